@@ -1,0 +1,59 @@
+# Every target works on a clean clone: it installs what it needs into .venv first.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+PIP := $(BIN)/python -m pip --disable-pip-version-check
+CONSTRAINTS := deploy/constraints.txt
+SOURCES := protos/triserve tokenizer_svc compute_svc sampler_svc gateway prompt_cache tests
+.DEFAULT_GOAL := help
+
+.PHONY: help
+help: ## Show the targets
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /\1\t/' | expand -t 12
+
+# Debian and Ubuntu ship venv without ensurepip: the machine's own pip then fills the environment.
+$(BIN)/python:
+	@$(PYTHON) -m venv $(VENV) >/dev/null 2>&1 || { rm -rf $(VENV) && $(PYTHON) -m venv --without-pip $(VENV); }
+	@$(BIN)/python -m pip --version >/dev/null 2>&1 || $(PYTHON) -m pip --python $(BIN)/python install pip
+
+$(VENV)/.demo: $(BIN)/python pyproject.toml $(CONSTRAINTS)
+	$(PIP) install --quiet --constraint $(CONSTRAINTS) --editable '.[all]'
+	@touch $@
+
+$(VENV)/.dev: $(BIN)/python pyproject.toml $(CONSTRAINTS)
+	$(PIP) install --quiet --constraint $(CONSTRAINTS) --editable '.[all,dev]'
+	@touch $@ $(VENV)/.demo
+
+.PHONY: setup
+setup: $(VENV)/.dev ## Install everything, development tools too, into .venv
+
+.PHONY: demo
+demo: $(VENV)/.demo ## Start the whole pipeline, stream an answer, keep serving (EXIT=1 to leave after the answer)
+	$(BIN)/triserve up --ask "What is Triserve?" $(if $(EXIT),--exit-after-ask)
+
+.PHONY: test
+test: $(VENV)/.dev ## Run the whole suite
+	$(BIN)/python -m pytest $(ARGS)
+
+.PHONY: lint
+lint: $(VENV)/.dev ## Check style and the borders between packages
+	$(BIN)/ruff check .
+	$(BIN)/lint-imports
+
+.PHONY: types
+types: $(VENV)/.dev ## Check types
+	$(BIN)/mypy $(SOURCES)
+
+.PHONY: protos
+protos: $(VENV)/.dev ## Generate code from protos/triserve/v1
+	cd protos && ../$(BIN)/python -m grpc_tools.protoc -I . --plugin=protoc-gen-mypy=../$(BIN)/protoc-gen-mypy \
+		--plugin=protoc-gen-mypy_grpc=../$(BIN)/protoc-gen-mypy_grpc \
+		--python_out=. --grpc_python_out=. --mypy_out=quiet:. --mypy_grpc_out=quiet:. triserve/v1/*.proto
+
+.PHONY: bench
+bench: $(VENV)/.dev ## Measure what the services cost against the same engine in one process
+	$(BIN)/python tests/bench/service_overhead.py $(ARGS)
+
+.PHONY: clean
+clean: ## Remove the environment and caches
+	rm -rf $(VENV) .pytest_cache .ruff_cache .mypy_cache .hypothesis build dist

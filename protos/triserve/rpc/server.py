@@ -1,0 +1,168 @@
+"""Builds, runs and drains a stage's gRPC server, the same way in every service."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import signal
+import sys
+from collections.abc import Callable, Coroutine, Sequence
+from contextlib import AsyncExitStack
+from typing import Any, Protocol, TypeVar
+
+import grpc
+import uvloop
+from grpc_health.v1 import health_pb2, health_pb2_grpc
+from grpc_health.v1.health import aio as health_aio
+from grpc_reflection.v1alpha import reflection
+from pydantic import ValidationError
+from pydantic_settings import BaseSettings
+
+from triserve.rpc.channel import KEEPALIVE_MS, MAX_MESSAGE_BYTES, PING_TIMEOUT_MS
+from triserve.rpc.interceptors import ErrorInterceptor
+from triserve.rpc.telemetry import configure_logging
+
+logger = logging.getLogger(__name__)
+
+# The server must tolerate the channels' pings during a long silent prefill; the option's name is exactly this one.
+SERVER_OPTIONS: tuple[tuple[str, int], ...] = (
+    ("grpc.max_receive_message_length", MAX_MESSAGE_BYTES),
+    ("grpc.max_send_message_length", MAX_MESSAGE_BYTES),
+    ("grpc.http2.min_ping_interval_without_data_ms", KEEPALIVE_MS // 2),
+    ("grpc.http2.max_ping_strikes", 0),
+    ("grpc.keepalive_time_ms", KEEPALIVE_MS),
+    ("grpc.keepalive_timeout_ms", PING_TIMEOUT_MS),
+    ("grpc.http2.ping_timeout_ms", PING_TIMEOUT_MS),
+    ("grpc.keepalive_permit_without_calls", 1),
+    ("grpc.max_concurrent_streams", 4096),
+    ("grpc.max_metadata_size", 16 * 1024),
+    ("grpc.so_reuseport", 0),
+)
+
+S = TypeVar("S", bound=BaseSettings)
+
+
+class Health:
+    """Readiness of the services of one server: "" is alive, a service's full name is ready.
+
+    Args:
+        services: full names, all NOT_SERVING until `set_ready`.
+    """
+
+    def __init__(self, services: Sequence[str]) -> None:
+        self._services = tuple(services)
+        self._servicer = health_aio.HealthServicer()
+        self._ready: bool | None = None
+
+    async def start(self) -> None:
+        """Answers alive and not ready."""
+        await self._servicer.set("", health_pb2.HealthCheckResponse.SERVING)
+        await self.set_ready(False)
+
+    async def set_ready(self, ready: bool) -> None:
+        """Changes what all services of the server answer; watchers are told at once."""
+        if ready == self._ready:
+            return
+        self._ready = ready
+        status = health_pb2.HealthCheckResponse.SERVING if ready else health_pb2.HealthCheckResponse.NOT_SERVING
+        for service in self._services:
+            await self._servicer.set(service, status)
+
+    def add_to(self, server: grpc.aio.Server) -> None:
+        """Registers grpc.health.v1 on a server."""
+        health_pb2_grpc.add_HealthServicer_to_server(self._servicer, server)
+
+
+class ServiceServer:
+    """A grpc.aio server with health, reflection, limits and typed errors.
+
+    Args:
+        services: full names of the services that `register` adds.
+        register: adds the servicers to the server.
+        listen: "host:port"; port 0 picks a free one.
+    """
+
+    def __init__(self, services: Sequence[str], register: Callable[[grpc.aio.Server], None], listen: str) -> None:
+        self.health = Health(services)
+        self._server = grpc.aio.server(interceptors=[ErrorInterceptor()], options=SERVER_OPTIONS)
+        register(self._server)
+        self.health.add_to(self._server)
+        reflection.enable_server_reflection(
+            (*services, health_pb2.DESCRIPTOR.services_by_name["Health"].full_name, reflection.SERVICE_NAME), self._server
+        )
+        self.port = self._server.add_insecure_port(listen)
+
+    async def start(self) -> None:
+        """Listens, alive and not ready."""
+        await self.health.start()
+        await self._server.start()
+
+    async def stop(self, grace_s: float) -> None:
+        """Takes no new call, gives those under way `grace_s` seconds, then ends them."""
+        await self.health.set_ready(False)
+        await self._server.stop(grace_s)
+
+
+class Service(Protocol):
+    """A running service, as `run_service` needs it."""
+
+    async def start(self) -> None:
+        """Brings the service up; returns when it is listening."""
+
+    async def stop(self) -> None:
+        """Drains and takes the service down."""
+
+
+async def wait_for_stop_signal() -> None:
+    """Returns on SIGTERM or SIGINT."""
+    stop = asyncio.Event()
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, stop.set)
+    await stop.wait()
+
+
+async def _serve(service: Service, failed: Callable[[], Coroutine[Any, Any, None]] | None) -> None:
+    async with AsyncExitStack() as stack:
+        await service.start()
+        stack.push_async_callback(service.stop)
+        waits = [asyncio.ensure_future(wait_for_stop_signal())]
+        if failed is not None:
+            waits.append(asyncio.ensure_future(failed()))
+        done, pending = await asyncio.wait(waits, return_when=asyncio.FIRST_COMPLETED)
+        for task in pending:
+            task.cancel()
+        for task in done:
+            task.result()
+
+
+def run_service(name: str, settings_class: type[S], make: Callable[[S], Service]) -> None:
+    """Main of every service: settings, logs, event loop, serve until SIGTERM, drain.
+
+    A service that has a coroutine method `failed` is watched: the process leaves with that coroutine's exception.
+
+    Args:
+        name: for the log lines.
+        settings_class: the service's settings; a bad value ends the process with status 2 and a line that names the variable.
+        make: builds the service, called in the event loop.
+    """
+    settings = load_settings(settings_class)
+    configure_logging(name)
+
+    async def main() -> None:
+        service = make(settings)
+        await _serve(service, getattr(service, "failed", None))
+
+    uvloop.run(main())
+
+
+def load_settings(settings_class: type[S]) -> S:
+    """Reads settings from the environment, or ends the process naming each variable that is wrong."""
+    try:
+        return settings_class()
+    except ValidationError as error:
+        prefix = settings_class.model_config.get("env_prefix", "")
+        for item in error.errors():
+            variable = f"{prefix}{'_'.join(str(part) for part in item['loc'])}".upper()
+            sys.stderr.write(f"{variable}={item.get('input')!r}: {item['msg']}\n")
+        raise SystemExit(2) from None

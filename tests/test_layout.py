@@ -1,0 +1,52 @@
+"""The tree keeps its promises: top level, file lengths, and torch in compute_svc alone."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+TOP_LEVEL = {
+    "pyproject.toml",
+    "README.md",
+    "Makefile",
+    ".ci",
+    ".gitignore",
+    "protos",
+    "tokenizer_svc",
+    "compute_svc",
+    "sampler_svc",
+    "gateway",
+    "prompt_cache",
+    "deploy",
+    "tests",
+}
+CPU_ENTRY_POINTS = ("tokenizer_svc.__main__", "sampler_svc.__main__", "gateway.__main__", "gateway.cli.__main__", "prompt_cache", "triserve.rpc.server")
+
+
+def _tracked() -> list[Path]:
+    listing = subprocess.run(["git", "ls-files", "--cached", "--others", "--exclude-standard"], cwd=ROOT, capture_output=True, text=True, check=True)
+    return [path for line in listing.stdout.splitlines() if (path := Path(line)) and (ROOT / path).exists()]
+
+
+def test_the_top_level_holds_what_the_design_says_and_nothing_else() -> None:
+    assert {path.parts[0] for path in _tracked()} <= TOP_LEVEL
+
+
+def test_no_file_is_much_over_400_lines() -> None:
+    long = {
+        str(path): count
+        for path in _tracked()
+        if path.suffix == ".py" and not path.stem.endswith(("_pb2", "_pb2_grpc")) and (count := len((ROOT / path).read_text().splitlines())) > 420
+    }
+    assert not long
+
+
+@pytest.mark.parametrize("module", CPU_ENTRY_POINTS)
+def test_no_cpu_service_imports_torch(module: str) -> None:
+    code = f"import sys, {module}; sys.exit('torch' in sys.modules)"
+    subprocess.run([sys.executable, "-c", code], check=True, env={**os.environ, "PYTHONPATH": str(ROOT)})
