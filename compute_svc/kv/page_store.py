@@ -1,0 +1,60 @@
+"""The memory that keys and values live in; which page is whose is the allocator's business."""
+
+from __future__ import annotations
+
+import torch
+
+
+class KvPageStore:
+    """Keys and values of every layer, in pages of a fixed number of tokens.
+
+    One tensor [num_layers, 2 * num_kv_heads, num_pages, page_size_tokens, head_dim]: a layer's key heads, then its value heads, so
+    that one gather and one scatter serve both. Slot = page * page_size_tokens + offset.
+    """
+
+    def __init__(
+        self,
+        num_layers: int,
+        num_pages: int,
+        page_size_tokens: int,
+        num_kv_heads: int,
+        head_dim: int,
+        dtype: torch.dtype,
+        device: torch.device,
+    ) -> None:
+        """Allocates all of it, zeroed.
+
+        Raises:
+            ValueError: A size is below 1.
+        """
+        sizes = {
+            "num_layers": num_layers,
+            "num_pages": num_pages,
+            "page_size_tokens": page_size_tokens,
+            "num_kv_heads": num_kv_heads,
+            "head_dim": head_dim,
+        }
+        for name, size in sizes.items():
+            if size < 1:
+                raise ValueError(f"{name} is {size}, it must be at least 1")
+        self.num_pages = num_pages
+        self.page_size_tokens = page_size_tokens
+        self.num_kv_heads = num_kv_heads
+        self._kv = torch.zeros((num_layers, 2 * num_kv_heads, num_pages, page_size_tokens, head_dim), dtype=dtype, device=device)
+
+    @property
+    def bytes_per_page(self) -> int:
+        """What one page costs over all layers, keys and values together."""
+        return self._kv[:, :, 0].numel() * self._kv.element_size()
+
+    def kv(self, layer: int) -> torch.Tensor:
+        """[2 * num_kv_heads, num_pages, page_size_tokens, head_dim], a view: key heads first."""
+        return self._kv[layer]
+
+    def k(self, layer: int) -> torch.Tensor:
+        """[num_kv_heads, num_pages, page_size_tokens, head_dim], a view."""
+        return self._kv[layer, : self.num_kv_heads]
+
+    def v(self, layer: int) -> torch.Tensor:
+        """[num_kv_heads, num_pages, page_size_tokens, head_dim], a view."""
+        return self._kv[layer, self.num_kv_heads :]

@@ -1,0 +1,201 @@
+"""What a scheduler is told, what it keeps about a request and what it answers."""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+from dataclasses import dataclass
+from enum import Enum, auto
+from typing import NamedTuple, Protocol
+
+import numpy as np
+import numpy.typing as npt
+
+from compute_svc.draw_rule import DrawRule
+from compute_svc.kv.page_table import PageTable
+from compute_svc.kv.radix_tree import Node
+from compute_svc.request import Request
+from triserve.rpc.errors import ServiceError
+
+
+@dataclass(frozen=True, slots=True)
+class SchedulerConfig:
+    """Sizes a scheduler works within.
+
+    Attributes:
+        page_size_tokens: Tokens of one KV page.
+        num_pages: KV pages in all.
+        max_model_len_tokens: Most tokens of prompt and answer together.
+        step_budget_tokens: Most tokens computed in one step.
+        max_running_requests: Most requests in the batch; at most the budget, so that every decode row fits into every step.
+        max_waiting_requests: Most requests that wait because the batch is full.
+
+    Raises:
+        ValueError: A size is below 1, or more requests may run than one step has tokens.
+    """
+
+    page_size_tokens: int
+    num_pages: int
+    max_model_len_tokens: int
+    step_budget_tokens: int
+    max_running_requests: int
+    max_waiting_requests: int
+
+    def __post_init__(self) -> None:
+        for name in self.__slots__:
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name} is {getattr(self, name)}, it must be at least 1")
+        if self.max_running_requests > self.step_budget_tokens:
+            raise ValueError(
+                f"max_running_requests is {self.max_running_requests}, the limit is step_budget_tokens, {self.step_budget_tokens}"
+            )
+
+    @property
+    def max_request_tokens(self) -> int:
+        """Most tokens of one request, by context length and by the pages there are."""
+        return min(self.max_model_len_tokens, self.num_pages * self.page_size_tokens)
+
+
+class Phase(Enum):
+    """Where a request is. WAITING -> RUNNING <-> PREEMPTED; all -> ENDED."""
+
+    WAITING = auto()
+    RUNNING = auto()
+    PREEMPTED = auto()
+    ENDED = auto()
+
+
+class RequestState:
+    """A request on its way through the scheduler.
+
+    Tokens: [0, num_computed) have their KV in pages · [num_computed, num_tokens) are known and not computed · the rest is room for
+    the answer. While `awaiting` is set the token behind num_tokens is being drawn elsewhere. The first `num_given` were known at the start.
+
+    Args:
+        request: What was asked.
+        arrival: Rises from request to request.
+    """
+
+    __slots__ = (
+        "admitted_at",
+        "arrival",
+        "awaiting",
+        "cached_tokens",
+        "last_token",
+        "num_computed",
+        "num_given",
+        "num_tokens",
+        "paused",
+        "phase",
+        "preemptions",
+        "prefill_end",
+        "prefix",
+        "request",
+        "rule",
+        "table",
+        "tokens",
+    )
+
+    def __init__(self, request: Request, arrival: int) -> None:
+        known = request.prompt.size + request.generated.size
+        self.request = request
+        self.arrival = arrival
+        self.phase = Phase.WAITING
+        self.tokens: npt.NDArray[np.int64] = np.empty(request.prompt.size + request.max_tokens, dtype=np.int64)
+        self.tokens[: request.prompt.size] = request.prompt
+        self.tokens[request.prompt.size : known] = request.generated
+        self.num_tokens = known
+        self.num_given = known
+        self.num_computed = 0
+        self.prefill_end = known
+        self.cached_tokens = 0
+        self.preemptions = 0
+        self.last_token = int(self.tokens[known - 1])
+        self.rule: DrawRule | None = None
+        self.admitted_at: float | None = None
+        self.awaiting = False
+        self.paused = False
+        self.table: PageTable | None = None
+        self.prefix: Node | None = None
+
+    @property
+    def is_blocked(self) -> bool:
+        """Whether the next step cannot have it: its last token is not drawn yet, or its sampler is behind."""
+        return self.awaiting or self.paused
+
+    @property
+    def position(self) -> int:
+        """Index of the next generated token."""
+        return self.num_tokens - self.request.prompt.size
+
+    def append(self, token: int) -> None:
+        """Adds a drawn token."""
+        self.tokens[self.num_tokens] = token
+        self.last_token = token
+        self.num_tokens += 1
+
+
+class Chunk(NamedTuple):
+    """A part of a request's known tokens to compute: [start, start + length)."""
+
+    state: RequestState
+    start: int
+    length: int
+
+    @property
+    def completes(self) -> bool:
+        """Whether it ends with the last known token, so that its logits are wanted."""
+        return self.start + self.length == self.state.num_tokens
+
+
+class Failure(NamedTuple):
+    """A request that was ended by the scheduler; its KV is free."""
+
+    state: RequestState
+    error: ServiceError
+
+
+class Plan(NamedTuple):
+    """One step.
+
+    Attributes:
+        decodes: Requests that compute their one last token; they come first.
+        prefills: Chunks of one or more tokens.
+        admitted: Requests that left the queue for the first time.
+        failures: Requests whose time is over.
+    """
+
+    decodes: list[RequestState]
+    prefills: list[Chunk]
+    admitted: list[RequestState]
+    failures: list[Failure]
+
+    @property
+    def is_empty(self) -> bool:
+        """Whether there is nothing to compute."""
+        return not self.decodes and not self.prefills
+
+
+class Policy(Protocol):
+    """The order in which waiting requests are admitted."""
+
+    def choose(self, waiting: Collection[RequestState], now: float) -> RequestState | None:
+        """The request to admit next.
+
+        If there is no room for it nobody else is admitted in this step: a policy that lets others pass bounds how often.
+
+        Args:
+            waiting: In the order of arrival.
+            now: Seconds on the caller's clock.
+
+        Returns:
+            One of `waiting`; None to admit nobody now.
+        """
+        ...
+
+
+class FirstComeFirstServed:
+    """Admits in the order of arrival."""
+
+    def choose(self, waiting: Collection[RequestState], now: float) -> RequestState | None:
+        """The one that waits longest."""
+        return next(iter(waiting), None)

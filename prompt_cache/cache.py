@@ -1,0 +1,154 @@
+"""Finds and keeps answers: first in the process, then in Redis; a failure of either is a miss."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+from prompt_cache.config import CacheConfig
+from prompt_cache.entry import CachedAnswer, CorruptEntry, EntryCodec
+from prompt_cache.keys import CacheKey, CacheScope, KeyMaker
+from prompt_cache.memory_store import MemoryStore
+from prompt_cache.redis_store import RedisStore
+
+
+@dataclass(frozen=True, kw_only=True)
+class CacheStats:
+    """Counters since the start, and sizes now."""
+
+    # Lookups by how they ended: found in the process, found in Redis, not found.
+    hits_l0: int
+    hits_l1: int
+    misses: int
+    # Operations on Redis that failed or took too long.
+    errors: int
+    # Lookups that did not ask Redis because too many were under way.
+    busy: int
+    # Values that were no entry of their key; they are removed.
+    corrupt: int
+    # Writes that did not reach Redis, and those that did.
+    dropped: int
+    written: int
+    # Answers too long to keep.
+    too_large: int
+    # Whether Redis is being left alone.
+    breaker_open: bool
+    # Writes that wait for Redis.
+    queued: int
+    # The process's own store.
+    l0_entries: int
+    l0_bytes: int
+
+
+class PromptCache:
+    """Answers of finished requests by exact question.
+
+    Nothing here fails a request: a store that is slow, gone or full of rubbish is a miss.
+
+    Args:
+        config: bounds, and where Redis is.
+        clock: seconds, never falling.
+
+    Raises:
+        ValueError: the Redis URL is malformed.
+    """
+
+    def __init__(self, config: CacheConfig, *, clock: Callable[[], float] = time.monotonic) -> None:
+        self._config = config
+        self._clock = clock
+        self._keys = KeyMaker(config.secret)
+        self._codec = EntryCodec(config.secret)
+        self._memory = MemoryStore(max_bytes=config.l0_max_bytes, max_entries=config.l0_max_entries)
+        self._redis = RedisStore(config.redis_url, config, clock) if config.redis_url is not None else None
+        self._hits_l0 = self._hits_l1 = self._misses = self._corrupt = self._too_large = 0
+
+    async def start(self) -> None:
+        """Starts the background writer and a first connection to Redis. Returns at once, whether Redis answers or not."""
+        if self._redis is not None:
+            await self._redis.start()
+
+    async def close(self) -> None:
+        """Gives queued writes a second, then lets go of Redis. Takes little more than that, whatever Redis does."""
+        if self._redis is not None:
+            await self._redis.close()
+
+    async def drain(self) -> None:
+        """Returns when every queued write was written or dropped and no probe of Redis is under way."""
+        if self._redis is not None:
+            await self._redis.drain()
+
+    def key(self, scope: CacheScope, prompt_token_ids: Sequence[int]) -> CacheKey:
+        """The name of a question's answer.
+
+        Args:
+            scope: all that the answer depends on besides the prompt.
+            prompt_token_ids: each in [0, 2**32).
+
+        Raises:
+            OverflowError: an id is out of range.
+        """
+        return self._keys.key(scope, prompt_token_ids)
+
+    async def get(self, key: CacheKey) -> CachedAnswer | None:
+        """The answer to a question asked before; None if there is none or it cannot be had in time."""
+        data = self._memory.get(key, self._clock())
+        if data is not None:
+            self._hits_l0 += 1
+            return self._codec.decode(key, data)
+        answer = await self._from_redis(key)
+        if answer is None:
+            self._misses += 1
+        else:
+            self._hits_l1 += 1
+        return answer
+
+    def put(self, key: CacheKey, answer: CachedAnswer) -> None:
+        """Keeps an answer. Returns at once: Redis is written to in the background, or not if it cannot keep up.
+
+        Raises:
+            ValueError: the answer breaks its own types.
+        """
+        data = self._codec.encode(key, answer)
+        if len(data) > self._config.max_entry_bytes:
+            self._too_large += 1
+            return
+        self._memory.put(key, data, now=self._clock(), ttl_s=min(self._config.l0_ttl_s, self._config.ttl_s))
+        if self._redis is not None:
+            self._redis.write(key, data)
+
+    @property
+    def stats(self) -> CacheStats:
+        """Counters since the start, and sizes now."""
+        redis = self._redis
+        return CacheStats(
+            hits_l0=self._hits_l0,
+            hits_l1=self._hits_l1,
+            misses=self._misses,
+            errors=redis.errors if redis else 0,
+            busy=redis.busy if redis else 0,
+            corrupt=self._corrupt,
+            dropped=redis.dropped if redis else 0,
+            written=redis.written if redis else 0,
+            too_large=self._too_large,
+            breaker_open=redis.breaker_open if redis else False,
+            queued=redis.queued if redis else 0,
+            l0_entries=len(self._memory),
+            l0_bytes=self._memory.num_bytes,
+        )
+
+    async def _from_redis(self, key: CacheKey) -> CachedAnswer | None:
+        found = await self._redis.read(key) if self._redis is not None else None
+        if self._redis is None or found is None:
+            return None
+        try:
+            if found.data is None or len(found.data) > self._config.max_entry_bytes:
+                raise CorruptEntry
+            answer = self._codec.decode(key, found.data)
+        except CorruptEntry:
+            self._corrupt += 1
+            self._redis.delete(key)
+            return None
+        left_s = self._config.l0_ttl_s if found.ttl_s is None else min(self._config.l0_ttl_s, found.ttl_s)
+        self._memory.put(key, found.data, now=self._clock(), ttl_s=left_s)
+        return answer

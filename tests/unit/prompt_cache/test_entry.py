@@ -1,0 +1,100 @@
+"""Entries come back whole or not at all."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from prompt_cache.entry import CachedAnswer, CachedDelta, CorruptEntry, EntryCodec
+from prompt_cache.keys import CacheKey
+
+CODEC = EntryCodec(b"0123456789abcdef")
+KEY = CacheKey("00", hashlib.sha256(b"a").hexdigest())
+OTHER_KEY = CacheKey("00", hashlib.sha256(b"b").hexdigest())
+
+ids = st.integers(0, 2**32 - 1)
+answers = st.builds(
+    CachedAnswer,
+    deltas=st.lists(st.builds(CachedDelta, st.text(max_size=5), st.lists(ids, max_size=3).map(tuple)), max_size=5).map(tuple),
+    finish_reason=st.sampled_from(["stop", "length"]),
+    stop_string=st.none() | st.text(max_size=3),
+    prompt_tokens=ids,
+)
+ANSWER = CachedAnswer(deltas=(CachedDelta("Grüße", (1, 2)), CachedDelta("", ())), finish_reason="stop", stop_string="\n", prompt_tokens=3)
+
+
+@given(answers)
+def test_an_answer_comes_back_as_it_was(answer: CachedAnswer) -> None:
+    assert CODEC.decode(KEY, CODEC.encode(KEY, answer)) == answer
+
+
+@given(st.binary(max_size=64))
+def test_rubbish_is_corrupt(data: bytes) -> None:
+    with pytest.raises(CorruptEntry):
+        CODEC.decode(KEY, data)
+
+
+@given(answers, st.data())
+def test_one_changed_bit_is_noticed(answer: CachedAnswer, data: st.DataObject) -> None:
+    encoded = bytearray(CODEC.encode(KEY, answer))
+    encoded[data.draw(st.integers(0, len(encoded) - 1))] ^= 1 << data.draw(st.integers(0, 7))
+    with pytest.raises(CorruptEntry):
+        CODEC.decode(KEY, bytes(encoded))
+
+
+@given(answers, st.data())
+def test_a_truncated_entry_is_corrupt(answer: CachedAnswer, data: st.DataObject) -> None:
+    encoded = CODEC.encode(KEY, answer)
+    with pytest.raises(CorruptEntry):
+        CODEC.decode(KEY, encoded[: data.draw(st.integers(0, len(encoded) - 1))])
+
+
+def test_an_entry_under_another_key_is_corrupt() -> None:
+    with pytest.raises(CorruptEntry):
+        CODEC.decode(OTHER_KEY, CODEC.encode(KEY, ANSWER))
+
+
+def test_an_entry_made_with_another_secret_is_corrupt() -> None:
+    with pytest.raises(CorruptEntry):
+        CODEC.decode(KEY, EntryCodec(b"fedcba9876543210").encode(KEY, ANSWER))
+
+
+@pytest.mark.parametrize(
+    "columns",
+    [
+        {},
+        [],
+        [["a"], [[1]], "stop", None],
+        [["a"], [], "stop", None, 1],
+        [[1], [[1]], "stop", None, 1],
+        [["a"], [1], "stop", None, 1],
+        [["a"], [[-1]], "stop", None, 1],
+        [["a"], [[2**32]], "stop", None, 1],
+        [["a"], [[True]], "stop", None, 1],
+        [["a"], [[1.0]], "stop", None, 1],
+        [["a"], [[1]], "error", None, 1],
+        [["a"], [[1]], ["stop"], None, 1],
+        [["a"], [[1]], "stop", 1, 1],
+        [["a"], [[1]], "stop", None, None],
+        [["a"], [[1]], "stop", None, -1],
+    ],
+)
+def test_a_sealed_entry_of_another_shape_is_corrupt(columns: object) -> None:
+    body = json.dumps(columns).encode()
+    with pytest.raises(CorruptEntry):
+        CODEC.decode(KEY, b"\x01" + CODEC._seal(KEY, body) + body)
+
+
+@pytest.mark.parametrize("text", ["\ud800"])
+def test_text_that_is_not_unicode_is_refused_when_encoding(text: str) -> None:
+    with pytest.raises(ValueError, match="surrogates"):
+        CODEC.encode(KEY, CachedAnswer(deltas=(CachedDelta(text, (1,)),), finish_reason="stop", prompt_tokens=1))
+
+
+def test_an_id_out_of_range_is_refused_when_encoding() -> None:
+    with pytest.raises(ValueError, match="token ids"):
+        CODEC.encode(KEY, CachedAnswer(deltas=(CachedDelta("a", (-1,)),), finish_reason="stop", prompt_tokens=1))

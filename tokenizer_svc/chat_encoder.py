@@ -1,0 +1,161 @@
+"""Encodes chats: renders them, keeps special tokens in users' words text, and finds where the system prompt ends."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from array import array
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
+from datetime import date
+from itertools import takewhile
+from typing import NamedTuple
+
+from tokenizer_svc.chat_template import ChatTemplate, Message, TemplateValue
+from tokenizer_svc.special_tokens import insert_mark, pick_mark
+from tokenizer_svc.system_prompts import SystemPrompt, SystemPrompts, common_len
+from tokenizer_svc.tokenizer import Tokenizer
+from triserve.rpc.errors import InvalidRequest, PromptTooLong
+
+SYSTEM_ROLES = frozenset({"system", "developer"})
+
+
+@dataclass(frozen=True)
+class Chat:
+    """A chat to be encoded.
+
+    Attributes:
+        messages: oldest first, at least one.
+        arguments: further variables of the template.
+        add_generation_prompt: whether the assistant's header comes last.
+    """
+
+    messages: tuple[Message, ...]
+    arguments: Mapping[str, TemplateValue] = field(default_factory=dict)
+    add_generation_prompt: bool = True
+
+
+class EncodedChat(NamedTuple):
+    """A chat's ids, and how many of the first belong to its system prompt; 0 = it has none."""
+
+    token_ids: list[int]
+    system_tokens: int
+
+
+class ChatEncoder:
+    """Encodes chats with one template and one tokenizer; threads may share it.
+
+    Args:
+        template: the model's.
+        tokenizer: the model's.
+        system_prompts: remembers encoded system prompts; emptied by nobody else.
+        today: the local date, on which templates may depend.
+    """
+
+    def __init__(
+        self,
+        template: ChatTemplate,
+        tokenizer: Tokenizer,
+        system_prompts: SystemPrompts,
+        *,
+        today: Callable[[], date] = date.today,
+    ) -> None:
+        self._template = template
+        self._tokenizer = tokenizer
+        self._system_prompts = system_prompts
+        self._today = today
+
+    def encode(self, chat: Chat, *, max_tokens: int | None) -> EncodedChat:
+        """The ids of a chat, the same as the model's author meant: special tokens from the template alone.
+
+        Args:
+            chat: checked by `InputLimits.check_chat`.
+            max_tokens: most ids; None = no limit.
+
+        Raises:
+            InvalidRequest: the template refuses the messages or fails on them.
+            PromptTooLong: more ids than `max_tokens`.
+        """
+        text = self._render(chat)
+        token_ids = self._encode(text)
+        if max_tokens is not None and len(token_ids) > max_tokens:
+            raise PromptTooLong.of(got=len(token_ids), limit=max_tokens, field="messages")
+        return EncodedChat(token_ids, self._system_tokens(chat, text, token_ids))
+
+    def _encode(self, text: str) -> list[int]:
+        return self._tokenizer.encode(text, add_special_tokens=False, field="messages")
+
+    def _render(self, chat: Chat) -> str:
+        """What the template prints, its special tokens as aliases and users' words as they came."""
+        shielded, mark = self._shield(chat)
+        printed = self._template.render(shielded.messages, shielded.arguments, add_generation_prompt=chat.add_generation_prompt)
+        return self._tokenizer.special_tokens.to_aliases(printed, mark)
+
+    def _shield(self, chat: Chat) -> tuple[Chat, str | None]:
+        """The chat with a mark wherever users' words could make a special token, and the mark; None = nowhere."""
+        special_tokens = self._tokenizer.special_tokens
+        texts = _texts_of(chat)
+        points = {text: found for text in texts if (found := special_tokens.break_points(text, self._template.cuts))}
+        # A template may build a special token around the role. One it does not know stands apart from what is beside it.
+        foreign = {message.role for message in chat.messages} - self._template.known_roles
+        if not points and not foreign:
+            return chat, None
+        mark = pick_mark([*texts, *foreign], never=self._template.source)
+        if mark is None:
+            raise InvalidRequest("messages have a special token's name and every Unicode noncharacter at once", field="messages")
+        roles = {role: insert_mark(role, mark, sorted({0, *special_tokens.break_points(role), len(role)})) for role in foreign}
+        shielded = {text: insert_mark(text, mark, found) for text, found in points.items()}
+        messages = tuple(
+            Message(
+                role=roles.get(message.role, message.role),
+                content=shielded.get(message.content, message.content),
+                name=None if message.name is None else shielded.get(message.name, message.name),
+            )
+            for message in chat.messages
+        )
+        arguments = {name: shielded.get(value, value) if isinstance(value, str) else value for name, value in chat.arguments.items()}
+        return replace(chat, messages=messages, arguments=arguments), mark
+
+    def _system_tokens(self, chat: Chat, text: str, token_ids: list[int]) -> int:
+        system = tuple(takewhile(lambda message: message.role in SYSTEM_ROLES, chat.messages))
+        if not system:
+            return 0
+        asked = replace(chat, messages=system, add_generation_prompt=False)
+        key = self._key(asked)
+        prompt = self._system_prompts.get(key)
+        if prompt is None:
+            prompt = self._find_system_prompt(asked)
+            self._system_prompts.put(key, prompt)
+        return prompt.common_tokens(text, array("I", token_ids))
+
+    def _key(self, asked: Chat) -> bytes:
+        parts = [self._today().isoformat(), [message.variables() for message in asked.messages], sorted(asked.arguments.items())]
+        return hashlib.sha256(json.dumps(parts).encode()).digest()
+
+    def _find_system_prompt(self, asked: Chat) -> SystemPrompt:
+        """What every chat with this system prompt begins with, found by rendering some."""
+        short = self._try_turns(asked)
+        contents = [message.content.strip() for message in asked.messages]
+        if short is None or not all(content in short for content in contents):
+            short = self._try_turns(asked, "0")
+        # Some templates move the system prompt to the last turn: then longer chats do not begin as short ones do.
+        long = self._try_turns(asked, "x", "y", "z")
+        text = "" if short is None or long is None else short[: common_len(short, long)]
+        if not text or not all(content in text for content in contents):
+            return SystemPrompt.none()
+        end = max(text.rfind(content) + len(content) for content in contents)
+        return SystemPrompt.of(text[:end], array("I", self._encode(text)))
+
+    def _try_turns(self, asked: Chat, *contents: str) -> str | None:
+        turns = (Message("assistant" if index % 2 else "user", content) for index, content in enumerate(contents))
+        try:
+            return self._render(replace(asked, messages=(*asked.messages, *turns)))
+        except InvalidRequest:
+            return None
+
+
+def _texts_of(chat: Chat) -> list[str]:
+    """What users wrote in a chat, roles apart."""
+    contents = [message.content for message in chat.messages]
+    names = [message.name for message in chat.messages if message.name is not None]
+    return [*contents, *names, *(value for value in chat.arguments.values() if isinstance(value, str))]

@@ -1,0 +1,206 @@
+"""Renders chats through the model's own Jinja template, in a sandbox and within limits."""
+
+from __future__ import annotations
+
+import json
+import logging
+import re
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any
+
+from jinja2 import TemplateError, TemplateSyntaxError, nodes
+from jinja2.defaults import DEFAULT_NAMESPACE
+from jinja2.ext import Extension, loopcontrols
+from jinja2.parser import Parser
+from jinja2.sandbox import ImmutableSandboxedEnvironment
+
+from tokenizer_svc.special_tokens import MARKS
+from triserve.rpc.errors import InvalidRequest
+
+logger = logging.getLogger(__name__)
+
+TemplateValue = bool | int | str
+USUAL_ROLES = frozenset({"system", "developer", "user", "assistant", "tool"})
+# What a template finds without being given it by a caller; a caller's argument of such a name would change its meaning.
+RESERVED_NAMES = frozenset(
+    {"messages", "tools", "documents", "add_generation_prompt", "raise_exception", "strftime_now", *DEFAULT_NAMESPACE}
+)
+_MESSAGE_CHARACTERS = 500
+# A width in a time format can ask for gigabytes of padding.
+_TIME_FORMAT = re.compile(r"(?:[^%]|%-?[A-Za-z%]){0,100}")
+_WITHOUT_MARKS = dict.fromkeys(map(ord, MARKS))
+
+
+class TemplateSourceError(Exception):
+    """A template that is no Jinja; names the line."""
+
+
+class _Refused(TemplateError):
+    """The template called raise_exception."""
+
+
+@dataclass(frozen=True)
+class Message:
+    """One turn of a chat."""
+
+    role: str
+    content: str
+    name: str | None = None
+
+    def variables(self) -> dict[str, str]:
+        """The turn as templates know it."""
+        named = {} if self.name is None else {"name": self.name}
+        return {"role": self.role, "content": self.content, **named}
+
+
+@dataclass(frozen=True)
+class RenderLimits:
+    """Bounds of one rendering.
+
+    Attributes:
+        output_factor: the output may be this many times the input,
+        output_slack: and this many characters more.
+        timeout_s: checked whenever the template prints; one that computes without printing is not stopped.
+    """
+
+    output_factor: int = 8
+    output_slack: int = 1024 * 1024
+    timeout_s: float = 10.0
+
+
+class ChatTemplate:
+    """A compiled chat template.
+
+    Args:
+        source: Jinja, from the model's folder and from nowhere else.
+        special_tokens: variables such as bos_token.
+        limits: bounds of one rendering.
+        now: the local time, for templates that print the date.
+        clock: seconds, for the time limit.
+
+    Attributes:
+        source: as given.
+        known_roles: the usual ones, and every string in the template, for it may be a role it handles.
+        cuts: strings that the template may look for and cut out of a text.
+
+    Raises:
+        TemplateSourceError: the source does not compile.
+    """
+
+    def __init__(
+        self,
+        source: str,
+        special_tokens: Mapping[str, str],
+        *,
+        limits: RenderLimits,
+        now: Callable[[], datetime] = datetime.now,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        environment = _environment(now)
+        try:
+            tree = environment.parse(source)
+            self._template = environment.from_string(source)
+        except TemplateSyntaxError as error:
+            raise TemplateSourceError(f"line {error.lineno}: {error.message}") from error
+        self.source = source
+        self._special_tokens = dict(special_tokens)
+        self._limits = limits
+        self._clock = clock
+        self.known_roles = USUAL_ROLES | _strings_in(tree)
+        calls: list[nodes.Call | nodes.Filter] = [*tree.find_all(nodes.Call), *tree.find_all(nodes.Filter)]
+        self.cuts = frozenset(text for call in calls for text in _strings_in(*call.args) if text)
+
+    def render(self, messages: Sequence[Message], arguments: Mapping[str, TemplateValue], *, add_generation_prompt: bool) -> str:
+        """What the template prints for a chat.
+
+        Args:
+            messages: oldest first.
+            arguments: further variables; their names were checked before.
+            add_generation_prompt: whether the assistant's header comes last.
+
+        Raises:
+            InvalidRequest: the template refuses the messages, fails on them, or goes over a limit.
+        """
+        turns = [message.variables() for message in messages]
+        variables: dict[str, Any] = {
+            **self._special_tokens,
+            **arguments,
+            "messages": turns,
+            "tools": None,
+            "documents": None,
+            "add_generation_prompt": add_generation_prompt,
+        }
+        try:
+            return self._print(variables, sum(len(text) for turn in turns for text in turn.values()))
+        except InvalidRequest:
+            raise
+        except _Refused as error:
+            raise InvalidRequest(f"the model's chat template refuses the messages: {_for_people(error)}", field="messages") from None
+        except Exception as error:  # noqa: BLE001 - a template is a program: it can fail in any way, and only this request with it
+            logger.warning("the chat template failed on %d messages: %s", len(messages), type(error).__name__)
+            cause = _for_people(error) if isinstance(error, TemplateError) else type(error).__name__
+            raise InvalidRequest(f"the model's chat template fails on the messages: {cause}", field="messages") from None
+
+    def _print(self, variables: dict[str, Any], input_len: int) -> str:
+        limit = self._limits.output_factor * input_len + self._limits.output_slack
+        deadline = self._clock() + self._limits.timeout_s
+        pieces, length = [], 0
+        for piece in self._template.generate(**variables):
+            length += len(piece)
+            if length > limit:
+                raise InvalidRequest(f"messages are rendered to more than {limit} characters, the limit for their length", field="messages")
+            if self._clock() > deadline:
+                raise InvalidRequest(f"messages take the chat template more than {self._limits.timeout_s:g} s, the limit", field="messages")
+            pieces.append(piece)
+        return "".join(pieces)
+
+
+class _GenerationBlock(Extension):
+    """`{% generation %}`, with which training templates frame the assistant's words: here it prints its body."""
+
+    tags = {"generation"}  # noqa: RUF012 - as Jinja declares it
+
+    def parse(self, parser: Parser) -> nodes.Node:
+        """The block's body, in a scope of its own."""
+        line = next(parser.stream).lineno
+        return nodes.Scope(parser.parse_statements(("name:endgeneration",), drop_needle=True), lineno=line)
+
+
+def _environment(now: Callable[[], datetime]) -> ImmutableSandboxedEnvironment:
+    def strftime_now(form: str) -> str:
+        if not _TIME_FORMAT.fullmatch(form):
+            raise _Refused("the time format is too long or has a width")
+        return now().strftime(form)
+
+    environment = ImmutableSandboxedEnvironment(trim_blocks=True, lstrip_blocks=True, extensions=[_GenerationBlock, loopcontrols])
+    environment.filters["tojson"] = _to_json
+    environment.globals["raise_exception"] = _raise_exception
+    environment.globals["strftime_now"] = strftime_now
+    return environment
+
+
+def _strings_in(*trees: nodes.Node) -> set[str]:
+    constants = [node for tree in trees for node in ([tree] if isinstance(tree, nodes.Const) else tree.find_all(nodes.Const))]
+    return {constant.value for constant in constants if isinstance(constant.value, str)}
+
+
+def _raise_exception(message: object) -> None:
+    raise _Refused(str(message))
+
+
+def _to_json(
+    value: object,
+    ensure_ascii: bool = False,
+    indent: int | str | None = None,
+    separators: tuple[str, str] | None = None,
+    sort_keys: bool = False,
+) -> str:
+    """JSON as models read it: Jinja's own filter would escape it for HTML."""
+    return json.dumps(value, ensure_ascii=ensure_ascii, indent=indent, separators=separators, sort_keys=sort_keys)
+
+
+def _for_people(error: TemplateError) -> str:
+    return (error.message or type(error).__name__)[:_MESSAGE_CHARACTERS].translate(_WITHOUT_MARKS)

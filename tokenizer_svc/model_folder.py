@@ -1,0 +1,146 @@
+"""Reads what a model folder says about its tokenizer: tokenizer.json, chat template, special tokens, the author's defaults."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+SPECIAL_TOKEN_NAMES = ("bos_token", "eos_token", "unk_token", "sep_token", "pad_token", "cls_token", "mask_token")
+_SLOW_TOKENIZERS = ("tokenizer.model", "sentencepiece.bpe.model", "spiece.model", "vocab.txt", "vocab.json", "tiktoken.model")
+
+Json = dict[str, Any]
+
+
+class ModelFolderError(Exception):
+    """A model folder this service cannot serve; names the file and what is wrong with it."""
+
+
+@dataclass(frozen=True)
+class SamplingDefaults:
+    """Sampling the model's author recommends; None = nothing published."""
+
+    temperature: float | None = None
+    top_k: int | None = None
+    top_p: float | None = None
+
+
+@dataclass(frozen=True)
+class ModelFolder:
+    """What was read.
+
+    Attributes:
+        path: the folder.
+        definition: tokenizer.json.
+        chat_template: Jinja source; None = the model has none.
+        special_tokens: variables such as bos_token that templates print.
+        additional_special_tokens: further tokens that the configuration calls special.
+        eos_token_ids: as generation_config.json and config.json give them, in that order, without repeats.
+        defaults: from generation_config.json.
+    """
+
+    path: Path
+    definition: Json
+    chat_template: str | None
+    special_tokens: Mapping[str, str]
+    additional_special_tokens: tuple[str, ...]
+    eos_token_ids: tuple[int, ...]
+    defaults: SamplingDefaults
+
+
+def read_model_folder(path: Path) -> ModelFolder:
+    """Reads a model folder.
+
+    Raises:
+        ModelFolderError: tokenizer.json is missing, or a file is not what its name says.
+    """
+    definition = _read_definition(path)
+    config, generation = _read_json(path / "config.json"), _read_json(path / "generation_config.json")
+    tokenizer_config = _read_json(path / "tokenizer_config.json")
+    names = {**_read_json(path / "special_tokens_map.json"), **{key: value for key, value in tokenizer_config.items() if value is not None}}
+    special = {name: content for name in SPECIAL_TOKEN_NAMES if (content := _token_content(names.get(name))) is not None}
+    additional = names.get("additional_special_tokens") or ()
+    eos = [*_ids(generation, "eos_token_id", path / "generation_config.json"), *_ids(config, "eos_token_id", path / "config.json")]
+    return ModelFolder(
+        path=path,
+        definition=definition,
+        chat_template=_read_chat_template(path, tokenizer_config),
+        special_tokens=special,
+        additional_special_tokens=tuple(content for token in additional if (content := _token_content(token)) is not None),
+        eos_token_ids=tuple(dict.fromkeys(eos)),
+        defaults=_read_defaults(generation, path / "generation_config.json"),
+    )
+
+
+def _read_definition(path: Path) -> Json:
+    if not path.is_dir():
+        raise ModelFolderError(f"{path} is not a folder")
+    if not (path / "tokenizer.json").is_file():
+        slow = [name for name in _SLOW_TOKENIZERS if (path / name).exists()]
+        hint = f"; {slow[0]} is a slow tokenizer, which is not supported: save the model with its fast one" if slow else ""
+        raise ModelFolderError(f"{path} has no tokenizer.json{hint}")
+    return _read_json(path / "tokenizer.json")
+
+
+def _read_json(path: Path) -> Json:
+    if not path.exists():
+        return {}
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise ModelFolderError(f"{path} cannot be read: {error}") from error
+    if not isinstance(content, dict):
+        raise ModelFolderError(f"{path} holds a {type(content).__name__}, not an object")
+    return content
+
+
+def _read_chat_template(path: Path, tokenizer_config: Json) -> str | None:
+    file = path / "chat_template.jinja"
+    if file.exists():
+        try:
+            return file.read_text(encoding="utf-8")
+        except (OSError, ValueError) as error:
+            raise ModelFolderError(f"{file} cannot be read: {error}") from error
+    template = tokenizer_config.get("chat_template")
+    if isinstance(template, list):
+        named = {entry.get("name"): entry.get("template") for entry in template if isinstance(entry, dict)}
+        template = named.get("default")
+    if template is not None and not isinstance(template, str):
+        raise ModelFolderError(f"{path / 'tokenizer_config.json'}: chat_template is a {type(template).__name__}, not a string")
+    return template
+
+
+def _token_content(value: object) -> str | None:
+    """The text of a special token, which is published as a string or as an object with a content."""
+    content = value.get("content") if isinstance(value, dict) else value
+    return content if isinstance(content, str) and content else None
+
+
+def _ids(config: Json, key: str, path: Path) -> list[int]:
+    value = config.get(key)
+    ids = [] if value is None else value if isinstance(value, list) else [value]
+    for token_id in ids:
+        if not isinstance(token_id, int) or isinstance(token_id, bool) or token_id < 0:
+            raise ModelFolderError(f"{path}: {key} has {token_id!r}, which is no token id")
+    return ids
+
+
+def _read_defaults(generation: Json, path: Path) -> SamplingDefaults:
+    # An author who turned sampling off left the other values there by habit.
+    if generation.get("do_sample") is False:
+        return SamplingDefaults()
+    temperature = _number(generation, "temperature", path, "from 0 to 100", lambda value: 0 <= value <= 100)
+    top_k = _number(generation, "top_k", path, "a whole number, 0 = off", lambda value: value >= 0 and value == int(value))
+    top_p = _number(generation, "top_p", path, "above 0 and at most 1", lambda value: 0 < value <= 1)
+    return SamplingDefaults(temperature=temperature, top_k=int(top_k) if top_k else None, top_p=top_p)
+
+
+def _number(config: Json, key: str, path: Path, limit: str, fits: Callable[[float], bool]) -> float | None:
+    value = config.get(key)
+    if value is None:
+        return None
+    if not isinstance(value, int | float) or isinstance(value, bool) or not fits(value):
+        raise ModelFolderError(f"{path}: {key} is {value!r}, it must be {limit}")
+    return value

@@ -1,0 +1,120 @@
+"""Brings the tokenize stage up and takes it down."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from functools import partial
+
+from tokenizer_svc.chat_encoder import ChatEncoder
+from tokenizer_svc.chat_template import ChatTemplate, RenderLimits, TemplateSourceError
+from tokenizer_svc.input_limits import InputLimits
+from tokenizer_svc.lanes import Lane, LaneLimits, Lanes
+from tokenizer_svc.model_folder import ModelFolder, ModelFolderError, read_model_folder
+from tokenizer_svc.servicer import TokenizerServicer
+from tokenizer_svc.settings import Settings
+from tokenizer_svc.system_prompts import SystemPrompts
+from tokenizer_svc.tokenizer import Tokenizer, eos_token_ids
+from triserve.rpc.fingerprint import fingerprint_of
+from triserve.rpc.server import ServiceServer
+from triserve.v1 import tokenizer_pb2 as pb
+from triserve.v1 import tokenizer_pb2_grpc
+
+logger = logging.getLogger(__name__)
+
+SERVICE = pb.DESCRIPTOR.services_by_name["TokenizerService"].full_name
+_WATCH_INTERVAL_S = 1.0
+
+
+class TokenizerService:
+    """The tokenize stage of one model.
+
+    Args:
+        settings: the operator's.
+
+    Raises:
+        ModelFolderError: the model folder cannot be served.
+    """
+
+    def __init__(self, settings: Settings) -> None:
+        self._settings = settings
+        folder = read_model_folder(settings.model_folder)
+        tokenizer = Tokenizer(folder)
+        chats = _chat_encoder(folder, tokenizer, settings)
+        limits = InputLimits(
+            max_bytes=settings.max_input_bytes, max_messages=settings.max_messages, template_arguments=settings.template_allowed_arguments
+        )
+        self._lanes = _lanes(settings)
+        self._servicer = TokenizerServicer(
+            tokenizer,
+            chats,
+            limits=limits,
+            lanes=self._lanes,
+            info=_info(folder, tokenizer, settings, has_chat_template=chats is not None),
+            max_requests_per_stream=settings.max_requests_per_stream,
+        )
+        self._server: ServiceServer | None = None
+        self._watch: asyncio.Task[None] | None = None
+
+    @property
+    def port(self) -> int:
+        """The port listened on, after `start`."""
+        assert self._server is not None, "the service was started"
+        return self._server.port
+
+    async def start(self) -> None:
+        """Listens, ready."""
+        register = partial(tokenizer_pb2_grpc.add_TokenizerServiceServicer_to_server, self._servicer)
+        server = ServiceServer([SERVICE], register, self._settings.listen)
+        self._server = server
+        await server.start()
+        await server.health.set_ready(True)
+        self._watch = asyncio.create_task(self._watch_progress(server))
+        logger.info("listening on port %d", server.port)
+
+    async def stop(self) -> None:
+        """Answers what is under way, for at most `drain_timeout_s`, and takes nothing new."""
+        assert self._server is not None and self._watch is not None, "the service was started"
+        self._watch.cancel()
+        await self._server.health.set_ready(False)
+        self._servicer.leave()
+        await self._server.stop(self._settings.drain_timeout_s)
+        self._lanes.close()
+        if not await asyncio.to_thread(self._lanes.join, self._settings.drain_timeout_s):
+            logger.warning("a thread is still at work")
+
+    async def _watch_progress(self, server: ServiceServer) -> None:
+        """Not ready while work waits and nothing moves: a template that never ends must not keep taking requests."""
+        while True:
+            await asyncio.sleep(_WATCH_INTERVAL_S)
+            await server.health.set_ready(not self._lanes.stalled(self._settings.stall_timeout_s))
+
+
+def _chat_encoder(folder: ModelFolder, tokenizer: Tokenizer, settings: Settings) -> ChatEncoder | None:
+    if folder.chat_template is None:
+        return None
+    try:
+        template = ChatTemplate(folder.chat_template, folder.special_tokens, limits=RenderLimits(timeout_s=settings.render_timeout_s))
+    except TemplateSourceError as error:
+        raise ModelFolderError(f"{folder.path}: the chat template has an error on {error}") from error
+    prompts = SystemPrompts(max_entries=settings.system_prompts_entries, max_bytes=settings.system_prompts_bytes)
+    return ChatEncoder(template, tokenizer, prompts)
+
+
+def _lanes(settings: Settings) -> Lanes:
+    limits = LaneLimits(threads=settings.threads, max_waiting=settings.max_queued_requests, max_waiting_bytes=settings.max_queued_bytes)
+    middle, long = Lane("encode-middle", limits), Lane("encode-long", limits)
+    return Lanes(settings.inline_bytes, [(settings.long_bytes, middle), (settings.max_input_bytes, long)])
+
+
+def _info(folder: ModelFolder, tokenizer: Tokenizer, settings: Settings, *, has_chat_template: bool) -> pb.GetTokenizerInfoResponse:
+    return pb.GetTokenizerInfoResponse(
+        fingerprint=fingerprint_of(folder.path),
+        vocab_size=tokenizer.vocab_size,
+        eos_token_ids=eos_token_ids(tokenizer, folder),
+        has_chat_template=has_chat_template,
+        default_temperature=folder.defaults.temperature,
+        default_top_k=folder.defaults.top_k,
+        default_top_p=folder.defaults.top_p,
+        max_input_bytes=settings.max_input_bytes,
+    )

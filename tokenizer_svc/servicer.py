@@ -1,0 +1,164 @@
+"""The tokenize stage as gRPC sees it: messages in, domain calls, messages out."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import AsyncIterable, AsyncIterator, Callable
+from concurrent.futures import Future
+from functools import partial
+from typing import Any
+
+import grpc
+
+from tokenizer_svc.chat_encoder import Chat, ChatEncoder
+from tokenizer_svc.chat_template import Message, TemplateValue
+from tokenizer_svc.input_limits import InputLimits
+from tokenizer_svc.lanes import Lanes
+from tokenizer_svc.tokenize_stream import Answer, TokenizeStream
+from tokenizer_svc.tokenizer import Tokenizer
+from triserve.rpc.errors import InvalidRequest, PromptTooLong
+from triserve.v1 import tokenizer_pb2 as pb
+from triserve.v1 import tokenizer_pb2_grpc
+
+Context = grpc.aio.ServicerContext[Any, Any]
+
+
+class TokenizerServicer(tokenizer_pb2_grpc.TokenizerServiceServicer):
+    """Serves one tokenizer.
+
+    Args:
+        tokenizer: the model's.
+        chats: encodes chats; None = the model has no template.
+        limits: what is accepted.
+        lanes: where the work is done.
+        info: answer of GetTokenizerInfo.
+        max_requests_per_stream: most requests under way on one stream.
+    """
+
+    def __init__(
+        self,
+        tokenizer: Tokenizer,
+        chats: ChatEncoder | None,
+        *,
+        limits: InputLimits,
+        lanes: Lanes,
+        info: pb.GetTokenizerInfoResponse,
+        max_requests_per_stream: int,
+    ) -> None:
+        self._tokenizer = tokenizer
+        self._chats = chats
+        self._limits = limits
+        self._lanes = lanes
+        self._info = info
+        self._max_requests_per_stream = max_requests_per_stream
+        self._streams: set[TokenizeStream] = set()
+        self._leaving = False
+
+    def leave(self) -> None:
+        """Ends streams as soon as what is under way on them is answered."""
+        self._leaving = True
+        for stream in self._streams:
+            stream.leave()
+
+    async def GetTokenizerInfo(self, request: pb.GetTokenizerInfoRequest, context: Context) -> pb.GetTokenizerInfoResponse:
+        """What this tokenizer is."""
+        return self._info
+
+    async def Encode(self, request: pb.EncodeRequest, context: Context) -> pb.EncodeResponse:
+        """Encodes one text or chat."""
+        response: pb.EncodeResponse = await _outcome(self._begin_encode(request))
+        return response
+
+    async def Decode(self, request: pb.DecodeRequest, context: Context) -> pb.DecodeResponse:
+        """Decodes one list of token ids."""
+        response: pb.DecodeResponse = await _outcome(self._begin_decode(request))
+        return response
+
+    async def Tokenize(self, requests: AsyncIterable[pb.TokenizeRequest], context: Context) -> AsyncIterator[pb.TokenizeResponse]:
+        """Encodes and decodes for a gateway."""
+        stream = TokenizeStream(self._begin, max_under_way=self._max_requests_per_stream)
+        self._streams.add(stream)
+        try:
+            if self._leaving:
+                stream.leave()
+            async for response in stream.serve(requests):
+                yield response
+        finally:
+            self._streams.discard(stream)
+
+    def _begin(self, request: pb.TokenizeRequest) -> Future[Answer]:
+        work = request.WhichOneof("work")
+        if work == "encode":
+            return self._begin_encode(request.encode)
+        if work == "decode":
+            return self._begin_decode(request.decode)
+        raise InvalidRequest("work is not set, it must be encode, decode or cancel", field="work")
+
+    def _begin_encode(self, request: pb.EncodeRequest) -> Future[Answer]:
+        max_tokens = request.max_tokens if request.HasField("max_tokens") else None
+        kind = request.WhichOneof("input")
+        if kind == "text":
+            text = request.text
+            size = self._limits.check_text(text.text)
+            add_special_tokens = text.add_special_tokens if text.HasField("add_special_tokens") else True
+            return self._submit(partial(self._encode_text, text.text, add_special_tokens, max_tokens), size)
+        if kind == "chat":
+            chat = chat_of(request.chat)
+            size = self._limits.check_chat(chat)
+            if self._chats is None:
+                raise InvalidRequest("messages cannot be encoded: the model has no chat template", field="messages")
+            return self._submit(partial(self._encode_chat, self._chats, chat, max_tokens), size)
+        raise InvalidRequest("input is not set, it must be text or chat", field="input")
+
+    def _begin_decode(self, request: pb.DecodeRequest) -> Future[Answer]:
+        size = self._limits.check_token_ids(request.token_ids)
+        return self._lanes.submit(partial(self._decode, request), size)
+
+    def _submit(self, encode: Callable[[], pb.EncodeResponse], num_bytes: int) -> Future[Answer]:
+        arrived = time.perf_counter()
+
+        def timed() -> Answer:
+            response = encode()
+            response.encode_us = round((time.perf_counter() - arrived) * 1e6)
+            return response
+
+        return self._lanes.submit(timed, num_bytes)
+
+    def _encode_text(self, text: str, add_special_tokens: bool, max_tokens: int | None) -> pb.EncodeResponse:
+        token_ids = self._tokenizer.encode(text, add_special_tokens=add_special_tokens, field="prompt")
+        if max_tokens is not None and len(token_ids) > max_tokens:
+            raise PromptTooLong.of(got=len(token_ids), limit=max_tokens, field="prompt")
+        return pb.EncodeResponse(token_ids=token_ids)
+
+    def _encode_chat(self, chats: ChatEncoder, chat: Chat, max_tokens: int | None) -> pb.EncodeResponse:
+        encoded = chats.encode(chat, max_tokens=max_tokens)
+        return pb.EncodeResponse(token_ids=encoded.token_ids, system_tokens=encoded.system_tokens)
+
+    def _decode(self, request: pb.DecodeRequest) -> Answer:
+        skip = request.skip_special_tokens if request.HasField("skip_special_tokens") else True
+        decoded = self._tokenizer.decode(list(request.token_ids), skip_special_tokens=skip, return_tokens=request.return_tokens)
+        return pb.DecodeResponse(text=decoded.text, tokens=decoded.tokens)
+
+
+def chat_of(chat: pb.ChatInput) -> Chat:
+    """The domain's chat.
+
+    Raises:
+        InvalidRequest: an argument is named twice or has no value.
+    """
+    arguments: dict[str, TemplateValue] = {}
+    for argument in chat.template_arguments:
+        kind = argument.WhichOneof("value")
+        if kind is None:
+            raise InvalidRequest(f"template_arguments has {argument.name[:64]!r} without a value", field="template_arguments")
+        if argument.name in arguments:
+            raise InvalidRequest(f"template_arguments has {argument.name[:64]!r} twice", field="template_arguments")
+        arguments[argument.name] = getattr(argument, kind)
+    messages = tuple(Message(turn.role, turn.content, turn.name if turn.HasField("name") else None) for turn in chat.messages)
+    return Chat(messages, arguments, chat.add_generation_prompt if chat.HasField("add_generation_prompt") else True)
+
+
+async def _outcome(future: Future[Any]) -> Any:
+    """The work's result; if the call ends first, the work leaves the queue."""
+    return future.result() if future.done() else await asyncio.wrap_future(future)

@@ -1,0 +1,105 @@
+"""Encodes text into token ids and decodes ids into text, with the model's own tokenizer.json."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from typing import NamedTuple
+
+from tokenizers import Tokenizer as FastTokenizer
+
+from tokenizer_svc import tokenizer_definition
+from tokenizer_svc.model_folder import ModelFolder, ModelFolderError
+from tokenizer_svc.special_tokens import SpecialTokens, new_salt
+from triserve.rpc.errors import InvalidRequest
+
+
+class Decoded(NamedTuple):
+    """Text of some token ids.
+
+    Attributes:
+        text: what they say; bytes that are not UTF-8 are U+FFFD.
+        tokens: the vocabulary's string of each id, "" where it has none.
+    """
+
+    text: str
+    tokens: list[str]
+
+
+class Tokenizer:
+    """A model's tokenizer. Nothing in it changes after it is made, so threads may share it.
+
+    No text encodes to a special token's id by what it says: only `special_tokens.aliases` do, and `unk_token` for what the
+    vocabulary has no piece for.
+
+    Args:
+        folder: the model's.
+
+    Raises:
+        ModelFolderError: tokenizer.json is not one.
+    """
+
+    def __init__(self, folder: ModelFolder) -> None:
+        try:
+            definition = tokenizer_definition.prepare(
+                folder.definition, (*folder.special_tokens.values(), *folder.additional_special_tokens)
+            )
+            self._named = FastTokenizer.from_str(json.dumps(definition))
+            self.special_tokens = SpecialTokens(tokenizer_definition.added_tokens(definition), salt=new_salt())
+            self._aliased = FastTokenizer.from_str(json.dumps(tokenizer_definition.with_aliases(definition, self.special_tokens.aliases)))
+            self.vocab_size = 1 + max(tokenizer_definition.highest_id(definition), *self._named.get_added_tokens_decoder(), -1)
+        except Exception as error:  # the library raises nothing more precise
+            raise ModelFolderError(f"{folder.path / 'tokenizer.json'}: {error}") from error
+        moved = [name for name, alias in self.special_tokens.aliases.items() if self._aliased.token_to_id(alias) != self.token_id(name)]
+        if moved:
+            raise ModelFolderError(f"{folder.path / 'tokenizer.json'}: {moved[0]!r} has another id than its place in added_tokens gives it")
+
+    def token_id(self, token: str) -> int | None:
+        """The id of a token of the vocabulary; None if it is not one."""
+        token_id: int | None = self._named.token_to_id(token)
+        return token_id
+
+    def encode(self, text: str, *, add_special_tokens: bool, field: str) -> list[int]:
+        """The ids of a text, in which special tokens' names are text and their aliases special tokens.
+
+        Args:
+            text: any Unicode text.
+            add_special_tokens: whether the tokenizer adds its own around it, such as begin-of-text.
+            field: what to name in an error.
+
+        Raises:
+            InvalidRequest: the vocabulary cannot spell the text.
+        """
+        try:
+            # A batch of one: `encode` holds the interpreter's lock to the end, this does not.
+            encodings = self._aliased.encode_batch_fast([text], add_special_tokens=add_special_tokens)
+        except Exception as error:
+            # The library raises nothing more precise. What it says names the vocabulary, never the text.
+            raise InvalidRequest(f"{field} cannot be encoded: {error}", field=field) from error
+        ids: list[int] = encodings[0].ids
+        return ids
+
+    def decode(self, token_ids: Sequence[int], *, skip_special_tokens: bool, return_tokens: bool) -> Decoded:
+        """The text of token ids.
+
+        Args:
+            token_ids: each below `vocab_size`; an id of a gap in the vocabulary says nothing.
+            skip_special_tokens: whether special tokens leave no text.
+            return_tokens: whether to fill `Decoded.tokens`.
+
+        Raises:
+            InvalidRequest: an id is not below `vocab_size`.
+        """
+        highest = max(token_ids, default=0)
+        if highest >= self.vocab_size:
+            raise InvalidRequest(f"token_ids has {highest}, each must be below {self.vocab_size}", field="token_ids")
+        text = self._named.decode_batch([token_ids], skip_special_tokens=skip_special_tokens)[0]
+        tokens = [self._named.id_to_token(token_id) or "" for token_id in token_ids] if return_tokens else []
+        return Decoded(text, tokens)
+
+
+def eos_token_ids(tokenizer: Tokenizer, folder: ModelFolder) -> list[int]:
+    """Ids that end an answer, without repeats: those of the model's configuration, then the tokenizer's own."""
+    eos = folder.special_tokens.get("eos_token")
+    own = None if eos is None else tokenizer.token_id(eos)
+    return list(dict.fromkeys([*folder.eos_token_ids, *([] if own is None else [own])]))

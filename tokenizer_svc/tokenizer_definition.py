@@ -1,0 +1,110 @@
+"""Edits a parsed tokenizer.json: which tokens are special, and what strings they answer to."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+from tokenizer_svc.special_tokens import AddedToken
+
+Definition = dict[str, Any]
+_MODELS = ("BPE", "Unigram", "WordLevel", "WordPiece")
+
+
+class DefinitionError(Exception):
+    """A tokenizer.json this service cannot use; says why."""
+
+
+def prepare(definition: Definition, special_names: Iterable[str]) -> Definition:
+    """The definition as it is served: never truncates or pads, and with every token its config calls special marked so.
+
+    Args:
+        definition: parsed tokenizer.json; not modified.
+        special_names: tokens named in the model's configuration, such as its eos_token. Published files often leave them
+            unmarked; one that the vocabulary does not have is passed over.
+
+    Raises:
+        DefinitionError: not the form of a tokenizer.json.
+    """
+    model = definition.get("model")
+    if not isinstance(model, dict) or not isinstance(model.get("vocab"), dict | list):
+        raise DefinitionError("has no model with a vocabulary")
+    if "type" in model and model["type"] not in _MODELS:
+        raise DefinitionError(f"has a model of type {model['type']!r}, known are {', '.join(_MODELS)}")
+    tokens = [dict(token) for token in definition.get("added_tokens") or ()]
+    known = {token["content"]: token for token in tokens}
+    for name in special_names:
+        if name in known:
+            known[name]["special"] = True
+        elif (token_id := _id_of(name, model["vocab"])) is not None:
+            known[name] = _special_token(name, token_id)
+            tokens.append(known[name])
+    tokens.sort(key=lambda token: int(token["id"]))
+    return {**definition, "added_tokens": tokens, "truncation": None, "padding": None}
+
+
+def added_tokens(definition: Definition) -> list[AddedToken]:
+    """The definition's added tokens, in order of their ids."""
+    return [
+        AddedToken(token["content"], bool(token.get("special")), bool(token.get("single_word")), bool(token.get("normalized")))
+        for token in definition["added_tokens"]
+    ]
+
+
+def highest_id(definition: Definition) -> int:
+    """Highest id of the vocabulary, added tokens apart; -1 if it is empty."""
+    vocab = definition["model"]["vocab"]
+    return max(map(int, vocab.values()), default=-1) if isinstance(vocab, dict) else len(vocab) - 1
+
+
+def with_aliases(definition: Definition, aliases: Mapping[str, str]) -> Definition:
+    """The definition with special tokens under other names, so that their own names are nothing but text.
+
+    The vocabulary is renamed too: a Unigram or word model finds any piece that is in it, whatever the added tokens say, and so
+    does a BPE model whose merges lead there.
+
+    Args:
+        definition: as `prepare` returns it; not modified.
+        aliases: new name by old name.
+    """
+    model = dict(definition["model"])
+    vocab = model["vocab"]
+    if isinstance(vocab, dict):
+        renames = any(name in vocab for name in aliases)
+        model["vocab"] = {aliases.get(piece, piece): token_id for piece, token_id in vocab.items()} if renames else vocab
+    else:
+        renames = any(piece in aliases for piece, _ in vocab)
+        model["vocab"] = [[aliases.get(piece, piece), score] for piece, score in vocab]
+    if model.get("unk_token") in aliases:
+        model["unk_token"] = aliases[model["unk_token"]]
+    if renames and model.get("merges"):
+        model["merges"] = [merge for merge in model["merges"] if not _touches(merge, aliases)]
+    # Normalising could keep an alias from being found; it is never normalised, whatever its token was.
+    tokens = [
+        {**token, "content": aliases[token["content"]], "normalized": False, "single_word": False} if token["content"] in aliases else token
+        for token in definition["added_tokens"]
+    ]
+    return {**definition, "model": model, "added_tokens": tokens}
+
+
+def _touches(merge: str | list[str], aliases: Mapping[str, str]) -> bool:
+    left, right = merge.split(" ") if isinstance(merge, str) else merge
+    return left in aliases or right in aliases or left + right in aliases
+
+
+def _id_of(name: str, vocab: dict[str, int] | list[list[Any]]) -> int | None:
+    if isinstance(vocab, dict):
+        return vocab.get(name)
+    return next((index for index, (piece, _) in enumerate(vocab) if piece == name), None)
+
+
+def _special_token(content: str, token_id: int) -> dict[str, Any]:
+    return {
+        "id": token_id,
+        "content": content,
+        "single_word": False,
+        "lstrip": False,
+        "rstrip": False,
+        "normalized": False,
+        "special": True,
+    }
