@@ -18,6 +18,8 @@ from tokenizer_svc.tokenizer import Tokenizer
 from triserve.rpc.errors import InvalidRequest, PromptTooLong
 
 SYSTEM_ROLES = frozenset({"system", "developer"})
+# What the operator or the model itself wrote may use tokens, such as those around a tool call, that are not special.
+_TRUSTED_ROLES = SYSTEM_ROLES | {"assistant"}
 
 
 @dataclass(frozen=True)
@@ -93,27 +95,34 @@ class ChatEncoder:
 
     def _shield(self, chat: Chat) -> tuple[Chat, str | None]:
         """The chat with a mark wherever users' words could make a special token, and the mark; None = nowhere."""
-        special_tokens = self._tokenizer.special_tokens
-        texts = _texts_of(chat)
-        points = {text: found for text in texts if (found := special_tokens.break_points(text, self._template.cuts))}
+        break_points = self._tokenizer.special_tokens.break_points
+        cuts = self._template.cuts
+        contents = {(message.content, message.role in _TRUSTED_ROLES) for message in chat.messages}
+        names = {message.name for message in chat.messages if message.name is not None}
+        values = {value for value in chat.arguments.values() if isinstance(value, str)}
+        texts = {*contents, *((text, False) for text in names | values)}
+        points = {key: found for key in texts if (found := break_points(key[0], cuts, model_s_own=key[1]))}
         # A template may build a special token around the role. One it does not know stands apart from what is beside it.
         foreign = {message.role for message in chat.messages} - self._template.known_roles
         if not points and not foreign:
             return chat, None
-        mark = pick_mark([*texts, *foreign], never=self._template.source)
+        mark = pick_mark([*foreign, *(text for text, _ in texts)], never=self._template.source)
         if mark is None:
             raise InvalidRequest("messages have a special token's name and every Unicode noncharacter at once", field="messages")
-        roles = {role: insert_mark(role, mark, sorted({0, *special_tokens.break_points(role), len(role)})) for role in foreign}
-        shielded = {text: insert_mark(text, mark, found) for text, found in points.items()}
+        roles = {role: insert_mark(role, mark, sorted({0, *break_points(role), len(role)})) for role in foreign}
+
+        def shielded(text: str, trusted: bool = False) -> str:
+            return insert_mark(text, mark, points.get((text, trusted), ()))
+
         messages = tuple(
             Message(
                 role=roles.get(message.role, message.role),
-                content=shielded.get(message.content, message.content),
-                name=None if message.name is None else shielded.get(message.name, message.name),
+                content=shielded(message.content, message.role in _TRUSTED_ROLES),
+                name=None if message.name is None else shielded(message.name),
             )
             for message in chat.messages
         )
-        arguments = {name: shielded.get(value, value) if isinstance(value, str) else value for name, value in chat.arguments.items()}
+        arguments = {name: shielded(value) if isinstance(value, str) else value for name, value in chat.arguments.items()}
         return replace(chat, messages=messages, arguments=arguments), mark
 
     def _system_tokens(self, chat: Chat, text: str, token_ids: list[int]) -> int:
@@ -153,9 +162,3 @@ class ChatEncoder:
         except InvalidRequest:
             return None
 
-
-def _texts_of(chat: Chat) -> list[str]:
-    """What users wrote in a chat, roles apart."""
-    contents = [message.content for message in chat.messages]
-    names = [message.name for message in chat.messages if message.name is not None]
-    return [*contents, *names, *(value for value in chat.arguments.values() if isinstance(value, str))]

@@ -110,8 +110,14 @@ class ChatTemplate:
         self._limits = limits
         self._clock = clock
         self.known_roles = USUAL_ROLES | _strings_in(tree)
-        calls: list[nodes.Call | nodes.Filter] = [*tree.find_all(nodes.Call), *tree.find_all(nodes.Filter)]
+        calls: list[nodes.Call | nodes.Filter | nodes.Test] = [*tree.find_all(nodes.Call), *tree.find_all((nodes.Filter, nodes.Test))]
         self.cuts = frozenset(text for call in calls for text in _strings_in(*call.args) if text)
+        self._sought = self.cuts | _strings_in(*tree.find_all(nodes.Compare))
+        self._literals = self.known_roles | {text.data for text in tree.find_all(nodes.TemplateData)}
+
+    def frames_with(self, token: str) -> bool:
+        """Whether the template prints this token of its own accord and never looks for it in what users wrote."""
+        return any(token in text for text in self._literals) and not any(token in text for text in self._sought)
 
     def render(self, messages: Sequence[Message], arguments: Mapping[str, TemplateValue], *, add_generation_prompt: bool) -> str:
         """What the template prints for a chat.

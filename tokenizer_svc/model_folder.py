@@ -61,14 +61,13 @@ def read_model_folder(path: Path) -> ModelFolder:
     tokenizer_config = _read_json(path / "tokenizer_config.json")
     names = {**_read_json(path / "special_tokens_map.json"), **{key: value for key, value in tokenizer_config.items() if value is not None}}
     special = {name: content for name in SPECIAL_TOKEN_NAMES if (content := _token_content(names.get(name))) is not None}
-    additional = names.get("additional_special_tokens") or ()
     eos = [*_ids(generation, "eos_token_id", path / "generation_config.json"), *_ids(config, "eos_token_id", path / "config.json")]
     return ModelFolder(
         path=path,
         definition=definition,
         chat_template=_read_chat_template(path, tokenizer_config),
         special_tokens=special,
-        additional_special_tokens=tuple(content for token in additional if (content := _token_content(token)) is not None),
+        additional_special_tokens=_additional_special_tokens(names),
         eos_token_ids=tuple(dict.fromkeys(eos)),
         defaults=_read_defaults(generation, path / "generation_config.json"),
     )
@@ -116,6 +115,15 @@ def _token_content(value: object) -> str | None:
     """The text of a special token, which is published as a string or as an object with a content."""
     content = value.get("content") if isinstance(value, dict) else value
     return content if isinstance(content, str) and content else None
+
+
+def _additional_special_tokens(names: Json) -> tuple[str, ...]:
+    """Further tokens that the configuration calls special, in each of the places it may do so."""
+    listed = [names.get("additional_special_tokens"), names.get("extra_special_tokens")]
+    tokens = [token for group in listed if group for token in (group.values() if isinstance(group, dict) else group)]
+    by_id = names.get("added_tokens_decoder") or {}
+    tokens += [token for token in by_id.values() if isinstance(token, dict) and token.get("special")]
+    return tuple(dict.fromkeys(content for token in tokens if (content := _token_content(token)) is not None))
 
 
 def _ids(config: Json, key: str, path: Path) -> list[int]:

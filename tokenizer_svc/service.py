@@ -3,8 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+import ctypes
+import gc
 import logging
+import os
+import time
 from functools import partial
+from typing import NamedTuple
 
 from tokenizer_svc.chat_encoder import ChatEncoder
 from tokenizer_svc.chat_template import ChatTemplate, RenderLimits, TemplateSourceError
@@ -38,19 +43,19 @@ class TokenizerService:
 
     def __init__(self, settings: Settings) -> None:
         self._settings = settings
-        folder = read_model_folder(settings.model_folder)
-        tokenizer = Tokenizer(folder)
-        chats = _chat_encoder(folder, tokenizer, settings)
-        limits = InputLimits(
-            max_bytes=settings.max_input_bytes, max_messages=settings.max_messages, template_arguments=settings.template_allowed_arguments
-        )
+        model = _load(settings)
+        _return_freed_memory()
         self._lanes = _lanes(settings)
         self._servicer = TokenizerServicer(
-            tokenizer,
-            chats,
-            limits=limits,
+            model.tokenizer,
+            model.chats,
+            limits=InputLimits(
+                max_bytes=settings.max_input_bytes,
+                max_messages=settings.max_messages,
+                template_arguments=frozenset(settings.template_allowed_arguments),
+            ),
             lanes=self._lanes,
-            info=_info(folder, tokenizer, settings, has_chat_template=chats is not None),
+            info=model.info,
             max_requests_per_stream=settings.max_requests_per_stream,
         )
         self._server: ServiceServer | None = None
@@ -75,19 +80,41 @@ class TokenizerService:
     async def stop(self) -> None:
         """Answers what is under way, for at most `drain_timeout_s`, and takes nothing new."""
         assert self._server is not None and self._watch is not None, "the service was started"
+        deadline = time.monotonic() + self._settings.drain_timeout_s
         self._watch.cancel()
         await self._server.health.set_ready(False)
         self._servicer.leave()
         await self._server.stop(self._settings.drain_timeout_s)
         self._lanes.close()
-        if not await asyncio.to_thread(self._lanes.join, self._settings.drain_timeout_s):
-            logger.warning("a thread is still at work")
+        if not await asyncio.to_thread(self._lanes.join, max(0.0, deadline - time.monotonic())):
+            logger.warning("leaving while an encoding is under way")
 
     async def _watch_progress(self, server: ServiceServer) -> None:
         """Not ready while work waits and nothing moves: a template that never ends must not keep taking requests."""
         while True:
-            await asyncio.sleep(_WATCH_INTERVAL_S)
+            await asyncio.sleep(min(_WATCH_INTERVAL_S, self._settings.stall_timeout_s / 4))
             await server.health.set_ready(not self._lanes.stalled(self._settings.stall_timeout_s))
+
+
+class _Model(NamedTuple):
+    tokenizer: Tokenizer
+    chats: ChatEncoder | None
+    info: pb.GetTokenizerInfoResponse
+
+
+def _load(settings: Settings) -> _Model:
+    folder = read_model_folder(settings.model_folder)
+    tokenizer = Tokenizer(folder)
+    chats = _chat_encoder(folder, tokenizer, settings)
+    return _Model(tokenizer, chats, _info(folder, tokenizer, settings, has_chat_template=chats is not None))
+
+
+def _return_freed_memory() -> None:
+    """Gives what loading has freed back to the system: of a large vocabulary it is more than what stays in use."""
+    gc.collect()
+    trim = getattr(ctypes.CDLL(None), "malloc_trim", None)
+    if trim is not None:  # glibc alone has it
+        trim(0)
 
 
 def _chat_encoder(folder: ModelFolder, tokenizer: Tokenizer, settings: Settings) -> ChatEncoder | None:
@@ -102,14 +129,19 @@ def _chat_encoder(folder: ModelFolder, tokenizer: Tokenizer, settings: Settings)
 
 
 def _lanes(settings: Settings) -> Lanes:
-    limits = LaneLimits(threads=settings.threads, max_waiting=settings.max_queued_requests, max_waiting_bytes=settings.max_queued_bytes)
+    threads = settings.threads or len(os.sched_getaffinity(0))
+    limits = LaneLimits(threads=threads, max_waiting=settings.max_queued_requests, max_waiting_bytes=settings.max_queued_bytes)
     middle, long = Lane("encode-middle", limits), Lane("encode-long", limits)
     return Lanes(settings.inline_bytes, [(settings.long_bytes, middle), (settings.max_input_bytes, long)])
 
 
 def _info(folder: ModelFolder, tokenizer: Tokenizer, settings: Settings, *, has_chat_template: bool) -> pb.GetTokenizerInfoResponse:
+    try:
+        fingerprint = fingerprint_of(folder.path)
+    except OSError as error:
+        raise ModelFolderError(f"{folder.path} has no fingerprint: {error}") from error
     return pb.GetTokenizerInfoResponse(
-        fingerprint=fingerprint_of(folder.path),
+        fingerprint=fingerprint,
         vocab_size=tokenizer.vocab_size,
         eos_token_ids=eos_token_ids(tokenizer, folder),
         has_chat_template=has_chat_template,

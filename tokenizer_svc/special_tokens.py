@@ -41,46 +41,34 @@ class SpecialTokens:
 
     Args:
         tokens: the tokenizer's added tokens.
+        framing: those that are special to the template alone: it frames turns with them, though the tokenizer does not mark them.
         salt: makes the aliases unknown to users; from `new_salt`.
     """
 
-    def __init__(self, tokens: Sequence[AddedToken], *, salt: str) -> None:
-        special = [token for token in tokens if token.special and len(token.content) > 1]
-        self.aliases: Mapping[str, str] = {token.content: salt + _spelt(index) for index, token in enumerate(special)}
-        self._single_word = frozenset(token.content for token in special if token.single_word)
-        names = [token.content for token in special]
-        rivals = [token.content for token in tokens if not token.special and not token.normalized]
+    def __init__(self, tokens: Sequence[AddedToken], *, framing: Collection[str] = (), salt: str) -> None:
+        special = [token.content for token in tokens if token.special and len(token.content) > 1]
+        ours = [token for token in tokens if len(token.content) > 1 and (token.special or token.content in framing)]
+        self.aliases: Mapping[str, str] = {token.content: salt + _spelt(index) for index, token in enumerate(ours)}
+        self._single_word = frozenset(token.content for token in ours if token.single_word)
         # The longest match wins, as in the tokenizer, where tokens that are not special compete too.
-        self._printed = re.compile(_any_of([*names, *rivals]))
-        self._anywhere = re.compile(f"(?={_any_of(names)})")
-        self._openings = frozenset(name[:end] for name in names for end in range(1, len(name)))
-        self._endings = frozenset(name[start:] for name in names for start in range(1, len(name)))
-        self._reach = max(map(len, names), default=1)
+        rivals = [token.content for token in tokens if not token.special and not token.normalized]
+        self._printed = re.compile(_any_of([*self.aliases, *rivals]))
+        self._special = _Names(special)
+        self._all = _Names(list(self.aliases))
 
-    def break_points(self, text: str, cuts: Collection[str] = ()) -> list[int]:
+    def break_points(self, text: str, cuts: Collection[str] = (), *, model_s_own: bool = False) -> list[int]:
         """Where a mark must go so that nothing in the text is, or becomes with what a template puts beside it, a special token.
 
         Args:
             text: one string a user wrote.
             cuts: strings the template may cut out of it, which joins what stood on either side.
+            model_s_own: whether the model may have written it, or its operator: then framing tokens keep their meaning.
 
         Returns:
             Ascending indices to insert at; empty for nearly every text. Space around the text is left free of marks, so that a
             template that trims still does.
         """
-        points = {match.start() + 1 for match in self._anywhere.finditer(text)}
-        start, end = len(text) - len(text.lstrip()), len(text.rstrip())
-        sizes = range(1, min(self._reach, end - start + 1))
-        points.update(end - size + 1 for size in sizes if text[end - size : end] in self._openings)
-        if any(text[start : start + size] in self._endings for size in sizes):
-            points.add(start)
-        found = [cut for cut in cuts if cut in text]
-        if found and self._count(reduce(lambda rest, cut: rest.replace(cut, ""), found, text)) > self._count(text):
-            points.update(edge for cut in found for match in re.finditer(re.escape(cut), text) for edge in match.span())
-        return sorted(points)
-
-    def _count(self, text: str) -> int:
-        return sum(1 for _ in self._anywhere.finditer(text))
+        return (self._special if model_s_own else self._all).break_points(text, cuts)
 
     def to_aliases(self, printed: str, mark: str | None) -> str:
         """The text to encode: the template's own special tokens as aliases, the marks taken out.
@@ -99,6 +87,31 @@ class SpecialTokens:
             if any(_WORD.match(neighbour) for neighbour in beside):
                 return name
         return self.aliases.get(name, name)
+
+
+class _Names:
+    """Finds where any of some names stands in a text, or could come to stand."""
+
+    def __init__(self, names: Sequence[str]) -> None:
+        self._anywhere = re.compile(f"(?={_any_of(names)})")
+        self._openings = frozenset(name[:end] for name in names for end in range(1, len(name)))
+        self._endings = frozenset(name[start:] for name in names for start in range(1, len(name)))
+        self._reach = max(map(len, names), default=1)
+
+    def break_points(self, text: str, cuts: Collection[str]) -> list[int]:
+        points = {match.start() + 1 for match in self._anywhere.finditer(text)}
+        start, end = len(text) - len(text.lstrip()), len(text.rstrip())
+        sizes = range(1, min(self._reach, end - start + 1))
+        points.update(end - size + 1 for size in sizes if text[end - size : end] in self._openings)
+        if any(text[start : start + size] in self._endings for size in sizes):
+            points.add(start)
+        found = [cut for cut in cuts if cut in text]
+        if found and self._count(reduce(lambda rest, cut: rest.replace(cut, ""), found, text)) > self._count(text):
+            points.update(edge for cut in found for match in re.finditer(re.escape(cut), text) for edge in match.span())
+        return sorted(points)
+
+    def _count(self, text: str) -> int:
+        return sum(1 for _ in self._anywhere.finditer(text))
 
 
 def new_salt() -> str:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 from tokenizers import Tokenizer as FastTokenizer
@@ -34,19 +34,23 @@ class Tokenizer:
 
     Args:
         folder: the model's.
+        frames_with: whether the model's template frames turns with a token; such a token is treated as special though it is not marked
+            so, as the tokens for user and assistant are in some published models.
 
     Raises:
         ModelFolderError: tokenizer.json is not one.
     """
 
-    def __init__(self, folder: ModelFolder) -> None:
+    def __init__(self, folder: ModelFolder, *, frames_with: Callable[[str], bool] = lambda token: False) -> None:
         try:
             definition = tokenizer_definition.prepare(
                 folder.definition, (*folder.special_tokens.values(), *folder.additional_special_tokens)
             )
-            self._named = FastTokenizer.from_str(json.dumps(definition))
-            self.special_tokens = SpecialTokens(tokenizer_definition.added_tokens(definition), salt=new_salt())
-            self._aliased = FastTokenizer.from_str(json.dumps(tokenizer_definition.with_aliases(definition, self.special_tokens.aliases)))
+            self._named = _build(definition)
+            added = tokenizer_definition.added_tokens(definition)
+            framing = {token.content for token in added if frames_with(token.content)}
+            self.special_tokens = SpecialTokens(added, framing=framing, salt=new_salt())
+            self._aliased = _build(tokenizer_definition.with_aliases(definition, self.special_tokens.aliases))
             self.vocab_size = 1 + max(tokenizer_definition.highest_id(definition), *self._named.get_added_tokens_decoder(), -1)
         except Exception as error:  # the library raises nothing more precise
             raise ModelFolderError(f"{folder.path / 'tokenizer.json'}: {error}") from error
@@ -96,6 +100,10 @@ class Tokenizer:
         text = self._named.decode_batch([token_ids], skip_special_tokens=skip_special_tokens)[0]
         tokens = [self._named.id_to_token(token_id) or "" for token_id in token_ids] if return_tokens else []
         return Decoded(text, tokens)
+
+
+def _build(definition: tokenizer_definition.Definition) -> FastTokenizer:
+    return FastTokenizer.from_str(json.dumps(definition, ensure_ascii=False))
 
 
 def eos_token_ids(tokenizer: Tokenizer, folder: ModelFolder) -> list[int]:

@@ -78,18 +78,14 @@ def with_aliases(definition: Definition, aliases: Mapping[str, str]) -> Definiti
     if model.get("unk_token") in aliases:
         model["unk_token"] = aliases[model["unk_token"]]
     if renames and model.get("merges"):
-        model["merges"] = [merge for merge in model["merges"] if not _touches(merge, aliases)]
+        pairs = (merge.split(" ") if isinstance(merge, str) else merge for merge in model["merges"])
+        model["merges"] = [[left, right] for left, right in pairs if not {left, right, left + right} & aliases.keys()]
     # Normalising could keep an alias from being found; it is never normalised, whatever its token was.
     tokens = [
         {**token, "content": aliases[token["content"]], "normalized": False, "single_word": False} if token["content"] in aliases else token
         for token in definition["added_tokens"]
     ]
     return {**definition, "model": model, "added_tokens": tokens}
-
-
-def _touches(merge: str | list[str], aliases: Mapping[str, str]) -> bool:
-    left, right = merge.split(" ") if isinstance(merge, str) else merge
-    return left in aliases or right in aliases or left + right in aliases
 
 
 def _id_of(name: str, vocab: dict[str, int] | list[list[Any]]) -> int | None:

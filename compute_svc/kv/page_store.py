@@ -37,10 +37,14 @@ class KvPageStore:
         for name, size in sizes.items():
             if size < 1:
                 raise ValueError(f"{name} is {size}, it must be at least 1")
+        self.num_layers = num_layers
         self.num_pages = num_pages
         self.page_size_tokens = page_size_tokens
         self.num_kv_heads = num_kv_heads
+        self.head_dim = head_dim
+        self.dtype = dtype
         self._kv = torch.zeros((num_layers, 2 * num_kv_heads, num_pages, page_size_tokens, head_dim), dtype=dtype, device=device)
+        self._layers = self._kv.unbind(0)
 
     @property
     def bytes_per_page(self) -> int:
@@ -49,12 +53,20 @@ class KvPageStore:
 
     def kv(self, layer: int) -> torch.Tensor:
         """[2 * num_kv_heads, num_pages, page_size_tokens, head_dim], a view: key heads first."""
-        return self._kv[layer]
+        return self._layers[layer]
 
     def k(self, layer: int) -> torch.Tensor:
         """[num_kv_heads, num_pages, page_size_tokens, head_dim], a view."""
-        return self._kv[layer, : self.num_kv_heads]
+        return self._layers[layer][: self.num_kv_heads]
 
     def v(self, layer: int) -> torch.Tensor:
         """[num_kv_heads, num_pages, page_size_tokens, head_dim], a view."""
-        return self._kv[layer, self.num_kv_heads :]
+        return self._layers[layer][self.num_kv_heads :]
+
+    def clear(self, pages: torch.Tensor) -> None:
+        """Zeroes pages in every layer.
+
+        Args:
+            pages: [n] int64, on the store's device.
+        """
+        self._kv.index_fill_(2, pages, 0)

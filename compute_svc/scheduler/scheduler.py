@@ -196,10 +196,10 @@ class Scheduler:
             if state.num_computed < state.prefill_end and not state.is_blocked:
                 budget = _add_chunk(chunks, state, budget)
         while budget and len(self._running) < self.config.max_running_requests:
-            state = self._next_to_admit(now)
-            if state is None or not self._admit(state, now, admitted):
+            candidate = self._next_to_admit(now)
+            if candidate is None or not self._admit(candidate, now, admitted):
                 break
-            budget = _add_chunk(chunks, state, budget)
+            budget = _add_chunk(chunks, candidate, budget)
         return chunks
 
     def _next_to_admit(self, now: float) -> RequestState | None:

@@ -120,7 +120,9 @@ def _finished(tokenizer: Tokenizer, trainer: trainers.Trainer, *, adds: tuple[st
     before, after = adds
     if before:
         form = f"{before} $A {after}".strip()
-        finished.post_processor = processors.TemplateProcessing(single=form, special_tokens=[(t, finished.token_to_id(t)) for t in adds if t])
+        finished.post_processor = processors.TemplateProcessing(
+            single=form, special_tokens=[(t, finished.token_to_id(t)) for t in adds if t]
+        )
     text: str = finished.to_str()
     return text
 

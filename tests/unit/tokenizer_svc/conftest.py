@@ -6,6 +6,7 @@ from collections.abc import Callable
 from functools import cache
 
 import pytest
+
 from tests.fakes.tokenizers import TEMPLATES, write_model_folder
 from tokenizer_svc.chat_encoder import ChatEncoder
 from tokenizer_svc.chat_template import ChatTemplate, RenderLimits

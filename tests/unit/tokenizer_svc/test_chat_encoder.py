@@ -10,6 +10,8 @@ from typing import Any
 import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
+from transformers import PreTrainedTokenizerFast
+
 from tests.fakes.tokenizers import KINDS, SPECIAL_TOKENS, TEMPLATES
 from tests.unit.tokenizer_svc.conftest import MakeEncoder, MakeFolder, MakeTokenizer
 from tokenizer_svc.chat_encoder import Chat, ChatEncoder
@@ -18,7 +20,6 @@ from tokenizer_svc.model_folder import ModelFolder
 from tokenizer_svc.special_tokens import MARKS
 from tokenizer_svc.system_prompts import SystemPrompts
 from tokenizer_svc.tokenizer import Tokenizer
-from transformers import PreTrainedTokenizerFast
 from triserve.rpc.errors import InvalidRequest, PromptTooLong
 
 CONVERSATION = (
@@ -51,7 +52,9 @@ def reference_ids(folder: ModelFolder, chat: Chat) -> list[int]:
 
 def reference_text(folder: ModelFolder, chat: Chat) -> str:
     reference = reference_at(folder.path)
-    text: str = reference.apply_chat_template(as_dicts(chat), add_generation_prompt=chat.add_generation_prompt, tokenize=False, **chat.arguments)
+    text: str = reference.apply_chat_template(
+        as_dicts(chat), add_generation_prompt=chat.add_generation_prompt, tokenize=False, **chat.arguments
+    )
     return text
 
 
@@ -78,7 +81,9 @@ def test_ids_equal_those_of_transformers(
     assert make_encoder(kind, style).encode(chat, max_tokens=None).token_ids == reference_ids(make_folder(kind, style), chat)
 
 
-@pytest.mark.parametrize("arguments", [{"enable_thinking": False}, {"enable_thinking": True}, {"reasoning_effort": "high"}, {"reasoning_effort": 3}])
+@pytest.mark.parametrize(
+    "arguments", [{"enable_thinking": False}, {"enable_thinking": True}, {"reasoning_effort": "high"}, {"reasoning_effort": 3}]
+)
 @pytest.mark.parametrize("style", ["chatml", "inspecting"])
 def test_arguments_do_what_they_do_in_transformers(
     make_encoder: MakeEncoder, make_folder: MakeFolder, style: str, arguments: dict[str, TemplateValue]
@@ -100,7 +105,9 @@ def test_any_words_get_the_ids_of_transformers(
 
 
 hostile = st.lists(
-    st.sampled_from([*SPECIAL_TOKENS, *(name[:-1] for name in SPECIAL_TOKENS), *(name[1:] for name in SPECIAL_TOKENS), "<", "|>", " ", "\n", *MARKS[:2]])
+    st.sampled_from(
+        [*SPECIAL_TOKENS, *(name[:-1] for name in SPECIAL_TOKENS), *(name[1:] for name in SPECIAL_TOKENS), "<", "|>", " ", "\n", *MARKS[:2]]
+    )
     | st.text(max_size=3),
     max_size=5,
 ).map("".join)
@@ -236,7 +243,11 @@ def test_leading_system_and_developer_turns_count_together(make_encoder: MakeEnc
 
 def test_a_system_prompt_is_rendered_once_and_again_on_another_day(make_tokenizer: MakeTokenizer) -> None:
     days = [date(2026, 1, 1)]
-    encoder = encoder_of("{{ messages[0].content }}{% for m in messages[1:] %}|{{ m.content }}{% endfor %}", make_tokenizer("byte_level_bpe"), today=lambda: days[-1])
+    encoder = encoder_of(
+        "{{ messages[0].content }}{% for m in messages[1:] %}|{{ m.content }}{% endfor %}",
+        make_tokenizer("byte_level_bpe"),
+        today=lambda: days[-1],
+    )
     chat = Chat((Message("system", "be brief"), Message("user", "hi")))
     prompts = encoder._system_prompts
     expected = encoder.encode(chat, max_tokens=None)

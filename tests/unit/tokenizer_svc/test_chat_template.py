@@ -7,6 +7,7 @@ from datetime import datetime
 from itertools import count
 
 import pytest
+
 from tests.fakes.tokenizers import INSPECTING, INSTRUCTIONS
 from tokenizer_svc.chat_template import ChatTemplate, Message, RenderLimits, TemplateSourceError, TemplateValue
 from tokenizer_svc.special_tokens import MARKS
@@ -51,7 +52,10 @@ def test_json_is_as_models_read_it() -> None:
 
 
 def test_loops_can_be_left_and_continued() -> None:
-    assert render("{% for i in range(9) %}{% if i == 1 %}{% continue %}{% endif %}{% if i == 4 %}{% break %}{% endif %}{{ i }}{% endfor %}") == "023"
+    assert (
+        render("{% for i in range(9) %}{% if i == 1 %}{% continue %}{% endif %}{% if i == 4 %}{% break %}{% endif %}{{ i }}{% endfor %}")
+        == "023"
+    )
 
 
 def test_a_generation_block_prints_its_body_in_a_scope_of_its_own() -> None:
@@ -149,7 +153,9 @@ def test_a_range_is_bounded() -> None:
 
 def test_time_is_bounded_whenever_something_is_printed() -> None:
     seconds = count()
-    template = ChatTemplate("{% for i in range(99) %}{{ i }}{% endfor %}", {}, limits=RenderLimits(timeout_s=5), clock=lambda: float(next(seconds)))
+    template = ChatTemplate(
+        "{% for i in range(99) %}{{ i }}{% endfor %}", {}, limits=RenderLimits(timeout_s=5), clock=lambda: float(next(seconds))
+    )
     with pytest.raises(InvalidRequest, match="more than 5 s, the limit"):
         template.render(HELLO, {}, add_generation_prompt=True)
 

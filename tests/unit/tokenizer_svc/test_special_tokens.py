@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
+
 from tokenizer_svc.special_tokens import ALIAS_LETTERS, MARKS, AddedToken, SpecialTokens, insert_mark, new_salt, pick_mark
 
 NAMES = ("<s>", "</s>", "<|im_start|>", "<|im_end|>", "<|im_end|>x", "[INST]", "s>[", "aba")
@@ -16,7 +17,9 @@ def special(*names: str, single_word: bool = False) -> SpecialTokens:
 
 brief = settings(deadline=None)
 SPECIAL = special(*NAMES)
-pieces = st.sampled_from([*NAMES, *(name[:cut] for name in NAMES for cut in range(1, len(name))), *(name[cut:] for name in NAMES for cut in range(1, len(name)))])
+pieces = st.sampled_from(
+    [*NAMES, *(name[:cut] for name in NAMES for cut in range(1, len(name))), *(name[cut:] for name in NAMES for cut in range(1, len(name)))]
+)
 words = st.lists(pieces | st.text(max_size=3) | st.sampled_from([" ", "\n", "<", "|", ">"]), max_size=6).map("".join)
 
 

@@ -2,23 +2,25 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import replace
 from typing import Any
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from tokenizers import Tokenizer as FastTokenizer
+
 from tests.fakes.tokenizers import KINDS, SPECIAL_TOKENS, TEXT_TOKENS
 from tests.unit.tokenizer_svc.conftest import MakeFolder, MakeTokenizer
 from tokenizer_svc.model_folder import ModelFolderError
 from tokenizer_svc.tokenizer import Tokenizer, eos_token_ids
-from tokenizers import Tokenizer as FastTokenizer
 from triserve.rpc.errors import InvalidRequest
 
 brief = settings(max_examples=50, deadline=None)
 any_text = st.text(max_size=60)
-hostile_text = st.lists(st.sampled_from([*SPECIAL_TOKENS, *TEXT_TOKENS, "＜s＞", "<", "|", " ", "\n"]) | st.text(max_size=4), max_size=8).map("".join)
+hostile_text = st.lists(
+    st.sampled_from([*SPECIAL_TOKENS, *TEXT_TOKENS, "\uff1cs\uff1e", "<", "|", " ", "\n"]) | st.text(max_size=4), max_size=8
+).map("".join)
 
 
 def special_ids(tokenizer: Tokenizer) -> set[int]:
@@ -128,7 +130,9 @@ def test_an_id_in_a_gap_of_the_vocabulary_says_nothing(make_folder: MakeFolder) 
     assert tokenizer.decode([4999], skip_special_tokens=True, return_tokens=True) == ("", [""])
 
 
-def test_end_of_text_ids_come_from_the_configuration_and_the_tokenizer_once_each(make_folder: MakeFolder, make_tokenizer: MakeTokenizer) -> None:
+def test_end_of_text_ids_come_from_the_configuration_and_the_tokenizer_once_each(
+    make_folder: MakeFolder, make_tokenizer: MakeTokenizer
+) -> None:
     tokenizer = make_tokenizer("byte_level_bpe")
     own = tokenizer.token_id("</s>")
     folder = make_folder("byte_level_bpe", "chatml")
@@ -142,8 +146,9 @@ def test_the_vocabulary_reaches_to_the_highest_id_there_is(make_tokenizer: MakeT
     assert make_tokenizer(kind).vocab_size == 1 + max(FastTokenizer.from_str(KINDS[kind]()).get_vocab().values())
 
 
-@pytest.mark.parametrize("definition", [{"model": {"type": "BPE", "vocab": {}, "merges": 3}}, {"model": {"vocab": {"a": 0}}, "added_tokens": [{}]}])
+@pytest.mark.parametrize(
+    "definition", [{"model": {"type": "BPE", "vocab": {}, "merges": 3}}, {"model": {"vocab": {"a": 0}}, "added_tokens": [{}]}]
+)
 def test_a_broken_tokenizer_is_refused_by_file(make_folder: MakeFolder, definition: dict[str, Any]) -> None:
     with pytest.raises(ModelFolderError, match=r"tokenizer\.json"):
         Tokenizer(replace(make_folder("byte_level_bpe", "chatml"), definition=definition))
-

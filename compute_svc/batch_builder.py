@@ -1,0 +1,77 @@
+"""Turns a plan into the flat tensors of one forward pass."""
+
+from __future__ import annotations
+
+from itertools import accumulate
+
+import numpy as np
+import torch
+
+from compute_svc.forward_batch import ForwardBatch
+from compute_svc.kv.page_table import PageTables
+from compute_svc.scheduler.base import Plan, RequestState, SchedulerConfig
+
+
+class BatchBuilder:
+    """Fills the same buffers at every step: a batch is valid until the next one is built.
+
+    Args:
+        config: Sizes.
+        tables: Page tables of the running requests.
+        device: Where the model is.
+    """
+
+    def __init__(self, config: SchedulerConfig, tables: PageTables, device: torch.device) -> None:
+        self._page_size = config.page_size_tokens
+        self._tables = tables
+        self._device = device
+        self._token_ids = np.zeros(config.step_budget_tokens, dtype=np.int64)
+        self._positions = np.zeros(config.step_budget_tokens, dtype=np.int64)
+        self._slots = np.zeros(config.step_budget_tokens, dtype=np.int64)
+
+    def build(self, plan: Plan) -> ForwardBatch:
+        """The batch of a plan that is not empty: decode rows, then prefill chunks, logits where a chunk ends with the last known token."""
+        num_decodes = len(plan.decodes)
+        lengths = [state.num_computed for state in plan.decodes]
+        self._token_ids[:num_decodes] = [state.last_token for state in plan.decodes]
+        self._positions[:num_decodes] = lengths
+        kv_lengths = [length + 1 for length in lengths]
+        query_lengths = [1] * num_decodes
+        logit_rows = list(range(num_decodes))
+        end = num_decodes
+        for state, start, length in plan.prefills:
+            self._token_ids[end : end + length] = state.tokens[start : start + length]
+            self._positions[end : end + length] = np.arange(start, start + length)
+            end += length
+            kv_lengths.append(start + length)
+            query_lengths.append(length)
+            if start + length == state.num_tokens:
+                logit_rows.append(end - 1)
+        rows = [_row(state) for state in plan.decodes] + [_row(chunk.state) for chunk in plan.prefills]
+        max_pages = -(-max(kv_lengths) // self._page_size)
+        page_table = self._tables.entries[rows, :max_pages]
+        self._fill_slots(page_table, query_lengths, end)
+        return ForwardBatch(
+            token_ids=self._tensor(self._token_ids[:end]),
+            positions=self._tensor(self._positions[:end]),
+            slots=self._tensor(self._slots[:end]),
+            num_decodes=num_decodes,
+            query_starts=(0, *accumulate(query_lengths)),
+            kv_lengths=tuple(kv_lengths),
+            page_table=self._tensor(page_table),
+            logit_rows=self._tensor(np.array(logit_rows, dtype=np.int64)),
+        )
+
+    def _fill_slots(self, page_table: np.ndarray[tuple[int, ...], np.dtype[np.int64]], query_lengths: list[int], end: int) -> None:
+        owners = np.arange(end) if end == len(query_lengths) else np.repeat(np.arange(len(query_lengths)), query_lengths)
+        pages, offsets = np.divmod(self._positions[:end], self._page_size)
+        self._slots[:end] = page_table[owners, pages] * self._page_size + offsets
+
+    def _tensor(self, array: np.ndarray[tuple[int, ...], np.dtype[np.int64]]) -> torch.Tensor:
+        tensor = torch.from_numpy(array)
+        return tensor if self._device.type == "cpu" else tensor.to(self._device)
+
+
+def _row(state: RequestState) -> int:
+    assert state.table is not None, "a planned request has a page table"
+    return state.table.row

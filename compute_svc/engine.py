@@ -1,0 +1,332 @@
+"""The engine: model, KV and scheduler in one synchronous object; knows no wire, no thread and no clock."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import NamedTuple, Protocol
+
+import numpy as np
+import numpy.typing as npt
+import torch
+
+from compute_svc.batch_builder import BatchBuilder
+from compute_svc.candidates import draw_greedy, select_candidates
+from compute_svc.draw_rule import NEVER, DrawRule
+from compute_svc.forward_batch import ForwardBatch
+from compute_svc.kv.page_store import KvPageStore
+from compute_svc.request import Request
+from compute_svc.scheduler.base import Plan, Policy, RequestState, SchedulerConfig
+from compute_svc.scheduler.scheduler import Scheduler
+from triserve.rpc.errors import Internal, ServiceError
+
+
+class Model(Protocol):
+    """What the engine needs of a model."""
+
+    def forward(self, batch: ForwardBatch, kv: KvPageStore) -> torch.Tensor:
+        """Computes a batch.
+
+        Returns:
+            [rows of batch.logit_rows, width] float32.
+
+        Effects: writes keys and values to the batch's slots.
+        """
+        ...
+
+
+class Started(NamedTuple):
+    """A request's first token is computed."""
+
+    number: int
+    cached_tokens: int
+    submitted_at: float
+    admitted_at: float
+
+
+class Released(NamedTuple):
+    """A request has left and its KV is free: it came to its end, was taken back, or failed with `error`."""
+
+    number: int
+    preemptions: int
+    error: ServiceError | None
+
+
+class Rows(NamedTuple):
+    """What a step computed: one entry per row in the first five columns, rows without candidates first.
+
+    Attributes:
+        numbers: Requests.
+        positions: Indices of the generated tokens the rows are about.
+        tokens: Drawn tokens; None in rows that are to be drawn from their candidates.
+        num_candidates: Number of candidates of each row.
+        log_sum_exp: Of each row's logits; 0 in rows without candidates.
+        candidate_ids: [sum of num_candidates] uint32, see `Candidates`.
+        candidate_logits: [sum of num_candidates] float32.
+    """
+
+    numbers: list[int]
+    positions: list[int]
+    tokens: list[int | None]
+    num_candidates: list[int]
+    log_sum_exp: list[float]
+    candidate_ids: npt.NDArray[np.uint32]
+    candidate_logits: npt.NDArray[np.float32]
+
+
+class Load(NamedTuple):
+    """How full the engine is, and what it has done since it was built."""
+
+    running_requests: int
+    waiting_requests: int
+    used_pages: int
+    cached_pages: int
+    free_pages: int
+    steps: int
+    preemptions: int
+    prefill_tokens: int
+    decode_tokens: int
+    cached_tokens: int
+
+    @classmethod
+    def nothing(cls) -> Load:
+        """Of an engine that is not there yet."""
+        return cls(0, 0, 0, 0, 0, 0, 0, 0, 0, 0)
+
+
+class StepOutput(NamedTuple):
+    """What has happened since the last output.
+
+    Attributes:
+        rows: What was computed; None if nothing.
+        admitted: Requests that left the queue.
+        started: Requests whose first token is among the rows.
+        released: Requests whose KV is free.
+        load: After all that.
+    """
+
+    rows: Rows | None
+    admitted: list[int]
+    started: list[Started]
+    released: list[Released]
+    load: Load
+
+
+_NO_IDS = np.empty(0, dtype=np.uint32)
+_NO_LOGITS = np.empty(0, dtype=np.float32)
+
+
+class Engine:
+    """Computes requests step by step.
+
+    Greedy rows that need nothing else are drawn here and run ahead. All others come out as candidates and wait for `verdict`.
+    A request ends here by a stop id or by max_tokens; whoever looks at the text may end it earlier with `release`.
+
+    Args:
+        model: The model.
+        kv: Its keys and values; as many pages as the configuration says.
+        config: Sizes.
+        logits_width: Number of logits of a row.
+        device: Where model and KV are.
+        policy: The order of admission; None = first come, first served.
+    """
+
+    def __init__(
+        self, model: Model, kv: KvPageStore, config: SchedulerConfig, *, logits_width: int, device: torch.device, policy: Policy | None = None
+    ) -> None:
+        self.config = config
+        self.logits_width = logits_width
+        self._model = model
+        self._kv = kv
+        self._scheduler = Scheduler(config, policy)
+        self._builder = BatchBuilder(config, self._scheduler.memory.tables, device)
+        self._steps = 0
+        self._prefill_tokens = 0
+        self._decode_tokens = 0
+        self._admitted: list[int] = []
+        self._started: list[Started] = []
+        self._released: list[Released] = []
+
+    @property
+    def next_deadline(self) -> float | None:
+        """When a step is due even if nothing arrives; None = never."""
+        return self._scheduler.next_deadline
+
+    @property
+    def load(self) -> Load:
+        """How full the engine is now."""
+        memory = self._scheduler.memory
+        free, cached = memory.pool.num_free, memory.tree.evictable_pages
+        return Load(
+            running_requests=self._scheduler.num_running,
+            waiting_requests=self._scheduler.num_waiting,
+            used_pages=self.config.num_pages - free - cached,
+            cached_pages=cached,
+            free_pages=free,
+            steps=self._steps,
+            preemptions=self._scheduler.num_preemptions,
+            prefill_tokens=self._prefill_tokens,
+            decode_tokens=self._decode_tokens,
+            cached_tokens=self._scheduler.num_cached_tokens,
+        )
+
+    def submit(self, request: Request) -> None:
+        """Puts a request in the queue.
+
+        Raises:
+            InvalidRequest: It can never fit, is complete already, or has an id without a logit.
+            Overloaded: The queue is full.
+        """
+        state = self._scheduler.submit(request)
+        state.rule = DrawRule(request, self.logits_width)
+
+    def release(self, number: int) -> bool:
+        """Ends a request wherever it is, cancelled or finished; its pages are free when this returns.
+
+        Returns:
+            Whether it was here.
+        """
+        return self._release(number, None)
+
+    def verdict(self, number: int, position: int, token: int) -> None:
+        """Takes a token drawn elsewhere, for a row that was given out as candidates; a request that has left is ignored.
+
+        Effects: a verdict the engine did not ask for, or a token without a logit, fails the request.
+        """
+        state = self._scheduler.find(number)
+        if state is None:
+            return
+        if not state.awaiting or position != state.position or not 0 <= token < self.logits_width:
+            self._release(number, Internal("the sampler's verdict does not fit the request"))
+            return
+        state.awaiting = False
+        self._accept(state, token)
+
+    def pause(self, numbers: Sequence[int], *, paused: bool) -> None:
+        """Keeps admitted requests out of the next steps, or lets them in again; they keep their KV. Others are ignored."""
+        for number in numbers:
+            state = self._scheduler.find(number)
+            if state is not None and state.admitted_at is not None:
+                state.paused = paused
+
+    def step(self, now: float) -> StepOutput | None:
+        """Computes one step.
+
+        Args:
+            now: Seconds on the caller's clock.
+
+        Returns:
+            What has happened since the last output; None if nothing has.
+        """
+        return self.run(self.plan(now))
+
+    def plan(self, now: float) -> Plan:
+        """The first half of a step: admits, preempts and ends what is over. `run` must follow."""
+        plan = self._scheduler.step(now)
+        for failure in plan.failures:
+            self._released.append(Released(failure.state.request.number, failure.state.preemptions, failure.error))
+        self._admitted.extend(state.request.number for state in plan.admitted)
+        return plan
+
+    def run(self, plan: Plan) -> StepOutput | None:
+        """The second half of a step: computes the plan and draws what can be drawn here."""
+        rows = None
+        if not plan.is_empty:
+            states = [*plan.decodes, *(chunk.state for chunk in plan.prefills if chunk.completes)]
+            with torch.inference_mode():
+                logits = self._model.forward(self._builder.build(plan), self._kv)
+                self._scheduler.complete(plan)
+                rows = self._draw(states, logits) if states else None
+            self._steps += 1
+            self._prefill_tokens += sum(chunk.length for chunk in plan.prefills)
+            self._decode_tokens += len(states)
+        elif not (self._admitted or self._released):
+            return None
+        output = StepOutput(rows, self._admitted, self._started, self._released, self.load)
+        self._admitted, self._started, self._released = [], [], []
+        return output
+
+    def assert_consistent(self) -> None:
+        """Checks that every page has one owner and every request one place."""
+        self._scheduler.assert_consistent()
+
+    def _draw(self, states: list[RequestState], logits: torch.Tensor) -> Rows:
+        bare: list[int] = []
+        full: list[int] = []
+        for index, state in enumerate(states):
+            if state.num_tokens == state.num_given:
+                self._start(state)
+            rule = _rule(state)
+            (bare if state.position >= rule.drawn_from and not rule.num_reported else full).append(index)
+        rows = Rows([], [], [], [], [], _NO_IDS, _NO_LOGITS)
+        if bare:
+            self._draw_bare([states[index] for index in bare], logits if not full else logits[bare], rows)
+        if full:
+            rows = self._give_out([states[index] for index in full], logits if not bare else logits[full], rows)
+        return rows
+
+    def _start(self, state: RequestState) -> None:
+        assert state.admitted_at is not None, "a running request was admitted"
+        _rule(state).see(state.tokens, state.num_tokens)
+        request = state.request
+        self._started.append(Started(request.number, state.cached_tokens, request.submitted_at, state.admitted_at))
+
+    def _draw_bare(self, states: list[RequestState], logits: torch.Tensor, rows: Rows) -> None:
+        """Draws rows of which nothing but the token is wanted."""
+        drawn = draw_greedy(logits)
+        for state, token, is_finite in zip(states, drawn.tokens, drawn.is_finite, strict=True):
+            if not is_finite:
+                self._fail_broken(state)
+                continue
+            rows.numbers.append(state.request.number)
+            rows.positions.append(state.position)
+            rows.tokens.append(token)
+            self._accept(state, token)
+        rows.num_candidates.extend([0] * len(rows.numbers))
+        rows.log_sum_exp.extend([0.0] * len(rows.numbers))
+
+    def _give_out(self, states: list[RequestState], logits: torch.Tensor, rows: Rows) -> Rows:
+        """Adds rows that carry candidates. Those that can be drawn here are; the others wait for their verdict."""
+        rules = [_rule(state) for state in states]
+        chosen = select_candidates(logits, rules, [state.position for state in states])
+        drawn = draw_greedy(logits) if any(rule.drawn_from != NEVER for rule in rules) else None
+        for index, (state, rule) in enumerate(zip(states, rules, strict=True)):
+            if not chosen.is_finite[index]:
+                self._fail_broken(state)
+                continue
+            position = state.position
+            rows.numbers.append(state.request.number)
+            rows.positions.append(position)
+            rows.num_candidates.append(int(chosen.counts[index]))
+            rows.log_sum_exp.append(float(chosen.log_sum_exp[index]))
+            if drawn is not None and position >= rule.drawn_from:
+                rows.tokens.append(drawn.tokens[index])
+                self._accept(state, drawn.tokens[index])
+            else:
+                rows.tokens.append(None)
+                state.awaiting = True
+        return rows._replace(candidate_ids=chosen.ids, candidate_logits=chosen.logits)
+
+    def _accept(self, state: RequestState, token: int) -> None:
+        """Adds a token to a request and ends the request if that was its last."""
+        request = state.request
+        state.append(token)
+        count = state.num_tokens - request.prompt.size
+        if count >= request.max_tokens or (token in request.stop_token_ids and count > request.min_tokens):
+            self._release(request.number, None)
+        else:
+            _rule(state).see_next(token)
+
+    def _fail_broken(self, state: RequestState) -> None:
+        self._release(state.request.number, Internal("the model gave no finite logits"))
+
+    def _release(self, number: int, error: ServiceError | None) -> bool:
+        state = self._scheduler.release(number)
+        if state is None:
+            return False
+        self._released.append(Released(number, state.preemptions, error))
+        return True
+
+
+def _rule(state: RequestState) -> DrawRule:
+    assert state.rule is not None, "a submitted request has a rule"
+    return state.rule

@@ -1,0 +1,47 @@
+"""One merge step as flat tensors: decode rows and prefill chunks of many requests side by side."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+
+
+@dataclass(frozen=True, slots=True)
+class ForwardBatch:
+    """The tokens of one step, request after request, and where their keys and values belong.
+
+    T tokens of R requests. Decode requests come first and bring one token each, so `num_decodes` alone splits the batch between
+    decode and prefill attention. Request r owns the flat rows `query_starts[r] : query_starts[r + 1]`; they are the last tokens of
+    its `kv_lengths[r]` tokens, in order. Position p of request r lies in page `page_table[r, p // page_size]` at offset
+    `p % page_size`; pages of different requests may coincide only where their tokens do (a shared prefix).
+
+    The tensors may live on any device; a model moves them to its own.
+
+    Attributes:
+        token_ids: [T] int64.
+        positions: [T] int64, the absolute position of each token in its request.
+        slots: [T] int64, page * page_size + offset: where the token's key and value are written.
+        num_decodes: How many of the first requests are decode rows.
+        query_starts: R + 1 cumulative query lengths, from 0 to T.
+        kv_lengths: R lengths of the KV including this step's tokens.
+        page_table: [R, max_pages] int64, rows padded with 0.
+        logit_rows: [L] int64, the flat rows whose logits are wanted.
+    """
+
+    token_ids: torch.Tensor
+    positions: torch.Tensor
+    slots: torch.Tensor
+    num_decodes: int
+    query_starts: tuple[int, ...]
+    kv_lengths: tuple[int, ...]
+    page_table: torch.Tensor
+    logit_rows: torch.Tensor
+
+    @property
+    def num_tokens(self) -> int:
+        return self.query_starts[-1]
+
+    @property
+    def num_requests(self) -> int:
+        return len(self.kv_lengths)

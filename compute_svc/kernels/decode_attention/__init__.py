@@ -1,0 +1,44 @@
+"""Attention of decode rows: one query per request over all of its KV."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+
+from compute_svc.kernels.attention_spec import AttentionSpec
+from compute_svc.kernels.backend import backend_for
+from compute_svc.kernels.decode_attention import cpu, reference
+
+DecodePlan = cpu.DecodePlan | reference.DecodePlan
+
+
+def plan_decode(page_table: torch.Tensor, kv_lengths: Sequence[int], spec: AttentionSpec) -> DecodePlan:
+    """What all layers of a step share, computed once.
+
+    Args:
+        page_table: [R, max_pages] int64 on the store's device, R at least 1.
+        kv_lengths: R lengths, the query's own token included.
+        spec: The model's attention.
+    """
+    if backend_for("decode_attention", page_table.device.type) == "cpu":
+        return cpu.plan_decode(page_table, kv_lengths, spec)
+    return reference.plan_decode(page_table, kv_lengths, spec)
+
+
+def decode_attention(q: torch.Tensor, kv: torch.Tensor, plan: DecodePlan, out: torch.Tensor) -> None:
+    """softmax(q k^T * scale) v for each request's newest token, in float32.
+
+    Args:
+        q: [R, num_heads, D], floating, any strides.
+        kv: [2 * kv_heads, num_pages, page_size, D], contiguous: key heads, then value heads. Slots past a request's end in its last
+            page must be finite; nothing else that the page table does not name is read.
+        plan: From `plan_decode`.
+        out: [R, num_heads * D], q's dtype.
+
+    Effects: writes out.
+    """
+    if isinstance(plan, cpu.DecodePlan):
+        cpu.decode_attention(q, kv, plan, out)
+    else:
+        reference.decode_attention(q, kv, plan, out)

@@ -1,0 +1,37 @@
+"""Each request by itself, in float32."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+
+from compute_svc.kernels.attention_spec import AttentionSpec
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class DecodePlan:
+    """The arguments, kept."""
+
+    page_table: torch.Tensor
+    kv_lengths: tuple[int, ...]
+    spec: AttentionSpec
+
+
+def plan_decode(page_table: torch.Tensor, kv_lengths: Sequence[int], spec: AttentionSpec) -> DecodePlan:
+    """See the public function."""
+    return DecodePlan(page_table, tuple(kv_lengths), spec)
+
+
+def decode_attention(q: torch.Tensor, kv: torch.Tensor, plan: DecodePlan, out: torch.Tensor) -> None:
+    """See the public function."""
+    spec = plan.spec
+    for request, length in enumerate(plan.kv_lengths):
+        positions = torch.arange(spec.first_visible(length - 1), length, device=kv.device)
+        pages = plan.page_table[request, positions // spec.page_size_tokens]
+        rows = kv[:, pages, positions % spec.page_size_tokens].float()
+        keys, values = rows.repeat_interleave(spec.group_size, dim=0).view(2, spec.num_heads, *rows.shape[1:])
+        scores = (keys * q[request].float()[:, None]).sum(-1) * spec.scale
+        weights = torch.softmax(scores, dim=-1)
+        out[request] = (weights[:, :, None] * values).sum(1).view(-1).to(out.dtype)

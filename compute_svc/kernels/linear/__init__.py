@@ -1,0 +1,57 @@
+"""Matrix products with a model's weights."""
+
+from __future__ import annotations
+
+import torch
+
+from compute_svc.kernels.backend import backend_for
+from compute_svc.kernels.linear import cpu, reference
+from compute_svc.kernels.linear.weight import LinearWeight
+
+__all__ = ["MIN_ROWS", "LinearWeight", "linear", "pack_linear", "pad_rows"]
+
+# A product of one row goes through other code than a product of many, and rounds differently.
+MIN_ROWS = 2
+
+
+def pack_linear(weight: torch.Tensor, bias: torch.Tensor | None = None) -> LinearWeight:
+    """Lays a weight out for the backend that will multiply by it.
+
+    Args:
+        weight: [N, K], floating.
+        bias: [N], weight's dtype.
+    """
+    if backend_for("linear", weight.device.type) == "cpu":
+        return cpu.pack_linear(weight, bias)
+    return reference.pack_linear(weight, bias)
+
+
+def linear(x: torch.Tensor, weight: LinearWeight, *, add: torch.Tensor | None = None) -> torch.Tensor:
+    """x W^T + bias (+ add), summed in float32.
+
+    With oneDNN's layout a row of the result depends on the same row of the arguments alone, bit for bit.
+
+    Args:
+        x: [M, K], the weight's dtype. Fewer than `MIN_ROWS` rows cost two copies more.
+        weight: N outputs of K inputs.
+        add: [M, N], x's dtype.
+
+    Returns:
+        [M, N], x's dtype, new memory.
+
+    Raises:
+        ValueError: x does not have K columns.
+    """
+    if x.shape[1] != weight.in_features:
+        raise ValueError(f"x has {x.shape[1]} columns, the weight takes {weight.in_features}")
+    if x.shape[0] < MIN_ROWS:
+        return linear(pad_rows(x), weight, add=None if add is None else pad_rows(add))[: x.shape[0]]
+    if backend_for("linear", x.device.type) == "cpu":
+        return cpu.linear(x, weight, add)
+    return reference.linear(x, weight, add)
+
+
+def pad_rows(x: torch.Tensor) -> torch.Tensor:
+    """x with zero rows added up to `MIN_ROWS`."""
+    missing = MIN_ROWS - x.shape[0]
+    return x if missing <= 0 else torch.cat((x, x.new_zeros((missing, *x.shape[1:]))))

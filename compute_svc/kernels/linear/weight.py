@@ -1,0 +1,29 @@
+"""A weight as a backend wants it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+
+Layout = Literal["plain", "onednn"]
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class LinearWeight:
+    """The weight of a linear map from K inputs to N outputs.
+
+    Attributes:
+        layout: What `data` is: [N, K] as written, or oneDNN's blocks of it.
+        data: The weight.
+        bias: [N], the weight's dtype.
+        in_features: K.
+        out_features: N.
+    """
+
+    layout: Layout
+    data: torch.Tensor
+    bias: torch.Tensor | None
+    in_features: int
+    out_features: int

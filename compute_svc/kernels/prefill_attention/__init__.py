@@ -1,0 +1,45 @@
+"""Attention of prefill chunks: many queries per request, each over the KV up to itself."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+
+from compute_svc.kernels.attention_spec import AttentionSpec
+from compute_svc.kernels.backend import backend_for
+from compute_svc.kernels.prefill_attention import cpu, reference
+
+PrefillPlan = cpu.PrefillPlan | reference.PrefillPlan
+
+
+def plan_prefill(page_table: torch.Tensor, kv_lengths: Sequence[int], query_starts: Sequence[int], spec: AttentionSpec) -> PrefillPlan:
+    """What all layers of a step share, computed once.
+
+    Args:
+        page_table: [R, max_pages] int64 on the store's device.
+        kv_lengths: R lengths, the queries' own tokens included.
+        query_starts: R + 1 cumulative query lengths; request r's queries are its last tokens.
+        spec: The model's attention.
+    """
+    if backend_for("prefill_attention", page_table.device.type) == "cpu":
+        return cpu.plan_prefill(page_table, kv_lengths, query_starts, spec)
+    return reference.plan_prefill(page_table, kv_lengths, query_starts, spec)
+
+
+def prefill_attention(q: torch.Tensor, kv: torch.Tensor, plan: PrefillPlan, out: torch.Tensor) -> None:
+    """softmax(q k^T * scale) v, causal, in float32.
+
+    Args:
+        q: [T, num_heads, D], floating, any strides: rows query_starts[r] to query_starts[r + 1] are request r's.
+        kv: [2 * kv_heads, num_pages, page_size, D], contiguous: key heads, then value heads. Slots past a request's end in its last
+            page must be finite; nothing else that the page table does not name is read.
+        plan: From `plan_prefill`.
+        out: [T, num_heads * D], q's dtype.
+
+    Effects: writes out's rows query_starts[0] to query_starts[R].
+    """
+    if isinstance(plan, cpu.PrefillPlan):
+        cpu.prefill_attention(q, kv, plan, out)
+    else:
+        reference.prefill_attention(q, kv, plan, out)

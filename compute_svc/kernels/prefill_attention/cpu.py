@@ -1,0 +1,117 @@
+"""Request after request: gather its pages once, then blocks of queries against the chunks they can see, in float32.
+
+Fixed order of summation per row: see kernels/kv_chunks.py.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+import torch
+
+from compute_svc.kernels.attention_spec import AttentionSpec
+from compute_svc.kernels.kv_chunks import (
+    CHUNK_TOKENS,
+    MIN_MATRICES,
+    MIN_QUERY_ROWS,
+    group_queries,
+    read_chunks,
+    sum_values,
+    tiles_of_chunks,
+    ungroup,
+)
+
+# Queries whose scores are in memory at once.
+_BLOCK_TOKENS = 64
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class _Block:
+    """Some consecutive queries of a request.
+
+    Attributes:
+        rows: Their flat rows.
+        tokens: Which of the request's gathered tokens any of them sees, whole chunks.
+        mask: [queries, 1, masked tokens] float32, 0 or -inf, for the last of `tokens`; queries see all before those.
+    """
+
+    rows: slice
+    tokens: slice
+    mask: torch.Tensor
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class _Request:
+    """One request's part of the step: its pages, from the first chunk on that any query sees, and its queries in blocks."""
+
+    tiles: torch.Tensor
+    blocks: tuple[_Block, ...]
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class PrefillPlan:
+    """Where each request's pages are, and what each block of queries sees."""
+
+    requests: tuple[_Request, ...]
+    spec: AttentionSpec
+
+
+def plan_prefill(page_table: torch.Tensor, kv_lengths: Sequence[int], query_starts: Sequence[int], spec: AttentionSpec) -> PrefillPlan:
+    """See the public function."""
+    requests = []
+    for request, length in enumerate(kv_lengths):
+        row, end_row = query_starts[request : request + 2]
+        first_chunk = spec.first_visible(length - (end_row - row)) // CHUNK_TOKENS
+        num_chunks = math.ceil(length / CHUNK_TOKENS) - first_chunk
+        starts = torch.tensor([first_chunk], device=page_table.device)
+        lengths = torch.tensor([length], device=page_table.device)
+        tiles = tiles_of_chunks(page_table[request : request + 1], starts, num_chunks, lengths, spec)
+        blocks = _blocks(row, end_row, length, first_chunk * CHUNK_TOKENS, spec, page_table.device)
+        requests.append(_Request(tiles, tuple(blocks)))
+    return PrefillPlan(tuple(requests), spec)
+
+
+def _blocks(row: int, end_row: int, length: int, origin: int, spec: AttentionSpec, device: torch.device) -> Iterator[_Block]:
+    """Blocks of the queries in rows [row, end_row), the last of `length` tokens; gathered tokens start at position `origin`."""
+    for start in range(row, end_row, _BLOCK_TOKENS):
+        end = min(start + _BLOCK_TOKENS, end_row)
+        first, last = length - (end_row - start), length - (end_row - end) - 1
+        seen_from = spec.first_visible(first) // CHUNK_TOKENS * CHUNK_TOKENS
+        seen_to = (last // CHUNK_TOKENS + 1) * CHUNK_TOKENS
+        # Only the tail of what a block sees differs between its queries, unless a window also cuts the head.
+        masked_from = first + 1 if spec.window is None or last < spec.window else seen_from
+        distance = torch.arange(first, last + 1, device=device)[:, None] - torch.arange(masked_from, seen_to, device=device)
+        hidden = distance < 0
+        if spec.window is not None:
+            hidden |= distance >= spec.window
+        mask = torch.zeros(hidden.shape, device=device).masked_fill_(hidden, -math.inf)
+        yield _Block(slice(start, end), slice(seen_from - origin, seen_to - origin), mask[:, None])
+
+
+def prefill_attention(q: torch.Tensor, kv: torch.Tensor, plan: PrefillPlan, out: torch.Tensor) -> None:
+    """See the public function."""
+    spec = plan.spec
+    for request in plan.requests:
+        keys, values = read_chunks(kv, request.tiles, 1, spec)
+        for block in request.blocks:
+            length = block.rows.stop - block.rows.start
+            queries = group_queries(q[None, block.rows], spec)
+            result = _attend(queries, keys[:, block.tokens], values[:, block.tokens], block.mask, spec)
+            out[block.rows].view(1, length, spec.num_kv_heads, spec.group_size, spec.head_dim).copy_(ungroup(result, 1, length, spec))
+
+
+def _attend(queries: torch.Tensor, keys: torch.Tensor, values: torch.Tensor, mask: torch.Tensor, spec: AttentionSpec) -> torch.Tensor:
+    """[kv_heads, rows or more, D] for queries [kv_heads, rows, D] over keys and values [kv_heads, tokens, D]."""
+    kv_heads, num_rows, head_dim = queries.shape
+    if kv_heads < MIN_MATRICES:
+        queries = (
+            queries.view(2, num_rows // 2, head_dim) if num_rows % 2 == 0 and num_rows >= 2 * MIN_QUERY_ROWS else queries.repeat(2, 1, 1)
+        )
+        keys, values = keys.expand(2, -1, -1), values.expand(2, -1, -1)
+    scores = torch.baddbmm(queries.new_empty(1), queries, keys.transpose(1, 2), beta=0, alpha=spec.scale)
+    length, _, masked_tokens = mask.shape
+    per_query = scores.view(-1, length, spec.group_size, scores.shape[2])
+    per_query[..., scores.shape[2] - masked_tokens :].add_(mask)
+    return sum_values(torch.softmax(scores, dim=-1), values).view(kv_heads, -1, head_dim)

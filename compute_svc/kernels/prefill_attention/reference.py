@@ -1,0 +1,43 @@
+"""Each request by itself with a whole mask, in float32."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+
+from compute_svc.kernels.attention_spec import AttentionSpec
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class PrefillPlan:
+    """The arguments, kept."""
+
+    page_table: torch.Tensor
+    kv_lengths: tuple[int, ...]
+    query_starts: tuple[int, ...]
+    spec: AttentionSpec
+
+
+def plan_prefill(page_table: torch.Tensor, kv_lengths: Sequence[int], query_starts: Sequence[int], spec: AttentionSpec) -> PrefillPlan:
+    """See the public function."""
+    return PrefillPlan(page_table, tuple(kv_lengths), tuple(query_starts), spec)
+
+
+def prefill_attention(q: torch.Tensor, kv: torch.Tensor, plan: PrefillPlan, out: torch.Tensor) -> None:
+    """See the public function."""
+    spec = plan.spec
+    for request, length in enumerate(plan.kv_lengths):
+        start, end = plan.query_starts[request : request + 2]
+        positions = torch.arange(length, device=kv.device)
+        pages = plan.page_table[request, positions // spec.page_size_tokens]
+        rows = kv[:, pages, positions % spec.page_size_tokens].float()
+        keys, values = rows.repeat_interleave(spec.group_size, dim=0).view(2, spec.num_heads, *rows.shape[1:])
+        scores = torch.einsum("qhd,hkd->hqk", q[start:end].float(), keys) * spec.scale
+        distance = positions[length - (end - start) :, None] - positions
+        hidden = distance < 0
+        if spec.window is not None:
+            hidden |= distance >= spec.window
+        weights = torch.softmax(scores.masked_fill(hidden, -torch.inf), dim=-1)
+        out[start:end] = torch.einsum("hqk,hkd->qhd", weights, values).reshape(end - start, -1).to(out.dtype)

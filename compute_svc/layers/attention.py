@@ -1,0 +1,62 @@
+"""Self-attention over paged KV."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+
+from compute_svc.kernels.decode_attention import decode_attention
+from compute_svc.kernels.kv_write import kv_write
+from compute_svc.kernels.linear import LinearWeight, linear
+from compute_svc.kernels.prefill_attention import prefill_attention
+from compute_svc.kernels.rms_norm import rms_norm
+from compute_svc.kernels.rotary import rotary_
+from compute_svc.layers.step import Step
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Attention:
+    """Grouped-query attention with rotary positions.
+
+    Attributes:
+        qkv: Query, key and value heads of a hidden state, in this order.
+        output: Heads back to the hidden size.
+        qk_norm: [num_heads + num_kv_heads, D], the norm of each query and key head; None = they are not normalised.
+        qk_norm_eps: Added to their mean square.
+        num_heads: Query heads.
+        num_kv_heads: Key and value heads.
+        head_dim: D.
+    """
+
+    qkv: LinearWeight
+    output: LinearWeight
+    qk_norm: torch.Tensor | None
+    qk_norm_eps: float
+    num_heads: int
+    num_kv_heads: int
+    head_dim: int
+
+    def forward(self, x: torch.Tensor, residual: torch.Tensor, kv: torch.Tensor, step: Step) -> torch.Tensor:
+        """residual + attention(x), both [P, hidden].
+
+        Args:
+            x: The normalised hidden states.
+            residual: What to add.
+            kv: [2 * num_kv_heads, num_pages, page_size, D], this layer's pages.
+            step: The batch.
+
+        Effects: writes the step's keys and values into kv, and step.attended.
+        """
+        heads = linear(x, self.qkv).view(len(x), -1, self.head_dim)  # [P, num_heads + 2 * num_kv_heads, D]
+        rotated = heads[:, : self.num_heads + self.num_kv_heads]
+        if self.qk_norm is not None:
+            rotated.copy_(rms_norm(rotated, self.qk_norm, self.qk_norm_eps))
+        rotary_(rotated, step.cos, step.sin)
+        kv_write(kv, step.slots, heads[: step.num_tokens, self.num_heads :])
+        queries = heads[: step.num_tokens, : self.num_heads]
+        if step.decode is not None:
+            decode_attention(queries[: step.num_decodes], kv, step.decode, step.attended[: step.num_decodes])
+        if step.prefill is not None:
+            prefill_attention(queries, kv, step.prefill, step.attended)
+        return linear(step.attended, self.output, add=residual)

@@ -1,0 +1,90 @@
+"""From a model folder to an engine; all of it on the engine's thread."""
+
+from __future__ import annotations
+
+import logging
+
+import torch
+
+from compute_svc.engine import Engine
+from compute_svc.kv.page_store import KvPageStore
+from compute_svc.models.config import ModelConfig
+from compute_svc.models.registry import load_model
+from compute_svc.scheduler.base import SchedulerConfig
+from compute_svc.settings import Settings
+
+logger = logging.getLogger(__name__)
+
+_DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
+_PERCENT_PER_LINE = 10
+
+
+def load_engine(settings: Settings) -> Engine:
+    """Loads the model and makes the engine around it.
+
+    Raises:
+        CheckpointError: The folder holds no model this engine can serve.
+        ValueError: A setting does not fit the model.
+    """
+    dtype, device = _DTYPES[settings.dtype], torch.device(settings.device)
+    model = load_model(settings.model, dtype=dtype, device=device, on_progress=_ProgressLog())
+    config = scheduler_config(settings, model.config)
+    kv = KvPageStore(
+        model.config.num_layers,
+        config.num_pages,
+        config.page_size_tokens,
+        model.config.num_kv_heads,
+        model.config.head_dim,
+        dtype,
+        device,
+    )
+    logger.info(
+        "ready: %s from %s, %s on %s, %d KV pages of %d tokens, %d threads",
+        model.config.architecture,
+        settings.model.name,
+        settings.dtype,
+        settings.device,
+        config.num_pages,
+        config.page_size_tokens,
+        torch.get_num_threads(),
+    )
+    return Engine(model, kv, config, logits_width=model.config.vocab_size, device=device)
+
+
+def scheduler_config(settings: Settings, model: ModelConfig) -> SchedulerConfig:
+    """The sizes that settings and model give together.
+
+    Raises:
+        ValueError: naming the variable that does not fit.
+    """
+    longest = settings.max_model_len_tokens or model.max_position_embeddings
+    if longest > model.max_position_embeddings:
+        raise ValueError(f"COMPUTE_MAX_MODEL_LEN_TOKENS is {longest}, the limit is the model's own, {model.max_position_embeddings}")
+    itemsize = _DTYPES[settings.dtype].itemsize
+    bytes_per_page = 2 * model.num_layers * settings.page_size_tokens * model.num_kv_heads * model.head_dim * itemsize
+    num_pages = settings.kv_cache_bytes // bytes_per_page
+    if num_pages < 2:
+        raise ValueError(f"COMPUTE_KV_CACHE_BYTES is {settings.kv_cache_bytes}, it must be at least {2 * bytes_per_page}, two pages")
+    if num_pages * settings.page_size_tokens < longest:
+        logger.warning("a request has at most %d tokens: COMPUTE_KV_CACHE_BYTES holds no more", num_pages * settings.page_size_tokens)
+    return SchedulerConfig(
+        page_size_tokens=settings.page_size_tokens,
+        num_pages=num_pages,
+        max_model_len_tokens=longest,
+        step_budget_tokens=settings.step_budget_tokens,
+        max_running_requests=settings.max_running_requests,
+        max_waiting_requests=settings.max_waiting_requests,
+    )
+
+
+class _ProgressLog:
+    """Logs how far loading is, every ten percent or so."""
+
+    def __init__(self) -> None:
+        self._next_percent = _PERCENT_PER_LINE
+
+    def __call__(self, bytes_done: int, bytes_total: int) -> None:
+        percent = 100 * bytes_done // max(1, bytes_total)
+        if percent >= self._next_percent:
+            logger.info("loaded %d %% of %d MB", percent, bytes_total // 1_000_000)
+            self._next_percent = percent - percent % _PERCENT_PER_LINE + _PERCENT_PER_LINE

@@ -1,0 +1,1 @@
+"""One file per model family: what its config says of the common decoder."""

@@ -1,0 +1,193 @@
+"""A compute replica as a running service: loads, serves, tells whether it is ready, drains."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import time
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import grpc
+
+from compute_svc.dispatcher import Dispatcher
+from compute_svc.engine import Engine, StepOutput
+from compute_svc.engine_thread import EngineThread
+from compute_svc.loading import load_engine
+from compute_svc.sampler_link import SamplerLink
+from compute_svc.servicer import ComputeServicer, ReplicaInfo, load_message
+from compute_svc.settings import Settings
+from triserve.rpc.errors import ServiceError, Unavailable
+from triserve.rpc.fingerprint import fingerprint_of
+from triserve.rpc.server import ServiceServer
+from triserve.v1 import compute_pb2, compute_pb2_grpc, sampler_pb2
+
+logger = logging.getLogger(__name__)
+
+SERVICE_NAME = compute_pb2.DESCRIPTOR.services_by_name["ComputeService"].full_name
+_HEARTBEAT_S = 0.1
+_LOAD_INTERVAL_S = 0.5
+_POLL_S = 0.02
+# For what is on its way when all requests have ended.
+_LAST_WORDS_S = 1.0
+
+
+class ComputeService:
+    """One compute process: the event loop's side of it. Torch is the engine thread's alone.
+
+    Args:
+        settings: Of the process.
+        load: Makes the engine; called on the engine's thread.
+    """
+
+    def __init__(self, settings: Settings, load: Callable[[Settings], Engine] = load_engine) -> None:
+        self._settings = settings
+        self._servicer = ComputeServicer()
+        self._server = ServiceServer([SERVICE_NAME], self._register, settings.listen)
+        self._thread = EngineThread(lambda: load(settings), self, threads=settings.threads)
+        self._fingerprint = fingerprint_of(settings.model)
+        self._samplers: list[SamplerLink] = []
+        self._dispatcher: Dispatcher | None = None
+        self._heartbeat: asyncio.Task[None] | None = None
+        self._failure: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self._changed = asyncio.Event()
+        self._is_draining = False
+
+    @property
+    def port(self) -> int:
+        """Where it listens."""
+        return self._server.port
+
+    async def start(self) -> None:
+        """Listens, and begins to load the model; ready when that is done and a sampler is there."""
+        await self._server.start()
+        self._thread.start()
+        self._heartbeat = asyncio.create_task(self._beat())
+
+    async def failed(self) -> None:
+        """Returns never.
+
+        Raises:
+            BaseException: What ended the engine's thread, or a fault of the service itself.
+        """
+        assert self._heartbeat is not None, "a service is watched after its start"
+        done, _ = await asyncio.wait([self._failure, self._heartbeat], return_when=asyncio.FIRST_COMPLETED)
+        for end in done:
+            end.result()
+
+    async def stop(self) -> None:
+        """Takes no new request, lets those under way end, then takes the service down."""
+        self._is_draining = True
+        await self._server.health.set_ready(False)
+        if self._heartbeat is not None:
+            self._heartbeat.cancel()
+            await asyncio.gather(self._heartbeat, return_exceptions=True)
+        if self._dispatcher is not None:
+            await self._drain(self._dispatcher)
+        await self._server.stop(_LAST_WORDS_S)
+        for sampler in self._samplers:
+            await sampler.stop()
+        await self._thread.stop()
+
+    def on_engine_loaded(self, engine: Engine) -> None:
+        """Serves from now on."""
+        settings, config = self._settings, engine.config
+        self._servicer.load = engine.load
+        self._dispatcher = Dispatcher(
+            self._thread,
+            logits_width=engine.logits_width,
+            max_backlog_bytes=settings.max_backlog_bytes,
+            on_samplers_change=self._changed.set,
+        )
+        hello = sampler_pb2.ComputeHello(compute_name=settings.name, fingerprint=self._fingerprint, logits_width=engine.logits_width)
+        for target in settings.samplers:
+            sampler = SamplerLink(
+                target,
+                hello,
+                self._dispatcher,
+                max_unanswered=settings.max_unanswered_frames,
+                answer_timeout_s=settings.sampler_timeout_s,
+            )
+            self._samplers.append(sampler)
+            self._dispatcher.add_sampler(sampler)
+            sampler.start()
+        info = ReplicaInfo(
+            fingerprint=self._fingerprint,
+            max_model_len_tokens=config.max_request_tokens,
+            logits_width=engine.logits_width,
+            page_size_tokens=config.page_size_tokens,
+            num_pages=config.num_pages,
+            max_waiting_requests=config.max_waiting_requests,
+            dtype=settings.dtype,
+            device=settings.device.partition(":")[0],
+        )
+        self._servicer.open(info, self._dispatcher)
+        if self._is_draining:
+            self._dispatcher.refuse(Unavailable("the replica is shutting down"))
+
+    def on_engine_refused(self, number: int, error: ServiceError) -> None:
+        """See `Dispatcher`."""
+        self._require_dispatcher().on_engine_refused(number, error)
+
+    def on_engine_admitted(self, numbers: Sequence[int]) -> None:
+        """See `Dispatcher`."""
+        self._require_dispatcher().on_engine_admitted(numbers)
+
+    def on_engine_output(self, output: StepOutput, ended_at: float) -> None:
+        """See `Dispatcher`."""
+        self._servicer.load = output.load
+        self._require_dispatcher().on_engine_output(output, ended_at)
+
+    def on_engine_failed(self, error: BaseException) -> None:
+        """Ends all requests; the process follows."""
+        if self._dispatcher is not None:
+            self._dispatcher.on_engine_failed()
+        if not self._failure.done():
+            self._failure.set_exception(error)
+        self._changed.set()
+
+    def _require_dispatcher(self) -> Dispatcher:
+        assert self._dispatcher is not None, "an engine is loaded before it works"
+        return self._dispatcher
+
+    async def _beat(self) -> None:
+        """Keeps readiness and the gateways' knowledge of the load up to date."""
+        told_at = 0.0
+        while True:
+            await self._server.health.set_ready(self._is_ready())
+            if self._dispatcher is not None:
+                self._dispatcher.fail_overdue()
+                if time.monotonic() - told_at >= _LOAD_INTERVAL_S:
+                    told_at = time.monotonic()
+                    load = load_message(self._servicer.load)
+                    for gateway in self._dispatcher.gateways:
+                        gateway.set_load(load)
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(self._changed.wait(), _HEARTBEAT_S)
+            self._changed.clear()
+
+    def _is_ready(self) -> bool:
+        busy_since = self._thread.busy_since
+        is_stalled = busy_since is not None and time.monotonic() - busy_since > self._settings.stall_timeout_s
+        return self._dispatcher is not None and self._dispatcher.has_sampler and not is_stalled and not self._failure.done()
+
+    async def _drain(self, dispatcher: Dispatcher) -> None:
+        error = Unavailable("the replica is shutting down")
+        dispatcher.refuse(error)
+        await _until(lambda: not dispatcher.num_requests, self._settings.drain_timeout_s)
+        dispatcher.fail_all(error)
+        await _until(lambda: not dispatcher.num_requests, _LAST_WORDS_S)
+        for gateway in dispatcher.gateways:
+            gateway.close()
+
+    def _register(self, server: grpc.aio.Server) -> None:
+        add: Any = compute_pb2_grpc.add_ComputeServiceServicer_to_server
+        add(self._servicer, server)
+
+
+async def _until(condition: Callable[[], bool], timeout_s: float) -> None:
+    """Returns when the condition holds, or the time is over."""
+    end = time.monotonic() + timeout_s
+    while not condition() and time.monotonic() < end:
+        await asyncio.sleep(_POLL_S)

@@ -1,0 +1,68 @@
+"""Settings of the compute stage, read from COMPUTE_* and nowhere else."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Annotated, Literal
+
+from pydantic import DirectoryPath, Field, ValidationInfo, field_validator
+from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
+
+_ADDRESS = r"^.+:\d{1,5}$"
+
+
+def _num_cores() -> int:
+    return len(os.sched_getaffinity(0))
+
+
+class Settings(BaseSettings):
+    """What an operator can set. Each field is COMPUTE_ and its name."""
+
+    model_config = SettingsConfigDict(env_prefix="COMPUTE_", frozen=True)
+
+    listen: str = Field("127.0.0.1:7300", pattern=_ADDRESS, description="Address to listen on, host:port; port 0 picks a free one")
+    name: str = Field("compute", min_length=1, max_length=64, description="Name of the process in the logs of its samplers")
+    model: DirectoryPath = Field(description="Folder with config.json, safetensors and tokenizer.json")
+    samplers: Annotated[tuple[Annotated[str, Field(pattern=_ADDRESS)], ...], NoDecode] = Field(
+        ("127.0.0.1:7400",), min_length=1, description="Samplers to connect to, host:port, separated by commas"
+    )
+    dtype: Literal["float32", "bfloat16"] = Field("float32", description="Number format of weights, activations and KV")
+    device: str = Field("cpu", pattern=r"^(cpu|cuda(:\d+)?)$", description="Where the model runs: cpu, cuda or cuda:N")
+    threads: int = Field(default_factory=_num_cores, ge=1, le=1024, description="Threads of the CPU backend; default: cores")
+    page_size_tokens: int = Field(16, ge=1, le=256, description="KV page size; tokens per page")
+    kv_cache_bytes: int = Field(1 << 30, ge=1, description="Memory for keys and values, bytes")
+    max_model_len_tokens: int | None = Field(None, ge=2, description="Most tokens of prompt and answer together; default: the model's")
+    step_budget_tokens: int = Field(512, ge=1, le=1 << 17, description="Most tokens computed in one step")
+    max_running_requests: int = Field(
+        256, ge=1, le=4096, validate_default=True, description="Most requests in the batch; at most step_budget_tokens"
+    )
+    max_waiting_requests: int = Field(1024, ge=1, le=1 << 20, description="Most requests that wait for the batch; one more is refused")
+    max_unanswered_frames: int = Field(64, ge=1, le=4096, description="Frames a sampler may leave unanswered before its requests pause")
+    sampler_timeout_s: float = Field(20.0, gt=0, le=3600, description="A sampler that leaves a frame unanswered for so long is lost")
+    max_backlog_bytes: int = Field(
+        16 << 20, ge=1 << 20, le=32 << 20, description="Most bytes that wait for a gateway that does not read; then it is cut off"
+    )
+    stall_timeout_s: float = Field(30.0, gt=0, le=3600, description="Not ready after a step that takes longer than this")
+    drain_timeout_s: float = Field(30.0, ge=0, le=3600, description="Most seconds for requests under way when the process is told to stop")
+
+    @field_validator("samplers", mode="before")
+    @classmethod
+    def _split(cls, value: object) -> object:
+        return tuple(part.strip() for part in value.split(",") if part.strip()) if isinstance(value, str) else value
+
+    @field_validator("model")
+    @classmethod
+    def _require_files(cls, value: Path) -> Path:
+        for name in ("config.json", "tokenizer.json"):
+            if not (value / name).is_file():
+                raise ValueError(f"the folder has no {name}")
+        return value
+
+    @field_validator("max_running_requests")
+    @classmethod
+    def _require_a_row_for_each(cls, value: int, info: ValidationInfo) -> int:
+        budget = info.data.get("step_budget_tokens", value)
+        if value > budget:
+            raise ValueError(f"the limit is step_budget_tokens, {budget}")
+        return value

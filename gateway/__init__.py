@@ -1,0 +1,1 @@
+"""Speaks OpenAI's HTTP API and gRPC with clients and follows each request through the stages; knows no vocabulary, no weights and no KV."""

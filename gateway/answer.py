@@ -1,0 +1,160 @@
+"""One answer as it arrives: its token log, what its reader has not taken yet, and the checks that nothing is lost or doubled.
+
+Pure: fed by the stream of a compute replica, read by one reader, which is told by a callback that there is something to take. A reader
+that falls behind finds the deltas merged; what waits for it is bounded by the answer's own length.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Literal, NamedTuple, TypeAlias
+
+from triserve.rpc.errors import Internal, ServiceError
+from triserve.v1 import sampler_pb2
+
+FinishReason: TypeAlias = Literal["stop", "length"]
+
+
+class Delta(NamedTuple):
+    """What came since the reader last took."""
+
+    text: str
+    token_ids: list[int]
+    # One for each token if they were asked for, else none.
+    logprobs: list[sampler_pb2.TokenLogprobs]
+    # None = the answer goes on.
+    finish_reason: FinishReason | None
+
+
+class Started(NamedTuple):
+    """What the replica said when the first token was computed."""
+
+    cached_tokens: int
+    queue_us: int
+    prefill_us: int
+
+
+class Answer:
+    """The answer to one choice of a request, over all attempts at it.
+
+    Args:
+        index: of the choice in the request.
+        notify: called with the answer when there is something for the reader.
+        every_delta: whether the reader wants each delta; otherwise it is told of the end alone.
+        keep_deltas: whether to remember the deltas as they came, for the prompt cache.
+    """
+
+    __slots__ = (
+        "_every_delta",
+        "_logprobs",
+        "_notify",
+        "_taken",
+        "_text",
+        "_took_finish",
+        "blank",
+        "deltas",
+        "error",
+        "finish_reason",
+        "first_at",
+        "index",
+        "last_at",
+        "started",
+        "token_ids",
+    )
+
+    def __init__(self, index: int, notify: Callable[[Answer], None], *, every_delta: bool, keep_deltas: bool) -> None:
+        self.index = index
+        # Every token so far, taken or not; a resumed attempt goes on from its length.
+        self.token_ids: list[int] = []
+        # Whether nothing has come yet.
+        self.blank = True
+        # When the first and the latest delta came, in seconds of the caller's clock; 0 = not yet.
+        self.first_at = 0.0
+        self.last_at = 0.0
+        self.started: Started | None = None
+        self.finish_reason: FinishReason | None = None
+        self.error: ServiceError | None = None
+        self.deltas: list[tuple[str, tuple[int, ...]]] | None = [] if keep_deltas else None
+        self._notify = notify
+        self._every_delta = every_delta
+        self._text: list[str] = []
+        self._logprobs: list[sampler_pb2.TokenLogprobs] = []
+        # [0, taken) the reader has · [taken, len(token_ids)) waits for it.
+        self._taken = 0
+        self._took_finish = False
+
+    @property
+    def ended(self) -> bool:
+        """Whether nothing more will come, for a finish reason or an error."""
+        return self.finish_reason is not None or self.error is not None
+
+    def push(
+        self,
+        first_position: int,
+        token_ids: Sequence[int],
+        text: str,
+        finish_reason: FinishReason | None = None,
+        logprobs: Sequence[sampler_pb2.TokenLogprobs] = (),
+        *,
+        now: float = 0.0,
+    ) -> None:
+        """Takes a delta in. One that was here before is dropped; one that leaves a gap fails the answer; after the end everything is.
+
+        Args:
+            first_position: index of the delta's first token.
+            token_ids: its tokens; may be empty.
+            text: its text; may be empty.
+            finish_reason: None = the answer goes on.
+            logprobs: one for each token, or none.
+            now: seconds of a clock that never falls.
+        """
+        if self.ended:
+            return
+        expected = len(self.token_ids)
+        if first_position != expected:
+            if first_position + len(token_ids) > expected or first_position > expected:
+                self.fail(Internal("a part of the answer was lost between the stages"))
+            return
+        if self.blank:
+            self.blank = False
+            self.first_at = now
+        self.last_at = now
+        self.token_ids += token_ids
+        if text:
+            self._text.append(text)
+        if logprobs:
+            self._logprobs += logprobs
+        if self.deltas is not None:
+            self.deltas.append((text, tuple(token_ids)))
+        self.finish_reason = finish_reason
+        if self._every_delta or finish_reason is not None:
+            self._notify(self)
+
+    def begin(self, started: Started) -> None:
+        """Notes that the first token is computed."""
+        self.started = started
+
+    def fail(self, error: ServiceError) -> None:
+        """Ends the answer with an error, unless it has ended. What came before it can still be taken."""
+        if not self.ended:
+            self.error = error
+            self._notify(self)
+
+    def restart(self) -> None:
+        """Makes a failed answer ready for another attempt. Only right if nothing has come."""
+        assert self.blank, "an answer that has delivered something is not begun again"
+        self.error = None
+        self.started = None
+
+    def take(self) -> Delta | None:
+        """All that came since the last call, as one delta; None if nothing did."""
+        finish = None if self._took_finish else self.finish_reason
+        tokens = self.token_ids[self._taken :]
+        if not (tokens or self._text or finish):
+            return None
+        delta = Delta("".join(self._text), tokens, self._logprobs, finish)
+        self._taken = len(self.token_ids)
+        self._text = []
+        self._logprobs = []
+        self._took_finish = finish is not None
+        return delta

@@ -1,0 +1,77 @@
+"""What a client asks, whichever door it came through."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import TypeAlias
+
+from triserve.v1 import tokenizer_pb2
+
+# Text or chat to be encoded, or token ids as they are.
+Prompt: TypeAlias = tokenizer_pb2.EncodeRequest | tuple[int, ...]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Wishes:
+    """Sampling and stopping fields as the client gave them; None = unset. Nothing is checked yet."""
+
+    temperature: float | None = None
+    # 0 = all tokens, whatever the model's author prefers.
+    top_k: int | None = None
+    top_p: float | None = None
+    min_p: float | None = None
+    repetition_penalty: float | None = None
+    presence_penalty: float | None = None
+    frequency_penalty: float | None = None
+    # Token ids and what is added to their logits.
+    logit_bias: tuple[tuple[int, float], ...] = ()
+    seed: int | None = None
+    # How many of the likeliest tokens to report; None = no log-probabilities at all.
+    top_logprobs: int | None = None
+    max_tokens: int | None = None
+    min_tokens: int | None = None
+    ignore_eos: bool = False
+    stop_token_ids: tuple[int, ...] = ()
+    stop_strings: tuple[str, ...] = ()
+    # What the client calls fields of which it has another name, for errors.
+    spelling: Mapping[str, str] = field(default_factory=dict)
+
+    def spelled(self, name: str) -> str:
+        """What the client calls the field."""
+        return self.spelling.get(name, name)
+
+
+@dataclass(frozen=True, kw_only=True)
+class CachePolicy:
+    """Whether the prompt cache may answer, and whether it may keep the answer."""
+
+    read: bool = True
+    write: bool = True
+
+
+@dataclass(frozen=True, kw_only=True)
+class Call:
+    """One request of one client: some prompts, n answers to each."""
+
+    # Server-made; the client's own id is only a label in the log.
+    request_id: str
+    tenant: str
+    # For metrics: "chat", "completions" or "grpc".
+    route: str
+    # Empty = the one that is served.
+    model: str
+    prompts: tuple[Prompt, ...]
+    # The field of the request that holds the prompts, for errors.
+    prompt_field: str
+    n: int = 1
+    wishes: Wishes = field(default_factory=Wishes)
+    # Tokens to generate when the client does not say; None = as many as fit.
+    default_max_tokens: int | None = None
+    cache: CachePolicy = field(default_factory=CachePolicy)
+    # Whether the client reads deltas as they come.
+    stream: bool = False
+    # Seconds the client gives it; None = as long as the gateway does.
+    timeout_s: float | None = None
+    # The client's name for its user and its id for the request, for the log.
+    label: str = ""

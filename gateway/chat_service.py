@@ -1,0 +1,137 @@
+"""The gRPC door: the contract's chat in, deltas out, through the same pipeline as HTTP."""
+
+from __future__ import annotations
+
+import asyncio
+import secrets
+from collections.abc import AsyncIterator, Sequence
+from typing import Any, TypeAlias
+
+import grpc
+
+from gateway.answer import FinishReason
+from gateway.call import CachePolicy, Call, Wishes
+from gateway.context import Gateway
+from gateway.generation import Piece, Usage
+from triserve.rpc.errors import Cancelled, InvalidRequest
+from triserve.v1 import chat_pb2, chat_pb2_grpc, common_pb2, sampler_pb2, tokenizer_pb2
+
+SERVICE_NAME = chat_pb2.DESCRIPTOR.services_by_name["ChatService"].full_name
+
+Context: TypeAlias = grpc.aio.ServicerContext[Any, Any]
+
+_FINISH_REASONS: dict[FinishReason | None, common_pb2.FinishReason.ValueType] = {
+    None: common_pb2.FINISH_REASON_UNSPECIFIED,
+    "stop": common_pb2.FINISH_REASON_STOP,
+    "length": common_pb2.FINISH_REASON_LENGTH,
+}
+
+
+class ChatServicer(chat_pb2_grpc.ChatServiceServicer):
+    """Answers chats.
+
+    Args:
+        gateway: does the work.
+    """
+
+    def __init__(self, gateway: Gateway) -> None:
+        self._gateway = gateway
+
+    async def Chat(self, request: chat_pb2.ChatRequest, context: Context) -> AsyncIterator[chat_pb2.ChatResponse]:
+        """Streams one answer.
+
+        Raises:
+            ServiceError: it is refused or fails.
+        """
+        # Written to the context and not yielded: only so can a deadline or a client that does not read interrupt a write.
+        await self._answer(request, context)
+        nothing: tuple[chat_pb2.ChatResponse, ...] = ()
+        for response in nothing:
+            yield response
+
+    async def _answer(self, request: chat_pb2.ChatRequest, context: Context) -> None:
+        metadata = {key: value for key, value in context.invocation_metadata() or () if isinstance(value, str)}
+        tenant = self._gateway.keys.tenant_of(metadata.get("authorization"))
+        with self._gateway.admission.enter() as ticket:
+            call = _call(request, tenant, context.time_remaining())
+            async with self._gateway.pipeline.open(call, ticket) as generation:
+                while not generation.finished:
+                    for piece in await generation.next():
+                        last = piece.delta.finish_reason is not None
+                        await self._write(context, _response(call.request_id, piece, generation.usage() if last else None))
+
+    async def _write(self, context: Context, response: chat_pb2.ChatResponse) -> None:
+        timeout_s = self._gateway.limits.stall_timeout_s
+        try:
+            async with asyncio.timeout(timeout_s):
+                await context.write(response)
+        except TimeoutError:
+            raise Cancelled(f"the client read nothing for {timeout_s:g} s") from None
+
+
+def _call(request: chat_pb2.ChatRequest, tenant: str, timeout_s: float | None) -> Call:
+    if not request.messages:
+        raise InvalidRequest("messages is empty, at least one is needed", field="messages")
+    chat = tokenizer_pb2.ChatInput(messages=request.messages, template_arguments=request.template_arguments)
+    allowed = not request.bypass_cache
+    return Call(
+        request_id="chat-" + secrets.token_hex(16),
+        tenant=tenant,
+        route="grpc",
+        model=request.model,
+        prompts=(tokenizer_pb2.EncodeRequest(chat=chat),),
+        prompt_field="messages",
+        wishes=_wishes(request.sampling, request.stopping, ignore_eos=request.ignore_eos),
+        cache=CachePolicy(read=allowed, write=allowed),
+        stream=True,
+        timeout_s=timeout_s,
+    )
+
+
+def _wishes(sampling: common_pb2.SamplingParams, stopping: common_pb2.StoppingParams, *, ignore_eos: bool) -> Wishes:
+    if len(sampling.logit_bias_ids) != len(sampling.logit_bias_values):
+        raise InvalidRequest(
+            f"logit_bias_values has {len(sampling.logit_bias_values)} entries, logit_bias_ids has {len(sampling.logit_bias_ids)}",
+            field="logit_bias_values",
+        )
+    # Wishes have the contract's names for everything that is optional there.
+    given = {field.name: value for params in (sampling, stopping) for field, value in params.ListFields() if field.name in _OPTIONAL}
+    return Wishes(
+        **given,
+        logit_bias=tuple(zip(sampling.logit_bias_ids, sampling.logit_bias_values, strict=True)),
+        ignore_eos=ignore_eos,
+        stop_token_ids=tuple(stopping.stop_token_ids),
+        stop_strings=tuple(stopping.stop_strings),
+        spelling={"stop": "stop_strings"},
+    )
+
+
+_OPTIONAL = {
+    field.name
+    for message in (common_pb2.SamplingParams, common_pb2.StoppingParams)
+    for field in message.DESCRIPTOR.fields
+    if field.has_presence
+}
+
+
+def _response(request_id: str, piece: Piece, usage: Usage | None) -> chat_pb2.ChatResponse:
+    delta = piece.delta
+    return chat_pb2.ChatResponse(
+        request_id=request_id,
+        text=delta.text,
+        token_ids=delta.token_ids,
+        finish_reason=_FINISH_REASONS[delta.finish_reason],
+        usage=None if usage is None else chat_pb2.Usage(**usage._asdict()),
+        logprobs=_logprobs(delta.logprobs),
+    )
+
+
+def _logprobs(logprobs: Sequence[sampler_pb2.TokenLogprobs]) -> list[chat_pb2.ChatTokenLogprobs]:
+    return [
+        chat_pb2.ChatTokenLogprobs(
+            logprob=one.logprob,
+            top_token_ids=[top.token for top in one.top],
+            top_logprobs=[top.logprob for top in one.top],
+        )
+        for one in logprobs
+    ]

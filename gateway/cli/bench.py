@@ -1,0 +1,155 @@
+"""`triserve bench`: sends many requests to a server and reports how fast it answers.
+
+Prompts are random token ids. Answers have exactly the lengths that were asked for: a server that sends more or fewer tokens gets no
+figures.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import platform
+import shlex
+import sys
+import time
+from datetime import UTC, datetime
+from functools import partial
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import uvloop
+from tqdm import tqdm
+
+from gateway.cli.api import ApiClient, ApiError, ModelInfo
+from gateway.cli.chat import add_server_arguments
+from gateway.cli.hardware import describe_hardware
+from gateway.cli.load import Exchange, Target, make_target, read_exchange, run_closed, run_open, send
+from gateway.cli.measurement import Measured, Outcome
+from gateway.cli.report import Report, WrongAnswers, as_table, make_report
+from gateway.cli.workload import BUNDLED_LENGTHS, PlannedRequest, WorkloadConfig, make_workload, read_lengths
+
+DEFAULT_CONCURRENCY = 8
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """The command's options."""
+    add_server_arguments(parser)
+    parser.add_argument("--requests", type=int, default=64, metavar="N", help="how many requests to send (default: %(default)s)")
+    pace = parser.add_mutually_exclusive_group()
+    pace.add_argument(
+        "--rate", type=float, metavar="R", help="send R requests per second on average, at random times, however many are under way"
+    )
+    pace.add_argument("--concurrency", type=int, metavar="C", help=f"keep C requests under way (default: {DEFAULT_CONCURRENCY})")
+    parser.add_argument("--seed", type=int, default=0, help="the same seed gives the same requests (default: %(default)s)")
+    parser.add_argument(
+        "--lengths", type=Path, default=BUNDLED_LENGTHS, metavar="FILE", help="CSV of prompt and answer lengths (default: bundled)"
+    )
+    parser.add_argument("--scale", type=float, default=1.0, metavar="F", help="multiply all lengths by F (default: %(default)s)")
+    parser.add_argument("--max-input", type=int, metavar="N", help="longest prompt; longer ones are cut to it")
+    parser.add_argument("--max-output", type=int, metavar="N", help="longest answer; longer ones are cut to it")
+    parser.add_argument(
+        "--timeout", type=float, default=600.0, metavar="SECONDS", help="give up on a request after this (default: %(default)s)"
+    )
+    parser.add_argument("--output", type=Path, metavar="FILE", help="also write the figures, and those of each request, to a JSON file")
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Measures; returns the exit status."""
+    try:
+        status: int = uvloop.run(_run(arguments))
+        return status
+    except (ApiError, ValueError, OSError, WrongAnswers) as error:
+        sys.stderr.write(f"triserve bench: {error}\n")
+        return 1
+    except KeyboardInterrupt:
+        return 130
+
+
+async def _run(arguments: argparse.Namespace) -> int:
+    config = WorkloadConfig(
+        num_requests=arguments.requests,
+        seed=arguments.seed,
+        rate=arguments.rate,
+        scale=arguments.scale,
+        max_prompt=arguments.max_input,
+        max_output=arguments.max_output,
+    )
+    concurrency = DEFAULT_CONCURRENCY if arguments.concurrency is None else arguments.concurrency
+    if concurrency < 1:
+        raise ValueError(f"concurrency is {concurrency}, it must be above 0")
+    async with ApiClient(arguments.url, api_key=arguments.api_key) as client:
+        model = await client.model()
+    requests = make_workload(config, read_lengths(arguments.lengths), vocab_size=model.vocab_size)
+    require_fitting(requests, model)
+    target = make_target(arguments.url, model=model.name, api_key=arguments.api_key, timeout_s=arguments.timeout)
+    outcomes = await _send_all(requests, target, concurrency=None if config.rate is not None else concurrency)
+    report = make_report(outcomes)
+    sys.stdout.write(as_table(report) + "\n")
+    if arguments.output is not None:
+        text = json.dumps(_document(arguments, model, report, outcomes), indent=1)
+        # Once, after the last request: nothing is under way that this could hold up.
+        arguments.output.write_text(text + "\n")
+    return 0 if report.completed else 1
+
+
+def require_fitting(requests: list[PlannedRequest], model: ModelInfo) -> None:
+    """Refuses a workload with a request that is longer than the model's context.
+
+    Raises:
+        ValueError: says how many, and what to do.
+    """
+    totals = [len(request.prompt_token_ids) + request.output_tokens for request in requests]
+    too_long = sum(total > model.max_model_len for total in totals)
+    if too_long:
+        raise ValueError(
+            f"{too_long} of {len(requests)} requests are longer than the {model.max_model_len} tokens of {model.name}, the longest has "
+            f"{max(totals)}: make them shorter with --scale, --max-input or --max-output"
+        )
+
+
+async def _send_all(requests: list[PlannedRequest], target: Target, *, concurrency: int | None) -> list[Outcome]:
+    exchanges: list[Exchange] = []
+    with tqdm(total=len(requests), unit="request", file=sys.stderr, dynamic_ncols=True) as bar:
+        failed = 0
+
+        def take(exchange: Exchange) -> None:
+            nonlocal failed
+            exchanges.append(exchange)
+            failed += not exchange.looks_well
+            bar.set_postfix_str(f"{failed} failed" if failed else "", refresh=False)
+            bar.update()
+
+        began_s = time.perf_counter()
+        if concurrency is None:
+            await run_open(requests, partial(send, target), take=take)
+        else:
+            await run_closed(requests, partial(send, target), concurrency=concurrency, take=take)
+    return [read_exchange(exchange, began_s=began_s) for exchange in exchanges]
+
+
+def _document(arguments: argparse.Namespace, model: ModelInfo, report: Report, outcomes: list[Outcome]) -> dict[str, Any]:
+    """All that one needs to understand, and to repeat, the run."""
+    workload = {name: getattr(arguments, name) for name in ("requests", "seed", "rate", "concurrency", "scale", "max_input", "max_output")}
+    measured = sorted((one for one in outcomes if isinstance(one, Measured)), key=lambda one: one.request.index)
+    return {
+        "triserve": version("triserve"),
+        "python": platform.python_version(),
+        "finished_at": datetime.now(UTC).isoformat(timespec="seconds"),
+        "command": shlex.join(["triserve", *sys.argv[1:]]),
+        "client_hardware": describe_hardware(),
+        "model": model._asdict(),
+        "workload": {**workload, "lengths": arguments.lengths.name},
+        "figures": report.as_json(),
+        "requests": [
+            {
+                "index": one.request.index,
+                "prompt_tokens": len(one.request.prompt_token_ids),
+                "output_tokens": one.request.output_tokens,
+                "sent_at_s": round(one.sent_at_s, 6),
+                "ttft_ms": round(one.ttft_s * 1000, 3),
+                "e2e_ms": round(one.e2e_s * 1000, 3),
+            }
+            for one in measured
+        ],
+    }

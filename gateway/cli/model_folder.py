@@ -1,0 +1,85 @@
+"""Turns what follows --model into a folder: the bundled model, a folder, or a model of the Hugging Face hub."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+from importlib.util import find_spec
+from pathlib import Path
+from typing import NamedTuple
+
+# Neither code nor pickles are ever fetched, nor a second copy of the weights in a layout of the author's own.
+HUB_FILES = ("*.json", "*.safetensors", "*.jinja")
+HUB_FILES_LEFT_OUT = ("*/*", "consolidated*.safetensors")
+
+_HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
+_NEEDED = ("config.json", "tokenizer.json")
+
+
+class ModelUnavailable(Exception):
+    """There is no such model, or it cannot be had; the message says what to do."""
+
+
+class ModelFolder(NamedTuple):
+    """A model on disk."""
+
+    folder: Path
+    # The name it is served under.
+    name: str
+
+
+def resolve_model(model: str | None, download: Callable[[str], str]) -> ModelFolder:
+    """The folder of a model.
+
+    Args:
+        model: a folder, a hub id such as "org/name", or None for the bundled model. A folder goes before a hub id of the same name.
+        download: fetches a model of the hub and returns its folder.
+
+    Raises:
+        ModelUnavailable: it is neither, lacks a file, or cannot be downloaded.
+    """
+    if model is None:
+        return _checked(_bundled(), "triserve")
+    if Path(model).is_dir():
+        folder = Path(model).resolve()
+        return _checked(folder, folder.name)
+    if not _HUB_ID.fullmatch(model):
+        raise ModelUnavailable(f"{model} is neither a folder nor a hub id of the form org/name")
+    return _checked(Path(download(model)), model)
+
+
+def download_from_hub(model: str) -> str:
+    """Fetches what serving needs of a model of the Hugging Face hub, or finds it in the local cache; shows its progress.
+
+    Raises:
+        ModelUnavailable: it does not exist, needs permission, or the hub cannot be reached.
+    """
+    try:
+        # An optional package, and slow to import for a command that seldom needs it.
+        from huggingface_hub import snapshot_download  # noqa: PLC0415
+    except ImportError:
+        raise ModelUnavailable("models of the hub need the package huggingface-hub: pip install huggingface-hub") from None
+    try:
+        return str(snapshot_download(model, allow_patterns=list(HUB_FILES), ignore_patterns=list(HUB_FILES_LEFT_OUT)))
+    except Exception as error:
+        reason = str(error).strip().split("\n")[0] or type(error).__name__
+        raise ModelUnavailable(
+            f"{model} cannot be downloaded: {reason}\nWithout the network, give a folder: triserve up --model FOLDER"
+        ) from error
+
+
+def _bundled() -> Path:
+    # Found, not imported: its import would bring torch into this process.
+    spec = find_spec("compute_svc")
+    if spec is None or not spec.submodule_search_locations:
+        raise ModelUnavailable("the compute stage is not installed: pip install 'triserve[all]'")
+    return Path(spec.submodule_search_locations[0]) / "bundled" / "model"
+
+
+def _checked(folder: Path, name: str) -> ModelFolder:
+    missing = [file for file in _NEEDED if not (folder / file).is_file()]
+    if not any(folder.glob("*.safetensors")):
+        missing.append("*.safetensors")
+    if missing:
+        raise ModelUnavailable(f"{folder} is no model folder: it lacks {', '.join(missing)}")
+    return ModelFolder(folder, name)

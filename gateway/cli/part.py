@@ -1,0 +1,197 @@
+"""One part of the pipeline as a process: started, watched, started again when it dies, stopped."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import signal
+import sys
+from collections.abc import Awaitable, Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from gateway.cli.console import Console
+from gateway.cli.log_lines import LineCutter
+
+_LAUNCHER = Path(__file__).with_name("launch.py")
+# A process that ended has written its last words; whoever inherited its pipe is not waited for.
+_LAST_WORDS_S = 0.5
+
+
+class PartFailed(Exception):
+    """A part ended before it was ever ready: starting it again would not help."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Part:
+    """How to run a part."""
+
+    name: str
+    command: tuple[str, ...]
+    environment: Mapping[str, str]
+    # Returns when the part can do its work.
+    wait_ready: Callable[[], Awaitable[None]]
+    # Parts of a lower rank are stopped first.
+    stop_rank: int = 0
+
+
+@dataclass(frozen=True, kw_only=True)
+class RestartPause:
+    """How long to wait before a part that died is started again."""
+
+    first_s: float = 0.1
+    longest_s: float = 5.0
+    # After so long without a death the next pause is the first again.
+    settled_s: float = 10.0
+
+    def after(self, previous_s: float | None, *, up_s: float) -> float:
+        """The next pause.
+
+        Args:
+            previous_s: the one before; None = there was none.
+            up_s: how long the part has lived since.
+        """
+        if previous_s is None or up_s >= self.settled_s:
+            return self.first_s
+        return min(previous_s * 2, self.longest_s)
+
+
+class PartProcess:
+    """Keeps one part running.
+
+    Args:
+        part: what to run.
+        console: takes its log, and what is said about it.
+        pause: between a death and the next start.
+    """
+
+    def __init__(self, part: Part, console: Console, *, pause: RestartPause) -> None:
+        self.part = part
+        # Set as long as the part can do its work.
+        self.ready = asyncio.Event()
+        self._console = console
+        self._pause = pause
+        self._process: asyncio.subprocess.Process | None = None
+        self._stopping = asyncio.Event()
+        self._stop_signal = signal.SIGTERM
+        self._was_ready = False
+        self._last_line = ""
+
+    @property
+    def pid(self) -> int | None:
+        """The process's id; None while there is none."""
+        return self._process.pid if self._process is not None else None
+
+    async def run(self) -> None:
+        """Starts the part, and starts it again whenever it dies; returns after `terminate` or `kill`, when the process is gone.
+
+        Raises:
+            PartFailed: it ended before it was ever ready.
+        """
+        loop = asyncio.get_running_loop()
+        pause_s: float | None = None
+        while True:
+            started = loop.time()
+            status = await self._run_once()
+            self.ready.clear()
+            if self._stopping.is_set():
+                return
+            if not self._was_ready:
+                raise PartFailed(f"{self.part.name} {_ending(status)} before it was ready: {self._last_line or 'it said nothing'}")
+            pause_s = self._pause.after(pause_s, up_s=loop.time() - started)
+            self._console.line(f"{self.part.name} {_ending(status)}, starts again in {pause_s:.1f} s")
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(self._stopping.wait(), pause_s)
+            if self._stopping.is_set():
+                return
+
+    def terminate(self) -> None:
+        """Asks the part to end; it is not started again."""
+        self._stop_by(signal.SIGTERM)
+
+    def kill(self) -> None:
+        """Ends the part, and whatever it started, at once; it is not started again."""
+        self._stop_by(signal.SIGKILL)
+
+    def _stop_by(self, number: signal.Signals) -> None:
+        self._stop_signal = number
+        self._stopping.set()
+        self._signal(number)
+
+    def _signal(self, number: signal.Signals) -> None:
+        if self._process is not None:
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(self._process.pid, number)
+
+    async def _run_once(self) -> int:
+        """Runs the process until it ends; returns its status, below zero for a signal."""
+        log = _Log(self._log_line)
+        reading, writing = os.pipe()
+        transport, _ = await asyncio.get_running_loop().connect_read_pipe(lambda: log, os.fdopen(reading, "rb", 0))
+        try:
+            self._process = await asyncio.create_subprocess_exec(
+                *(sys.executable, "-I", "-S", str(_LAUNCHER), str(os.getpid())),
+                *self.part.command,
+                env=dict(self.part.environment),
+                stdin=asyncio.subprocess.DEVNULL,
+                stdout=writing,
+                stderr=writing,
+                start_new_session=True,
+            )
+        finally:
+            os.close(writing)
+        if self._stopping.is_set():
+            self._signal(self._stop_signal)
+        watch = asyncio.create_task(self._watch_ready())
+        try:
+            status = await self._process.wait()
+        finally:
+            self._signal(signal.SIGKILL)
+            self._process = None
+            watch.cancel()
+            await asyncio.gather(watch, return_exceptions=True)
+            await asyncio.wait([log.ended], timeout=_LAST_WORDS_S)
+            transport.close()
+        return status
+
+    async def _watch_ready(self) -> None:
+        loop = asyncio.get_running_loop()
+        started = loop.time()
+        await self.part.wait_ready()
+        again = "again " if self._was_ready else ""
+        self._console.line(f"{self.part.name} is ready {again}after {loop.time() - started:.1f} s")
+        self._was_ready = True
+        self.ready.set()
+
+    def _log_line(self, text: str) -> None:
+        if text.strip():
+            self._last_line = text.strip()
+        self._console.line(text, part=self.part.name)
+
+
+class _Log(asyncio.Protocol):
+    """Passes on the lines that arrive on a pipe."""
+
+    def __init__(self, take: Callable[[str], None]) -> None:
+        self.ended: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self._take = take
+        self._cutter = LineCutter()
+
+    def data_received(self, data: bytes) -> None:
+        """Passes on the lines that the bytes complete."""
+        for line in self._cutter.feed(data):
+            self._take(line)
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        """Passes on what is left."""
+        for line in self._cutter.end():
+            self._take(line)
+        if not self.ended.done():
+            self.ended.set_result(None)
+
+
+def _ending(status: int) -> str:
+    if status >= 0:
+        return f"ended with status {status}"
+    return f"was killed by {signal.Signals(-status).name}"

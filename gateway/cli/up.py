@@ -1,0 +1,178 @@
+"""`triserve up`: starts every part on this machine, waits until they are ready, keeps them running until Ctrl-C.
+
+Each part is a process of its own on loopback. One that dies is started again; all of them end with this command, however it ends.
+Settings of a part that have no option here are taken from its variables, such as COMPUTE_..., as they are.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import os
+import secrets
+import signal
+import sys
+import tempfile
+from pathlib import Path
+
+from gateway.cli.api import ApiClient, ApiError
+from gateway.cli.chat import API_KEY_VARIABLE, Conversation, show_answer
+from gateway.cli.console import Console
+from gateway.cli.hardware import num_cores
+from gateway.cli.model_folder import ModelFolder, ModelUnavailable, download_from_hub, resolve_model
+from gateway.cli.part import PartFailed
+from gateway.cli.pipeline import PipelineConfig, plan_parts
+from gateway.cli.ports import HOST, PortTaken, free_ports, require_free
+from gateway.cli.redis_server import RedisChoice, find_redis
+from gateway.cli.supervisor import Supervisor
+
+DEFAULT_PORT = 8000
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """The command's options."""
+    parser.add_argument(
+        "--model", metavar="FOLDER-OR-HUB-ID", help="a model folder, or org/name of the Hugging Face hub (default: the bundled model)"
+    )
+    parser.add_argument(
+        "--port", type=int, default=DEFAULT_PORT, metavar="N", help="port of the HTTP API; 0 = any free one (default: %(default)s)"
+    )
+    parser.add_argument(
+        "--grpc-port", type=int, default=0, metavar="N", help="port of the gRPC API; 0 = any free one (default: %(default)s)"
+    )
+    parser.add_argument(
+        "--dtype", choices=("float32", "bfloat16"), help="how weights and KV cache are held (default: the compute stage decides)"
+    )
+    parser.add_argument("--max-model-len", type=int, metavar="N", help="most tokens of prompt and answer together (default: the model's)")
+    parser.add_argument("--tokenizers", type=int, default=1, metavar="N", help="processes that tokenize (default: %(default)s)")
+    parser.add_argument("--samplers", type=int, default=1, metavar="N", help="processes that sample and detokenize (default: %(default)s)")
+    parser.add_argument("--computes", type=int, default=1, metavar="N", help="compute replicas (default: %(default)s)")
+    parser.add_argument("--no-cache", action="store_true", help="remember no answers")
+    parser.add_argument("--ask", metavar="QUESTION", help="when all is ready, ask this and show the answer")
+    parser.add_argument("--exit-after-ask", action="store_true", help="stop when the answer to --ask is complete")
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Runs the pipeline until it is told to stop; returns the exit status."""
+    try:
+        if arguments.exit_after_ask and arguments.ask is None:
+            raise ValueError("--exit-after-ask needs --ask")
+        model = resolve_model(arguments.model, download_from_hub)
+        with tempfile.TemporaryDirectory(prefix="triserve-") as runtime:
+            return asyncio.run(_Up(arguments, model, Path(runtime)).run())
+    except (ModelUnavailable, PartFailed, PortTaken, ApiError, ValueError, OSError) as error:
+        sys.stderr.write(f"triserve up: {error}\n")
+        return 1
+    except KeyboardInterrupt:
+        return 130
+
+
+class _Up:
+    """One run of the command."""
+
+    def __init__(self, arguments: argparse.Namespace, model: ModelFolder, runtime: Path) -> None:
+        self._arguments = arguments
+        self._stop = asyncio.Event()
+        self._redis = find_redis() if not arguments.no_cache else RedisChoice(None, "off")
+        port, grpc_port = _gateway_ports(arguments.port, arguments.grpc_port)
+        self._config = PipelineConfig(
+            model=model,
+            port=port,
+            grpc_port=grpc_port,
+            num_tokenizers=arguments.tokenizers,
+            num_samplers=arguments.samplers,
+            num_computes=arguments.computes,
+            dtype=arguments.dtype,
+            max_model_len=arguments.max_model_len,
+            cache=not arguments.no_cache,
+            redis_program=self._redis.program,
+            cache_secret=secrets.token_hex(32),
+            num_cores=num_cores(),
+            runtime=runtime,
+        )
+        parts = plan_parts(self._config, free_ports(self._config.num_internal_ports), os.environ)
+        terminal = sys.stdout.isatty() and "NO_COLOR" not in os.environ
+        self._console = Console(sys.stdout, terminal=terminal, names=tuple(part.name for part in parts))
+        self._supervisor = Supervisor(parts, self._console)
+
+    async def run(self) -> int:
+        """Runs until a signal or the end of the question asked with --exit-after-ask."""
+        loop = asyncio.get_running_loop()
+        for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+            loop.add_signal_handler(number, self._on_signal)
+        self._console.line(f"Serving {self._config.model.name} from {self._config.model.folder}")
+        self._console.line(f"Prompt cache: {self._cache_words()}")
+        await self._supervisor.run(self._stop, self._on_ready)
+        self._console.line("Everything has stopped.")
+        return 0
+
+    def _on_signal(self) -> None:
+        if self._stop.is_set():
+            self._supervisor.kill()
+        else:
+            self._console.line("Stopping. Once more to kill.")
+            self._stop.set()
+
+    def _cache_words(self) -> str:
+        if not self._config.cache:
+            return "off"
+        return self._redis.reason if self._redis.program else f"in the gateway's memory alone, {self._redis.reason} was found"
+
+    async def _on_ready(self) -> None:
+        url = f"http://{HOST}:{self._config.port}"
+        if self._arguments.ask is not None:
+            await self._ask_first(url)
+            if self._arguments.exit_after_ask:
+                self._stop.set()
+                return
+        for line in _how_to_ask(url, f"{HOST}:{self._config.grpc_port}", self._config.model.name, self._config.port):
+            self._console.line(line)
+
+    async def _ask_first(self, url: str) -> None:
+        try:
+            with self._console.held():
+                await _ask(url, self._arguments.ask)
+        except ApiError as error:
+            if self._arguments.exit_after_ask:
+                raise
+            self._console.line(f"The question got no answer: {error}")
+
+
+def _gateway_ports(port: int, grpc_port: int) -> tuple[int, int]:
+    """The ports of the HTTP and the gRPC API, free ones for zeros.
+
+    Raises:
+        PortTaken: somebody listens on a port that was asked for.
+        ValueError: a port is out of range, or both are the same.
+    """
+    for name, value in (("--port", port), ("--grpc-port", grpc_port)):
+        if not 0 <= value <= 65535:
+            raise ValueError(f"{name} is {value}, the range is [0, 65535]")
+        if value:
+            require_free(value, option=name)
+    if port and port == grpc_port:
+        raise ValueError(f"--port and --grpc-port are both {port}")
+    free_http, free_grpc = free_ports(2)
+    return port or free_http, grpc_port or free_grpc
+
+
+async def _ask(url: str, question: str) -> None:
+    """Asks one question and shows the answer on standard output."""
+    sys.stdout.write(f"\n> {question}\n")
+    async with ApiClient(url, api_key=os.environ.get(API_KEY_VARIABLE, "")) as client:
+        await show_answer(client.stream_chat(Conversation("").messages_with(question), {}), sys.stdout, [])
+    sys.stdout.write("\n")
+    sys.stdout.flush()
+
+
+def _how_to_ask(url: str, grpc_address: str, model: str, port: int) -> list[str]:
+    chat = "triserve chat" if port == DEFAULT_PORT else f"triserve chat --url {url}"
+    return [
+        "",
+        f"Ready at {url} (HTTP, OpenAI's API, and a chat page) and {grpc_address} (gRPC). Ask with:",
+        f"  {chat}",
+        f"  curl {url}/v1/chat/completions -H 'Content-Type: application/json' \\",
+        f"""    -d '{{"model": "{model}", "messages": [{{"role": "user", "content": "What is Triserve?"}}], "stream": true}}'""",
+        "Ctrl-C stops everything.",
+        "",
+    ]

@@ -1,0 +1,222 @@
+"""The stream to one compute replica: requests and cancels out, parcels of text in."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import AsyncIterator, Callable
+from typing import Any, NamedTuple
+
+import grpc
+
+from gateway.answer import Answer, FinishReason, Started
+from gateway.clients.peer import HELLO_TIMEOUT_S, Peer
+from triserve.rpc.errors import Internal, ServiceError, Unavailable, from_proto
+from triserve.v1 import common_pb2, compute_pb2, compute_pb2_grpc, sampler_pb2
+
+# Requests in one message: with prompts of a megabyte each it stays under the channel's limit.
+_MAX_SUBMITS_PER_MESSAGE = 32
+
+_FINISH_REASONS: dict[int, FinishReason | None] = {
+    common_pb2.FINISH_REASON_UNSPECIFIED: None,
+    common_pb2.FINISH_REASON_STOP: "stop",
+    common_pb2.FINISH_REASON_LENGTH: "length",
+}
+
+
+class Attempt(NamedTuple):
+    """One attempt at a choice, under way on a replica."""
+
+    peer: ComputePeer
+    number: int
+    epoch: int
+    answer: Answer
+
+    def cancel(self) -> None:
+        """Aborts it, unless it has ended."""
+        self.peer.cancel(self.number)
+
+
+class BrokenFrame(Exception):
+    """Columns of a frame that do not fit together: nothing of it can be trusted."""
+
+
+class ComputePeer(Peer):
+    """One compute replica.
+
+    Args:
+        target: "host:port".
+        hello: what we tell it that our tokenizer is; waits until that is known.
+        agree: see `Peer`.
+        on_change: see `Peer`.
+        on_stale: called with the number of deltas that belong to no attempt under way.
+    """
+
+    stage = "compute"
+    service = "triserve.v1.ComputeService"
+
+    def __init__(
+        self,
+        target: str,
+        *,
+        hello: Callable[[], Any],
+        agree: Callable[[Peer, common_pb2.Fingerprint], None],
+        on_change: Callable[[], None],
+        on_stale: Callable[[int], None],
+    ) -> None:
+        super().__init__(target, agree=agree, on_change=on_change)
+        self.info: compute_pb2.GetComputeInfoResponse | None = None
+        self.load = compute_pb2.ComputeLoad()
+        # Requests of other gateways, as far as the last report tells.
+        self.others = 0
+        # Requests given to it since the start.
+        self.submitted = 0
+        self._hello = hello
+        self._on_stale = on_stale
+        self._stream: grpc.aio.StreamStreamCall[Any, Any] | None = None
+        self._attempts: dict[int, Attempt] = {}
+        self._submits: dict[int, compute_pb2.SubmitRequest] = {}
+        self._cancels: list[int] = []
+        self._wake = asyncio.Event()
+
+    @property
+    def in_flight(self) -> int:
+        """Requests of ours that have not left it."""
+        return len(self._attempts)
+
+    def submit(self, request: compute_pb2.SubmitRequest, answer: Answer) -> Attempt:
+        """Gives the replica a request; its deltas go to the answer.
+
+        Args:
+            request: complete but for its number, which is set here.
+            answer: fails if the stream is lost.
+
+        Raises:
+            Unavailable: there is no session.
+        """
+        if not self._open:
+            raise Unavailable("there is no session with the compute replica")
+        self.submitted += 1
+        request.request = self.submitted
+        attempt = Attempt(self, self.submitted, request.epoch, answer)
+        self._attempts[attempt.number] = attempt
+        self._submits[attempt.number] = request
+        self._wake.set()
+        return attempt
+
+    def cancel(self, number: int) -> None:
+        """Aborts a request; one that has ended is left alone."""
+        attempt = self._attempts.get(number)
+        if attempt is None or attempt.answer.finish_reason is not None:
+            return
+        del self._attempts[number]
+        if self._submits.pop(number, None) is None and self._open:
+            self._cancels.append(number)
+            self._wake.set()
+
+    async def _talk(self, channel: grpc.aio.Channel) -> None:
+        hello: compute_pb2.GatewayHello = await self._hello()
+        self._stream = compute_pb2_grpc.ComputeServiceStub(channel).Generate()
+        messages: AsyncIterator[compute_pb2.GenerateResponse] = aiter(self._stream)
+        async with asyncio.timeout(HELLO_TIMEOUT_S):
+            await self._stream.write(compute_pb2.GenerateRequest(hello=hello))
+            self.info = (await anext(messages)).hello
+        self._see_load(self.info.load)
+        self._opened(self.info.fingerprint)
+        async for message in messages:
+            self._receive(message)
+        raise Unavailable(f"compute {self.target} ended the stream")
+
+    def _receive(self, message: compute_pb2.GenerateResponse) -> None:
+        for started in message.started:
+            attempt = self._attempts.get(started.request)
+            if attempt is not None and attempt.epoch == started.epoch:
+                attempt.answer.begin(Started(started.cached_tokens, started.queue_us, started.prefill_us))
+        for parcel in message.parcels:
+            self._deliver(sampler_pb2.DeltaFrame.FromString(parcel))
+        for ended in message.ended:
+            self._end(ended)
+        if message.HasField("load"):
+            self._see_load(message.load)
+
+    def _deliver(self, frame: sampler_pb2.DeltaFrame) -> None:
+        now = time.monotonic()
+        tokens = list(frame.token)
+        columns = zip(
+            frame.request,
+            frame.epoch,
+            frame.first_position,
+            frame.num_tokens,
+            frame.text,
+            frame.finish_reason,
+            _logprobs(frame),
+            strict=True,
+        )
+        end = stale = 0
+        try:
+            for number, epoch, first_position, num_tokens, text, finish_reason, logprobs in columns:
+                begin, end = end, end + num_tokens
+                attempt = self._attempts.get(number)
+                if attempt is None or attempt.epoch != epoch:
+                    stale += 1
+                    continue
+                attempt.answer.push(first_position, tokens[begin:end], text, _FINISH_REASONS[finish_reason], logprobs, now=now)
+        except (ValueError, KeyError) as error:
+            raise BrokenFrame(f"a frame of {len(frame.request)} deltas has columns that do not fit") from error
+        if end != len(tokens):
+            raise BrokenFrame(f"a frame has {len(tokens)} tokens, its deltas have {end}")
+        if stale:
+            self._on_stale(stale)
+
+    def _end(self, ended: compute_pb2.RequestEnded) -> None:
+        attempt = self._attempts.get(ended.request)
+        if attempt is None or attempt.epoch != ended.epoch:
+            return
+        del self._attempts[ended.request]
+        if ended.outcome == compute_pb2.REQUEST_OUTCOME_FAILED:
+            attempt.answer.fail(from_proto(ended.error))
+        else:
+            # Without effect on an answer that has its finish reason, as all have that end well.
+            attempt.answer.fail(Internal("the answer ended without a finish reason"))
+
+    def _see_load(self, load: compute_pb2.ComputeLoad) -> None:
+        self.load = load
+        self.others = max(0, load.running_requests + load.waiting_requests - self.in_flight)
+
+    async def _write(self) -> None:
+        while True:
+            await self._wake.wait()
+            self._wake.clear()
+            while self._submits or self._cancels:
+                assert self._stream is not None, "requests are taken only while the stream is open"
+                submits = [self._submits.pop(number) for number in list(self._submits)[:_MAX_SUBMITS_PER_MESSAGE]]
+                cancels, self._cancels = self._cancels, []
+                await self._stream.write(compute_pb2.GenerateRequest(submit=submits, cancel=cancels))
+
+    def _lost(self, error: ServiceError) -> None:
+        self._submits.clear()
+        self._cancels.clear()
+        attempts, self._attempts = self._attempts, {}
+        self.load = compute_pb2.ComputeLoad()
+        self.others = 0
+        for attempt in attempts.values():
+            attempt.answer.fail(error)
+
+
+def _logprobs(frame: sampler_pb2.DeltaFrame) -> list[list[sampler_pb2.TokenLogprobs]] | list[tuple[()]]:
+    """The log-probabilities of each delta.
+
+    Raises:
+        BrokenFrame: the counts do not add up.
+    """
+    if not frame.logprobs:
+        return [()] * len(frame.request)
+    rows: list[list[sampler_pb2.TokenLogprobs]] = []
+    entries = list(frame.logprobs)
+    end = 0
+    for count in frame.num_logprobs:
+        begin, end = end, end + count
+        rows.append(entries[begin:end])
+    if end != len(entries):
+        raise BrokenFrame(f"a frame has {len(entries)} log-probabilities, its deltas have {end}")
+    return rows

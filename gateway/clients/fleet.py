@@ -1,0 +1,145 @@
+"""All tokenizers and replicas of one gateway, and the rule that they serve the same."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable, Collection, Sequence
+from typing import TypeVar
+
+from gateway.clients.compute import ComputePeer
+from gateway.clients.peer import Peer
+from gateway.clients.tokenizer import TokenizerPeer
+from gateway.replica_choice import ChoicePolicy
+from gateway.served_model import ServedModel, served_model
+from triserve.rpc.errors import Unavailable
+from triserve.rpc.fingerprint import require_same
+from triserve.v1 import common_pb2, compute_pb2, tokenizer_pb2
+
+T = TypeVar("T")
+
+
+class Fleet:
+    """The peers of a gateway.
+
+    Args:
+        tokenizers: "host:port" of each tokenizer.
+        computes: "host:port" of each compute replica.
+        gateway_name: told to replicas, for their logs.
+        policy: chooses the replica of a request.
+        on_change: called when a peer becomes ready or stops being so.
+        on_stale: called with the number of deltas that belong to no attempt under way.
+        on_retry: called with the stage when a request is tried again elsewhere.
+    """
+
+    def __init__(
+        self,
+        tokenizers: Sequence[str],
+        computes: Sequence[str],
+        *,
+        gateway_name: str,
+        policy: ChoicePolicy,
+        on_change: Callable[[], None],
+        on_stale: Callable[[int], None],
+        on_retry: Callable[[str], None],
+    ) -> None:
+        self._policy = policy
+        self._name = gateway_name
+        self._on_change = on_change
+        self._on_retry = on_retry
+        self._changed = asyncio.Event()
+        self.tokenizers = [TokenizerPeer(target, agree=self._require_same, on_change=self._change) for target in tokenizers]
+        self.computes = [
+            ComputePeer(target, hello=self._hello, agree=self._require_same, on_change=self._change, on_stale=on_stale)
+            for target in computes
+        ]
+
+    @property
+    def peers(self) -> list[Peer]:
+        """Every peer of either stage."""
+        return [*self.tokenizers, *self.computes]
+
+    @property
+    def ready(self) -> bool:
+        """Whether a request can be served: each stage has a peer that is ready."""
+        return not self.missing
+
+    @property
+    def missing(self) -> list[str]:
+        """Stages without a ready peer."""
+        ready = {peer.stage for peer in self.peers if peer.ready}
+        return [stage for stage in (TokenizerPeer.stage, ComputePeer.stage) if stage not in ready]
+
+    def start(self) -> None:
+        """Connects to all, for as long as the gateway lives."""
+        for peer in self.peers:
+            peer.start()
+
+    async def close(self) -> None:
+        """Leaves all."""
+        await asyncio.gather(*(peer.close() for peer in self.peers))
+
+    def model(self) -> ServedModel:
+        """What is served now.
+
+        Raises:
+            Unavailable: a stage has no ready peer; names it.
+        """
+        if self.missing:
+            raise Unavailable(f"no {' and no '.join(self.missing)} process is ready")
+        tokenizer = next(peer.info for peer in self.tokenizers if peer.ready and peer.info is not None)
+        return served_model(tokenizer, [peer.info for peer in self.computes if peer.ready and peer.info is not None])
+
+    async def encode(self, request: tokenizer_pb2.EncodeRequest) -> tokenizer_pb2.EncodeResponse:
+        """Encodes on the least busy tokenizer; once more on another if that one is lost.
+
+        Raises:
+            Unavailable: no tokenizer is ready, or two were lost.
+            ServiceError: whatever the tokenizer says.
+        """
+        return await self._on_tokenizer(lambda peer: peer.encode(request))
+
+    async def decode(self, request: tokenizer_pb2.DecodeRequest) -> tokenizer_pb2.DecodeResponse:
+        """Decodes, as `encode` encodes."""
+        return await self._on_tokenizer(lambda peer: peer.decode(request))
+
+    async def _on_tokenizer(self, ask: Callable[[TokenizerPeer], Awaitable[T]]) -> T:
+        ready = sorted((peer for peer in self.tokenizers if peer.ready), key=lambda peer: peer.in_flight)
+        if not ready:
+            raise Unavailable("no tokenizer process is ready")
+        try:
+            return await ask(ready[0])
+        except Unavailable:
+            if len(ready) == 1 or not ready[1].ready:
+                raise
+        self._on_retry("tokenizer")
+        return await ask(ready[1])
+
+    def choose(self, *, tenant: str, prompt_token_ids: Sequence[int], without: Collection[ComputePeer] = ()) -> ComputePeer | None:
+        """The replica that is to get a request; None if none is ready.
+
+        Args:
+            tenant: whose request it is.
+            prompt_token_ids: its prompt.
+            without: replicas that have failed it.
+        """
+        ready = [peer for peer in self.computes if peer.ready and peer not in without]
+        if not ready:
+            return None
+        return ready[self._policy.best(ready, tenant=tenant, prompt_token_ids=prompt_token_ids)]
+
+    async def _hello(self) -> compute_pb2.GatewayHello:
+        while True:
+            for peer in self.tokenizers:
+                if peer.ready and peer.fingerprint is not None:
+                    return compute_pb2.GatewayHello(gateway_name=self._name, fingerprint=peer.fingerprint)
+            self._changed.clear()
+            await self._changed.wait()
+
+    def _change(self) -> None:
+        self._changed.set()
+        self._on_change()
+
+    def _require_same(self, newcomer: Peer, fingerprint: common_pb2.Fingerprint) -> None:
+        for peer in self.peers:
+            if peer is not newcomer and peer.ready and peer.fingerprint is not None:
+                require_same(peer.fingerprint, fingerprint, peer=f"{newcomer.stage} {newcomer.target}")

@@ -1,0 +1,38 @@
+"""What the doors of a gateway work with, and what is known of a request besides its body."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from aiohttp import web
+
+from gateway.admission import Admission
+from gateway.auth import ApiKeys
+from gateway.clients.fleet import Fleet
+from gateway.limits import Limits
+from gateway.metrics import Metrics
+from gateway.pipeline import Pipeline
+from gateway.served_model import ServedNames
+
+
+@dataclass(frozen=True, kw_only=True)
+class Gateway:
+    """What the routes and the gRPC service work with."""
+
+    pipeline: Pipeline
+    fleet: Fleet
+    admission: Admission
+    keys: ApiKeys
+    names: ServedNames
+    limits: Limits
+    metrics: Metrics
+    # Unix time of the start, seconds.
+    started_at: int
+
+
+GATEWAY: web.AppKey[Gateway] = web.AppKey("gateway", Gateway)
+
+# Keys of a request. The id is server-made, 128 bits in hex; the label is what the client calls it, or empty.
+REQUEST_ID: web.RequestKey[str] = web.RequestKey("request_id", str)
+CLIENT_LABEL: web.RequestKey[str] = web.RequestKey("client_label", str)
+TENANT: web.RequestKey[str] = web.RequestKey("tenant", str)

@@ -1,0 +1,113 @@
+"""Names, units and buckets of everything the gateway measures."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Iterable
+
+from prometheus_client import CollectorRegistry, Counter, Histogram, ProcessCollector
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
+from prometheus_client.registry import Collector
+
+from gateway.clients.fleet import Fleet
+from prompt_cache import CacheStats
+
+_SHORT_S = (0.001, 0.0025, 0.005, 0.01, 0.02, 0.03, 0.05, 0.075, 0.1, 0.15, 0.25, 0.5, 1.0, 2.5)
+_LONG_S = (0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 120.0, 300.0, 600.0)
+
+_COMPUTE_GAUGES = {
+    "running_requests": "Requests admitted to the batch",
+    "waiting_requests": "Requests that wait for admission",
+    "used_pages": "KV pages owned by requests",
+    "cached_pages": "KV pages held by the prefix cache alone",
+    "free_pages": "KV pages free",
+}
+_COMPUTE_COUNTERS = {
+    "steps": "Steps",
+    "preemptions": "Preemptions",
+    "prefill_tokens": "Prompt tokens computed",
+    "decode_tokens": "Answer tokens computed",
+    "cached_tokens": "Prompt tokens found in the prefix cache",
+}
+_CACHE_GAUGES = {
+    "breaker_open": "Whether Redis is left alone",
+    "queued": "Writes that wait",
+    "l0_entries": "Answers kept in memory",
+    "l0_bytes": "Their bytes",
+}
+
+
+class Metrics:
+    """What is counted as it happens. Each gateway has a registry of its own."""
+
+    def __init__(self) -> None:
+        self.registry = CollectorRegistry()
+        ProcessCollector(registry=self.registry)
+        self.requests = Counter("triserve_requests", "Requests by how they ended", ("route", "outcome"), registry=self.registry)
+        self.answers = Counter("triserve_answers", "Finished answers by finish reason", ("finish_reason",), registry=self.registry)
+        self.prompt_tokens = self._counter("prompt_tokens", "Prompt tokens of finished requests")
+        self.completion_tokens = self._counter("completion_tokens", "Answer tokens delivered")
+        self.cached_tokens = self._counter("cached_prompt_tokens", "Prompt tokens whose KV was reused")
+        self.cache_lookups = Counter("triserve_cache_lookups", "Requests by what the prompt cache did", ("result",), registry=self.registry)
+        self.retries = Counter("triserve_retries", "Requests given to another process after one failed", ("stage",), registry=self.registry)
+        self.stale_deltas = self._counter("stale_deltas", "Deltas discarded because their attempt was over")
+        self.time_to_first_token = self._histogram("time_to_first_token", "From arrival to the first token", _LONG_S)
+        self.inter_token_latency = self._histogram("inter_token_latency", "Between deltas as they are delivered", _SHORT_S)
+        self.duration = self._histogram("request_duration", "From arrival to the end", _LONG_S)
+        self.tokenize = self._histogram("tokenize", "In the tokenizer's queue and hands", _SHORT_S)
+        self.queue = self._histogram("queue", "From submission to admission by compute", _LONG_S)
+        self.prefill = self._histogram("prefill", "From admission to the end of the prompt", _LONG_S)
+
+    def _counter(self, name: str, text: str) -> Counter:
+        return Counter(f"triserve_{name}", text, registry=self.registry)
+
+    def _histogram(self, name: str, text: str, buckets: tuple[float, ...]) -> Histogram:
+        return Histogram(f"triserve_{name}_seconds", text, buckets=buckets, registry=self.registry)
+
+
+class StateCollector(Collector):
+    """What is looked up when somebody asks.
+
+    Args:
+        fleet: the peers.
+        active: gives the number of answers under way.
+        cache_stats: gives the prompt cache's counters; None = there is no cache.
+    """
+
+    def __init__(self, fleet: Fleet, *, active: Callable[[], int], cache_stats: Callable[[], CacheStats] | None) -> None:
+        self._fleet = fleet
+        self._active = active
+        self._cache_stats = cache_stats
+
+    def collect(self) -> Iterable[Metric]:
+        """All families, with their values now."""
+        yield GaugeMetricFamily("triserve_active_requests", "Answers under way", value=self._active())
+        yield GaugeMetricFamily("triserve_asyncio_tasks", "Tasks of the event loop", value=len(asyncio.all_tasks()))
+        ready = GaugeMetricFamily("triserve_peer_ready", "Whether the peer takes requests", labels=("stage", "peer"))
+        in_flight = GaugeMetricFamily("triserve_peer_in_flight", "Requests of this gateway that the peer has", labels=("stage", "peer"))
+        for peer in self._fleet.peers:
+            ready.add_metric((peer.stage, peer.target), float(peer.ready))
+            in_flight.add_metric((peer.stage, peer.target), peer.in_flight)
+        yield from (ready, in_flight)
+        yield from self._compute_loads()
+        if self._cache_stats is not None:
+            yield from _cache_families(self._cache_stats())
+
+    def _compute_loads(self) -> Iterable[Metric]:
+        for name, text in _COMPUTE_GAUGES.items():
+            gauge = GaugeMetricFamily(f"triserve_compute_{name}", text, labels=("peer",))
+            for peer in self._fleet.computes:
+                gauge.add_metric((peer.target,), getattr(peer.load, name))
+            yield gauge
+        for name, text in _COMPUTE_COUNTERS.items():
+            counter = CounterMetricFamily(f"triserve_compute_{name}", text, labels=("peer",))
+            for peer in self._fleet.computes:
+                counter.add_metric((peer.target,), getattr(peer.load, name))
+            yield counter
+
+
+def _cache_families(stats: CacheStats) -> Iterable[Metric]:
+    for name, text in _CACHE_GAUGES.items():
+        yield GaugeMetricFamily(f"triserve_prompt_cache_{name}", text, value=float(getattr(stats, name)))
+    for name in ("hits_l0", "hits_l1", "misses", "errors", "busy", "corrupt", "dropped", "written", "too_large"):
+        yield CounterMetricFamily(f"triserve_prompt_cache_{name}", f"Prompt cache: {name}", value=getattr(stats, name))

@@ -1,0 +1,38 @@
+"""Which replica gets a request."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Protocol
+
+
+class Replica(Protocol):
+    """What a policy may look at."""
+
+    @property
+    def in_flight(self) -> int:
+        """Requests of this gateway that it has."""
+
+    @property
+    def others(self) -> int:
+        """Requests of other gateways that it has, as of its last report."""
+
+    @property
+    def submitted(self) -> int:
+        """Requests this gateway has given it since the start."""
+
+
+class ChoicePolicy(Protocol):
+    """Chooses among replicas that are ready; one that knows their caches may look at the prompt."""
+
+    def best(self, replicas: Sequence[Replica], *, tenant: str, prompt_token_ids: Sequence[int]) -> int:
+        """Index of the best replica."""
+
+
+class LeastLoad:
+    """The replica with the fewest requests; of equals the one that has been given the fewest so far."""
+
+    def best(self, replicas: Sequence[Replica], *, tenant: str, prompt_token_ids: Sequence[int]) -> int:
+        """Index of the best replica. Looks at neither tenant nor prompt."""
+        load = [(replica.in_flight + replica.others, replica.submitted) for replica in replicas]
+        return min(range(len(replicas)), key=load.__getitem__)

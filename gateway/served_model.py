@@ -1,0 +1,75 @@
+"""What the fleet serves now, put together from what tokenizers and compute replicas say of themselves."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from gateway.errors import ModelNotFound
+from triserve.v1 import compute_pb2, tokenizer_pb2
+
+
+@dataclass(frozen=True, kw_only=True)
+class ServedModel:
+    """All that is needed to turn a client's wishes into parameters."""
+
+    tokenizer_sha256: str
+    # Empty where no stage knows it.
+    weights_revision: str
+    # Ids that end an answer.
+    eos_token_ids: tuple[int, ...]
+    # The model author's defaults; None = none published.
+    default_temperature: float | None
+    default_top_k: int | None
+    default_top_p: float | None
+    has_chat_template: bool
+    # Number of token ids of the tokenizer.
+    vocab_size: int
+    # Most tokens of prompt and answer together.
+    max_model_len_tokens: int
+    # Every token id in a request is below it.
+    logits_width: int
+
+
+def served_model(tokenizer: tokenizer_pb2.GetTokenizerInfoResponse, replicas: Sequence[compute_pb2.GetComputeInfoResponse]) -> ServedModel:
+    """The model that a tokenizer and at least one replica serve; of what replicas differ in, the least.
+
+    Does not check that they agree: peers that do not are refused when they connect.
+    """
+    width = min(replica.logits_width for replica in replicas)
+    revisions = [tokenizer.fingerprint.weights_revision, *(replica.fingerprint.weights_revision for replica in replicas)]
+    return ServedModel(
+        tokenizer_sha256=tokenizer.fingerprint.tokenizer_sha256,
+        weights_revision=next((revision for revision in revisions if revision), ""),
+        eos_token_ids=tuple(token for token in tokenizer.eos_token_ids if token < width),
+        default_temperature=tokenizer.default_temperature if tokenizer.HasField("default_temperature") else None,
+        default_top_k=tokenizer.default_top_k if tokenizer.HasField("default_top_k") else None,
+        default_top_p=tokenizer.default_top_p if tokenizer.HasField("default_top_p") else None,
+        has_chat_template=tokenizer.has_chat_template,
+        vocab_size=tokenizer.vocab_size,
+        max_model_len_tokens=min(replica.max_model_len_tokens for replica in replicas),
+        logits_width=width,
+    )
+
+
+@dataclass(frozen=True, kw_only=True)
+class ServedNames:
+    """The names under which the model is served."""
+
+    name: str
+    # Other names clients may use for it.
+    aliases: tuple[str, ...] = ()
+
+    @property
+    def all(self) -> tuple[str, ...]:
+        """Every name, the model's own first."""
+        return (self.name, *self.aliases)
+
+    def require(self, name: str) -> None:
+        """Accepts a name of the model; empty is one.
+
+        Raises:
+            ModelNotFound: it is none.
+        """
+        if name and name not in self.all:
+            raise ModelNotFound(name)

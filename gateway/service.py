@@ -1,0 +1,155 @@
+"""The gateway as a running service: builds its parts, serves HTTP and gRPC, drains."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import socket
+import time
+from typing import Any
+
+import grpc
+from aiohttp import web
+
+from gateway.admission import Admission
+from gateway.answer_cache import AnswerCache
+from gateway.app import make_app
+from gateway.auth import ApiKeys
+from gateway.chat_service import SERVICE_NAME, ChatServicer
+from gateway.clients.fleet import Fleet
+from gateway.context import Gateway
+from gateway.http_answer import limit_kernel_buffer
+from gateway.metrics import Metrics, StateCollector
+from gateway.pipeline import Pipeline
+from gateway.replica_choice import LeastLoad
+from gateway.settings import Settings
+from prompt_cache import PromptCache
+from triserve.rpc.errors import Unavailable
+from triserve.rpc.server import ServiceServer
+from triserve.v1 import chat_pb2_grpc
+
+logger = logging.getLogger(__name__)
+
+# For answers that were told to end, to say so to their clients.
+_LAST_WORDS_S = 1.0
+_BACKLOG = 1024
+_UNSENT_BYTES = 16 * 1024
+
+
+class GatewayService:
+    """One gateway process.
+
+    Args:
+        settings: of the process.
+
+    Raises:
+        BadKeysFile: the file of API keys cannot be read.
+        OSError: an address cannot be listened on.
+    """
+
+    def __init__(self, settings: Settings) -> None:
+        self._settings = settings
+        keys = ApiKeys.load(settings.api_keys_file)
+        self._listener = _listen(settings.listen)
+        metrics = Metrics()
+        self._cache = PromptCache(settings.cache_config()) if settings.cache else None
+        self._fleet = Fleet(
+            settings.tokenizers,
+            settings.computes,
+            gateway_name=f"gateway {socket.gethostname()}:{self.port}",
+            policy=LeastLoad(),
+            on_change=self._schedule_readiness,
+            on_stale=metrics.stale_deltas.inc,
+            on_retry=lambda stage: metrics.retries.labels(stage).inc(),
+        )
+        limits, names = settings.limits(), settings.names()
+        self._admission = Admission(settings.max_active_requests)
+        answer_cache = AnswerCache(self._cache, settings.model_name) if self._cache is not None else None
+        self._pipeline = Pipeline(fleet=self._fleet, cache=answer_cache, names=names, limits=limits, metrics=metrics)
+        cache = self._cache
+        metrics.registry.register(
+            StateCollector(
+                self._fleet, active=lambda: self._admission.active, cache_stats=(lambda: cache.stats) if cache is not None else None
+            )
+        )
+        self.gateway = Gateway(
+            pipeline=self._pipeline,
+            fleet=self._fleet,
+            admission=self._admission,
+            keys=keys,
+            names=names,
+            limits=limits,
+            metrics=metrics,
+            started_at=int(time.time()),
+        )
+        # Without cancellation a handler would not notice that its client is gone.
+        self._runner = web.AppRunner(make_app(self.gateway), handler_cancellation=True, access_log=None, shutdown_timeout=_LAST_WORDS_S)
+        self._grpc = ServiceServer([SERVICE_NAME], lambda server: _add(ChatServicer(self.gateway), server), settings.grpc_listen)
+        self._readiness: asyncio.Task[None] | None = None
+
+    @property
+    def port(self) -> int:
+        """Where HTTP is served."""
+        return int(self._listener.getsockname()[1])
+
+    @property
+    def grpc_port(self) -> int:
+        """Where gRPC is served."""
+        return self._grpc.port
+
+    async def start(self) -> None:
+        """Listens; ready as soon as each stage is."""
+        if self._cache is not None:
+            await self._cache.start()
+        await self._grpc.start()
+        self._fleet.start()
+        await self._runner.setup()
+        await web.SockSite(self._runner, self._listener, backlog=_BACKLOG).start()
+        logger.info("HTTP on port %d, gRPC on port %d", self.port, self.grpc_port)
+
+    async def stop(self) -> None:
+        """Admits nothing more, lets what is under way end for a while, ends the rest with an error, and takes the servers down."""
+        leaving = Unavailable("this gateway is shutting down")
+        self._admission.close(leaving)
+        await self._set_readiness()
+        if not await self._admission.wait_idle(self._settings.drain_timeout_s):
+            logger.warning("%d answers are ended after %g s", self._admission.active, self._settings.drain_timeout_s)
+            self._pipeline.abort_all(leaving)
+            await self._admission.wait_idle(_LAST_WORDS_S)
+        await self._runner.cleanup()
+        await self._grpc.stop(_LAST_WORDS_S)
+        await self._fleet.close()
+        if self._readiness is not None:
+            await self._readiness
+        if self._cache is not None:
+            await self._cache.close()
+
+    def _schedule_readiness(self) -> None:
+        if self._readiness is None or self._readiness.done():
+            self._readiness = asyncio.create_task(self._set_readiness(), name="readiness")
+
+    async def _set_readiness(self) -> None:
+        # Again, as long as it changes while it is told.
+        while True:
+            ready = self._fleet.ready and not self._admission.closed
+            await self._grpc.health.set_ready(ready)
+            if ready == (self._fleet.ready and not self._admission.closed):
+                return
+
+
+def _add(servicer: ChatServicer, server: grpc.aio.Server) -> None:
+    add: Any = chat_pb2_grpc.add_ChatServiceServicer_to_server
+    add(servicer, server)
+
+
+def _listen(address: str) -> socket.socket:
+    host, _, port = address.rpartition(":")
+    host = host.strip("[]")
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    try:
+        listener = socket.create_server((host, int(port)), family=family, backlog=_BACKLOG)
+    except OSError as error:
+        raise OSError(error.errno, f"cannot listen on {address}: {error.strerror}") from error
+    listener.setblocking(False)
+    limit_kernel_buffer(listener, _UNSENT_BYTES)
+    return listener

@@ -1,0 +1,50 @@
+"""Messages of one stream that wait for their turn, so that all that wait can be answered at once."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterable
+from typing import Generic, TypeVar
+
+T = TypeVar("T")
+
+
+class Inbox(Generic[T]):
+    """A bounded queue that is emptied whole.
+
+    Args:
+        limit: most messages that wait; the stream is not read on before they are taken.
+    """
+
+    def __init__(self, limit: int) -> None:
+        self._limit = limit
+        self._messages: list[T] = []
+        self._closed = False
+        self._arrived = asyncio.Event()
+        self._room = asyncio.Event()
+
+    async def fill(self, stream: AsyncIterable[T]) -> None:
+        """Reads a stream to its end, however it ends."""
+        try:
+            async for message in stream:
+                self._messages.append(message)
+                self._arrived.set()
+                if len(self._messages) >= self._limit:
+                    self._room.clear()
+                    await self._room.wait()
+        finally:
+            self.close()
+
+    def close(self) -> None:
+        """Nothing is waited for any more; what waits now can still be taken."""
+        self._closed = True
+        self._arrived.set()
+
+    async def take_all(self) -> list[T]:
+        """Waits for a message and takes all there are; none means that none will come."""
+        await self._arrived.wait()
+        messages, self._messages = self._messages, []
+        if not self._closed:
+            self._arrived.clear()
+        self._room.set()
+        return messages

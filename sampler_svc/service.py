@@ -1,0 +1,55 @@
+"""The sampler as a running service: loads the tokenizer, serves, drains."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import grpc
+
+from sampler_svc.admission import Admission
+from sampler_svc.servicer import SamplerServicer
+from sampler_svc.settings import Settings
+from sampler_svc.vocabulary import Vocabulary, load_tokenizer
+from triserve.rpc.fingerprint import fingerprint_of
+from triserve.rpc.server import ServiceServer
+from triserve.v1 import sampler_pb2, sampler_pb2_grpc
+
+SERVICE_NAME = sampler_pb2.DESCRIPTOR.services_by_name["SamplerService"].full_name
+# For answers that are on their way when all streams have been told to end.
+_LAST_ANSWERS_S = 1.0
+
+
+class SamplerService:
+    """One sampler process.
+
+    Args:
+        settings: of the process.
+    """
+
+    def __init__(self, settings: Settings) -> None:
+        self._settings = settings
+        vocabulary = Vocabulary(load_tokenizer(settings.model / "tokenizer.json"))
+        self._servicer = SamplerServicer(
+            vocabulary, fingerprint_of(settings.model), Admission(settings.max_open_requests), settings.max_queued_frames
+        )
+        self._server = ServiceServer([SERVICE_NAME], self._register, settings.listen)
+
+    @property
+    def port(self) -> int:
+        """Where it listens."""
+        return self._server.port
+
+    async def start(self) -> None:
+        """Listens, ready at once."""
+        await self._server.start()
+        await self._server.health.set_ready(True)
+
+    async def stop(self) -> None:
+        """Lets requests under way end, then takes the server down."""
+        await self._server.health.set_ready(False)
+        await self._servicer.drain(self._settings.drain_timeout_s)
+        await self._server.stop(_LAST_ANSWERS_S)
+
+    def _register(self, server: grpc.aio.Server) -> None:
+        add: Any = sampler_pb2_grpc.add_SamplerServiceServicer_to_server
+        add(self._servicer, server)

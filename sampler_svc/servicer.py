@@ -1,0 +1,140 @@
+"""SamplerService on the wire: one session per stream, and all frames that wait answered at once."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import AsyncIterator, Sequence
+from typing import Any
+
+import grpc
+
+from sampler_svc.admission import Admission
+from sampler_svc.inbox import Inbox
+from sampler_svc.session import Frame, Session
+from sampler_svc.vocabulary import Vocabulary
+from sampler_svc.wire import read_frame, write_outcome
+from triserve.rpc.errors import InvalidRequest, ServiceError, Unavailable
+from triserve.rpc.fingerprint import require_same
+from triserve.v1 import common_pb2, sampler_pb2, sampler_pb2_grpc
+
+logger = logging.getLogger(__name__)
+
+# Far above any vocabulary; a session keeps eight bytes for each logit.
+_MAX_LOGITS_WIDTH = 1 << 22
+
+Context = grpc.aio.ServicerContext[Any, Any]
+
+
+class SamplerServicer(sampler_pb2_grpc.SamplerServiceServicer):
+    """Handlers of SamplerService.
+
+    Args:
+        vocabulary: of the tokenizer.
+        fingerprint: of the model folder.
+        admission: of the process.
+        max_queued_frames: frames of one stream that may wait.
+    """
+
+    def __init__(self, vocabulary: Vocabulary, fingerprint: common_pb2.Fingerprint, admission: Admission, max_queued_frames: int) -> None:
+        self._vocabulary = vocabulary
+        self._fingerprint = fingerprint
+        self._admission = admission
+        self._max_queued_frames = max_queued_frames
+        self._inboxes: set[Inbox[sampler_pb2.SampleRequest]] = set()
+
+    async def GetSamplerInfo(self, request: sampler_pb2.GetSamplerInfoRequest, context: Context) -> sampler_pb2.GetSamplerInfoResponse:
+        """What this sampler is."""
+        return self._info()
+
+    async def Sample(
+        self, request_iterator: AsyncIterator[sampler_pb2.SampleRequest], context: Context
+    ) -> AsyncIterator[sampler_pb2.SampleResponse]:
+        """Serves one compute replica until it ends the stream or the sampler leaves.
+
+        Raises:
+            FingerprintMismatch: the replica serves another tokenizer or other weights.
+            InvalidRequest: a message is malformed; frames before it are answered.
+            Unavailable: the sampler leaves while requests are under way.
+        """
+        hello = await self._read_hello(request_iterator)
+        session = Session(self._vocabulary, hello.logits_width, self._admission)
+
+        def drop_requests(_: object) -> None:
+            session.close()
+
+        # A stream that breaks while a response is being written must free its requests at once too.
+        context.add_done_callback(drop_requests)  # type: ignore[arg-type]  # the stubs ask for a class of their own
+        inbox: Inbox[sampler_pb2.SampleRequest] = Inbox(self._max_queued_frames)
+        self._inboxes.add(inbox)
+        reader = asyncio.create_task(inbox.fill(request_iterator))
+        logger.info("stream of compute %s begins, %d logits", hello.compute_name, hello.logits_width)
+        try:
+            yield sampler_pb2.SampleResponse(hello=self._info())
+            async for response in self._answers(session, inbox, hello.logits_width):
+                yield response
+            if self._admission.closing and session.num_requests:
+                raise Unavailable("the sampler is leaving")
+        finally:
+            reader.cancel()
+            self._inboxes.discard(inbox)
+            session.close()
+            logger.info("stream of compute %s ends", hello.compute_name)
+
+    async def drain(self, timeout_s: float) -> None:
+        """Takes no more requests, lets those under way end, then ends all streams.
+
+        Args:
+            timeout_s: how long the requests under way may take.
+        """
+        self._admission.close()
+        try:
+            await asyncio.wait_for(self._admission.wait_idle(), timeout_s)
+        except TimeoutError:
+            logger.warning("%d requests did not end within %.1f s", self._admission.open_requests, timeout_s)
+        for inbox in self._inboxes:
+            inbox.close()
+
+    def _info(self) -> sampler_pb2.GetSamplerInfoResponse:
+        return sampler_pb2.GetSamplerInfoResponse(fingerprint=self._fingerprint, open_requests=self._admission.open_requests)
+
+    async def _read_hello(self, stream: AsyncIterator[sampler_pb2.SampleRequest]) -> sampler_pb2.ComputeHello:
+        if self._admission.closing:
+            raise Unavailable("the sampler is leaving")
+        message = await anext(aiter(stream), sampler_pb2.SampleRequest())
+        if not message.HasField("hello"):
+            raise InvalidRequest("hello is missing in the first message", field="hello")
+        if message.frame or message.request or message.open or message.close:
+            raise InvalidRequest("hello comes with a frame; frames begin with the second message", field="hello")
+        hello = message.hello
+        if not 1 <= hello.logits_width <= _MAX_LOGITS_WIDTH:
+            raise InvalidRequest(f"logits_width is {hello.logits_width}, the limits are 1 and {_MAX_LOGITS_WIDTH}", field="logits_width")
+        require_same(self._fingerprint, hello.fingerprint, peer=f"compute {hello.compute_name}")
+        return hello
+
+    async def _answers(
+        self, session: Session, inbox: Inbox[sampler_pb2.SampleRequest], logits_width: int
+    ) -> AsyncIterator[sampler_pb2.SampleResponse]:
+        done = 0
+        while messages := await inbox.take_all():
+            frames, error = _read_frames(messages, done, logits_width)
+            if frames:
+                outcome = session.process(frames)
+                done = frames[-1].number
+                yield write_outcome(outcome, done, self._vocabulary)
+            if error is not None:
+                raise error
+
+
+def _read_frames(messages: Sequence[sampler_pb2.SampleRequest], done: int, logits_width: int) -> tuple[list[Frame], ServiceError | None]:
+    """The frames up to the first malformed message, and what is wrong with that."""
+    frames: list[Frame] = []
+    for message in messages:
+        try:
+            frame = read_frame(message, logits_width)
+            if frame.number != done + 1 + len(frames):
+                raise InvalidRequest(f"frame is {frame.number}, the next is {done + 1 + len(frames)}", field="frame")
+        except InvalidRequest as error:
+            return frames, error
+        frames.append(frame)
+    return frames, None

@@ -1,0 +1,73 @@
+"""Any one process may die at any time: `triserve up` has it back, what was under way ends explicitly, new requests succeed."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import urllib.error
+import urllib.request
+from collections.abc import Iterator
+
+import aiohttp
+import pytest
+
+from tests.e2e.pipeline import Pipeline, wait_until
+
+PARTS = ["tokenizer_svc", "compute_svc", "sampler_svc", "gateway"]
+
+
+@pytest.fixture(scope="module")
+def mortal_pipeline() -> Iterator[Pipeline]:
+    pipeline = Pipeline(["--dtype", "float32"])
+    pipeline.start()
+    yield pipeline
+    pipeline.stop()
+
+
+def _answers(pipeline: Pipeline) -> bool:
+    body = json.dumps({"prompt": "Hello", "max_tokens": 3, "temperature": 0}).encode()
+    request = urllib.request.Request(f"{pipeline.url}/v1/completions", data=body, headers={"Cache-Control": "no-store"})
+    try:
+        with urllib.request.urlopen(request, timeout=10) as response:
+            return bool(json.load(response)["choices"][0]["finish_reason"])
+    except (urllib.error.URLError, OSError):
+        return False
+
+
+@pytest.mark.parametrize("module", PARTS)
+def test_a_part_killed_while_idle_is_replaced_and_serves(mortal_pipeline: Pipeline, module: str) -> None:
+    victim = mortal_pipeline.parts(module)[0]
+    victim.kill()
+    wait_until(lambda: [p.pid for p in mortal_pipeline.parts(module)] not in ([], [victim.pid]), f"{module} has been started again")
+    wait_until(lambda: _answers(mortal_pipeline), "a new request succeeds")
+    wait_until(mortal_pipeline.is_idle, "nothing is left over")
+
+
+@pytest.mark.parametrize("module", ["compute_svc", "sampler_svc"])
+async def test_a_request_under_way_ends_in_an_error_event(mortal_pipeline: Pipeline, module: str) -> None:
+    await asyncio.to_thread(wait_until, lambda: _answers(mortal_pipeline), "serving before")
+    body = {"prompt": [301, 302], "max_tokens": 1800, "min_tokens": 1800, "ignore_eos": True, "temperature": 0, "stream": True}
+    async with aiohttp.ClientSession() as session:
+        response = await session.post(f"{mortal_pipeline.url}/v1/completions", json=body)
+        await response.content.readline()
+        mortal_pipeline.parts(module)[0].kill()
+        events = [line.decode().strip() async for line in response.content if line.strip()]
+    last = json.loads(events[-1].removeprefix("data: "))
+    assert last["error"]["code"] == "UNAVAILABLE" or last["error"]["type"] == "service_unavailable_error", last
+    await asyncio.to_thread(wait_until, lambda: _answers(mortal_pipeline), "a new request succeeds")
+    await asyncio.to_thread(wait_until, mortal_pipeline.is_idle, "nothing is left over")
+
+
+async def test_a_request_under_way_when_the_gateway_dies_is_cancelled_in_compute(mortal_pipeline: Pipeline) -> None:
+    await asyncio.to_thread(wait_until, lambda: _answers(mortal_pipeline), "serving before")
+    body = {"prompt": [301, 302], "max_tokens": 1800, "min_tokens": 1800, "ignore_eos": True, "temperature": 0, "stream": True}
+    async with aiohttp.ClientSession() as session:
+        response = await session.post(f"{mortal_pipeline.url}/v1/completions", json=body)
+        await response.content.readline()
+        mortal_pipeline.parts("gateway")[0].kill()
+        with pytest.raises(aiohttp.ClientError):
+            async for _ in response.content:
+                pass
+        response.close()
+    await asyncio.to_thread(wait_until, lambda: _answers(mortal_pipeline), "a new request succeeds")
+    await asyncio.to_thread(wait_until, mortal_pipeline.is_idle, "compute and sampler let go of the request")

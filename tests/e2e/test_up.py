@@ -1,0 +1,48 @@
+"""`triserve up` as a newcomer meets it."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+from tests.e2e.pipeline import Pipeline, free_port, wait_until
+
+ROOT = Path(__file__).parents[2]
+
+
+def test_the_demo_streams_an_answer_and_leaves() -> None:
+    ports = ["--port", str(free_port()), "--grpc-port", str(free_port())]
+    command = [sys.executable, "-m", "gateway.cli", "up", *ports, "--ask", "What is Triserve?", "--exit-after-ask"]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=100, check=False)
+    assert done.returncode == 0, done.stderr[-4000:]
+    assert "What is Triserve?" in done.stdout
+    assert "Triserve" in done.stdout.split("What is Triserve?", 1)[1]
+
+
+def test_several_replicas_of_each_stage_serve_together() -> None:
+    pipeline = Pipeline(["--tokenizers", "2", "--samplers", "2", "--computes", "2", "--dtype", "float32"])
+    pipeline.start()
+    try:
+        assert [len(pipeline.parts(part)) for part in ("tokenizer_svc", "sampler_svc", "compute_svc")] == [2, 2, 2]
+        chat = [sys.executable, "-m", "gateway.cli", "chat", "--url", pipeline.url, "--question", "What is Triserve?"]
+        answers = [subprocess.run(chat, cwd=ROOT, capture_output=True, text=True, timeout=60, check=True).stdout for _ in range(3)]
+        assert "Triserve" in answers[0]
+        assert len(set(answers)) == 1
+        wait_until(pipeline.is_idle, "nothing is left over")
+    finally:
+        pipeline.stop()
+
+
+def test_a_port_that_is_taken_is_named(pipeline: Pipeline) -> None:
+    command = [sys.executable, "-m", "gateway.cli", "up", "--port", str(pipeline.port), "--grpc-port", str(free_port())]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=60, check=False)
+    assert done.returncode != 0
+    assert str(pipeline.port) in done.stderr + done.stdout
+
+
+def test_a_model_folder_that_is_not_there_is_named(tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "gateway.cli", "up", "--port", str(free_port()), "--model", str(tmp_path / "nothing")]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=60, check=False)
+    assert done.returncode != 0
+    assert "nothing" in done.stderr + done.stdout

@@ -1,0 +1,138 @@
+"""A tokenizer over real gRPC whose ids are bytes."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from typing import Any
+
+import grpc
+
+from triserve.rpc.errors import InvalidRequest, PromptTooLong, ServiceError, to_proto
+from triserve.rpc.server import ServiceServer
+from triserve.v1 import common_pb2, tokenizer_pb2, tokenizer_pb2_grpc
+
+EOS = 256
+BOS = 257
+VOCAB_SIZE = 258
+FINGERPRINT = common_pb2.Fingerprint(tokenizer_sha256="ab" * 32, weights_revision="cd" * 32)
+
+
+class FakeTokenizer(tokenizer_pb2_grpc.TokenizerServiceServicer):
+    """Ids 0 to 255 are bytes. Implements the stage's interface; a test may hold its answers back.
+
+    Args:
+        listen: "host:port".
+        info: fields of the info that differ from a plain model's.
+    """
+
+    def __init__(self, listen: str = "127.0.0.1:0", **info: Any) -> None:
+        known = {
+            "fingerprint": FINGERPRINT,
+            "vocab_size": VOCAB_SIZE,
+            "eos_token_ids": [EOS],
+            "has_chat_template": True,
+            "max_input_bytes": 1 << 22,
+        }
+        self.info = tokenizer_pb2.GetTokenizerInfoResponse(**{**known, **info})
+        # Answers wait while it is cleared.
+        self.flowing = asyncio.Event()
+        self.flowing.set()
+        # Everything asked, and the numbers of what was cancelled.
+        self.asked: list[tokenizer_pb2.TokenizeRequest] = []
+        self.cancelled: list[int] = []
+        self.server = ServiceServer(["triserve.v1.TokenizerService"], self._register, listen)
+
+    @property
+    def target(self) -> str:
+        """Where it listens."""
+        return f"127.0.0.1:{self.server.port}"
+
+    async def start(self) -> None:
+        """Listens, ready."""
+        await self.server.start()
+        await self.server.health.set_ready(True)
+
+    async def kill(self) -> None:
+        """Ends every stream at once."""
+        await self.server.stop(0)
+
+    def _register(self, server: grpc.aio.Server) -> None:
+        tokenizer_pb2_grpc.add_TokenizerServiceServicer_to_server(self, server)
+
+    async def GetTokenizerInfo(self, request: Any, context: Any) -> tokenizer_pb2.GetTokenizerInfoResponse:
+        """What it says it is."""
+        return self.info
+
+    async def Encode(self, request: tokenizer_pb2.EncodeRequest, context: Any) -> tokenizer_pb2.EncodeResponse:
+        """Encodes one input."""
+        return _encode(request)
+
+    async def Decode(self, request: tokenizer_pb2.DecodeRequest, context: Any) -> tokenizer_pb2.DecodeResponse:
+        """Decodes some ids."""
+        return _decode(request)
+
+    async def Tokenize(
+        self, request_iterator: AsyncIterator[tokenizer_pb2.TokenizeRequest], context: Any
+    ) -> AsyncIterator[tokenizer_pb2.TokenizeResponse]:
+        """Answers each request when the test lets it."""
+        answers: asyncio.Queue[tokenizer_pb2.TokenizeResponse] = asyncio.Queue()
+        tasks = {asyncio.create_task(self._read(request_iterator, answers))}
+        try:
+            while True:
+                yield await answers.get()
+        finally:
+            for task in tasks:
+                task.cancel()
+
+    async def _read(
+        self, requests: AsyncIterator[tokenizer_pb2.TokenizeRequest], answers: asyncio.Queue[tokenizer_pb2.TokenizeResponse]
+    ) -> None:
+        async with asyncio.TaskGroup() as group:
+            async for request in requests:
+                if request.WhichOneof("work") == "cancel":
+                    self.cancelled.append(request.request)
+                else:
+                    self.asked.append(request)
+                    group.create_task(self._answer(request, answers))
+
+    async def _answer(self, request: tokenizer_pb2.TokenizeRequest, answers: asyncio.Queue[tokenizer_pb2.TokenizeResponse]) -> None:
+        await self.flowing.wait()
+        if request.request in self.cancelled:
+            return
+        response = tokenizer_pb2.TokenizeResponse(request=request.request)
+        try:
+            if request.WhichOneof("work") == "encode":
+                response.encoded.CopyFrom(_encode(request.encode))
+            else:
+                response.decoded.CopyFrom(_decode(request.decode))
+        except ServiceError as error:
+            response.error.CopyFrom(to_proto(error))
+        answers.put_nowait(response)
+
+
+def render(chat: tokenizer_pb2.ChatInput) -> str:
+    """The fake's chat template."""
+    return "".join(f"{message.role}: {message.content}\n" for message in chat.messages) + "assistant: "
+
+
+def _encode(request: tokenizer_pb2.EncodeRequest) -> tokenizer_pb2.EncodeResponse:
+    field = "messages" if request.HasField("chat") else "prompt"
+    token_ids = list((render(request.chat) if request.HasField("chat") else request.text.text).encode())
+    if request.HasField("text") and request.text.add_special_tokens:
+        token_ids = [BOS, *token_ids]
+    if request.HasField("max_tokens") and len(token_ids) > request.max_tokens:
+        raise PromptTooLong.of(got=len(token_ids), limit=request.max_tokens, field=field)
+    system = request.chat.messages[0] if request.HasField("chat") and request.chat.messages[0].role == "system" else None
+    return tokenizer_pb2.EncodeResponse(
+        token_ids=token_ids, system_tokens=len(f"system: {system.content}\n".encode()) if system else 0, encode_us=1500
+    )
+
+
+def _decode(request: tokenizer_pb2.DecodeRequest) -> tokenizer_pb2.DecodeResponse:
+    if any(token >= VOCAB_SIZE for token in request.token_ids):
+        raise InvalidRequest(f"token_ids has {max(request.token_ids)}, each must be below {VOCAB_SIZE}", field="token_ids")
+    return tokenizer_pb2.DecodeResponse(
+        text=bytes(token for token in request.token_ids if token < 256).decode("utf-8", "replace"),
+        tokens=[f"<{token}>" for token in request.token_ids] if request.return_tokens else [],
+    )

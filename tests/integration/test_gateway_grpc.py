@@ -1,0 +1,217 @@
+"""The gRPC door, with the client generated from the protos."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from typing import Any
+
+import grpc
+import pytest
+
+from tests.fakes.fake_compute import Say
+from tests.fakes.fake_tokenizer import EOS
+from tests.fakes.gateway_fleet import GatewayFleet, eventually, running_fleet
+from triserve.rpc.channel import is_ready, open_channel
+from triserve.rpc.errors import (
+    Cancelled,
+    DeadlineExceeded,
+    InvalidRequest,
+    NotFound,
+    Overloaded,
+    PromptTooLong,
+    ServiceError,
+    Unauthenticated,
+    Unavailable,
+    from_rpc_error,
+)
+from triserve.v1 import chat_pb2, chat_pb2_grpc, common_pb2, compute_pb2, tokenizer_pb2
+
+ECHO = "user: Hello\nassistant: "
+
+
+@pytest.fixture
+async def fleet() -> AsyncIterator[GatewayFleet]:
+    async with running_fleet() as fleet:
+        yield fleet
+
+
+@pytest.fixture
+async def stub(fleet: GatewayFleet) -> AsyncIterator[Any]:
+    channel = open_channel(f"127.0.0.1:{fleet.service.grpc_port}")
+    yield chat_pb2_grpc.ChatServiceStub(channel)
+    await channel.close()
+
+
+def ask(text: str = "Hello", **fields: Any) -> chat_pb2.ChatRequest:
+    return chat_pb2.ChatRequest(messages=[tokenizer_pb2.ChatMessage(role="user", content=text)], **fields)
+
+
+async def error_of(call: Any) -> ServiceError:
+    with pytest.raises(grpc.aio.AioRpcError) as caught:
+        async for _ in call:
+            pass
+    return from_rpc_error(caught.value, peer="gateway")
+
+
+async def test_a_chat_streams_and_ends_with_reason_and_usage(stub: Any) -> None:
+    responses = [response async for response in stub.Chat(ask())]
+    assert "".join(response.text for response in responses) == ECHO
+    assert [token for response in responses for token in response.token_ids] == [*ECHO.encode(), EOS]
+    assert responses[-1].finish_reason == common_pb2.FINISH_REASON_STOP
+    assert responses[-1].usage == chat_pb2.Usage(prompt_tokens=len(ECHO), completion_tokens=len(ECHO) + 1, cached_tokens=2)
+    assert not any(response.finish_reason or response.HasField("usage") for response in responses[:-1])
+    assert len({response.request_id for response in responses}) == 1
+
+
+async def test_zero_differs_from_unset(stub: Any, fleet: GatewayFleet) -> None:
+    for sampling in (common_pb2.SamplingParams(temperature=0, seed=0, top_logprobs=0), common_pb2.SamplingParams()):
+        async for _ in stub.Chat(ask(sampling=sampling, bypass_cache=True)):
+            pass
+    first, second = (request.sampling for request in fleet.compute.submitted)
+    assert first == common_pb2.SamplingParams(temperature=0, seed=0, top_logprobs=0)
+    assert second.temperature == 1
+    assert second.HasField("seed")
+    assert not second.HasField("top_logprobs")
+
+
+async def test_log_probabilities_come_with_their_tokens(stub: Any) -> None:
+    responses = [
+        response
+        async for response in stub.Chat(
+            ask(sampling=common_pb2.SamplingParams(top_logprobs=1), stopping=common_pb2.StoppingParams(max_tokens=3))
+        )
+    ]
+    logprobs = [one for response in responses for one in response.logprobs]
+    assert [list(one.top_token_ids) for one in logprobs] == [[ord("u")], [ord("s")], [ord("e")]]
+    assert [one.logprob for one in logprobs] == [-0.5] * 3
+
+
+@pytest.mark.parametrize(
+    ("request_", "kind", "field"),
+    [
+        (chat_pb2.ChatRequest(), InvalidRequest, "messages"),
+        (ask(model="gpt-17"), NotFound, "model"),
+        (ask("x" * 5000), PromptTooLong, "messages"),
+        (ask(sampling=common_pb2.SamplingParams(temperature=float("nan"))), InvalidRequest, "temperature"),
+        (ask(sampling=common_pb2.SamplingParams(top_logprobs=1000)), InvalidRequest, "top_logprobs"),
+        (ask(sampling=common_pb2.SamplingParams(logit_bias_ids=[1])), InvalidRequest, "logit_bias_values"),
+        (ask(sampling=common_pb2.SamplingParams(logit_bias_ids=[258], logit_bias_values=[1])), InvalidRequest, "logit_bias"),
+        (ask(stopping=common_pb2.StoppingParams(max_tokens=0)), InvalidRequest, "max_tokens"),
+        (ask(stopping=common_pb2.StoppingParams(max_tokens=2, min_tokens=3)), InvalidRequest, "min_tokens"),
+        (ask(stopping=common_pb2.StoppingParams(stop_strings=["x"] * 99)), InvalidRequest, "stop_strings"),
+    ],
+)
+async def test_cve_2026_116173_grpc_has_the_limits_http_has(
+    stub: Any, fleet: GatewayFleet, request_: Any, kind: type[ServiceError], field: str
+) -> None:
+    error = await error_of(stub.Chat(request_))
+    assert type(error) is kind
+    assert error.field == field
+    assert not fleet.compute.submitted
+
+
+async def test_cancelling_the_call_cancels_in_compute(stub: Any, fleet: GatewayFleet) -> None:
+    fleet.compute.flowing.clear()
+    fleet.compute.let_through(1)
+    call = stub.Chat(ask())
+    await call.read()
+    call.cancel()
+    await eventually(lambda: fleet.compute.cancelled == [1])
+    assert fleet.active == 0
+
+
+async def test_cancelling_while_tokenizing_never_reaches_compute(stub: Any, fleet: GatewayFleet) -> None:
+    fleet.tokenizer.flowing.clear()
+    call = stub.Chat(ask())
+    waiting = asyncio.ensure_future(call.read())
+    await eventually(lambda: fleet.tokenizer.asked)
+    call.cancel()
+    await asyncio.gather(waiting, return_exceptions=True)
+    await eventually(lambda: fleet.tokenizer.cancelled)
+    assert not fleet.compute.submitted
+
+
+async def test_the_clients_deadline_travels_and_cancels(stub: Any, fleet: GatewayFleet) -> None:
+    fleet.compute.flowing.clear()
+    fleet.compute.let_through(1)
+    error = await error_of(stub.Chat(ask(), timeout=0.3))
+    assert type(error) is DeadlineExceeded
+    assert fleet.compute.submitted[0].deadline_ms <= 300
+    await eventually(lambda: fleet.compute.cancelled == [1])
+
+
+async def test_the_gateways_own_deadline_is_a_status() -> None:
+    async with running_fleet(request_timeout_s=0.2) as fleet:
+        fleet.compute.flowing.clear()
+        async with open_channel(f"127.0.0.1:{fleet.service.grpc_port}") as channel:
+            assert type(await error_of(chat_pb2_grpc.ChatServiceStub(channel).Chat(ask()))) is DeadlineExceeded
+        await eventually(lambda: fleet.compute.cancelled == [1])
+
+
+async def test_a_failure_mid_stream_is_a_status(stub: Any, fleet: GatewayFleet) -> None:
+    fleet.compute.script = lambda request: [Say("begun", [1]), Unavailable("the sampler was lost")]
+    assert type(await error_of(stub.Chat(ask()))) is Unavailable
+
+
+async def test_one_over_the_limit_is_refused() -> None:
+    async with running_fleet(max_active_requests=1) as fleet:
+        fleet.compute.flowing.clear()
+        async with open_channel(f"127.0.0.1:{fleet.service.grpc_port}") as channel:
+            stub: Any = chat_pb2_grpc.ChatServiceStub(channel)
+            first = stub.Chat(ask())
+            await eventually(lambda: fleet.compute.submitted)
+            assert type(await error_of(stub.Chat(ask()))) is Overloaded
+            first.cancel()
+
+
+async def test_a_client_that_does_not_read_is_cut_and_told() -> None:
+    def long(request: compute_pb2.SubmitRequest) -> list[Say]:
+        return [Say("x" * 50_000, [1]) for _ in range(400)] + [Say("", [], common_pb2.FINISH_REASON_LENGTH)]
+
+    async with running_fleet(stall_timeout_s=0.2) as fleet:
+        fleet.compute.script = long
+        fleet.compute.flowing.clear()
+        async with open_channel(f"127.0.0.1:{fleet.service.grpc_port}") as channel:
+            call: Any = chat_pb2_grpc.ChatServiceStub(channel).Chat(ask())
+            await eventually(lambda: fleet.compute.submitted)
+            fleet.compute.let_through(300)
+            await eventually(lambda: fleet.compute.cancelled == [1], "compute was told")
+            assert fleet.active == 0
+            with pytest.raises((grpc.aio.AioRpcError, asyncio.CancelledError)) as caught:
+                while await call.read() is not grpc.aio.EOF:
+                    pass
+            assert not isinstance(caught.value, grpc.aio.AioRpcError) or type(from_rpc_error(caught.value, peer="gateway")) is Cancelled
+
+
+async def test_a_key_is_asked_for_where_keys_are(tmp_path: Any) -> None:
+    keys = tmp_path / "keys"
+    keys.write_text("acme 2bb80d537b1da3e38bd30361aa855686bde0eacd7162fef6a25fe97bf527a25b\n")
+    async with running_fleet(api_keys_file=keys) as fleet, open_channel(f"127.0.0.1:{fleet.service.grpc_port}") as channel:
+        stub: Any = chat_pb2_grpc.ChatServiceStub(channel)
+        assert type(await error_of(stub.Chat(ask()))) is Unauthenticated
+        assert type(await error_of(stub.Chat(ask(), metadata=(("authorization", "Bearer wrong"),)))) is Unauthenticated
+        async for _ in stub.Chat(ask(), metadata=(("authorization", "Bearer secret"),)):
+            pass
+        assert [request.tenant for request in fleet.compute.submitted] == ["acme"]
+
+
+async def test_health_follows_the_stages(fleet: GatewayFleet) -> None:
+    async with open_channel(f"127.0.0.1:{fleet.service.grpc_port}") as channel:
+        assert await is_ready(channel, "triserve.v1.ChatService", timeout_s=5)
+        await fleet.compute.server.health.set_ready(False)
+        while await is_ready(channel, "triserve.v1.ChatService", timeout_s=5):
+            pass
+        assert await is_ready(channel, "", timeout_s=5)
+
+
+async def test_draining_ends_a_stream_with_a_status(fleet: GatewayFleet) -> None:
+    fleet.compute.flowing.clear()
+    fleet.compute.let_through(1)
+    channel = open_channel(f"127.0.0.1:{fleet.service.grpc_port}")
+    responses: Any = aiter(chat_pb2_grpc.ChatServiceStub(channel).Chat(ask()))
+    await anext(responses)
+    rest = asyncio.ensure_future(error_of(responses))
+    await fleet.service.stop()
+    assert type(await rest) is Unavailable
+    await channel.close()

@@ -1,0 +1,138 @@
+"""The same request gives the same bytes, whatever else is in the batch and however its tokens came there."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from compute_svc.models.causal_lm import CausalLM
+from compute_svc.models.registry import load_model
+from tests.fakes.checkpoints import save_checkpoint
+from tests.fakes.forward_driver import DrivenRequest, ForwardDriver
+
+MODELS: dict[str, tuple[str, torch.dtype, dict[str, Any]]] = {
+    "gqa": ("llama", torch.float32, {"num_attention_heads": 8, "num_key_value_heads": 4, "head_dim": 32, "hidden_size": 64, "intermediate_size": 192}),
+    "mqa-odd-sizes": ("qwen3", torch.float32, {"num_attention_heads": 3, "num_key_value_heads": 1, "head_dim": 12, "intermediate_size": 37}),
+    "window": ("mistral", torch.float32, {"sliding_window": 140, "num_attention_heads": 2, "num_key_value_heads": 2}),
+    "bfloat16": ("qwen2", torch.bfloat16, {"head_dim": 16}),
+}
+
+
+@pytest.fixture(scope="module", params=MODELS)
+def model(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> CausalLM:
+    family, dtype, overrides = MODELS[request.param]
+    folder = tmp_path_factory.mktemp("checkpoint")
+    save_checkpoint(folder, family, num_hidden_layers=2, **overrides)
+    return load_model(folder, dtype=dtype, device=torch.device("cpu"))
+
+
+@pytest.fixture(params=[1, 2, 5])
+def num_threads(request: pytest.FixtureRequest) -> Iterator[int]:
+    before = torch.get_num_threads()
+    torch.set_num_threads(request.param)
+    yield request.param
+    torch.set_num_threads(before)
+
+
+def tokens_of(length: int, seed: int) -> list[int]:
+    return torch.randint(0, 97, (length,), generator=torch.Generator().manual_seed(seed)).tolist()
+
+
+def alone(model: CausalLM, tokens: list[int]) -> tuple[torch.Tensor, torch.Tensor]:
+    """Logits of every token, and the KV, of one request prefilled whole, on one thread."""
+    driver = ForwardDriver(model, num_pages=32)
+    request = driver.request(tokens, len(tokens))
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    logits = driver.step([], [(request, len(tokens))], all_logits=True)
+    torch.set_num_threads(before)
+    return logits, driver.stored(request)
+
+
+def assert_same_bytes(driver: ForwardDriver, request: DrivenRequest, logits: torch.Tensor, kv: torch.Tensor) -> None:
+    computed = torch.cat(request.logits)
+    assert torch.equal(computed, logits[len(logits) - len(computed) :])
+    assert torch.equal(driver.stored(request), kv)
+
+
+@settings(max_examples=30, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(
+    length=st.integers(1, 300),
+    chunks=st.lists(st.integers(1, 150), min_size=1, max_size=6),
+    decodes=st.integers(0, 5),
+    neighbours=st.lists(st.tuples(st.integers(1, 280), st.booleans()), max_size=7),
+    seed=st.integers(0, 1000),
+)
+def test_logits_and_kv_depend_on_nothing_but_the_tokens_before(
+    model: CausalLM, length: int, chunks: list[int], decodes: int, neighbours: list[tuple[int, bool]], seed: int
+) -> None:
+    tokens = tokens_of(length + decodes, seed)
+    logits, kv = alone(model, tokens)
+    driver = ForwardDriver(model, num_pages=200, page_size_tokens=16, seed=seed)
+    request = driver.request(tokens, len(tokens))
+    others = []
+    for index, (other_length, decoding) in enumerate(neighbours):
+        other = driver.request(tokens_of(other_length + 20, index), other_length + 20)
+        if decoding:
+            driver.step([], [(other, other_length)])
+        others.append((other, decoding))
+
+    for chunk in [*chunks, length]:
+        count = min(chunk, length - request.num_computed)
+        if count:
+            prefills = [(other, 1 + index) for index, (other, decoding) in enumerate(others) if not decoding]
+            driver.step([other for other, decoding in others if decoding], [*prefills, (request, count)], all_logits=True)
+            others = [(other, True) for other, _ in others]
+    for _ in range(decodes):
+        driver.step([other for other, _ in others[:3]] + [request] + [other for other, _ in others[3:]], [], all_logits=True)
+
+    assert_same_bytes(driver, request, logits, kv)
+
+
+def test_decoding_among_64_is_decoding_alone(model: CausalLM, num_threads: int) -> None:
+    lengths = [1 + (index * 37) % 270 for index in range(64)]
+    driver = ForwardDriver(model, num_pages=1200, page_size_tokens=16)
+    requests = [driver.request(tokens_of(length + 2, index), length + 2) for index, length in enumerate(lengths)]
+    for start in range(0, 64, 16):
+        driver.step([], list(zip(requests[start : start + 16], lengths[start : start + 16], strict=True)))
+    for request in requests:
+        request.logits.clear()
+
+    for _ in range(2):
+        driver.step(requests, [])
+
+    for request in requests[::5]:
+        assert_same_bytes(driver, request, *alone(model, request.tokens))
+
+
+def test_a_prefix_hit_continues_as_if_the_prefix_had_been_computed(model: CausalLM) -> None:
+    tokens = tokens_of(200, 3)
+    logits, kv = alone(model, tokens)
+    driver = ForwardDriver(model, num_pages=64)
+    owner = driver.request(tokens[:150] + tokens_of(30, 4), 180)
+    driver.step([], [(owner, 180)])
+    request = driver.request(tokens, len(tokens), share=owner, shared_pages=9)
+
+    driver.step([], [(request, len(tokens) - request.num_computed)], all_logits=True)
+
+    assert_same_bytes(driver, request, logits, kv)
+
+
+@pytest.mark.parametrize("page_size_tokens", [1, 7, 24, 128, 256])
+def test_the_page_size_changes_nothing(model: CausalLM, page_size_tokens: int) -> None:
+    tokens = tokens_of(261, 5)
+    logits, kv = alone(model, tokens)
+    driver = ForwardDriver(model, num_pages=600 // page_size_tokens + 2, page_size_tokens=page_size_tokens)
+    request = driver.request(tokens, len(tokens))
+
+    for count in (130, 130):
+        driver.step([], [(request, count)], all_logits=True)
+    driver.step([request], [], all_logits=True)
+
+    assert_same_bytes(driver, request, logits, kv)

@@ -1,0 +1,76 @@
+"""A model is the bundled one, a folder, or a hub id; anything else is refused with what to do."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from gateway.cli.model_folder import HUB_FILES, HUB_FILES_LEFT_OUT, ModelUnavailable, resolve_model
+
+
+def make_model(folder: Path) -> Path:
+    folder.mkdir(parents=True)
+    for name in ("config.json", "tokenizer.json", "model.safetensors"):
+        (folder / name).touch()
+    return folder
+
+
+def no_download(model: str) -> str:
+    raise AssertionError(f"{model} was to be downloaded")
+
+
+def test_a_folder_is_served_under_its_name(tmp_path: Path) -> None:
+    folder = make_model(tmp_path / "tiny")
+    assert resolve_model(str(folder), no_download) == (folder, "tiny")
+
+
+def test_a_folder_goes_before_a_hub_id(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder = make_model(tmp_path / "org" / "name")
+    monkeypatch.chdir(tmp_path)
+    assert resolve_model("org/name", no_download) == (folder, "name")
+
+
+def test_a_hub_id_is_downloaded_once_and_served_under_its_id(tmp_path: Path) -> None:
+    folder = make_model(tmp_path / "snapshot")
+    asked = []
+
+    def download(model: str) -> str:
+        asked.append(model)
+        return str(folder)
+
+    assert resolve_model("org/name", download) == (folder, "org/name")
+    assert asked == ["org/name"]
+
+
+@pytest.mark.parametrize("model", ["no/such/folder", "name", "../up", "/absent", "org/", "-o/name", ""])
+def test_what_is_neither_folder_nor_hub_id_is_refused(model: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "sub").mkdir()
+    with pytest.raises(ModelUnavailable, match="neither a folder nor a hub id" if model != "" else "."):
+        resolve_model(model, no_download)
+
+
+@pytest.mark.parametrize("missing", ["config.json", "tokenizer.json", "model.safetensors"])
+def test_a_folder_that_lacks_a_file_is_refused_by_the_files_name(tmp_path: Path, missing: str) -> None:
+    folder = make_model(tmp_path / "tiny")
+    (folder / missing).unlink()
+    with pytest.raises(ModelUnavailable, match=missing.replace("model", r"\*").replace(".", r"\.") if "safe" in missing else missing):
+        resolve_model(str(folder), no_download)
+
+
+def test_neither_code_nor_pickles_are_fetched() -> None:
+    # Also where the optional package is not there to be asked.
+    hub = pytest.importorskip("huggingface_hub.utils")
+    files = ["config.json", "model.safetensors", "chat_template.jinja", "model-00001-of-00002.safetensors", "tokenizer.json"]
+    unwanted = [
+        "pytorch_model.bin",
+        "modeling.py",
+        "model.pkl",
+        "original/x.safetensors",
+        "consolidated.safetensors",
+        "a/config.json",
+        "README.md",
+    ]
+    fetched = hub.filter_repo_objects(files + unwanted, allow_patterns=list(HUB_FILES), ignore_patterns=list(HUB_FILES_LEFT_OUT))
+    assert list(fetched) == files

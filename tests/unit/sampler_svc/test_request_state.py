@@ -1,0 +1,168 @@
+"""One answer from its first token to its end."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from sampler_svc.errors import Disagreement
+from sampler_svc.params import Finish, Sampling, Stopping
+from sampler_svc.request_state import Delta, Opening, RequestState
+from sampler_svc.vocabulary import Vocabulary
+from tests.fakes.sampler_tokenizers import byte_tokenizer
+from triserve.rpc.errors import InvalidRequest
+
+EOS = 256
+WIDTH = 257
+VOCABULARY = Vocabulary(byte_tokenizer())
+
+
+def opening(
+    *, generated: Sequence[int] = (), prompt: Sequence[int] = (ord("?"),), sampling: Sampling | None = None, **stopping: Any
+) -> Opening:
+    """A greedy request whose tokens are bytes; id 256 ends it."""
+    fields: dict[str, Any] = {"max_tokens": 100, "stop_token_ids": frozenset({EOS})} | stopping
+    return Opening(1, 5, 7, 2, "r-1", prompt, generated, sampling or Sampling(temperature=0.0), Stopping(**fields))
+
+
+def answer(state: RequestState, text: str | Sequence[int]) -> Delta:
+    """One delta of all tokens up to the end."""
+    delta = state.delta()
+    for token in text.encode() if isinstance(text, str) else text:
+        assert delta.finish is None
+        state.advance(token, delta)
+    return delta
+
+
+def state(**fields: Any) -> RequestState:
+    return RequestState(opening(**fields), VOCABULARY, WIDTH)
+
+
+def test_a_delta_says_whose_it_is_and_where_it_begins() -> None:
+    request = state()
+    answer(request, "ab")
+    delta = answer(request, "cd")
+    assert (delta.gateway, delta.gateway_request, delta.epoch, delta.first_position) == (5, 7, 2, 2)
+    assert (delta.tokens, delta.text, delta.finish) == ([*b"cd"], "cd", None)
+
+
+def test_a_stop_id_ends_the_answer_is_counted_and_gives_no_text() -> None:
+    """PPL.LLM ignored the client's stop ids, and sent stop tokens as text."""
+    delta = answer(state(stop_token_ids=frozenset({ord("!")})), "hi!")
+    assert (delta.text, delta.tokens, delta.finish, delta.stop_string) == ("hi", [*b"hi!"], Finish.STOP, "")
+
+
+def test_end_of_text_on_the_last_allowed_token_is_a_stop() -> None:
+    """PPL.LLM reported the length."""
+    delta = answer(state(max_tokens=3), [*b"hi", EOS])
+    assert (delta.text, delta.finish) == ("hi", Finish.STOP)
+
+
+def test_the_last_allowed_token_ends_the_answer_by_length() -> None:
+    delta = answer(state(max_tokens=2), "hi")
+    assert (delta.text, delta.finish) == ("hi", Finish.LENGTH)
+
+
+def test_a_stop_string_cuts_the_text_and_is_named() -> None:
+    delta = answer(state(stop_strings=("END", "\n\n")), "one\n\n")
+    assert (delta.text, delta.finish, delta.stop_string) == ("one", Finish.STOP, "\n\n")
+    assert delta.tokens == [*b"one\n\n"]
+
+
+def test_a_stop_string_on_the_last_allowed_token_is_a_stop() -> None:
+    assert answer(state(max_tokens=3, stop_strings=("bc",)), "abc").finish is Finish.STOP
+
+
+def test_a_stop_id_goes_before_the_stop_string_that_half_came() -> None:
+    delta = answer(state(stop_strings=("END",)), [*b"xEN", EOS])
+    assert (delta.text, delta.finish, delta.stop_string) == ("xEN", Finish.STOP, "")
+
+
+def test_text_held_back_is_sent_when_the_length_ends_the_answer() -> None:
+    delta = answer(state(max_tokens=3, stop_strings=("END",)), "xEN")
+    assert (delta.text, delta.finish) == ("xEN", Finish.LENGTH)
+
+
+def test_half_a_character_is_replaced_only_at_the_very_end() -> None:
+    half = [*b"a", *"é".encode()[:1]]
+    assert answer(state(), half).text == "a"
+    assert answer(state(max_tokens=2), half).text == "a\ufffd"
+    assert answer(state(), [*half, EOS]).text == "a\ufffd"
+    assert answer(state(stop_strings=("a!",)), [*half, EOS]).text == "a\ufffd", "in the order of the text"
+
+
+def test_stop_strings_do_not_count_before_min_tokens() -> None:
+    delta = answer(state(stop_strings=("b",), min_tokens=3), "abcb")
+    assert (delta.text, delta.finish) == ("abc", Finish.STOP)
+    assert answer(state(stop_strings=("b",), min_tokens=2), "ab").finish is Finish.STOP, "complete with the second token"
+
+
+def test_a_stop_id_before_min_tokens_breaks_the_contract() -> None:
+    request = state(min_tokens=2)
+    answer(request, "ab")
+    assert answer(request, [EOS]).finish is Finish.STOP
+    with pytest.raises(Disagreement):
+        answer(state(min_tokens=2), [ord("a"), EOS])
+
+
+@pytest.mark.parametrize(
+    ("fields", "field"),
+    [
+        ({"prompt": [WIDTH]}, "prompt_token_ids"),
+        ({"generated": [WIDTH]}, "generated_token_ids"),
+        ({"generated": [*b"ab"], "max_tokens": 2}, "generated_token_ids"),
+        ({"generated": [*b"ab"], "stop_strings": ("b",)}, "generated_token_ids"),
+        ({"generated": [EOS]}, "generated_token_ids"),
+        ({"generated": [EOS], "min_tokens": 1}, "generated_token_ids"),
+        ({"max_tokens": None}, "max_tokens"),
+        ({"sampling": Sampling(top_p=0.0, seed=1)}, "top_p"),
+    ],
+    ids=str,
+)
+def test_a_bad_request_is_refused_by_name(fields: dict[str, Any], field: str) -> None:
+    with pytest.raises(InvalidRequest) as caught:
+        state(**fields)
+    assert caught.value.field == field
+
+
+@settings(max_examples=100, deadline=None)
+@given(
+    text=st.text(st.sampled_from("ab€"), max_size=10),
+    cut=st.integers(0, 30),
+    stops=st.lists(st.text("ab€", min_size=1, max_size=3), max_size=2),
+    min_tokens=st.integers(0, 12),
+)
+def test_an_attempt_that_goes_on_from_earlier_tokens_sends_exactly_the_rest(text: str, cut: int, stops: list[str], min_tokens: int) -> None:
+    tokens = [*text.encode()]
+    fields: dict[str, Any] = {"max_tokens": 20, "stop_strings": tuple(stops), "min_tokens": min_tokens}
+    first = state(**fields)
+    before = first.delta()
+    done = 0
+    for token in tokens[:cut]:
+        if before.finish is not None:
+            break
+        first.advance(token, before)
+        done += 1
+    if before.finish is not None:
+        return
+    second = state(generated=tokens[:done], **fields)
+    assert second.position == first.position == done
+    one, other = first.delta(), second.delta()
+    for token in tokens[done:]:
+        if one.finish is None:
+            first.advance(token, one)
+            second.advance(token, other)
+    assert one == other
+
+
+def test_replayed_tokens_are_punished_like_drawn_ones() -> None:
+    sampling = Sampling(temperature=0.0, frequency_penalty=1.0)
+    first = state(sampling=sampling)
+    answer(first, "aab")
+    second = state(sampling=sampling, generated=[*b"aab"])
+    assert second.penalties._index == first.penalties._index
+    assert second.penalties._answer_counts.tolist() == first.penalties._answer_counts.tolist()

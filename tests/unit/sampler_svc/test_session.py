@@ -1,0 +1,283 @@
+"""A replica's stream: whatever arrives, each request gets its own text, verdicts and failures."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from sampler_svc.admission import Admission
+from sampler_svc.candidates import Candidates
+from sampler_svc.params import Finish, Sampling, Stopping
+from sampler_svc.request_state import Delta, Opening
+from sampler_svc.session import Frame, Kind, Outcome, Session, Verdict
+from sampler_svc.vocabulary import Vocabulary
+from tests.fakes.sampler_tokenizers import byte_tokenizer
+from triserve.rpc.errors import Internal, InvalidRequest, Overloaded, Unavailable
+
+WIDTH, EOS = 257, 256
+VOCABULARY = Vocabulary(byte_tokenizer())
+GREEDY = Sampling(temperature=0.0)
+
+
+def opening(request: int, *, sampling: Sampling = GREEDY, generated: Sequence[int] = (), gateway: int = 1, **stopping: Any) -> Opening:
+    fields: dict[str, Any] = {"max_tokens": 50, "stop_token_ids": frozenset({EOS})} | stopping
+    return Opening(request, gateway, 1000 + request, 3, f"r-{request}", [ord("?")], generated, sampling, Stopping(**fields))
+
+
+Row = tuple[int, int, int | dict[int, float]]
+"""Request, position, and the drawn token or the candidates; candidates and a drawn token: see `frame`."""
+
+
+def frame(
+    rows: Sequence[Row] = (),
+    *,
+    opens: Sequence[Opening] = (),
+    closes: Sequence[int] = (),
+    beside: dict[int, dict[int, float]] | None = None,
+) -> Frame:
+    """A frame; `beside` gives candidates to drawn rows, by index."""
+    candidates = [(beside or {}).get(index, {}) if isinstance(what, int) else what for index, (_, _, what) in enumerate(rows)]
+    ids = np.array([token for row in candidates for token in row], "<u4")
+    logits = np.array([value for row in candidates for value in row.values()], "<f4")
+    return Frame(
+        number=1,
+        opens=list(opens),
+        closes=list(closes),
+        request=[request for request, _, _ in rows],
+        position=[position for _, position, _ in rows],
+        kind=[Kind.DRAWN if isinstance(what, int) else Kind.CANDIDATES for _, _, what in rows],
+        token=[what if isinstance(what, int) else 0 for _, _, what in rows],
+        log_sum_exp=np.full(len(rows), 2.0),
+        candidates=Candidates.parse(ids.tobytes(), logits.tobytes(), [len(row) for row in candidates], WIDTH),
+    )
+
+
+def session(limit: int = 100) -> Session:
+    return Session(VOCABULARY, WIDTH, Admission(limit))
+
+
+def texts(outcome: Outcome) -> dict[int, str]:
+    return {request: delta.text for request, delta in outcome.deltas.items()}
+
+
+def test_drawn_tokens_become_deltas() -> None:
+    stream = session()
+    first = stream.process([frame([(1, 0, ord("a")), (2, 0, ord("x"))], opens=[opening(1), opening(2, gateway=9)])])
+    assert texts(first) == {1: "a", 2: "x"}
+    assert (first.deltas[2].gateway, first.deltas[2].gateway_request, first.deltas[2].epoch) == (9, 1002, 3)
+    assert not first.verdicts and not first.finished and not first.failed
+    second = stream.process([frame([(1, 1, ord("b"))])])
+    assert texts(second) == {1: "b"}
+    assert second.deltas[1].first_position == 1
+
+
+def test_candidate_rows_get_a_verdict_and_a_delta() -> None:
+    outcome = session().process([frame([(1, 0, {ord("a"): 1.0, ord("b"): 2.0})], opens=[opening(1)])])
+    assert outcome.verdicts == [Verdict(1, 0, ord("b"))]
+    assert texts(outcome) == {1: "b"}
+
+
+def test_a_verdict_that_ends_the_answer_is_also_told_as_finished() -> None:
+    stream = session()
+    outcome = stream.process([frame([(1, 0, {EOS: 1.0})], opens=[opening(1)])])
+    assert outcome.verdicts == [Verdict(1, 0, EOS)]
+    assert outcome.finished == [1]
+    assert outcome.deltas[1].finish is Finish.STOP
+    assert stream.num_requests == 0
+
+
+def test_rows_after_the_end_are_ignored() -> None:
+    stream = session()
+    outcome = stream.process([frame([(1, 0, EOS)], opens=[opening(1)]), frame([(1, 1, ord("x"))]), frame([(1, 2, {5: 1.0})])])
+    assert (outcome.finished, outcome.deltas[1].tokens, outcome.failed) == ([1], [EOS], [])
+    assert stream.process([frame([(1, 3, ord("y"))])]) == Outcome()
+
+
+def test_a_closed_request_is_dropped_without_a_word() -> None:
+    stream = session()
+    stream.process([frame([(1, 0, ord("a"))], opens=[opening(1, stop_strings=("ab",))])])
+    assert stream.process([frame([(1, 1, ord("b"))], closes=[1, 77])]) == Outcome()
+    assert stream.num_requests == 0
+
+
+def test_a_request_closed_in_the_frame_that_opens_it_never_was() -> None:
+    assert session().process([frame([(1, 0, ord("a"))], opens=[opening(1)], closes=[1])]) == Outcome()
+
+
+def test_a_position_that_is_done_is_ignored() -> None:
+    stream = session()
+    stream.process([frame([(1, 0, ord("a"))], opens=[opening(1)])])
+    assert stream.process([frame([(1, 0, ord("a"))]), frame([(1, 0, {7: 1.0})])]) == Outcome()
+    assert texts(stream.process([frame([(1, 1, ord("b"))])])) == {1: "b"}
+
+
+def test_a_candidate_row_sent_twice_in_a_frame_is_drawn_once() -> None:
+    row = {ord("a"): 1.0}
+    outcome = session().process([frame([(1, 0, row), (1, 0, row)], opens=[opening(1)])])
+    assert (outcome.verdicts, outcome.deltas[1].tokens) == ([Verdict(1, 0, ord("a"))], [ord("a")])
+
+
+def test_a_gap_fails_the_request_and_no_other(caplog: pytest.LogCaptureFixture) -> None:
+    stream = session()
+    outcome = stream.process([frame([(1, 1, ord("a")), (2, 0, ord("x"))], opens=[opening(1), opening(2)])])
+    ((request, error),) = outcome.failed
+    assert request == 1
+    assert isinstance(error, Internal)
+    assert texts(outcome) == {2: "x"}
+    assert "r-1: row is about position 1, the next is 0" in caplog.text
+    assert stream.num_requests == 1
+
+
+def test_several_drawn_tokens_of_a_request_in_one_frame_are_taken_in_order() -> None:
+    outcome = session().process([frame([(1, 0, ord("a")), (1, 1, ord("b")), (1, 2, {ord("c"): 0.0})], opens=[opening(1)])])
+    assert texts(outcome) == {1: "abc"}
+
+
+def test_tokens_of_earlier_attempts_are_not_sent_again() -> None:
+    outcome = session().process([frame([(1, 2, ord("c"))], opens=[opening(1, generated=[*b"ab"])])])
+    assert (texts(outcome), outcome.deltas[1].first_position, outcome.failed) == ({1: "c"}, 2, [])
+
+
+def test_a_bad_request_fails_alone_and_its_rows_are_ignored() -> None:
+    stream = session()
+    bad = opening(1, sampling=Sampling(temperature=-1.0))
+    outcome = stream.process([frame([(1, 0, ord("a")), (2, 0, ord("x"))], opens=[bad, opening(2)])])
+    ((request, error),) = outcome.failed
+    assert (request, type(error), error.field) == (1, InvalidRequest, "temperature")
+    assert texts(outcome) == {2: "x"}
+    assert stream.num_requests == 1
+
+
+def test_a_request_too_many_is_overloaded_and_room_comes_back() -> None:
+    stream = session(limit=1)
+    outcome = stream.process([frame(opens=[opening(1), opening(2)])])
+    ((request, error),) = outcome.failed
+    assert (request, type(error)) == (2, Overloaded)
+    assert stream.process([frame(closes=[1], opens=[])]).failed == []
+    assert stream.process([frame(opens=[opening(3)])]).failed == []
+
+
+def test_a_refused_request_takes_no_room() -> None:
+    stream = session(limit=1)
+    stream.process([frame(opens=[opening(1, max_tokens=0)])])
+    assert stream.process([frame(opens=[opening(2)])]).failed == []
+
+
+def test_a_sampler_that_leaves_takes_no_request_and_serves_those_it_has() -> None:
+    admission = Admission(9)
+    stream = Session(VOCABULARY, WIDTH, admission)
+    stream.process([frame(opens=[opening(1)])])
+    admission.close()
+    outcome = stream.process([frame([(1, 0, ord("a"))], opens=[opening(2)])])
+    assert [(request, type(error)) for request, error in outcome.failed] == [(2, Unavailable)]
+    assert texts(outcome) == {1: "a"}
+
+
+def test_opening_a_request_twice_ends_the_stream() -> None:
+    stream = session()
+    stream.process([frame(opens=[opening(1)])])
+    with pytest.raises(InvalidRequest, match="request 1, which is open already"):
+        stream.process([frame(opens=[opening(1)])])
+
+
+def test_closing_the_session_frees_its_requests_once() -> None:
+    admission = Admission(9)
+    one, other = Session(VOCABULARY, WIDTH, admission), Session(VOCABULARY, WIDTH, admission)
+    one.process([frame(opens=[opening(1), opening(2)])])
+    other.process([frame(opens=[opening(1)])])
+    one.close()
+    one.close()
+    assert admission.open_requests == 1
+
+
+def test_a_drawn_row_reports_logprobs_from_its_candidates() -> None:
+    sampling = replace(GREEDY, top_logprobs=1)
+    beside = {0: {ord("a"): 1.5, ord("b"): 1.0}}
+    outcome = session().process([frame([(1, 0, ord("a"))], opens=[opening(1, sampling=sampling)], beside=beside)])
+    (entry,) = outcome.deltas[1].logprobs
+    assert entry == (ord("a"), -0.5, [(ord("a"), -0.5)])
+
+
+def test_logprobs_are_raw_whatever_was_drawn_from() -> None:
+    sampling = Sampling(temperature=0.0, logit_bias_ids=(ord("b"),), logit_bias_values=(9.0,), top_logprobs=2)
+    outcome = session().process([frame([(1, 0, {ord("a"): 1.5, ord("b"): 1.0})], opens=[opening(1, sampling=sampling)])])
+    (entry,) = outcome.deltas[1].logprobs
+    assert entry == (ord("b"), -1.0, [(ord("a"), -0.5), (ord("b"), -1.0)])
+
+
+def test_missing_logprobs_fail_the_request_and_leave_no_token_without_them() -> None:
+    sampling = replace(GREEDY, top_logprobs=1)
+    outcome = session().process([frame([(1, 0, ord("a"))], opens=[opening(1, sampling=sampling)])])
+    assert [request for request, _ in outcome.failed] == [1]
+    assert outcome.deltas[1].is_empty
+
+
+def test_a_row_that_cannot_be_drawn_fails_its_request_alone() -> None:
+    rows: list[Row] = [(1, 0, {5: math.nan}), (2, 0, {ord("a"): 0.0})]
+    outcome = session().process([frame(rows, opens=[opening(1), opening(2)])])
+    assert [request for request, _ in outcome.failed] == [1]
+    assert texts(outcome) == {2: "a"}
+
+
+def joined(outcomes: Sequence[Outcome]) -> dict[int, Delta]:
+    """Deltas of single frames put together the way a gateway does."""
+    deltas: dict[int, Delta] = {}
+    for outcome in outcomes:
+        for request, delta in outcome.deltas.items():
+            if delta.is_empty:
+                continue
+            whole = deltas.setdefault(request, replace(delta, tokens=[], text="", logprobs=[]))
+            assert delta.first_position == whole.first_position + len(whole.tokens)
+            whole.tokens += delta.tokens
+            whole.text += delta.text
+            whole.logprobs += delta.logprobs
+            whole.finish, whole.stop_string = delta.finish, delta.stop_string
+    return deltas
+
+
+@st.composite
+def conversations(draw: st.DrawFn) -> list[Frame]:
+    """Frames of three requests of different kinds, with duplicates, a gap now and then, and closes."""
+    positions = {1: 0, 2: 0, 3: 0}
+    samplings = {1: GREEDY, 2: Sampling(seed=4, temperature=0.8, frequency_penalty=0.5, top_logprobs=1), 3: GREEDY}
+    opens = [
+        opening(request, sampling=sampling, max_tokens=6, stop_strings=("ab", "ba€") if request == 3 else ())
+        for request, sampling in samplings.items()
+    ]
+    frames = [frame(opens=opens)]
+    tokens = st.sampled_from([*b"aab", *"€".encode(), EOS])
+    for _ in range(draw(st.integers(1, 12))):
+        rows: list[Row] = []
+        for request in draw(st.permutations(sorted(positions))):
+            step = draw(st.sampled_from([1, 1, 1, 1, 0, 2]))
+            position = positions[request] + step - 1
+            if position < 0 or draw(st.integers(0, 5)) == 0:
+                continue
+            positions[request] = max(positions[request], position + 1)
+            row = {token: draw(st.floats(-3, 3, width=32)) for token in draw(st.lists(tokens, min_size=1, max_size=4, unique=True))}
+            rows.append((request, position, row if request == 2 else next(iter(row))))
+        frames.append(frame(rows, closes=draw(st.sampled_from([[], [], [], [], [1], [9]]))))
+    return frames
+
+
+@settings(max_examples=60, deadline=None)
+@given(conversations(), st.randoms(use_true_random=False))
+def test_frames_taken_together_give_what_they_give_one_by_one(frames: list[Frame], random: Any) -> None:
+    alone, together, mixed = session(), session(), session()
+    outcomes = [alone.process([each]) for each in frames]
+    whole = together.process(frames)
+    cut = random.randrange(len(frames) + 1)
+    halves = [mixed.process(frames[:cut]), mixed.process(frames[cut:])]
+    for some in ([whole], halves):
+        assert joined(some) == joined(outcomes)
+        assert [verdict for outcome in some for verdict in outcome.verdicts] == [v for outcome in outcomes for v in outcome.verdicts]
+        assert [request for outcome in some for request in outcome.finished] == [r for outcome in outcomes for r in outcome.finished]
+        assert [f[0] for outcome in some for f in outcome.failed] == [f[0] for outcome in outcomes for f in outcome.failed]
+    assert alone.num_requests == together.num_requests == mixed.num_requests
