@@ -131,7 +131,14 @@ class Engine:
     """
 
     def __init__(
-        self, model: Model, kv: KvPageStore, config: SchedulerConfig, *, logits_width: int, device: torch.device, policy: Policy | None = None
+        self,
+        model: Model,
+        kv: KvPageStore,
+        config: SchedulerConfig,
+        *,
+        logits_width: int,
+        device: torch.device,
+        policy: Policy | None = None,
     ) -> None:
         self.config = config
         self.logits_width = logits_width

@@ -201,7 +201,9 @@ class SamplerLink:
             if not isinstance(response, sampler_pb2.SampleResponse):
                 raise Unavailable(f"sampler {self.target} has ended the stream")
             if not self._answered <= response.frame <= self._sent:
-                raise Unavailable(f"sampler {self.target} answered frame {response.frame}, {self._sent} are sent and {self._answered} answered")
+                raise Unavailable(
+                    f"sampler {self.target} answered frame {response.frame}, {self._sent} are sent and {self._answered} answered"
+                )
             self._answered = response.frame
             self._progress_at = time.monotonic()
             self._has_work.set()

@@ -72,7 +72,10 @@ class ComputeServicer(compute_pb2_grpc.ComputeServiceServicer):
         # The generator may hang in a send when the gateway goes; this tells of the end whatever it hangs in.
         context.add_done_callback(lambda _: dispatcher.close_gateway(gateway))  # type: ignore[arg-type]  # the stubs want a class here
         logger.info("gateway %r is connected", name)
-        tasks = [asyncio.ensure_future(_read(request_iterator, first, gateway, dispatcher)), asyncio.ensure_future(_cut_off(gateway, dispatcher, context))]
+        tasks = [
+            asyncio.ensure_future(_read(request_iterator, first, gateway, dispatcher)),
+            asyncio.ensure_future(_cut_off(gateway, dispatcher, context)),
+        ]
         try:
             yield compute_pb2.GenerateResponse(hello=self._describe(info))
             while (response := await gateway.next_response()) is not None:

@@ -89,7 +89,8 @@ class SamplerServicer(sampler_pb2_grpc.SamplerServiceServicer):
         """
         self._admission.close()
         try:
-            await asyncio.wait_for(self._admission.wait_idle(), timeout_s)
+            async with asyncio.timeout(timeout_s):
+                await self._admission.wait_idle()
         except TimeoutError:
             logger.warning("%d requests did not end within %.1f s", self._admission.open_requests, timeout_s)
         for inbox in self._inboxes:

@@ -50,7 +50,7 @@ class ChatEncoder:
     Args:
         template: the model's.
         tokenizer: the model's.
-        system_prompts: remembers encoded system prompts; emptied by nobody else.
+        system_prompts: where encoded system prompts are remembered.
         today: the local date, on which templates may depend.
     """
 
@@ -68,7 +68,7 @@ class ChatEncoder:
         self._today = today
 
     def encode(self, chat: Chat, *, max_tokens: int | None) -> EncodedChat:
-        """The ids of a chat, the same as the model's author meant: special tokens from the template alone.
+        """The ids of a chat as the model's author meant it, its special tokens from the template alone.
 
         Args:
             chat: checked by `InputLimits.check_chat`.
@@ -135,7 +135,7 @@ class ChatEncoder:
         if prompt is None:
             prompt = self._find_system_prompt(asked)
             self._system_prompts.put(key, prompt)
-        return prompt.common_tokens(text, array("I", token_ids))
+        return prompt.common_tokens(text, token_ids)
 
     def _key(self, asked: Chat) -> bytes:
         parts = [self._today().isoformat(), [message.variables() for message in asked.messages], sorted(asked.arguments.items())]
@@ -161,4 +161,3 @@ class ChatEncoder:
             return self._render(replace(asked, messages=(*asked.messages, *turns)))
         except InvalidRequest:
             return None
-

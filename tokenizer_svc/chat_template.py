@@ -109,11 +109,16 @@ class ChatTemplate:
         self._special_tokens = dict(special_tokens)
         self._limits = limits
         self._clock = clock
-        self.known_roles = USUAL_ROLES | _strings_in(tree)
-        calls: list[nodes.Call | nodes.Filter | nodes.Test] = [*tree.find_all(nodes.Call), *tree.find_all((nodes.Filter, nodes.Test))]
+        strings = _strings_in(tree)
+        self.known_roles = USUAL_ROLES | strings
+        calls: list[nodes.Call | nodes.Filter | nodes.Test] = [
+            *tree.find_all(nodes.Call),
+            *tree.find_all(nodes.Filter),
+            *tree.find_all(nodes.Test),
+        ]
         self.cuts = frozenset(text for call in calls for text in _strings_in(*call.args) if text)
         self._sought = self.cuts | _strings_in(*tree.find_all(nodes.Compare))
-        self._literals = self.known_roles | {text.data for text in tree.find_all(nodes.TemplateData)}
+        self._literals = strings | {text.data for text in tree.find_all(nodes.TemplateData)}
 
     def frames_with(self, token: str) -> bool:
         """Whether the template prints this token of its own accord and never looks for it in what users wrote."""

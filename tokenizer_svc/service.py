@@ -103,9 +103,14 @@ class _Model(NamedTuple):
 
 
 def _load(settings: Settings) -> _Model:
-    folder = read_model_folder(settings.model_folder)
-    tokenizer = Tokenizer(folder)
-    chats = _chat_encoder(folder, tokenizer, settings)
+    folder = read_model_folder(settings.model)
+    template = _template(folder, settings)
+    if template is None:
+        tokenizer, chats = Tokenizer(folder), None
+    else:
+        tokenizer = Tokenizer(folder, frames_with=template.frames_with)
+        prompts = SystemPrompts(max_entries=settings.system_prompts_entries, max_bytes=settings.system_prompts_bytes)
+        chats = ChatEncoder(template, tokenizer, prompts)
     return _Model(tokenizer, chats, _info(folder, tokenizer, settings, has_chat_template=chats is not None))
 
 
@@ -117,15 +122,13 @@ def _return_freed_memory() -> None:
         trim(0)
 
 
-def _chat_encoder(folder: ModelFolder, tokenizer: Tokenizer, settings: Settings) -> ChatEncoder | None:
+def _template(folder: ModelFolder, settings: Settings) -> ChatTemplate | None:
     if folder.chat_template is None:
         return None
     try:
-        template = ChatTemplate(folder.chat_template, folder.special_tokens, limits=RenderLimits(timeout_s=settings.render_timeout_s))
+        return ChatTemplate(folder.chat_template, folder.special_tokens, limits=RenderLimits(timeout_s=settings.render_timeout_s))
     except TemplateSourceError as error:
         raise ModelFolderError(f"{folder.path}: the chat template has an error on {error}") from error
-    prompts = SystemPrompts(max_entries=settings.system_prompts_entries, max_bytes=settings.system_prompts_bytes)
-    return ChatEncoder(template, tokenizer, prompts)
 
 
 def _lanes(settings: Settings) -> Lanes:

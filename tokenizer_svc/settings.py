@@ -20,7 +20,7 @@ class Settings(BaseSettings):
     listen: str = Field(
         default="127.0.0.1:7200", pattern=r"^.+:\d{1,5}$", description="Address to listen on, host:port; port 0 picks a free one"
     )
-    model_folder: DirectoryPath = Field(description="Folder with tokenizer.json and the model's other small files")
+    model: DirectoryPath = Field(description="Folder with tokenizer.json and the model's other small files")
     max_input_bytes: int = Field(default=4 * 1024 * 1024, ge=1024, le=32 * 1024 * 1024, description="Most UTF-8 bytes of one text or chat")
     max_messages: int = Field(default=4096, ge=1, le=65536, description="Most turns of one chat")
     inline_bytes: int = Field(default=2048, ge=0, le=65536, description="Inputs up to this size are encoded at once on the event loop")
@@ -64,7 +64,7 @@ class Settings(BaseSettings):
             raise ValueError(f"{wrong[0]!r} cannot be an argument: it has a meaning of its own in templates, or is no name")
         return value
 
-    @field_validator("model_folder")
+    @field_validator("model")
     @classmethod
     def _require_tokenizer(cls, value: Path) -> Path:
         if not (value / "tokenizer.json").is_file():

@@ -7,6 +7,7 @@ import threading
 from array import array
 from bisect import bisect_left
 from collections import OrderedDict
+from collections.abc import Sequence
 from typing import NamedTuple
 
 
@@ -33,19 +34,19 @@ class SystemPrompt(NamedTuple):
         """From the text up to the end of the system prompt's words."""
         return cls(len(text), _sha256(text), token_ids)
 
-    def common_tokens(self, text: str, token_ids: array[int]) -> int:
+    def common_tokens(self, text: str, token_ids: Sequence[int]) -> int:
         """How many of a chat's first ids are the system prompt's.
 
         Args:
             text: the whole chat as it was encoded.
-            token_ids: its ids, uint32.
+            token_ids: its ids.
 
         Returns:
             Length of the common beginning; 0 if the chat does not begin with the system prompt's words.
         """
         if not self.token_ids or _sha256(text[: self.text_len]) != self.text_sha256:
             return 0
-        return common_len(self.token_ids, token_ids)
+        return common_len(self.token_ids, array("I", token_ids[: len(self.token_ids)]))
 
 
 def common_len(left: array[int] | str, right: array[int] | str) -> int:

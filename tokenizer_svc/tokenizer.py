@@ -78,8 +78,8 @@ class Tokenizer:
             # A batch of one: `encode` holds the interpreter's lock to the end, this does not.
             encodings = self._aliased.encode_batch_fast([text], add_special_tokens=add_special_tokens)
         except Exception as error:
-            # The library raises nothing more precise. What it says names the vocabulary, never the text.
-            raise InvalidRequest(f"{field} cannot be encoded: {error}", field=field) from error
+            # The library raises nothing more precise, and what it says may show an alias.
+            raise InvalidRequest(f"{field} cannot be encoded: the vocabulary has no token for a part of it", field=field) from error
         ids: list[int] = encodings[0].ids
         return ids
 

@@ -27,10 +27,10 @@ _SYSTEM_PROMPTS = (
 
 
 class Text(NamedTuple):
-    """Token ids of one document, and for each id whether the model is to learn to say it."""
+    """Token ids of one document, and for each id how much the model is to learn to say it; 0 = not at all."""
 
     token_ids: list[int]
-    learnt: list[bool]
+    weights: list[float]
 
 
 class Batch(NamedTuple):
@@ -47,7 +47,14 @@ class Batch(NamedTuple):
 class Diet:
     """What a step is made of."""
 
-    turns: int = 64
+    turns: int = 96
+    # Share of the single questions of which only the beginning of the answer is learnt: that is where it is decided
+    # which answer it is, and the rest is known by heart after a few rounds.
+    opening_share: float = 0.5
+    opening_tokens: int = 8
+    # The first tokens of an answer count more, for the same reason.
+    deciding_tokens: int = 3
+    deciding_weight: float = 3.0
     # Share of the turns whose question is about something the answers do not cover.
     foreign_share: float = 0.05
     prose_tokens: int = 256
@@ -70,39 +77,38 @@ def _num_turns(rng: random.Random) -> int:
     return rng.randint(5, 24)
 
 
-def pack(texts: list[tuple[Text, float]], row_tokens: int) -> Batch:
+def pack(texts: list[Text], row_tokens: int) -> Batch:
     """Packs texts into rows, longest first, each into the first row that has room; a text sees only itself.
 
     Args:
-        texts: each with the weight of its learnt tokens.
         row_tokens: width of a row; a multiple of it if a text is longer.
     """
-    ordered = sorted(texts, key=lambda item: -len(item[0].token_ids))
-    width = -(-len(ordered[0][0].token_ids) // row_tokens) * row_tokens
-    rows: list[list[tuple[Text, float]]] = []
+    ordered = sorted(texts, key=lambda text: -len(text.token_ids))
+    width = -(-len(ordered[0].token_ids) // row_tokens) * row_tokens
+    rows: list[list[Text]] = []
     room: list[int] = []
-    for item in ordered:
-        size = len(item[0].token_ids)
+    for text in ordered:
+        size = len(text.token_ids)
         row = next((index for index, free in enumerate(room) if free >= size), None)
         if row is None:
             rows.append([])
             room.append(width)
             row = len(rows) - 1
-        rows[row].append(item)
+        rows[row].append(text)
         room[row] -= size
     token_ids, positions, targets = (torch.zeros(len(rows), width, dtype=torch.long) for _ in range(3))
     weights = torch.zeros(len(rows), width)
     owner = torch.full((len(rows), width), -1)
-    for row, items in enumerate(rows):
+    for row, texts_in_row in enumerate(rows):
         start = 0
-        for number, (text, weight) in enumerate(items):
+        for number, text in enumerate(texts_in_row):
             end = start + len(text.token_ids)
             ids = torch.tensor(text.token_ids)
             token_ids[row, start:end] = ids
             positions[row, start:end] = torch.arange(end - start)
             owner[row, start:end] = number
             targets[row, start : end - 1] = ids[1:]
-            weights[row, start : end - 1] = torch.tensor(text.learnt[1:]) * weight
+            weights[row, start : end - 1] = torch.tensor(text.weights[1:])
             start = end
     causal = torch.ones(width, width, dtype=torch.bool).tril()
     mask = (owner[:, :, None] == owner[:, None, :]) & causal
@@ -162,21 +168,25 @@ class BatchMaker:
     def conversation(self, turns: list[tuple[str, str]], rng: random.Random) -> Text:
         """A chat in the template's form, of which the answers are learnt."""
         token_ids: list[int] = []
-        learnt: list[bool] = []
-        if rng.random() < self._diet.system_share:
+        weights: list[float] = []
+        diet = self._diet
+        if rng.random() < diet.system_share:
             system = rng.choice(self._sentences) if rng.random() < 0.2 else rng.choice(_SYSTEM_PROMPTS)
             token_ids += self._encoder.turn(Turn("system", system))
         for question, answer in turns:
             token_ids += self._encoder.prompt([Turn("user", question)])
-            learnt += [False] * (len(token_ids) - len(learnt))
-            token_ids += self._encoder.answer(answer)
-            learnt += [True] * (len(token_ids) - len(learnt))
-        return Text(token_ids[: self._diet.longest_text_tokens], learnt[: self._diet.longest_text_tokens])
+            weights += [0.0] * (len(token_ids) - len(weights))
+            said = self._encoder.answer(answer)
+            if len(turns) == 1 and rng.random() < diet.opening_share:
+                said = said[: diet.opening_tokens]
+            token_ids += said
+            weights += [diet.deciding_weight if index < diet.deciding_tokens else 1.0 for index in range(len(said))]
+        return Text(token_ids[: diet.longest_text_tokens], weights[: diet.longest_text_tokens])
 
     def _prose(self, num_tokens: int, rng: random.Random) -> list[Text]:
         size = min(256, len(self._prose_ids))
         starts = [rng.randrange(len(self._prose_ids) - size + 1) for _ in range(num_tokens // size)]
-        return [Text(self._prose_ids[start : start + size], [True] * size) for start in starts]
+        return [Text(self._prose_ids[start : start + size], [self._diet.prose_weight] * size) for start in starts]
 
     def batch(self, step: int) -> Batch:
         """The batch of a step, the same one whenever it is asked for."""
@@ -187,11 +197,11 @@ class BatchMaker:
             else (self.reworded(question, rng), answer)
             for question, answer in self._drawn_turns(step)
         ]
-        texts: list[tuple[Text, float]] = []
+        texts: list[Text] = []
         while turns:
             count = _num_turns(rng)
-            texts.append((self.conversation(turns[:count], rng), 1.0))
+            texts.append(self.conversation(turns[:count], rng))
             turns = turns[count:]
         prose_tokens = self._diet.early_prose_tokens if step < self._diet.early_steps else self._diet.prose_tokens
-        texts.extend((text, self._diet.prose_weight) for text in self._prose(prose_tokens, rng))
+        texts.extend(self._prose(prose_tokens, rng))
         return pack(texts, self._diet.row_tokens)

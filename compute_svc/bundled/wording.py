@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import random
 import re
+from collections import defaultdict
+from pathlib import Path
 
 _OPENINGS = ("hey, ", "hi, ", "hello, ", "ok, ", "so ", "please tell me: ", "please tell me, ", "please, ", "tell me, ", "quick question: ",
              "question: ", "can you tell me ", "could you tell me ", "i want to know ", "i'd like to know ", "do you know ", "one more thing: ")  # fmt: skip
@@ -70,6 +72,29 @@ def _other_form(question: str, rng: random.Random) -> str:
     return question
 
 
+def _read_thesaurus(path: Path) -> dict[str, list[str]]:
+    """For each word, what may stand in its place: one line is a word and its substitutes, or a group of them."""
+    substitutes: dict[str, list[str]] = defaultdict(list)
+    for line in path.read_text(encoding="utf-8").splitlines():
+        group = line.split(" | ")
+        for word in group:
+            substitutes[word].extend(other for other in group if other != word)
+    return dict(substitutes)
+
+
+_SUBSTITUTES = _read_thesaurus(Path(__file__).parent / "thesaurus.txt")
+
+
+def _with_synonyms(question: str, rng: random.Random) -> str:
+    """Puts other words of like meaning in the place of some."""
+    words = []
+    for word in question.split(" "):
+        bare = word.strip("?.,!")
+        substitutes = _SUBSTITUTES.get(bare.lower())
+        words.append(word.replace(bare, rng.choice(substitutes)) if substitutes and rng.random() < 0.4 else word)
+    return " ".join(words)
+
+
 def _without_fillers(question: str, rng: random.Random) -> str:
     """Leaves out some of the words that carry little, as people do in search boxes."""
     kept = [word for word in question.split(" ") if word.lower() not in _FILLERS or rng.random() < 0.5]
@@ -113,6 +138,8 @@ def reword(question: str, rng: random.Random) -> str:
     """Returns the question in a wording drawn from `rng`; often the same one."""
     if rng.random() < 0.3:
         question = _other_form(question, rng)
+    if rng.random() < 0.5:
+        question = _with_synonyms(question, rng)
     if rng.random() < 0.2:
         question = _without_fillers(question, rng)
     if rng.random() < 0.1:

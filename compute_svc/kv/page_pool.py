@@ -87,7 +87,9 @@ class PagePool:
         for pages in owned:
             np.add.at(owners, pages, 1)
         assert not (owners > 1).any(), f"pages with two owners: {np.flatnonzero(owners > 1).tolist()}"
-        assert not ((owners == 1) & self._is_free).any(), f"owned pages that are free: {np.flatnonzero((owners == 1) & self._is_free).tolist()}"
+        assert not ((owners == 1) & self._is_free).any(), (
+            f"owned pages that are free: {np.flatnonzero((owners == 1) & self._is_free).tolist()}"
+        )
         assert not ((owners == 0) & ~self._is_free).any(), f"leaked pages: {np.flatnonzero((owners == 0) & ~self._is_free).tolist()}"
         assert self._num_free == int(self._is_free.sum()), "the count of free pages is off"
         in_runs = sum(end - start for start, end in self._end_of.items())

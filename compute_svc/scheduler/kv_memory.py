@@ -128,5 +128,3 @@ class KvMemory:
 
     def _pages_for(self, num_tokens: int) -> int:
         return -(-num_tokens // self._page_size)
-
-

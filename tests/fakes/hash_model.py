@@ -75,7 +75,7 @@ class HashModel:
         assert len(starts) == batch.num_requests + 1 == batch.page_table.shape[0] + 1
         assert all(starts[index + 1] - starts[index] == 1 for index in range(batch.num_decodes)), "decode rows have one token"
         assert int(batch.token_ids.min()) >= 0 and int(batch.token_ids.max()) < self.width
-        assert batch.slots.unique().numel() == batch.slots.numel(), "two tokens are written to one slot"
+        assert len(set(batch.slots.tolist())) == batch.slots.numel(), "two tokens are written to one slot"
         size = kv.page_size_tokens
         for request, length in enumerate(batch.kv_lengths):
             query = slice(starts[request], starts[request + 1])

@@ -27,7 +27,7 @@ SPECIAL_TOKENS = (
     "[/INST]",
 )
 # Added, but not special: they mean something in plain text too.
-TEXT_TOKENS = ("<think>", "</think>")
+TEXT_TOKENS = ("<think>", "</think>", "<user>", "<model>")
 
 CORPUS = (
     "The tokenizer turns text into token ids, and ids into text; the template writes the turns of a chat.",
@@ -215,6 +215,19 @@ SYSTEM_LAST = """\
 {%- endfor %}
 """
 
+# In the manner of DeepSeek: the tokens that frame a turn are not marked special.
+FRAMING = """\
+{{- bos_token }}
+{%- for message in messages %}
+    {%- if message.role == 'assistant' %}
+        {{- '<model>' + message.content.split('</think>')[-1] + eos_token }}
+    {%- else %}
+        {{- ('<user>' if message.role == 'user' else '') + message.content }}
+    {%- endif %}
+{%- endfor %}
+{%- if add_generation_prompt %}{{ '<model><think>\\n' }}{% endif %}
+"""
+
 TEMPLATES: Mapping[str, str] = {
     "chatml": CHATML,
     "headers": HEADERS,
@@ -222,6 +235,7 @@ TEMPLATES: Mapping[str, str] = {
     "inspecting": INSPECTING,
     "roles_as_tokens": ROLES_AS_TOKENS,
     "system_last": SYSTEM_LAST,
+    "framing": FRAMING,
 }
 
 

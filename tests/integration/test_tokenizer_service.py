@@ -65,7 +65,7 @@ def model_folder(tmp_path: Path) -> Path:
 
 @asynccontextmanager
 async def served(model_folder: Path, **values: Any) -> AsyncIterator[grpc.aio.Channel]:
-    service = TokenizerService(Settings(model_folder=model_folder, listen="127.0.0.1:0", **values))
+    service = TokenizerService(Settings(model=model_folder, listen="127.0.0.1:0", **values))
     await service.start()
     try:
         async with open_channel(f"127.0.0.1:{service.port}") as channel:
@@ -340,7 +340,7 @@ async def test_a_full_queue_refuses_and_short_requests_still_pass(model_folder: 
 
 
 async def test_stopping_ends_idle_streams_at_once_and_health_says_so_first(model_folder: Path) -> None:
-    service = TokenizerService(Settings(model_folder=model_folder, listen="127.0.0.1:0", drain_timeout_s=PATIENCE_S))
+    service = TokenizerService(Settings(model=model_folder, listen="127.0.0.1:0", drain_timeout_s=PATIENCE_S))
     await service.start()
     async with open_channel(f"127.0.0.1:{service.port}") as channel:
         call = stub_of(channel).Tokenize()
@@ -354,7 +354,7 @@ async def test_stopping_ends_idle_streams_at_once_and_health_says_so_first(model
 
 
 async def test_a_stage_in_which_nothing_moves_is_not_ready_until_it_does(model_folder: Path) -> None:
-    service = TokenizerService(Settings(model_folder=model_folder, listen="127.0.0.1:0", threads=1, stall_timeout_s=0.02))
+    service = TokenizerService(Settings(model=model_folder, listen="127.0.0.1:0", threads=1, stall_timeout_s=0.02))
     await service.start()
     go_on = threading.Event()
     try:

@@ -113,20 +113,20 @@ class Service(Protocol):
         """Drains and takes the service down."""
 
 
-async def wait_for_stop_signal() -> None:
-    """Returns on SIGTERM or SIGINT."""
-    stop = asyncio.Event()
+def _on_stop_signal(stop: asyncio.Event) -> None:
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, stop.set)
-    await stop.wait()
 
 
 async def _serve(service: Service, failed: Callable[[], Coroutine[Any, Any, None]] | None) -> None:
+    stop = asyncio.Event()
+    # Before the start, so that a signal in its midst drains too.
+    _on_stop_signal(stop)
     async with AsyncExitStack() as stack:
         await service.start()
         stack.push_async_callback(service.stop)
-        waits = [asyncio.ensure_future(wait_for_stop_signal())]
+        waits: list[asyncio.Future[Any]] = [asyncio.ensure_future(stop.wait())]
         if failed is not None:
             waits.append(asyncio.ensure_future(failed()))
         done, pending = await asyncio.wait(waits, return_when=asyncio.FIRST_COMPLETED)

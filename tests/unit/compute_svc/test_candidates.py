@@ -65,7 +65,7 @@ def _draw(case: Case, ids: npt.NDArray[np.integer], logits: npt.NDArray[np.float
         noise: [width], by token id.
     """
     options = case.request.sampling
-    values = dict(zip(ids.tolist(), logits.astype(np.float64).tolist(), strict=True))
+    values: dict[int, float] = dict(zip(ids.tolist(), logits.astype(np.float64).tolist(), strict=True))
     assert len(values) == ids.size, "no id comes twice"
     answer, prompt = list(case.answer), case.request.prompt.tolist()
     for token in values:
@@ -109,7 +109,9 @@ def _assert_exact(logits: npt.NDArray[np.float32], cases: list[Case], limits: Ca
             assert set(_ranking(logits[row : row + 1])[: case.request.sampling.top_logprobs]) <= set(ids.tolist())
         if case.position >= rules[row].drawn_from:
             everything = np.arange(width)
-            assert draw_greedy(torch.from_numpy(logits[row : row + 1])).tokens == [_draw(case, everything, logits[row], 0.0, np.zeros(width))]
+            assert draw_greedy(torch.from_numpy(logits[row : row + 1])).tokens == [
+                _draw(case, everything, logits[row], 0.0, np.zeros(width))
+            ]
             continue
         whole = float(chosen.log_sum_exp[row])
         for seed in range(3):
@@ -226,11 +228,13 @@ def test_top_p_sends_the_nucleus_when_the_row_proves_it() -> None:
     ids = _chosen_ids(logits, _case(SamplingOptions(temperature=1.0, top_p=0.5)))
     assert ids == ranking[: len(ids)]
     probabilities = np.exp(logits[0].astype(np.float64)) / np.exp(logits[0].astype(np.float64)).sum()
-    assert 0.5 <= probabilities[ids].sum() and len(ids) <= 6
+    assert probabilities[ids].sum() >= 0.5 and len(ids) <= 6
 
 
 @pytest.mark.parametrize(
-    "options", [SamplingOptions(temperature=0.7, top_p=0.5), SamplingOptions(temperature=1.0, top_p=0.5, bias_ids=(1,))], ids=["temperature", "bias"]
+    "options",
+    [SamplingOptions(temperature=0.7, top_p=0.5), SamplingOptions(temperature=1.0, top_p=0.5, bias_ids=(1,))],
+    ids=["temperature", "bias"],
 )
 def test_top_p_sends_every_id_where_the_sum_of_the_row_is_not_on_the_wire(options: SamplingOptions) -> None:
     logits = _row(5000)

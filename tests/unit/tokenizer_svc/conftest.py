@@ -37,7 +37,7 @@ def make_tokenizer(make_folder: MakeFolder) -> MakeTokenizer:
 
 
 @pytest.fixture(scope="session")
-def make_encoder(make_folder: MakeFolder, make_tokenizer: MakeTokenizer) -> MakeEncoder:
+def make_encoder(make_folder: MakeFolder) -> MakeEncoder:
     """Builds the chat encoder of a kind and a style."""
 
     @cache
@@ -45,6 +45,7 @@ def make_encoder(make_folder: MakeFolder, make_tokenizer: MakeTokenizer) -> Make
         folder = make_folder(kind, style)
         assert folder.chat_template is not None
         template = ChatTemplate(folder.chat_template, folder.special_tokens, limits=RenderLimits())
-        return ChatEncoder(template, make_tokenizer(kind), SystemPrompts(max_entries=64, max_bytes=1 << 20))
+        tokenizer = Tokenizer(folder, frames_with=template.frames_with)
+        return ChatEncoder(template, tokenizer, SystemPrompts(max_entries=64, max_bytes=1 << 20))
 
     return make

@@ -162,6 +162,34 @@ def test_no_special_token_is_put_together_from_pieces(make_tokenizer: MakeTokeni
     assert special_ids(tokenizer, encoder_of(source, tokenizer).encode(Chat(tuple(turns)), max_tokens=None).token_ids) == []
 
 
+@pytest.mark.parametrize("kind", KINDS)
+def test_tokens_that_frame_turns_are_text_in_the_words_of_users(
+    make_encoder: MakeEncoder, make_tokenizer: MakeTokenizer, kind: str
+) -> None:
+    encoder, tokenizer = make_encoder(kind, "framing"), make_tokenizer(kind)
+    framing = {tokenizer.token_id(name) for name in ("<user>", "<model>", "<think>")}
+
+    def encode(*contents: str) -> list[int]:
+        turns = tuple(Message(role, content) for role, content in zip(ALTERNATING, contents, strict=True))
+        return [token_id for token_id in encoder.encode(Chat(turns), max_tokens=None).token_ids if token_id in framing]
+
+    assert encode("<user><model>", "y", "<think") == encode("x", "y", "z")
+    assert len(encode("x", "y", "z")) == 5
+
+
+def test_tokens_that_frame_turns_keep_their_meaning_in_the_model_s_own_words(make_encoder: MakeEncoder, make_folder: MakeFolder) -> None:
+    turns = (Message("system", "Answer after <model>."), Message("user", "x"), Message("assistant", "<think>hm</think><user>"))
+    chat = Chat(turns)
+    ids = make_encoder("byte_level_bpe", "framing").encode(chat, max_tokens=None).token_ids
+    assert ids == reference_ids(make_folder("byte_level_bpe", "framing"), chat)
+
+
+def test_a_token_the_template_looks_for_keeps_its_meaning_everywhere(make_encoder: MakeEncoder, make_folder: MakeFolder) -> None:
+    chat = Chat((Message("user", "</think> <s"),))
+    ids = make_encoder("byte_level_bpe", "framing").encode(chat, max_tokens=None).token_ids
+    assert ids == reference_ids(make_folder("byte_level_bpe", "framing"), chat)
+
+
 def test_a_role_the_template_handles_may_be_part_of_a_special_token(make_encoder: MakeEncoder, make_tokenizer: MakeTokenizer) -> None:
     tokenizer, encoder = make_tokenizer("byte_level_bpe"), make_encoder("byte_level_bpe", "roles_as_tokens")
     known = encoder.encode(Chat((Message("user", "x"),), {}, False), max_tokens=None).token_ids

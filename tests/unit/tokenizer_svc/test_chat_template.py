@@ -179,3 +179,14 @@ def test_what_a_template_may_cut_out_of_a_text_is_known() -> None:
     template = ChatTemplate("{{ messages[0].content.split('</think>')[-1] | replace('<|x|>', '') }}{{ 'kept' }}", {}, limits=RenderLimits())
     assert {"</think>", "<|x|>"} == template.cuts
     assert "</think>" in ChatTemplate(INSPECTING, {}, limits=RenderLimits()).cuts
+
+
+def test_a_template_frames_with_what_it_prints_and_never_looks_for() -> None:
+    source = (
+        "<turn>{{ '<user>' + messages[0].content }}{% if '</think>' in messages[0].content %}{% endif %}</think>"
+        "{{ messages[0].content.split('<cut>')[0] }}<cut>{{ messages[0].content | replace('<out>', '') }}<out>"
+        "{{ '<is>' if messages[0].content is eq('<is>') else '' }}"
+    )
+    template = ChatTemplate(source, {}, limits=RenderLimits())
+    tokens = ("<turn>", "<user>", "</think>", "<cut>", "<out>", "<is>", "<elsewhere>")
+    assert [token for token in tokens if template.frames_with(token)] == ["<turn>", "<user>"]

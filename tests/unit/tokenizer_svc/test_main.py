@@ -29,7 +29,7 @@ def model_folder(tmp_path: Path) -> Path:
 
 def environment(model_folder: Path) -> dict[str, str]:
     path = os.pathsep.join([str(ROOT), str(ROOT / "protos")])
-    return {"TOKENIZER_MODEL_FOLDER": str(model_folder), "TOKENIZER_LISTEN": "127.0.0.1:0", "PATH": os.environ["PATH"], "PYTHONPATH": path}
+    return {"TOKENIZER_MODEL": str(model_folder), "TOKENIZER_LISTEN": "127.0.0.1:0", "PATH": os.environ["PATH"], "PYTHONPATH": path}
 
 
 def resident_bytes_of(pid: int) -> int:

@@ -15,7 +15,7 @@ from triserve.rpc.server import load_settings
 @pytest.fixture
 def model_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     folder = write_model_folder(tmp_path / "model")
-    monkeypatch.setenv("TOKENIZER_MODEL_FOLDER", str(folder))
+    monkeypatch.setenv("TOKENIZER_MODEL", str(folder))
     return folder
 
 
@@ -75,7 +75,7 @@ def test_a_wrong_value_is_refused_by_variable(
 def test_a_folder_without_fast_tokenizer_is_refused(model_folder: Path) -> None:
     (model_folder / "tokenizer.json").unlink()
     with pytest.raises(ValidationError, match=r"no tokenizer\.json"):
-        Settings(model_folder=model_folder)
+        Settings(model=model_folder)
 
 
 def test_settings_never_change(model_folder: Path) -> None:

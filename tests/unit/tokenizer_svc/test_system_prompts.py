@@ -27,9 +27,9 @@ def test_the_common_beginning_is_found(shared: list[int], left: list[int], right
 
 def test_a_chat_that_does_not_begin_with_the_prompt_s_words_has_no_common_tokens() -> None:
     prompt = SystemPrompt.of("be brief", array("I", [1, 2, 3]))
-    assert prompt.common_tokens("be brief. hello", array("I", [1, 2, 9, 9])) == 2
-    assert prompt.common_tokens("be bright. hello", array("I", [1, 2, 9, 9])) == 0
-    assert SystemPrompt.none().common_tokens("anything", array("I", [1])) == 0
+    assert prompt.common_tokens("be brief. hello", [1, 2, 9, 9]) == 2
+    assert prompt.common_tokens("be bright. hello", [1, 2, 9, 9]) == 0
+    assert SystemPrompt.none().common_tokens("anything", [1]) == 0
 
 
 def test_the_least_recently_used_prompt_goes_first() -> None:

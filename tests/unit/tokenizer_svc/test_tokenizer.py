@@ -91,6 +91,7 @@ def test_text_the_vocabulary_cannot_spell_is_refused_by_name(make_folder: MakeFo
         encode(tokenizer, "unheard-of")
     assert caught.value.field == "prompt"
     assert "unheard-of" not in caught.value.message
+    assert caught.value.message.isascii()
 
 
 def test_decoding_shows_special_tokens_on_request_alone(make_tokenizer: MakeTokenizer) -> None:

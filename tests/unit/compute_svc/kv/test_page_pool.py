@@ -84,14 +84,16 @@ def test_any_sequence_of_operations_keeps_every_page_owned_once(data: st.DataObj
     pool = PagePool(data.draw(st.integers(1, 40), label="pages"))
     owned: list[Pages] = []
     for _ in range(data.draw(st.integers(0, 30), label="operations")):
-        if owned and data.draw(st.booleans(), label="release"):
+        releases: bool = data.draw(st.booleans(), label="release")
+        if owned and releases:
             index = data.draw(st.integers(0, len(owned) - 1), label="owner")
             cut = data.draw(st.integers(0, owned[index].size), label="kept")
             shuffled = data.draw(st.permutations(owned[index][cut:].tolist()), label="order")
             pool.release(np.array(shuffled, dtype=np.int64))
             owned[index] = owned[index][:cut]
         else:
-            after = int(owned[-1][-1]) if owned and owned[-1].size and data.draw(st.booleans(), label="after") else None
+            behind_last: bool = data.draw(st.booleans(), label="after")
+            after = int(owned[-1][-1]) if owned and owned[-1].size and behind_last else None
             pages = pool.reserve(data.draw(st.integers(0, pool.num_free), label="count"), after=after)
             assert np.unique(pages).size == pages.size
             owned.append(pages)

@@ -1,0 +1,104 @@
+"""Norms, rotations and writes to pages: the fast backends against the references, and those against plain arithmetic."""
+
+from __future__ import annotations
+
+import logging
+import math
+
+import pytest
+import torch
+
+from compute_svc.kernels.backend import backend_for
+from compute_svc.kernels.kv_write import cpu as kv_write_cpu
+from compute_svc.kernels.kv_write import kv_write
+from compute_svc.kernels.kv_write import reference as kv_write_reference
+from compute_svc.kernels.rms_norm import reference as rms_norm_reference
+from compute_svc.kernels.rms_norm import rms_norm
+from compute_svc.kernels.rotary import reference as rotary_reference
+from compute_svc.kernels.rotary import rotary_
+from tests.fakes.kernel_closeness import assert_kernel_close
+
+DTYPES = [pytest.param(torch.float32, id="float32"), pytest.param(torch.bfloat16, id="bfloat16")]
+
+
+def random(*shape: int, dtype: torch.dtype = torch.float32, seed: int = 0) -> torch.Tensor:
+    return torch.randn(shape, generator=torch.Generator().manual_seed(seed)).to(dtype)
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("num_rows", [1, 15, 16, 17, 63])
+def test_rms_norm_is_the_reference(num_rows: int, dtype: torch.dtype) -> None:
+    x, weight = random(num_rows, 50, dtype=dtype), random(50, dtype=dtype, seed=1)
+
+    assert_kernel_close("rms_norm", rms_norm(x, weight, 1e-5), rms_norm_reference.rms_norm(x, weight, 1e-5))
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_rms_norm_takes_a_weight_per_head_and_heads_inside_wider_rows(dtype: torch.dtype) -> None:
+    x, weight = random(17, 9, 12, dtype=dtype)[:, :5], random(5, 12, dtype=dtype, seed=1)
+
+    assert_kernel_close("rms_norm", rms_norm(x, weight, 1e-5), rms_norm_reference.rms_norm(x, weight, 1e-5))
+
+
+def test_the_rms_norm_reference_does_what_its_formula_says() -> None:
+    x, weight = random(3, 7).tolist(), random(7, seed=1).tolist()
+    scales = [1 / math.sqrt(sum(value * value for value in row) / 7 + 0.1) for row in x]
+    expected = [[value * scale * w for value, w in zip(row, weight, strict=True)] for row, scale in zip(x, scales, strict=True)]
+
+    result = rms_norm_reference.rms_norm(torch.tensor(x), torch.tensor(weight), 0.1)
+
+    assert_kernel_close("rms_norm", result, torch.tensor(expected))
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("num_rows", [1, 15, 16, 17, 63])
+def test_rotary_is_the_reference_and_leaves_other_heads_alone(num_rows: int, dtype: torch.dtype) -> None:
+    angles = random(num_rows, 1, 6, seed=1)
+    cos, sin = torch.cat((angles, angles), -1).cos(), torch.cat((-angles, angles), -1).sin()
+    wide = random(num_rows, 7, 12, dtype=dtype)
+    expected = wide.clone()
+
+    rotary_(wide[:, :4], cos, sin)
+
+    rotary_reference.rotary_(expected[:, :4], cos, sin)
+    assert_kernel_close("rotary", wide, expected)
+    assert torch.equal(wide[:, 4:], expected[:, 4:])
+
+
+def test_the_rotary_reference_multiplies_by_unit_complex_numbers() -> None:
+    angles = random(5, 1, 3, seed=1)
+    cos, sin = torch.cat((angles, angles), -1).cos(), torch.cat((-angles, angles), -1).sin()
+    x = random(5, 2, 6)
+    turned = torch.complex(x[..., :3], x[..., 3:]) * torch.polar(torch.ones(()), angles)
+
+    rotary_reference.rotary_(x, cos, sin)
+
+    assert_kernel_close("rotary", x, torch.cat((turned.real, turned.imag), -1))
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("num_rows", [1, 15, 16, 17, 63])
+def test_kv_write_writes_its_slots_and_no_others(num_rows: int, dtype: torch.dtype) -> None:
+    slots = torch.randperm(80, generator=torch.Generator().manual_seed(2))[:num_rows]
+    rows = random(num_rows, 9, 6, dtype=dtype)[:, 5:]
+    expected = [[[torch.nan] * 6 for _ in range(80)] for _ in range(4)]
+    for token, slot in enumerate(slots.tolist()):
+        for head in range(4):
+            expected[head][slot] = rows[token, head].tolist()
+
+    for write in (kv_write, kv_write_cpu.kv_write, kv_write_reference.kv_write):
+        kv = torch.full((4, 5, 16, 6), torch.nan, dtype=dtype)
+        write(kv, slots, rows)
+        torch.testing.assert_close(kv.view(4, 80, 6).float(), torch.tensor(expected), rtol=0, atol=0, equal_nan=True)
+
+
+def test_kv_write_refuses_a_slot_outside_the_store() -> None:
+    with pytest.raises(IndexError):
+        kv_write(torch.zeros((2, 5, 16, 6)), torch.tensor([80]), torch.zeros((1, 2, 6)))
+
+
+def test_a_device_without_a_kernel_falls_back_to_the_reference_and_says_why(caplog: pytest.LogCaptureFixture) -> None:
+    with caplog.at_level(logging.WARNING):
+        assert backend_for("some_operation", "meta") == "reference"
+
+    assert caplog.messages == ["some_operation runs on its reference backend: it has no kernel for meta"]

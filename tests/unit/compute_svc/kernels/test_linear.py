@@ -1,0 +1,89 @@
+"""Products with weights, gated and not: the fast backend against the reference, row by row."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+import torch.nn.functional as F
+
+from compute_svc.kernels.linear import LinearWeight, linear, pack_linear, reference
+from compute_svc.kernels.swiglu import reference as swiglu_reference
+from compute_svc.kernels.swiglu import swiglu
+from tests.fakes.kernel_closeness import assert_kernel_close
+
+DTYPES = [pytest.param(torch.float32, id="float32"), pytest.param(torch.bfloat16, id="bfloat16")]
+ROWS = [1, 2, 3, 15, 16, 17, 63]
+
+
+def random(*shape: int, dtype: torch.dtype, seed: int = 0) -> torch.Tensor:
+    return torch.randn(shape, generator=torch.Generator().manual_seed(seed)).to(dtype)
+
+
+def weights_of(outputs: int, inputs: int, dtype: torch.dtype, *, bias: bool, seed: int = 0) -> tuple[LinearWeight, LinearWeight]:
+    """The same weight for the fast backend and for the reference."""
+    weight = random(outputs, inputs, dtype=dtype, seed=seed) / inputs**0.5
+    vector = random(outputs, dtype=dtype, seed=seed + 1) if bias else None
+    return pack_linear(weight, vector), reference.pack_linear(weight, vector)
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("bias", [False, True], ids=["plain", "bias"])
+@pytest.mark.parametrize("num_rows", ROWS)
+def test_linear_is_the_reference(num_rows: int, bias: bool, dtype: torch.dtype) -> None:
+    fast, plain = weights_of(33, 50, dtype, bias=bias)
+    x, add = random(num_rows, 50, dtype=dtype, seed=2), random(num_rows, 33, dtype=dtype, seed=3)
+
+    assert_kernel_close("linear", linear(x, fast), reference.linear(x, plain, None))
+    assert_kernel_close("linear + add", linear(x, fast, add=add), reference.linear(x, plain, add))
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("num_rows", ROWS)
+def test_swiglu_is_the_reference(num_rows: int, dtype: torch.dtype) -> None:
+    (gate, plain_gate), (up, plain_up) = (weights_of(29, 50, dtype, bias=True, seed=seed) for seed in (0, 10))
+    x = random(num_rows, 50, dtype=dtype, seed=2)
+
+    assert_kernel_close("swiglu", swiglu(x, gate, up), swiglu_reference.swiglu(x, plain_gate, plain_up))
+
+
+def test_the_references_do_what_their_formulas_say() -> None:
+    x, weight, bias = random(3, 5, dtype=torch.float64), random(4, 5, dtype=torch.float64), random(4, dtype=torch.float64)
+    plain = reference.pack_linear(weight.float(), bias.float())
+    expected = torch.stack([(weight * row).sum(1) + bias for row in x])
+
+    assert_kernel_close("linear", reference.linear(x.float(), plain, None), expected.float())
+    gated = swiglu_reference.swiglu(x.float(), plain, plain)
+    assert_kernel_close("swiglu", gated, (expected * expected / (1 + (-expected).exp())).float())
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_a_row_does_not_depend_on_how_many_there_are(dtype: torch.dtype) -> None:
+    (down, _), (gate, _), (up, _) = (weights_of(*shape, dtype, bias=False) for shape in ((48, 333), (333, 48), (333, 48)))
+    x, residual = random(300, 48, dtype=dtype), random(300, 48, dtype=dtype)
+
+    whole = linear(swiglu(x, gate, up), down, add=residual)
+
+    for num_rows in [*range(1, 20), 63, 64, 65, 127, 200]:
+        part = linear(swiglu(x[7 : 7 + num_rows], gate, up), down, add=residual[7 : 7 + num_rows])
+        assert torch.equal(part, whole[7 : 7 + num_rows])
+
+
+def test_without_onednn_plain_products_are_used(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("compute_svc.kernels.linear.cpu.onednn_takes", lambda dtype: False)
+    weight, bias, x = random(6, 5, dtype=torch.float32), random(6, dtype=torch.float32), random(4, 5, dtype=torch.float32)
+
+    packed = pack_linear(weight, bias)
+
+    assert packed.layout == "plain"
+    expected = F.linear(x, weight, bias)
+    assert_kernel_close("linear", linear(x, packed, add=expected), 2 * expected)
+    assert_kernel_close("swiglu", swiglu(x, packed, packed), F.silu(expected) * expected)
+
+
+def test_a_wrong_number_of_columns_is_refused() -> None:
+    weight = pack_linear(torch.ones((4, 5)))
+
+    with pytest.raises(ValueError, match="x has 6 columns, the weight takes 5"):
+        linear(torch.ones((3, 6)), weight)
+    with pytest.raises(ValueError, match="x has 4 columns, the weights take 5"):
+        swiglu(torch.ones((3, 4)), weight, weight)

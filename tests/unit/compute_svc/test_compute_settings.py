@@ -1,0 +1,66 @@
+"""Settings: what an operator may say, and what is refused with the variable's name."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from pydantic import ValidationError
+
+from compute_svc.settings import Settings
+
+
+@pytest.fixture
+def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A folder that looks like a model, named in the environment."""
+    for name in ("config.json", "tokenizer.json"):
+        (tmp_path / name).write_text("{}")
+    monkeypatch.setenv("COMPUTE_MODEL", str(tmp_path))
+    return tmp_path
+
+
+def test_the_model_is_all_that_must_be_said(folder: Path) -> None:
+    settings = Settings()
+    assert (settings.model, settings.listen, settings.page_size_tokens) == (folder, "127.0.0.1:7300", 16)
+
+
+def test_samplers_are_separated_by_commas(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("COMPUTE_SAMPLERS", "10.0.0.1:7400, sampler-1.sampler:7400")
+    assert Settings().samplers == ("10.0.0.1:7400", "sampler-1.sampler:7400")
+
+
+@pytest.mark.parametrize(
+    ("variable", "value", "words"),
+    [
+        ("COMPUTE_SAMPLERS", "", "at least 1 item"),
+        ("COMPUTE_SAMPLERS", "nowhere", "pattern"),
+        ("COMPUTE_DTYPE", "float16", "'float32' or 'bfloat16'"),
+        ("COMPUTE_DEVICE", "tpu", "pattern"),
+        ("COMPUTE_STEP_BUDGET_TOKENS", "0", "greater than or equal to 1"),
+        ("COMPUTE_STEP_BUDGET_TOKENS", "100", "the limit is step_budget_tokens, 100"),
+        ("COMPUTE_KV_CACHE_BYTES", "much", "valid integer"),
+        ("COMPUTE_MODEL", "/nowhere", "directory"),
+    ],
+)
+def test_a_bad_value_is_refused(folder: Path, monkeypatch: pytest.MonkeyPatch, variable: str, value: str, words: str) -> None:
+    monkeypatch.setenv(variable, value)
+    with pytest.raises(ValidationError, match=words):
+        Settings()
+
+
+def test_more_requests_than_the_budget_has_tokens_are_refused_by_name(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("COMPUTE_STEP_BUDGET_TOKENS", "16")
+    monkeypatch.setenv("COMPUTE_MAX_RUNNING_REQUESTS", "17")
+    with pytest.raises(ValidationError) as caught:
+        Settings()
+    assert [error["loc"] for error in caught.value.errors()] == [("max_running_requests",)]
+
+
+def test_a_folder_without_a_tokenizer_is_refused(folder: Path) -> None:
+    (folder / "tokenizer.json").unlink()
+    with pytest.raises(ValidationError, match=r"the folder has no tokenizer\.json"):
+        Settings()
+
+
+def test_every_setting_is_described() -> None:
+    assert all(field.description for field in Settings.model_fields.values())
