@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+import contextlib
 import logging
 import time
 from collections.abc import Callable, Sequence
@@ -89,11 +91,8 @@ class Dispatcher:
         self._num_gateways = 0
         self._num_requests = 0
         self._refusal: ServiceError | None = None
-
-    @property
-    def num_requests(self) -> int:
-        """Requests under way."""
-        return len(self._flights)
+        self._is_idle = asyncio.Event()
+        self._is_idle.set()
 
     @property
     def gateways(self) -> list[GatewayLink]:
@@ -146,6 +145,7 @@ class Dispatcher:
             request.number, gateway, message.request, message.epoch, message.request_id, request.deadline, message
         )
         gateway.requests[message.request] = request.number
+        self._is_idle.clear()
         self._engine.submit(request)
 
     def cancel(self, gateway: GatewayLink, gateway_request: int) -> None:
@@ -153,6 +153,11 @@ class Dispatcher:
         number = gateway.requests.get(gateway_request)
         if number is not None:
             self._finish(self._flights[number], compute_pb2.REQUEST_OUTCOME_CANCELLED)
+
+    async def wait_until_idle(self, timeout_s: float) -> None:
+        """Returns when no request is under way, or the time is over."""
+        with contextlib.suppress(TimeoutError):
+            await asyncio.wait_for(self._is_idle.wait(), timeout_s)
 
     def refuse(self, error: ServiceError) -> None:
         """From now on no request is taken."""
@@ -318,6 +323,8 @@ class Dispatcher:
         assert flight.outcome is not None, "it is known how a request ended"
         del self._flights[flight.number]
         del flight.gateway.requests[flight.gateway_request]
+        if not self._flights:
+            self._is_idle.set()
         if flight.gateway.is_closed:
             return
         decode_s = 0.0 if flight.first_token_at is None else self._clock() - flight.first_token_at

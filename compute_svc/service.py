@@ -28,7 +28,6 @@ logger = logging.getLogger(__name__)
 SERVICE_NAME = compute_pb2.DESCRIPTOR.services_by_name["ComputeService"].full_name
 _HEARTBEAT_S = 0.1
 _LOAD_INTERVAL_S = 0.5
-_POLL_S = 0.02
 # For what is on its way when all requests have ended.
 _LAST_WORDS_S = 1.0
 
@@ -175,19 +174,12 @@ class ComputeService:
     async def _drain(self, dispatcher: Dispatcher) -> None:
         error = Unavailable("the replica is shutting down")
         dispatcher.refuse(error)
-        await _until(lambda: not dispatcher.num_requests, self._settings.drain_timeout_s)
+        await dispatcher.wait_until_idle(self._settings.drain_timeout_s)
         dispatcher.fail_all(error)
-        await _until(lambda: not dispatcher.num_requests, _LAST_WORDS_S)
+        await dispatcher.wait_until_idle(_LAST_WORDS_S)
         for gateway in dispatcher.gateways:
             gateway.close()
 
     def _register(self, server: grpc.aio.Server) -> None:
         add: Any = compute_pb2_grpc.add_ComputeServiceServicer_to_server
         add(self._servicer, server)
-
-
-async def _until(condition: Callable[[], bool], timeout_s: float) -> None:
-    """Returns when the condition holds, or the time is over."""
-    end = time.monotonic() + timeout_s
-    while not condition() and time.monotonic() < end:
-        await asyncio.sleep(_POLL_S)

@@ -178,6 +178,7 @@ async function ask(text) {
   }
   bubble.classList.remove("waiting");
   if (!answer.text) bubble.remove();
+  if (!answer.facts.textContent) answer.facts.remove();
   if (failure) {
     const shown = make("p", "failure", `No answer: ${failure}`);
     if (answer.text) shown.textContent = `The answer broke off: ${failure}`;

@@ -36,12 +36,16 @@ class ForwardDriver:
         config = model.config
         dtype = model.embedding.dtype
         self.model = model
-        self.kv = KvPageStore(config.num_layers, num_pages, page_size_tokens, config.num_kv_heads, config.head_dim, dtype, torch.device("cpu"))
+        self.kv = KvPageStore(
+            config.num_layers, num_pages, page_size_tokens, config.num_kv_heads, config.head_dim, dtype, torch.device("cpu")
+        )
         for layer in range(config.num_layers):
             self.kv.kv(layer).fill_(torch.nan)
         self._free = torch.randperm(num_pages, generator=torch.Generator().manual_seed(seed))
 
-    def request(self, tokens: Sequence[int], max_tokens: int, *, share: DrivenRequest | None = None, shared_pages: int = 0) -> DrivenRequest:
+    def request(
+        self, tokens: Sequence[int], max_tokens: int, *, share: DrivenRequest | None = None, shared_pages: int = 0
+    ) -> DrivenRequest:
         """A new request with pages for max_tokens, the first of them another's where asked."""
         needed = -(-max_tokens // self.kv.page_size_tokens) - shared_pages
         assert needed <= len(self._free), "the driver's store is too small for this test"
@@ -49,7 +53,9 @@ class ForwardDriver:
         pages = own if share is None else torch.cat((share.pages[:shared_pages], own))
         return DrivenRequest(list(tokens), pages, num_computed=shared_pages * self.kv.page_size_tokens)
 
-    def step(self, decodes: Sequence[DrivenRequest], prefills: Sequence[tuple[DrivenRequest, int]], *, all_logits: bool = False) -> torch.Tensor:
+    def step(
+        self, decodes: Sequence[DrivenRequest], prefills: Sequence[tuple[DrivenRequest, int]], *, all_logits: bool = False
+    ) -> torch.Tensor:
         """One forward pass: the newest token of each decode row, then the next tokens of each prefilling request.
 
         Returns:
@@ -94,7 +100,9 @@ class ForwardDriver:
         return torch.stack(layers)[:, :, : request.num_computed]
 
 
-def greedy(driver: ForwardDriver, prompts: Sequence[Sequence[int]], num_tokens: int, *, chunk_tokens: int, budget_tokens: int) -> list[list[int]]:
+def greedy(
+    driver: ForwardDriver, prompts: Sequence[Sequence[int]], num_tokens: int, *, chunk_tokens: int, budget_tokens: int
+) -> list[list[int]]:
     """Continuations of prompts, computed together in merge steps: decode rows first, then prefill chunks under a token budget."""
     requests = [driver.request(prompt, len(prompt) + num_tokens) for prompt in prompts]
     lengths = [len(prompt) + num_tokens for prompt in prompts]

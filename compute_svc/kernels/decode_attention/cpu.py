@@ -46,7 +46,9 @@ class DecodePlan:
     spec: AttentionSpec
 
 
-def plan_decode(page_table: torch.Tensor, kv_lengths: Sequence[int], spec: AttentionSpec) -> DecodePlan:
+def plan_decode(
+    page_table: torch.Tensor, kv_lengths: Sequence[int], spec: AttentionSpec, *, max_bucket_bytes: int = _MAX_BUCKET_BYTES
+) -> DecodePlan:
     """See the public function."""
     first_chunks = [spec.first_visible(length - 1) // CHUNK_TOKENS for length in kv_lengths]
     counts = [math.ceil(length / CHUNK_TOKENS) - first for length, first in zip(kv_lengths, first_chunks, strict=True)]
@@ -54,7 +56,7 @@ def plan_decode(page_table: torch.Tensor, kv_lengths: Sequence[int], spec: Atten
     starts = torch.tensor(first_chunks, device=page_table.device)
     buckets = []
     chunk_bytes = 2 * spec.num_kv_heads * CHUNK_TOKENS * spec.head_dim * 4
-    for members in _bucketed(counts, max_chunks=_MAX_BUCKET_BYTES // chunk_bytes):
+    for members in _bucketed(counts, max_chunks=max_bucket_bytes // chunk_bytes):
         if len(members) * spec.num_kv_heads < MIN_MATRICES:
             members = members * MIN_MATRICES
         num_chunks = max(counts[member] for member in members)

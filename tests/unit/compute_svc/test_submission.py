@@ -53,7 +53,7 @@ def test_zero_is_not_unset() -> None:
 
 def test_set_parameters_arrive() -> None:
     fields: dict[str, Any] = {"temperature": 0.5, "top_k": 7, "top_p": 0.25, "min_p": 0.125, "top_logprobs": 3}
-    penalties = {"repetition_penalty": 1.5, "presence_penalty": -2.0, "frequency_penalty": 0.5}
+    penalties: dict[str, Any] = {"repetition_penalty": 1.5, "presence_penalty": -2.0, "frequency_penalty": 0.5}
     options = _sampling(**fields, **penalties, logit_bias_ids=[9, 4], logit_bias_values=[-100, 100])
     assert options == SamplingOptions(**fields, **penalties, bias_ids=(9, 4))
 

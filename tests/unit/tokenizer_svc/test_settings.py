@@ -21,7 +21,7 @@ def model_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 def test_the_model_folder_is_all_that_is_needed(model_folder: Path) -> None:
     settings = load_settings(Settings)
-    assert settings.model_folder == model_folder
+    assert settings.model == model_folder
     assert settings.listen == "127.0.0.1:7200"
     assert settings.max_input_bytes == 4 * 1024 * 1024
     assert settings.threads is None
@@ -51,7 +51,7 @@ def test_an_argument_that_would_change_the_template_s_own_meaning_cannot_be_allo
 @pytest.mark.parametrize(
     ("variable", "value"),
     [
-        ("MODEL_FOLDER", "/nowhere/at/all"),
+        ("MODEL", "/nowhere/at/all"),
         ("LISTEN", "nowhere"),
         ("MAX_INPUT_BYTES", "1"),
         ("MAX_INPUT_BYTES", "99999999999"),

@@ -99,7 +99,9 @@ def test_the_references_do_what_plain_arithmetic_does(shape: Shape) -> None:
     q = queries_of(sum(lengths), shape, torch.float32)
     starts = list(itertools.accumulate(lengths, initial=0))
     prefilled = torch.empty((len(q), shape.num_heads * shape.head_dim))
-    prefill_reference.prefill_attention(q, store.kv, prefill_reference.plan_prefill(store.page_table, lengths, starts, store.spec), prefilled)
+    prefill_reference.prefill_attention(
+        q, store.kv, prefill_reference.plan_prefill(store.page_table, lengths, starts, store.spec), prefilled
+    )
     decoded = torch.empty((3, shape.num_heads * shape.head_dim))
     ends = [start - 1 for start in starts[1:]]
     decode_reference.decode_attention(q[ends], store.kv, decode_reference.plan_decode(store.page_table, lengths, store.spec), decoded)
@@ -144,18 +146,18 @@ def test_prefill_attention_on_cpu_is_the_reference(shape: Shape, dtype: torch.dt
     assert out[:3].isnan().all() and out[-2:].isnan().all(), "rows of no request were written"
 
 
-def test_requests_too_long_to_be_gathered_together_are_gathered_apart(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_requests_too_long_to_be_gathered_together_are_gathered_apart() -> None:
     shape, lengths = Shape(4, 2, 16, 16, None), [300] * 5 + [140]
     store = store_of(shape, lengths, torch.float32)
     q = queries_of(len(lengths), shape, torch.float32)
     together, apart = torch.empty((2, len(q), 64))
     decode_cpu.decode_attention(q, store.kv, decode_cpu.plan_decode(store.page_table, lengths, store.spec), together)
-    monkeypatch.setattr(decode_cpu, "_MAX_BUCKET_BYTES", 2 * 2 * 128 * 16 * 4 * 7)
+    chunk_bytes = 2 * 2 * 128 * 16 * 4
 
-    plan = decode_cpu.plan_decode(store.page_table, lengths, store.spec)
+    plan = decode_cpu.plan_decode(store.page_table, lengths, store.spec, max_bucket_bytes=7 * chunk_bytes)
 
     decode_cpu.decode_attention(q, store.kv, plan, apart)
-    assert sorted(bucket.num_rows for bucket in plan.buckets) == [1, 2, 3]
+    assert sorted(bucket.num_rows for bucket in plan.buckets) == [2, 2, 2]
     assert torch.equal(apart, together)
 
 

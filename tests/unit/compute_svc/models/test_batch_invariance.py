@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -17,8 +16,16 @@ from tests.fakes.checkpoints import save_checkpoint
 from tests.fakes.forward_driver import DrivenRequest, ForwardDriver
 
 MODELS: dict[str, tuple[str, torch.dtype, dict[str, Any]]] = {
-    "gqa": ("llama", torch.float32, {"num_attention_heads": 8, "num_key_value_heads": 4, "head_dim": 32, "hidden_size": 64, "intermediate_size": 192}),
-    "mqa-odd-sizes": ("qwen3", torch.float32, {"num_attention_heads": 3, "num_key_value_heads": 1, "head_dim": 12, "intermediate_size": 37}),
+    "gqa": (
+        "llama",
+        torch.float32,
+        {"num_attention_heads": 8, "num_key_value_heads": 4, "head_dim": 32, "hidden_size": 64, "intermediate_size": 192},
+    ),
+    "mqa-odd-sizes": (
+        "qwen3",
+        torch.float32,
+        {"num_attention_heads": 3, "num_key_value_heads": 1, "head_dim": 12, "intermediate_size": 37},
+    ),
     "window": ("mistral", torch.float32, {"sliding_window": 140, "num_attention_heads": 2, "num_key_value_heads": 2}),
     "bfloat16": ("qwen2", torch.bfloat16, {"head_dim": 16}),
 }

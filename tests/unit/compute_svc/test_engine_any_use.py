@@ -1,0 +1,123 @@
+"""The engine under any use: whatever the others do, a request is answered as if it were alone, and every page has one owner."""
+
+from __future__ import annotations
+
+from hypothesis import settings
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
+
+from compute_svc.forward_batch import ForwardBatch
+from compute_svc.request import Request, SamplingOptions
+from tests.fakes.engine_reader import GREEDY, TOP_3, WIDTH, Reader, answer_alone, request_of, small_engine
+from tests.fakes.hash_model import HashModel
+from triserve.rpc.errors import DeadlineExceeded, Overloaded
+
+
+class AnyUse(RuleBasedStateMachine):
+    """Random arrivals, prefixes, budgets, verdict delays, cancels, pauses, deadlines and page shortage."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.model = HashModel(WIDTH, levels=64)
+        self.engine = small_engine(self.model, num_pages=12, step_budget_tokens=7, max_running_requests=3, max_waiting_requests=3)
+        self.reader = Reader(self.engine)
+        self.requests: dict[int, Request] = {}
+        self.cancelled: set[int] = set()
+        self.paused: set[int] = set()
+        self.now = 0.0
+
+    @rule(
+        tenant=st.sampled_from(["a", "a", "b"]),
+        prompt=st.lists(st.sampled_from([1, 1, 1, 2]), min_size=1, max_size=24),
+        max_tokens=st.integers(1, 20),
+        generated=st.lists(st.integers(0, WIDTH - 1), max_size=2),
+        stops=st.frozensets(st.integers(0, WIDTH - 1), max_size=3),
+        sampling=st.sampled_from([GREEDY, GREEDY, TOP_3]),
+        deadline=st.sampled_from([None, None, None, 5.0]),
+    )
+    def submit(
+        self,
+        tenant: str,
+        prompt: list[int],
+        max_tokens: int,
+        generated: list[int],
+        stops: frozenset[int],
+        sampling: SamplingOptions,
+        deadline: float | None,
+    ) -> None:
+        number = len(self.requests)
+        request = request_of(
+            number,
+            prompt,
+            max_tokens + len(generated),
+            tenant=tenant,
+            generated=generated,
+            stop_token_ids=stops,
+            sampling=sampling,
+            deadline=None if deadline is None else self.now + deadline,
+        )
+        try:
+            self.engine.submit(request)
+        except Overloaded:
+            return
+        self.requests[number] = request
+        self.reader.given[number] = len(generated)
+
+    @rule(seconds=st.sampled_from([0.0, 0.0, 1.0]))
+    def step(self, seconds: float) -> None:
+        self.now += seconds
+        before = len(self.model.batches)
+        blocked = {*self.reader.awaiting, *self.paused}
+        self.reader.step(self.now)
+        for batch in self.model.batches[before:]:
+            self._check_budget(batch)
+        rows = self.reader.outputs[-1].rows if len(self.model.batches) > before else None
+        assert rows is None or not blocked & set(rows.numbers)
+
+    def _check_budget(self, batch: ForwardBatch) -> None:
+        assert batch.num_tokens <= 7
+        assert batch.num_requests <= 3
+
+    @precondition(lambda self: self.reader.awaiting)
+    @rule(data=st.data())
+    def verdict(self, data: st.DataObject) -> None:
+        self.reader.answer(data.draw(st.sampled_from(sorted(self.reader.awaiting))))
+
+    @precondition(lambda self: self.requests)
+    @rule(data=st.data())
+    def cancel(self, data: st.DataObject) -> None:
+        number = data.draw(st.sampled_from(sorted(self.requests)))
+        if self.engine.release(number):
+            self.cancelled.add(number)
+            self.reader.awaiting.pop(number, None)
+
+    @precondition(lambda self: self.reader.admitted)
+    @rule(data=st.data(), paused=st.booleans())
+    def pause(self, data: st.DataObject, paused: bool) -> None:
+        number = data.draw(st.sampled_from(sorted(self.reader.admitted)))
+        self.engine.pause([number], paused=paused)
+        (self.paused.add if paused else self.paused.discard)(number)
+
+    @invariant()
+    def every_page_has_one_owner(self) -> None:
+        self.engine.assert_consistent()
+        load = self.engine.load
+        assert load.used_pages + load.cached_pages + load.free_pages == 12
+        for number, tokens in self.reader.tokens.items():
+            expected = answer_alone(self.model, self.requests[number])
+            assert tokens == expected[: len(tokens)], "what a request is answered does not depend on the others"
+
+    def teardown(self) -> None:
+        self.engine.pause(list(self.requests), paused=False)
+        self.reader.run(steps=600)
+        assert set(self.reader.errors) == set(self.requests), "every request ends"
+        for number, request in self.requests.items():
+            if number not in self.cancelled and self.reader.errors[number] is None:
+                assert self.reader.tokens[number] == answer_alone(self.model, request)
+            assert isinstance(self.reader.errors[number], DeadlineExceeded | None)
+        load = self.engine.load
+        assert (load.running_requests, load.waiting_requests, load.used_pages) == (0, 0, 0)
+
+
+TestAnyUse = AnyUse.TestCase
+TestAnyUse.settings = settings(max_examples=40, stateful_step_count=50, deadline=None)
