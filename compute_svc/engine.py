@@ -149,6 +149,7 @@ class Engine:
         self._steps = 0
         self._prefill_tokens = 0
         self._decode_tokens = 0
+        self._has_arrivals = False
         self._admitted: list[int] = []
         self._started: list[Started] = []
         self._released: list[Released] = []
@@ -185,6 +186,7 @@ class Engine:
         """
         state = self._scheduler.submit(request)
         state.rule = DrawRule(request, self.logits_width)
+        self._has_arrivals = True
 
     def release(self, number: int) -> bool:
         """Ends a request wherever it is, cancelled or finished; its pages are free when this returns.
@@ -246,9 +248,10 @@ class Engine:
             self._steps += 1
             self._prefill_tokens += sum(chunk.length for chunk in plan.prefills)
             self._decode_tokens += len(states)
-        elif not (self._admitted or self._released):
+        elif not (self._has_arrivals or self._admitted or self._released):
             return None
         output = StepOutput(rows, self._admitted, self._started, self._released, self.load)
+        self._has_arrivals = False
         self._admitted, self._started, self._released = [], [], []
         return output
 

@@ -22,7 +22,9 @@ from triserve.rpc.errors import ServiceError
 
 logger = logging.getLogger(__name__)
 
-Command = Callable[[Engine], None]
+_STOP_TIMEOUT_S = 5.0
+
+Command = Callable[[Engine], object]
 Arguments = TypeVarTuple("Arguments")
 
 
@@ -74,10 +76,10 @@ class EngineThread:
         self._thread.start()
 
     async def stop(self) -> None:
-        """Ends the thread after the step under way."""
+        """Ends the thread after the step under way; one that loads or computes for too long is left to the end of the process."""
         self._commands.put(None)
         if self._thread.is_alive():
-            await asyncio.to_thread(self._thread.join)
+            await asyncio.to_thread(self._thread.join, _STOP_TIMEOUT_S)
 
     def submit(self, request: Request) -> None:
         """Puts a request in the engine's queue."""
@@ -85,7 +87,7 @@ class EngineThread:
 
     def release(self, number: int) -> None:
         """Ends a request; `on_engine_output` tells when its pages are free, unless it had left before."""
-        self._commands.put(lambda engine: _ignore(engine.release(number)))
+        self._commands.put(lambda engine: engine.release(number))
 
     def verdicts(self, numbers: Sequence[int], positions: Sequence[int], tokens: Sequence[int]) -> None:
         """Tokens drawn elsewhere."""
@@ -148,7 +150,3 @@ class EngineThread:
 
 def _seconds_until(deadline: float | None) -> float | None:
     return None if deadline is None else max(0.0, deadline - time.monotonic())
-
-
-def _ignore(_: object) -> None:
-    """For commands whose answer comes by another way."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 from collections.abc import AsyncIterator
 from typing import Any, NamedTuple
@@ -146,8 +147,6 @@ async def _cut_off(gateway: GatewayLink, dispatcher: Dispatcher, context: Contex
     await gateway.cut_off.wait()
     logger.warning("gateway %r is cut off: it does not read", gateway.name)
     dispatcher.close_gateway(gateway)
-    try:
+    # `abort` returns by raising, also when the call has ended meanwhile; the end of the call is heard by its callback.
+    with contextlib.suppress(grpc.aio.BaseError, asyncio.InvalidStateError):
         await context.abort(Overloaded.code, "the gateway does not read", ((REASON_KEY, Overloaded.reason), (FIELD_KEY, "")))
-    except grpc.aio.AbortError:
-        # How `abort` returns; the end of the call is heard by its callback.
-        return

@@ -50,6 +50,9 @@ class ChatServicer(chat_pb2_grpc.ChatServiceServicer):
             yield response
 
     async def _answer(self, request: chat_pb2.ChatRequest, context: Context) -> None:
+        num_bytes, limit = request.ByteSize(), self._gateway.limits.max_body_bytes
+        if num_bytes > limit:
+            raise InvalidRequest(f"the request has {num_bytes} bytes, the limit is {limit}")
         metadata = {key: value for key, value in context.invocation_metadata() or () if isinstance(value, str)}
         tenant = self._gateway.keys.tenant_of(metadata.get("authorization"))
         with self._gateway.admission.enter() as ticket:

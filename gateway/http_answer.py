@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import json
-import socket
 import time
 from collections.abc import Callable
 from typing import Any, NamedTuple
@@ -141,13 +140,3 @@ class EventStream:
     def _lost(self, why: str) -> Cancelled:
         self.broken = True
         return Cancelled(why)
-
-
-def limit_kernel_buffer(listener: socket.socket, num_bytes: int) -> None:
-    """Lets the kernel hold only so many unsent bytes of each connection of a listening socket.
-
-    Otherwise megabytes of an answer wait there for a client that does not read, where they cannot be merged or taken back.
-    """
-    option = getattr(socket, "TCP_NOTSENT_LOWAT", None)
-    if option is not None:
-        listener.setsockopt(socket.IPPROTO_TCP, option, num_bytes)

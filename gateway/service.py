@@ -18,7 +18,6 @@ from gateway.auth import ApiKeys
 from gateway.chat_service import SERVICE_NAME, ChatServicer
 from gateway.clients.fleet import Fleet
 from gateway.context import Gateway
-from gateway.http_answer import limit_kernel_buffer
 from gateway.metrics import Metrics, StateCollector
 from gateway.pipeline import Pipeline
 from gateway.replica_choice import LeastLoad
@@ -151,5 +150,15 @@ def _listen(address: str) -> socket.socket:
     except OSError as error:
         raise OSError(error.errno, f"cannot listen on {address}: {error.strerror}") from error
     listener.setblocking(False)
-    limit_kernel_buffer(listener, _UNSENT_BYTES)
+    _limit_unsent(listener)
     return listener
+
+
+def _limit_unsent(listener: socket.socket) -> None:
+    """Lets the kernel hold only so many unsent bytes of each connection.
+
+    Otherwise megabytes of an answer wait there for a client that does not read, where they can be neither merged nor taken back.
+    """
+    option = getattr(socket, "TCP_NOTSENT_LOWAT", None)
+    if option is not None:
+        listener.setsockopt(socket.IPPROTO_TCP, option, _UNSENT_BYTES)

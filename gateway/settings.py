@@ -26,9 +26,11 @@ class Settings(BaseSettings):
     listen: str = Field("127.0.0.1:8000", pattern=_ADDRESS, description="Address of the HTTP API, host:port; port 0 picks a free one")
     grpc_listen: str = Field("127.0.0.1:8001", pattern=_ADDRESS, description="Address of the gRPC API, host:port; port 0 picks a free one")
     tokenizers: Annotated[tuple[str, ...], NoDecode] = Field(
-        min_length=1, description="Tokenizer processes, host:port, separated by commas"
+        ("127.0.0.1:7200",), min_length=1, description="Tokenizer processes, host:port, separated by commas"
     )
-    computes: Annotated[tuple[str, ...], NoDecode] = Field(min_length=1, description="Compute replicas, host:port, separated by commas")
+    computes: Annotated[tuple[str, ...], NoDecode] = Field(
+        ("127.0.0.1:7300",), min_length=1, description="Compute replicas, host:port, separated by commas"
+    )
     model_name: str = Field("triserve", min_length=1, max_length=256, description="Name under which the model is served")
     model_aliases: Annotated[tuple[str, ...], NoDecode] = Field((), description="Other names clients may use for it, separated by commas")
     api_keys_file: FilePath | None = Field(

@@ -120,17 +120,18 @@ class Gateway:
             self.hello = response.hello
         self.started.update({started.request: started for started in response.started})
         for parcel in response.parcels:
-            frame = sampler_pb2.DeltaFrame.FromString(parcel)
-            for request, first, token, finish in zip(frame.request, frame.first_position, frame.token, frame.finish_reason, strict=True):
-                answer = self.tokens.setdefault(request, [])
-                assert request not in self.finish, "nothing follows a finish reason"
-                answer.append(token)
-                assert first >= len(answer) - 1
-                if finish:
-                    self.finish[request] = finish
+            self._take_deltas(sampler_pb2.DeltaFrame.FromString(parcel))
         for ended in response.ended:
             assert ended.request not in self.ended
             self.ended[ended.request] = ended
+
+    def _take_deltas(self, frame: sampler_pb2.DeltaFrame) -> None:
+        tokens = iter(frame.token)
+        for request, count, finish in zip(frame.request, frame.num_tokens, frame.finish_reason, strict=True):
+            assert request not in self.finish, "nothing follows a finish reason"
+            self.tokens.setdefault(request, []).extend(next(tokens) for _ in range(count))
+            if finish:
+                self.finish[request] = finish
 
 
 def submission(request: int, prompt: Sequence[int], max_tokens: int = 4, **fields: Any) -> compute_pb2.SubmitRequest:

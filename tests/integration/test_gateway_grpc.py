@@ -111,6 +111,12 @@ async def test_cve_2026_116173_grpc_has_the_limits_http_has(
     assert not fleet.compute.submitted
 
 
+async def test_a_large_request_is_refused() -> None:
+    async with running_fleet(max_body_bytes=4096) as fleet, open_channel(f"127.0.0.1:{fleet.service.grpc_port}") as channel:
+        assert type(await error_of(chat_pb2_grpc.ChatServiceStub(channel).Chat(ask("x" * 5000)))) is InvalidRequest
+        assert not fleet.tokenizer.asked
+
+
 async def test_cancelling_the_call_cancels_in_compute(stub: Any, fleet: GatewayFleet) -> None:
     fleet.compute.flowing.clear()
     fleet.compute.let_through(1)

@@ -211,6 +211,17 @@ def test_a_prefix_hit_does_not_inherit_a_strangers_penalties() -> None:
     assert output.rows is not None and output.rows.num_candidates == [1], "nothing of the answer is seen yet"
 
 
+def test_a_cached_prompt_is_answered_as_the_first_time() -> None:
+    model = HashModel(WIDTH)
+    engine = small_engine(model)
+    reader = Reader(engine)
+    for number in range(3):
+        engine.submit(request_of(number, range(13), 6))
+        reader.run()
+    assert [reader.tokens[number] for number in range(3)] == [model.greedy_answer(range(13), 6)] * 3
+    assert engine.load.cached_tokens == 2 * 12
+
+
 def test_the_last_token_may_be_drawn_elsewhere() -> None:
     engine = small_engine()
     reader = Reader(engine)

@@ -68,11 +68,15 @@ class AnyUse(RuleBasedStateMachine):
         self.now += seconds
         before = len(self.model.batches)
         blocked = {*self.reader.awaiting, *self.paused}
+        due = set(self.reader.tokens) - blocked - set(self.reader.errors) - self.cancelled
         self.reader.step(self.now)
         for batch in self.model.batches[before:]:
             self._check_budget(batch)
         rows = self.reader.outputs[-1].rows if len(self.model.batches) > before else None
-        assert rows is None or not blocked & set(rows.numbers)
+        computed = set() if rows is None else set(rows.numbers)
+        assert not blocked & computed
+        if not self.engine.load.preemptions:
+            assert due <= computed | set(self.reader.errors), "decodes come first: nobody who has begun is left out of a step"
 
     def _check_budget(self, batch: ForwardBatch) -> None:
         assert batch.num_tokens <= 7

@@ -54,7 +54,7 @@ def test_shards_are_found_through_the_index(tmp_path: Path) -> None:
 def test_an_index_that_points_anywhere_but_at_a_safetensors_file_beside_it_is_refused(name: Any, tmp_path: Path) -> None:
     write_shards(tmp_path, {"a": "a.safetensors", "b": name})
 
-    with pytest.raises(CheckpointError, match="only .safetensors files beside the index are read"), open_checkpoint(tmp_path):
+    with pytest.raises(CheckpointError, match=r"only \.safetensors files beside the index are read"), open_checkpoint(tmp_path):
         pass
 
 

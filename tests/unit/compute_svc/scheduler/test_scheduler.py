@@ -348,6 +348,20 @@ def test_releasing_twice_frees_once() -> None:
     scheduler.assert_consistent()
 
 
+def test_ending_requests_that_share_pages_frees_each_page_once() -> None:
+    scheduler = Scheduler(_config())
+    prompt = list(range(12))
+    scheduler.submit(_request(1, prompt))
+    _step(scheduler)
+    for number in (2, 3):
+        scheduler.submit(_request(number, [*prompt, 50 + number]))
+    _step(scheduler)
+    for number in (2, 1, 3):
+        scheduler.release(number)
+        scheduler.assert_consistent()
+    assert scheduler.memory.num_available == 16
+
+
 @pytest.mark.parametrize("steps", [0, 1, 3])
 def test_a_request_whose_time_is_over_is_dropped_wherever_it_is(steps: int) -> None:
     scheduler = Scheduler(_config())
