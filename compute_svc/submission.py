@@ -8,38 +8,27 @@ from typing import NamedTuple
 import numpy as np
 
 from compute_svc.request import Request, SamplingOptions, Tokens
+from triserve.rpc import limits
 from triserve.rpc.errors import InvalidRequest
 from triserve.v1 import common_pb2, compute_pb2
 
 
-class _Range(NamedTuple):
-    """What a parameter may be.
+class _Parameter(NamedTuple):
+    """A scalar of the sampling parameters."""
 
-    Attributes:
-        low: Lowest value, or the bound it must be above.
-        high: Highest value.
-        excludes_low: Whether the value must be above `low`.
-        unset: What an unset field means.
-    """
-
-    low: float
-    high: float
-    excludes_low: bool
+    allowed: limits.Range
+    # What an unset field means.
     unset: float
 
-    def __str__(self) -> str:
-        return f"{'(' if self.excludes_low else '['}{self.low:g}, {self.high:g}]"
 
-
-_RANGES = {
-    "temperature": _Range(0, 100, False, 1),
-    "top_p": _Range(0, 1, True, 1),
-    "min_p": _Range(0, 1, False, 0),
-    "repetition_penalty": _Range(0, 10, True, 1),
-    "presence_penalty": _Range(-10, 10, False, 0),
-    "frequency_penalty": _Range(-10, 10, False, 0),
+_PARAMETERS = {
+    "temperature": _Parameter(limits.TEMPERATURE, 1),
+    "top_p": _Parameter(limits.TOP_P, 1),
+    "min_p": _Parameter(limits.MIN_P, 0),
+    "repetition_penalty": _Parameter(limits.REPETITION_PENALTY, 1),
+    "presence_penalty": _Parameter(limits.PRESENCE_PENALTY, 0),
+    "frequency_penalty": _Parameter(limits.FREQUENCY_PENALTY, 0),
 }
-_MAX_BIAS = 100
 
 
 def read_submission(message: compute_pb2.SubmitRequest, *, number: int, logits_width: int, now: float) -> Request:
@@ -79,7 +68,7 @@ def read_submission(message: compute_pb2.SubmitRequest, *, number: int, logits_w
 
 
 def _read_sampling(sampling: common_pb2.SamplingParams, logits_width: int) -> SamplingOptions:
-    values = {name: _in_range(name, sampling) for name in _RANGES}
+    values = {name: _in_range(name, sampling) for name in _PARAMETERS}
     if sampling.HasField("top_k") and sampling.top_k < 1:
         raise InvalidRequest("top_k is 0, it must be at least 1", field="top_k")
     if values["temperature"] > 0 and not sampling.HasField("seed"):
@@ -93,13 +82,11 @@ def _read_sampling(sampling: common_pb2.SamplingParams, logits_width: int) -> Sa
 
 
 def _in_range(name: str, sampling: common_pb2.SamplingParams) -> float:
-    allowed = _RANGES[name]
+    parameter = _PARAMETERS[name]
     if not sampling.HasField(name):  # type: ignore[arg-type]  # the table holds names of the message's own fields
-        return allowed.unset
+        return parameter.unset
     value = float(getattr(sampling, name))
-    # NaN is in no range.
-    if not allowed.low <= value <= allowed.high or (allowed.excludes_low and value == allowed.low):
-        raise InvalidRequest(f"{name} is {value:g}, it must be in {allowed}", field=name)
+    parameter.allowed.check(name, value)
     return value
 
 
@@ -112,8 +99,7 @@ def _read_biases(ids: Sequence[int], values: Iterable[float], logits_width: int)
     if len(amounts) != len(biased):
         raise InvalidRequest(f"logit_bias_values has {len(amounts)} values for {len(biased)} ids", field="logit_bias_values")
     for amount in amounts:
-        if not -_MAX_BIAS <= amount <= _MAX_BIAS:
-            raise InvalidRequest(f"logit_bias_values has {amount:g}, it must be in [-{_MAX_BIAS}, {_MAX_BIAS}]", field="logit_bias_values")
+        limits.LOGIT_BIAS.check("logit_bias_values", amount)
     return biased
 
 

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from triserve.rpc import limits as contract
+
 
 @dataclass(frozen=True, kw_only=True)
 class Limits:
@@ -15,11 +17,11 @@ class Limits:
     max_prompts: int = 64
     max_choices: int = 128
     max_messages: int = 1024
-    max_stop_strings: int = 16
-    max_stop_string_chars: int = 256
+    max_stop_strings: int = contract.MAX_STOP_STRINGS
+    max_stop_string_chars: int = contract.MAX_STOP_STRING_CHARS
     max_stop_token_ids: int = 64
-    max_logit_bias: int = 1024
-    max_top_logprobs: int = 20
+    max_logit_bias: int = contract.MAX_LOGIT_BIAS
+    max_top_logprobs: int = contract.MAX_TOP_LOGPROBS
     max_template_arguments: int = 16
     body_timeout_s: float = 30.0
     request_timeout_s: float = 600.0

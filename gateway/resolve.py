@@ -10,7 +10,9 @@ from collections.abc import Sequence
 from gateway.call import Call, Wishes
 from gateway.limits import Limits
 from gateway.served_model import ServedModel
+from triserve.rpc import limits as contract
 from triserve.rpc.errors import InvalidRequest, PromptTooLong
+from triserve.rpc.limits import shown
 from triserve.v1 import common_pb2, tokenizer_pb2
 
 _MASK_64 = (1 << 64) - 1
@@ -18,8 +20,6 @@ _MASK_64 = (1 << 64) - 1
 _SPLITMIX_STEP = 0x9E3779B97F4A7C15
 _SPLITMIX_1 = 0xBF58476D1CE4E5B9
 _SPLITMIX_2 = 0x94D049BB133111EB
-
-_MAX_SHOWN_CHARS = 24
 
 
 def check_shape(call: Call, limits: Limits) -> None:
@@ -85,7 +85,7 @@ def resolve_sampling(wishes: Wishes, model: ServedModel, limits: Limits) -> comm
 def _temperature(wishes: Wishes, model: ServedModel) -> float:
     if wishes.temperature is None:
         return 1.0 if model.default_temperature is None else model.default_temperature
-    _within("temperature", wishes.temperature, 0, 100)
+    contract.TEMPERATURE.check("temperature", wishes.temperature)
     return wishes.temperature
 
 
@@ -93,9 +93,9 @@ def _check_truncation(wishes: Wishes) -> None:
     if wishes.top_k is not None:
         _within("top_k", wishes.top_k, 0, 2**32 - 1)
     if wishes.top_p is not None:
-        _within("top_p", wishes.top_p, 0, 1, open_below=True)
+        contract.TOP_P.check("top_p", wishes.top_p)
     if wishes.min_p is not None:
-        _within("min_p", wishes.min_p, 0, 1)
+        contract.MIN_P.check("min_p", wishes.min_p)
 
 
 def _set_truncation(params: common_pb2.SamplingParams, wishes: Wishes, model: ServedModel) -> None:
@@ -112,13 +112,13 @@ def _set_truncation(params: common_pb2.SamplingParams, wishes: Wishes, model: Se
 
 def _set_penalties(params: common_pb2.SamplingParams, wishes: Wishes) -> None:
     if wishes.repetition_penalty is not None:
-        _within("repetition_penalty", wishes.repetition_penalty, 0, 10, open_below=True)
+        contract.REPETITION_PENALTY.check("repetition_penalty", wishes.repetition_penalty)
         if wishes.repetition_penalty != 1:
             params.repetition_penalty = wishes.repetition_penalty
-    for name in ("presence_penalty", "frequency_penalty"):
+    for name, allowed in (("presence_penalty", contract.PRESENCE_PENALTY), ("frequency_penalty", contract.FREQUENCY_PENALTY)):
         value = getattr(wishes, name)
         if value is not None:
-            _within(name, value, -10, 10)
+            allowed.check(name, value)
         if value:
             setattr(params, name, value)
 
@@ -130,7 +130,7 @@ def _set_logit_bias(params: common_pb2.SamplingParams, wishes: Wishes, model: Se
         raise InvalidRequest("logit_bias has a token id twice", field="logit_bias")
     _check_token_ids("logit_bias", [token for token, _ in wishes.logit_bias], model)
     for token, value in sorted(wishes.logit_bias):
-        _within("logit_bias", value, -100, 100)
+        contract.LOGIT_BIAS.check("logit_bias", value)
         if value != 0:
             params.logit_bias_ids.append(token)
             params.logit_bias_values.append(value)
@@ -161,17 +161,17 @@ def resolve_stopping(
     else:
         max_tokens, name = wishes.max_tokens, wishes.spelled("max_tokens")
         if max_tokens < 1:
-            raise InvalidRequest(f"{name} is {_shown(max_tokens)}, the least is 1", field=name)
+            raise InvalidRequest(f"{name} is {shown(max_tokens)}, the least is 1", field=name)
         if max_tokens > room:
             raise PromptTooLong(
-                f"{name} is {_shown(max_tokens)} and {prompt_field} has {prompt_tokens} tokens, the limit on both together is {model.max_model_len_tokens}",
+                f"{name} is {shown(max_tokens)} and {prompt_field} has {prompt_tokens} tokens, the limit on both together is {model.max_model_len_tokens}",
                 field=name,
             )
     min_tokens = wishes.min_tokens or 0
     if min_tokens < 0:
-        raise InvalidRequest(f"min_tokens is {_shown(min_tokens)}, the least is 0", field="min_tokens")
+        raise InvalidRequest(f"min_tokens is {shown(min_tokens)}, the least is 0", field="min_tokens")
     if min_tokens > max_tokens:
-        raise InvalidRequest(f"min_tokens is {_shown(min_tokens)}, but at most {max_tokens} tokens can be generated", field="min_tokens")
+        raise InvalidRequest(f"min_tokens is {shown(min_tokens)}, but at most {max_tokens} tokens can be generated", field="min_tokens")
     return common_pb2.StoppingParams(
         max_tokens=max_tokens,
         min_tokens=min_tokens or None,
@@ -237,13 +237,6 @@ def choice_seed(seed: int, choice: int) -> int:
     return mixed ^ (mixed >> 31)
 
 
-def _within(name: str, value: float, low: int, high: int, *, open_below: bool = False) -> None:
-    # Written so that NaN, which compares false with everything, is refused.
-    if not (low < value if open_below else low <= value) or not value <= high:
-        raise InvalidRequest(f"{name} is {_shown(value)}, the range is {'(' if open_below else '['}{low}, {high}]", field=name)
-
-
-def _shown(value: float) -> str:
-    """A number as an error shows it: a client may have sent thousands of digits."""
-    text = str(value)
-    return text if len(text) <= _MAX_SHOWN_CHARS else f"{text[:_MAX_SHOWN_CHARS]}..."
+def _within(name: str, value: int, low: int, high: int) -> None:
+    if not low <= value <= high:
+        raise InvalidRequest(f"{name} is {shown(value)}, the range is [{low}, {high}]", field=name)

@@ -2,21 +2,12 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import Enum, auto
 
+from triserve.rpc import limits
 from triserve.rpc.errors import InvalidRequest
-
-MAX_TEMPERATURE = 100.0
-MAX_REPETITION_PENALTY = 10.0
-MAX_PENALTY = 10.0
-MAX_BIAS = 100.0
-MAX_BIASED_IDS = 1024
-MAX_TOP_LOGPROBS = 20
-MAX_STOP_STRINGS = 16
-MAX_STOP_STRING_CHARS = 256
 
 
 class Finish(Enum):
@@ -62,31 +53,31 @@ class Sampling:
         Raises:
             InvalidRequest: naming the first field that is wrong.
         """
-        _check_range("temperature", self.temperature, 0, MAX_TEMPERATURE)
+        limits.TEMPERATURE.check("temperature", self.temperature)
         if self.top_k is not None and self.top_k < 1:
             raise InvalidRequest(f"top_k is {self.top_k}, the least is 1", field="top_k")
-        _check_range("top_p", self.top_p, 0, 1, open_below=True)
-        _check_range("min_p", self.min_p, 0, 1)
-        _check_range("repetition_penalty", self.repetition_penalty, 0, MAX_REPETITION_PENALTY, open_below=True)
-        _check_range("presence_penalty", self.presence_penalty, -MAX_PENALTY, MAX_PENALTY)
-        _check_range("frequency_penalty", self.frequency_penalty, -MAX_PENALTY, MAX_PENALTY)
+        limits.TOP_P.check("top_p", self.top_p)
+        limits.MIN_P.check("min_p", self.min_p)
+        limits.REPETITION_PENALTY.check("repetition_penalty", self.repetition_penalty)
+        limits.PRESENCE_PENALTY.check("presence_penalty", self.presence_penalty)
+        limits.FREQUENCY_PENALTY.check("frequency_penalty", self.frequency_penalty)
         self._check_bias(logits_width)
         if self.seed is None and not self.greedy:
             raise InvalidRequest("seed is not set, and the request is not greedy", field="seed")
-        if self.top_logprobs is not None and self.top_logprobs > MAX_TOP_LOGPROBS:
-            raise InvalidRequest(f"top_logprobs is {self.top_logprobs}, the limit is {MAX_TOP_LOGPROBS}", field="top_logprobs")
+        if self.top_logprobs is not None and self.top_logprobs > limits.MAX_TOP_LOGPROBS:
+            raise InvalidRequest(f"top_logprobs is {self.top_logprobs}, the limit is {limits.MAX_TOP_LOGPROBS}", field="top_logprobs")
 
     def _check_bias(self, logits_width: int) -> None:
         ids, values = self.logit_bias_ids, self.logit_bias_values
-        if len(ids) > MAX_BIASED_IDS:
-            raise InvalidRequest(f"logit_bias_ids has {len(ids)} entries, the limit is {MAX_BIASED_IDS}", field="logit_bias_ids")
+        if len(ids) > limits.MAX_LOGIT_BIAS:
+            raise InvalidRequest(f"logit_bias_ids has {len(ids)} entries, the limit is {limits.MAX_LOGIT_BIAS}", field="logit_bias_ids")
         if len(values) != len(ids):
             raise InvalidRequest(f"logit_bias_values has {len(values)} entries, logit_bias_ids has {len(ids)}", field="logit_bias_values")
         check_ids("logit_bias_ids", ids, logits_width)
         if len(set(ids)) < len(ids):
             raise InvalidRequest("logit_bias_ids has an id twice", field="logit_bias_ids")
         for value in values:
-            _check_range("logit_bias_values", value, -MAX_BIAS, MAX_BIAS)
+            limits.LOGIT_BIAS.check("logit_bias_values", value)
 
 
 @dataclass(frozen=True, slots=True)
@@ -112,14 +103,14 @@ class Stopping:
         if self.max_tokens is None or self.max_tokens < 1:
             raise InvalidRequest("max_tokens is not set or 0, the least is 1", field="max_tokens")
         check_ids("stop_token_ids", tuple(self.stop_token_ids), logits_width)
-        if len(self.stop_strings) > MAX_STOP_STRINGS:
+        if len(self.stop_strings) > limits.MAX_STOP_STRINGS:
             raise InvalidRequest(
-                f"stop_strings has {len(self.stop_strings)} entries, the limit is {MAX_STOP_STRINGS}", field="stop_strings"
+                f"stop_strings has {len(self.stop_strings)} entries, the limit is {limits.MAX_STOP_STRINGS}", field="stop_strings"
             )
         for stop in self.stop_strings:
-            if not 1 <= len(stop) <= MAX_STOP_STRING_CHARS:
+            if not 1 <= len(stop) <= limits.MAX_STOP_STRING_CHARS:
                 raise InvalidRequest(
-                    f"stop_strings has a string of {len(stop)} characters, the limits are 1 and {MAX_STOP_STRING_CHARS}",
+                    f"stop_strings has a string of {len(stop)} characters, the limits are 1 and {limits.MAX_STOP_STRING_CHARS}",
                     field="stop_strings",
                 )
 
@@ -133,7 +124,3 @@ def check_ids(field: str, ids: Sequence[int], logits_width: int) -> None:
     if ids and max(ids) >= logits_width:
         raise InvalidRequest(f"{field} has id {max(ids)}, the limit is {logits_width - 1}", field=field)
 
-
-def _check_range(field: str, value: float, low: float, high: float, *, open_below: bool = False) -> None:
-    if math.isnan(value) or not low <= value <= high or (open_below and value == low):
-        raise InvalidRequest(f"{field} is {value:g}, the range is {'(' if open_below else '['}{low:g}, {high:g}]", field=field)

@@ -1,0 +1,56 @@
+"""The ranges of the contract's parameters, as `common.proto` words them: written once, checked at every hop."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+from triserve.rpc.errors import InvalidRequest
+
+_MAX_SHOWN_CHARS = 24
+
+# Most entries and characters a stage accepts; a gateway may allow less.
+MAX_LOGIT_BIAS = 1024
+MAX_TOP_LOGPROBS = 20
+MAX_STOP_STRINGS = 16
+MAX_STOP_STRING_CHARS = 256
+
+
+class Range(NamedTuple):
+    """What a number may be.
+
+    Args:
+        low: lowest value, or the bound it must be above.
+        high: highest value.
+        excludes_low: whether the value must be above `low`.
+    """
+
+    low: float
+    high: float
+    excludes_low: bool = False
+
+    def __str__(self) -> str:
+        return f"{'(' if self.excludes_low else '['}{self.low:g}, {self.high:g}]"
+
+    def check(self, field: str, value: float) -> None:
+        """Refuses a value outside; NaN is in no range.
+
+        Raises:
+            InvalidRequest: naming the field, the value and the range.
+        """
+        if not self.low <= value <= self.high or (self.excludes_low and value == self.low):
+            raise InvalidRequest(f"{field} is {shown(value)}, the range is {self}", field=field)
+
+
+TEMPERATURE = Range(0, 100)
+TOP_P = Range(0, 1, excludes_low=True)
+MIN_P = Range(0, 1)
+REPETITION_PENALTY = Range(0, 10, excludes_low=True)
+PRESENCE_PENALTY = Range(-10, 10)
+FREQUENCY_PENALTY = Range(-10, 10)
+LOGIT_BIAS = Range(-100, 100)
+
+
+def shown(value: float) -> str:
+    """A number as an error shows it: a client may have sent thousands of digits."""
+    text = f"{value:g}" if isinstance(value, float) else str(value)
+    return text if len(text) <= _MAX_SHOWN_CHARS else f"{text[:_MAX_SHOWN_CHARS]}..."
