@@ -7,7 +7,6 @@ waits for the network: commands come by a queue, results go to the event loop on
 from __future__ import annotations
 
 import asyncio
-import logging
 import threading
 import time
 from collections.abc import Callable, Sequence
@@ -19,8 +18,6 @@ import torch
 from compute_svc.engine import Engine, StepOutput
 from compute_svc.request import Request
 from triserve.rpc.errors import ServiceError
-
-logger = logging.getLogger(__name__)
 
 _STOP_TIMEOUT_S = 5.0
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from pydantic.fields import FieldInfo
 from pydantic_settings import BaseSettings
 
 from compute_svc.settings import Settings as ComputeSettings
@@ -27,9 +28,17 @@ def _rows(settings: type[BaseSettings]) -> list[str]:
     prefix = settings.model_config.get("env_prefix", "")
     rows = []
     for name, field in settings.model_fields.items():
-        default = "required" if field.is_required() else "" if field.default in (None, "", ()) else f"`{field.default}`"
-        rows.append(f"| `{prefix}{name.upper()}` | {default} | {field.description} |")
+        rows.append(f"| `{prefix}{name.upper()}` | {_default(field)} | {field.description} |")
     return rows
+
+
+def _default(field: FieldInfo) -> str:
+    if field.is_required():
+        return "required"
+    if field.default_factory is not None or field.default in (None, "", ()):
+        return ""
+    value = ",".join(field.default) if isinstance(field.default, tuple) else field.default
+    return f"`{value}`"
 
 
 def with_table(text: str) -> str:

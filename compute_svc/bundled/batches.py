@@ -33,8 +33,8 @@ class Text(NamedTuple):
     weights: list[float]
 
 
-class Batch(NamedTuple):
-    """Rows of packed documents; every tensor but `weights` and `mask` is int64 [B, T]."""
+class Rows(NamedTuple):
+    """Packed documents; every tensor but `weights` and `mask` is int64 [B, T]."""
 
     token_ids: Tensor
     positions: Tensor
@@ -59,11 +59,12 @@ class Diet:
     foreign_share: float = 0.05
     prose_tokens: int = 256
     # The first steps read more, to learn what words go together.
-    early_steps: int = 200
+    early_steps: int = 100
     early_prose_tokens: int = 2048
     prose_weight: float = 0.3
     system_share: float = 0.2
-    row_tokens: int = 512
+    # Texts go into rows of the first width that holds them, or of a multiple of the last: attention costs the square.
+    row_widths: tuple[int, ...] = (128, 256)
     longest_text_tokens: int = 2048
 
 
@@ -72,12 +73,12 @@ def _num_turns(rng: random.Random) -> int:
     chance = rng.random()
     if chance < 0.75:
         return 1
-    if chance < 0.97:
+    if chance < 0.985:
         return rng.randint(2, 4)
     return rng.randint(5, 24)
 
 
-def pack(texts: list[Text], row_tokens: int) -> Batch:
+def pack(texts: list[Text], row_tokens: int) -> Rows:
     """Packs texts into rows, longest first, each into the first row that has room; a text sees only itself.
 
     Args:
@@ -112,7 +113,16 @@ def pack(texts: list[Text], row_tokens: int) -> Batch:
             start = end
     causal = torch.ones(width, width, dtype=torch.bool).tril()
     mask = (owner[:, :, None] == owner[:, None, :]) & causal
-    return Batch(token_ids, positions, targets, weights, mask[:, None])
+    return Rows(token_ids, positions, targets, weights, mask[:, None])
+
+
+def pack_by_width(texts: list[Text], widths: tuple[int, ...]) -> list[Rows]:
+    """Packs short texts into narrow rows and long ones into wide rows."""
+    by_width: dict[int, list[Text]] = {}
+    for text in texts:
+        width = next((width for width in widths if width >= len(text.token_ids)), widths[-1])
+        by_width.setdefault(width, []).append(text)
+    return [pack(group, width) for width, group in sorted(by_width.items())]
 
 
 class BatchMaker:
@@ -184,11 +194,11 @@ class BatchMaker:
         return Text(token_ids[: diet.longest_text_tokens], weights[: diet.longest_text_tokens])
 
     def _prose(self, num_tokens: int, rng: random.Random) -> list[Text]:
-        size = min(256, len(self._prose_ids))
+        size = min(self._diet.row_widths[0], len(self._prose_ids))
         starts = [rng.randrange(len(self._prose_ids) - size + 1) for _ in range(num_tokens // size)]
         return [Text(self._prose_ids[start : start + size], [self._diet.prose_weight] * size) for start in starts]
 
-    def batch(self, step: int) -> Batch:
+    def batch(self, step: int) -> list[Rows]:
         """The batch of a step, the same one whenever it is asked for."""
         rng = random.Random(f"{self._seed} step {step}")
         turns = [
@@ -204,4 +214,4 @@ class BatchMaker:
             turns = turns[count:]
         prose_tokens = self._diet.early_prose_tokens if step < self._diet.early_steps else self._diet.prose_tokens
         texts.extend(self._prose(prose_tokens, rng))
-        return pack(texts, self._diet.row_tokens)
+        return pack_by_width(texts, self._diet.row_widths)

@@ -16,7 +16,7 @@ from tokenizers import Tokenizer
 from torch import nn
 from torch.nn import functional as F
 
-from compute_svc.bundled.batches import Batch, BatchMaker, Diet
+from compute_svc.bundled.batches import BatchMaker, Diet, Rows
 from compute_svc.bundled.checkpoint import save_model
 from compute_svc.bundled.corpus import stdlib_passages
 from compute_svc.bundled.evaluate import share_said_word_for_word
@@ -32,7 +32,7 @@ _PROGRESS_FILE = "training_progress.safetensors"
 class Recipe:
     """How the weights are found."""
 
-    steps: int = 2600
+    steps: int = 2000
     warmup_steps: int = 100
     peak_rate: float = 2e-3
     # The rate falls along a cosine to this share of its peak.
@@ -62,23 +62,22 @@ def make_optimiser(model: Llama, recipe: Recipe) -> torch.optim.AdamW:
     return torch.optim.AdamW(groups, lr=recipe.peak_rate, betas=(0.9, 0.98), fused=True)
 
 
-def loss_of(model: Llama, batch: Batch) -> torch.Tensor:
+def loss_of(model: Llama, batch: list[Rows]) -> torch.Tensor:
     """Mean cross-entropy of the learnt tokens, by their weights.
 
     Logits are computed for those tokens and a few more, so that their number is one of few: each new size of a matrix
     product costs a compilation.
     """
-    hidden, _ = model.hidden(batch.token_ids, batch.positions, batch.mask)
-    weights = batch.weights.flatten()
-    num_learnt = int((weights > 0).sum())
-    padded = min(-(-num_learnt // _LOGIT_ROWS_MULTIPLE) * _LOGIT_ROWS_MULTIPLE, len(weights))
+    hidden = torch.cat([model.hidden(rows.token_ids, rows.positions, rows.mask)[0].flatten(0, 1) for rows in batch])
+    weights = torch.cat([rows.weights.flatten() for rows in batch])
+    targets = torch.cat([rows.targets.flatten() for rows in batch])
+    padded = -(-int((weights > 0).sum()) // _LOGIT_ROWS_MULTIPLE) * _LOGIT_ROWS_MULTIPLE
     chosen = (weights > 0).to(torch.uint8).argsort(descending=True, stable=True)[:padded]
-    logits = model.logits(hidden.flatten(0, 1)[chosen]).float()
-    losses = F.cross_entropy(logits, batch.targets.flatten()[chosen], reduction="none")
+    losses = F.cross_entropy(model.logits(hidden[chosen]).float(), targets[chosen], reduction="none")
     return (losses * weights[chosen]).sum() / weights.sum()
 
 
-def train_step(model: Llama, optimiser: torch.optim.Optimizer, batch: Batch, *, step: int, recipe: Recipe) -> float:
+def train_step(model: Llama, optimiser: torch.optim.Optimizer, batch: list[Rows], *, step: int, recipe: Recipe) -> float:
     """Changes the weights once and returns the loss before. What is dropped out depends on the seed and the step alone."""
     torch.manual_seed(recipe.seed * 1_000_003 + step)
     model.train()
@@ -178,7 +177,7 @@ def main() -> None:
         if done % 250 == 0 or done == recipe.steps:
             share = share_said_word_for_word(model, tokenizer, [(q, pair.answer) for pair in pairs for q in pair.held_out])
             print(f"step {done}: {share:.1%} of held-out questions answered word for word", flush=True)
-    save_model(arguments.out, model, tokenizer)
+            save_model(arguments.out, model, tokenizer)
     progress.unlink(missing_ok=True)
     print(f"wrote {arguments.out} with Python {sys.version.split()[0]} and torch {torch.__version__}", flush=True)
 

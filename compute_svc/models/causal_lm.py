@@ -20,7 +20,7 @@ from compute_svc.layers.step import Step
 from compute_svc.models.config import ModelConfig
 
 
-@dataclass(frozen=True, slots=True, eq=False)
+@dataclass(frozen=True, slots=True, eq=False, repr=False)
 class CausalLM:
     """Token ids to logits.
 

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import torch
 
+from compute_svc.kernels.host_memory import keep_freed_memory
 from compute_svc.models.causal_lm import CausalLM
 from compute_svc.models.config import ConfigFields, ModelConfig, UnsupportedModel
 from compute_svc.models.families import llama, mistral, qwen2, qwen3
@@ -46,6 +47,8 @@ def load_model(folder: Path, *, dtype: torch.dtype, device: torch.device, on_pro
         device: Where to.
         on_progress: Told bytes done and bytes in all, after every tensor.
 
+    Effects: on a CPU, tunes the process's allocator (kernels/host_memory.py).
+
     Raises:
         UnsupportedModel: The checkpoint needs something this engine does not do.
         CheckpointError: A file is missing, damaged or does not fit the others.
@@ -54,5 +57,7 @@ def load_model(folder: Path, *, dtype: torch.dtype, device: torch.device, on_pro
     if dtype not in SUPPORTED_DTYPES:
         raise ValueError(f"dtype is {dtype}; supported: {', '.join(map(str, SUPPORTED_DTYPES))}")
     config = read_model_config(folder)
+    if device.type == "cpu":
+        keep_freed_memory()
     with torch.inference_mode(), open_checkpoint(folder) as checkpoint:
         return ModelBuilder(config, checkpoint, dtype=dtype, device=device, on_progress=on_progress).build()

@@ -13,13 +13,14 @@ import torch
 
 from compute_svc.kernels.attention_spec import AttentionSpec
 from compute_svc.kernels.kv_chunks import (
-    CHUNK_TOKENS,
     MIN_MATRICES,
     MIN_QUERY_ROWS,
+    find_tiles,
     group_queries,
-    read_chunks,
+    read_end,
+    read_start,
+    read_tiles,
     sum_values,
-    tiles_of_chunks,
     ungroup,
 )
 
@@ -33,7 +34,7 @@ class _Block:
 
     Attributes:
         rows: Their flat rows.
-        tokens: Which of the request's gathered tokens any of them sees, whole chunks.
+        tokens: The part of the request's gathered tokens that any of them sees, and its padding.
         mask: [queries, 1, masked tokens] float32, 0 or -inf, for the last of `tokens`; queries see all before those.
     """
 
@@ -44,7 +45,7 @@ class _Block:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class _Request:
-    """One request's part of the step: its pages, from the first chunk on that any query sees, and its queries in blocks."""
+    """One request's part of the step: where its tokens are, from the first that any query sees, and its queries in blocks."""
 
     tiles: torch.Tensor
     blocks: tuple[_Block, ...]
@@ -63,12 +64,10 @@ def plan_prefill(page_table: torch.Tensor, kv_lengths: Sequence[int], query_star
     requests = []
     for request, length in enumerate(kv_lengths):
         row, end_row = query_starts[request : request + 2]
-        first_chunk = spec.first_visible(length - (end_row - row)) // CHUNK_TOKENS
-        num_chunks = math.ceil(length / CHUNK_TOKENS) - first_chunk
-        starts = torch.tensor([first_chunk], device=page_table.device)
-        lengths = torch.tensor([length], device=page_table.device)
-        tiles = tiles_of_chunks(page_table[request : request + 1], starts, num_chunks, lengths, spec)
-        blocks = _blocks(row, end_row, length, first_chunk * CHUNK_TOKENS, spec, page_table.device)
+        origin = read_start(length - (end_row - row), spec)
+        start, end = torch.tensor([[origin], [length]], device=page_table.device)
+        tiles = find_tiles(page_table[request : request + 1], start, read_end(length) - origin, end, spec)
+        blocks = _blocks(row, end_row, length, origin, spec, page_table.device)
         requests.append(_Request(tiles, tuple(blocks)))
     return PrefillPlan(tuple(requests), spec)
 
@@ -78,8 +77,7 @@ def _blocks(row: int, end_row: int, length: int, origin: int, spec: AttentionSpe
     for start in range(row, end_row, _BLOCK_TOKENS):
         end = min(start + _BLOCK_TOKENS, end_row)
         first, last = length - (end_row - start), length - (end_row - end) - 1
-        seen_from = spec.first_visible(first) // CHUNK_TOKENS * CHUNK_TOKENS
-        seen_to = (last // CHUNK_TOKENS + 1) * CHUNK_TOKENS
+        seen_from, seen_to = read_start(first, spec), read_end(last + 1)
         # Only the tail of what a block sees differs between its queries, unless a window also cuts the head.
         masked_from = first + 1 if spec.window is None or last < spec.window else seen_from
         distance = torch.arange(first, last + 1, device=device)[:, None] - torch.arange(masked_from, seen_to, device=device)
@@ -94,7 +92,7 @@ def prefill_attention(q: torch.Tensor, kv: torch.Tensor, plan: PrefillPlan, out:
     """See the public function."""
     spec = plan.spec
     for request in plan.requests:
-        keys, values = read_chunks(kv, request.tiles, 1, spec)
+        keys, values = read_tiles(kv, request.tiles, 1, spec)
         for block in request.blocks:
             length = block.rows.stop - block.rows.start
             queries = group_queries(q[None, block.rows], spec)
@@ -106,9 +104,8 @@ def _attend(queries: torch.Tensor, keys: torch.Tensor, values: torch.Tensor, mas
     """[kv_heads, rows or more, D] for queries [kv_heads, rows, D] over keys and values [kv_heads, tokens, D]."""
     kv_heads, num_rows, head_dim = queries.shape
     if kv_heads < MIN_MATRICES:
-        queries = (
-            queries.view(2, num_rows // 2, head_dim) if num_rows % 2 == 0 and num_rows >= 2 * MIN_QUERY_ROWS else queries.repeat(2, 1, 1)
-        )
+        in_halves = num_rows % 2 == 0 and num_rows >= 2 * MIN_QUERY_ROWS
+        queries = queries.view(2, -1, head_dim) if in_halves else queries.repeat(2, 1, 1)
         keys, values = keys.expand(2, -1, -1), values.expand(2, -1, -1)
     scores = torch.baddbmm(queries.new_empty(1), queries, keys.transpose(1, 2), beta=0, alpha=spec.scale)
     length, _, masked_tokens = mask.shape

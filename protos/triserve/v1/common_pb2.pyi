@@ -105,10 +105,12 @@ class SamplingParams(_message.Message):
     seed: _builtins.int
     """Key of the random stream. The gateway always sets it."""
     top_logprobs: _builtins.int
-    """How many of the likeliest tokens to report with each token; 0 = the drawn token alone; unset = no log-probabilities."""
+    """How many of the likeliest tokens to report with each token; 0 = the drawn token alone; unset = no log-probabilities.
+    At most 20.
+    """
     @_builtins.property
     def logit_bias_ids(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]:
-        """Token ids that have a bias; each below the logits width, no id twice."""
+        """Token ids that have a bias; each below the logits width, no id twice, at most 1024."""
 
     @_builtins.property
     def logit_bias_values(self) -> _containers.RepeatedScalarFieldContainer[_builtins.float]:
@@ -194,7 +196,7 @@ class StoppingParams(_message.Message):
 
     @_builtins.property
     def stop_strings(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
-        """The answer ends before the first of these in its text."""
+        """The answer ends before the first of these in its text. At most 16, each of 1 to 256 characters."""
 
     def __init__(
         self,

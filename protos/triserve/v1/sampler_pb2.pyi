@@ -204,8 +204,8 @@ class SampleRequest(_message.Message):
     frame: _builtins.int
     """Number of the frame on this stream, from 1, without gaps."""
     candidate_ids: _builtins.bytes
-    """Candidate ids of all rows one after the other, little-endian uint32. In each row by falling logit, then by rising id;
-    ids of the row's watch list that are not among the top follow in rising order.
+    """Candidate ids of all rows one after the other, little-endian uint32. A row that has all ids has them in rising order; any other
+    by falling logit, then by rising id, and ids of its watch list that are not among the top follow in rising order.
     """
     candidate_logits: _builtins.bytes
     """Raw logits of the candidates, little-endian float32."""
@@ -239,7 +239,7 @@ class SampleRequest(_message.Message):
 
     @_builtins.property
     def log_sum_exp(self) -> _containers.RepeatedScalarFieldContainer[_builtins.float]:
-        """Natural log of the sum of exp of all logits of the row, before any penalty."""
+        """Natural log of the sum of exp of all logits of the row, before any penalty; 0 and without meaning in rows without candidates."""
 
     @_builtins.property
     def num_candidates(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]:

@@ -59,12 +59,12 @@ def test_generating_stops_a_row_before_its_stop_id_and_goes_on_with_others(model
 
 
 def test_a_packed_text_has_the_logits_it_has_alone(model: Llama) -> None:
-    texts = [Text(list(range(start, start + size)), [True] * size) for start, size in ((5, 9), (40, 4), (90, 11))]
-    batch = pack([(text, 1.0) for text in texts], row_tokens=24)
+    texts = [Text(list(range(start, start + size)), [1.0] * size) for start, size in ((5, 9), (40, 4), (90, 11))]
+    rows = pack(texts, row_tokens=24)
     with torch.inference_mode():
-        hidden, _ = model.hidden(batch.token_ids, batch.positions, batch.mask)
+        hidden, _ = model.hidden(rows.token_ids, rows.positions, rows.mask)
         for text in texts:
-            row, column = (int(index) for index in (batch.token_ids == text.token_ids[0]).nonzero()[0])
+            row, column = (int(index) for index in (rows.token_ids == text.token_ids[0]).nonzero()[0])
             alone = _logits(model, torch.tensor([text.token_ids]))[0]
             torch.testing.assert_close(model.logits(hidden[row, column : column + len(text.token_ids)]), alone, atol=1e-5, rtol=1e-5)
 

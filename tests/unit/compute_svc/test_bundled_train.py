@@ -19,7 +19,7 @@ RECIPE = Recipe(steps=20, warmup_steps=2, peak_rate=1e-2)
 @pytest.fixture(scope="module")
 def batches() -> BatchMaker:
     tokenizer = train_tokenizer(PROSE, [text for pair in PAIRS for text in (pair.answer, *pair.questions)])
-    diet = Diet(turns=4, prose_tokens=64, early_steps=0, row_tokens=64)
+    diet = Diet(turns=4, prose_tokens=64, early_steps=0, row_widths=(64,))
     return BatchMaker(tokenizer=tokenizer, pairs=PAIRS, foreign_answer="I do not know.", prose=PROSE, seed=1, diet=diet)
 
 

@@ -147,14 +147,14 @@ def test_prefill_attention_on_cpu_is_the_reference(shape: Shape, dtype: torch.dt
 
 
 def test_requests_too_long_to_be_gathered_together_are_gathered_apart() -> None:
-    shape, lengths = Shape(4, 2, 16, 16, None), [300] * 5 + [140]
+    shape, lengths = Shape(4, 2, 16, 16, None), [300] * 5 + [290]
     store = store_of(shape, lengths, torch.float32)
     q = queries_of(len(lengths), shape, torch.float32)
     together, apart = torch.empty((2, len(q), 64))
     decode_cpu.decode_attention(q, store.kv, decode_cpu.plan_decode(store.page_table, lengths, store.spec), together)
-    chunk_bytes = 2 * 2 * 128 * 16 * 4
+    token_bytes = 2 * 2 * 16 * 4
 
-    plan = decode_cpu.plan_decode(store.page_table, lengths, store.spec, max_bucket_bytes=7 * chunk_bytes)
+    plan = decode_cpu.plan_decode(store.page_table, lengths, store.spec, max_bucket_bytes=2 * 320 * token_bytes)
 
     decode_cpu.decode_attention(q, store.kv, plan, apart)
     assert sorted(bucket.num_rows for bucket in plan.buckets) == [2, 2, 2]
