@@ -146,7 +146,9 @@ def _compute(config: PipelineConfig, inherited: Mapping[str, str], name: str, ad
         _module("compute_svc"),
         inherited,
         settings=settings,
-        defaults={"COMPUTE_DRAIN_TIMEOUT_S": _DRAIN_S, "COMPUTE_THREADS": str(max(1, config.num_cores // config.num_computes))},
+        # One core is everybody else's. Threads of a product spin until the last one has its share: one that has to give way to another
+        # process holds up all, ten times as long as the core it would have added saves.
+        defaults={"COMPUTE_DRAIN_TIMEOUT_S": _DRAIN_S, "COMPUTE_THREADS": str(max(1, (config.num_cores - 1) // config.num_computes))},
         wait_ready=partial(until_grpc_ready, address, "triserve.v1.ComputeService"),
         stop_rank=_COMPUTE,
     )

@@ -57,8 +57,8 @@ def test_all_addresses_are_different_and_on_loopback() -> None:
     assert all(address.startswith("127.0.0.1:") for address in addresses)
 
 
-def test_compute_replicas_share_the_cores() -> None:
-    assert {part.environment["COMPUTE_THREADS"] for name, part in plan().items() if name.startswith("compute")} == {"2"}
+def test_compute_replicas_share_all_cores_but_one() -> None:
+    assert {part.environment["COMPUTE_THREADS"] for name, part in plan(dataclasses.replace(CONFIG, num_cores=7, num_computes=2)).items() if name.startswith("compute")} == {"3"}
     assert plan(dataclasses.replace(CONFIG, num_cores=1))["compute-0"].environment["COMPUTE_THREADS"] == "1"
 
 
