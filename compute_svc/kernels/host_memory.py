@@ -28,9 +28,7 @@ def keep_freed_memory() -> bool:
     Effects: on the whole process, for the rest of its life; only the first call does anything.
     """
     mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
-    taken = mallopt is not None and bool(
-        mallopt(_M_MMAP_THRESHOLD, _LARGEST_MMAP_THRESHOLD_BYTES) and mallopt(_M_TRIM_THRESHOLD, _NEVER)
-    )
+    taken = mallopt is not None and bool(mallopt(_M_MMAP_THRESHOLD, _LARGEST_MMAP_THRESHOLD_BYTES) and mallopt(_M_TRIM_THRESHOLD, _NEVER))
     if not taken:
         _log.warning("freed memory goes back to the system at once, which costs time in large steps: the C library has no mallopt")
     return taken

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import math
+import mmap
+
 import torch
 
 
@@ -22,7 +25,7 @@ class KvPageStore:
         dtype: torch.dtype,
         device: torch.device,
     ) -> None:
-        """Allocates all of it, zeroed.
+        """Allocates all of it, zeroed. On a CPU a page enters memory when it is first written.
 
         Raises:
             ValueError: A size is below 1.
@@ -43,7 +46,7 @@ class KvPageStore:
         self.num_kv_heads = num_kv_heads
         self.head_dim = head_dim
         self.dtype = dtype
-        self._kv = torch.zeros((num_layers, 2 * num_kv_heads, num_pages, page_size_tokens, head_dim), dtype=dtype, device=device)
+        self._kv = _zeros((num_layers, 2 * num_kv_heads, num_pages, page_size_tokens, head_dim), dtype, device)
         self._layers = self._kv.unbind(0)
 
     @property
@@ -70,3 +73,11 @@ class KvPageStore:
             pages: [n] int64, on the store's device.
         """
         self._kv.index_fill_(2, pages, 0)
+
+
+def _zeros(shape: tuple[int, ...], dtype: torch.dtype, device: torch.device) -> torch.Tensor:
+    if device.type != "cpu":
+        return torch.zeros(shape, dtype=dtype, device=device)
+    # torch.zeros writes the zeros; an anonymous mapping is zero by itself and costs nothing before its first use.
+    memory = mmap.mmap(-1, math.prod(shape) * dtype.itemsize)
+    return torch.frombuffer(memory, dtype=dtype).view(shape)

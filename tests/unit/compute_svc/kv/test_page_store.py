@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import resource
+from pathlib import Path
+
 import pytest
 import torch
 
@@ -44,3 +47,14 @@ def test_a_size_below_one_is_refused_by_name(name: str) -> None:
 
     with pytest.raises(ValueError, match=f"{name} is 0, it must be at least 1"):
         KvPageStore(**sizes, dtype=torch.float32, device=CPU)
+
+
+def test_a_store_on_a_cpu_takes_no_memory_before_it_is_written() -> None:
+    def resident_bytes() -> int:
+        return int(Path("/proc/self/statm").read_text().split()[1]) * resource.getpagesize()
+
+    before = resident_bytes()
+    store = KvPageStore(1, 4096, 16, 8, 64, torch.float32, CPU)
+    assert store.num_pages * store.bytes_per_page == 1 << 28
+    assert resident_bytes() - before < 1 << 26
+    assert not store.kv(0)[:, 4095].any()
