@@ -39,7 +39,7 @@ def model(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFacto
     return load_model(folder, dtype=dtype, device=torch.device("cpu"))
 
 
-@pytest.fixture(params=[1, 2, 5])
+@pytest.fixture(params=[2, 5])
 def num_threads(request: pytest.FixtureRequest) -> Iterator[int]:
     before = torch.get_num_threads()
     torch.set_num_threads(request.param)
