@@ -18,6 +18,7 @@ from compute_svc.bundled.pairs import load_pairs
 
 MODEL_FOLDER = Path(__file__).parent / "model"
 _MOST_ANSWER_TOKENS = 200
+_LEAST_LIKENESS = 0.5
 
 
 class Score(NamedTuple):
@@ -25,7 +26,7 @@ class Score(NamedTuple):
 
     # The whole answer, word for word.
     exact: float
-    # The trained answer most like what was said is the right one.
+    # The trained answer most like what was said, and at least half like it, is the right one.
     nearest: float
 
 
@@ -74,9 +75,11 @@ def share_said_word_for_word(model: Llama, tokenizer: Tokenizer, turns: list[tup
 
 
 def _nearest(text: str, answers: list[str]) -> str:
+    """The answer most like a text; an empty one if none is even half like it."""
     if text in answers:
         return text
-    return max(answers, key=lambda answer: difflib.SequenceMatcher(None, text, answer, autojunk=False).ratio())
+    likeness, nearest = max((difflib.SequenceMatcher(None, text, answer, autojunk=False).ratio(), answer) for answer in answers)
+    return nearest if likeness >= _LEAST_LIKENESS else ""
 
 
 def score(said: list[str], turns: list[tuple[str, str]], answers: list[str]) -> Score:
