@@ -121,7 +121,7 @@ def main() -> None:
         rounds = [_measure_once(pythons) for _ in range(arguments.rounds)]
     services = {
         name: {key: statistics.median(one[name][key] for one in rounds) for key in ("ready_s", "resident_mb")}
-        for name in ("tokenizer", "sampler", "gateway", "compute")
+        for name in ("tokenizer", "sampler", "gateway")
     }
     for name, figures in services.items():
         print(f"{name}: ready after {figures['ready_s']} s, {figures['resident_mb']} MB resident")
