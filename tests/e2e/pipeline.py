@@ -74,6 +74,8 @@ class Pipeline:
         self._reader = threading.Thread(target=self._read_log, daemon=True)
         self._reader.start()
         wait_until(self.is_healthy, "the pipeline is ready", timeout_s=READY_TIMEOUT_S)
+        # The gateway may know it first; what dies before `up` knows it too counts as a part that cannot start.
+        wait_until(lambda: any("Ctrl-C stops everything" in line for line in self.log), "triserve up says that it is ready")
 
     def _read_log(self) -> None:
         assert self.process.stdout is not None
