@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Any
 
 import openai
@@ -14,8 +15,10 @@ QUESTION = [{"role": "user", "content": "What is Triserve?"}]
 
 
 @pytest.fixture
-def client(pipeline: Pipeline) -> Any:
-    return OpenAI(base_url=f"{pipeline.url}/v1", api_key="none", max_retries=0, timeout=60, default_headers={"Cache-Control": "no-store"})
+def client(pipeline: Pipeline) -> Iterator[Any]:
+    url, headers = f"{pipeline.url}/v1", {"Cache-Control": "no-store"}
+    with OpenAI(base_url=url, api_key="none", max_retries=0, timeout=60, default_headers=headers) as client:
+        yield client
 
 
 @pytest.fixture

@@ -52,6 +52,7 @@ async def test_a_request_under_way_ends_in_an_error_event(mortal_pipeline: Pipel
         await response.content.readline()
         mortal_pipeline.parts(module)[0].kill()
         events = [line.decode().strip() async for line in response.content if line.strip()]
+        response.close()
     last = json.loads(events[-1].removeprefix("data: "))
     assert last["error"]["code"] == "UNAVAILABLE" or last["error"]["type"] == "service_unavailable_error", last
     await asyncio.to_thread(wait_until, lambda: _answers(mortal_pipeline), "a new request succeeds")
