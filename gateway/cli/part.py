@@ -17,10 +17,12 @@ from gateway.cli.log_lines import LineCutter
 _LAUNCHER = Path(__file__).with_name("launch.py")
 # A process that ended has written its last words; whoever inherited its pipe is not waited for.
 _LAST_WORDS_S = 0.5
+# A part killed by a signal before it was ever ready may have been unlucky; one killed so often has a reason, say no memory for its weights.
+_MOST_EARLY_KILLS = 3
 
 
 class PartFailed(Exception):
-    """A part ended before it was ever ready: starting it again would not help."""
+    """A part ended by itself, or was killed again and again, before it was ever ready: starting it again would not help."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -87,17 +89,19 @@ class PartProcess:
         """Starts the part, and starts it again whenever it dies; returns after `terminate` or `kill`, when the process is gone.
 
         Raises:
-            PartFailed: it ended before it was ever ready.
+            PartFailed: it ended by itself, or was killed by a signal for the third time, before it was ever ready.
         """
         loop = asyncio.get_running_loop()
         pause_s: float | None = None
+        early_kills = 0
         while True:
             started = loop.time()
             status = await self._run_once()
             self.ready.clear()
             if self._stopping.is_set():
                 return
-            if not self._was_ready:
+            early_kills += status < 0
+            if not self._was_ready and (status >= 0 or early_kills == _MOST_EARLY_KILLS):
                 raise PartFailed(f"{self.part.name} {_ending(status)} before it was ready: {self._last_line or 'it said nothing'}")
             pause_s = self._pause.after(pause_s, up_s=loop.time() - started)
             self._console.line(f"{self.part.name} {_ending(status)}, starts again in {pause_s:.1f} s")

@@ -76,7 +76,7 @@ class Screen(io.StringIO):
 
 
 class Pipeline:
-    """Stand-ins under a supervisor, and what they said."""
+    """Stand-ins under a supervisor, and what they said. A stand-in is ready when it says "up" and never when it says "early"."""
 
     def __init__(self, programs: dict[str, str], *, ranks: dict[str, int] | None = None, stop_s: float = 20.0) -> None:
         self.screen = Screen()
@@ -111,7 +111,8 @@ class Pipeline:
         lives = 0
 
         async def wait(life: int) -> None:
-            await self.screen.until(lambda: len(self.pids(name)) >= life)
+            await self.screen.until(lambda: bool(self.pids(name)))
+            await self.screen.until(lambda: len(self.pids(name)) + self.screen.lines.count(f"{name} | early") >= life)
 
         def wait_ready() -> asyncio.Future[None]:
             nonlocal lives
@@ -234,6 +235,23 @@ async def test_a_part_that_never_gets_ready_ends_everything_with_its_last_words(
         await pipeline.run()
     assert str(failure.value) == message
     assert not any(map(alive, pipeline.pids("b")))
+
+
+@pytest.mark.parametrize("kills", [1, 2])
+async def test_a_part_killed_while_it_starts_is_started_again(kills: int, tmp_path: Path) -> None:
+    die = f"""
+import os
+with open({str(tmp_path / "lives")!r}, "a+") as lives:
+    lives.write("x")
+    lives.seek(0)
+    if len(lives.read()) <= {kills}:
+        os.write(1, b"early\\n")
+        os.kill(os.getpid(), 9)
+"""
+    pipeline = Pipeline({"a": die + POLITE})
+    async with running(pipeline):
+        assert len(pipeline.pids("a")) == 1
+        assert pipeline.screen.lines.count("a was killed by SIGKILL, starts again in 0.0 s") == kills
 
 
 async def test_stopping_while_parts_start_leaves_no_process() -> None:
