@@ -10,10 +10,10 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
-from compute_svc.engine import Released, Started, StepOutput
 from compute_svc.gateway_link import GatewayLink
 from compute_svc.request import Request
 from compute_svc.sampler_link import SamplerLink
+from compute_svc.step_output import Released, Started, StepOutput
 from compute_svc.submission import read_submission
 from triserve.rpc.errors import DeadlineExceeded, Internal, InvalidRequest, ServiceError, Unavailable, from_proto, to_proto
 from triserve.v1 import compute_pb2, sampler_pb2
@@ -64,7 +64,7 @@ class Dispatcher:
     """Routes between gateways, engine and samplers; listens to all of them.
 
     Args:
-        engine: The engine's thread.
+        engine: Of the replica.
         logits_width: Number of logits.
         max_backlog_bytes: Of each gateway.
         on_samplers_change: Called when a sampler has become ready or is lost.

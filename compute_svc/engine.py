@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import NamedTuple, Protocol
+from typing import Protocol
 
 import numpy as np
-import numpy.typing as npt
 import torch
 
 from compute_svc.batch_builder import BatchBuilder
@@ -17,6 +16,7 @@ from compute_svc.kv.page_store import KvPageStore
 from compute_svc.request import Request
 from compute_svc.scheduler.base import Plan, Policy, RequestState, SchedulerConfig
 from compute_svc.scheduler.scheduler import Scheduler
+from compute_svc.step_output import Load, Released, Rows, Started, StepOutput
 from triserve.rpc.errors import Internal, ServiceError
 
 
@@ -32,83 +32,6 @@ class Model(Protocol):
         Effects: writes keys and values to the batch's slots.
         """
         ...
-
-
-class Started(NamedTuple):
-    """A request's first token is computed."""
-
-    number: int
-    cached_tokens: int
-    submitted_at: float
-    admitted_at: float
-
-
-class Released(NamedTuple):
-    """A request has left and its KV is free: it came to its end, was taken back, or failed with `error`."""
-
-    number: int
-    preemptions: int
-    error: ServiceError | None
-
-
-class Rows(NamedTuple):
-    """What a step computed: one entry per row in the first five columns, rows without candidates first.
-
-    Attributes:
-        numbers: Requests.
-        positions: Indices of the generated tokens the rows are about.
-        tokens: Drawn tokens; None in rows that are to be drawn from their candidates.
-        num_candidates: Number of candidates of each row.
-        log_sum_exp: Of each row's logits; 0 in rows without candidates.
-        candidate_ids: [sum of num_candidates] uint32, see `Candidates`.
-        candidate_logits: [sum of num_candidates] float32.
-    """
-
-    numbers: list[int]
-    positions: list[int]
-    tokens: list[int | None]
-    num_candidates: list[int]
-    log_sum_exp: list[float]
-    candidate_ids: npt.NDArray[np.uint32]
-    candidate_logits: npt.NDArray[np.float32]
-
-
-class Load(NamedTuple):
-    """How full the engine is, and what it has done since it was built."""
-
-    running_requests: int
-    waiting_requests: int
-    used_pages: int
-    cached_pages: int
-    free_pages: int
-    steps: int
-    preemptions: int
-    prefill_tokens: int
-    decode_tokens: int
-    cached_tokens: int
-
-    @classmethod
-    def nothing(cls) -> Load:
-        """Of an engine that is not there yet."""
-        return cls(0, 0, 0, 0, 0, 0, 0, 0, 0, 0)
-
-
-class StepOutput(NamedTuple):
-    """What has happened since the last output.
-
-    Attributes:
-        rows: What was computed; None if nothing.
-        admitted: Requests that left the queue.
-        started: Requests whose first token is among the rows.
-        released: Requests whose KV is free.
-        load: After all that.
-    """
-
-    rows: Rows | None
-    admitted: list[int]
-    started: list[Started]
-    released: list[Released]
-    load: Load
 
 
 _NO_IDS = np.empty(0, dtype=np.uint32)
@@ -150,7 +73,6 @@ class Engine:
         self._prefill_tokens = 0
         self._decode_tokens = 0
         self._has_arrivals = False
-        self._admitted: list[int] = []
         self._started: list[Started] = []
         self._released: list[Released] = []
 
@@ -233,7 +155,6 @@ class Engine:
         plan = self._scheduler.step(now)
         for failure in plan.failures:
             self._released.append(Released(failure.state.request.number, failure.state.preemptions, failure.error))
-        self._admitted.extend(state.request.number for state in plan.admitted)
         return plan
 
     def run(self, plan: Plan) -> StepOutput | None:
@@ -248,11 +169,11 @@ class Engine:
             self._steps += 1
             self._prefill_tokens += sum(chunk.length for chunk in plan.prefills)
             self._decode_tokens += len(states)
-        elif not (self._has_arrivals or self._admitted or self._released):
+        elif not (self._has_arrivals or plan.admitted or self._released):
             return None
-        output = StepOutput(rows, self._admitted, self._started, self._released, self.load)
+        output = StepOutput(rows, self._started, self._released, self.load)
         self._has_arrivals = False
-        self._admitted, self._started, self._released = [], [], []
+        self._started, self._released = [], []
         return output
 
     def assert_consistent(self) -> None:

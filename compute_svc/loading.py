@@ -1,4 +1,4 @@
-"""From a model folder to an engine; all of it on the engine's thread."""
+"""From a model folder to an engine; all of it in the engine's process."""
 
 from __future__ import annotations
 

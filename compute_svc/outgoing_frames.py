@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 import numpy as np
 import numpy.typing as npt
 
-from compute_svc.engine import Rows
+from compute_svc.step_output import Rows
 from triserve.v1 import sampler_pb2
 
 # Well below the limit of a message; a row of 256,000 logits has 2 MB.

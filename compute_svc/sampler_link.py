@@ -10,8 +10,8 @@ from typing import Any, Protocol
 
 import grpc
 
-from compute_svc.engine import Rows
 from compute_svc.outgoing_frames import OutgoingFrames
+from compute_svc.step_output import Rows
 from triserve.rpc.channel import open_channel
 from triserve.rpc.errors import Internal, ServiceError, Unavailable, from_rpc_error
 from triserve.rpc.fingerprint import require_same

@@ -6,18 +6,17 @@ import asyncio
 import contextlib
 import logging
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import grpc
 
 from compute_svc.dispatcher import Dispatcher
-from compute_svc.engine import Engine, StepOutput
-from compute_svc.engine_thread import EngineThread
-from compute_svc.loading import load_engine
+from compute_svc.engine_client import EngineClient, EngineFailed, Launch, launch_process
 from compute_svc.sampler_link import SamplerLink
 from compute_svc.servicer import ComputeServicer, ReplicaInfo, load_message
 from compute_svc.settings import Settings
+from compute_svc.step_output import EngineInfo, Load, StepOutput
 from triserve.rpc.errors import ServiceError, Unavailable
 from triserve.rpc.fingerprint import fingerprint_of
 from triserve.rpc.server import ServiceServer
@@ -33,18 +32,18 @@ _LAST_WORDS_S = 1.0
 
 
 class ComputeService:
-    """One compute process: the event loop's side of it. Torch is the engine thread's alone.
+    """One compute replica: the process that speaks to the network. The engine, and torch with it, is in a process of its own.
 
     Args:
-        settings: Of the process.
-        load: Makes the engine; called on the engine's thread.
+        settings: Of the replica.
+        launch: Starts the engine.
     """
 
-    def __init__(self, settings: Settings, load: Callable[[Settings], Engine] = load_engine) -> None:
+    def __init__(self, settings: Settings, launch: Launch = launch_process) -> None:
         self._settings = settings
         self._servicer = ComputeServicer()
         self._server = ServiceServer([SERVICE_NAME], self._register, settings.listen)
-        self._thread = EngineThread(lambda: load(settings), self, threads=settings.threads)
+        self._engine = EngineClient(self, launch)
         self._fingerprint = fingerprint_of(settings.model)
         self._samplers: list[SamplerLink] = []
         self._dispatcher: Dispatcher | None = None
@@ -60,15 +59,16 @@ class ComputeService:
 
     async def start(self) -> None:
         """Listens, and begins to load the model; ready when that is done and a sampler is there."""
+        await self._engine.start(self._settings)
         await self._server.start()
-        self._thread.start()
         self._heartbeat = asyncio.create_task(self._beat())
 
     async def failed(self) -> None:
         """Returns never.
 
         Raises:
-            BaseException: What ended the engine's thread, or a fault of the service itself.
+            EngineFailed: The engine could not be loaded or has ended.
+            Exception: A fault of the service itself.
         """
         assert self._heartbeat is not None, "a service is watched after its start"
         done, _ = await asyncio.wait([self._failure, self._heartbeat], return_when=asyncio.FIRST_COMPLETED)
@@ -87,19 +87,19 @@ class ComputeService:
         await self._server.stop(_LAST_WORDS_S)
         for sampler in self._samplers:
             await sampler.stop()
-        await self._thread.stop()
+        await self._engine.stop()
 
-    def on_engine_loaded(self, engine: Engine) -> None:
+    def on_engine_loaded(self, info: EngineInfo, load: Load) -> None:
         """Serves from now on."""
-        settings, config = self._settings, engine.config
-        self._servicer.load = engine.load
+        settings = self._settings
+        self._servicer.load = load
         self._dispatcher = Dispatcher(
-            self._thread,
-            logits_width=engine.logits_width,
+            self._engine,
+            logits_width=info.logits_width,
             max_backlog_bytes=settings.max_backlog_bytes,
             on_samplers_change=self._changed.set,
         )
-        hello = sampler_pb2.ComputeHello(compute_name=settings.name, fingerprint=self._fingerprint, logits_width=engine.logits_width)
+        hello = sampler_pb2.ComputeHello(compute_name=settings.name, fingerprint=self._fingerprint, logits_width=info.logits_width)
         for target in settings.samplers:
             sampler = SamplerLink(
                 target,
@@ -111,17 +111,17 @@ class ComputeService:
             self._samplers.append(sampler)
             self._dispatcher.add_sampler(sampler)
             sampler.start()
-        info = ReplicaInfo(
+        replica = ReplicaInfo(
             fingerprint=self._fingerprint,
-            max_model_len_tokens=config.max_request_tokens,
-            logits_width=engine.logits_width,
-            page_size_tokens=config.page_size_tokens,
-            num_pages=config.num_pages,
-            max_waiting_requests=config.max_waiting_requests,
+            max_model_len_tokens=info.max_request_tokens,
+            logits_width=info.logits_width,
+            page_size_tokens=info.page_size_tokens,
+            num_pages=info.num_pages,
+            max_waiting_requests=info.max_waiting_requests,
             dtype=settings.dtype,
             device=settings.device.partition(":")[0],
         )
-        self._servicer.open(info, self._dispatcher)
+        self._servicer.open(replica, self._dispatcher)
         if self._is_draining:
             self._dispatcher.refuse(Unavailable("the replica is shutting down"))
 
@@ -138,7 +138,7 @@ class ComputeService:
         self._servicer.load = output.load
         self._require_dispatcher().on_engine_output(output, ended_at)
 
-    def on_engine_failed(self, error: BaseException) -> None:
+    def on_engine_failed(self, error: EngineFailed) -> None:
         """Ends all requests; the process follows."""
         if self._dispatcher is not None:
             self._dispatcher.on_engine_failed()
@@ -156,6 +156,7 @@ class ComputeService:
         while True:
             await self._server.health.set_ready(self._is_ready())
             if self._dispatcher is not None:
+                self._engine.ping()
                 self._dispatcher.fail_overdue()
                 if time.monotonic() - told_at >= _LOAD_INTERVAL_S:
                     told_at = time.monotonic()
@@ -167,8 +168,7 @@ class ComputeService:
             self._changed.clear()
 
     def _is_ready(self) -> bool:
-        busy_since = self._thread.busy_since
-        is_stalled = busy_since is not None and time.monotonic() - busy_since > self._settings.stall_timeout_s
+        is_stalled = self._engine.silent_s > self._settings.stall_timeout_s
         return self._dispatcher is not None and self._dispatcher.has_sampler and not is_stalled and not self._failure.done()
 
     async def _drain(self, dispatcher: Dispatcher) -> None:

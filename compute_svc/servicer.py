@@ -11,8 +11,8 @@ from typing import Any, NamedTuple
 import grpc
 
 from compute_svc.dispatcher import Dispatcher
-from compute_svc.engine import Load
 from compute_svc.gateway_link import GatewayLink
+from compute_svc.step_output import Load
 from triserve.rpc.errors import FIELD_KEY, REASON_KEY, Internal, InvalidRequest, Overloaded, ServiceError, Unavailable
 from triserve.rpc.fingerprint import require_same
 from triserve.v1 import common_pb2, compute_pb2, compute_pb2_grpc

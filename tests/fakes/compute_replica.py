@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import socket
 import threading
 from collections.abc import Awaitable, Callable, Sequence
 from pathlib import Path
@@ -12,6 +13,8 @@ import grpc
 import torch
 
 from compute_svc.engine import Engine
+from compute_svc.engine_client import EngineHost, Launch
+from compute_svc.engine_server import EngineServer
 from compute_svc.forward_batch import ForwardBatch
 from compute_svc.kv.page_store import KvPageStore
 from compute_svc.scheduler.base import SchedulerConfig
@@ -143,6 +146,31 @@ def submission(request: int, prompt: Sequence[int], max_tokens: int = 4, **field
     )
 
 
+class _Thread:
+    """Runs an engine in this process, where tests can reach into it."""
+
+    def __init__(self, server: EngineServer) -> None:
+        self._thread = threading.Thread(target=server.run, daemon=True)
+        self._thread.start()
+
+    async def wait(self) -> str:
+        """See `EngineHost`."""
+        await asyncio.to_thread(self._thread.join)
+        return "ended"
+
+    def kill(self) -> None:
+        """A thread cannot be killed: the test hangs and says so."""
+
+
+def engine_in_thread(build: Callable[[Settings], Engine]) -> Launch:
+    """Starts what `build` makes in a thread."""
+
+    def launch(connection: socket.socket) -> EngineHost:
+        return _Thread(EngineServer(connection.dup(), build))
+
+    return launch
+
+
 class Gate:
     """Wraps a model: forward passes wait while the gate is shut, and raise `error` if there is one."""
 
@@ -213,7 +241,7 @@ class Replica:
         self.settings = Settings.model_validate(
             {"listen": "127.0.0.1:0", "model": self.folder, "samplers": tuple(targets), "threads": 1, **settings}
         )
-        self.service = ComputeService(self.settings, self._load)
+        self.service = ComputeService(self.settings, engine_in_thread(self._load))
         await self.service.start()
 
     async def ready(self) -> Replica:

@@ -8,9 +8,10 @@ from typing import Any
 import numpy as np
 import torch
 
-from compute_svc.engine import Engine, StepOutput
+from compute_svc.engine import Engine
 from compute_svc.request import Request, SamplingOptions
 from compute_svc.scheduler.base import SchedulerConfig
+from compute_svc.step_output import StepOutput
 from tests.fakes.hash_model import HashModel, hash_kv
 
 WIDTH = 24
@@ -65,7 +66,9 @@ class Reader:
 
     def step(self, now: float = 0.0) -> StepOutput | None:
         """One step of the engine, read."""
-        output = self.engine.step(now)
+        plan = self.engine.plan(now)
+        self.admitted.update(state.request.number for state in plan.admitted)
+        output = self.engine.run(plan)
         if output is not None:
             self.read(output)
         return output
@@ -73,7 +76,6 @@ class Reader:
     def read(self, output: StepOutput) -> None:
         """Takes an output in."""
         self.outputs.append(output)
-        self.admitted.update(output.admitted)
         rows = output.rows
         if rows is not None:
             start = 0

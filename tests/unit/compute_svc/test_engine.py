@@ -95,7 +95,7 @@ def test_a_request_tells_when_it_was_admitted_started_and_released() -> None:
     engine.submit(request_of(1, prompt, 2))
     first, second, third = (engine.step(float(now)) for now in (3, 4, 5))
     assert first is not None and second is not None and third is not None
-    assert (first.admitted, first.started, first.rows) == ([1], [], None)
+    assert (first.started, first.rows) == ([], None)
     assert [(item.number, item.cached_tokens, item.submitted_at, item.admitted_at) for item in second.started] == [(1, 0, 0.0, 3.0)]
     assert [(item.number, item.preemptions, item.error) for item in third.released] == [(1, 0, None)]
     engine.submit(request_of(2, prompt, 2))

@@ -6,8 +6,8 @@ from typing import TypeAlias
 
 import numpy as np
 
-from compute_svc.engine import Rows
 from compute_svc.outgoing_frames import OutgoingFrames
+from compute_svc.step_output import Rows
 from triserve.v1 import sampler_pb2
 
 # Number, position, token, candidate ids.

@@ -7,9 +7,9 @@ import asyncio
 import grpc
 import pytest
 
+from compute_svc.engine_client import EngineFailed
 from compute_svc.service import ComputeService
 from compute_svc.settings import Settings
-from compute_svc.weights import CheckpointError
 from tests.fakes.compute_replica import SAMPLED, TIMEOUT_S, Gateway, Replica, submission, until
 from triserve.v1 import common_pb2, compute_pb2
 
@@ -62,7 +62,7 @@ async def test_a_failing_model_fails_all_requests_and_the_process(replica: Repli
     replica.gate.error = RuntimeError("out of order")
     await gateway.send(submit=[submission(1, [1, 2], 2), submission(2, [1, 2], 2)])
     replica.gate.open.set()
-    with pytest.raises(RuntimeError, match="out of order"):
+    with pytest.raises(EngineFailed, match="RuntimeError: out of order"):
         await asyncio.wait_for(replica.running.failed(), TIMEOUT_S)
     ends = await gateway.end_of(1, 2)
     assert [end.error.reason for end in ends] == ["INTERNAL"] * 2
@@ -73,7 +73,7 @@ async def test_a_model_that_does_not_load_fails_the_process(replica: Replica) ->
     settings = Settings.model_validate({"listen": "127.0.0.1:0", "model": replica.folder, "threads": 1})
     replica.service = ComputeService(settings)
     await replica.service.start()
-    with pytest.raises(CheckpointError, match="names no architecture"):
+    with pytest.raises(EngineFailed, match="names no architecture"):
         await asyncio.wait_for(replica.service.failed(), TIMEOUT_S)
 
 

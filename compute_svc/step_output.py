@@ -1,0 +1,95 @@
+"""What the engine says after a step. Knows no torch: the network's side of a replica reads it too."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+
+from triserve.rpc.errors import ServiceError
+
+
+class Started(NamedTuple):
+    """A request's first token is computed."""
+
+    number: int
+    cached_tokens: int
+    submitted_at: float
+    admitted_at: float
+
+
+class Released(NamedTuple):
+    """A request has left and its KV is free: it came to its end, was taken back, or failed with `error`."""
+
+    number: int
+    preemptions: int
+    error: ServiceError | None
+
+
+class Rows(NamedTuple):
+    """What a step computed: one entry per row in the first five columns, rows without candidates first.
+
+    Attributes:
+        numbers: Requests.
+        positions: Indices of the generated tokens the rows are about.
+        tokens: Drawn tokens; None in rows that are to be drawn from their candidates.
+        num_candidates: Number of candidates of each row.
+        log_sum_exp: Of each row's logits; 0 in rows without candidates.
+        candidate_ids: [sum of num_candidates] uint32, see `Candidates`.
+        candidate_logits: [sum of num_candidates] float32.
+    """
+
+    numbers: list[int]
+    positions: list[int]
+    tokens: list[int | None]
+    num_candidates: list[int]
+    log_sum_exp: list[float]
+    candidate_ids: npt.NDArray[np.uint32]
+    candidate_logits: npt.NDArray[np.float32]
+
+
+class Load(NamedTuple):
+    """How full the engine is, and what it has done since it was built."""
+
+    running_requests: int
+    waiting_requests: int
+    used_pages: int
+    cached_pages: int
+    free_pages: int
+    steps: int
+    preemptions: int
+    prefill_tokens: int
+    decode_tokens: int
+    cached_tokens: int
+
+    @classmethod
+    def nothing(cls) -> Load:
+        """Of an engine that is not there yet."""
+        return cls(0, 0, 0, 0, 0, 0, 0, 0, 0, 0)
+
+
+class StepOutput(NamedTuple):
+    """What has happened since the last output.
+
+    Attributes:
+        rows: What was computed; None if nothing.
+        started: Requests whose first token is among the rows.
+        released: Requests whose KV is free.
+        load: After all that.
+    """
+
+    rows: Rows | None
+    started: list[Started]
+    released: list[Released]
+    load: Load
+
+
+class EngineInfo(NamedTuple):
+    """What a loaded engine is; sizes as in `SchedulerConfig`."""
+
+    logits_width: int
+    max_request_tokens: int
+    page_size_tokens: int
+    num_pages: int
+    max_waiting_requests: int
