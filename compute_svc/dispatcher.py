@@ -198,13 +198,13 @@ class Dispatcher:
         for released in output.released:
             self._on_released(released)
 
-    def on_engine_failed(self) -> None:
-        """The engine is gone, and with it all KV."""
-        self.refuse(Unavailable("the engine has failed"))
+    def on_engine_failed(self, error: ServiceError) -> None:
+        """The engine is gone, and with it all KV: every request ends with this error."""
+        self.refuse(Unavailable("the engine is gone"))
         for flight in list(self._flights.values()):
             flight.is_free = True
             if flight.outcome is None:
-                self._fail(flight, Internal("the engine has failed"))
+                self._fail(flight, error)
             else:
                 self._end(flight)
 

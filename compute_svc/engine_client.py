@@ -25,6 +25,10 @@ class EngineFailed(Exception):
     """The engine could not be loaded, or has failed; nothing more can be computed."""
 
 
+class EngineLost(EngineFailed):
+    """The engine ended without a word, killed or crashed: what it was asked for is not to blame."""
+
+
 class EngineListener(Protocol):
     """Hears from the engine; called on the event loop."""
 
@@ -166,11 +170,11 @@ class EngineClient(asyncio.Protocol):
         assert self._host is not None, "a stream belongs to a host"
         how = await self._host.wait()
         if not self._has_ended:
-            self._fail(f"the engine {how}")
+            self._fail(EngineLost(f"the engine {how}"))
 
-    def _fail(self, reason: str) -> None:
+    def _fail(self, error: EngineFailed) -> None:
         self._has_ended = True
-        self._listener.on_engine_failed(EngineFailed(reason))
+        self._listener.on_engine_failed(error)
 
     def _give(self, command: wire.Command) -> None:
         if self._transport is not None and not self._has_ended:
@@ -193,6 +197,6 @@ class EngineClient(asyncio.Protocol):
             info = EngineInfo(*(getattr(loaded, name) for name in EngineInfo._fields))
             self._listener.on_engine_loaded(info, Load(*loaded.load))
         elif kind == "failed":
-            self._fail(report.failed)
+            self._fail(EngineFailed(report.failed))
         else:
             raise AssertionError(f"unknown report {kind}")

@@ -12,12 +12,12 @@ from typing import Any
 import grpc
 
 from compute_svc.dispatcher import Dispatcher
-from compute_svc.engine_client import EngineClient, EngineFailed, Launch, launch_process
+from compute_svc.engine_client import EngineClient, EngineFailed, EngineLost, Launch, launch_process
 from compute_svc.sampler_link import SamplerLink
 from compute_svc.servicer import ComputeServicer, ReplicaInfo, load_message
 from compute_svc.settings import Settings
 from compute_svc.step_output import EngineInfo, Load, StepOutput
-from triserve.rpc.errors import ServiceError, Unavailable
+from triserve.rpc.errors import Internal, ServiceError, Unavailable
 from triserve.rpc.fingerprint import fingerprint_of
 from triserve.rpc.server import ServiceServer
 from triserve.v1 import compute_pb2, compute_pb2_grpc, sampler_pb2
@@ -141,7 +141,8 @@ class ComputeService:
     def on_engine_failed(self, error: EngineFailed) -> None:
         """Ends all requests; the process follows."""
         if self._dispatcher is not None:
-            self._dispatcher.on_engine_failed()
+            was_lost = isinstance(error, EngineLost)
+            self._dispatcher.on_engine_failed(Unavailable("the engine was lost") if was_lost else Internal("the engine has failed"))
         if not self._failure.done():
             self._failure.set_exception(error)
         self._changed.set()

@@ -1,0 +1,182 @@
+"""The engine's process: it computes for its parent, says how it failed, and never outlives its parent."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import numpy as np
+import psutil
+import pytest
+
+from compute_svc.engine_client import EngineClient, EngineFailed, EngineLost
+from compute_svc.request import Request
+from compute_svc.settings import Settings
+from compute_svc.step_output import EngineInfo, Load, StepOutput
+from tests.fakes.checkpoints import edit_config, save_checkpoint
+from triserve.rpc.errors import ServiceError
+
+ROOT = Path(__file__).parents[2]
+PATIENCE_S = 60
+
+
+class Listener:
+    """Keeps what an engine reports."""
+
+    def __init__(self) -> None:
+        self.loaded: asyncio.Future[EngineInfo] = asyncio.get_running_loop().create_future()
+        self.failed: asyncio.Future[EngineFailed] = asyncio.get_running_loop().create_future()
+        self.released: asyncio.Future[list[int]] = asyncio.get_running_loop().create_future()
+        self.admitted: list[int] = []
+        self.tokens: list[int | None] = []
+        self.refused: dict[int, ServiceError] = {}
+
+    def on_engine_loaded(self, info: EngineInfo, load: Load) -> None:
+        """See `EngineListener`."""
+        assert load.free_pages == info.num_pages
+        self.loaded.set_result(info)
+
+    def on_engine_refused(self, number: int, error: ServiceError) -> None:
+        """See `EngineListener`."""
+        self.refused[number] = error
+
+    def on_engine_admitted(self, numbers: list[int]) -> None:
+        """See `EngineListener`."""
+        self.admitted += numbers
+
+    def on_engine_output(self, output: StepOutput, ended_at: float) -> None:
+        """See `EngineListener`."""
+        if output.rows is not None:
+            self.tokens += output.rows.tokens
+        if output.released:
+            self.released.set_result([item.number for item in output.released])
+
+    def on_engine_failed(self, error: EngineFailed) -> None:
+        """See `EngineListener`."""
+        self.failed.set_result(error)
+
+
+@pytest.fixture(scope="module")
+def model_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("model")
+    save_checkpoint(folder, "llama")
+    (folder / "tokenizer.json").write_text("{}")
+    return folder
+
+
+@pytest.fixture(autouse=True)
+def _import_path(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PYTHONPATH", os.pathsep.join([str(ROOT), str(ROOT / "protos")]))
+
+
+@pytest.fixture
+async def listener() -> Listener:
+    return Listener()
+
+
+@pytest.fixture
+async def client(listener: Listener, model_folder: Path) -> AsyncIterator[EngineClient]:
+    client = EngineClient(listener)
+    await client.start(_settings(model_folder))
+    async with asyncio.timeout(PATIENCE_S):
+        yield client
+    await client.stop()
+
+
+def _settings(folder: Path) -> Settings:
+    return Settings.model_validate({"model": folder, "threads": 1, "kv_cache_bytes": 1 << 22})
+
+
+def _request(number: int, prompt: list[int], max_tokens: int) -> Request:
+    return Request(number, "", np.array(prompt, dtype=np.int64), np.empty(0, dtype=np.int64), max_tokens, 0.0)
+
+
+def _engine_pid() -> int:
+    (process,) = [child for child in psutil.Process().children() if "compute_svc.engine_main" in child.cmdline()]
+    return process.pid
+
+
+async def test_a_request_is_computed_and_one_that_cannot_fit_is_refused(client: EngineClient, listener: Listener) -> None:
+    info = await listener.loaded
+    client.submit(_request(1, [5] * (info.max_request_tokens + 1), 4))
+    client.submit(_request(2, [5, 6, 7], 4))
+    assert await listener.released == [2]
+    assert listener.admitted == [2]
+    assert len(listener.tokens) == 4
+    assert list(listener.refused) == [1]
+
+
+async def test_a_ping_is_answered_between_steps(client: EngineClient, listener: Listener) -> None:
+    await listener.loaded
+    client.ping()
+    assert client.silent_s > 0
+    client.submit(_request(1, [5, 6, 7], 4))
+    await listener.released
+    assert client.silent_s == 0
+
+
+async def test_an_engine_that_is_killed_is_reported_lost(client: EngineClient, listener: Listener) -> None:
+    await listener.loaded
+    os.kill(_engine_pid(), signal.SIGKILL)
+    failure = await listener.failed
+    assert isinstance(failure, EngineLost) and str(failure) == "the engine was killed by SIGKILL"
+    # Nothing hangs or raises after that.
+    client.submit(_request(1, [5], 1))
+
+
+async def test_signals_to_stop_are_left_to_the_parent(client: EngineClient, listener: Listener) -> None:
+    await listener.loaded
+    for number in (signal.SIGTERM, signal.SIGINT):
+        os.kill(_engine_pid(), number)
+    client.submit(_request(1, [5, 6, 7], 4))
+    assert await listener.released == [1]
+
+
+async def test_a_checkpoint_that_cannot_be_loaded_is_reported_by_its_reason(listener: Listener, model_folder: Path, tmp_path: Path) -> None:
+    for name in ("config.json", "tokenizer.json"):
+        (tmp_path / name).write_bytes((model_folder / name).read_bytes())
+    edit_config(tmp_path, architectures=["MambaForCausalLM"])
+    client = EngineClient(listener)
+    await client.start(_settings(tmp_path))
+    failure = await asyncio.wait_for(listener.failed, PATIENCE_S)
+    assert "MambaForCausalLM" in str(failure) and not isinstance(failure, EngineLost)
+    await client.stop()
+
+
+async def test_stopping_leaves_no_process_and_tells_nobody(listener: Listener, model_folder: Path) -> None:
+    client = EngineClient(listener)
+    await client.start(_settings(model_folder))
+    await asyncio.wait_for(listener.loaded, PATIENCE_S)
+    process = psutil.Process(_engine_pid())
+    await client.stop()
+    assert not process.is_running()
+    assert not listener.failed.done()
+
+
+def test_an_engine_dies_with_its_parent(model_folder: Path) -> None:
+    parent = f"""
+import asyncio, os, signal, sys
+from compute_svc.engine_client import EngineClient
+from compute_svc.settings import Settings
+
+class Listener:
+    def on_engine_loaded(self, info, load):
+        os.kill(os.getpid(), signal.SIGKILL)
+
+async def main():
+    client = EngineClient(Listener())
+    await client.start(Settings.model_validate({{"model": {str(model_folder)!r}, "threads": 1, "kv_cache_bytes": 1 << 22}}))
+    await asyncio.sleep({PATIENCE_S})
+
+asyncio.run(main())
+"""
+    with subprocess.Popen([sys.executable, "-c", parent], stderr=subprocess.PIPE) as process:
+        assert process.stderr is not None
+        # The engine holds the other end of this pipe too: its end is the engine's.
+        process.stderr.read()
+        assert process.wait(PATIENCE_S) == -signal.SIGKILL
