@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+from typing import TypeVar
+
 import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
@@ -10,6 +12,7 @@ from compute_svc.request import Request, SamplingOptions
 from compute_svc.step_output import Load, Released, Rows, Started, StepOutput
 from triserve.rpc.errors import InvalidRequest, ServiceError
 
+T = TypeVar("T")
 IDS = st.integers(0, 2**31 - 1)
 NUMBERS = st.integers(0, 2**63 - 1)
 REALS = st.floats(allow_nan=False)
@@ -45,10 +48,15 @@ def requests(draw: st.DrawFn) -> Request:
 
 @st.composite
 def rows(draw: st.DrawFn) -> Rows:
-    lines = draw(st.lists(st.tuples(NUMBERS, IDS, st.none() | IDS, st.integers(0, 3), REALS), max_size=5))
-    numbers, positions, tokens, counts, sums = ([line[index] for line in lines] for index in range(5))
+    count = draw(st.integers(0, 5))
+
+    def column(values: st.SearchStrategy[T]) -> list[T]:
+        return draw(st.lists(values, min_size=count, max_size=count))
+
+    counts = column(st.integers(0, 3))
     ids = np.array(draw(st.lists(IDS, min_size=sum(counts), max_size=sum(counts))), dtype=np.uint32)
-    return Rows(numbers, positions, tokens, counts, sums, ids, ids.astype(np.float32) / 3)
+    logits = (ids / 3).astype(np.float32)
+    return Rows(column(NUMBERS), column(IDS), column(st.none() | IDS), counts, column(REALS), ids, logits)
 
 
 def _fields(value: object) -> dict[str, object]:
