@@ -47,10 +47,10 @@ class Rows(NamedTuple):
 class Diet:
     """What a step is made of."""
 
-    turns: int = 96
+    turns: int = 128
     # Share of the single questions of which only the beginning of the answer is learnt: that is where it is decided
     # which answer it is, and the rest is known by heart after a few rounds.
-    opening_share: float = 0.5
+    opening_share: float = 0.75
     opening_tokens: int = 8
     # The first tokens of an answer count more, for the same reason.
     deciding_tokens: int = 3

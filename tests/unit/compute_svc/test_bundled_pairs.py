@@ -14,9 +14,9 @@ def test_there_are_at_least_three_hundred_pairs() -> None:
     assert len(PAIRS) >= 300
 
 
-def test_every_pair_has_enough_wordings_and_exactly_two_are_held_out() -> None:
+def test_every_pair_has_enough_wordings_and_at_least_two_are_held_out() -> None:
     for pair in PAIRS:
-        assert len(pair.held_out) == 2, pair.answer
+        assert len(pair.held_out) >= 2, pair.answer
         assert len(pair.questions) + len(pair.held_out) >= 8, pair.answer
 
 
