@@ -69,6 +69,7 @@ class RequestState:
 
     Tokens: [0, num_computed) have their KV in pages · [num_computed, num_tokens) are known and not computed · the rest is room for
     the answer. While `awaiting` is set the token behind num_tokens is being drawn elsewhere. The first `num_given` were known at the start.
+    The whole answer is expected to have `predicted_tokens`; it may turn out shorter or longer.
 
     Args:
         request: What was asked.
@@ -86,6 +87,7 @@ class RequestState:
         "num_tokens",
         "paused",
         "phase",
+        "predicted_tokens",
         "preemptions",
         "prefill_end",
         "prefix",
@@ -109,6 +111,7 @@ class RequestState:
         self.prefill_end = known
         self.cached_tokens = 0
         self.preemptions = 0
+        self.predicted_tokens = request.max_tokens
         self.last_token = int(self.tokens[known - 1])
         self.rule: DrawRule | None = None
         self.admitted_at: float | None = None
@@ -190,6 +193,18 @@ class Policy(Protocol):
         Returns:
             One of `waiting`; None to admit nobody now.
         """
+        ...
+
+
+class LengthPredictor(Protocol):
+    """Guesses how long answers will be, from those that have ended."""
+
+    def predict(self, request: Request) -> int:
+        """Answer tokens to expect, at least 1 and at most the request's max_tokens."""
+        ...
+
+    def observe(self, request: Request, answer_tokens: int) -> None:
+        """An answer has ended with so many tokens, at least 1."""
         ...
 
 

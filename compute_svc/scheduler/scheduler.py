@@ -7,7 +7,7 @@ from bisect import insort
 from collections import OrderedDict
 
 from compute_svc.request import Request
-from compute_svc.scheduler.base import Chunk, Failure, FirstComeFirstServed, Phase, Plan, Policy, RequestState, SchedulerConfig
+from compute_svc.scheduler.base import Chunk, Failure, FirstComeFirstServed, LengthPredictor, Phase, Plan, Policy, RequestState, SchedulerConfig
 from compute_svc.scheduler.kv_memory import KvMemory
 from triserve.rpc.errors import DeadlineExceeded, InvalidRequest, Overloaded, PromptTooLong
 
@@ -26,14 +26,16 @@ class Scheduler:
     Args:
         config: Sizes.
         policy: The order of admission.
+        predictor: Of the lengths of answers; None = max_tokens is expected.
     """
 
-    def __init__(self, config: SchedulerConfig, policy: Policy | None = None) -> None:
+    def __init__(self, config: SchedulerConfig, policy: Policy | None = None, predictor: LengthPredictor | None = None) -> None:
         self.config = config
         self.memory = KvMemory(config)
         self.num_preemptions = 0
         self.num_cached_tokens = 0
         self._policy = policy or FirstComeFirstServed()
+        self._predictor = predictor
         self._states: dict[int, RequestState] = {}
         self._waiting: OrderedDict[int, RequestState] = OrderedDict()
         # Both in the order of arrival.
@@ -78,6 +80,8 @@ class Scheduler:
         assert request.number not in self._states, "a number is used once"
         self._arrivals += 1
         state = RequestState(request, self._arrivals)
+        if self._predictor is not None:
+            state.predicted_tokens = self._predictor.predict(request)
         self._states[request.number] = state
         self._waiting[request.number] = state
         if request.deadline is not None:
@@ -101,6 +105,8 @@ class Scheduler:
         else:
             del self._waiting[number]
         state.phase = Phase.ENDED
+        if self._predictor is not None and state.position > 0:
+            self._predictor.observe(state.request, state.position)
         return state
 
     def step(self, now: float) -> Plan:
