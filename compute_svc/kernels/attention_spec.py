@@ -17,6 +17,8 @@ class AttentionSpec:
         num_pages: Pages in the store.
         scale: What scores are multiplied by.
         window: How many tokens a query sees, itself included; None = all before it.
+        slopes: Of each query head, what its scores lose per token of distance (ALiBi, arXiv 2108.12409); None = nothing.
+        softcap: Scores s become softcap * tanh(s / softcap), before the distance counts; None = they stay.
     """
 
     num_heads: int
@@ -26,6 +28,8 @@ class AttentionSpec:
     num_pages: int
     scale: float
     window: int | None
+    slopes: tuple[float, ...] | None = None
+    softcap: float | None = None
 
     @property
     def group_size(self) -> int:

@@ -99,6 +99,22 @@ def group_queries(queries: torch.Tensor, spec: AttentionSpec) -> torch.Tensor:
     return grouped.float()
 
 
+def scores_of(queries: torch.Tensor, keys: torch.Tensor, spec: AttentionSpec) -> torch.Tensor:
+    """Scaled and capped scores of queries [N, M, D] against keys [N, L, D]: [N, M, L] float32, new memory."""
+    nothing = queries.new_empty(1)
+    if spec.softcap is None:
+        return torch.baddbmm(nothing, queries, keys.transpose(1, 2), beta=0, alpha=spec.scale)
+    scores = torch.baddbmm(nothing, queries, keys.transpose(1, 2), beta=0, alpha=spec.scale / spec.softcap)
+    return scores.tanh_().mul_(spec.softcap)
+
+
+def slopes_of(spec: AttentionSpec, device: torch.device) -> torch.Tensor | None:
+    """[kv_heads, group_size] float32, the slopes in the order of `group_queries`; None if there are none."""
+    if spec.slopes is None:
+        return None
+    return torch.tensor(spec.slopes, dtype=torch.float32, device=device).view(spec.num_kv_heads, spec.group_size)
+
+
 def ungroup(rows: torch.Tensor, batch: int, length: int, spec: AttentionSpec) -> torch.Tensor:
     """Undoes `group_queries`, a view: [B, Q, kv_heads, group_size, D]."""
     group = spec.group_size

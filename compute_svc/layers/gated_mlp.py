@@ -6,8 +6,8 @@ from dataclasses import dataclass
 
 import torch
 
+from compute_svc.kernels.gated_linear import gated_linear
 from compute_svc.kernels.linear import LinearWeight, linear
-from compute_svc.kernels.swiglu import swiglu
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -20,4 +20,4 @@ class GatedMlp:
 
     def forward(self, x: torch.Tensor, residual: torch.Tensor) -> torch.Tensor:
         """residual + mlp(x), both [P, hidden]."""
-        return linear(swiglu(x, self.gate, self.up), self.down, add=residual)
+        return linear(gated_linear(x, self.gate, self.up, "silu"), self.down, add=residual)

@@ -12,7 +12,19 @@ from dataclasses import dataclass
 import torch
 
 from compute_svc.kernels.attention_spec import AttentionSpec
-from compute_svc.kernels.kv_chunks import MIN_MATRICES, find_tiles, group_queries, read_end, read_start, read_tiles, sum_values, ungroup
+from compute_svc.kernels.kv_chunks import (
+    MIN_MATRICES,
+    MIN_QUERY_ROWS,
+    find_tiles,
+    group_queries,
+    read_end,
+    read_start,
+    read_tiles,
+    scores_of,
+    slopes_of,
+    sum_values,
+    ungroup,
+)
 
 # Reading this much more than needed costs about what another bucket does.
 _MAX_PADDING_BYTES = 1 << 19
@@ -29,7 +41,8 @@ class _Bucket:
         rows: [B] int64, which decode rows; None = all of them in order.
         num_rows: B, at least what makes MIN_MATRICES.
         tiles: From `find_tiles`.
-        bias: [kv_heads * B, 1, tokens] float32: 0 where the query sees, -inf elsewhere.
+        bias: [kv_heads * B, 1, tokens] float32: 0 where the query sees, -inf elsewhere; with slopes one row for each row of queries,
+            less by the distance.
     """
 
     rows: torch.Tensor | None
@@ -91,12 +104,15 @@ def _bucket(
     if spec.window is not None:
         hidden |= positions < lengths[:, None] - spec.window
     bias = torch.zeros(hidden.shape, device=page_rows.device).masked_fill_(hidden, -math.inf)
-    return _Bucket(
-        rows=rows,
-        num_rows=len(page_rows),
-        tiles=find_tiles(page_rows, starts, num_tokens, lengths, spec),
-        bias=bias.expand(spec.num_kv_heads, -1, -1).reshape(-1, 1, num_tokens),
-    )
+    slopes = slopes_of(spec, page_rows.device)
+    if slopes is None:
+        bias = bias.expand(spec.num_kv_heads, -1, -1).reshape(-1, 1, num_tokens)
+    else:
+        distances = (positions - (lengths[:, None] - 1)).float()  # never above 0 where it counts
+        per_head = distances[:, None] * slopes[:, None, :, None] + bias[:, None]  # [kv_heads, B, group, tokens]
+        copies = math.ceil(MIN_QUERY_ROWS / spec.group_size)
+        bias = per_head.repeat(1, 1, copies, 1).flatten(0, 1)
+    return _Bucket(rows, len(page_rows), find_tiles(page_rows, starts, num_tokens, lengths, spec), bias)
 
 
 def decode_attention(q: torch.Tensor, kv: torch.Tensor, plan: DecodePlan, out: torch.Tensor) -> None:
@@ -106,8 +122,12 @@ def decode_attention(q: torch.Tensor, kv: torch.Tensor, plan: DecodePlan, out: t
         members = q if bucket.rows is None else q.index_select(0, bucket.rows)
         queries = group_queries(members[:, None], spec)
         keys, values = read_tiles(kv, bucket.tiles, bucket.num_rows, spec)
-        bias = bucket.bias.expand(-1, queries.shape[1], -1)
-        scores = torch.baddbmm(bias, queries, keys.transpose(1, 2), alpha=spec.scale)
+        if spec.softcap is None and spec.slopes is None:
+            bias = bucket.bias.expand(-1, queries.shape[1], -1)
+            scores = torch.baddbmm(bias, queries, keys.transpose(1, 2), alpha=spec.scale)
+        else:
+            # Rounded before the sum, as in prefill.
+            scores = scores_of(queries, keys, spec).add_(bucket.bias)
         result = ungroup(sum_values(torch.softmax(scores, dim=-1), values), bucket.num_rows, 1, spec)
         if bucket.rows is None:
             out.view(bucket.num_rows, 1, spec.num_kv_heads, spec.group_size, spec.head_dim).copy_(result)

@@ -33,5 +33,9 @@ def decode_attention(q: torch.Tensor, kv: torch.Tensor, plan: DecodePlan, out: t
         rows = kv[:, pages, positions % spec.page_size_tokens].float()
         keys, values = rows.repeat_interleave(spec.group_size, dim=0).view(2, spec.num_heads, *rows.shape[1:])
         scores = (keys * q[request].float()[:, None]).sum(-1) * spec.scale
+        if spec.softcap is not None:
+            scores = spec.softcap * torch.tanh(scores / spec.softcap)
+        if spec.slopes is not None:
+            scores -= torch.tensor(spec.slopes, device=kv.device)[:, None] * (length - 1 - positions)
         weights = torch.softmax(scores, dim=-1)
         out[request] = (weights[:, :, None] * values).sum(1).view(-1).to(out.dtype)

@@ -6,9 +6,9 @@ import torch
 
 from compute_svc.kernels.backend import backend_for
 from compute_svc.kernels.linear import cpu, reference
-from compute_svc.kernels.linear.weight import LinearWeight
+from compute_svc.kernels.linear.weight import Activation, LinearWeight
 
-__all__ = ["MIN_ROWS", "LinearWeight", "linear", "pack_linear", "pad_rows"]
+__all__ = ["MIN_ROWS", "Activation", "LinearWeight", "linear", "pack_linear", "pad_rows"]
 
 # A product of one row goes through other code than a product of many, and rounds differently.
 MIN_ROWS = 2
@@ -26,14 +26,15 @@ def pack_linear(weight: torch.Tensor, bias: torch.Tensor | None = None) -> Linea
     return reference.pack_linear(weight, bias)
 
 
-def linear(x: torch.Tensor, weight: LinearWeight, *, add: torch.Tensor | None = None) -> torch.Tensor:
-    """x W^T + bias (+ add), summed in float32.
+def linear(x: torch.Tensor, weight: LinearWeight, *, activation: Activation = "none", add: torch.Tensor | None = None) -> torch.Tensor:
+    """activation(x W^T + bias) (+ add), summed in float32.
 
     With oneDNN's layout a row of the result depends on the same row of the arguments alone, bit for bit.
 
     Args:
         x: [M, K], the weight's dtype. Fewer than `MIN_ROWS` rows cost two copies more.
         weight: N outputs of K inputs.
+        activation: Applied to each output; not together with `add`.
         add: [M, N], x's dtype.
 
     Returns:
@@ -44,11 +45,12 @@ def linear(x: torch.Tensor, weight: LinearWeight, *, add: torch.Tensor | None = 
     """
     if x.shape[1] != weight.in_features:
         raise ValueError(f"x has {x.shape[1]} columns, the weight takes {weight.in_features}")
+    assert add is None or activation == "none", "a sum is not activated"
     if x.shape[0] < MIN_ROWS:
-        return linear(pad_rows(x), weight, add=None if add is None else pad_rows(add))[: x.shape[0]]
+        return linear(pad_rows(x), weight, activation=activation, add=None if add is None else pad_rows(add))[: x.shape[0]]
     if backend_for("linear", x.device.type) == "cpu":
-        return cpu.linear(x, weight, add)
-    return reference.linear(x, weight, add)
+        return cpu.linear(x, weight, activation, add)
+    return reference.linear(x, weight, activation, add)
 
 
 def pad_rows(x: torch.Tensor) -> torch.Tensor:

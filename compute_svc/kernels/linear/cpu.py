@@ -12,12 +12,22 @@ from functools import cache
 import torch
 import torch.nn.functional as F
 
-from compute_svc.kernels.linear.weight import LinearWeight
+from compute_svc.kernels.linear.reference import activate
+from compute_svc.kernels.linear.weight import Activation, LinearWeight
 
 _log = logging.getLogger(__name__)
 
 # Rows the blocks are chosen for; one layout serves all row counts about equally well.
 _ROWS_HINT = 64
+
+# oneDNN's names of activations and of their algorithms.
+_POINTWISE: dict[Activation, tuple[str, str]] = {
+    "none": ("none", ""),
+    "silu": ("swish", ""),
+    "gelu": ("gelu", "none"),
+    "gelu_tanh": ("gelu", "tanh"),
+    "relu": ("relu", ""),
+}
 
 
 @cache
@@ -44,19 +54,20 @@ def pack_linear(weight: torch.Tensor, bias: torch.Tensor | None) -> LinearWeight
     return LinearWeight("onednn", blocks, bias, in_features=in_features, out_features=out_features)
 
 
-def linear(x: torch.Tensor, weight: LinearWeight, add: torch.Tensor | None) -> torch.Tensor:
+def linear(x: torch.Tensor, weight: LinearWeight, activation: Activation, add: torch.Tensor | None) -> torch.Tensor:
     """See the public function."""
     if weight.layout == "plain":
-        result = F.linear(x, weight.data, weight.bias)
+        result = activate(F.linear(x, weight.data, weight.bias), activation)
         return result if add is None else result.add_(add)
     if add is None:
-        return onednn_linear(x, weight, "none")
+        return onednn_linear(x, weight, activation)
     return onednn_linear_with(x, weight, add, "add")
 
 
-def onednn_linear(x: torch.Tensor, weight: LinearWeight, activation: str) -> torch.Tensor:
-    """activation(x W^T + bias); "none" or "swish"."""
-    result: torch.Tensor = torch.ops.mkldnn._linear_pointwise.default(x, weight.data, weight.bias, activation, [], "")
+def onednn_linear(x: torch.Tensor, weight: LinearWeight, activation: Activation) -> torch.Tensor:
+    """activation(x W^T + bias)."""
+    name, algorithm = _POINTWISE[activation]
+    result: torch.Tensor = torch.ops.mkldnn._linear_pointwise.default(x, weight.data, weight.bias, name, [], algorithm)
     return result
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 import torch.nn.functional as F
 
-from compute_svc.kernels.linear.weight import LinearWeight
+from compute_svc.kernels.linear.weight import Activation, LinearWeight
 
 
 def pack_linear(weight: torch.Tensor, bias: torch.Tensor | None) -> LinearWeight:
@@ -13,8 +13,17 @@ def pack_linear(weight: torch.Tensor, bias: torch.Tensor | None) -> LinearWeight
     return LinearWeight("plain", weight, bias, in_features=weight.shape[1], out_features=weight.shape[0])
 
 
-def linear(x: torch.Tensor, weight: LinearWeight, add: torch.Tensor | None) -> torch.Tensor:
+def activate(x: torch.Tensor, activation: Activation) -> torch.Tensor:
+    """activation(x), element by element."""
+    if activation == "silu":
+        return F.silu(x)
+    if activation in ("gelu", "gelu_tanh"):
+        return F.gelu(x, approximate="tanh" if activation == "gelu_tanh" else "none")
+    return F.relu(x) if activation == "relu" else x
+
+
+def linear(x: torch.Tensor, weight: LinearWeight, activation: Activation, add: torch.Tensor | None) -> torch.Tensor:
     """See the public function; takes the plain layout."""
     assert weight.layout == "plain", f"the reference cannot read a weight in {weight.layout} layout"
-    result = F.linear(x.float(), weight.data.float(), None if weight.bias is None else weight.bias.float())
+    result = activate(F.linear(x.float(), weight.data.float(), None if weight.bias is None else weight.bias.float()), activation)
     return (result if add is None else result + add.float()).to(x.dtype)

@@ -8,6 +8,8 @@ from typing import Literal
 import torch
 
 Layout = Literal["plain", "onednn"]
+# gelu_tanh is the approximation of gelu by tanh.
+Activation = Literal["none", "silu", "gelu", "gelu_tanh", "relu"]
 
 
 @dataclass(frozen=True, slots=True, eq=False)

@@ -20,6 +20,8 @@ from compute_svc.kernels.kv_chunks import (
     read_end,
     read_start,
     read_tiles,
+    scores_of,
+    slopes_of,
     sum_values,
     ungroup,
 )
@@ -36,11 +38,13 @@ class _Block:
         rows: Their flat rows.
         tokens: The part of the request's gathered tokens that any of them sees, and its padding.
         mask: [queries, 1, masked tokens] float32, 0 or -inf, for the last of `tokens`; queries see all before those.
+        distances: [queries, 1, tokens] float32, what comes after which; None if distance does not count.
     """
 
     rows: slice
     tokens: slice
     mask: torch.Tensor
+    distances: torch.Tensor | None
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -53,10 +57,11 @@ class _Request:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class PrefillPlan:
-    """Where each request's pages are, and what each block of queries sees."""
+    """Where each request's pages are, and what each block of queries sees; slopes as `slopes_of` gives them."""
 
     requests: tuple[_Request, ...]
     spec: AttentionSpec
+    slopes: torch.Tensor | None
 
 
 def plan_prefill(page_table: torch.Tensor, kv_lengths: Sequence[int], query_starts: Sequence[int], spec: AttentionSpec) -> PrefillPlan:
@@ -69,7 +74,7 @@ def plan_prefill(page_table: torch.Tensor, kv_lengths: Sequence[int], query_star
         tiles = find_tiles(page_table[request : request + 1], start, read_end(length) - origin, end, spec)
         blocks = _blocks(row, end_row, length, origin, spec, page_table.device)
         requests.append(_Request(tiles, tuple(blocks)))
-    return PrefillPlan(tuple(requests), spec)
+    return PrefillPlan(tuple(requests), spec, slopes_of(spec, page_table.device))
 
 
 def _blocks(row: int, end_row: int, length: int, origin: int, spec: AttentionSpec, device: torch.device) -> Iterator[_Block]:
@@ -85,7 +90,11 @@ def _blocks(row: int, end_row: int, length: int, origin: int, spec: AttentionSpe
         if spec.window is not None:
             hidden |= distance >= spec.window
         mask = torch.zeros(hidden.shape, device=device).masked_fill_(hidden, -math.inf)
-        yield _Block(slice(start, end), slice(seen_from - origin, seen_to - origin), mask[:, None])
+        distances = None
+        if spec.slopes is not None:
+            keys = torch.arange(seen_from, seen_to, device=device)
+            distances = (keys - torch.arange(first, last + 1, device=device)[:, None])[:, None].float()
+        yield _Block(slice(start, end), slice(seen_from - origin, seen_to - origin), mask[:, None], distances)
 
 
 def prefill_attention(q: torch.Tensor, kv: torch.Tensor, plan: PrefillPlan, out: torch.Tensor) -> None:
@@ -96,19 +105,24 @@ def prefill_attention(q: torch.Tensor, kv: torch.Tensor, plan: PrefillPlan, out:
         for block in request.blocks:
             length = block.rows.stop - block.rows.start
             queries = group_queries(q[None, block.rows], spec)
-            result = _attend(queries, keys[:, block.tokens], values[:, block.tokens], block.mask, spec)
+            result = _attend(queries, keys[:, block.tokens], values[:, block.tokens], block, plan)
             out[block.rows].view(1, length, spec.num_kv_heads, spec.group_size, spec.head_dim).copy_(ungroup(result, 1, length, spec))
 
 
-def _attend(queries: torch.Tensor, keys: torch.Tensor, values: torch.Tensor, mask: torch.Tensor, spec: AttentionSpec) -> torch.Tensor:
+def _attend(queries: torch.Tensor, keys: torch.Tensor, values: torch.Tensor, block: _Block, plan: PrefillPlan) -> torch.Tensor:
     """[kv_heads, rows or more, D] for queries [kv_heads, rows, D] over keys and values [kv_heads, tokens, D]."""
+    spec, mask = plan.spec, block.mask
     kv_heads, num_rows, head_dim = queries.shape
     if kv_heads < MIN_MATRICES:
         in_halves = num_rows % 2 == 0 and num_rows >= 2 * MIN_QUERY_ROWS
         queries = queries.view(2, -1, head_dim) if in_halves else queries.repeat(2, 1, 1)
         keys, values = keys.expand(2, -1, -1), values.expand(2, -1, -1)
-    scores = torch.baddbmm(queries.new_empty(1), queries, keys.transpose(1, 2), beta=0, alpha=spec.scale)
+    scores = scores_of(queries, keys, spec)
     length, _, masked_tokens = mask.shape
     per_query = scores.view(-1, length, spec.group_size, scores.shape[2])
+    if plan.slopes is not None and block.distances is not None:
+        # The first dimension is heads, each of them as often as its queries were repeated.
+        slopes = plan.slopes.repeat_interleave(len(per_query) // kv_heads, dim=0)
+        per_query.add_(slopes[:, None, :, None] * block.distances)
     per_query[..., scores.shape[2] - masked_tokens :].add_(mask)
     return sum_values(torch.softmax(scores, dim=-1), values).view(kv_heads, -1, head_dim)

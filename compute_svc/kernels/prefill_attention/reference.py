@@ -35,9 +35,13 @@ def prefill_attention(q: torch.Tensor, kv: torch.Tensor, plan: PrefillPlan, out:
         rows = kv[:, pages, positions % spec.page_size_tokens].float()
         keys, values = rows.repeat_interleave(spec.group_size, dim=0).view(2, spec.num_heads, *rows.shape[1:])
         scores = torch.einsum("qhd,hkd->hqk", q[start:end].float(), keys) * spec.scale
+        if spec.softcap is not None:
+            scores = spec.softcap * torch.tanh(scores / spec.softcap)
         distance = positions[length - (end - start) :, None] - positions
         hidden = distance < 0
         if spec.window is not None:
             hidden |= distance >= spec.window
+        if spec.slopes is not None:
+            scores -= torch.tensor(spec.slopes, device=kv.device)[:, None, None] * distance
         weights = torch.softmax(scores.masked_fill(hidden, -torch.inf), dim=-1)
         out[start:end] = torch.einsum("hqk,hkd->qhd", weights, values).reshape(end - start, -1).to(out.dtype)

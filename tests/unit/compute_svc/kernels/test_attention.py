@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 import math
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import pytest
 import torch
@@ -29,6 +29,8 @@ class Shape(NamedTuple):
     head_dim: int
     page_size_tokens: int
     window: int | None
+    slopes: tuple[float, ...] | None = None
+    softcap: float | None = None
 
 
 SHAPES = [
@@ -41,6 +43,10 @@ SHAPES = [
     pytest.param(Shape(4, 2, 16, 1, None), id="one-token-pages"),
     pytest.param(Shape(4, 2, 16, 24, 40), id="pages-that-do-not-divide-chunks"),
     pytest.param(Shape(4, 2, 16, 256, None), id="pages-longer-than-chunks"),
+    pytest.param(Shape(4, 2, 16, 16, None, (0.5, 0.25, 0.125, 0.01)), id="slopes"),
+    pytest.param(Shape(3, 1, 16, 16, 40, (0.5, 0.25, 0.125)), id="slopes-mqa-window"),
+    pytest.param(Shape(4, 2, 16, 16, None, None, 1.5), id="softcap"),
+    pytest.param(Shape(2, 2, 16, 16, 150, (0.5, 0.25), 2.0), id="slopes-softcap-window"),
 ]
 DTYPES = [pytest.param(torch.float32, id="float32"), pytest.param(torch.bfloat16, id="bfloat16")]
 
@@ -51,6 +57,10 @@ class Store(NamedTuple):
     kv: torch.Tensor
     page_table: torch.Tensor
     spec: AttentionSpec
+
+
+def _rest(shape: Shape) -> dict[str, Any]:
+    return {"window": shape.window, "slopes": shape.slopes, "softcap": shape.softcap}
 
 
 def store_of(shape: Shape, lengths: list[int], dtype: torch.dtype) -> Store:
@@ -66,7 +76,7 @@ def store_of(shape: Shape, lengths: list[int], dtype: torch.dtype) -> Store:
         page_table[request, :count] = torch.tensor(own)
         kv[:, own] = torch.randn((2 * shape.num_kv_heads, count, size, shape.head_dim), generator=generator).to(dtype)
         kv[:, own[-1], (length - 1) % size + 1 :] = 1e30
-    spec = AttentionSpec(*shape[:4], num_pages=num_pages, scale=shape.head_dim**-0.5, window=shape.window)
+    spec = AttentionSpec(*shape[:4], num_pages=num_pages, scale=shape.head_dim**-0.5, **_rest(shape))
     return Store(kv, page_table, spec)
 
 
@@ -87,12 +97,16 @@ def naive_attention(query: torch.Tensor, store: Store, request: int, position: i
         keys = [store.kv[kv_head, page, offset].tolist() for page, offset in seen]
         values = [store.kv[spec.num_kv_heads + kv_head, page, offset].tolist() for page, offset in seen]
         scores = [spec.scale * sum(a * b for a, b in zip(query[head].tolist(), key, strict=True)) for key in keys]
+        if spec.softcap is not None:
+            scores = [spec.softcap * math.tanh(score / spec.softcap) for score in scores]
+        if spec.slopes is not None:
+            scores = [score - spec.slopes[head] * (position - key) for key, score in enumerate(scores, start=first)]
         weights = [math.exp(score - max(scores)) for score in scores]
         rows.append([sum(w * value[d] for w, value in zip(weights, values, strict=True)) / sum(weights) for d in range(spec.head_dim)])
     return rows
 
 
-@pytest.mark.parametrize("shape", [Shape(4, 2, 6, 4, None), Shape(3, 1, 4, 3, 5)])
+@pytest.mark.parametrize("shape", [Shape(4, 2, 6, 4, None), Shape(3, 1, 4, 3, 5), Shape(2, 1, 4, 3, 5, (0.3, 0.1), 0.7)])
 def test_the_references_do_what_plain_arithmetic_does(shape: Shape) -> None:
     lengths = [1, 4, 11]
     store = store_of(shape, lengths, torch.float32)

@@ -12,6 +12,8 @@ from compute_svc.kernels.backend import backend_for
 from compute_svc.kernels.kv_write import cpu as kv_write_cpu
 from compute_svc.kernels.kv_write import kv_write
 from compute_svc.kernels.kv_write import reference as kv_write_reference
+from compute_svc.kernels.layer_norm import layer_norm
+from compute_svc.kernels.layer_norm import reference as layer_norm_reference
 from compute_svc.kernels.rms_norm import reference as rms_norm_reference
 from compute_svc.kernels.rms_norm import rms_norm
 from compute_svc.kernels.rotary import reference as rotary_reference
@@ -48,6 +50,29 @@ def test_the_rms_norm_reference_does_what_its_formula_says() -> None:
     result = rms_norm_reference.rms_norm(torch.tensor(x), torch.tensor(weight), 0.1)
 
     assert_kernel_close("rms_norm", result, torch.tensor(expected))
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("with_bias", [False, True])
+@pytest.mark.parametrize("num_rows", [1, 15, 16, 17, 63])
+def test_layer_norm_is_the_reference(num_rows: int, with_bias: bool, dtype: torch.dtype) -> None:
+    x, weight = random(num_rows, 50, dtype=dtype), random(50, dtype=dtype, seed=1)
+    bias = random(50, dtype=dtype, seed=2) if with_bias else None
+
+    assert_kernel_close("layer_norm", layer_norm(x, weight, bias, 1e-5), layer_norm_reference.layer_norm(x, weight, bias, 1e-5))
+
+
+def test_the_layer_norm_reference_does_what_its_formula_says() -> None:
+    x, weight, bias = random(3, 7).tolist(), random(7, seed=1).tolist(), random(7, seed=2).tolist()
+    expected = []
+    for row in x:
+        mean = sum(row) / 7
+        scale = 1 / math.sqrt(sum((value - mean) ** 2 for value in row) / 7 + 0.1)
+        expected.append([(value - mean) * scale * w + b for value, w, b in zip(row, weight, bias, strict=True)])
+
+    result = layer_norm_reference.layer_norm(torch.tensor(x), torch.tensor(weight), torch.tensor(bias), 0.1)
+
+    assert_kernel_close("layer_norm", result, torch.tensor(expected))
 
 
 @pytest.mark.parametrize("dtype", DTYPES)

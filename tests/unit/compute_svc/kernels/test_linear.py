@@ -6,12 +6,13 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from compute_svc.kernels.linear import LinearWeight, linear, pack_linear, reference
-from compute_svc.kernels.swiglu import reference as swiglu_reference
-from compute_svc.kernels.swiglu import swiglu
+from compute_svc.kernels.gated_linear import gated_linear
+from compute_svc.kernels.gated_linear import reference as gated_reference
+from compute_svc.kernels.linear import Activation, LinearWeight, linear, pack_linear, reference
 from tests.fakes.kernel_closeness import assert_kernel_close
 
 DTYPES = [pytest.param(torch.float32, id="float32"), pytest.param(torch.bfloat16, id="bfloat16")]
+ACTIVATIONS: list[Activation] = ["silu", "gelu", "gelu_tanh", "relu"]
 ROWS = [1, 2, 3, 15, 16, 17, 63]
 
 
@@ -33,17 +34,20 @@ def test_linear_is_the_reference(num_rows: int, bias: bool, dtype: torch.dtype) 
     fast, plain = weights_of(33, 50, dtype, bias=bias)
     x, add = random(num_rows, 50, dtype=dtype, seed=2), random(num_rows, 33, dtype=dtype, seed=3)
 
-    assert_kernel_close("linear", linear(x, fast), reference.linear(x, plain, None))
-    assert_kernel_close("linear + add", linear(x, fast, add=add), reference.linear(x, plain, add))
+    assert_kernel_close("linear", linear(x, fast), reference.linear(x, plain, "none", None))
+    assert_kernel_close("linear + add", linear(x, fast, add=add), reference.linear(x, plain, "none", add))
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("activation", ACTIVATIONS)
 @pytest.mark.parametrize("num_rows", ROWS)
-def test_swiglu_is_the_reference(num_rows: int, dtype: torch.dtype) -> None:
+def test_activated_and_gated_products_are_the_reference(num_rows: int, activation: Activation, dtype: torch.dtype) -> None:
     (gate, plain_gate), (up, plain_up) = (weights_of(29, 50, dtype, bias=True, seed=seed) for seed in (0, 10))
     x = random(num_rows, 50, dtype=dtype, seed=2)
 
-    assert_kernel_close("swiglu", swiglu(x, gate, up), swiglu_reference.swiglu(x, plain_gate, plain_up))
+    assert_kernel_close(activation, linear(x, gate, activation=activation), reference.linear(x, plain_gate, activation, None))
+    expected = gated_reference.gated_linear(x, plain_gate, plain_up, activation)
+    assert_kernel_close(f"gated {activation}", gated_linear(x, gate, up, activation), expected)
 
 
 def test_the_references_do_what_their_formulas_say() -> None:
@@ -51,9 +55,9 @@ def test_the_references_do_what_their_formulas_say() -> None:
     plain = reference.pack_linear(weight.float(), bias.float())
     expected = torch.stack([(weight * row).sum(1) + bias for row in x])
 
-    assert_kernel_close("linear", reference.linear(x.float(), plain, None), expected.float())
-    gated = swiglu_reference.swiglu(x.float(), plain, plain)
-    assert_kernel_close("swiglu", gated, (expected * expected / (1 + (-expected).exp())).float())
+    assert_kernel_close("linear", reference.linear(x.float(), plain, "none", None), expected.float())
+    gated = gated_reference.gated_linear(x.float(), plain, plain, "silu")
+    assert_kernel_close("gated", gated, (expected * expected / (1 + (-expected).exp())).float())
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
@@ -61,10 +65,10 @@ def test_a_row_does_not_depend_on_how_many_there_are(dtype: torch.dtype) -> None
     (down, _), (gate, _), (up, _) = (weights_of(*shape, dtype, bias=False) for shape in ((48, 333), (333, 48), (333, 48)))
     x, residual = random(300, 48, dtype=dtype), random(300, 48, dtype=dtype)
 
-    whole = linear(swiglu(x, gate, up), down, add=residual)
+    whole = linear(gated_linear(x, gate, up, "silu"), down, add=residual)
 
     for num_rows in [*range(1, 20), 63, 64, 65, 127, 200]:
-        part = linear(swiglu(x[7 : 7 + num_rows], gate, up), down, add=residual[7 : 7 + num_rows])
+        part = linear(gated_linear(x[7 : 7 + num_rows], gate, up, "silu"), down, add=residual[7 : 7 + num_rows])
         assert torch.equal(part, whole[7 : 7 + num_rows])
 
 
@@ -76,7 +80,7 @@ def test_weights_that_onednn_does_not_take_are_multiplied_all_the_same() -> None
     assert packed.layout == "plain"
     expected = F.linear(x, weight, bias)
     torch.testing.assert_close(linear(x, packed, add=expected), 2 * expected)
-    torch.testing.assert_close(swiglu(x, packed, packed), F.silu(expected) * expected)
+    torch.testing.assert_close(gated_linear(x, packed, packed, "silu"), F.silu(expected) * expected)
 
 
 def test_a_wrong_number_of_columns_is_refused() -> None:
@@ -85,4 +89,4 @@ def test_a_wrong_number_of_columns_is_refused() -> None:
     with pytest.raises(ValueError, match="x has 6 columns, the weight takes 5"):
         linear(torch.ones((3, 6)), weight)
     with pytest.raises(ValueError, match="x has 4 columns, the weights take 5"):
-        swiglu(torch.ones((3, 4)), weight, weight)
+        gated_linear(torch.ones((3, 4)), weight, weight, "silu")

@@ -9,13 +9,14 @@ from __future__ import annotations
 import torch
 import torch.nn.functional as F
 
-from compute_svc.kernels.linear import LinearWeight
+from compute_svc.kernels.linear import Activation, LinearWeight
 from compute_svc.kernels.linear.cpu import onednn_linear, onednn_linear_with
+from compute_svc.kernels.linear.reference import activate
 
 
-def swiglu(x: torch.Tensor, gate: LinearWeight, up: LinearWeight) -> torch.Tensor:
+def gated_linear(x: torch.Tensor, gate: LinearWeight, up: LinearWeight, activation: Activation) -> torch.Tensor:
     """See the public function."""
     if gate.layout == "plain":
-        return F.silu(F.linear(x, gate.data, gate.bias)).mul_(F.linear(x, up.data, up.bias))
-    gated = onednn_linear(x, gate, "swish")
+        return activate(F.linear(x, gate.data, gate.bias), activation).mul_(F.linear(x, up.data, up.bias))
+    gated = onednn_linear(x, gate, activation)
     return onednn_linear_with(x, up, gated, "mul")

@@ -1,0 +1,35 @@
+"""The gated half of an MLP."""
+
+from __future__ import annotations
+
+import torch
+
+from compute_svc.kernels.backend import backend_for
+from compute_svc.kernels.gated_linear import cpu, reference
+from compute_svc.kernels.linear import MIN_ROWS, Activation, LinearWeight, pad_rows
+
+
+def gated_linear(x: torch.Tensor, gate: LinearWeight, up: LinearWeight, activation: Activation) -> torch.Tensor:
+    """activation(gate(x)) * up(x), products summed in float32.
+
+    With oneDNN's layout a row of the result depends on the same row of x alone, bit for bit.
+
+    Args:
+        x: [M, K], the weights' dtype. Fewer than `MIN_ROWS` rows cost a copy more.
+        gate: N outputs of K inputs.
+        up: N outputs of K inputs.
+        activation: Of the gate; silu makes it SwiGLU, gelu GeGLU.
+
+    Returns:
+        [M, N], x's dtype, new memory.
+
+    Raises:
+        ValueError: x does not have K columns.
+    """
+    if x.shape[1] != gate.in_features:
+        raise ValueError(f"x has {x.shape[1]} columns, the weights take {gate.in_features}")
+    if x.shape[0] < MIN_ROWS:
+        return gated_linear(pad_rows(x), gate, up, activation)[: x.shape[0]]
+    if backend_for("gated_linear", x.device.type) == "cpu":
+        return cpu.gated_linear(x, gate, up, activation)
+    return reference.gated_linear(x, gate, up, activation)
