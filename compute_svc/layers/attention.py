@@ -17,13 +17,16 @@ from compute_svc.layers.step import Step
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Attention:
-    """Grouped-query attention with rotary positions.
+    """Grouped-query attention.
 
     Attributes:
         qkv: Query, key and value heads of a hidden state, in this order.
         output: Heads back to the hidden size.
         qk_norm: [num_heads + num_kv_heads, D], the norm of each query and key head; None = they are not normalised.
         qk_norm_eps: Added to their mean square.
+        qkv_limit: Queries, keys and values are clamped to plus or minus this; None = not.
+        rotary_dims: How many of a head's first dimensions turn; 0 = none.
+        kind: Index of the layer's kind, in step.kinds.
         num_heads: Query heads.
         num_kv_heads: Key and value heads.
         head_dim: D.
@@ -33,12 +36,15 @@ class Attention:
     output: LinearWeight
     qk_norm: torch.Tensor | None
     qk_norm_eps: float
+    qkv_limit: float | None
+    rotary_dims: int
+    kind: int
     num_heads: int
     num_kv_heads: int
     head_dim: int
 
-    def forward(self, x: torch.Tensor, residual: torch.Tensor, kv: torch.Tensor, step: Step) -> torch.Tensor:
-        """residual + attention(x), both [P, hidden].
+    def forward(self, x: torch.Tensor, residual: torch.Tensor | None, kv: torch.Tensor, step: Step) -> torch.Tensor:
+        """residual + attention(x), both [P, hidden]; attention alone without a residual.
 
         Args:
             x: The normalised hidden states.
@@ -48,15 +54,19 @@ class Attention:
 
         Effects: writes the step's keys and values into kv, and step.attended.
         """
+        kind = step.kinds[self.kind]
         heads = linear(x, self.qkv).view(len(x), -1, self.head_dim)  # [P, num_heads + 2 * num_kv_heads, D]
+        if self.qkv_limit is not None:
+            heads.clamp_(-self.qkv_limit, self.qkv_limit)
         rotated = heads[:, : self.num_heads + self.num_kv_heads]
         if self.qk_norm is not None:
             rotated.copy_(rms_norm(rotated, self.qk_norm, self.qk_norm_eps))
-        rotary_(rotated, step.cos, step.sin)
+        if self.rotary_dims:
+            rotary_(rotated[..., : self.rotary_dims], kind.cos, kind.sin)
         kv_write(kv, step.slots, heads[: step.num_tokens, self.num_heads :])
         queries = heads[: step.num_tokens, : self.num_heads]
-        if step.decode is not None:
-            decode_attention(queries[: step.num_decodes], kv, step.decode, step.attended[: step.num_decodes])
-        if step.prefill is not None:
-            prefill_attention(queries, kv, step.prefill, step.attended)
+        if kind.decode is not None:
+            decode_attention(queries[: step.num_decodes], kv, kind.decode, step.attended[: step.num_decodes])
+        if kind.prefill is not None:
+            prefill_attention(queries, kv, kind.prefill, step.attended)
         return linear(step.attended, self.output, add=residual)

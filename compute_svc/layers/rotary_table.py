@@ -16,41 +16,78 @@ class RopeScaling:
     """How the frequencies of a model were stretched to reach longer contexts.
 
     Attributes:
-        kind: "linear" divides all of them; "llama3" divides the slow ones and leaves the fast ones.
+        kind: "linear" divides all of them. "llama3" and "yarn" (arXiv 2309.00071) divide the slow ones and leave the fast ones. "longrope"
+            (arXiv 2402.13753) divides each by a number of its own.
         factor: What they are divided by.
-        low_freq_factor: Wavelengths over original_max_positions / low_freq_factor are divided. Llama3 only.
-        high_freq_factor: Wavelengths under original_max_positions / high_freq_factor are left; between the two, a mixture. Llama3 only.
-        original_max_positions: The context before stretching. Llama3 only.
+        low_freq_factor: Pairs that turn less often than this over original_max_positions are divided. Llama3 and yarn.
+        high_freq_factor: Pairs that turn more often than this are left; between the two, a mixture. Llama3 and yarn.
+        original_max_positions: The context before stretching. Llama3 and yarn.
+        amplitude: What sines and cosines are multiplied by; None = what yarn derives from the factor, else 1.
+        truncate: The borders of the mixture are whole pairs. Yarn.
+        divisors: One for each pair. Longrope.
     """
 
-    kind: Literal["linear", "llama3"]
-    factor: float
+    kind: Literal["linear", "llama3", "yarn", "longrope"]
+    factor: float = 1.0
     low_freq_factor: float = 1.0
     high_freq_factor: float = 1.0
     original_max_positions: int = 1
+    amplitude: float | None = None
+    truncate: bool = True
+    divisors: tuple[float, ...] = ()
 
 
-def frequencies(head_dim: int, theta: float, scaling: RopeScaling | None) -> torch.Tensor:
-    """[head_dim / 2] float32, radians per position of each pair."""
-    plain = 1.0 / (theta ** (torch.arange(0, head_dim, 2, dtype=torch.float32) / head_dim))
+def frequencies(dims: int, theta: float, scaling: RopeScaling | None) -> torch.Tensor:
+    """[dims / 2] float32, radians per position of each pair."""
+    plain = 1.0 / (theta ** (torch.arange(0, dims, 2, dtype=torch.float32) / dims))
     if scaling is None:
         return plain
     if scaling.kind == "linear":
         return plain / scaling.factor
+    if scaling.kind == "longrope":
+        return plain / torch.tensor(scaling.divisors, dtype=torch.float32)
+    if scaling.kind == "yarn":
+        divided = _yarn_share(dims, theta, scaling)
+        return divided * plain / scaling.factor + (1 - divided) * plain
     turns = scaling.original_max_positions * plain / (2 * math.pi)
     share = ((turns - scaling.low_freq_factor) / (scaling.high_freq_factor - scaling.low_freq_factor)).clamp(0, 1)
     return (1 - share) * plain / scaling.factor + share * plain
 
 
+def amplitude(scaling: RopeScaling | None) -> float:
+    """What sines and cosines are multiplied by."""
+    if scaling is None or (scaling.amplitude is None and scaling.kind != "yarn"):
+        return 1.0
+    if scaling.amplitude is not None:
+        return scaling.amplitude
+    return 1.0 if scaling.factor <= 1 else 0.1 * math.log(scaling.factor) + 1.0
+
+
+def _yarn_share(dims: int, theta: float, scaling: RopeScaling) -> torch.Tensor:
+    """[dims / 2] float32, from 0, the frequency is left, to 1, it is divided."""
+
+    def pair_with(turns: float) -> float:
+        return dims * math.log(scaling.original_max_positions / (turns * 2 * math.pi)) / (2 * math.log(theta))
+
+    first, last = pair_with(scaling.high_freq_factor), pair_with(scaling.low_freq_factor)
+    if scaling.truncate:
+        first, last = math.floor(first), math.ceil(last)
+    first, last = max(first, 0), min(last, dims - 1)
+    pairs = torch.arange(dims // 2, dtype=torch.float32)
+    return ((pairs - first) / max(last - first, 0.001)).clamp(0, 1)
+
+
 class RotaryTable:
     """cos and sin of every position so far asked for, computed in blocks, so that a position's values never depend on the batch."""
 
-    def __init__(self, frequencies: torch.Tensor) -> None:
+    def __init__(self, frequencies: torch.Tensor, amplitude: float = 1.0) -> None:
         """
         Args:
             frequencies: [D / 2] float32, on the model's device.
+            amplitude: What sines and cosines are multiplied by.
         """
         self._frequencies = frequencies
+        self._amplitude = amplitude
         self._table = frequencies.new_empty((0, 2, 1, 2 * len(frequencies)))
 
     def at(self, positions: torch.Tensor, limit: int) -> tuple[torch.Tensor, torch.Tensor]:
@@ -71,5 +108,5 @@ class RotaryTable:
     def _block(self, start: int) -> torch.Tensor:
         positions = torch.arange(start, start + _BLOCK_POSITIONS, device=self._frequencies.device)
         angles = positions[:, None].float() * self._frequencies
-        cos, sin = angles.cos(), angles.sin()
+        cos, sin = angles.cos() * self._amplitude, angles.sin() * self._amplitude
         return torch.stack((torch.cat((cos, cos), dim=-1), torch.cat((-sin, sin), dim=-1)), dim=1)[:, :, None]

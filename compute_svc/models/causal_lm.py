@@ -12,12 +12,75 @@ from compute_svc.kernels.attention_spec import AttentionSpec
 from compute_svc.kernels.decode_attention import plan_decode
 from compute_svc.kernels.linear import MIN_ROWS, LinearWeight, linear
 from compute_svc.kernels.prefill_attention import plan_prefill
-from compute_svc.kernels.rms_norm import rms_norm
 from compute_svc.kv.page_store import KvPageStore
-from compute_svc.layers.decoder_layer import DecoderLayer
+from compute_svc.layers.decoder_layer import DecoderLayer, ParallelDecoderLayer, PostNormDecoderLayer
+from compute_svc.layers.norm import Norm
 from compute_svc.layers.rotary_table import RotaryTable
-from compute_svc.layers.step import Step
-from compute_svc.models.config import ModelConfig
+from compute_svc.layers.step import Step, StepKind
+from compute_svc.models.config import LayerKind, ModelConfig
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Embedding:
+    """What becomes of token ids before the first layer.
+
+    Attributes:
+        tokens: [vocab_size, embedding size].
+        positions: [positions, hidden], of learnt positions; None = there are none.
+        position_offset: Of the first position in that table.
+        scale: What a token's embedding is multiplied by; None = one.
+        norm: Of the embeddings; None = none.
+        widen: From the embedding size to the hidden size; None = they are the same.
+    """
+
+    tokens: torch.Tensor
+    positions: torch.Tensor | None = None
+    position_offset: int = 0
+    scale: float | None = None
+    norm: Norm | None = None
+    widen: LinearWeight | None = None
+
+    def forward(self, token_ids: torch.Tensor, positions: torch.Tensor) -> torch.Tensor:
+        """[P, hidden] for [P] int64 ids at [P] int64 positions."""
+        hidden = F.embedding(token_ids, self.tokens)
+        if self.widen is not None:
+            hidden = linear(hidden, self.widen)
+        if self.scale is not None:
+            # The factor is rounded to the activations' dtype first, as the models were trained.
+            hidden = hidden * torch.tensor(self.scale, dtype=hidden.dtype, device=hidden.device)
+        if self.positions is not None:
+            hidden = hidden + F.embedding(positions + self.position_offset, self.positions)
+        return hidden if self.norm is None else self.norm.forward(hidden)
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Head:
+    """What becomes of hidden states behind the last layer.
+
+    Attributes:
+        norm: None = none.
+        narrow: From the hidden size to the embedding size; None = they are the same.
+        projection: To logits.
+        scale: What logits are multiplied by; None = one.
+        softcap: Logits l become softcap * tanh(l / softcap); None = they stay.
+    """
+
+    norm: Norm | None
+    narrow: LinearWeight | None
+    projection: LinearWeight
+    scale: float | None = None
+    softcap: float | None = None
+
+    def forward(self, hidden: torch.Tensor) -> torch.Tensor:
+        """[P, vocab_size] float32 for [P, hidden]."""
+        if self.norm is not None:
+            hidden = self.norm.forward(hidden)
+        if self.narrow is not None:
+            hidden = linear(hidden, self.narrow)
+        logits = linear(hidden, self.projection).float()
+        if self.scale is not None:
+            logits *= self.scale
+        return logits if self.softcap is None else torch.tanh(logits / self.softcap) * self.softcap
 
 
 @dataclass(frozen=True, slots=True, eq=False, repr=False)
@@ -29,20 +92,23 @@ class CausalLM:
 
     Attributes:
         config: What the model is.
-        embedding: [vocab_size, hidden].
+        embedding: Before the layers.
         layers: In order.
-        final_norm: [hidden].
-        lm_head: Logits of a hidden state.
-        rotary: Sines and cosines of positions.
+        head: Behind them.
+        rotary: Sines and cosines of positions, for each kind of layer; None where nothing turns.
     """
 
     config: ModelConfig
-    embedding: torch.Tensor
-    layers: tuple[DecoderLayer, ...]
-    final_norm: torch.Tensor
-    lm_head: LinearWeight
-    rotary: RotaryTable
-    _specs: dict[tuple[int, int], AttentionSpec] = field(default_factory=dict)
+    embedding: Embedding
+    layers: tuple[DecoderLayer | ParallelDecoderLayer | PostNormDecoderLayer, ...]
+    head: Head
+    rotary: tuple[RotaryTable | None, ...]
+    _specs: dict[tuple[int, int], tuple[AttentionSpec, ...]] = field(default_factory=dict)
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """Of weights, activations and KV."""
+        return self.embedding.tokens.dtype
 
     @torch.inference_mode()
     def forward(self, batch: ForwardBatch, kv: KvPageStore) -> torch.Tensor:
@@ -55,47 +121,65 @@ class CausalLM:
         """
         if batch.num_tokens == 0:
             raise ValueError("a batch must have tokens")
-        step = self._prepare(batch, kv)
-        hidden = F.embedding(_padded(batch.token_ids.to(self.embedding.device)), self.embedding)  # [P, hidden]
+        device = self.embedding.tokens.device
+        positions = _padded(batch.positions.to(device))
+        step = self._prepare(batch, positions, kv)
+        hidden = self.embedding.forward(_padded(batch.token_ids.to(device)), positions)  # [P, hidden]
         for index, layer in enumerate(self.layers):
             hidden = layer.forward(hidden, kv.kv(index), step)
-        rows = hidden.index_select(0, _padded(batch.logit_rows.to(hidden.device)))
-        logits = linear(rms_norm(rows, self.final_norm, self.config.rms_norm_eps), self.lm_head)
-        return logits[: len(batch.logit_rows)].float()
+        rows = hidden.index_select(0, _padded(batch.logit_rows.to(device)))
+        return self.head.forward(rows)[: len(batch.logit_rows)]
 
-    def _prepare(self, batch: ForwardBatch, kv: KvPageStore) -> Step:
-        device = self.embedding.device
-        page_table = batch.page_table.to(device)
+    def _prepare(self, batch: ForwardBatch, positions: torch.Tensor, kv: KvPageStore) -> Step:
+        tokens = self.embedding.tokens
+        page_table = batch.page_table.to(tokens.device)
         _clear_begun_pages(batch, page_table, kv)
-        spec = self._spec(kv)
-        decodes = batch.num_decodes
-        decode = prefill = None
-        if decodes:
-            decode = plan_decode(page_table[:decodes], batch.kv_lengths[:decodes], spec)
-        if decodes < batch.num_requests:
-            prefill = plan_prefill(page_table[decodes:], batch.kv_lengths[decodes:], batch.query_starts[decodes:], spec)
-        cos, sin = self.rotary.at(_padded(batch.positions.to(device)), max(batch.kv_lengths))
-        attended = self.embedding.new_zeros((len(cos), self.config.num_heads * self.config.head_dim))
-        return Step(batch.num_tokens, decodes, batch.slots.to(device), attended, cos, sin, decode, prefill)
+        kinds = tuple(
+            _prepare_kind(batch, page_table, positions, spec, rotary) for spec, rotary in zip(self._kind_specs(kv), self.rotary, strict=True)
+        )
+        attended = tokens.new_zeros((len(positions), self.config.num_heads * self.config.head_dim))
+        return Step(batch.num_tokens, batch.num_decodes, batch.slots.to(tokens.device), attended, kinds)
 
-    def _spec(self, kv: KvPageStore) -> AttentionSpec:
+    def _kind_specs(self, kv: KvPageStore) -> tuple[AttentionSpec, ...]:
         config = self.config
         made_for = (kv.num_layers, kv.num_kv_heads, kv.head_dim, kv.dtype)
-        own = (config.num_layers, config.num_kv_heads, config.head_dim, self.embedding.dtype)
+        own = (config.num_layers, config.num_kv_heads, config.head_dim, self.dtype)
         if made_for != own:
             raise ValueError(f"kv is for (layers, kv heads, head_dim, dtype) = {made_for}, the model has {own}")
         sizes = (kv.page_size_tokens, kv.num_pages)
         if sizes not in self._specs:
-            self._specs[sizes] = AttentionSpec(
-                num_heads=config.num_heads,
-                num_kv_heads=config.num_kv_heads,
-                head_dim=config.head_dim,
-                page_size_tokens=kv.page_size_tokens,
-                num_pages=kv.num_pages,
-                scale=config.head_dim**-0.5,
-                window=config.sliding_window,
-            )
+            self._specs[sizes] = tuple(_attention_spec(config, kind, kv) for kind in config.kinds)
         return self._specs[sizes]
+
+
+def _attention_spec(config: ModelConfig, kind: LayerKind, kv: KvPageStore) -> AttentionSpec:
+    return AttentionSpec(
+        num_heads=config.num_heads,
+        num_kv_heads=config.num_kv_heads,
+        head_dim=config.head_dim,
+        page_size_tokens=kv.page_size_tokens,
+        num_pages=kv.num_pages,
+        scale=config.head_dim**-0.5 if config.attention_scale is None else config.attention_scale,
+        window=kind.window,
+        slopes=config.slopes,
+        softcap=config.attention_softcap,
+    )
+
+
+def _prepare_kind(
+    batch: ForwardBatch, page_table: torch.Tensor, positions: torch.Tensor, spec: AttentionSpec, rotary: RotaryTable | None
+) -> StepKind:
+    decodes = batch.num_decodes
+    decode = prefill = None
+    if decodes:
+        decode = plan_decode(page_table[:decodes], batch.kv_lengths[:decodes], spec)
+    if decodes < batch.num_requests:
+        prefill = plan_prefill(page_table[decodes:], batch.kv_lengths[decodes:], batch.query_starts[decodes:], spec)
+    if rotary is None:
+        nothing = torch.empty(0, device=page_table.device)
+        return StepKind(nothing, nothing, decode, prefill)
+    cos, sin = rotary.at(positions, max(batch.kv_lengths))
+    return StepKind(cos, sin, decode, prefill)
 
 
 def _padded(indices: torch.Tensor) -> torch.Tensor:

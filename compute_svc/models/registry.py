@@ -9,14 +9,37 @@ import torch
 
 from compute_svc.kernels.host_memory import keep_freed_memory
 from compute_svc.models.causal_lm import CausalLM
-from compute_svc.models.config import ConfigFields, ModelConfig, UnsupportedModel
-from compute_svc.models.families import llama, mistral, qwen2, qwen3
+from compute_svc.models.config import ModelConfig, UnsupportedModel
+from compute_svc.models.config_fields import ConfigFields
+from compute_svc.models.families import (
+    baichuan,
+    bloom,
+    chatglm,
+    falcon,
+    gemma,
+    glm,
+    gpt2,
+    gpt_neox,
+    gptj,
+    internlm2,
+    llama,
+    mistral,
+    mpt,
+    opt,
+    phi,
+    qwen,
+    qwen2,
+)
 from compute_svc.models.loading import ModelBuilder, Progress
+from compute_svc.models.weight_names import WeightNames
 from compute_svc.weights import CheckpointError, open_checkpoint, read_json
 
-FAMILIES: dict[str, Callable[[ConfigFields], ModelConfig]] = {
-    family.ARCHITECTURE: family.read_config for family in (llama, mistral, qwen2, qwen3)
+_MODULES = (llama, internlm2, baichuan, mistral, qwen, qwen2, chatglm, glm, gemma, phi, falcon, bloom, mpt, opt, gpt2, gptj, gpt_neox)
+
+FAMILIES: dict[str, Callable[[ConfigFields, str], tuple[ModelConfig, WeightNames]]] = {
+    architecture: module.read for module in _MODULES for architecture in module.ARCHITECTURES
 }
+"""How to read the config of each architecture."""
 
 SUPPORTED_DTYPES = (torch.float32, torch.bfloat16)
 
@@ -28,6 +51,10 @@ def read_model_config(folder: Path) -> ModelConfig:
         UnsupportedModel: It needs something this engine does not do.
         CheckpointError: config.json is missing or malformed.
     """
+    return _read_family(folder)[0]
+
+
+def _read_family(folder: Path) -> tuple[ModelConfig, WeightNames]:
     path = folder / "config.json"
     fields = ConfigFields(read_json(path), str(path))
     names = fields.get("architectures")
@@ -35,7 +62,7 @@ def read_model_config(folder: Path) -> ModelConfig:
         raise CheckpointError(f"{path} names no architecture")
     if names[0] not in FAMILIES:
         raise UnsupportedModel(f"{path}: architecture {names[0]} is not supported; supported: {', '.join(sorted(FAMILIES))}")
-    return FAMILIES[names[0]](fields)
+    return FAMILIES[names[0]](fields, names[0])
 
 
 def load_model(folder: Path, *, dtype: torch.dtype, device: torch.device, on_progress: Progress | None = None) -> CausalLM:
@@ -56,8 +83,8 @@ def load_model(folder: Path, *, dtype: torch.dtype, device: torch.device, on_pro
     """
     if dtype not in SUPPORTED_DTYPES:
         raise ValueError(f"dtype is {dtype}; supported: {', '.join(map(str, SUPPORTED_DTYPES))}")
-    config = read_model_config(folder)
+    config, names = _read_family(folder)
     if device.type == "cpu":
         keep_freed_memory()
     with torch.inference_mode(), open_checkpoint(folder) as checkpoint:
-        return ModelBuilder(config, checkpoint, dtype=dtype, device=device, on_progress=on_progress).build()
+        return ModelBuilder(config, names, checkpoint, dtype=dtype, device=device, on_progress=on_progress).build()

@@ -34,7 +34,7 @@ class ForwardDriver:
 
     def __init__(self, model: CausalLM, *, num_pages: int = 64, page_size_tokens: int = 16, seed: int = 0) -> None:
         config = model.config
-        dtype = model.embedding.dtype
+        dtype = model.dtype
         self.model = model
         self.kv = KvPageStore(
             config.num_layers, num_pages, page_size_tokens, config.num_kv_heads, config.head_dim, dtype, torch.device("cpu")

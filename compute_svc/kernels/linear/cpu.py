@@ -27,6 +27,7 @@ _POINTWISE: dict[Activation, tuple[str, str]] = {
     "gelu": ("gelu", "none"),
     "gelu_tanh": ("gelu", "tanh"),
     "relu": ("relu", ""),
+    "sigmoid": ("sigmoid", ""),
 }
 
 

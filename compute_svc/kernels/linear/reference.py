@@ -19,6 +19,8 @@ def activate(x: torch.Tensor, activation: Activation) -> torch.Tensor:
         return F.silu(x)
     if activation in ("gelu", "gelu_tanh"):
         return F.gelu(x, approximate="tanh" if activation == "gelu_tanh" else "none")
+    if activation == "sigmoid":
+        return torch.sigmoid(x)
     return F.relu(x) if activation == "relu" else x
 
 

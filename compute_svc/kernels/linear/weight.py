@@ -9,7 +9,7 @@ import torch
 
 Layout = Literal["plain", "onednn"]
 # gelu_tanh is the approximation of gelu by tanh.
-Activation = Literal["none", "silu", "gelu", "gelu_tanh", "relu"]
+Activation = Literal["none", "silu", "gelu", "gelu_tanh", "relu", "sigmoid"]
 
 
 @dataclass(frozen=True, slots=True, eq=False)

@@ -1,13 +1,60 @@
-"""Llama 1 to 3: the plain decoder; biases only where the config asks for them."""
+"""Llama 1 to 3, and what has its form: Yi, Aquila, InternLM. Biases only where the config asks for them."""
 
 from __future__ import annotations
 
-from compute_svc.models.config import ConfigFields, ModelConfig, decoder_config
+from typing import Any
 
-ARCHITECTURE = "LlamaForCausalLM"
+from compute_svc.models.config import LayerKind, ModelConfig
+from compute_svc.models.config_fields import ConfigFields, read_rope, uniform
+from compute_svc.models.weight_names import WeightNames
+
+ARCHITECTURES = ("LlamaForCausalLM", "AquilaForCausalLM", "AquilaModel", "YiForCausalLM", "InternLMForCausalLM")
 
 
-def read_config(fields: ConfigFields) -> ModelConfig:
-    """A Llama config. Raises as `decoder_config` does."""
+def read(fields: ConfigFields, architecture: str) -> tuple[ModelConfig, WeightNames]:
+    """A Llama. InternLM has one flag for the biases of attention. Raises as `llama_like` does."""
+    if architecture == "InternLMForCausalLM":
+        bias = fields.flag("bias", True)
+        return llama_like(fields, architecture, qkv_bias=bias, output_bias=bias), WeightNames()
     bias = fields.flag("attention_bias", False)
-    return decoder_config(fields, architecture=ARCHITECTURE, qkv_bias=bias, output_bias=bias, mlp_bias=fields.flag("mlp_bias", False))
+    config = llama_like(fields, architecture, qkv_bias=bias, output_bias=bias, mlp_bias=fields.flag("mlp_bias", False))
+    return config, WeightNames()
+
+
+def llama_like(fields: ConfigFields, architecture: str, *, head_dim: int | None = None, **changes: Any) -> ModelConfig:
+    """A decoder whose config has Llama's field names.
+
+    Args:
+        fields: The whole config.json.
+        architecture: Its name.
+        head_dim: What the family takes if the field is absent; None = hidden size over heads.
+        changes: Fields of `ModelConfig` that differ from Llama's.
+
+    Raises:
+        CheckpointError: A field is missing or senseless.
+        UnsupportedModel: A field asks for what this engine does not do.
+    """
+    fields.refuse_quantised()
+    num_heads, hidden_size, num_layers = fields.count("num_attention_heads"), fields.count("hidden_size"), fields.count("num_hidden_layers")
+    width = fields.count("head_dim", head_dim or hidden_size // num_heads)
+    if "kinds" not in changes:
+        changes["kinds"], changes["kind_of_layer"] = uniform(LayerKind(rope=read_rope(fields, width)), num_layers)
+    if "norm_eps" not in changes:
+        changes["norm_eps"] = fields.number("rms_norm_eps")
+    if "activation" not in changes:
+        changes["activation"] = fields.activation()
+    if "tie_word_embeddings" not in changes:
+        changes["tie_word_embeddings"] = fields.flag("tie_word_embeddings", False)
+    if "max_position_embeddings" not in changes:
+        changes["max_position_embeddings"] = fields.count("max_position_embeddings")
+    return ModelConfig(
+        architecture=architecture,
+        vocab_size=fields.count("vocab_size"),
+        hidden_size=hidden_size,
+        num_layers=num_layers,
+        num_heads=num_heads,
+        num_kv_heads=fields.count("num_key_value_heads", num_heads),
+        head_dim=width,
+        intermediate_size=fields.count("intermediate_size"),
+        **changes,
+    ).check(fields.place)

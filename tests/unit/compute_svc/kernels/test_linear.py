@@ -12,7 +12,7 @@ from compute_svc.kernels.linear import Activation, LinearWeight, linear, pack_li
 from tests.fakes.kernel_closeness import assert_kernel_close
 
 DTYPES = [pytest.param(torch.float32, id="float32"), pytest.param(torch.bfloat16, id="bfloat16")]
-ACTIVATIONS: list[Activation] = ["silu", "gelu", "gelu_tanh", "relu"]
+ACTIVATIONS: list[Activation] = ["silu", "gelu", "gelu_tanh", "relu", "sigmoid"]
 ROWS = [1, 2, 3, 15, 16, 17, 63]
 
 

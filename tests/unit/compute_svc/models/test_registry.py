@@ -13,7 +13,7 @@ from safetensors.torch import load_file, save_file
 from compute_svc.forward_batch import ForwardBatch
 from compute_svc.kv.page_store import KvPageStore
 from compute_svc.layers.rotary_table import RopeScaling
-from compute_svc.models.config import ModelConfig, UnsupportedModel
+from compute_svc.models.config import LayerKind, ModelConfig, Rope, UnsupportedModel
 from compute_svc.models.registry import load_model, read_model_config
 from compute_svc.weights import SINGLE_FILE, CheckpointError
 from tests.fakes.checkpoints import edit_config, save_checkpoint
@@ -51,7 +51,7 @@ def edit_tensors(folder: Path, **changes: torch.Tensor | None) -> None:
 def test_an_old_config_is_read_with_the_defaults_of_its_family(tmp_path: Path) -> None:
     config = config_of(tmp_path, OLD_LLAMA)
 
-    assert (config.num_kv_heads, config.head_dim, config.rope_theta, config.rope_scaling) == (6, 8, 10000.0, None)
+    assert (config.num_kv_heads, config.head_dim, config.kinds) == (6, 8, (LayerKind(rope=Rope(dims=8)),))
     assert not (config.tie_word_embeddings or config.qkv_bias or config.output_bias or config.mlp_bias or config.qk_norm)
 
 
@@ -70,19 +70,19 @@ def test_rotary_fields_are_read_from_new_and_old_places(
 ) -> None:
     config = config_of(tmp_path, {**OLD_LLAMA, **fields})
 
-    assert (config.rope_theta, config.rope_scaling) == (theta, scaling)
+    assert config.kinds == (LayerKind(rope=Rope(dims=8, theta=theta, scaling=scaling)),)
 
 
 @pytest.mark.parametrize(
-    ("fields", "window"),
+    ("fields", "windows"),
     [
-        ({"architectures": ["MistralForCausalLM"]}, 4096),
-        ({"architectures": ["MistralForCausalLM"], "sliding_window": None}, None),
-        ({"architectures": ["MistralForCausalLM"], "sliding_window": 9}, 9),
-        ({"architectures": ["LlamaForCausalLM"], "sliding_window": 9}, None),
-        ({"architectures": ["Qwen2ForCausalLM"], "sliding_window": 9}, None),
-        ({"architectures": ["Qwen2ForCausalLM"], "sliding_window": 9, "use_sliding_window": True}, None),
-        ({"architectures": ["Qwen2ForCausalLM"], "sliding_window": 9, "use_sliding_window": True, "max_window_layers": 0}, 9),
+        ({"architectures": ["MistralForCausalLM"]}, [4096] * 3),
+        ({"architectures": ["MistralForCausalLM"], "sliding_window": None}, [None] * 3),
+        ({"architectures": ["MistralForCausalLM"], "sliding_window": 9}, [9] * 3),
+        ({"architectures": ["LlamaForCausalLM"], "sliding_window": 9}, [None] * 3),
+        ({"architectures": ["Qwen2ForCausalLM"], "sliding_window": 9}, [None] * 3),
+        ({"architectures": ["Qwen2ForCausalLM"], "sliding_window": 9, "use_sliding_window": True}, [None] * 3),
+        ({"architectures": ["Qwen2ForCausalLM"], "sliding_window": 9, "use_sliding_window": True, "max_window_layers": 0}, [9] * 3),
         (
             {
                 "architectures": ["Qwen3ForCausalLM"],
@@ -90,35 +90,42 @@ def test_rotary_fields_are_read_from_new_and_old_places(
                 "use_sliding_window": True,
                 "layer_types": ["sliding_attention"] * 3,
             },
-            9,
+            [9] * 3,
         ),
-        ({"architectures": ["Qwen3ForCausalLM"], "layer_types": ["full_attention"] * 3}, None),
+        (
+            {"architectures": ["Qwen2ForCausalLM"], "use_sliding_window": True, "sliding_window": 9, "max_window_layers": 1},
+            [None, 9, 9],
+        ),
+        ({"architectures": ["Gemma2ForCausalLM"], "sliding_window": 9}, [9, None, 9]),
+        ({"architectures": ["Qwen3ForCausalLM"], "layer_types": ["full_attention"] * 3}, [None] * 3),
     ],
 )
-def test_a_window_is_what_the_family_makes_of_the_config(fields: dict[str, Any], window: int | None, tmp_path: Path) -> None:
-    assert config_of(tmp_path, {**OLD_LLAMA, **fields}).sliding_window == window
+def test_a_window_is_what_the_family_makes_of_the_config(fields: dict[str, Any], windows: list[int | None], tmp_path: Path) -> None:
+    config = config_of(tmp_path, {**OLD_LLAMA, **fields})
+
+    assert [config.kinds[kind].window for kind in config.kind_of_layer] == windows
 
 
 @pytest.mark.parametrize(
     ("fields", "message"),
     [
         (
-            {"architectures": ["MixtralForCausalLM"]},
-            "architecture MixtralForCausalLM is not supported; supported: LlamaForCausalLM, Mistral",
+            {"architectures": ["MambaForCausalLM"]},
+            "architecture MambaForCausalLM is not supported; supported: .*LlamaForCausalLM, MPT",
         ),
         ({"quantization_config": {"quant_method": "gptq"}}, r"quantization_config \(gptq\) is not supported"),
-        ({"hidden_act": "gelu"}, "hidden_act 'gelu' is not supported; supported: silu"),
-        ({"rope_scaling": {"rope_type": "yarn", "factor": 4}}, "rope type 'yarn' is not supported; supported: default, linear, llama3"),
+        ({"hidden_act": "mish"}, "hidden_act 'mish' is not supported; supported: silu"),
+        ({"rope_scaling": {"rope_type": "proportional"}}, "rope type 'proportional' is not supported; supported: default, dynamic, linear"),
+        ({"rope_scaling": {"rope_type": "yarn", "factor": 4, "mscale": 0.7}}, "mscale 0.7 is not supported"),
         ({"rope_parameters": {"full_attention": {"rope_theta": 1.0}}}, r"differ between layers \(full_attention\) are not supported"),
-        ({"partial_rotary_factor": 0.5}, r"partial_rotary_factor 0.5 is not supported"),
-        (
-            {"architectures": ["Qwen2ForCausalLM"], "use_sliding_window": True, "sliding_window": 9, "max_window_layers": 1},
-            "layers with and without a sliding window",
-        ),
         (
             {"architectures": ["Qwen3ForCausalLM"], "layer_types": ["full_attention", "sliding_attention", "full_attention"]},
-            r"layer_types \['full_attention', 'sliding_attention'\] are not supported",
+            r"layer_types \['sliding_attention'\] are not supported here; supported: full_attention",
         ),
+        ({"architectures": ["FalconForCausalLM"], "alibi": True}, "alibi True is not supported; supported: False"),
+        ({"architectures": ["PhiForCausalLM"], "qk_layernorm": True}, "qk_layernorm True is not supported"),
+        ({"architectures": ["BloomForCausalLM"], "apply_residual_connection_post_layernorm": True}, "post_layernorm True is not supported"),
+        ({"architectures": ["MptForCausalLM"], "attn_config": {"alibi": False}}, "alibi false is not supported; supported: true"),
     ],
 )
 def test_what_the_engine_does_not_do_is_refused_by_name(fields: dict[str, Any], message: str, tmp_path: Path) -> None:

@@ -1,0 +1,227 @@
+"""Reads the fields of a config.json, each checked for its type and range."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from compute_svc.kernels.linear import Activation
+from compute_svc.layers.rotary_table import RopeScaling
+from compute_svc.models.config import LayerKind, Rope, UnsupportedModel
+from compute_svc.weights import CheckpointError, listed
+
+# Names that checkpoints use, and what they mean. gelu_fast and gelu_new are written-out forms of the same approximation.
+_ACTIVATIONS: dict[str, Activation] = {
+    "silu": "silu",
+    "swish": "silu",
+    "gelu": "gelu",
+    "gelu_new": "gelu_tanh",
+    "gelu_fast": "gelu_tanh",
+    "gelu_pytorch_tanh": "gelu_tanh",
+    "relu": "relu",
+}
+
+
+class ConfigFields:
+    """Typed access to the fields of a config.json.
+
+    Args:
+        fields: The JSON object.
+        place: Where it is from, for messages.
+    """
+
+    def __init__(self, fields: dict[str, Any], place: str) -> None:
+        self._fields = fields
+        self.place = place
+
+    def __contains__(self, name: str) -> bool:
+        return name in self._fields
+
+    def get(self, name: str) -> Any:
+        """The raw value; None if absent or null."""
+        return self._fields.get(name)
+
+    def count(self, name: str, default: int | None = None, *, at_least: int = 1) -> int:
+        """An integer. Raises CheckpointError if it is not one, or too small, or absent without a default."""
+        value = self._present(name, default)
+        if type(value) is not int or value < at_least:
+            raise CheckpointError(f"{self.place}: {name} is {value!r}, it must be an integer of at least {at_least}")
+        return value
+
+    def optional_count(self, name: str) -> int | None:
+        """An integer of at least 1, or None if absent or null. Raises CheckpointError if it is something else."""
+        return None if self.get(name) is None else self.count(name)
+
+    def number(self, name: str, default: float | None = None) -> float:
+        """A number above 0. Raises CheckpointError if it is not one, or is absent without a default."""
+        value = self._present(name, default)
+        if type(value) not in (int, float) or not value > 0:
+            raise CheckpointError(f"{self.place}: {name} is {value!r}, it must be a number above 0")
+        return float(value)
+
+    def optional_number(self, name: str) -> float | None:
+        """A number above 0, or None if absent or null. Raises CheckpointError if it is something else."""
+        return None if self.get(name) is None else self.number(name)
+
+    def flag(self, name: str, default: bool) -> bool:
+        """true or false. Raises CheckpointError if it is neither."""
+        value = self._present(name, default)
+        if type(value) is not bool:
+            raise CheckpointError(f"{self.place}: {name} is {value!r}, it must be true or false")
+        return value
+
+    def section(self, name: str) -> ConfigFields | None:
+        """A nested object; None if absent. Raises CheckpointError if it is something else."""
+        value = self.get(name)
+        if value is None:
+            return None
+        if not isinstance(value, dict):
+            raise CheckpointError(f"{self.place}: {name} must be an object")
+        return ConfigFields(value, f"{self.place}: {name}")
+
+    def nested(self) -> list[str]:
+        """Names of the fields that are objects themselves."""
+        return [name for name, value in self._fields.items() if isinstance(value, dict)]
+
+    def require(self, name: str, supported: Any, default: Any = None) -> None:
+        """Checks a field that may have one value only; absent or null stands for `default`, or for that value if there is no default.
+
+        Raises:
+            UnsupportedModel: It has another.
+        """
+        value = self.get(name)
+        if value is None:
+            value = supported if default is None else default
+        if value != supported:
+            raise UnsupportedModel(f"{self.place}: {name} {value!r} is not supported; supported: {supported!r}")
+
+    def activation(self, name: str = "hidden_act", default: str = "silu") -> Activation:
+        """The MLP's activation.
+
+        Raises:
+            UnsupportedModel: The engine does not have it.
+        """
+        value = self.get(name) or default
+        if value not in _ACTIVATIONS:
+            raise UnsupportedModel(f"{self.place}: {name} {value!r} is not supported; supported: {', '.join(_ACTIVATIONS)}")
+        return _ACTIVATIONS[value]
+
+    def refuse_quantised(self) -> None:
+        """Raises UnsupportedModel if the checkpoint is quantised."""
+        if self.get("quantization_config") is not None:
+            method = (self.section("quantization_config") or self).get("quant_method")
+            raise UnsupportedModel(f"{self.place}: quantization_config ({method}) is not supported; use an unquantised checkpoint")
+
+    def _present(self, name: str, default: Any) -> Any:
+        value = self.get(name)
+        if value is None:
+            value = default
+        if value is None:
+            raise CheckpointError(f"{self.place} lacks {name}")
+        return value
+
+
+def read_rope(fields: ConfigFields, head_dim: int, *, theta: float = 10000.0, share: float = 1.0, interleaved: bool = False) -> Rope:
+    """Rotary positions from `rope_parameters` of newer configs, or from `rope_theta` and `rope_scaling` of older ones.
+
+    Args:
+        fields: The whole config.json.
+        head_dim: Width of a head.
+        theta: What the family takes if the config says nothing.
+        share: Share of a head's dimensions that turn, likewise.
+        interleaved: How the family pairs dimensions.
+
+    Raises:
+        CheckpointError: A field is missing or senseless.
+        UnsupportedModel: The scaling is of a kind this engine does not do.
+    """
+    sections = [section for name in ("rope_parameters", "rope_scaling") if (section := fields.section(name)) is not None]
+    for section in sections:
+        if section.nested():
+            raise UnsupportedModel(
+                f"{section.place}: rotary parameters that differ between layers ({listed(section.nested())}) are not supported"
+            )
+    places = (*sections, fields)
+    dims = int(head_dim * _first_number(places, "partial_rotary_factor", share))
+    scaling = next((found for section in sections if (found := read_rope_scaling(section, fields)) is not None), None)
+    return Rope(dims=dims, theta=_first_number(places, "rope_theta", theta), scaling=scaling, interleaved=interleaved)
+
+
+def _first_number(places: tuple[ConfigFields, ...], name: str, default: float) -> float:
+    return next((place.number(name) for place in places if place.get(name) is not None), default)
+
+
+def read_rope_scaling(section: ConfigFields, fields: ConfigFields) -> RopeScaling | None:
+    """The scaling that a section of rotary parameters describes; None if it has none.
+
+    Args:
+        section: With `rope_type` or, of old, `type`.
+        fields: The whole config.json.
+
+    Raises:
+        CheckpointError: A field is missing or senseless.
+        UnsupportedModel: The kind is not supported.
+    """
+    kind = section.get("rope_type") or section.get("type") or "default"
+    if kind in ("default", "dynamic"):
+        # Dynamic frequencies are the plain ones up to the trained length, and no request is longer.
+        return None
+    if kind == "linear":
+        return RopeScaling("linear", section.number("factor"))
+    if kind == "llama3":
+        low, high = section.number("low_freq_factor"), section.number("high_freq_factor")
+        if low >= high:
+            raise CheckpointError(f"{section.place}: low_freq_factor {low} must be below high_freq_factor {high}")
+        original = section.count("original_max_position_embeddings")
+        return RopeScaling("llama3", section.number("factor"), low_freq_factor=low, high_freq_factor=high, original_max_positions=original)
+    if kind == "yarn":
+        return _read_yarn(section, fields)
+    raise UnsupportedModel(f"{section.place}: rope type {kind!r} is not supported; supported: default, dynamic, linear, llama3, yarn")
+
+
+def _read_yarn(section: ConfigFields, fields: ConfigFields) -> RopeScaling:
+    for name in ("mscale", "mscale_all_dim"):
+        section.require(name, None)
+    original = section.optional_count("original_max_position_embeddings") or fields.count("max_position_embeddings")
+    return RopeScaling(
+        "yarn",
+        section.number("factor"),
+        low_freq_factor=section.number("beta_slow", 1.0),
+        high_freq_factor=section.number("beta_fast", 32.0),
+        original_max_positions=original,
+        amplitude=section.optional_number("attention_factor"),
+        truncate=section.flag("truncate", True),
+    )
+
+
+def uniform(kind: LayerKind, num_layers: int) -> tuple[tuple[LayerKind, ...], tuple[int, ...]]:
+    """`kinds` and `kind_of_layer` of a model whose layers are all of one kind."""
+    return (kind,), (0,) * num_layers
+
+
+def windowed(
+    fields: ConfigFields, full: LayerKind, sliding: LayerKind | None, *, default: list[str] | None = None
+) -> tuple[tuple[LayerKind, ...], tuple[int, ...]]:
+    """`kinds` and `kind_of_layer` of a model some of whose layers have a sliding window.
+
+    Args:
+        fields: The whole config.json, with `layer_types`.
+        full: Of layers called full_attention.
+        sliding: Of layers called sliding_attention; None = there may be none.
+        default: What stands for absent `layer_types`; None = all are full.
+
+    Raises:
+        CheckpointError: `layer_types` does not list a kind for each layer.
+        UnsupportedModel: There are other kinds of layers.
+    """
+    num_layers = fields.count("num_hidden_layers")
+    names = fields.get("layer_types")
+    if names is None:
+        names = default or ["full_attention"] * num_layers
+    if not isinstance(names, list) or len(names) != num_layers:
+        raise CheckpointError(f"{fields.place}: layer_types must list a kind for each layer")
+    known = {"full_attention": full} | ({} if sliding is None else {"sliding_attention": sliding})
+    unknown = sorted({str(name) for name in names} - known.keys())
+    if unknown:
+        raise UnsupportedModel(f"{fields.place}: layer_types {unknown} are not supported here; supported: {', '.join(known)}")
+    used = [name for name in known if name in names]
+    return tuple(known[name] for name in used), tuple(used.index(name) for name in names)

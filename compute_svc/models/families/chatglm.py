@@ -1,0 +1,61 @@
+"""ChatGLM 2 and 3 and GLM-4 as first published: half of each head turns, neighbours together; projections fused, few key heads."""
+
+from __future__ import annotations
+
+from compute_svc.models.config import LayerKind, ModelConfig, Rope
+from compute_svc.models.config_fields import ConfigFields, uniform
+from compute_svc.models.weight_names import WeightNames
+
+ARCHITECTURES = ("ChatGLMModel", "ChatGLMForConditionalGeneration")
+
+
+def read(fields: ConfigFields, architecture: str) -> tuple[ModelConfig, WeightNames]:
+    """A ChatGLM.
+
+    Raises:
+        CheckpointError: A field is missing or senseless.
+        UnsupportedModel: A field asks for what this engine does not do.
+    """
+    fields.refuse_quantised()
+    for name, supported, default in (
+        ("apply_residual_connection_post_layernorm", False, False),
+        ("original_rope", True, True),
+        ("rmsnorm", True, True),
+        ("post_layer_norm", True, True),
+        ("pre_seq_len", None, None),
+    ):
+        fields.require(name, supported, default)
+    hidden_size, num_heads, num_layers = fields.count("hidden_size"), fields.count("num_attention_heads"), fields.count("num_layers")
+    head_dim = fields.count("kv_channels", hidden_size // num_heads)
+    rope = Rope(dims=head_dim // 2, theta=10000.0 * fields.number("rope_ratio", 1.0), interleaved=True)
+    kinds, kind_of_layer = uniform(LayerKind(rope=rope), num_layers)
+    bias = fields.flag("add_bias_linear", False)
+    config = ModelConfig(
+        architecture=architecture,
+        vocab_size=fields.count("padded_vocab_size"),
+        hidden_size=hidden_size,
+        num_layers=num_layers,
+        num_heads=num_heads,
+        num_kv_heads=fields.count("multi_query_group_num", 1) if fields.flag("multi_query_attention", False) else num_heads,
+        head_dim=head_dim,
+        intermediate_size=fields.count("ffn_hidden_size"),
+        max_position_embeddings=fields.count("seq_length"),
+        tie_word_embeddings=fields.flag("tie_word_embeddings", False),
+        kinds=kinds,
+        kind_of_layer=kind_of_layer,
+        norm_eps=fields.number("layernorm_epsilon", 1e-5),
+        qkv_bias=bias or fields.flag("add_qkv_bias", False),
+        output_bias=bias,
+        mlp_bias=bias,
+    ).check(fields.place)
+    return config, WeightNames(
+        layer="transformer.encoder.layers.{}.",
+        embedding="transformer.embedding.word_embeddings",
+        final_norm="transformer.encoder.final_layernorm",
+        lm_head="transformer.output_layer",
+        qkv=("self_attention.query_key_value",),
+        output="self_attention.dense",
+        mlp_in=("mlp.dense_h_to_4h",),
+        mlp_down="mlp.dense_4h_to_h",
+        ignored=("rotary_pos_emb.inv_freq",),
+    )

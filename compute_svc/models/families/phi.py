@@ -1,0 +1,85 @@
+"""Phi 1.5 and 2: part of each head turns, attention and MLP side by side behind one norm. Phi 3: Llama's form with fused projections."""
+
+from __future__ import annotations
+
+import math
+
+from compute_svc.layers.rotary_table import RopeScaling
+from compute_svc.models.config import LayerKind, ModelConfig, Rope
+from compute_svc.models.config_fields import ConfigFields, read_rope, uniform
+from compute_svc.models.families.llama import llama_like
+from compute_svc.models.weight_names import WeightNames
+from compute_svc.weights import CheckpointError
+
+ARCHITECTURES = ("PhiForCausalLM", "Phi3ForCausalLM")
+
+
+def read(fields: ConfigFields, architecture: str) -> tuple[ModelConfig, WeightNames]:
+    """A Phi.
+
+    Raises:
+        CheckpointError: A field is missing or senseless.
+        UnsupportedModel: A field asks for what this engine does not do.
+    """
+    return _read_third(fields, architecture) if architecture == "Phi3ForCausalLM" else _read_second(fields, architecture)
+
+
+def _read_second(fields: ConfigFields, architecture: str) -> tuple[ModelConfig, WeightNames]:
+    fields.require("qk_layernorm", False)
+    width = fields.count("hidden_size") // fields.count("num_attention_heads")
+    kinds, kind_of_layer = uniform(LayerKind(rope=read_rope(fields, width, share=0.5)), fields.count("num_hidden_layers"))
+    config = llama_like(
+        fields,
+        architecture,
+        kinds=kinds,
+        kind_of_layer=kind_of_layer,
+        norm="layer",
+        norm_eps=fields.number("layer_norm_eps", 1e-5),
+        norm_bias=True,
+        residual="parallel",
+        mlp_norm=False,
+        activation=fields.activation("hidden_act", "gelu_new"),
+        gated=False,
+        qkv_bias=True,
+        output_bias=True,
+        mlp_bias=True,
+        lm_head_bias=True,
+    )
+    return config, WeightNames(final_norm="model.final_layernorm", output="self_attn.dense", mlp_in=("mlp.fc1",), mlp_down="mlp.fc2")
+
+
+def _read_third(fields: ConfigFields, architecture: str) -> tuple[ModelConfig, WeightNames]:
+    num_layers = fields.count("num_hidden_layers")
+    width = fields.count("hidden_size") // fields.count("num_attention_heads")
+    kind = LayerKind(rope=_longrope(fields, width) or read_rope(fields, width), window=fields.optional_count("sliding_window"))
+    kinds, kind_of_layer = uniform(kind, num_layers)
+    names = WeightNames(qkv=("self_attn.qkv_proj",), mlp_in=("mlp.gate_up_proj",))
+    return llama_like(fields, architecture, kinds=kinds, kind_of_layer=kind_of_layer), names
+
+
+def _longrope(fields: ConfigFields, head_dim: int) -> Rope | None:
+    """The frequencies of a model stretched by LongRoPE; None if it is not.
+
+    There are two sets of them, one up to the original length and one beyond, and KV computed with one is of no use to the other. A request
+    does not change sets on its way: the set for the longest context the checkpoint names is used for all.
+    """
+    section = fields.section("rope_parameters") or fields.section("rope_scaling")
+    if section is None or (section.get("rope_type") or section.get("type")) not in ("longrope", "su"):
+        return None
+    longest = fields.count("max_position_embeddings")
+    original = section.optional_count("original_max_position_embeddings") or fields.count("original_max_position_embeddings", longest)
+    name = "long_factor" if longest > original else "short_factor"
+    dims = int(head_dim * (section.optional_number("partial_rotary_factor") or fields.number("partial_rotary_factor", 1.0)))
+    divisors = section.get(name)
+    if not isinstance(divisors, list) or len(divisors) != dims // 2 or not all(isinstance(value, int | float) for value in divisors):
+        raise CheckpointError(f"{section.place}: {name} must list {dims // 2} numbers")
+    stretch = section.optional_number("factor") or longest / original
+    height = section.optional_number("attention_factor")
+    if height is None:
+        height = 1.0 if stretch <= 1 else math.sqrt(1 + math.log(stretch) / math.log(original))
+    scaling = RopeScaling("longrope", divisors=tuple(float(value) for value in divisors), amplitude=height)
+    return Rope(dims=dims, theta=_theta(fields, section), scaling=scaling)
+
+
+def _theta(fields: ConfigFields, section: ConfigFields) -> float:
+    return section.number("rope_theta") if section.get("rope_theta") is not None else fields.number("rope_theta", 10000.0)

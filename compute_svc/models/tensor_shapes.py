@@ -1,0 +1,112 @@
+"""Which tensors a checkpoint must hold, and in what shapes: from the model's description and its family's names."""
+
+from __future__ import annotations
+
+from compute_svc.models.config import ModelConfig
+from compute_svc.models.weight_names import WeightNames
+from compute_svc.weights import READABLE_DTYPES, CheckpointError, TensorInfo, listed
+
+Shapes = dict[str, tuple[int, ...]]
+
+
+def expected_shapes(config: ModelConfig, names: WeightNames) -> Shapes:
+    """Name and shape of every tensor of the model, under the family's names."""
+    hidden, vocab = config.hidden_size, config.vocab_size
+    width = config.embedding_size or hidden
+    shapes: Shapes = {f"{names.embedding}.weight": (vocab, width)}
+    if config.position_offset is not None:
+        shapes[f"{names.position_embedding}.weight"] = (config.max_position_embeddings + config.position_offset, hidden)
+    if config.embedding_norm:
+        shapes |= _norm(names.embedding_norm, hidden, config)
+    if config.embedding_size is not None:
+        shapes[f"{names.embedding_in}.weight"], shapes[f"{names.embedding_out}.weight"] = (hidden, width), (width, hidden)
+    if config.final_norm:
+        shapes |= _norm(names.final_norm, hidden, config)
+    if not config.tie_word_embeddings:
+        shapes |= _linear(names.lm_head, vocab, width, bias=config.lm_head_bias)
+    for index in range(config.num_layers):
+        prefix = names.layer.format(index)
+        shapes |= {prefix + name: shape for name, shape in _layer_shapes(config, names, index).items()}
+    return shapes
+
+
+def _layer_shapes(config: ModelConfig, names: WeightNames, index: int) -> Shapes:
+    hidden = config.hidden_size
+    queries, keys = config.num_heads * config.head_dim, config.num_kv_heads * config.head_dim
+    shapes: Shapes = {}
+    for name in _norm_names(config, names):
+        shapes |= _norm(name, hidden, config)
+    sizes = (queries, keys, keys) if len(names.qkv) == 3 else (queries + 2 * keys,)
+    for name, size in zip(names.qkv, sizes, strict=True):
+        shapes |= _linear(name, size, hidden, bias=config.qkv_bias, transposed=names.transposed)
+    shapes |= _linear(names.output, hidden, queries, bias=config.output_bias, transposed=names.transposed)
+    if config.qk_norm:
+        shapes[f"{names.q_norm}.weight"] = shapes[f"{names.k_norm}.weight"] = (config.head_dim,)
+    experts = config.experts
+    if experts is None or index not in experts.layers:
+        return shapes | _mlp_shapes(config, names.mlp_in, names.mlp_down, config.intermediate_size, transposed=names.transposed)
+    shapes |= _linear(names.router, experts.count, hidden, bias=False)
+    for expert in range(experts.count):
+        prefix = names.expert.format(expert)
+        inner = _mlp_shapes(config, names.expert_in, names.expert_down, experts.intermediate_size)
+        shapes |= {prefix + name: shape for name, shape in inner.items()}
+    if experts.shared_size:
+        inner = _mlp_shapes(config, names.expert_in, names.expert_down, experts.shared_size)
+        shapes |= {names.shared_expert + name: shape for name, shape in inner.items()}
+    if experts.shared_gate:
+        shapes |= _linear(names.shared_gate, 1, hidden, bias=False)
+    return shapes
+
+
+def _norm_names(config: ModelConfig, names: WeightNames) -> list[str]:
+    found = []
+    if not config.sum_norms:
+        found += [names.attention_norm, names.mlp_norm] if config.mlp_norm else [names.attention_norm]
+    if config.output_norms or config.sum_norms:
+        found += [names.attention_output_norm, names.mlp_output_norm]
+    return found
+
+
+def _mlp_shapes(config: ModelConfig, into: tuple[str, ...], down: str, size: int, *, transposed: bool = False) -> Shapes:
+    shapes: Shapes = {}
+    outputs = 2 * size if config.gated and len(into) == 1 else size
+    for name in into:
+        shapes |= _linear(name, outputs, config.hidden_size, bias=config.mlp_bias, transposed=transposed)
+    return shapes | _linear(down, config.hidden_size, size, bias=config.mlp_bias, transposed=transposed)
+
+
+def _linear(name: str, outputs: int, inputs: int, *, bias: bool, transposed: bool = False) -> Shapes:
+    shapes: Shapes = {f"{name}.weight": (inputs, outputs) if transposed else (outputs, inputs)}
+    return shapes | {f"{name}.bias": (outputs,)} if bias else shapes
+
+
+def _norm(name: str, size: int, config: ModelConfig) -> Shapes:
+    shapes: Shapes = {f"{name}.weight": (size,)}
+    return shapes | {f"{name}.bias": (size,)} if config.norm_bias else shapes
+
+
+def check_tensors(tensors: dict[str, TensorInfo], config: ModelConfig, names: WeightNames) -> None:
+    """Checks that a checkpoint holds the model's tensors and no others.
+
+    Two kinds of tensor may be there for nothing: those the family ignores, which follow from the config, and a copy of a tied embedding.
+
+    Raises:
+        CheckpointError: Tensors are missing, unknown, or of another dtype or shape; the message lists them.
+    """
+    expected = expected_shapes(config, names)
+    known = expected.keys() | ({f"{names.lm_head}.weight"} if config.tie_word_embeddings else set())
+    problems = {
+        "missing": [name for name in expected if name not in tensors],
+        "unknown": [name for name in tensors if name not in known and not name.endswith(names.ignored)],
+        f"in a dtype that is not read ({', '.join(READABLE_DTYPES)} are)": [
+            f"{name} {info.dtype}" for name, info in tensors.items() if name in expected and info.dtype not in READABLE_DTYPES
+        ],
+        "of another shape than the config says": [
+            f"{name} {list(tensors[name].shape)} instead of {list(shape)}"
+            for name, shape in expected.items()
+            if name in tensors and tensors[name].shape != shape
+        ],
+    }
+    found = [f"{problem}: {listed(wrong)}" for problem, wrong in problems.items() if wrong]
+    if found:
+        raise CheckpointError(f"the tensors do not fit {config.architecture} as config.json describes it; {'; '.join(found)}")
