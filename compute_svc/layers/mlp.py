@@ -5,9 +5,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import torch
+import torch.nn.functional as F
 
 from compute_svc.kernels.gated_linear import gated_linear
-from compute_svc.kernels.linear import Activation, LinearWeight, linear
+from compute_svc.kernels.linear import Activation, LinearWeight, linear, padded_count
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -60,7 +61,8 @@ class ExpertMlp:
         is_chosen = torch.zeros_like(scores, dtype=torch.bool).scatter_(1, chosen, True)
         for index in is_chosen.any(dim=0).nonzero().flatten().tolist():
             rows = is_chosen[:, index].nonzero().flatten()
-            answer = self.experts[index].forward(x.index_select(0, rows), None).float()
+            padded = F.pad(rows, (0, padded_count(len(rows)) - len(rows)))
+            answer = self.experts[index].forward(x.index_select(0, padded), None)[: len(rows)].float()
             total.index_add_(0, rows, answer * shares[rows, index, None])
         if self.shared is not None:
             shared = self.shared.forward(x, None).float()

@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from compute_svc.forward_batch import ForwardBatch
 from compute_svc.kernels.attention_spec import AttentionSpec
 from compute_svc.kernels.decode_attention import plan_decode
-from compute_svc.kernels.linear import MIN_ROWS, LinearWeight, linear
+from compute_svc.kernels.linear import LinearWeight, linear, padded_count
 from compute_svc.kernels.prefill_attention import plan_prefill
 from compute_svc.kv.page_store import KvPageStore
 from compute_svc.layers.decoder_layer import DecoderLayer, ParallelDecoderLayer, PostNormDecoderLayer
@@ -183,9 +183,9 @@ def _prepare_kind(
 
 
 def _padded(indices: torch.Tensor) -> torch.Tensor:
-    """Indices [n] with zeros added up to MIN_ROWS, so that no product of the pass has fewer rows."""
-    missing = MIN_ROWS - len(indices)
-    return indices if missing <= 0 else F.pad(indices, (0, missing))
+    """Indices [n] with zeros added, so that the products of all passes have one of few numbers of rows."""
+    missing = padded_count(len(indices)) - len(indices)
+    return F.pad(indices, (0, missing)) if missing else indices
 
 
 def _clear_begun_pages(batch: ForwardBatch, page_table: torch.Tensor, kv: KvPageStore) -> None:

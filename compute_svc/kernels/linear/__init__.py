@@ -8,10 +8,22 @@ from compute_svc.kernels.backend import backend_for
 from compute_svc.kernels.linear import cpu, reference
 from compute_svc.kernels.linear.weight import Activation, LinearWeight
 
-__all__ = ["MIN_ROWS", "Activation", "LinearWeight", "linear", "pack_linear", "pad_rows"]
+__all__ = ["MIN_ROWS", "Activation", "LinearWeight", "linear", "pack_linear", "pad_rows", "padded_count"]
 
 # A product of one row goes through other code than a product of many, and rounds differently.
 MIN_ROWS = 2
+
+
+def padded_count(num_rows: int) -> int:
+    """The number of rows to compute in place of `num_rows`: one of few, at most a few percent more of what a product costs.
+
+    Each new number of rows makes oneDNN write code, which takes longer than the product, and keep it: with every number from 1 to 512 a
+    model of 8 MB came to 1 GB. What a row gets does not depend on the others, so the rest may be anything.
+    """
+    if num_rows <= 8:
+        return max(MIN_ROWS, 1 << (num_rows - 1).bit_length()) if num_rows else MIN_ROWS
+    step = 8 if num_rows <= 64 else 32 if num_rows <= 512 else 128
+    return -(-num_rows // step) * step
 
 
 def pack_linear(weight: torch.Tensor, bias: torch.Tensor | None = None) -> LinearWeight:
