@@ -27,7 +27,9 @@ def load_engine(settings: Settings) -> Engine:
         ValueError: A setting does not fit the model.
     """
     dtype, device = _DTYPES[settings.dtype], torch.device(settings.device)
-    model = load_model(settings.model, dtype=dtype, device=device, on_progress=_ProgressLog())
+    model = load_model(
+        settings.model, dtype=dtype, device=device, max_tokens=settings.max_model_len_tokens, on_progress=_ProgressLog()
+    )
     config = scheduler_config(settings, model.config)
     kv = KvPageStore(
         model.config.num_layers,

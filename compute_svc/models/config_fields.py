@@ -27,11 +27,13 @@ class ConfigFields:
     Args:
         fields: The JSON object.
         place: Where it is from, for messages.
+        max_tokens: The longest request that will be served; None = as long as the checkpoint allows.
     """
 
-    def __init__(self, fields: dict[str, Any], place: str) -> None:
+    def __init__(self, fields: dict[str, Any], place: str, *, max_tokens: int | None = None) -> None:
         self._fields = fields
         self.place = place
+        self.max_tokens = max_tokens
 
     def __contains__(self, name: str) -> bool:
         return name in self._fields

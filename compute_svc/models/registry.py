@@ -44,19 +44,23 @@ FAMILIES: dict[str, Callable[[ConfigFields, str], tuple[ModelConfig, WeightNames
 SUPPORTED_DTYPES = (torch.float32, torch.bfloat16)
 
 
-def read_model_config(folder: Path) -> ModelConfig:
+def read_model_config(folder: Path, *, max_tokens: int | None = None) -> ModelConfig:
     """What a checkpoint's config.json describes.
+
+    Args:
+        folder: Holds it.
+        max_tokens: See `load_model`.
 
     Raises:
         UnsupportedModel: It needs something this engine does not do.
         CheckpointError: config.json is missing or malformed.
     """
-    return _read_family(folder)[0]
+    return _read_family(folder, max_tokens)[0]
 
 
-def _read_family(folder: Path) -> tuple[ModelConfig, WeightNames]:
+def _read_family(folder: Path, max_tokens: int | None) -> tuple[ModelConfig, WeightNames]:
     path = folder / "config.json"
-    fields = ConfigFields(read_json(path), str(path))
+    fields = ConfigFields(read_json(path), str(path), max_tokens=max_tokens)
     names = fields.get("architectures")
     if not isinstance(names, list) or not names or not isinstance(names[0], str):
         raise CheckpointError(f"{path} names no architecture")
@@ -65,13 +69,17 @@ def _read_family(folder: Path) -> tuple[ModelConfig, WeightNames]:
     return FAMILIES[names[0]](fields, names[0])
 
 
-def load_model(folder: Path, *, dtype: torch.dtype, device: torch.device, on_progress: Progress | None = None) -> CausalLM:
+def load_model(
+    folder: Path, *, dtype: torch.dtype, device: torch.device, max_tokens: int | None = None, on_progress: Progress | None = None
+) -> CausalLM:
     """Loads a checkpoint.
 
     Args:
         folder: Holds config.json and safetensors files.
         dtype: Of weights, activations and KV: float32 or bfloat16.
         device: Where to.
+        max_tokens: The longest request that will be served; None = as long as the checkpoint allows. Models with one set of rotary
+            frequencies for short contexts and one for long ones take the set for this length.
         on_progress: Told bytes done and bytes in all, after every tensor.
 
     Effects: on a CPU, tunes the process's allocator (kernels/host_memory.py).
@@ -83,7 +91,7 @@ def load_model(folder: Path, *, dtype: torch.dtype, device: torch.device, on_pro
     """
     if dtype not in SUPPORTED_DTYPES:
         raise ValueError(f"dtype is {dtype}; supported: {', '.join(map(str, SUPPORTED_DTYPES))}")
-    config, names = _read_family(folder)
+    config, names = _read_family(folder, max_tokens)
     if device.type == "cpu":
         keep_freed_memory()
     with torch.inference_mode(), open_checkpoint(folder) as checkpoint:

@@ -61,14 +61,15 @@ def _longrope(fields: ConfigFields, head_dim: int) -> Rope | None:
     """The frequencies of a model stretched by LongRoPE; None if it is not.
 
     There are two sets of them, one up to the original length and one beyond, and KV computed with one is of no use to the other. A request
-    does not change sets on its way: the set for the longest context the checkpoint names is used for all.
+    does not change sets on its way: the set for the longest request that is served is used for all.
     """
     section = fields.section("rope_parameters") or fields.section("rope_scaling")
     if section is None or (section.get("rope_type") or section.get("type")) not in ("longrope", "su"):
         return None
     longest = fields.count("max_position_embeddings")
     original = section.optional_count("original_max_position_embeddings") or fields.count("original_max_position_embeddings", longest)
-    name = "long_factor" if longest > original else "short_factor"
+    served = longest if fields.max_tokens is None else min(longest, fields.max_tokens)
+    name = "long_factor" if served > original else "short_factor"
     dims = int(head_dim * (section.optional_number("partial_rotary_factor") or fields.number("partial_rotary_factor", 1.0)))
     divisors = section.get(name)
     if not isinstance(divisors, list) or len(divisors) != dims // 2 or not all(isinstance(value, int | float) for value in divisors):

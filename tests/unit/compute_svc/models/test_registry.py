@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from pathlib import Path
 from typing import Any
 
@@ -131,6 +132,22 @@ def test_a_window_is_what_the_family_makes_of_the_config(fields: dict[str, Any],
 def test_what_the_engine_does_not_do_is_refused_by_name(fields: dict[str, Any], message: str, tmp_path: Path) -> None:
     with pytest.raises(UnsupportedModel, match=message):
         config_of(tmp_path, {**OLD_LLAMA, **fields})
+
+
+@pytest.mark.parametrize(("max_tokens", "divisor"), [(None, 2.0), (128, 1.0), (129, 2.0), (600, 2.0)])
+def test_a_model_with_two_sets_of_frequencies_takes_the_set_for_the_longest_request(
+    max_tokens: int | None, divisor: float, tmp_path: Path
+) -> None:
+    rope = {"type": "longrope", "short_factor": [1.0] * 4, "long_factor": [2.0] * 4}
+    fields = {"architectures": ["Phi3ForCausalLM"], "rope_scaling": rope, "original_max_position_embeddings": 128}
+    (tmp_path / "config.json").write_text(json.dumps({**OLD_LLAMA, **fields}))
+
+    (kind,) = read_model_config(tmp_path, max_tokens=max_tokens).kinds
+
+    assert kind.rope is not None and kind.rope.scaling is not None
+    assert kind.rope.scaling.divisors == (divisor,) * 4
+    # Attention is scaled by how far the checkpoint was stretched, whichever set is taken.
+    assert kind.rope.scaling.amplitude == pytest.approx(math.sqrt(1 + math.log(4) / math.log(128)))
 
 
 @pytest.mark.parametrize(
