@@ -21,7 +21,7 @@ from compute_svc.models.families import (
     gpt2,
     gpt_neox,
     gptj,
-    internlm2,
+    internlm,
     llama,
     mistral,
     mpt,
@@ -34,7 +34,7 @@ from compute_svc.models.loading import ModelBuilder, Progress
 from compute_svc.models.weight_names import WeightNames
 from compute_svc.weights import CheckpointError, open_checkpoint, read_json
 
-_MODULES = (llama, internlm2, baichuan, mistral, qwen, qwen2, chatglm, glm, gemma, phi, falcon, bloom, mpt, opt, gpt2, gptj, gpt_neox)
+_MODULES = (llama, internlm, baichuan, mistral, qwen, qwen2, chatglm, glm, gemma, phi, falcon, bloom, mpt, opt, gpt2, gptj, gpt_neox)
 
 FAMILIES: dict[str, Callable[[ConfigFields, str], tuple[ModelConfig, WeightNames]]] = {
     architecture: module.read for module in _MODULES for architecture in module.ARCHITECTURES

@@ -30,13 +30,14 @@ def read(fields: ConfigFields, architecture: str) -> tuple[ModelConfig, WeightNa
     rope = Rope(dims=head_dim // 2, theta=10000.0 * fields.number("rope_ratio", 1.0), interleaved=True)
     kinds, kind_of_layer = uniform(LayerKind(rope=rope), num_layers)
     bias = fields.flag("add_bias_linear", False)
+    grouped = fields.flag("multi_query_attention", False)
     config = ModelConfig(
         architecture=architecture,
         vocab_size=fields.count("padded_vocab_size"),
         hidden_size=hidden_size,
         num_layers=num_layers,
         num_heads=num_heads,
-        num_kv_heads=fields.count("multi_query_group_num", 1) if fields.flag("multi_query_attention", False) else num_heads,
+        num_kv_heads=fields.count("multi_query_group_num", 1) if grouped else num_heads,
         head_dim=head_dim,
         intermediate_size=fields.count("ffn_hidden_size"),
         max_position_embeddings=fields.count("seq_length"),
@@ -54,6 +55,8 @@ def read(fields: ConfigFields, architecture: str) -> tuple[ModelConfig, WeightNa
         final_norm="transformer.encoder.final_layernorm",
         lm_head="transformer.output_layer",
         qkv=("self_attention.query_key_value",),
+        # Without key groups, each head's query, key and value lie together.
+        qkv_layout="blocks" if grouped else "groups",
         output="self_attention.dense",
         mlp_in=("mlp.dense_h_to_4h",),
         mlp_down="mlp.dense_4h_to_h",

@@ -1,4 +1,4 @@
-"""Llama 1 to 3, and what has its form: Yi, Aquila, InternLM. Biases only where the config asks for them."""
+"""Llama 1 to 3, and what has its form and names: Yi and Aquila. Biases only where the config asks for them."""
 
 from __future__ import annotations
 
@@ -8,14 +8,11 @@ from compute_svc.models.config import LayerKind, ModelConfig
 from compute_svc.models.config_fields import ConfigFields, read_rope, uniform
 from compute_svc.models.weight_names import WeightNames
 
-ARCHITECTURES = ("LlamaForCausalLM", "AquilaForCausalLM", "AquilaModel", "YiForCausalLM", "InternLMForCausalLM")
+ARCHITECTURES = ("LlamaForCausalLM", "AquilaForCausalLM", "AquilaModel", "YiForCausalLM")
 
 
 def read(fields: ConfigFields, architecture: str) -> tuple[ModelConfig, WeightNames]:
-    """A Llama. InternLM has one flag for the biases of attention. Raises as `llama_like` does."""
-    if architecture == "InternLMForCausalLM":
-        bias = fields.flag("bias", True)
-        return llama_like(fields, architecture, qkv_bias=bias, output_bias=bias), WeightNames()
+    """A Llama. Raises as `llama_like` does."""
     bias = fields.flag("attention_bias", False)
     config = llama_like(fields, architecture, qkv_bias=bias, output_bias=bias, mlp_bias=fields.flag("mlp_bias", False))
     return config, WeightNames()
