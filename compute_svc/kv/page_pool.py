@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from bisect import bisect_left, insort
 from collections.abc import Iterable
 
 import numpy as np
@@ -13,8 +14,11 @@ Pages = npt.NDArray[np.int64]
 class PagePool:
     """Hands out pages, contiguous runs of them where it can.
 
-    Free pages are kept as maximal runs, found by either end and by size class (the bit length of their length), so that reserving
-    and releasing cost the number of runs they touch and not the number of pages there are.
+    A page is owned, free, or set aside: free too, but promised to the one whose tokens would continue there, who gets it without a
+    search (`claim`) unless somebody needs it before (`put_back`).
+
+    Other free pages are kept as maximal runs, found by either end and by length, so that reserving and releasing search among runs
+    and not among pages.
 
     Args:
         num_pages: Pages 0 to num_pages - 1, all free.
@@ -23,33 +27,46 @@ class PagePool:
     def __init__(self, num_pages: int) -> None:
         assert num_pages > 0, "a pool has pages"
         self.num_pages = num_pages
+        self.num_aside = 0
+        self._is_aside = np.zeros(num_pages, dtype=np.bool_)
         self._is_free = np.ones(num_pages, dtype=np.bool_)
-        self._num_free = 0
+        # In runs, pages set aside excluded.
+        self._num_in_runs = 0
         # Runs are [start, end); each is in all three.
         self._end_of: dict[int, int] = {}
         self._start_of: dict[int, int] = {}
-        self._classes: list[dict[int, None]] = [{} for _ in range(num_pages.bit_length() + 1)]
+        self._by_length: list[tuple[int, int]] = []
         self._add_run(0, num_pages)
 
     @property
     def num_free(self) -> int:
-        """Pages without an owner."""
-        return self._num_free
+        """Pages without an owner, those set aside included."""
+        return self._num_in_runs + self.num_aside
+
+    @property
+    def num_reservable(self) -> int:
+        """Free pages that are not set aside."""
+        return self._num_in_runs
+
+    @property
+    def longest_run(self) -> int:
+        """Pages of the longest run that can be reserved."""
+        return self._by_length[-1][0] if self._by_length else 0
 
     def reserve(self, count: int, *, after: int | None = None) -> Pages:
         """Takes free pages; the caller owns them until it releases them.
 
-        The order of preference: the run right behind `after`, so that the owner's last run grows; the smallest size class that
-        surely holds them in one run; the largest runs there are.
+        The order of preference: the run right behind `after`, so that the owner's last run grows; the shortest run that holds them
+        all; the longest runs there are.
 
         Args:
-            count: How many; at most `num_free`.
+            count: How many; at most `num_reservable`.
             after: The owner's last page, if it has one.
 
         Returns:
             [count] int64, rising within each run.
         """
-        assert 0 <= count <= self._num_free, f"{count} pages wanted, {self._num_free} free: the caller checks first"
+        assert 0 <= count <= self._num_in_runs, f"{count} pages wanted, {self._num_in_runs} reservable: the caller checks first"
         if count == 0:
             return np.empty(0, dtype=np.int64)
         parts: list[Pages] = []
@@ -70,6 +87,36 @@ class PagePool:
         if pages.size == 0:
             return
         assert not self._is_free[pages].any(), "a page is released twice"
+        self._add_pages(pages)
+
+    def set_aside(self, pages: Pages) -> None:
+        """Makes owned pages free, but keeps them for the one who owned them.
+
+        Args:
+            pages: [n] int64, no page twice, none of them free.
+        """
+        assert not self._is_free[pages].any(), "owned pages are set aside"
+        self._is_free[pages] = True
+        self._is_aside[pages] = True
+        self.num_aside += pages.size
+
+    def claim(self, pages: Pages) -> None:
+        """Makes pages that were set aside owned ones."""
+        assert self._is_aside[pages].all(), "what is claimed was set aside"
+        self._is_free[pages] = False
+        self._is_aside[pages] = False
+        self.num_aside -= pages.size
+
+    def put_back(self, pages: Pages) -> None:
+        """Makes pages that were set aside free for everybody."""
+        if pages.size == 0:
+            return
+        assert self._is_aside[pages].all(), "what is put back was set aside"
+        self._is_aside[pages] = False
+        self.num_aside -= pages.size
+        self._add_pages(pages)
+
+    def _add_pages(self, pages: Pages) -> None:
         ordered = np.sort(pages)
         breaks = np.flatnonzero(np.diff(ordered) != 1) + 1
         starts = ordered[np.concatenate(([0], breaks))].tolist()
@@ -77,11 +124,12 @@ class PagePool:
         for start, end in zip(starts, ends, strict=True):
             self._add_run(start, end)
 
-    def assert_owned_once(self, owned: Iterable[Pages]) -> None:
+    def assert_owned_once(self, owned: Iterable[Pages], aside: Iterable[Pages] = ()) -> None:
         """Checks that the pages of all owners and the free pages are all pages, each once.
 
         Args:
             owned: The pages of each owner.
+            aside: The pages set aside for each.
         """
         owners = np.zeros(self.num_pages, dtype=np.int64)
         for pages in owned:
@@ -91,20 +139,21 @@ class PagePool:
             f"owned pages that are free: {np.flatnonzero((owners == 1) & self._is_free).tolist()}"
         )
         assert not ((owners == 0) & ~self._is_free).any(), f"leaked pages: {np.flatnonzero((owners == 0) & ~self._is_free).tolist()}"
-        assert self._num_free == int(self._is_free.sum()), "the count of free pages is off"
-        in_runs = sum(end - start for start, end in self._end_of.items())
-        assert in_runs == self._num_free and len(self._end_of) == sum(map(len, self._classes)), "the runs are off"
+        promised = np.zeros(self.num_pages, dtype=np.int64)
+        for pages in aside:
+            np.add.at(promised, pages, 1)
+        assert (promised == self._is_aside).all(), f"pages set aside not once: {np.flatnonzero(promised != self._is_aside).tolist()}"
+        assert not (self._is_aside & ~self._is_free).any() and self.num_aside == int(self._is_aside.sum()), "pages set aside are free"
+        in_runs = np.zeros(self.num_pages, dtype=np.int64)
+        for start, end in self._end_of.items():
+            in_runs[start:end] += 1
+        assert (in_runs == (self._is_free & ~self._is_aside)).all() and self._num_in_runs == int(in_runs.sum()), "the runs are off"
+        assert self._by_length == sorted((end - start, start) for start, end in self._end_of.items()), "the lengths of the runs are off"
 
     def _choose_run(self, count: int) -> int:
-        # A run of class c has at least 2 ** (c - 1) pages, so one of this class or above holds `count` of them.
-        sure = (count - 1).bit_length() + 1
-        for size_class in self._classes[sure:]:
-            if size_class:
-                return next(iter(size_class))
-        for size_class in reversed(self._classes[:sure]):
-            if size_class:
-                return next(iter(size_class))
-        raise AssertionError("free pages are in runs")
+        """Start of the shortest run that holds `count` pages; of the longest one if none does."""
+        index = bisect_left(self._by_length, (count, 0))
+        return self._by_length[min(index, len(self._by_length) - 1)][1]
 
     def _take(self, start: int, count: int) -> Pages:
         """Takes up to `count` pages from the front of the run that begins at `start`."""
@@ -114,12 +163,12 @@ class PagePool:
         if start + taken < end:
             self._keep_run(start + taken, end)
         self._is_free[start : start + taken] = False
-        self._num_free -= taken
+        self._num_in_runs -= taken
         return np.arange(start, start + taken, dtype=np.int64)
 
     def _add_run(self, start: int, end: int) -> None:
         self._is_free[start:end] = True
-        self._num_free += end - start
+        self._num_in_runs += end - start
         before = self._start_of.get(start)
         if before is not None:
             self._drop_run(before, start)
@@ -133,7 +182,8 @@ class PagePool:
     def _keep_run(self, start: int, end: int) -> None:
         self._end_of[start] = end
         self._start_of[end] = start
-        self._classes[(end - start).bit_length()][start] = None
+        insort(self._by_length, (end - start, start))
 
     def _drop_run(self, start: int, end: int) -> None:
-        del self._end_of[start], self._start_of[end], self._classes[(end - start).bit_length()][start]
+        del self._end_of[start], self._start_of[end]
+        del self._by_length[bisect_left(self._by_length, (end - start, start))]

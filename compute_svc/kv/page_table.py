@@ -7,6 +7,8 @@ import numpy.typing as npt
 
 from compute_svc.kv.page_pool import Pages
 
+_NO_PAGES: Pages = np.empty(0, dtype=np.int64)
+
 
 class PageTables:
     """The page tables of all running requests, one row each, so that a batch's table is one gather. Unused entries are 0.
@@ -36,39 +38,64 @@ class PageTables:
 class PageTable:
     """The pages of one request, in the order of its tokens.
 
-    [0, shared) the radix tree owns, locked by the request · [shared, length) the request owns, released when it leaves
+    [0, shared) the radix tree owns, locked by the request · [shared, length) the request owns, released when it leaves.
+    Behind them comes its room, pages reserved for tokens that are not there yet; they enter the row when they are used.
 
     Args:
         row: Index in the tables.
         entries: [pages_per_row] int64, the row itself.
     """
 
-    __slots__ = ("_entries", "length", "row", "shared")
+    __slots__ = ("_entries", "length", "room", "row", "shared")
 
     def __init__(self, row: int, entries: npt.NDArray[np.int64]) -> None:
         self.row = row
         self.length = 0
         self.shared = 0
+        self.room: Pages = _NO_PAGES
         self._entries = entries
 
     def append(self, pages: Pages) -> None:
-        """Adds pages the request owns behind the others."""
+        """Adds pages the request owns behind the others; there is no room left."""
+        assert not self.room.size, "room is used before pages are added"
         self._entries[self.length : self.length + pages.size] = pages
         self.length += pages.size
 
     def share(self, pages: Pages) -> None:
         """Puts pages the tree owns in place of, or behind, the first pages the request owns."""
         end = self.shared + pages.size
+        assert end <= self.length or not self.room.size, "pages are shared in front of the room"
         self._entries[self.shared : end] = pages
         self.shared = end
         self.length = max(self.length, end)
 
+    def use_room(self) -> Pages:
+        """Makes the first page of the room one that the request owns; returns it, [1]."""
+        page = self.room[:1]
+        assert page.size, "there is room"
+        self._entries[self.length] = page[0]
+        self.length += 1
+        self.room = self.room[1:]
+        return page
+
+    def cut_room(self, count: int) -> Pages:
+        """Takes up to `count` pages from the end of the room; returns them."""
+        kept = max(0, self.room.size - count)
+        pages = self.room[kept:]
+        self.room = self.room[:kept]
+        return pages
+
     @property
     def last(self) -> int | None:
-        """The last page; None if there is none."""
+        """The last page that is not room; None if there is none."""
         return int(self._entries[self.length - 1]) if self.length else None
 
     @property
     def owned(self) -> Pages:
         """The pages the request owns, a copy."""
         return self._entries[self.shared : self.length].copy()
+
+    @property
+    def num_extents(self) -> int:
+        """In how many contiguous runs the pages lie, room not counted."""
+        return int((np.diff(self._entries[: self.length]) != 1).sum()) + (self.length > 0)

@@ -79,22 +79,76 @@ def test_the_check_notices_leaks_and_double_owners() -> None:
         pool.assert_owned_once([pages, np.array([3])])
 
 
+def test_the_shortest_run_that_fits_is_taken() -> None:
+    pool = PagePool(20)
+    everything = pool.reserve(20)
+    pool.release(everything[0:7])
+    pool.release(everything[8:12])
+    pool.release(everything[13:18])
+    assert pool.longest_run == 7
+    assert pool.reserve(4).tolist() == [8, 9, 10, 11]
+    assert pool.reserve(4).tolist() == [13, 14, 15, 16]
+
+
+def test_pages_set_aside_are_free_and_not_handed_out() -> None:
+    pool = PagePool(6)
+    pages = pool.reserve(5)
+    pool.set_aside(pages[2:])
+    assert (pool.num_free, pool.num_aside, pool.num_reservable, pool.longest_run) == (4, 3, 1, 1)
+    assert pool.reserve(1).tolist() == [5]
+    with pytest.raises(AssertionError, match="1 pages wanted, 0 reservable"):
+        pool.reserve(1)
+
+
+def test_pages_set_aside_are_claimed_or_put_back() -> None:
+    pool = PagePool(6)
+    pages = pool.reserve(6)
+    pool.set_aside(pages[2:])
+    pool.claim(pages[2:3])
+    pool.put_back(pages[4:])
+    pool.assert_owned_once([pages[:3]], [pages[3:4]])
+    assert (pool.num_free, pool.num_aside, pool.num_reservable) == (3, 1, 2)
+
+
+def test_only_owned_pages_are_set_aside_and_only_those_come_back() -> None:
+    pool = PagePool(4)
+    pages = pool.reserve(2)
+    with pytest.raises(AssertionError, match="owned pages are set aside"):
+        pool.set_aside(np.array([3]))
+    with pytest.raises(AssertionError, match="what is claimed"):
+        pool.claim(pages)
+    with pytest.raises(AssertionError, match="what is put back"):
+        pool.put_back(pages)
+    pool.set_aside(pages)
+    with pytest.raises(AssertionError, match="released twice"):
+        pool.release(pages)
+    with pytest.raises(AssertionError, match="set aside not once"):
+        pool.assert_owned_once([], [pages[:1]])
+
+
 @given(st.data())
-def test_any_sequence_of_operations_keeps_every_page_owned_once(data: st.DataObject) -> None:
+def test_any_sequence_of_operations_keeps_every_page_in_one_place(data: st.DataObject) -> None:
     pool = PagePool(data.draw(st.integers(1, 40), label="pages"))
     owned: list[Pages] = []
-    for _ in range(data.draw(st.integers(0, 30), label="operations")):
-        releases: bool = data.draw(st.booleans(), label="release")
-        if owned and releases:
-            index = data.draw(st.integers(0, len(owned) - 1), label="owner")
-            cut = data.draw(st.integers(0, owned[index].size), label="kept")
-            shuffled = data.draw(st.permutations(owned[index][cut:].tolist()), label="order")
-            pool.release(np.array(shuffled, dtype=np.int64))
-            owned[index] = owned[index][:cut]
-        else:
-            behind_last: bool = data.draw(st.booleans(), label="after")
-            after = int(owned[-1][-1]) if owned and owned[-1].size and behind_last else None
-            pages = pool.reserve(data.draw(st.integers(0, pool.num_free), label="count"), after=after)
-            assert np.unique(pages).size == pages.size
-            owned.append(pages)
-        pool.assert_owned_once(owned)
+    aside: list[Pages] = []
+    for _ in range(data.draw(st.integers(0, 40), label="operations")):
+        operation = data.draw(st.sampled_from(["reserve", "release", "set aside", "claim", "put back"]), label="operation")
+        source = {"reserve": None, "release": owned, "set aside": owned, "claim": aside, "put back": aside}[operation]
+        if source is None:
+            after = data.draw(st.none() | st.integers(0, pool.num_pages - 1), label="after")
+            count = data.draw(st.integers(0, pool.num_reservable), label="count")
+            fits = count <= pool.longest_run and (after is None or pool.num_free == 0)
+            owned.append(pool.reserve(count, after=after))
+            assert owned[-1].size == count
+            assert not fits or (np.diff(owned[-1]) == 1).all()
+        elif source:
+            pages = source.pop(data.draw(st.integers(0, len(source) - 1), label="whose"))
+            cut = data.draw(st.integers(0, pages.size), label="kept")
+            source.append(pages[:cut])
+            moved = np.array(data.draw(st.permutations(pages[cut:].tolist()), label="order"), dtype=np.int64)
+            {"release": pool.release, "set aside": pool.set_aside, "claim": pool.claim, "put back": pool.put_back}[operation](moved)
+            if operation == "set aside":
+                aside.append(moved)
+            elif operation == "claim":
+                owned.append(moved)
+        pool.assert_owned_once(owned, aside)
