@@ -155,9 +155,8 @@ class ModelBuilder:
         return order.flatten().to(self._device)
 
     def _qk_norm(self, prefix: str) -> torch.Tensor:
-        offset = self._config.norm_offset
-        queries = (self._read(f"{prefix}{self._names.q_norm}.weight") + offset).expand(self._config.num_heads, -1)
-        keys = (self._read(f"{prefix}{self._names.k_norm}.weight") + offset).expand(self._config.num_kv_heads, -1)
+        queries = self._norm_weight(prefix + self._names.q_norm).expand(self._config.num_heads, -1)
+        keys = self._norm_weight(prefix + self._names.k_norm).expand(self._config.num_kv_heads, -1)
         return torch.cat((queries, keys))
 
     def _mlp_of_layer(self, prefix: str, index: int) -> Mlp | ExpertMlp:
@@ -186,10 +185,14 @@ class ModelBuilder:
 
     def _norm(self, name: str) -> Norm:
         config = self._config
-        weight = self._read(f"{name}.weight")
-        if config.norm_offset:
-            weight = weight + config.norm_offset
-        return Norm(config.norm, weight, self._read(f"{name}.bias") if config.norm_bias else None, config.norm_eps)
+        bias = self._read(f"{name}.bias") if config.norm_bias else None
+        return Norm(config.norm, self._norm_weight(name), bias, config.norm_eps)
+
+    def _norm_weight(self, name: str) -> torch.Tensor:
+        """Float32 if it is stored as a difference: bfloat16 has no digits for it behind the one."""
+        if not self._config.norm_offset:
+            return self._read(f"{name}.weight")
+        return self._read(f"{name}.weight", torch.float32) + self._config.norm_offset
 
     def _linear(self, name: str, *, bias: bool, transposed: bool = False) -> LinearWeight:
         return pack_linear(*self._weight_and_bias(name, bias=bias, transposed=transposed))
@@ -199,8 +202,8 @@ class ModelBuilder:
         weight = self._read(f"{name}.weight")
         return weight.t().contiguous() if transposed else weight, self._read(f"{name}.bias") if bias else None
 
-    def _read(self, name: str) -> torch.Tensor:
-        tensor = self._checkpoint.read(name, self._dtype, self._device)
+    def _read(self, name: str, dtype: torch.dtype | None = None) -> torch.Tensor:
+        tensor = self._checkpoint.read(name, dtype or self._dtype, self._device)
         self._bytes_done += self._checkpoint.tensors[name].num_bytes
         if self._on_progress is not None:
             self._on_progress(self._bytes_done, self._bytes_total)

@@ -13,7 +13,7 @@ def rms_norm(x: torch.Tensor, weight: torch.Tensor, eps: float) -> torch.Tensor:
 
     Args:
         x: [..., D], floating.
-        weight: [D], or [heads, D] for x [..., heads, D]; x's dtype.
+        weight: [D], or [heads, D] for x [..., heads, D]; x's dtype or float32.
         eps: Added to the mean square.
 
     Returns:

@@ -42,6 +42,17 @@ def test_rms_norm_takes_a_weight_per_head_and_heads_inside_wider_rows(dtype: tor
     assert_kernel_close("rms_norm", rms_norm(x, weight, 1e-5), rms_norm_reference.rms_norm(x, weight, 1e-5))
 
 
+@pytest.mark.parametrize("shape", [(50,), (5, 50)])
+def test_rms_norm_multiplies_by_a_float32_weight_before_it_rounds(shape: tuple[int, ...]) -> None:
+    x, weight = random(17, 5, 50, dtype=torch.bfloat16), 1 + random(*shape, seed=1) / 1000
+
+    result = rms_norm(x, weight, 1e-5)
+
+    assert result.dtype == torch.bfloat16
+    assert torch.equal(result, rms_norm(x.float(), weight, 1e-5).bfloat16())
+    assert_kernel_close("rms_norm", result, rms_norm_reference.rms_norm(x, weight, 1e-5))
+
+
 def test_the_rms_norm_reference_does_what_its_formula_says() -> None:
     x, weight = random(3, 7).tolist(), random(7, seed=1).tolist()
     scales = [1 / math.sqrt(sum(value * value for value in row) / 7 + 0.1) for row in x]
