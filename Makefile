@@ -56,6 +56,22 @@ protos: $(VENV)/.dev ## Generate code from protos/triserve/v1 and compute_svc/en
 bench: $(VENV)/.dev ## Measure what the services cost against the same engine in one process
 	$(BIN)/python tests/bench/service_overhead.py $(ARGS)
 
+.PHONY: bench-kv
+bench-kv: $(VENV)/.dev ## Measure KV memory: reservation by the maximum, by pages, by prediction
+	$(BIN)/python tests/bench/kv_memory.py $(ARGS)
+
+.PHONY: bench-simulator
+bench-simulator: $(VENV)/.dev ## Compare scheduling policies in the simulator
+	$(BIN)/python tests/bench/simulator.py $(ARGS)
+
+.PHONY: soak
+soak: $(VENV)/.dev ## Ten thousand short requests with random cancels: memory flat, nothing left over
+	$(BIN)/python tests/bench/soak.py $(ARGS)
+
+.PHONY: oracle
+oracle: $(VENV)/.dev ## Compare every model family with a reference implementation and print the table
+	$(BIN)/python -m tests.oracle $(ARGS)
+
 .PHONY: clean
 clean: ## Remove the environment and caches
 	rm -rf $(VENV) .pytest_cache .ruff_cache .mypy_cache .hypothesis build dist

@@ -28,6 +28,13 @@ MODELS: dict[str, tuple[str, torch.dtype, dict[str, Any]]] = {
     ),
     "window": ("mistral", torch.float32, {"sliding_window": 140, "num_attention_heads": 2, "num_key_value_heads": 2}),
     "bfloat16": ("qwen2", torch.bfloat16, {"head_dim": 16}),
+    "slopes": ("bloom", torch.float32, {}),
+    "slopes-bfloat16": ("mpt", torch.bfloat16, {}),
+    "caps-windows-float32-norms": ("gemma2", torch.bfloat16, {"sliding_window": 140}),
+    "experts-shared": ("qwen2_moe", torch.float32, {}),
+    "experts-bfloat16": ("mixtral", torch.bfloat16, {}),
+    "learnt-positions-layer-norm": ("gpt2", torch.float32, {}),
+    "neighbours-turn-parallel": ("gptj", torch.float32, {}),
 }
 
 
