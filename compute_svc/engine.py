@@ -14,7 +14,8 @@ from compute_svc.draw_rule import NEVER, DrawRule
 from compute_svc.forward_batch import ForwardBatch
 from compute_svc.kv.page_store import KvPageStore
 from compute_svc.request import Request
-from compute_svc.scheduler.base import Plan, Policy, RequestState, SchedulerConfig
+from compute_svc.scheduler.base import LengthPredictor, Plan, Policy, RequestState, SchedulerConfig
+from compute_svc.scheduler.kv_memory import Reservation
 from compute_svc.scheduler.scheduler import Scheduler
 from compute_svc.step_output import Load, Released, Rows, Started, StepOutput
 from triserve.rpc.errors import Internal, ServiceError
@@ -50,7 +51,9 @@ class Engine:
         config: Sizes.
         logits_width: Number of logits of a row.
         device: Where model and KV are.
-        policy: The order of admission; None = first come, first served.
+        policy: The order of service; None = first come, first served.
+        predictor: Of the lengths of answers; None = max_tokens is expected.
+        reservation: What admitted requests get of KV in advance.
     """
 
     def __init__(
@@ -62,12 +65,14 @@ class Engine:
         logits_width: int,
         device: torch.device,
         policy: Policy | None = None,
+        predictor: LengthPredictor | None = None,
+        reservation: Reservation = Reservation.PREDICTED,
     ) -> None:
         self.config = config
         self.logits_width = logits_width
         self._model = model
         self._kv = kv
-        self._scheduler = Scheduler(config, policy)
+        self._scheduler = Scheduler(config, policy, predictor, reservation)
         self._builder = BatchBuilder(config, self._scheduler.memory.tables, device)
         self._steps = 0
         self._prefill_tokens = 0

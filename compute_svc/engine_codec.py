@@ -67,6 +67,7 @@ def encode_request(request: Request) -> wire.Submission:
         bias_ids=sampling.bias_ids,
         top_logprobs=sampling.top_logprobs,
         deadline=request.deadline,
+        priority=request.priority,
     )
 
 
@@ -93,6 +94,7 @@ def decode_request(message: wire.Submission) -> Request:
             top_logprobs=message.top_logprobs if message.HasField("top_logprobs") else None,
         ),
         deadline=message.deadline if message.HasField("deadline") else None,
+        priority=message.priority,
     )
 
 

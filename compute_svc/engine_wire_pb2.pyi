@@ -67,6 +67,7 @@ class Submission(_message.Message):
     BIAS_IDS_FIELD_NUMBER: _builtins.int
     TOP_LOGPROBS_FIELD_NUMBER: _builtins.int
     DEADLINE_FIELD_NUMBER: _builtins.int
+    PRIORITY_FIELD_NUMBER: _builtins.int
     number: _builtins.int
     tenant: _builtins.str
     prompt: _builtins.bytes
@@ -85,6 +86,7 @@ class Submission(_message.Message):
     frequency_penalty: _builtins.float
     top_logprobs: _builtins.int
     deadline: _builtins.float
+    priority: _builtins.int
     @_builtins.property
     def stop_token_ids(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]: ...
     @_builtins.property
@@ -110,10 +112,11 @@ class Submission(_message.Message):
         bias_ids: _abc.Iterable[_builtins.int] | None = ...,
         top_logprobs: _builtins.int | None = ...,
         deadline: _builtins.float | None = ...,
+        priority: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["_deadline", b"_deadline", "_top_k", b"_top_k", "_top_logprobs", b"_top_logprobs", "deadline", b"deadline", "top_k", b"top_k", "top_logprobs", b"top_logprobs"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_deadline", b"_deadline", "_top_k", b"_top_k", "_top_logprobs", b"_top_logprobs", "bias_ids", b"bias_ids", "deadline", b"deadline", "frequency_penalty", b"frequency_penalty", "generated", b"generated", "max_tokens", b"max_tokens", "min_p", b"min_p", "min_tokens", b"min_tokens", "number", b"number", "presence_penalty", b"presence_penalty", "prompt", b"prompt", "repetition_penalty", b"repetition_penalty", "stop_token_ids", b"stop_token_ids", "submitted_at", b"submitted_at", "temperature", b"temperature", "tenant", b"tenant", "top_k", b"top_k", "top_logprobs", b"top_logprobs", "top_p", b"top_p"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_deadline", b"_deadline", "_top_k", b"_top_k", "_top_logprobs", b"_top_logprobs", "bias_ids", b"bias_ids", "deadline", b"deadline", "frequency_penalty", b"frequency_penalty", "generated", b"generated", "max_tokens", b"max_tokens", "min_p", b"min_p", "min_tokens", b"min_tokens", "number", b"number", "presence_penalty", b"presence_penalty", "priority", b"priority", "prompt", b"prompt", "repetition_penalty", b"repetition_penalty", "stop_token_ids", b"stop_token_ids", "submitted_at", b"submitted_at", "temperature", b"temperature", "tenant", b"tenant", "top_k", b"top_k", "top_logprobs", b"top_logprobs", "top_p", b"top_p"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__deadline: _TypeAlias = _typing.Literal["deadline"]  # noqa: Y015
     _WhichOneofArgType__deadline: _TypeAlias = _typing.Literal["_deadline", b"_deadline"]  # noqa: Y015

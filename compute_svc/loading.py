@@ -11,11 +11,15 @@ from compute_svc.kv.page_store import KvPageStore
 from compute_svc.models.config import ModelConfig
 from compute_svc.models.registry import load_model
 from compute_svc.scheduler.base import SchedulerConfig
+from compute_svc.scheduler.kv_memory import Reservation
+from compute_svc.scheduler.length_predictor import WindowedLengthPredictor
+from compute_svc.scheduler.policies import make_policy
 from compute_svc.settings import Settings
 
 logger = logging.getLogger(__name__)
 
 _DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
+_RESERVATIONS = {"pages": Reservation.PAGES, "predicted": Reservation.PREDICTED}
 _PERCENT_PER_LINE = 10
 
 
@@ -50,7 +54,16 @@ def load_engine(settings: Settings) -> Engine:
         config.page_size_tokens,
         torch.get_num_threads(),
     )
-    return Engine(model, kv, config, logits_width=model.config.vocab_size, device=device)
+    return Engine(
+        model,
+        kv,
+        config,
+        logits_width=model.config.vocab_size,
+        device=device,
+        policy=make_policy(settings.policy),
+        predictor=WindowedLengthPredictor(),
+        reservation=_RESERVATIONS[settings.kv_reservation],
+    )
 
 
 def scheduler_config(settings: Settings, model: ModelConfig) -> SchedulerConfig:

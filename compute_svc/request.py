@@ -67,6 +67,7 @@ class Request:
         stop_token_ids: A drawn id of these ends the answer.
         sampling: How to draw.
         deadline: Seconds on the caller's clock; None = none.
+        priority: Lower is sooner, below 0 too; counts where the scheduler's policy is by priority.
     """
 
     number: int
@@ -79,3 +80,4 @@ class Request:
     stop_token_ids: frozenset[int] = frozenset()
     sampling: SamplingOptions = SamplingOptions()
     deadline: float | None = None
+    priority: int = 0

@@ -32,6 +32,12 @@ class Settings(BaseSettings):
     threads: int = Field(default_factory=_num_cores, ge=1, le=1024, description="Threads of the CPU backend; default: cores")
     page_size_tokens: int = Field(16, ge=1, le=256, description="KV page size; tokens per page")
     kv_cache_bytes: int = Field(1 << 30, ge=1, description="Memory for keys and values, bytes")
+    kv_reservation: Literal["pages", "predicted"] = Field(
+        "pages", description="What a request gets in advance: nothing, or room for its predicted answer in one run of pages, at a cost in prefix hits"
+    )
+    policy: Literal["fcfs", "shortest-first", "multi-level", "longest-prefix", "fair-tenants"] = Field(
+        "fcfs", description="Who is served first (compute_svc/scheduler/policies)"
+    )
     max_model_len_tokens: int | None = Field(None, ge=2, description="Most tokens of prompt and answer together; default: the model's")
     step_budget_tokens: int = Field(512, ge=1, le=1 << 17, description="Most tokens computed in one step")
     max_running_requests: int = Field(

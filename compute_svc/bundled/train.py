@@ -32,7 +32,7 @@ _PROGRESS_FILE = "training_progress.safetensors"
 class Recipe:
     """How the weights are found."""
 
-    steps: int = 2000
+    steps: int = 3000
     warmup_steps: int = 100
     peak_rate: float = 2e-3
     # The rate falls along a cosine to this share of its peak.

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Callable
 from dataclasses import dataclass
 from enum import Enum, auto
 from typing import NamedTuple, Protocol
@@ -69,7 +69,7 @@ class RequestState:
 
     Tokens: [0, num_computed) have their KV in pages · [num_computed, num_tokens) are known and not computed · the rest is room for
     the answer. While `awaiting` is set the token behind num_tokens is being drawn elsewhere. The first `num_given` were known at the start.
-    The whole answer is expected to have `predicted_tokens`; it may turn out shorter or longer.
+    The whole answer is expected to have `predicted_tokens`; it may turn out shorter or longer. `rank` is its policy's: lower is sooner.
 
     Args:
         request: What was asked.
@@ -91,6 +91,7 @@ class RequestState:
         "preemptions",
         "prefill_end",
         "prefix",
+        "rank",
         "request",
         "rule",
         "table",
@@ -112,6 +113,7 @@ class RequestState:
         self.cached_tokens = 0
         self.preemptions = 0
         self.predicted_tokens = request.max_tokens
+        self.rank: tuple[float, int] = (0.0, arrival)
         self.last_token = int(self.tokens[known - 1])
         self.rule: DrawRule | None = None
         self.admitted_at: float | None = None
@@ -124,6 +126,14 @@ class RequestState:
     def is_blocked(self) -> bool:
         """Whether the next step cannot have it: its last token is not drawn yet, or its sampler is behind."""
         return self.awaiting or self.paused
+
+    @property
+    def remaining_tokens(self) -> int:
+        """Answer tokens that are still expected, at least 1; an answer that outgrows its prediction is expected to be twice as long."""
+        expected = self.predicted_tokens
+        while expected <= self.position:
+            expected *= 2
+        return max(1, min(expected, self.request.max_tokens) - self.position)
 
     @property
     def position(self) -> int:
@@ -179,21 +189,68 @@ class Plan(NamedTuple):
 
 
 class Policy(Protocol):
-    """The order in which waiting requests are admitted."""
+    """Who is served first: keeps the requests that wait, and gives each a rank among those that run.
 
-    def choose(self, waiting: Collection[RequestState], now: float) -> RequestState | None:
-        """The request to admit next.
+    A request waits when it has arrived and whenever it has lost its pages (`add`), until it runs, ends or is blocked (`remove`). Its
+    `state.rank` is set in `add`; among running requests the lower rank has the first claim to the budget and the higher one gives up its
+    pages first when there is none left. Decode rows come before prompts whatever the ranks.
 
-        If there is no room for it nobody else is admitted in this step: a policy that lets others pass bounds how often.
+    A policy that lets others pass bounds how often: nobody starves. All but `add`, `remove` and `first` have defaults.
+    """
+
+    # Whether one that waits is admitted before the prompts of running ones of a higher rank go on; then `first` follows the ranks.
+    overtakes: bool = False
+    # Whether running ones may give up their place, as `yields` says.
+    preempts: bool = False
+
+    def attach(self, cached_tokens: Callable[[RequestState], int]) -> None:
+        """Called once before all else.
 
         Args:
-            waiting: In the order of arrival.
+            cached_tokens: How many tokens of a waiting request have their KV in the prefix cache.
+        """
+        return
+
+    def add(self, state: RequestState, now: float) -> None:
+        """A request waits from now on.
+
+        Args:
             now: Seconds on the caller's clock.
 
-        Returns:
-            One of `waiting`; None to admit nobody now.
+        Effects: sets the request's rank.
         """
         ...
+
+    def remove(self, state: RequestState) -> None:
+        """A request that was added waits no longer."""
+        ...
+
+    def first(self, now: float) -> RequestState | None:
+        """The request to admit next, of those that wait; None = there is none.
+
+        If there is no room for it nobody else is admitted in this step.
+        """
+        ...
+
+    def charge(self, state: RequestState) -> None:
+        """A request that was removed has been admitted, for the first time or again."""
+        return
+
+    def account(self, plan: Plan) -> bool:
+        """A plan was computed.
+
+        Returns:
+            Whether the rank of a running request has changed.
+        """
+        return False
+
+    def yields(self, running: RequestState, waiting: RequestState) -> bool:
+        """Whether a running request gives up its place for a waiting one of lower rank that finds no room."""
+        return False
+
+    def forget(self, state: RequestState) -> None:
+        """A request has ended; if it waited it was removed before."""
+        return
 
 
 class LengthPredictor(Protocol):
@@ -206,11 +263,3 @@ class LengthPredictor(Protocol):
     def observe(self, request: Request, answer_tokens: int) -> None:
         """An answer has ended with so many tokens, at least 1."""
         ...
-
-
-class FirstComeFirstServed:
-    """Admits in the order of arrival."""
-
-    def choose(self, waiting: Collection[RequestState], now: float) -> RequestState | None:
-        """The one that waits longest."""
-        return next(iter(waiting), None)

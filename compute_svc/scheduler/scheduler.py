@@ -4,43 +4,63 @@ from __future__ import annotations
 
 import heapq
 from bisect import insort
-from collections import OrderedDict
+from operator import attrgetter
 
 from compute_svc.request import Request
-from compute_svc.scheduler.base import Chunk, Failure, FirstComeFirstServed, LengthPredictor, Phase, Plan, Policy, RequestState, SchedulerConfig
-from compute_svc.scheduler.kv_memory import KvMemory
+from compute_svc.scheduler.base import (
+    Chunk,
+    Failure,
+    LengthPredictor,
+    Phase,
+    Plan,
+    Policy,
+    RequestState,
+    SchedulerConfig,
+)
+from compute_svc.scheduler.kv_memory import KvMemory, Reservation
+from compute_svc.scheduler.policies.first_come import FirstComeFirstServed
 from triserve.rpc.errors import DeadlineExceeded, InvalidRequest, Overloaded, PromptTooLong
 
-
-def _arrival(state: RequestState) -> int:
-    return state.arrival
+_RANK = attrgetter("rank")
 
 
 class Scheduler:
     """Waiting, running and preempted requests, and the pages they hold.
 
     A request is admitted when there are pages for all its known tokens and one more for each running request; it then grows page by
-    page. When there is no page left, the running request that arrived last gives up its own and is computed again later. So the
-    one that arrived first always proceeds, and everyone becomes the first at last.
+    page. When there is no page left, the running request of the highest rank gives up its own and is computed again later. So the one
+    of the lowest rank always proceeds; that everyone becomes that one at last is the policy's promise. First come, first served ranks
+    by arrival. A policy may also have running requests give up their place for one that waits.
 
     Args:
         config: Sizes.
-        policy: The order of admission.
+        policy: The order of service, one of its own; None = first come, first served.
         predictor: Of the lengths of answers; None = max_tokens is expected.
+        reservation: What admitted requests get in advance.
     """
 
-    def __init__(self, config: SchedulerConfig, policy: Policy | None = None, predictor: LengthPredictor | None = None) -> None:
+    def __init__(
+        self,
+        config: SchedulerConfig,
+        policy: Policy | None = None,
+        predictor: LengthPredictor | None = None,
+        reservation: Reservation = Reservation.PREDICTED,
+    ) -> None:
         self.config = config
-        self.memory = KvMemory(config)
+        self.memory = KvMemory(config, reservation)
         self.num_preemptions = 0
         self.num_cached_tokens = 0
         self._policy = policy or FirstComeFirstServed()
+        self._policy.attach(self._count_cached)
         self._predictor = predictor
         self._states: dict[int, RequestState] = {}
-        self._waiting: OrderedDict[int, RequestState] = OrderedDict()
-        # Both in the order of arrival.
+        # Those that were never admitted.
+        self._waiting: dict[int, RequestState] = {}
+        self._preempted: dict[int, RequestState] = {}
+        # Preempted ones that are blocked: the policy does not have them.
+        self._set_aside: dict[int, RequestState] = {}
+        # In the order of rank.
         self._running: list[RequestState] = []
-        self._preempted: list[RequestState] = []
         self._deadlines: list[tuple[float, int]] = []
         self._arrivals = 0
         # The request that last found no room and the memory's count of returns at that time.
@@ -84,6 +104,7 @@ class Scheduler:
             state.predicted_tokens = self._predictor.predict(request)
         self._states[request.number] = state
         self._waiting[request.number] = state
+        self._policy.add(state, request.submitted_at)
         if request.deadline is not None:
             heapq.heappush(self._deadlines, (request.deadline, request.number))
         return state
@@ -100,11 +121,12 @@ class Scheduler:
         if state.phase is Phase.RUNNING:
             self._running.remove(state)
             self.memory.leave(state)
-        elif state.phase is Phase.PREEMPTED:
-            self._preempted.remove(state)
         else:
-            del self._waiting[number]
+            if self._set_aside.pop(number, None) is None:
+                self._policy.remove(state)
+            del (self._waiting if state.phase is Phase.WAITING else self._preempted)[number]
         state.phase = Phase.ENDED
+        self._policy.forget(state)
         if self._predictor is not None and state.position > 0:
             self._predictor.observe(state.request, state.position)
         return state
@@ -118,11 +140,11 @@ class Scheduler:
         Effects: ends requests whose deadline is over, admits, preempts; the tokens of the plan count as computed only after
             `complete`.
         """
-        failures = self._expire(now)
-        decodes = self._plan_decodes()
-        admitted: list[RequestState] = []
-        prefills = self._plan_prefills(now, self.config.step_budget_tokens - len(decodes), admitted)
-        return Plan(decodes, prefills, admitted, failures)
+        plan = Plan([], [], [], self._expire(now))
+        self._return_unblocked(now)
+        prefilling = self._plan_decodes(plan, now)
+        self._plan_prefills(prefilling, plan, now)
+        return plan
 
     def complete(self, plan: Plan) -> None:
         """Counts the tokens of a plan as computed; their KV is in its pages now."""
@@ -131,13 +153,16 @@ class Scheduler:
         for chunk in plan.prefills:
             chunk.state.num_computed += chunk.length
             self.memory.keep_computed(chunk.state)
+        if self._policy.account(plan):
+            self._running.sort(key=_RANK)
 
     def assert_consistent(self) -> None:
         """Checks ownership of all pages and that each request is in exactly one place."""
         self.memory.assert_owned_once(self._running)
-        places = [*self._waiting.values(), *self._running, *self._preempted]
+        places = [*self._waiting.values(), *self._running, *self._preempted.values()]
         assert len(places) == len(self._states) and {id(state) for state in places} == {id(state) for state in self._states.values()}
-        assert self._running == sorted(self._running, key=_arrival) and self._preempted == sorted(self._preempted, key=_arrival)
+        assert self._running == sorted(self._running, key=_RANK), "running requests are in the order of rank"
+        assert self._set_aside.items() <= self._preempted.items(), "who is set aside was preempted"
         for state in self._running:
             assert state.table is not None and state.table.shared <= state.table.length
             assert state.num_computed <= state.table.length * self.config.page_size_tokens
@@ -167,54 +192,116 @@ class Scheduler:
                 failures.append(Failure(state, DeadlineExceeded("the request's time is over")))
         return failures
 
-    def _plan_decodes(self) -> list[RequestState]:
-        decodes: list[RequestState] = []
-        index = 0
-        # Growing may preempt: always from the end of the list, at worst the request itself, never one chosen before.
-        while index < len(self._running):
-            state = self._running[index]
-            if state.num_computed >= state.prefill_end and not state.awaiting and not state.paused and self._grow(state):
-                decodes.append(state)
-            index += 1
-        return decodes
+    def _count_cached(self, state: RequestState) -> int:
+        prefix = self.memory.tree.lock_match(state.request.tenant, state.tokens[: state.num_tokens - 1])
+        self.memory.tree.unlock(prefix.node)
+        return int(prefix.pages.size) * self.config.page_size_tokens
 
-    def _grow(self, state: RequestState) -> bool:
+    def _return_unblocked(self, now: float) -> None:
+        for state in [state for state in self._set_aside.values() if not state.is_blocked]:
+            del self._set_aside[state.request.number]
+            self._policy.add(state, now)
+
+    def _plan_decodes(self, plan: Plan, now: float) -> list[RequestState]:
+        """Adds all decode rows; returns those whose prompt is not computed, some of which may have been preempted since."""
+        page_size, decodes = self.config.page_size_tokens, plan.decodes
+        prefilling: list[RequestState] = []
+        # Growing may preempt: always from the end of the list, at worst the request itself, never one chosen before. So the list may
+        # lose its end while it is walked.
+        for state in self._running:
+            if state.awaiting or state.paused:
+                continue
+            computed = state.num_computed
+            if computed < state.prefill_end:
+                prefilling.append(state)
+                continue
+            assert state.table is not None, "a running request has a page table"
+            if computed < state.table.length * page_size or self._grow(state, now):
+                decodes.append(state)
+        return prefilling
+
+    def _grow(self, state: RequestState, now: float) -> bool:
         while not self.memory.grow(state):
-            latest = self._running[-1]
-            self._preempt(latest)
-            if latest is state:
+            last = self._running[-1]
+            self._preempt_last(now)
+            if last is state:
                 return False
         return True
 
-    def _preempt(self, state: RequestState) -> None:
-        self._running.remove(state)
+    def _preempt_last(self, now: float) -> None:
+        state = self._running.pop()
         self.memory.leave(state)
         state.phase = Phase.PREEMPTED
         state.preemptions += 1
         self.num_preemptions += 1
-        insort(self._preempted, state, key=_arrival)
+        self._preempted[state.request.number] = state
+        self._policy.add(state, now)
 
-    def _plan_prefills(self, now: float, budget: int, admitted: list[RequestState]) -> list[Chunk]:
-        chunks: list[Chunk] = []
-        for state in self._running:
-            if not budget:
-                return chunks
-            if state.num_computed < state.prefill_end and not state.is_blocked:
-                budget = _add_chunk(chunks, state, budget)
-        while budget and len(self._running) < self.config.max_running_requests:
+    def _plan_prefills(self, prefilling: list[RequestState], plan: Plan, now: float) -> None:
+        if self._policy.preempts and len(plan.decodes) == self.config.step_budget_tokens:
             candidate = self._next_to_admit(now)
-            if candidate is None or not self._admit(candidate, now, admitted):
+            if candidate is not None:
+                self._make_way(candidate, plan, now)
+        budget = self.config.step_budget_tokens - len(plan.decodes)
+        for state in prefilling:
+            if state.phase is not Phase.RUNNING:
+                continue
+            if self._policy.overtakes:
+                budget = self._admit_all(plan, now, budget, before=state)
+            if not budget:
+                return
+            # It may have made way for one of those just now.
+            if state.phase is Phase.RUNNING:
+                budget = _add_chunk(plan.prefills, state, budget)
+        self._admit_all(plan, now, budget)
+
+    def _admit_all(self, plan: Plan, now: float, budget: int, before: RequestState | None = None) -> int:
+        """Admits requests while there is room for them, those that come before a running one if there is one; returns what is left."""
+        while budget and (len(self._running) < self.config.max_running_requests or self._policy.preempts):
+            candidate = self._next_to_admit(now)
+            if candidate is None or (before is not None and candidate.rank >= before.rank):
                 break
-            budget = _add_chunk(chunks, candidate, budget)
-        return chunks
+            if self._admit(candidate, plan, now):
+                budget = _add_chunk(plan.prefills, candidate, budget)
+            elif self._make_way(candidate, plan, now):
+                planned = len(plan.decodes) + sum(chunk.length for chunk in plan.prefills)
+                budget = self.config.step_budget_tokens - planned
+            else:
+                break
+        return budget
 
     def _next_to_admit(self, now: float) -> RequestState | None:
-        for state in self._preempted:
-            if not state.is_blocked:
-                return state
-        return self._policy.choose(self._waiting.values(), now)
+        while (state := self._policy.first(now)) is not None and state.is_blocked:
+            self._policy.remove(state)
+            self._set_aside[state.request.number] = state
+        return state
 
-    def _admit(self, state: RequestState, now: float, admitted: list[RequestState]) -> bool:
+    def _make_way(self, candidate: RequestState, plan: Plan, now: float) -> bool:
+        """Preempts the running request of the highest rank if the policy wants that and it helps; it leaves the plan."""
+        last = self._running[-1] if self._running else None
+        if last is None or last.rank < candidate.rank or not self._policy.yields(last, candidate):
+            return False
+        if not self._may_fit(candidate):
+            return False
+        self._preempt_last(now)
+        plan.decodes[:] = [state for state in plan.decodes if state is not last]
+        plan.prefills[:] = [chunk for chunk in plan.prefills if chunk.state is not last]
+        return True
+
+    def _may_fit(self, candidate: RequestState) -> bool:
+        """Whether a waiting request could have pages enough if all running ones that yield to it were preempted."""
+        pages, staying = self.memory.num_available, len(self._running)
+        for state in reversed(self._running):
+            if state.rank < candidate.rank or not self._policy.yields(state, candidate):
+                break
+            assert state.table is not None, "a running request has a page table"
+            pages += state.table.length
+            staying -= 1
+        return -(-candidate.num_tokens // self.config.page_size_tokens) + staying <= pages
+
+    def _admit(self, state: RequestState, plan: Plan, now: float) -> bool:
+        if len(self._running) >= self.config.max_running_requests:
+            return False
         # What is available only shrinks until somebody returns pages, so a long prompt is not matched again at every step.
         attempt = (state.request.number, self.memory.num_returns)
         if attempt == self._refused:
@@ -222,17 +309,19 @@ class Scheduler:
         if not self.memory.admit(state, headroom=len(self._running)):
             self._refused = attempt
             return False
+        self._policy.remove(state)
         if state.phase is Phase.PREEMPTED:
-            self._preempted.remove(state)
+            del self._preempted[state.request.number]
         else:
             del self._waiting[state.request.number]
             state.admitted_at = now
             state.cached_tokens = min(state.num_computed, state.request.prompt.size)
             self.num_cached_tokens += state.cached_tokens
-            admitted.append(state)
+            plan.admitted.append(state)
         state.phase = Phase.RUNNING
         state.prefill_end = state.num_tokens
-        insort(self._running, state, key=_arrival)
+        insort(self._running, state, key=_RANK)
+        self._policy.charge(state)
         return True
 
 

@@ -31,7 +31,7 @@ import numpy as np
 from compute_svc.kv.page_table import PageTable
 from compute_svc.request import Request
 from compute_svc.scheduler.base import Plan, RequestState, SchedulerConfig
-from compute_svc.scheduler.kv_memory import KvMemory, Reservation
+from compute_svc.scheduler.kv_memory import Reservation
 from compute_svc.scheduler.length_predictor import WindowedLengthPredictor
 from compute_svc.scheduler.scheduler import Scheduler
 from gateway.cli.hardware import describe_hardware
@@ -82,8 +82,7 @@ class Run:
         self._turns = len(planned)
         self._arrivals = deque(planned)
         self._queue = queue
-        self._scheduler = Scheduler(config, predictor=WindowedLengthPredictor())
-        self._scheduler.memory = KvMemory(config, reservation)
+        self._scheduler = Scheduler(config, predictor=WindowedLengthPredictor(), reservation=reservation)
         self._slots = np.full((config.num_pages, config.page_size_tokens), -1, dtype=np.int64)
         self._live: dict[int, RequestState] = {}
         self._ended: dict[int, int] = {}

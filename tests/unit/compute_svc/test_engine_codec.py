@@ -43,6 +43,7 @@ def requests(draw: st.DrawFn) -> Request:
         stop_token_ids=draw(st.frozensets(IDS, max_size=4)),
         sampling=sampling,
         deadline=draw(st.none() | REALS),
+        priority=draw(st.integers(-(2**31), 2**31 - 1)),
     )
 
 

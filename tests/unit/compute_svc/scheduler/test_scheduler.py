@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -12,6 +12,7 @@ import pytest
 from compute_svc.kv.radix_tree import Prefix, RadixTree
 from compute_svc.request import Request
 from compute_svc.scheduler.base import Phase, Plan, RequestState, SchedulerConfig
+from compute_svc.scheduler.policies.ranked import RankedPolicy
 from compute_svc.scheduler.scheduler import Scheduler
 from triserve.rpc.errors import DeadlineExceeded, InvalidRequest, Overloaded, PromptTooLong
 
@@ -398,13 +399,13 @@ def test_a_queue_that_cannot_be_served_is_not_matched_again_at_every_step() -> N
     assert (scheduler.num_running, tree.matches) == (1, 3)
 
 
-class _ShortestFirst:
-    def choose(self, waiting: Collection[RequestState], now: float) -> RequestState | None:
-        return min(waiting, key=lambda state: state.num_tokens, default=None)
+class _ShortestPromptFirst(RankedPolicy):
+    def key(self, state: RequestState) -> float:
+        return state.num_tokens
 
 
 def test_the_policy_decides_the_order_of_admission() -> None:
-    scheduler = Scheduler(_config(step_budget_tokens=4), _ShortestFirst())
+    scheduler = Scheduler(_config(step_budget_tokens=4), _ShortestPromptFirst())
     scheduler.submit(_request(1, 4))
     scheduler.submit(_request(2, 3))
     assert [chunk.state.request.number for chunk in scheduler.step(0.0).prefills] == [2, 1]

@@ -1,0 +1,73 @@
+"""By the tokens whose KV is cached already."""
+
+from __future__ import annotations
+
+from bisect import bisect_left, insort
+from collections import Counter
+from collections.abc import Callable
+
+from compute_svc.scheduler.base import Plan, Policy, RequestState
+
+
+def _arrival(state: RequestState) -> int:
+    return state.arrival
+
+
+def _none_cached(state: RequestState) -> int:
+    return 0
+
+
+class LongestPrefixFirst(Policy):
+    """Admits the one with the most cached tokens, so that a prefix is used while it is there; by arrival among equals.
+
+    Only the oldest `window` are looked at, so that a long queue costs no more than a short one.
+
+    Nobody starves: after `max_passes` others were admitted before the oldest, the oldest is next. So a request that arrived behind n
+    waiting ones is admitted after at most (n + 1) * (max_passes + 1) others.
+
+    Args:
+        window: How many of the oldest waiting requests are compared.
+        max_passes: How many may be admitted before the oldest.
+    """
+
+    def __init__(self, *, window: int = 32, max_passes: int = 32) -> None:
+        assert window > 0 and max_passes >= 0, "somebody is looked at"
+        self._window = window
+        self._max_passes = max_passes
+        self._waiting: list[RequestState] = []
+        # How often each was passed while it was the oldest.
+        self._passes: Counter[int] = Counter()
+        self._cached_tokens: Callable[[RequestState], int] = _none_cached
+        # What the last comparison found, while nothing has changed.
+        self._chosen: RequestState | None = None
+
+    def attach(self, cached_tokens: Callable[[RequestState], int]) -> None:
+        self._cached_tokens = cached_tokens
+
+    def add(self, state: RequestState, now: float) -> None:
+        insort(self._waiting, state, key=_arrival)
+        self._chosen = None
+
+    def remove(self, state: RequestState) -> None:
+        del self._waiting[bisect_left(self._waiting, state.arrival, key=_arrival)]
+        self._chosen = None
+
+    def charge(self, state: RequestState) -> None:
+        if self._waiting and self._waiting[0].arrival < state.arrival:
+            self._passes[self._waiting[0].request.number] += 1
+
+    def first(self, now: float) -> RequestState | None:
+        if not self._waiting:
+            return None
+        if self._passes[self._waiting[0].request.number] >= self._max_passes:
+            return self._waiting[0]
+        if self._chosen is None:
+            self._chosen = max(self._waiting[: self._window], key=lambda state: (self._cached_tokens(state), -state.arrival))
+        return self._chosen
+
+    def account(self, plan: Plan) -> bool:
+        self._chosen = None
+        return False
+
+    def forget(self, state: RequestState) -> None:
+        self._passes.pop(state.request.number, None)

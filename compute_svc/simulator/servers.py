@@ -1,0 +1,175 @@
+"""Who can be simulated: this engine's scheduler, and what others did before."""
+
+from __future__ import annotations
+
+from collections import deque
+
+from compute_svc.request import Request
+from compute_svc.scheduler.base import LengthPredictor, Policy, SchedulerConfig
+from compute_svc.scheduler.scheduler import Scheduler
+from compute_svc.simulator.cost_model import StepWork
+from compute_svc.simulator.simulation import StepEvents
+
+
+class ScheduledServer:
+    """The engine's own scheduler with an engine that draws every token at once.
+
+    Args:
+        config: Sizes.
+        policy: As the scheduler's.
+        predictor: As the scheduler's.
+    """
+
+    def __init__(self, config: SchedulerConfig, policy: Policy | None = None, predictor: LengthPredictor | None = None) -> None:
+        self.scheduler = Scheduler(config, policy, predictor)
+
+    def submit(self, request: Request) -> None:
+        """Queues a request.
+
+        Raises:
+            PromptTooLong: It can never fit.
+            Overloaded: The queue is full.
+        """
+        state = self.scheduler.submit(request)
+        # Tokens are compared in the prefix cache, so they are to be the same in every run.
+        state.tokens[state.num_tokens :] = 0
+
+    def step(self, now: float) -> StepEvents | None:
+        """Plans, counts and answers one step."""
+        scheduler = self.scheduler
+        plan = scheduler.step(now)
+        if plan.is_empty:
+            return None
+        prefill_tokens = context = 0
+        last_chunks = []
+        started: list[int] = []
+        for chunk in plan.prefills:
+            prefill_tokens += chunk.length
+            context += chunk.start
+            if chunk.completes:
+                last_chunks.append(chunk.state)
+                if chunk.state.num_tokens == chunk.state.num_given:
+                    started.append(chunk.state.request.number)
+        scheduler.complete(plan)
+        ended: list[tuple[int, int]] = []
+        for rows in (plan.decodes, last_chunks):
+            for state in rows:
+                # The new token's value is zero already.
+                known = state.num_tokens = state.num_tokens + 1
+                if known == state.tokens.size:
+                    ended.append((state.request.number, state.position))
+        for state in plan.decodes:
+            context += state.num_computed
+        # The token that a row computes is not its context.
+        context -= len(plan.decodes)
+        for number, _ in ended:
+            scheduler.release(number)
+        return StepEvents(StepWork(len(plan.decodes), prefill_tokens, context), len(plan.decodes) + len(last_chunks), started, ended)
+
+
+class _Answer:
+    """A request and how far it is."""
+
+    __slots__ = ("given", "number", "prompt", "wanted")
+
+    def __init__(self, request: Request) -> None:
+        self.number = request.number
+        self.prompt = int(request.prompt.size)
+        self.wanted = request.max_tokens
+        self.given = 0
+
+    @property
+    def context(self) -> int:
+        return self.prompt + self.given - 1
+
+
+class StaticBatchingServer:
+    """Static batching, as FasterTransformer's: a batch of those that wait is computed until its longest answer ends, and answered then.
+
+    Requests that have ended keep their rows, padding included in the price; prompts are computed together and are not padded. KV is
+    no limit.
+
+    Args:
+        max_batch_requests: Most requests of a batch.
+    """
+
+    def __init__(self, max_batch_requests: int) -> None:
+        assert max_batch_requests > 0, "a batch has requests"
+        self._max_batch_requests = max_batch_requests
+        self._waiting: deque[_Answer] = deque()
+        self._batch: list[_Answer] = []
+        self._steps_left = 0
+
+    def submit(self, request: Request) -> None:
+        """Queues a request."""
+        self._waiting.append(_Answer(request))
+
+    def step(self, now: float) -> StepEvents | None:
+        """The prompts of a new batch, or one token of all its requests."""
+        if not self._batch:
+            if not self._waiting:
+                return None
+            size = min(self._max_batch_requests, len(self._waiting))
+            self._batch = [self._waiting.popleft() for _ in range(size)]
+            self._steps_left = max(answer.wanted for answer in self._batch)
+            events = StepEvents(StepWork(0, sum(answer.prompt for answer in self._batch), 0))
+        else:
+            context = sum(answer.context for answer in self._batch)
+            events = StepEvents(StepWork(len(self._batch), 0, context))
+        for answer in self._batch:
+            if answer.given < answer.wanted:
+                answer.given += 1
+                events.num_tokens += 1
+        self._steps_left -= 1
+        if not self._steps_left:
+            events.started = [answer.number for answer in self._batch]
+            events.ended = [(answer.number, answer.given) for answer in self._batch]
+            self._batch = []
+        return events
+
+
+class StopTheWorldServer:
+    """Iteration-level batching with prompts apart: whenever one waits and there is a place, it is computed whole and alone.
+
+    Answers under way wait meanwhile. A place needs KV for prompt and whole answer, whose length is known here: more than a real server has.
+
+    Args:
+        max_running_requests: Most requests that decode together.
+        kv_tokens: Tokens of KV in all.
+    """
+
+    def __init__(self, max_running_requests: int, kv_tokens: int) -> None:
+        self._max_running_requests = max_running_requests
+        self._kv_tokens_left = kv_tokens
+        self._waiting: deque[_Answer] = deque()
+        self._running: list[_Answer] = []
+
+    def submit(self, request: Request) -> None:
+        """Queues a request."""
+        assert request.prompt.size + request.max_tokens <= self._kv_tokens_left or self._running or self._waiting, "it can fit"
+        self._waiting.append(_Answer(request))
+
+    def step(self, now: float) -> StepEvents | None:
+        """One whole prompt, or one token of all running requests."""
+        if self._waiting and self._fits(self._waiting[0]):
+            answer = self._waiting.popleft()
+            self._kv_tokens_left -= answer.prompt + answer.wanted
+            self._running.append(answer)
+            events = StepEvents(StepWork(0, answer.prompt, 0), started=[answer.number])
+            computed = [answer]
+        elif self._running:
+            events = StepEvents(StepWork(len(self._running), 0, sum(answer.context for answer in self._running)))
+            computed = self._running
+        else:
+            return None
+        for answer in computed:
+            answer.given += 1
+            if answer.given == answer.wanted:
+                events.ended.append((answer.number, answer.given))
+                self._kv_tokens_left += answer.prompt + answer.wanted
+        events.num_tokens = len(computed)
+        self._running = [answer for answer in self._running if answer.given < answer.wanted]
+        return events
+
+    def _fits(self, answer: _Answer) -> bool:
+        return len(self._running) < self._max_running_requests and answer.prompt + answer.wanted <= self._kv_tokens_left
