@@ -230,7 +230,9 @@ class KvMemoryMachine(RuleBasedStateMachine):
     @rule(data=st.data(), count=st.integers(1, 20))
     def prefill(self, data: st.DataObject, count: int) -> None:
         state = data.draw(st.sampled_from(self.running), label="who")
-        for _ in range(min(count, state.num_tokens - state.num_computed)):
+        # A drawn token that found no page is known and cannot be computed.
+        computable = min(state.num_tokens, _table(state).length * PAGE)
+        for _ in range(min(count, computable - state.num_computed)):
             self._compute(state)
         self.memory.keep_computed(state)
 

@@ -406,16 +406,18 @@ class _ShortestPromptFirst(RankedPolicy):
 
 def test_the_policy_decides_the_order_of_admission() -> None:
     scheduler = Scheduler(_config(step_budget_tokens=4), _ShortestPromptFirst())
-    scheduler.submit(_request(1, 4))
-    scheduler.submit(_request(2, 3))
+    for number, length in ((1, 4), (2, 3)):
+        scheduler.submit(_request(number, length))
     assert [chunk.state.request.number for chunk in scheduler.step(0.0).prefills] == [2, 1]
 
 
-def test_more_running_requests_than_the_budget_has_tokens_are_refused_by_the_configuration() -> None:
-    with pytest.raises(ValueError, match="max_running_requests is 17, the limit is step_budget_tokens, 16"):
-        _config(max_running_requests=17)
-
-
-def test_a_size_of_zero_is_refused_by_the_configuration() -> None:
-    with pytest.raises(ValueError, match="num_pages is 0"):
-        _config(num_pages=0)
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"max_running_requests": 17}, "max_running_requests is 17, the limit is step_budget_tokens, 16"),
+        ({"num_pages": 0}, "num_pages is 0"),
+    ],
+)
+def test_sizes_that_do_not_fit_are_refused_by_the_configuration(changes: dict[str, int], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        _config(**changes)
