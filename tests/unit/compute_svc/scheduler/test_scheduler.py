@@ -409,15 +409,3 @@ def test_the_policy_decides_the_order_of_admission() -> None:
     for number, length in ((1, 4), (2, 3)):
         scheduler.submit(_request(number, length))
     assert [chunk.state.request.number for chunk in scheduler.step(0.0).prefills] == [2, 1]
-
-
-@pytest.mark.parametrize(
-    ("changes", "message"),
-    [
-        ({"max_running_requests": 17}, "max_running_requests is 17, the limit is step_budget_tokens, 16"),
-        ({"num_pages": 0}, "num_pages is 0"),
-    ],
-)
-def test_sizes_that_do_not_fit_are_refused_by_the_configuration(changes: dict[str, int], message: str) -> None:
-    with pytest.raises(ValueError, match=message):
-        _config(**changes)
