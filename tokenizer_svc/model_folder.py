@@ -136,9 +136,9 @@ def _ids(config: Json, key: str, path: Path) -> list[int]:
 
 
 def _read_defaults(generation: Json, path: Path) -> SamplingDefaults:
-    # An author who turned sampling off left the other values there by habit.
+    # An author who turned sampling off wants the likeliest token, and left the other values there by habit.
     if generation.get("do_sample") is False:
-        return SamplingDefaults()
+        return SamplingDefaults(temperature=0.0)
     temperature = _number(generation, "temperature", path, "from 0 to 100", lambda value: 0 <= value <= 100)
     top_k = _number(generation, "top_k", path, "a whole number, 0 = off", lambda value: value >= 0 and value == int(value))
     top_p = _number(generation, "top_p", path, "above 0 and at most 1", lambda value: 0 < value <= 1)

@@ -114,7 +114,7 @@ def test_what_is_no_token_id_is_refused(tmp_path: Path, wrong: object) -> None:
         ({}, SamplingDefaults()),
         ({"do_sample": True, "temperature": 0.6, "top_k": 20, "top_p": 0.95}, SamplingDefaults(0.6, 20, 0.95)),
         ({"temperature": 0.7}, SamplingDefaults(temperature=0.7)),
-        ({"do_sample": False, "temperature": 0.6, "top_p": 0.9}, SamplingDefaults()),
+        ({"do_sample": False, "temperature": 0.6, "top_p": 0.9}, SamplingDefaults(temperature=0.0)),
         ({"do_sample": None, "top_p": 1.0}, SamplingDefaults(top_p=1.0)),
         ({"temperature": 0, "top_k": 0}, SamplingDefaults(temperature=0)),
         ({"temperature": None, "top_k": None, "top_p": None}, SamplingDefaults()),
