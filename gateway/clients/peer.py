@@ -49,6 +49,7 @@ class Peer(abc.ABC):
         self._on_change = on_change
         self._serving = asyncio.Event()
         self._open = False
+        self._is_closing = False
         self._task: asyncio.Task[None] | None = None
 
     @property
@@ -67,6 +68,7 @@ class Peer(abc.ABC):
 
     async def close(self) -> None:
         """Ends the session; requests under way fail."""
+        self._is_closing = True
         if self._task is not None:
             self._task.cancel()
             await asyncio.gather(self._task, return_exceptions=True)
@@ -120,6 +122,9 @@ class Peer(abc.ABC):
             if was_open or error.message != self.problem:
                 logger.warning("no session with %s %s: %s", self.stage, self.target, error.message)
             self.problem = error.message
+            if self._is_closing:
+                # A task group whose tasks fail while it is cancelled forgets that it was cancelled.
+                return
             backoff_s = _FIRST_BACKOFF_S if was_open else min(_LAST_BACKOFF_S, backoff_s * 2)
             await asyncio.sleep(backoff_s * random.uniform(0.5, 1.0))
 
