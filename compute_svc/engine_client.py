@@ -197,6 +197,9 @@ class EngineClient(asyncio.Protocol):
             info = EngineInfo(*(getattr(loaded, name) for name in EngineInfo._fields))
             self._listener.on_engine_loaded(info, Load(*loaded.load))
         elif kind == "failed":
+            # The engine waits for this before it ends.
+            assert self._transport is not None, "what has reported is connected"
+            self._transport.close()
             self._fail(EngineFailed(report.failed))
         else:
             raise AssertionError(f"unknown report {kind}")

@@ -25,6 +25,10 @@ logger = logging.getLogger(__name__)
 _READ_BYTES = 1 << 20
 
 
+class _CannotLoad(Exception):
+    """The checkpoint or a setting is at fault; its message says all that there is to say."""
+
+
 class EngineServer:
     """Serves one engine to the other end of a stream until that end is closed.
 
@@ -45,20 +49,26 @@ class EngineServer:
         # The other end may go at any time; there is nobody to tell then.
         with self._connection, contextlib.suppress(BrokenPipeError, ConnectionResetError):
             try:
-                self._load_and_serve()
+                engine = self._load()
+                if engine is not None:
+                    self._serve(engine)
             except (BrokenPipeError, ConnectionResetError):
                 raise
-            except (CheckpointError, ValueError) as error:
-                self._send(wire.Report(failed=str(error)))
+            except _CannotLoad as error:
+                self._send_last(wire.Report(failed=str(error)))
             except Exception as error:
                 logger.exception("the engine failed")
-                self._send(wire.Report(failed=f"{type(error).__name__}: {error}"))
+                self._send_last(wire.Report(failed=f"{type(error).__name__}: {error}"))
 
-    def _load_and_serve(self) -> None:
+    def _load(self) -> Engine | None:
+        """The engine, which the other end is told of; None when that is gone already."""
         settings = self._first_command()
         if settings is None:
-            return
-        engine = self._build(settings)
+            return None
+        try:
+            engine = self._build(settings)
+        except (CheckpointError, ValueError) as error:
+            raise _CannotLoad(str(error)) from error
         config = engine.config
         self._send(
             wire.Report(
@@ -72,7 +82,7 @@ class EngineServer:
                 )
             )
         )
-        self._serve(engine)
+        return engine
 
     def _first_command(self) -> Settings | None:
         """The settings to load with; None when the other end is gone already."""
@@ -135,6 +145,12 @@ class EngineServer:
         except BlockingIOError:
             return []
         return self._cutter.feed(data) if data else None
+
+    def _send_last(self, report: wire.Report) -> None:
+        """Sends a report and returns when the other end is closed: one that writes to a closed stream would not read what is in it."""
+        self._send(report)
+        while self._receive(None) is not None:
+            pass
 
     def _send(self, report: wire.Report) -> None:
         self._connection.sendall(pack(report))
