@@ -84,16 +84,14 @@ class ConfigFields:
         """Names of the fields that are objects themselves."""
         return [name for name, value in self._fields.items() if isinstance(value, dict)]
 
-    def require(self, name: str, supported: Any, default: Any = None) -> None:
-        """Checks a field that may have one value only; absent or null stands for `default`, or for that value if there is no default.
+    def require(self, name: str, supported: Any) -> None:
+        """Checks a field that may have one value only; absent or null stands for that value.
 
         Raises:
             UnsupportedModel: It has another.
         """
         value = self.get(name)
-        if value is None:
-            value = supported if default is None else default
-        if value != supported:
+        if value is not None and value != supported:
             raise UnsupportedModel(f"{self.place}: {name} {value!r} is not supported; supported: {supported!r}")
 
     def activation(self, name: str = "hidden_act", default: str = "silu") -> Activation:

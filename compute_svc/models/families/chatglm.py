@@ -17,14 +17,10 @@ def read(fields: ConfigFields, architecture: str) -> tuple[ModelConfig, WeightNa
         UnsupportedModel: A field asks for what this engine does not do.
     """
     fields.refuse_quantised()
-    for name, supported, default in (
-        ("apply_residual_connection_post_layernorm", False, False),
-        ("original_rope", True, True),
-        ("rmsnorm", True, True),
-        ("post_layer_norm", True, True),
-        ("pre_seq_len", None, None),
-    ):
-        fields.require(name, supported, default)
+    fields.require("apply_residual_connection_post_layernorm", False)
+    for name in ("original_rope", "rmsnorm", "post_layer_norm"):
+        fields.require(name, True)
+    fields.require("pre_seq_len", None)
     hidden_size, num_heads, num_layers = fields.count("hidden_size"), fields.count("num_attention_heads"), fields.count("num_layers")
     head_dim = fields.count("kv_channels", hidden_size // num_heads)
     rope = Rope(dims=head_dim // 2, theta=10000.0 * fields.number("rope_ratio", 1.0), interleaved=True)
