@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import csv
 from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
@@ -82,31 +80,6 @@ class Lengths:
 
     prompt_tokens: npt.NDArray[np.int64]
     answer_tokens: npt.NDArray[np.int64]
-
-
-def read_lengths(path: Path) -> Lengths:
-    """Lengths from a file of two columns with the header `prompt_len,output_len`.
-
-    Raises:
-        ValueError: A line is not two whole numbers above 0; names the line.
-        OSError: The file cannot be read.
-    """
-    pairs: list[tuple[int, int]] = []
-    with path.open(newline="") as file:
-        for number, row in enumerate(csv.reader(file), start=1):
-            if number == 1 and row == ["prompt_len", "output_len"]:
-                continue
-            try:
-                prompt, answer = (int(cell) for cell in row)
-            except ValueError:
-                raise ValueError(f"{path}:{number}: {','.join(row)!r} is not two whole numbers") from None
-            if min(prompt, answer) < 1:
-                raise ValueError(f"{path}:{number}: a length is below 1")
-            pairs.append((prompt, answer))
-    if not pairs:
-        raise ValueError(f"{path} has no lengths")
-    table = np.array(pairs, dtype=np.int64)
-    return Lengths(table[:, 0], table[:, 1])
 
 
 def log_normal_lengths(

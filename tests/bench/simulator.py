@@ -32,9 +32,9 @@ from compute_svc.simulator.cost_model import BUNDLED_MODEL_ON_ONE_CPU_CORE, Cost
 from compute_svc.simulator.measure import measure_steps
 from compute_svc.simulator.servers import ScheduledServer, StaticBatchingServer, StopTheWorldServer
 from compute_svc.simulator.simulation import Outcome, Server, simulate
-from compute_svc.simulator.workload import Lengths, Workload, log_normal_lengths, poisson_workload, read_lengths, uniform_lengths
+from compute_svc.simulator.workload import Lengths, Workload, log_normal_lengths, poisson_workload, uniform_lengths
 from gateway.cli.hardware import describe_hardware
-from gateway.cli.workload import BUNDLED_LENGTHS
+from gateway.cli.workload import BUNDLED_LENGTHS, read_lengths
 
 RESULTS = Path(__file__).parent / "results" / "simulator.json"
 MODEL = Path(__file__).parents[2] / "compute_svc" / "bundled" / "model"
@@ -159,9 +159,14 @@ def orca(num: int) -> dict[str, Any]:
     }
 
 
+def _lengths_of_the_file() -> Lengths:
+    prompts, answers = np.array(read_lengths(BUNDLED_LENGTHS), dtype=np.int64).T
+    return Lengths(prompts, answers)
+
+
 def merge_step(num: int) -> dict[str, Any]:
     """Merge steps against prompts computed whole and alone."""
-    lengths = read_lengths(BUNDLED_LENGTHS)
+    lengths = _lengths_of_the_file()
     rows = {}
     for name, cost in COSTS.items():
         for max_running in (64, 256):
@@ -236,7 +241,7 @@ def fast_serve(num: int) -> dict[str, Any]:
 def speed(num: int) -> dict[str, Any]:
     """How fast the simulator is, and so what the scheduler costs: processor time, the workload's included."""
     cost = BUNDLED_MODEL_ON_ONE_CPU_CORE
-    lengths = read_lengths(BUNDLED_LENGTHS)
+    lengths = _lengths_of_the_file()
     rate = 0.9 * _capacity(_scheduled(64), lengths, cost, 2000)
     began = time.process_time()
     outcome = _run(_scheduled(64), poisson_workload(lengths, num_requests=num, rate=rate, seed=8), cost)

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 
-from compute_svc.simulator.workload import Lengths, Workload, log_normal_lengths, poisson_workload, read_lengths, uniform_lengths
+from compute_svc.simulator.workload import Lengths, Workload, log_normal_lengths, poisson_workload, uniform_lengths
 
 LENGTHS = Lengths(np.array([3, 9]), np.array([5, 7]))
 
@@ -42,25 +41,6 @@ def test_log_normal_lengths_have_their_median_a_heavy_tail_and_a_cap() -> None:
 def test_uniform_lengths_reach_both_ends() -> None:
     lengths = uniform_lengths(1000, prompt=(2, 4), answer=(1, 1), seed=0)
     assert set(lengths.prompt_tokens.tolist()) == {2, 3, 4} and set(lengths.answer_tokens.tolist()) == {1}
-
-
-@pytest.mark.parametrize("header", ["", "prompt_len,output_len\n"], ids=["bare", "with header"])
-def test_lengths_are_read_from_a_file(tmp_path: Path, header: str) -> None:
-    path = tmp_path / "lengths.csv"
-    path.write_text(header + "3,5\n9,7\n")
-    lengths = read_lengths(path)
-    assert lengths.prompt_tokens.tolist() == [3, 9] and lengths.answer_tokens.tolist() == [5, 7]
-
-
-@pytest.mark.parametrize(
-    ("text", "words"),
-    [("", "has no lengths"), ("3,5\n9\n", ":2: '9' is not two"), ("a,b\n", ":1: 'a,b'"), ("0,4\n", ":1: a length is below 1")],
-)
-def test_a_file_of_anything_else_is_refused_by_its_line(tmp_path: Path, text: str, words: str) -> None:
-    path = tmp_path / "lengths.csv"
-    path.write_text(text)
-    with pytest.raises(ValueError, match=words):
-        read_lengths(path)
 
 
 def test_prompts_share_their_groups_beginning_and_nothing_else() -> None:
