@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import get_args
 
 import pytest
 from pydantic import ValidationError
 
+from compute_svc.scheduler.policies import POLICIES
 from compute_svc.settings import Settings
 
 
@@ -64,3 +66,15 @@ def test_a_folder_without_a_tokenizer_is_refused(folder: Path) -> None:
 
 def test_every_setting_is_described() -> None:
     assert all(field.description for field in Settings.model_fields.values())
+
+
+def test_every_policy_that_can_be_chosen_is_there(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    chosen = set()
+    for name in POLICIES:
+        monkeypatch.setenv("COMPUTE_POLICY", name)
+        try:
+            chosen.add(Settings().policy)
+        except ValidationError:
+            # The contract carries no priority yet, so nobody could use it.
+            assert name == "priority"
+    assert chosen == set(get_args(Settings.model_fields["policy"].annotation))
