@@ -12,7 +12,7 @@ import numpy.typing as npt
 
 from compute_svc.draw_rule import DrawRule
 from compute_svc.kv.page_table import PageTable
-from compute_svc.kv.radix_tree import Node
+from compute_svc.kv.radix_node import Node
 from compute_svc.request import Request
 from triserve.rpc.errors import ServiceError
 

@@ -7,7 +7,8 @@ from enum import Enum, auto
 
 from compute_svc.kv.page_pool import PagePool, Pages
 from compute_svc.kv.page_table import PageTable, PageTables
-from compute_svc.kv.radix_tree import Node, RadixTree
+from compute_svc.kv.radix_node import Node
+from compute_svc.kv.radix_tree import RadixTree
 from compute_svc.scheduler.base import RequestState, SchedulerConfig
 
 # Room for an answer displaces the prefix cache only until one in so many of the pages that no running request owns is free. In a full
