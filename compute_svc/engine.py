@@ -168,6 +168,9 @@ class Engine:
         if not plan.is_empty:
             states = [*plan.decodes, *(chunk.state for chunk in plan.prefills if chunk.completes)]
             with torch.inference_mode():
+                if plan.copies:
+                    sources, targets = zip(*plan.copies, strict=True)
+                    self._kv.copy_pages(sources, targets)
                 logits = self._model.forward(self._builder.build(plan), self._kv)
                 self._scheduler.complete(plan)
                 rows = self._draw(states, logits) if states else None

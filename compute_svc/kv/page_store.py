@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import mmap
+from collections.abc import Sequence
 
 import torch
 
@@ -65,6 +66,11 @@ class KvPageStore:
     def v(self, layer: int) -> torch.Tensor:
         """[num_kv_heads, num_pages, page_size_tokens, head_dim], a view."""
         return self._layers[layer][self.num_kv_heads :]
+
+    def copy_pages(self, sources: Sequence[int], targets: Sequence[int]) -> None:
+        """Copies pages in every layer; all are read before the first is written, and no target is named twice."""
+        device = self._kv.device
+        self._kv.index_copy_(2, torch.tensor(targets, device=device), self._kv.index_select(2, torch.tensor(sources, device=device)))
 
     def clear(self, pages: torch.Tensor) -> None:
         """Zeroes pages in every layer.

@@ -82,18 +82,23 @@ class RadixTree:
 
     def match_length(self, tenant: str, tokens: Tokens) -> int:
         """How many of the first tokens are cached, those in a page that agrees in part included. Changes nothing."""
+        node, length = self.find(tenant, tokens)
+        partial = None if node is None else self.find_partial(node, tokens[length:])
+        return length + (0 if partial is None else partial.num_tokens)
+
+    def find(self, tenant: str, tokens: Tokens) -> tuple[Node | None, int]:
+        """How many of the first tokens are cached, and the node that ends there; None if none does. Changes nothing."""
         node = self._roots.get(tenant)
         if node is None:
-            return 0
+            return None, 0
         size, offset = self._page_size, 0
         while (child := node.children.get(pack_ids(tokens[offset : offset + size]))) is not None:
             agreed = count_agreeing(child.tokens, tokens[offset:])
             offset += agreed
             if agreed < child.tokens.size:
-                return offset
+                return None, offset
             node = child
-        partial = self.find_partial(node, tokens[offset:])
-        return offset + (0 if partial is None else partial.num_tokens)
+        return node, offset
 
     def find_partial(self, node: Node, tokens: Tokens) -> PartialPage | None:
         """The page behind a prefix that agrees best with the tokens there, where no whole page does."""

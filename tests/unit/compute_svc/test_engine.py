@@ -65,7 +65,7 @@ def test_rows_that_wait_for_a_verdict_do_not_hold_up_greedy_ones() -> None:
     engine = small_engine()
     reader = Reader(engine)
     engine.submit(request_of(1, range(5), 4, sampling=TOP_3))
-    engine.submit(request_of(2, range(6), 4))
+    engine.submit(request_of(2, range(1, 7), 4))
     for _ in range(4):
         reader.step()
     assert reader.errors == {2: None}
@@ -77,13 +77,13 @@ def test_a_drawn_row_carries_candidates_if_log_probabilities_are_asked_for() -> 
     model = HashModel(WIDTH)
     engine = small_engine(model)
     engine.submit(request_of(1, range(5), 2, sampling=SamplingOptions(top_logprobs=3)))
-    engine.submit(request_of(2, range(6), 2))
+    engine.submit(request_of(2, range(1, 7), 2))
     output = engine.step(0.0)
     assert output is not None and output.rows is not None
     rows = output.rows
     ranking = np.lexsort((np.arange(WIDTH), -model.logits_of(range(5)))).tolist()
     assert (rows.numbers, rows.positions, rows.num_candidates) == ([2, 1], [0, 0], [0, 4])
-    assert rows.tokens == [model.greedy_answer(range(6), 1)[0], ranking[0]]
+    assert rows.tokens == [model.greedy_answer(range(1, 7), 1)[0], ranking[0]]
     assert rows.candidate_ids.tolist() == ranking[:4]
     assert rows.candidate_logits.tolist() == model.logits_of(range(5))[ranking[:4]].tolist()
     assert rows.log_sum_exp[1] == pytest.approx(float(np.log(np.exp(model.logits_of(range(5)).astype(np.float64)).sum())), rel=1e-6)
@@ -100,8 +100,8 @@ def test_a_request_tells_when_it_was_admitted_started_and_released() -> None:
     assert [(item.number, item.preemptions, item.error) for item in third.released] == [(1, 0, None)]
     engine.submit(request_of(2, prompt, 2))
     again = engine.step(6.0)
-    assert again is not None and again.started[0].cached_tokens == 16
-    assert again.load.cached_tokens == 16
+    assert again is not None and again.started[0].cached_tokens == 19
+    assert again.load.cached_tokens == 19
 
 
 def test_replayed_tokens_continue_the_answer() -> None:
@@ -207,7 +207,7 @@ def test_a_prefix_hit_does_not_inherit_a_strangers_penalties() -> None:
     reader.run()
     engine.submit(request_of(2, prompt, 4, sampling=options))
     output = reader.step()
-    assert output is not None and output.started[0].cached_tokens == 4
+    assert output is not None and output.started[0].cached_tokens == 7
     assert output.rows is not None and output.rows.num_candidates == [1], "nothing of the answer is seen yet"
 
 

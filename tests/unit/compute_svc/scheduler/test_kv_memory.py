@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
 from compute_svc.kv.page_table import PageTable
+from compute_svc.kv.radix_node import count_agreeing
 from compute_svc.request import Request
 from compute_svc.scheduler.base import RequestState, SchedulerConfig
 from compute_svc.scheduler.kv_memory import KvMemory, Reservation
@@ -194,6 +195,43 @@ def test_leaving_gives_the_room_back() -> None:
         assert (memory.tables.entries == 0).all()
 
 
+def test_a_page_that_agrees_in_part_is_copied() -> None:
+    memory = KvMemory(_config(16))
+    cached = _state(1, np.array([1, 2, 3, 4, 5, 6, 7, 8, 9]), max_tokens=4)
+    _admit(memory, cached)
+    memory.leave(cached)
+    state = _state(2, np.array([1, 2, 3, 4, 5, 6, 0, 0]), max_tokens=4)
+    assert memory.admit(state, headroom=0)
+    assert (state.num_computed, _table(state).shared) == (6, 1)
+    ((source, target),) = memory.take_copies()
+    assert (source, target) == (int(memory.tree.lock_match("", cached.tokens[:8]).pages[1]), int(_table(state).owned[0]))
+    assert (memory.looked_up_tokens, memory.hit_tokens, memory.copied_tokens) == (9 + 8, 6, 2)
+
+
+def test_the_page_a_running_request_writes_is_copied_too() -> None:
+    memory = KvMemory(_config(16))
+    first = _state(1, np.array([1, 2, 3, 4, 5, 6]), max_tokens=10)
+    _admit(memory, first)
+    for token in (7, 8, 9):
+        assert _decode(memory, first, token)
+    second = _state(2, np.array([1, 2, 3, 4, 5, 6, 7, 8, 9, 10]), max_tokens=4)
+    assert memory.admit(second, headroom=0)
+    assert (_table(first).shared, _table(second).shared, second.num_computed) == (2, 2, 9)
+    assert memory.take_copies() == [(int(_table(first).owned[0]), int(_table(second).owned[0]))]
+    memory.assert_owned_once([first, second])
+
+
+def test_what_is_to_be_copied_to_one_that_leaves_is_forgotten() -> None:
+    memory = KvMemory(_config(16))
+    cached = _state(1, np.array([1, 2, 3, 4, 5]), max_tokens=4)
+    _admit(memory, cached)
+    memory.leave(cached)
+    state = _state(2, np.array([1, 2, 3, 0]), max_tokens=4)
+    assert memory.admit(state, headroom=0)
+    memory.leave(state)
+    assert memory.take_copies() == []
+
+
 class KvMemoryMachine(RuleBasedStateMachine):
     """Requests of few different tokens, so that prefixes are shared; every slot remembers which text its KV stands for."""
 
@@ -229,6 +267,7 @@ class KvMemoryMachine(RuleBasedStateMachine):
     @precondition(lambda self: self.running)
     @rule(data=st.data(), count=st.integers(1, 20))
     def prefill(self, data: st.DataObject, count: int) -> None:
+        self._copy()
         state = data.draw(st.sampled_from(self.running), label="who")
         # A drawn token that found no page is known and cannot be computed.
         computable = min(state.num_tokens, _table(state).length * PAGE)
@@ -239,6 +278,7 @@ class KvMemoryMachine(RuleBasedStateMachine):
     @precondition(lambda self: self.running)
     @rule(data=st.data(), tokens=st.lists(st.integers(0, 1), min_size=1, max_size=12))
     def decode(self, data: st.DataObject, tokens: list[int]) -> None:
+        self._copy()
         state = data.draw(st.sampled_from(self.running), label="who")
         for token in tokens:
             if state.num_computed < state.num_tokens - 1:
@@ -267,13 +307,34 @@ class KvMemoryMachine(RuleBasedStateMachine):
         available = self.memory.num_available
         last = state.request.prompt.size + state.request.max_tokens - 1
         needed = -(-max(state.num_tokens, last if self.reservation is Reservation.MAXIMUM else 0) // PAGE)
+        cached = self._cached_tokens(state)
         admitted = self.memory.admit(state, headroom=len(self.running))
         if admitted:
+            assert state.num_computed == cached, "everything that anybody has computed is used"
             self.running.append(state)
         else:
             headroom = 0 if self.reservation is Reservation.MAXIMUM else len(self.running)
             assert available < needed + headroom, "reserved and unused pages are no reason to refuse"
         return admitted
+
+    def _cached_tokens(self, state: RequestState) -> int:
+        """How many of its first tokens, but the last, are in the cache or computed by a request whose pages are not copies to be made."""
+        known = state.tokens[: state.num_tokens - 1]
+        lengths = [self.memory.tree.match_length("", known)]
+        for other in self.running:
+            # What is to be copied is not there yet; what the request shares is.
+            whole = _table(other).shared * PAGE
+            computed = whole if self.memory.is_to_be_copied(other) else other.num_computed
+            lengths.append(count_agreeing(other.tokens[:computed], known))
+        return max(lengths)
+
+    def _copy(self) -> None:
+        self.slots = self._copied(self.memory.take_copies())
+
+    def _copied(self, copies: list[tuple[int, int]]) -> dict[int, tuple[int, ...]]:
+        """What the slots hold behind these copies: all are read before one is written."""
+        read = [(target * PAGE + offset, self.slots.get(source * PAGE + offset, ())) for source, target in copies for offset in range(PAGE)]
+        return self.slots | dict(read)
 
     def _compute(self, state: RequestState) -> None:
         position = state.num_computed
@@ -289,11 +350,12 @@ class KvMemoryMachine(RuleBasedStateMachine):
 
     @invariant()
     def what_a_table_holds_stays_valid(self) -> None:
+        slots = self._copied(self.memory.copies)
         for state in self.running:
             entries = self.memory.tables.entries[_table(state).row]
             for position in range(state.num_computed):
                 slot = int(entries[position // PAGE]) * PAGE + position % PAGE
-                assert self.slots[slot] == tuple(state.tokens[: position + 1].tolist())
+                assert slots[slot] == tuple(state.tokens[: position + 1].tolist())
 
     @invariant()
     def only_pages_in_use_and_the_maximum_are_not_available(self) -> None:

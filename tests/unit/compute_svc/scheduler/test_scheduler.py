@@ -86,19 +86,48 @@ def test_several_prompts_start_in_one_step_with_the_prefix_cache_on() -> None:
     assert _chunks(_step(scheduler)) == [(1, 0, 5), (2, 0, 5), (3, 0, 5)]
 
 
-def test_same_prefix_prompts_in_one_step_share_nothing_before_it_is_computed() -> None:
+def test_a_prompt_that_is_asked_for_several_times_is_computed_once() -> None:
     scheduler = Scheduler(_config())
-    prompt = list(range(8))
-    for number in (1, 2):
+    prompt = list(range(10))
+    for number in (1, 2, 3):
         scheduler.submit(_request(number, prompt))
+    scheduler.submit(_request(4, 5))
     plan = scheduler.step(0.0)
-    assert _chunks(plan) == [(1, 0, 8), (2, 0, 8)]
-    tables = [chunk.state.table for chunk in plan.prefills]
-    assert all(table is not None and table.shared == 0 for table in tables)
+    assert _chunks(plan) == [(1, 0, 10), (4, 0, 5)]
     _compute(scheduler, plan)
-    assert tables[0] is not None and tables[1] is not None
-    assert tables[0].shared == tables[1].shared == 2
-    assert scheduler.memory.tree.num_pages == 2
+    plan = scheduler.step(0.0)
+    assert _chunks(plan) == [(2, 9, 1), (3, 9, 1)]
+    assert len(plan.copies) == 2, "the page that is not full is copied"
+    _compute(scheduler, plan)
+    scheduler.assert_consistent()
+
+
+def test_prompts_that_share_less_than_a_page_do_not_wait_for_each_other() -> None:
+    scheduler = Scheduler(_config())
+    scheduler.submit(_request(1, [1, 2, 3, 4, 5, 6]))
+    scheduler.submit(_request(2, [1, 2, 3, 7, 8]))
+    plan = scheduler.step(0.0)
+    assert _chunks(plan) == [(1, 0, 6), (2, 0, 5)]
+    _compute(scheduler, plan)
+    assert plan.copies == []
+
+
+@pytest.mark.parametrize("happens", ["leaves", "is preempted", "pauses"])
+def test_nobody_waits_for_one_that_does_not_go_on(happens: str) -> None:
+    scheduler = Scheduler(_config(step_budget_tokens=8, max_running_requests=8))
+    prompt = list(range(20))
+    first = scheduler.submit(_request(1, prompt))
+    scheduler.submit(_request(2, prompt))
+    assert _chunks(_step(scheduler)) == [(1, 0, 8)]
+    if happens == "leaves":
+        scheduler.release(1)
+    elif happens == "pauses":
+        first.paused = True
+    else:
+        scheduler._preempt_last(0.0)
+        first.paused = True
+    assert _chunks(_step(scheduler))[0] == (2, 8, 8)
+    scheduler.assert_consistent()
 
 
 def test_only_uncached_tokens_count_against_the_budget() -> None:
@@ -120,7 +149,7 @@ def test_the_last_prompt_token_is_always_computed() -> None:
     scheduler.submit(_request(1, prompt, max_tokens=1))
     _step(scheduler)
     scheduler.submit(_request(2, prompt, max_tokens=1))
-    assert _chunks(_step(scheduler)) == [(2, 4, 4)]
+    assert _chunks(_step(scheduler)) == [(2, 7, 1)]
 
 
 def test_another_tenants_prefix_is_computed_again() -> None:
