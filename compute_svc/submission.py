@@ -67,6 +67,21 @@ def read_submission(message: compute_pb2.SubmitRequest, *, number: int, logits_w
     )
 
 
+def read_prefix(
+    message: compute_pb2.PinPrefixRequest | compute_pb2.UnpinPrefixRequest, *, logits_width: int, page_size_tokens: int
+) -> Tokens:
+    """The whole pages of a prefix that somebody wants to keep, [n * page_size_tokens].
+
+    Raises:
+        InvalidRequest: It has no whole page, or an id that is out of range.
+    """
+    tokens = _ids("token_ids", message.token_ids, logits_width)
+    whole = tokens[: tokens.size // page_size_tokens * page_size_tokens]
+    if not whole.size:
+        raise InvalidRequest(f"token_ids has {tokens.size} ids, it must have a page at least, {page_size_tokens}", field="token_ids")
+    return whole
+
+
 def _read_sampling(sampling: common_pb2.SamplingParams, logits_width: int) -> SamplingOptions:
     values = {name: _in_range(name, sampling) for name in _PARAMETERS}
     if sampling.HasField("top_k") and sampling.top_k < 1:

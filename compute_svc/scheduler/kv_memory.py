@@ -10,6 +10,7 @@ from compute_svc.kv.page_table import PageTable, PageTables
 from compute_svc.kv.radix_node import Node, Tokens, count_agreeing
 from compute_svc.kv.radix_tree import PartialPage, Prefix, RadixTree
 from compute_svc.scheduler.base import RequestState, SchedulerConfig
+from triserve.rpc.errors import Overloaded
 
 # Room for an answer displaces the prefix cache only until one in so many of the pages that no running request owns is free. In a full
 # cache more free pages mean longer runs and fewer hits: where conversations came back for a second turn (tests/bench/kv_memory.py, its third
@@ -49,6 +50,7 @@ class KvMemory:
     def __init__(self, config: SchedulerConfig, reservation: Reservation = Reservation.PREDICTED) -> None:
         self.reservation = reservation
         self._page_size = config.page_size_tokens
+        self._num_pages = config.num_pages
         self.pool = PagePool(config.num_pages)
         self.tree = RadixTree(config.page_size_tokens)
         self.tables = PageTables(config.max_running_requests, self._pages_for(config.max_request_tokens))
@@ -138,6 +140,29 @@ class KvMemory:
         self._copies = []
         return copies
 
+    @property
+    def max_pinned_pages(self) -> int:
+        """Most pages of pinned prefixes: half of all, and never so many that the longest request would not fit beside them."""
+        return min(self._num_pages // 2, self._num_pages - int(self.tables.entries.shape[1]))
+
+    def pin(self, tenant: str, tokens: Tokens) -> bool:
+        """Keeps a prefix in the cache until it is unpinned.
+
+        Returns:
+            Whether all of it is cached; if not, nothing is pinned.
+
+        Raises:
+            Overloaded: Too much would be pinned.
+        """
+        pages = self.tree.pinned_pages + self.tree.unpinned_pages(tenant, tokens)
+        if pages > self.max_pinned_pages:
+            raise Overloaded(
+                f"{self.tree.pinned_pages} pages are pinned and {pages} would be, the limit is {self.max_pinned_pages}: half of the KV "
+                "pages, less if the longest request needs more than the other half",
+                field="token_ids",
+            )
+        return self.tree.pin(tenant, tokens)
+
     def grow(self, state: RequestState) -> bool:
         """Makes sure that the next token to compute has a page.
 
@@ -215,7 +240,10 @@ class KvMemory:
         else:
             self.pool.assert_owned_once(owned + rooms)
         assert self.tree.num_pages == sum(node.pages.size for node in nodes), "the tree's count of pages is off"
-        assert self.tree.evictable_pages == sum(node.pages.size for node in nodes if not node.locks), "the count of evictable pages is off"
+        assert self.tree.evictable_pages == sum(
+            node.pages.size for node in nodes if not (node.locks or node.pins)
+        ), "the count of evictable pages is off"
+        assert self.tree.pinned_pages <= self.max_pinned_pages, "the longest request fits beside what is pinned"
         roots = sum(node.locks for node in nodes if node.parent is None)
         assert roots == sum(state.prefix is not None for state in states), "each request with pages holds one lock"
         assert {id(state) for state in self._holders} == {id(state) for state in states}, "those that have pages are known"

@@ -49,6 +49,8 @@ class Gateway:
         port: Of the replica.
 
     Attributes:
+        stub: Of the stage.
+        prefixes: Of its prefix cache.
         hello: The replica's first words.
         responses: Every message.
         tokens: Of each request, in order.
@@ -61,6 +63,7 @@ class Gateway:
     def __init__(self, port: int) -> None:
         self._channel = open_channel(f"127.0.0.1:{port}")
         self.stub: Any = compute_pb2_grpc.ComputeServiceStub(self._channel)
+        self.prefixes: Any = compute_pb2_grpc.PrefixCacheServiceStub(self._channel)
         self.hello: compute_pb2.GetComputeInfoResponse | None = None
         self.responses: list[compute_pb2.GenerateResponse] = []
         self.tokens: dict[int, list[int]] = {}

@@ -13,9 +13,10 @@ from compute_svc.forward_batch import ForwardBatch
 from compute_svc.kv.page_store import KvPageStore
 from compute_svc.request import SamplingOptions
 from compute_svc.scheduler.base import SchedulerConfig
+from compute_svc.step_output import Pinned
 from tests.fakes.engine_reader import GREEDY, TOP_3, WIDTH, Reader, request_of, small_engine
 from tests.fakes.hash_model import HashModel, hash_kv
-from triserve.rpc.errors import Internal
+from triserve.rpc.errors import Internal, Overloaded
 
 
 def test_a_greedy_request_is_answered_and_frees_its_pages() -> None:
@@ -113,6 +114,47 @@ def test_replayed_tokens_continue_the_answer() -> None:
     engine.submit(request_of(1, range(5), 10, generated=whole[:4]))
     reader.run()
     assert reader.tokens[1] == whole[4:]
+
+
+def test_a_prefix_is_computed_pinned_and_not_answered() -> None:
+    engine = small_engine(num_pages=32)
+    reader = Reader(engine)
+    engine.submit(request_of(1, range(20), 1, pins=True))
+    reader.run()
+    assert [item for output in reader.outputs for item in output.pinned] == [Pinned(1, 20, 20)]
+    assert (reader.tokens, reader.errors) == ({}, {})
+    load = engine.load
+    assert (load.pinned_pages, load.used_pages, load.cached_pages, load.decode_tokens) == (5, 0, 0, 0)
+    engine.submit(request_of(2, range(20), 1, pins=True))
+    output = engine.step(0.0)
+    assert output is not None and output.pinned == [Pinned(2, 20, 0)], "what is cached is pinned at once"
+    engine.submit(request_of(3, [*range(20), 1, 2], 2))
+    output = engine.step(0.0)
+    assert output is not None and output.started[0].cached_tokens == 20
+    assert engine.unpin("", np.arange(20)) and not engine.unpin("", np.arange(20))
+
+
+def test_what_is_pinned_survives_a_full_memory() -> None:
+    engine = small_engine(num_pages=32)
+    reader = Reader(engine)
+    engine.submit(request_of(1, [3] * 16, 1, pins=True))
+    reader.run()
+    for number in range(2, 6):
+        engine.submit(request_of(number, [number] * 40, 20))
+    reader.run(steps=400)
+    assert engine.prefix_stats.evicted_pages > 0
+    assert engine.prefix_stats.pinned_pages == engine.load.pinned_pages == 4
+
+
+def test_more_than_half_of_the_memory_cannot_be_pinned() -> None:
+    engine = small_engine(num_pages=32)
+    engine.submit(request_of(1, [3] * 40, 1, pins=True))
+    engine.submit(request_of(2, [4] * 40, 1, pins=True))
+    reader = Reader(engine)
+    reader.run()
+    assert isinstance(reader.errors[2], Overloaded), "the second is refused when it is computed: the first came before it"
+    with pytest.raises(Overloaded, match=r"10 pages are pinned and 20 would be, the limit is 16"):
+        engine.submit(request_of(3, [4] * 40, 1, pins=True))
 
 
 @pytest.mark.parametrize("steps", [0, 1, 2, 4], ids=["waiting", "prefilling", "prefilled", "decoding"])
