@@ -120,6 +120,7 @@ class ComputeService:
             max_waiting_requests=info.max_waiting_requests,
             dtype=settings.dtype,
             device=settings.device.partition(":")[0],
+            policy=settings.policy,
         )
         self._servicer.open(replica, self._dispatcher)
         if self._is_draining:

@@ -35,7 +35,7 @@ class Settings(BaseSettings):
     kv_reservation: Literal["pages", "predicted"] = Field(
         "pages", description="What a request gets in advance: nothing, or room for its predicted answer in one run of pages, at a cost in prefix hits"
     )
-    policy: Literal["fcfs", "shortest-first", "multi-level", "longest-prefix", "fair-tenants"] = Field(
+    policy: Literal["fcfs", "priority", "shortest-first", "multi-level", "longest-prefix", "fair-tenants"] = Field(
         "fcfs", description="Who is served first (compute_svc/scheduler/policies)"
     )
     max_model_len_tokens: int | None = Field(None, ge=2, description="Most tokens of prompt and answer together; default: the model's")

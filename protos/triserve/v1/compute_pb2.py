@@ -25,33 +25,33 @@ _sym_db = _symbol_database.Default()
 from triserve.v1 import common_pb2 as triserve_dot_v1_dot_common__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x19triserve/v1/compute.proto\x12\x0btriserve.v1\x1a\x18triserve/v1/common.proto\"\x17\n\x15GetComputeInfoRequest\"\x8d\x02\n\x16GetComputeInfoResponse\x12-\n\x0b\x66ingerprint\x18\x01 \x01(\x0b\x32\x18.triserve.v1.Fingerprint\x12\x1c\n\x14max_model_len_tokens\x18\x02 \x01(\r\x12\x14\n\x0clogits_width\x18\x03 \x01(\r\x12\x18\n\x10page_size_tokens\x18\x04 \x01(\r\x12\x11\n\tnum_pages\x18\x05 \x01(\r\x12\x1c\n\x14max_waiting_requests\x18\x06 \x01(\r\x12\r\n\x05\x64type\x18\x07 \x01(\t\x12\x0e\n\x06\x64\x65vice\x18\x08 \x01(\t\x12&\n\x04load\x18\t \x01(\x0b\x32\x18.triserve.v1.ComputeLoad\"\xe9\x01\n\x0b\x43omputeLoad\x12\x18\n\x10running_requests\x18\x01 \x01(\r\x12\x18\n\x10waiting_requests\x18\x02 \x01(\r\x12\x12\n\nused_pages\x18\x03 \x01(\r\x12\x14\n\x0c\x63\x61\x63hed_pages\x18\x04 \x01(\r\x12\x12\n\nfree_pages\x18\x05 \x01(\r\x12\r\n\x05steps\x18\x06 \x01(\x04\x12\x13\n\x0bpreemptions\x18\x07 \x01(\x04\x12\x16\n\x0eprefill_tokens\x18\x08 \x01(\x04\x12\x15\n\rdecode_tokens\x18\t \x01(\x04\x12\x15\n\rcached_tokens\x18\n \x01(\x04\"S\n\x0cGatewayHello\x12\x14\n\x0cgateway_name\x18\x01 \x01(\t\x12-\n\x0b\x66ingerprint\x18\x02 \x01(\x0b\x32\x18.triserve.v1.Fingerprint\"\x8d\x02\n\rSubmitRequest\x12\x0f\n\x07request\x18\x01 \x01(\x04\x12\r\n\x05\x65poch\x18\x02 \x01(\r\x12\x12\n\nrequest_id\x18\x03 \x01(\t\x12\x0e\n\x06tenant\x18\x04 \x01(\t\x12\x11\n\ttoken_ids\x18\x05 \x03(\r\x12\x1b\n\x13generated_token_ids\x18\x06 \x03(\r\x12\x15\n\rsystem_tokens\x18\x07 \x01(\r\x12-\n\x08sampling\x18\x08 \x01(\x0b\x32\x1b.triserve.v1.SamplingParams\x12-\n\x08stopping\x18\t \x01(\x0b\x32\x1b.triserve.v1.StoppingParams\x12\x13\n\x0b\x64\x65\x61\x64line_ms\x18\n \x01(\r\"w\n\x0fGenerateRequest\x12(\n\x05hello\x18\x01 \x01(\x0b\x32\x19.triserve.v1.GatewayHello\x12*\n\x06submit\x18\x02 \x03(\x0b\x32\x1a.triserve.v1.SubmitRequest\x12\x0e\n\x06\x63\x61ncel\x18\x03 \x03(\x04\"m\n\x0eRequestStarted\x12\x0f\n\x07request\x18\x01 \x01(\x04\x12\r\n\x05\x65poch\x18\x02 \x01(\r\x12\x15\n\rcached_tokens\x18\x03 \x01(\r\x12\x10\n\x08queue_us\x18\x04 \x01(\x04\x12\x12\n\nprefill_us\x18\x05 \x01(\x04\"\xa7\x01\n\x0cRequestEnded\x12\x0f\n\x07request\x18\x01 \x01(\x04\x12\r\n\x05\x65poch\x18\x02 \x01(\r\x12,\n\x07outcome\x18\x03 \x01(\x0e\x32\x1b.triserve.v1.RequestOutcome\x12!\n\x05\x65rror\x18\x04 \x01(\x0b\x32\x12.triserve.v1.Error\x12\x11\n\tdecode_us\x18\x05 \x01(\x04\x12\x13\n\x0bpreemptions\x18\x06 \x01(\r\"\xd7\x01\n\x10GenerateResponse\x12\x32\n\x05hello\x18\x01 \x01(\x0b\x32#.triserve.v1.GetComputeInfoResponse\x12,\n\x07started\x18\x02 \x03(\x0b\x32\x1b.triserve.v1.RequestStarted\x12\x0f\n\x07parcels\x18\x03 \x03(\x0c\x12(\n\x05\x65nded\x18\x04 \x03(\x0b\x32\x19.triserve.v1.RequestEnded\x12&\n\x04load\x18\x05 \x01(\x0b\x32\x18.triserve.v1.ComputeLoad*\x8a\x01\n\x0eRequestOutcome\x12\x1f\n\x1bREQUEST_OUTCOME_UNSPECIFIED\x10\x00\x12\x1c\n\x18REQUEST_OUTCOME_FINISHED\x10\x01\x12\x1d\n\x19REQUEST_OUTCOME_CANCELLED\x10\x02\x12\x1a\n\x16REQUEST_OUTCOME_FAILED\x10\x03\x32\xb8\x01\n\x0e\x43omputeService\x12Y\n\x0eGetComputeInfo\x12\".triserve.v1.GetComputeInfoRequest\x1a#.triserve.v1.GetComputeInfoResponse\x12K\n\x08Generate\x12\x1c.triserve.v1.GenerateRequest\x1a\x1d.triserve.v1.GenerateResponse(\x01\x30\x01\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x19triserve/v1/compute.proto\x12\x0btriserve.v1\x1a\x18triserve/v1/common.proto\"\x17\n\x15GetComputeInfoRequest\"\x9d\x02\n\x16GetComputeInfoResponse\x12-\n\x0b\x66ingerprint\x18\x01 \x01(\x0b\x32\x18.triserve.v1.Fingerprint\x12\x1c\n\x14max_model_len_tokens\x18\x02 \x01(\r\x12\x14\n\x0clogits_width\x18\x03 \x01(\r\x12\x18\n\x10page_size_tokens\x18\x04 \x01(\r\x12\x11\n\tnum_pages\x18\x05 \x01(\r\x12\x1c\n\x14max_waiting_requests\x18\x06 \x01(\r\x12\r\n\x05\x64type\x18\x07 \x01(\t\x12\x0e\n\x06\x64\x65vice\x18\x08 \x01(\t\x12&\n\x04load\x18\t \x01(\x0b\x32\x18.triserve.v1.ComputeLoad\x12\x0e\n\x06policy\x18\n \x01(\t\"\xe9\x01\n\x0b\x43omputeLoad\x12\x18\n\x10running_requests\x18\x01 \x01(\r\x12\x18\n\x10waiting_requests\x18\x02 \x01(\r\x12\x12\n\nused_pages\x18\x03 \x01(\r\x12\x14\n\x0c\x63\x61\x63hed_pages\x18\x04 \x01(\r\x12\x12\n\nfree_pages\x18\x05 \x01(\r\x12\r\n\x05steps\x18\x06 \x01(\x04\x12\x13\n\x0bpreemptions\x18\x07 \x01(\x04\x12\x16\n\x0eprefill_tokens\x18\x08 \x01(\x04\x12\x15\n\rdecode_tokens\x18\t \x01(\x04\x12\x15\n\rcached_tokens\x18\n \x01(\x04\"S\n\x0cGatewayHello\x12\x14\n\x0cgateway_name\x18\x01 \x01(\t\x12-\n\x0b\x66ingerprint\x18\x02 \x01(\x0b\x32\x18.triserve.v1.Fingerprint\"\x9f\x02\n\rSubmitRequest\x12\x0f\n\x07request\x18\x01 \x01(\x04\x12\r\n\x05\x65poch\x18\x02 \x01(\r\x12\x12\n\nrequest_id\x18\x03 \x01(\t\x12\x0e\n\x06tenant\x18\x04 \x01(\t\x12\x11\n\ttoken_ids\x18\x05 \x03(\r\x12\x1b\n\x13generated_token_ids\x18\x06 \x03(\r\x12\x15\n\rsystem_tokens\x18\x07 \x01(\r\x12-\n\x08sampling\x18\x08 \x01(\x0b\x32\x1b.triserve.v1.SamplingParams\x12-\n\x08stopping\x18\t \x01(\x0b\x32\x1b.triserve.v1.StoppingParams\x12\x13\n\x0b\x64\x65\x61\x64line_ms\x18\n \x01(\r\x12\x10\n\x08priority\x18\x0b \x01(\x11\"w\n\x0fGenerateRequest\x12(\n\x05hello\x18\x01 \x01(\x0b\x32\x19.triserve.v1.GatewayHello\x12*\n\x06submit\x18\x02 \x03(\x0b\x32\x1a.triserve.v1.SubmitRequest\x12\x0e\n\x06\x63\x61ncel\x18\x03 \x03(\x04\"m\n\x0eRequestStarted\x12\x0f\n\x07request\x18\x01 \x01(\x04\x12\r\n\x05\x65poch\x18\x02 \x01(\r\x12\x15\n\rcached_tokens\x18\x03 \x01(\r\x12\x10\n\x08queue_us\x18\x04 \x01(\x04\x12\x12\n\nprefill_us\x18\x05 \x01(\x04\"\xa7\x01\n\x0cRequestEnded\x12\x0f\n\x07request\x18\x01 \x01(\x04\x12\r\n\x05\x65poch\x18\x02 \x01(\r\x12,\n\x07outcome\x18\x03 \x01(\x0e\x32\x1b.triserve.v1.RequestOutcome\x12!\n\x05\x65rror\x18\x04 \x01(\x0b\x32\x12.triserve.v1.Error\x12\x11\n\tdecode_us\x18\x05 \x01(\x04\x12\x13\n\x0bpreemptions\x18\x06 \x01(\r\"\xd7\x01\n\x10GenerateResponse\x12\x32\n\x05hello\x18\x01 \x01(\x0b\x32#.triserve.v1.GetComputeInfoResponse\x12,\n\x07started\x18\x02 \x03(\x0b\x32\x1b.triserve.v1.RequestStarted\x12\x0f\n\x07parcels\x18\x03 \x03(\x0c\x12(\n\x05\x65nded\x18\x04 \x03(\x0b\x32\x19.triserve.v1.RequestEnded\x12&\n\x04load\x18\x05 \x01(\x0b\x32\x18.triserve.v1.ComputeLoad*\x8a\x01\n\x0eRequestOutcome\x12\x1f\n\x1bREQUEST_OUTCOME_UNSPECIFIED\x10\x00\x12\x1c\n\x18REQUEST_OUTCOME_FINISHED\x10\x01\x12\x1d\n\x19REQUEST_OUTCOME_CANCELLED\x10\x02\x12\x1a\n\x16REQUEST_OUTCOME_FAILED\x10\x03\x32\xb8\x01\n\x0e\x43omputeService\x12Y\n\x0eGetComputeInfo\x12\".triserve.v1.GetComputeInfoRequest\x1a#.triserve.v1.GetComputeInfoResponse\x12K\n\x08Generate\x12\x1c.triserve.v1.GenerateRequest\x1a\x1d.triserve.v1.GenerateResponse(\x01\x30\x01\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
 _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'triserve.v1.compute_pb2', _globals)
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
-  _globals['_REQUESTOUTCOME']._serialized_start=1579
-  _globals['_REQUESTOUTCOME']._serialized_end=1717
+  _globals['_REQUESTOUTCOME']._serialized_start=1613
+  _globals['_REQUESTOUTCOME']._serialized_end=1751
   _globals['_GETCOMPUTEINFOREQUEST']._serialized_start=68
   _globals['_GETCOMPUTEINFOREQUEST']._serialized_end=91
   _globals['_GETCOMPUTEINFORESPONSE']._serialized_start=94
-  _globals['_GETCOMPUTEINFORESPONSE']._serialized_end=363
-  _globals['_COMPUTELOAD']._serialized_start=366
-  _globals['_COMPUTELOAD']._serialized_end=599
-  _globals['_GATEWAYHELLO']._serialized_start=601
-  _globals['_GATEWAYHELLO']._serialized_end=684
-  _globals['_SUBMITREQUEST']._serialized_start=687
-  _globals['_SUBMITREQUEST']._serialized_end=956
-  _globals['_GENERATEREQUEST']._serialized_start=958
-  _globals['_GENERATEREQUEST']._serialized_end=1077
-  _globals['_REQUESTSTARTED']._serialized_start=1079
-  _globals['_REQUESTSTARTED']._serialized_end=1188
-  _globals['_REQUESTENDED']._serialized_start=1191
-  _globals['_REQUESTENDED']._serialized_end=1358
-  _globals['_GENERATERESPONSE']._serialized_start=1361
-  _globals['_GENERATERESPONSE']._serialized_end=1576
-  _globals['_COMPUTESERVICE']._serialized_start=1720
-  _globals['_COMPUTESERVICE']._serialized_end=1904
+  _globals['_GETCOMPUTEINFORESPONSE']._serialized_end=379
+  _globals['_COMPUTELOAD']._serialized_start=382
+  _globals['_COMPUTELOAD']._serialized_end=615
+  _globals['_GATEWAYHELLO']._serialized_start=617
+  _globals['_GATEWAYHELLO']._serialized_end=700
+  _globals['_SUBMITREQUEST']._serialized_start=703
+  _globals['_SUBMITREQUEST']._serialized_end=990
+  _globals['_GENERATEREQUEST']._serialized_start=992
+  _globals['_GENERATEREQUEST']._serialized_end=1111
+  _globals['_REQUESTSTARTED']._serialized_start=1113
+  _globals['_REQUESTSTARTED']._serialized_end=1222
+  _globals['_REQUESTENDED']._serialized_start=1225
+  _globals['_REQUESTENDED']._serialized_end=1392
+  _globals['_GENERATERESPONSE']._serialized_start=1395
+  _globals['_GENERATERESPONSE']._serialized_end=1610
+  _globals['_COMPUTESERVICE']._serialized_start=1754
+  _globals['_COMPUTESERVICE']._serialized_end=1938
 # @@protoc_insertion_point(module_scope)
