@@ -127,6 +127,7 @@ class ComputeService:
             max_waiting_requests=info.max_waiting_requests,
             dtype=settings.dtype,
             device=settings.device.partition(":")[0],
+            policy=settings.policy,
         )
         self._prefixes = PrefixCalls(self._engine, self._dispatcher.next_number)
         self._servicer.open(replica, self._dispatcher)

@@ -48,6 +48,7 @@ def read_submission(message: compute_pb2.SubmitRequest, *, number: int, logits_w
         raise InvalidRequest("token_ids is empty, it must have at least one id", field="token_ids")
     if message.system_tokens > prompt.size:
         raise InvalidRequest(f"system_tokens is {message.system_tokens}, the prompt has {prompt.size} tokens", field="system_tokens")
+    limits.PRIORITY.check("priority", message.priority)
     stopping = message.stopping
     if not stopping.HasField("max_tokens"):
         raise InvalidRequest("max_tokens is not set", field="max_tokens")
@@ -64,6 +65,7 @@ def read_submission(message: compute_pb2.SubmitRequest, *, number: int, logits_w
         stop_token_ids=frozenset(_ids("stop_token_ids", stopping.stop_token_ids, logits_width).tolist()),
         sampling=_read_sampling(message.sampling, logits_width),
         deadline=now + message.deadline_ms / 1000 if message.deadline_ms else None,
+        priority=message.priority,
     )
 
 

@@ -80,6 +80,7 @@ class GetComputeInfoResponse(_message.Message):
     DTYPE_FIELD_NUMBER: _builtins.int
     DEVICE_FIELD_NUMBER: _builtins.int
     LOAD_FIELD_NUMBER: _builtins.int
+    POLICY_FIELD_NUMBER: _builtins.int
     max_model_len_tokens: _builtins.int
     """Most tokens of prompt and answer together."""
     logits_width: _builtins.int
@@ -94,6 +95,8 @@ class GetComputeInfoResponse(_message.Message):
     """"float32" or "bfloat16"."""
     device: _builtins.str
     """"cpu" or "cuda"."""
+    policy: _builtins.str
+    """The order of service, as the operator names it: "fcfs", "priority", ... Only "priority" looks at a request's priority."""
     @_builtins.property
     def fingerprint(self) -> _common_pb2.Fingerprint:
         """Identity of tokenizer and weights."""
@@ -114,10 +117,11 @@ class GetComputeInfoResponse(_message.Message):
         dtype: _builtins.str = ...,
         device: _builtins.str = ...,
         load: Global___ComputeLoad | None = ...,
+        policy: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["fingerprint", b"fingerprint", "load", b"load"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["device", b"device", "dtype", b"dtype", "fingerprint", b"fingerprint", "load", b"load", "logits_width", b"logits_width", "max_model_len_tokens", b"max_model_len_tokens", "max_waiting_requests", b"max_waiting_requests", "num_pages", b"num_pages", "page_size_tokens", b"page_size_tokens"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["device", b"device", "dtype", b"dtype", "fingerprint", b"fingerprint", "load", b"load", "logits_width", b"logits_width", "max_model_len_tokens", b"max_model_len_tokens", "max_waiting_requests", b"max_waiting_requests", "num_pages", b"num_pages", "page_size_tokens", b"page_size_tokens", "policy", b"policy"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -229,6 +233,7 @@ class SubmitRequest(_message.Message):
     SAMPLING_FIELD_NUMBER: _builtins.int
     STOPPING_FIELD_NUMBER: _builtins.int
     DEADLINE_MS_FIELD_NUMBER: _builtins.int
+    PRIORITY_FIELD_NUMBER: _builtins.int
     request: _builtins.int
     """Chosen by the gateway, unique among its requests under way on this stream."""
     epoch: _builtins.int
@@ -241,6 +246,8 @@ class SubmitRequest(_message.Message):
     """Leading prompt ids that belong to the system prompt; 0 = none."""
     deadline_ms: _builtins.int
     """Milliseconds the request may still take; it is dropped wherever it is when they are over. 0 = no deadline."""
+    priority: _builtins.int
+    """Lower is sooner, 0 = normal, range [-10, 10]. Counts where the replica's policy is by priority."""
     @_builtins.property
     def token_ids(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]:
         """The prompt, at least one id."""
@@ -270,10 +277,11 @@ class SubmitRequest(_message.Message):
         sampling: _common_pb2.SamplingParams | None = ...,
         stopping: _common_pb2.StoppingParams | None = ...,
         deadline_ms: _builtins.int = ...,
+        priority: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["sampling", b"sampling", "stopping", b"stopping"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["deadline_ms", b"deadline_ms", "epoch", b"epoch", "generated_token_ids", b"generated_token_ids", "request", b"request", "request_id", b"request_id", "sampling", b"sampling", "stopping", b"stopping", "system_tokens", b"system_tokens", "tenant", b"tenant", "token_ids", b"token_ids"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["deadline_ms", b"deadline_ms", "epoch", b"epoch", "generated_token_ids", b"generated_token_ids", "priority", b"priority", "request", b"request", "request_id", b"request_id", "sampling", b"sampling", "stopping", b"stopping", "system_tokens", b"system_tokens", "tenant", b"tenant", "token_ids", b"token_ids"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
