@@ -48,6 +48,8 @@ SHAPES = [
     pytest.param(Shape(3, 1, 16, 16, 40, (0.5, 0.25, 0.125)), id="slopes-mqa-window"),
     pytest.param(Shape(4, 2, 16, 16, None, None, 1.5), id="softcap"),
     pytest.param(Shape(2, 2, 16, 16, 150, (0.5, 0.25), 2.0), id="slopes-softcap-window"),
+]
+SHAPES_WITH_SINKS = [
     pytest.param(Shape(6, 2, 16, 16, 20, sinks=4), id="sinks"),
     pytest.param(Shape(8, 4, 16, 16, 150, sinks=32), id="most-sinks-window-over-a-chunk"),
     pytest.param(Shape(6, 1, 12, 16, 1, sinks=1), id="one-sink-narrowest-window-mqa"),
@@ -157,7 +159,7 @@ def test_the_references_do_what_plain_arithmetic_does(shape: Shape) -> None:
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
-@pytest.mark.parametrize("shape", SHAPES)
+@pytest.mark.parametrize("shape", [*SHAPES, *SHAPES_WITH_SINKS])
 def test_decode_attention_on_cpu_is_the_reference(shape: Shape, dtype: torch.dtype) -> None:
     store = store_of(shape, ODD_LENGTHS, dtype)
     q = queries_of(len(ODD_LENGTHS), shape, dtype)
@@ -173,7 +175,7 @@ def test_decode_attention_on_cpu_is_the_reference(shape: Shape, dtype: torch.dty
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
-@pytest.mark.parametrize("shape", SHAPES)
+@pytest.mark.parametrize("shape", [*SHAPES, *SHAPES_WITH_SINKS])
 def test_prefill_attention_on_cpu_is_the_reference(shape: Shape, dtype: torch.dtype) -> None:
     store = store_of(shape, ODD_LENGTHS, dtype)
     counts = [1, 15, 1, 2, 63, 5, 129, 200]
@@ -220,7 +222,7 @@ def test_the_public_functions_run_the_cpu_backends_on_a_cpu() -> None:
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
-@pytest.mark.parametrize("shape", [param for param in SHAPES if param.values[0].sinks])
+@pytest.mark.parametrize("shape", SHAPES_WITH_SINKS)
 def test_a_row_with_sinks_is_the_same_decoded_alone_decoded_among_others_or_prefilled(shape: Shape, dtype: torch.dtype) -> None:
     store = store_of(shape, ODD_LENGTHS, dtype)
     starts = list(itertools.accumulate(ODD_LENGTHS, initial=0))
