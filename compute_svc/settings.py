@@ -40,10 +40,16 @@ class Settings(BaseSettings):
     )
     max_model_len_tokens: int | None = Field(None, ge=2, description="Most tokens of prompt and answer together; default: the model's")
     streaming_window_tokens: int | None = Field(
-        None, ge=1, description="Most tokens a token sees, itself included, besides the sinks; changes answers to longer requests; unset = all of them"
+        None,
+        ge=1,
+        description="Most tokens a token sees, itself included, besides the sinks; longer requests are answered otherwise; unset = all",
     )
     streaming_sinks: int = Field(
-        4, ge=1, le=32, description="First tokens that every token sees behind the streaming window; goes with streaming_window_tokens"
+        4,
+        ge=1,
+        le=32,
+        validate_default=False,
+        description="First tokens of a request that every token sees, whatever its window; goes with streaming_window_tokens",
     )
     step_budget_tokens: int = Field(512, ge=1, le=1 << 17, description="Most tokens computed in one step")
     max_running_requests: int = Field(
@@ -74,7 +80,7 @@ class Settings(BaseSettings):
     @field_validator("streaming_sinks")
     @classmethod
     def _require_a_window(cls, value: int, info: ValidationInfo) -> int:
-        # Not called for the default; a window that was refused is missing here.
+        # The default is not validated; a window that was refused is not in the data.
         if info.data.get("streaming_window_tokens", value) is None:
             raise ValueError("there are no sinks without streaming_window_tokens")
         return value

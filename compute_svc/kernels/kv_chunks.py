@@ -11,11 +11,11 @@ width is a multiple of 4:
   register are summed first, and what padding adds to them is zero.
 - Batched products have at least MIN_QUERY_ROWS rows and at least MIN_MATRICES matrices: smaller ones go through other code.
 
-With attention sinks a row has two sections: the sink section, always the request's first READ_TOKENS tokens, and behind it the main section,
-which is what is read without sinks. Both are there for every query, wherever it stands: the main section hides the sinks, the sink section
-all others. One softmax goes over the two, and values are summed sink section first, then chunk after chunk; so the three rules hold as
-they are. Positions are counted from lengths alone, and only their distances matter behind the sinks: where whole chunks between the first one and
-the first that is read are left out of page table and lengths, every row stays what it was.
+With attention sinks a row has two sections: the sink section, always the request's first READ_TOKENS tokens, and behind it the main
+section, which is what is read without sinks. Both are there for every query, wherever it stands: the main section hides the sinks, the
+sink section all others. One softmax goes over the two, and values are summed sink section first, then chunk after chunk; so the three
+rules hold as they are. Positions are counted from lengths alone, and behind the sinks only distances matter: where whole chunks between
+the first one and the first that is read are left out of page table and lengths, every row stays what it was, bit for bit.
 
 Everything is float32, whatever the store holds.
 """

@@ -205,7 +205,8 @@ class ModelConfig:
         }
         reason = next((words for words, holds in reasons.items() if holds), None)
         if reason is not None:
-            raise UnsupportedModel(f"{place}: a streaming window needs rotary positions in every layer; {self.architecture} cannot have one: {reason}")
+            wanted = "a streaming window needs rotary positions in every layer"
+            raise UnsupportedModel(f"{place}: {wanted}; {self.architecture} cannot have one: {reason}")
         kinds = tuple(replace(kind, window=min(window.tokens, kind.window or window.tokens)) for kind in self.kinds)
         return replace(self, kinds=kinds, sinks=window.sinks)
 

@@ -26,9 +26,7 @@ def plan_decode(page_table: torch.Tensor, kv_lengths: Sequence[int], spec: Atten
     return reference.plan_decode(page_table, kv_lengths, spec)
 
 
-def decode_attention(
-    q: torch.Tensor, kv: torch.Tensor, plan: DecodePlan, out: torch.Tensor, *, sink_q: torch.Tensor | None = None
-) -> None:
+def decode_attention(q: torch.Tensor, kv: torch.Tensor, plan: DecodePlan, out: torch.Tensor, *, sink_q: torch.Tensor | None = None) -> None:
     """softmax(q k^T * scale) v for each request's newest token, in float32.
 
     Args:

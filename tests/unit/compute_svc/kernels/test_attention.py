@@ -100,9 +100,7 @@ def sink_queries_of(queries: torch.Tensor, shape: Shape) -> torch.Tensor | None:
     return queries.flip(0, 2) if shape.sinks else None
 
 
-def naive_attention(
-    query: torch.Tensor, sink_query: torch.Tensor | None, store: Store, request: int, position: int
-) -> list[list[float]]:
+def naive_attention(query: torch.Tensor, sink_query: torch.Tensor | None, store: Store, request: int, position: int) -> list[list[float]]:
     """[num_heads][D] by plain arithmetic on Python floats."""
     spec, size = store.spec, store.spec.page_size_tokens
     first = 0 if spec.window is None else max(0, position - spec.window + 1)
