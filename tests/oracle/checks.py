@@ -58,6 +58,7 @@ class Trial:
     def __init__(self, case: Case, folder: Path) -> None:
         self.oracle = case.write(folder)
         self._folder = folder
+        self._streaming = case.streaming
         self.model = self.load(torch.float32)
         self._expected: dict[tuple[int, ...], torch.Tensor] = {}
         self._generator = torch.Generator().manual_seed(7)
@@ -65,7 +66,7 @@ class Trial:
 
     def load(self, dtype: torch.dtype) -> CausalLM:
         """This engine's model in some dtype."""
-        return load_model(self._folder, dtype=dtype, device=torch.device("cpu"))
+        return load_model(self._folder, dtype=dtype, device=torch.device("cpu"), streaming=self._streaming)
 
     def random_tokens(self, length: int) -> list[int]:
         """Ids of the vocabulary."""
