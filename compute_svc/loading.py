@@ -75,7 +75,7 @@ def load_engine(settings: Settings) -> Engine:
 
 def _streaming_window(settings: Settings) -> StreamingWindow | None:
     tokens = settings.streaming_window_tokens
-    return None if tokens is None else StreamingWindow(tokens=tokens, sinks=settings.streaming_sinks)
+    return None if tokens is None else StreamingWindow(tokens=tokens, sinks=settings.num_sinks)
 
 
 def scheduler_config(settings: Settings, model: ModelConfig) -> SchedulerConfig:

@@ -51,6 +51,7 @@ class ComputeService:
         self._prefix_servicer = PrefixCacheServicer(self._kv_watch)
         self._server = ServiceServer([SERVICE_NAME, PREFIX_CACHE_SERVICE_NAME], self._register, settings.listen)
         self._fingerprint = fingerprint_of(settings.model)
+        self._fingerprint.computation = settings.computation
         self._samplers: list[SamplerLink] = []
         self._dispatcher: Dispatcher | None = None
         self._prefixes: PrefixCalls | None = None

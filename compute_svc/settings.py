@@ -15,6 +15,8 @@ _ADDRESS = r"^.+:\d{1,5}$"
 def _num_cores() -> int:
     return len(os.sched_getaffinity(0))
 
+_DEFAULT_SINKS = 4
+
 
 class Settings(BaseSettings):
     """What an operator can set. Each field is COMPUTE_ and its name."""
@@ -44,12 +46,8 @@ class Settings(BaseSettings):
         ge=1,
         description="Most tokens a token sees, itself included, besides the sinks; longer requests are answered otherwise; unset = all",
     )
-    streaming_sinks: int = Field(
-        4,
-        ge=1,
-        le=32,
-        validate_default=False,
-        description="First tokens of a request that every token sees, whatever its window; goes with streaming_window_tokens",
+    streaming_sinks: int | None = Field(
+        None, ge=1, le=32, description="First tokens of a request that every token sees beside streaming_window_tokens; default: 4"
     )
     step_budget_tokens: int = Field(512, ge=1, le=1 << 17, description="Most tokens computed in one step")
     max_running_requests: int = Field(
@@ -63,6 +61,19 @@ class Settings(BaseSettings):
     )
     stall_timeout_s: float = Field(30.0, gt=0, le=3600, description="Not ready after a step that takes longer than this")
     drain_timeout_s: float = Field(30.0, ge=0, le=3600, description="Most seconds for requests under way when the process is told to stop")
+
+    @property
+    def num_sinks(self) -> int:
+        """First tokens of a request that every token sees; 0 without a streaming window."""
+        if self.streaming_window_tokens is None:
+            return 0
+        return _DEFAULT_SINKS if self.streaming_sinks is None else self.streaming_sinks
+
+    @property
+    def computation(self) -> str:
+        """What bears on the bits of logits besides the weights: replicas that differ in it do not serve together."""
+        window = "" if self.streaming_window_tokens is None else f", window {self.streaming_window_tokens} and {self.num_sinks} sinks"
+        return f"{self.dtype} on {self.device.partition(':')[0]}{window}"
 
     @field_validator("samplers", mode="before")
     @classmethod
@@ -79,9 +90,9 @@ class Settings(BaseSettings):
 
     @field_validator("streaming_sinks")
     @classmethod
-    def _require_a_window(cls, value: int, info: ValidationInfo) -> int:
-        # The default is not validated; a window that was refused is not in the data.
-        if info.data.get("streaming_window_tokens", value) is None:
+    def _require_a_window(cls, value: int | None, info: ValidationInfo) -> int | None:
+        # A window that was refused is not in the data.
+        if value is not None and info.data.get("streaming_window_tokens", value) is None:
             raise ValueError("there are no sinks without streaming_window_tokens")
         return value
 

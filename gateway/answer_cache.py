@@ -41,6 +41,7 @@ class AnswerCache:
             tenant=call.tenant,
             model=self._model_name,
             weights_revision=model.weights_revision,
+            computation=model.computation,
             tokenizer_sha256=model.tokenizer_sha256,
             sampling=_canonical(choice, with_seed=not greedy),
         )

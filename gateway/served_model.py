@@ -16,6 +16,8 @@ class ServedModel:
     tokenizer_sha256: str
     # Empty where no stage knows it.
     weights_revision: str
+    # How the replicas compute, in words; all in the same way.
+    computation: str
     # Ids that end an answer.
     eos_token_ids: tuple[int, ...]
     # The model author's defaults; None = none published.
@@ -48,6 +50,7 @@ def served_model(tokenizer: tokenizer_pb2.GetTokenizerInfoResponse, replicas: Se
     return ServedModel(
         tokenizer_sha256=tokenizer.fingerprint.tokenizer_sha256,
         weights_revision=next((revision for revision in revisions if revision), ""),
+        computation=replicas[0].fingerprint.computation,
         eos_token_ids=tuple(token for token in tokenizer.eos_token_ids if token < width),
         default_temperature=tokenizer.default_temperature if tokenizer.HasField("default_temperature") else None,
         default_top_k=tokenizer.default_top_k if tokenizer.HasField("default_top_k") else None,

@@ -26,8 +26,9 @@ class CacheScope:
     tenant: str
     # The name under which the model is served.
     model: str
-    # Revision of the weights, and sha256 of the tokenizer.
+    # Revision of the weights, how logits are computed from them, and sha256 of the tokenizer.
     weights_revision: str
+    computation: str
     tokenizer_sha256: str
     # Canonical bytes of every resolved parameter that bears on the answer: sampling, stopping, what is reported with it.
     sampling: bytes

@@ -43,5 +43,6 @@ def _model(gateway: Gateway, name: str) -> dict[str, Any]:
         # Ids that may be in a prompt are below it.
         "vocab_size": min(served.vocab_size, served.logits_width),
         "weights_revision": served.weights_revision,
+        "computation": served.computation,
         "tokenizer_sha256": served.tokenizer_sha256,
     }

@@ -18,7 +18,7 @@ import redis
 from prompt_cache import CacheConfig, CachedAnswer, CachedDelta, CacheKey, CacheScope, PromptCache
 
 SECRET = b"0123456789abcdef"
-SCOPE = CacheScope(tenant="a", model="m", weights_revision="w", tokenizer_sha256="t", sampling=b"")
+SCOPE = CacheScope(tenant="a", model="m", weights_revision="w", computation="c", tokenizer_sha256="t", sampling=b"")
 OPEN_S = 1.0
 
 

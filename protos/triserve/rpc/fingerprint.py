@@ -46,7 +46,7 @@ def _hash_blocks(path: Path, digest: hashlib._Hash) -> None:
 
 
 def require_same(ours: common_pb2.Fingerprint, theirs: common_pb2.Fingerprint, *, peer: str) -> None:
-    """Refuses a peer that serves another tokenizer or, where both know theirs, other weights.
+    """Refuses a peer that serves another tokenizer or, where both know theirs, other weights or computes otherwise.
 
     Raises:
         FingerprintMismatch: naming the peer and both values.
@@ -55,3 +55,5 @@ def require_same(ours: common_pb2.Fingerprint, theirs: common_pb2.Fingerprint, *
         raise FingerprintMismatch(f"{peer} has tokenizer {theirs.tokenizer_sha256[:12]}, we have {ours.tokenizer_sha256[:12]}")
     if ours.weights_revision and theirs.weights_revision and ours.weights_revision != theirs.weights_revision:
         raise FingerprintMismatch(f"{peer} has weights {theirs.weights_revision[:12]}, we have {ours.weights_revision[:12]}")
+    if ours.computation and theirs.computation and ours.computation != theirs.computation:
+        raise FingerprintMismatch(f"{peer} computes with {theirs.computation}, others with {ours.computation}: answers would differ")

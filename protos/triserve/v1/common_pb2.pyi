@@ -51,19 +51,23 @@ class Fingerprint(_message.Message):
 
     TOKENIZER_SHA256_FIELD_NUMBER: _builtins.int
     WEIGHTS_REVISION_FIELD_NUMBER: _builtins.int
+    COMPUTATION_FIELD_NUMBER: _builtins.int
     tokenizer_sha256: _builtins.str
     """Lower-case hex sha256 of tokenizer.json."""
     weights_revision: _builtins.str
     """Lower-case hex revision of config and weights; empty where the process has no weights to look at."""
+    computation: _builtins.str
+    """How logits are computed from them: device, dtype and whatever else changes their bits; empty where none are computed."""
     def __init__(
         self,
         *,
         tokenizer_sha256: _builtins.str = ...,
         weights_revision: _builtins.str = ...,
+        computation: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["tokenizer_sha256", b"tokenizer_sha256", "weights_revision", b"weights_revision"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["computation", b"computation", "tokenizer_sha256", b"tokenizer_sha256", "weights_revision", b"weights_revision"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

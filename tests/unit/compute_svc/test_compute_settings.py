@@ -65,9 +65,24 @@ def test_more_requests_than_the_budget_has_tokens_are_refused_by_name(folder: Pa
 def test_a_streaming_window_has_four_sinks_unless_another_number_is_given(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert Settings().streaming_window_tokens is None
     monkeypatch.setenv("COMPUTE_STREAMING_WINDOW_TOKENS", "1024")
-    assert (Settings().streaming_window_tokens, Settings().streaming_sinks) == (1024, 4)
+    assert (Settings().streaming_window_tokens, Settings().num_sinks) == (1024, 4)
     monkeypatch.setenv("COMPUTE_STREAMING_SINKS", "1")
-    assert (Settings().streaming_window_tokens, Settings().streaming_sinks) == (1024, 1)
+    assert (Settings().streaming_window_tokens, Settings().num_sinks) == (1024, 1)
+
+
+@pytest.mark.parametrize("window", [None, "1024"])
+def test_settings_reach_the_engines_process_as_they_are(folder: Path, monkeypatch: pytest.MonkeyPatch, window: str | None) -> None:
+    if window is not None:
+        monkeypatch.setenv("COMPUTE_STREAMING_WINDOW_TOKENS", window)
+    settings = Settings()
+    assert Settings.model_validate_json(settings.model_dump_json()) == settings
+
+
+def test_all_that_changes_the_bits_of_logits_is_told(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert Settings().computation == "float32 on cpu"
+    monkeypatch.setenv("COMPUTE_STREAMING_WINDOW_TOKENS", "1024")
+    monkeypatch.setenv("COMPUTE_DTYPE", "bfloat16")
+    assert Settings().computation == "bfloat16 on cpu, window 1024 and 4 sinks"
 
 
 def test_a_wrong_window_is_the_only_error_when_sinks_are_right(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:

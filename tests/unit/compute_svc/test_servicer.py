@@ -14,11 +14,12 @@ async def test_the_hello_says_what_the_replica_is(replica: Replica) -> None:
     gateway = await replica.gateway()
     assert gateway.hello is not None
     hello = gateway.hello
-    assert hello.fingerprint == replica.fingerprint
+    assert hello.fingerprint.computation == "float32 on cpu"
+    assert (hello.fingerprint.tokenizer_sha256, hello.policy) == (replica.fingerprint.tokenizer_sha256, "fcfs")
     assert (hello.max_model_len_tokens, hello.logits_width, hello.page_size_tokens, hello.num_pages) == (64, WIDTH, 4, 32)
     assert (hello.max_waiting_requests, hello.dtype, hello.device, hello.policy, hello.load.free_pages) == (4, "float32", "cpu", "fcfs", 32)
     sampler_hello = replica.samplers[0].hellos[0]
-    assert (sampler_hello.logits_width, sampler_hello.fingerprint) == (WIDTH, replica.fingerprint)
+    assert (sampler_hello.logits_width, sampler_hello.fingerprint) == (WIDTH, hello.fingerprint)
 
 
 async def test_the_last_parcel_and_the_end_are_one_message(replica: Replica) -> None:

@@ -20,6 +20,7 @@ from triserve.v1 import common_pb2, tokenizer_pb2
 MODEL = ServedModel(
     tokenizer_sha256="ab",
     weights_revision="cd",
+    computation="float32 on cpu",
     eos_token_ids=(7, 9),
     default_temperature=None,
     default_top_k=None,

@@ -21,7 +21,7 @@ class Clock:
 
 
 def scope(tenant: str = "a") -> CacheScope:
-    return CacheScope(tenant=tenant, model="m", weights_revision="w", tokenizer_sha256="t", sampling=b"")
+    return CacheScope(tenant=tenant, model="m", weights_revision="w", computation="c", tokenizer_sha256="t", sampling=b"")
 
 
 def make(clock: Clock | None = None, **bounds: float) -> PromptCache:

@@ -11,13 +11,14 @@ from hypothesis import strategies as st
 from prompt_cache.keys import CacheKey, CacheScope, KeyMaker
 
 KEYS = KeyMaker(b"0123456789abcdef")
-SCOPE = CacheScope(tenant="a", model="m", weights_revision="w", tokenizer_sha256="t", sampling=b"s", output_format=b"f")
+SCOPE = CacheScope(tenant="a", model="m", weights_revision="w", computation="c", tokenizer_sha256="t", sampling=b"s", output_format=b"f")
 
 scopes = st.builds(
     CacheScope,
     tenant=st.text(max_size=4),
     model=st.text(max_size=4),
     weights_revision=st.text(max_size=4),
+    computation=st.text(max_size=4),
     tokenizer_sha256=st.text(max_size=4),
     sampling=st.binary(max_size=4),
     output_format=st.binary(max_size=4),

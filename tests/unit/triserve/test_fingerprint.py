@@ -61,6 +61,13 @@ def test_peers_that_disagree_refuse_each_other() -> None:
         require_same(ours, common_pb2.Fingerprint(tokenizer_sha256="a" * 64, weights_revision="d" * 64), peer="compute")
 
 
+def test_a_peer_that_computes_otherwise_is_refused() -> None:
+    ours = common_pb2.Fingerprint(tokenizer_sha256="a" * 64, computation="float32 on cpu")
+    with pytest.raises(FingerprintMismatch, match="computes with bfloat16 on cpu, others with float32 on cpu"):
+        require_same(ours, common_pb2.Fingerprint(tokenizer_sha256="a" * 64, computation="bfloat16 on cpu"), peer="compute 2")
+    require_same(ours, common_pb2.Fingerprint(tokenizer_sha256="a" * 64), peer="tokenizer")
+
+
 def test_a_peer_without_weights_is_judged_by_its_tokenizer_alone() -> None:
     ours = common_pb2.Fingerprint(tokenizer_sha256="a" * 64, weights_revision="b" * 64)
     require_same(ours, common_pb2.Fingerprint(tokenizer_sha256="a" * 64), peer="sampler")
