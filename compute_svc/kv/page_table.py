@@ -78,6 +78,22 @@ class PageTable:
         self.room = self.room[1:]
         return page
 
+    def slide(self, first: int, count: int, given_up: int) -> None:
+        """Takes `count` pages out, from the `first` on, and puts those of them that the request owns behind the others, for tokens to come.
+
+        Args:
+            first: Index of the first one; what is shared ends there or before, apart from what is given up.
+            count: How many.
+            given_up: How many of them the tree owns; they come first.
+        """
+        assert max(first, self.shared) == first + given_up <= first + count <= self.length, "what is taken out is there"
+        taken = self._entries[first : first + count].copy()
+        kept = np.concatenate((self._entries[first + count : self.length], taken[given_up:]))
+        self._entries[first : first + kept.size] = kept
+        self._entries[first + kept.size : self.length] = 0
+        self.length -= given_up
+        self.shared = min(self.shared, first)
+
     def cut_room(self, count: int) -> Pages:
         """Takes up to `count` pages from the end of the room; returns them."""
         kept = max(0, self.room.size - count)

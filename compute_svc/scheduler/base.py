@@ -13,6 +13,7 @@ import numpy.typing as npt
 from compute_svc.draw_rule import DrawRule
 from compute_svc.kv.page_table import PageTable
 from compute_svc.kv.radix_node import Node
+from compute_svc.kv.window import KvWindow
 from compute_svc.request import Request
 from triserve.rpc.errors import ServiceError
 
@@ -28,6 +29,7 @@ class SchedulerConfig:
         step_budget_tokens: Most tokens computed in one step.
         max_running_requests: Most requests in the batch; at most the budget, so that every decode row fits into every step.
         max_waiting_requests: Most requests that wait because the batch is full.
+        window: What a request needs of its KV; None = all of it.
 
     Raises:
         ValueError: A size is below 1, or more requests may run than one step has tokens.
@@ -39,10 +41,11 @@ class SchedulerConfig:
     step_budget_tokens: int
     max_running_requests: int
     max_waiting_requests: int
+    window: KvWindow | None = None
 
     def __post_init__(self) -> None:
         for name in self.__slots__:
-            if getattr(self, name) < 1:
+            if name != "window" and getattr(self, name) < 1:
                 raise ValueError(f"{name} is {getattr(self, name)}, it must be at least 1")
         if self.max_running_requests > self.step_budget_tokens:
             raise ValueError(
@@ -52,7 +55,18 @@ class SchedulerConfig:
     @property
     def max_request_tokens(self) -> int:
         """Most tokens of one request, by context length and by the pages there are."""
-        return min(self.max_model_len_tokens, self.num_pages * self.page_size_tokens)
+        return self.max_model_len_tokens if self.slides else min(self.max_model_len_tokens, self.num_pages * self.page_size_tokens)
+
+    @property
+    def slides(self) -> bool:
+        """Whether a request of any length fits because it drops what it does not need any more."""
+        return self.window is not None and self.sliding_tokens <= self.num_pages * self.page_size_tokens
+
+    @property
+    def sliding_tokens(self) -> int:
+        """What a request that drops what it can has room for."""
+        assert self.window is not None, "without a window nothing is dropped"
+        return self.window.most_tokens(self.step_budget_tokens)
 
 
 class Phase(Enum):
@@ -67,7 +81,7 @@ class Phase(Enum):
 class RequestState:
     """A request on its way through the scheduler.
 
-    Tokens: [0, num_computed) have their KV in pages · [num_computed, num_tokens) are known and not computed · the rest is room for
+    Tokens: [0, num_computed) have their KV in pages, apart from `dropped_tokens` that are not needed any more · [num_computed, num_tokens) are known and not computed · the rest is room for
     the answer. While `awaiting` is set the token behind num_tokens is being drawn elsewhere. The first `num_given` were known at the start.
     While `leader` computes what this one needs too, up to the `leader_end`-th token, it waits.
     The whole answer is expected to have `predicted_tokens`; it may turn out shorter or longer. `rank` is its policy's: lower is sooner.
@@ -82,6 +96,8 @@ class RequestState:
         "arrival",
         "awaiting",
         "cached_tokens",
+        "dropped_tokens",
+        "is_sliding",
         "last_token",
         "leader",
         "leader_end",
@@ -122,10 +138,17 @@ class RequestState:
         self.admitted_at: float | None = None
         self.awaiting = False
         self.paused = False
+        self.is_sliding = False
+        self.dropped_tokens = 0
         self.leader: RequestState | None = None
         self.leader_end = 0
         self.table: PageTable | None = None
         self.prefix: Node | None = None
+
+    @property
+    def kv_length(self) -> int:
+        """Tokens whose KV is in its pages."""
+        return self.num_computed - self.dropped_tokens
 
     @property
     def is_blocked(self) -> bool:

@@ -53,7 +53,11 @@ class KvMemory:
         self._num_pages = config.num_pages
         self.pool = PagePool(config.num_pages)
         self.tree = RadixTree(config.page_size_tokens)
-        self.tables = PageTables(config.max_running_requests, self._pages_for(config.max_request_tokens))
+        self.tables = PageTables(config.max_running_requests, min(config.num_pages, self._pages_for(config.max_request_tokens)))
+        self._window = config.window if config.slides else None
+        self._sliding_pages = self._pages_for(config.sliding_tokens) if config.slides else 0
+        # Of a request that holds all its known tokens when it is admitted; a longer one slides from the start.
+        self._most_pages = max(self._sliding_pages, config.num_pages // 2) if config.slides else int(self.tables.entries.shape[1])
         self.num_returns = 0
         self.looked_up_tokens = 0
         self.hit_tokens = 0
@@ -70,6 +74,11 @@ class KvMemory:
         """Pages a request can have: free ones, and those the prefix cache alone holds."""
         return self.pool.num_free + self.tree.evictable_pages
 
+    def wanted_pages(self, state: RequestState) -> int:
+        """Pages that a waiting request is to hold, shared ones among them, when it is admitted."""
+        num_pages = self._pages_for(state.num_tokens)
+        return num_pages if num_pages <= self._most_pages else self._sliding_pages
+
     def admit(self, state: RequestState, *, headroom: int) -> bool:
         """Gives a request pages for all its known tokens, shared ones where the prefix is cached.
 
@@ -85,12 +94,15 @@ class KvMemory:
 
         Effects: sets the request's table, prefix and num_computed.
         """
-        known = state.tokens[: state.num_tokens - 1]
+        known, num_pages = state.tokens[: state.num_tokens - 1], self.wanted_pages(state)
+        state.is_sliding = self._window is not None and num_pages < self._pages_for(state.num_tokens)
+        if self._window is not None and state.is_sliding:
+            known = known[: self._window.chunk_tokens]
         prefix = self._lock_prefix(state.request.tenant, known)
-        missing = self._pages_for(state.num_tokens) - prefix.pages.size
+        missing = num_pages - prefix.pages.size
         if self.reservation is Reservation.MAXIMUM:
             # Nobody grows, so nobody needs headroom.
-            wanted = missing + self._wanted_room(state, self._pages_for(state.num_tokens))
+            wanted = missing + self._wanted_room(state, num_pages)
         else:
             wanted = missing + headroom
         if wanted > self.num_available:
@@ -111,7 +123,7 @@ class KvMemory:
         self.looked_up_tokens += state.num_tokens
         self.hit_tokens += state.num_computed
         insort(self._holders, state, key=_arrival)
-        self._ends.setdefault(prefix.node, {})[state.request.number] = state
+        self._enter_end(state)
         return True
 
     def find_leader(self, state: RequestState) -> tuple[RequestState, int] | None:
@@ -143,7 +155,7 @@ class KvMemory:
     @property
     def max_pinned_pages(self) -> int:
         """Most pages of pinned prefixes: half of all, and never so many that the longest request would not fit beside them."""
-        return min(self._num_pages // 2, self._num_pages - int(self.tables.entries.shape[1]))
+        return min(self._num_pages // 2, self._num_pages - self._most_pages)
 
     def pin(self, tenant: str, tokens: Tokens) -> bool:
         """Keeps a prefix in the cache until it is unpinned.
@@ -170,7 +182,7 @@ class KvMemory:
             False if there is none to be had.
         """
         table, _ = self._holdings(state)
-        if state.num_computed < table.length * self._page_size:
+        if state.kv_length < table.length * self._page_size:
             return True
         if table.room.size:
             page = table.use_room()
@@ -189,6 +201,8 @@ class KvMemory:
         """
         table, prefix = self._holdings(state)
         first, end = table.shared, state.num_computed // self._page_size
+        if self._window is not None and state.is_sliding:
+            end = min(end, self._window.chunk_tokens // self._page_size)
         if end <= first:
             return
         own = table.owned[: end - first]
@@ -196,11 +210,36 @@ class KvMemory:
         table.share(longer.pages)
         self._leave_end(state)
         state.prefix = longer.node
-        self._ends.setdefault(longer.node, {})[state.request.number] = state
+        self._enter_end(state)
         duplicates = own[own != longer.pages]
         if duplicates.size:
             self.pool.release(duplicates)
             self.num_returns += 1
+
+    def slide(self, state: RequestState) -> None:
+        """Drops what a request does not need any more, now that it has computed more; its pages take the tokens to come.
+
+        What it shares with the prefix cache is given up when all of it but the first chunk can be: a prefix is locked as a whole.
+        """
+        if self._window is None:
+            return
+        dropped = self._window.droppable_tokens(state.num_computed)
+        if dropped <= state.dropped_tokens:
+            return
+        table, prefix = self._holdings(state)
+        first = self._window.chunk_tokens // self._page_size
+        end = first + (dropped - state.dropped_tokens) // self._page_size
+        if end < table.shared:
+            return
+        self._leave_end(state)
+        state.is_sliding = True
+        given_up = max(0, table.shared - first)
+        if given_up:
+            state.prefix = self.tree.lock_match(state.request.tenant, state.tokens[: self._window.chunk_tokens]).node
+            self.tree.unlock(prefix)
+            self.num_returns += 1
+        table.slide(first, end - first, given_up)
+        state.dropped_tokens = dropped
 
     def leave(self, state: RequestState) -> None:
         """Takes all pages of a request back; what it computed stays in the prefix cache as long as there is room.
@@ -222,6 +261,7 @@ class KvMemory:
         state.table = None
         state.prefix = None
         state.num_computed = 0
+        state.dropped_tokens = 0
         self.num_returns += 1
 
     def assert_owned_once(self, states: list[RequestState]) -> None:
@@ -275,7 +315,15 @@ class KvMemory:
                 best = PartialPage(int(table.owned[0]), agreed)
         return best
 
+    def _enter_end(self, state: RequestState) -> None:
+        # What slides has only its first chunk in order, which is not worth looking for.
+        if not state.is_sliding:
+            _, prefix = self._holdings(state)
+            self._ends.setdefault(prefix, {})[state.request.number] = state
+
     def _leave_end(self, state: RequestState) -> None:
+        if state.is_sliding:
+            return
         _, prefix = self._holdings(state)
         others = self._ends[prefix]
         del others[state.request.number]
@@ -302,7 +350,7 @@ class KvMemory:
 
     def _wanted_room(self, state: RequestState, num_pages: int) -> int:
         """Pages to reserve behind the first `num_pages` of a request."""
-        if self.reservation is Reservation.PAGES:
+        if self.reservation is Reservation.PAGES or state.is_sliding:
             return 0
         answer = state.request.max_tokens
         if self.reservation is Reservation.PREDICTED:
@@ -313,7 +361,7 @@ class KvMemory:
                 expected *= 2
             answer = min(answer, expected)
         # Nothing follows the last token, so nothing reads its KV.
-        return max(0, self._pages_for(state.request.prompt.size + answer - 1) - num_pages)
+        return max(0, min(self._pages_for(state.request.prompt.size + answer - 1), self._most_pages) - num_pages)
 
     def _find_room(self, count: int, room: int) -> int:
         """How much of the room can be had in one run with the `count` pages before it.

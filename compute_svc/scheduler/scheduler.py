@@ -151,9 +151,11 @@ class Scheduler:
         """Counts the tokens of a plan as computed; their KV is in its pages now."""
         for state in plan.decodes:
             state.num_computed += 1
+            self.memory.slide(state)
         for chunk in plan.prefills:
             chunk.state.num_computed += chunk.length
             self.memory.keep_computed(chunk.state)
+            self.memory.slide(chunk.state)
         if self._policy.account(plan):
             self._running.sort(key=_RANK)
 
@@ -166,7 +168,7 @@ class Scheduler:
         assert self._set_aside.items() <= (self._waiting | self._preempted).items(), "who is set aside is not running"
         for state in self._running:
             assert state.table is not None and state.table.shared <= state.table.length
-            assert state.num_computed <= state.table.length * self.config.page_size_tokens
+            assert state.kv_length <= state.table.length * self.config.page_size_tokens
 
     def _require_possible(self, request: Request) -> None:
         limit = self.config.max_request_tokens
@@ -215,7 +217,7 @@ class Scheduler:
                 prefilling.append(state)
                 continue
             assert state.table is not None, "a running request has a page table"
-            if computed < state.table.length * page_size or self._grow(state, now):
+            if state.kv_length < state.table.length * page_size or self._grow(state, now):
                 decodes.append(state)
         return prefilling
 
@@ -251,7 +253,7 @@ class Scheduler:
                 return
             # It may have made way for one of those just now.
             if state.phase is Phase.RUNNING:
-                budget = _add_chunk(plan.prefills, state, budget)
+                budget = self._add_chunk(plan.prefills, state, budget)
         self._admit_all(plan, now, budget)
 
     def _admit_all(self, plan: Plan, now: float, budget: int, before: RequestState | None = None) -> int:
@@ -261,7 +263,7 @@ class Scheduler:
             if candidate is None or (before is not None and candidate.rank >= before.rank):
                 break
             if self._admit(candidate, plan, now):
-                budget = _add_chunk(plan.prefills, candidate, budget)
+                budget = self._add_chunk(plan.prefills, candidate, budget)
             elif self._make_way(candidate, plan, now):
                 planned = len(plan.decodes) + sum(chunk.length for chunk in plan.prefills)
                 budget = self.config.step_budget_tokens - planned
@@ -309,7 +311,7 @@ class Scheduler:
             assert state.table is not None, "a running request has a page table"
             pages += state.table.length
             staying -= 1
-        return -(-candidate.num_tokens // self.config.page_size_tokens) + staying <= pages
+        return self.memory.wanted_pages(candidate) + staying <= pages
 
     def _admit(self, state: RequestState, plan: Plan, now: float) -> bool:
         if len(self._running) >= self.config.max_running_requests:
@@ -336,9 +338,11 @@ class Scheduler:
         self._policy.charge(state)
         return True
 
-
-def _add_chunk(chunks: list[Chunk], state: RequestState, budget: int) -> int:
-    """Adds as much of a request's prompt as the budget holds; returns what is left of the budget."""
-    length = min(budget, state.prefill_end - state.num_computed)
-    chunks.append(Chunk(state, state.num_computed, length))
-    return budget - length
+    def _add_chunk(self, chunks: list[Chunk], state: RequestState, budget: int) -> int:
+        """Adds as much of a request's prompt as the budget holds, and its pages if they slide; returns what is left of the budget."""
+        assert state.table is not None, "a running request has a page table"
+        room = state.table.length * self.config.page_size_tokens - state.kv_length
+        length = min(budget, state.prefill_end - state.num_computed, room)
+        assert length > 0, "what slides has room for a step"
+        chunks.append(Chunk(state, state.num_computed, length))
+        return budget - length

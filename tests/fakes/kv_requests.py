@@ -6,6 +6,7 @@ import numpy as np
 import numpy.typing as npt
 
 from compute_svc.kv.page_table import PageTable
+from compute_svc.kv.window import KvWindow
 from compute_svc.request import Request
 from compute_svc.scheduler.base import RequestState, SchedulerConfig
 from compute_svc.scheduler.kv_memory import KvMemory
@@ -13,15 +14,16 @@ from compute_svc.scheduler.kv_memory import KvMemory
 PAGE = 4
 
 
-def kv_config(num_pages: int) -> SchedulerConfig:
-    """Sizes of a scheduler with so many small pages."""
+def kv_config(num_pages: int, window: KvWindow | None = None) -> SchedulerConfig:
+    """Sizes of a scheduler with so many small pages; steps of few tokens where there is a window."""
     return SchedulerConfig(
         page_size_tokens=PAGE,
         num_pages=num_pages,
         max_model_len_tokens=64,
-        step_budget_tokens=64,
+        step_budget_tokens=64 if window is None else 8,
         max_running_requests=8,
         max_waiting_requests=8,
+        window=window,
     )
 
 

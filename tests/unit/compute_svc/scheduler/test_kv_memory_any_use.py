@@ -8,6 +8,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
 from compute_svc.kv.radix_node import count_agreeing
+from compute_svc.kv.window import KvWindow
 from compute_svc.scheduler.base import RequestState
 from compute_svc.scheduler.kv_memory import KvMemory, Reservation
 from tests.fakes.kv_requests import PAGE, decode, kv_config, kv_request, table_of
@@ -17,10 +18,11 @@ class KvMemoryMachine(RuleBasedStateMachine):
     """Requests of few different tokens, so that prefixes are shared; every slot remembers which text its KV stands for."""
 
     reservation = Reservation.PREDICTED
+    window: KvWindow | None = None
 
     @initialize(num_pages=st.integers(2, 24))
     def start(self, num_pages: int) -> None:
-        self.config = kv_config(num_pages)
+        self.config = kv_config(num_pages, self.window)
         self.memory = KvMemory(self.config, self.reservation)
         self.slots: dict[int, tuple[int, ...]] = {}
         self.running: list[RequestState] = []
@@ -29,7 +31,7 @@ class KvMemoryMachine(RuleBasedStateMachine):
 
     @rule(data=st.data(), prompt=st.lists(st.integers(0, 1), min_size=1, max_size=20))
     def admit(self, data: st.DataObject, prompt: list[int]) -> None:
-        room = self.config.max_request_tokens - len(prompt)
+        room = min(64, self.config.max_request_tokens) - len(prompt)
         if room < 1 or len(self.running) == self.config.max_running_requests:
             return
         max_tokens = data.draw(st.integers(1, room), label="max_tokens")
@@ -51,10 +53,11 @@ class KvMemoryMachine(RuleBasedStateMachine):
         self._copy()
         state = data.draw(st.sampled_from(self.running), label="who")
         # A drawn token that found no page is known and cannot be computed.
-        computable = min(state.num_tokens, table_of(state).length * PAGE)
+        computable = min(state.num_tokens, table_of(state).length * PAGE + state.dropped_tokens)
         for _ in range(min(count, computable - state.num_computed)):
             self._compute(state)
         self.memory.keep_computed(state)
+        self.memory.slide(state)
 
     @precondition(lambda self: self.running)
     @rule(data=st.data(), tokens=st.lists(st.integers(0, 1), min_size=1, max_size=12))
@@ -74,6 +77,7 @@ class KvMemoryMachine(RuleBasedStateMachine):
             if not grew:
                 return
             self._compute(state)
+            self.memory.slide(state)
 
     @precondition(lambda self: self.running)
     @rule(data=st.data(), ends=st.booleans())
@@ -88,10 +92,12 @@ class KvMemoryMachine(RuleBasedStateMachine):
         available = self.memory.num_available
         last = state.request.prompt.size + state.request.max_tokens - 1
         needed = -(-max(state.num_tokens, last if self.reservation is Reservation.MAXIMUM else 0) // PAGE)
+        if self.window is not None:
+            needed = self.memory.wanted_pages(state)
         cached = self._cached_tokens(state)
         admitted = self.memory.admit(state, headroom=len(self.running))
         if admitted:
-            assert state.num_computed == cached, "everything that anybody has computed is used"
+            assert state.num_computed == cached or state.is_sliding, "everything that anybody has computed is used"
             self.running.append(state)
         else:
             headroom = 0 if self.reservation is Reservation.MAXIMUM else len(self.running)
@@ -102,7 +108,7 @@ class KvMemoryMachine(RuleBasedStateMachine):
         """How many of its first tokens, but the last, are in the cache or computed by a request whose pages are not copies to be made."""
         known = state.tokens[: state.num_tokens - 1]
         lengths = [self.memory.tree.match_length("", known)]
-        for other in self.running:
+        for other in (other for other in self.running if not other.is_sliding):
             # What is to be copied is not there yet; what the request shares is.
             whole = table_of(other).shared * PAGE
             computed = whole if self.memory.is_to_be_copied(other) else other.num_computed
@@ -118,11 +124,11 @@ class KvMemoryMachine(RuleBasedStateMachine):
         return self.slots | dict(read)
 
     def _compute(self, state: RequestState) -> None:
-        position = state.num_computed
+        place = state.kv_length
         table = table_of(state)
-        assert position // PAGE >= table.shared, "what is shared is not written"
-        page = int(self.memory.tables.entries[table.row, position // PAGE])
-        self.slots[page * PAGE + position % PAGE] = tuple(state.tokens[: position + 1].tolist())
+        assert place // PAGE >= table.shared, "what is shared is not written"
+        page = int(self.memory.tables.entries[table.row, place // PAGE])
+        self.slots[page * PAGE + place % PAGE] = tuple(state.tokens[: state.num_computed + 1].tolist())
         state.num_computed += 1
 
     @invariant()
@@ -134,9 +140,13 @@ class KvMemoryMachine(RuleBasedStateMachine):
         slots = self._copied(self.memory.copies)
         for state in self.running:
             entries = self.memory.tables.entries[table_of(state).row]
-            for position in range(state.num_computed):
-                slot = int(entries[position // PAGE]) * PAGE + position % PAGE
-                assert slots[slot] == tuple(state.tokens[: position + 1].tolist())
+            for place in range(state.kv_length):
+                slot = int(entries[place // PAGE]) * PAGE + place % PAGE
+                assert slots[slot] == tuple(state.tokens[: self._position(state, place) + 1].tolist())
+
+    def _position(self, state: RequestState, place: int) -> int:
+        """Which token a request holds at a place."""
+        return place if self.window is None or place < self.window.chunk_tokens else place + state.dropped_tokens
 
     @invariant()
     def only_pages_in_use_and_the_maximum_are_not_available(self) -> None:
@@ -162,6 +172,24 @@ class MaximumMachine(KvMemoryMachine):
 
 class PagesMachine(KvMemoryMachine):
     reservation = Reservation.PAGES
+
+
+class WindowMachine(KvMemoryMachine):
+    """The same with a window: what is needed stays, and a request never holds more than half of the pages or what it needs."""
+
+    reservation = Reservation.PAGES
+    window = KvWindow(tokens=5, chunk_tokens=2 * PAGE)
+
+    @invariant()
+    def whatever_a_query_sees_is_there(self) -> None:
+        for state in self.running:
+            assert not state.dropped_tokens or 2 * PAGE + state.dropped_tokens <= state.num_computed - 4
+
+    @invariant()
+    def a_request_that_slides_holds_little(self) -> None:
+        for state in self.running:
+            if state.dropped_tokens:
+                assert state.kv_length <= self.config.sliding_tokens
 
 
 class TwinsMachine(RuleBasedStateMachine):
@@ -218,7 +246,8 @@ class TwinsMachine(RuleBasedStateMachine):
 TestPredicted = KvMemoryMachine.TestCase
 TestMaximum = MaximumMachine.TestCase
 TestPages = PagesMachine.TestCase
+TestWindow = WindowMachine.TestCase
 TestTwins = TwinsMachine.TestCase
-TestPredicted.settings = TestMaximum.settings = TestPages.settings = TestTwins.settings = settings(
+TestWindow.settings = TestPredicted.settings = TestMaximum.settings = TestPages.settings = TestTwins.settings = settings(
     max_examples=40, stateful_step_count=30, deadline=None
 )
