@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import torch
 
 from compute_svc.kernels.attention_spec import AttentionSpec
+from compute_svc.kernels.kv_chunks import slopes_of
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -35,7 +36,7 @@ def decode_attention(q: torch.Tensor, kv: torch.Tensor, plan: DecodePlan, out: t
         scores = (keys * q[request].float()[:, None]).sum(-1) * spec.scale
         if spec.softcap is not None:
             scores = spec.softcap * torch.tanh(scores / spec.softcap)
-        if spec.slopes is not None:
-            scores -= torch.tensor(spec.slopes, device=kv.device)[:, None] * (length - 1 - positions)
+        if (slopes := slopes_of(spec, kv.device)) is not None:
+            scores -= slopes.view(-1, 1) * (length - 1 - positions)
         weights = torch.softmax(scores, dim=-1)
         out[request] = (weights[:, :, None] * values).sum(1).view(-1).to(out.dtype)
