@@ -61,7 +61,9 @@ class BatchBuilder:
             begun_pages(page_table, query_lengths, kv_lengths, self._page_size),
         ]
         on_host = self._device.type == "cpu"
-        token_ids, positions, slots, pages, rows_wanted, begun = map(torch.from_numpy, arrays) if on_host else to_device(arrays, self._device)
+        token_ids, positions, slots, pages, rows_wanted, begun = (
+            map(torch.from_numpy, arrays) if on_host else to_device(arrays, self._device)
+        )
         return ForwardBatch(
             token_ids=token_ids,
             positions=positions,

@@ -31,7 +31,7 @@ def to_device(arrays: Sequence[Ids], device: torch.device) -> list[torch.Tensor]
     for array, size in zip(arrays, sizes, strict=True):
         words[start : start + size] = array.reshape(-1)
         start += size
-    parts = staged.to(device, non_blocking=True).split(sizes)
+    parts = torch.split(staged.to(device, non_blocking=True), sizes)
     return [part.view(array.shape) for part, array in zip(parts, arrays, strict=True)]
 
 

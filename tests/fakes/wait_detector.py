@@ -13,7 +13,16 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 # Their results' sizes are values that the device has to tell.
-_SIZED_BY_VALUES = ("nonzero", "masked_select", "unique", "_unique", "argwhere", "bincount", "repeat_interleave.self_Tensor", "repeat_interleave.Tensor")
+_SIZED_BY_VALUES = (
+    "nonzero",
+    "masked_select",
+    "unique",
+    "_unique",
+    "argwhere",
+    "bincount",
+    "repeat_interleave.self_Tensor",
+    "repeat_interleave.Tensor",
+)
 # They give Python a value.
 _READING = ("_local_scalar_dense", "item", "is_nonzero", "equal", "allclose")
 # Data of Python's that becomes a tensor comes from memory that is not pinned.
@@ -24,7 +33,7 @@ class HostWaits(AssertionError):
     """An operation would wait."""
 
 
-class _Operations(TorchDispatchMode):
+class _Operations(TorchDispatchMode):  # type: ignore[no-untyped-call]  # torch's modes have no types
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         name = func._schema.name.partition("::")[2]
         overload = f"{name}.{func._overloadname}"
@@ -64,11 +73,11 @@ def no_waiting() -> Iterator[None]:
     Raises:
         HostWaits: There was one.
     """
-    with torch.inference_mode(), _Operations(), _HostData():
+    with torch.inference_mode(), _Operations(), _HostData():  # type: ignore[no-untyped-call]  # likewise
         yield
 
 
-class CountedReads(TorchDispatchMode):
+class CountedReads(TorchDispatchMode):  # type: ignore[no-untyped-call]  # likewise
     """Lets tensors of the device "meta" be read, as numbers that all differ.
 
     Attributes:
@@ -76,7 +85,7 @@ class CountedReads(TorchDispatchMode):
     """
 
     def __init__(self) -> None:
-        super().__init__()
+        super().__init__()  # type: ignore[no-untyped-call]  # likewise
         self.count = 0
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:

@@ -68,7 +68,9 @@ def test_what_is_drawn_on_a_device_is_read_once() -> None:
     assert reads.count == 1
 
 
-@pytest.mark.parametrize("options", [{"temperature": 1.0, "top_k": 5}, {"temperature": 0.0, "top_logprobs": 4}], ids=["top-k", "greedy-reported"])
+@pytest.mark.parametrize(
+    "options", [{"temperature": 1.0, "top_k": 5}, {"temperature": 0.0, "top_logprobs": 4}], ids=["top-k", "greedy-reported"]
+)
 def test_candidates_of_known_number_are_read_once(options: dict[str, float]) -> None:
     logits = torch.empty((2, 5000), device=META)
     with CountedReads() as reads:
