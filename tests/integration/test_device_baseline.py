@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import json
+import os
+import subprocess
+import sys
 from dataclasses import replace
 from pathlib import Path
 
@@ -16,6 +19,7 @@ from tests.bench.device_baseline import main
 from tests.bench.device_checks import EngineReference, check_invariance, check_logits
 from tests.bench.random_model import RandomWeights, build_random
 
+ROOT = Path(__file__).parents[2]
 CPU = torch.device("cpu")
 SMALL = ["--device", "cpu", "--sizes", "1", "3", "--context", "20", "--steps", "2", "--prefill", "1x40", "2x9", "--rounds", "2"]
 
@@ -90,3 +94,18 @@ def test_a_model_whose_bits_depend_on_its_neighbours_is_found(model: CausalLM) -
     assert 0 < told["decoded_among_64"]["max_difference"] < 1e-2
     with pytest.raises(AssertionError, match="of the logits' spread"):
         check_invariance(_dependent(model, 0.1), promised=False)
+
+
+def test_a_machine_without_the_services_packages_is_enough() -> None:
+    blocked = ("pydantic", "pydantic_settings", "aiohttp", "redis", "grpc_health", "grpc_reflection", "uvloop", "jinja2", "prometheus_client")
+    code = f"import sys; sys.modules.update(dict.fromkeys({blocked!r})); import tests.bench.device_baseline, tests.oracle.__main__"
+    path = os.pathsep.join((str(ROOT), str(ROOT / "protos")))
+    subprocess.run([sys.executable, "-c", code], check=True, cwd=ROOT, env={**os.environ, "PYTHONPATH": path})
+
+
+def test_a_machine_without_a_gpu_is_told_so(tmp_path: Path) -> None:
+    if torch.cuda.is_available():
+        pytest.skip("there is a CUDA device")
+    script = ROOT / "tests" / "bench" / "on_gpu.sh"
+    done = subprocess.run([script], env={**os.environ, "PYTHON": sys.executable, "OUT": str(tmp_path)}, capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stderr) == (1, f"no GPU: {sys.executable} finds no CUDA device\n")
