@@ -38,6 +38,17 @@ SHAPES: dict[str, dict[str, Any]] = {
         "head_dim": 16,
         "intermediate_size": 128,
     },
+    "75m": {
+        **_COMMON,
+        "vocab_size": 32000,
+        "hidden_size": 768,
+        "num_hidden_layers": 8,
+        "num_attention_heads": 12,
+        "num_key_value_heads": 4,
+        "head_dim": 64,
+        "intermediate_size": 2048,
+        "tie_word_embeddings": True,
+    },
     # Those of Llama 3.2 1B and Llama 3.1 8B.
     "1b": {
         **_COMMON,

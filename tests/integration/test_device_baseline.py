@@ -97,7 +97,17 @@ def test_a_model_whose_bits_depend_on_its_neighbours_is_found(model: CausalLM) -
 
 
 def test_a_machine_without_the_services_packages_is_enough() -> None:
-    blocked = ("pydantic", "pydantic_settings", "aiohttp", "redis", "grpc_health", "grpc_reflection", "uvloop", "jinja2", "prometheus_client")
+    blocked = (
+        "pydantic",
+        "pydantic_settings",
+        "aiohttp",
+        "redis",
+        "grpc_health",
+        "grpc_reflection",
+        "uvloop",
+        "jinja2",
+        "prometheus_client",
+    )
     code = f"import sys; sys.modules.update(dict.fromkeys({blocked!r})); import tests.bench.device_baseline, tests.oracle.__main__"
     path = os.pathsep.join((str(ROOT), str(ROOT / "protos")))
     subprocess.run([sys.executable, "-c", code], check=True, cwd=ROOT, env={**os.environ, "PYTHONPATH": path})
@@ -107,5 +117,7 @@ def test_a_machine_without_a_gpu_is_told_so(tmp_path: Path) -> None:
     if torch.cuda.is_available():
         pytest.skip("there is a CUDA device")
     script = ROOT / "tests" / "bench" / "on_gpu.sh"
-    done = subprocess.run([script], env={**os.environ, "PYTHON": sys.executable, "OUT": str(tmp_path)}, capture_output=True, text=True, check=False)
+    done = subprocess.run(
+        [script], env={**os.environ, "PYTHON": sys.executable, "OUT": str(tmp_path)}, capture_output=True, text=True, check=False
+    )
     assert (done.returncode, done.stderr) == (1, f"no GPU: {sys.executable} finds no CUDA device\n")
