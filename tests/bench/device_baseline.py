@@ -62,7 +62,7 @@ def main(arguments: Sequence[str] | None = None) -> Path:
     """Checks, measures and writes; returns the results file."""
     chosen = _parse(arguments)
     device, dtype = torch.device(chosen.device), _DTYPES[chosen.dtype]
-    has_transformers = find_spec("transformers") is not None
+    has_transformers = find_spec("transformers") is not None and not chosen.alone
     checks: dict[str, Any] = {"float32_tiny": _check_tiny(device, has_transformers)}
     weights: Path | RandomWeights = chosen.model or RandomWeights(chosen.shape, device)
     model = load_model(weights, dtype=dtype, device=device) if isinstance(weights, Path) else build_random(weights, dtype, device)
@@ -72,14 +72,7 @@ def main(arguments: Sequence[str] | None = None) -> Path:
     checks["invariance"] = check_invariance(model, promised=device.type == "cpu")
     checks["step_without_waiting"] = check_no_waiting(model)
     print(json.dumps(checks, indent=1), flush=True)
-    longest = max([chosen.context + _WARM_UP_STEPS + chosen.steps + 2, *(prompts.length + 1 for prompts in chosen.prefill)])
-    budget = max(prompts.num_prompts * prompts.length for prompts in chosen.prefill)
-    engine = EngineRunner(
-        model,
-        max_requests=max(*chosen.sizes, *(prompts.num_prompts for prompts in chosen.prefill)),
-        max_tokens=longest,
-        step_budget_tokens=budget,
-    )
+    engine = _engine(model, chosen)
     runners: list[Runner] = [engine] if rival is None else [engine, rival]
     name = weights.name if isinstance(weights, Path) else chosen.shape
     document = {
@@ -89,7 +82,7 @@ def main(arguments: Sequence[str] | None = None) -> Path:
         "weights": "a checkpoint's" if isinstance(weights, Path) else "random",
         "dtype": chosen.dtype,
         "rounds": chosen.rounds,
-        "step_budget_tokens": budget,
+        "step_budget_tokens": engine.step_budget_tokens,
         "checks": checks,
         "decode": _measure_decode(runners, model, chosen),
         "prefill": _measure_prefill(runners, model, chosen),
@@ -113,6 +106,7 @@ def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--steps", type=int, default=8, help="decode steps of a round")
     parser.add_argument("--prefill", type=_prompts, nargs="+", default=[Prompts(1, 2048), Prompts(8, 512)], metavar="COUNTxLENGTH")
     parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--alone", action="store_true", help="without transformers, as where it is not installed")
     parser.add_argument("--output", type=Path, help="the results file; default: named after device, model and dtype")
     chosen = parser.parse_args(arguments)
     for name in ("context", "steps", "rounds"):
@@ -130,6 +124,19 @@ def _prompts(text: str) -> Prompts:
     if found is None:
         raise argparse.ArgumentTypeError(f"{text!r} is not COUNTxLENGTH, like 8x512")
     return Prompts(int(found[1]), int(found[2]))
+
+
+def _engine(model: CausalLM, chosen: argparse.Namespace) -> EngineRunner:
+    """An engine that takes every workload, each prefill in one step."""
+    decoded = Prompts(max(chosen.sizes), chosen.context + _WARM_UP_STEPS + chosen.steps + 2)
+    workloads = [decoded, *(Prompts(prompts.num_prompts, prompts.length + 1) for prompts in chosen.prefill)]
+    return EngineRunner(
+        model,
+        max_requests=max(one.num_prompts for one in workloads),
+        max_tokens=max(one.length for one in workloads),
+        kv_tokens=max(one.num_prompts * one.length for one in workloads),
+        step_budget_tokens=max(prompts.num_prompts * prompts.length for prompts in chosen.prefill),
+    )
 
 
 def _check_tiny(device: torch.device, has_transformers: bool) -> dict[str, Any]:
@@ -157,8 +164,9 @@ def _rival(weights: Path | RandomWeights, dtype: torch.dtype, device: torch.devi
 
 def _measure_decode(runners: Sequence[Runner], model: CausalLM, chosen: argparse.Namespace) -> list[dict[str, Any]]:
     measured = []
+    prompts = random_tokens(model, max(chosen.sizes), chosen.context, seed=3)
     for size in chosen.sizes:
-        rounds = [random_tokens(model, size, chosen.context, seed=size)] * chosen.rounds
+        rounds = [prompts[:size]] * chosen.rounds
         tokens = size * chosen.steps
         figures = _in_turns(runners, tokens, rounds, lambda runner, prompts: runner.decode(prompts, _WARM_UP_STEPS, chosen.steps))
         measured.append({"requests": size, "context_tokens": chosen.context, "tokens_per_round": tokens, **figures})

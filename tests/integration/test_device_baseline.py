@@ -47,6 +47,12 @@ def test_a_run_checks_measures_and_writes(dtype: str, tmp_path: Path, capsys: py
     assert str(output) in capsys.readouterr().out
 
 
+def test_alone_it_is_held_against_itself_on_the_cpu(tmp_path: Path) -> None:
+    found = json.loads(main([*SMALL, "--alone", "--output", str(tmp_path / "cpu.json")]).read_text())
+    assert found["checks"]["float32_tiny"]["beside"] == "this engine on the CPU"
+    assert "transformers" not in found["decode"][0] and found["decode"][0]["engine"]["tokens_per_s"]["median"] > 0
+
+
 @pytest.mark.parametrize(
     ("arguments", "what"),
     [
