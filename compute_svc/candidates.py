@@ -1,7 +1,7 @@
 """Draws greedy rows on the device and picks, for the others, the logits that make a draw elsewhere exact.
 
-What greedy rows draw, and candidates whose number is known beforehand, come from a device in one read. Rows whose number of candidates depends
-on their logits take a read per look, as many for all rows together.
+From a device, what rows draw of which nothing else is wanted comes in one read, and so do all rows whose number of candidates is known
+beforehand, with what is drawn of them. Rows whose number of candidates depends on their logits take a read per look, all of them together.
 """
 
 from __future__ import annotations
