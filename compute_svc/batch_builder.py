@@ -74,6 +74,7 @@ class BatchBuilder:
             page_table=pages,
             logit_rows=rows_wanted,
             begun_pages=begun,
+            position_limit=int(self._positions[:end].max()) + 1,
         )
 
     def _fill_slots(self, page_table: np.ndarray[tuple[int, ...], np.dtype[np.int64]], query_lengths: list[int], end: int) -> None:

@@ -89,7 +89,7 @@ class Dispatcher:
         self._gateways: dict[int, GatewayLink] = {}
         self._flights: dict[int, _Flight] = {}
         self._num_gateways = 0
-        self._num_requests = 0
+        self._num_numbers = 0
         self._refusal: ServiceError | None = None
         self._is_idle = asyncio.Event()
         self._is_idle.set()
@@ -103,6 +103,11 @@ class Dispatcher:
     def has_sampler(self) -> bool:
         """Whether a sampler is ready."""
         return any(sampler.is_ready for sampler in self._samplers)
+
+    def next_number(self) -> int:
+        """A number for the engine that nothing else has."""
+        self._num_numbers += 1
+        return self._num_numbers
 
     def add_sampler(self, sampler: SamplerLink) -> None:
         """From now on requests may go to this sampler."""
@@ -132,7 +137,7 @@ class Dispatcher:
                 raise InvalidRequest(f"request {message.request} is under way already", field="request")
             if not self.has_sampler:
                 raise Unavailable("no sampler is ready")
-            request = read_submission(message, number=self._num_requests + 1, logits_width=self._logits_width, now=self._clock())
+            request = read_submission(message, number=self.next_number(), logits_width=self._logits_width, now=self._clock())
         except ServiceError as error:
             gateway.add_ended(
                 compute_pb2.RequestEnded(
@@ -140,7 +145,6 @@ class Dispatcher:
                 )
             )
             return
-        self._num_requests += 1
         self._flights[request.number] = _Flight(
             request.number, gateway, message.request, message.epoch, message.request_id, request.deadline, message
         )

@@ -14,12 +14,12 @@ from compute_svc.draw_rule import DrawRule
 from compute_svc.forward_batch import ForwardBatch
 from compute_svc.host_copy import rows_of
 from compute_svc.kv.page_store import KvPageStore
-from compute_svc.request import Request
+from compute_svc.request import Request, Tokens
 from compute_svc.scheduler.base import LengthPredictor, Plan, Policy, RequestState, SchedulerConfig
 from compute_svc.scheduler.kv_memory import Reservation
 from compute_svc.scheduler.scheduler import Scheduler
-from compute_svc.step_output import Load, Released, Rows, Started, StepOutput
-from triserve.rpc.errors import Internal, ServiceError
+from compute_svc.step_output import KvChanges, Load, Pinned, PrefixStats, Released, Rows, Started, StepOutput
+from triserve.rpc.errors import Internal, Overloaded, ServiceError
 
 
 class Model(Protocol):
@@ -81,6 +81,9 @@ class Engine:
         self._has_arrivals = False
         self._started: list[Started] = []
         self._released: list[Released] = []
+        self._pinned: list[Pinned] = []
+        self._has_watcher = False
+        self._is_watch_new = False
 
     @property
     def next_deadline(self) -> float | None:
@@ -91,11 +94,11 @@ class Engine:
     def load(self) -> Load:
         """How full the engine is now."""
         memory = self._scheduler.memory
-        free, cached = memory.pool.num_free, memory.tree.evictable_pages
+        free, cached, pinned = memory.pool.num_free, memory.tree.evictable_pages, memory.tree.idle_pinned_pages
         return Load(
             running_requests=self._scheduler.num_running,
             waiting_requests=self._scheduler.num_waiting,
-            used_pages=self.config.num_pages - free - cached,
+            used_pages=self.config.num_pages - free - cached - pinned,
             cached_pages=cached,
             free_pages=free,
             steps=self._steps,
@@ -103,18 +106,41 @@ class Engine:
             prefill_tokens=self._prefill_tokens,
             decode_tokens=self._decode_tokens,
             cached_tokens=self._scheduler.num_cached_tokens,
+            pinned_pages=pinned,
+        )
+
+    @property
+    def prefix_stats(self) -> PrefixStats:
+        """What the prefix cache holds and has been good for."""
+        memory = self._scheduler.memory
+        tree = memory.tree
+        return PrefixStats(
+            cached_pages=tree.num_pages,
+            evictable_pages=tree.evictable_pages,
+            pinned_pages=tree.pinned_pages,
+            max_pinned_pages=memory.max_pinned_pages,
+            tenants=tree.num_tenants,
+            looked_up_tokens=memory.looked_up_tokens,
+            hit_tokens=memory.hit_tokens,
+            copied_tokens=memory.copied_tokens,
+            stored_pages=tree.stored_pages,
+            evicted_pages=tree.evicted_pages,
+            pins=tree.pinned(),
         )
 
     def submit(self, request: Request) -> None:
-        """Puts a request in the queue.
+        """Puts a request in the queue; a prefix to pin that is cached is pinned at once.
 
         Raises:
             InvalidRequest: It can never fit, is complete already, or has an id without a logit.
-            Overloaded: The queue is full.
+            Overloaded: The queue is full, or too much would be pinned.
         """
+        self._has_arrivals = True
+        if request.pins and self._scheduler.memory.pin(request.tenant, request.prompt):
+            self._pinned.append(Pinned(request.number, request.prompt.size, 0))
+            return
         state = self._scheduler.submit(request)
         state.rule = DrawRule(request, self.logits_width)
-        self._has_arrivals = True
 
     def release(self, number: int) -> bool:
         """Ends a request wherever it is, cancelled or finished; its pages are free when this returns.
@@ -123,6 +149,16 @@ class Engine:
             Whether it was here.
         """
         return self._release(number, None)
+
+    def unpin(self, tenant: str, tokens: Tokens) -> bool:
+        """Lets a pinned prefix go; returns whether it was pinned."""
+        return self._scheduler.memory.tree.unpin(tenant, tokens)
+
+    def watch(self, wanted: bool) -> None:
+        """From now on outputs tell how the prefix cache changes, the next one what it holds; or they do so no longer."""
+        self._has_watcher = self._is_watch_new = wanted
+        if not wanted:
+            self._scheduler.memory.tree.unwatch()
 
     def verdict(self, number: int, position: int, token: int) -> None:
         """Takes a token drawn elsewhere, for a row that was given out as candidates; a request that has left is ignored.
@@ -169,37 +205,65 @@ class Engine:
         if not plan.is_empty:
             states = [*plan.decodes, *(chunk.state for chunk in plan.prefills if chunk.completes)]
             with torch.inference_mode():
+                if plan.copies:
+                    sources, targets = zip(*plan.copies, strict=True)
+                    self._kv.copy_pages(sources, targets)
                 logits = self._model.forward(self._builder.build(plan), self._kv)
                 self._scheduler.complete(plan)
                 rows = self._draw(states, logits) if states else None
             self._steps += 1
             self._prefill_tokens += sum(chunk.length for chunk in plan.prefills)
-            self._decode_tokens += len(states)
-        elif not (self._has_arrivals or plan.admitted or self._released):
+            self._decode_tokens += len(rows.numbers) if rows is not None else 0
+        elif not (self._has_arrivals or plan.admitted or self._released or self._is_watch_new):
             return None
-        output = StepOutput(rows, self._started, self._released, self.load)
+        output = StepOutput(rows, self._started, self._released, self.load, self._pinned, self._take_kv_changes())
         self._has_arrivals = False
-        self._started, self._released = [], []
+        self._started, self._released, self._pinned = [], [], []
         return output
 
     def assert_consistent(self) -> None:
         """Checks that every page has one owner and every request one place."""
         self._scheduler.assert_consistent()
 
+    def _take_kv_changes(self) -> KvChanges | None:
+        if not self._has_watcher:
+            return None
+        tree = self._scheduler.memory.tree
+        if self._is_watch_new:
+            self._is_watch_new = False
+            return KvChanges(True, tree.watch(), [])
+        stored, removed = tree.take_changes()
+        return KvChanges(False, stored, removed) if stored or removed else None
+
     def _draw(self, states: list[RequestState], logits: torch.Tensor) -> Rows:
         bare: list[int] = []
         full: list[int] = []
         for index, state in enumerate(states):
+            if state.request.pins:
+                self._keep(state)
+                continue
             if state.num_tokens == state.num_given:
                 self._start(state)
             rule = _rule(state)
             (bare if state.position >= rule.drawn_from and not rule.num_reported else full).append(index)
         rows = Rows([], [], [], [], [], _NO_IDS, _NO_LOGITS)
         if bare:
-            self._draw_bare([states[index] for index in bare], logits if not full else rows_of(logits, bare), rows)
+            self._draw_bare([states[index] for index in bare], logits if len(bare) == len(states) else rows_of(logits, bare), rows)
         if full:
-            rows = self._give_out([states[index] for index in full], logits if not bare else rows_of(logits, full), rows)
+            rows = self._give_out([states[index] for index in full], logits if len(full) == len(states) else rows_of(logits, full), rows)
         return rows
+
+    def _keep(self, state: RequestState) -> None:
+        """Pins a prefix that is computed now; of its last token nothing is wanted."""
+        request = state.request
+        try:
+            is_cached = self._scheduler.memory.pin(request.tenant, request.prompt)
+        except Overloaded as error:
+            self._release(request.number, error)
+            return
+        assert is_cached, "what was computed in whole pages is in the cache"
+        self._pinned.append(Pinned(request.number, request.prompt.size, request.prompt.size - state.cached_tokens))
+        self._scheduler.release(request.number)
 
     def _start(self, state: RequestState) -> None:
         assert state.admitted_at is not None, "a running request was admitted"

@@ -12,10 +12,10 @@ from collections.abc import Callable, Sequence
 from typing import Protocol, cast
 
 from compute_svc import engine_wire_pb2 as wire
-from compute_svc.engine_codec import MessageCutter, decode_output, encode_request, pack
-from compute_svc.request import Request
+from compute_svc.engine_codec import MessageCutter, decode_output, decode_stats, encode_request, encode_tokens, pack
+from compute_svc.request import Request, Tokens
 from compute_svc.settings import Settings
-from compute_svc.step_output import EngineInfo, Load, StepOutput
+from compute_svc.step_output import EngineInfo, Load, PrefixStats, StepOutput
 from triserve.rpc.errors import ServiceError, from_proto
 
 _STOP_TIMEOUT_S = 5.0
@@ -43,6 +43,12 @@ class EngineListener(Protocol):
 
     def on_engine_output(self, output: StepOutput, ended_at: float) -> None:
         """A step has ended, at that time on the monotonic clock, or something has happened between steps."""
+
+    def on_engine_unpinned(self, number: int, was_pinned: bool) -> None:
+        """Answers `unpin`."""
+
+    def on_engine_stats(self, number: int, stats: PrefixStats) -> None:
+        """Answers `prefix_stats`."""
 
     def on_engine_failed(self, error: EngineFailed) -> None:
         """The engine has ended; nothing follows."""
@@ -145,6 +151,18 @@ class EngineClient(asyncio.Protocol):
         """Keeps requests out of the next steps, or lets them in again."""
         self._give(wire.Command(pause=wire.Pause(request=numbers, paused=paused)))
 
+    def unpin(self, number: int, tenant: str, tokens: Tokens) -> None:
+        """Lets a pinned prefix go; `on_engine_unpinned` follows."""
+        self._give(wire.Command(unpin=wire.Unpin(number=number, tenant=tenant, tokens=encode_tokens(tokens))))
+
+    def prefix_stats(self, number: int) -> None:
+        """Asks what the prefix cache holds; `on_engine_stats` follows."""
+        self._give(wire.Command(stats=number))
+
+    def watch(self, wanted: bool) -> None:
+        """Whether outputs are to tell how the prefix cache changes; the first one tells what it holds."""
+        self._give(wire.Command(watch=wanted))
+
     def ping(self) -> None:
         """Asks for a sign of life, unless one is awaited."""
         if self._pinged_at is None:
@@ -192,6 +210,10 @@ class EngineClient(asyncio.Protocol):
             self._listener.on_engine_refused(report.refused.request, from_proto(report.refused.error))
         elif kind == "pong":
             self._pinged_at = None
+        elif kind == "unpinned":
+            self._listener.on_engine_unpinned(report.unpinned.number, report.unpinned.was_pinned)
+        elif kind == "stats":
+            self._listener.on_engine_stats(report.stats.number, decode_stats(report.stats))
         elif kind == "loaded":
             loaded = report.loaded
             info = EngineInfo(*(getattr(loaded, name) for name in EngineInfo._fields))

@@ -8,9 +8,10 @@ import numpy as np
 from google.protobuf.message import Message
 
 from compute_svc import engine_wire_pb2 as wire
-from compute_svc.request import Request, SamplingOptions
-from compute_svc.step_output import Load, Released, Rows, Started, StepOutput
+from compute_svc.request import Request, SamplingOptions, Tokens
+from compute_svc.step_output import KvChanges, Load, Pinned, PrefixStats, Released, Rows, Started, StepOutput
 from triserve.rpc.errors import from_proto, to_proto
+from triserve.v1 import compute_pb2
 
 _LENGTH = struct.Struct("<I")
 # Stands for a token that is to be drawn from candidates.
@@ -45,14 +46,24 @@ class MessageCutter:
         return messages
 
 
+def encode_tokens(tokens: Tokens) -> bytes:
+    """Ids as they travel to the engine."""
+    return tokens.astype("<i8", copy=False).tobytes()
+
+
+def decode_tokens(content: bytes) -> Tokens:
+    """The inverse of `encode_tokens`."""
+    return np.frombuffer(content, dtype="<i8")
+
+
 def encode_request(request: Request) -> wire.Submission:
     """A request as it travels to the engine."""
     sampling = request.sampling
     return wire.Submission(
         number=request.number,
         tenant=request.tenant,
-        prompt=request.prompt.astype("<i8", copy=False).tobytes(),
-        generated=request.generated.astype("<i8", copy=False).tobytes(),
+        prompt=encode_tokens(request.prompt),
+        generated=encode_tokens(request.generated),
         max_tokens=request.max_tokens,
         submitted_at=request.submitted_at,
         min_tokens=request.min_tokens,
@@ -68,6 +79,7 @@ def encode_request(request: Request) -> wire.Submission:
         top_logprobs=sampling.top_logprobs,
         deadline=request.deadline,
         priority=request.priority,
+        pins=request.pins,
     )
 
 
@@ -76,8 +88,8 @@ def decode_request(message: wire.Submission) -> Request:
     return Request(
         number=message.number,
         tenant=message.tenant,
-        prompt=np.frombuffer(message.prompt, dtype="<i8"),
-        generated=np.frombuffer(message.generated, dtype="<i8"),
+        prompt=decode_tokens(message.prompt),
+        generated=decode_tokens(message.generated),
         max_tokens=message.max_tokens,
         submitted_at=message.submitted_at,
         min_tokens=message.min_tokens,
@@ -95,6 +107,7 @@ def decode_request(message: wire.Submission) -> Request:
         ),
         deadline=message.deadline if message.HasField("deadline") else None,
         priority=message.priority,
+        pins=message.pins,
     )
 
 
@@ -117,6 +130,8 @@ def encode_output(output: StepOutput, ended_at: float) -> wire.Output:
         ],
         load=output.load,
         ended_at=ended_at,
+        pinned=[wire.Pinned(**item._asdict()) for item in output.pinned],
+        kv_changes=None if output.kv_changes is None else wire.KvChanges(**output.kv_changes._asdict()),
     )
 
 
@@ -127,7 +142,26 @@ def decode_output(message: wire.Output) -> StepOutput:
         [Started(item.request, item.cached_tokens, item.submitted_at, item.admitted_at) for item in message.started],
         [Released(item.request, item.preemptions, from_proto(item.error) if item.HasField("error") else None) for item in message.released],
         Load(*message.load),
+        [Pinned(item.number, item.tokens, item.computed_tokens) for item in message.pinned],
+        _decode_kv_changes(message.kv_changes) if message.HasField("kv_changes") else None,
     )
+
+
+def encode_stats(number: int, stats: PrefixStats) -> wire.PrefixStats:
+    """What the prefix cache holds, as an answer to a call."""
+    *counts, pins = stats
+    return wire.PrefixStats(
+        number=number, counts=counts, pins=[compute_pb2.PinnedPrefix(tenant=tenant, tokens=tokens, hash=last) for tenant, tokens, last in pins]
+    )
+
+
+def decode_stats(message: wire.PrefixStats) -> PrefixStats:
+    """The inverse of `encode_stats`, without the number."""
+    return PrefixStats._make([*message.counts, [(pin.tenant, pin.tokens, pin.hash) for pin in message.pins]])
+
+
+def _decode_kv_changes(message: wire.KvChanges) -> KvChanges:
+    return KvChanges(message.is_reset, list(message.stored), list(message.removed))
 
 
 def _encode_rows(rows: Rows) -> wire.Rows:

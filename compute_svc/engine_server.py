@@ -15,7 +15,7 @@ from collections.abc import Callable
 
 from compute_svc import engine_wire_pb2 as wire
 from compute_svc.engine import Engine
-from compute_svc.engine_codec import MessageCutter, decode_request, encode_output, pack
+from compute_svc.engine_codec import MessageCutter, decode_request, decode_tokens, encode_output, encode_stats, pack
 from compute_svc.settings import Settings
 from compute_svc.weights import CheckpointError
 from triserve.rpc.errors import ServiceError, to_proto
@@ -120,6 +120,13 @@ class EngineServer:
             engine.pause(command.pause.request, paused=command.pause.paused)
         elif kind == "ping":
             self._send(wire.Report(pong=command.ping))
+        elif kind == "unpin":
+            was_pinned = engine.unpin(command.unpin.tenant, decode_tokens(command.unpin.tokens))
+            self._send(wire.Report(unpinned=wire.Unpinned(number=command.unpin.number, was_pinned=was_pinned)))
+        elif kind == "stats":
+            self._send(wire.Report(stats=encode_stats(command.stats, engine.prefix_stats)))
+        elif kind == "watch":
+            engine.watch(command.watch)
         else:
             raise AssertionError(f"unknown command {kind}")
 

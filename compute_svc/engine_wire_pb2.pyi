@@ -10,6 +10,7 @@ from google.protobuf import descriptor as _descriptor
 from google.protobuf import message as _message
 from google.protobuf.internal import containers as _containers
 from triserve.v1 import common_pb2 as _common_pb2
+from triserve.v1 import compute_pb2 as _compute_pb2
 import builtins as _builtins
 import sys
 import typing as _typing
@@ -68,6 +69,7 @@ class Submission(_message.Message):
     TOP_LOGPROBS_FIELD_NUMBER: _builtins.int
     DEADLINE_FIELD_NUMBER: _builtins.int
     PRIORITY_FIELD_NUMBER: _builtins.int
+    PINS_FIELD_NUMBER: _builtins.int
     number: _builtins.int
     tenant: _builtins.str
     prompt: _builtins.bytes
@@ -87,6 +89,7 @@ class Submission(_message.Message):
     top_logprobs: _builtins.int
     deadline: _builtins.float
     priority: _builtins.int
+    pins: _builtins.bool
     @_builtins.property
     def stop_token_ids(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]: ...
     @_builtins.property
@@ -113,10 +116,11 @@ class Submission(_message.Message):
         top_logprobs: _builtins.int | None = ...,
         deadline: _builtins.float | None = ...,
         priority: _builtins.int = ...,
+        pins: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["_deadline", b"_deadline", "_top_k", b"_top_k", "_top_logprobs", b"_top_logprobs", "deadline", b"deadline", "top_k", b"top_k", "top_logprobs", b"top_logprobs"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_deadline", b"_deadline", "_top_k", b"_top_k", "_top_logprobs", b"_top_logprobs", "bias_ids", b"bias_ids", "deadline", b"deadline", "frequency_penalty", b"frequency_penalty", "generated", b"generated", "max_tokens", b"max_tokens", "min_p", b"min_p", "min_tokens", b"min_tokens", "number", b"number", "presence_penalty", b"presence_penalty", "priority", b"priority", "prompt", b"prompt", "repetition_penalty", b"repetition_penalty", "stop_token_ids", b"stop_token_ids", "submitted_at", b"submitted_at", "temperature", b"temperature", "tenant", b"tenant", "top_k", b"top_k", "top_logprobs", b"top_logprobs", "top_p", b"top_p"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_deadline", b"_deadline", "_top_k", b"_top_k", "_top_logprobs", b"_top_logprobs", "bias_ids", b"bias_ids", "deadline", b"deadline", "frequency_penalty", b"frequency_penalty", "generated", b"generated", "max_tokens", b"max_tokens", "min_p", b"min_p", "min_tokens", b"min_tokens", "number", b"number", "pins", b"pins", "presence_penalty", b"presence_penalty", "priority", b"priority", "prompt", b"prompt", "repetition_penalty", b"repetition_penalty", "stop_token_ids", b"stop_token_ids", "submitted_at", b"submitted_at", "temperature", b"temperature", "tenant", b"tenant", "top_k", b"top_k", "top_logprobs", b"top_logprobs", "top_p", b"top_p"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__deadline: _TypeAlias = _typing.Literal["deadline"]  # noqa: Y015
     _WhichOneofArgType__deadline: _TypeAlias = _typing.Literal["_deadline", b"_deadline"]  # noqa: Y015
@@ -132,6 +136,35 @@ class Submission(_message.Message):
     def WhichOneof(self, oneof_group: _WhichOneofArgType__top_logprobs) -> _WhichOneofReturnType__top_logprobs | None: ...
 
 Global___Submission: _TypeAlias = Submission  # noqa: Y015
+
+@_typing.final
+class Unpin(_message.Message):
+    """Lets a pinned prefix go."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    NUMBER_FIELD_NUMBER: _builtins.int
+    TENANT_FIELD_NUMBER: _builtins.int
+    TOKENS_FIELD_NUMBER: _builtins.int
+    number: _builtins.int
+    """Of the call; the report has it too."""
+    tenant: _builtins.str
+    tokens: _builtins.bytes
+    """Little-endian int64."""
+    def __init__(
+        self,
+        *,
+        number: _builtins.int = ...,
+        tenant: _builtins.str = ...,
+        tokens: _builtins.bytes = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["number", b"number", "tenant", b"tenant", "tokens", b"tokens"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___Unpin: _TypeAlias = Unpin  # noqa: Y015
 
 @_typing.final
 class Verdicts(_message.Message):
@@ -200,10 +233,17 @@ class Command(_message.Message):
     VERDICTS_FIELD_NUMBER: _builtins.int
     PAUSE_FIELD_NUMBER: _builtins.int
     PING_FIELD_NUMBER: _builtins.int
+    UNPIN_FIELD_NUMBER: _builtins.int
+    STATS_FIELD_NUMBER: _builtins.int
+    WATCH_FIELD_NUMBER: _builtins.int
     release: _builtins.int
     """Ends the request with this number."""
     ping: _builtins.int
     """To be answered with the same number between two steps."""
+    stats: _builtins.int
+    """Asks what the prefix cache holds; the number is the call's."""
+    watch: _builtins.bool
+    """Whether outputs tell how the prefix cache changes."""
     @_builtins.property
     def load(self) -> Global___Load: ...
     @_builtins.property
@@ -212,6 +252,8 @@ class Command(_message.Message):
     def verdicts(self) -> Global___Verdicts: ...
     @_builtins.property
     def pause(self) -> Global___Pause: ...
+    @_builtins.property
+    def unpin(self) -> Global___Unpin: ...
     def __init__(
         self,
         *,
@@ -221,12 +263,15 @@ class Command(_message.Message):
         verdicts: Global___Verdicts | None = ...,
         pause: Global___Pause | None = ...,
         ping: _builtins.int = ...,
+        unpin: Global___Unpin | None = ...,
+        stats: _builtins.int = ...,
+        watch: _builtins.bool = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["kind", b"kind", "load", b"load", "pause", b"pause", "ping", b"ping", "release", b"release", "submit", b"submit", "verdicts", b"verdicts"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["kind", b"kind", "load", b"load", "pause", b"pause", "ping", b"ping", "release", b"release", "stats", b"stats", "submit", b"submit", "unpin", b"unpin", "verdicts", b"verdicts", "watch", b"watch"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["kind", b"kind", "load", b"load", "pause", b"pause", "ping", b"ping", "release", b"release", "submit", b"submit", "verdicts", b"verdicts"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["kind", b"kind", "load", b"load", "pause", b"pause", "ping", b"ping", "release", b"release", "stats", b"stats", "submit", b"submit", "unpin", b"unpin", "verdicts", b"verdicts", "watch", b"watch"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    _WhichOneofReturnType_kind: _TypeAlias = _typing.Literal["load", "submit", "release", "verdicts", "pause", "ping"]  # noqa: Y015
+    _WhichOneofReturnType_kind: _TypeAlias = _typing.Literal["load", "submit", "release", "verdicts", "pause", "ping", "unpin", "stats", "watch"]  # noqa: Y015
     _WhichOneofArgType_kind: _TypeAlias = _typing.Literal["kind", b"kind"]  # noqa: Y015
     def WhichOneof(self, oneof_group: _WhichOneofArgType_kind) -> _WhichOneofReturnType_kind | None: ...
 
@@ -437,6 +482,8 @@ class Output(_message.Message):
     RELEASED_FIELD_NUMBER: _builtins.int
     LOAD_FIELD_NUMBER: _builtins.int
     ENDED_AT_FIELD_NUMBER: _builtins.int
+    PINNED_FIELD_NUMBER: _builtins.int
+    KV_CHANGES_FIELD_NUMBER: _builtins.int
     ended_at: _builtins.float
     """Seconds on the monotonic clock, which the processes of a machine share."""
     @_builtins.property
@@ -451,6 +498,12 @@ class Output(_message.Message):
     def load(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]:
         """The numbers of `compute_svc.step_output.Load`, in its order."""
 
+    @_builtins.property
+    def pinned(self) -> _containers.RepeatedCompositeFieldContainer[Global___Pinned]: ...
+    @_builtins.property
+    def kv_changes(self) -> Global___KvChanges:
+        """Unset if there are none."""
+
     def __init__(
         self,
         *,
@@ -459,14 +512,127 @@ class Output(_message.Message):
         released: _abc.Iterable[Global___Released] | None = ...,
         load: _abc.Iterable[_builtins.int] | None = ...,
         ended_at: _builtins.float = ...,
+        pinned: _abc.Iterable[Global___Pinned] | None = ...,
+        kv_changes: Global___KvChanges | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["rows", b"rows"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["kv_changes", b"kv_changes", "rows", b"rows"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["ended_at", b"ended_at", "load", b"load", "released", b"released", "rows", b"rows", "started", b"started"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["ended_at", b"ended_at", "kv_changes", b"kv_changes", "load", b"load", "pinned", b"pinned", "released", b"released", "rows", b"rows", "started", b"started"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___Output: _TypeAlias = Output  # noqa: Y015
+
+@_typing.final
+class Pinned(_message.Message):
+    """See `compute_svc.step_output.Pinned`."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    NUMBER_FIELD_NUMBER: _builtins.int
+    TOKENS_FIELD_NUMBER: _builtins.int
+    COMPUTED_TOKENS_FIELD_NUMBER: _builtins.int
+    number: _builtins.int
+    tokens: _builtins.int
+    computed_tokens: _builtins.int
+    def __init__(
+        self,
+        *,
+        number: _builtins.int = ...,
+        tokens: _builtins.int = ...,
+        computed_tokens: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["computed_tokens", b"computed_tokens", "number", b"number", "tokens", b"tokens"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___Pinned: _TypeAlias = Pinned  # noqa: Y015
+
+@_typing.final
+class KvChanges(_message.Message):
+    """See `compute_svc.step_output.KvChanges`."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    IS_RESET_FIELD_NUMBER: _builtins.int
+    STORED_FIELD_NUMBER: _builtins.int
+    REMOVED_FIELD_NUMBER: _builtins.int
+    is_reset: _builtins.bool
+    @_builtins.property
+    def stored(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]: ...
+    @_builtins.property
+    def removed(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]: ...
+    def __init__(
+        self,
+        *,
+        is_reset: _builtins.bool = ...,
+        stored: _abc.Iterable[_builtins.int] | None = ...,
+        removed: _abc.Iterable[_builtins.int] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["is_reset", b"is_reset", "removed", b"removed", "stored", b"stored"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___KvChanges: _TypeAlias = KvChanges  # noqa: Y015
+
+@_typing.final
+class Unpinned(_message.Message):
+    """Answers Unpin."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    NUMBER_FIELD_NUMBER: _builtins.int
+    WAS_PINNED_FIELD_NUMBER: _builtins.int
+    number: _builtins.int
+    was_pinned: _builtins.bool
+    def __init__(
+        self,
+        *,
+        number: _builtins.int = ...,
+        was_pinned: _builtins.bool = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["number", b"number", "was_pinned", b"was_pinned"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___Unpinned: _TypeAlias = Unpinned  # noqa: Y015
+
+@_typing.final
+class PrefixStats(_message.Message):
+    """Answers `stats`; see `compute_svc.step_output.PrefixStats`."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    NUMBER_FIELD_NUMBER: _builtins.int
+    COUNTS_FIELD_NUMBER: _builtins.int
+    PINS_FIELD_NUMBER: _builtins.int
+    number: _builtins.int
+    @_builtins.property
+    def counts(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]:
+        """All but the last, in their order."""
+
+    @_builtins.property
+    def pins(self) -> _containers.RepeatedCompositeFieldContainer[_compute_pb2.PinnedPrefix]: ...
+    def __init__(
+        self,
+        *,
+        number: _builtins.int = ...,
+        counts: _abc.Iterable[_builtins.int] | None = ...,
+        pins: _abc.Iterable[_compute_pb2.PinnedPrefix] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["counts", b"counts", "number", b"number", "pins", b"pins"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___PrefixStats: _TypeAlias = PrefixStats  # noqa: Y015
 
 @_typing.final
 class Report(_message.Message):
@@ -480,6 +646,8 @@ class Report(_message.Message):
     OUTPUT_FIELD_NUMBER: _builtins.int
     PONG_FIELD_NUMBER: _builtins.int
     FAILED_FIELD_NUMBER: _builtins.int
+    UNPINNED_FIELD_NUMBER: _builtins.int
+    STATS_FIELD_NUMBER: _builtins.int
     pong: _builtins.int
     failed: _builtins.str
     """The engine has failed, for this reason; it ends."""
@@ -491,6 +659,10 @@ class Report(_message.Message):
     def admitted(self) -> Global___Admitted: ...
     @_builtins.property
     def output(self) -> Global___Output: ...
+    @_builtins.property
+    def unpinned(self) -> Global___Unpinned: ...
+    @_builtins.property
+    def stats(self) -> Global___PrefixStats: ...
     def __init__(
         self,
         *,
@@ -500,12 +672,14 @@ class Report(_message.Message):
         output: Global___Output | None = ...,
         pong: _builtins.int = ...,
         failed: _builtins.str = ...,
+        unpinned: Global___Unpinned | None = ...,
+        stats: Global___PrefixStats | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["admitted", b"admitted", "failed", b"failed", "kind", b"kind", "loaded", b"loaded", "output", b"output", "pong", b"pong", "refused", b"refused"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["admitted", b"admitted", "failed", b"failed", "kind", b"kind", "loaded", b"loaded", "output", b"output", "pong", b"pong", "refused", b"refused", "stats", b"stats", "unpinned", b"unpinned"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["admitted", b"admitted", "failed", b"failed", "kind", b"kind", "loaded", b"loaded", "output", b"output", "pong", b"pong", "refused", b"refused"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["admitted", b"admitted", "failed", b"failed", "kind", b"kind", "loaded", b"loaded", "output", b"output", "pong", b"pong", "refused", b"refused", "stats", b"stats", "unpinned", b"unpinned"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    _WhichOneofReturnType_kind: _TypeAlias = _typing.Literal["loaded", "refused", "admitted", "output", "pong", "failed"]  # noqa: Y015
+    _WhichOneofReturnType_kind: _TypeAlias = _typing.Literal["loaded", "refused", "admitted", "output", "pong", "failed", "unpinned", "stats"]  # noqa: Y015
     _WhichOneofArgType_kind: _TypeAlias = _typing.Literal["kind", b"kind"]  # noqa: Y015
     def WhichOneof(self, oneof_group: _WhichOneofArgType_kind) -> _WhichOneofReturnType_kind | None: ...
 

@@ -31,6 +31,8 @@ class ForwardBatch:
         page_table: [R, max_pages] int64, rows padded with 0.
         logit_rows: [L] int64, the flat rows whose logits are wanted.
         begun_pages: [n] int64, from `begun_pages`.
+        position_limit: Above every position. That may be more than any length: where no layer sees everything, chunks that none sees may be missing
+            from a request's KV.
     """
 
     token_ids: torch.Tensor
@@ -42,6 +44,7 @@ class ForwardBatch:
     page_table: torch.Tensor
     logit_rows: torch.Tensor
     begun_pages: torch.Tensor
+    position_limit: int
 
     @property
     def num_tokens(self) -> int:

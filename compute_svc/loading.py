@@ -8,7 +8,7 @@ import torch
 
 from compute_svc.engine import Engine
 from compute_svc.kv.page_store import KvPageStore
-from compute_svc.models.config import ModelConfig
+from compute_svc.models.config import ModelConfig, StreamingWindow
 from compute_svc.models.registry import load_model
 from compute_svc.scheduler.base import SchedulerConfig
 from compute_svc.scheduler.kv_memory import Reservation
@@ -32,7 +32,12 @@ def load_engine(settings: Settings) -> Engine:
     """
     dtype, device = _DTYPES[settings.dtype], torch.device(settings.device)
     model = load_model(
-        settings.model, dtype=dtype, device=device, max_tokens=settings.max_model_len_tokens, on_progress=_ProgressLog()
+        settings.model,
+        dtype=dtype,
+        device=device,
+        max_tokens=settings.max_model_len_tokens,
+        streaming=_streaming_window(settings),
+        on_progress=_ProgressLog(),
     )
     config = scheduler_config(settings, model.config)
     kv = KvPageStore(
@@ -44,6 +49,8 @@ def load_engine(settings: Settings) -> Engine:
         dtype,
         device,
     )
+    if model.sinks:
+        logger.info("streaming: a token sees the first %d tokens and at most %s before it, itself included", model.sinks, model.kv_window)
     logger.info(
         "ready: %s from %s, %s on %s, %d KV pages of %d tokens, %d threads",
         model.config.architecture,
@@ -64,6 +71,11 @@ def load_engine(settings: Settings) -> Engine:
         predictor=WindowedLengthPredictor(),
         reservation=_RESERVATIONS[settings.kv_reservation],
     )
+
+
+def _streaming_window(settings: Settings) -> StreamingWindow | None:
+    tokens = settings.streaming_window_tokens
+    return None if tokens is None else StreamingWindow(tokens=tokens, sinks=settings.streaming_sinks)
 
 
 def scheduler_config(settings: Settings, model: ModelConfig) -> SchedulerConfig:

@@ -68,6 +68,7 @@ class Request:
         sampling: How to draw.
         deadline: Seconds on the caller's clock; None = none.
         priority: Lower is sooner, below 0 too; counts where the scheduler's policy is by priority.
+        pins: Nothing is to be answered: the prompt, whole pages, is to be kept in the prefix cache.
     """
 
     number: int
@@ -81,3 +82,4 @@ class Request:
     sampling: SamplingOptions = SamplingOptions()
     deadline: float | None = None
     priority: int = 0
+    pins: bool = False

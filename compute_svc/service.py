@@ -13,10 +13,13 @@ import grpc
 
 from compute_svc.dispatcher import Dispatcher
 from compute_svc.engine_client import EngineClient, EngineFailed, EngineLost, Launch, launch_process
+from compute_svc.kv_watch import KvWatch
+from compute_svc.prefix_calls import PrefixCalls
+from compute_svc.prefix_servicer import PrefixCacheServicer
 from compute_svc.sampler_link import SamplerLink
 from compute_svc.servicer import ComputeServicer, ReplicaInfo, load_message
 from compute_svc.settings import Settings
-from compute_svc.step_output import EngineInfo, Load, StepOutput
+from compute_svc.step_output import EngineInfo, Load, PrefixStats, StepOutput
 from triserve.rpc.errors import Internal, ServiceError, Unavailable
 from triserve.rpc.fingerprint import fingerprint_of
 from triserve.rpc.server import ServiceServer
@@ -25,6 +28,7 @@ from triserve.v1 import compute_pb2, compute_pb2_grpc, sampler_pb2
 logger = logging.getLogger(__name__)
 
 SERVICE_NAME = compute_pb2.DESCRIPTOR.services_by_name["ComputeService"].full_name
+PREFIX_CACHE_SERVICE_NAME = compute_pb2.DESCRIPTOR.services_by_name["PrefixCacheService"].full_name
 _HEARTBEAT_S = 0.1
 _LOAD_INTERVAL_S = 0.5
 # For what is on its way when all requests have ended.
@@ -42,11 +46,14 @@ class ComputeService:
     def __init__(self, settings: Settings, launch: Launch = launch_process) -> None:
         self._settings = settings
         self._servicer = ComputeServicer()
-        self._server = ServiceServer([SERVICE_NAME], self._register, settings.listen)
         self._engine = EngineClient(self, launch)
+        self._kv_watch = KvWatch(self._engine.watch)
+        self._prefix_servicer = PrefixCacheServicer(self._kv_watch)
+        self._server = ServiceServer([SERVICE_NAME, PREFIX_CACHE_SERVICE_NAME], self._register, settings.listen)
         self._fingerprint = fingerprint_of(settings.model)
         self._samplers: list[SamplerLink] = []
         self._dispatcher: Dispatcher | None = None
+        self._prefixes: PrefixCalls | None = None
         self._heartbeat: asyncio.Task[None] | None = None
         self._failure: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self._changed = asyncio.Event()
@@ -120,29 +127,48 @@ class ComputeService:
             max_waiting_requests=info.max_waiting_requests,
             dtype=settings.dtype,
             device=settings.device.partition(":")[0],
+            policy=settings.policy,
         )
+        self._prefixes = PrefixCalls(self._engine, self._dispatcher.next_number)
         self._servicer.open(replica, self._dispatcher)
+        self._prefix_servicer.open(info, self._prefixes)
         if self._is_draining:
-            self._dispatcher.refuse(Unavailable("the replica is shutting down"))
+            error = Unavailable("the replica is shutting down")
+            self._dispatcher.refuse(error)
+            self._end_prefix_calls(error)
 
     def on_engine_refused(self, number: int, error: ServiceError) -> None:
-        """See `Dispatcher`."""
+        """See `Dispatcher` and `PrefixCalls`."""
         self._require_dispatcher().on_engine_refused(number, error)
+        self._require_prefixes().on_refused(number, error)
 
     def on_engine_admitted(self, numbers: Sequence[int]) -> None:
         """See `Dispatcher`."""
         self._require_dispatcher().on_engine_admitted(numbers)
 
     def on_engine_output(self, output: StepOutput, ended_at: float) -> None:
-        """See `Dispatcher`."""
+        """See `Dispatcher`, `PrefixCalls` and `KvWatch`."""
         self._servicer.load = output.load
         self._require_dispatcher().on_engine_output(output, ended_at)
+        self._require_prefixes().on_output(output)
+        if output.kv_changes is not None:
+            self._kv_watch.on_changes(output.kv_changes)
+
+    def on_engine_unpinned(self, number: int, was_pinned: bool) -> None:
+        """See `PrefixCalls`."""
+        self._require_prefixes().on_answer(number, was_pinned)
+
+    def on_engine_stats(self, number: int, stats: PrefixStats) -> None:
+        """See `PrefixCalls`."""
+        self._require_prefixes().on_answer(number, stats)
 
     def on_engine_failed(self, error: EngineFailed) -> None:
         """Ends all requests; the process follows."""
         if self._dispatcher is not None:
             was_lost = isinstance(error, EngineLost)
-            self._dispatcher.on_engine_failed(Unavailable("the engine was lost") if was_lost else Internal("the engine has failed"))
+            fault = Unavailable("the engine was lost") if was_lost else Internal("the engine has failed")
+            self._dispatcher.on_engine_failed(fault)
+            self._end_prefix_calls(fault)
         if not self._failure.done():
             self._failure.set_exception(error)
         self._changed.set()
@@ -150,6 +176,14 @@ class ComputeService:
     def _require_dispatcher(self) -> Dispatcher:
         assert self._dispatcher is not None, "an engine is loaded before it works"
         return self._dispatcher
+
+    def _require_prefixes(self) -> PrefixCalls:
+        assert self._prefixes is not None, "an engine is loaded before it works"
+        return self._prefixes
+
+    def _end_prefix_calls(self, error: ServiceError) -> None:
+        self._require_prefixes().refuse(error)
+        self._kv_watch.close(error)
 
     async def _beat(self) -> None:
         """Keeps readiness and the gateways' knowledge of the load up to date."""
@@ -175,6 +209,7 @@ class ComputeService:
     async def _drain(self, dispatcher: Dispatcher) -> None:
         error = Unavailable("the replica is shutting down")
         dispatcher.refuse(error)
+        self._end_prefix_calls(error)
         await dispatcher.wait_until_idle(self._settings.drain_timeout_s)
         dispatcher.fail_all(error)
         await dispatcher.wait_until_idle(_LAST_WORDS_S)
@@ -184,3 +219,5 @@ class ComputeService:
     def _register(self, server: grpc.aio.Server) -> None:
         add: Any = compute_pb2_grpc.add_ComputeServiceServicer_to_server
         add(self._servicer, server)
+        add_prefixes: Any = compute_pb2_grpc.add_PrefixCacheServiceServicer_to_server
+        add_prefixes(self._prefix_servicer, server)

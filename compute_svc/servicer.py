@@ -37,6 +37,7 @@ class ReplicaInfo(NamedTuple):
     max_waiting_requests: int
     dtype: str
     device: str
+    policy: str
 
 
 class ComputeServicer(compute_pb2_grpc.ComputeServiceServicer):

@@ -35,10 +35,22 @@ class Settings(BaseSettings):
     kv_reservation: Literal["pages", "predicted"] = Field(
         "pages", description="What a request gets in advance: nothing, or room for its predicted answer in one run of pages, at a cost in prefix hits"
     )
-    policy: Literal["fcfs", "shortest-first", "multi-level", "longest-prefix", "fair-tenants"] = Field(
-        "fcfs", description="Who is served first (compute_svc/scheduler/policies)"
+    policy: Literal["fcfs", "priority", "shortest-first", "multi-level", "longest-prefix", "fair-tenants"] = Field(
+        "fcfs", description="Who is served first (compute_svc/scheduler/policies); `priority` alone looks at the priorities clients ask for"
     )
     max_model_len_tokens: int | None = Field(None, ge=2, description="Most tokens of prompt and answer together; default: the model's")
+    streaming_window_tokens: int | None = Field(
+        None,
+        ge=1,
+        description="Most tokens a token sees, itself included, besides the sinks; longer requests are answered otherwise; unset = all",
+    )
+    streaming_sinks: int = Field(
+        4,
+        ge=1,
+        le=32,
+        validate_default=False,
+        description="First tokens of a request that every token sees, whatever its window; goes with streaming_window_tokens",
+    )
     step_budget_tokens: int = Field(512, ge=1, le=1 << 17, description="Most tokens computed in one step")
     max_running_requests: int = Field(
         256, ge=1, le=4096, validate_default=True, description="Most requests in the batch; at most step_budget_tokens"
@@ -63,6 +75,14 @@ class Settings(BaseSettings):
         for name in ("config.json", "tokenizer.json"):
             if not (value / name).is_file():
                 raise ValueError(f"the folder has no {name}")
+        return value
+
+    @field_validator("streaming_sinks")
+    @classmethod
+    def _require_a_window(cls, value: int, info: ValidationInfo) -> int:
+        # The default is not validated; a window that was refused is not in the data.
+        if info.data.get("streaming_window_tokens", value) is None:
+            raise ValueError("there are no sinks without streaming_window_tokens")
         return value
 
     @field_validator("max_running_requests")

@@ -49,6 +49,48 @@ class Rows(NamedTuple):
     candidate_logits: npt.NDArray[np.float32]
 
 
+class Pinned(NamedTuple):
+    """A prefix is in the cache, and stays there; so many of its tokens had to be computed."""
+
+    number: int
+    tokens: int
+    computed_tokens: int
+
+
+class KvChanges(NamedTuple):
+    """How the prefix cache has changed since it was last told: hashes of pages, see `triserve.rpc.page_hash`.
+
+    Attributes:
+        is_reset: Whether all that was told before is to be forgotten.
+        stored: Pages that are cached from now on.
+        removed: Pages that are not any more.
+    """
+
+    is_reset: bool
+    stored: list[int]
+    removed: list[int]
+
+
+class PrefixStats(NamedTuple):
+    """The prefix cache, and its counters since the engine was built. Names and units as in the contract.
+
+    Attributes:
+        pins: Tenant, tokens and hash of each pinned prefix.
+    """
+
+    cached_pages: int
+    evictable_pages: int
+    pinned_pages: int
+    max_pinned_pages: int
+    tenants: int
+    looked_up_tokens: int
+    hit_tokens: int
+    copied_tokens: int
+    stored_pages: int
+    evicted_pages: int
+    pins: list[tuple[str, int, int]]
+
+
 class Load(NamedTuple):
     """How full the engine is, and what it has done since it was built."""
 
@@ -62,11 +104,12 @@ class Load(NamedTuple):
     prefill_tokens: int
     decode_tokens: int
     cached_tokens: int
+    pinned_pages: int
 
     @classmethod
     def nothing(cls) -> Load:
         """Of an engine that is not there yet."""
-        return cls(0, 0, 0, 0, 0, 0, 0, 0, 0, 0)
+        return cls(*[0] * len(cls._fields))
 
 
 class StepOutput(NamedTuple):
@@ -77,12 +120,16 @@ class StepOutput(NamedTuple):
         started: Requests whose first token is among the rows.
         released: Requests whose KV is free.
         load: After all that.
+        pinned: Prefixes that are kept from now on.
+        kv_changes: None if there are none, or nobody wants to know.
     """
 
     rows: Rows | None
     started: list[Started]
     released: list[Released]
     load: Load
+    pinned: list[Pinned]
+    kv_changes: KvChanges | None
 
 
 class EngineInfo(NamedTuple):

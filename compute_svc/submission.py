@@ -48,6 +48,7 @@ def read_submission(message: compute_pb2.SubmitRequest, *, number: int, logits_w
         raise InvalidRequest("token_ids is empty, it must have at least one id", field="token_ids")
     if message.system_tokens > prompt.size:
         raise InvalidRequest(f"system_tokens is {message.system_tokens}, the prompt has {prompt.size} tokens", field="system_tokens")
+    limits.PRIORITY.check("priority", message.priority)
     stopping = message.stopping
     if not stopping.HasField("max_tokens"):
         raise InvalidRequest("max_tokens is not set", field="max_tokens")
@@ -64,7 +65,23 @@ def read_submission(message: compute_pb2.SubmitRequest, *, number: int, logits_w
         stop_token_ids=frozenset(_ids("stop_token_ids", stopping.stop_token_ids, logits_width).tolist()),
         sampling=_read_sampling(message.sampling, logits_width),
         deadline=now + message.deadline_ms / 1000 if message.deadline_ms else None,
+        priority=message.priority,
     )
+
+
+def read_prefix(
+    message: compute_pb2.PinPrefixRequest | compute_pb2.UnpinPrefixRequest, *, logits_width: int, page_size_tokens: int
+) -> Tokens:
+    """The whole pages of a prefix that somebody wants to keep, [n * page_size_tokens].
+
+    Raises:
+        InvalidRequest: It has no whole page, or an id that is out of range.
+    """
+    tokens = _ids("token_ids", message.token_ids, logits_width)
+    whole = tokens[: tokens.size // page_size_tokens * page_size_tokens]
+    if not whole.size:
+        raise InvalidRequest(f"token_ids has {tokens.size} ids, it must have a page at least, {page_size_tokens}", field="token_ids")
+    return whole
 
 
 def _read_sampling(sampling: common_pb2.SamplingParams, logits_width: int) -> SamplingOptions:

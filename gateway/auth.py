@@ -7,15 +7,25 @@ import hmac
 import re
 from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
+from triserve.rpc import limits
 from triserve.rpc.errors import Unauthenticated
 
 DEFAULT_TENANT = "default"
-_LINE = re.compile(r"(?P<tenant>[A-Za-z0-9_.-]{1,64})\s+(?P<digest>[0-9a-f]{64})")
+_LINE = re.compile(r"(?P<tenant>[A-Za-z0-9_.-]{1,64})\s+(?P<digest>[0-9a-f]{64})(\s+lowest_priority=(?P<lowest>-?[0-9]{1,4}))?")
 
 
 class BadKeysFile(Exception):
     """A file of API keys that cannot be read; names the line, not its content."""
+
+
+class Grant(NamedTuple):
+    """Who a client is and what it may ask for."""
+
+    tenant: str
+    # Lower is sooner; below 0 only where the operator says so, since nobody is to pass all others by asking for it.
+    lowest_priority: int = 0
 
 
 @dataclass(frozen=True)
@@ -23,40 +33,48 @@ class ApiKeys:
     """The keys that are let in.
 
     Args:
-        tenants: sha256 of a key, 32 bytes, to whose key it is. Empty = no key is asked for.
+        grants: sha256 of a key, 32 bytes, to what it grants. Empty = no key is asked for; then nobody is known well enough to pass the
+            others, and every client can be no sooner than normal.
     """
 
-    tenants: dict[bytes, str]
+    grants: dict[bytes, Grant]
 
     @classmethod
     def load(cls, path: Path | None) -> ApiKeys:
-        """Reads lines of `tenant sha256-in-hex`; empty lines and those that begin with # are passed over.
+        """Reads lines of `tenant sha256-in-hex`, each with `lowest_priority=N` after it where the key may ask for a priority below 0.
+
+        Empty lines and those that begin with # are passed over.
 
         Args:
             path: of the file; None = no key is asked for.
 
         Raises:
-            BadKeysFile: a line is malformed or a key is there twice, or there is no key at all.
+            BadKeysFile: a line is malformed, its lowest_priority is out of range, a key is there twice, or there is no key at all.
         """
         if path is None:
             return cls({})
-        tenants: dict[bytes, str] = {}
+        grants: dict[bytes, Grant] = {}
         for number, line in enumerate(path.read_text().splitlines(), start=1):
             if not line.strip() or line.startswith("#"):
                 continue
             match = _LINE.fullmatch(line.strip())
             if match is None:
-                raise BadKeysFile(f"{path} line {number} is not a tenant and the lower-case hex sha256 of a key")
+                raise BadKeysFile(
+                    f"{path} line {number} is not a tenant and the lower-case hex sha256 of a key, with or without lowest_priority=N"
+                )
             digest = bytes.fromhex(match["digest"])
-            if digest in tenants:
+            if digest in grants:
                 raise BadKeysFile(f"{path} line {number} has a key that is there already")
-            tenants[digest] = match["tenant"]
-        if not tenants:
+            lowest = int(match["lowest"] or 0)
+            if not limits.PRIORITY.low <= lowest <= 0:
+                raise BadKeysFile(f"{path} line {number} has lowest_priority={lowest}, the range is [{limits.PRIORITY.low:g}, 0]")
+            grants[digest] = Grant(match["tenant"], lowest)
+        if not grants:
             raise BadKeysFile(f"{path} has no key; without the setting no key is asked for")
-        return cls(tenants)
+        return cls(grants)
 
-    def tenant_of(self, authorization: str | None) -> str:
-        """Whose key it is.
+    def grant_of(self, authorization: str | None) -> Grant:
+        """What a client's key grants.
 
         Args:
             authorization: value of the header or metadata key of that name; None = there is none.
@@ -64,17 +82,17 @@ class ApiKeys:
         Raises:
             Unauthenticated: there is no key, or it is none of ours.
         """
-        if not self.tenants:
-            return DEFAULT_TENANT
+        if not self.grants:
+            return Grant(DEFAULT_TENANT)
         scheme, _, key = (authorization or "").partition(" ")
         if scheme.lower() != "bearer" or not key.strip():
             raise Unauthenticated("an API key is needed: send it as `Authorization: Bearer KEY`", field="Authorization")
         presented = hashlib.sha256(key.strip().encode("utf-8", "surrogateescape")).digest()
         found = None
         # All are compared, so that the time tells nothing about which are close.
-        for digest, tenant in self.tenants.items():
+        for digest, grant in self.grants.items():
             if hmac.compare_digest(digest, presented):
-                found = tenant
+                found = grant
         if found is None:
             raise Unauthenticated("the API key is not known", field="Authorization")
         return found

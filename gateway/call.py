@@ -68,6 +68,9 @@ class Call:
     wishes: Wishes = field(default_factory=Wishes)
     # Tokens to generate when the client does not say; None = as many as fit.
     default_max_tokens: int | None = None
+    # Lower is sooner, 0 = normal; and the lowest its client may ask for.
+    priority: int = 0
+    lowest_priority: int = 0
     cache: CachePolicy = field(default_factory=CachePolicy)
     # Whether the client reads deltas as they come.
     stream: bool = False

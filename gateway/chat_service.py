@@ -10,6 +10,7 @@ from typing import Any, TypeAlias
 import grpc
 
 from gateway.answer import FinishReason
+from gateway.auth import Grant
 from gateway.call import CachePolicy, Call, Wishes
 from gateway.context import Gateway
 from gateway.generation import Piece, Usage
@@ -54,9 +55,9 @@ class ChatServicer(chat_pb2_grpc.ChatServiceServicer):
         if num_bytes > limit:
             raise InvalidRequest(f"the request has {num_bytes} bytes, the limit is {limit}")
         metadata = {key: value for key, value in context.invocation_metadata() or () if isinstance(value, str)}
-        tenant = self._gateway.keys.tenant_of(metadata.get("authorization"))
+        grant = self._gateway.keys.grant_of(metadata.get("authorization"))
         with self._gateway.admission.enter() as ticket:
-            call = _call(request, tenant, context.time_remaining())
+            call = _call(request, grant, context.time_remaining())
             async with self._gateway.pipeline.open(call, ticket) as generation:
                 while not generation.finished:
                     for piece in await generation.next():
@@ -72,19 +73,21 @@ class ChatServicer(chat_pb2_grpc.ChatServiceServicer):
             raise Cancelled(f"the client read nothing for {timeout_s:g} s") from None
 
 
-def _call(request: chat_pb2.ChatRequest, tenant: str, timeout_s: float | None) -> Call:
+def _call(request: chat_pb2.ChatRequest, grant: Grant, timeout_s: float | None) -> Call:
     if not request.messages:
         raise InvalidRequest("messages is empty, at least one is needed", field="messages")
     chat = tokenizer_pb2.ChatInput(messages=request.messages, template_arguments=request.template_arguments)
     allowed = not request.bypass_cache
     return Call(
         request_id="chat-" + secrets.token_hex(16),
-        tenant=tenant,
+        tenant=grant.tenant,
         route="grpc",
         model=request.model,
         prompts=(tokenizer_pb2.EncodeRequest(chat=chat),),
         prompt_field="messages",
         wishes=_wishes(request.sampling, request.stopping, ignore_eos=request.ignore_eos),
+        priority=request.priority,
+        lowest_priority=grant.lowest_priority,
         cache=CachePolicy(read=allowed, write=allowed),
         stream=True,
         timeout_s=timeout_s,

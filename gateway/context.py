@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from aiohttp import web
 
 from gateway.admission import Admission
-from gateway.auth import ApiKeys
+from gateway.auth import ApiKeys, Grant
 from gateway.clients.fleet import Fleet
 from gateway.limits import Limits
 from gateway.metrics import Metrics
@@ -35,4 +35,4 @@ GATEWAY: web.AppKey[Gateway] = web.AppKey("gateway", Gateway)
 # Keys of a request. The id is server-made, 128 bits in hex; the label is what the client calls it, or empty.
 REQUEST_ID: web.RequestKey[str] = web.RequestKey("request_id", str)
 CLIENT_LABEL: web.RequestKey[str] = web.RequestKey("client_label", str)
-TENANT: web.RequestKey[str] = web.RequestKey("tenant", str)
+GRANT: web.RequestKey[Grant] = web.RequestKey("grant", Grant)

@@ -106,6 +106,7 @@ class LiveGeneration:
         fleet: who makes it.
         request_id: server-made.
         tenant: whose request it is.
+        priority: lower is sooner; where it is not 0, replicas that look at it alone are asked.
         remaining_ms: gives the time the request has left.
         stream: whether the reader wants each delta.
         idle_s: the reader is woken with nothing after this long; None = never.
@@ -122,6 +123,7 @@ class LiveGeneration:
         fleet: Fleet,
         request_id: str,
         tenant: str,
+        priority: int,
         remaining_ms: Callable[[], int],
         stream: bool,
         idle_s: float | None,
@@ -135,6 +137,7 @@ class LiveGeneration:
         self._fleet = fleet
         self._request_id = request_id
         self._tenant = tenant
+        self._priority = priority
         self._remaining_ms = remaining_ms
         self._on_retry = on_retry
         self._on_gap = on_gap
@@ -212,9 +215,10 @@ class LiveGeneration:
             self._on_gap(now - before)
 
     def _submit(self, choice: Choice, *, epoch: int, without: Sequence[ComputePeer]) -> None:
-        peer = self._fleet.choose(tenant=self._tenant, prompt_token_ids=choice.prompt.token_ids, without=without)
+        by_priority = self._priority != 0
+        peer = self._fleet.choose(tenant=self._tenant, prompt_token_ids=choice.prompt.token_ids, by_priority=by_priority, without=without)
         if peer is None:
-            raise Unavailable("no compute process is ready")
+            raise Unavailable(f"no compute process {'that serves by priority ' if by_priority else ''}is ready")
         request = compute_pb2.SubmitRequest(
             epoch=epoch,
             request_id=self._request_id,
@@ -224,6 +228,7 @@ class LiveGeneration:
             sampling=choice.sampling,
             stopping=choice.stopping,
             deadline_ms=self._remaining_ms(),
+            priority=self._priority,
         )
         self._attempts[choice.index] = peer.submit(request, self.answers[choice.index])
 

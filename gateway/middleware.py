@@ -8,7 +8,7 @@ from collections.abc import Awaitable, Callable
 
 from aiohttp import web
 
-from gateway.context import CLIENT_LABEL, GATEWAY, REQUEST_ID, TENANT
+from gateway.context import CLIENT_LABEL, GATEWAY, GRANT, REQUEST_ID
 from gateway.error_map import as_service_error, error_body, error_headers
 from gateway.errors import BodyTooLarge, Forbidden, MethodNotAllowed, RouteNotFound
 from gateway.http_answer import json_response
@@ -81,5 +81,5 @@ async def authenticate(request: web.Request, handler: Handler) -> web.StreamResp
     if request.method == "POST" and request.headers.get("Sec-Fetch-Site", "none") not in ("none", "same-origin"):
         raise Forbidden("requests of other web sites' pages are not answered")
     if not getattr(request.match_info.handler, "is_public", False):
-        request[TENANT] = request.app[GATEWAY].keys.tenant_of(request.headers.get("Authorization"))
+        request[GRANT] = request.app[GATEWAY].keys.grant_of(request.headers.get("Authorization"))
     return await handler(request)

@@ -141,6 +141,7 @@ class _Generate(_Body):
     ignore_eos: bool | None = None
     stop: Annotated[list[Text] | None, BeforeValidator(_listed)] = None
     stop_token_ids: list[int] | None = None
+    priority: int | None = None
     user: Label | None = None
     return_token_ids: bool | None = None
     return_timeline: bool | None = None

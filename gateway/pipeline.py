@@ -16,7 +16,7 @@ from gateway.clients.fleet import Fleet
 from gateway.generation import CacheStatus, Choice, EncodedPrompt, Generation, LiveGeneration, ReplayedGeneration
 from gateway.limits import Limits
 from gateway.metrics import Metrics
-from gateway.resolve import check_prompt_ids, check_shape, choice_seed, resolve_sampling, resolve_stopping
+from gateway.resolve import check_priority, check_prompt_ids, check_shape, choice_seed, resolve_sampling, resolve_stopping
 from gateway.served_model import ServedModel, ServedNames
 from prompt_cache import CacheKey
 from triserve.rpc.errors import DeadlineExceeded, InvalidRequest, ServiceError
@@ -88,6 +88,7 @@ class Pipeline:
         ticket.widen(len(call.prompts) * call.n)
         self._names.require(call.model)
         model = self._fleet.model()
+        check_priority(call, model)
         choices = self._choices(call, model, await self._tokenize(call, model))
         key = self._cache.key(call, model, choices) if self._cache is not None else None
         status: CacheStatus = "bypass"
@@ -101,6 +102,7 @@ class Pipeline:
             fleet=self._fleet,
             request_id=call.request_id,
             tenant=call.tenant,
+            priority=call.priority,
             remaining_ms=lambda: _remaining_ms(scope),
             stream=call.stream,
             idle_s=self._limits.keep_alive_s if call.stream else None,

@@ -59,6 +59,19 @@ def check_messages(chat: tokenizer_pb2.ChatInput, field: str, limits: Limits) ->
         )
 
 
+def check_priority(call: Call, model: ServedModel) -> None:
+    """Refuses a priority that nobody, not this client, or no replica could honour.
+
+    Raises:
+        InvalidRequest: naming the field and the limit.
+    """
+    contract.PRIORITY.check("priority", call.priority)
+    if call.priority < call.lowest_priority:
+        raise InvalidRequest(f"priority is {call.priority}, the lowest this client may ask for is {call.lowest_priority}", field="priority")
+    if call.priority and not model.serves_by_priority:
+        raise InvalidRequest(f"priority is {call.priority}, no compute replica here serves by priority: it must be 0", field="priority")
+
+
 def resolve_sampling(wishes: Wishes, model: ServedModel, limits: Limits) -> common_pb2.SamplingParams:
     """Sampling parameters without a seed, in canonical form: what would change nothing is left unset.
 

@@ -29,6 +29,13 @@ class ServedModel:
     max_model_len_tokens: int
     # Every token id in a request is below it.
     logits_width: int
+    # Whether a replica looks at priorities.
+    serves_by_priority: bool
+
+
+def is_by_priority(replica: compute_pb2.GetComputeInfoResponse) -> bool:
+    """Whether the replica looks at the priorities of requests."""
+    return replica.policy == "priority"
 
 
 def served_model(tokenizer: tokenizer_pb2.GetTokenizerInfoResponse, replicas: Sequence[compute_pb2.GetComputeInfoResponse]) -> ServedModel:
@@ -49,6 +56,7 @@ def served_model(tokenizer: tokenizer_pb2.GetTokenizerInfoResponse, replicas: Se
         vocab_size=tokenizer.vocab_size,
         max_model_len_tokens=min(replica.max_model_len_tokens for replica in replicas),
         logits_width=width,
+        serves_by_priority=any(is_by_priority(replica) for replica in replicas),
     )
 
 

@@ -35,7 +35,9 @@ class Settings(BaseSettings):
     model_name: str = Field("triserve", min_length=1, max_length=256, description="Name under which the model is served")
     model_aliases: Annotated[tuple[str, ...], NoDecode] = Field((), description="Other names clients may use for it, separated by commas")
     api_keys_file: FilePath | None = Field(
-        None, description="File with a line `tenant sha256-of-key-in-hex` for each key; unset = no keys, everybody is tenant `default`"
+        None,
+        description="File with a line `tenant sha256-of-key-in-hex` for each key, and `lowest_priority=N` after it where the key may ask for"
+        " a priority below 0; unset = no keys, everybody is tenant `default`",
     )
 
     cache: bool = Field(True, description="Whether finished answers are remembered")

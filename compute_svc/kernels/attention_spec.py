@@ -4,6 +4,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+MAX_SINKS = 32
+"""So many first tokens can stay visible behind a window."""
+
 
 @dataclass(frozen=True, slots=True)
 class AttentionSpec:
@@ -19,6 +22,11 @@ class AttentionSpec:
         window: How many tokens a query sees, itself included; None = all before it.
         slopes: Of each query head, what its scores lose per token of distance (ALiBi, arXiv 2108.12409); None = nothing.
         softcap: Scores s become softcap * tanh(s / softcap), before the distance counts; None = they stay.
+        sinks: How many first tokens every query sees besides its window (attention sinks, arXiv 2309.17453); 0 = none. Their scores are
+            those of other queries, turned to where the sinks stand right before the window.
+
+    Raises:
+        ValueError: Sinks are more than MAX_SINKS, or come without a window or with slopes.
     """
 
     num_heads: int
@@ -30,6 +38,15 @@ class AttentionSpec:
     window: int | None
     slopes: tuple[float, ...] | None = None
     softcap: float | None = None
+    sinks: int = 0
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.sinks <= MAX_SINKS:
+            raise ValueError(f"sinks is {self.sinks}, it must be from 0 to {MAX_SINKS}")
+        if self.sinks and self.window is None:
+            raise ValueError("sinks need a window: without one every query sees all tokens")
+        if self.sinks and self.slopes is not None:
+            raise ValueError("sinks do not go with slopes: the distance to a sink is that of a turned query")
 
     @property
     def group_size(self) -> int:
@@ -37,5 +54,5 @@ class AttentionSpec:
         return self.num_heads // self.num_kv_heads
 
     def first_visible(self, position: int) -> int:
-        """The first position that a query at `position` sees."""
+        """The first position that a query at `position` sees, but for sinks."""
         return 0 if self.window is None else max(0, position + 1 - self.window)

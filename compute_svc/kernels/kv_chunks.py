@@ -11,6 +11,12 @@ width is a multiple of 4:
   register are summed first, and what padding adds to them is zero.
 - Batched products have at least MIN_QUERY_ROWS rows and at least MIN_MATRICES matrices: smaller ones go through other code.
 
+With attention sinks a row has two sections: the sink section, always the request's first READ_TOKENS tokens, and behind it the main
+section, which is what is read without sinks. Both are there for every query, wherever it stands: the main section hides the sinks, the
+sink section all others. One softmax goes over the two, and values are summed sink section first, then chunk after chunk; so the three
+rules hold as they are. Positions are counted from lengths alone, and behind the sinks only distances matter: where whole chunks between
+the first one and the first that is read are left out of page table and lengths, every row stays what it was, bit for bit.
+
 Everything is float32, whatever the store holds.
 """
 
@@ -21,12 +27,14 @@ from functools import lru_cache
 
 import torch
 
-from compute_svc.kernels.attention_spec import AttentionSpec
+from compute_svc.kernels.attention_spec import MAX_SINKS, AttentionSpec
 
 READ_TOKENS = 32
 CHUNK_TOKENS = 128
 MIN_QUERY_ROWS = 4
 MIN_MATRICES = 2
+
+assert MAX_SINKS <= READ_TOKENS, "the sinks are one section"
 
 
 def read_start(position: int, spec: AttentionSpec) -> int:
@@ -51,11 +59,14 @@ def find_tiles(page_rows: torch.Tensor, starts: torch.Tensor, num_tokens: int, l
         lengths: [R] int64, at least 1.
 
     Returns:
-        [2 * kv_heads * R * tiles] int64: heads, then requests, then tiles.
+        [2 * kv_heads * R * tiles] int64: heads, then requests, then tiles; with sinks those of the sink section come first.
     """
     tile = _tile_tokens(spec)
     per_page = spec.page_size_tokens // tile
     wanted = torch.arange(num_tokens // tile, device=page_rows.device) + (starts // tile)[:, None]
+    if spec.sinks:
+        section = torch.arange(READ_TOKENS // tile, device=page_rows.device)
+        wanted = torch.cat((section.expand(len(wanted), -1), wanted), dim=1)
     tiles = torch.minimum(wanted, ((lengths - 1) // tile)[:, None])
     tiles = page_rows.gather(1, tiles) if per_page == 1 else page_rows.gather(1, tiles // per_page) * per_page + tiles % per_page
     per_head = spec.num_pages * per_page
@@ -75,10 +86,18 @@ def _tile_tokens(spec: AttentionSpec) -> int:
     return math.gcd(spec.page_size_tokens, READ_TOKENS)
 
 
-def sum_values(weights: torch.Tensor, values: torch.Tensor) -> torch.Tensor:
-    """weights [N, M, L] times values [N, L, D], summed chunk after chunk: [N, M, D] float32."""
-    total = torch.bmm(weights[:, :, :CHUNK_TOKENS], values[:, :CHUNK_TOKENS])
-    for start in range(CHUNK_TOKENS, weights.shape[2], CHUNK_TOKENS):
+def sum_values(weights: torch.Tensor, values: torch.Tensor, sink_values: torch.Tensor | None = None) -> torch.Tensor:
+    """weights [N, M, L] times values [N, L, D], summed chunk after chunk: [N, M, D] float32.
+
+    With sink_values [N, READ_TOKENS, D] the weights have as many columns more, before the others, and their sum comes first.
+    """
+    if sink_values is None:
+        total = torch.bmm(weights[:, :, :CHUNK_TOKENS], values[:, :CHUNK_TOKENS])
+        summed = CHUNK_TOKENS
+    else:
+        total = torch.bmm(weights[:, :, :READ_TOKENS], sink_values)
+        weights, summed = weights[:, :, READ_TOKENS:], 0
+    for start in range(summed, weights.shape[2], CHUNK_TOKENS):
         total.baddbmm_(weights[:, :, start : start + CHUNK_TOKENS], values[:, start : start + CHUNK_TOKENS])
     return total
 

@@ -4,8 +4,12 @@ from __future__ import annotations
 
 import math
 import mmap
+from collections.abc import Sequence
 
+import numpy as np
 import torch
+
+from compute_svc.host_copy import to_device
 
 
 class KvPageStore:
@@ -65,6 +69,11 @@ class KvPageStore:
     def v(self, layer: int) -> torch.Tensor:
         """[num_kv_heads, num_pages, page_size_tokens, head_dim], a view."""
         return self._layers[layer][self.num_kv_heads :]
+
+    def copy_pages(self, sources: Sequence[int], targets: Sequence[int]) -> None:
+        """Copies pages in every layer; all are read before the first is written, and no target is named twice."""
+        read, written = to_device([np.array(sources, dtype=np.int64), np.array(targets, dtype=np.int64)], self._kv.device)
+        self._kv.index_copy_(2, written, self._kv.index_select(2, read))
 
     def clear(self, pages: torch.Tensor) -> None:
         """Zeroes pages in every layer.

@@ -3,33 +3,15 @@
 from __future__ import annotations
 
 import heapq
+from bisect import bisect_left, insort
 from collections.abc import Iterator
 from typing import NamedTuple
 
 import numpy as np
-import numpy.typing as npt
 
 from compute_svc.kv.page_pool import Pages
-
-Tokens = npt.NDArray[np.int64]
-
-
-class Node:
-    """A run of pages behind its parent's, with the tokens whose KV they hold.
-
-    [0, len(pages)) the tree owns. While `locks` is above zero a request reads them, or pages behind them.
-    """
-
-    __slots__ = ("children", "last_used", "locks", "pages", "parent", "tenant", "tokens")
-
-    def __init__(self, parent: Node | None, tokens: Tokens, pages: Pages, *, tenant: str) -> None:
-        self.parent = parent
-        self.tokens = tokens
-        self.pages = pages
-        self.tenant = tenant
-        self.children: dict[bytes, Node] = {}
-        self.locks = 0
-        self.last_used = 0
+from compute_svc.kv.radix_node import BYTES_PER_ID, Node, Tokens, count_agreeing, pack_ids
+from triserve.rpc.page_hash import page_hashes
 
 
 class Prefix(NamedTuple):
@@ -44,6 +26,13 @@ class Prefix(NamedTuple):
     pages: Pages
 
 
+class PartialPage(NamedTuple):
+    """A cached page that agrees with somebody's tokens in its first `num_tokens`, at least 1 and fewer than all."""
+
+    page: int
+    num_tokens: int
+
+
 class RadixTree:
     """Finds and keeps computed prefixes, page by page and tenant by tenant.
 
@@ -52,6 +41,14 @@ class RadixTree:
 
     Args:
         page_size_tokens: Tokens of one page.
+
+    Attributes:
+        num_pages: Pages in the tree.
+        evictable_pages: Those that nobody holds and nobody has pinned.
+        pinned_pages: Those that are pinned.
+        idle_pinned_pages: Those that are pinned and that nobody holds.
+        stored_pages: Pages that have entered since the start.
+        evicted_pages: Pages that were given up.
     """
 
     def __init__(self, page_size_tokens: int) -> None:
@@ -62,8 +59,59 @@ class RadixTree:
         self._leaves: list[tuple[int, int, Node]] = []
         self._pushes = 0
         self._num_nodes = 0
+        # By tenant and packed ids, in the order of pinning.
+        self._pins: dict[tuple[str, bytes], Node] = {}
+        # Hashes of pages that have entered or left since the last `take_changes`: whether they are there now; None = nobody wants to know.
+        self._changes: dict[int, bool] | None = None
         self.num_pages = 0
         self.evictable_pages = 0
+        self.pinned_pages = 0
+        self.idle_pinned_pages = 0
+        self.stored_pages = 0
+        self.evicted_pages = 0
+
+    @property
+    def num_tenants(self) -> int:
+        """Tenants that have a prefix here, or hold one without pages."""
+        return len(self._roots)
+
+    @property
+    def num_nodes(self) -> int:
+        """Runs of pages."""
+        return self._num_nodes
+
+    def match_length(self, tenant: str, tokens: Tokens) -> int:
+        """How many of the first tokens are cached, those in a page that agrees in part included. Changes nothing."""
+        node, length = self.find(tenant, tokens)
+        partial = None if node is None else self.find_partial(node, tokens[length:])
+        return length + (0 if partial is None else partial.num_tokens)
+
+    def find(self, tenant: str, tokens: Tokens) -> tuple[Node | None, int]:
+        """How many of the first tokens are cached, and the node that ends there; None if none does. Changes nothing."""
+        node = self._roots.get(tenant)
+        if node is None:
+            return None, 0
+        size, offset = self._page_size, 0
+        while (child := node.children.get(pack_ids(tokens[offset : offset + size]))) is not None:
+            agreed = count_agreeing(child.tokens, tokens[offset:])
+            offset += agreed
+            if agreed < child.tokens.size:
+                return None, offset
+            node = child
+        return node, offset
+
+    def find_partial(self, node: Node, tokens: Tokens) -> PartialPage | None:
+        """The page behind a prefix that agrees best with the tokens there, where no whole page does."""
+        key = pack_ids(tokens[: self._page_size])
+        place = bisect_left(node.keys, key)
+        # In sorted order, nobody has more leading ids in common with a key than one of its neighbours.
+        best = None
+        for neighbour in node.keys[max(0, place - 1) : place + 1]:
+            child = node.children[neighbour]
+            agreed = count_agreeing(child.tokens[: self._page_size], tokens)
+            if agreed and (best is None or agreed > best.num_tokens):
+                best = PartialPage(int(child.pages[0]), agreed)
+        return best
 
     def lock_match(self, tenant: str, tokens: Tokens) -> Prefix:
         """Finds the longest cached prefix in whole pages and locks it.
@@ -76,7 +124,7 @@ class RadixTree:
         if root is None:
             root = self._roots[tenant] = Node(None, np.empty(0, np.int64), np.empty(0, np.int64), tenant=tenant)
         node, parts, _ = self._descend(root, tokens)
-        self._lock(node, until=None)
+        self._hold(node, until=None, locks=1)
         return Prefix(node, np.concatenate(parts) if parts else np.empty(0, np.int64))
 
     def insert(self, locked: Node, tokens: Tokens, pages: Pages) -> Prefix:
@@ -97,22 +145,73 @@ class RadixTree:
         if found < pages.size:
             node = self._add_child(node, tokens[found * self._page_size :].copy(), pages[found:].copy())
             parts.append(node.pages)
-        self._lock(node, until=locked)
+        self._hold(node, until=locked, locks=1)
         return Prefix(node, np.concatenate(parts) if parts else pages)
 
     def unlock(self, node: Node) -> None:
         """Gives up one lock of a prefix; what nobody holds may be evicted."""
-        self._clock += 1
-        end = node
-        current: Node | None = node
-        while current is not None:
-            assert current.locks > 0, "a prefix is unlocked as often as it was locked"
-            current.locks -= 1
-            current.last_used = self._clock
-            if current.locks == 0:
-                self.evictable_pages += current.pages.size
-            current = current.parent
-        self._offer(end)
+        self._let_go(node, locks=-1)
+
+    def pin(self, tenant: str, tokens: Tokens) -> bool:
+        """Keeps a prefix until it is unpinned; idempotent.
+
+        Args:
+            tenant: Salt of the cache.
+            tokens: [n * page_size] int64, n at least 1.
+
+        Returns:
+            Whether all of it is cached; if not, nothing is pinned.
+        """
+        assert tokens.size and tokens.size % self._page_size == 0, "whole pages are pinned"
+        name = (tenant, pack_ids(tokens))
+        if name not in self._pins:
+            root = self._roots.get(tenant)
+            if root is None or self.match_length(tenant, tokens) < tokens.size:
+                return False
+            node, _, _ = self._descend(root, tokens)
+            self._hold(node, until=None, pins=1)
+            self._pins[name] = node
+        return True
+
+    def unpin(self, tenant: str, tokens: Tokens) -> bool:
+        """Undoes `pin`; returns whether there was something to undo."""
+        node = self._pins.pop((tenant, pack_ids(tokens)), None)
+        if node is not None:
+            self._let_go(node, pins=-1)
+        return node is not None
+
+    def unpinned_pages(self, tenant: str, tokens: Tokens) -> int:
+        """How many pages of a prefix, cached or not, are not pinned. Changes nothing."""
+        node, size, offset = self._roots.get(tenant), self._page_size, 0
+        while node is not None:
+            node = node.children.get(pack_ids(tokens[offset : offset + size]))
+            if node is None or not node.pins:
+                break
+            agreed = count_agreeing(node.tokens, tokens[offset:]) // size * size
+            offset += agreed
+            if agreed < node.tokens.size:
+                break
+        return (tokens.size - offset) // size
+
+    def pinned(self) -> list[tuple[str, int, int]]:
+        """Of each pinned prefix its tenant, its tokens and the hash of its last page, in the order of pinning."""
+        return [(tenant, len(packed) // BYTES_PER_ID, node.last_hash) for (tenant, packed), node in self._pins.items()]
+
+    def watch(self) -> list[int]:
+        """From now on `take_changes` tells what has changed; returns the hashes of all pages that are here."""
+        self._changes = {}
+        return [page for node in self.nodes() for page in node.hashes]
+
+    def unwatch(self) -> None:
+        """Undoes `watch`."""
+        self._changes = None
+
+    def take_changes(self) -> tuple[list[int], list[int]]:
+        """Hashes of pages that have entered and of those that have left since the last call, while somebody watches."""
+        if not self._changes:
+            return [], []
+        changes, self._changes = self._changes, {}
+        return [page for page, is_here in changes.items() if is_here], [page for page, is_here in changes.items() if not is_here]
 
     def evict(self, count: int) -> Pages:
         """Gives up pages that nobody holds, the ends of the least recently used prefixes first.
@@ -126,20 +225,11 @@ class RadixTree:
         parts: list[Pages] = []
         while count and self._leaves:
             last_used, _, leaf = heapq.heappop(self._leaves)
-            if leaf.last_used != last_used or not self._is_evictable(leaf):
+            if leaf.last_used != last_used or not leaf.is_evictable:
                 continue
-            taken = min(count, leaf.pages.size)
-            kept = leaf.pages.size - taken
-            parts.append(leaf.pages[kept:])
-            count -= taken
-            self.num_pages -= taken
-            self.evictable_pages -= taken
-            if kept:
-                leaf.pages = leaf.pages[:kept]
-                leaf.tokens = leaf.tokens[: kept * self._page_size]
-                self._offer(leaf)
-            else:
-                self._remove(leaf)
+            taken = self._cut(leaf, count)
+            parts.append(taken)
+            count -= taken.size
         return np.concatenate(parts) if parts else np.empty(0, np.int64)
 
     def nodes(self) -> Iterator[Node]:
@@ -163,12 +253,10 @@ class RadixTree:
         parts: list[Pages] = []
         offset = 0
         while offset + size <= tokens.size:
-            child = node.children.get(tokens[offset : offset + size].tobytes())
+            child = node.children.get(pack_ids(tokens[offset : offset + size]))
             if child is None:
                 break
-            length = min(child.tokens.size, tokens.size - offset)
-            differs = child.tokens[:length] != tokens[offset : offset + length]
-            agreed = (int(differs.argmax()) if differs.any() else length) // size
+            agreed = count_agreeing(child.tokens, tokens[offset:]) // size
             if agreed < child.pages.size:
                 child = self._split(child, agreed)
             child.last_used = self._clock
@@ -183,40 +271,89 @@ class RadixTree:
         assert parent is not None, "a root has no pages to split"
         cut = num_pages * self._page_size
         upper = Node(parent, node.tokens[:cut], node.pages[:num_pages], tenant=node.tenant)
-        upper.locks = node.locks
+        upper.hashes = node.hashes[:num_pages]
+        upper.locks, upper.pins = node.locks, node.pins
         upper.last_used = node.last_used
+        # Its first page is the node's, so it takes its place under the same key.
         parent.children[self._key(upper)] = upper
         node.parent = upper
         node.tokens = node.tokens[cut:]
         node.pages = node.pages[num_pages:]
-        upper.children[self._key(node)] = node
+        node.hashes = node.hashes[num_pages:]
+        key = self._key(node)
+        upper.children[key] = node
+        upper.keys.append(key)
         self._num_nodes += 1
         return upper
 
     def _add_child(self, parent: Node, tokens: Tokens, pages: Pages) -> Node:
         child = Node(parent, tokens, pages, tenant=parent.tenant)
+        child.hashes = page_hashes(parent.last_hash, tokens.astype("<u4").tobytes(), self._page_size)
         child.last_used = self._clock
-        parent.children[self._key(child)] = child
+        key = self._key(child)
+        parent.children[key] = child
+        insort(parent.keys, key)
         self._num_nodes += 1
         self.num_pages += pages.size
-        self.evictable_pages += pages.size
+        self.stored_pages += pages.size
+        self._count(child, 1)
+        if self._changes is not None:
+            self._changes |= dict.fromkeys(child.hashes, True)
         return child
 
-    def _lock(self, node: Node, *, until: Node | None) -> None:
-        """Locks a node and all above it, up to but without `until`, whose lock passes on to the node."""
+    def _cut(self, leaf: Node, count: int) -> Pages:
+        """Takes up to `count` pages from the end of a leaf that can be evicted."""
+        kept = max(0, leaf.pages.size - count)
+        taken = leaf.pages[kept:]
+        self.num_pages -= taken.size
+        self.evicted_pages += taken.size
+        self._count(leaf, -1)
+        if self._changes is not None:
+            self._changes |= dict.fromkeys(leaf.hashes[kept:], False)
+        if kept:
+            leaf.pages = leaf.pages[:kept]
+            leaf.tokens = leaf.tokens[: kept * self._page_size]
+            leaf.hashes = leaf.hashes[:kept]
+            self._count(leaf, 1)
+            self._offer(leaf)
+        else:
+            self._remove(leaf)
+        return taken
+
+    def _hold(self, node: Node, *, until: Node | None, locks: int = 0, pins: int = 0) -> None:
+        """Changes locks and pins of a node and all above it, up to but without `until`, whose own pass on to the node."""
         current: Node | None = node
         while current is not until:
             assert current is not None, "the locked node is above the new one"
-            if current.locks == 0:
-                self.evictable_pages -= current.pages.size
-            current.locks += 1
+            self._count(current, -1)
+            current.locks += locks
+            current.pins += pins
+            assert current.locks >= 0 and current.pins >= 0, "a prefix is unlocked as often as it was locked"
+            self._count(current, 1)
             current = current.parent
 
-    def _key(self, node: Node) -> bytes:
-        return node.tokens[: self._page_size].tobytes()
+    def _let_go(self, node: Node, *, locks: int = 0, pins: int = 0) -> None:
+        self._hold(node, until=None, locks=locks, pins=pins)
+        self._clock += 1
+        current: Node | None = node
+        while current is not None:
+            current.last_used = self._clock
+            current = current.parent
+        self._offer(node)
 
-    def _is_evictable(self, node: Node) -> bool:
-        return node.locks == 0 and not node.children and node.parent is not None and node.pages.size > 0
+    def _count(self, node: Node, sign: int) -> None:
+        """Adds a node to the counts of pages that depend on who holds it, or takes it out."""
+        pages = sign * node.pages.size
+        if node.pins:
+            self.pinned_pages += pages
+        if not node.locks:
+            if node.pins:
+                self.idle_pinned_pages += pages
+            else:
+                self.evictable_pages += pages
+
+    def _key(self, node: Node) -> bytes:
+        return pack_ids(node.tokens[: self._page_size])
 
     def _offer(self, node: Node) -> None:
         """Puts a node in line for eviction if it is an unlocked leaf; forgets a tenant that has nothing left."""
@@ -224,10 +361,10 @@ class RadixTree:
             if not node.children and node.locks == 0:
                 del self._roots[node.tenant]
             return
-        if not self._is_evictable(node):
+        if not node.is_evictable:
             return
         if len(self._leaves) > 2 * self._num_nodes + 64:
-            self._leaves = [entry for entry in self._leaves if entry[2].last_used == entry[0] and self._is_evictable(entry[2])]
+            self._leaves = [entry for entry in self._leaves if entry[2].last_used == entry[0] and entry[2].is_evictable]
             heapq.heapify(self._leaves)
         self._pushes += 1
         heapq.heappush(self._leaves, (node.last_used, self._pushes, node))
@@ -235,7 +372,9 @@ class RadixTree:
     def _remove(self, leaf: Node) -> None:
         parent = leaf.parent
         assert parent is not None, "a root is not evicted"
-        del parent.children[self._key(leaf)]
+        key = self._key(leaf)
+        del parent.children[key]
+        del parent.keys[bisect_left(parent.keys, key)]
         leaf.parent = None
         self._num_nodes -= 1
         self._offer(parent)

@@ -61,12 +61,21 @@ class Attention:
         rotated = heads[:, : self.num_heads + self.num_kv_heads]
         if self.qk_norm is not None:
             rotated.copy_(rms_norm(rotated, self.qk_norm, self.qk_norm_eps))
+        # Before rotary_ turns the queries to their own positions.
+        sink_queries = None if kind.sink_turn is None else self._turned_to_sinks(heads[:, : self.num_heads], *kind.sink_turn)
         if self.rotary_dims:
             rotary_(rotated[..., : self.rotary_dims], kind.cos, kind.sin)
         kv_write(kv, step.slots, heads[: step.num_tokens, self.num_heads :])
         queries = heads[: step.num_tokens, : self.num_heads]
         if kind.decode is not None:
-            decode_attention(queries[: step.num_decodes], kv, kind.decode, step.attended[: step.num_decodes])
+            sink_decodes = None if sink_queries is None else sink_queries[: step.num_decodes]
+            decode_attention(queries[: step.num_decodes], kv, kind.decode, step.attended[: step.num_decodes], sink_q=sink_decodes)
         if kind.prefill is not None:
-            prefill_attention(queries, kv, kind.prefill, step.attended)
+            prefill_attention(queries, kv, kind.prefill, step.attended, sink_q=sink_queries)
         return linear(step.attended, self.output, add=residual)
+
+    def _turned_to_sinks(self, queries: torch.Tensor, cos: torch.Tensor, sin: torch.Tensor) -> torch.Tensor:
+        """[P, num_heads, D], new memory: queries, not turned yet, as they meet the keys of sinks."""
+        turned = queries.clone()
+        rotary_(turned[..., : self.rotary_dims], cos, sin)
+        return turned

@@ -19,12 +19,14 @@ class StepKind:
         sin: [P, 1, rotary dims] float32, its first half negated.
         decode: How decode rows find their KV; None if there are none.
         prefill: How the other rows find theirs; None if there are none.
+        sink_turn: cos and sin, as above, for queries where they meet the keys of sinks; None if there are no sinks.
     """
 
     cos: torch.Tensor
     sin: torch.Tensor
     decode: DecodePlan | None
     prefill: PrefillPlan | None
+    sink_turn: tuple[torch.Tensor, torch.Tensor] | None = None
 
 
 @dataclass(frozen=True, slots=True, eq=False)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -119,6 +120,16 @@ class CausalLM:
         """Where its weights are."""
         return self.embedding.tokens.device
 
+    @property
+    def kv_window(self) -> int | None:
+        """See `ModelConfig`."""
+        return self.config.kv_window
+
+    @property
+    def sinks(self) -> int:
+        """See `ModelConfig`."""
+        return self.config.sinks
+
     @torch.inference_mode()
     def forward(self, batch: ForwardBatch, kv: KvPageStore) -> torch.Tensor:
         """Logits of the rows a batch asks for, float32 [L, vocab_size].
@@ -145,7 +156,8 @@ class CausalLM:
         if len(batch.begun_pages):
             kv.clear(batch.begun_pages.to(tokens.device))
         kinds = tuple(
-            _prepare_kind(batch, page_table, positions, spec, rotary) for spec, rotary in zip(self._kind_specs(kv), self.rotary, strict=True)
+            _prepare_kind(batch, page_table, spec, None if rotary is None else _turns(rotary, positions, batch.position_limit, spec))
+            for spec, rotary in zip(self._kind_specs(kv), self.rotary, strict=True)
         )
         attended = tokens.new_zeros((len(positions), self.config.num_heads * self.config.head_dim))
         return Step(batch.num_tokens, batch.num_decodes, batch.slots.to(tokens.device), attended, kinds)
@@ -173,23 +185,36 @@ def _attention_spec(config: ModelConfig, kind: LayerKind, kv: KvPageStore) -> At
         window=kind.window,
         slopes=config.slopes,
         softcap=config.attention_softcap,
+        sinks=config.sinks,
     )
 
 
-def _prepare_kind(
-    batch: ForwardBatch, page_table: torch.Tensor, positions: torch.Tensor, spec: AttentionSpec, rotary: RotaryTable | None
-) -> StepKind:
+class _Turns(NamedTuple):
+    """How queries and keys turn, and queries where they meet sinks: cos and sin, see `StepKind`."""
+
+    own: tuple[torch.Tensor, torch.Tensor]
+    sinks: tuple[torch.Tensor, torch.Tensor] | None
+
+
+def _turns(rotary: RotaryTable, positions: torch.Tensor, limit: int, spec: AttentionSpec) -> _Turns:
+    own = rotary.at(positions, limit)
+    if not spec.sinks:
+        return _Turns(own, None)
+    assert spec.window is not None, "sinks come with a window"
+    return _Turns(own, rotary.at(positions.clamp(max=spec.sinks + spec.window - 1), limit))
+
+
+def _prepare_kind(batch: ForwardBatch, page_table: torch.Tensor, spec: AttentionSpec, turns: _Turns | None) -> StepKind:
     decodes = batch.num_decodes
     decode = prefill = None
     if decodes:
         decode = plan_decode(page_table[:decodes], batch.kv_lengths[:decodes], spec)
     if decodes < batch.num_requests:
         prefill = plan_prefill(page_table[decodes:], batch.kv_lengths[decodes:], batch.query_starts[decodes:], spec)
-    if rotary is None:
+    if turns is None:
         nothing = torch.empty(0, device=page_table.device)
         return StepKind(nothing, nothing, decode, prefill)
-    cos, sin = rotary.at(positions, max(batch.kv_lengths))
-    return StepKind(cos, sin, decode, prefill)
+    return StepKind(*turns.own, decode, prefill, turns.sinks)
 
 
 def _padded(indices: torch.Tensor) -> torch.Tensor:

@@ -5,9 +5,10 @@ UnsupportedModel(CheckpointError): the checkpoint needs something this engine do
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
+from compute_svc.kernels.attention_spec import MAX_SINKS
 from compute_svc.kernels.linear import Activation
 from compute_svc.layers.rotary_table import RopeScaling
 from compute_svc.weights import CheckpointError
@@ -45,6 +46,31 @@ class LayerKind:
 
     rope: Rope | None = None
     window: int | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StreamingWindow:
+    """A window laid over a model that was made without one, with attention sinks (StreamingLLM, arXiv 2309.17453).
+
+    A query sees the last `tokens` tokens, itself included, and the first `sinks` ones. Rotary distances to these are as if they stood right
+    before the window: for them a query at position p is turned to min(p, sinks + tokens - 1).
+
+    Attributes:
+        tokens: At least 1.
+        sinks: From 1 to MAX_SINKS.
+
+    Raises:
+        ValueError: One of the two is out of its range.
+    """
+
+    tokens: int
+    sinks: int = 4
+
+    def __post_init__(self) -> None:
+        if self.tokens < 1:
+            raise ValueError(f"a streaming window of {self.tokens} tokens is too short, it must be at least 1")
+        if not 1 <= self.sinks <= MAX_SINKS:
+            raise ValueError(f"a streaming window has {self.sinks} sinks, it must be from 1 to {MAX_SINKS}")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -115,6 +141,7 @@ class ModelConfig:
         final_norm: The last hidden states are normalised.
         logit_softcap: Logits l become softcap * tanh(l / softcap).
         logit_scale: What logits are multiplied by.
+        sinks: How many first tokens every query sees besides its window; 0 = none. See `StreamingWindow`.
     """
 
     architecture: str
@@ -157,6 +184,31 @@ class ModelConfig:
     final_norm: bool = True
     logit_softcap: float | None = None
     logit_scale: float | None = None
+    sinks: int = 0
+
+    @property
+    def kv_window(self) -> int | None:
+        """The largest window over kinds of layers; None if any kind sees everything."""
+        windows = [kind.window for kind in self.kinds if kind.window is not None]
+        return max(windows) if len(windows) == len(self.kinds) else None
+
+    def streaming(self, window: StreamingWindow, place: str) -> ModelConfig:
+        """This model under a streaming window: every kind of layer has the sinks, and the shorter of its own window and this one.
+
+        Raises:
+            UnsupportedModel: Distances to sinks are not rotary everywhere; the message begins with `place` and names what they are.
+        """
+        reasons = {
+            "it has ALiBi slopes": self.slopes is not None,
+            "its positions are learnt": self.position_offset is not None,
+            "it has layers without positions": any(kind.rope is None for kind in self.kinds),
+        }
+        reason = next((words for words, holds in reasons.items() if holds), None)
+        if reason is not None:
+            wanted = "a streaming window needs rotary positions in every layer"
+            raise UnsupportedModel(f"{place}: {wanted}; {self.architecture} cannot have one: {reason}")
+        kinds = tuple(replace(kind, window=min(window.tokens, kind.window or window.tokens)) for kind in self.kinds)
+        return replace(self, kinds=kinds, sinks=window.sinks)
 
     def check(self, place: str) -> ModelConfig:
         """Itself.

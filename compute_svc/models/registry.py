@@ -10,7 +10,7 @@ import torch
 from compute_svc.kernels.exact_products import use_exact_products
 from compute_svc.kernels.host_memory import keep_freed_memory
 from compute_svc.models.causal_lm import CausalLM
-from compute_svc.models.config import ModelConfig, UnsupportedModel
+from compute_svc.models.config import ModelConfig, StreamingWindow, UnsupportedModel
 from compute_svc.models.config_fields import ConfigFields
 from compute_svc.models.families import (
     baichuan,
@@ -45,21 +45,22 @@ FAMILIES: dict[str, Callable[[ConfigFields, str], tuple[ModelConfig, WeightNames
 SUPPORTED_DTYPES = (torch.float32, torch.bfloat16)
 
 
-def read_model_config(folder: Path, *, max_tokens: int | None = None) -> ModelConfig:
+def read_model_config(folder: Path, *, max_tokens: int | None = None, streaming: StreamingWindow | None = None) -> ModelConfig:
     """What a checkpoint's config.json describes.
 
     Args:
         folder: Holds it.
         max_tokens: See `load_model`.
+        streaming: See `load_model`.
 
     Raises:
         UnsupportedModel: It needs something this engine does not do.
         CheckpointError: config.json is missing or malformed.
     """
-    return _read_family(folder, max_tokens)[0]
+    return _read_family(folder, max_tokens, streaming)[0]
 
 
-def _read_family(folder: Path, max_tokens: int | None) -> tuple[ModelConfig, WeightNames]:
+def _read_family(folder: Path, max_tokens: int | None, streaming: StreamingWindow | None) -> tuple[ModelConfig, WeightNames]:
     path = folder / "config.json"
     fields = ConfigFields(read_json(path), str(path), max_tokens=max_tokens)
     names = fields.get("architectures")
@@ -67,11 +68,18 @@ def _read_family(folder: Path, max_tokens: int | None) -> tuple[ModelConfig, Wei
         raise CheckpointError(f"{path} names no architecture")
     if names[0] not in FAMILIES:
         raise UnsupportedModel(f"{path}: architecture {names[0]} is not supported; supported: {', '.join(sorted(FAMILIES))}")
-    return FAMILIES[names[0]](fields, names[0])
+    config, tensor_names = FAMILIES[names[0]](fields, names[0])
+    return config if streaming is None else config.streaming(streaming, fields.place), tensor_names
 
 
 def load_model(
-    folder: Path, *, dtype: torch.dtype, device: torch.device, max_tokens: int | None = None, on_progress: Progress | None = None
+    folder: Path,
+    *,
+    dtype: torch.dtype,
+    device: torch.device,
+    max_tokens: int | None = None,
+    streaming: StreamingWindow | None = None,
+    on_progress: Progress | None = None,
 ) -> CausalLM:
     """Loads a checkpoint.
 
@@ -81,6 +89,7 @@ def load_model(
         device: Where to.
         max_tokens: The longest request that will be served; None = as long as the checkpoint allows. Models with one set of rotary
             frequencies for short contexts and one for long ones take the set for this length.
+        streaming: What queries see in place of everything; None = what the model was made for.
         on_progress: Told bytes done and bytes in all, after every tensor.
 
     Effects: on a CPU, tunes the process's allocator (kernels/host_memory.py); on CUDA, its products (kernels/exact_products.py).
@@ -92,7 +101,7 @@ def load_model(
     """
     if dtype not in SUPPORTED_DTYPES:
         raise ValueError(f"dtype is {dtype}; supported: {', '.join(map(str, SUPPORTED_DTYPES))}")
-    config, names = _read_family(folder, max_tokens)
+    config, names = _read_family(folder, max_tokens, streaming)
     if device.type == "cpu":
         keep_freed_memory()
     elif device.type == "cuda":

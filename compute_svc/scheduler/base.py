@@ -12,7 +12,7 @@ import numpy.typing as npt
 
 from compute_svc.draw_rule import DrawRule
 from compute_svc.kv.page_table import PageTable
-from compute_svc.kv.radix_tree import Node
+from compute_svc.kv.radix_node import Node
 from compute_svc.request import Request
 from triserve.rpc.errors import ServiceError
 
@@ -69,6 +69,7 @@ class RequestState:
 
     Tokens: [0, num_computed) have their KV in pages · [num_computed, num_tokens) are known and not computed · the rest is room for
     the answer. While `awaiting` is set the token behind num_tokens is being drawn elsewhere. The first `num_given` were known at the start.
+    While `leader` computes what this one needs too, up to the `leader_end`-th token, it waits.
     The whole answer is expected to have `predicted_tokens`; it may turn out shorter or longer. `rank` is its policy's: lower is sooner.
 
     Args:
@@ -82,6 +83,8 @@ class RequestState:
         "awaiting",
         "cached_tokens",
         "last_token",
+        "leader",
+        "leader_end",
         "num_computed",
         "num_given",
         "num_tokens",
@@ -119,13 +122,21 @@ class RequestState:
         self.admitted_at: float | None = None
         self.awaiting = False
         self.paused = False
+        self.leader: RequestState | None = None
+        self.leader_end = 0
         self.table: PageTable | None = None
         self.prefix: Node | None = None
 
     @property
     def is_blocked(self) -> bool:
-        """Whether the next step cannot have it: its last token is not drawn yet, or its sampler is behind."""
-        return self.awaiting or self.paused
+        """Whether the next step cannot have it: its last token is not drawn yet, its sampler is behind, or it waits for its leader."""
+        return self.awaiting or self.paused or self.is_led
+
+    @property
+    def is_led(self) -> bool:
+        """Whether another request computes tokens that it needs too, and gets on with it."""
+        leader = self.leader
+        return leader is not None and leader.phase is Phase.RUNNING and not leader.paused and leader.num_computed < self.leader_end
 
     @property
     def remaining_tokens(self) -> int:
@@ -175,12 +186,14 @@ class Plan(NamedTuple):
         prefills: Chunks of one or more tokens.
         admitted: Requests that left the queue for the first time.
         failures: Requests whose time is over.
+        copies: Pages to copy before anything is computed, (from, to): all are read before the first is written.
     """
 
     decodes: list[RequestState]
     prefills: list[Chunk]
     admitted: list[RequestState]
     failures: list[Failure]
+    copies: list[tuple[int, int]]
 
     @property
     def is_empty(self) -> bool:

@@ -7,8 +7,10 @@ from enum import Enum, auto
 
 from compute_svc.kv.page_pool import PagePool, Pages
 from compute_svc.kv.page_table import PageTable, PageTables
-from compute_svc.kv.radix_tree import Node, RadixTree
+from compute_svc.kv.radix_node import Node, Tokens, count_agreeing
+from compute_svc.kv.radix_tree import PartialPage, Prefix, RadixTree
 from compute_svc.scheduler.base import RequestState, SchedulerConfig
+from triserve.rpc.errors import Overloaded
 
 # Room for an answer displaces the prefix cache only until one in so many of the pages that no running request owns is free. In a full
 # cache more free pages mean longer runs and fewer hits: where conversations came back for a second turn (tests/bench/kv_memory.py, its third
@@ -48,12 +50,20 @@ class KvMemory:
     def __init__(self, config: SchedulerConfig, reservation: Reservation = Reservation.PREDICTED) -> None:
         self.reservation = reservation
         self._page_size = config.page_size_tokens
+        self._num_pages = config.num_pages
         self.pool = PagePool(config.num_pages)
         self.tree = RadixTree(config.page_size_tokens)
         self.tables = PageTables(config.max_running_requests, self._pages_for(config.max_request_tokens))
         self.num_returns = 0
+        self.looked_up_tokens = 0
+        self.hit_tokens = 0
+        self.copied_tokens = 0
         # Those that have pages, in the order of arrival.
         self._holders: list[RequestState] = []
+        # Those whose prefix in the cache ends at a node.
+        self._ends: dict[Node, dict[int, RequestState]] = {}
+        # Pages to copy before the next step computes: for whom, from and to.
+        self._copies: list[tuple[RequestState, int, int]] = []
 
     @property
     def num_available(self) -> int:
@@ -63,7 +73,8 @@ class KvMemory:
     def admit(self, state: RequestState, *, headroom: int) -> bool:
         """Gives a request pages for all its known tokens, shared ones where the prefix is cached.
 
-        The last known token is always left to compute, because its logits are wanted.
+        Where only the first tokens of a page are cached, or computed by a running request, that page is copied, so that it has two
+        owners who go on in different ways. The last known token is always left to compute, because its logits are wanted.
 
         Args:
             state: A request without pages.
@@ -74,7 +85,8 @@ class KvMemory:
 
         Effects: sets the request's table, prefix and num_computed.
         """
-        prefix = self.tree.lock_match(state.request.tenant, state.tokens[: state.num_tokens - 1])
+        known = state.tokens[: state.num_tokens - 1]
+        prefix = self._lock_prefix(state.request.tenant, known)
         missing = self._pages_for(state.num_tokens) - prefix.pages.size
         if self.reservation is Reservation.MAXIMUM:
             # Nobody grows, so nobody needs headroom.
@@ -89,9 +101,67 @@ class KvMemory:
         state.table = table
         state.prefix = prefix.node
         state.num_computed = prefix.pages.size * self._page_size
+        partial = self._find_partial(prefix.node, known[state.num_computed :])
         self._extend(state, table, missing)
+        if partial is not None:
+            # Its page may have been given up just now, even to this request: what it holds is there until the step computes.
+            self._copies.append((state, partial.page, int(table.owned[0])))
+            state.num_computed += partial.num_tokens
+            self.copied_tokens += partial.num_tokens
+        self.looked_up_tokens += state.num_tokens
+        self.hit_tokens += state.num_computed
         insort(self._holders, state, key=_arrival)
+        self._ends.setdefault(prefix.node, {})[state.request.number] = state
         return True
+
+    def find_leader(self, state: RequestState) -> tuple[RequestState, int] | None:
+        """A running request that is about to compute at least a page of tokens that a waiting one needs too, and where those end."""
+        known = state.tokens[: state.num_tokens - 1]
+        node, length = self.tree.find(state.request.tenant, known)
+        for other in self._ends.get(node, {}).values() if node is not None else ():
+            if other.num_computed < other.prefill_end and not other.paused:
+                end = length + count_agreeing(other.tokens[length : other.prefill_end], known[length:])
+                if end - other.num_computed >= self._page_size:
+                    return other, end
+        return None
+
+    @property
+    def copies(self) -> list[tuple[int, int]]:
+        """Pages to copy before the next step computes, (from, to): all are read before the first is written."""
+        return [(source, target) for _, source, target in self._copies]
+
+    def is_to_be_copied(self, state: RequestState) -> bool:
+        """Whether a page of the request is among the copies to be made, so that what counts as computed is not there yet."""
+        return any(copy[0] is state for copy in self._copies)
+
+    def take_copies(self) -> list[tuple[int, int]]:
+        """The copies, which are the caller's to make from now on."""
+        copies = self.copies
+        self._copies = []
+        return copies
+
+    @property
+    def max_pinned_pages(self) -> int:
+        """Most pages of pinned prefixes: half of all, and never so many that the longest request would not fit beside them."""
+        return min(self._num_pages // 2, self._num_pages - int(self.tables.entries.shape[1]))
+
+    def pin(self, tenant: str, tokens: Tokens) -> bool:
+        """Keeps a prefix in the cache until it is unpinned.
+
+        Returns:
+            Whether all of it is cached; if not, nothing is pinned.
+
+        Raises:
+            Overloaded: Too much would be pinned.
+        """
+        pages = self.tree.pinned_pages + self.tree.unpinned_pages(tenant, tokens)
+        if pages > self.max_pinned_pages:
+            raise Overloaded(
+                f"{self.tree.pinned_pages} pages are pinned and {pages} would be, the limit is {self.max_pinned_pages}: half of the KV "
+                "pages, less if the longest request needs more than the other half",
+                field="token_ids",
+            )
+        return self.tree.pin(tenant, tokens)
 
     def grow(self, state: RequestState) -> bool:
         """Makes sure that the next token to compute has a page.
@@ -124,7 +194,9 @@ class KvMemory:
         own = table.owned[: end - first]
         longer = self.tree.insert(prefix, state.tokens[first * self._page_size : end * self._page_size], own)
         table.share(longer.pages)
+        self._leave_end(state)
         state.prefix = longer.node
+        self._ends.setdefault(longer.node, {})[state.request.number] = state
         duplicates = own[own != longer.pages]
         if duplicates.size:
             self.pool.release(duplicates)
@@ -142,6 +214,8 @@ class KvMemory:
         else:
             self.pool.release(table.room)
         self.pool.release(table.owned)
+        self._copies = [copy for copy in self._copies if copy[0] is not state]
+        self._leave_end(state)
         self.tree.unlock(prefix)
         self.tables.close(table)
         self._holders.remove(state)
@@ -166,11 +240,47 @@ class KvMemory:
         else:
             self.pool.assert_owned_once(owned + rooms)
         assert self.tree.num_pages == sum(node.pages.size for node in nodes), "the tree's count of pages is off"
-        assert self.tree.evictable_pages == sum(node.pages.size for node in nodes if not node.locks), "the count of evictable pages is off"
+        assert self.tree.evictable_pages == sum(
+            node.pages.size for node in nodes if not (node.locks or node.pins)
+        ), "the count of evictable pages is off"
+        assert self.tree.pinned_pages <= self.max_pinned_pages, "the longest request fits beside what is pinned"
         roots = sum(node.locks for node in nodes if node.parent is None)
         assert roots == sum(state.prefix is not None for state in states), "each request with pages holds one lock"
         assert {id(state) for state in self._holders} == {id(state) for state in states}, "those that have pages are known"
         assert self._holders == sorted(self._holders, key=_arrival), "in the order of arrival"
+
+    def _lock_prefix(self, tenant: str, known: Tokens) -> Prefix:
+        """The longest cached prefix, locked; what running requests have computed of it enters the cache before."""
+        while True:
+            prefix = self.tree.lock_match(tenant, known)
+            start = prefix.pages.size * self._page_size
+            wanted = known[start : start + self._page_size]
+            for other in self._ends.get(prefix.node, {}).values():
+                has_whole = other.num_computed - start >= self._page_size == wanted.size
+                if has_whole and count_agreeing(other.tokens[start : start + self._page_size], wanted) == self._page_size:
+                    break
+            else:
+                return prefix
+            self.keep_computed(other)
+            self.tree.unlock(prefix.node)
+
+    def _find_partial(self, node: Node, tokens: Tokens) -> PartialPage | None:
+        """The page behind a prefix that agrees best with the tokens there: of the cache or of a running request."""
+        best = self.tree.find_partial(node, tokens)
+        for other in self._ends.get(node, {}).values():
+            table, _ = self._holdings(other)
+            start = table.shared * self._page_size
+            agreed = count_agreeing(other.tokens[start : min(other.num_computed, start + self._page_size)], tokens)
+            if agreed > (0 if best is None else best.num_tokens) and not self.is_to_be_copied(other):
+                best = PartialPage(int(table.owned[0]), agreed)
+        return best
+
+    def _leave_end(self, state: RequestState) -> None:
+        _, prefix = self._holdings(state)
+        others = self._ends[prefix]
+        del others[state.request.number]
+        if not others:
+            del self._ends[prefix]
 
     def _holdings(self, state: RequestState) -> tuple[PageTable, Node]:
         assert state.table is not None and state.prefix is not None, "a running request has a page table and a locked prefix"

@@ -57,7 +57,7 @@ class Scheduler:
         # Those that were never admitted.
         self._waiting: dict[int, RequestState] = {}
         self._preempted: dict[int, RequestState] = {}
-        # Preempted ones that are blocked: the policy does not have them.
+        # Waiting and preempted ones that are blocked: the policy does not have them.
         self._set_aside: dict[int, RequestState] = {}
         # In the order of rank.
         self._running: list[RequestState] = []
@@ -140,10 +140,11 @@ class Scheduler:
         Effects: ends requests whose deadline is over, admits, preempts; the tokens of the plan count as computed only after
             `complete`.
         """
-        plan = Plan([], [], [], self._expire(now))
+        plan = Plan([], [], [], self._expire(now), [])
         self._return_unblocked(now)
         prefilling = self._plan_decodes(plan, now)
         self._plan_prefills(prefilling, plan, now)
+        plan.copies.extend(self.memory.take_copies())
         return plan
 
     def complete(self, plan: Plan) -> None:
@@ -162,7 +163,7 @@ class Scheduler:
         places = [*self._waiting.values(), *self._running, *self._preempted.values()]
         assert len(places) == len(self._states) and {id(state) for state in places} == {id(state) for state in self._states.values()}
         assert self._running == sorted(self._running, key=_RANK), "running requests are in the order of rank"
-        assert self._set_aside.items() <= self._preempted.items(), "who is set aside was preempted"
+        assert self._set_aside.items() <= (self._waiting | self._preempted).items(), "who is set aside is not running"
         for state in self._running:
             assert state.table is not None and state.table.shared <= state.table.length
             assert state.num_computed <= state.table.length * self.config.page_size_tokens
@@ -193,9 +194,7 @@ class Scheduler:
         return failures
 
     def _count_cached(self, state: RequestState) -> int:
-        prefix = self.memory.tree.lock_match(state.request.tenant, state.tokens[: state.num_tokens - 1])
-        self.memory.tree.unlock(prefix.node)
-        return int(prefix.pages.size) * self.config.page_size_tokens
+        return self.memory.tree.match_length(state.request.tenant, state.tokens[: state.num_tokens - 1])
 
     def _return_unblocked(self, now: float) -> None:
         for state in [state for state in self._set_aside.values() if not state.is_blocked]:
@@ -271,10 +270,23 @@ class Scheduler:
         return budget
 
     def _next_to_admit(self, now: float) -> RequestState | None:
-        while (state := self._policy.first(now)) is not None and state.is_blocked:
+        while (state := self._policy.first(now)) is not None and (state.is_blocked or self._follows(state)):
             self._policy.remove(state)
             self._set_aside[state.request.number] = state
         return state
+
+    def _follows(self, state: RequestState) -> bool:
+        """Whether a request of better rank computes what this one needs too, so that it is served best by waiting for that.
+
+        A prompt that is asked for several times at once, or begins as others do, is so computed once.
+        """
+        if (state.request.number, self.memory.num_returns) == self._refused or len(self._set_aside) >= self.config.max_running_requests:
+            return False
+        found = self.memory.find_leader(state)
+        if found is None or found[0].rank > state.rank:
+            return False
+        state.leader, state.leader_end = found
+        return True
 
     def _make_way(self, candidate: RequestState, plan: Plan, now: float) -> bool:
         """Preempts the running request of the highest rank if the policy wants that and it helps; it leaves the plan."""

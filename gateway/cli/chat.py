@@ -168,6 +168,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--top-k", type=int, dest="top_k", help="draw from so many of the likeliest tokens")
     parser.add_argument("--seed", type=int, help="the same seed gives the same answer")
     parser.add_argument("--max-tokens", type=int, dest="max_tokens", help="longest answer (default: as long as the model can)")
+    parser.add_argument("--priority", type=int, help="lower is sooner; a number below 0 needs a key that grants it (default: 0)")
 
 
 def add_server_arguments(parser: argparse.ArgumentParser) -> None:
@@ -182,7 +183,7 @@ def add_server_arguments(parser: argparse.ArgumentParser) -> None:
 
 def request_parameters(arguments: argparse.Namespace) -> dict[str, Any]:
     """The fields of a request that the options set."""
-    names = ("model", "temperature", "top_p", "top_k", "seed", "max_tokens")
+    names = ("model", "temperature", "top_p", "top_k", "seed", "max_tokens", "priority")
     return {name: value for name in names if (value := getattr(arguments, name)) is not None}
 
 

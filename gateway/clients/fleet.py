@@ -10,7 +10,7 @@ from gateway.clients.compute import ComputePeer
 from gateway.clients.peer import Peer
 from gateway.clients.tokenizer import TokenizerPeer
 from gateway.replica_choice import ChoicePolicy
-from gateway.served_model import ServedModel, served_model
+from gateway.served_model import ServedModel, is_by_priority, served_model
 from triserve.rpc.errors import Unavailable
 from triserve.rpc.fingerprint import require_same
 from triserve.v1 import common_pb2, compute_pb2, tokenizer_pb2
@@ -114,15 +114,20 @@ class Fleet:
         self._on_retry("tokenizer")
         return await ask(ready[1])
 
-    def choose(self, *, tenant: str, prompt_token_ids: Sequence[int], without: Collection[ComputePeer] = ()) -> ComputePeer | None:
+    def choose(
+        self, *, tenant: str, prompt_token_ids: Sequence[int], by_priority: bool = False, without: Collection[ComputePeer] = ()
+    ) -> ComputePeer | None:
         """The replica that is to get a request; None if none is ready.
 
         Args:
             tenant: whose request it is.
             prompt_token_ids: its prompt.
+            by_priority: whether it must be one that looks at priorities.
             without: replicas that have failed it.
         """
         ready = [peer for peer in self.computes if peer.ready and peer not in without]
+        if by_priority:
+            ready = [peer for peer in ready if peer.info is not None and is_by_priority(peer.info)]
         if not ready:
             return None
         return ready[self._policy.best(ready, tenant=tenant, prompt_token_ids=prompt_token_ids)]

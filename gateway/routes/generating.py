@@ -9,7 +9,7 @@ from typing import Any, NamedTuple, Protocol, TypeVar
 from aiohttp import web
 
 from gateway.call import CachePolicy, Call, Prompt
-from gateway.context import CLIENT_LABEL, GATEWAY, REQUEST_ID, TENANT, Gateway
+from gateway.context import CLIENT_LABEL, GATEWAY, GRANT, REQUEST_ID, Gateway
 from gateway.http_answer import Shape, respond_stream, respond_whole
 from gateway.json_body import read_json_object
 from gateway.openai_answer import WholeChoice
@@ -75,9 +75,10 @@ async def respond(request: web.Request, style: Style, kind: type[B], prompts: An
 
 
 def _call(request: web.Request, style: Style, body: ChatBody | CompletionBody, prompts: tuple[Prompt, ...]) -> Call:
+    grant = request[GRANT]
     return Call(
         request_id=style.id_prefix + request[REQUEST_ID],
-        tenant=request[TENANT],
+        tenant=grant.tenant,
         route=style.route,
         model=body.model,
         prompts=prompts,
@@ -85,6 +86,8 @@ def _call(request: web.Request, style: Style, body: ChatBody | CompletionBody, p
         n=1 if body.n is None else body.n,
         wishes=body.wishes(),
         default_max_tokens=style.default_max_tokens,
+        priority=body.priority or 0,
+        lowest_priority=grant.lowest_priority,
         cache=cache_policy(request.headers.get("Cache-Control", "")),
         stream=bool(body.stream),
         label=_label(request[CLIENT_LABEL], body.user),

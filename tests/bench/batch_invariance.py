@@ -192,6 +192,7 @@ def _make_step(model: CausalLM, workload: Workload) -> tuple[ForwardBatch, KvPag
         page_table=table,
         logit_rows=torch.arange(count - 1, num_requests * count, count),
         begun_pages=torch.from_numpy(begun_pages(table.numpy(), [count] * num_requests, lengths, _PAGE_SIZE_TOKENS)),
+        position_limit=length,
     ), kv
 
 

@@ -116,14 +116,15 @@ def _merge_step(model: CausalLM) -> Callable[[], torch.Tensor]:
     builder = BatchBuilder(config, scheduler.memory.tables, model.device)
     kv = KvPageStore(model.config.num_layers, 64, 16, model.config.num_kv_heads, model.config.head_dim, model.dtype, model.device)
     for number in range(4):
-        scheduler.submit(Request(number, "", np.arange(1, 20 + number), np.empty(0, np.int64), 8, 0.0))
+        scheduler.submit(Request(number, "", np.arange(30 * number, 30 * number + 20), np.empty(0, np.int64), 8, 0.0))
     plan = scheduler.step(0.0)
     model.forward(builder.build(plan), kv)
     scheduler.complete(plan)
     for chunk in plan.prefills:
         chunk.state.append(5)
-    scheduler.submit(Request(9, "", np.arange(3, 40), np.empty(0, np.int64), 8, 0.0))
+    scheduler.submit(Request(9, "", np.arange(130, 170), np.empty(0, np.int64), 8, 0.0))
     plan = scheduler.step(0.0)
+    assert len(plan.decodes) == 4 and plan.prefills, "the step merges"
     return lambda: model.forward(builder.build(plan), kv)
 
 

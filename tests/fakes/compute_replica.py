@@ -18,6 +18,7 @@ from compute_svc.engine_server import EngineServer
 from compute_svc.forward_batch import ForwardBatch
 from compute_svc.kv.page_store import KvPageStore
 from compute_svc.scheduler.base import SchedulerConfig
+from compute_svc.scheduler.policies import make_policy
 from compute_svc.service import SERVICE_NAME, ComputeService
 from compute_svc.settings import Settings
 from tests.fakes.fake_sampler import FakeSampler
@@ -49,6 +50,8 @@ class Gateway:
         port: Of the replica.
 
     Attributes:
+        stub: Of the stage.
+        prefixes: Of its prefix cache.
         hello: The replica's first words.
         responses: Every message.
         tokens: Of each request, in order.
@@ -61,6 +64,7 @@ class Gateway:
     def __init__(self, port: int) -> None:
         self._channel = open_channel(f"127.0.0.1:{port}")
         self.stub: Any = compute_pb2_grpc.ComputeServiceStub(self._channel)
+        self.prefixes: Any = compute_pb2_grpc.PrefixCacheServiceStub(self._channel)
         self.hello: compute_pb2.GetComputeInfoResponse | None = None
         self.responses: list[compute_pb2.GenerateResponse] = []
         self.tokens: dict[int, list[int]] = {}
@@ -290,5 +294,6 @@ class Replica:
         self.may_load.wait(TIMEOUT_S)
         config = SchedulerConfig(**self.sizes)
         kv = hash_kv(config.num_pages, config.page_size_tokens)
-        self.engine = Engine(self.gate, kv, config, logits_width=WIDTH, device=torch.device("cpu"))
+        policy = make_policy(settings.policy)
+        self.engine = Engine(self.gate, kv, config, logits_width=WIDTH, device=torch.device("cpu"), policy=policy)
         return self.engine

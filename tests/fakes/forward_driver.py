@@ -90,6 +90,7 @@ class ForwardDriver:
             page_table=page_table,
             logit_rows=torch.tensor(list(rows)),
             begun_pages=torch.from_numpy(begun_pages(page_table.numpy(), query_lengths, kv_lengths, size)),
+            position_limit=max(positions) + 1,
         )
         logits = self.model.forward(batch, self.kv)
         for index, (request, _) in enumerate(parts):

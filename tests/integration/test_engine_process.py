@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import dataclasses
 import os
 import signal
 import subprocess
@@ -17,7 +18,7 @@ import pytest
 from compute_svc.engine_client import EngineClient, EngineFailed, EngineLost
 from compute_svc.request import Request
 from compute_svc.settings import Settings
-from compute_svc.step_output import EngineInfo, Load, StepOutput
+from compute_svc.step_output import EngineInfo, KvChanges, Load, Pinned, PrefixStats, StepOutput
 from tests.fakes.checkpoints import edit_config, save_checkpoint
 from triserve.rpc.errors import ServiceError
 
@@ -32,6 +33,10 @@ class Listener:
         self.loaded: asyncio.Future[EngineInfo] = asyncio.get_running_loop().create_future()
         self.failed: asyncio.Future[EngineFailed] = asyncio.get_running_loop().create_future()
         self.released: asyncio.Future[list[int]] = asyncio.get_running_loop().create_future()
+        self.unpinned: asyncio.Future[bool] = asyncio.get_running_loop().create_future()
+        self.stats: asyncio.Future[PrefixStats] = asyncio.get_running_loop().create_future()
+        self.pinned: asyncio.Future[list[Pinned]] = asyncio.get_running_loop().create_future()
+        self.kv_changes: list[KvChanges] = []
         self.admitted: list[int] = []
         self.tokens: list[int | None] = []
         self.refused: dict[int, ServiceError] = {}
@@ -53,8 +58,20 @@ class Listener:
         """See `EngineListener`."""
         if output.rows is not None:
             self.tokens += output.rows.tokens
+        if output.kv_changes is not None:
+            self.kv_changes.append(output.kv_changes)
+        if output.pinned:
+            self.pinned.set_result(output.pinned)
         if output.released:
             self.released.set_result([item.number for item in output.released])
+
+    def on_engine_unpinned(self, number: int, was_pinned: bool) -> None:
+        """See `EngineListener`."""
+        self.unpinned.set_result(was_pinned)
+
+    def on_engine_stats(self, number: int, stats: PrefixStats) -> None:
+        """See `EngineListener`."""
+        self.stats.set_result(stats)
 
     def on_engine_failed(self, error: EngineFailed) -> None:
         """See `EngineListener`."""
@@ -109,6 +126,21 @@ async def test_a_request_is_computed_and_one_that_cannot_fit_is_refused(client: 
     assert listener.admitted == [2]
     assert len(listener.tokens) == 4
     assert list(listener.refused) == [1]
+
+
+async def test_a_prefix_is_pinned_told_of_and_let_go(client: EngineClient, listener: Listener) -> None:
+    page = (await listener.loaded).page_size_tokens
+    tokens = np.arange(2 * page) % 7
+    client.watch(True)
+    client.submit(dataclasses.replace(_request(1, tokens.tolist(), 1), pins=True))
+    assert await listener.pinned == [Pinned(1, 2 * page, 2 * page)]
+    client.prefix_stats(2)
+    stats = await listener.stats
+    assert ([pin[:2] for pin in stats.pins], stats.pinned_pages) == ([("", 2 * page)], 2)
+    assert [changes.is_reset for changes in listener.kv_changes] in ([True], [True, False]), "one before or after the prefix was computed"
+    assert listener.kv_changes[-1].stored[-1] == stats.pins[0][2]
+    client.unpin(3, "", tokens)
+    assert await listener.unpinned
 
 
 async def test_a_ping_is_answered_between_steps(client: EngineClient, listener: Listener) -> None:

@@ -95,6 +95,10 @@ CASES: list[tuple[str, str, dict[str, Any], str]] = [
     ("too many prompts", COMPLETION, {"prompt": ["a"] * 9}, "prompt"),
     ("too many answers", COMPLETION, {"prompt": ["a"] * 8, "n": 4}, "n"),
     ("n of zero", CHAT, {"messages": HELLO, "n": 0}, "n"),
+    ("priority over 10", CHAT, {"messages": HELLO, "priority": 11}, "priority"),
+    ("priority better than normal without a key", COMPLETION, {"prompt": "a", "priority": -1}, "priority"),
+    ("priority where no replica serves by it", COMPLETION, {"prompt": "a", "priority": 1}, "priority"),
+    ("priority that is a word", COMPLETION, {"prompt": "a", "priority": "high"}, "priority"),
     ("lone surrogate", CHAT, {"messages": [{"role": "user", "content": "\ud800"}]}, "messages[0].content"),
     ("template argument of a wrong type", CHAT, {"messages": HELLO, "chat_template_kwargs": {"a": [1]}}, "chat_template_kwargs"),
 ]

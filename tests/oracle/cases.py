@@ -12,6 +12,7 @@ import torch
 from transformers import PreTrainedModel
 from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
 
+from compute_svc.models.config import StreamingWindow
 from tests.fakes.checkpoints import edit_config, save_checkpoint
 from tests.oracle import references
 from tests.oracle.references import ReferenceCase, WrittenModel
@@ -44,6 +45,7 @@ class Case:
         architecture: The name its config.json gives.
         write: Writes it into a folder that exists; returns who knows its logits.
         dtypes: What its oracle can compute in.
+        streaming: The window under which it is served; None = none.
     """
 
     family: str
@@ -51,6 +53,7 @@ class Case:
     architecture: str
     write: Callable[[Path], Oracle]
     dtypes: tuple[torch.dtype, ...] = (torch.float32, torch.bfloat16)
+    streaming: StreamingWindow | None = None
 
     @property
     def name(self) -> str:
@@ -122,7 +125,9 @@ def _written_case(reference: ReferenceCase) -> Case:
         return WrittenOracle(model)
 
     family, _, variant = reference.name.partition("-")
-    return Case(family, variant or "plain", reference.architecture, write, dtypes=(torch.float32,))
+    served = reference.streaming
+    streaming = None if served is None else StreamingWindow(tokens=served.window, sinks=served.sinks)
+    return Case(family, variant or "plain", reference.architecture, write, dtypes=(torch.float32,), streaming=streaming)
 
 
 def all_cases() -> list[Case]:

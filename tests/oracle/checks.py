@@ -62,6 +62,7 @@ class Trial:
         self.device = device
         self.oracle = case.write(folder)
         self._folder = folder
+        self._streaming = case.streaming
         self.model = self.load(torch.float32)
         self._expected: dict[tuple[int, ...], torch.Tensor] = {}
         self._generator = torch.Generator().manual_seed(7)
@@ -69,7 +70,7 @@ class Trial:
 
     def load(self, dtype: torch.dtype) -> CausalLM:
         """This engine's model in some dtype."""
-        return load_model(self._folder, dtype=dtype, device=self.device)
+        return load_model(self._folder, dtype=dtype, device=self.device, streaming=self._streaming)
 
     def random_tokens(self, length: int) -> list[int]:
         """Ids of the vocabulary."""

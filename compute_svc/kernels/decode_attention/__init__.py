@@ -26,7 +26,7 @@ def plan_decode(page_table: torch.Tensor, kv_lengths: Sequence[int], spec: Atten
     return reference.plan_decode(page_table, kv_lengths, spec)
 
 
-def decode_attention(q: torch.Tensor, kv: torch.Tensor, plan: DecodePlan, out: torch.Tensor) -> None:
+def decode_attention(q: torch.Tensor, kv: torch.Tensor, plan: DecodePlan, out: torch.Tensor, *, sink_q: torch.Tensor | None = None) -> None:
     """softmax(q k^T * scale) v for each request's newest token, in float32.
 
     Args:
@@ -35,10 +35,16 @@ def decode_attention(q: torch.Tensor, kv: torch.Tensor, plan: DecodePlan, out: t
             page must be finite; nothing else that the page table does not name is read.
         plan: From `plan_decode`.
         out: [R, num_heads * D], q's dtype.
+        sink_q: As q, what stands for the queries before the keys of sinks; None where the layer has no sinks.
 
     Effects: writes out.
+
+    Raises:
+        ValueError: sink_q is given without sinks, or lacks with them.
     """
+    if (sink_q is not None) != (plan.spec.sinks > 0):
+        raise ValueError(f"sink_q is for layers with sinks, and only for them; this one has {plan.spec.sinks}")
     if isinstance(plan, cpu.DecodePlan):
-        cpu.decode_attention(q, kv, plan, out)
+        cpu.decode_attention(q, kv, plan, out, sink_q)
     else:
-        reference.decode_attention(q, kv, plan, out)
+        reference.decode_attention(q, kv, plan, out, sink_q)

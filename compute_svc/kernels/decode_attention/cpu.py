@@ -15,6 +15,7 @@ from compute_svc.kernels.attention_spec import AttentionSpec
 from compute_svc.kernels.kv_chunks import (
     MIN_MATRICES,
     MIN_QUERY_ROWS,
+    READ_TOKENS,
     find_tiles,
     group_queries,
     read_end,
@@ -42,7 +43,7 @@ class _Bucket:
         num_rows: B, at least what makes MIN_MATRICES.
         tiles: From `find_tiles`.
         bias: [kv_heads * B, 1, tokens] float32: 0 where the query sees, -inf elsewhere; with slopes one row for each row of queries,
-            less by the distance.
+            less by the distance. With sinks the tokens of the sink section come first.
     """
 
     rows: torch.Tensor | None
@@ -103,10 +104,13 @@ def _bucket(
     hidden = positions >= lengths[:, None]
     if spec.window is not None:
         hidden |= positions < lengths[:, None] - spec.window
+    if spec.sinks:
+        section = torch.arange(READ_TOKENS, device=page_rows.device)
+        hidden = torch.cat(((section >= lengths[:, None]) | (section >= spec.sinks), hidden | (positions < spec.sinks)), dim=1)
     bias = torch.zeros(hidden.shape, device=page_rows.device).masked_fill_(hidden, -math.inf)
     slopes = slopes_of(spec, page_rows.device)
     if slopes is None:
-        bias = bias.expand(spec.num_kv_heads, -1, -1).reshape(-1, 1, num_tokens)
+        bias = bias.expand(spec.num_kv_heads, -1, -1).reshape(-1, 1, hidden.shape[1])
     else:
         distances = (positions - (lengths[:, None] - 1)).float()  # never above 0 where it counts
         per_head = distances[:, None] * slopes[:, None, :, None] + bias[:, None]  # [kv_heads, B, group, tokens]
@@ -115,21 +119,30 @@ def _bucket(
     return _Bucket(rows, len(page_rows), find_tiles(page_rows, starts, num_tokens, lengths, spec), bias)
 
 
-def decode_attention(q: torch.Tensor, kv: torch.Tensor, plan: DecodePlan, out: torch.Tensor) -> None:
+def decode_attention(q: torch.Tensor, kv: torch.Tensor, plan: DecodePlan, out: torch.Tensor, sink_q: torch.Tensor | None = None) -> None:
     """See the public function."""
     spec = plan.spec
     for bucket in plan.buckets:
-        members = q if bucket.rows is None else q.index_select(0, bucket.rows)
-        queries = group_queries(members[:, None], spec)
+        queries = _queries(q, bucket, spec)
         keys, values = read_tiles(kv, bucket.tiles, bucket.num_rows, spec)
-        if spec.softcap is None and spec.slopes is None:
+        sink_values = None
+        if sink_q is not None:
+            sink_scores = scores_of(_queries(sink_q, bucket, spec), keys[:, :READ_TOKENS], spec)
+            scores = torch.cat((sink_scores, scores_of(queries, keys[:, READ_TOKENS:], spec)), dim=2).add_(bucket.bias)
+            sink_values, values = values[:, :READ_TOKENS], values[:, READ_TOKENS:]
+        elif spec.softcap is None and spec.slopes is None:
             bias = bucket.bias.expand(-1, queries.shape[1], -1)
             scores = torch.baddbmm(bias, queries, keys.transpose(1, 2), alpha=spec.scale)
         else:
             # Rounded before the sum, as in prefill.
             scores = scores_of(queries, keys, spec).add_(bucket.bias)
-        result = ungroup(sum_values(torch.softmax(scores, dim=-1), values), bucket.num_rows, 1, spec)
+        result = ungroup(sum_values(torch.softmax(scores, dim=-1), values, sink_values), bucket.num_rows, 1, spec)
         if bucket.rows is None:
             out.view(bucket.num_rows, 1, spec.num_kv_heads, spec.group_size, spec.head_dim).copy_(result)
         else:
             out.index_copy_(0, bucket.rows, result.reshape(bucket.num_rows, -1).to(out.dtype))
+
+
+def _queries(q: torch.Tensor, bucket: _Bucket, spec: AttentionSpec) -> torch.Tensor:
+    members = q if bucket.rows is None else q.index_select(0, bucket.rows)
+    return group_queries(members[:, None], spec)

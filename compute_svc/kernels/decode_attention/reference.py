@@ -25,15 +25,19 @@ def plan_decode(page_table: torch.Tensor, kv_lengths: Sequence[int], spec: Atten
     return DecodePlan(page_table, tuple(kv_lengths), spec)
 
 
-def decode_attention(q: torch.Tensor, kv: torch.Tensor, plan: DecodePlan, out: torch.Tensor) -> None:
+def decode_attention(q: torch.Tensor, kv: torch.Tensor, plan: DecodePlan, out: torch.Tensor, sink_q: torch.Tensor | None = None) -> None:
     """See the public function."""
     spec = plan.spec
     for request, length in enumerate(plan.kv_lengths):
-        positions = torch.arange(spec.first_visible(length - 1), length, device=kv.device)
+        first = spec.first_visible(length - 1)
+        sinks = torch.arange(min(spec.sinks, first), device=kv.device)
+        positions = torch.cat((sinks, torch.arange(first, length, device=kv.device)))
         pages = plan.page_table[request, positions // spec.page_size_tokens]
         rows = kv[:, pages, positions % spec.page_size_tokens].float()
         keys, values = rows.repeat_interleave(spec.group_size, dim=0).view(2, spec.num_heads, *rows.shape[1:])
         scores = (keys * q[request].float()[:, None]).sum(-1) * spec.scale
+        if sink_q is not None:
+            scores = torch.where(positions < spec.sinks, (keys * sink_q[request].float()[:, None]).sum(-1) * spec.scale, scores)
         if spec.softcap is not None:
             scores = spec.softcap * torch.tanh(scores / spec.softcap)
         if (slopes := slopes_of(spec, kv.device)) is not None:

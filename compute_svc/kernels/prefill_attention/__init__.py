@@ -27,7 +27,9 @@ def plan_prefill(page_table: torch.Tensor, kv_lengths: Sequence[int], query_star
     return reference.plan_prefill(page_table, kv_lengths, query_starts, spec)
 
 
-def prefill_attention(q: torch.Tensor, kv: torch.Tensor, plan: PrefillPlan, out: torch.Tensor) -> None:
+def prefill_attention(
+    q: torch.Tensor, kv: torch.Tensor, plan: PrefillPlan, out: torch.Tensor, *, sink_q: torch.Tensor | None = None
+) -> None:
     """softmax(q k^T * scale) v, causal, in float32.
 
     Args:
@@ -36,10 +38,16 @@ def prefill_attention(q: torch.Tensor, kv: torch.Tensor, plan: PrefillPlan, out:
             page must be finite; nothing else that the page table does not name is read.
         plan: From `plan_prefill`.
         out: [T, num_heads * D], q's dtype.
+        sink_q: As q, what stands for the queries before the keys of sinks; None where the layer has no sinks.
 
     Effects: writes out's rows query_starts[0] to query_starts[R].
+
+    Raises:
+        ValueError: sink_q is given without sinks, or lacks with them.
     """
+    if (sink_q is not None) != (plan.spec.sinks > 0):
+        raise ValueError(f"sink_q is for layers with sinks, and only for them; this one has {plan.spec.sinks}")
     if isinstance(plan, cpu.PrefillPlan):
-        cpu.prefill_attention(q, kv, plan, out)
+        cpu.prefill_attention(q, kv, plan, out, sink_q)
     else:
-        reference.prefill_attention(q, kv, plan, out)
+        reference.prefill_attention(q, kv, plan, out, sink_q)

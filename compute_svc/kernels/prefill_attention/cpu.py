@@ -15,6 +15,7 @@ from compute_svc.kernels.attention_spec import AttentionSpec
 from compute_svc.kernels.kv_chunks import (
     MIN_MATRICES,
     MIN_QUERY_ROWS,
+    READ_TOKENS,
     find_tiles,
     group_queries,
     read_end,
@@ -37,7 +38,8 @@ class _Block:
     Attributes:
         rows: Their flat rows.
         tokens: The part of the request's gathered tokens that any of them sees, and its padding.
-        mask: [queries, 1, masked tokens] float32, 0 or -inf, for the last of `tokens`; queries see all before those.
+        mask: [queries, 1, masked tokens] float32, 0 or -inf, for the last of `tokens`; queries see all before those. With sinks it is
+            for the sink section and then all of `tokens`.
         distances: [queries, 1, tokens] float32, what comes after which; None if distance does not count.
     """
 
@@ -49,7 +51,7 @@ class _Block:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class _Request:
-    """One request's part of the step: where its tokens are, from the first that any query sees, and its queries in blocks."""
+    """One request's part of the step: where its tokens are, from the first that any query sees but for sinks, and its queries in blocks."""
 
     tiles: torch.Tensor
     blocks: tuple[_Block, ...]
@@ -79,25 +81,35 @@ def plan_prefill(page_table: torch.Tensor, kv_lengths: Sequence[int], query_star
 
 def _blocks(row: int, end_row: int, length: int, origin: int, spec: AttentionSpec, device: torch.device) -> Iterator[_Block]:
     """Blocks of the queries in rows [row, end_row), the last of `length` tokens; gathered tokens start at position `origin`."""
+    gathered_from = origin - READ_TOKENS if spec.sinks else origin  # the sink section lies before the rest
     for start in range(row, end_row, _BLOCK_TOKENS):
         end = min(start + _BLOCK_TOKENS, end_row)
         first, last = length - (end_row - start), length - (end_row - end) - 1
         seen_from, seen_to = read_start(first, spec), read_end(last + 1)
-        # Only the tail of what a block sees differs between its queries, unless a window also cuts the head.
-        masked_from = first + 1 if spec.window is None or last < spec.window else seen_from
-        distance = torch.arange(first, last + 1, device=device)[:, None] - torch.arange(masked_from, seen_to, device=device)
-        hidden = distance < 0
-        if spec.window is not None:
-            hidden |= distance >= spec.window
+        # Only the tail of what a block sees differs between its queries, unless a window also cuts the head, or the sinks are hidden there.
+        masked_from = first + 1 if not spec.sinks and (spec.window is None or last < spec.window) else seen_from
+        hidden = _hidden(torch.arange(first, last + 1, device=device)[:, None], torch.arange(masked_from, seen_to, device=device), spec)
         mask = torch.zeros(hidden.shape, device=device).masked_fill_(hidden, -math.inf)
         distances = None
         if spec.slopes is not None:
             keys = torch.arange(seen_from, seen_to, device=device)
             distances = (keys - torch.arange(first, last + 1, device=device)[:, None])[:, None].float()
-        yield _Block(slice(start, end), slice(seen_from - origin, seen_to - origin), mask[:, None], distances)
+        yield _Block(slice(start, end), slice(seen_from - gathered_from, seen_to - gathered_from), mask[:, None], distances)
 
 
-def prefill_attention(q: torch.Tensor, kv: torch.Tensor, plan: PrefillPlan, out: torch.Tensor) -> None:
+def _hidden(queries: torch.Tensor, keys: torch.Tensor, spec: AttentionSpec) -> torch.Tensor:
+    """[Q, K] for positions [Q, 1] and [K]: which keys a query does not see; with sinks [Q, READ_TOKENS + K], the sink section first."""
+    distance = queries - keys
+    hidden = distance < 0
+    if spec.window is not None:
+        hidden |= distance >= spec.window
+    if not spec.sinks:
+        return hidden
+    section = torch.arange(READ_TOKENS, device=keys.device)
+    return torch.cat(((section > queries) | (section >= spec.sinks), hidden | (keys < spec.sinks)), dim=1)
+
+
+def prefill_attention(q: torch.Tensor, kv: torch.Tensor, plan: PrefillPlan, out: torch.Tensor, sink_q: torch.Tensor | None = None) -> None:
     """See the public function."""
     spec = plan.spec
     for request in plan.requests:
@@ -105,19 +117,26 @@ def prefill_attention(q: torch.Tensor, kv: torch.Tensor, plan: PrefillPlan, out:
         for block in request.blocks:
             length = block.rows.stop - block.rows.start
             queries = group_queries(q[None, block.rows], spec)
-            result = _attend(queries, keys[:, block.tokens], values[:, block.tokens], block, plan)
+            sink_queries = None if sink_q is None else group_queries(sink_q[None, block.rows], spec)
+            result = _attend(queries, sink_queries, keys, values, block, plan)
             out[block.rows].view(1, length, spec.num_kv_heads, spec.group_size, spec.head_dim).copy_(ungroup(result, 1, length, spec))
 
 
-def _attend(queries: torch.Tensor, keys: torch.Tensor, values: torch.Tensor, block: _Block, plan: PrefillPlan) -> torch.Tensor:
-    """[kv_heads, rows or more, D] for queries [kv_heads, rows, D] over keys and values [kv_heads, tokens, D]."""
+def _attend(
+    queries: torch.Tensor, sink_queries: torch.Tensor | None, keys: torch.Tensor, values: torch.Tensor, block: _Block, plan: PrefillPlan
+) -> torch.Tensor:
+    """[kv_heads, rows or more, D] for queries [kv_heads, rows, D] over all gathered keys and values [kv_heads, tokens, D]."""
     spec, mask = plan.spec, block.mask
-    kv_heads, num_rows, head_dim = queries.shape
+    kv_heads, _, head_dim = queries.shape
     if kv_heads < MIN_MATRICES:
-        in_halves = num_rows % 2 == 0 and num_rows >= 2 * MIN_QUERY_ROWS
-        queries = queries.view(2, -1, head_dim) if in_halves else queries.repeat(2, 1, 1)
+        queries = _in_two(queries)
+        sink_queries = None if sink_queries is None else _in_two(sink_queries)
         keys, values = keys.expand(2, -1, -1), values.expand(2, -1, -1)
-    scores = scores_of(queries, keys, spec)
+    scores = scores_of(queries, keys[:, block.tokens], spec)
+    sink_values = None
+    if sink_queries is not None:
+        scores = torch.cat((scores_of(sink_queries, keys[:, :READ_TOKENS], spec), scores), dim=2)
+        sink_values = values[:, :READ_TOKENS]
     length, _, masked_tokens = mask.shape
     per_query = scores.view(-1, length, spec.group_size, scores.shape[2])
     if plan.slopes is not None and block.distances is not None:
@@ -125,4 +144,10 @@ def _attend(queries: torch.Tensor, keys: torch.Tensor, values: torch.Tensor, blo
         slopes = plan.slopes.repeat_interleave(len(per_query) // kv_heads, dim=0)
         per_query.add_(slopes[:, None, :, None] * block.distances)
     per_query[..., scores.shape[2] - masked_tokens :].add_(mask)
-    return sum_values(torch.softmax(scores, dim=-1), values).view(kv_heads, -1, head_dim)
+    return sum_values(torch.softmax(scores, dim=-1), values[:, block.tokens], sink_values).view(kv_heads, -1, head_dim)
+
+
+def _in_two(queries: torch.Tensor) -> torch.Tensor:
+    """[2, rows or half of them, D] for the queries [1, rows, D] of one head."""
+    in_halves = queries.shape[1] % 2 == 0 and queries.shape[1] >= 2 * MIN_QUERY_ROWS
+    return queries.view(2, -1, queries.shape[2]) if in_halves else queries.repeat(2, 1, 1)

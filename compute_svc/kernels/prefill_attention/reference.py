@@ -26,7 +26,7 @@ def plan_prefill(page_table: torch.Tensor, kv_lengths: Sequence[int], query_star
     return PrefillPlan(page_table, tuple(kv_lengths), tuple(query_starts), spec)
 
 
-def prefill_attention(q: torch.Tensor, kv: torch.Tensor, plan: PrefillPlan, out: torch.Tensor) -> None:
+def prefill_attention(q: torch.Tensor, kv: torch.Tensor, plan: PrefillPlan, out: torch.Tensor, sink_q: torch.Tensor | None = None) -> None:
     """See the public function."""
     spec = plan.spec
     for request, length in enumerate(plan.kv_lengths):
@@ -36,12 +36,15 @@ def prefill_attention(q: torch.Tensor, kv: torch.Tensor, plan: PrefillPlan, out:
         rows = kv[:, pages, positions % spec.page_size_tokens].float()
         keys, values = rows.repeat_interleave(spec.group_size, dim=0).view(2, spec.num_heads, *rows.shape[1:])
         scores = torch.einsum("qhd,hkd->hqk", q[start:end].float(), keys) * spec.scale
+        if sink_q is not None:
+            sink_scores = torch.einsum("qhd,hkd->hqk", sink_q[start:end].float(), keys) * spec.scale
+            scores = torch.where(positions < spec.sinks, sink_scores, scores)
         if spec.softcap is not None:
             scores = spec.softcap * torch.tanh(scores / spec.softcap)
         distance = positions[length - (end - start) :, None] - positions
         hidden = distance < 0
         if spec.window is not None:
-            hidden |= distance >= spec.window
+            hidden |= (distance >= spec.window) & (positions >= spec.sinks)
         if (slopes := slopes_of(spec, kv.device)) is not None:
             scores -= slopes.view(-1, 1, 1) * distance
         weights = torch.softmax(scores.masked_fill(hidden, -torch.inf), dim=-1)

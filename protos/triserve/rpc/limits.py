@@ -48,6 +48,7 @@ REPETITION_PENALTY = Range(0, 10, excludes_low=True)
 PRESENCE_PENALTY = Range(-10, 10)
 FREQUENCY_PENALTY = Range(-10, 10)
 LOGIT_BIAS = Range(-100, 100)
+PRIORITY = Range(-10, 10)
 
 
 def shown(value: float) -> str:

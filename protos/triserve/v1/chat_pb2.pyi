@@ -33,12 +33,15 @@ class ChatRequest(_message.Message):
     IGNORE_EOS_FIELD_NUMBER: _builtins.int
     TEMPLATE_ARGUMENTS_FIELD_NUMBER: _builtins.int
     BYPASS_CACHE_FIELD_NUMBER: _builtins.int
+    PRIORITY_FIELD_NUMBER: _builtins.int
     model: _builtins.str
     """Name of the model; empty = the one that is served."""
     ignore_eos: _builtins.bool
     """Whether end-of-text ids end the answer no more."""
     bypass_cache: _builtins.bool
     """Whether to neither read nor write the prompt cache."""
+    priority: _builtins.int
+    """Lower is sooner, 0 = normal, range [-10, 10]. Below 0 as far as the API key may; refused unless 0 where no replica serves by priority."""
     @_builtins.property
     def messages(self) -> _containers.RepeatedCompositeFieldContainer[_tokenizer_pb2.ChatMessage]:
         """The turns, oldest first; at least one."""
@@ -65,10 +68,11 @@ class ChatRequest(_message.Message):
         ignore_eos: _builtins.bool = ...,
         template_arguments: _abc.Iterable[_tokenizer_pb2.TemplateArgument] | None = ...,
         bypass_cache: _builtins.bool = ...,
+        priority: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["sampling", b"sampling", "stopping", b"stopping"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["bypass_cache", b"bypass_cache", "ignore_eos", b"ignore_eos", "messages", b"messages", "model", b"model", "sampling", b"sampling", "stopping", b"stopping", "template_arguments", b"template_arguments"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["bypass_cache", b"bypass_cache", "ignore_eos", b"ignore_eos", "messages", b"messages", "model", b"model", "priority", b"priority", "sampling", b"sampling", "stopping", b"stopping", "template_arguments", b"template_arguments"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -80,6 +80,7 @@ class GetComputeInfoResponse(_message.Message):
     DTYPE_FIELD_NUMBER: _builtins.int
     DEVICE_FIELD_NUMBER: _builtins.int
     LOAD_FIELD_NUMBER: _builtins.int
+    POLICY_FIELD_NUMBER: _builtins.int
     max_model_len_tokens: _builtins.int
     """Most tokens of prompt and answer together."""
     logits_width: _builtins.int
@@ -94,6 +95,8 @@ class GetComputeInfoResponse(_message.Message):
     """"float32" or "bfloat16"."""
     device: _builtins.str
     """"cpu" or "cuda"."""
+    policy: _builtins.str
+    """The order of service, as the operator names it: "fcfs", "priority", ... Only "priority" looks at a request's priority."""
     @_builtins.property
     def fingerprint(self) -> _common_pb2.Fingerprint:
         """Identity of tokenizer and weights."""
@@ -114,10 +117,11 @@ class GetComputeInfoResponse(_message.Message):
         dtype: _builtins.str = ...,
         device: _builtins.str = ...,
         load: Global___ComputeLoad | None = ...,
+        policy: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["fingerprint", b"fingerprint", "load", b"load"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["device", b"device", "dtype", b"dtype", "fingerprint", b"fingerprint", "load", b"load", "logits_width", b"logits_width", "max_model_len_tokens", b"max_model_len_tokens", "max_waiting_requests", b"max_waiting_requests", "num_pages", b"num_pages", "page_size_tokens", b"page_size_tokens"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["device", b"device", "dtype", b"dtype", "fingerprint", b"fingerprint", "load", b"load", "logits_width", b"logits_width", "max_model_len_tokens", b"max_model_len_tokens", "max_waiting_requests", b"max_waiting_requests", "num_pages", b"num_pages", "page_size_tokens", b"page_size_tokens", "policy", b"policy"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -139,6 +143,7 @@ class ComputeLoad(_message.Message):
     PREFILL_TOKENS_FIELD_NUMBER: _builtins.int
     DECODE_TOKENS_FIELD_NUMBER: _builtins.int
     CACHED_TOKENS_FIELD_NUMBER: _builtins.int
+    PINNED_PAGES_FIELD_NUMBER: _builtins.int
     running_requests: _builtins.int
     """Requests admitted to the batch."""
     waiting_requests: _builtins.int
@@ -159,6 +164,8 @@ class ComputeLoad(_message.Message):
     """Answer tokens computed since the start."""
     cached_tokens: _builtins.int
     """Prompt tokens found in the prefix cache since the start."""
+    pinned_pages: _builtins.int
+    """KV pages that the prefix cache holds for pinned prefixes and no request reads now."""
     def __init__(
         self,
         *,
@@ -172,10 +179,11 @@ class ComputeLoad(_message.Message):
         prefill_tokens: _builtins.int = ...,
         decode_tokens: _builtins.int = ...,
         cached_tokens: _builtins.int = ...,
+        pinned_pages: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["cached_pages", b"cached_pages", "cached_tokens", b"cached_tokens", "decode_tokens", b"decode_tokens", "free_pages", b"free_pages", "preemptions", b"preemptions", "prefill_tokens", b"prefill_tokens", "running_requests", b"running_requests", "steps", b"steps", "used_pages", b"used_pages", "waiting_requests", b"waiting_requests"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["cached_pages", b"cached_pages", "cached_tokens", b"cached_tokens", "decode_tokens", b"decode_tokens", "free_pages", b"free_pages", "pinned_pages", b"pinned_pages", "preemptions", b"preemptions", "prefill_tokens", b"prefill_tokens", "running_requests", b"running_requests", "steps", b"steps", "used_pages", b"used_pages", "waiting_requests", b"waiting_requests"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -225,6 +233,7 @@ class SubmitRequest(_message.Message):
     SAMPLING_FIELD_NUMBER: _builtins.int
     STOPPING_FIELD_NUMBER: _builtins.int
     DEADLINE_MS_FIELD_NUMBER: _builtins.int
+    PRIORITY_FIELD_NUMBER: _builtins.int
     request: _builtins.int
     """Chosen by the gateway, unique among its requests under way on this stream."""
     epoch: _builtins.int
@@ -237,6 +246,8 @@ class SubmitRequest(_message.Message):
     """Leading prompt ids that belong to the system prompt; 0 = none."""
     deadline_ms: _builtins.int
     """Milliseconds the request may still take; it is dropped wherever it is when they are over. 0 = no deadline."""
+    priority: _builtins.int
+    """Lower is sooner, 0 = normal, range [-10, 10]. Counts where the replica's policy is by priority."""
     @_builtins.property
     def token_ids(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]:
         """The prompt, at least one id."""
@@ -266,10 +277,11 @@ class SubmitRequest(_message.Message):
         sampling: _common_pb2.SamplingParams | None = ...,
         stopping: _common_pb2.StoppingParams | None = ...,
         deadline_ms: _builtins.int = ...,
+        priority: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["sampling", b"sampling", "stopping", b"stopping"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["deadline_ms", b"deadline_ms", "epoch", b"epoch", "generated_token_ids", b"generated_token_ids", "request", b"request", "request_id", b"request_id", "sampling", b"sampling", "stopping", b"stopping", "system_tokens", b"system_tokens", "tenant", b"tenant", "token_ids", b"token_ids"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["deadline_ms", b"deadline_ms", "epoch", b"epoch", "generated_token_ids", b"generated_token_ids", "priority", b"priority", "request", b"request", "request_id", b"request_id", "sampling", b"sampling", "stopping", b"stopping", "system_tokens", b"system_tokens", "tenant", b"tenant", "token_ids", b"token_ids"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -440,3 +452,278 @@ class GenerateResponse(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___GenerateResponse: _TypeAlias = GenerateResponse  # noqa: Y015
+
+@_typing.final
+class PinPrefixRequest(_message.Message):
+    """A prefix to keep in the cache."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    TENANT_FIELD_NUMBER: _builtins.int
+    TOKEN_IDS_FIELD_NUMBER: _builtins.int
+    tenant: _builtins.str
+    """Whose prompts begin with it: a prefix is shared within a tenant alone."""
+    @_builtins.property
+    def token_ids(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]:
+        """Its ids. What does not fill a page at its end is not kept; at least one page must be left."""
+
+    def __init__(
+        self,
+        *,
+        tenant: _builtins.str = ...,
+        token_ids: _abc.Iterable[_builtins.int] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["tenant", b"tenant", "token_ids", b"token_ids"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___PinPrefixRequest: _TypeAlias = PinPrefixRequest  # noqa: Y015
+
+@_typing.final
+class PinPrefixResponse(_message.Message):
+    """The prefix is cached and pinned."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    PINNED_TOKENS_FIELD_NUMBER: _builtins.int
+    COMPUTED_TOKENS_FIELD_NUMBER: _builtins.int
+    pinned_tokens: _builtins.int
+    """Leading ids that are pinned: whole pages."""
+    computed_tokens: _builtins.int
+    """How many of them had to be computed."""
+    def __init__(
+        self,
+        *,
+        pinned_tokens: _builtins.int = ...,
+        computed_tokens: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["computed_tokens", b"computed_tokens", "pinned_tokens", b"pinned_tokens"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___PinPrefixResponse: _TypeAlias = PinPrefixResponse  # noqa: Y015
+
+@_typing.final
+class UnpinPrefixRequest(_message.Message):
+    """A prefix that was pinned, by the same ids."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    TENANT_FIELD_NUMBER: _builtins.int
+    TOKEN_IDS_FIELD_NUMBER: _builtins.int
+    tenant: _builtins.str
+    """Whose it is."""
+    @_builtins.property
+    def token_ids(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]:
+        """The ids it was pinned with."""
+
+    def __init__(
+        self,
+        *,
+        tenant: _builtins.str = ...,
+        token_ids: _abc.Iterable[_builtins.int] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["tenant", b"tenant", "token_ids", b"token_ids"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___UnpinPrefixRequest: _TypeAlias = UnpinPrefixRequest  # noqa: Y015
+
+@_typing.final
+class UnpinPrefixResponse(_message.Message):
+    """The prefix is not pinned any more."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    WAS_PINNED_FIELD_NUMBER: _builtins.int
+    was_pinned: _builtins.bool
+    """Whether it was."""
+    def __init__(
+        self,
+        *,
+        was_pinned: _builtins.bool = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["was_pinned", b"was_pinned"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___UnpinPrefixResponse: _TypeAlias = UnpinPrefixResponse  # noqa: Y015
+
+@_typing.final
+class GetPrefixStatsRequest(_message.Message):
+    """Asks what the prefix cache holds."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    def __init__(
+        self,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___GetPrefixStatsRequest: _TypeAlias = GetPrefixStatsRequest  # noqa: Y015
+
+@_typing.final
+class GetPrefixStatsResponse(_message.Message):
+    """The prefix cache now, and its counters since the start."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    PAGE_SIZE_TOKENS_FIELD_NUMBER: _builtins.int
+    CACHED_PAGES_FIELD_NUMBER: _builtins.int
+    EVICTABLE_PAGES_FIELD_NUMBER: _builtins.int
+    PINNED_PAGES_FIELD_NUMBER: _builtins.int
+    MAX_PINNED_PAGES_FIELD_NUMBER: _builtins.int
+    TENANTS_FIELD_NUMBER: _builtins.int
+    LOOKED_UP_TOKENS_FIELD_NUMBER: _builtins.int
+    HIT_TOKENS_FIELD_NUMBER: _builtins.int
+    COPIED_TOKENS_FIELD_NUMBER: _builtins.int
+    STORED_PAGES_FIELD_NUMBER: _builtins.int
+    EVICTED_PAGES_FIELD_NUMBER: _builtins.int
+    PINS_FIELD_NUMBER: _builtins.int
+    page_size_tokens: _builtins.int
+    """Tokens of one page."""
+    cached_pages: _builtins.int
+    """KV pages of the cache, those that requests read among them."""
+    evictable_pages: _builtins.int
+    """Those of them that are given up on demand."""
+    pinned_pages: _builtins.int
+    """Those of them that are pinned."""
+    max_pinned_pages: _builtins.int
+    """Most pages that may be pinned."""
+    tenants: _builtins.int
+    """Tenants that have a prefix in the cache."""
+    looked_up_tokens: _builtins.int
+    """Known tokens of requests when they were admitted, each time."""
+    hit_tokens: _builtins.int
+    """Those whose KV was there."""
+    copied_tokens: _builtins.int
+    """Those of the hits that were copied out of pages which agreed in part."""
+    stored_pages: _builtins.int
+    """Pages that entered the cache."""
+    evicted_pages: _builtins.int
+    """Pages that were given up."""
+    @_builtins.property
+    def pins(self) -> _containers.RepeatedCompositeFieldContainer[Global___PinnedPrefix]:
+        """What is pinned, in the order in which it was."""
+
+    def __init__(
+        self,
+        *,
+        page_size_tokens: _builtins.int = ...,
+        cached_pages: _builtins.int = ...,
+        evictable_pages: _builtins.int = ...,
+        pinned_pages: _builtins.int = ...,
+        max_pinned_pages: _builtins.int = ...,
+        tenants: _builtins.int = ...,
+        looked_up_tokens: _builtins.int = ...,
+        hit_tokens: _builtins.int = ...,
+        copied_tokens: _builtins.int = ...,
+        stored_pages: _builtins.int = ...,
+        evicted_pages: _builtins.int = ...,
+        pins: _abc.Iterable[Global___PinnedPrefix] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["cached_pages", b"cached_pages", "copied_tokens", b"copied_tokens", "evictable_pages", b"evictable_pages", "evicted_pages", b"evicted_pages", "hit_tokens", b"hit_tokens", "looked_up_tokens", b"looked_up_tokens", "max_pinned_pages", b"max_pinned_pages", "page_size_tokens", b"page_size_tokens", "pinned_pages", b"pinned_pages", "pins", b"pins", "stored_pages", b"stored_pages", "tenants", b"tenants"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___GetPrefixStatsResponse: _TypeAlias = GetPrefixStatsResponse  # noqa: Y015
+
+@_typing.final
+class PinnedPrefix(_message.Message):
+    """One pinned prefix."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    TENANT_FIELD_NUMBER: _builtins.int
+    TOKENS_FIELD_NUMBER: _builtins.int
+    HASH_FIELD_NUMBER: _builtins.int
+    tenant: _builtins.str
+    """Whose it is."""
+    tokens: _builtins.int
+    """Its length in tokens."""
+    hash: _builtins.int
+    """Of its last page, as in WatchKvEventsResponse."""
+    def __init__(
+        self,
+        *,
+        tenant: _builtins.str = ...,
+        tokens: _builtins.int = ...,
+        hash: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["hash", b"hash", "tenant", b"tenant", "tokens", b"tokens"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___PinnedPrefix: _TypeAlias = PinnedPrefix  # noqa: Y015
+
+@_typing.final
+class WatchKvEventsRequest(_message.Message):
+    """Asks to be told what the prefix cache holds."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    def __init__(
+        self,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___WatchKvEventsRequest: _TypeAlias = WatchKvEventsRequest  # noqa: Y015
+
+@_typing.final
+class WatchKvEventsResponse(_message.Message):
+    """Changes since the message before; a watcher that reads slowly gets them merged.
+
+    A page stands for its tokens and all before them, by a hash: the first 8 bytes, little-endian, of BLAKE2b-64 over the hash of the page
+    before it (8 bytes) and its token ids (4 bytes each, little-endian). Before a tenant's first page comes BLAKE2b-64 over the tenant's name
+    in UTF-8, personalised with "triserve.tenant". The cached prefix of a prompt is as long as its leading pages whose hashes are known.
+    """
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    RESET_FIELD_NUMBER: _builtins.int
+    REMOVED_FIELD_NUMBER: _builtins.int
+    STORED_FIELD_NUMBER: _builtins.int
+    reset: _builtins.bool
+    """Whether all that was said before is to be forgotten; true in the first message."""
+    @_builtins.property
+    def removed(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]:
+        """Pages that are not cached any more."""
+
+    @_builtins.property
+    def stored(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]:
+        """Pages that are cached from now on; none of them is in removed."""
+
+    def __init__(
+        self,
+        *,
+        reset: _builtins.bool = ...,
+        removed: _abc.Iterable[_builtins.int] | None = ...,
+        stored: _abc.Iterable[_builtins.int] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["removed", b"removed", "reset", b"reset", "stored", b"stored"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___WatchKvEventsResponse: _TypeAlias = WatchKvEventsResponse  # noqa: Y015

@@ -144,3 +144,213 @@ class ComputeService(object):
             timeout,
             metadata,
             _registered_method=True)
+
+
+class PrefixCacheServiceStub(object):
+    """The prefix cache of a replica, for operators and routers; served beside ComputeService.
+    """
+
+    def __init__(self, channel):
+        """Constructor.
+
+        Args:
+            channel: A grpc.Channel.
+        """
+        self.PinPrefix = channel.unary_unary(
+                '/triserve.v1.PrefixCacheService/PinPrefix',
+                request_serializer=triserve_dot_v1_dot_compute__pb2.PinPrefixRequest.SerializeToString,
+                response_deserializer=triserve_dot_v1_dot_compute__pb2.PinPrefixResponse.FromString,
+                _registered_method=True)
+        self.UnpinPrefix = channel.unary_unary(
+                '/triserve.v1.PrefixCacheService/UnpinPrefix',
+                request_serializer=triserve_dot_v1_dot_compute__pb2.UnpinPrefixRequest.SerializeToString,
+                response_deserializer=triserve_dot_v1_dot_compute__pb2.UnpinPrefixResponse.FromString,
+                _registered_method=True)
+        self.GetPrefixStats = channel.unary_unary(
+                '/triserve.v1.PrefixCacheService/GetPrefixStats',
+                request_serializer=triserve_dot_v1_dot_compute__pb2.GetPrefixStatsRequest.SerializeToString,
+                response_deserializer=triserve_dot_v1_dot_compute__pb2.GetPrefixStatsResponse.FromString,
+                _registered_method=True)
+        self.WatchKvEvents = channel.unary_stream(
+                '/triserve.v1.PrefixCacheService/WatchKvEvents',
+                request_serializer=triserve_dot_v1_dot_compute__pb2.WatchKvEventsRequest.SerializeToString,
+                response_deserializer=triserve_dot_v1_dot_compute__pb2.WatchKvEventsResponse.FromString,
+                _registered_method=True)
+
+
+class PrefixCacheServiceServicer(object):
+    """The prefix cache of a replica, for operators and routers; served beside ComputeService.
+    """
+
+    def PinPrefix(self, request, context):
+        """Computes a prefix, unless it is cached, and keeps it in the prefix cache until it is unpinned or the replica ends. Answers when it is
+        cached. To pin what is pinned changes nothing. Nobody's answers are stopped for it: it waits in the queue like a request. A call that
+        fails by its deadline may have come too late to be stopped; the prefix is pinned then.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def UnpinPrefix(self, request, context):
+        """Lets the prefix cache give a pinned prefix up again, when it needs the room.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def GetPrefixStats(self, request, context):
+        """What the prefix cache holds and what it has been good for.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def WatchKvEvents(self, request, context):
+        """What the prefix cache holds and, from then on, how that changes; for routing by prefix.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+
+def add_PrefixCacheServiceServicer_to_server(servicer, server):
+    rpc_method_handlers = {
+            'PinPrefix': grpc.unary_unary_rpc_method_handler(
+                    servicer.PinPrefix,
+                    request_deserializer=triserve_dot_v1_dot_compute__pb2.PinPrefixRequest.FromString,
+                    response_serializer=triserve_dot_v1_dot_compute__pb2.PinPrefixResponse.SerializeToString,
+            ),
+            'UnpinPrefix': grpc.unary_unary_rpc_method_handler(
+                    servicer.UnpinPrefix,
+                    request_deserializer=triserve_dot_v1_dot_compute__pb2.UnpinPrefixRequest.FromString,
+                    response_serializer=triserve_dot_v1_dot_compute__pb2.UnpinPrefixResponse.SerializeToString,
+            ),
+            'GetPrefixStats': grpc.unary_unary_rpc_method_handler(
+                    servicer.GetPrefixStats,
+                    request_deserializer=triserve_dot_v1_dot_compute__pb2.GetPrefixStatsRequest.FromString,
+                    response_serializer=triserve_dot_v1_dot_compute__pb2.GetPrefixStatsResponse.SerializeToString,
+            ),
+            'WatchKvEvents': grpc.unary_stream_rpc_method_handler(
+                    servicer.WatchKvEvents,
+                    request_deserializer=triserve_dot_v1_dot_compute__pb2.WatchKvEventsRequest.FromString,
+                    response_serializer=triserve_dot_v1_dot_compute__pb2.WatchKvEventsResponse.SerializeToString,
+            ),
+    }
+    generic_handler = grpc.method_handlers_generic_handler(
+            'triserve.v1.PrefixCacheService', rpc_method_handlers)
+    server.add_generic_rpc_handlers((generic_handler,))
+    server.add_registered_method_handlers('triserve.v1.PrefixCacheService', rpc_method_handlers)
+
+
+ # This class is part of an EXPERIMENTAL API.
+class PrefixCacheService(object):
+    """The prefix cache of a replica, for operators and routers; served beside ComputeService.
+    """
+
+    @staticmethod
+    def PinPrefix(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/triserve.v1.PrefixCacheService/PinPrefix',
+            triserve_dot_v1_dot_compute__pb2.PinPrefixRequest.SerializeToString,
+            triserve_dot_v1_dot_compute__pb2.PinPrefixResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def UnpinPrefix(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/triserve.v1.PrefixCacheService/UnpinPrefix',
+            triserve_dot_v1_dot_compute__pb2.UnpinPrefixRequest.SerializeToString,
+            triserve_dot_v1_dot_compute__pb2.UnpinPrefixResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def GetPrefixStats(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/triserve.v1.PrefixCacheService/GetPrefixStats',
+            triserve_dot_v1_dot_compute__pb2.GetPrefixStatsRequest.SerializeToString,
+            triserve_dot_v1_dot_compute__pb2.GetPrefixStatsResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def WatchKvEvents(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_stream(
+            request,
+            target,
+            '/triserve.v1.PrefixCacheService/WatchKvEvents',
+            triserve_dot_v1_dot_compute__pb2.WatchKvEventsRequest.SerializeToString,
+            triserve_dot_v1_dot_compute__pb2.WatchKvEventsResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)

@@ -74,3 +74,79 @@ class ComputeServiceServicer(metaclass=_abc_1.ABCMeta):
         """
 
 def add_ComputeServiceServicer_to_server(servicer: ComputeServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...
+
+class PrefixCacheServiceStub:
+    """The prefix cache of a replica, for operators and routers; served beside ComputeService."""
+
+    @_typing.overload
+    def __new__(cls, channel: _grpc.Channel) -> _Self: ...
+    @_typing.overload
+    def __new__(cls, channel: _aio.Channel) -> PrefixCacheServiceAsyncStub: ...
+    PinPrefix: _grpc.UnaryUnaryMultiCallable[_compute_pb2.PinPrefixRequest, _compute_pb2.PinPrefixResponse]
+    """Computes a prefix, unless it is cached, and keeps it in the prefix cache until it is unpinned or the replica ends. Answers when it is
+    cached. To pin what is pinned changes nothing. Nobody's answers are stopped for it: it waits in the queue like a request. A call that
+    fails by its deadline may have come too late to be stopped; the prefix is pinned then.
+    """
+    UnpinPrefix: _grpc.UnaryUnaryMultiCallable[_compute_pb2.UnpinPrefixRequest, _compute_pb2.UnpinPrefixResponse]
+    """Lets the prefix cache give a pinned prefix up again, when it needs the room."""
+    GetPrefixStats: _grpc.UnaryUnaryMultiCallable[_compute_pb2.GetPrefixStatsRequest, _compute_pb2.GetPrefixStatsResponse]
+    """What the prefix cache holds and what it has been good for."""
+    WatchKvEvents: _grpc.UnaryStreamMultiCallable[_compute_pb2.WatchKvEventsRequest, _compute_pb2.WatchKvEventsResponse]
+    """What the prefix cache holds and, from then on, how that changes; for routing by prefix."""
+
+@_typing.type_check_only
+class PrefixCacheServiceAsyncStub(PrefixCacheServiceStub):
+    """The prefix cache of a replica, for operators and routers; served beside ComputeService."""
+
+    def __init__(self, channel: _aio.Channel) -> None: ...
+    PinPrefix: _aio.UnaryUnaryMultiCallable[_compute_pb2.PinPrefixRequest, _compute_pb2.PinPrefixResponse]  # type: ignore[assignment]
+    """Computes a prefix, unless it is cached, and keeps it in the prefix cache until it is unpinned or the replica ends. Answers when it is
+    cached. To pin what is pinned changes nothing. Nobody's answers are stopped for it: it waits in the queue like a request. A call that
+    fails by its deadline may have come too late to be stopped; the prefix is pinned then.
+    """
+    UnpinPrefix: _aio.UnaryUnaryMultiCallable[_compute_pb2.UnpinPrefixRequest, _compute_pb2.UnpinPrefixResponse]  # type: ignore[assignment]
+    """Lets the prefix cache give a pinned prefix up again, when it needs the room."""
+    GetPrefixStats: _aio.UnaryUnaryMultiCallable[_compute_pb2.GetPrefixStatsRequest, _compute_pb2.GetPrefixStatsResponse]  # type: ignore[assignment]
+    """What the prefix cache holds and what it has been good for."""
+    WatchKvEvents: _aio.UnaryStreamMultiCallable[_compute_pb2.WatchKvEventsRequest, _compute_pb2.WatchKvEventsResponse]  # type: ignore[assignment]
+    """What the prefix cache holds and, from then on, how that changes; for routing by prefix."""
+
+class PrefixCacheServiceServicer(metaclass=_abc_1.ABCMeta):
+    """The prefix cache of a replica, for operators and routers; served beside ComputeService."""
+
+    @_abc_1.abstractmethod
+    def PinPrefix(
+        self,
+        request: _compute_pb2.PinPrefixRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_compute_pb2.PinPrefixResponse, _abc.Awaitable[_compute_pb2.PinPrefixResponse]]:
+        """Computes a prefix, unless it is cached, and keeps it in the prefix cache until it is unpinned or the replica ends. Answers when it is
+        cached. To pin what is pinned changes nothing. Nobody's answers are stopped for it: it waits in the queue like a request. A call that
+        fails by its deadline may have come too late to be stopped; the prefix is pinned then.
+        """
+
+    @_abc_1.abstractmethod
+    def UnpinPrefix(
+        self,
+        request: _compute_pb2.UnpinPrefixRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_compute_pb2.UnpinPrefixResponse, _abc.Awaitable[_compute_pb2.UnpinPrefixResponse]]:
+        """Lets the prefix cache give a pinned prefix up again, when it needs the room."""
+
+    @_abc_1.abstractmethod
+    def GetPrefixStats(
+        self,
+        request: _compute_pb2.GetPrefixStatsRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_compute_pb2.GetPrefixStatsResponse, _abc.Awaitable[_compute_pb2.GetPrefixStatsResponse]]:
+        """What the prefix cache holds and what it has been good for."""
+
+    @_abc_1.abstractmethod
+    def WatchKvEvents(
+        self,
+        request: _compute_pb2.WatchKvEventsRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_abc.Iterator[_compute_pb2.WatchKvEventsResponse], _abc.AsyncIterator[_compute_pb2.WatchKvEventsResponse]]:
+        """What the prefix cache holds and, from then on, how that changes; for routing by prefix."""
+
+def add_PrefixCacheServiceServicer_to_server(servicer: PrefixCacheServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...

@@ -10,9 +10,9 @@ from tests.oracle.references.chatglm import ChatGlm
 from tests.oracle.references.internlm import InternLm
 from tests.oracle.references.internlm2 import InternLm2
 from tests.oracle.references.qwen import Qwen
-from tests.oracle.references.written_model import WrittenModel
+from tests.oracle.references.written_model import Streaming, WrittenModel
 
-__all__ = ["CASES", "ReferenceCase", "WrittenModel"]
+__all__ = ["CASES", "ReferenceCase", "Streaming", "WrittenModel"]
 
 
 @dataclass(frozen=True)
@@ -24,18 +24,21 @@ class ReferenceCase:
         architecture: As config.json names it.
         family: Its reference.
         options: What differs from the reference's defaults.
+        streaming: How it is served; None = as published.
     """
 
     name: str
     architecture: str
     family: type[WrittenModel]
     options: dict[str, Any] = field(default_factory=dict)
+    streaming: Streaming | None = None
 
     def build(self, seed: int = 0) -> WrittenModel:
         """The model, with random parameters of that seed."""
         # A reference's own constructor takes the architecture first; the base class's, which it calls, does not.
         family: Any = self.family
-        model: WrittenModel = family(self.architecture, seed=seed, **self.options)
+        options = self.options if self.streaming is None else {**self.options, "streaming": self.streaming}
+        model: WrittenModel = family(self.architecture, seed=seed, **options)
         return model
 
 
@@ -62,9 +65,13 @@ CASES = (
     ReferenceCase("internlm2-one-group-dynamic", "InternLM2ForCausalLM", InternLm2, {"groups": 1, "rope_scaling": _DYNAMIC}),
     ReferenceCase("internlm2-group-per-head-linear", "InternLM2ForCausalLM", InternLm2, {"groups": 6, "rope_scaling": _LINEAR}),
     ReferenceCase("internlm2-biases", "InternLM2ForCausalLM", InternLm2, {"groups": 3, "bias": True}),
+    ReferenceCase("internlm2-streaming", "InternLM2ForCausalLM", InternLm2, streaming=Streaming(window=23, sinks=4)),
     ReferenceCase("qwen", "QWenLMHeadModel", Qwen),
     ReferenceCase("qwen-other-base-unstretched", "QWenLMHeadModel", Qwen, {"heads": 4, "rotary_emb_base": 1000000, "stretched": False}),
     ReferenceCase("qwen-all-biases", "QWenLMHeadModel", Qwen, {"no_bias": False}),
     ReferenceCase("qwen-partial-rotary", "QWenLMHeadModel", Qwen, {"heads": 3, "rotary_pct": 0.5}),
+    ReferenceCase(
+        "qwen-partial-rotary-streaming", "QWenLMHeadModel", Qwen, {"heads": 3, "rotary_pct": 0.5}, Streaming(window=140, sinks=9)
+    ),
 )
 """Every case there is."""

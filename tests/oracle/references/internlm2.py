@@ -19,7 +19,7 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 
-from tests.oracle.references.written_model import WrittenModel, causal_attention, linear_shapes, rotate
+from tests.oracle.references.written_model import Streaming, WrittenModel, linear_shapes, rotate, turning_attention
 
 _VOCABULARY, _HIDDEN, _FFN, _LAYERS, _EPS, _ROPE_BASE = 97, 48, 80, 3, 1e-5, 1000000.0
 
@@ -34,6 +34,7 @@ class InternLm2(WrittenModel):
         groups: Key and value heads.
         bias: On attention's projections; no release has them.
         rope_scaling: The field of that name, of type "dynamic" or "linear"; None = null.
+        streaming: How it is served, which no config says; None = as published.
     """
 
     def __init__(
@@ -45,7 +46,9 @@ class InternLm2(WrittenModel):
         groups: int = 2,
         bias: bool = False,
         rope_scaling: dict[str, Any] | None = None,
+        streaming: Streaming | None = None,
     ) -> None:
+        self._streaming = streaming
         self._heads, self._groups, self._head_dim = heads, groups, _HIDDEN // heads
         self._stretch = rope_scaling["factor"] if rope_scaling is not None and rope_scaling["type"] == "linear" else 1.0
         config = {
@@ -95,8 +98,8 @@ class InternLm2(WrittenModel):
     def _attention(self, at: str, x: torch.Tensor) -> torch.Tensor:
         grouped = self.linear(f"{at}wqkv", x).reshape(len(x), self._groups, -1, self._head_dim)  # [T, groups, queries + 2, D]
         q, k, v = grouped[:, :, :-2].flatten(1, 2), grouped[:, :, -2], grouped[:, :, -1]
-        q, k = (rotate(part, self._head_dim, _ROPE_BASE, stretch=self._stretch) for part in (q, k))
-        return self.linear(f"{at}wo", causal_attention(q, k, v))
+        mixed = turning_attention(q, k, v, lambda part: rotate(part, self._head_dim, _ROPE_BASE, stretch=self._stretch), self._streaming)
+        return self.linear(f"{at}wo", mixed)
 
     def _feed_forward(self, at: str, x: torch.Tensor) -> torch.Tensor:
         return self.linear(f"{at}w2", F.silu(self.linear(f"{at}w1", x)) * self.linear(f"{at}w3", x))

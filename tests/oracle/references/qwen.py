@@ -20,7 +20,7 @@ from collections.abc import Sequence
 import torch
 import torch.nn.functional as F
 
-from tests.oracle.references.written_model import WrittenModel, causal_attention, heads_of, linear_shapes, rotate
+from tests.oracle.references.written_model import Streaming, WrittenModel, heads_of, linear_shapes, rotate, turning_attention
 
 _VOCABULARY, _HIDDEN, _FFN, _LAYERS, _EPS = 97, 48, 80, 3, 1e-6
 
@@ -36,6 +36,7 @@ class Qwen(WrittenModel):
         rotary_pct: Share of a head that turns; 1 in all releases.
         rotary_emb_base: Of the frequencies; 10000, and 1000000 in the 72B model.
         stretched: Whether the config asks for what happens past the trained length; the 72B model's does not.
+        streaming: How it is served, which no config says; None = as published.
     """
 
     def __init__(
@@ -48,7 +49,9 @@ class Qwen(WrittenModel):
         rotary_pct: float = 1.0,
         rotary_emb_base: int = 10000,
         stretched: bool = True,
+        streaming: Streaming | None = None,
     ) -> None:
+        self._streaming = streaming
         self._heads = heads
         self._turning = int(_HIDDEN // heads * rotary_pct)
         self._rope_base = float(rotary_emb_base)
@@ -102,8 +105,8 @@ class Qwen(WrittenModel):
 
     def _attention(self, at: str, x: torch.Tensor) -> torch.Tensor:
         q, k, v = (heads_of(part, _HIDDEN // self._heads) for part in self.linear(f"{at}c_attn", x).chunk(3, dim=1))
-        q, k = (rotate(part, self._turning, self._rope_base) for part in (q, k))
-        return self.linear(f"{at}c_proj", causal_attention(q, k, v))
+        mixed = turning_attention(q, k, v, lambda part: rotate(part, self._turning, self._rope_base), self._streaming)
+        return self.linear(f"{at}c_proj", mixed)
 
     def _mlp(self, at: str, x: torch.Tensor) -> torch.Tensor:
         return self.linear(f"{at}c_proj", self.linear(f"{at}w1", x) * F.silu(self.linear(f"{at}w2", x)))

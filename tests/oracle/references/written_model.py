@@ -5,13 +5,20 @@ from __future__ import annotations
 import json
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 import torch.nn.functional as F
 from safetensors.torch import save_file
+
+
+class Streaming(NamedTuple):
+    """The cache of StreamingLLM: the first `sinks` tokens and the last `window` ones, a token itself included."""
+
+    window: int
+    sinks: int
 
 
 class WrittenModel(ABC):
@@ -121,3 +128,27 @@ def causal_attention(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, slopes: 
         scores = scores - slopes[:, None, None] * distances
     scores = scores.masked_fill(distances < 0, -torch.inf)
     return torch.einsum("hqk,khd->qhd", scores.softmax(-1), v).flatten(1)
+
+
+def turning_attention(
+    q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, turn: Callable[[torch.Tensor], torch.Tensor], streaming: Streaming | None
+) -> torch.Tensor:
+    """[tokens, heads * D]: causal attention whose queries and keys turn with their positions.
+
+    With a cache as StreamingLLM's (arXiv 2309.17453, section 3.2) each token attends to what the cache holds when it has come in, and all
+    positions are those inside the cache, so that every key turns anew for every token.
+
+    Args:
+        q: [tokens, heads, D], not turned.
+        k: [tokens, groups, D], likewise.
+        v: [tokens, groups, D].
+        turn: Turns consecutive tokens' heads, the first token at position 0.
+        streaming: None = each token attends to itself and all before it.
+    """
+    if streaming is None:
+        return causal_attention(turn(q), turn(k), v)
+    rows = []
+    for newest in range(len(q)):
+        cached = [token for token in range(newest + 1) if token < streaming.sinks or token > newest - streaming.window]
+        rows.append(causal_attention(turn(q[cached]), turn(k[cached]), v[cached])[-1])
+    return torch.stack(rows)

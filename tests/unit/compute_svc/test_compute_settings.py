@@ -42,6 +42,10 @@ def test_samplers_are_separated_by_commas(folder: Path, monkeypatch: pytest.Monk
         ("COMPUTE_STEP_BUDGET_TOKENS", "100", "the limit is step_budget_tokens, 100"),
         ("COMPUTE_KV_CACHE_BYTES", "much", "valid integer"),
         ("COMPUTE_MODEL", "/nowhere", "directory"),
+        ("COMPUTE_STREAMING_WINDOW_TOKENS", "0", "greater than or equal to 1"),
+        ("COMPUTE_STREAMING_SINKS", "0", "greater than or equal to 1"),
+        ("COMPUTE_STREAMING_SINKS", "33", "less than or equal to 32"),
+        ("COMPUTE_STREAMING_SINKS", "4", "there are no sinks without streaming_window_tokens"),
     ],
 )
 def test_a_bad_value_is_refused(folder: Path, monkeypatch: pytest.MonkeyPatch, variable: str, value: str, words: str) -> None:
@@ -58,6 +62,22 @@ def test_more_requests_than_the_budget_has_tokens_are_refused_by_name(folder: Pa
     assert [error["loc"] for error in caught.value.errors()] == [("max_running_requests",)]
 
 
+def test_a_streaming_window_has_four_sinks_unless_another_number_is_given(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert Settings().streaming_window_tokens is None
+    monkeypatch.setenv("COMPUTE_STREAMING_WINDOW_TOKENS", "1024")
+    assert (Settings().streaming_window_tokens, Settings().streaming_sinks) == (1024, 4)
+    monkeypatch.setenv("COMPUTE_STREAMING_SINKS", "1")
+    assert (Settings().streaming_window_tokens, Settings().streaming_sinks) == (1024, 1)
+
+
+def test_a_wrong_window_is_the_only_error_when_sinks_are_right(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("COMPUTE_STREAMING_WINDOW_TOKENS", "0")
+    monkeypatch.setenv("COMPUTE_STREAMING_SINKS", "4")
+    with pytest.raises(ValidationError) as caught:
+        Settings()
+    assert [error["loc"] for error in caught.value.errors()] == [("streaming_window_tokens",)]
+
+
 def test_a_folder_without_a_tokenizer_is_refused(folder: Path) -> None:
     (folder / "tokenizer.json").unlink()
     with pytest.raises(ValidationError, match=r"the folder has no tokenizer\.json"):
@@ -72,9 +92,5 @@ def test_every_policy_that_can_be_chosen_is_there(folder: Path, monkeypatch: pyt
     chosen = set()
     for name in POLICIES:
         monkeypatch.setenv("COMPUTE_POLICY", name)
-        try:
-            chosen.add(Settings().policy)
-        except ValidationError:
-            # The contract carries no priority yet, so nobody could use it.
-            assert name == "priority"
+        chosen.add(Settings().policy)
     assert chosen == set(get_args(Settings.model_fields["policy"].annotation))

@@ -13,9 +13,10 @@ from compute_svc.forward_batch import ForwardBatch
 from compute_svc.kv.page_store import KvPageStore
 from compute_svc.request import SamplingOptions
 from compute_svc.scheduler.base import SchedulerConfig
+from compute_svc.step_output import Pinned
 from tests.fakes.engine_reader import GREEDY, TOP_3, WIDTH, Reader, request_of, small_engine
 from tests.fakes.hash_model import HashModel, hash_kv
-from triserve.rpc.errors import Internal
+from triserve.rpc.errors import Internal, Overloaded
 
 
 def test_a_greedy_request_is_answered_and_frees_its_pages() -> None:
@@ -65,7 +66,7 @@ def test_rows_that_wait_for_a_verdict_do_not_hold_up_greedy_ones() -> None:
     engine = small_engine()
     reader = Reader(engine)
     engine.submit(request_of(1, range(5), 4, sampling=TOP_3))
-    engine.submit(request_of(2, range(6), 4))
+    engine.submit(request_of(2, range(1, 7), 4))
     for _ in range(4):
         reader.step()
     assert reader.errors == {2: None}
@@ -77,13 +78,13 @@ def test_a_drawn_row_carries_candidates_if_log_probabilities_are_asked_for() -> 
     model = HashModel(WIDTH)
     engine = small_engine(model)
     engine.submit(request_of(1, range(5), 2, sampling=SamplingOptions(top_logprobs=3)))
-    engine.submit(request_of(2, range(6), 2))
+    engine.submit(request_of(2, range(1, 7), 2))
     output = engine.step(0.0)
     assert output is not None and output.rows is not None
     rows = output.rows
     ranking = np.lexsort((np.arange(WIDTH), -model.logits_of(range(5)))).tolist()
     assert (rows.numbers, rows.positions, rows.num_candidates) == ([2, 1], [0, 0], [0, 4])
-    assert rows.tokens == [model.greedy_answer(range(6), 1)[0], ranking[0]]
+    assert rows.tokens == [model.greedy_answer(range(1, 7), 1)[0], ranking[0]]
     assert rows.candidate_ids.tolist() == ranking[:4]
     assert rows.candidate_logits.tolist() == model.logits_of(range(5))[ranking[:4]].tolist()
     assert rows.log_sum_exp[1] == pytest.approx(float(np.log(np.exp(model.logits_of(range(5)).astype(np.float64)).sum())), rel=1e-6)
@@ -100,8 +101,8 @@ def test_a_request_tells_when_it_was_admitted_started_and_released() -> None:
     assert [(item.number, item.preemptions, item.error) for item in third.released] == [(1, 0, None)]
     engine.submit(request_of(2, prompt, 2))
     again = engine.step(6.0)
-    assert again is not None and again.started[0].cached_tokens == 16
-    assert again.load.cached_tokens == 16
+    assert again is not None and again.started[0].cached_tokens == 19
+    assert again.load.cached_tokens == 19
 
 
 def test_replayed_tokens_continue_the_answer() -> None:
@@ -113,6 +114,47 @@ def test_replayed_tokens_continue_the_answer() -> None:
     engine.submit(request_of(1, range(5), 10, generated=whole[:4]))
     reader.run()
     assert reader.tokens[1] == whole[4:]
+
+
+def test_a_prefix_is_computed_pinned_and_not_answered() -> None:
+    engine = small_engine(num_pages=32)
+    reader = Reader(engine)
+    engine.submit(request_of(1, range(20), 1, pins=True))
+    reader.run()
+    assert [item for output in reader.outputs for item in output.pinned] == [Pinned(1, 20, 20)]
+    assert (reader.tokens, reader.errors) == ({}, {})
+    load = engine.load
+    assert (load.pinned_pages, load.used_pages, load.cached_pages, load.decode_tokens) == (5, 0, 0, 0)
+    engine.submit(request_of(2, range(20), 1, pins=True))
+    output = engine.step(0.0)
+    assert output is not None and output.pinned == [Pinned(2, 20, 0)], "what is cached is pinned at once"
+    engine.submit(request_of(3, [*range(20), 1, 2], 2))
+    output = engine.step(0.0)
+    assert output is not None and output.started[0].cached_tokens == 20
+    assert engine.unpin("", np.arange(20)) and not engine.unpin("", np.arange(20))
+
+
+def test_what_is_pinned_survives_a_full_memory() -> None:
+    engine = small_engine(num_pages=32)
+    reader = Reader(engine)
+    engine.submit(request_of(1, [3] * 16, 1, pins=True))
+    reader.run()
+    for number in range(2, 6):
+        engine.submit(request_of(number, [number] * 40, 20))
+    reader.run(steps=400)
+    assert engine.prefix_stats.evicted_pages > 0
+    assert engine.prefix_stats.pinned_pages == engine.load.pinned_pages == 4
+
+
+def test_more_than_half_of_the_memory_cannot_be_pinned() -> None:
+    engine = small_engine(num_pages=32)
+    engine.submit(request_of(1, [3] * 40, 1, pins=True))
+    engine.submit(request_of(2, [4] * 40, 1, pins=True))
+    reader = Reader(engine)
+    reader.run()
+    assert isinstance(reader.errors[2], Overloaded), "the second is refused when it is computed: the first came before it"
+    with pytest.raises(Overloaded, match=r"10 pages are pinned and 20 would be, the limit is 16"):
+        engine.submit(request_of(3, [4] * 40, 1, pins=True))
 
 
 @pytest.mark.parametrize("steps", [0, 1, 2, 4], ids=["waiting", "prefilling", "prefilled", "decoding"])
@@ -207,7 +249,7 @@ def test_a_prefix_hit_does_not_inherit_a_strangers_penalties() -> None:
     reader.run()
     engine.submit(request_of(2, prompt, 4, sampling=options))
     output = reader.step()
-    assert output is not None and output.started[0].cached_tokens == 4
+    assert output is not None and output.started[0].cached_tokens == 7
     assert output.rows is not None and output.rows.num_candidates == [1], "nothing of the answer is seen yet"
 
 

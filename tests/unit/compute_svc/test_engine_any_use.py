@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+
 from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
@@ -19,7 +21,10 @@ class AnyUse(RuleBasedStateMachine):
     def __init__(self) -> None:
         super().__init__()
         self.model = HashModel(WIDTH, levels=64)
-        self.engine = small_engine(self.model, num_pages=12, step_budget_tokens=7, max_running_requests=3, max_waiting_requests=3)
+        self.engine = small_engine(
+            self.model, num_pages=14, max_model_len_tokens=46, step_budget_tokens=7, max_running_requests=3, max_waiting_requests=3
+        )
+        self.pins: dict[int, Request] = {}
         self.reader = Reader(self.engine)
         self.requests: dict[int, Request] = {}
         self.cancelled: set[int] = set()
@@ -63,6 +68,24 @@ class AnyUse(RuleBasedStateMachine):
         self.requests[number] = request
         self.reader.given[number] = len(generated)
 
+    @rule(tenant=st.sampled_from(["a", "a", "b"]), prompt=st.lists(st.sampled_from([1, 1, 2]), min_size=1, max_size=2))
+    def pin(self, tenant: str, prompt: list[int]) -> None:
+        number = 10_000 + len(self.pins)
+        request = request_of(number, [token for token in prompt for _ in range(4)], 1, tenant=tenant, pins=True)
+        with contextlib.suppress(Overloaded):
+            self.engine.submit(request)
+            self.pins[number] = request
+
+    @precondition(lambda self: self.pins)
+    @rule(data=st.data())
+    def unpin(self, data: st.DataObject) -> None:
+        request = self.pins[data.draw(st.sampled_from(sorted(self.pins)))]
+        self.engine.unpin(request.tenant, request.prompt)
+
+    @rule(wanted=st.booleans())
+    def watch(self, wanted: bool) -> None:
+        self.engine.watch(wanted)
+
     @rule(seconds=st.sampled_from([0.0, 0.0, 1.0]))
     def step(self, seconds: float) -> None:
         self.now += seconds
@@ -95,10 +118,10 @@ class AnyUse(RuleBasedStateMachine):
             self.cancelled.add(number)
             self.reader.awaiting.pop(number, None)
 
-    @precondition(lambda self: self.reader.admitted)
+    @precondition(lambda self: self.reader.admitted - set(self.pins))
     @rule(data=st.data(), paused=st.booleans())
     def pause(self, data: st.DataObject, paused: bool) -> None:
-        number = data.draw(st.sampled_from(sorted(self.reader.admitted)))
+        number = data.draw(st.sampled_from(sorted(self.reader.admitted - set(self.pins))))
         self.engine.pause([number], paused=paused)
         (self.paused.add if paused else self.paused.discard)(number)
 
@@ -106,15 +129,22 @@ class AnyUse(RuleBasedStateMachine):
     def every_page_has_one_owner(self) -> None:
         self.engine.assert_consistent()
         load = self.engine.load
-        assert load.used_pages + load.cached_pages + load.free_pages == 12
+        assert load.used_pages + load.cached_pages + load.pinned_pages + load.free_pages == 14
         for number, tokens in self.reader.tokens.items():
             expected = answer_alone(self.model, self.requests[number])
             assert tokens == expected[: len(tokens)], "what a request is answered does not depend on the others"
 
     def teardown(self) -> None:
         self.engine.pause(list(self.requests), paused=False)
+        self.engine.watch(True)
         self.reader.run(steps=600)
-        assert set(self.reader.errors) == set(self.requests), "every request ends"
+        assert set(self.reader.errors) - set(self.pins) == set(self.requests), "every request ends"
+        pinned = {item.number for output in self.reader.outputs for item in output.pinned}
+        assert pinned | set(self.reader.errors) >= set(self.pins), "every prefix is pinned at last, or it is said why not"
+        cached: set[int] = set()
+        for changes in (output.kv_changes for output in self.reader.outputs if output.kv_changes is not None):
+            cached = set(changes.stored) if changes.is_reset else (cached - set(changes.removed)) | set(changes.stored)
+        assert len(cached) == self.engine.prefix_stats.cached_pages, "what is told of the cache is so"
         for number, request in self.requests.items():
             if number not in self.cancelled and self.reader.errors[number] is None:
                 assert self.reader.tokens[number] == answer_alone(self.model, request)

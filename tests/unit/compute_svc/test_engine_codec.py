@@ -7,9 +7,18 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from compute_svc import engine_wire_pb2 as wire
-from compute_svc.engine_codec import MessageCutter, decode_output, decode_request, encode_output, encode_request, pack
+from compute_svc.engine_codec import (
+    MessageCutter,
+    decode_output,
+    decode_request,
+    decode_stats,
+    encode_output,
+    encode_request,
+    encode_stats,
+    pack,
+)
 from compute_svc.request import Request, SamplingOptions
-from compute_svc.step_output import Load, Released, Rows, Started, StepOutput
+from compute_svc.step_output import KvChanges, Load, Pinned, PrefixStats, Released, Rows, Started, StepOutput
 from triserve.rpc.errors import InvalidRequest, ServiceError
 
 T = TypeVar("T")
@@ -76,17 +85,26 @@ def test_a_request_arrives_as_it_was_sent(request: Request) -> None:
 @given(st.none() | rows(), st.integers(0, 2**63 - 1), REALS)
 def test_an_output_arrives_as_it_was_sent(computed: Rows | None, number: int, ended_at: float) -> None:
     failure: ServiceError = InvalidRequest("top_k is 0", field="top_k")
-    load = Load(*range(10))
-    output = StepOutput(computed, [Started(number, 3, 1.5, 2.5)], [Released(number, 1, None), Released(number, 2, failure)], load)
+    load = Load(*range(11))
+    released = [Released(number, 1, None), Released(number, 2, failure)]
+    changes = KvChanges(True, [2**64 - 1, 3], [4])
+    output = StepOutput(computed, [Started(number, 3, 1.5, 2.5)], released, load, [Pinned(number, 8, 4)], changes)
     message = wire.Output.FromString(encode_output(output, ended_at).SerializeToString())
     arrived = decode_output(message)
     assert (arrived.rows is None) == (computed is None)
     if computed is not None and arrived.rows is not None:
         assert _fields(arrived.rows) == _fields(computed)
     assert (arrived.started, arrived.load, message.ended_at) == (output.started, load, ended_at)
+    assert (arrived.pinned, arrived.kv_changes) == (output.pinned, changes)
     assert arrived.released[0] == output.released[0]
     error = arrived.released[1].error
     assert isinstance(error, InvalidRequest) and (error.message, error.field) == ("top_k is 0", "top_k")
+
+
+def test_prefix_stats_arrive_as_they_were_sent() -> None:
+    stats = PrefixStats._make([*range(10), [("a", 8, 2**64 - 1), ("", 4, 0)]])
+    message = wire.PrefixStats.FromString(encode_stats(7, stats).SerializeToString())
+    assert (message.number, decode_stats(message)) == (7, stats)
 
 
 @given(st.lists(st.integers(0, 2**40), max_size=6), st.data())

@@ -10,10 +10,13 @@ import pytest
 import torch
 
 from compute_svc.loading import load_engine, scheduler_config
-from compute_svc.models.registry import read_model_config
+from compute_svc.models.config import StreamingWindow
+from compute_svc.models.registry import load_model, read_model_config
 from compute_svc.request import Request
 from compute_svc.settings import Settings
+from compute_svc.weights import CheckpointError
 from tests.fakes.checkpoints import save_checkpoint
+from tests.fakes.forward_driver import ForwardDriver, greedy
 
 BYTES_PER_PAGE = 2 * 3 * 16 * 2 * 8 * 4
 
@@ -94,3 +97,39 @@ def test_memory_for_less_than_the_context_shortens_requests_and_says_so(
     config = scheduler_config(Settings(), read_model_config(folder))
     assert config.max_request_tokens == 48
     assert "a request has at most 48 tokens" in caplog.text
+
+
+def test_the_streaming_window_of_the_settings_is_what_the_engine_serves_under(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setenv("COMPUTE_STREAMING_WINDOW_TOKENS", "12")
+    monkeypatch.setenv("COMPUTE_STREAMING_SINKS", "2")
+    prompt = np.random.default_rng(0).integers(0, 97, 60)
+    with caplog.at_level(logging.INFO):
+        engine = load_engine(Settings())
+    engine.submit(Request(0, "", prompt, np.empty(0, np.int64), 20, 0.0))
+    answer: list[int | None] = []
+    while (output := engine.step(0.0)) is not None:
+        answer += [] if output.rows is None else output.rows.tokens
+
+    narrow, plain = (
+        greedy(
+            ForwardDriver(load_model(folder, dtype=torch.float32, device=torch.device("cpu"), streaming=streaming)),
+            [prompt.tolist()],
+            20,
+            chunk_tokens=60,
+            budget_tokens=60,
+        )[0]
+        for streaming in (StreamingWindow(tokens=12, sinks=2), None)
+    )
+    assert answer == narrow != plain
+    assert "streaming: a token sees the first 2 tokens and at most 12 before it, itself included" in caplog.text
+
+
+def test_a_streaming_window_is_refused_where_positions_do_not_turn(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    save_checkpoint(tmp_path, "bloom")
+    (tmp_path / "tokenizer.json").write_text("{}")
+    monkeypatch.setenv("COMPUTE_MODEL", str(tmp_path))
+    monkeypatch.setenv("COMPUTE_STREAMING_WINDOW_TOKENS", "12")
+    with pytest.raises(CheckpointError, match="BloomForCausalLM cannot have one: it has ALiBi slopes"):
+        load_engine(Settings())

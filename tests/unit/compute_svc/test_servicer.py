@@ -16,7 +16,7 @@ async def test_the_hello_says_what_the_replica_is(replica: Replica) -> None:
     hello = gateway.hello
     assert hello.fingerprint == replica.fingerprint
     assert (hello.max_model_len_tokens, hello.logits_width, hello.page_size_tokens, hello.num_pages) == (64, WIDTH, 4, 32)
-    assert (hello.max_waiting_requests, hello.dtype, hello.device, hello.load.free_pages) == (4, "float32", "cpu", 32)
+    assert (hello.max_waiting_requests, hello.dtype, hello.device, hello.policy, hello.load.free_pages) == (4, "float32", "cpu", "fcfs", 32)
     sampler_hello = replica.samplers[0].hellos[0]
     assert (sampler_hello.logits_width, sampler_hello.fingerprint) == (WIDTH, replica.fingerprint)
 
@@ -144,6 +144,27 @@ async def test_a_deadline_ends_a_request_with_an_error(replica: Replica) -> None
     assert [end.error.reason for end in ends] == ["DEADLINE_EXCEEDED"] * 2
     replica.samplers[0].may_answer.set()
     await replica.idle()
+
+
+@pytest.mark.parametrize(("policy", "order"), [("fcfs", [1, 2, 3, 4]), ("priority", [4, 1, 3, 2])])
+async def test_a_better_priority_that_comes_later_is_answered_earlier_where_the_policy_is_by_priority(
+    replica: Replica, policy: str, order: list[int]
+) -> None:
+    await (await replica.start(policy=policy, sizes={"max_running_requests": 1, "max_waiting_requests": 8})).ready()
+    gateway = await replica.gateway()
+    assert gateway.hello is not None
+    assert gateway.hello.policy == policy
+    # One that waits for its verdict holds the only place until all others are there.
+    replica.samplers[0].may_answer.clear()
+    holder = submission(9, [9], 50, priority=-10, sampling=SAMPLED)
+    priorities = {1: 0, 2: 10, 3: 0, 4: -10}
+    await gateway.send(submit=[holder, *(submission(number, [number], 4, priority=priority) for number, priority in priorities.items())])
+    await gateway.send(cancel=[9])
+    await gateway.end_of(9)
+    replica.samplers[0].may_answer.set()
+    await gateway.end_of(*priorities)
+    assert list(gateway.ended) == [9, *order]
+    assert all(gateway.tokens[number] == replica.model.greedy_answer([number], 4) for number in priorities)
 
 
 @pytest.mark.parametrize("first", [compute_pb2.GenerateRequest(), compute_pb2.GenerateRequest(cancel=[1])], ids=["empty", "no hello"])

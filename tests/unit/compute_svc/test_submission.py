@@ -60,14 +60,19 @@ def test_set_parameters_arrive() -> None:
 
 def test_the_rest_of_a_submission_arrives() -> None:
     stopping = common_pb2.StoppingParams(max_tokens=9, min_tokens=2, stop_token_ids=[4, 5, 4], stop_strings=["x"])
-    request = _read(_message(tenant="t", generated_token_ids=[6, 7], system_tokens=3, stopping=stopping, deadline_ms=1500))
-    assert (request.number, request.tenant, request.submitted_at, request.deadline) == (5, "t", 10.0, 11.5)
+    request = _read(_message(tenant="t", generated_token_ids=[6, 7], system_tokens=3, stopping=stopping, deadline_ms=1500, priority=-3))
+    assert (request.number, request.tenant, request.submitted_at, request.deadline, request.priority) == (5, "t", 10.0, 11.5, -3)
     assert (request.prompt.tolist(), request.generated.tolist()) == ([1, 2, 3], [6, 7])
     assert (request.max_tokens, request.min_tokens, request.stop_token_ids) == (9, 2, frozenset({4, 5}))
 
 
 def test_no_deadline_is_none() -> None:
     assert _read(_message()).deadline is None
+
+
+@pytest.mark.parametrize(("asked", "read"), [({}, 0), ({"priority": 0}, 0), ({"priority": -10}, -10), ({"priority": 10}, 10)])
+def test_a_priority_in_its_range_arrives_and_none_is_normal(asked: dict[str, int], read: int) -> None:
+    assert _read(_message(**asked)).priority == read
 
 
 @pytest.mark.parametrize(
@@ -141,6 +146,8 @@ def test_a_wrong_bias_is_refused_by_name(ids: list[int], values: list[float], fi
         ({"stopping": common_pb2.StoppingParams(max_tokens=0)}, "max_tokens", "at least 1"),
         ({"stopping": common_pb2.StoppingParams(max_tokens=1, stop_token_ids=[WIDTH])}, "stop_token_ids", "stop_token_ids has id 100"),
         ({"sampling": common_pb2.SamplingParams()}, "seed", "seed is not set"),
+        ({"priority": -11}, "priority", r"priority is -11, the range is \[-10, 10\]"),
+        ({"priority": 2**31 - 1}, "priority", r"priority is 2147483647, the range is \[-10, 10\]"),
     ],
 )
 def test_a_wrong_field_is_refused_by_name(changes: dict[str, Any], field: str, words: str) -> None:

@@ -7,40 +7,69 @@ from pathlib import Path
 
 import pytest
 
-from gateway.auth import DEFAULT_TENANT, ApiKeys, BadKeysFile
+from gateway.auth import DEFAULT_TENANT, ApiKeys, BadKeysFile, Grant
 from triserve.rpc.errors import Unauthenticated
 
 
-def line(tenant: str, key: str) -> str:
-    return f"{tenant} {hashlib.sha256(key.encode()).hexdigest()}\n"
+def line(tenant: str, key: str, options: str = "") -> str:
+    return f"{tenant} {hashlib.sha256(key.encode()).hexdigest()}{options}\n"
 
 
 @pytest.fixture
 def keys(tmp_path: Path) -> ApiKeys:
     path = tmp_path / "keys"
-    path.write_text("# comment\n\n" + line("acme", "one") + line("acme", "two") + line("zorg", "three"))
+    path.write_text("# comment\n\n" + line("acme", "one") + line("acme", "two", " lowest_priority=-3") + line("zorg", "three"))
     return ApiKeys.load(path)
 
 
 @pytest.mark.parametrize(("header", "tenant"), [("Bearer one", "acme"), ("bearer two", "acme"), ("Bearer  three ", "zorg")])
 def test_a_key_is_its_tenants(keys: ApiKeys, header: str, tenant: str) -> None:
-    assert keys.tenant_of(header) == tenant
+    assert keys.grant_of(header).tenant == tenant
+
+
+def test_a_priority_below_normal_is_granted_by_the_line_of_a_key_and_to_no_other_key_of_its_tenant(keys: ApiKeys) -> None:
+    assert [keys.grant_of(f"Bearer {key}") for key in ("one", "two", "three")] == [Grant("acme", 0), Grant("acme", -3), Grant("zorg", 0)]
 
 
 @pytest.mark.parametrize("header", [None, "", "Bearer", "Bearer ", "one", "Basic one", "Bearer ONE", "Bearer one two", "Bearer é\udcff"])
 def test_anything_else_is_refused(keys: ApiKeys, header: str | None) -> None:
     with pytest.raises(Unauthenticated) as caught:
-        keys.tenant_of(header)
+        keys.grant_of(header)
     assert "one" not in caught.value.message
 
 
 def test_the_hash_is_no_key(keys: ApiKeys) -> None:
     with pytest.raises(Unauthenticated):
-        keys.tenant_of("Bearer " + hashlib.sha256(b"one").hexdigest())
+        keys.grant_of("Bearer " + hashlib.sha256(b"one").hexdigest())
 
 
 def test_without_a_file_nobody_is_asked() -> None:
-    assert ApiKeys.load(None).tenant_of(None) == DEFAULT_TENANT
+    assert ApiKeys.load(None).grant_of(None) == Grant(DEFAULT_TENANT, 0)
+
+
+@pytest.mark.parametrize("value", [-10, 0])
+def test_the_ends_of_the_range_of_granted_priorities_belong_to_it(tmp_path: Path, value: int) -> None:
+    path = tmp_path / "keys"
+    path.write_text(line("acme", "one", f"\tlowest_priority={value}"))
+    assert ApiKeys.load(path).grant_of("Bearer one").lowest_priority == value
+
+
+@pytest.mark.parametrize(
+    ("option", "words"),
+    [
+        ("lowest_priority=-11", r"line 1 has lowest_priority=-11, the range is \[-10, 0\]"),
+        ("lowest_priority=1", r"line 1 has lowest_priority=1, the range is \[-10, 0\]"),
+        ("lowest_priority=low", "with or without lowest_priority=N"),
+        ("lowest_priority=", "with or without lowest_priority=N"),
+        ("-3", "with or without lowest_priority=N"),
+        ("lowest_priority=-1 lowest_priority=-2", "with or without lowest_priority=N"),
+    ],
+)
+def test_a_bad_grant_is_refused_naming_the_line_and_the_range(tmp_path: Path, option: str, words: str) -> None:
+    path = tmp_path / "keys"
+    path.write_text(line("acme", "one", f" {option}"))
+    with pytest.raises(BadKeysFile, match=words):
+        ApiKeys.load(path)
 
 
 @pytest.mark.parametrize(

@@ -79,7 +79,7 @@ def test_null_means_unset() -> None:
 
 
 @pytest.mark.parametrize(
-    "name", ["temperature", "top_p", "n", "seed", "max_tokens", "min_tokens", "top_k", "stop_token_ids", "logit_bias", "stream"]
+    "name", ["temperature", "top_p", "n", "seed", "max_tokens", "min_tokens", "top_k", "stop_token_ids", "logit_bias", "stream", "priority"]
 )
 @pytest.mark.parametrize("value", ["1", {"a": {}}, [[]]])
 def test_a_value_of_another_type_is_refused_by_name(name: str, value: object) -> None:

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from gateway.call import Call, Wishes
 from gateway.limits import Limits
-from gateway.resolve import check_prompt_ids, check_shape, choice_seed, resolve_sampling, resolve_stopping
+from gateway.resolve import check_priority, check_prompt_ids, check_shape, choice_seed, resolve_sampling, resolve_stopping
 from gateway.served_model import ServedModel
 from triserve.rpc.errors import InvalidRequest, PromptTooLong
 from triserve.v1 import common_pb2, tokenizer_pb2
@@ -28,6 +28,7 @@ MODEL = ServedModel(
     vocab_size=90,
     max_model_len_tokens=100,
     logits_width=96,
+    serves_by_priority=False,
 )
 AUTHORED = replace(MODEL, default_temperature=0.5, default_top_k=20, default_top_p=0.75)
 LIMITS = Limits()
@@ -194,6 +195,35 @@ def test_a_call_that_asks_for_too_much_is_refused_before_any_work(fields: dict[s
 def test_a_call_at_its_limits_is_accepted() -> None:
     check_shape(call(prompts=((1,),) * 64, n=2), LIMITS)
     check_shape(call(n=16), LIMITS)
+
+
+BY_PRIORITY = replace(MODEL, serves_by_priority=True)
+
+
+@given(st.integers(-10, 0), st.integers(-12, 12))
+def test_a_priority_is_accepted_from_the_lowest_granted_to_the_end_of_the_range(lowest: int, priority: int) -> None:
+    asked = call(priority=priority, lowest_priority=lowest)
+    if lowest <= priority <= 10:
+        check_priority(asked, BY_PRIORITY)
+        return
+    limit = rf"the lowest this client may ask for is {lowest}$" if -10 <= priority <= 10 else r"the range is \[-10, 10\]$"
+    with pytest.raises(InvalidRequest, match=f"^priority is {priority}, {limit}") as caught:
+        check_priority(asked, BY_PRIORITY)
+    assert caught.value.field == "priority"
+
+
+def test_where_no_replica_serves_by_priority_none_but_the_normal_one_is_accepted() -> None:
+    check_priority(call(priority=0), MODEL)
+    for priority in (-1, 1):
+        with pytest.raises(InvalidRequest, match=f"^priority is {priority}, no compute replica here serves by priority") as caught:
+            check_priority(call(priority=priority, lowest_priority=-10), MODEL)
+        assert caught.value.field == "priority"
+
+
+def test_a_priority_of_many_digits_is_not_sent_back_whole() -> None:
+    with pytest.raises(InvalidRequest) as caught:
+        check_priority(call(priority=-(10**4000)), BY_PRIORITY)
+    assert len(caught.value.message) < 120
 
 
 @given(st.integers(-(2**63), 2**64 - 1))

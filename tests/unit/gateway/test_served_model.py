@@ -29,6 +29,14 @@ def test_an_unpublished_default_differs_from_zero() -> None:
     assert (greedy.default_temperature, greedy.default_top_k, greedy.default_top_p) == (0, 0, 0)
 
 
+@pytest.mark.parametrize(
+    ("policies", "by_priority"), [(["fcfs", "priority"], True), (["priority"], True), (["fcfs", "fair-tenants"], False), ([""], False)]
+)
+def test_priorities_count_where_one_replica_at_least_serves_by_them(policies: list[str], by_priority: bool) -> None:
+    replicas = [compute_pb2.GetComputeInfoResponse(policy=policy) for policy in policies]
+    assert served_model(tokenizer_pb2.GetTokenizerInfoResponse(), replicas).serves_by_priority is by_priority
+
+
 def test_every_name_is_accepted_and_no_other() -> None:
     names = ServedNames(name="a", aliases=("b",))
     for name in ("a", "b", ""):

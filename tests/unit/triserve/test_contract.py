@@ -6,10 +6,15 @@ import re
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
+from google.protobuf import descriptor_pb2, descriptor_pool, message_factory
+from google.protobuf.message import Message
+from hypothesis import given
+from hypothesis import strategies as st
 
-from triserve.v1 import common_pb2, compute_pb2, sampler_pb2
+from triserve.v1 import chat_pb2, common_pb2, compute_pb2, sampler_pb2, tokenizer_pb2
 
 ROOT = Path(__file__).parents[3]
 PROTOS = sorted((ROOT / "protos/triserve/v1").glob("*.proto"))
@@ -64,3 +69,48 @@ def test_rows_of_a_frame_travel_as_packed_columns() -> None:
         frame=1, request=[1] * rows, position=[2] * rows, kind=[sampler_pb2.ROW_KIND_DRAWN] * rows, token=[300] * rows, num_candidates=[0] * rows
     )
     assert len(frame.SerializeToString()) < rows * 8
+
+
+def _without_priority(message: type[Message]) -> type[Message]:
+    """The message's class from the schema as it was before there were priorities."""
+    pool = descriptor_pool.DescriptorPool()
+    for module in (common_pb2, tokenizer_pb2, compute_pb2, chat_pb2):
+        schema = descriptor_pb2.FileDescriptorProto.FromString(module.DESCRIPTOR.serialized_pb)
+        for found in schema.message_type:
+            kept = [field for field in found.field if field.name != "priority"]
+            del found.field[:]
+            found.field.extend(kept)
+        pool.Add(schema)
+    return message_factory.GetMessageClass(pool.FindMessageTypeByName(message.DESCRIPTOR.full_name))
+
+
+_UINT32 = st.integers(0, 2**32 - 1)
+_SHARED = {
+    "sampling": st.builds(common_pb2.SamplingParams, temperature=st.none() | st.floats(0, 100, width=32), seed=st.none() | _UINT32),
+    "stopping": st.builds(common_pb2.StoppingParams, max_tokens=st.none() | _UINT32, stop_strings=st.lists(st.text())),
+}
+_SUBMITS = st.fixed_dictionaries(
+    {"request": _UINT32, "tenant": st.text(), "token_ids": st.lists(_UINT32), "deadline_ms": _UINT32, **_SHARED}
+)
+_CHATS = st.fixed_dictionaries({"model": st.text(), "ignore_eos": st.booleans(), "bypass_cache": st.booleans(), **_SHARED})
+
+
+@pytest.mark.parametrize(
+    ("message", "requests"), [(compute_pb2.SubmitRequest, _SUBMITS), (chat_pb2.ChatRequest, _CHATS)], ids=["submit", "chat"]
+)
+def test_a_normal_priority_changes_no_byte_and_any_other_is_only_added(
+    message: type[Any], requests: st.SearchStrategy[dict[str, Any]]
+) -> None:
+    former = _without_priority(message)
+
+    @given(requests, st.integers(-10, 10))
+    def holds(fields: dict[str, Any], priority: int) -> None:
+        now = message(**fields, priority=priority).SerializeToString(deterministic=True)
+        before = former.FromString(now)
+        before.DiscardUnknownFields()
+        bytes_before = before.SerializeToString(deterministic=True)
+        assert (now == bytes_before) is (priority == 0)
+        assert message(**fields).SerializeToString(deterministic=True) == bytes_before
+        assert message.FromString(bytes_before).priority == 0
+
+    holds()

@@ -31,6 +31,7 @@ class Shape(NamedTuple):
     window: int | None
     slopes: tuple[float, ...] | None = None
     softcap: float | None = None
+    sinks: int = 0
 
 
 SHAPES = [
@@ -48,6 +49,14 @@ SHAPES = [
     pytest.param(Shape(4, 2, 16, 16, None, None, 1.5), id="softcap"),
     pytest.param(Shape(2, 2, 16, 16, 150, (0.5, 0.25), 2.0), id="slopes-softcap-window"),
 ]
+SHAPES_WITH_SINKS = [
+    pytest.param(Shape(6, 2, 16, 16, 20, sinks=4), id="sinks"),
+    pytest.param(Shape(8, 4, 16, 16, 150, sinks=32), id="most-sinks-window-over-a-chunk"),
+    pytest.param(Shape(6, 1, 12, 16, 1, sinks=1), id="one-sink-narrowest-window-mqa"),
+    pytest.param(Shape(1, 1, 8, 1, 100, None, 1.5, sinks=5), id="sinks-softcap-one-head-one-token-pages"),
+    pytest.param(Shape(4, 2, 16, 24, 500, sinks=4), id="sinks-window-over-all-odd-pages"),
+    pytest.param(Shape(4, 2, 16, 256, 40, sinks=20), id="sinks-long-pages"),
+]
 DTYPES = [pytest.param(torch.float32, id="float32"), pytest.param(torch.bfloat16, id="bfloat16")]
 
 
@@ -60,7 +69,7 @@ class Store(NamedTuple):
 
 
 def _rest(shape: Shape) -> dict[str, Any]:
-    return {"window": shape.window, "slopes": shape.slopes, "softcap": shape.softcap}
+    return {"window": shape.window, "slopes": shape.slopes, "softcap": shape.softcap, "sinks": shape.sinks}
 
 
 def store_of(shape: Shape, lengths: list[int], dtype: torch.dtype) -> Store:
@@ -86,64 +95,85 @@ def queries_of(count: int, shape: Shape, dtype: torch.dtype) -> torch.Tensor:
     return wide.to(dtype)[:, : shape.num_heads]
 
 
-def naive_attention(query: torch.Tensor, store: Store, request: int, position: int) -> list[list[float]]:
+def sink_queries_of(queries: torch.Tensor, shape: Shape) -> torch.Tensor | None:
+    """Others than the queries; None where the shape has no sinks."""
+    return queries.flip(0, 2) if shape.sinks else None
+
+
+def naive_attention(query: torch.Tensor, sink_query: torch.Tensor | None, store: Store, request: int, position: int) -> list[list[float]]:
     """[num_heads][D] by plain arithmetic on Python floats."""
     spec, size = store.spec, store.spec.page_size_tokens
     first = 0 if spec.window is None else max(0, position - spec.window + 1)
-    seen = [(int(store.page_table[request, p // size]), p % size) for p in range(first, position + 1)]
+    seen = [p for p in range(position + 1) if p < spec.sinks or p >= first]
+    places = [(int(store.page_table[request, p // size]), p % size) for p in seen]
     rows = []
     for head in range(spec.num_heads):
         kv_head = head // (spec.num_heads // spec.num_kv_heads)
-        keys = [store.kv[kv_head, page, offset].tolist() for page, offset in seen]
-        values = [store.kv[spec.num_kv_heads + kv_head, page, offset].tolist() for page, offset in seen]
-        scores = [spec.scale * sum(a * b for a, b in zip(query[head].tolist(), key, strict=True)) for key in keys]
+        keys = [store.kv[kv_head, page, offset].tolist() for page, offset in places]
+        values = [store.kv[spec.num_kv_heads + kv_head, page, offset].tolist() for page, offset in places]
+        asked = [(sink_query if sink_query is not None and p < spec.sinks else query)[head].tolist() for p in seen]
+        scores = [spec.scale * sum(a * b for a, b in zip(ask, key, strict=True)) for ask, key in zip(asked, keys, strict=True)]
         if spec.softcap is not None:
             scores = [spec.softcap * math.tanh(score / spec.softcap) for score in scores]
         if spec.slopes is not None:
-            scores = [score - spec.slopes[head] * (position - key) for key, score in enumerate(scores, start=first)]
+            scores = [score - spec.slopes[head] * (position - p) for p, score in zip(seen, scores, strict=True)]
         weights = [math.exp(score - max(scores)) for score in scores]
         rows.append([sum(w * value[d] for w, value in zip(weights, values, strict=True)) / sum(weights) for d in range(spec.head_dim)])
     return rows
 
 
-@pytest.mark.parametrize("shape", [Shape(4, 2, 6, 4, None), Shape(3, 1, 4, 3, 5), Shape(2, 1, 4, 3, 5, (0.3, 0.1), 0.7)])
+@pytest.mark.parametrize(
+    "shape",
+    [
+        Shape(4, 2, 6, 4, None),
+        Shape(3, 1, 4, 3, 5),
+        Shape(2, 1, 4, 3, 5, (0.3, 0.1), 0.7),
+        Shape(4, 2, 6, 4, 3, sinks=2),
+        Shape(3, 1, 4, 3, 1, None, 0.7, sinks=5),
+        Shape(3, 1, 4, 3, 20, sinks=5),
+    ],
+)
 def test_the_references_do_what_plain_arithmetic_does(shape: Shape) -> None:
     lengths = [1, 4, 11]
     store = store_of(shape, lengths, torch.float32)
     q = queries_of(sum(lengths), shape, torch.float32)
     starts = list(itertools.accumulate(lengths, initial=0))
     prefilled = torch.empty((len(q), shape.num_heads * shape.head_dim))
+    sink_q = sink_queries_of(q, shape)
     prefill_reference.prefill_attention(
-        q, store.kv, prefill_reference.plan_prefill(store.page_table, lengths, starts, store.spec), prefilled
+        q, store.kv, prefill_reference.plan_prefill(store.page_table, lengths, starts, store.spec), prefilled, sink_q
     )
     decoded = torch.empty((3, shape.num_heads * shape.head_dim))
     ends = [start - 1 for start in starts[1:]]
-    decode_reference.decode_attention(q[ends], store.kv, decode_reference.plan_decode(store.page_table, lengths, store.spec), decoded)
+    plan = decode_reference.plan_decode(store.page_table, lengths, store.spec)
+    decode_reference.decode_attention(q[ends], store.kv, plan, decoded, None if sink_q is None else sink_q[ends])
 
     for request, length in enumerate(lengths):
         for position in range(length):
             row = starts[request] + position
-            assert_kernel_close("prefill", prefilled[row], torch.tensor(naive_attention(q[row], store, request, position)).view(-1))
+            expected = naive_attention(q[row], None if sink_q is None else sink_q[row], store, request, position)
+            assert_kernel_close("prefill", prefilled[row], torch.tensor(expected).view(-1))
         assert_kernel_close("decode", decoded[request], prefilled[ends[request]])
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
-@pytest.mark.parametrize("shape", SHAPES)
+@pytest.mark.parametrize("shape", [*SHAPES, *SHAPES_WITH_SINKS])
 def test_decode_attention_on_cpu_is_the_reference(shape: Shape, dtype: torch.dtype) -> None:
     store = store_of(shape, ODD_LENGTHS, dtype)
     q = queries_of(len(ODD_LENGTHS), shape, dtype)
     out = torch.full((len(q), shape.num_heads * shape.head_dim), torch.nan, dtype=dtype)
     expected = torch.empty_like(out)
+    sink_q = sink_queries_of(q, shape)
 
-    decode_cpu.decode_attention(q, store.kv, decode_cpu.plan_decode(store.page_table, ODD_LENGTHS, store.spec), out)
+    decode_cpu.decode_attention(q, store.kv, decode_cpu.plan_decode(store.page_table, ODD_LENGTHS, store.spec), out, sink_q)
 
     plan = decode_reference.plan_decode(store.page_table, ODD_LENGTHS, store.spec)
-    decode_reference.decode_attention(q, store.kv, plan, expected)
+    decode_reference.decode_attention(q, store.kv, plan, expected, sink_q)
     assert_kernel_close("decode_attention", out, expected)
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
-@pytest.mark.parametrize("shape", SHAPES)
+@pytest.mark.parametrize("shape", [*SHAPES, *SHAPES_WITH_SINKS])
 def test_prefill_attention_on_cpu_is_the_reference(shape: Shape, dtype: torch.dtype) -> None:
     store = store_of(shape, ODD_LENGTHS, dtype)
     counts = [1, 15, 1, 2, 63, 5, 129, 200]
@@ -151,11 +181,12 @@ def test_prefill_attention_on_cpu_is_the_reference(shape: Shape, dtype: torch.dt
     q = queries_of(starts[-1] + 2, shape, dtype)
     out = torch.full((len(q), shape.num_heads * shape.head_dim), torch.nan, dtype=dtype)
     expected = out.clone()
+    sink_q = sink_queries_of(q, shape)
 
-    prefill_cpu.prefill_attention(q, store.kv, prefill_cpu.plan_prefill(store.page_table, ODD_LENGTHS, starts, store.spec), out)
+    prefill_cpu.prefill_attention(q, store.kv, prefill_cpu.plan_prefill(store.page_table, ODD_LENGTHS, starts, store.spec), out, sink_q)
 
     plan = prefill_reference.plan_prefill(store.page_table, ODD_LENGTHS, starts, store.spec)
-    prefill_reference.prefill_attention(q, store.kv, plan, expected)
+    prefill_reference.prefill_attention(q, store.kv, plan, expected, sink_q)
     assert_kernel_close("prefill_attention", out[3:-2], expected[3:-2])
     assert out[:3].isnan().all() and out[-2:].isnan().all(), "rows of no request were written"
 
@@ -186,3 +217,52 @@ def test_the_public_functions_run_the_cpu_backends_on_a_cpu() -> None:
 
     assert isinstance(decoding, decode_cpu.DecodePlan) and isinstance(prefilling, prefill_cpu.PrefillPlan)
     assert torch.equal(decoded[19], prefilled[19])
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("shape", SHAPES_WITH_SINKS)
+def test_a_row_with_sinks_is_the_same_decoded_alone_decoded_among_others_or_prefilled(shape: Shape, dtype: torch.dtype) -> None:
+    store = store_of(shape, ODD_LENGTHS, dtype)
+    starts = list(itertools.accumulate(ODD_LENGTHS, initial=0))
+    q = queries_of(starts[-1], shape, dtype)
+    sink_q = sink_queries_of(q, shape)
+    assert sink_q is not None
+    prefilled = torch.empty((len(q), shape.num_heads * shape.head_dim), dtype=dtype)
+    prefill_attention(q, store.kv, plan_prefill(store.page_table, ODD_LENGTHS, starts, store.spec), prefilled, sink_q=sink_q)
+    ends = [start - 1 for start in starts[1:]]
+    expected = prefilled[ends]
+    decoded = torch.empty_like(expected)
+
+    decode_attention(q[ends], store.kv, plan_decode(store.page_table, ODD_LENGTHS, store.spec), decoded, sink_q=sink_q[ends])
+
+    assert torch.equal(decoded, expected)
+    for request, (length, end) in enumerate(zip(ODD_LENGTHS, ends, strict=True)):
+        alone = torch.empty_like(expected[:1])
+        plan = plan_decode(store.page_table[request : request + 1], [length], store.spec)
+        decode_attention(q[end : end + 1], store.kv, plan, alone, sink_q=sink_q[end : end + 1])
+        assert torch.equal(alone[0], expected[request])
+
+
+def test_sink_queries_are_refused_without_sinks_and_missed_with_them() -> None:
+    plain, with_sinks = Shape(4, 2, 16, 16, 20), Shape(4, 2, 16, 16, 20, sinks=4)
+    q, out = queries_of(20, plain, torch.float32), torch.empty((20, 64))
+    for shape, sink_q in ((plain, q), (with_sinks, None)):
+        store = store_of(shape, [20], torch.float32)
+        with pytest.raises(ValueError, match=f"this one has {shape.sinks}"):
+            prefill_attention(q, store.kv, plan_prefill(store.page_table, [20], [0, 20], store.spec), out, sink_q=sink_q)
+        with pytest.raises(ValueError, match=f"this one has {shape.sinks}"):
+            decode_attention(q[:1], store.kv, plan_decode(store.page_table, [20], store.spec), out, sink_q=sink_q)
+
+
+@pytest.mark.parametrize(
+    ("shape", "words"),
+    [
+        (Shape(4, 2, 16, 16, 20, sinks=33), "sinks is 33, it must be from 0 to 32"),
+        (Shape(4, 2, 16, 16, 20, sinks=-1), "sinks is -1, it must be from 0 to 32"),
+        (Shape(4, 2, 16, 16, None, sinks=4), "sinks need a window"),
+        (Shape(2, 2, 16, 16, 20, (0.5, 0.25), sinks=4), "sinks do not go with slopes"),
+    ],
+)
+def test_sinks_that_make_no_sense_are_refused(shape: Shape, words: str) -> None:
+    with pytest.raises(ValueError, match=words):
+        store_of(shape, [20], torch.float32)

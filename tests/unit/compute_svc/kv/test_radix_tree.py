@@ -9,7 +9,9 @@ from hypothesis import strategies as st
 from hypothesis.stateful import Bundle, RuleBasedStateMachine, consumes, invariant, rule
 
 from compute_svc.kv.page_pool import PagePool, Pages
-from compute_svc.kv.radix_tree import Node, Prefix, RadixTree
+from compute_svc.kv.radix_node import Node
+from compute_svc.kv.radix_tree import PartialPage, Prefix, RadixTree
+from triserve.rpc.page_hash import page_hashes, tenant_hash
 
 PAGE = 2
 
@@ -111,6 +113,63 @@ def test_unlocking_more_often_than_locked_is_noticed() -> None:
         tree.unlock(prefix.node)
 
 
+def test_a_page_that_agrees_in_part_is_found_behind_the_whole_ones() -> None:
+    tree = RadixTree(4)
+    root = tree.lock_match("a", _tokens()).node
+    for page, last in ((10, (5, 6, 7, 8)), (11, (5, 6, 9, 9)), (12, (4, 6, 7, 8))):
+        prefix = tree.lock_match("a", _tokens(1, 2, 3, 4))
+        new = np.array([9, page] if not prefix.pages.size else [page])
+        tree.insert(prefix.node, _tokens(*((1, 2, 3, 4, *last) if not prefix.pages.size else last)), new)
+    prefix = tree.lock_match("a", _tokens(1, 2, 3, 4, 5, 6, 9, 1))
+    assert prefix.pages.tolist() == [9]
+    assert tree.find_partial(prefix.node, _tokens(5, 6, 9, 1)) == PartialPage(11, 3)
+    assert tree.find_partial(prefix.node, _tokens(5, 6)) is not None
+    assert tree.find_partial(prefix.node, _tokens(6, 6, 7, 8)) is None
+    assert tree.find_partial(root, _tokens(1, 2)) == PartialPage(9, 2)
+
+
+def test_a_lookup_changes_nothing() -> None:
+    tree = RadixTree(PAGE)
+    tree.unlock(_put(tree, _tokens(1, 2, 3, 4, 5, 6), [10, 11, 12]).node)
+    before = [(node.tokens.tolist(), node.last_used) for node in tree.nodes()]
+    assert tree.match_length("a", _tokens(1, 2, 3, 4, 5, 7, 8)) == 5
+    assert tree.match_length("b", _tokens(1, 2)) == 0
+    assert [(node.tokens.tolist(), node.last_used) for node in tree.nodes()] == before
+
+
+def test_what_is_pinned_stays_until_it_is_unpinned() -> None:
+    tree = RadixTree(PAGE)
+    tree.unlock(_put(tree, _tokens(1, 2, 3, 4, 5, 6), [10, 11, 12]).node)
+    assert not tree.pin("a", _tokens(1, 2, 3, 5)), "only what is cached can be pinned"
+    assert tree.unpinned_pages("a", _tokens(1, 2, 3, 4)) == 2
+    assert tree.pin("a", _tokens(1, 2, 3, 4))
+    assert tree.pin("a", _tokens(1, 2, 3, 4)), "twice is once"
+    assert (tree.pinned_pages, tree.idle_pinned_pages, tree.evictable_pages) == (2, 2, 1)
+    assert (tree.unpinned_pages("a", _tokens(1, 2, 3, 4)), tree.unpinned_pages("a", _tokens(1, 2, 9, 9))) == (0, 1)
+    assert tree.pinned() == [("a", 4, page_hashes(tenant_hash("a"), np.array([1, 2, 3, 4], "<u4").tobytes(), PAGE)[-1])]
+    assert tree.evict(5).tolist() == [12]
+    assert tree.unpin("a", _tokens(1, 2, 3, 4)) and not tree.unpin("a", _tokens(1, 2, 3, 4))
+    assert sorted(tree.evict(5).tolist()) == [10, 11]
+    assert list(tree.nodes()) == []
+
+
+def test_a_page_that_left_and_came_back_before_anybody_looked_has_come() -> None:
+    tree = RadixTree(PAGE)
+    assert tree.watch() == []
+    for _ in range(2):
+        tree.unlock(_put(tree, _tokens(1, 2), [10]).node)
+        stored, removed = tree.take_changes()
+        assert (len(stored), removed) == (1, [])
+        tree.evict(1)
+    tree.unlock(_put(tree, _tokens(1, 2), [10]).node)
+    assert tree.take_changes() == (stored, [])
+    tree.evict(1)
+    assert tree.take_changes() == ([], stored)
+    tree.unwatch()
+    tree.unlock(_put(tree, _tokens(1, 2), [10]).node)
+    assert tree.take_changes() == ([], [])
+
+
 class Held:
     """A locked prefix of the model: what a request holds."""
 
@@ -129,6 +188,8 @@ class TreeAgainstDictionary(RuleBasedStateMachine):
         self.tree = RadixTree(PAGE)
         self.cached: dict[tuple[str, tuple[int, ...]], int] = {}
         self.holders: list[Held] = []
+        self.pins: set[tuple[str, tuple[int, ...]]] = set()
+        self.watched: set[int] = set(self.tree.watch())
 
     def _cached_pages(self, tenant: str, tokens: tuple[int, ...]) -> list[int]:
         pages = []
@@ -138,6 +199,41 @@ class TreeAgainstDictionary(RuleBasedStateMachine):
                 break
             pages.append(page)
         return pages
+
+    @rule(tenant=st.sampled_from("ab"), tokens=st.lists(st.integers(0, 1), max_size=10))
+    def look_up(self, tenant: str, tokens: list[int]) -> None:
+        wanted = tuple(tokens)
+        cached = [tokens for owner, tokens in self.cached if owner == tenant]
+        assert self.tree.match_length(tenant, np.array(tokens, dtype=np.int64)) == max(
+            (_agreeing(wanted, other) for other in cached), default=0
+        )
+
+    @rule(tenant=st.sampled_from("ab"), tokens=st.lists(st.integers(0, 1), min_size=1, max_size=4))
+    def pin(self, tenant: str, tokens: list[int]) -> None:
+        whole = tuple(token for token in tokens for _ in range(PAGE))
+        unpinned = len(tokens) - len({end for end in range(PAGE, len(whole) + 1, PAGE) if self._is_pinned(tenant, whole[:end])})
+        assert self.tree.unpinned_pages(tenant, np.array(whole, dtype=np.int64)) == unpinned
+        if self.tree.pin(tenant, np.array(whole, dtype=np.int64)):
+            self.pins.add((tenant, whole))
+        assert ((tenant, whole) in self.pins) == ((tenant, whole) in self.cached)
+
+    @rule(tenant=st.sampled_from("ab"), tokens=st.lists(st.integers(0, 1), min_size=1, max_size=4))
+    def unpin(self, tenant: str, tokens: list[int]) -> None:
+        whole = tuple(token for token in tokens for _ in range(PAGE))
+        assert self.tree.unpin(tenant, np.array(whole, dtype=np.int64)) == ((tenant, whole) in self.pins)
+        self.pins.discard((tenant, whole))
+
+    @rule()
+    def look_what_has_changed(self) -> None:
+        stored, removed = self.tree.take_changes()
+        assert not set(stored) & set(removed)
+        self.watched = (self.watched - set(removed)) | set(stored)
+        assert self.watched == {
+            page_hashes(tenant_hash(tenant), np.array(tokens, "<u4").tobytes(), PAGE)[-1] for tenant, tokens in self.cached
+        }
+
+    def _is_pinned(self, tenant: str, tokens: tuple[int, ...]) -> bool:
+        return any(owner == tenant and pin[: len(tokens)] == tokens for owner, pin in self.pins)
 
     @rule(target=held, tenant=st.sampled_from("ab"), tokens=st.lists(st.integers(0, 1), max_size=10))
     def match(self, tenant: str, tokens: list[int]) -> Held:
@@ -175,6 +271,7 @@ class TreeAgainstDictionary(RuleBasedStateMachine):
         assert pages.size == min(count, evictable)
         gone = set(pages.tolist())
         for key in [key for key, page in self.cached.items() if page in gone]:
+            assert not self._is_pinned(*key)
             assert not any(holder.tenant == key[0] and holder.tokens[: len(key[1])] == key[1] for holder in self.holders)
             del self.cached[key]
         for tenant, tokens in self.cached:
@@ -191,7 +288,14 @@ class TreeAgainstDictionary(RuleBasedStateMachine):
     @invariant()
     def exactly_what_nobody_holds_is_evictable(self) -> None:
         locked = {(holder.tenant, holder.tokens[:end]) for holder in self.holders for end in range(PAGE, len(holder.tokens) + 1, PAGE)}
-        assert self.tree.evictable_pages == len(self.cached) - len(locked)
+        pinned = {key for key in self.cached if self._is_pinned(*key)}
+        assert self.tree.evictable_pages == len(self.cached) - len(locked | pinned)
+        assert self.tree.pinned_pages == len(pinned)
+        assert self.tree.idle_pinned_pages == len(pinned - locked)
+
+
+def _agreeing(some: tuple[int, ...], others: tuple[int, ...]) -> int:
+    return next((index for index, (one, other) in enumerate(zip(some, others, strict=False)) if one != other), min(len(some), len(others)))
 
 
 TestTreeAgainstDictionary = TreeAgainstDictionary.TestCase

@@ -11,6 +11,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from compute_svc.models.causal_lm import CausalLM
+from compute_svc.models.config import StreamingWindow
 from compute_svc.models.registry import load_model
 from tests.fakes.checkpoints import save_checkpoint
 from tests.fakes.forward_driver import DrivenRequest, ForwardDriver
@@ -35,6 +36,14 @@ MODELS: dict[str, tuple[str, torch.dtype, dict[str, Any]]] = {
     "experts-bfloat16": ("mixtral", torch.bfloat16, {}),
     "learnt-positions-layer-norm": ("gpt2", torch.float32, {}),
     "neighbours-turn-parallel": ("gptj", torch.float32, {}),
+    "sinks": ("llama", torch.float32, {}),
+    "sinks-partly-turning-bfloat16": ("gpt_neox", torch.bfloat16, {"rotary_pct": 0.5}),
+    "sinks-mixed-windows-caps": ("gemma2", torch.float32, {"sliding_window": 40}),
+}
+STREAMING = {
+    "sinks": StreamingWindow(tokens=37),
+    "sinks-partly-turning-bfloat16": StreamingWindow(tokens=140, sinks=32),
+    "sinks-mixed-windows-caps": StreamingWindow(tokens=100, sinks=1),
 }
 
 
@@ -43,7 +52,7 @@ def model(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFacto
     family, dtype, overrides = MODELS[request.param]
     folder = tmp_path_factory.mktemp("checkpoint")
     save_checkpoint(folder, family, num_hidden_layers=2, **overrides)
-    return load_model(folder, dtype=dtype, device=torch.device("cpu"))
+    return load_model(folder, dtype=dtype, device=torch.device("cpu"), streaming=STREAMING.get(request.param))
 
 
 @pytest.fixture(params=[2, 5])

@@ -13,6 +13,7 @@ import torch
 from compute_svc.batch_builder import BatchBuilder
 from compute_svc.kv.page_store import KvPageStore
 from compute_svc.models.causal_lm import CausalLM
+from compute_svc.models.config import StreamingWindow
 from compute_svc.models.registry import load_model
 from compute_svc.request import Request
 from compute_svc.scheduler.base import SchedulerConfig
@@ -26,6 +27,7 @@ CUDA = torch.device("cuda")
 MODELS: dict[str, tuple[str, dict[str, Any]]] = {
     "llama": ("llama", {}),
     "window": ("mistral", {"sliding_window": 11}),
+    "streaming": ("llama", {"streaming": StreamingWindow(tokens=6, sinks=2)}),
     "experts": ("mixtral", {}),
     "experts-shared": ("qwen2_moe", {}),
     "qk-norm": ("qwen3", {}),
@@ -39,6 +41,13 @@ MODELS: dict[str, tuple[str, dict[str, Any]]] = {
 }
 
 
+def load(name: str, folder: Path, device: torch.device) -> CausalLM:
+    family, overrides = MODELS[name]
+    streaming = overrides.get("streaming")
+    save_checkpoint(folder, family, **{field: value for field, value in overrides.items() if field != "streaming"})
+    return load_model(folder, dtype=torch.bfloat16, device=device, streaming=streaming)
+
+
 def merge_steps(model: CausalLM, device: torch.device) -> Callable[[], torch.Tensor]:
     """Runs a prefill step that warms what is made once, and returns a merge step: decode rows, the end of a prompt and a new one."""
     config = SchedulerConfig(4, 64, 64, 24, 8, 8)
@@ -46,14 +55,14 @@ def merge_steps(model: CausalLM, device: torch.device) -> Callable[[], torch.Ten
     builder = BatchBuilder(config, scheduler.memory.tables, device)
     kv = KvPageStore(model.config.num_layers, 64, 4, model.config.num_kv_heads, model.config.head_dim, model.dtype, device)
     for number, length in enumerate((3, 8, 30)):
-        scheduler.submit(Request(number, "", np.arange(1, length + 1), np.empty(0, np.int64), 8, 0.0))
+        scheduler.submit(Request(number, "", np.arange(20 * number, 20 * number + length), np.empty(0, np.int64), 8, 0.0))
     plan = scheduler.step(0.0)
     model.forward(builder.build(plan), kv)
     scheduler.complete(plan)
     for chunk in plan.prefills:
         if chunk.completes:
             chunk.state.append(5)
-    scheduler.submit(Request(9, "", np.arange(2, 7), np.empty(0, np.int64), 8, 0.0))
+    scheduler.submit(Request(9, "", np.arange(80, 85), np.empty(0, np.int64), 8, 0.0))
     plan = scheduler.step(0.0)
     assert plan.decodes and len(plan.prefills) == 2, "the step merges"
     batch = builder.build(plan)
@@ -63,10 +72,7 @@ def merge_steps(model: CausalLM, device: torch.device) -> Callable[[], torch.Ten
 
 @pytest.mark.parametrize("name", MODELS)
 def test_a_forward_pass_waits_for_nothing(name: str, tmp_path: Path) -> None:
-    family, overrides = MODELS[name]
-    save_checkpoint(tmp_path, family, **overrides)
-    model = load_model(tmp_path, dtype=torch.bfloat16, device=META)
-    step = merge_steps(model, META)
+    step = merge_steps(load(name, tmp_path, META), META)
 
     with no_waiting():
         logits = step()
@@ -79,9 +85,7 @@ def test_a_forward_pass_waits_for_nothing(name: str, tmp_path: Path) -> None:
 def test_cuda_says_the_same(name: str, tmp_path: Path) -> None:
     if not torch.cuda.is_available():
         pytest.skip("there is no CUDA device")
-    family, overrides = MODELS[name]
-    save_checkpoint(tmp_path, family, **overrides)
-    step = merge_steps(load_model(tmp_path, dtype=torch.bfloat16, device=CUDA), CUDA)
+    step = merge_steps(load(name, tmp_path, CUDA), CUDA)
     step()
 
     torch.cuda.set_sync_debug_mode("error")

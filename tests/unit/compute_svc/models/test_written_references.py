@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 import torch
 
-from tests.oracle.references import CASES, ReferenceCase
+from tests.oracle.references import CASES, ReferenceCase, Streaming
 
 PARAMS = [pytest.param(case, id=case.name) for case in CASES]
 
@@ -34,3 +36,17 @@ def test_a_reference_does_not_look_ahead(case: ReferenceCase) -> None:
     tokens = prompts_of(20)[0]
 
     torch.testing.assert_close(reference.logits(tokens[:11]), reference.logits(tokens)[:11], atol=1e-5, rtol=0)
+
+
+@pytest.mark.parametrize("case", [pytest.param(case, id=case.name) for case in CASES if case.streaming is not None])
+def test_a_cache_that_loses_nothing_changes_nothing_and_one_that_does_changes_what_comes_after(case: ReferenceCase) -> None:
+    assert case.streaming is not None
+    tokens = prompts_of(30)[0]
+    plain = replace(case, streaming=None).build().logits(tokens)
+
+    whole = replace(case, streaming=Streaming(window=30, sinks=4)).build().logits(tokens)
+    small = replace(case, streaming=Streaming(window=11, sinks=4)).build().logits(tokens)
+
+    torch.testing.assert_close(whole, plain, atol=1e-5, rtol=0)
+    torch.testing.assert_close(small[:15], plain[:15], atol=1e-5, rtol=0)
+    assert (small[15:] - plain[15:]).abs().amax(dim=1).min() > 1e-3

@@ -249,7 +249,7 @@ def test_losing_its_place_before_its_first_token_does_not_set_back_the_time_a_re
         policy.add(state, now)
     assert policy.first(10.0) is state and state.rank[0] == 0
     policy.remove(state)
-    policy.account(Plan([state], [], [], []))
+    policy.account(Plan([state], [], [], [], []))
     policy.add(state, 12.0)
     assert policy.first(21.0) is state and state.rank == (0, 2)
 

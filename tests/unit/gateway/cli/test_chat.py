@@ -110,7 +110,11 @@ def test_control_characters_do_not_reach_the_terminal() -> None:
 
 @pytest.mark.parametrize(
     ("line", "expected"),
-    [([], {}), (["--temperature", "0", "--seed", "0"], {"temperature": 0.0, "seed": 0}), (["--max-tokens", "5"], {"max_tokens": 5})],
+    [
+        ([], {}),
+        (["--temperature", "0", "--seed", "0"], {"temperature": 0.0, "seed": 0}),
+        (["--max-tokens", "5", "--priority", "-2"], {"max_tokens": 5, "priority": -2}),
+    ],
 )
 def test_only_options_that_were_given_are_sent(line: list[str], expected: dict[str, float]) -> None:
     parser = argparse.ArgumentParser()

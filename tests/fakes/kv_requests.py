@@ -1,0 +1,67 @@
+"""Requests that hold KV pages without anything being computed."""
+
+from __future__ import annotations
+
+import numpy as np
+import numpy.typing as npt
+
+from compute_svc.kv.page_table import PageTable
+from compute_svc.request import Request
+from compute_svc.scheduler.base import RequestState, SchedulerConfig
+from compute_svc.scheduler.kv_memory import KvMemory
+
+PAGE = 4
+
+
+def kv_config(num_pages: int) -> SchedulerConfig:
+    """Sizes of a scheduler with so many small pages."""
+    return SchedulerConfig(
+        page_size_tokens=PAGE,
+        num_pages=num_pages,
+        max_model_len_tokens=64,
+        step_budget_tokens=64,
+        max_running_requests=8,
+        max_waiting_requests=8,
+    )
+
+
+def kv_request(number: int, prompt: npt.NDArray[np.int64] | int, max_tokens: int, predicted: int | None = None) -> RequestState:
+    """A request that waits.
+
+    Args:
+        number: Of the request, and its arrival.
+        prompt: Its ids; a number = so many that no other request has.
+        max_tokens: Most answer tokens.
+        predicted: How many are expected; None = all.
+    """
+    ids = np.arange(prompt, dtype=np.int64) + 100 * number if isinstance(prompt, int) else prompt
+    state = RequestState(Request(number, "", ids, np.empty(0, np.int64), max_tokens, 0.0), number)
+    state.predicted_tokens = max_tokens if predicted is None else predicted
+    return state
+
+
+def table_of(state: RequestState) -> PageTable:
+    """Of a request that has pages."""
+    assert state.table is not None
+    return state.table
+
+
+def admit(memory: KvMemory, state: RequestState) -> None:
+    """Gives a request pages and counts its tokens as computed."""
+    assert memory.admit(state, headroom=0)
+    state.num_computed = state.num_tokens
+
+
+def decode(memory: KvMemory, state: RequestState, token: int = 7) -> bool:
+    """Draws one token and computes it."""
+    if state.num_computed == state.num_tokens:
+        state.append(token)
+    if not memory.grow(state):
+        return False
+    state.num_computed += 1
+    return True
+
+
+def lengths_of(state: RequestState) -> tuple[int, int]:
+    """Pages of a request, without its room and with it."""
+    return table_of(state).length, table_of(state).length + table_of(state).room.size
