@@ -64,6 +64,18 @@ bench-kv: $(VENV)/.dev ## Measure KV memory: reservation by the maximum, by page
 bench-simulator: $(VENV)/.dev ## Compare scheduling policies in the simulator
 	$(BIN)/python tests/bench/simulator.py $(ARGS)
 
+.PHONY: bench-device
+bench-device: $(VENV)/.dev ## Measure the engine alone on one device beside transformers (ARGS="--device cpu --dtype float32")
+	$(BIN)/python -m tests.bench.device_baseline $(ARGS)
+
+.PHONY: bench-invariance
+bench-invariance: $(VENV)/.dev ## Measure what it costs that bits do not depend on the batch
+	$(BIN)/python -m tests.bench.batch_invariance $(ARGS)
+
+.PHONY: gpu
+gpu: ## Everything that needs a CUDA GPU, with an interpreter that is there: tests, oracle, baseline
+	tests/bench/on_gpu.sh
+
 .PHONY: soak
 soak: $(VENV)/.dev ## Ten thousand short requests with random cancels: memory flat, nothing left over
 	$(BIN)/python tests/bench/soak.py $(ARGS)

@@ -7,13 +7,14 @@ from itertools import accumulate
 import numpy as np
 import torch
 
-from compute_svc.forward_batch import ForwardBatch
+from compute_svc.forward_batch import ForwardBatch, begun_pages
+from compute_svc.host_copy import to_device
 from compute_svc.kv.page_table import PageTables
 from compute_svc.scheduler.base import Plan, RequestState, SchedulerConfig
 
 
 class BatchBuilder:
-    """Fills the same buffers at every step: a batch is valid until the next one is built.
+    """Fills the same buffers at every step. On a CPU a batch is made of them, and valid until the next one is built; to a device it is copied.
 
     Args:
         config: Sizes.
@@ -51,25 +52,35 @@ class BatchBuilder:
         max_pages = -(-max(kv_lengths) // self._page_size)
         page_table = self._tables.entries[rows, :max_pages]
         self._fill_slots(page_table, query_lengths, end)
+        arrays = [
+            self._token_ids[:end],
+            self._positions[:end],
+            self._slots[:end],
+            page_table,
+            np.array(logit_rows, dtype=np.int64),
+            begun_pages(page_table, query_lengths, kv_lengths, self._page_size),
+        ]
+        on_host = self._device.type == "cpu"
+        token_ids, positions, slots, pages, rows_wanted, begun = (
+            map(torch.from_numpy, arrays) if on_host else to_device(arrays, self._device)
+        )
         return ForwardBatch(
-            token_ids=self._tensor(self._token_ids[:end]),
-            positions=self._tensor(self._positions[:end]),
-            slots=self._tensor(self._slots[:end]),
+            token_ids=token_ids,
+            positions=positions,
+            slots=slots,
             num_decodes=num_decodes,
             query_starts=(0, *accumulate(query_lengths)),
             kv_lengths=tuple(kv_lengths),
-            page_table=self._tensor(page_table),
-            logit_rows=self._tensor(np.array(logit_rows, dtype=np.int64)),
+            page_table=pages,
+            logit_rows=rows_wanted,
+            begun_pages=begun,
+            position_limit=int(self._positions[:end].max()) + 1,
         )
 
     def _fill_slots(self, page_table: np.ndarray[tuple[int, ...], np.dtype[np.int64]], query_lengths: list[int], end: int) -> None:
         owners = np.arange(end) if end == len(query_lengths) else np.repeat(np.arange(len(query_lengths)), query_lengths)
         pages, offsets = np.divmod(self._positions[:end], self._page_size)
         self._slots[:end] = page_table[owners, pages] * self._page_size + offsets
-
-    def _tensor(self, array: np.ndarray[tuple[int, ...], np.dtype[np.int64]]) -> torch.Tensor:
-        tensor = torch.from_numpy(array)
-        return tensor if self._device.type == "cpu" else tensor.to(self._device)
 
 
 def _row(state: RequestState) -> int:

@@ -10,8 +10,9 @@ import torch
 
 from compute_svc.batch_builder import BatchBuilder
 from compute_svc.candidates import draw_greedy, select_candidates
-from compute_svc.draw_rule import NEVER, DrawRule
+from compute_svc.draw_rule import DrawRule
 from compute_svc.forward_batch import ForwardBatch
+from compute_svc.host_copy import rows_of
 from compute_svc.kv.page_store import KvPageStore
 from compute_svc.request import Request, Tokens
 from compute_svc.scheduler.base import LengthPredictor, Plan, Policy, RequestState, SchedulerConfig
@@ -247,9 +248,9 @@ class Engine:
             (bare if state.position >= rule.drawn_from and not rule.num_reported else full).append(index)
         rows = Rows([], [], [], [], [], _NO_IDS, _NO_LOGITS)
         if bare:
-            self._draw_bare([states[index] for index in bare], logits if len(bare) == len(states) else logits[bare], rows)
+            self._draw_bare([states[index] for index in bare], logits if len(bare) == len(states) else rows_of(logits, bare), rows)
         if full:
-            rows = self._give_out([states[index] for index in full], logits if len(full) == len(states) else logits[full], rows)
+            rows = self._give_out([states[index] for index in full], logits if len(full) == len(states) else rows_of(logits, full), rows)
         return rows
 
     def _keep(self, state: RequestState) -> None:
@@ -288,7 +289,6 @@ class Engine:
         """Adds rows that carry candidates. Those that can be drawn here are; the others wait for their verdict."""
         rules = [_rule(state) for state in states]
         chosen = select_candidates(logits, rules, [state.position for state in states])
-        drawn = draw_greedy(logits) if any(rule.drawn_from != NEVER for rule in rules) else None
         for index, (state, rule) in enumerate(zip(states, rules, strict=True)):
             if not chosen.is_finite[index]:
                 self._fail_broken(state)
@@ -298,9 +298,10 @@ class Engine:
             rows.positions.append(position)
             rows.num_candidates.append(int(chosen.counts[index]))
             rows.log_sum_exp.append(float(chosen.log_sum_exp[index]))
-            if drawn is not None and position >= rule.drawn_from:
-                rows.tokens.append(drawn.tokens[index])
-                self._accept(state, drawn.tokens[index])
+            if position >= rule.drawn_from:
+                token = int(chosen.best[index])
+                rows.tokens.append(token)
+                self._accept(state, token)
             else:
                 rows.tokens.append(None)
                 state.awaiting = True

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
+import numpy as np
+import numpy.typing as npt
 import torch
 
 
@@ -16,7 +19,7 @@ class ForwardBatch:
     its `kv_lengths[r]` tokens, in order. Position p of request r lies in page `page_table[r, p // page_size]` at offset
     `p % page_size`; pages of different requests may coincide only where their tokens do (a shared prefix).
 
-    The tensors may live on any device; a model moves them to its own.
+    The tensors may live on any device; a model moves them to its own. On its own device a step copies nothing more from the host.
 
     Attributes:
         token_ids: [T] int64.
@@ -27,6 +30,9 @@ class ForwardBatch:
         kv_lengths: R lengths of the KV including this step's tokens.
         page_table: [R, max_pages] int64, rows padded with 0.
         logit_rows: [L] int64, the flat rows whose logits are wanted.
+        begun_pages: [n] int64, from `begun_pages`.
+        position_limit: Above every position. That may be more than any length: where no layer sees everything, chunks that none sees may be missing
+            from a request's KV.
     """
 
     token_ids: torch.Tensor
@@ -37,6 +43,8 @@ class ForwardBatch:
     kv_lengths: tuple[int, ...]
     page_table: torch.Tensor
     logit_rows: torch.Tensor
+    begun_pages: torch.Tensor
+    position_limit: int
 
     @property
     def num_tokens(self) -> int:
@@ -45,3 +53,27 @@ class ForwardBatch:
     @property
     def num_requests(self) -> int:
         return len(self.kv_lengths)
+
+
+def begun_pages(
+    page_table: npt.NDArray[np.int64], query_lengths: Sequence[int], kv_lengths: Sequence[int], page_size_tokens: int
+) -> npt.NDArray[np.int64]:
+    """The pages that a batch begins and does not fill; a model clears what is left of them.
+
+    Attention reads whole pages and gives what lies past a request's end the weight zero; that is only nothing if it is finite, and a
+    page's last owner may have left anything. Found on the host, where all of this is known without a wait.
+
+    Args:
+        page_table: [R, max_pages].
+        query_lengths: R lengths of what the batch brings.
+        kv_lengths: R lengths of the KV including that.
+        page_size_tokens: Tokens per page.
+
+    Returns:
+        [n], at most one page of each request.
+    """
+    ends = np.array(kv_lengths, dtype=np.int64)
+    first_of_last_page = ends // page_size_tokens * page_size_tokens
+    requests = np.flatnonzero((ends != first_of_last_page) & (first_of_last_page >= ends - np.array(query_lengths, dtype=np.int64)))
+    found: npt.NDArray[np.int64] = page_table[requests, ends[requests] // page_size_tokens]
+    return found

@@ -23,6 +23,7 @@ Everything is float32, whatever the store holds.
 from __future__ import annotations
 
 import math
+from functools import lru_cache
 
 import torch
 
@@ -127,8 +128,9 @@ def scores_of(queries: torch.Tensor, keys: torch.Tensor, spec: AttentionSpec) ->
     return scores.tanh_().mul_(spec.softcap)
 
 
+@lru_cache(maxsize=64)
 def slopes_of(spec: AttentionSpec, device: torch.device) -> torch.Tensor | None:
-    """[kv_heads, group_size] float32, the slopes in the order of `group_queries`; None if there are none."""
+    """[kv_heads, group_size] float32, the slopes in the order of `group_queries`; None if there are none. Copied to a device once, read only."""
     if spec.slopes is None:
         return None
     return torch.tensor(spec.slopes, dtype=torch.float32, device=device).view(spec.num_kv_heads, spec.group_size)

@@ -6,7 +6,10 @@ import math
 import mmap
 from collections.abc import Sequence
 
+import numpy as np
 import torch
+
+from compute_svc.host_copy import to_device
 
 
 class KvPageStore:
@@ -69,8 +72,8 @@ class KvPageStore:
 
     def copy_pages(self, sources: Sequence[int], targets: Sequence[int]) -> None:
         """Copies pages in every layer; all are read before the first is written, and no target is named twice."""
-        device = self._kv.device
-        self._kv.index_copy_(2, torch.tensor(targets, device=device), self._kv.index_select(2, torch.tensor(sources, device=device)))
+        read, written = to_device([np.array(sources, dtype=np.int64), np.array(targets, dtype=np.int64)], self._kv.device)
+        self._kv.index_copy_(2, written, self._kv.index_select(2, read))
 
     def clear(self, pages: torch.Tensor) -> None:
         """Zeroes pages in every layer.

@@ -31,7 +31,9 @@ class Mlp:
 class ExpertMlp:
     """Some experts' MLPs of each token, weighted and summed in the order of the experts' numbers.
 
-    What a token gets depends on it alone: its experts are chosen by its own scores, and each row of a product by its own row.
+    What a token gets depends on it alone: its experts are chosen by its own scores, and each row of a product by its own row. On a CPU only
+    the chosen experts are computed. On a device every expert computes every token, as the host would have to wait to learn which were chosen:
+    no dearer for few tokens, which need most experts' weights anyway, and count / per_token times the work for many.
 
     Attributes:
         router: Scores of experts.
@@ -55,17 +57,29 @@ class ExpertMlp:
         weights, chosen = scores.topk(self.per_token, dim=-1)
         if self.normalise:
             weights = weights / weights.sum(dim=-1, keepdim=True)
-        total = torch.zeros(x.shape, dtype=torch.float32, device=x.device)
         # [P, experts]: a token's weight of each expert, 0 where it is not chosen.
         shares = torch.zeros_like(scores).scatter_(1, chosen, weights)
         is_chosen = torch.zeros_like(scores, dtype=torch.bool).scatter_(1, chosen, True)
-        for index in is_chosen.any(dim=0).nonzero().flatten().tolist():
-            rows = is_chosen[:, index].nonzero().flatten()
-            padded = F.pad(rows, (0, padded_count(len(rows)) - len(rows)))
-            answer = self.experts[index].forward(x.index_select(0, padded), None)[: len(rows)].float()
-            total.index_add_(0, rows, answer * shares[rows, index, None])
+        total = torch.zeros(x.shape, dtype=torch.float32, device=x.device)
+        if x.device.type == "cpu":
+            self._add_chosen(total, x, shares, is_chosen)
+        else:
+            self._add_all(total, x, shares, is_chosen)
         if self.shared is not None:
             shared = self.shared.forward(x, None).float()
             total += shared if self.shared_gate is None else shared * linear(x, self.shared_gate, activation="sigmoid").float()
         result = total.to(x.dtype)
         return result if residual is None else result + residual
+
+    def _add_chosen(self, total: torch.Tensor, x: torch.Tensor, shares: torch.Tensor, is_chosen: torch.Tensor) -> None:
+        for index in is_chosen.any(dim=0).nonzero().flatten().tolist():
+            rows = is_chosen[:, index].nonzero().flatten()
+            padded = F.pad(rows, (0, padded_count(len(rows)) - len(rows)))
+            answer = self.experts[index].forward(x.index_select(0, padded), None)[: len(rows)].float()
+            total.index_add_(0, rows, answer * shares[rows, index, None])
+
+    def _add_all(self, total: torch.Tensor, x: torch.Tensor, shares: torch.Tensor, is_chosen: torch.Tensor) -> None:
+        for index, expert in enumerate(self.experts):
+            answer = expert.forward(x, None).float() * shares[:, index, None]
+            # Filled, not left to a share of zero: what was not chosen counts for nothing even where it is not finite.
+            total += answer.masked_fill_(~is_chosen[:, index, None], 0.0)

@@ -48,7 +48,7 @@ class Embedding:
             hidden = linear(hidden, self.widen)
         if self.scale is not None:
             # The factor is rounded to the activations' dtype first, as the models were trained.
-            hidden = hidden * torch.tensor(self.scale, dtype=hidden.dtype, device=hidden.device)
+            hidden = hidden * torch.full((), self.scale, dtype=hidden.dtype, device=hidden.device)
         if self.positions is not None:
             hidden = hidden + F.embedding(positions + self.position_offset, self.positions)
         return hidden if self.norm is None else self.norm.forward(hidden)
@@ -91,6 +91,10 @@ class CausalLM:
     On a CPU with oneDNN, logits and KV of a token depend on its request's tokens up to it and on nothing else, bit for bit: not on the
     other requests of the batch, nor on how its prompt was split into steps.
 
+    On another device that is not promised: a library's product may sum in another order for another number of rows, so the last bits can
+    change with the size of a step. What is kept there: products have few numbers of rows (`padded_count`), float32 ones are computed in
+    float32, and nothing in a pass waits for the device, as long as the batch is on it.
+
     Attributes:
         config: What the model is.
         embedding: Before the layers.
@@ -110,6 +114,11 @@ class CausalLM:
     def dtype(self) -> torch.dtype:
         """Of weights, activations and KV."""
         return self.embedding.tokens.dtype
+
+    @property
+    def device(self) -> torch.device:
+        """Where its weights are."""
+        return self.embedding.tokens.device
 
     @property
     def kv_window(self) -> int | None:
@@ -132,7 +141,7 @@ class CausalLM:
         """
         if batch.num_tokens == 0:
             raise ValueError("a batch must have tokens")
-        device = self.embedding.tokens.device
+        device = self.device
         positions = _padded(batch.positions.to(device))
         step = self._prepare(batch, positions, kv)
         hidden = self.embedding.forward(_padded(batch.token_ids.to(device)), positions)  # [P, hidden]
@@ -144,11 +153,10 @@ class CausalLM:
     def _prepare(self, batch: ForwardBatch, positions: torch.Tensor, kv: KvPageStore) -> Step:
         tokens = self.embedding.tokens
         page_table = batch.page_table.to(tokens.device)
-        _clear_begun_pages(batch, page_table, kv)
-        # Where no layer sees everything, chunks that none sees may be missing from a request's KV and its length.
-        limit = max(batch.kv_lengths) if self.kv_window is None else int(batch.positions.max()) + 1
+        if len(batch.begun_pages):
+            kv.clear(batch.begun_pages.to(tokens.device))
         kinds = tuple(
-            _prepare_kind(batch, page_table, spec, None if rotary is None else _turns(rotary, positions, limit, spec))
+            _prepare_kind(batch, page_table, spec, None if rotary is None else _turns(rotary, positions, batch.position_limit, spec))
             for spec, rotary in zip(self._kind_specs(kv), self.rotary, strict=True)
         )
         attended = tokens.new_zeros((len(positions), self.config.num_heads * self.config.head_dim))
@@ -213,21 +221,3 @@ def _padded(indices: torch.Tensor) -> torch.Tensor:
     """Indices [n] with zeros added, so that the products of all passes have one of few numbers of rows."""
     missing = padded_count(len(indices)) - len(indices)
     return F.pad(indices, (0, missing)) if missing else indices
-
-
-def _clear_begun_pages(batch: ForwardBatch, page_table: torch.Tensor, kv: KvPageStore) -> None:
-    """Clears the pages that the batch begins and does not fill.
-
-    Attention reads whole pages and gives what lies past a request's end the weight zero; that is only nothing if it is finite, and a
-    page's last owner may have left anything.
-    """
-    size = kv.page_size_tokens
-    starts = batch.query_starts
-    begun = [
-        (request, (length - 1) // size)
-        for request, length in enumerate(batch.kv_lengths)
-        if length % size and length // size * size >= length - (starts[request + 1] - starts[request])
-    ]
-    if begun:
-        requests, places = zip(*begun, strict=True)
-        kv.clear(page_table[list(requests), list(places)])

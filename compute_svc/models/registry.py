@@ -7,6 +7,7 @@ from pathlib import Path
 
 import torch
 
+from compute_svc.kernels.exact_products import use_exact_products
 from compute_svc.kernels.host_memory import keep_freed_memory
 from compute_svc.models.causal_lm import CausalLM
 from compute_svc.models.config import ModelConfig, StreamingWindow, UnsupportedModel
@@ -91,7 +92,7 @@ def load_model(
         streaming: What queries see in place of everything; None = what the model was made for.
         on_progress: Told bytes done and bytes in all, after every tensor.
 
-    Effects: on a CPU, tunes the process's allocator (kernels/host_memory.py).
+    Effects: on a CPU, tunes the process's allocator (kernels/host_memory.py); on CUDA, its products (kernels/exact_products.py).
 
     Raises:
         UnsupportedModel: The checkpoint needs something this engine does not do.
@@ -103,5 +104,7 @@ def load_model(
     config, names = _read_family(folder, max_tokens, streaming)
     if device.type == "cpu":
         keep_freed_memory()
+    elif device.type == "cuda":
+        use_exact_products()
     with torch.inference_mode(), open_checkpoint(folder) as checkpoint:
         return ModelBuilder(config, names, checkpoint, dtype=dtype, device=device, on_progress=on_progress).build()

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 
 import torch
 
-from compute_svc.forward_batch import ForwardBatch
+from compute_svc.forward_batch import ForwardBatch, begun_pages
 from compute_svc.kv.page_store import KvPageStore
 from compute_svc.models.causal_lm import CausalLM
 
@@ -34,10 +34,9 @@ class ForwardDriver:
 
     def __init__(self, model: CausalLM, *, num_pages: int = 64, page_size_tokens: int = 16, seed: int = 0) -> None:
         config = model.config
-        dtype = model.dtype
         self.model = model
         self.kv = KvPageStore(
-            config.num_layers, num_pages, page_size_tokens, config.num_kv_heads, config.head_dim, dtype, torch.device("cpu")
+            config.num_layers, num_pages, page_size_tokens, config.num_kv_heads, config.head_dim, model.dtype, model.device
         )
         for layer in range(config.num_layers):
             self.kv.kv(layer).fill_(torch.nan)
@@ -79,15 +78,19 @@ class ForwardDriver:
             request.num_computed += count
         page_table = torch.nn.utils.rnn.pad_sequence([request.pages for request, _ in parts], batch_first=True)
         rows = range(starts[-1]) if all_logits else [end - 1 for end in starts[1:]]
+        kv_lengths = tuple(request.num_computed for request, _ in parts)
+        query_lengths = [count for _, count in parts]
         batch = ForwardBatch(
             token_ids=torch.tensor(token_ids),
             positions=torch.tensor(positions),
             slots=torch.tensor(slots),
             num_decodes=len(decodes),
             query_starts=tuple(starts),
-            kv_lengths=tuple(request.num_computed for request, _ in parts),
+            kv_lengths=kv_lengths,
             page_table=page_table,
             logit_rows=torch.tensor(list(rows)),
+            begun_pages=torch.from_numpy(begun_pages(page_table.numpy(), query_lengths, kv_lengths, size)),
+            position_limit=max(positions) + 1,
         )
         logits = self.model.forward(batch, self.kv)
         for index, (request, _) in enumerate(parts):

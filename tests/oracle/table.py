@@ -8,8 +8,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from tests.oracle.cases import Case
-from tests.oracle.checks import CHECKS, Trial, checks_of
+from tests.oracle.checks import CHECKS, CPU, Trial, checks_of
 
 _FAIL = "FAIL"
 # A check that a case's oracle cannot be asked for.
@@ -43,14 +45,14 @@ class Line:
         return {"case": self.case.name, "architecture": self.case.architecture, "figures": self.figures, "failures": self.failures}
 
 
-def compare(case: Case, checks: Sequence[str]) -> Line:
+def compare(case: Case, checks: Sequence[str], device: torch.device = CPU) -> Line:
     """Writes a case's checkpoint into a temporary folder and runs checks on it; a check that fails keeps no other from running."""
     possible = checks_of(case)
     line = Line(case, cells={check: _NONE for check in checks if check not in possible})
     asked = [check for check in checks if check in possible]
     with tempfile.TemporaryDirectory() as folder:
         try:
-            trial = Trial(case, Path(folder))
+            trial = Trial(case, Path(folder), device)
         except Exception as error:  # noqa: BLE001 - a table shows every case, and whatever stops one is its failure
             for check in asked:
                 line.fail(check, error)

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import torch
 
 from compute_svc.kernels.attention_spec import AttentionSpec
+from compute_svc.kernels.kv_chunks import slopes_of
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -28,8 +29,9 @@ def decode_attention(q: torch.Tensor, kv: torch.Tensor, plan: DecodePlan, out: t
     """See the public function."""
     spec = plan.spec
     for request, length in enumerate(plan.kv_lengths):
-        positions = torch.arange(length, device=kv.device)
-        positions = positions[(positions < spec.sinks) | (positions >= spec.first_visible(length - 1))]
+        first = spec.first_visible(length - 1)
+        sinks = torch.arange(min(spec.sinks, first), device=kv.device)
+        positions = torch.cat((sinks, torch.arange(first, length, device=kv.device)))
         pages = plan.page_table[request, positions // spec.page_size_tokens]
         rows = kv[:, pages, positions % spec.page_size_tokens].float()
         keys, values = rows.repeat_interleave(spec.group_size, dim=0).view(2, spec.num_heads, *rows.shape[1:])
@@ -38,7 +40,7 @@ def decode_attention(q: torch.Tensor, kv: torch.Tensor, plan: DecodePlan, out: t
             scores = torch.where(positions < spec.sinks, (keys * sink_q[request].float()[:, None]).sum(-1) * spec.scale, scores)
         if spec.softcap is not None:
             scores = spec.softcap * torch.tanh(scores / spec.softcap)
-        if spec.slopes is not None:
-            scores -= torch.tensor(spec.slopes, device=kv.device)[:, None] * (length - 1 - positions)
+        if (slopes := slopes_of(spec, kv.device)) is not None:
+            scores -= slopes.view(-1, 1) * (length - 1 - positions)
         weights = torch.softmax(scores, dim=-1)
         out[request] = (weights[:, :, None] * values).sum(1).view(-1).to(out.dtype)

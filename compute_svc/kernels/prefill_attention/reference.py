@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import torch
 
 from compute_svc.kernels.attention_spec import AttentionSpec
+from compute_svc.kernels.kv_chunks import slopes_of
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -44,7 +45,7 @@ def prefill_attention(q: torch.Tensor, kv: torch.Tensor, plan: PrefillPlan, out:
         hidden = distance < 0
         if spec.window is not None:
             hidden |= (distance >= spec.window) & (positions >= spec.sinks)
-        if spec.slopes is not None:
-            scores -= torch.tensor(spec.slopes, device=kv.device)[:, None, None] * distance
+        if (slopes := slopes_of(spec, kv.device)) is not None:
+            scores -= slopes.view(-1, 1, 1) * distance
         weights = torch.softmax(scores.masked_fill(hidden, -torch.inf), dim=-1)
         out[start:end] = torch.einsum("hqk,hkd->qhd", weights, values).reshape(end - start, -1).to(out.dtype)

@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+from dataclasses import fields
+
 import numpy as np
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
 
 from compute_svc.batch_builder import BatchBuilder
+from compute_svc.forward_batch import ForwardBatch, begun_pages
 from compute_svc.request import Request
 from compute_svc.scheduler.base import SchedulerConfig
 from compute_svc.scheduler.scheduler import Scheduler
@@ -58,3 +63,34 @@ def test_rows_of_the_page_table_are_padded_with_zeros_also_after_use() -> None:
     _submit(scheduler, 3, list(range(30, 42)))
     batch = builder.build(scheduler.step(0.0))
     assert batch.page_table[0, 1:].tolist() == [0, 0]
+
+
+@given(st.lists(st.tuples(st.integers(0, 20), st.integers(1, 9)), min_size=1, max_size=5), st.integers(1, 5))
+def test_begun_pages_are_those_that_get_their_first_token_and_not_their_last(requests: list[tuple[int, int]], page_size: int) -> None:
+    lengths = [computed + count for computed, count in requests]
+    table = np.arange(len(requests) * 30).reshape(len(requests), 30)
+    expected = [
+        int(table[request, page])
+        for request, (computed, count) in enumerate(requests)
+        for page in range(30)
+        if computed <= page * page_size < computed + count < (page + 1) * page_size
+    ]
+    assert begun_pages(table, [count for _, count in requests], lengths, page_size).tolist() == expected
+
+
+def test_a_device_gets_what_the_cpu_gets() -> None:
+    def batch(device: torch.device) -> ForwardBatch:
+        scheduler = Scheduler(CONFIG)
+        builder = BatchBuilder(CONFIG, scheduler.memory.tables, device)
+        _submit(scheduler, 1, [10, 11, 12, 13, 14])
+        _submit(scheduler, 2, [20, 21, 22])
+        return builder.build(scheduler.step(0.0))
+
+    on_cpu, elsewhere = batch(torch.device("cpu")), batch(torch.device("meta"))
+    for field in fields(ForwardBatch):
+        ours, theirs = getattr(on_cpu, field.name), getattr(elsewhere, field.name)
+        if isinstance(ours, torch.Tensor):
+            assert (ours.shape, ours.dtype) == (theirs.shape, theirs.dtype) and theirs.device.type == "meta"
+        else:
+            assert ours == theirs
+    assert on_cpu.begun_pages.tolist() == [int(on_cpu.page_table[0, 1]), int(on_cpu.page_table[1, 0])]

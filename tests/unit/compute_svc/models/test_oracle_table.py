@@ -87,3 +87,16 @@ def test_a_case_that_does_not_exist_is_refused(capsys: pytest.CaptureFixture[str
         main(["llama/nonsense"], [LLAMA])
 
     assert exit_status.value.code == 2 and "llama/nonsense" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("device", ["meta", "nonsense"])
+def test_a_device_that_cannot_compute_is_refused(device: str, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as exit_status:
+        main(["--device", device], [LLAMA])
+
+    assert exit_status.value.code == 2 and f"--device {device} cannot compute here" in capsys.readouterr().err
+
+
+def test_results_name_the_device(tmp_path: Path) -> None:
+    assert main(["--device", "cpu", "--check", "logits", "--json", str(tmp_path / "table.json")], [LLAMA]) == 0
+    assert json.loads((tmp_path / "table.json").read_text())["device"]["name"] == "cpu"

@@ -248,13 +248,14 @@ def test_kv_of_another_model_and_empty_batches_are_refused(tmp_path: Path) -> No
     save_checkpoint(tmp_path, "llama")
     model = load_model(tmp_path, dtype=torch.float32, device=CPU)
     one = torch.zeros(1, dtype=torch.int64)
-    batch = ForwardBatch(one, one, one, 0, (0, 1), (1,), one[None], one)
+    batch = ForwardBatch(one, one, one, 0, (0, 1), (1,), one[None], one, one, 1)
 
     with pytest.raises(ValueError, match=r"kv is for .* = \(3, 2, 8, torch.bfloat16\), the model has \(3, 2, 8, torch.float32\)"):
         model.forward(batch, KvPageStore(3, 4, 16, 2, 8, torch.bfloat16, CPU))
     with pytest.raises(ValueError, match="a batch must have tokens"):
         model.forward(
-            ForwardBatch(one[:0], one[:0], one[:0], 0, (0,), (), one[:0, None], one[:0]), KvPageStore(3, 4, 16, 2, 8, torch.float32, CPU)
+            ForwardBatch(one[:0], one[:0], one[:0], 0, (0,), (), one[:0, None], one[:0], one[:0], 0),
+            KvPageStore(3, 4, 16, 2, 8, torch.float32, CPU),
         )
 
 
@@ -264,7 +265,7 @@ def test_a_step_may_ask_for_no_logits(tmp_path: Path) -> None:
     one = torch.zeros(1, dtype=torch.int64)
     kv = KvPageStore(3, 4, 16, 2, 8, torch.float32, CPU)
 
-    logits = model.forward(ForwardBatch(one, one, one, 0, (0, 1), (1,), one[None], one[:0]), kv)
+    logits = model.forward(ForwardBatch(one, one, one, 0, (0, 1), (1,), one[None], one[:0], one, 1), kv)
 
     assert logits.shape == (0, 97)
     assert kv.k(2)[:, 0, 0].any()

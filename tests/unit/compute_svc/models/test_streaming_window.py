@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 import torch
 
-from compute_svc.forward_batch import ForwardBatch
+from compute_svc.forward_batch import ForwardBatch, begun_pages
 from compute_svc.kernels.kv_chunks import CHUNK_TOKENS
 from compute_svc.kv.page_store import KvPageStore
 from compute_svc.models.causal_lm import CausalLM
@@ -73,6 +73,8 @@ def forward(model: CausalLM, kv: KvPageStore, parts: list[Part], num_decodes: in
     pages = [torch.cat((part.request.pages[:per_chunk], part.request.pages[(1 + part.num_dropped) * per_chunk :])) for part in parts]
     owned = list(zip(parts, spans, strict=True))
     starts = tuple(accumulate((part.count for part in parts), initial=0))
+    page_table = torch.nn.utils.rnn.pad_sequence(pages, batch_first=True)
+    kv_lengths = tuple(span.stop - part.num_dropped * CHUNK_TOKENS for part, span in owned)
     batch = ForwardBatch(
         token_ids=torch.tensor([part.request.tokens[position] for part, span in owned for position in span]),
         positions=torch.tensor([position for span in spans for position in span]),
@@ -81,9 +83,11 @@ def forward(model: CausalLM, kv: KvPageStore, parts: list[Part], num_decodes: in
         ),
         num_decodes=num_decodes,
         query_starts=starts,
-        kv_lengths=tuple(span.stop - part.num_dropped * CHUNK_TOKENS for part, span in owned),
-        page_table=torch.nn.utils.rnn.pad_sequence(pages, batch_first=True),
+        kv_lengths=kv_lengths,
+        page_table=page_table,
         logit_rows=torch.arange(starts[-1]),
+        begun_pages=torch.from_numpy(begun_pages(page_table.numpy(), [part.count for part in parts], kv_lengths, PAGE)),
+        position_limit=max(span.stop for span in spans),
     )
     return model.forward(batch, kv)
 

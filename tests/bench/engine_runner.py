@@ -1,0 +1,93 @@
+"""Times the engine on prompts that are all there at once; knows no service."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+
+from compute_svc.engine import Engine
+from compute_svc.kv.page_store import KvPageStore
+from compute_svc.models.causal_lm import CausalLM
+from compute_svc.request import Request
+from compute_svc.scheduler.base import SchedulerConfig
+from compute_svc.step_output import StepOutput
+
+PAGE_SIZE_TOKENS = 16
+
+
+class EngineRunner:
+    """One engine, empty between the measurements; its prefix cache keeps the prompts' KV for the next.
+
+    Args:
+        model: What computes.
+        max_requests: Most at once.
+        max_tokens: Most tokens of one, answer included.
+        kv_tokens: Tokens of all at once.
+        step_budget_tokens: Most tokens of one step; at least max_requests.
+    """
+
+    name = "engine"
+
+    def __init__(self, model: CausalLM, *, max_requests: int, max_tokens: int, kv_tokens: int, step_budget_tokens: int) -> None:
+        # Two pages more for each: the one that is begun, and one that the prefix cache still holds from before.
+        num_pages = -(-kv_tokens // PAGE_SIZE_TOKENS) + 2 * max_requests
+        config = SchedulerConfig(PAGE_SIZE_TOKENS, num_pages, max_tokens, max(step_budget_tokens, max_requests), max_requests, max_requests)
+        sizes = (model.config.num_layers, num_pages, PAGE_SIZE_TOKENS, model.config.num_kv_heads, model.config.head_dim)
+        kv = KvPageStore(*sizes, model.dtype, model.device)
+        self._engine = Engine(model, kv, config, logits_width=model.config.vocab_size, device=model.device)
+        self.step_budget_tokens = config.step_budget_tokens
+        self._max_tokens = max_tokens
+        self._next_number = 0
+
+    def decode(self, prompts: torch.Tensor, warm_up: int, steps: int) -> float:
+        """Seconds for `steps` greedy tokens of each of [requests, tokens] prompts, behind some that warm up."""
+        numbers = self._submit(prompts, self._max_tokens - prompts.shape[1])
+        begun: set[int] = set()
+        while len(begun) < len(numbers):
+            drawn = self._step()
+            begun.update(drawn)
+            # Who has begun waits for the others, so that all have the same context.
+            self._engine.pause(drawn, paused=True)
+        self._engine.pause(numbers, paused=False)
+        for _ in range(warm_up):
+            self._step()
+        began = time.perf_counter()
+        for _ in range(steps):
+            drawn = self._step()
+            assert len(drawn) == len(numbers), "every request gets a token at every step"
+        seconds = time.perf_counter() - began
+        for number in numbers:
+            assert self._engine.release(number), "no answer has come to its end"
+        self._engine.step(0.0)
+        return seconds
+
+    def prefill(self, prompts: torch.Tensor) -> float:
+        """Seconds from [requests, tokens] prompts, none seen before, to the first token of each."""
+        numbers = self._submit(prompts, 1)
+        before = self._engine.load.cached_tokens
+        began = time.perf_counter()
+        drawn: set[int] = set()
+        while len(drawn) < len(numbers):
+            drawn.update(self._step())
+        seconds = time.perf_counter() - began
+        assert self._engine.load.cached_tokens == before, "no prompt was there before"
+        return seconds
+
+    def forget(self) -> None:
+        """Nothing to do: the KV is the engine's for its life."""
+
+    def _submit(self, prompts: torch.Tensor, max_tokens: int) -> Sequence[int]:
+        numbers = range(self._next_number, self._next_number + len(prompts))
+        self._next_number = numbers.stop
+        for number, prompt in zip(numbers, prompts.numpy(), strict=True):
+            self._engine.submit(Request(number, "bench", prompt.astype(np.int64), np.empty(0, np.int64), max_tokens, 0.0))
+        return numbers
+
+    def _step(self) -> list[int]:
+        output: StepOutput | None = self._engine.step(0.0)
+        assert output is not None, "requests are under way"
+        assert all(released.error is None for released in output.released), "no request fails"
+        return [] if output.rows is None else output.rows.numbers

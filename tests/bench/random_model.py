@@ -1,0 +1,116 @@
+"""Llamas of well-known sizes with random weights, made where they are used: no file is written and no second copy is ever in memory."""
+
+from __future__ import annotations
+
+import zlib
+from typing import Any
+
+import torch
+
+from compute_svc.kernels.exact_products import use_exact_products
+from compute_svc.models.causal_lm import CausalLM
+from compute_svc.models.config_fields import ConfigFields
+from compute_svc.models.loading import ModelBuilder
+from compute_svc.models.registry import FAMILIES
+from compute_svc.models.tensor_shapes import expected_shapes
+from compute_svc.weights import Checkpoint, TensorInfo
+
+_ARCHITECTURE = "LlamaForCausalLM"
+_COMMON = {
+    "architectures": [_ARCHITECTURE],
+    "model_type": "llama",
+    "hidden_act": "silu",
+    "rms_norm_eps": 1e-5,
+    "rope_theta": 500000.0,
+    "max_position_embeddings": 8192,
+    "tie_word_embeddings": False,
+    "pad_token_id": None,
+}
+
+SHAPES: dict[str, dict[str, Any]] = {
+    "tiny": {
+        **_COMMON,
+        "vocab_size": 512,
+        "hidden_size": 64,
+        "num_hidden_layers": 2,
+        "num_attention_heads": 4,
+        "num_key_value_heads": 2,
+        "head_dim": 16,
+        "intermediate_size": 128,
+    },
+    "75m": {
+        **_COMMON,
+        "vocab_size": 32000,
+        "hidden_size": 768,
+        "num_hidden_layers": 8,
+        "num_attention_heads": 12,
+        "num_key_value_heads": 4,
+        "head_dim": 64,
+        "intermediate_size": 2048,
+        "tie_word_embeddings": True,
+    },
+    # Those of Llama 3.2 1B and Llama 3.1 8B.
+    "1b": {
+        **_COMMON,
+        "vocab_size": 128256,
+        "hidden_size": 2048,
+        "num_hidden_layers": 16,
+        "num_attention_heads": 32,
+        "num_key_value_heads": 8,
+        "head_dim": 64,
+        "intermediate_size": 8192,
+        "tie_word_embeddings": True,
+    },
+    "8b": {
+        **_COMMON,
+        "vocab_size": 128256,
+        "hidden_size": 4096,
+        "num_hidden_layers": 32,
+        "num_attention_heads": 32,
+        "num_key_value_heads": 8,
+        "head_dim": 128,
+        "intermediate_size": 14336,
+    },
+}
+"""As fields of a config.json."""
+
+
+class RandomWeights(Checkpoint):
+    """A checkpoint whose tensors are drawn when they are read: the same ones every time, from the tensor's name and where it is drawn.
+
+    Args:
+        shape: Of SHAPES.
+        drawn_on: The device whose generator draws; another one draws other numbers.
+
+    Attributes:
+        fields: Those of the config.json that such a checkpoint would have.
+        config: The same, as the engine reads them.
+        names: What the tensors are called.
+    """
+
+    def __init__(self, shape: str, drawn_on: torch.device) -> None:
+        self.fields = SHAPES[shape]
+        self.config, self.names = FAMILIES[_ARCHITECTURE](ConfigFields(self.fields, shape), _ARCHITECTURE)
+        self.tensors = {name: TensorInfo(size, "F32") for name, size in expected_shapes(self.config, self.names).items()}
+        self._drawn_on = drawn_on
+
+    def read(self, name: str, dtype: torch.dtype, device: torch.device) -> torch.Tensor:
+        """A tensor. Matrices keep the size of what they multiply, norms are about one."""
+        size = self.tensors[name].shape
+        generator = torch.Generator(self._drawn_on).manual_seed(zlib.crc32(name.encode()))
+        drawn = torch.empty(size, dtype=dtype, device=self._drawn_on)
+        if len(size) == 1:
+            drawn.normal_(1.0, 0.1, generator=generator)
+        elif name == f"{self.names.embedding}.weight":
+            drawn.normal_(0.0, 1.0 if not self.config.tie_word_embeddings else size[-1] ** -0.5, generator=generator)
+        else:
+            drawn.normal_(0.0, size[-1] ** -0.5, generator=generator)
+        return drawn.to(device)
+
+
+def build_random(weights: RandomWeights, dtype: torch.dtype, device: torch.device) -> CausalLM:
+    """The engine's model of some random weights, as `load_model` would build it."""
+    if device.type == "cuda":
+        use_exact_products()
+    with torch.inference_mode():
+        return ModelBuilder(weights.config, weights.names, weights, dtype=dtype, device=device, on_progress=None).build()

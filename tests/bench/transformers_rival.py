@@ -1,0 +1,82 @@
+"""transformers on the same device with the same weights: its forward pass, its KV cache and a greedy loop as `generate` runs it."""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+from typing import Any
+
+import torch
+import transformers
+
+from tests.bench.random_model import RandomWeights
+
+
+def load_rival(model: Path | RandomWeights, dtype: torch.dtype, device: torch.device) -> Any:
+    """The same model as transformers has it, weights and all on the device."""
+    transformers.logging.disable_progress_bar()
+    if isinstance(model, Path):
+        return transformers.AutoModelForCausalLM.from_pretrained(model, dtype=dtype).to(device).eval()
+    return _with_weights(model, dtype, device)
+
+
+@torch.inference_mode()
+def _with_weights(weights: RandomWeights, dtype: torch.dtype, device: torch.device) -> Any:
+    config = transformers.AutoConfig.for_model(**weights.fields)
+    with torch.device(device):
+        model = transformers.AutoModelForCausalLM.from_config(config, dtype=dtype).eval()
+    for name, parameter in model.named_parameters():
+        parameter.copy_(weights.read(name, dtype, device))
+    return model
+
+
+class TransformersRival:
+    """Times it.
+
+    Args:
+        model: From `load_rival`.
+    """
+
+    name = "transformers"
+
+    def __init__(self, model: Any) -> None:
+        self._model = model
+        self._device = next(model.parameters()).device
+        self._cached: tuple[torch.Tensor, Any, torch.Tensor] | None = None
+
+    @torch.inference_mode()
+    def logits(self, tokens: torch.Tensor) -> torch.Tensor:
+        """[tokens, vocab] float32 on the CPU, of one sequence [tokens]."""
+        found: torch.Tensor = self._model(tokens[None].to(self._device), use_cache=False).logits[0].float().cpu()
+        return found
+
+    @torch.inference_mode()
+    def decode(self, prompts: torch.Tensor, warm_up: int, steps: int) -> float:
+        """Seconds for `steps` greedy tokens of each of [requests, tokens] prompts, behind some that warm up. The prompts' KV is kept for the next call."""
+        cached = self._cached
+        if cached is None or not torch.equal(cached[0], prompts):
+            self._cached = None
+            output = self._model(prompts.to(self._device), use_cache=True, logits_to_keep=1)
+            cached = self._cached = (prompts, output.past_key_values, output.logits[:, -1].argmax(dim=-1))
+        _, cache, tokens = cached
+        seconds = 0.0
+        for number in range(warm_up + steps):
+            began = time.perf_counter()
+            output = self._model(tokens[:, None], past_key_values=cache, use_cache=True, logits_to_keep=1)
+            tokens = output.logits[:, -1].argmax(dim=-1)
+            tokens.tolist()  # as a server does, which must tell its clients
+            seconds += (time.perf_counter() - began) * (number >= warm_up)
+        cache.crop(-(warm_up + steps))
+        return seconds
+
+    @torch.inference_mode()
+    def prefill(self, prompts: torch.Tensor) -> float:
+        """Seconds from [requests, tokens] prompts to the first token of each."""
+        self._cached = None
+        began = time.perf_counter()
+        self._model(prompts.to(self._device), use_cache=True, logits_to_keep=1).logits[:, -1].argmax(dim=-1).tolist()
+        return time.perf_counter() - began
+
+    def forget(self) -> None:
+        """Frees the kept KV."""
+        self._cached = None
