@@ -33,10 +33,9 @@ class BatchBuilder:
     def build(self, plan: Plan) -> ForwardBatch:
         """The batch of a plan that is not empty: decode rows, then prefill chunks, logits where a chunk ends with the last known token."""
         num_decodes = len(plan.decodes)
-        lengths = [state.num_computed for state in plan.decodes]
         self._token_ids[:num_decodes] = [state.last_token for state in plan.decodes]
-        self._positions[:num_decodes] = lengths
-        kv_lengths = [length + 1 for length in lengths]
+        self._positions[:num_decodes] = [state.num_computed for state in plan.decodes]
+        kv_lengths = [state.kv_length + 1 for state in plan.decodes]
         query_lengths = [1] * num_decodes
         logit_rows = list(range(num_decodes))
         end = num_decodes
@@ -44,14 +43,14 @@ class BatchBuilder:
             self._token_ids[end : end + length] = state.tokens[start : start + length]
             self._positions[end : end + length] = np.arange(start, start + length)
             end += length
-            kv_lengths.append(start + length)
+            kv_lengths.append(start + length - state.dropped_tokens)
             query_lengths.append(length)
             if start + length == state.num_tokens:
                 logit_rows.append(end - 1)
         rows = [_row(state) for state in plan.decodes] + [_row(chunk.state) for chunk in plan.prefills]
         max_pages = -(-max(kv_lengths) // self._page_size)
         page_table = self._tables.entries[rows, :max_pages]
-        self._fill_slots(page_table, query_lengths, end)
+        self._fill_slots(page_table, query_lengths, kv_lengths, end)
         arrays = [
             self._token_ids[:end],
             self._positions[:end],
@@ -77,9 +76,17 @@ class BatchBuilder:
             position_limit=int(self._positions[:end].max()) + 1,
         )
 
-    def _fill_slots(self, page_table: np.ndarray[tuple[int, ...], np.dtype[np.int64]], query_lengths: list[int], end: int) -> None:
-        owners = np.arange(end) if end == len(query_lengths) else np.repeat(np.arange(len(query_lengths)), query_lengths)
-        pages, offsets = np.divmod(self._positions[:end], self._page_size)
+    def _fill_slots(
+        self, page_table: np.ndarray[tuple[int, ...], np.dtype[np.int64]], query_lengths: list[int], kv_lengths: list[int], end: int
+    ) -> None:
+        ends = np.array(kv_lengths)
+        if end == len(query_lengths):
+            owners, places = np.arange(end), ends - 1
+        else:
+            # Counted back from each request's end: where tokens were dropped, places are not positions.
+            owners = np.repeat(np.arange(len(query_lengths)), query_lengths)
+            places = np.arange(end) + (ends - np.cumsum(query_lengths))[owners]
+        pages, offsets = np.divmod(places, self._page_size)
         self._slots[:end] = page_table[owners, pages] * self._page_size + offsets
 
 

@@ -16,8 +16,9 @@ class ForwardBatch:
 
     T tokens of R requests. Decode requests come first and bring one token each, so `num_decodes` alone splits the batch between
     decode and prefill attention. Request r owns the flat rows `query_starts[r] : query_starts[r + 1]`; they are the last tokens of
-    its `kv_lengths[r]` tokens, in order. Position p of request r lies in page `page_table[r, p // page_size]` at offset
-    `p % page_size`; pages of different requests may coincide only where their tokens do (a shared prefix).
+    its `kv_lengths[r]` tokens, in order. The n-th token of request r lies in page `page_table[r, n // page_size]` at offset
+    `n % page_size`; pages of different requests may coincide only where their tokens do (a shared prefix). Its position is n, unless
+    tokens that no layer sees any more were dropped before it (compute_svc/kv/window.py).
 
     The tensors may live on any device; a model moves them to its own. On its own device a step copies nothing more from the host.
 

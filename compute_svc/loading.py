@@ -7,6 +7,7 @@ import logging
 import torch
 
 from compute_svc.engine import Engine
+from compute_svc.kernels.kv_chunks import CHUNK_TOKENS
 from compute_svc.kv.page_store import KvPageStore
 from compute_svc.models.config import ModelConfig, StreamingWindow
 from compute_svc.models.registry import load_model
@@ -21,6 +22,8 @@ logger = logging.getLogger(__name__)
 _DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 _RESERVATIONS = {"pages": Reservation.PAGES, "predicted": Reservation.PREDICTED}
 _PERCENT_PER_LINE = 10
+# Sines and cosines of so many positions are half a gigabyte at 64 rotary pairs.
+_MAX_STREAMED_TOKENS = 1 << 19
 
 
 def load_engine(settings: Settings) -> Engine:
@@ -35,7 +38,7 @@ def load_engine(settings: Settings) -> Engine:
         settings.model,
         dtype=dtype,
         device=device,
-        max_tokens=settings.max_model_len_tokens,
+        max_tokens=_most_distant_tokens(settings),
         streaming=_streaming_window(settings),
         on_progress=_ProgressLog(),
     )
@@ -78,6 +81,12 @@ def _streaming_window(settings: Settings) -> StreamingWindow | None:
     return None if tokens is None else StreamingWindow(tokens=tokens, sinks=settings.num_sinks)
 
 
+def _most_distant_tokens(settings: Settings) -> int | None:
+    """How far apart tokens may be that see each other; None = as far as the model allows."""
+    window = settings.streaming_window_tokens
+    return settings.max_model_len_tokens if window is None else window + settings.num_sinks
+
+
 def scheduler_config(settings: Settings, model: ModelConfig) -> SchedulerConfig:
     """The sizes that settings and model give together.
 
@@ -85,23 +94,41 @@ def scheduler_config(settings: Settings, model: ModelConfig) -> SchedulerConfig:
         ValueError: naming the variable that does not fit.
     """
     longest = settings.max_model_len_tokens or model.max_position_embeddings
-    if longest > model.max_position_embeddings:
-        raise ValueError(f"COMPUTE_MAX_MODEL_LEN_TOKENS is {longest}, the limit is the model's own, {model.max_position_embeddings}")
+    distance = _most_distant_tokens(settings)
+    if model.sinks and distance is not None and distance > model.max_position_embeddings:
+        raise ValueError(
+            f"COMPUTE_STREAMING_WINDOW_TOKENS is {settings.streaming_window_tokens}, "
+            f"the limit is {model.max_position_embeddings - model.sinks}: window and sinks within what the model was made for"
+        )
+    if model.sinks:
+        limit, whose = _MAX_STREAMED_TOKENS, "that of a streaming window"
+    else:
+        limit, whose = model.max_position_embeddings, "the model's own"
+    if longest > limit:
+        raise ValueError(f"COMPUTE_MAX_MODEL_LEN_TOKENS is {longest}, the limit is {whose}, {limit}")
     itemsize = _DTYPES[settings.dtype].itemsize
     bytes_per_page = 2 * model.num_layers * settings.page_size_tokens * model.num_kv_heads * model.head_dim * itemsize
     num_pages = settings.kv_cache_bytes // bytes_per_page
     if num_pages < 2:
         raise ValueError(f"COMPUTE_KV_CACHE_BYTES is {settings.kv_cache_bytes}, it must be at least {2 * bytes_per_page}, two pages")
-    if num_pages * settings.page_size_tokens < longest:
-        logger.warning("a request has at most %d tokens: COMPUTE_KV_CACHE_BYTES holds no more", num_pages * settings.page_size_tokens)
-    return SchedulerConfig(
+    config = SchedulerConfig(
         page_size_tokens=settings.page_size_tokens,
         num_pages=num_pages,
         max_model_len_tokens=longest,
         step_budget_tokens=settings.step_budget_tokens,
         max_running_requests=settings.max_running_requests,
         max_waiting_requests=settings.max_waiting_requests,
+        window_tokens=_window_tokens(settings, model),
+        chunk_tokens=CHUNK_TOKENS,
     )
+    if config.max_request_tokens < longest:
+        logger.warning("a request has at most %d tokens: COMPUTE_KV_CACHE_BYTES holds no more", config.max_request_tokens)
+    return config
+
+
+def _window_tokens(settings: Settings, model: ModelConfig) -> int | None:
+    # Pages of another size do not end where chunks do; then everything is kept.
+    return None if CHUNK_TOKENS % settings.page_size_tokens else model.kv_window
 
 
 class _ProgressLog:

@@ -80,14 +80,17 @@ def _yarn_share(dims: int, theta: float, scaling: RopeScaling) -> torch.Tensor:
 class RotaryTable:
     """cos and sin of every position so far asked for, computed in blocks, so that a position's values never depend on the batch."""
 
-    def __init__(self, frequencies: torch.Tensor, amplitude: float = 1.0) -> None:
+    def __init__(self, frequencies: torch.Tensor, amplitude: float = 1.0, trained_positions: int | None = None) -> None:
         """
         Args:
             frequencies: [D / 2] float32, on the model's device.
             amplitude: What sines and cosines are multiplied by.
+            trained_positions: Up to here angles are float32, with the rounding the model was trained with; beyond, where only differences
+                of positions are like those it knows, they are exact. None = float32 everywhere.
         """
         self._frequencies = frequencies
         self._amplitude = amplitude
+        self._trained_positions = trained_positions
         self._table = frequencies.new_empty((0, 2, 1, 2 * len(frequencies)))
 
     def at(self, positions: torch.Tensor, limit: int) -> tuple[torch.Tensor, torch.Tensor]:
@@ -101,12 +104,16 @@ class RotaryTable:
         """
         known = len(self._table)
         if known < limit:
-            self._table = torch.cat((self._table, *(self._block(start) for start in range(known, limit, _BLOCK_POSITIONS))))
+            # Twice as much at least, so that a request that goes on for ever does not have it copied every thousand steps.
+            wanted = max(limit, 2 * known)
+            self._table = torch.cat((self._table, *(self._block(start) for start in range(known, wanted, _BLOCK_POSITIONS))))
         cos, sin = self._table.index_select(0, positions).unbind(1)
         return cos, sin
 
     def _block(self, start: int) -> torch.Tensor:
         positions = torch.arange(start, start + _BLOCK_POSITIONS, device=self._frequencies.device)
-        angles = positions[:, None].float() * self._frequencies
-        cos, sin = angles.cos() * self._amplitude, angles.sin() * self._amplitude
+        is_exact = self._trained_positions is not None and start >= self._trained_positions
+        dtype = torch.float64 if is_exact else torch.float32
+        angles = positions[:, None].to(dtype) * self._frequencies.to(dtype)
+        cos, sin = angles.cos().float() * self._amplitude, angles.sin().float() * self._amplitude
         return torch.stack((torch.cat((cos, cos), dim=-1), torch.cat((-sin, sin), dim=-1)), dim=1)[:, :, None]

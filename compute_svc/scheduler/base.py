@@ -29,7 +29,8 @@ class SchedulerConfig:
         step_budget_tokens: Most tokens computed in one step.
         max_running_requests: Most requests in the batch; at most the budget, so that every decode row fits into every step.
         max_waiting_requests: Most requests that wait because the batch is full.
-        window: What a request needs of its KV; None = all of it.
+        window_tokens: The widest window of all layers, a token itself included; None = a layer sees everything.
+        chunk_tokens: What lies before the window is dropped in pieces of so many, a multiple of the page size. See `KvWindow`.
 
     Raises:
         ValueError: A size is below 1, or more requests may run than one step has tokens.
@@ -41,16 +42,25 @@ class SchedulerConfig:
     step_budget_tokens: int
     max_running_requests: int
     max_waiting_requests: int
-    window: KvWindow | None = None
+    window_tokens: int | None = None
+    chunk_tokens: int = 128
 
     def __post_init__(self) -> None:
         for name in self.__slots__:
-            if name != "window" and getattr(self, name) < 1:
-                raise ValueError(f"{name} is {getattr(self, name)}, it must be at least 1")
+            value = getattr(self, name)
+            if value is not None and value < 1:
+                raise ValueError(f"{name} is {value}, it must be at least 1")
+        if self.window_tokens is not None and self.chunk_tokens % self.page_size_tokens:
+            raise ValueError(f"chunk_tokens is {self.chunk_tokens}, it must be a multiple of page_size_tokens, {self.page_size_tokens}")
         if self.max_running_requests > self.step_budget_tokens:
             raise ValueError(
                 f"max_running_requests is {self.max_running_requests}, the limit is step_budget_tokens, {self.step_budget_tokens}"
             )
+
+    @property
+    def window(self) -> KvWindow | None:
+        """What a request needs of its KV; None = all of it."""
+        return None if self.window_tokens is None else KvWindow(self.window_tokens, self.chunk_tokens)
 
     @property
     def max_request_tokens(self) -> int:
@@ -60,13 +70,14 @@ class SchedulerConfig:
     @property
     def slides(self) -> bool:
         """Whether a request of any length fits because it drops what it does not need any more."""
-        return self.window is not None and self.sliding_tokens <= self.num_pages * self.page_size_tokens
+        return self.window_tokens is not None and self.sliding_tokens <= self.num_pages * self.page_size_tokens
 
     @property
     def sliding_tokens(self) -> int:
         """What a request that drops what it can has room for."""
-        assert self.window is not None, "without a window nothing is dropped"
-        return self.window.most_tokens(self.step_budget_tokens)
+        window = self.window
+        assert window is not None, "without a window nothing is dropped"
+        return window.most_tokens(self.step_budget_tokens)
 
 
 class Phase(Enum):

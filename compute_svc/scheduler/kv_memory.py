@@ -100,11 +100,8 @@ class KvMemory:
             known = known[: self._window.chunk_tokens]
         prefix = self._lock_prefix(state.request.tenant, known)
         missing = num_pages - prefix.pages.size
-        if self.reservation is Reservation.MAXIMUM:
-            # Nobody grows, so nobody needs headroom.
-            wanted = missing + self._wanted_room(state, num_pages)
-        else:
-            wanted = missing + headroom
+        # Who has room for the maximum does not grow and needs no headroom.
+        wanted = missing + (self._wanted_room(state, num_pages) if self.reservation is Reservation.MAXIMUM else headroom)
         if wanted > self.num_available:
             self.tree.unlock(prefix.node)
             return False

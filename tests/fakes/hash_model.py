@@ -11,8 +11,10 @@ import torch
 
 from compute_svc.forward_batch import ForwardBatch
 from compute_svc.kv.page_store import KvPageStore
+from compute_svc.kv.window import KvWindow
 
 _UNWRITTEN = -1.0
+_SINKS = 2
 
 
 def hash_kv(num_pages: int, page_size_tokens: int) -> KvPageStore:
@@ -28,18 +30,28 @@ class HashModel:
     Args:
         width: Number of logits.
         levels: How many different logits there are; few make ties.
+        window: A token sees so much, and the first two tokens; None = all before it.
     """
 
-    def __init__(self, width: int, *, levels: int = 1 << 16) -> None:
+    def __init__(self, width: int, *, levels: int = 1 << 16, window: KvWindow | None = None) -> None:
         self.width = width
         self.levels = levels
+        self.window = window
         self.batches: list[ForwardBatch] = []
 
     def logits_of(self, context: Sequence[int]) -> npt.NDArray[np.float32]:
         """[width] float32, for a context of token ids, without any KV."""
-        seed = zlib.crc32(np.array(context, dtype=np.int64).tobytes())
+        seen = [(position, token) for position, token in enumerate(context) if self._sees(len(context) - 1, position)]
+        return self.logits_of_seen(seen)
+
+    def logits_of_seen(self, seen: Sequence[tuple[int, int]]) -> npt.NDArray[np.float32]:
+        """The same, for positions and ids that the last of them sees."""
+        seed = zlib.crc32(np.array(seen, dtype=np.int64).tobytes())
         mixed = (np.arange(1, self.width + 1, dtype=np.uint64) * np.uint64(2654435761) + np.uint64(seed)) * np.uint64(0x9E3779B97F4A7C15)
         return ((mixed >> np.uint64(40)) % np.uint64(self.levels)).astype(np.float32) * np.float32(16.0 / self.levels) - 8
+
+    def _sees(self, query: int, position: int) -> bool:
+        return self.window is None or position < _SINKS or query - self.window.tokens < position
 
     def greedy_answer(self, prompt: Sequence[int], max_tokens: int, stop_token_ids: frozenset[int] = frozenset()) -> list[int]:
         """What a greedy request alone is answered."""
@@ -62,11 +74,16 @@ class HashModel:
         rows = []
         for flat in batch.logit_rows.tolist():
             request = int(torch.searchsorted(starts, flat, right=True)) - 1
-            length = int(batch.positions[flat]) + 1
+            query = int(batch.positions[flat])
+            length = batch.kv_lengths[request] - (batch.query_starts[request + 1] - 1 - flat)
+            positions = self._positions(length, query + 1 - length)
             pages = batch.page_table[request]
             slots = (pages[:, None] * kv.page_size_tokens + torch.arange(kv.page_size_tokens)).view(-1)[:length]
-            assert values[slots].tolist() == list(range(length)), "KV that was never written, or another position's, is read"
-            rows.append(torch.from_numpy(self.logits_of(keys[slots].long().tolist())))
+            seen = torch.tensor([self._sees(query, position) for position in positions])
+            assert int(seen.sum()) == sum(self._sees(query, position) for position in range(query + 1)), "all that is seen is there"
+            expected = [position for position, is_seen in zip(positions, seen.tolist(), strict=True) if is_seen]
+            assert values[slots][seen].tolist() == expected, "KV that was never written, or another position's, is read"
+            rows.append(torch.from_numpy(self.logits_of_seen(list(zip(expected, keys[slots][seen].long().tolist(), strict=True)))))
         return torch.stack(rows) if rows else torch.empty((0, self.width))
 
     def _check(self, batch: ForwardBatch, kv: KvPageStore) -> None:
@@ -80,6 +97,14 @@ class HashModel:
         for request, length in enumerate(batch.kv_lengths):
             query = slice(starts[request], starts[request + 1])
             positions = batch.positions[query]
-            assert positions.tolist() == list(range(length - positions.numel(), length)), "a chunk is the end of its request's tokens"
-            pages = batch.page_table[request, positions // size]
-            assert torch.equal(batch.slots[query], pages * size + positions % size)
+            places = torch.arange(length - positions.numel(), length)
+            dropped = int(positions[0] - places[0])
+            assert self.window is not None or dropped == 0
+            assert positions.tolist() == (places + dropped).tolist(), "a chunk is the end of its request's tokens"
+            pages = batch.page_table[request, places // size]
+            assert torch.equal(batch.slots[query], pages * size + places % size)
+
+    def _positions(self, length: int, dropped: int) -> list[int]:
+        """The positions of a request's tokens, where so many behind the first chunk were dropped."""
+        first = length if self.window is None else self.window.chunk_tokens
+        return [place if place < first else place + dropped for place in range(length)]

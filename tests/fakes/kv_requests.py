@@ -23,7 +23,8 @@ def kv_config(num_pages: int, window: KvWindow | None = None) -> SchedulerConfig
         step_budget_tokens=64 if window is None else 8,
         max_running_requests=8,
         max_waiting_requests=8,
-        window=window,
+        window_tokens=None if window is None else window.tokens,
+        chunk_tokens=PAGE if window is None else window.chunk_tokens,
     )
 
 

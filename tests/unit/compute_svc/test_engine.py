@@ -212,9 +212,9 @@ def test_an_unasked_verdict_fails_its_request() -> None:
 class _SometimesBroken(HashModel):
     """Gives NaN for contexts that begin with token 9."""
 
-    def logits_of(self, context: Sequence[int]) -> np.ndarray[tuple[int, ...], np.dtype[np.float32]]:
-        logits = super().logits_of(context)
-        return np.full_like(logits, np.nan) if context[0] == 9 else logits
+    def logits_of_seen(self, seen: Sequence[tuple[int, int]]) -> np.ndarray[tuple[int, ...], np.dtype[np.float32]]:
+        logits = super().logits_of_seen(seen)
+        return np.full_like(logits, np.nan) if seen[0][1] == 9 else logits
 
 
 @pytest.mark.parametrize("sampling", [GREEDY, TOP_3, SamplingOptions(top_logprobs=2)], ids=["greedy", "sampled", "logprobs"])

@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
 from compute_svc.forward_batch import ForwardBatch
+from compute_svc.kv.window import KvWindow
 from compute_svc.request import Request, SamplingOptions
 from tests.fakes.engine_reader import GREEDY, TOP_3, WIDTH, Reader, answer_alone, request_of, small_engine
 from tests.fakes.hash_model import HashModel
@@ -18,12 +19,16 @@ from triserve.rpc.errors import DeadlineExceeded, Overloaded
 class AnyUse(RuleBasedStateMachine):
     """Random arrivals, prefixes, budgets, verdict delays, cancels, pauses, deadlines and page shortage."""
 
+    window: KvWindow | None = None
+    most_tokens = 20
+
     def __init__(self) -> None:
         super().__init__()
-        self.model = HashModel(WIDTH, levels=64)
-        self.engine = small_engine(
-            self.model, num_pages=14, max_model_len_tokens=46, step_budget_tokens=7, max_running_requests=3, max_waiting_requests=3
-        )
+        self.model = HashModel(WIDTH, levels=64, window=self.window)
+        sizes = {"num_pages": 14, "step_budget_tokens": 7, "max_running_requests": 3, "max_waiting_requests": 3}
+        if self.window is not None:
+            sizes |= {"window_tokens": self.window.tokens, "chunk_tokens": self.window.chunk_tokens}
+        self.engine = small_engine(self.model, max_model_len_tokens=26 + self.most_tokens, **sizes)
         self.pins: dict[int, Request] = {}
         self.reader = Reader(self.engine)
         self.requests: dict[int, Request] = {}
@@ -34,7 +39,7 @@ class AnyUse(RuleBasedStateMachine):
     @rule(
         tenant=st.sampled_from(["a", "a", "b"]),
         prompt=st.lists(st.sampled_from([1, 1, 1, 2]), min_size=1, max_size=24),
-        max_tokens=st.integers(1, 20),
+        length=st.floats(0, 1),
         generated=st.lists(st.integers(0, WIDTH - 1), max_size=2),
         stops=st.frozensets(st.integers(0, WIDTH - 1), max_size=3),
         sampling=st.sampled_from([GREEDY, GREEDY, TOP_3]),
@@ -44,7 +49,7 @@ class AnyUse(RuleBasedStateMachine):
         self,
         tenant: str,
         prompt: list[int],
-        max_tokens: int,
+        length: float,
         generated: list[int],
         stops: frozenset[int],
         sampling: SamplingOptions,
@@ -54,7 +59,7 @@ class AnyUse(RuleBasedStateMachine):
         request = request_of(
             number,
             prompt,
-            max_tokens + len(generated),
+            1 + round(length * (self.most_tokens - 1)) + len(generated),
             tenant=tenant,
             generated=generated,
             stop_token_ids=stops,
@@ -137,7 +142,7 @@ class AnyUse(RuleBasedStateMachine):
     def teardown(self) -> None:
         self.engine.pause(list(self.requests), paused=False)
         self.engine.watch(True)
-        self.reader.run(steps=600)
+        self.reader.run(steps=60 * self.most_tokens)
         assert set(self.reader.errors) - set(self.pins) == set(self.requests), "every request ends"
         pinned = {item.number for output in self.reader.outputs for item in output.pinned}
         assert pinned | set(self.reader.errors) >= set(self.pins), "every prefix is pinned at last, or it is said why not"
@@ -153,5 +158,13 @@ class AnyUse(RuleBasedStateMachine):
         assert (load.running_requests, load.waiting_requests, load.used_pages) == (0, 0, 0)
 
 
+class AnyUseWithWindow(AnyUse):
+    """The same where no layer sees all: requests longer than all pages together are answered as if they were alone."""
+
+    window = KvWindow(tokens=5, chunk_tokens=8)
+    most_tokens = 150
+
+
 TestAnyUse = AnyUse.TestCase
-TestAnyUse.settings = settings(max_examples=40, stateful_step_count=50, deadline=None)
+TestAnyUseWithWindow = AnyUseWithWindow.TestCase
+TestAnyUse.settings = TestAnyUseWithWindow.settings = settings(max_examples=40, stateful_step_count=50, deadline=None)

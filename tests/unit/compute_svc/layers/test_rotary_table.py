@@ -42,6 +42,17 @@ def test_a_position_has_the_same_values_however_the_table_grew() -> None:
         assert torch.equal(one, other)
 
 
+def test_far_beyond_what_was_trained_differences_of_positions_still_count_exactly() -> None:
+    rates = frequencies(12, 10000.0, None)
+    table = RotaryTable(rates, trained_positions=4096)
+    far = 1 << 18
+    cos, sin = table.at(torch.tensor([far, far + 3]), far + 4)
+    between = cos[0] * cos[1] + sin[0] * sin[1]
+    angles = 3 * rates.double()
+    torch.testing.assert_close(between[0], torch.cat((angles, angles)).cos().float(), atol=1e-6, rtol=0)
+    assert torch.equal(table.at(torch.tensor([4000]), 4096)[0], RotaryTable(rates).at(torch.tensor([4000]), 4096)[0])
+
+
 def test_cos_and_sin_are_those_of_position_times_frequency() -> None:
     rates = frequencies(6, 10.0, None)
 
