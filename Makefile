@@ -35,6 +35,10 @@ demo: $(VENV)/.demo ## Start the whole pipeline, stream an answer, keep serving 
 test: $(VENV)/.dev ## Run the whole suite
 	$(BIN)/python -m pytest $(ARGS)
 
+.PHONY: coverage
+coverage: $(VENV)/.dev ## Which lines of compute_svc the tests run, those that run in processes of their own left out
+	$(BIN)/python -m pytest tests/unit/compute_svc tests/integration --cov=compute_svc --cov-report=term-missing:skip-covered --cov-fail-under=95
+
 .PHONY: lint
 lint: $(VENV)/.dev ## Check style and the borders between packages
 	$(BIN)/ruff check .

@@ -320,6 +320,9 @@ class Scheduler:
         attempt = (state.request.number, self.memory.num_returns)
         if attempt == self._refused:
             return False
+        if self._predictor is not None and state.phase is Phase.WAITING:
+            # Of a burst that came at once, answers may have ended since.
+            state.predicted_tokens = self._predictor.predict(state.request)
         if not self.memory.admit(state, headroom=len(self._running)):
             self._refused = attempt
             return False

@@ -70,3 +70,16 @@ async def test_the_answer_is_the_same_with_and_without_a_prefix_hit(pipeline: Pi
     warm = await _complete(client, model, prompt, 40)
     assert [load.cached_tokens for load in pipeline.loads()] > hits
     assert warm == cold
+
+
+async def test_several_answers_to_one_prompt_have_it_computed_once(pipeline: Pipeline, client: AsyncOpenAI) -> None:
+    model = (await client.models.list()).data[0].id
+    prompt = [300 + n % 650 for n in range(203)]
+    before = sum(load.prefill_tokens for load in pipeline.loads())
+    answer = await client.completions.create(
+        model=model, prompt=prompt, n=4, max_tokens=24, temperature=1, seed=5, extra_body={"top_k": 20, "ignore_eos": True}
+    )
+    assert len({choice.text for choice in answer.choices}) == 4
+    # The others compute the last token for themselves, and what does not fill a page if they come when the first has ended.
+    computed = sum(load.prefill_tokens for load in pipeline.loads()) - before
+    assert len(prompt) + 3 <= computed <= len(prompt) + 3 * 16

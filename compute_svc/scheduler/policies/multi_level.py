@@ -42,7 +42,7 @@ class MultiLevelFeedback(Policy):
     preempts = True
 
     def __init__(
-        self, *, num_levels: int = 6, first_quantum_tokens: int = 16, prompt_weight: float = 1 / 16, max_wait_s: float = 30.0
+        self, *, num_levels: int = 6, first_quantum_tokens: int = 16, prompt_weight: float = 1 / 16, max_wait_s: float = 300.0
     ) -> None:
         assert num_levels > 0 and first_quantum_tokens > 0 and prompt_weight >= 0 and max_wait_s > 0, "sizes are positive"
         self._quanta = [float(first_quantum_tokens << level) for level in range(num_levels - 1)]

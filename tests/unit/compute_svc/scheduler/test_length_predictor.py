@@ -14,6 +14,8 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
 
 from compute_svc.request import Request
 from compute_svc.scheduler.length_predictor import WindowedLengthPredictor
+from compute_svc.scheduler.scheduler import Scheduler
+from tests.fakes.scheduler_steps import request_of, small_config, step
 
 
 def _request(prompt_tokens: int = 10, *, tenant: str = "one", max_tokens: int = 1000) -> Request:
@@ -164,3 +166,15 @@ class PredictorMachine(RuleBasedStateMachine):
 
 
 TestPredictorMachine = PredictorMachine.TestCase
+
+
+def test_who_waited_is_predicted_by_what_has_ended_since() -> None:
+    predictor = WindowedLengthPredictor()
+    scheduler = Scheduler(small_config(max_running_requests=1, num_pages=64), predictor=predictor)
+    for number in range(1, 9):
+        scheduler.submit(request_of(number, 5, max_tokens=3))
+    last = scheduler.submit(request_of(9, 5, max_tokens=40))
+    assert last.predicted_tokens == 40
+    while last.admitted_at is None:
+        step(scheduler)
+    assert last.predicted_tokens == 3
