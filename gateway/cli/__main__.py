@@ -7,12 +7,13 @@ import sys
 from collections.abc import Sequence
 from importlib.metadata import version
 
-from gateway.cli import bench, chat, up
+from gateway.cli import bench, chat, pin, up
 
 _COMMANDS = (
     ("up", up, "start every part on this machine and keep it running"),
     ("chat", chat, "talk to a server"),
     ("bench", bench, "measure a server"),
+    ("pin", pin, "keep a system prompt in the prefix cache of compute replicas"),
 )
 
 

@@ -75,6 +75,29 @@ class ApiClient:
         except (ValueError, KeyError, IndexError, TypeError) as error:
             raise ApiError(f"{self._url}/v1/models does not say id, max_model_len and vocab_size") from error
 
+    async def system_prompt_ids(self, text: str) -> list[int]:
+        """The token ids with which every chat under a system prompt begins.
+
+        Raises:
+            ApiError: the server cannot be asked, refuses, or its template has no place for a system prompt.
+        """
+        messages = [{"role": "system", "content": text}, {"role": "user", "content": "?"}]
+        try:
+            async with self._session.post(f"{self._url}/tokenize", json={"messages": messages}) as response:
+                body = await response.read()
+                if response.status != 200:
+                    raise ApiError(_refusal(response.status, body))
+        except (aiohttp.ClientError, TimeoutError) as error:
+            raise ApiError(self._unreachable(error)) from error
+        try:
+            answer = json.loads(body)
+            ids = [int(token) for token in answer["tokens"][: int(answer["system_tokens"])]]
+        except (ValueError, KeyError, TypeError) as error:
+            raise ApiError(f"{self._url}/tokenize does not say tokens and system_tokens") from error
+        if not ids:
+            raise ApiError("in this model's chats nothing that a system prompt decides comes before the first question")
+        return ids
+
     async def stream_chat(self, messages: Sequence[Mapping[str, str]], parameters: Mapping[str, Any]) -> AsyncGenerator[str, None]:
         """Yields the text of an answer as it comes.
 

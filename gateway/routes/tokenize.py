@@ -42,7 +42,16 @@ async def tokenize(request: web.Request) -> web.Response:
             decode = tokenizer_pb2.DecodeRequest(token_ids=tokens, return_tokens=True)
             strings = list((await _in_time(gateway, gateway.fleet.decode(decode), field)).tokens)
         limit = gateway.fleet.model().max_model_len_tokens
-        return json_response({"tokens": tokens, "count": len(tokens), "max_model_len": limit, "token_strs": strings})
+        return json_response(
+            {
+                "tokens": tokens,
+                "count": len(tokens),
+                "max_model_len": limit,
+                "token_strs": strings,
+                # Leading tokens that are the same in every chat with this system prompt.
+                "system_tokens": encoded.system_tokens,
+            }
+        )
 
 
 async def detokenize(request: web.Request) -> web.Response:

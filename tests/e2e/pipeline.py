@@ -117,11 +117,15 @@ class Pipeline:
                 total += float(value)
         return total
 
+    def computes(self) -> list[str]:
+        """Where the compute replicas listen."""
+        return [process.environ()["COMPUTE_LISTEN"] for process in self.parts("compute_svc")]
+
     def loads(self) -> list[compute_pb2.ComputeLoad]:
         """What each compute replica holds now, asked from the replica itself."""
         loads = []
-        for process in self.parts("compute_svc"):
-            with grpc.insecure_channel(process.environ()["COMPUTE_LISTEN"]) as channel:
+        for target in self.computes():
+            with grpc.insecure_channel(target) as channel:
                 stub = compute_pb2_grpc.ComputeServiceStub(channel)
                 loads.append(stub.GetComputeInfo(compute_pb2.GetComputeInfoRequest(), timeout=10).load)
         return loads
