@@ -116,6 +116,9 @@ class Run:
         self._live[planned.index] = self._scheduler.submit(request)
 
     def _compute(self, plan: Plan) -> None:
+        if plan.copies:
+            sources, targets = zip(*plan.copies, strict=True)
+            self._slots[list(targets)] = self._slots[list(sources)]
         for state in plan.decodes:
             self._write(state, state.num_computed, 1)
         for chunk in plan.prefills:
