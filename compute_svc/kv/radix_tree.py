@@ -11,7 +11,6 @@ import numpy as np
 
 from compute_svc.kv.page_pool import Pages
 from compute_svc.kv.radix_node import BYTES_PER_ID, Node, Tokens, count_agreeing, pack_ids
-from triserve.rpc.page_hash import page_hashes
 
 
 class Prefix(NamedTuple):
@@ -269,17 +268,13 @@ class RadixTree:
         """Cuts a node in two and returns the upper one. The node itself stays the lower: who holds it, holds the same prefix."""
         parent = node.parent
         assert parent is not None, "a root has no pages to split"
-        cut = num_pages * self._page_size
-        upper = Node(parent, node.tokens[:cut], node.pages[:num_pages], tenant=node.tenant)
-        upper.hashes = node.hashes[:num_pages]
+        tokens, pages, hashes = node.cut_front(num_pages, self._page_size)
+        upper = Node(parent, tokens, pages, tenant=node.tenant, hashes=hashes)
         upper.locks, upper.pins = node.locks, node.pins
         upper.last_used = node.last_used
-        # Its first page is the node's, so it takes its place under the same key.
+        # Its first page was the node's, so it takes its place under the same key.
         parent.children[self._key(upper)] = upper
         node.parent = upper
-        node.tokens = node.tokens[cut:]
-        node.pages = node.pages[num_pages:]
-        node.hashes = node.hashes[num_pages:]
         key = self._key(node)
         upper.children[key] = node
         upper.keys.append(key)
@@ -288,7 +283,6 @@ class RadixTree:
 
     def _add_child(self, parent: Node, tokens: Tokens, pages: Pages) -> Node:
         child = Node(parent, tokens, pages, tenant=parent.tenant)
-        child.hashes = page_hashes(parent.last_hash, tokens.astype("<u4").tobytes(), self._page_size)
         child.last_used = self._clock
         key = self._key(child)
         parent.children[key] = child
@@ -311,9 +305,7 @@ class RadixTree:
         if self._changes is not None:
             self._changes |= dict.fromkeys(leaf.hashes[kept:], False)
         if kept:
-            leaf.pages = leaf.pages[:kept]
-            leaf.tokens = leaf.tokens[: kept * self._page_size]
-            leaf.hashes = leaf.hashes[:kept]
+            leaf.keep_front(kept, self._page_size)
             self._count(leaf, 1)
             self._offer(leaf)
         else:

@@ -127,8 +127,10 @@ class KvMemory:
         """A running request that is about to compute at least a page of tokens that a waiting one needs too, and where those end."""
         known = state.tokens[: state.num_tokens - 1]
         node, length = self.tree.find(state.request.tenant, known)
-        for other in self._ends.get(node, {}).values() if node is not None else ():
-            if other.num_computed < other.prefill_end and not other.paused:
+        if node is None or length == known.size:
+            return None
+        for other in self._ends.get(node, {}).values():
+            if other.num_computed < other.prefill_end and not other.paused and other.tokens[length] == known[length]:
                 end = length + count_agreeing(other.tokens[length : other.prefill_end], known[length:])
                 if end - other.num_computed >= self._page_size:
                     return other, end
@@ -291,22 +293,31 @@ class KvMemory:
         while True:
             prefix = self.tree.lock_match(tenant, known)
             start = prefix.pages.size * self._page_size
-            wanted = known[start : start + self._page_size]
-            for other in self._ends.get(prefix.node, {}).values():
-                has_whole = other.num_computed - start >= self._page_size == wanted.size
-                if has_whole and count_agreeing(other.tokens[start : start + self._page_size], wanted) == self._page_size:
-                    break
-            else:
+            other = self._find_whole(prefix.node, start, known[start : start + self._page_size])
+            if other is None:
                 return prefix
             self.keep_computed(other)
             self.tree.unlock(prefix.node)
 
+    def _find_whole(self, node: Node, start: int, page: Tokens) -> RequestState | None:
+        """A running request that has computed a page of these tokens behind its prefix, which ends at `start`."""
+        if page.size == self._page_size:
+            end = start + self._page_size
+            for other in self._ends.get(node, {}).values():
+                if other.num_computed >= end and other.tokens[start] == page[0] and (other.tokens[start:end] == page).all():
+                    return other
+        return None
+
     def _find_partial(self, node: Node, tokens: Tokens) -> PartialPage | None:
         """The page behind a prefix that agrees best with the tokens there: of the cache or of a running request."""
+        if not tokens.size:
+            return None
         best = self.tree.find_partial(node, tokens)
         for other in self._ends.get(node, {}).values():
             table, _ = self._holdings(other)
             start = table.shared * self._page_size
+            if other.num_computed <= start or other.tokens[start] != tokens[0]:
+                continue
             agreed = count_agreeing(other.tokens[start : min(other.num_computed, start + self._page_size)], tokens)
             if agreed > (0 if best is None else best.num_tokens) and not self.is_to_be_copied(other):
                 best = PartialPage(int(table.owned[0]), agreed)

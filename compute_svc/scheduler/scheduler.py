@@ -151,11 +151,12 @@ class Scheduler:
         """Counts the tokens of a plan as computed; their KV is in its pages now."""
         for state in plan.decodes:
             state.num_computed += 1
-            self.memory.slide(state)
         for chunk in plan.prefills:
             chunk.state.num_computed += chunk.length
             self.memory.keep_computed(chunk.state)
-            self.memory.slide(chunk.state)
+        if self.config.slides:
+            for state in (*plan.decodes, *(chunk.state for chunk in plan.prefills)):
+                self.memory.slide(state)
         if self._policy.account(plan):
             self._running.sort(key=_RANK)
 
@@ -217,7 +218,7 @@ class Scheduler:
                 prefilling.append(state)
                 continue
             assert state.table is not None, "a running request has a page table"
-            if state.kv_length < state.table.length * page_size or self._grow(state, now):
+            if computed - state.dropped_tokens < state.table.length * page_size or self._grow(state, now):
                 decodes.append(state)
         return prefilling
 
