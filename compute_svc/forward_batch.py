@@ -20,7 +20,8 @@ class ForwardBatch:
     `n % page_size`; pages of different requests may coincide only where their tokens do (a shared prefix). Its position is n, unless
     tokens that no layer sees any more were dropped before it (compute_svc/kv/window.py).
 
-    The tensors may live on any device; a model moves them to its own. On its own device a step copies nothing more from the host.
+    The tensors may live on any device; a model moves them to its own. On its own device a step copies nothing
+    more from the host but what attention plans are made of, without a wait.
 
     Attributes:
         token_ids: [T] int64.

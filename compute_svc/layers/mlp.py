@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
 
 from compute_svc.kernels.gated_linear import gated_linear
+from compute_svc.kernels.grouped_mlp import GroupedMlps, grouped_mlp, takes_groups
 from compute_svc.kernels.linear import Activation, LinearWeight, linear, padded_count
 
 
@@ -32,12 +34,13 @@ class ExpertMlp:
     """Some experts' MLPs of each token, weighted and summed in the order of the experts' numbers.
 
     What a token gets depends on it alone: its experts are chosen by its own scores, and each row of a product by its own row. On a CPU only
-    the chosen experts are computed. On a device every expert computes every token, as the host would have to wait to learn which were chosen:
-    no dearer for few tokens, which need most experts' weights anyway, and count / per_token times the work for many.
+    the chosen experts are computed, one after the other. On a device the host would have to wait to learn which were chosen. So tokens are
+    sorted by expert there and the device finds the borders, where it can (`takes_groups`); where it cannot, every expert computes every
+    token: no dearer for few tokens, which need most experts' weights anyway, and count / per_token times the work for many.
 
     Attributes:
         router: Scores of experts.
-        experts: All of them.
+        experts: All of them, from `group_experts`.
         per_token: How many compute a token.
         normalise: Their weights are scaled to sum to one.
         shared: An MLP that computes every token; None = none.
@@ -45,7 +48,7 @@ class ExpertMlp:
     """
 
     router: LinearWeight
-    experts: tuple[Mlp, ...]
+    experts: tuple[Mlp, ...] | GroupedMlps
     per_token: int
     normalise: bool
     shared: Mlp | None
@@ -57,29 +60,71 @@ class ExpertMlp:
         weights, chosen = scores.topk(self.per_token, dim=-1)
         if self.normalise:
             weights = weights / weights.sum(dim=-1, keepdim=True)
-        # [P, experts]: a token's weight of each expert, 0 where it is not chosen.
-        shares = torch.zeros_like(scores).scatter_(1, chosen, weights)
-        is_chosen = torch.zeros_like(scores, dtype=torch.bool).scatter_(1, chosen, True)
-        total = torch.zeros(x.shape, dtype=torch.float32, device=x.device)
-        if x.device.type == "cpu":
-            self._add_chosen(total, x, shares, is_chosen)
+        if isinstance(self.experts, GroupedMlps):
+            total = _sum_grouped(x, weights, chosen, self.experts)
         else:
-            self._add_all(total, x, shares, is_chosen)
+            total = (_sum_chosen if x.device.type == "cpu" else _sum_all)(x, weights, chosen, self.experts)
         if self.shared is not None:
             shared = self.shared.forward(x, None).float()
             total += shared if self.shared_gate is None else shared * linear(x, self.shared_gate, activation="sigmoid").float()
         result = total.to(x.dtype)
         return result if residual is None else result + residual
 
-    def _add_chosen(self, total: torch.Tensor, x: torch.Tensor, shares: torch.Tensor, is_chosen: torch.Tensor) -> None:
-        for index in is_chosen.any(dim=0).nonzero().flatten().tolist():
-            rows = is_chosen[:, index].nonzero().flatten()
-            padded = F.pad(rows, (0, padded_count(len(rows)) - len(rows)))
-            answer = self.experts[index].forward(x.index_select(0, padded), None)[: len(rows)].float()
-            total.index_add_(0, rows, answer * shares[rows, index, None])
 
-    def _add_all(self, total: torch.Tensor, x: torch.Tensor, shares: torch.Tensor, is_chosen: torch.Tensor) -> None:
-        for index, expert in enumerate(self.experts):
-            answer = expert.forward(x, None).float() * shares[:, index, None]
-            # Filled, not left to a share of zero: what was not chosen counts for nothing even where it is not finite.
-            total += answer.masked_fill_(~is_chosen[:, index, None], 0.0)
+def _sum_grouped(x: torch.Tensor, weights: torch.Tensor, chosen: torch.Tensor, experts: GroupedMlps) -> torch.Tensor:
+    """The sum of what each token's experts make of it, weighted: [P, hidden] float32.
+
+    Args:
+        x: [P, hidden].
+        weights: [P, per_token] float32, of the chosen experts.
+        chosen: [P, per_token] int64, their numbers.
+        experts: All of them.
+    """
+    chosen, places = chosen.sort(dim=1)
+    numbers, order = chosen.view(-1).sort(stable=True)
+    every = torch.arange(len(experts.gate), device=x.device)
+    ends = torch.searchsorted(numbers, every, right=True, out_int32=True)
+    answers = grouped_mlp(x.index_select(0, order // chosen.shape[1]), ends, experts)
+    # Back in the tokens' order before the sum: rows added to where they belong would be summed in whatever order the device comes to them.
+    by_token = torch.empty_like(answers).index_copy_(0, order, answers).view(*chosen.shape, -1)
+    return (by_token * weights.gather(1, places)[:, :, None]).sum(dim=1)
+
+
+def _sum_chosen(x: torch.Tensor, weights: torch.Tensor, chosen: torch.Tensor, experts: Sequence[Mlp]) -> torch.Tensor:
+    """As `_sum_grouped`, one expert after the other. Waits for the device to tell which were chosen."""
+    shares, is_chosen = _shares(weights, chosen, len(experts))
+    total = torch.zeros(x.shape, dtype=torch.float32, device=x.device)
+    for index in is_chosen.any(dim=0).nonzero().flatten().tolist():
+        rows = is_chosen[:, index].nonzero().flatten()
+        padded = F.pad(rows, (0, padded_count(len(rows)) - len(rows)))
+        answer = experts[index].forward(x.index_select(0, padded), None)[: len(rows)].float()
+        total.index_add_(0, rows, answer * shares[rows, index, None])
+    return total
+
+
+def _sum_all(x: torch.Tensor, weights: torch.Tensor, chosen: torch.Tensor, experts: Sequence[Mlp]) -> torch.Tensor:
+    """As `_sum_grouped`, every expert of every token, one expert after the other."""
+    shares, is_chosen = _shares(weights, chosen, len(experts))
+    total = torch.zeros(x.shape, dtype=torch.float32, device=x.device)
+    for index, expert in enumerate(experts):
+        answer = expert.forward(x, None).float() * shares[:, index, None]
+        # Filled, not left to a share of zero: what was not chosen counts for nothing even where it is not finite.
+        total += answer.masked_fill_(~is_chosen[:, index, None], 0.0)
+    return total
+
+
+def _shares(weights: torch.Tensor, chosen: torch.Tensor, num_experts: int) -> tuple[torch.Tensor, torch.Tensor]:
+    """[P, num_experts] float32, a token's weight of each expert, 0 where it is not chosen; and as bool where it is."""
+    shares = weights.new_zeros((len(weights), num_experts))
+    return shares.scatter_(1, chosen, weights), torch.zeros_like(shares, dtype=torch.bool).scatter_(1, chosen, True)
+
+
+def group_experts(experts: Sequence[Mlp]) -> tuple[Mlp, ...] | GroupedMlps:
+    """Experts as `ExpertMlp` wants them: together where the device takes them so, else as they are. Together they are a copy: let go of those given."""
+    parts = [(expert.gate, expert.up, expert.down) for expert in experts]
+    plain = [[one.data for one in part if one is not None and one.layout == "plain" and one.bias is None] for part in parts]
+    up = experts[0].up
+    if any(len(part) < 3 for part in plain) or not takes_groups(up.data.device, up.data.dtype, (up.in_features, up.out_features)):
+        return tuple(experts)
+    gate, up_data, down = (torch.stack(same) for same in zip(*plain, strict=True))
+    return GroupedMlps(gate, up_data, down, experts[0].activation)

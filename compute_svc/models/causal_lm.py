@@ -92,8 +92,9 @@ class CausalLM:
     other requests of the batch, nor on how its prompt was split into steps.
 
     On another device that is not promised: a library's product may sum in another order for another number of rows, so the last bits can
-    change with the size of a step. What is kept there: products have few numbers of rows (`padded_count`), float32 ones are computed in
-    float32, and nothing in a pass waits for the device, as long as the batch is on it.
+    change with the size of a step. What is kept there: products have few numbers of rows (`padded_count`) and are summed in float32, those
+    of float32 numbers without TF32; softmax and norms are float32 inside; nothing in a layer goes request by request, and nothing in a pass
+    waits for the device, as long as the batch is on it.
 
     Attributes:
         config: What the model is.

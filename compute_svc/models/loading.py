@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from compute_svc.kernels.linear import LinearWeight, pack_linear
 from compute_svc.layers.attention import Attention
 from compute_svc.layers.decoder_layer import DecoderLayer, ParallelDecoderLayer, PostNormDecoderLayer
-from compute_svc.layers.mlp import ExpertMlp, Mlp
+from compute_svc.layers.mlp import ExpertMlp, Mlp, group_experts
 from compute_svc.layers.norm import Norm
 from compute_svc.layers.rotary_table import RotaryTable, amplitude, frequencies
 from compute_svc.models.causal_lm import CausalLM, Embedding, Head
@@ -163,9 +163,10 @@ class ModelBuilder:
         names, experts = self._names, self._config.experts
         if experts is None or index not in experts.layers:
             return self._mlp(prefix, names.mlp_in, names.mlp_down, transposed=names.transposed)
+        mlps = [self._mlp(prefix + names.expert.format(number), names.expert_in, names.expert_down) for number in range(experts.count)]
         return ExpertMlp(
             router=self._linear(prefix + names.router, bias=False),
-            experts=tuple(self._mlp(prefix + names.expert.format(number), names.expert_in, names.expert_down) for number in range(experts.count)),
+            experts=group_experts(mlps),
             per_token=experts.per_token,
             normalise=experts.normalise,
             shared=self._mlp(prefix + names.shared_expert, names.expert_in, names.expert_down) if experts.shared_size else None,

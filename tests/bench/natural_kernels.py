@@ -17,7 +17,6 @@ from compute_svc.kernels.attention_spec import AttentionSpec
 from compute_svc.kernels.gated_linear import cpu as gated_linear_cpu
 from compute_svc.kernels.linear import Activation, LinearWeight
 from compute_svc.kernels.linear import cpu as linear_cpu
-from compute_svc.kernels.linear import reference as linear_reference
 from compute_svc.layers import attention, mlp
 from compute_svc.models import causal_lm, loading
 
@@ -111,7 +110,7 @@ def gated_linear(x: torch.Tensor, gate: LinearWeight, up: LinearWeight, activati
 
 def pack_linear(weight: torch.Tensor, bias: torch.Tensor | None = None) -> LinearWeight:
     """As the engine's, but the weight stays as it is."""
-    return linear_reference.pack_linear(weight, bias)
+    return LinearWeight.plain(weight, bias)
 
 
 def _unpadded(num_rows: int) -> int:

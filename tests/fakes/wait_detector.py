@@ -25,6 +25,8 @@ _SIZED_BY_VALUES = (
 )
 # They give Python a value.
 _READING = ("_local_scalar_dense", "item", "is_nonzero", "equal", "allclose")
+# They copy to a device, and do not wait if they are told so and the memory is pinned, which host_copy.py sees to: nobody else may tell them.
+_COPYING = ("to", "_to_copy", "copy_")
 # Data of Python's that becomes a tensor comes from memory that is not pinned.
 _MAKING = {torch.tensor, torch.as_tensor, torch.asarray, torch.from_numpy}
 
@@ -45,7 +47,8 @@ class _Operations(TorchDispatchMode):  # type: ignore[no-untyped-call]  # torch'
         if name.startswith("index") and any(one.dtype in (torch.bool, torch.uint8) for one in tensors[1:]):
             raise HostWaits(f"{overload} by truth values needs to count them")
         kinds = {one.device.type for one in tensors if one.dim()} | {torch.device(one).type for one in _devices(kwargs)}
-        if len(kinds) > 1:
+        is_told_not_to_wait = name in _COPYING and bool((kwargs or {}).get("non_blocking"))
+        if len(kinds) > 1 and not is_told_not_to_wait:
             raise HostWaits(f"{overload} crosses between {' and '.join(sorted(kinds))}")
         return func(*args, **(kwargs or {}))
 

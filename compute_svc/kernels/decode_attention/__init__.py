@@ -8,9 +8,10 @@ import torch
 
 from compute_svc.kernels.attention_spec import AttentionSpec
 from compute_svc.kernels.backend import backend_for
-from compute_svc.kernels.decode_attention import cpu, reference
+from compute_svc.kernels.decode_attention import cpu
+from compute_svc.kernels.gathered_attention import GatheredPlan, gathered_attention, plan_gathered
 
-DecodePlan = cpu.DecodePlan | reference.DecodePlan
+DecodePlan = cpu.DecodePlan | GatheredPlan
 
 
 def plan_decode(page_table: torch.Tensor, kv_lengths: Sequence[int], spec: AttentionSpec) -> DecodePlan:
@@ -23,11 +24,11 @@ def plan_decode(page_table: torch.Tensor, kv_lengths: Sequence[int], spec: Atten
     """
     if backend_for("decode_attention", page_table.device.type) == "cpu":
         return cpu.plan_decode(page_table, kv_lengths, spec)
-    return reference.plan_decode(page_table, kv_lengths, spec)
+    return plan_gathered(page_table, kv_lengths, range(len(kv_lengths) + 1), spec)
 
 
 def decode_attention(q: torch.Tensor, kv: torch.Tensor, plan: DecodePlan, out: torch.Tensor, *, sink_q: torch.Tensor | None = None) -> None:
-    """softmax(q k^T * scale) v for each request's newest token, in float32.
+    """softmax(q k^T * scale) v for each request's newest token, summed in float32; on a CPU all of it is float32.
 
     Args:
         q: [R, num_heads, D], floating, any strides.
@@ -47,4 +48,4 @@ def decode_attention(q: torch.Tensor, kv: torch.Tensor, plan: DecodePlan, out: t
     if isinstance(plan, cpu.DecodePlan):
         cpu.decode_attention(q, kv, plan, out, sink_q)
     else:
-        reference.decode_attention(q, kv, plan, out, sink_q)
+        gathered_attention(q, kv, plan, out, sink_q)

@@ -6,12 +6,13 @@ Fixed order of summation per row: see kernels/kv_chunks.py.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
 
 from compute_svc.kernels.attention_spec import AttentionSpec
+from compute_svc.kernels.buckets import bucketed
 from compute_svc.kernels.kv_chunks import (
     MIN_MATRICES,
     MIN_QUERY_ROWS,
@@ -70,7 +71,7 @@ def plan_decode(
     lengths = torch.tensor(kv_lengths, device=page_table.device)
     starts = torch.tensor(first_tokens, device=page_table.device)
     buckets = []
-    for members in _bucketed(num_tokens, _MAX_PADDING_BYTES // token_bytes, max_bucket_bytes // token_bytes):
+    for members in bucketed(num_tokens, _MAX_PADDING_BYTES // token_bytes, max_bucket_bytes // token_bytes):
         tokens = max(num_tokens[member] for member in members)
         if len(members) * spec.num_kv_heads < MIN_MATRICES:
             members = members * MIN_MATRICES
@@ -80,21 +81,6 @@ def plan_decode(
             rows = torch.tensor(members, device=page_table.device)
             buckets.append(_bucket(rows, page_table[rows], starts[rows], lengths[rows], tokens, spec))
     return DecodePlan(tuple(buckets), spec)
-
-
-def _bucketed(num_tokens: Sequence[int], max_padding: int, max_size: int) -> Iterator[list[int]]:
-    """Requests of similar length together: cut where padding to the longest, or all of a bucket, would be too many tokens."""
-    bucket: list[int] = []
-    longest = padding = 0
-    for member in sorted(range(len(num_tokens)), key=num_tokens.__getitem__):
-        tokens = num_tokens[member]
-        padding += len(bucket) * (tokens - longest)
-        if bucket and (padding > max_padding or (len(bucket) + 1) * tokens > max_size):
-            yield sorted(bucket)
-            bucket, padding = [], 0
-        bucket.append(member)
-        longest = tokens
-    yield sorted(bucket)
 
 
 def _bucket(

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 
 from compute_svc.kernels.backend import backend_for
-from compute_svc.kernels.gated_linear import cpu, reference
+from compute_svc.kernels.gated_linear import aten, cpu
 from compute_svc.kernels.linear import MIN_ROWS, Activation, LinearWeight, pad_rows
 
 
@@ -32,4 +32,4 @@ def gated_linear(x: torch.Tensor, gate: LinearWeight, up: LinearWeight, activati
         return gated_linear(pad_rows(x), gate, up, activation)[: x.shape[0]]
     if backend_for("gated_linear", x.device.type) == "cpu":
         return cpu.gated_linear(x, gate, up, activation)
-    return reference.gated_linear(x, gate, up, activation)
+    return aten.gated_linear(x, gate, up, activation)

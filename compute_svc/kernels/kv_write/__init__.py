@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import torch
 
-from compute_svc.kernels.backend import backend_for
-from compute_svc.kernels.kv_write import cpu, reference
+from compute_svc.kernels.kv_write import aten
 
 
 def kv_write(kv: torch.Tensor, slots: torch.Tensor, rows: torch.Tensor) -> None:
@@ -19,9 +18,6 @@ def kv_write(kv: torch.Tensor, slots: torch.Tensor, rows: torch.Tensor) -> None:
     Effects: writes kv.
 
     Raises:
-        IndexError: A slot is not in the store.
+        IndexError: On a CPU, a slot is not in the store; a device stops at it.
     """
-    if backend_for("kv_write", kv.device.type) == "cpu":
-        cpu.kv_write(kv, slots, rows)
-    else:
-        reference.kv_write(kv, slots, rows)
+    aten.kv_write(kv, slots, rows)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 
 from compute_svc.kernels.backend import backend_for
-from compute_svc.kernels.linear import cpu, reference
+from compute_svc.kernels.linear import aten, cpu
 from compute_svc.kernels.linear.weight import Activation, LinearWeight
 
 __all__ = ["MIN_ROWS", "Activation", "LinearWeight", "linear", "pack_linear", "pad_rows", "padded_count"]
@@ -35,11 +35,11 @@ def pack_linear(weight: torch.Tensor, bias: torch.Tensor | None = None) -> Linea
     """
     if backend_for("linear", weight.device.type) == "cpu":
         return cpu.pack_linear(weight, bias)
-    return reference.pack_linear(weight, bias)
+    return LinearWeight.plain(weight, bias)
 
 
 def linear(x: torch.Tensor, weight: LinearWeight, *, activation: Activation = "none", add: torch.Tensor | None = None) -> torch.Tensor:
-    """activation(x W^T + bias) (+ add), summed in float32.
+    """activation(x W^T + bias) (+ add), products summed in float32.
 
     With oneDNN's layout a row of the result depends on the same row of the arguments alone, bit for bit.
 
@@ -62,7 +62,7 @@ def linear(x: torch.Tensor, weight: LinearWeight, *, activation: Activation = "n
         return linear(pad_rows(x), weight, activation=activation, add=None if add is None else pad_rows(add))[: x.shape[0]]
     if backend_for("linear", x.device.type) == "cpu":
         return cpu.linear(x, weight, activation, add)
-    return reference.linear(x, weight, activation, add)
+    return aten.linear(x, weight, activation, add)
 
 
 def pad_rows(x: torch.Tensor) -> torch.Tensor:

@@ -48,9 +48,9 @@ def onednn_takes(dtype: torch.dtype) -> bool:
 
 def pack_linear(weight: torch.Tensor, bias: torch.Tensor | None) -> LinearWeight:
     """See the public function."""
-    out_features, in_features = weight.shape
     if not onednn_takes(weight.dtype):
-        return LinearWeight("plain", weight, bias, in_features=in_features, out_features=out_features)
+        return LinearWeight.plain(weight, bias)
+    out_features, in_features = weight.shape
     blocks = torch.ops.mkldnn._reorder_linear_weight(weight.contiguous(), _ROWS_HINT)
     return LinearWeight("onednn", blocks, bias, in_features=in_features, out_features=out_features)
 

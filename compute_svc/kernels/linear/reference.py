@@ -8,11 +8,6 @@ import torch.nn.functional as F
 from compute_svc.kernels.linear.weight import Activation, LinearWeight
 
 
-def pack_linear(weight: torch.Tensor, bias: torch.Tensor | None) -> LinearWeight:
-    """See the public function."""
-    return LinearWeight("plain", weight, bias, in_features=weight.shape[1], out_features=weight.shape[0])
-
-
 def activate(x: torch.Tensor, activation: Activation) -> torch.Tensor:
     """activation(x), element by element."""
     if activation == "silu":

@@ -29,3 +29,8 @@ class LinearWeight:
     bias: torch.Tensor | None
     in_features: int
     out_features: int
+
+    @classmethod
+    def plain(cls, data: torch.Tensor, bias: torch.Tensor | None) -> LinearWeight:
+        """A weight as written, no copy of it: data [N, K], bias [N]."""
+        return cls("plain", data, bias, in_features=data.shape[1], out_features=data.shape[0])

@@ -8,9 +8,10 @@ import torch
 
 from compute_svc.kernels.attention_spec import AttentionSpec
 from compute_svc.kernels.backend import backend_for
-from compute_svc.kernels.prefill_attention import cpu, reference
+from compute_svc.kernels.gathered_attention import GatheredPlan, gathered_attention, plan_gathered
+from compute_svc.kernels.prefill_attention import cpu
 
-PrefillPlan = cpu.PrefillPlan | reference.PrefillPlan
+PrefillPlan = cpu.PrefillPlan | GatheredPlan
 
 
 def plan_prefill(page_table: torch.Tensor, kv_lengths: Sequence[int], query_starts: Sequence[int], spec: AttentionSpec) -> PrefillPlan:
@@ -24,13 +25,13 @@ def plan_prefill(page_table: torch.Tensor, kv_lengths: Sequence[int], query_star
     """
     if backend_for("prefill_attention", page_table.device.type) == "cpu":
         return cpu.plan_prefill(page_table, kv_lengths, query_starts, spec)
-    return reference.plan_prefill(page_table, kv_lengths, query_starts, spec)
+    return plan_gathered(page_table, kv_lengths, query_starts, spec)
 
 
 def prefill_attention(
     q: torch.Tensor, kv: torch.Tensor, plan: PrefillPlan, out: torch.Tensor, *, sink_q: torch.Tensor | None = None
 ) -> None:
-    """softmax(q k^T * scale) v, causal, in float32.
+    """softmax(q k^T * scale) v, causal, summed in float32; on a CPU all of it is float32.
 
     Args:
         q: [T, num_heads, D], floating, any strides: rows query_starts[r] to query_starts[r + 1] are request r's.
@@ -50,4 +51,4 @@ def prefill_attention(
     if isinstance(plan, cpu.PrefillPlan):
         cpu.prefill_attention(q, kv, plan, out, sink_q)
     else:
-        reference.prefill_attention(q, kv, plan, out, sink_q)
+        gathered_attention(q, kv, plan, out, sink_q)

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import torch
 
-from compute_svc.kernels.backend import backend_for
-from compute_svc.kernels.rotary import cpu, reference
+from compute_svc.kernels.rotary import aten
 
 
 def rotary_(x: torch.Tensor, cos: torch.Tensor, sin: torch.Tensor) -> None:
@@ -18,7 +17,4 @@ def rotary_(x: torch.Tensor, cos: torch.Tensor, sin: torch.Tensor) -> None:
 
     Effects: writes x.
     """
-    if backend_for("rotary", x.device.type) == "cpu":
-        cpu.rotary_(x, cos, sin)
-    else:
-        reference.rotary_(x, cos, sin)
+    aten.rotary_(x, cos, sin)

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
+from compute_svc import host_copy
 from compute_svc.candidates import draw_greedy, select_candidates
 from compute_svc.draw_rule import DrawRule
 from compute_svc.host_copy import read_once, rows_of, to_device
@@ -34,6 +37,12 @@ def test_slices_of_larger_arrays_arrive_as_they_look() -> None:
     table = np.arange(20).reshape(4, 5)
     columns, rows = to_device([table[:, 1:3], table[::2]], CPU)
     assert columns.tolist() == table[:, 1:3].tolist() and rows.tolist() == table[::2].tolist()
+
+
+def test_copies_that_nobody_waits_for_are_made_here_alone() -> None:
+    """Elsewhere the memory would not be pinned, and the copy would wait after all."""
+    sources = Path(host_copy.__file__).parent.rglob("*.py")
+    assert {path.name for path in sources if "non_blocking" in path.read_text()} == {"host_copy.py"}
 
 
 def test_reads_keep_every_bit() -> None:

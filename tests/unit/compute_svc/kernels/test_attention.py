@@ -1,18 +1,23 @@
-"""Both attention kernels: the reference against plain arithmetic, the fast backend against the reference."""
+"""Both attention kernels: the reference against plain arithmetic, the backends against the reference."""
 
 from __future__ import annotations
 
 import itertools
 import math
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import pytest
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
 
 from compute_svc.kernels.attention_spec import AttentionSpec
 from compute_svc.kernels.decode_attention import cpu as decode_cpu
 from compute_svc.kernels.decode_attention import decode_attention, plan_decode
 from compute_svc.kernels.decode_attention import reference as decode_reference
+from compute_svc.kernels.exact_products import use_exact_products
+from compute_svc.kernels.gathered_attention import GatheredPlan, gathered_attention, plan_gathered
 from compute_svc.kernels.prefill_attention import cpu as prefill_cpu
 from compute_svc.kernels.prefill_attention import plan_prefill, prefill_attention
 from compute_svc.kernels.prefill_attention import reference as prefill_reference
@@ -48,6 +53,7 @@ SHAPES = [
     pytest.param(Shape(3, 1, 16, 16, 40, (0.5, 0.25, 0.125)), id="slopes-mqa-window"),
     pytest.param(Shape(4, 2, 16, 16, None, None, 1.5), id="softcap"),
     pytest.param(Shape(2, 2, 16, 16, 150, (0.5, 0.25), 2.0), id="slopes-softcap-window"),
+    pytest.param(Shape(4, 1, 256, 16, None), id="wide-heads"),
 ]
 SHAPES_WITH_SINKS = [
     pytest.param(Shape(6, 2, 16, 16, 20, sinks=4), id="sinks"),
@@ -57,6 +63,7 @@ SHAPES_WITH_SINKS = [
     pytest.param(Shape(4, 2, 16, 24, 500, sinks=4), id="sinks-window-over-all-odd-pages"),
     pytest.param(Shape(4, 2, 16, 256, 40, sinks=20), id="sinks-long-pages"),
 ]
+BACKENDS = ["cpu", "aten"]
 DTYPES = [pytest.param(torch.float32, id="float32"), pytest.param(torch.bfloat16, id="bfloat16")]
 
 
@@ -156,16 +163,41 @@ def test_the_references_do_what_plain_arithmetic_does(shape: Shape) -> None:
         assert_kernel_close("decode", decoded[request], prefilled[ends[request]])
 
 
+def decode_with(
+    backend: str, q: torch.Tensor, store: Store, lengths: Sequence[int], out: torch.Tensor, sink_q: torch.Tensor | None = None
+) -> None:
+    if backend == "cpu":
+        decode_cpu.decode_attention(q, store.kv, decode_cpu.plan_decode(store.page_table, lengths, store.spec), out, sink_q)
+    else:
+        gathered_attention(q, store.kv, plan_gathered(store.page_table, lengths, range(len(lengths) + 1), store.spec), out, sink_q)
+
+
+def prefill_with(
+    backend: str,
+    q: torch.Tensor,
+    store: Store,
+    lengths: Sequence[int],
+    starts: Sequence[int],
+    out: torch.Tensor,
+    sink_q: torch.Tensor | None,
+) -> None:
+    if backend == "cpu":
+        prefill_cpu.prefill_attention(q, store.kv, prefill_cpu.plan_prefill(store.page_table, lengths, starts, store.spec), out, sink_q)
+    else:
+        gathered_attention(q, store.kv, plan_gathered(store.page_table, lengths, starts, store.spec), out, sink_q)
+
+
 @pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("backend", BACKENDS)
 @pytest.mark.parametrize("shape", [*SHAPES, *SHAPES_WITH_SINKS])
-def test_decode_attention_on_cpu_is_the_reference(shape: Shape, dtype: torch.dtype) -> None:
+def test_decode_attention_is_the_reference(shape: Shape, backend: str, dtype: torch.dtype) -> None:
     store = store_of(shape, ODD_LENGTHS, dtype)
     q = queries_of(len(ODD_LENGTHS), shape, dtype)
     out = torch.full((len(q), shape.num_heads * shape.head_dim), torch.nan, dtype=dtype)
     expected = torch.empty_like(out)
     sink_q = sink_queries_of(q, shape)
 
-    decode_cpu.decode_attention(q, store.kv, decode_cpu.plan_decode(store.page_table, ODD_LENGTHS, store.spec), out, sink_q)
+    decode_with(backend, q, store, ODD_LENGTHS, out, sink_q)
 
     plan = decode_reference.plan_decode(store.page_table, ODD_LENGTHS, store.spec)
     decode_reference.decode_attention(q, store.kv, plan, expected, sink_q)
@@ -173,8 +205,9 @@ def test_decode_attention_on_cpu_is_the_reference(shape: Shape, dtype: torch.dty
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("backend", BACKENDS)
 @pytest.mark.parametrize("shape", [*SHAPES, *SHAPES_WITH_SINKS])
-def test_prefill_attention_on_cpu_is_the_reference(shape: Shape, dtype: torch.dtype) -> None:
+def test_prefill_attention_is_the_reference(shape: Shape, backend: str, dtype: torch.dtype) -> None:
     store = store_of(shape, ODD_LENGTHS, dtype)
     counts = [1, 15, 1, 2, 63, 5, 129, 200]
     starts = list(itertools.accumulate(counts, initial=3))
@@ -183,7 +216,7 @@ def test_prefill_attention_on_cpu_is_the_reference(shape: Shape, dtype: torch.dt
     expected = out.clone()
     sink_q = sink_queries_of(q, shape)
 
-    prefill_cpu.prefill_attention(q, store.kv, prefill_cpu.plan_prefill(store.page_table, ODD_LENGTHS, starts, store.spec), out, sink_q)
+    prefill_with(backend, q, store, ODD_LENGTHS, starts, out, sink_q)
 
     plan = prefill_reference.plan_prefill(store.page_table, ODD_LENGTHS, starts, store.spec)
     prefill_reference.prefill_attention(q, store.kv, plan, expected, sink_q)
@@ -204,6 +237,69 @@ def test_requests_too_long_to_be_gathered_together_are_gathered_apart() -> None:
     decode_cpu.decode_attention(q, store.kv, plan, apart)
     assert sorted(bucket.num_rows for bucket in plan.buckets) == [2, 2, 2]
     assert torch.equal(apart, together)
+
+
+@given(st.data())
+def test_gathered_attention_is_the_reference_however_it_is_bucketed(data: st.DataObject) -> None:
+    page_size, window = data.draw(st.sampled_from([1, 4, 7, 16])), data.draw(st.none() | st.integers(1, 90))
+    sinks = 0 if window is None else data.draw(st.integers(0, 9))
+    shape = Shape(4, 2, 8, page_size, window, sinks=sinks)
+    lengths = data.draw(st.lists(st.integers(1, 90), min_size=1, max_size=6))
+    counts = [data.draw(st.integers(1, length)) for length in lengths]
+    store, starts = store_of(shape, lengths, torch.float32), list(itertools.accumulate(counts, initial=0))
+    q, (out, expected) = queries_of(starts[-1], shape, torch.float32), torch.full((2, starts[-1], 32), torch.nan)
+    sink_q = sink_queries_of(q, shape)
+
+    plan = plan_gathered(store.page_table, lengths, starts, store.spec, max_bucket_bytes=data.draw(st.integers(1, 1 << 20)))
+    gathered_attention(q, store.kv, plan, out, sink_q)
+
+    defined = prefill_reference.plan_prefill(store.page_table, lengths, starts, store.spec)
+    prefill_reference.prefill_attention(q, store.kv, defined, expected, sink_q)
+    assert_kernel_close("gathered_attention", out, expected)
+    written = torch.cat([bucket.kept_rows for bucket in plan.buckets])
+    assert written.sort().values.tolist() == list(range(starts[-1])), "every row is written once"
+
+
+@pytest.mark.parametrize(("max_bucket_bytes", "sizes"), [(1 << 28, [3]), (2 * 304 * (2 * 2 * 16 + 4) * 4, [1, 2])])
+def test_decode_rows_are_gathered_together_as_far_as_memory_goes(max_bucket_bytes: int, sizes: list[int]) -> None:
+    shape, lengths = Shape(4, 2, 16, 16, None), [300, 290, 301]
+    store = store_of(shape, lengths, torch.float32)
+
+    plan = plan_gathered(store.page_table, lengths, range(4), store.spec, max_bucket_bytes=max_bucket_bytes)
+
+    assert sorted(bucket.size for bucket in plan.buckets) == sizes
+
+
+@pytest.mark.parametrize(("max_bucket_bytes", "widths"), [(1 << 28, [256, 64]), (1, [16] * 19)])
+def test_prompts_are_computed_in_smaller_blocks_where_memory_is_short(max_bucket_bytes: int, widths: list[int]) -> None:
+    shape = Shape(4, 2, 16, 16, None)
+    store = store_of(shape, [300], torch.float32)
+
+    plan = plan_gathered(store.page_table, [300], [0, 300], store.spec, max_bucket_bytes=max_bucket_bytes)
+
+    assert sorted((bucket.bias.shape[2] for bucket in plan.buckets), reverse=True) == widths
+
+
+@pytest.mark.parametrize(("sinks", "num_pages"), [(0, 3), (17, 3 + 2)])
+def test_pages_before_a_window_are_not_gathered(sinks: int, num_pages: int) -> None:
+    """The last 40 of 300 tokens are in 3 pages."""
+    store = store_of(Shape(4, 2, 16, 16, 40, sinks=sinks), [300], torch.float32)
+
+    (bucket,) = plan_gathered(store.page_table, [300], [0, 1], store.spec).buckets
+
+    assert len(bucket.pages) == num_pages and bucket.bias.shape[-1] == 16 * num_pages
+
+
+def test_the_public_functions_run_gathered_attention_on_a_device() -> None:
+    store = store_of(Shape(4, 2, 16, 16, None), [20, 3], torch.bfloat16)
+    table, kv = store.page_table.to("meta"), store.kv.to("meta")
+    decoding, prefilling = plan_decode(table, [20, 3], store.spec), plan_prefill(table, [20, 3], [0, 20, 23], store.spec)
+    q, out = torch.empty((23, 4, 16), dtype=torch.bfloat16, device="meta"), torch.empty((23, 64), dtype=torch.bfloat16, device="meta")
+
+    decode_attention(q[:2], kv, decoding, out[:2])
+    prefill_attention(q, kv, prefilling, out)
+
+    assert isinstance(decoding, GatheredPlan) and isinstance(prefilling, GatheredPlan)
 
 
 def test_the_public_functions_run_the_cpu_backends_on_a_cpu() -> None:
@@ -266,3 +362,28 @@ def test_sink_queries_are_refused_without_sinks_and_missed_with_them() -> None:
 def test_sinks_that_make_no_sense_are_refused(shape: Shape, words: str) -> None:
     with pytest.raises(ValueError, match=words):
         store_of(shape, [20], torch.float32)
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("shape", [*SHAPES, *SHAPES_WITH_SINKS])
+def test_cuda_attends_as_the_reference_does(shape: Shape, dtype: torch.dtype) -> None:
+    if not torch.cuda.is_available():
+        pytest.skip("there is no CUDA device")
+    use_exact_products()
+    store, starts = store_of(shape, ODD_LENGTHS, dtype), list(itertools.accumulate(ODD_LENGTHS, initial=0))
+    table, kv = store.page_table.cuda(), store.kv.cuda()
+    q = queries_of(starts[-1], shape, dtype)
+    sink_q, ends = sink_queries_of(q, shape), [start - 1 for start in starts[1:]]
+    expected = torch.empty((len(q), shape.num_heads * shape.head_dim), dtype=dtype)
+    prefilled, decoded = expected.cuda(), expected[ends].cuda()
+
+    on_device = None if sink_q is None else sink_q.cuda()
+    prefill_attention(q.cuda(), kv, plan_prefill(table, ODD_LENGTHS, starts, store.spec), prefilled, sink_q=on_device)
+    on_device = None if sink_q is None else sink_q[ends].cuda()
+    decode_attention(q[ends].cuda(), kv, plan_decode(table, ODD_LENGTHS, store.spec), decoded, sink_q=on_device)
+
+    defined = prefill_reference.plan_prefill(store.page_table, ODD_LENGTHS, starts, store.spec)
+    prefill_reference.prefill_attention(q, store.kv, defined, expected, sink_q)
+    assert_kernel_close("prefill_attention", prefilled.cpu(), expected)
+    assert_kernel_close("decode_attention", decoded.cpu(), expected[ends])

@@ -1,54 +1,143 @@
-"""Both ways to compute a mixture of experts: the chosen ones alone, and all of them where the host must not wait to learn which were chosen."""
+"""All ways to compute a mixture of experts: the chosen ones alone, and where the host must not wait to learn which were chosen, all or grouped."""
 
 from __future__ import annotations
+
+from collections.abc import Sequence
 
 import pytest
 import torch
 
+from compute_svc.kernels.grouped_mlp import GroupedMlps, takes_groups
 from compute_svc.kernels.linear import LinearWeight
-from compute_svc.layers.mlp import ExpertMlp, Mlp
+from compute_svc.layers import mlp as mlp_module
+from compute_svc.layers.mlp import ExpertMlp, Mlp, _sum_all, _sum_chosen, _sum_grouped, group_experts
+from tests.fakes.kernel_closeness import assert_kernel_close
+from tests.fakes.wait_detector import no_waiting
 
-HIDDEN, WIDTH, EXPERTS, PER_TOKEN = 12, 20, 5, 2
+HIDDEN, WIDTH, EXPERTS, PER_TOKEN = 16, 24, 5, 2
+DTYPES = [pytest.param(torch.float32, id="float32"), pytest.param(torch.bfloat16, id="bfloat16")]
 
 
-def _weight(rows: int, columns: int, generator: torch.Generator) -> LinearWeight:
-    data = torch.randn((rows, columns), generator=generator) * columns**-0.5
-    return LinearWeight("plain", data, None, in_features=columns, out_features=rows)
+def _weight(rows: int, columns: int, generator: torch.Generator, dtype: torch.dtype) -> LinearWeight:
+    return LinearWeight.plain((torch.randn((rows, columns), generator=generator) * columns**-0.5).to(dtype), None)
 
 
-def _experts() -> ExpertMlp:
+def _experts(dtype: torch.dtype) -> list[Mlp]:
     generator = torch.Generator().manual_seed(0)
-    experts = tuple(
-        Mlp(_weight(WIDTH, HIDDEN, generator), _weight(WIDTH, HIDDEN, generator), _weight(HIDDEN, WIDTH, generator), "silu")
-        for _ in range(EXPERTS)
-    )
-    return ExpertMlp(_weight(EXPERTS, HIDDEN, generator), experts, PER_TOKEN, True, None, None)
+    sizes = ((WIDTH, HIDDEN), (WIDTH, HIDDEN), (HIDDEN, WIDTH))
+    drawn = [[_weight(*size, generator, dtype) for size in sizes] for _ in range(EXPERTS)]
+    return [Mlp(gate, up, down, "silu") for gate, up, down in drawn]
 
 
+def _together(experts: Sequence[Mlp]) -> GroupedMlps:
+    parts = [(expert.gate, expert.up, expert.down) for expert in experts]
+    gate, up, down = (torch.stack([one.data for one in same if one is not None]) for same in zip(*parts, strict=True))
+    return GroupedMlps(gate, up, down, "silu")
+
+
+def _moved(mlps: GroupedMlps, device: str) -> GroupedMlps:
+    return GroupedMlps(mlps.gate.to(device), mlps.up.to(device), mlps.down.to(device), mlps.activation)
+
+
+def _tokens(count: int, dtype: torch.dtype) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """Hidden states, and of each the weights and numbers of its experts, of which the third is nobody's."""
+    generator = torch.Generator().manual_seed(1)
+    scores = torch.rand((count, EXPERTS), generator=generator)
+    scores[:, 2] = 0
+    return torch.randn((count, HIDDEN), generator=generator).to(dtype), *scores.topk(PER_TOKEN)
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("num_tokens", [2, 9, 40])
-def test_all_experts_add_what_the_chosen_ones_add(num_tokens: int) -> None:
-    mlp = _experts()
-    x = torch.randn((num_tokens, HIDDEN), generator=torch.Generator().manual_seed(1))
-    chosen = torch.rand((num_tokens, EXPERTS), generator=torch.Generator().manual_seed(2)).topk(PER_TOKEN).indices
-    is_chosen = torch.zeros((num_tokens, EXPERTS), dtype=torch.bool).scatter_(1, chosen, True)
-    shares = torch.rand((num_tokens, EXPERTS), generator=torch.Generator().manual_seed(3)) * is_chosen
-    by_choice, by_all = torch.zeros_like(x), torch.zeros_like(x)
+def test_all_ways_are_the_definition(num_tokens: int, dtype: torch.dtype) -> None:
+    experts = _experts(dtype)
+    x, weights, chosen = _tokens(num_tokens, dtype)
+    expected = torch.zeros((num_tokens, HIDDEN))
+    for token in range(num_tokens):
+        for weight, number in zip(weights[token], chosen[token].tolist(), strict=True):
+            gate, up, down = (
+                one.data.double() for one in (experts[number].gate, experts[number].up, experts[number].down) if one is not None
+            )
+            row = x[token].double()
+            expected[token] += weight * (torch.nn.functional.silu(gate @ row) * (up @ row) @ down.T).float()
 
-    mlp._add_chosen(by_choice, x, shares, is_chosen)
-    mlp._add_all(by_all, x, shares, is_chosen)
+    for name, result in {
+        "chosen": _sum_chosen(x, weights, chosen, experts),
+        "all": _sum_all(x, weights, chosen, experts),
+        "grouped": _sum_grouped(x, weights, chosen, _together(experts)),
+    }.items():
+        assert result.dtype == torch.float32
+        assert_kernel_close(name, result.to(dtype), expected.to(dtype))
 
-    torch.testing.assert_close(by_all, by_choice, rtol=1e-5, atol=1e-6)
-    assert by_all.abs().max() > 0.1
 
+@pytest.mark.parametrize("way", ["all", "grouped"])
+def test_what_an_expert_makes_of_a_token_it_was_not_chosen_for_counts_for_nothing(way: str) -> None:
+    experts = _experts(torch.float32)
+    experts[3].down.data.fill_(torch.inf)
+    x, weights, chosen = torch.ones((2, HIDDEN)), torch.full((2, 2), 0.5), torch.tensor([[1, 0], [0, 4]])
 
-def test_what_an_expert_makes_of_a_token_it_was_not_chosen_for_counts_for_nothing() -> None:
-    mlp = _experts()
-    mlp.experts[3].down.data.fill_(torch.inf)
-    x = torch.ones((2, HIDDEN))
-    is_chosen = torch.zeros((2, EXPERTS), dtype=torch.bool)
-    is_chosen[:, :2] = True
-    total = torch.zeros_like(x)
-
-    mlp._add_all(total, x, is_chosen * 0.5, is_chosen)
+    total = _sum_all(x, weights, chosen, experts) if way == "all" else _sum_grouped(x, weights, chosen, _together(experts))
 
     assert torch.isfinite(total).all() and total.any()
+
+
+def test_grouped_experts_wait_for_nothing() -> None:
+    on_device = _moved(_together(_experts(torch.bfloat16)), "meta")
+    router = LinearWeight.plain(torch.empty((EXPERTS, HIDDEN), dtype=torch.bfloat16, device="meta"), None)
+    mlp = ExpertMlp(router, on_device, PER_TOKEN, True, None, None)
+
+    with no_waiting():
+        result = mlp.forward(torch.empty((9, HIDDEN), dtype=torch.bfloat16, device="meta"), None)
+
+    assert result.shape == (9, HIDDEN) and result.dtype == torch.bfloat16
+
+
+def test_experts_are_put_together_where_a_device_takes_groups(monkeypatch: pytest.MonkeyPatch) -> None:
+    experts = _experts(torch.bfloat16)
+    assert group_experts(experts) == tuple(experts), "a CPU takes none"
+
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: (9, 0))
+    monkeypatch.setattr(mlp_module, "takes_groups", lambda device, dtype, sizes: takes_groups(torch.device("cuda"), dtype, sizes))
+    together = group_experts(experts)
+
+    assert isinstance(together, GroupedMlps) and together.activation == "silu"
+    assert together.down.shape == (EXPERTS, HIDDEN, WIDTH) and torch.equal(together.up[3], experts[3].up.data)
+
+
+@pytest.mark.parametrize(
+    ("device", "dtype", "size", "capability", "takes"),
+    [
+        ("cuda", torch.bfloat16, 24, (9, 0), True),
+        ("cuda", torch.bfloat16, 24, (10, 0), True),
+        ("cuda", torch.bfloat16, 24, (8, 0), False),
+        ("cuda", torch.bfloat16, 24, (12, 0), False),
+        ("cuda", torch.bfloat16, 20, (9, 0), False),
+        ("cuda", torch.float32, 24, (9, 0), False),
+        ("meta", torch.bfloat16, 24, (9, 0), False),
+    ],
+)
+def test_groups_are_taken_where_torch_reads_them_on_the_device(
+    device: str, dtype: torch.dtype, size: int, capability: tuple[int, int], takes: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: capability)
+    assert takes_groups(torch.device(device), dtype, (16, size)) == takes
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("num_tokens", [2, 9, 300])
+def test_cuda_groups_as_the_cpu_does(num_tokens: int) -> None:
+    if not torch.cuda.is_available() or not takes_groups(torch.device("cuda"), torch.bfloat16, (HIDDEN, WIDTH)):
+        pytest.skip("there is no CUDA device that takes groups")
+    experts = _experts(torch.bfloat16)
+    on_device = _moved(_together(experts), "cuda")
+    x, weights, chosen = _tokens(num_tokens, torch.bfloat16)
+    _sum_grouped(x.cuda(), weights.cuda(), chosen.cuda(), on_device)
+
+    arguments = x.cuda(), weights.cuda(), chosen.cuda()
+    torch.cuda.set_sync_debug_mode("error")
+    try:
+        result = _sum_grouped(*arguments, on_device)
+    finally:
+        torch.cuda.set_sync_debug_mode("default")
+
+    assert_kernel_close("grouped", result.cpu().bfloat16(), _sum_chosen(x, weights, chosen, experts).bfloat16())

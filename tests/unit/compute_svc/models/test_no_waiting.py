@@ -11,6 +11,7 @@ import pytest
 import torch
 
 from compute_svc.batch_builder import BatchBuilder
+from compute_svc.host_copy import to_device
 from compute_svc.kv.page_store import KvPageStore
 from compute_svc.models.causal_lm import CausalLM
 from compute_svc.models.config import StreamingWindow
@@ -114,6 +115,7 @@ WAITING: dict[str, Callable[[torch.Tensor], Any]] = {
     "array-as-index": lambda x: x[np.array([0, 1])],
     "tensor-of-a-list": lambda x: torch.tensor([1.0, 2.0], device=META),
     "copied-in": lambda x: torch.zeros(3, device="cpu").to(META),
+    "copied-into": lambda x: x.copy_(torch.zeros(4, 5)),
     "index-on-the-host": lambda x: x.index_select(0, torch.zeros(1, dtype=torch.int64)),
     "equal": lambda x: torch.equal(x, x),
 }
@@ -130,6 +132,7 @@ def test_what_does_not_wait_is_let_through() -> None:
     x = torch.zeros((4, 5), device=META)
     rows = torch.zeros(2, dtype=torch.int64, device=META)
     with no_waiting():
-        y = x[rows, 1:3] + torch.full((), 2.0, device=META) * torch.arange(2, device=META)
+        (sent,) = to_device([np.array([2, 0])], META)
+        y = x.index_select(0, sent)[:, 1:3] + x[rows, 1:3] + torch.full((), 2.0, device=META) * torch.arange(2, device=META)
         y[:, 0] = x.index_select(0, rows)[:, 0].masked_fill(y[:, 1] > 0, 0.0)
     assert y.shape == (2, 2)
