@@ -83,7 +83,8 @@ class EngineRunner:
         numbers = range(self._next_number, self._next_number + len(prompts))
         self._next_number = numbers.stop
         for number, prompt in zip(numbers, prompts.numpy(), strict=True):
-            self._engine.submit(Request(number, "bench", prompt.astype(np.int64), np.empty(0, np.int64), max_tokens, 0.0))
+            # A tenant for each: random prompts may begin with the same token or two, which would be found in the prefix cache.
+            self._engine.submit(Request(number, str(number), prompt.astype(np.int64), np.empty(0, np.int64), max_tokens, 0.0))
         return numbers
 
     def _step(self) -> list[int]:
