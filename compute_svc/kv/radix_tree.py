@@ -54,7 +54,7 @@ class RadixTree:
         self._page_size = page_size_tokens
         self._roots: dict[str, Node] = {}
         self._clock = 0
-        # (last_used, push number, node); an entry is stale unless the node still is a leaf, unlocked and of that age.
+        # (last_used, push number, node); an entry is stale unless the node still can be evicted and is of that age.
         self._leaves: list[tuple[int, int, Node]] = []
         self._pushes = 0
         self._num_nodes = 0
@@ -73,11 +73,6 @@ class RadixTree:
     def num_tenants(self) -> int:
         """Tenants that have a prefix here, or hold one without pages."""
         return len(self._roots)
-
-    @property
-    def num_nodes(self) -> int:
-        """Runs of pages."""
-        return self._num_nodes
 
     def match_length(self, tenant: str, tokens: Tokens) -> int:
         """How many of the first tokens are cached, those in a page that agrees in part included. Changes nothing."""

@@ -120,7 +120,10 @@ def _shares(weights: torch.Tensor, chosen: torch.Tensor, num_experts: int) -> tu
 
 
 def group_experts(experts: Sequence[Mlp]) -> tuple[Mlp, ...] | GroupedMlps:
-    """Experts as `ExpertMlp` wants them: together where the device takes them so, else as they are. Together they are a copy: let go of those given."""
+    """Experts as `ExpertMlp` wants them: together where the device takes them so, else as they are.
+
+    Together they are a copy: let go of those given.
+    """
     parts = [(expert.gate, expert.up, expert.down) for expert in experts]
     plain = [[one.data for one in part if one is not None and one.layout == "plain" and one.bias is None] for part in parts]
     up = experts[0].up

@@ -98,7 +98,8 @@ class ModelBuilder:
         rope = kind.rope
         if rope is None:
             return None
-        return RotaryTable(frequencies(rope.dims, rope.theta, rope.scaling).to(self._device), amplitude(rope.scaling), self._config.max_position_embeddings)
+        rates = frequencies(rope.dims, rope.theta, rope.scaling).to(self._device)
+        return RotaryTable(rates, amplitude(rope.scaling), self._config.max_position_embeddings)
 
     def _layer(self, index: int) -> DecoderLayer | ParallelDecoderLayer | PostNormDecoderLayer:
         config, names, prefix = self._config, self._names, self._names.layer.format(index)

@@ -92,8 +92,9 @@ class Phase(Enum):
 class RequestState:
     """A request on its way through the scheduler.
 
-    Tokens: [0, num_computed) have their KV in pages, apart from `dropped_tokens` that are not needed any more · [num_computed, num_tokens) are known and not computed · the rest is room for
-    the answer. While `awaiting` is set the token behind num_tokens is being drawn elsewhere. The first `num_given` were known at the start.
+    Tokens: [0, num_computed) have their KV in pages, apart from `dropped_tokens` that are not needed any more · [num_computed, num_tokens)
+    are known and not computed · the rest is room for the answer. One that `is_sliding` drops what it does not need and shares no more than
+    its first chunk. While `awaiting` is set the token behind num_tokens is being drawn elsewhere. The first `num_given` were known at the start.
     While `leader` computes what this one needs too, up to the `leader_end`-th token, it waits.
     The whole answer is expected to have `predicted_tokens`; it may turn out shorter or longer. `rank` is its policy's: lower is sooner.
 

@@ -27,10 +27,11 @@ _RANK = attrgetter("rank")
 class Scheduler:
     """Waiting, running and preempted requests, and the pages they hold.
 
-    A request is admitted when there are pages for all its known tokens and one more for each running request; it then grows page by
-    page. When there is no page left, the running request of the highest rank gives up its own and is computed again later. So the one
-    of the lowest rank always proceeds; that everyone becomes that one at last is the policy's promise. First come, first served ranks
-    by arrival. A policy may also have running requests give up their place for one that waits.
+    A request is admitted when there are pages for all its known tokens, or where it slides for as many as it ever holds, and one more for
+    each running request; it then grows page by page. It is set aside while one of better rank computes a part of its prompt. When there
+    is no page left, the running request of the highest rank gives up its own and is computed again later. So the one of the lowest rank
+    always proceeds; that everyone becomes that one at last is the policy's promise. First come, first served ranks by arrival. A policy
+    may also have running requests give up their place for one that waits.
 
     Args:
         config: Sizes.
