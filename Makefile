@@ -49,12 +49,12 @@ types: $(VENV)/.dev ## Check types
 	$(BIN)/mypy $(SOURCES)
 
 .PHONY: protos
-protos: $(VENV)/.dev ## Generate code from protos/triserve/v1 and compute_svc/engine_wire.proto
+protos: $(VENV)/.dev ## Generate code from protos/triserve/v1 and compute_svc/wire/engine_wire.proto
 	cd protos && ../$(BIN)/python -m grpc_tools.protoc -I . --plugin=protoc-gen-mypy=../$(BIN)/protoc-gen-mypy \
 		--plugin=protoc-gen-mypy_grpc=../$(BIN)/protoc-gen-mypy_grpc \
 		--python_out=. --grpc_python_out=. --mypy_out=quiet:. --mypy_grpc_out=quiet:. triserve/v1/*.proto
 	$(BIN)/python -m grpc_tools.protoc -I . -I protos --plugin=protoc-gen-mypy=$(BIN)/protoc-gen-mypy \
-		--python_out=. --mypy_out=quiet:. compute_svc/engine_wire.proto
+		--python_out=. --mypy_out=quiet:. compute_svc/wire/engine_wire.proto
 
 .PHONY: bench
 bench: $(VENV)/.dev ## Measure what the services cost against the same engine in one process

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from compute_svc.service import ComputeService
+from compute_svc.replica.service import ComputeService
 from compute_svc.settings import Settings
 from triserve.rpc.server import run_service
 

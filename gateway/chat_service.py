@@ -9,11 +9,11 @@ from typing import Any, TypeAlias
 
 import grpc
 
-from gateway.answer import FinishReason
 from gateway.auth import Grant
-from gateway.call import CachePolicy, Call, Wishes
 from gateway.context import Gateway
-from gateway.generation import Piece, Usage
+from gateway.flow.answer import FinishReason
+from gateway.flow.call import CachePolicy, Call, Wishes
+from gateway.flow.generation import Piece, Usage
 from triserve.rpc.errors import Cancelled, InvalidRequest
 from triserve.v1 import chat_pb2, chat_pb2_grpc, common_pb2, sampler_pb2, tokenizer_pb2
 

@@ -6,13 +6,13 @@ from dataclasses import dataclass
 
 from aiohttp import web
 
-from gateway.admission import Admission
 from gateway.auth import ApiKeys, Grant
 from gateway.clients.fleet import Fleet
-from gateway.limits import Limits
+from gateway.flow.admission import Admission
+from gateway.flow.limits import Limits
+from gateway.flow.pipeline import Pipeline
+from gateway.flow.served_model import ServedNames
 from gateway.metrics import Metrics
-from gateway.pipeline import Pipeline
-from gateway.served_model import ServedNames
 
 
 @dataclass(frozen=True, kw_only=True)

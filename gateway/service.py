@@ -11,16 +11,16 @@ from typing import Any
 import grpc
 from aiohttp import web
 
-from gateway.admission import Admission
-from gateway.answer_cache import AnswerCache
-from gateway.app import make_app
 from gateway.auth import ApiKeys
 from gateway.chat_service import SERVICE_NAME, ChatServicer
 from gateway.clients.fleet import Fleet
+from gateway.clients.replica_choice import LeastLoad
 from gateway.context import Gateway
+from gateway.flow.admission import Admission
+from gateway.flow.answer_cache import AnswerCache
+from gateway.flow.pipeline import Pipeline
+from gateway.http.app import make_app
 from gateway.metrics import Metrics, StateCollector
-from gateway.pipeline import Pipeline
-from gateway.replica_choice import LeastLoad
 from gateway.settings import Settings
 from prompt_cache import PromptCache
 from triserve.rpc.errors import Unavailable

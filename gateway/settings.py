@@ -9,8 +9,8 @@ from typing import Annotated
 from pydantic import Field, FilePath, SecretStr, field_validator
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
-from gateway.limits import Limits
-from gateway.served_model import ServedNames
+from gateway.flow.limits import Limits
+from gateway.flow.served_model import ServedNames
 from prompt_cache import CacheConfig
 from triserve.rpc import limits as contract
 

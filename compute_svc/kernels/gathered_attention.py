@@ -20,9 +20,9 @@ from typing import NamedTuple
 import numpy as np
 import torch
 
-from compute_svc.host_copy import to_device
 from compute_svc.kernels.attention_spec import AttentionSpec
 from compute_svc.kernels.buckets import bucketed
+from compute_svc.kernels.host_copy import to_device
 from compute_svc.kernels.kv_chunks import slopes_of
 
 # Gathered KV, counted as float32, and scores of one bucket, unless one block of the fewest queries alone has more. With what is computed from

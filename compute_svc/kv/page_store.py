@@ -9,7 +9,7 @@ from collections.abc import Sequence
 import numpy as np
 import torch
 
-from compute_svc.host_copy import to_device
+from compute_svc.kernels.host_copy import to_device
 
 
 class KvPageStore:

@@ -8,13 +8,13 @@ from typing import NamedTuple
 import torch
 import torch.nn.functional as F
 
-from compute_svc.forward_batch import ForwardBatch
 from compute_svc.kernels.attention_spec import AttentionSpec
 from compute_svc.kernels.decode_attention import plan_decode
 from compute_svc.kernels.linear import LinearWeight, linear, padded_count
 from compute_svc.kernels.prefill_attention import plan_prefill
 from compute_svc.kv.page_store import KvPageStore
 from compute_svc.layers.decoder_layer import DecoderLayer, ParallelDecoderLayer, PostNormDecoderLayer
+from compute_svc.layers.forward_batch import ForwardBatch
 from compute_svc.layers.norm import Norm
 from compute_svc.layers.rotary_table import RotaryTable
 from compute_svc.layers.step import Step, StepKind

@@ -11,7 +11,7 @@ from typing import Literal
 from compute_svc.kernels.attention_spec import MAX_SINKS
 from compute_svc.kernels.linear import Activation
 from compute_svc.layers.rotary_table import RopeScaling
-from compute_svc.weights import CheckpointError
+from compute_svc.models.weights import CheckpointError
 
 
 class UnsupportedModel(CheckpointError):

@@ -7,7 +7,7 @@ from typing import Any
 from compute_svc.kernels.linear import Activation
 from compute_svc.layers.rotary_table import RopeScaling
 from compute_svc.models.config import LayerKind, Rope, UnsupportedModel
-from compute_svc.weights import CheckpointError, listed
+from compute_svc.models.weights import CheckpointError, listed
 
 # Names that checkpoints use, and what they mean. gelu_fast and gelu_new are written-out forms of the same approximation.
 _ACTIVATIONS: dict[str, Activation] = {

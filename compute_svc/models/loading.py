@@ -18,7 +18,7 @@ from compute_svc.models.causal_lm import CausalLM, Embedding, Head
 from compute_svc.models.config import LayerKind, ModelConfig
 from compute_svc.models.tensor_shapes import check_tensors, expected_shapes
 from compute_svc.models.weight_names import WeightNames
-from compute_svc.weights import Checkpoint, CheckpointError
+from compute_svc.models.weights import Checkpoint, CheckpointError
 
 Progress: TypeAlias = Callable[[int, int], None]
 """Told bytes done and bytes in all, after every tensor."""

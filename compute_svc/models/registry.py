@@ -33,7 +33,7 @@ from compute_svc.models.families import (
 )
 from compute_svc.models.loading import ModelBuilder, Progress
 from compute_svc.models.weight_names import WeightNames
-from compute_svc.weights import CheckpointError, open_checkpoint, read_json
+from compute_svc.models.weights import CheckpointError, open_checkpoint, read_json
 
 _MODULES = (llama, internlm, baichuan, mistral, qwen, qwen2, chatglm, glm, gemma, phi, falcon, bloom, mpt, opt, gpt2, gptj, gpt_neox)
 

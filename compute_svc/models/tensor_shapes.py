@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from compute_svc.models.config import ModelConfig
 from compute_svc.models.weight_names import WeightNames
-from compute_svc.weights import READABLE_DTYPES, CheckpointError, TensorInfo, listed
+from compute_svc.models.weights import READABLE_DTYPES, CheckpointError, TensorInfo, listed
 
 Shapes = dict[str, tuple[int, ...]]
 

@@ -10,11 +10,10 @@ from typing import NamedTuple, Protocol
 import numpy as np
 import numpy.typing as npt
 
-from compute_svc.draw_rule import DrawRule
 from compute_svc.kv.page_table import PageTable
 from compute_svc.kv.radix_node import Node
 from compute_svc.kv.window import KvWindow
-from compute_svc.request import Request
+from compute_svc.wire.request import Request
 from triserve.rpc.errors import ServiceError
 
 
@@ -97,6 +96,7 @@ class RequestState:
     its first chunk. While `awaiting` is set the token behind num_tokens is being drawn elsewhere. The first `num_given` were known at the start.
     While `leader` computes what this one needs too, up to the `leader_end`-th token, it waits.
     The whole answer is expected to have `predicted_tokens`; it may turn out shorter or longer. `rank` is its policy's: lower is sooner.
+    `rule` is the engine's, which draws; no scheduler looks at it.
 
     Args:
         request: What was asked.
@@ -146,7 +146,7 @@ class RequestState:
         self.predicted_tokens = request.max_tokens
         self.rank: tuple[float, int] = (0.0, arrival)
         self.last_token = int(self.tokens[known - 1])
-        self.rule: DrawRule | None = None
+        self.rule: object = None
         self.admitted_at: float | None = None
         self.awaiting = False
         self.paused = False

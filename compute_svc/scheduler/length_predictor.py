@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections import OrderedDict, deque
 
-from compute_svc.request import Request
+from compute_svc.wire.request import Request
 
 
 class WindowedLengthPredictor:

@@ -6,7 +6,6 @@ import heapq
 from bisect import insort
 from operator import attrgetter
 
-from compute_svc.request import Request
 from compute_svc.scheduler.base import (
     Chunk,
     Failure,
@@ -19,6 +18,7 @@ from compute_svc.scheduler.base import (
 )
 from compute_svc.scheduler.kv_memory import KvMemory, Reservation
 from compute_svc.scheduler.policies.first_come import FirstComeFirstServed
+from compute_svc.wire.request import Request
 from triserve.rpc.errors import DeadlineExceeded, InvalidRequest, Overloaded, PromptTooLong
 
 _RANK = attrgetter("rank")

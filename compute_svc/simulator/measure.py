@@ -8,10 +8,10 @@ from typing import NamedTuple
 
 import numpy as np
 
-from compute_svc.engine import Engine
-from compute_svc.request import Request
+from compute_svc.engine.engine import Engine
 from compute_svc.scheduler.base import Plan
 from compute_svc.simulator.cost_model import StepWork
+from compute_svc.wire.request import Request
 
 
 class MeasuredStep(NamedTuple):

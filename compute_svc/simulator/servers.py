@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from collections import deque
 
-from compute_svc.request import Request
 from compute_svc.scheduler.base import LengthPredictor, Policy, SchedulerConfig
 from compute_svc.scheduler.scheduler import Scheduler
 from compute_svc.simulator.cost_model import StepWork
 from compute_svc.simulator.simulation import StepEvents
+from compute_svc.wire.request import Request
 
 
 class ScheduledServer:

@@ -8,9 +8,9 @@ from typing import NamedTuple, Protocol
 import numpy as np
 import numpy.typing as npt
 
-from compute_svc.request import Request
 from compute_svc.simulator.cost_model import CostModel, StepWork
 from compute_svc.simulator.workload import Workload
+from compute_svc.wire.request import Request
 
 Seconds = npt.NDArray[np.float64]
 

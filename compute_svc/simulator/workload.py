@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from compute_svc.request import Request
+from compute_svc.wire.request import Request
 
 _NO_TOKENS = np.empty(0, dtype=np.int64)
 

@@ -9,8 +9,8 @@ from typing import Any, NamedTuple
 
 import grpc
 
-from gateway.answer import Answer, FinishReason, Started
 from gateway.clients.peer import HELLO_TIMEOUT_S, Peer
+from gateway.flow.answer import Answer, FinishReason, Started
 from triserve.rpc.errors import Internal, ServiceError, Unavailable, from_proto
 from triserve.v1 import common_pb2, compute_pb2, compute_pb2_grpc, sampler_pb2
 

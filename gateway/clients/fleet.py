@@ -8,9 +8,9 @@ from typing import TypeVar
 
 from gateway.clients.compute import ComputePeer
 from gateway.clients.peer import Peer
+from gateway.clients.replica_choice import ChoicePolicy
 from gateway.clients.tokenizer import TokenizerPeer
-from gateway.replica_choice import ChoicePolicy
-from gateway.served_model import ServedModel, is_by_priority, served_model
+from gateway.flow.served_model import ServedModel, is_by_priority, served_model
 from triserve.rpc.errors import Unavailable
 from triserve.rpc.fingerprint import require_same
 from triserve.v1 import common_pb2, compute_pb2, tokenizer_pb2

@@ -20,9 +20,9 @@ from typing import Any, NamedTuple
 import numpy as np
 import torch
 
-from compute_svc.forward_batch import ForwardBatch, begun_pages
 from compute_svc.kernels.host_memory import keep_freed_memory
 from compute_svc.kv.page_store import KvPageStore
+from compute_svc.layers.forward_batch import ForwardBatch, begun_pages
 from compute_svc.models.causal_lm import CausalLM
 from tests.bench.device_checks import EXACT_TOLERANCE, ROUNDED_TOLERANCE, check_invariance
 from tests.bench.natural_kernels import natural_kernels, plain_weights

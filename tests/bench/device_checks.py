@@ -8,12 +8,12 @@ from typing import Any, Protocol
 import numpy as np
 import torch
 
-from compute_svc.batch_builder import BatchBuilder
+from compute_svc.engine.batch_builder import BatchBuilder
 from compute_svc.kv.page_store import KvPageStore
 from compute_svc.models.causal_lm import CausalLM
-from compute_svc.request import Request
 from compute_svc.scheduler.base import SchedulerConfig
 from compute_svc.scheduler.scheduler import Scheduler
+from compute_svc.wire.request import Request
 from tests.fakes.forward_driver import DrivenRequest, ForwardDriver
 
 # Of a logit in float32, as the oracle table has it.

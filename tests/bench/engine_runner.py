@@ -8,12 +8,12 @@ from collections.abc import Sequence
 import numpy as np
 import torch
 
-from compute_svc.engine import Engine
+from compute_svc.engine.engine import Engine
 from compute_svc.kv.page_store import KvPageStore
 from compute_svc.models.causal_lm import CausalLM
-from compute_svc.request import Request
 from compute_svc.scheduler.base import SchedulerConfig
-from compute_svc.step_output import StepOutput
+from compute_svc.wire.request import Request
+from compute_svc.wire.step_output import StepOutput
 
 PAGE_SIZE_TOKENS = 16
 

@@ -16,11 +16,11 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from compute_svc.engine import Engine
-from compute_svc.loading import load_engine
-from compute_svc.request import Request
+from compute_svc.engine.engine import Engine
+from compute_svc.engine.loading import load_engine
 from compute_svc.settings import Settings
-from compute_svc.step_output import StepOutput
+from compute_svc.wire.request import Request
+from compute_svc.wire.step_output import StepOutput
 from gateway.cli.workload import BUNDLED_LENGTHS, PlannedRequest, WorkloadConfig, make_workload, read_lengths
 
 

@@ -29,11 +29,11 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from compute_svc.kv.page_table import PageTable
-from compute_svc.request import Request
 from compute_svc.scheduler.base import Plan, RequestState, SchedulerConfig
 from compute_svc.scheduler.kv_memory import Reservation
 from compute_svc.scheduler.length_predictor import WindowedLengthPredictor
 from compute_svc.scheduler.scheduler import Scheduler
+from compute_svc.wire.request import Request
 from gateway.cli.hardware import describe_hardware
 from gateway.cli.workload import BUNDLED_LENGTHS, PlannedRequest, WorkloadConfig, make_workload, read_lengths
 

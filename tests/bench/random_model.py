@@ -13,7 +13,7 @@ from compute_svc.models.config_fields import ConfigFields
 from compute_svc.models.loading import ModelBuilder
 from compute_svc.models.registry import FAMILIES
 from compute_svc.models.tensor_shapes import expected_shapes
-from compute_svc.weights import Checkpoint, TensorInfo
+from compute_svc.models.weights import Checkpoint, TensorInfo
 
 _ARCHITECTURE = "LlamaForCausalLM"
 _COMMON = {

@@ -20,11 +20,11 @@ import numpy as np
 import psutil
 import torch
 
-from compute_svc.engine import Engine
-from compute_svc.loading import load_engine
-from compute_svc.request import Request, SamplingOptions
+from compute_svc.engine.engine import Engine
+from compute_svc.engine.loading import load_engine
 from compute_svc.settings import Settings
-from compute_svc.step_output import StepOutput
+from compute_svc.wire.request import Request, SamplingOptions
+from compute_svc.wire.step_output import StepOutput
 from gateway.cli.hardware import describe_hardware
 
 ROOT = Path(__file__).parents[2]

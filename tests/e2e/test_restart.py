@@ -13,7 +13,7 @@ import pytest
 
 from tests.e2e.pipeline import Pipeline, wait_until
 
-PARTS = ["tokenizer_svc", "compute_svc", "compute_svc.engine_main", "sampler_svc", "gateway"]
+PARTS = ["tokenizer_svc", "compute_svc", "compute_svc.engine", "sampler_svc", "gateway"]
 
 
 @pytest.fixture(scope="module")
@@ -43,7 +43,7 @@ def test_a_part_killed_while_idle_is_replaced_and_serves(mortal_pipeline: Pipeli
     wait_until(mortal_pipeline.is_idle, "nothing is left over")
 
 
-@pytest.mark.parametrize("module", ["compute_svc", "compute_svc.engine_main", "sampler_svc"])
+@pytest.mark.parametrize("module", ["compute_svc", "compute_svc.engine", "sampler_svc"])
 async def test_a_request_under_way_ends_in_an_error_event(mortal_pipeline: Pipeline, module: str) -> None:
     await asyncio.to_thread(wait_until, lambda: _answers(mortal_pipeline), "serving before")
     body = {"prompt": [301, 302], "max_tokens": 1800, "min_tokens": 1800, "ignore_eos": True, "temperature": 0, "stream": True}

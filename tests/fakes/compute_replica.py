@@ -12,14 +12,14 @@ from typing import Any
 import grpc
 import torch
 
-from compute_svc.engine import Engine
-from compute_svc.engine_client import EngineHost, Launch
-from compute_svc.engine_server import EngineServer
-from compute_svc.forward_batch import ForwardBatch
+from compute_svc.engine.engine import Engine
+from compute_svc.engine.server import EngineServer
 from compute_svc.kv.page_store import KvPageStore
+from compute_svc.layers.forward_batch import ForwardBatch
+from compute_svc.replica.engine_client import EngineHost, Launch
+from compute_svc.replica.service import SERVICE_NAME, ComputeService
 from compute_svc.scheduler.base import SchedulerConfig
 from compute_svc.scheduler.policies import make_policy
-from compute_svc.service import SERVICE_NAME, ComputeService
 from compute_svc.settings import Settings
 from tests.fakes.fake_sampler import FakeSampler
 from tests.fakes.hash_model import HashModel, hash_kv

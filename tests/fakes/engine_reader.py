@@ -8,10 +8,10 @@ from typing import Any
 import numpy as np
 import torch
 
-from compute_svc.engine import Engine
-from compute_svc.request import Request, SamplingOptions
+from compute_svc.engine.engine import Engine
 from compute_svc.scheduler.base import SchedulerConfig
-from compute_svc.step_output import StepOutput
+from compute_svc.wire.request import Request, SamplingOptions
+from compute_svc.wire.step_output import StepOutput
 from tests.fakes.hash_model import HashModel, hash_kv
 
 WIDTH = 24

@@ -7,8 +7,8 @@ from dataclasses import dataclass, field
 
 import torch
 
-from compute_svc.forward_batch import ForwardBatch, begun_pages
 from compute_svc.kv.page_store import KvPageStore
+from compute_svc.layers.forward_batch import ForwardBatch, begun_pages
 from compute_svc.models.causal_lm import CausalLM
 
 

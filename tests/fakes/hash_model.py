@@ -9,9 +9,9 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from compute_svc.forward_batch import ForwardBatch
 from compute_svc.kv.page_store import KvPageStore
 from compute_svc.kv.window import KvWindow
+from compute_svc.layers.forward_batch import ForwardBatch
 
 _UNWRITTEN = -1.0
 _SINKS = 2

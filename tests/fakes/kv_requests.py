@@ -7,9 +7,9 @@ import numpy.typing as npt
 
 from compute_svc.kv.page_table import PageTable
 from compute_svc.kv.window import KvWindow
-from compute_svc.request import Request
 from compute_svc.scheduler.base import RequestState, SchedulerConfig
 from compute_svc.scheduler.kv_memory import KvMemory
+from compute_svc.wire.request import Request
 
 PAGE = 4
 

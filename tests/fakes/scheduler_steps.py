@@ -7,9 +7,9 @@ from typing import Any
 
 import numpy as np
 
-from compute_svc.request import Request
 from compute_svc.scheduler.base import Plan, SchedulerConfig
 from compute_svc.scheduler.scheduler import Scheduler
+from compute_svc.wire.request import Request
 
 
 def small_config(**changes: int) -> SchedulerConfig:

@@ -10,9 +10,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from compute_svc.candidates import select_candidates
-from compute_svc.draw_rule import CandidateLimits, DrawRule
-from compute_svc.request import Request, SamplingOptions
+from compute_svc.engine.candidates import select_candidates
+from compute_svc.engine.draw_rule import CandidateLimits, DrawRule
+from compute_svc.wire.request import Request, SamplingOptions
 from sampler_svc.candidates import Candidates
 from sampler_svc.drawing import CandidateRow, Drawing
 from sampler_svc.logprobs import TokenLogprob, token_logprob

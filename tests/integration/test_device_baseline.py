@@ -12,8 +12,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from compute_svc.forward_batch import ForwardBatch
 from compute_svc.kv.page_store import KvPageStore
+from compute_svc.layers.forward_batch import ForwardBatch
 from compute_svc.models.causal_lm import CausalLM
 from tests.bench.device_baseline import main
 from tests.bench.device_checks import EngineReference, check_invariance, check_logits

@@ -15,10 +15,10 @@ import numpy as np
 import psutil
 import pytest
 
-from compute_svc.engine_client import EngineClient, EngineFailed, EngineLost
-from compute_svc.request import Request
+from compute_svc.replica.engine_client import EngineClient, EngineFailed, EngineLost
 from compute_svc.settings import Settings
-from compute_svc.step_output import EngineInfo, KvChanges, Load, Pinned, PrefixStats, StepOutput
+from compute_svc.wire.request import Request
+from compute_svc.wire.step_output import EngineInfo, KvChanges, Load, Pinned, PrefixStats, StepOutput
 from tests.fakes.checkpoints import edit_config, save_checkpoint
 from triserve.rpc.errors import ServiceError
 
@@ -114,7 +114,7 @@ def _request(number: int, prompt: list[int], max_tokens: int) -> Request:
 
 
 def _engine_pid() -> int:
-    (process,) = [child for child in psutil.Process().children() if "compute_svc.engine_main" in child.cmdline()]
+    (process,) = [child for child in psutil.Process().children() if "compute_svc.engine" in child.cmdline()]
     return process.pid
 
 
@@ -193,7 +193,7 @@ async def test_stopping_leaves_no_process_and_tells_nobody(listener: Listener, m
 def test_an_engine_dies_with_its_parent(model_folder: Path) -> None:
     parent = f"""
 import asyncio, os, signal, sys
-from compute_svc.engine_client import EngineClient
+from compute_svc.replica.engine_client import EngineClient
 from compute_svc.settings import Settings
 
 class Listener:

@@ -10,7 +10,7 @@ import aiohttp
 import pytest
 from yarl import URL
 
-from gateway.app import make_app
+from gateway.http.app import make_app
 from tests.fakes.fake_compute import FakeCompute
 from tests.fakes.fake_tokenizer import FakeTokenizer
 from tests.fakes.gateway_fleet import GatewayFleet, eventually, running_fleet

@@ -9,10 +9,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from compute_svc.engine_client import EngineClient, EngineFailed
-from compute_svc.request import Request, SamplingOptions
+from compute_svc.replica.engine_client import EngineClient, EngineFailed
 from compute_svc.settings import Settings
-from compute_svc.step_output import EngineInfo, Load, PrefixStats, Rows, StepOutput
+from compute_svc.wire.request import Request, SamplingOptions
+from compute_svc.wire.step_output import EngineInfo, Load, PrefixStats, Rows, StepOutput
 from tests.fakes.checkpoints import save_checkpoint
 from triserve.rpc.errors import ServiceError
 

@@ -10,7 +10,7 @@ import torch
 
 from compute_svc.models.causal_lm import CausalLM
 from compute_svc.models.registry import load_model
-from compute_svc.request import Request, SamplingOptions
+from compute_svc.wire.request import Request, SamplingOptions
 from tests.fakes.engine_reader import request_of
 from tests.fakes.forward_driver import ForwardDriver
 from tests.oracle.cases import Case

@@ -5,7 +5,7 @@ from __future__ import annotations
 from compute_svc.models.config import LayerKind, ModelConfig, UnsupportedModel, alibi_slopes
 from compute_svc.models.config_fields import ConfigFields, uniform
 from compute_svc.models.weight_names import WeightNames
-from compute_svc.weights import CheckpointError
+from compute_svc.models.weights import CheckpointError
 
 ARCHITECTURES = ("MPTForCausalLM", "MptForCausalLM")
 

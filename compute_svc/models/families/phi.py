@@ -9,7 +9,7 @@ from compute_svc.models.config import LayerKind, ModelConfig, Rope
 from compute_svc.models.config_fields import ConfigFields, read_rope, uniform
 from compute_svc.models.families.llama import llama_like
 from compute_svc.models.weight_names import WeightNames
-from compute_svc.weights import CheckpointError
+from compute_svc.models.weights import CheckpointError
 
 ARCHITECTURES = ("PhiForCausalLM", "Phi3ForCausalLM")
 

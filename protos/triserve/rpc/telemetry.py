@@ -8,7 +8,7 @@ from datetime import UTC, datetime
 
 
 class _Formatter(logging.Formatter):
-    """`2026-01-31T12:00:00.123Z INFO compute compute_svc.engine message`, in UTC."""
+    """`2026-01-31T12:00:00.123Z INFO compute compute_svc.engine.engine message`, in UTC."""
 
     def __init__(self, service: str) -> None:
         super().__init__(f"%(asctime)s %(levelname)s {service} %(name)s %(message)s")

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from pydantic import ValidationError
 
-from gateway.limits import Limits
+from gateway.flow.limits import Limits
 from gateway.settings import Settings
 from triserve.rpc.server import load_settings
 

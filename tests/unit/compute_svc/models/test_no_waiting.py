@@ -10,15 +10,15 @@ import numpy as np
 import pytest
 import torch
 
-from compute_svc.batch_builder import BatchBuilder
-from compute_svc.host_copy import to_device
+from compute_svc.engine.batch_builder import BatchBuilder
+from compute_svc.kernels.host_copy import to_device
 from compute_svc.kv.page_store import KvPageStore
 from compute_svc.models.causal_lm import CausalLM
 from compute_svc.models.config import StreamingWindow
 from compute_svc.models.registry import load_model
-from compute_svc.request import Request
 from compute_svc.scheduler.base import SchedulerConfig
 from compute_svc.scheduler.scheduler import Scheduler
+from compute_svc.wire.request import Request
 from tests.fakes.checkpoints import save_checkpoint
 from tests.fakes.wait_detector import HostWaits, no_waiting
 

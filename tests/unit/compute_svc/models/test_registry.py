@@ -11,12 +11,12 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from compute_svc.forward_batch import ForwardBatch
 from compute_svc.kv.page_store import KvPageStore
+from compute_svc.layers.forward_batch import ForwardBatch
 from compute_svc.layers.rotary_table import RopeScaling
 from compute_svc.models.config import LayerKind, ModelConfig, Rope, UnsupportedModel
 from compute_svc.models.registry import load_model, read_model_config
-from compute_svc.weights import SINGLE_FILE, CheckpointError
+from compute_svc.models.weights import SINGLE_FILE, CheckpointError
 from tests.fakes.checkpoints import edit_config, save_checkpoint
 from tests.fakes.forward_driver import ForwardDriver
 

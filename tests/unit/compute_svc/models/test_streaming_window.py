@@ -10,14 +10,14 @@ from typing import Any
 import pytest
 import torch
 
-from compute_svc.forward_batch import ForwardBatch, begun_pages
 from compute_svc.kernels.kv_chunks import CHUNK_TOKENS
 from compute_svc.kv.page_store import KvPageStore
+from compute_svc.layers.forward_batch import ForwardBatch, begun_pages
 from compute_svc.models.causal_lm import CausalLM
 from compute_svc.models.config import LayerKind, StreamingWindow
 from compute_svc.models.registry import load_model, read_model_config
-from compute_svc.request import SamplingOptions
-from compute_svc.weights import CheckpointError
+from compute_svc.models.weights import CheckpointError
+from compute_svc.wire.request import SamplingOptions
 from tests.fakes.checkpoints import save_checkpoint
 from tests.fakes.engine_reader import request_of
 from tests.fakes.forward_driver import DrivenRequest, ForwardDriver

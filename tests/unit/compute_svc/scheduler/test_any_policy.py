@@ -11,7 +11,6 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule, run_state_machine_as_test
 
-from compute_svc.request import Request
 from compute_svc.scheduler.base import Phase, Plan, Policy, RequestState, SchedulerConfig
 from compute_svc.scheduler.policies import POLICIES
 from compute_svc.scheduler.policies.longest_prefix import LongestPrefixFirst
@@ -19,6 +18,7 @@ from compute_svc.scheduler.policies.multi_level import MultiLevelFeedback
 from compute_svc.scheduler.policies.priority import PriorityFirst
 from compute_svc.scheduler.policies.shortest_first import ShortestFirst
 from compute_svc.scheduler.scheduler import Scheduler
+from compute_svc.wire.request import Request
 from triserve.rpc.errors import Overloaded
 
 PAGE, PAGES, RUNNING = 4, 12, 3

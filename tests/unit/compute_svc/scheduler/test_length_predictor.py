@@ -12,9 +12,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
 
-from compute_svc.request import Request
 from compute_svc.scheduler.length_predictor import WindowedLengthPredictor
 from compute_svc.scheduler.scheduler import Scheduler
+from compute_svc.wire.request import Request
 from tests.fakes.scheduler_steps import request_of, small_config, step
 
 

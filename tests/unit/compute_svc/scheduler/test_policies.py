@@ -9,7 +9,6 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from compute_svc.request import Request
 from compute_svc.scheduler.base import Phase, Plan, Policy, RequestState, SchedulerConfig
 from compute_svc.scheduler.policies import POLICIES, make_policy
 from compute_svc.scheduler.policies.fair_tenants import FairTenants
@@ -19,6 +18,7 @@ from compute_svc.scheduler.policies.priority import PriorityFirst
 from compute_svc.scheduler.policies.ranked import RankedQueue
 from compute_svc.scheduler.policies.shortest_first import ShortestFirst
 from compute_svc.scheduler.scheduler import Scheduler
+from compute_svc.wire.request import Request
 
 
 class _Asked:

@@ -6,10 +6,10 @@ from itertools import count
 
 import pytest
 
-from compute_svc.engine import Engine
+from compute_svc.engine.engine import Engine
 from compute_svc.simulator.cost_model import StepWork
 from compute_svc.simulator.measure import MeasuredStep, measure_steps, work_of
-from compute_svc.step_output import StepOutput
+from compute_svc.wire.step_output import StepOutput
 from tests.fakes.engine_reader import request_of, small_engine
 
 

@@ -1,0 +1,333 @@
+"""The engine: model, KV and scheduler in one synchronous object; knows no wire, no thread and no clock."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Protocol
+
+import numpy as np
+import torch
+
+from compute_svc.engine.batch_builder import BatchBuilder
+from compute_svc.engine.candidates import draw_greedy, select_candidates
+from compute_svc.engine.draw_rule import DrawRule
+from compute_svc.kernels.host_copy import rows_of
+from compute_svc.kv.page_store import KvPageStore
+from compute_svc.layers.forward_batch import ForwardBatch
+from compute_svc.scheduler.base import LengthPredictor, Plan, Policy, RequestState, SchedulerConfig
+from compute_svc.scheduler.kv_memory import Reservation
+from compute_svc.scheduler.scheduler import Scheduler
+from compute_svc.wire.request import Request, Tokens
+from compute_svc.wire.step_output import KvChanges, Load, Pinned, PrefixStats, Released, Rows, Started, StepOutput
+from triserve.rpc.errors import Internal, Overloaded, ServiceError
+
+
+class Model(Protocol):
+    """What the engine needs of a model."""
+
+    def forward(self, batch: ForwardBatch, kv: KvPageStore) -> torch.Tensor:
+        """Computes a batch.
+
+        Returns:
+            [rows of batch.logit_rows, width] float32.
+
+        Effects: writes keys and values to the batch's slots.
+        """
+        ...
+
+
+_NO_IDS = np.empty(0, dtype=np.uint32)
+_NO_LOGITS = np.empty(0, dtype=np.float32)
+
+
+class Engine:
+    """Computes requests step by step.
+
+    Greedy rows that need nothing else are drawn here and run ahead. All others come out as candidates and wait for `verdict`.
+    A request ends here by a stop id or by max_tokens; whoever looks at the text may end it earlier with `release`.
+
+    Args:
+        model: The model.
+        kv: Its keys and values; as many pages as the configuration says.
+        config: Sizes.
+        logits_width: Number of logits of a row.
+        device: Where model and KV are.
+        policy: The order of service; None = first come, first served.
+        predictor: Of the lengths of answers; None = max_tokens is expected.
+        reservation: What admitted requests get of KV in advance.
+    """
+
+    def __init__(
+        self,
+        model: Model,
+        kv: KvPageStore,
+        config: SchedulerConfig,
+        *,
+        logits_width: int,
+        device: torch.device,
+        policy: Policy | None = None,
+        predictor: LengthPredictor | None = None,
+        reservation: Reservation = Reservation.PREDICTED,
+    ) -> None:
+        self.config = config
+        self.logits_width = logits_width
+        self._model = model
+        self._kv = kv
+        self._scheduler = Scheduler(config, policy, predictor, reservation)
+        self._builder = BatchBuilder(config, self._scheduler.memory.tables, device)
+        self._steps = 0
+        self._prefill_tokens = 0
+        self._decode_tokens = 0
+        self._has_arrivals = False
+        self._started: list[Started] = []
+        self._released: list[Released] = []
+        self._pinned: list[Pinned] = []
+        self._has_watcher = False
+        self._is_watch_new = False
+
+    @property
+    def next_deadline(self) -> float | None:
+        """When a step is due even if nothing arrives; None = never."""
+        return self._scheduler.next_deadline
+
+    @property
+    def load(self) -> Load:
+        """How full the engine is now."""
+        memory = self._scheduler.memory
+        free, cached, pinned = memory.pool.num_free, memory.tree.evictable_pages, memory.tree.idle_pinned_pages
+        return Load(
+            running_requests=self._scheduler.num_running,
+            waiting_requests=self._scheduler.num_waiting,
+            used_pages=self.config.num_pages - free - cached - pinned,
+            cached_pages=cached,
+            free_pages=free,
+            steps=self._steps,
+            preemptions=self._scheduler.num_preemptions,
+            prefill_tokens=self._prefill_tokens,
+            decode_tokens=self._decode_tokens,
+            cached_tokens=self._scheduler.num_cached_tokens,
+            pinned_pages=pinned,
+        )
+
+    @property
+    def prefix_stats(self) -> PrefixStats:
+        """What the prefix cache holds and has been good for."""
+        memory = self._scheduler.memory
+        tree = memory.tree
+        return PrefixStats(
+            cached_pages=tree.num_pages,
+            evictable_pages=tree.evictable_pages,
+            pinned_pages=tree.pinned_pages,
+            max_pinned_pages=memory.max_pinned_pages,
+            tenants=tree.num_tenants,
+            looked_up_tokens=memory.looked_up_tokens,
+            hit_tokens=memory.hit_tokens,
+            copied_tokens=memory.copied_tokens,
+            stored_pages=tree.stored_pages,
+            evicted_pages=tree.evicted_pages,
+            pins=tree.pinned(),
+        )
+
+    def submit(self, request: Request) -> None:
+        """Puts a request in the queue; a prefix to pin that is cached is pinned at once.
+
+        Raises:
+            InvalidRequest: It can never fit, is complete already, or has an id without a logit.
+            Overloaded: The queue is full, or too much would be pinned.
+        """
+        self._has_arrivals = True
+        if request.pins and self._scheduler.memory.pin(request.tenant, request.prompt):
+            self._pinned.append(Pinned(request.number, request.prompt.size, 0))
+            return
+        state = self._scheduler.submit(request)
+        state.rule = DrawRule(request, self.logits_width)
+
+    def release(self, number: int) -> bool:
+        """Ends a request wherever it is, cancelled or finished; its pages are free when this returns.
+
+        Returns:
+            Whether it was here.
+        """
+        return self._release(number, None)
+
+    def unpin(self, tenant: str, tokens: Tokens) -> bool:
+        """Lets a pinned prefix go; returns whether it was pinned."""
+        return self._scheduler.memory.tree.unpin(tenant, tokens)
+
+    def watch(self, wanted: bool) -> None:
+        """From now on outputs tell how the prefix cache changes, the next one what it holds; or they do so no longer."""
+        self._has_watcher = self._is_watch_new = wanted
+        if not wanted:
+            self._scheduler.memory.tree.unwatch()
+
+    def verdict(self, number: int, position: int, token: int) -> None:
+        """Takes a token drawn elsewhere, for a row that was given out as candidates; a request that has left is ignored.
+
+        Effects: a verdict the engine did not ask for, or a token without a logit, fails the request.
+        """
+        state = self._scheduler.find(number)
+        if state is None:
+            return
+        if not state.awaiting or position != state.position or not 0 <= token < self.logits_width:
+            self._release(number, Internal("the sampler's verdict does not fit the request"))
+            return
+        state.awaiting = False
+        self._accept(state, token)
+
+    def pause(self, numbers: Sequence[int], *, paused: bool) -> None:
+        """Keeps admitted requests out of the next steps, or lets them in again; they keep their KV. Others are ignored."""
+        for number in numbers:
+            state = self._scheduler.find(number)
+            if state is not None and state.admitted_at is not None:
+                state.paused = paused
+
+    def step(self, now: float) -> StepOutput | None:
+        """Computes one step.
+
+        Args:
+            now: Seconds on the caller's clock.
+
+        Returns:
+            What has happened since the last output; None if nothing has.
+        """
+        return self.run(self.plan(now))
+
+    def plan(self, now: float) -> Plan:
+        """The first half of a step: admits, preempts and ends what is over. `run` must follow."""
+        plan = self._scheduler.step(now)
+        for failure in plan.failures:
+            self._released.append(Released(failure.state.request.number, failure.state.preemptions, failure.error))
+        return plan
+
+    def run(self, plan: Plan) -> StepOutput | None:
+        """The second half of a step: computes the plan and draws what can be drawn here."""
+        rows = None
+        if not plan.is_empty:
+            states = [*plan.decodes, *(chunk.state for chunk in plan.prefills if chunk.completes)]
+            with torch.inference_mode():
+                if plan.copies:
+                    sources, targets = zip(*plan.copies, strict=True)
+                    self._kv.copy_pages(sources, targets)
+                logits = self._model.forward(self._builder.build(plan), self._kv)
+                self._scheduler.complete(plan)
+                rows = self._draw(states, logits) if states else None
+            self._steps += 1
+            self._prefill_tokens += sum(chunk.length for chunk in plan.prefills)
+            self._decode_tokens += len(rows.numbers) if rows is not None else 0
+        elif not (self._has_arrivals or plan.admitted or self._released or self._is_watch_new):
+            return None
+        output = StepOutput(rows, self._started, self._released, self.load, self._pinned, self._take_kv_changes())
+        self._has_arrivals = False
+        self._started, self._released, self._pinned = [], [], []
+        return output
+
+    def assert_consistent(self) -> None:
+        """Checks that every page has one owner and every request one place."""
+        self._scheduler.assert_consistent()
+
+    def _take_kv_changes(self) -> KvChanges | None:
+        if not self._has_watcher:
+            return None
+        tree = self._scheduler.memory.tree
+        if self._is_watch_new:
+            self._is_watch_new = False
+            return KvChanges(True, tree.watch(), [])
+        stored, removed = tree.take_changes()
+        return KvChanges(False, stored, removed) if stored or removed else None
+
+    def _draw(self, states: list[RequestState], logits: torch.Tensor) -> Rows:
+        bare: list[int] = []
+        full: list[int] = []
+        for index, state in enumerate(states):
+            if state.request.pins:
+                self._keep(state)
+                continue
+            if state.num_tokens == state.num_given:
+                self._start(state)
+            rule = _rule(state)
+            (bare if state.position >= rule.drawn_from and not rule.num_reported else full).append(index)
+        rows = Rows([], [], [], [], [], _NO_IDS, _NO_LOGITS)
+        if bare:
+            self._draw_bare([states[index] for index in bare], logits if len(bare) == len(states) else rows_of(logits, bare), rows)
+        if full:
+            rows = self._give_out([states[index] for index in full], logits if len(full) == len(states) else rows_of(logits, full), rows)
+        return rows
+
+    def _keep(self, state: RequestState) -> None:
+        """Pins a prefix that is computed now; of its last token nothing is wanted."""
+        request = state.request
+        try:
+            is_cached = self._scheduler.memory.pin(request.tenant, request.prompt)
+        except Overloaded as error:
+            self._release(request.number, error)
+            return
+        assert is_cached, "what was computed in whole pages is in the cache"
+        self._pinned.append(Pinned(request.number, request.prompt.size, request.prompt.size - state.cached_tokens))
+        self._scheduler.release(request.number)
+
+    def _start(self, state: RequestState) -> None:
+        assert state.admitted_at is not None, "a running request was admitted"
+        _rule(state).see(state.tokens, state.num_tokens)
+        request = state.request
+        self._started.append(Started(request.number, state.cached_tokens, request.submitted_at, state.admitted_at))
+
+    def _draw_bare(self, states: list[RequestState], logits: torch.Tensor, rows: Rows) -> None:
+        """Draws rows of which nothing but the token is wanted."""
+        drawn = draw_greedy(logits)
+        for state, token, is_finite in zip(states, drawn.tokens, drawn.is_finite, strict=True):
+            if not is_finite:
+                self._fail_broken(state)
+                continue
+            rows.numbers.append(state.request.number)
+            rows.positions.append(state.position)
+            rows.tokens.append(token)
+            self._accept(state, token)
+        rows.num_candidates.extend([0] * len(rows.numbers))
+        rows.log_sum_exp.extend([0.0] * len(rows.numbers))
+
+    def _give_out(self, states: list[RequestState], logits: torch.Tensor, rows: Rows) -> Rows:
+        """Adds rows that carry candidates. Those that can be drawn here are; the others wait for their verdict."""
+        rules = [_rule(state) for state in states]
+        chosen = select_candidates(logits, rules, [state.position for state in states])
+        for index, (state, rule) in enumerate(zip(states, rules, strict=True)):
+            if not chosen.is_finite[index]:
+                self._fail_broken(state)
+                continue
+            position = state.position
+            rows.numbers.append(state.request.number)
+            rows.positions.append(position)
+            rows.num_candidates.append(int(chosen.counts[index]))
+            rows.log_sum_exp.append(float(chosen.log_sum_exp[index]))
+            if position >= rule.drawn_from:
+                token = int(chosen.best[index])
+                rows.tokens.append(token)
+                self._accept(state, token)
+            else:
+                rows.tokens.append(None)
+                state.awaiting = True
+        return rows._replace(candidate_ids=chosen.ids, candidate_logits=chosen.logits)
+
+    def _accept(self, state: RequestState, token: int) -> None:
+        """Adds a token to a request and ends the request if that was its last."""
+        request = state.request
+        state.append(token)
+        count = state.num_tokens - request.prompt.size
+        if count >= request.max_tokens or (token in request.stop_token_ids and count > request.min_tokens):
+            self._release(request.number, None)
+        else:
+            _rule(state).see_next(token)
+
+    def _fail_broken(self, state: RequestState) -> None:
+        self._release(state.request.number, Internal("the model gave no finite logits"))
+
+    def _release(self, number: int, error: ServiceError | None) -> bool:
+        state = self._scheduler.release(number)
+        if state is None:
+            return False
+        self._released.append(Released(number, state.preemptions, error))
+        return True
+
+
+def _rule(state: RequestState) -> DrawRule:
+    assert isinstance(state.rule, DrawRule), "a submitted request has a rule"
+    return state.rule

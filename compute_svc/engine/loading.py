@@ -1,0 +1,144 @@
+"""From a model folder to an engine; all of it in the engine's process."""
+
+from __future__ import annotations
+
+import logging
+
+import torch
+
+from compute_svc.engine.engine import Engine
+from compute_svc.kernels.kv_chunks import CHUNK_TOKENS
+from compute_svc.kv.page_store import KvPageStore
+from compute_svc.models.config import ModelConfig, StreamingWindow
+from compute_svc.models.registry import load_model
+from compute_svc.scheduler.base import SchedulerConfig
+from compute_svc.scheduler.kv_memory import Reservation
+from compute_svc.scheduler.length_predictor import WindowedLengthPredictor
+from compute_svc.scheduler.policies import make_policy
+from compute_svc.settings import Settings
+
+logger = logging.getLogger(__name__)
+
+_DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
+_RESERVATIONS = {"pages": Reservation.PAGES, "predicted": Reservation.PREDICTED}
+_PERCENT_PER_LINE = 10
+# Sines and cosines of so many positions are half a gigabyte at 64 rotary pairs.
+_MAX_STREAMED_TOKENS = 1 << 19
+
+
+def load_engine(settings: Settings) -> Engine:
+    """Loads the model and makes the engine around it.
+
+    Raises:
+        CheckpointError: The folder holds no model this engine can serve.
+        ValueError: A setting does not fit the model.
+    """
+    dtype, device = _DTYPES[settings.dtype], torch.device(settings.device)
+    model = load_model(
+        settings.model,
+        dtype=dtype,
+        device=device,
+        max_tokens=_most_distant_tokens(settings),
+        streaming=_streaming_window(settings),
+        on_progress=_ProgressLog(),
+    )
+    config = scheduler_config(settings, model.config)
+    kv = KvPageStore(
+        model.config.num_layers,
+        config.num_pages,
+        config.page_size_tokens,
+        model.config.num_kv_heads,
+        model.config.head_dim,
+        dtype,
+        device,
+    )
+    if model.sinks:
+        logger.info("streaming: a token sees the first %d tokens and at most %s before it, itself included", model.sinks, model.kv_window)
+    logger.info(
+        "ready: %s from %s, %s on %s, %d KV pages of %d tokens, %d threads",
+        model.config.architecture,
+        settings.model.name,
+        settings.dtype,
+        settings.device,
+        config.num_pages,
+        config.page_size_tokens,
+        torch.get_num_threads(),
+    )
+    return Engine(
+        model,
+        kv,
+        config,
+        logits_width=model.config.vocab_size,
+        device=device,
+        policy=make_policy(settings.policy),
+        predictor=WindowedLengthPredictor(),
+        reservation=_RESERVATIONS[settings.kv_reservation],
+    )
+
+
+def _streaming_window(settings: Settings) -> StreamingWindow | None:
+    tokens = settings.streaming_window_tokens
+    return None if tokens is None else StreamingWindow(tokens=tokens, sinks=settings.num_sinks)
+
+
+def _most_distant_tokens(settings: Settings) -> int | None:
+    """How far apart tokens may be that see each other; None = as far as the model allows."""
+    window = settings.streaming_window_tokens
+    return settings.max_model_len_tokens if window is None else window + settings.num_sinks
+
+
+def scheduler_config(settings: Settings, model: ModelConfig) -> SchedulerConfig:
+    """The sizes that settings and model give together.
+
+    Raises:
+        ValueError: naming the variable that does not fit.
+    """
+    longest = settings.max_model_len_tokens or model.max_position_embeddings
+    distance = _most_distant_tokens(settings)
+    if model.sinks and distance is not None and distance > model.max_position_embeddings:
+        raise ValueError(
+            f"COMPUTE_STREAMING_WINDOW_TOKENS is {settings.streaming_window_tokens}, "
+            f"the limit is {model.max_position_embeddings - model.sinks}: window and sinks within what the model was made for"
+        )
+    if model.sinks:
+        limit, whose = _MAX_STREAMED_TOKENS, "that of a streaming window"
+    else:
+        limit, whose = model.max_position_embeddings, "the model's own"
+    if longest > limit:
+        raise ValueError(f"COMPUTE_MAX_MODEL_LEN_TOKENS is {longest}, the limit is {whose}, {limit}")
+    itemsize = _DTYPES[settings.dtype].itemsize
+    bytes_per_page = 2 * model.num_layers * settings.page_size_tokens * model.num_kv_heads * model.head_dim * itemsize
+    num_pages = settings.kv_cache_bytes // bytes_per_page
+    if num_pages < 2:
+        raise ValueError(f"COMPUTE_KV_CACHE_BYTES is {settings.kv_cache_bytes}, it must be at least {2 * bytes_per_page}, two pages")
+    config = SchedulerConfig(
+        page_size_tokens=settings.page_size_tokens,
+        num_pages=num_pages,
+        max_model_len_tokens=longest,
+        step_budget_tokens=settings.step_budget_tokens,
+        max_running_requests=settings.max_running_requests,
+        max_waiting_requests=settings.max_waiting_requests,
+        window_tokens=_window_tokens(settings, model),
+        chunk_tokens=CHUNK_TOKENS,
+    )
+    if config.max_request_tokens < longest:
+        logger.warning("a request has at most %d tokens: COMPUTE_KV_CACHE_BYTES holds no more", config.max_request_tokens)
+    return config
+
+
+def _window_tokens(settings: Settings, model: ModelConfig) -> int | None:
+    # Pages of another size do not end where chunks do; then everything is kept.
+    return None if CHUNK_TOKENS % settings.page_size_tokens else model.kv_window
+
+
+class _ProgressLog:
+    """Logs how far loading is, every ten percent or so."""
+
+    def __init__(self) -> None:
+        self._next_percent = _PERCENT_PER_LINE
+
+    def __call__(self, bytes_done: int, bytes_total: int) -> None:
+        percent = 100 * bytes_done // max(1, bytes_total)
+        if percent >= self._next_percent:
+            logger.info("loaded %d %% of %d MB", percent, bytes_total // 1_000_000)
+            self._next_percent = percent - percent % _PERCENT_PER_LINE + _PERCENT_PER_LINE

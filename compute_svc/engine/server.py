@@ -1,0 +1,167 @@
+"""The computing process of a replica: takes commands from a stream, steps, reports. Its one thread does all torch work, loading included.
+
+It is a process of its own because the event loop's work would hold the interpreter lock while the engine wants it: each of some five wake-ups per
+step then stops the step. Nothing here waits for the network: the stream ends in the replica's other process, which always reads.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import select
+import socket
+import time
+from collections.abc import Callable
+
+from compute_svc.engine.engine import Engine
+from compute_svc.models.weights import CheckpointError
+from compute_svc.settings import Settings
+from compute_svc.wire import engine_wire_pb2 as wire
+from compute_svc.wire.codec import MessageCutter, decode_request, decode_tokens, encode_output, encode_stats, pack
+from triserve.rpc.errors import ServiceError, to_proto
+
+logger = logging.getLogger(__name__)
+
+_READ_BYTES = 1 << 20
+
+
+class _CannotLoad(Exception):
+    """The checkpoint or a setting is at fault; its message says all that there is to say."""
+
+
+class EngineServer:
+    """Serves one engine to the other end of a stream until that end is closed.
+
+    Args:
+        connection: A blocking stream socket; the server closes it.
+        build: Loads the model and makes the engine.
+    """
+
+    def __init__(self, connection: socket.socket, build: Callable[[Settings], Engine]) -> None:
+        self._connection = connection
+        self._build = build
+        self._cutter = MessageCutter()
+        self._poll = select.poll()
+        self._poll.register(connection, select.POLLIN)
+
+    def run(self) -> None:
+        """Loads, then computes; returns when the other end is closed or the engine has failed, which the other end is told."""
+        # The other end may go at any time; there is nobody to tell then.
+        with self._connection, contextlib.suppress(BrokenPipeError, ConnectionResetError):
+            try:
+                engine = self._load()
+                if engine is not None:
+                    self._serve(engine)
+            except (BrokenPipeError, ConnectionResetError):
+                raise
+            except _CannotLoad as error:
+                self._send_last(wire.Report(failed=str(error)))
+            except Exception as error:
+                logger.exception("the engine failed")
+                self._send_last(wire.Report(failed=f"{type(error).__name__}: {error}"))
+
+    def _load(self) -> Engine | None:
+        """The engine, which the other end is told of; None when that is gone already."""
+        settings = self._first_command()
+        if settings is None:
+            return None
+        try:
+            engine = self._build(settings)
+        except (CheckpointError, ValueError) as error:
+            raise _CannotLoad(str(error)) from error
+        config = engine.config
+        self._send(
+            wire.Report(
+                loaded=wire.Loaded(
+                    logits_width=engine.logits_width,
+                    max_request_tokens=config.max_request_tokens,
+                    page_size_tokens=config.page_size_tokens,
+                    num_pages=config.num_pages,
+                    max_waiting_requests=config.max_waiting_requests,
+                    load=engine.load,
+                )
+            )
+        )
+        return engine
+
+    def _first_command(self) -> Settings | None:
+        """The settings to load with; None when the other end is gone already."""
+        while (contents := self._receive(None)) is not None:
+            if contents:
+                command = wire.Command.FromString(contents[0])
+                assert command.HasField("load") and len(contents) == 1, "nothing is asked of an engine that is not there yet"
+                return Settings.model_validate_json(command.load.settings)
+        return None
+
+    def _serve(self, engine: Engine) -> None:
+        idle = True
+        while (contents := self._receive(_seconds_until(engine.next_deadline) if idle else 0.0)) is not None:
+            for content in contents:
+                self._do(engine, wire.Command.FromString(content))
+            plan = engine.plan(time.monotonic())
+            idle = plan.is_empty
+            if plan.admitted:
+                self._send(wire.Report(admitted=wire.Admitted(request=[state.request.number for state in plan.admitted])))
+            output = engine.run(plan)
+            if output is not None:
+                self._send(wire.Report(output=encode_output(output, time.monotonic())))
+
+    def _do(self, engine: Engine, command: wire.Command) -> None:
+        kind = command.WhichOneof("kind")
+        if kind == "submit":
+            self._submit(engine, command.submit)
+        elif kind == "release":
+            engine.release(command.release)
+        elif kind == "verdicts":
+            verdicts = command.verdicts
+            for number, position, token in zip(verdicts.request, verdicts.position, verdicts.token, strict=True):
+                engine.verdict(number, position, token)
+        elif kind == "pause":
+            engine.pause(command.pause.request, paused=command.pause.paused)
+        elif kind == "ping":
+            self._send(wire.Report(pong=command.ping))
+        elif kind == "unpin":
+            was_pinned = engine.unpin(command.unpin.tenant, decode_tokens(command.unpin.tokens))
+            self._send(wire.Report(unpinned=wire.Unpinned(number=command.unpin.number, was_pinned=was_pinned)))
+        elif kind == "stats":
+            self._send(wire.Report(stats=encode_stats(command.stats, engine.prefix_stats)))
+        elif kind == "watch":
+            engine.watch(command.watch)
+        else:
+            raise AssertionError(f"unknown command {kind}")
+
+    def _submit(self, engine: Engine, message: wire.Submission) -> None:
+        try:
+            engine.submit(decode_request(message))
+        except ServiceError as error:
+            self._send(wire.Report(refused=wire.Refused(request=message.number, error=to_proto(error))))
+
+    def _receive(self, timeout_s: float | None) -> list[bytes] | None:
+        """What has arrived.
+
+        Args:
+            timeout_s: How long to wait for it; None = for ever.
+
+        Returns:
+            None when the other end is closed.
+        """
+        if timeout_s != 0 and not self._poll.poll(None if timeout_s is None else timeout_s * 1000):
+            return []
+        try:
+            data = self._connection.recv(_READ_BYTES, socket.MSG_DONTWAIT)
+        except BlockingIOError:
+            return []
+        return self._cutter.feed(data) if data else None
+
+    def _send_last(self, report: wire.Report) -> None:
+        """Sends a report and returns when the other end is closed: one that writes to a closed stream would not read what is in it."""
+        self._send(report)
+        while self._receive(None) is not None:
+            pass
+
+    def _send(self, report: wire.Report) -> None:
+        self._connection.sendall(pack(report))
+
+
+def _seconds_until(deadline: float | None) -> float | None:
+    return None if deadline is None else max(0.0, deadline - time.monotonic())

@@ -1,0 +1,227 @@
+"""The engine, as the event loop sees it: a process of its own at the other end of a stream."""
+
+from __future__ import annotations
+
+import asyncio
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Sequence
+from typing import Protocol, cast
+
+from compute_svc.settings import Settings
+from compute_svc.wire import engine_wire_pb2 as wire
+from compute_svc.wire.codec import MessageCutter, decode_output, decode_stats, encode_request, encode_tokens, pack
+from compute_svc.wire.request import Request, Tokens
+from compute_svc.wire.step_output import EngineInfo, Load, PrefixStats, StepOutput
+from triserve.rpc.errors import ServiceError, from_proto
+
+_STOP_TIMEOUT_S = 5.0
+
+
+class EngineFailed(Exception):
+    """The engine could not be loaded, or has failed; nothing more can be computed."""
+
+
+class EngineLost(EngineFailed):
+    """The engine ended without a word, killed or crashed: what it was asked for is not to blame."""
+
+
+class EngineListener(Protocol):
+    """Hears from the engine; called on the event loop."""
+
+    def on_engine_loaded(self, info: EngineInfo, load: Load) -> None:
+        """The model is loaded."""
+
+    def on_engine_refused(self, number: int, error: ServiceError) -> None:
+        """A request was not taken into the queue."""
+
+    def on_engine_admitted(self, numbers: list[int]) -> None:
+        """Requests leave the queue in the step that begins now."""
+
+    def on_engine_output(self, output: StepOutput, ended_at: float) -> None:
+        """A step has ended, at that time on the monotonic clock, or something has happened between steps."""
+
+    def on_engine_unpinned(self, number: int, was_pinned: bool) -> None:
+        """Answers `unpin`."""
+
+    def on_engine_stats(self, number: int, stats: PrefixStats) -> None:
+        """Answers `prefix_stats`."""
+
+    def on_engine_failed(self, error: EngineFailed) -> None:
+        """The engine has ended; nothing follows."""
+
+
+class EngineHost(Protocol):
+    """What the engine runs in."""
+
+    async def wait(self) -> str:
+        """Returns when it has ended: how, in words that follow "the engine"."""
+
+    def kill(self) -> None:
+        """Ends it at once."""
+
+
+Launch = Callable[[socket.socket], EngineHost]
+
+
+class _Process:
+    """The engine's process."""
+
+    def __init__(self, process: subprocess.Popen[bytes]) -> None:
+        self._process = process
+
+    async def wait(self) -> str:
+        """See `EngineHost`."""
+        status = await asyncio.to_thread(self._process.wait)
+        return f"ended with status {status}" if status >= 0 else f"was killed by {signal.Signals(-status).name}"
+
+    def kill(self) -> None:
+        """See `EngineHost`."""
+        self._process.kill()
+
+
+def launch_process(connection: socket.socket) -> EngineHost:
+    """Starts the engine's process with its end of the stream."""
+    safe_path = ("-P",) if sys.flags.safe_path else ()
+    command = (sys.executable, *safe_path, "-m", "compute_svc.engine", str(connection.fileno()))
+    # Not by the event loop, which forks in a way that wakes gRPC's fork handlers.
+    return _Process(subprocess.Popen(command, stdin=subprocess.DEVNULL, pass_fds=(connection.fileno(),)))
+
+
+class EngineClient(asyncio.Protocol):
+    """Gives commands and passes on reports. All methods but `start` and `stop` return at once.
+
+    Args:
+        listener: Who hears what happens.
+        launch: Starts the engine.
+    """
+
+    def __init__(self, listener: EngineListener, launch: Launch = launch_process) -> None:
+        self._listener = listener
+        self._launch = launch
+        self._cutter = MessageCutter()
+        self._host: EngineHost | None = None
+        self._transport: asyncio.WriteTransport | None = None
+        self._end: asyncio.Task[None] | None = None
+        self._has_ended = False
+        self._num_pings = 0
+        self._pinged_at: float | None = None
+
+    @property
+    def silent_s(self) -> float:
+        """For how long a `ping` has been unanswered; 0 if none is."""
+        return 0.0 if self._pinged_at is None else time.monotonic() - self._pinged_at
+
+    async def start(self, settings: Settings) -> None:
+        """Starts the engine, which begins to load."""
+        ours, theirs = socket.socketpair()
+        with theirs:
+            self._host = self._launch(theirs)
+        await asyncio.get_running_loop().create_unix_connection(lambda: self, sock=ours)
+        self._give(wire.Command(load=wire.Load(settings=settings.model_dump_json())))
+
+    async def stop(self) -> None:
+        """Ends the engine after the step under way, or at once if that takes too long; nobody hears of it."""
+        self._has_ended = True
+        if self._transport is not None:
+            self._transport.close()
+        if self._host is not None:
+            try:
+                await asyncio.wait_for(self._host.wait(), _STOP_TIMEOUT_S)
+            except TimeoutError:
+                self._host.kill()
+                await self._host.wait()
+
+    def submit(self, request: Request) -> None:
+        """Puts a request in the engine's queue."""
+        self._give(wire.Command(submit=encode_request(request)))
+
+    def release(self, number: int) -> None:
+        """Ends a request; `on_engine_output` tells when its pages are free, unless it had left before."""
+        self._give(wire.Command(release=number))
+
+    def verdicts(self, numbers: Sequence[int], positions: Sequence[int], tokens: Sequence[int]) -> None:
+        """Tokens drawn elsewhere."""
+        self._give(wire.Command(verdicts=wire.Verdicts(request=numbers, position=positions, token=tokens)))
+
+    def pause(self, numbers: Sequence[int], *, paused: bool) -> None:
+        """Keeps requests out of the next steps, or lets them in again."""
+        self._give(wire.Command(pause=wire.Pause(request=numbers, paused=paused)))
+
+    def unpin(self, number: int, tenant: str, tokens: Tokens) -> None:
+        """Lets a pinned prefix go; `on_engine_unpinned` follows."""
+        self._give(wire.Command(unpin=wire.Unpin(number=number, tenant=tenant, tokens=encode_tokens(tokens))))
+
+    def prefix_stats(self, number: int) -> None:
+        """Asks what the prefix cache holds; `on_engine_stats` follows."""
+        self._give(wire.Command(stats=number))
+
+    def watch(self, wanted: bool) -> None:
+        """Whether outputs are to tell how the prefix cache changes; the first one tells what it holds."""
+        self._give(wire.Command(watch=wanted))
+
+    def ping(self) -> None:
+        """Asks for a sign of life, unless one is awaited."""
+        if self._pinged_at is None:
+            self._num_pings += 1
+            self._pinged_at = time.monotonic()
+            self._give(wire.Command(ping=self._num_pings))
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        """The stream is there."""
+        self._transport = cast(asyncio.WriteTransport, transport)
+
+    def data_received(self, data: bytes) -> None:
+        """Passes on what the engine reports."""
+        for content in self._cutter.feed(data):
+            self._take(wire.Report.FromString(content))
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        """The engine has ended; how, its host knows."""
+        if not self._has_ended:
+            self._end = asyncio.ensure_future(self._tell_end())
+
+    async def _tell_end(self) -> None:
+        assert self._host is not None, "a stream belongs to a host"
+        how = await self._host.wait()
+        if not self._has_ended:
+            self._fail(EngineLost(f"the engine {how}"))
+
+    def _fail(self, error: EngineFailed) -> None:
+        self._has_ended = True
+        self._listener.on_engine_failed(error)
+
+    def _give(self, command: wire.Command) -> None:
+        if self._transport is not None and not self._has_ended:
+            self._transport.write(pack(command))
+
+    def _take(self, report: wire.Report) -> None:
+        kind = report.WhichOneof("kind")
+        if self._has_ended:
+            return
+        if kind == "output":
+            self._listener.on_engine_output(decode_output(report.output), report.output.ended_at)
+        elif kind == "admitted":
+            self._listener.on_engine_admitted(list(report.admitted.request))
+        elif kind == "refused":
+            self._listener.on_engine_refused(report.refused.request, from_proto(report.refused.error))
+        elif kind == "pong":
+            self._pinged_at = None
+        elif kind == "unpinned":
+            self._listener.on_engine_unpinned(report.unpinned.number, report.unpinned.was_pinned)
+        elif kind == "stats":
+            self._listener.on_engine_stats(report.stats.number, decode_stats(report.stats))
+        elif kind == "loaded":
+            loaded = report.loaded
+            info = EngineInfo(*(getattr(loaded, name) for name in EngineInfo._fields))
+            self._listener.on_engine_loaded(info, Load(*loaded.load))
+        elif kind == "failed":
+            # The engine waits for this before it ends.
+            assert self._transport is not None, "what has reported is connected"
+            self._transport.close()
+            self._fail(EngineFailed(report.failed))
+        else:
+            raise AssertionError(f"unknown report {kind}")

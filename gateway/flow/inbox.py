@@ -1,0 +1,49 @@
+"""Where a reader waits for any of the answers of its request."""
+
+from __future__ import annotations
+
+import asyncio
+
+from gateway.flow.answer import Answer
+
+
+class Inbox:
+    """Answers that have something to take, each at most once. One reader.
+
+    Args:
+        idle_s: the reader is woken with nothing after this long, again and again; None = never.
+    """
+
+    def __init__(self, *, idle_s: float | None) -> None:
+        self._waiting: list[Answer] = []
+        self._event = asyncio.Event()
+        self._idle_s = idle_s
+        self._timer: asyncio.TimerHandle | None = None
+        if idle_s is not None:
+            self._tick()
+
+    def put(self, answer: Answer) -> None:
+        """Tells the reader of an answer."""
+        if answer not in self._waiting:
+            self._waiting.append(answer)
+            self._event.set()
+
+    async def get(self) -> list[Answer]:
+        """Waits for at least one answer, or for the idle time; returns the answers in the order in which they came."""
+        await self._event.wait()
+        self._event.clear()
+        waiting = self._waiting
+        self._waiting = []
+        return waiting
+
+    def close(self) -> None:
+        """Stops the idle timer."""
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+
+    def _tick(self) -> None:
+        assert self._idle_s is not None, "only an inbox with an idle time ticks"
+        if self._timer is not None:
+            self._event.set()
+        self._timer = asyncio.get_running_loop().call_later(self._idle_s, self._tick)

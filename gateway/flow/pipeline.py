@@ -1,0 +1,257 @@
+"""The way of a request, top to bottom: admit, tokenize, resolve, look in the cache, submit, deliver, keep."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import secrets
+import time
+from collections.abc import AsyncIterator, Sequence
+
+from gateway.clients.fleet import Fleet
+from gateway.flow.admission import Ticket
+from gateway.flow.answer_cache import AnswerCache
+from gateway.flow.call import Call, Prompt
+from gateway.flow.generation import CacheStatus, Choice, EncodedPrompt, Generation, LiveGeneration, ReplayedGeneration
+from gateway.flow.limits import Limits
+from gateway.flow.resolve import check_priority, check_prompt_ids, check_shape, choice_seed, resolve_sampling, resolve_stopping
+from gateway.flow.served_model import ServedModel, ServedNames
+from gateway.metrics import Metrics
+from prompt_cache import CacheKey
+from triserve.rpc.errors import DeadlineExceeded, InvalidRequest, ServiceError
+from triserve.v1 import tokenizer_pb2
+
+logger = logging.getLogger(__name__)
+
+
+class Pipeline:
+    """Leads requests through the stages.
+
+    Args:
+        fleet: the stages.
+        cache: the prompt cache; None = there is none.
+        names: names of the model.
+        limits: bounds on one request.
+        metrics: where to count.
+    """
+
+    def __init__(self, *, fleet: Fleet, cache: AnswerCache | None, names: ServedNames, limits: Limits, metrics: Metrics) -> None:
+        self._fleet = fleet
+        self._cache = cache
+        self._names = names
+        self._limits = limits
+        self._metrics = metrics
+        self._scopes: set[asyncio.Timeout] = set()
+        self._abort_error: ServiceError | None = None
+
+    @contextlib.asynccontextmanager
+    async def open(self, call: Call, ticket: Ticket) -> AsyncIterator[Generation]:
+        """Runs a call; the body of the `async with` reads its generation.
+
+        Leaving the body early, or being cancelled anywhere, aborts the call in every stage at once.
+
+        Args:
+            call: what is asked.
+            ticket: admits it.
+
+        Raises:
+            ServiceError: the call is refused, fails, or its time is over.
+        """
+        record = _Record(call, self._metrics)
+        try:
+            async with self._deadline(call) as scope:
+                key, generation = await self._begin(call, ticket, scope, record)
+                record.generation = generation
+                with contextlib.closing(generation):
+                    yield generation
+                if self._cache is not None and key is not None and isinstance(generation, LiveGeneration) and generation.finished:
+                    self._cache.put(call, key, generation.answers[0], prompt_tokens=generation.usage().prompt_tokens)
+            record.outcome = "ok"
+        except ServiceError as error:
+            record.outcome = error.reason.lower()
+            raise
+        except Exception:
+            record.outcome = "internal"
+            raise
+        finally:
+            record.close()
+
+    def abort_all(self, error: ServiceError) -> None:
+        """Ends every call with the error, now."""
+        self._abort_error = error
+        for scope in [one for one in self._scopes if not one.expired()]:
+            scope.reschedule(asyncio.get_running_loop().time())
+
+    async def _begin(self, call: Call, ticket: Ticket, scope: asyncio.Timeout, record: _Record) -> tuple[CacheKey | None, Generation]:
+        check_shape(call, self._limits)
+        ticket.widen(len(call.prompts) * call.n)
+        self._names.require(call.model)
+        model = self._fleet.model()
+        check_priority(call, model)
+        choices = self._choices(call, model, await self._tokenize(call, model))
+        key = self._cache.key(call, model, choices) if self._cache is not None else None
+        status: CacheStatus = "bypass"
+        if self._cache is not None and key is not None and call.cache.read:
+            kept = await self._cache.get(call, key)
+            if kept is not None:
+                return key, ReplayedGeneration(kept)
+            status = "miss"
+        generation = LiveGeneration(
+            choices,
+            fleet=self._fleet,
+            request_id=call.request_id,
+            tenant=call.tenant,
+            priority=call.priority,
+            remaining_ms=lambda: _remaining_ms(scope),
+            stream=call.stream,
+            idle_s=self._limits.keep_alive_s if call.stream else None,
+            keep_deltas=key is not None and call.cache.write,
+            cache=status,
+            on_retry=self._metrics.retries.labels("compute").inc,
+            on_gap=record.gap if call.stream else None,
+        )
+        try:
+            generation.submit()
+        except BaseException:
+            generation.close()
+            raise
+        return key, generation
+
+    async def _tokenize(self, call: Call, model: ServedModel) -> list[EncodedPrompt]:
+        if len(call.prompts) == 1:
+            return [await self._encode(call, call.prompts[0], model)]
+        try:
+            async with asyncio.TaskGroup() as group:
+                tasks = [group.create_task(self._encode(call, prompt, model)) for prompt in call.prompts]
+        except BaseExceptionGroup as errors:
+            raise errors.exceptions[0] from None
+        return [task.result() for task in tasks]
+
+    async def _encode(self, call: Call, prompt: Prompt, model: ServedModel) -> EncodedPrompt:
+        if not isinstance(prompt, tokenizer_pb2.EncodeRequest):
+            check_prompt_ids(prompt, model, field=call.prompt_field)
+            return EncodedPrompt(token_ids=prompt, system_tokens=0, encode_us=0)
+        if prompt.HasField("chat") and not model.has_chat_template:
+            raise InvalidRequest("the model has no chat template: use /v1/completions", field=call.prompt_field)
+        request = tokenizer_pb2.EncodeRequest()
+        request.CopyFrom(prompt)
+        request.max_tokens = model.max_model_len_tokens - 1
+        try:
+            encoded = await self._fleet.encode(request)
+        except InvalidRequest as error:
+            raise in_clients_words(error, call.prompt_field) from error
+        if not encoded.token_ids:
+            raise InvalidRequest(f"{call.prompt_field} has no tokens", field=call.prompt_field)
+        self._metrics.tokenize.observe(encoded.encode_us / 1e6)
+        return EncodedPrompt(token_ids=encoded.token_ids, system_tokens=encoded.system_tokens, encode_us=encoded.encode_us)
+
+    def _choices(self, call: Call, model: ServedModel, prompts: Sequence[EncodedPrompt]) -> list[Choice]:
+        sampling = resolve_sampling(call.wishes, model, self._limits)
+        seed = secrets.randbits(64) if call.wishes.seed is None else call.wishes.seed
+        choices: list[Choice] = []
+        for prompt_index, prompt in enumerate(prompts):
+            stopping = resolve_stopping(
+                call.wishes,
+                model,
+                self._limits,
+                prompt_tokens=len(prompt.token_ids),
+                prompt_field=call.prompt_field,
+                default_max_tokens=call.default_max_tokens,
+            )
+            for number in range(call.n):
+                own = type(sampling)()
+                own.CopyFrom(sampling)
+                own.seed = choice_seed(seed, number)
+                choices.append(Choice(index=len(choices), prompt=prompt, prompt_index=prompt_index, sampling=own, stopping=stopping))
+        return choices
+
+    @contextlib.asynccontextmanager
+    async def _deadline(self, call: Call) -> AsyncIterator[asyncio.Timeout]:
+        timeout_s = min(self._limits.request_timeout_s, self._limits.request_timeout_s if call.timeout_s is None else call.timeout_s)
+        scope = asyncio.timeout(timeout_s)
+        try:
+            async with scope:
+                self._scopes.add(scope)
+                try:
+                    yield scope
+                finally:
+                    self._scopes.discard(scope)
+        except TimeoutError:
+            if not scope.expired():
+                raise
+            raise (self._abort_error or DeadlineExceeded(f"the request took longer than {timeout_s:g} s")) from None
+
+
+class _Record:
+    """Counts and logs one call when it ends. Never sees a prompt."""
+
+    def __init__(self, call: Call, metrics: Metrics) -> None:
+        self._call = call
+        self._metrics = metrics
+        self._began_at = time.monotonic()
+        self.generation: Generation | None = None
+        # What it is when nothing else was noted: the handler was cancelled.
+        self.outcome = "cancelled"
+
+    def gap(self, seconds: float) -> None:
+        """Notes the time between two deltas."""
+        self._metrics.inter_token_latency.observe(seconds)
+
+    def close(self) -> None:
+        """Counts and logs."""
+        metrics, call, generation = self._metrics, self._call, self.generation
+        took_s = time.monotonic() - self._began_at
+        metrics.requests.labels(call.route, self.outcome).inc()
+        metrics.duration.observe(took_s)
+        if generation is None:
+            logger.info("%s %s %s%s %s after %.3f s", call.request_id, call.tenant, call.route, call.label, self.outcome, took_s)
+            return
+        usage = generation.usage()
+        metrics.cache_lookups.labels(generation.cache).inc()
+        metrics.prompt_tokens.inc(usage.prompt_tokens)
+        metrics.completion_tokens.inc(usage.completion_tokens)
+        metrics.cached_tokens.inc(usage.cached_tokens)
+        if isinstance(generation, LiveGeneration):
+            self._observe(generation)
+        logger.info(
+            "%s %s %s%s %s after %.3f s: %d prompt tokens, %d cached, %d generated, cache %s",
+            call.request_id,
+            call.tenant,
+            call.route,
+            call.label,
+            self.outcome,
+            took_s,
+            usage.prompt_tokens,
+            usage.cached_tokens,
+            usage.completion_tokens,
+            generation.cache,
+        )
+
+    def _observe(self, generation: LiveGeneration) -> None:
+        for answer in generation.answers:
+            if answer.finish_reason is not None:
+                self._metrics.answers.labels(answer.finish_reason).inc()
+            if not answer.blank:
+                self._metrics.time_to_first_token.observe(max(0.0, answer.first_at - self._began_at))
+            if answer.started is not None:
+                self._metrics.queue.observe(answer.started.queue_us / 1e6)
+                self._metrics.prefill.observe(answer.started.prefill_us / 1e6)
+
+
+def in_clients_words(error: InvalidRequest, prompt_field: str) -> InvalidRequest:
+    """A tokenizer's refusal, with the field as the gateway's clients call it."""
+    field = {"template_arguments": "chat_template_kwargs", "token_ids": "tokens", "prompt": prompt_field, "messages": prompt_field}.get(
+        error.field, error.field or prompt_field
+    )
+    message = error.message
+    if error.field and message.startswith(error.field):
+        message = field + message.removeprefix(error.field)
+    return type(error)(message, field=field)
+
+
+def _remaining_ms(scope: asyncio.Timeout) -> int:
+    """Milliseconds until a scope's deadline, at least 1: 0 would mean none."""
+    when = scope.when()
+    assert when is not None, "every call has a deadline"
+    return max(1, round((when - asyncio.get_running_loop().time()) * 1000))

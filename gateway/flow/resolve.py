@@ -1,0 +1,255 @@
+"""Turns a client's wishes into parameters in which nothing is left to default; the one place where they are checked.
+
+Pure. Every limit is checked on resolved values and every error names the field, so HTTP and gRPC refuse the same things in the same words.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from gateway.flow.call import Call, Wishes
+from gateway.flow.limits import Limits
+from gateway.flow.served_model import ServedModel
+from triserve.rpc import limits as contract
+from triserve.rpc.errors import InvalidRequest, PromptTooLong
+from triserve.rpc.limits import shown
+from triserve.v1 import common_pb2, tokenizer_pb2
+
+_MASK_64 = (1 << 64) - 1
+# The increment and multipliers of SplitMix64, whose output function spreads consecutive inputs over all 64 bits.
+_SPLITMIX_STEP = 0x9E3779B97F4A7C15
+_SPLITMIX_1 = 0xBF58476D1CE4E5B9
+_SPLITMIX_2 = 0x94D049BB133111EB
+
+
+def check_shape(call: Call, limits: Limits) -> None:
+    """Refuses a call that asks for too much, before any work is done for it.
+
+    Raises:
+        InvalidRequest: naming the field and the limit.
+    """
+    _within("n", call.n, 1, limits.max_n)
+    field = call.prompt_field
+    if not call.prompts:
+        raise InvalidRequest(f"{field} is empty", field=field)
+    if len(call.prompts) > limits.max_prompts:
+        raise InvalidRequest(f"{field} has {len(call.prompts)} prompts, the limit is {limits.max_prompts}", field=field)
+    num_choices = len(call.prompts) * call.n
+    if num_choices > limits.max_choices:
+        raise InvalidRequest(f"n is {call.n} for {len(call.prompts)} prompts, the limit on answers is {limits.max_choices}", field="n")
+    for prompt in call.prompts:
+        if isinstance(prompt, tokenizer_pb2.EncodeRequest):
+            check_messages(prompt.chat, field, limits)
+        elif not prompt:
+            raise InvalidRequest(f"{field} has no tokens", field=field)
+
+
+def check_messages(chat: tokenizer_pb2.ChatInput, field: str, limits: Limits) -> None:
+    """Refuses a chat with too many messages or template arguments.
+
+    Raises:
+        InvalidRequest: naming the field and the limit.
+    """
+    if len(chat.messages) > limits.max_messages:
+        raise InvalidRequest(f"{field} has {len(chat.messages)} messages, the limit is {limits.max_messages}", field=field)
+    if len(chat.template_arguments) > limits.max_template_arguments:
+        raise InvalidRequest(
+            f"chat_template_kwargs has {len(chat.template_arguments)} entries, the limit is {limits.max_template_arguments}",
+            field="chat_template_kwargs",
+        )
+
+
+def check_priority(call: Call, model: ServedModel) -> None:
+    """Refuses a priority that nobody, not this client, or no replica could honour.
+
+    Raises:
+        InvalidRequest: naming the field and the limit.
+    """
+    contract.PRIORITY.check("priority", call.priority)
+    if call.priority < call.lowest_priority:
+        raise InvalidRequest(f"priority is {call.priority}, the lowest this client may ask for is {call.lowest_priority}", field="priority")
+    if call.priority and not model.serves_by_priority:
+        raise InvalidRequest(f"priority is {call.priority}, no compute replica here serves by priority: it must be 0", field="priority")
+
+
+def resolve_sampling(wishes: Wishes, model: ServedModel, limits: Limits) -> common_pb2.SamplingParams:
+    """Sampling parameters without a seed, in canonical form: what would change nothing is left unset.
+
+    Unset wishes take the model author's defaults, then the contract's.
+
+    Raises:
+        InvalidRequest: naming the field and its range.
+    """
+    params = common_pb2.SamplingParams(temperature=_temperature(wishes, model))
+    if params.temperature > 0:
+        _set_truncation(params, wishes, model)
+    else:
+        _check_truncation(wishes)
+    _set_penalties(params, wishes)
+    _set_logit_bias(params, wishes, model, limits)
+    if wishes.seed is not None:
+        _within("seed", wishes.seed, -(2**63), 2**64 - 1)
+    if wishes.top_logprobs is not None:
+        _within(wishes.spelled("top_logprobs"), wishes.top_logprobs, 0, limits.max_top_logprobs)
+        params.top_logprobs = wishes.top_logprobs
+    return params
+
+
+def _temperature(wishes: Wishes, model: ServedModel) -> float:
+    if wishes.temperature is None:
+        return 1.0 if model.default_temperature is None else model.default_temperature
+    contract.TEMPERATURE.check("temperature", wishes.temperature)
+    return wishes.temperature
+
+
+def _check_truncation(wishes: Wishes) -> None:
+    if wishes.top_k is not None:
+        _within("top_k", wishes.top_k, 0, 2**32 - 1)
+    if wishes.top_p is not None:
+        contract.TOP_P.check("top_p", wishes.top_p)
+    if wishes.min_p is not None:
+        contract.MIN_P.check("min_p", wishes.min_p)
+
+
+def _set_truncation(params: common_pb2.SamplingParams, wishes: Wishes, model: ServedModel) -> None:
+    _check_truncation(wishes)
+    top_k = model.default_top_k if wishes.top_k is None else wishes.top_k
+    top_p = model.default_top_p if wishes.top_p is None else wishes.top_p
+    if top_k:
+        params.top_k = top_k
+    if top_p is not None and top_p < 1:
+        params.top_p = top_p
+    if wishes.min_p:
+        params.min_p = wishes.min_p
+
+
+def _set_penalties(params: common_pb2.SamplingParams, wishes: Wishes) -> None:
+    if wishes.repetition_penalty is not None:
+        contract.REPETITION_PENALTY.check("repetition_penalty", wishes.repetition_penalty)
+        if wishes.repetition_penalty != 1:
+            params.repetition_penalty = wishes.repetition_penalty
+    for name, allowed in (("presence_penalty", contract.PRESENCE_PENALTY), ("frequency_penalty", contract.FREQUENCY_PENALTY)):
+        value = getattr(wishes, name)
+        if value is not None:
+            allowed.check(name, value)
+        if value:
+            setattr(params, name, value)
+
+
+def _set_logit_bias(params: common_pb2.SamplingParams, wishes: Wishes, model: ServedModel, limits: Limits) -> None:
+    if len(wishes.logit_bias) > limits.max_logit_bias:
+        raise InvalidRequest(f"logit_bias has {len(wishes.logit_bias)} entries, the limit is {limits.max_logit_bias}", field="logit_bias")
+    if len({token for token, _ in wishes.logit_bias}) != len(wishes.logit_bias):
+        raise InvalidRequest("logit_bias has a token id twice", field="logit_bias")
+    _check_token_ids("logit_bias", [token for token, _ in wishes.logit_bias], model)
+    for token, value in sorted(wishes.logit_bias):
+        contract.LOGIT_BIAS.check("logit_bias", value)
+        if value != 0:
+            params.logit_bias_ids.append(token)
+            params.logit_bias_values.append(value)
+
+
+def resolve_stopping(
+    wishes: Wishes, model: ServedModel, limits: Limits, *, prompt_tokens: int, prompt_field: str, default_max_tokens: int | None
+) -> common_pb2.StoppingParams:
+    """Stopping parameters of one prompt; max_tokens is what was asked for, or what fits.
+
+    Args:
+        wishes: what the client asked.
+        model: what is served.
+        limits: bounds.
+        prompt_tokens: length of the prompt.
+        prompt_field: the request's field that holds it, for errors.
+        default_max_tokens: used when the client does not say; None = as many as fit.
+
+    Raises:
+        PromptTooLong: there is no room for one token, or not for max_tokens.
+        InvalidRequest: naming the field and the limit.
+    """
+    room = model.max_model_len_tokens - prompt_tokens
+    if room < 1:
+        raise PromptTooLong.of(got=prompt_tokens, limit=model.max_model_len_tokens - 1, field=prompt_field)
+    if wishes.max_tokens is None:
+        max_tokens = room if default_max_tokens is None else min(room, default_max_tokens)
+    else:
+        max_tokens, name = wishes.max_tokens, wishes.spelled("max_tokens")
+        if max_tokens < 1:
+            raise InvalidRequest(f"{name} is {shown(max_tokens)}, the least is 1", field=name)
+        if max_tokens > room:
+            raise PromptTooLong(
+                f"{name} is {shown(max_tokens)} and {prompt_field} has {prompt_tokens} tokens, the limit on both together is {model.max_model_len_tokens}",
+                field=name,
+            )
+    min_tokens = wishes.min_tokens or 0
+    if min_tokens < 0:
+        raise InvalidRequest(f"min_tokens is {shown(min_tokens)}, the least is 0", field="min_tokens")
+    if min_tokens > max_tokens:
+        raise InvalidRequest(f"min_tokens is {shown(min_tokens)}, but at most {max_tokens} tokens can be generated", field="min_tokens")
+    return common_pb2.StoppingParams(
+        max_tokens=max_tokens,
+        min_tokens=min_tokens or None,
+        stop_token_ids=_stop_token_ids(wishes, model, limits),
+        stop_strings=_stop_strings(wishes, limits),
+    )
+
+
+def _stop_token_ids(wishes: Wishes, model: ServedModel, limits: Limits) -> list[int]:
+    if len(wishes.stop_token_ids) > limits.max_stop_token_ids:
+        raise InvalidRequest(
+            f"stop_token_ids has {len(wishes.stop_token_ids)} ids, the limit is {limits.max_stop_token_ids}", field="stop_token_ids"
+        )
+    _check_token_ids("stop_token_ids", wishes.stop_token_ids, model)
+    return sorted({*wishes.stop_token_ids, *(() if wishes.ignore_eos else model.eos_token_ids)})
+
+
+def _stop_strings(wishes: Wishes, limits: Limits) -> list[str]:
+    name = wishes.spelled("stop")
+    if len(wishes.stop_strings) > limits.max_stop_strings:
+        raise InvalidRequest(f"{name} has {len(wishes.stop_strings)} strings, the limit is {limits.max_stop_strings}", field=name)
+    for stop in wishes.stop_strings:
+        if not 1 <= len(stop) <= limits.max_stop_string_chars:
+            raise InvalidRequest(
+                f"{name} has a string of {len(stop)} characters, the range is [1, {limits.max_stop_string_chars}]", field=name
+            )
+    return list(wishes.stop_strings)
+
+
+def check_prompt_ids(token_ids: Sequence[int], model: ServedModel, *, field: str) -> None:
+    """Refuses token ids that the model has no row for.
+
+    Raises:
+        InvalidRequest: naming the first such id and the limit.
+    """
+    _check_token_ids(field, token_ids, model)
+
+
+def _check_token_ids(field: str, token_ids: Sequence[int], model: ServedModel) -> None:
+    if token_ids and not (min(token_ids) >= 0 and max(token_ids) < model.logits_width):
+        wrong = next(token for token in token_ids if not 0 <= token < model.logits_width)
+        raise InvalidRequest(f"{field} has token id {wrong}, ids are in [0, {model.logits_width})", field=field)
+
+
+def choice_seed(seed: int, choice: int) -> int:
+    """The seed of the choice-th answer to a prompt.
+
+    Choice 0 has the request's own seed, so that it is the answer a request with n = 1 gets. Choice i has the i-th output of a
+    SplitMix64 generator that starts at the seed: far apart for neighbouring seeds and neighbouring choices.
+
+    Args:
+        seed: of the request, any int; only its low 64 bits count.
+        choice: 0 <= choice < n.
+
+    Returns:
+        A seed in [0, 2**64).
+    """
+    if choice == 0:
+        return seed & _MASK_64
+    mixed = (seed + choice * _SPLITMIX_STEP) & _MASK_64
+    mixed = ((mixed ^ (mixed >> 30)) * _SPLITMIX_1) & _MASK_64
+    mixed = ((mixed ^ (mixed >> 27)) * _SPLITMIX_2) & _MASK_64
+    return mixed ^ (mixed >> 31)
+
+
+def _within(name: str, value: int, low: int, high: int) -> None:
+    if not low <= value <= high:
+        raise InvalidRequest(f"{name} is {shown(value)}, the range is [{low}, {high}]", field=name)

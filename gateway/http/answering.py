@@ -1,0 +1,142 @@
+"""Answers a call over HTTP: as one JSON body, or as a stream of events that always ends in a finish reason or an error."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+import time
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+from aiohttp import web
+
+from gateway.flow.admission import Ticket
+from gateway.flow.call import Call
+from gateway.flow.pipeline import Pipeline
+from gateway.http.error_map import as_service_error
+from gateway.http.openai_answer import WholeChoice, gather, timeline_body, usage_body
+from gateway.http.sse import KEEP_ALIVE, EventForm, error_event
+from triserve.rpc.errors import Cancelled
+
+CACHE_HEADER = "X-Triserve-Cache"
+_STREAM_HEADERS = {"Content-Type": "text/event-stream; charset=utf-8", "Cache-Control": "no-cache", "X-Accel-Buffering": "no"}
+# A write of less than this to a transport that holds nothing never waits.
+_SMALL_WRITE_BYTES = 16 * 1024
+
+
+class Shape(NamedTuple):
+    """How an answer looks."""
+
+    # OpenAI's "object" of the whole answer.
+    kind: str
+    # Makes a choice's body from its index and what was gathered.
+    choice: Callable[[int, WholeChoice], dict[str, Any]]
+    # Makes the events of a stream.
+    events: EventForm
+    timeline: bool
+
+
+async def respond_whole(pipeline: Pipeline, call: Call, ticket: Ticket, shape: Shape, *, model: str) -> web.Response:
+    """The whole answer in one body.
+
+    Raises:
+        ServiceError: the call is refused or fails.
+    """
+    async with pipeline.open(call, ticket) as generation:
+        choices = await gather(generation, len(call.prompts) * call.n)
+    body = {
+        "id": call.request_id,
+        "object": shape.kind,
+        "created": int(time.time()),
+        "model": model,
+        "choices": [shape.choice(index, choice) for index, choice in enumerate(choices)],
+        "usage": usage_body(generation.usage()),
+    }
+    if shape.timeline:
+        body["triserve"] = timeline_body(generation.timeline())
+    return json_response(body, headers={CACHE_HEADER: generation.cache})
+
+
+def json_response(body: Any, *, status: int = 200, headers: dict[str, str] | None = None) -> web.Response:
+    """A JSON body."""
+    return web.Response(body=json.dumps(body).encode(), status=status, content_type="application/json", headers=headers)
+
+
+async def respond_stream(
+    request: web.Request, pipeline: Pipeline, call: Call, ticket: Ticket, shape: Shape, *, stall_timeout_s: float
+) -> web.StreamResponse:
+    """The answer as events. The status line is sent with the first of them, or when there was none for a while.
+
+    Raises:
+        ServiceError: the call failed before anything was sent.
+    """
+    stream = EventStream(request, stall_timeout_s=stall_timeout_s)
+    try:
+        async with pipeline.open(call, ticket) as generation:
+            stream.headers[CACHE_HEADER] = generation.cache
+            while not generation.finished:
+                pieces = await generation.next()
+                if events := shape.events.pieces(pieces, generation) if pieces else KEEP_ALIVE:
+                    await stream.send(events)
+            await stream.send(shape.events.last(generation.usage(), generation.timeline()))
+    except Exception as error:
+        if not stream.begun:
+            raise
+        failure = as_service_error(error, request_id=call.request_id)
+        with contextlib.suppress(Cancelled):
+            await stream.send(error_event(failure))
+    await stream.end()
+    return stream.response
+
+
+class EventStream:
+    """A response that is written event by event.
+
+    Args:
+        request: what it answers.
+        stall_timeout_s: how long a client may leave what is sent unread.
+    """
+
+    def __init__(self, request: web.Request, *, stall_timeout_s: float) -> None:
+        self.headers: dict[str, str] = {}
+        self.begun = False
+        # Whether the client is gone or was cut.
+        self.broken = False
+        self.response = web.StreamResponse(headers=_STREAM_HEADERS)
+        self._request = request
+        self._stall_timeout_s = stall_timeout_s
+
+    async def send(self, data: bytes) -> None:
+        """Sends events; waits while the client does not read.
+
+        Raises:
+            Cancelled: the client is gone, or has read nothing for too long and was cut.
+        """
+        transport = self._request.transport
+        if self.broken or transport is None:
+            raise self._lost("the client left")
+        try:
+            if not self.begun:
+                self.begun = True
+                self.response.headers.update(self.headers)
+                await self.response.prepare(self._request)
+            if len(data) < _SMALL_WRITE_BYTES and not transport.get_write_buffer_size():
+                await self.response.write(data)
+                return
+            async with asyncio.timeout(self._stall_timeout_s):
+                await self.response.write(data)
+        except TimeoutError:
+            transport.abort()
+            raise self._lost(f"the client read nothing for {self._stall_timeout_s:g} s") from None
+        except ConnectionError:
+            raise self._lost("the client left") from None
+
+    async def end(self) -> None:
+        """Ends the response, if there is anybody to tell."""
+        if not self.broken:
+            await self.response.write_eof()
+
+    def _lost(self, why: str) -> Cancelled:
+        self.broken = True
+        return Cancelled(why)

@@ -1,0 +1,85 @@
+"""What every HTTP request goes through: ids, errors in OpenAI's form, the key."""
+
+from __future__ import annotations
+
+import re
+import secrets
+from collections.abc import Awaitable, Callable
+
+from aiohttp import web
+
+from gateway.context import CLIENT_LABEL, GATEWAY, GRANT, REQUEST_ID
+from gateway.errors import BodyTooLarge, Forbidden, MethodNotAllowed, RouteNotFound
+from gateway.http.answering import json_response
+from gateway.http.error_map import as_service_error, error_body, error_headers
+from triserve.rpc.errors import InvalidRequest, ServiceError
+
+Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
+
+# A client's own id for a request is shown in answers and logs and never looked anything up by.
+_SAFE_LABEL = re.compile(r"[A-Za-z0-9._:-]{1,128}")
+_SECURITY_HEADERS = {"X-Content-Type-Options": "nosniff", "Referrer-Policy": "no-referrer"}
+
+
+def public(handler: Handler) -> Handler:
+    """Marks a handler that needs no key; all others, and paths that are none, do."""
+    handler.__dict__["is_public"] = True
+    return handler
+
+
+@web.middleware
+async def identify(request: web.Request, handler: Handler) -> web.StreamResponse:
+    """Gives the request its id."""
+    request[REQUEST_ID] = secrets.token_hex(16)
+    label = request.headers.get("X-Request-Id", "")
+    request[CLIENT_LABEL] = label if _SAFE_LABEL.fullmatch(label) else ""
+    return await handler(request)
+
+
+async def add_headers(request: web.Request, response: web.StreamResponse) -> None:
+    """Puts the ids on every response, streams too."""
+    if REQUEST_ID in request:
+        response.headers.setdefault("X-Request-Id", request[REQUEST_ID])
+        if request[CLIENT_LABEL]:
+            response.headers["X-Client-Request-Id"] = request[CLIENT_LABEL]
+    for name, value in _SECURITY_HEADERS.items():
+        response.headers.setdefault(name, value)
+
+
+@web.middleware
+async def translate_errors(request: web.Request, handler: Handler) -> web.StreamResponse:
+    """Turns what a handler raises into a body of OpenAI's form."""
+    try:
+        return await handler(request)
+    except web.HTTPException as error:
+        failure = _from_http(error, request)
+        headers = {"Allow": error.headers["Allow"]} if "Allow" in error.headers else {}
+    except Exception as error:  # noqa: BLE001 - the one place where every failure becomes a body
+        failure = as_service_error(error, request_id=request[REQUEST_ID])
+        headers = {}
+    return json_response(error_body(failure), status=failure.http_status, headers={**headers, **error_headers(failure)})
+
+
+def _from_http(error: web.HTTPException, request: web.Request) -> ServiceError:
+    route = f"{request.method} {request.path[:200]}"
+    if isinstance(error, web.HTTPNotFound):
+        return RouteNotFound(f"{route} is no route of this server")
+    if isinstance(error, web.HTTPMethodNotAllowed):
+        return MethodNotAllowed(f"{route} is not allowed, {', '.join(sorted(error.allowed_methods))} is")
+    if isinstance(error, web.HTTPRequestEntityTooLarge):
+        return BodyTooLarge("the body is too large")
+    return InvalidRequest(error.reason)
+
+
+@web.middleware
+async def authenticate(request: web.Request, handler: Handler) -> web.StreamResponse:
+    """Lets in who has a key. What needs none is marked on its handler: neither path nor Host header decides.
+
+    A page of another web site can make a visitor's browser post here, where it reaches a server on the visitor's own machine; browsers
+    say so in a header that pages cannot set.
+    """
+    if request.method == "POST" and request.headers.get("Sec-Fetch-Site", "none") not in ("none", "same-origin"):
+        raise Forbidden("requests of other web sites' pages are not answered")
+    if not getattr(request.match_info.handler, "is_public", False):
+        request[GRANT] = request.app[GATEWAY].keys.grant_of(request.headers.get("Authorization"))
+    return await handler(request)

@@ -1,0 +1,130 @@
+"""OpenAI's response bodies, whole: choices, usage, log-probabilities, errors apart."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from gateway.flow.answer import FinishReason
+from gateway.flow.generation import Generation, Piece, Timeline, Usage
+from triserve.v1 import sampler_pb2
+
+
+@dataclass
+class WholeChoice:
+    """A choice as its pieces are gathered."""
+
+    text: list[str] = field(default_factory=list)
+    token_ids: list[int] = field(default_factory=list)
+    logprobs: list[sampler_pb2.TokenLogprobs] = field(default_factory=list)
+    finish_reason: FinishReason | None = None
+
+    def add(self, piece: Piece) -> None:
+        """Takes a piece in."""
+        self.text.append(piece.delta.text)
+        self.token_ids += piece.delta.token_ids
+        self.logprobs += piece.delta.logprobs
+        self.finish_reason = piece.delta.finish_reason
+
+
+async def gather(generation: Generation, num_choices: int) -> list[WholeChoice]:
+    """Reads a generation to its end.
+
+    Raises:
+        ServiceError: it failed.
+    """
+    choices = [WholeChoice() for _ in range(num_choices)]
+    while not generation.finished:
+        for piece in await generation.next():
+            choices[piece.choice].add(piece)
+    return choices
+
+
+def usage_body(usage: Usage) -> dict[str, Any]:
+    """Usage as OpenAI's clients expect it."""
+    return {
+        "prompt_tokens": usage.prompt_tokens,
+        "completion_tokens": usage.completion_tokens,
+        "total_tokens": usage.prompt_tokens + usage.completion_tokens,
+        "prompt_tokens_details": {"cached_tokens": usage.cached_tokens},
+    }
+
+
+def timeline_body(timeline: Timeline) -> dict[str, Any]:
+    """Our own extension: where the time went."""
+    return {name: round(value, 3) for name, value in timeline._asdict().items()}
+
+
+def chat_choice(index: int, choice: WholeChoice, *, with_logprobs: bool, with_token_ids: bool) -> dict[str, Any]:
+    """One choice of a chat."""
+    body: dict[str, Any] = {
+        "index": index,
+        "message": {"role": "assistant", "content": "".join(choice.text), "refusal": None},
+        "logprobs": chat_logprobs(choice.logprobs) if with_logprobs else None,
+        "finish_reason": choice.finish_reason,
+    }
+    if with_token_ids:
+        body["token_ids"] = choice.token_ids
+    return body
+
+
+def completion_choice(index: int, choice: WholeChoice, *, with_logprobs: bool, with_token_ids: bool) -> dict[str, Any]:
+    """One choice of a completion."""
+    body: dict[str, Any] = {
+        "index": index,
+        "text": "".join(choice.text),
+        "logprobs": completion_logprobs(choice.logprobs, offset=0) if with_logprobs else None,
+        "finish_reason": choice.finish_reason,
+    }
+    if with_token_ids:
+        body["token_ids"] = choice.token_ids
+    return body
+
+
+def chat_logprobs(logprobs: Sequence[sampler_pb2.TokenLogprobs]) -> dict[str, Any]:
+    """Log-probabilities in the style of chats."""
+    content = [
+        {
+            **_chat_token(one.token_bytes, one.logprob),
+            "top_logprobs": [_chat_token(top.token_bytes, top.logprob) for top in one.top],
+        }
+        for one in logprobs
+    ]
+    return {"content": content, "refusal": None}
+
+
+def _chat_token(token_bytes: bytes, logprob: float) -> dict[str, Any]:
+    return {"token": _shown(token_bytes), "logprob": logprob, "bytes": list(token_bytes)}
+
+
+def completion_logprobs(logprobs: Sequence[sampler_pb2.TokenLogprobs], *, offset: int) -> dict[str, Any]:
+    """Log-probabilities in the style of completions.
+
+    Args:
+        logprobs: one for each token.
+        offset: characters of the tokens before.
+    """
+    tokens = [_shown(one.token_bytes) for one in logprobs]
+    offsets = []
+    for token in tokens:
+        offsets.append(offset)
+        offset += len(token)
+    return {
+        "tokens": tokens,
+        "token_logprobs": [one.logprob for one in logprobs],
+        "top_logprobs": [_likeliest(one) for one in logprobs],
+        "text_offset": offsets,
+    }
+
+
+def _likeliest(one: sampler_pb2.TokenLogprobs) -> dict[str, float]:
+    """The likeliest tokens; of two that look the same, being parts of characters, the likelier."""
+    shown: dict[str, float] = {}
+    for top in one.top:
+        shown.setdefault(_shown(top.token_bytes), top.logprob)
+    return shown
+
+
+def _shown(token_bytes: bytes) -> str:
+    return token_bytes.decode("utf-8", "replace")

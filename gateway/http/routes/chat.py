@@ -1,0 +1,30 @@
+"""POST /v1/chat/completions."""
+
+from __future__ import annotations
+
+from aiohttp import web
+
+from gateway.http.openai_answer import chat_choice
+from gateway.http.openai_schema import ChatBody
+from gateway.http.routes.generating import Style, respond
+from gateway.http.sse import ChatEvents
+
+_STYLE = Style(
+    route="chat",
+    id_prefix="chatcmpl-",
+    kind="chat.completion",
+    choice=chat_choice,
+    events=ChatEvents,
+    prompt_field="messages",
+    default_max_tokens=None,
+)
+
+
+def add_to(app: web.Application) -> None:
+    """Adds the routes."""
+    app.router.add_post("/v1/chat/completions", create)
+
+
+async def create(request: web.Request) -> web.StreamResponse:
+    """Answers a chat."""
+    return await respond(request, _STYLE, ChatBody, lambda body: (body.prompt(),))

@@ -1,0 +1,125 @@
+"""What chat and completions share: from a parsed body to a response."""
+
+from __future__ import annotations
+
+import time
+from functools import partial
+from typing import Any, NamedTuple, Protocol, TypeVar
+
+from aiohttp import web
+
+from gateway.context import CLIENT_LABEL, GATEWAY, GRANT, REQUEST_ID, Gateway
+from gateway.flow.call import CachePolicy, Call, Prompt
+from gateway.http.answering import Shape, respond_stream, respond_whole
+from gateway.http.json_body import read_json_object
+from gateway.http.openai_answer import WholeChoice
+from gateway.http.openai_schema import ChatBody, CompletionBody, parse_body
+from gateway.http.sse import ChatEvents, CompletionEvents
+from triserve.rpc.errors import InvalidRequest
+
+B = TypeVar("B", ChatBody, CompletionBody)
+
+
+class ChoiceBody(Protocol):
+    """Makes the body of one choice."""
+
+    def __call__(self, index: int, choice: WholeChoice, *, with_logprobs: bool, with_token_ids: bool) -> dict[str, Any]:
+        """The body."""
+
+
+class Style(NamedTuple):
+    """In what chat and completions differ."""
+
+    route: str
+    id_prefix: str
+    # OpenAI's "object" of a whole answer.
+    kind: str
+    choice: ChoiceBody
+    events: type[ChatEvents] | type[CompletionEvents]
+    prompt_field: str
+    # Tokens to generate when the client does not say; None = as many as fit.
+    default_max_tokens: int | None
+
+
+async def read_body(request: web.Request, kind: type[B]) -> B:
+    """The request's body as its type.
+
+    Raises:
+        InvalidRequest: it is no JSON, or a field is wrong; names it.
+    """
+    return parse_body(kind, await read_json_object(request, request.app[GATEWAY].limits))
+
+
+async def respond(request: web.Request, style: Style, kind: type[B], prompts: Any) -> web.StreamResponse:
+    """Answers a generating request.
+
+    Args:
+        request: of the client.
+        style: chat or completion.
+        kind: type of the body.
+        prompts: gives the prompts of a body.
+
+    Raises:
+        ServiceError: it is refused or fails before anything was sent.
+    """
+    gateway = request.app[GATEWAY]
+    with gateway.admission.enter() as ticket:
+        body = await read_body(request, kind)
+        if body.stream_options is not None and not body.stream:
+            raise InvalidRequest("stream_options is set, stream must be true with it", field="stream_options")
+        call = _call(request, style, body, prompts(body))
+        shape = _shape(style, body, call, gateway)
+        if not body.stream:
+            return await respond_whole(gateway.pipeline, call, ticket, shape, model=gateway.names.name)
+        return await respond_stream(request, gateway.pipeline, call, ticket, shape, stall_timeout_s=gateway.limits.stall_timeout_s)
+
+
+def _call(request: web.Request, style: Style, body: ChatBody | CompletionBody, prompts: tuple[Prompt, ...]) -> Call:
+    grant = request[GRANT]
+    return Call(
+        request_id=style.id_prefix + request[REQUEST_ID],
+        tenant=grant.tenant,
+        route=style.route,
+        model=body.model,
+        prompts=prompts,
+        prompt_field=style.prompt_field,
+        n=1 if body.n is None else body.n,
+        wishes=body.wishes(),
+        default_max_tokens=style.default_max_tokens,
+        priority=body.priority or 0,
+        lowest_priority=grant.lowest_priority,
+        cache=cache_policy(request.headers.get("Cache-Control", "")),
+        stream=bool(body.stream),
+        label=_label(request[CLIENT_LABEL], body.user),
+    )
+
+
+def _shape(style: Style, body: ChatBody | CompletionBody, call: Call, gateway: Gateway) -> Shape:
+    options = body.stream_options
+    with_timeline = bool(body.return_timeline)
+    with_token_ids = bool(body.return_token_ids)
+    return Shape(
+        kind=style.kind,
+        choice=partial(style.choice, with_logprobs=call.wishes.top_logprobs is not None, with_token_ids=with_token_ids),
+        events=style.events(
+            request_id=call.request_id,
+            created=int(time.time()),
+            model=gateway.names.name,
+            include_usage=bool(options and options.include_usage),
+            continuous_usage=bool(options and options.continuous_usage_stats),
+            token_ids=with_token_ids,
+            timeline=with_timeline,
+        ),
+        timeline=with_timeline,
+    )
+
+
+def cache_policy(header: str) -> CachePolicy:
+    """What a Cache-Control header allows: no-cache asks for a fresh answer, no-store also for none to be kept."""
+    directives = {part.strip().lower() for part in header.split(",")}
+    no_store = "no-store" in directives
+    return CachePolicy(read=not no_store and "no-cache" not in directives, write=not no_store)
+
+
+def _label(client_id: str, user: str | None) -> str:
+    return (f" [{client_id}]" if client_id else "") + (f" user {user!r}" if user else "")

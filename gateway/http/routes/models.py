@@ -1,0 +1,48 @@
+"""GET /v1/models and /v1/models/{name}."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from aiohttp import web
+
+from gateway.context import GATEWAY, Gateway
+from gateway.http.answering import json_response
+
+
+def add_to(app: web.Application) -> None:
+    """Adds the routes."""
+    app.router.add_get("/v1/models", list_models)
+    # Names of models may have slashes.
+    app.router.add_get("/v1/models/{name:.+}", get_model)
+
+
+async def list_models(request: web.Request) -> web.Response:
+    """All names under which the model is served."""
+    gateway = request.app[GATEWAY]
+    return json_response({"object": "list", "data": [_model(gateway, name) for name in gateway.names.all]})
+
+
+async def get_model(request: web.Request) -> web.Response:
+    """One of them."""
+    gateway = request.app[GATEWAY]
+    name = request.match_info["name"]
+    gateway.names.require(name)
+    return json_response(_model(gateway, name))
+
+
+def _model(gateway: Gateway, name: str) -> dict[str, Any]:
+    served = gateway.fleet.model()
+    return {
+        "id": name,
+        "object": "model",
+        "created": gateway.started_at,
+        "owned_by": "triserve",
+        "root": gateway.names.name,
+        "max_model_len": served.max_model_len_tokens,
+        # Ids that may be in a prompt are below it.
+        "vocab_size": min(served.vocab_size, served.logits_width),
+        "weights_revision": served.weights_revision,
+        "computation": served.computation,
+        "tokenizer_sha256": served.tokenizer_sha256,
+    }

@@ -1,0 +1,75 @@
+"""POST /tokenize and /detokenize."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable
+from typing import TypeVar
+
+from aiohttp import web
+
+from gateway.context import GATEWAY, Gateway
+from gateway.flow.pipeline import in_clients_words
+from gateway.flow.resolve import check_messages
+from gateway.http.answering import json_response
+from gateway.http.json_body import read_json_object
+from gateway.http.openai_schema import DetokenizeBody, TokenizeBody, parse_body
+from triserve.rpc.errors import DeadlineExceeded, InvalidRequest
+from triserve.v1 import tokenizer_pb2
+
+T = TypeVar("T")
+
+
+def add_to(app: web.Application) -> None:
+    """Adds the routes."""
+    app.router.add_post("/tokenize", tokenize)
+    app.router.add_post("/detokenize", detokenize)
+
+
+async def tokenize(request: web.Request) -> web.Response:
+    """Token ids of a text or of a chat as the model's template renders it. Special tokens in them are plain text."""
+    gateway = request.app[GATEWAY]
+    with gateway.admission.enter():
+        body = parse_body(TokenizeBody, await read_json_object(request, gateway.limits))
+        gateway.names.require(body.model)
+        field = "prompt" if body.messages is None else "messages"
+        encode = body.input()
+        check_messages(encode.chat, field, gateway.limits)
+        encoded = await _in_time(gateway, gateway.fleet.encode(encode), field)
+        tokens = list(encoded.token_ids)
+        strings = None
+        if body.return_token_strs:
+            decode = tokenizer_pb2.DecodeRequest(token_ids=tokens, return_tokens=True)
+            strings = list((await _in_time(gateway, gateway.fleet.decode(decode), field)).tokens)
+        limit = gateway.fleet.model().max_model_len_tokens
+        return json_response(
+            {
+                "tokens": tokens,
+                "count": len(tokens),
+                "max_model_len": limit,
+                "token_strs": strings,
+                # Leading tokens that are the same in every chat with this system prompt.
+                "system_tokens": encoded.system_tokens,
+            }
+        )
+
+
+async def detokenize(request: web.Request) -> web.Response:
+    """Text of token ids; special tokens are written out."""
+    gateway = request.app[GATEWAY]
+    with gateway.admission.enter():
+        body = parse_body(DetokenizeBody, await read_json_object(request, gateway.limits))
+        gateway.names.require(body.model)
+        decode = tokenizer_pb2.DecodeRequest(token_ids=body.tokens, skip_special_tokens=False)
+        return json_response({"prompt": (await _in_time(gateway, gateway.fleet.decode(decode), "tokens")).text})
+
+
+async def _in_time(gateway: Gateway, work: Awaitable[T], field: str) -> T:
+    """What the tokenizer answers, in the client's words if it refuses."""
+    try:
+        async with asyncio.timeout(gateway.limits.request_timeout_s):
+            return await work
+    except TimeoutError:
+        raise DeadlineExceeded(f"the request took longer than {gateway.limits.request_timeout_s:g} s") from None
+    except InvalidRequest as error:
+        raise in_clients_words(error, field) from error

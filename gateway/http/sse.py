@@ -1,0 +1,140 @@
+"""Server-sent events in OpenAI's form, built by hand: what is the same in every event of a request is made once."""
+
+from __future__ import annotations
+
+import json
+from typing import Any, Protocol
+
+from gateway.flow.generation import Generation, Piece, Timeline, Usage
+from gateway.http.error_map import error_body
+from gateway.http.openai_answer import chat_logprobs, completion_logprobs, timeline_body, usage_body
+from triserve.rpc.errors import ServiceError
+
+DONE = b"data: [DONE]\n\n"
+# A line that clients pass over.
+KEEP_ALIVE = b": waiting\n\n"
+
+# What `json.dumps` does for a string, without its dozen branches; its result is ASCII.
+_quote = json.encoder.encode_basestring_ascii
+# `json.dumps` would make an encoder for each call.
+_compact = json.JSONEncoder(separators=(",", ":")).encode
+_FINISH = {None: "null", "stop": '"stop"', "length": '"length"'}
+
+
+class EventForm(Protocol):
+    """Makes the events of one streamed answer."""
+
+    def pieces(self, pieces: list[Piece], generation: Generation) -> bytes:
+        """Events for pieces, one each; a piece without anything a client would see gives none."""
+
+    def last(self, usage: Usage, timeline: Timeline) -> bytes:
+        """The events after the last piece, up to [DONE]."""
+
+
+class _Form:
+    """What the events of chats and completions share.
+
+    Args:
+        request_id: the same in every event.
+        created: Unix time, seconds.
+        model: name of the model.
+        kind: OpenAI's "object".
+        include_usage: whether an event with the usage comes before [DONE].
+        continuous_usage: whether every event has the usage so far.
+        token_ids: whether events have token ids.
+        timeline: whether the last event has the timeline.
+    """
+
+    def __init__(
+        self,
+        *,
+        request_id: str,
+        created: int,
+        model: str,
+        kind: str,
+        include_usage: bool,
+        continuous_usage: bool,
+        token_ids: bool,
+        timeline: bool,
+    ) -> None:
+        head = {"id": request_id, "object": kind, "created": created, "model": model}
+        self._head = "data: " + _compact(head)[:-1]
+        self._before = f'{self._head},"choices":[{{"index":'
+        self._after = '}],"usage":null}\n\n' if include_usage else "}]}\n\n"
+        self._include_usage = include_usage
+        self._continuous = continuous_usage
+        self._token_ids = token_ids
+        self._timeline = timeline
+
+    def pieces(self, pieces: list[Piece], generation: Generation) -> bytes:
+        """Events for pieces, one each; a piece without anything a client would see gives none."""
+        after = f'}}],"usage":{_compact(usage_body(generation.usage()))}}}\n\n' if self._continuous else self._after
+        return "".join([self._piece(piece, after) for piece in pieces]).encode("ascii")
+
+    def _piece(self, piece: Piece, after: str) -> str:
+        raise NotImplementedError
+
+    def last(self, usage: Usage, timeline: Timeline) -> bytes:
+        """The events after the last piece, up to [DONE]."""
+        if not (self._include_usage or self._timeline):
+            return DONE
+        extra: dict[str, Any] = {"choices": []}
+        if self._include_usage:
+            extra["usage"] = usage_body(usage)
+        if self._timeline:
+            extra["triserve"] = timeline_body(timeline)
+        return f"{self._head},{_compact(extra)[1:]}\n\n".encode("ascii") + DONE
+
+    def _tail(self, piece: Piece, logprobs: str, after: str) -> str:
+        ids = f',"token_ids":[{",".join(map(str, piece.delta.token_ids))}]' if self._token_ids else ""
+        return f'{logprobs},"finish_reason":{_FINISH[piece.delta.finish_reason]}{ids}{after}'
+
+    def _shows(self, piece: Piece) -> bool:
+        delta = piece.delta
+        return bool(delta.text or delta.finish_reason or delta.logprobs or (self._token_ids and delta.token_ids))
+
+
+class ChatEvents(_Form):
+    """Events of a chat; the first of each choice says whose turn it is. For arguments see `_Form`."""
+
+    def __init__(self, **arguments: Any) -> None:
+        super().__init__(kind="chat.completion.chunk", **arguments)
+        self._begun: set[int] = set()
+
+    def _piece(self, piece: Piece, after: str) -> str:
+        first = ""
+        if piece.choice not in self._begun:
+            self._begun.add(piece.choice)
+            first = f'{self._before}{piece.choice},"delta":{{"role":"assistant","content":""}},"finish_reason":null{after}'
+        if not self._shows(piece):
+            return first
+        delta = piece.delta
+        content = f'"content":{_quote(delta.text)}' if delta.text else ""
+        logprobs = f',"logprobs":{_compact(chat_logprobs(delta.logprobs))}' if delta.logprobs else ""
+        return f'{first}{self._before}{piece.choice},"delta":{{{content}}}{self._tail(piece, logprobs, after)}'
+
+
+class CompletionEvents(_Form):
+    """Events of a completion. For arguments see `_Form`."""
+
+    def __init__(self, **arguments: Any) -> None:
+        super().__init__(kind="text_completion", **arguments)
+        # Characters of the tokens of each choice so far, for text_offset.
+        self._offsets: dict[int, int] = {}
+
+    def _piece(self, piece: Piece, after: str) -> str:
+        if not self._shows(piece):
+            return ""
+        logprobs = self._logprobs(piece) if piece.delta.logprobs else ""
+        return f'{self._before}{piece.choice},"text":{_quote(piece.delta.text)}{self._tail(piece, logprobs, after)}'
+
+    def _logprobs(self, piece: Piece) -> str:
+        offset = self._offsets.get(piece.choice, 0)
+        body = completion_logprobs(piece.delta.logprobs, offset=offset)
+        self._offsets[piece.choice] = offset + sum(map(len, body["tokens"]))
+        return f',"logprobs":{_compact(body)}'
+
+
+def error_event(error: ServiceError) -> bytes:
+    """The event with which a stream ends that has begun and failed; no [DONE] follows it."""
+    return f"data: {_compact(error_body(error))}\n\n".encode("ascii")

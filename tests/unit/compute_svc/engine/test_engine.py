@@ -1,0 +1,287 @@
+"""The engine over a model that hashes what it reads from the KV: any mistake in scheduling or paging changes an answer."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import pytest
+import torch
+
+from compute_svc.engine.engine import Engine
+from compute_svc.kv.page_store import KvPageStore
+from compute_svc.layers.forward_batch import ForwardBatch
+from compute_svc.scheduler.base import SchedulerConfig
+from compute_svc.wire.request import SamplingOptions
+from compute_svc.wire.step_output import Pinned
+from tests.fakes.engine_reader import GREEDY, TOP_3, WIDTH, Reader, request_of, small_engine
+from tests.fakes.hash_model import HashModel, hash_kv
+from triserve.rpc.errors import Internal, Overloaded
+
+
+def test_a_greedy_request_is_answered_and_frees_its_pages() -> None:
+    model = HashModel(WIDTH)
+    engine = small_engine(model)
+    reader = Reader(engine)
+    engine.submit(request_of(1, range(10), 12))
+    reader.run()
+    assert reader.tokens[1] == model.greedy_answer(range(10), 12)
+    assert reader.errors == {1: None}
+    assert engine.load.used_pages == 0
+    assert engine.load.cached_pages == 5
+
+
+def test_nothing_is_generated_beyond_max_tokens_or_a_stop_id() -> None:
+    model = HashModel(WIDTH)
+    long = model.greedy_answer(range(5), 12)
+    engine = small_engine(model)
+    reader = Reader(engine)
+    engine.submit(request_of(1, range(5), 12, stop_token_ids=frozenset({long[6]})))
+    engine.submit(request_of(2, range(5), 1))
+    reader.run()
+    assert reader.tokens[1] == model.greedy_answer(range(5), 12, frozenset({long[6]}))
+    assert reader.tokens[2] == long[:1]
+    assert engine.load.decode_tokens == len(reader.tokens[1]) + 1
+
+
+def test_stop_ids_do_not_count_before_min_tokens() -> None:
+    engine = small_engine()
+    reader = Reader(engine)
+    engine.submit(request_of(1, range(5), 6, min_tokens=4, stop_token_ids=frozenset(range(WIDTH))))
+    rows = []
+    for _ in range(4):
+        output = reader.step()
+        assert output is not None and output.rows is not None
+        rows.append(output.rows.tokens[0])
+        if reader.awaiting:
+            reader.answer(1)
+    assert rows == [None] * 4
+    output = reader.step()
+    assert output is not None and output.rows is not None and output.rows.tokens[0] is not None
+    assert len(reader.tokens[1]) == 5
+    assert reader.errors == {1: None}
+
+
+def test_rows_that_wait_for_a_verdict_do_not_hold_up_greedy_ones() -> None:
+    engine = small_engine()
+    reader = Reader(engine)
+    engine.submit(request_of(1, range(5), 4, sampling=TOP_3))
+    engine.submit(request_of(2, range(1, 7), 4))
+    for _ in range(4):
+        reader.step()
+    assert reader.errors == {2: None}
+    assert list(reader.awaiting) == [1]
+    assert engine.load.used_pages == 2
+
+
+def test_a_drawn_row_carries_candidates_if_log_probabilities_are_asked_for() -> None:
+    model = HashModel(WIDTH)
+    engine = small_engine(model)
+    engine.submit(request_of(1, range(5), 2, sampling=SamplingOptions(top_logprobs=3)))
+    engine.submit(request_of(2, range(1, 7), 2))
+    output = engine.step(0.0)
+    assert output is not None and output.rows is not None
+    rows = output.rows
+    ranking = np.lexsort((np.arange(WIDTH), -model.logits_of(range(5)))).tolist()
+    assert (rows.numbers, rows.positions, rows.num_candidates) == ([2, 1], [0, 0], [0, 4])
+    assert rows.tokens == [model.greedy_answer(range(1, 7), 1)[0], ranking[0]]
+    assert rows.candidate_ids.tolist() == ranking[:4]
+    assert rows.candidate_logits.tolist() == model.logits_of(range(5))[ranking[:4]].tolist()
+    assert rows.log_sum_exp[1] == pytest.approx(float(np.log(np.exp(model.logits_of(range(5)).astype(np.float64)).sum())), rel=1e-6)
+
+
+def test_a_request_tells_when_it_was_admitted_started_and_released() -> None:
+    engine = small_engine()
+    prompt = list(range(20))
+    engine.submit(request_of(1, prompt, 2))
+    first, second, third = (engine.step(float(now)) for now in (3, 4, 5))
+    assert first is not None and second is not None and third is not None
+    assert (first.started, first.rows) == ([], None)
+    assert [(item.number, item.cached_tokens, item.submitted_at, item.admitted_at) for item in second.started] == [(1, 0, 0.0, 3.0)]
+    assert [(item.number, item.preemptions, item.error) for item in third.released] == [(1, 0, None)]
+    engine.submit(request_of(2, prompt, 2))
+    again = engine.step(6.0)
+    assert again is not None and again.started[0].cached_tokens == 19
+    assert again.load.cached_tokens == 19
+
+
+def test_replayed_tokens_continue_the_answer() -> None:
+    model = HashModel(WIDTH)
+    whole = model.greedy_answer(range(5), 10)
+    engine = small_engine(model)
+    reader = Reader(engine)
+    reader.given[1] = 4
+    engine.submit(request_of(1, range(5), 10, generated=whole[:4]))
+    reader.run()
+    assert reader.tokens[1] == whole[4:]
+
+
+def test_a_prefix_is_computed_pinned_and_not_answered() -> None:
+    engine = small_engine(num_pages=32)
+    reader = Reader(engine)
+    engine.submit(request_of(1, range(20), 1, pins=True))
+    reader.run()
+    assert [item for output in reader.outputs for item in output.pinned] == [Pinned(1, 20, 20)]
+    assert (reader.tokens, reader.errors) == ({}, {})
+    load = engine.load
+    assert (load.pinned_pages, load.used_pages, load.cached_pages, load.decode_tokens) == (5, 0, 0, 0)
+    engine.submit(request_of(2, range(20), 1, pins=True))
+    output = engine.step(0.0)
+    assert output is not None and output.pinned == [Pinned(2, 20, 0)], "what is cached is pinned at once"
+    engine.submit(request_of(3, [*range(20), 1, 2], 2))
+    output = engine.step(0.0)
+    assert output is not None and output.started[0].cached_tokens == 20
+    assert engine.unpin("", np.arange(20)) and not engine.unpin("", np.arange(20))
+
+
+def test_what_is_pinned_survives_a_full_memory() -> None:
+    engine = small_engine(num_pages=32)
+    reader = Reader(engine)
+    engine.submit(request_of(1, [3] * 16, 1, pins=True))
+    reader.run()
+    for number in range(2, 6):
+        engine.submit(request_of(number, [number] * 40, 20))
+    reader.run(steps=400)
+    assert engine.prefix_stats.evicted_pages > 0
+    assert engine.prefix_stats.pinned_pages == engine.load.pinned_pages == 4
+
+
+def test_more_than_half_of_the_memory_cannot_be_pinned() -> None:
+    engine = small_engine(num_pages=32)
+    engine.submit(request_of(1, [3] * 40, 1, pins=True))
+    engine.submit(request_of(2, [4] * 40, 1, pins=True))
+    reader = Reader(engine)
+    reader.run()
+    assert isinstance(reader.errors[2], Overloaded), "the second is refused when it is computed: the first came before it"
+    with pytest.raises(Overloaded, match=r"10 pages are pinned and 20 would be, the limit is 16"):
+        engine.submit(request_of(3, [4] * 40, 1, pins=True))
+
+
+@pytest.mark.parametrize("steps", [0, 1, 2, 4], ids=["waiting", "prefilling", "prefilled", "decoding"])
+@pytest.mark.parametrize("sampling", [GREEDY, TOP_3], ids=["greedy", "sampled"])
+def test_a_released_requests_pages_are_free_at_once(steps: int, sampling: SamplingOptions) -> None:
+    engine = small_engine()
+    reader = Reader(engine)
+    engine.submit(request_of(1, range(20), 8, sampling=sampling))
+    for _ in range(steps):
+        reader.step()
+        if reader.awaiting and steps == 4:
+            reader.answer(1)
+    assert engine.release(1)
+    assert engine.load.used_pages == 0
+    output = engine.step(0.0)
+    assert output is not None and [item.number for item in output.released] == [1]
+    assert engine.step(0.0) is None
+    assert not engine.release(1)
+
+
+def test_a_verdict_for_a_request_that_has_left_is_ignored() -> None:
+    engine = small_engine()
+    engine.submit(request_of(1, range(5), 4, sampling=TOP_3))
+    engine.step(0.0)
+    engine.release(1)
+    engine.verdict(1, 0, 3)
+    output = engine.step(0.0)
+    assert output is not None and output.released[0].error is None
+
+
+@pytest.mark.parametrize(("position", "token"), [(1, 3), (0, WIDTH), (0, -1)], ids=["position", "too large", "negative"])
+def test_a_verdict_that_does_not_fit_fails_its_request_alone(position: int, token: int) -> None:
+    model = HashModel(WIDTH)
+    engine = small_engine(model)
+    reader = Reader(engine)
+    engine.submit(request_of(1, range(5), 4, sampling=TOP_3))
+    engine.submit(request_of(2, range(6), 4))
+    reader.step()
+    engine.verdict(1, position, token)
+    reader.awaiting.clear()
+    reader.run()
+    assert isinstance(reader.errors[1], Internal)
+    assert reader.tokens[2] == model.greedy_answer(range(6), 4)
+
+
+def test_an_unasked_verdict_fails_its_request() -> None:
+    engine = small_engine()
+    engine.submit(request_of(1, range(5), 4))
+    engine.step(0.0)
+    engine.verdict(1, 1, 3)
+    output = engine.step(0.0)
+    assert output is not None and isinstance(output.released[0].error, Internal)
+
+
+class _SometimesBroken(HashModel):
+    """Gives NaN for contexts that begin with token 9."""
+
+    def logits_of_seen(self, seen: Sequence[tuple[int, int]]) -> np.ndarray[tuple[int, ...], np.dtype[np.float32]]:
+        logits = super().logits_of_seen(seen)
+        return np.full_like(logits, np.nan) if seen[0][1] == 9 else logits
+
+
+@pytest.mark.parametrize("sampling", [GREEDY, TOP_3, SamplingOptions(top_logprobs=2)], ids=["greedy", "sampled", "logprobs"])
+def test_a_row_without_numbers_fails_its_request_alone(sampling: SamplingOptions) -> None:
+    model = _SometimesBroken(WIDTH)
+    engine = small_engine(model)
+    reader = Reader(engine)
+    engine.submit(request_of(1, [9, 1, 2], 4, sampling=sampling))
+    engine.submit(request_of(2, range(5), 4, sampling=sampling))
+    reader.run()
+    assert isinstance(reader.errors[1], Internal)
+    assert reader.tokens.keys() == {2} and reader.errors[2] is None
+    assert engine.load.used_pages == 0
+
+
+def test_same_prefix_prompts_in_one_step_are_answered_as_if_alone() -> None:
+    model = HashModel(WIDTH)
+    engine = small_engine(model)
+    reader = Reader(engine)
+    for number in range(3):
+        engine.submit(request_of(number, [1, 1, 1, 1, 1], 6))
+    reader.run()
+    assert [reader.tokens[number] for number in range(3)] == [model.greedy_answer([1] * 5, 6)] * 3
+
+
+def test_a_prefix_hit_does_not_inherit_a_strangers_penalties() -> None:
+    options = SamplingOptions(temperature=0.0, presence_penalty=-2.0)
+    prompt = [1] * 8
+    engine = small_engine()
+    reader = Reader(engine)
+    engine.submit(request_of(1, prompt, 4, sampling=options))
+    reader.run()
+    engine.submit(request_of(2, prompt, 4, sampling=options))
+    output = reader.step()
+    assert output is not None and output.started[0].cached_tokens == 7
+    assert output.rows is not None and output.rows.num_candidates == [1], "nothing of the answer is seen yet"
+
+
+def test_a_cached_prompt_is_answered_as_the_first_time() -> None:
+    model = HashModel(WIDTH)
+    engine = small_engine(model)
+    reader = Reader(engine)
+    for number in range(3):
+        engine.submit(request_of(number, range(13), 6))
+        reader.run()
+    assert [reader.tokens[number] for number in range(3)] == [model.greedy_answer(range(13), 6)] * 3
+    assert engine.load.cached_tokens == 2 * 12
+
+
+def test_the_last_token_may_be_drawn_elsewhere() -> None:
+    engine = small_engine()
+    reader = Reader(engine)
+    engine.submit(request_of(1, range(5), 1, sampling=TOP_3))
+    reader.step()
+    reader.answer(1)
+    assert engine.load.used_pages == 0
+    reader.run()
+    assert reader.errors == {1: None}
+
+
+def test_a_failing_model_is_not_hidden() -> None:
+    class Broken:
+        def forward(self, batch: ForwardBatch, kv: KvPageStore) -> torch.Tensor:
+            raise RuntimeError("out of order")
+
+    config = SchedulerConfig(4, 8, 32, 8, 4, 8)
+    engine = Engine(Broken(), hash_kv(8, 4), config, logits_width=WIDTH, device=torch.device("cpu"))
+    engine.submit(request_of(1, range(5), 1))
+    with pytest.raises(RuntimeError, match="out of order"):
+        engine.step(0.0)

@@ -1,0 +1,170 @@
+"""The engine under any use: whatever the others do, a request is answered as if it were alone, and every page has one owner."""
+
+from __future__ import annotations
+
+import contextlib
+
+from hypothesis import settings
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
+
+from compute_svc.kv.window import KvWindow
+from compute_svc.layers.forward_batch import ForwardBatch
+from compute_svc.wire.request import Request, SamplingOptions
+from tests.fakes.engine_reader import GREEDY, TOP_3, WIDTH, Reader, answer_alone, request_of, small_engine
+from tests.fakes.hash_model import HashModel
+from triserve.rpc.errors import DeadlineExceeded, Overloaded
+
+
+class AnyUse(RuleBasedStateMachine):
+    """Random arrivals, prefixes, budgets, verdict delays, cancels, pauses, deadlines and page shortage."""
+
+    window: KvWindow | None = None
+    most_tokens = 20
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.model = HashModel(WIDTH, levels=64, window=self.window)
+        sizes = {"num_pages": 14, "step_budget_tokens": 7, "max_running_requests": 3, "max_waiting_requests": 3}
+        if self.window is not None:
+            sizes |= {"window_tokens": self.window.tokens, "chunk_tokens": self.window.chunk_tokens}
+        self.engine = small_engine(self.model, max_model_len_tokens=26 + self.most_tokens, **sizes)
+        self.pins: dict[int, Request] = {}
+        self.reader = Reader(self.engine)
+        self.requests: dict[int, Request] = {}
+        self.cancelled: set[int] = set()
+        self.paused: set[int] = set()
+        self.now = 0.0
+
+    @rule(
+        tenant=st.sampled_from(["a", "a", "b"]),
+        prompt=st.lists(st.sampled_from([1, 1, 1, 2]), min_size=1, max_size=24),
+        length=st.floats(0, 1),
+        generated=st.lists(st.integers(0, WIDTH - 1), max_size=2),
+        stops=st.frozensets(st.integers(0, WIDTH - 1), max_size=3),
+        sampling=st.sampled_from([GREEDY, GREEDY, TOP_3]),
+        deadline=st.sampled_from([None, None, None, 5.0]),
+    )
+    def submit(
+        self,
+        tenant: str,
+        prompt: list[int],
+        length: float,
+        generated: list[int],
+        stops: frozenset[int],
+        sampling: SamplingOptions,
+        deadline: float | None,
+    ) -> None:
+        number = len(self.requests)
+        request = request_of(
+            number,
+            prompt,
+            1 + round(length * (self.most_tokens - 1)) + len(generated),
+            tenant=tenant,
+            generated=generated,
+            stop_token_ids=stops,
+            sampling=sampling,
+            deadline=None if deadline is None else self.now + deadline,
+        )
+        try:
+            self.engine.submit(request)
+        except Overloaded:
+            return
+        self.requests[number] = request
+        self.reader.given[number] = len(generated)
+
+    @rule(tenant=st.sampled_from(["a", "a", "b"]), prompt=st.lists(st.sampled_from([1, 1, 2]), min_size=1, max_size=2))
+    def pin(self, tenant: str, prompt: list[int]) -> None:
+        number = 10_000 + len(self.pins)
+        request = request_of(number, [token for token in prompt for _ in range(4)], 1, tenant=tenant, pins=True)
+        with contextlib.suppress(Overloaded):
+            self.engine.submit(request)
+            self.pins[number] = request
+
+    @precondition(lambda self: self.pins)
+    @rule(data=st.data())
+    def unpin(self, data: st.DataObject) -> None:
+        request = self.pins[data.draw(st.sampled_from(sorted(self.pins)))]
+        self.engine.unpin(request.tenant, request.prompt)
+
+    @rule(wanted=st.booleans())
+    def watch(self, wanted: bool) -> None:
+        self.engine.watch(wanted)
+
+    @rule(seconds=st.sampled_from([0.0, 0.0, 1.0]))
+    def step(self, seconds: float) -> None:
+        self.now += seconds
+        before = len(self.model.batches)
+        blocked = {*self.reader.awaiting, *self.paused}
+        due = set(self.reader.tokens) - blocked - set(self.reader.errors) - self.cancelled
+        self.reader.step(self.now)
+        for batch in self.model.batches[before:]:
+            self._check_budget(batch)
+        rows = self.reader.outputs[-1].rows if len(self.model.batches) > before else None
+        computed = set() if rows is None else set(rows.numbers)
+        assert not blocked & computed
+        if not self.engine.load.preemptions:
+            assert due <= computed | set(self.reader.errors), "decodes come first: nobody who has begun is left out of a step"
+
+    def _check_budget(self, batch: ForwardBatch) -> None:
+        assert batch.num_tokens <= 7
+        assert batch.num_requests <= 3
+
+    @precondition(lambda self: self.reader.awaiting)
+    @rule(data=st.data())
+    def verdict(self, data: st.DataObject) -> None:
+        self.reader.answer(data.draw(st.sampled_from(sorted(self.reader.awaiting))))
+
+    @precondition(lambda self: self.requests)
+    @rule(data=st.data())
+    def cancel(self, data: st.DataObject) -> None:
+        number = data.draw(st.sampled_from(sorted(self.requests)))
+        if self.engine.release(number):
+            self.cancelled.add(number)
+            self.reader.awaiting.pop(number, None)
+
+    @precondition(lambda self: self.reader.admitted - set(self.pins))
+    @rule(data=st.data(), paused=st.booleans())
+    def pause(self, data: st.DataObject, paused: bool) -> None:
+        number = data.draw(st.sampled_from(sorted(self.reader.admitted - set(self.pins))))
+        self.engine.pause([number], paused=paused)
+        (self.paused.add if paused else self.paused.discard)(number)
+
+    @invariant()
+    def every_page_has_one_owner(self) -> None:
+        self.engine.assert_consistent()
+        load = self.engine.load
+        assert load.used_pages + load.cached_pages + load.pinned_pages + load.free_pages == 14
+        for number, tokens in self.reader.tokens.items():
+            expected = answer_alone(self.model, self.requests[number])
+            assert tokens == expected[: len(tokens)], "what a request is answered does not depend on the others"
+
+    def teardown(self) -> None:
+        self.engine.pause(list(self.requests), paused=False)
+        self.engine.watch(True)
+        self.reader.run(steps=60 * self.most_tokens)
+        assert set(self.reader.errors) - set(self.pins) == set(self.requests), "every request ends"
+        pinned = {item.number for output in self.reader.outputs for item in output.pinned}
+        assert pinned | set(self.reader.errors) >= set(self.pins), "every prefix is pinned at last, or it is said why not"
+        cached: set[int] = set()
+        for changes in (output.kv_changes for output in self.reader.outputs if output.kv_changes is not None):
+            cached = set(changes.stored) if changes.is_reset else (cached - set(changes.removed)) | set(changes.stored)
+        assert len(cached) == self.engine.prefix_stats.cached_pages, "what is told of the cache is so"
+        for number, request in self.requests.items():
+            if number not in self.cancelled and self.reader.errors[number] is None:
+                assert self.reader.tokens[number] == answer_alone(self.model, request)
+            assert isinstance(self.reader.errors[number], DeadlineExceeded | None)
+        load = self.engine.load
+        assert (load.running_requests, load.waiting_requests, load.used_pages) == (0, 0, 0)
+
+
+class AnyUseWithWindow(AnyUse):
+    """The same where no layer sees all: requests longer than all pages together are answered as if they were alone."""
+
+    window = KvWindow(tokens=5, chunk_tokens=8)
+    most_tokens = 150
+
+
+TestAnyUse = AnyUse.TestCase
+TestAnyUseWithWindow = AnyUseWithWindow.TestCase
+TestAnyUse.settings = TestAnyUseWithWindow.settings = settings(max_examples=40, stateful_step_count=50, deadline=None)

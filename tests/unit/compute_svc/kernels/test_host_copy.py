@@ -1,0 +1,113 @@
+"""What goes to a device and comes back is what was sent, in as few copies as there can be."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from compute_svc.engine.candidates import draw_greedy, select_candidates
+from compute_svc.engine.draw_rule import DrawRule
+from compute_svc.kernels import host_copy
+from compute_svc.kernels.host_copy import read_once, rows_of, to_device
+from compute_svc.wire.request import Request, SamplingOptions
+from tests.fakes.wait_detector import CountedReads
+
+CPU = torch.device("cpu")
+META = torch.device("meta")
+
+
+@given(st.lists(st.tuples(st.integers(0, 4), st.integers(0, 4)), min_size=1, max_size=6), st.integers(0, 1 << 30))
+def test_arrays_arrive_whole_and_keep_nothing_of_the_host(shapes: list[tuple[int, int]], seed: int) -> None:
+    random = np.random.default_rng(seed)
+    arrays = [random.integers(-(1 << 60), 1 << 60, shape) for shape in shapes]
+    sent = [array.copy() for array in arrays]
+    tensors = to_device(arrays, CPU)
+    for array in arrays:
+        array[:] = 0
+    assert [tensor.numpy().tolist() for tensor in tensors] == [array.tolist() for array in sent]
+    assert [tuple(tensor.shape) for tensor in tensors] == shapes
+
+
+def test_slices_of_larger_arrays_arrive_as_they_look() -> None:
+    table = np.arange(20).reshape(4, 5)
+    columns, rows = to_device([table[:, 1:3], table[::2]], CPU)
+    assert columns.tolist() == table[:, 1:3].tolist() and rows.tolist() == table[::2].tolist()
+
+
+def test_copies_that_nobody_waits_for_are_made_here_alone() -> None:
+    """Elsewhere the memory would not be pinned, and the copy would wait after all."""
+    sources = Path(host_copy.__file__).parent.rglob("*.py")
+    assert {path.name for path in sources if "non_blocking" in path.read_text()} == {"host_copy.py"}
+
+
+def test_reads_keep_every_bit() -> None:
+    floats = torch.tensor([[1.5, -0.0], [torch.inf, torch.nan], [1e-42, -torch.inf]])
+    ids = torch.tensor([[0], [(1 << 31) - 1], [7]])
+    read_floats, read_ids, read_transposed = read_once(floats, ids, floats.flip(1))
+    assert read_floats.tobytes() == floats.numpy().tobytes() and read_floats.dtype == np.float32
+    assert read_ids.tolist() == ids.tolist() and read_ids.dtype == np.int64
+    assert read_transposed.tobytes() == floats.numpy()[:, ::-1].tobytes()
+
+
+def test_rows_are_copies_in_the_order_asked_for() -> None:
+    values = torch.arange(12.0).view(4, 3)
+    rows = rows_of(values, [3, 1, 3])
+    values.zero_()
+    assert rows.tolist() == [[9, 10, 11], [3, 4, 5], [9, 10, 11]]
+    assert rows_of(values.to(META), [3, 1]).shape == (2, 3)
+
+
+def _rule(**options: object) -> DrawRule:
+    prompt = np.array([1, 2], dtype=np.int64)
+    request = Request(1, "", prompt, np.empty(0, np.int64), 9, 0.0, sampling=SamplingOptions(**options))  # type: ignore[arg-type]
+    rule = DrawRule(request, 5000)
+    rule.see(prompt, 2)
+    return rule
+
+
+def test_what_is_drawn_on_a_device_is_read_once() -> None:
+    logits = torch.empty((3, 5000), device=META)
+    with CountedReads() as reads:
+        assert draw_greedy(logits).tokens == [0, 2, 4]
+    assert reads.count == 1
+
+
+@pytest.mark.parametrize(
+    "options", [{"temperature": 1.0, "top_k": 5}, {"temperature": 0.0, "top_logprobs": 4}], ids=["top-k", "greedy-reported"]
+)
+def test_candidates_of_known_number_are_read_once(options: dict[str, float]) -> None:
+    logits = torch.empty((2, 5000), device=META)
+    with CountedReads() as reads:
+        assert select_candidates(logits, [_rule(**options)] * 2, [0, 0]).counts.tolist() == [5, 5]
+    assert reads.count == 1
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"temperature": 1.0, "top_k": 5},
+        {"temperature": 0.0, "top_logprobs": 4},
+        {"temperature": 1.0, "top_p": 0.5},
+        {"temperature": 1.0, "presence_penalty": -1.0, "top_k": 3},
+        {"temperature": 2.0},
+    ],
+)
+def test_cuda_draws_and_picks_what_the_cpu_does(options: dict[str, float]) -> None:
+    if not torch.cuda.is_available():
+        pytest.skip("there is no CUDA device")
+    logits = torch.from_numpy(np.random.default_rng(0).integers(0, 900, (33, 5000)).astype(np.float32) / 30)
+    logits[7, 3] = torch.nan
+    on_device = logits.cuda()
+    drawn, expected = draw_greedy(on_device), draw_greedy(logits)
+    assert drawn.is_finite == expected.is_finite
+    assert [token for row, token in enumerate(drawn.tokens) if row != 7] == [token for row, token in enumerate(expected.tokens) if row != 7]
+    ours, theirs = (select_candidates(one, [_rule(**options) for _ in range(33)], [0] * 33) for one in (on_device, logits))
+    assert ours.counts.tolist() == theirs.counts.tolist() and ours.ids.tolist() == theirs.ids.tolist()
+    assert ours.logits.tolist() == theirs.logits.tolist()
+    np.testing.assert_allclose(ours.log_sum_exp, theirs.log_sum_exp, rtol=1e-6)

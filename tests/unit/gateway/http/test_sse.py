@@ -1,0 +1,133 @@
+"""Hand-built events are what `json.dumps` of OpenAI's bodies would be."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from gateway.flow.answer import Delta, FinishReason
+from gateway.flow.generation import Piece, ReplayedGeneration, Timeline, Usage
+from gateway.http.sse import DONE, ChatEvents, CompletionEvents, error_event
+from prompt_cache import CachedAnswer, CachedDelta
+from triserve.rpc.errors import Overloaded
+from triserve.v1 import sampler_pb2
+
+GENERATION = ReplayedGeneration(CachedAnswer(deltas=(CachedDelta("a", (1, 2)),), finish_reason="stop", prompt_tokens=5))
+NOTHING = Timeline(0, 0, 0, 0)
+
+
+def form(kind: type[Any], **arguments: Any) -> Any:
+    plain = {"request_id": "x-1", "created": 17, "model": 'a "model"', "include_usage": False, "continuous_usage": False}
+    return kind(**{**plain, "token_ids": False, "timeline": False, **arguments})
+
+
+def events(data: bytes) -> list[Any]:
+    """Reads events strictly: ASCII lines of `data: JSON`, each followed by an empty line."""
+    text = data.decode("ascii")
+    assert text.endswith("\n\n") or not text
+    return [json.loads(line.removeprefix("data: ")) for line in text.split("\n\n") if line]
+
+
+def piece(text: str, tokens: list[int] | None = None, finish: FinishReason | None = None, logprobs: Any = (), choice: int = 0) -> Piece:
+    return Piece(choice, Delta(text, [1] if tokens is None else tokens, list(logprobs), finish))
+
+
+@given(st.text(), st.sampled_from([None, "stop", "length"]), st.booleans(), st.booleans(), st.integers(0, 3))
+def test_any_text_arrives_as_it_is_in_a_chat(text: str, finish: FinishReason | None, ids: bool, usage: bool, choice: int) -> None:
+    chat = form(ChatEvents, token_ids=ids, include_usage=usage)
+    first, *rest = events(chat.pieces([piece(text, [4, 5], finish, choice=choice)], GENERATION))
+    head = {"id": "x-1", "object": "chat.completion.chunk", "created": 17, "model": 'a "model"'}
+    tail = {"usage": None} if usage else {}
+    assert first == {**head, "choices": [{"index": choice, "delta": {"role": "assistant", "content": ""}, "finish_reason": None}], **tail}
+    if not (text or finish or ids):
+        assert not rest
+        return
+    own = {"index": choice, "delta": {"content": text} if text else {}, "finish_reason": finish}
+    assert rest == [{**head, "choices": [{**own, "token_ids": [4, 5]} if ids else own], **tail}]
+
+
+@given(st.text(min_size=1))
+def test_any_text_arrives_as_it_is_in_a_completion(text: str) -> None:
+    (event,) = events(form(CompletionEvents).pieces([piece(text)], GENERATION))
+    assert event["object"] == "text_completion"
+    assert event["choices"] == [{"index": 0, "text": text, "finish_reason": None}]
+
+
+def test_each_choice_begins_with_its_role_once() -> None:
+    chat = form(ChatEvents)
+    seen = events(chat.pieces([piece("a"), piece("b", choice=1)], GENERATION)) + events(chat.pieces([piece("c")], GENERATION))
+    assert [(one["choices"][0]["index"], one["choices"][0]["delta"]) for one in seen] == [
+        (0, {"role": "assistant", "content": ""}),
+        (0, {"content": "a"}),
+        (1, {"role": "assistant", "content": ""}),
+        (1, {"content": "b"}),
+        (0, {"content": "c"}),
+    ]
+
+
+def test_a_piece_that_shows_nothing_makes_no_event() -> None:
+    assert form(CompletionEvents).pieces([piece("")], GENERATION) == b""
+    assert form(CompletionEvents, token_ids=True).pieces([piece("")], GENERATION)
+    assert form(CompletionEvents).pieces([piece("", [], "stop")], GENERATION)
+
+
+def test_usage_comes_last_where_it_is_asked_for_and_before_done() -> None:
+    assert form(ChatEvents).last(Usage(3, 4, 2), NOTHING) == DONE
+    data = form(ChatEvents, include_usage=True).last(Usage(3, 4, 2), NOTHING)
+    assert data.endswith(DONE)
+    (event,) = events(data.removesuffix(DONE))
+    assert event["choices"] == []
+    assert event["usage"] == {"prompt_tokens": 3, "completion_tokens": 4, "total_tokens": 7, "prompt_tokens_details": {"cached_tokens": 2}}
+
+
+def test_the_timeline_comes_last_where_it_is_asked_for() -> None:
+    (event,) = events(form(ChatEvents, timeline=True).last(Usage(1, 1, 0), Timeline(1.23456, 2, 3, 4)).removesuffix(DONE))
+    assert event["triserve"] == {"tokenize_ms": 1.235, "queue_ms": 2, "prefill_ms": 3, "decode_ms": 4}
+    assert "usage" not in event
+
+
+def test_continuous_usage_is_in_every_event() -> None:
+    chat = form(ChatEvents, continuous_usage=True, include_usage=True)
+    for event in events(chat.pieces([piece("a")], GENERATION)):
+        assert event["usage"]["prompt_tokens"] == 5
+
+
+def logprob(token: bytes, value: float, *top: tuple[bytes, float]) -> sampler_pb2.TokenLogprobs:
+    likeliest = [sampler_pb2.TopLogprob(token=1, token_bytes=own, logprob=one) for own, one in top]
+    return sampler_pb2.TokenLogprobs(token_bytes=token, logprob=value, top=likeliest)
+
+
+def test_log_probabilities_of_half_a_character_have_its_bytes() -> None:
+    (_, event) = events(form(ChatEvents).pieces([piece("", logprobs=[logprob(b"\xc3", -0.5, (b"\xc3", -0.5))])], GENERATION))
+    (token,) = event["choices"][0]["logprobs"]["content"]
+    assert token == {
+        "token": "\ufffd",
+        "logprob": -0.5,
+        "bytes": [0xC3],
+        "top_logprobs": [{"token": "\ufffd", "logprob": -0.5, "bytes": [0xC3]}],
+    }
+
+
+def test_text_offsets_go_on_from_event_to_event_for_each_choice() -> None:
+    completion = form(CompletionEvents)
+    offsets = []
+    for choice, token in ((0, b"ab"), (1, b"xyz"), (0, b"c"), (1, b"!"), (0, b"d")):
+        (event,) = events(completion.pieces([piece("?", logprobs=[logprob(token, -1, (token, -1))], choice=choice)], GENERATION))
+        offsets.append((choice, event["choices"][0]["logprobs"]["text_offset"]))
+    assert offsets == [(0, [0]), (1, [0]), (0, [2]), (1, [3]), (0, [3])]
+
+
+def test_of_two_likely_tokens_that_look_the_same_the_likelier_is_kept() -> None:
+    one = logprob(b"\xc3", -0.5, (b"\xc3", -0.5), (b"\xc4", -1.5), (b"a", -2.5))
+    (event,) = events(form(CompletionEvents).pieces([piece("?", logprobs=[one])], GENERATION))
+    assert event["choices"][0]["logprobs"]["top_logprobs"] == [{"\ufffd": -0.5, "a": -2.5}]
+
+
+@pytest.mark.parametrize("message", ["full", 'with "quotes" and é'])
+def test_an_error_event_is_openais_body(message: str) -> None:
+    (event,) = events(error_event(Overloaded(message, field="n")))
+    assert event == {"error": {"message": message, "type": "rate_limit_error", "param": "n", "code": "overloaded"}}
