@@ -42,6 +42,7 @@ coverage: $(VENV)/.dev ## Which lines of compute_svc the tests run, those that r
 .PHONY: lint
 lint: $(VENV)/.dev ## Check style and the borders between packages
 	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
 	$(BIN)/lint-imports
 
 .PHONY: types

@@ -15,6 +15,7 @@ _ADDRESS = r"^.+:\d{1,5}$"
 def _num_cores() -> int:
     return len(os.sched_getaffinity(0))
 
+
 _DEFAULT_SINKS = 4
 
 
@@ -35,7 +36,8 @@ class Settings(BaseSettings):
     page_size_tokens: int = Field(16, ge=1, le=256, description="KV page size; tokens per page")
     kv_cache_bytes: int = Field(1 << 30, ge=1, description="Memory for keys and values, bytes")
     kv_reservation: Literal["pages", "predicted"] = Field(
-        "pages", description="What a request gets in advance: nothing, or room for its predicted answer in one run of pages, at a cost in prefix hits"
+        "pages",
+        description="What a request gets in advance: nothing, or room for its predicted answer in one run of pages, at a cost in prefix hits",
     )
     policy: Literal["fcfs", "priority", "shortest-first", "multi-level", "longest-prefix", "fair-tenants"] = Field(
         "fcfs", description="Who is served first (compute_svc/scheduler/policies); `priority` alone looks at the priorities clients ask for"

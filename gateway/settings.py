@@ -61,11 +61,17 @@ class Settings(BaseSettings):
     max_prompts: int = Field(_DEFAULTS.max_prompts, ge=1, le=4096, description="Most prompts of one request")
     max_choices: int = Field(_DEFAULTS.max_choices, ge=1, le=4096, description="Most answers of one request: prompts times n")
     max_messages: int = Field(_DEFAULTS.max_messages, ge=1, le=65536, description="Most messages of one chat")
-    max_stop_strings: int = Field(_DEFAULTS.max_stop_strings, ge=4, le=contract.MAX_STOP_STRINGS, description="Most stop strings of one request")
-    max_stop_string_chars: int = Field(_DEFAULTS.max_stop_string_chars, ge=1, le=contract.MAX_STOP_STRING_CHARS, description="Most characters of one stop string")
+    max_stop_strings: int = Field(
+        _DEFAULTS.max_stop_strings, ge=4, le=contract.MAX_STOP_STRINGS, description="Most stop strings of one request"
+    )
+    max_stop_string_chars: int = Field(
+        _DEFAULTS.max_stop_string_chars, ge=1, le=contract.MAX_STOP_STRING_CHARS, description="Most characters of one stop string"
+    )
     max_stop_token_ids: int = Field(_DEFAULTS.max_stop_token_ids, ge=1, le=4096, description="Most stop token ids of one request")
     max_logit_bias: int = Field(_DEFAULTS.max_logit_bias, ge=300, le=contract.MAX_LOGIT_BIAS, description="Most entries of logit_bias")
-    max_top_logprobs: int = Field(_DEFAULTS.max_top_logprobs, ge=0, le=contract.MAX_TOP_LOGPROBS, description="Most likeliest tokens reported with each token")
+    max_top_logprobs: int = Field(
+        _DEFAULTS.max_top_logprobs, ge=0, le=contract.MAX_TOP_LOGPROBS, description="Most likeliest tokens reported with each token"
+    )
     max_template_arguments: int = Field(_DEFAULTS.max_template_arguments, ge=0, le=64, description="Most entries of chat_template_kwargs")
     body_timeout_s: float = Field(_DEFAULTS.body_timeout_s, gt=0, le=3600, description="Seconds a request's body may take to arrive")
     request_timeout_s: float = Field(_DEFAULTS.request_timeout_s, gt=0, le=86400, description="Seconds a request may take")

@@ -8,7 +8,7 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from sampler_svc.candidates import Candidates, Rectangle
+from sampler_svc.candidate_rows import CandidateRows, Rectangle
 from sampler_svc.errors import Disagreement
 from sampler_svc.params import Sampling
 from sampler_svc.penalties import Lookup, Penalties
@@ -36,7 +36,7 @@ class Drawing:
         self._logits_width = logits_width
         self._lookup = Lookup(logits_width)
 
-    def draw(self, candidates: Candidates, log_sum_exp: NDArray[np.float64], wanted: Sequence[CandidateRow]) -> list[int | ServiceError]:
+    def draw(self, candidates: CandidateRows, log_sum_exp: NDArray[np.float64], wanted: Sequence[CandidateRow]) -> list[int | ServiceError]:
         """Draws a token for each wanted row.
 
         Args:

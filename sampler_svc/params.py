@@ -123,4 +123,3 @@ def check_ids(field: str, ids: Sequence[int], logits_width: int) -> None:
     """
     if ids and max(ids) >= logits_width:
         raise InvalidRequest(f"{field} has id {max(ids)}, the limit is {logits_width - 1}", field=field)
-

@@ -6,7 +6,7 @@ from typing import Any
 
 import grpc
 
-from sampler_svc.admission import Admission
+from sampler_svc.request_slots import RequestSlots
 from sampler_svc.servicer import SamplerServicer
 from sampler_svc.settings import Settings
 from sampler_svc.vocabulary import Vocabulary, load_tokenizer
@@ -30,7 +30,7 @@ class SamplerService:
         self._settings = settings
         vocabulary = Vocabulary(load_tokenizer(settings.model / "tokenizer.json"))
         self._servicer = SamplerServicer(
-            vocabulary, fingerprint_of(settings.model), Admission(settings.max_open_requests), settings.max_queued_frames
+            vocabulary, fingerprint_of(settings.model), RequestSlots(settings.max_open_requests), settings.max_queued_frames
         )
         self._server = ServiceServer([SERVICE_NAME], self._register, settings.listen)
 

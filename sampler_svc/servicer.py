@@ -9,8 +9,8 @@ from typing import Any
 
 import grpc
 
-from sampler_svc.admission import Admission
-from sampler_svc.inbox import Inbox
+from sampler_svc.frame_queue import FrameQueue
+from sampler_svc.request_slots import RequestSlots
 from sampler_svc.session import Frame, Session
 from sampler_svc.vocabulary import Vocabulary
 from sampler_svc.wire import read_frame, write_outcome
@@ -32,16 +32,16 @@ class SamplerServicer(sampler_pb2_grpc.SamplerServiceServicer):
     Args:
         vocabulary: of the tokenizer.
         fingerprint: of the model folder.
-        admission: of the process.
+        slots: of the process.
         max_queued_frames: frames of one stream that may wait.
     """
 
-    def __init__(self, vocabulary: Vocabulary, fingerprint: common_pb2.Fingerprint, admission: Admission, max_queued_frames: int) -> None:
+    def __init__(self, vocabulary: Vocabulary, fingerprint: common_pb2.Fingerprint, slots: RequestSlots, max_queued_frames: int) -> None:
         self._vocabulary = vocabulary
         self._fingerprint = fingerprint
-        self._admission = admission
+        self._slots = slots
         self._max_queued_frames = max_queued_frames
-        self._inboxes: set[Inbox[sampler_pb2.SampleRequest]] = set()
+        self._queues: set[FrameQueue[sampler_pb2.SampleRequest]] = set()
 
     async def GetSamplerInfo(self, request: sampler_pb2.GetSamplerInfoRequest, context: Context) -> sampler_pb2.GetSamplerInfoResponse:
         """What this sampler is."""
@@ -58,26 +58,26 @@ class SamplerServicer(sampler_pb2_grpc.SamplerServiceServicer):
             Unavailable: the sampler leaves while requests are under way.
         """
         hello = await self._read_hello(request_iterator)
-        session = Session(self._vocabulary, hello.logits_width, self._admission)
+        session = Session(self._vocabulary, hello.logits_width, self._slots)
 
         def drop_requests(_: object) -> None:
             session.close()
 
         # A stream that breaks while a response is being written must free its requests at once too.
         context.add_done_callback(drop_requests)  # type: ignore[arg-type]  # the stubs ask for a class of their own
-        inbox: Inbox[sampler_pb2.SampleRequest] = Inbox(self._max_queued_frames)
-        self._inboxes.add(inbox)
-        reader = asyncio.create_task(inbox.fill(request_iterator))
+        queue: FrameQueue[sampler_pb2.SampleRequest] = FrameQueue(self._max_queued_frames)
+        self._queues.add(queue)
+        reader = asyncio.create_task(queue.fill(request_iterator))
         logger.info("stream of compute %s begins, %d logits", hello.compute_name, hello.logits_width)
         try:
             yield sampler_pb2.SampleResponse(hello=self._info())
-            async for response in self._answers(session, inbox, hello.logits_width):
+            async for response in self._answers(session, queue, hello.logits_width):
                 yield response
-            if self._admission.closing and session.num_requests:
+            if self._slots.closing and session.num_requests:
                 raise Unavailable("the sampler is leaving")
         finally:
             reader.cancel()
-            self._inboxes.discard(inbox)
+            self._queues.discard(queue)
             session.close()
             logger.info("stream of compute %s ends", hello.compute_name)
 
@@ -87,20 +87,20 @@ class SamplerServicer(sampler_pb2_grpc.SamplerServiceServicer):
         Args:
             timeout_s: how long the requests under way may take.
         """
-        self._admission.close()
+        self._slots.close()
         try:
             async with asyncio.timeout(timeout_s):
-                await self._admission.wait_idle()
+                await self._slots.wait_idle()
         except TimeoutError:
-            logger.warning("%d requests did not end within %.1f s", self._admission.open_requests, timeout_s)
-        for inbox in self._inboxes:
-            inbox.close()
+            logger.warning("%d requests did not end within %.1f s", self._slots.open_requests, timeout_s)
+        for queue in self._queues:
+            queue.close()
 
     def _info(self) -> sampler_pb2.GetSamplerInfoResponse:
-        return sampler_pb2.GetSamplerInfoResponse(fingerprint=self._fingerprint, open_requests=self._admission.open_requests)
+        return sampler_pb2.GetSamplerInfoResponse(fingerprint=self._fingerprint, open_requests=self._slots.open_requests)
 
     async def _read_hello(self, stream: AsyncIterator[sampler_pb2.SampleRequest]) -> sampler_pb2.ComputeHello:
-        if self._admission.closing:
+        if self._slots.closing:
             raise Unavailable("the sampler is leaving")
         message = await anext(aiter(stream), sampler_pb2.SampleRequest())
         if not message.HasField("hello"):
@@ -114,10 +114,10 @@ class SamplerServicer(sampler_pb2_grpc.SamplerServiceServicer):
         return hello
 
     async def _answers(
-        self, session: Session, inbox: Inbox[sampler_pb2.SampleRequest], logits_width: int
+        self, session: Session, queue: FrameQueue[sampler_pb2.SampleRequest], logits_width: int
     ) -> AsyncIterator[sampler_pb2.SampleResponse]:
         done = 0
-        while messages := await inbox.take_all():
+        while messages := await queue.take_all():
             frames, error = _read_frames(messages, done, logits_width)
             if frames:
                 outcome = session.process(frames)

@@ -11,11 +11,11 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from sampler_svc.admission import Admission
-from sampler_svc.candidates import Candidates
+from sampler_svc.candidate_rows import CandidateRows
 from sampler_svc.drawing import CandidateRow, Drawing
 from sampler_svc.errors import Disagreement
 from sampler_svc.logprobs import token_logprob
+from sampler_svc.request_slots import RequestSlots
 from sampler_svc.request_state import Delta, Opening, RequestState
 from sampler_svc.vocabulary import Vocabulary
 from triserve.rpc.errors import InvalidRequest, ServiceError
@@ -41,7 +41,7 @@ class Frame(NamedTuple):
     kind: list[Kind]
     token: list[int]  # without meaning in rows that are not drawn
     log_sum_exp: NDArray[np.float64]  # [rows]
-    candidates: Candidates
+    candidates: CandidateRows
 
 
 class Verdict(NamedTuple):
@@ -69,13 +69,13 @@ class Session:
     Args:
         vocabulary: of the tokenizer.
         logits_width: number of the replica's logits; every id is below it.
-        admission: shared by all sessions of the process.
+        slots: shared by all sessions of the process.
     """
 
-    def __init__(self, vocabulary: Vocabulary, logits_width: int, admission: Admission) -> None:
+    def __init__(self, vocabulary: Vocabulary, logits_width: int, slots: RequestSlots) -> None:
         self._vocabulary = vocabulary
         self._logits_width = logits_width
-        self._admission = admission
+        self._slots = slots
         self._drawing = Drawing(logits_width)
         self._requests: dict[int, RequestState] = {}
 
@@ -101,26 +101,26 @@ class Session:
 
     def close(self) -> None:
         """Drops every request. Idempotent."""
-        self._admission.release(len(self._requests))
+        self._slots.release(len(self._requests))
         self._requests.clear()
 
     def _open(self, opening: Opening, outcome: Outcome) -> None:
         if opening.request in self._requests:
             raise InvalidRequest(f"open has request {opening.request}, which is open already", field="open")
         try:
-            self._admission.admit()
+            self._slots.admit()
         except ServiceError as error:
             outcome.failed.append((opening.request, error))
             return
         try:
             self._requests[opening.request] = RequestState(opening, self._vocabulary, self._logits_width)
         except InvalidRequest as error:
-            self._admission.release()
+            self._slots.release()
             outcome.failed.append((opening.request, error))
 
     def _drop(self, request: int) -> None:
         if self._requests.pop(request, None) is not None:
-            self._admission.release()
+            self._slots.release()
 
     def _take_rows(self, frame: Frame, outcome: Outcome) -> None:
         """Takes drawn rows as they come, then draws all others at once. Rows of requests that are gone are ignored."""

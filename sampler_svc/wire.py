@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from sampler_svc.candidates import Candidates
+from sampler_svc.candidate_rows import CandidateRows
 from sampler_svc.logprobs import TokenLogprob
 from sampler_svc.params import Finish, Sampling, Stopping
 from sampler_svc.request_state import Delta, Opening
@@ -53,7 +53,7 @@ def read_frame(message: sampler_pb2.SampleRequest, logits_width: int) -> Frame:
         kind=kinds,
         token=token,
         log_sum_exp=np.array(message.log_sum_exp, np.float64),
-        candidates=Candidates.parse(message.candidate_ids, message.candidate_logits, counts, logits_width),
+        candidates=CandidateRows.parse(message.candidate_ids, message.candidate_logits, counts, logits_width),
     )
 
 

@@ -25,11 +25,20 @@ TOP_LEVEL = {
     "deploy",
     "tests",
 }
-CPU_ENTRY_POINTS = ("tokenizer_svc.__main__", "sampler_svc.__main__", "gateway.__main__", "gateway.cli.__main__", "prompt_cache", "triserve.rpc.server")
+CPU_ENTRY_POINTS = (
+    "tokenizer_svc.__main__",
+    "sampler_svc.__main__",
+    "gateway.__main__",
+    "gateway.cli.__main__",
+    "prompt_cache",
+    "triserve.rpc.server",
+)
 
 
 def _tracked() -> list[Path]:
-    listing = subprocess.run(["git", "ls-files", "--cached", "--others", "--exclude-standard"], cwd=ROOT, capture_output=True, text=True, check=True)
+    listing = subprocess.run(
+        ["git", "ls-files", "--cached", "--others", "--exclude-standard"], cwd=ROOT, capture_output=True, text=True, check=True
+    )
     return [path for line in listing.stdout.splitlines() if (path := Path(line)) and (ROOT / path).exists()]
 
 
@@ -41,7 +50,9 @@ def test_no_file_is_much_over_400_lines() -> None:
     long = {
         str(path): count
         for path in _tracked()
-        if path.suffix == ".py" and not path.stem.endswith(("_pb2", "_pb2_grpc")) and (count := len((ROOT / path).read_text().splitlines())) > 420
+        if path.suffix == ".py"
+        and not path.stem.endswith(("_pb2", "_pb2_grpc"))
+        and (count := len((ROOT / path).read_text().splitlines())) > 420
     }
     assert not long
 

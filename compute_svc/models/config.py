@@ -217,12 +217,16 @@ class ModelConfig:
             CheckpointError: Sizes do not fit each other; the message begins with `place`.
         """
         if self.num_heads % self.num_kv_heads:
-            raise CheckpointError(f"{place}: num_attention_heads {self.num_heads} is no multiple of num_key_value_heads {self.num_kv_heads}")
+            raise CheckpointError(
+                f"{place}: num_attention_heads {self.num_heads} is no multiple of num_key_value_heads {self.num_kv_heads}"
+            )
         for rope in (kind.rope for kind in self.kinds if kind.rope is not None):
             if rope.dims == self.head_dim and rope.dims % 2:
                 raise CheckpointError(f"{place}: head_dim is {self.head_dim}, it must be even")
             if rope.dims % 2 or not 0 < rope.dims <= self.head_dim:
-                raise CheckpointError(f"{place}: {rope.dims} dimensions of a head turn, it must be an even number up to head_dim, {self.head_dim}")
+                raise CheckpointError(
+                    f"{place}: {rope.dims} dimensions of a head turn, it must be an even number up to head_dim, {self.head_dim}"
+                )
         if self.experts is not None and self.experts.per_token > self.experts.count:
             raise CheckpointError(f"{place}: {self.experts.per_token} experts compute a token, there are {self.experts.count}")
         assert len(self.kind_of_layer) == self.num_layers, "every layer has a kind"

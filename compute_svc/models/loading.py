@@ -178,12 +178,14 @@ class ModelBuilder:
         config = self._config
         parts = [self._weight_and_bias(prefix + name, bias=config.mlp_bias, transposed=transposed) for name in into]
         if config.gated and len(parts) == 1:
-            (weight, bias), = parts
+            ((weight, bias),) = parts
             halves = weight.chunk(2)
             biases = (None, None) if bias is None else bias.chunk(2)
             parts = list(zip(halves, biases, strict=True))
         gate = pack_linear(*parts[0]) if config.gated else None
-        return Mlp(gate, pack_linear(*parts[-1]), self._linear(prefix + down, bias=config.mlp_bias, transposed=transposed), config.activation)
+        return Mlp(
+            gate, pack_linear(*parts[-1]), self._linear(prefix + down, bias=config.mlp_bias, transposed=transposed), config.activation
+        )
 
     def _norm(self, name: str) -> Norm:
         config = self._config

@@ -279,9 +279,9 @@ class KvMemory:
         else:
             self.pool.assert_owned_once(owned + rooms)
         assert self.tree.num_pages == sum(node.pages.size for node in nodes), "the tree's count of pages is off"
-        assert self.tree.evictable_pages == sum(
-            node.pages.size for node in nodes if not (node.locks or node.pins)
-        ), "the count of evictable pages is off"
+        assert self.tree.evictable_pages == sum(node.pages.size for node in nodes if not (node.locks or node.pins)), (
+            "the count of evictable pages is off"
+        )
         assert self.tree.pinned_pages <= self.max_pinned_pages, "the longest request fits beside what is pinned"
         roots = sum(node.locks for node in nodes if node.parent is None)
         assert roots == sum(state.prefix is not None for state in states), "each request with pages holds one lock"

@@ -121,7 +121,9 @@ def encode_output(output: StepOutput, ended_at: float) -> wire.Output:
     return wire.Output(
         rows=None if output.rows is None else _encode_rows(output.rows),
         started=[
-            wire.Started(request=item.number, cached_tokens=item.cached_tokens, submitted_at=item.submitted_at, admitted_at=item.admitted_at)
+            wire.Started(
+                request=item.number, cached_tokens=item.cached_tokens, submitted_at=item.submitted_at, admitted_at=item.admitted_at
+            )
             for item in output.started
         ],
         released=[
@@ -151,7 +153,9 @@ def encode_stats(number: int, stats: PrefixStats) -> wire.PrefixStats:
     """What the prefix cache holds, as an answer to a call."""
     *counts, pins = stats
     return wire.PrefixStats(
-        number=number, counts=counts, pins=[compute_pb2.PinnedPrefix(tenant=tenant, tokens=tokens, hash=last) for tenant, tokens, last in pins]
+        number=number,
+        counts=counts,
+        pins=[compute_pb2.PinnedPrefix(tenant=tenant, tokens=tokens, hash=last) for tenant, tokens, last in pins],
     )
 
 

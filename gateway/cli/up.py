@@ -19,9 +19,9 @@ from gateway.cli.api import ApiClient, ApiError
 from gateway.cli.chat import API_KEY_VARIABLE, Conversation, show_answer
 from gateway.cli.console import Console
 from gateway.cli.hardware import num_cores
+from gateway.cli.local_parts import PipelineConfig, plan_parts
 from gateway.cli.model_folder import ModelFolder, ModelUnavailable, download_from_hub, resolve_model
 from gateway.cli.part import PartFailed
-from gateway.cli.pipeline import PipelineConfig, plan_parts
 from gateway.cli.ports import HOST, PortTaken, free_ports, require_free
 from gateway.cli.redis_server import RedisChoice, find_redis
 from gateway.cli.supervisor import Supervisor

@@ -12,7 +12,7 @@ from typing import Literal, NamedTuple, Protocol, TypeAlias
 from gateway.clients.compute import Attempt, ComputePeer
 from gateway.clients.fleet import Fleet
 from gateway.flow.answer import Answer, Delta
-from gateway.flow.inbox import Inbox
+from gateway.flow.ready_answers import ReadyAnswers
 from prompt_cache import CachedAnswer
 from triserve.rpc.errors import Overloaded, ServiceError, Unavailable
 from triserve.v1 import common_pb2, compute_pb2
@@ -142,8 +142,8 @@ class LiveGeneration:
         self._on_retry = on_retry
         self._on_gap = on_gap
         self._took_at: dict[int, float] = {}
-        self._inbox = Inbox(idle_s=idle_s)
-        self.answers = [Answer(choice.index, self._inbox.put, every_delta=stream, keep_deltas=keep_deltas) for choice in choices]
+        self._ready = ReadyAnswers(idle_s=idle_s)
+        self.answers = [Answer(choice.index, self._ready.put, every_delta=stream, keep_deltas=keep_deltas) for choice in choices]
         self._attempts: dict[int, Attempt] = {}
         self._failed_on: dict[int, list[ComputePeer]] = {}
         self._unfinished = len(choices)
@@ -168,7 +168,7 @@ class LiveGeneration:
         if self._failure is not None:
             raise self._failure
         pieces = []
-        for answer in await self._inbox.get():
+        for answer in await self._ready.get():
             delta = answer.take()
             if delta is not None:
                 pieces.append(Piece(answer.index, delta))
@@ -201,7 +201,7 @@ class LiveGeneration:
 
     def close(self) -> None:
         """Aborts every attempt that has not ended."""
-        self._inbox.close()
+        self._ready.close()
         for attempt in self._attempts.values():
             attempt.cancel()
 

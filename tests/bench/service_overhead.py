@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import Any
 
 from gateway.cli.hardware import describe_hardware
-from tests.e2e.pipeline import Pipeline
+from tests.e2e.local_pipeline import Pipeline
 
 ROOT = Path(__file__).parents[2]
 RESULTS = Path(__file__).parent / "results" / "service_overhead.json"
@@ -53,7 +53,18 @@ def _served(arguments: argparse.Namespace, concurrency: int) -> dict[str, float]
         with tempfile.TemporaryDirectory() as folder:
             output = Path(folder) / "figures.json"
             bench = [sys.executable, "-m", "gateway.cli", "bench", "--url", pipeline.url]
-            warm_up = ["--requests", str(concurrency), "--concurrency", str(concurrency), "--max-input", "64", "--max-output", "16", "--seed", "1"]
+            warm_up = [
+                "--requests",
+                str(concurrency),
+                "--concurrency",
+                str(concurrency),
+                "--max-input",
+                "64",
+                "--max-output",
+                "16",
+                "--seed",
+                "1",
+            ]
             subprocess.run([*bench, *warm_up], cwd=ROOT, capture_output=True, check=True)
             subprocess.run([*bench, *_workload(arguments, concurrency), "--output", str(output)], cwd=ROOT, capture_output=True, check=True)
             figures = json.loads(output.read_text())["figures"]

@@ -145,7 +145,13 @@ def main() -> None:
     torch.set_num_threads(arguments.threads)
     # A pool so small that requests wait for pages and some are preempted.
     settings = Settings.model_validate(
-        {"model": MODEL, "threads": arguments.threads, "kv_cache_bytes": 24 * 16 * 4096, "max_model_len_tokens": 256, "max_running_requests": 32}
+        {
+            "model": MODEL,
+            "threads": arguments.threads,
+            "kv_cache_bytes": 24 * 16 * 4096,
+            "max_model_len_tokens": 256,
+            "max_running_requests": 32,
+        }
     )
     engine = load_engine(settings)
     soak = Soak(engine, num_requests=arguments.requests, in_flight=arguments.in_flight, seed=arguments.seed)

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from tests.e2e.pipeline import Pipeline, wait_until
+from tests.e2e.local_pipeline import Pipeline, wait_until
 
 
 @pytest.fixture(scope="session")

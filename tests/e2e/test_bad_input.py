@@ -9,7 +9,7 @@ from typing import Any
 import aiohttp
 import pytest
 
-from tests.e2e.pipeline import Pipeline
+from tests.e2e.local_pipeline import Pipeline
 
 CHAT, COMPLETION = "/v1/chat/completions", "/v1/completions"
 HELLO = [{"role": "user", "content": "Hello"}]
@@ -33,7 +33,12 @@ CASES: list[tuple[str, str, dict[str, Any], str]] = [
     ("min over max", COMPLETION, {"prompt": "a", "min_tokens": 20, "max_tokens": 10}, "min_tokens"),
     ("min over what fits", CHAT, {"messages": HELLO, "min_tokens": 1_000_000}, "min_tokens"),
     ("top_k below one", COMPLETION, {"prompt": "a", "top_k": -7}, "top_k"),
-    ("image part", CHAT, {"messages": [{"role": "user", "content": [{"type": "image_url", "image_url": {"url": "http://x"}}]}]}, "messages"),
+    (
+        "image part",
+        CHAT,
+        {"messages": [{"role": "user", "content": [{"type": "image_url", "image_url": {"url": "http://x"}}]}]},
+        "messages",
+    ),
     ("client template", CHAT, {"messages": HELLO, "chat_template": "{{ 1 }}"}, "chat_template"),
     ("tools", CHAT, {"messages": HELLO, "tools": []}, "tools"),
     ("lone surrogate", CHAT, {"messages": [{"role": "user", "content": "\ud800"}]}, "messages"),
@@ -59,12 +64,21 @@ async def test_a_bad_field_is_refused_by_name(pipeline: Pipeline, route: str, bo
 
 @pytest.mark.parametrize(
     ("body", "status"),
-    [(b"{", 400), (b"", 400), (b"[]", 400), (b'{"prompt": "\xff\xfe"}', 400), (b"[" * 100_000, 400), (b'{"prompt": "' + b"a" * 9_000_000 + b'"}', 413)],
+    [
+        (b"{", 400),
+        (b"", 400),
+        (b"[]", 400),
+        (b'{"prompt": "\xff\xfe"}', 400),
+        (b"[" * 100_000, 400),
+        (b'{"prompt": "' + b"a" * 9_000_000 + b'"}', 413),
+    ],
     ids=["cut short", "empty", "not an object", "invalid UTF-8", "deep", "too large"],
 )
 async def test_a_body_that_is_no_request_is_refused(pipeline: Pipeline, body: bytes, status: int) -> None:
     async with aiohttp.ClientSession() as session:
-        async with session.post(f"{pipeline.url}{COMPLETION}", data=io.BytesIO(body), headers={"Content-Type": "application/json"}) as response:
+        async with session.post(
+            f"{pipeline.url}{COMPLETION}", data=io.BytesIO(body), headers={"Content-Type": "application/json"}
+        ) as response:
             assert response.status == status
             assert (await response.json())["error"]["message"]
         assert await _is_alive(session, pipeline)

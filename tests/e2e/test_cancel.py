@@ -10,7 +10,7 @@ from typing import Any
 import aiohttp
 import pytest
 
-from tests.e2e.pipeline import Pipeline, wait_until
+from tests.e2e.local_pipeline import Pipeline, wait_until
 
 ENDLESS = {"max_tokens": 1500, "min_tokens": 1500, "ignore_eos": True, "temperature": 0, "stream": True}
 
@@ -63,7 +63,9 @@ async def test_leaving_while_prefilling_frees_the_pages(narrow_pipeline: Pipelin
     async with aiohttp.ClientSession() as session:
         body = {"prompt": [310 + n % 900 for n in range(1900)], **ENDLESS, "max_tokens": 50, "min_tokens": 50}
         long = asyncio.create_task(_post(session, narrow_pipeline, {**body, "stream": False}))
-        await asyncio.to_thread(wait_until, lambda: sum(load.prefill_tokens for load in narrow_pipeline.loads()) > before, "the prefill has begun")
+        await asyncio.to_thread(
+            wait_until, lambda: sum(load.prefill_tokens for load in narrow_pipeline.loads()) > before, "the prefill has begun"
+        )
         long.cancel()
     wait_until(narrow_pipeline.is_idle, "the pages of a prefilling request are free")
 
@@ -75,7 +77,9 @@ async def test_leaving_while_tokenizing_never_reaches_compute(narrow_pipeline: P
     try:
         async with aiohttp.ClientSession() as session:
             request = asyncio.create_task(_post(session, narrow_pipeline, {"prompt": "a text", **ENDLESS}))
-            await asyncio.to_thread(wait_until, lambda: narrow_pipeline.metric("triserve_active_requests") == 1, "the gateway has the request")
+            await asyncio.to_thread(
+                wait_until, lambda: narrow_pipeline.metric("triserve_active_requests") == 1, "the gateway has the request"
+            )
             request.cancel()
             await asyncio.to_thread(wait_until, lambda: narrow_pipeline.metric("triserve_active_requests") == 0, "the gateway let go of it")
     finally:

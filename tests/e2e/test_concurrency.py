@@ -9,7 +9,7 @@ from collections.abc import AsyncIterator
 import pytest
 from openai import AsyncOpenAI
 
-from tests.e2e.pipeline import Pipeline, wait_until
+from tests.e2e.local_pipeline import Pipeline, wait_until
 
 STREAMS = 64
 

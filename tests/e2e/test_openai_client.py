@@ -9,7 +9,7 @@ import openai
 import pytest
 from openai import AsyncOpenAI, OpenAI
 
-from tests.e2e.pipeline import Pipeline, wait_until
+from tests.e2e.local_pipeline import Pipeline, wait_until
 
 QUESTION = [{"role": "user", "content": "What is Triserve?"}]
 
@@ -78,9 +78,7 @@ def test_a_stop_string_ends_the_answer_before_it(client: Any, model: str) -> Non
 
 
 def test_logprobs_are_of_the_drawn_tokens_and_the_likeliest_comes_first(client: Any, model: str) -> None:
-    answer = client.chat.completions.create(
-        model=model, messages=QUESTION, temperature=0, max_tokens=8, logprobs=True, top_logprobs=3
-    )
+    answer = client.chat.completions.create(model=model, messages=QUESTION, temperature=0, max_tokens=8, logprobs=True, top_logprobs=3)
     content = answer.choices[0].logprobs.content
     assert len(content) == 8
     for token in content:
@@ -106,7 +104,15 @@ def test_a_completion_takes_token_ids_and_returns_them(client: Any, model: str) 
 
 @pytest.mark.parametrize(
     ("field", "value"),
-    [("temperature", -1), ("top_p", 0), ("n", 10_000), ("max_tokens", 0), ("stop", ["x"] * 99), ("frobnicate", 1), ("logit_bias", {"99999999": 1})],
+    [
+        ("temperature", -1),
+        ("top_p", 0),
+        ("n", 10_000),
+        ("max_tokens", 0),
+        ("stop", ["x"] * 99),
+        ("frobnicate", 1),
+        ("logit_bias", {"99999999": 1}),
+    ],
 )
 def test_a_bad_field_is_refused_by_name(client: Any, model: str, field: str, value: object) -> None:
     with pytest.raises(openai.BadRequestError) as caught:

@@ -11,7 +11,7 @@ from typing import Any
 
 from openai import OpenAI
 
-from tests.e2e.pipeline import Pipeline
+from tests.e2e.local_pipeline import Pipeline
 
 ROOT = Path(__file__).parents[2]
 

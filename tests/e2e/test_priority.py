@@ -11,7 +11,7 @@ import aiohttp
 import grpc
 import pytest
 
-from tests.e2e.pipeline import Pipeline, wait_until
+from tests.e2e.local_pipeline import Pipeline, wait_until
 from triserve.rpc.errors import InvalidRequest, from_rpc_error
 from triserve.v1 import chat_pb2, chat_pb2_grpc, common_pb2, tokenizer_pb2
 

@@ -11,7 +11,7 @@ from collections.abc import Iterator
 import aiohttp
 import pytest
 
-from tests.e2e.pipeline import Pipeline, wait_until
+from tests.e2e.local_pipeline import Pipeline, wait_until
 
 PARTS = ["tokenizer_svc", "compute_svc", "compute_svc.engine", "sampler_svc", "gateway"]
 

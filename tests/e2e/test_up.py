@@ -6,7 +6,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-from tests.e2e.pipeline import Pipeline, free_port, wait_until
+from tests.e2e.local_pipeline import Pipeline, free_port, wait_until
 
 ROOT = Path(__file__).parents[2]
 

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from compute_svc.engine.candidates import select_candidates
 from compute_svc.engine.draw_rule import CandidateLimits, DrawRule
 from compute_svc.wire.request import Request, SamplingOptions
-from sampler_svc.candidates import Candidates
+from sampler_svc.candidate_rows import CandidateRows
 from sampler_svc.drawing import CandidateRow, Drawing
 from sampler_svc.logprobs import TokenLogprob, token_logprob
 from sampler_svc.params import Sampling, Stopping
@@ -80,7 +80,7 @@ def rows(draw: st.DrawFn) -> Row:
     return Row(sampling, stopping, draw(st.lists(tokens, min_size=1, max_size=4)), answer)
 
 
-def reported(candidates: Candidates, log_sum_exp: NDArray[np.float64], row: int, token: int, num_top: int) -> TokenLogprob:
+def reported(candidates: CandidateRows, log_sum_exp: NDArray[np.float64], row: int, token: int, num_top: int) -> TokenLogprob:
     ids, logits = candidates.row(row)
     return token_logprob(ids, logits, float(log_sum_exp[row]), token, num_top, WIDTH)
 
@@ -98,9 +98,9 @@ def test_the_draw_from_the_candidates_is_the_draw_from_the_row(batch: list[Row],
         values = np.round(values)
     chosen = select_candidates(torch.from_numpy(values), [row.rule() for row in batch], [len(row.answer) for row in batch], LIMITS)
     log_sum_exp = chosen.log_sum_exp.astype(np.float64)
-    some = Candidates.parse(chosen.ids.astype("<u4").tobytes(), chosen.logits.astype("<f4").tobytes(), chosen.counts.tolist(), WIDTH)
+    some = CandidateRows.parse(chosen.ids.astype("<u4").tobytes(), chosen.logits.astype("<f4").tobytes(), chosen.counts.tolist(), WIDTH)
     every_id = np.tile(np.arange(WIDTH, dtype="<u4"), len(batch)).tobytes()
-    whole = Candidates.parse(every_id, values.astype("<f4").tobytes(), [WIDTH] * len(batch), WIDTH)
+    whole = CandidateRows.parse(every_id, values.astype("<f4").tobytes(), [WIDTH] * len(batch), WIDTH)
     # Rows that compute draws itself come without candidates, or with those of their log-probabilities alone.
     undrawn = [row.wanted(index) for index, row in enumerate(batch) if len(row.answer) < row.rule().drawn_from]
     drawn = Drawing(WIDTH).draw(some, log_sum_exp, undrawn)

@@ -13,7 +13,7 @@ import grpc
 import pytest
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
-from tests.e2e.pipeline import free_port, wait_until
+from tests.e2e.local_pipeline import free_port, wait_until
 from tests.fakes.checkpoints import save_checkpoint
 
 ROOT = Path(__file__).parents[2]
@@ -47,7 +47,12 @@ def _ended(environment: dict[str, str]) -> subprocess.CompletedProcess[str]:
 
 @pytest.mark.parametrize(
     ("variable", "value"),
-    [("COMPUTE_DTYPE", "float17"), ("COMPUTE_PAGE_SIZE_TOKENS", "0"), ("COMPUTE_MODEL", "/nowhere/at/all"), ("COMPUTE_SAMPLERS", "no-port")],
+    [
+        ("COMPUTE_DTYPE", "float17"),
+        ("COMPUTE_PAGE_SIZE_TOKENS", "0"),
+        ("COMPUTE_MODEL", "/nowhere/at/all"),
+        ("COMPUTE_SAMPLERS", "no-port"),
+    ],
 )
 def test_a_wrong_setting_ends_the_process_naming_the_variable(model_folder: Path, variable: str, value: str) -> None:
     ended = _ended(_environment(model_folder, **{variable: value}))

@@ -30,7 +30,5 @@ def read(fields: ConfigFields, architecture: str) -> tuple[ModelConfig, WeightNa
         normalise=True,
         layers=frozenset(range(num_layers)),
     )
-    names = WeightNames(
-        router="block_sparse_moe.gate", expert="block_sparse_moe.experts.{}.", expert_in=("w1", "w3"), expert_down="w2"
-    )
+    names = WeightNames(router="block_sparse_moe.gate", expert="block_sparse_moe.experts.{}.", expert_in=("w1", "w3"), expert_down="w2")
     return llama_like(fields, architecture, kinds=kinds, kind_of_layer=kind_of_layer, experts=experts), names

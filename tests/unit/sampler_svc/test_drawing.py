@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from sampler_svc.candidates import Candidates
+from sampler_svc.candidate_rows import CandidateRows
 from sampler_svc.drawing import CandidateRow, Drawing
 from sampler_svc.errors import Disagreement
 from sampler_svc.params import Sampling, Stopping
@@ -103,7 +103,7 @@ def draw_cases(cases: list[Case], width: int, log_sum_exp: list[float] | None = 
             penalties.count(token)
         rows.append(CandidateRow(row, len(case.answer), case.sampling, penalties))
     sums = [case.log_sum_exp for case in cases] if log_sum_exp is None else log_sum_exp
-    return Drawing(width).draw(Candidates.parse(ids, logits, counts, width), np.array(sums), rows)
+    return Drawing(width).draw(CandidateRows.parse(ids, logits, counts, width), np.array(sums), rows)
 
 
 WIDTH = 24

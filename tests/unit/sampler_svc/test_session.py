@@ -12,9 +12,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from sampler_svc.admission import Admission
-from sampler_svc.candidates import Candidates
+from sampler_svc.candidate_rows import CandidateRows
 from sampler_svc.params import Finish, Sampling, Stopping
+from sampler_svc.request_slots import RequestSlots
 from sampler_svc.request_state import Delta, Opening
 from sampler_svc.session import Frame, Kind, Outcome, Session, Verdict
 from sampler_svc.vocabulary import Vocabulary
@@ -55,12 +55,12 @@ def frame(
         kind=[Kind.DRAWN if isinstance(what, int) else Kind.CANDIDATES for _, _, what in rows],
         token=[what if isinstance(what, int) else 0 for _, _, what in rows],
         log_sum_exp=np.full(len(rows), 2.0),
-        candidates=Candidates.parse(ids.tobytes(), logits.tobytes(), [len(row) for row in candidates], WIDTH),
+        candidates=CandidateRows.parse(ids.tobytes(), logits.tobytes(), [len(row) for row in candidates], WIDTH),
     )
 
 
 def session(limit: int = 100) -> Session:
-    return Session(VOCABULARY, WIDTH, Admission(limit))
+    return Session(VOCABULARY, WIDTH, RequestSlots(limit))
 
 
 def texts(outcome: Outcome) -> dict[int, str]:
@@ -171,10 +171,10 @@ def test_a_refused_request_takes_no_room() -> None:
 
 
 def test_a_sampler_that_leaves_takes_no_request_and_serves_those_it_has() -> None:
-    admission = Admission(9)
-    stream = Session(VOCABULARY, WIDTH, admission)
+    slots = RequestSlots(9)
+    stream = Session(VOCABULARY, WIDTH, slots)
     stream.process([frame(opens=[opening(1)])])
-    admission.close()
+    slots.close()
     outcome = stream.process([frame([(1, 0, ord("a"))], opens=[opening(2)])])
     assert [(request, type(error)) for request, error in outcome.failed] == [(2, Unavailable)]
     assert texts(outcome) == {1: "a"}
@@ -188,13 +188,13 @@ def test_opening_a_request_twice_ends_the_stream() -> None:
 
 
 def test_closing_the_session_frees_its_requests_once() -> None:
-    admission = Admission(9)
-    one, other = Session(VOCABULARY, WIDTH, admission), Session(VOCABULARY, WIDTH, admission)
+    slots = RequestSlots(9)
+    one, other = Session(VOCABULARY, WIDTH, slots), Session(VOCABULARY, WIDTH, slots)
     one.process([frame(opens=[opening(1), opening(2)])])
     other.process([frame(opens=[opening(1)])])
     one.close()
     one.close()
-    assert admission.open_requests == 1
+    assert slots.open_requests == 1
 
 
 def test_a_drawn_row_reports_logprobs_from_its_candidates() -> None:

@@ -95,7 +95,9 @@ def test_arguments_do_what_they_do_in_transformers(
 
 # Transformers takes special tokens in a content for tokens; what becomes of them here is the next test's subject.
 @brief
-@given(contents=st.lists(st.text(max_size=20).filter(lambda text: not any(name in text for name in SPECIAL_TOKENS)), min_size=1, max_size=3))
+@given(
+    contents=st.lists(st.text(max_size=20).filter(lambda text: not any(name in text for name in SPECIAL_TOKENS)), min_size=1, max_size=3)
+)
 @pytest.mark.parametrize("style", ["chatml", "headers", "instructions", "roles_as_tokens"])
 @pytest.mark.parametrize("kind", ["byte_level_bpe", "prepending_bpe", "metaspace_unigram", "word_piece"])
 def test_any_words_get_the_ids_of_transformers(

@@ -58,7 +58,9 @@ def test_every_element_has_a_comment(path: Path) -> None:
     previous = ""
     for number, line in enumerate(path.read_text().splitlines(), start=1):
         text = line.strip()
-        if re.match(r"(message|enum|service|rpc|oneof|optional|repeated|[\w.]+ \w+ = \d+|[A-Z_]+ = \d+)", text) and not text.startswith("syntax"):
+        if re.match(r"(message|enum|service|rpc|oneof|optional|repeated|[\w.]+ \w+ = \d+|[A-Z_]+ = \d+)", text) and not text.startswith(
+            "syntax"
+        ):
             assert previous.startswith("//"), f"{path.name}:{number} has no comment: {text}"
         previous = text
 
@@ -66,7 +68,12 @@ def test_every_element_has_a_comment(path: Path) -> None:
 def test_rows_of_a_frame_travel_as_packed_columns() -> None:
     rows = 256
     frame = sampler_pb2.SampleRequest(
-        frame=1, request=[1] * rows, position=[2] * rows, kind=[sampler_pb2.ROW_KIND_DRAWN] * rows, token=[300] * rows, num_candidates=[0] * rows
+        frame=1,
+        request=[1] * rows,
+        position=[2] * rows,
+        kind=[sampler_pb2.ROW_KIND_DRAWN] * rows,
+        token=[300] * rows,
+        num_candidates=[0] * rows,
     )
     assert len(frame.SerializeToString()) < rows * 8
 

@@ -9,9 +9,9 @@ import pytest
 from pydantic_settings import BaseSettings
 
 from compute_svc.settings import Settings as ComputeSettings
+from gateway.cli.local_parts import PipelineConfig, plan_parts
 from gateway.cli.model_folder import ModelFolder
 from gateway.cli.part import Part
-from gateway.cli.pipeline import PipelineConfig, plan_parts
 from gateway.settings import Settings as GatewaySettings
 from sampler_svc.settings import Settings as SamplerSettings
 from tokenizer_svc.settings import Settings as TokenizerSettings
@@ -58,7 +58,11 @@ def test_all_addresses_are_different_and_on_loopback() -> None:
 
 
 def test_compute_replicas_share_all_cores_but_one() -> None:
-    assert {part.environment["COMPUTE_THREADS"] for name, part in plan(dataclasses.replace(CONFIG, num_cores=7, num_computes=2)).items() if name.startswith("compute")} == {"3"}
+    assert {
+        part.environment["COMPUTE_THREADS"]
+        for name, part in plan(dataclasses.replace(CONFIG, num_cores=7, num_computes=2)).items()
+        if name.startswith("compute")
+    } == {"3"}
     assert plan(dataclasses.replace(CONFIG, num_cores=1))["compute-0"].environment["COMPUTE_THREADS"] == "1"
 
 

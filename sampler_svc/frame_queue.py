@@ -9,7 +9,7 @@ from typing import Generic, TypeVar
 T = TypeVar("T")
 
 
-class Inbox(Generic[T]):
+class FrameQueue(Generic[T]):
     """A bounded queue that is emptied whole.
 
     Args:

@@ -7,15 +7,15 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from sampler_svc.candidates import Candidates
+from sampler_svc.candidate_rows import CandidateRows
 from triserve.rpc.errors import InvalidRequest
 
 
-def columns(counts: list[int]) -> Candidates:
+def columns(counts: list[int]) -> CandidateRows:
     """Rows of rising ids whose logits tell row and column."""
     ids = np.concatenate([np.arange(count, dtype="<u4") for count in counts] or [np.zeros(0, "<u4")])
     logits = np.concatenate([row + np.arange(count) / 1024 for row, count in enumerate(counts)] or [np.zeros(0)]).astype("<f4")
-    return Candidates.parse(ids.tobytes(), logits.tobytes(), counts, 1000)
+    return CandidateRows.parse(ids.tobytes(), logits.tobytes(), counts, 1000)
 
 
 @settings(max_examples=60, deadline=None)
@@ -40,7 +40,7 @@ def test_rectangles_hold_every_wanted_row_once_and_whole(counts: list[int]) -> N
 def test_rectangles_of_wide_rows_stay_small() -> None:
     width = 20_000
     data = np.zeros(5 * width, "<u4").tobytes()
-    candidates = Candidates.parse(data, data, [width] * 5, width)
+    candidates = CandidateRows.parse(data, data, [width] * 5, width)
     assert [len(rectangle.members) for rectangle in candidates.rectangles(np.arange(5))] == [2, 2, 1]
 
 
@@ -57,5 +57,5 @@ def test_rectangles_of_wide_rows_stay_small() -> None:
 )
 def test_malformed_columns_are_refused_by_name(ids: bytes, logits: bytes, counts: list[int], field: str) -> None:
     with pytest.raises(InvalidRequest) as caught:
-        Candidates.parse(ids, logits, counts, 2)
+        CandidateRows.parse(ids, logits, counts, 2)
     assert caught.value.field == field

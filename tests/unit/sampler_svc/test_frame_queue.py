@@ -7,7 +7,7 @@ from collections.abc import AsyncIterator
 
 import pytest
 
-from sampler_svc.inbox import Inbox
+from sampler_svc.frame_queue import FrameQueue
 
 
 class Source:
@@ -27,18 +27,18 @@ class Source:
 
 
 async def test_all_that_waits_is_taken_at_once_and_an_end_is_told() -> None:
-    inbox: Inbox[int] = Inbox(10)
-    await inbox.fill(Source(3))
-    assert await inbox.take_all() == [1, 2, 3]
-    assert await inbox.take_all() == []
+    queue: FrameQueue[int] = FrameQueue(10)
+    await queue.fill(Source(3))
+    assert await queue.take_all() == [1, 2, 3]
+    assert await queue.take_all() == []
 
 
 async def test_no_more_is_read_than_may_wait() -> None:
-    inbox: Inbox[int] = Inbox(4)
+    queue: FrameQueue[int] = FrameQueue(4)
     source = Source(10)
-    reader = asyncio.create_task(inbox.fill(source))
+    reader = asyncio.create_task(queue.fill(source))
     taken: list[int] = []
-    while more := await inbox.take_all():
+    while more := await queue.take_all():
         assert len(more) <= 4
         taken += more
         assert source.read <= len(taken) + 4
@@ -46,17 +46,17 @@ async def test_no_more_is_read_than_may_wait() -> None:
     await reader
 
 
-async def test_a_broken_stream_ends_the_inbox_behind_what_came() -> None:
-    inbox: Inbox[int] = Inbox(4)
+async def test_a_broken_stream_ends_the_queue_behind_what_came() -> None:
+    queue: FrameQueue[int] = FrameQueue(4)
     with pytest.raises(OSError, match="broken"):
-        await inbox.fill(Source(2, OSError("broken")))
-    assert await inbox.take_all() == [1, 2]
-    assert await inbox.take_all() == []
+        await queue.fill(Source(2, OSError("broken")))
+    assert await queue.take_all() == [1, 2]
+    assert await queue.take_all() == []
 
 
 async def test_closing_wakes_whoever_waits() -> None:
-    inbox: Inbox[int] = Inbox(4)
-    taker = asyncio.create_task(inbox.take_all())
+    queue: FrameQueue[int] = FrameQueue(4)
+    taker = asyncio.create_task(queue.take_all())
     await asyncio.sleep(0)
-    inbox.close()
+    queue.close()
     assert await taker == []

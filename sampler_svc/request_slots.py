@@ -7,7 +7,7 @@ import asyncio
 from triserve.rpc.errors import Overloaded, Unavailable
 
 
-class Admission:
+class RequestSlots:
     """Counts requests under way and refuses those that are too many.
 
     Args:

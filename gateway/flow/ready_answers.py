@@ -7,7 +7,7 @@ import asyncio
 from gateway.flow.answer import Answer
 
 
-class Inbox:
+class ReadyAnswers:
     """Answers that have something to take, each at most once. One reader.
 
     Args:
@@ -43,7 +43,7 @@ class Inbox:
             self._timer = None
 
     def _tick(self) -> None:
-        assert self._idle_s is not None, "only an inbox with an idle time ticks"
+        assert self._idle_s is not None, "only a reader with an idle time is woken"
         if self._timer is not None:
             self._event.set()
         self._timer = asyncio.get_running_loop().call_later(self._idle_s, self._tick)

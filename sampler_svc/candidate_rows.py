@@ -15,7 +15,7 @@ _MAX_CELLS = 1 << 16
 
 
 class Rectangle(NamedTuple):
-    """Candidates of some rows, side by side.
+    """CandidateRows of some rows, side by side.
 
     Cells beyond a row's candidates have id 0 and logit -inf.
     """
@@ -26,15 +26,15 @@ class Rectangle(NamedTuple):
     logits: NDArray[np.float64]  # [rows, width]
 
 
-class Candidates(NamedTuple):
-    """Candidates of all rows of a frame, one row after the other, in any order within a row."""
+class CandidateRows(NamedTuple):
+    """CandidateRows of all rows of a frame, one row after the other, in any order within a row."""
 
     ids: NDArray[np.uint32]  # [candidates]
     logits: NDArray[np.float32]  # [candidates]
     offsets: NDArray[np.int64]  # [rows + 1]
 
     @classmethod
-    def parse(cls, ids: bytes, logits: bytes, counts: Sequence[int], logits_width: int) -> Candidates:
+    def parse(cls, ids: bytes, logits: bytes, counts: Sequence[int], logits_width: int) -> CandidateRows:
         """Reads the columns of a frame without copying them.
 
         Args:
