@@ -24,9 +24,15 @@ class WeightNames:
         qkv_layout: Of that one: "blocks" is all queries, all keys, all values; "groups" is, for each key head, its queries, its key, its value.
         output: The projection after attention.
         attention_norm: Before attention.
-        attention_output_norm: Behind it, or of the sum.
+        attention_output_norm: Behind it, before the sum or (2017) of the sum.
         mlp_norm: Before the MLP.
-        mlp_output_norm: Behind it, or of the sum.
+        mlp_output_norm: Behind it, likewise.
+        latent_query: To query heads, of the hidden state or of the latent of queries; these six for latent attention alone.
+        latent_query_down: To the latent of queries.
+        latent_query_norm: Of that.
+        latent_down: To the latent of keys and values and what turns of keys.
+        latent_norm: Of that latent.
+        latent_up: From it to keys and values.
         q_norm: Of query heads.
         k_norm: Of key heads.
         mlp_in: Gate and up projections, the one that holds both in this order, or the up projection alone where there is no gate.
@@ -57,6 +63,12 @@ class WeightNames:
     attention_output_norm: str = ""
     mlp_norm: str = "post_attention_layernorm"
     mlp_output_norm: str = ""
+    latent_query: str = ""
+    latent_query_down: str = ""
+    latent_query_norm: str = ""
+    latent_down: str = ""
+    latent_norm: str = ""
+    latent_up: str = ""
     q_norm: str = "self_attn.q_norm"
     k_norm: str = "self_attn.k_norm"
     mlp_in: tuple[str, ...] = ("mlp.gate_proj", "mlp.up_proj")
