@@ -12,6 +12,7 @@ from typing import Literal, TypeAlias
 from compute_svc.kernels.attention_spec import MAX_SINKS
 from compute_svc.kernels.linear import Activation
 from compute_svc.layers.rotary_table import RopeScaling
+from compute_svc.layers.router import GroupLimit, Scoring
 from compute_svc.models.weights import CheckpointError
 
 # Attention sums in the same order whatever the batch for heads of such a width (kernels/kv_chunks.py).
@@ -86,6 +87,11 @@ class Experts:
         per_token: How many of them compute a token.
         intermediate_size: Width of one.
         normalise: The weights of a token's experts are scaled to sum to one.
+        scoring: See `Router`.
+        scale: What weights are multiplied by.
+        correction: There is a learnt correction of scores, which counts where experts are chosen and not in their weights.
+        limit: See `GroupLimit`; None = a token's experts may be any.
+        float32_router: Scores are computed in float32 whatever the model's dtype.
         shared_size: Width of the expert that computes every token; 0 = none.
         shared_gate: That expert's output is scaled by a learnt gate.
         layers: Which layers have experts; the others have the plain MLP.
@@ -95,9 +101,27 @@ class Experts:
     per_token: int
     intermediate_size: int
     normalise: bool
+    scoring: Scoring = "softmax"
+    scale: float = 1.0
+    correction: bool = False
+    limit: GroupLimit | None = None
+    float32_router: bool = False
     shared_size: int = 0
     shared_gate: bool = False
     layers: frozenset[int]
+
+    def check(self, place: str) -> None:
+        """Raises CheckpointError if the numbers do not fit each other; the message begins with `place`."""
+        allowed, limit = self.count, self.limit
+        if limit is not None:
+            if self.count % limit.count or limit.chosen > limit.count or limit.best > self.count // limit.count:
+                raise CheckpointError(
+                    f"{place}: {self.count} experts in {limit.count} groups, of which {limit.chosen} are chosen by their {limit.best} best, "
+                    "do not fit each other"
+                )
+            allowed = self.count // limit.count * limit.chosen
+        if self.per_token > allowed:
+            raise CheckpointError(f"{place}: {self.per_token} experts compute a token, there are {allowed}")
 
 
 class NormPlacement(Enum):
@@ -130,11 +154,13 @@ class LatentAttention:
         query_rank: Width of the latent that queries are made from; None = they are made from the hidden state.
         rank: Width of the latent of keys and values.
         plain_dims: How many dimensions of a query or key head do not turn; the others are those of the rotary positions.
+        norm_eps: Added to the mean squares of latents.
     """
 
     query_rank: int | None
     rank: int
     plain_dims: int
+    norm_eps: float
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -289,8 +315,8 @@ class ModelConfig:
                 raise CheckpointError(
                     f"{place}: {rope.dims} dimensions of a head turn, it must be an even number up to head_dim, {self.head_dim}"
                 )
-        if self.experts is not None and self.experts.per_token > self.experts.count:
-            raise CheckpointError(f"{place}: {self.experts.per_token} experts compute a token, there are {self.experts.count}")
+        if self.experts is not None:
+            self.experts.check(place)
         assert len(self.kind_of_layer) == self.num_layers, "every layer has a kind"
         is_plain = self.norm_placement is NormPlacement.PRE and self.residual_scale is None
         assert self.residual == "serial" or is_plain, "a parallel layer has its norms before and adds what comes out"

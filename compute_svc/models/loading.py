@@ -15,8 +15,9 @@ from compute_svc.layers.heads import HeadNorm, LatentHeads, ProjectedHeads
 from compute_svc.layers.mlp import ExpertMlp, Mlp, group_experts
 from compute_svc.layers.norm import Norm
 from compute_svc.layers.rotary_table import RotaryTable, amplitude, frequencies
+from compute_svc.layers.router import Router
 from compute_svc.models.causal_lm import CausalLM, Embedding, Head
-from compute_svc.models.config import LatentAttention, LayerKind, ModelConfig, NormPlacement, Rope
+from compute_svc.models.config import Experts, LatentAttention, LayerKind, ModelConfig, NormPlacement, Rope
 from compute_svc.models.head_layout import (
     latent_keys_and_values,
     latent_queries,
@@ -169,10 +170,10 @@ class ModelBuilder:
         kept, turning = down[: latent.rank], down[latent.rank :]
         return LatentHeads(
             query_down=self._linear(prefix + names.latent_query_down, bias=False) if has_query_latent else None,
-            query_norm=self._norm(prefix + names.latent_query_norm) if has_query_latent else None,
+            query_norm=self._norm(prefix + names.latent_query_norm, latent.norm_eps) if has_query_latent else None,
             query=pack_linear(query),
             latent=pack_linear(torch.cat((kept, turning[turning_order(rope).to(self._device)]))),
-            latent_norm=self._norm(prefix + names.latent_norm),
+            latent_norm=self._norm(prefix + names.latent_norm, latent.norm_eps),
             key_value=pack_linear(key_value),
             rotary_dims=rope.dims,
             num_heads=config.num_heads,
@@ -185,12 +186,23 @@ class ModelBuilder:
             return self._mlp(prefix, names.mlp_in, names.mlp_down, transposed=names.transposed)
         mlps = [self._mlp(prefix + names.expert.format(number), names.expert_in, names.expert_down) for number in range(experts.count)]
         return ExpertMlp(
-            router=self._linear(prefix + names.router, bias=False),
+            router=self._router(prefix, experts),
             experts=group_experts(mlps),
-            per_token=experts.per_token,
-            normalise=experts.normalise,
             shared=self._mlp(prefix + names.shared_expert, names.expert_in, names.expert_down) if experts.shared_size else None,
             shared_gate=self._linear(prefix + names.shared_gate, bias=False) if experts.shared_gate else None,
+        )
+
+    def _router(self, prefix: str, experts: Experts) -> Router:
+        names = self._names
+        weight = self._read(f"{prefix}{names.router}.weight", torch.float32 if experts.float32_router else None)
+        return Router(
+            weight=pack_linear(weight),
+            per_token=experts.per_token,
+            scoring=experts.scoring,
+            normalise=experts.normalise,
+            scale=experts.scale,
+            correction=self._read(prefix + names.router_correction, torch.float32) if experts.correction else None,
+            limit=experts.limit,
         )
 
     def _mlp(self, prefix: str, into: tuple[str, ...], down: str, *, transposed: bool = False) -> Mlp:
@@ -206,10 +218,10 @@ class ModelBuilder:
             gate, pack_linear(*parts[-1]), self._linear(prefix + down, bias=config.mlp_bias, transposed=transposed), config.activation
         )
 
-    def _norm(self, name: str) -> Norm:
+    def _norm(self, name: str, eps: float | None = None) -> Norm:
         config = self._config
         bias = self._read(f"{name}.bias") if config.norm_bias else None
-        return Norm(config.norm, self._norm_weight(name), bias, config.norm_eps)
+        return Norm(config.norm, self._norm_weight(name), bias, config.norm_eps if eps is None else eps)
 
     def _norm_weight(self, name: str) -> torch.Tensor:
         """Float32 if it is stored as a difference: bfloat16 has no digits for it behind the one."""

@@ -42,6 +42,8 @@ def _layer_shapes(config: ModelConfig, names: WeightNames, index: int) -> Shapes
     if experts is None or index not in experts.layers:
         return shapes | _mlp_shapes(config, names.mlp_in, names.mlp_down, config.intermediate_size, transposed=names.transposed)
     shapes |= _linear(names.router, experts.count, hidden, bias=False)
+    if experts.correction:
+        shapes[names.router_correction] = (experts.count,)
     for expert in range(experts.count):
         prefix = names.expert.format(expert)
         inner = _mlp_shapes(config, names.expert_in, names.expert_down, experts.intermediate_size)
@@ -101,7 +103,8 @@ def _norm(name: str, size: int, config: ModelConfig) -> Shapes:
 def check_tensors(tensors: dict[str, TensorInfo], config: ModelConfig, names: WeightNames) -> None:
     """Checks that a checkpoint holds the model's tensors and no others.
 
-    Two kinds of tensor may be there for nothing: those the family ignores, which follow from the config, and a copy of a tied embedding.
+    Three kinds of tensor may be there for nothing: those the family ignores, which follow from the config, those it has no use for, and a copy of
+    a tied embedding.
 
     Raises:
         CheckpointError: Tensors are missing, unknown, or of another dtype or shape; the message lists them.
@@ -110,7 +113,9 @@ def check_tensors(tensors: dict[str, TensorInfo], config: ModelConfig, names: We
     known = expected.keys() | ({f"{names.lm_head}.weight"} if config.tie_word_embeddings else set())
     problems = {
         "missing": [name for name in expected if name not in tensors],
-        "unknown": [name for name in tensors if name not in known and not name.endswith(names.ignored)],
+        "unknown": [
+            name for name in tensors if name not in known and not name.endswith(names.ignored) and not name.startswith(names.unused)
+        ],
         f"in a dtype that is not read ({', '.join(READABLE_DTYPES)} are)": [
             f"{name} {info.dtype}" for name, info in tensors.items() if name in expected and info.dtype not in READABLE_DTYPES
         ],

@@ -38,6 +38,7 @@ class WeightNames:
         mlp_in: Gate and up projections, the one that holds both in this order, or the up projection alone where there is no gate.
         mlp_down: Back to the hidden state.
         router: Scores of experts.
+        router_correction: Of these, the whole name, for models that have it.
         expert: What the names of an expert's tensors begin with, `{}` standing for its index.
         expert_in: As mlp_in.
         expert_down: As mlp_down.
@@ -45,6 +46,7 @@ class WeightNames:
         shared_gate: Of the shared expert.
         transposed: Projections in layers are stored as [inputs, outputs].
         root: What the names of all tensors but lm_head begin with in some checkpoints of the family and not in others; "" = no such thing.
+        unused: What the names of tensors begin with that are for another purpose than to continue a text.
         ignored: Ends of names of tensors that say nothing: they follow from the config.
     """
 
@@ -74,6 +76,7 @@ class WeightNames:
     mlp_in: tuple[str, ...] = ("mlp.gate_proj", "mlp.up_proj")
     mlp_down: str = "mlp.down_proj"
     router: str = "mlp.gate"
+    router_correction: str = ""
     expert: str = "mlp.experts.{}."
     expert_in: tuple[str, ...] = ("gate_proj", "up_proj")
     expert_down: str = "down_proj"
@@ -81,6 +84,7 @@ class WeightNames:
     shared_gate: str = "mlp.shared_expert_gate"
     transposed: bool = False
     root: str = ""
+    unused: tuple[str, ...] = ()
     ignored: tuple[str, ...] = (".rotary_emb.inv_freq",)
 
     def fitting(self, tensors: Collection[str]) -> WeightNames:

@@ -19,7 +19,7 @@ EXAMPLES = {example.model_type: example for family in ALL_FAMILIES for example i
 def save_checkpoint(folder: Path, family: str, *, seed: int = 0, max_shard_size: str = "1GB", **overrides: Any) -> PreTrainedModel:
     """Writes a random float32 checkpoint of a family and returns the model that wrote it, ready to be asked for the right answers.
 
-    All parameters are random, norms and biases included, and large enough for logits to differ visibly.
+    All parameters and buffers that are saved are random, norms and biases included, and large enough for logits to differ visibly.
 
     Args:
         folder: Where to; must exist.
@@ -48,6 +48,10 @@ def _randomise(model: PreTrainedModel) -> None:
             parameter.add_(torch.empty_like(parameter).uniform_(-0.5, 0.5))
         else:
             parameter.normal_(std=0.3 if parameter.dim() == 1 else 1.5 * parameter.shape[-1] ** -0.5)
+    saved = model.state_dict()
+    for name, buffer in model.named_buffers():
+        if name in saved and buffer.is_floating_point():
+            buffer.normal_(std=0.3)
 
 
 def edit_config(folder: Path, **changes: Any) -> None:

@@ -35,6 +35,7 @@ EXAMPLES = (
             "dynamic-rope": {"rope_parameters": {"rope_type": "dynamic", "rope_theta": 10000.0, "factor": 4.0}},
             "yarn": {"head_dim": 16, "rope_parameters": YARN_ROPE},
             "yarn-tuned": {"head_dim": 16, "rope_parameters": {**YARN_ROPE, **_TUNED}},
+            "yarn-mscale": {"head_dim": 16, "rope_parameters": {**YARN_ROPE, "mscale": 0.707, "mscale_all_dim": 1.2}},
             "yi": {"num_key_value_heads": 3},
             "aquila": {"num_key_value_heads": 6},
             "aquila2": {"rope_parameters": LINEAR_ROPE},
