@@ -133,7 +133,20 @@ def slopes_of(spec: AttentionSpec, device: torch.device) -> torch.Tensor | None:
     """[kv_heads, group_size] float32, the slopes in the order of `group_queries`; None if there are none. Copied to a device once, read only."""
     if spec.slopes is None:
         return None
-    return torch.tensor(spec.slopes, dtype=torch.float32, device=device).view(spec.num_kv_heads, spec.group_size)
+    slopes = torch.tensor(spec.slopes, dtype=torch.float32, device=device)
+    return (slopes.bfloat16().float() if spec.rounded_slopes else slopes).view(spec.num_kv_heads, spec.group_size)
+
+
+def distances_of(queries: torch.Tensor, keys: torch.Tensor, spec: AttentionSpec) -> torch.Tensor:
+    """What slopes are multiplied by, float32, for positions that broadcast: how far a key is behind its query, as a number below 0; with
+    rounded slopes the key's position, which broadcasts as `keys` does."""
+    return keys.bfloat16().float() if spec.rounded_slopes else (keys - queries).float()
+
+
+def slope_bias(slopes: torch.Tensor, distances: torch.Tensor, spec: AttentionSpec) -> torch.Tensor:
+    """What scores gain by slopes and distances, which broadcast: float32, new memory."""
+    bias = slopes * distances
+    return bias.bfloat16().float().mul_(spec.scale) if spec.rounded_slopes else bias
 
 
 def ungroup(rows: torch.Tensor, batch: int, length: int, spec: AttentionSpec) -> torch.Tensor:

@@ -203,6 +203,7 @@ class ModelConfig:
         attention_scale: What scores are multiplied by; None = head_dim ** -0.5.
         attention_softcap: See `AttentionSpec`.
         slopes: See `AttentionSpec`; one for each query head.
+        rounded_slopes: See `AttentionSpec`.
         position_offset: A learnt embedding of position + this is added to the token's; None = there is none.
         embedding_scale: What embeddings are multiplied by.
         embedding_norm: Embeddings are normalised.
@@ -248,6 +249,7 @@ class ModelConfig:
     attention_scale: float | None = None
     attention_softcap: float | None = None
     slopes: tuple[float, ...] | None = None
+    rounded_slopes: bool = False
     position_offset: int | None = None
     embedding_scale: float | None = None
     embedding_norm: bool = False

@@ -17,12 +17,14 @@ from compute_svc.kernels.kv_chunks import (
     MIN_MATRICES,
     MIN_QUERY_ROWS,
     READ_TOKENS,
+    distances_of,
     find_tiles,
     group_queries,
     read_end,
     read_start,
     read_tiles,
     scores_of,
+    slope_bias,
     slopes_of,
     sum_values,
     ungroup,
@@ -98,8 +100,8 @@ def _bucket(
     if slopes is None:
         bias = bias.expand(spec.num_kv_heads, -1, -1).reshape(-1, 1, hidden.shape[1])
     else:
-        distances = (positions - (lengths[:, None] - 1)).float()  # never above 0 where it counts
-        per_head = distances[:, None] * slopes[:, None, :, None] + bias[:, None]  # [kv_heads, B, group, tokens]
+        distances = distances_of(lengths[:, None] - 1, positions, spec)
+        per_head = slope_bias(slopes[:, None, :, None], distances[:, None], spec) + bias[:, None]  # [kv_heads, B, group, tokens]
         copies = math.ceil(MIN_QUERY_ROWS / spec.group_size)
         bias = per_head.repeat(1, 1, copies, 1).flatten(0, 1)
     return _Bucket(rows, len(page_rows), find_tiles(page_rows, starts, num_tokens, lengths, spec), bias)

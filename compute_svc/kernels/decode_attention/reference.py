@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import torch
 
 from compute_svc.kernels.attention_spec import AttentionSpec
-from compute_svc.kernels.kv_chunks import slopes_of
+from compute_svc.kernels.kv_chunks import distances_of, slope_bias, slopes_of
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -41,6 +41,6 @@ def decode_attention(q: torch.Tensor, kv: torch.Tensor, plan: DecodePlan, out: t
         if spec.softcap is not None:
             scores = spec.softcap * torch.tanh(scores / spec.softcap)
         if (slopes := slopes_of(spec, kv.device)) is not None:
-            scores -= slopes.view(-1, 1) * (length - 1 - positions)
+            scores += slope_bias(slopes.view(-1, 1), distances_of(torch.tensor(length - 1), positions, spec), spec)
         weights = torch.softmax(scores, dim=-1)
         out[request] = (weights[:, :, None] * values).sum(1).view(-1).to(out.dtype)

@@ -16,12 +16,14 @@ from compute_svc.kernels.kv_chunks import (
     MIN_MATRICES,
     MIN_QUERY_ROWS,
     READ_TOKENS,
+    distances_of,
     find_tiles,
     group_queries,
     read_end,
     read_start,
     read_tiles,
     scores_of,
+    slope_bias,
     slopes_of,
     sum_values,
     ungroup,
@@ -40,7 +42,7 @@ class _Block:
         tokens: The part of the request's gathered tokens that any of them sees, and its padding.
         mask: [queries, 1, masked tokens] float32, 0 or -inf, for the last of `tokens`; queries see all before those. With sinks it is
             for the sink section and then all of `tokens`.
-        distances: [queries, 1, tokens] float32, what comes after which; None if distance does not count.
+        distances: [queries or 1, 1, tokens] float32, from `distances_of`; None if distance does not count.
     """
 
     rows: slice
@@ -93,7 +95,7 @@ def _blocks(row: int, end_row: int, length: int, origin: int, spec: AttentionSpe
         distances = None
         if spec.slopes is not None:
             keys = torch.arange(seen_from, seen_to, device=device)
-            distances = (keys - torch.arange(first, last + 1, device=device)[:, None])[:, None].float()
+            distances = distances_of(torch.arange(first, last + 1, device=device)[:, None], keys[None], spec)[:, None]
         yield _Block(slice(start, end), slice(seen_from - gathered_from, seen_to - gathered_from), mask[:, None], distances)
 
 
@@ -142,7 +144,7 @@ def _attend(
     if plan.slopes is not None and block.distances is not None:
         # The first dimension is heads, each of them as often as its queries were repeated.
         slopes = plan.slopes.repeat_interleave(len(per_query) // kv_heads, dim=0)
-        per_query.add_(slopes[:, None, :, None] * block.distances)
+        per_query.add_(slope_bias(slopes[:, None, :, None], block.distances, spec))
     per_query[..., scores.shape[2] - masked_tokens :].add_(mask)
     return sum_values(torch.softmax(scores, dim=-1), values[:, block.tokens], sink_values).view(kv_heads, -1, head_dim)
 

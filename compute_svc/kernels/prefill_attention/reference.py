@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import torch
 
 from compute_svc.kernels.attention_spec import AttentionSpec
-from compute_svc.kernels.kv_chunks import slopes_of
+from compute_svc.kernels.kv_chunks import distances_of, slope_bias, slopes_of
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -46,6 +46,8 @@ def prefill_attention(q: torch.Tensor, kv: torch.Tensor, plan: PrefillPlan, out:
         if spec.window is not None:
             hidden |= (distance >= spec.window) & (positions >= spec.sinks)
         if (slopes := slopes_of(spec, kv.device)) is not None:
-            scores -= slopes.view(-1, 1, 1) * distance
+            scores += slope_bias(
+                slopes.view(-1, 1, 1), distances_of(positions[length - (end - start) :, None], positions[None], spec), spec
+            )
         weights = torch.softmax(scores.masked_fill(hidden, -torch.inf), dim=-1)
         out[start:end] = torch.einsum("hqk,hkd->qhd", weights, values).reshape(end - start, -1).to(out.dtype)

@@ -37,6 +37,7 @@ class Shape(NamedTuple):
     slopes: tuple[float, ...] | None = None
     softcap: float | None = None
     sinks: int = 0
+    rounded_slopes: bool = False
 
 
 SHAPES = [
@@ -51,6 +52,8 @@ SHAPES = [
     pytest.param(Shape(4, 2, 16, 256, None), id="pages-longer-than-chunks"),
     pytest.param(Shape(4, 2, 16, 16, None, (0.5, 0.25, 0.125, 0.01)), id="slopes"),
     pytest.param(Shape(3, 1, 16, 16, 40, (0.5, 0.25, 0.125)), id="slopes-mqa-window"),
+    pytest.param(Shape(4, 2, 16, 16, None, (0.5, 0.25, 0.125, 0.07), rounded_slopes=True), id="rounded-slopes"),
+    pytest.param(Shape(3, 1, 16, 16, 40, (0.5, 0.3, 0.11), rounded_slopes=True), id="rounded-slopes-mqa-window"),
     pytest.param(Shape(4, 2, 16, 16, None, None, 1.5), id="softcap"),
     pytest.param(Shape(2, 2, 16, 16, 150, (0.5, 0.25), 2.0), id="slopes-softcap-window"),
     pytest.param(Shape(4, 1, 256, 16, None), id="wide-heads"),
@@ -76,7 +79,7 @@ class Store(NamedTuple):
 
 
 def _rest(shape: Shape) -> dict[str, Any]:
-    return {"window": shape.window, "slopes": shape.slopes, "softcap": shape.softcap, "sinks": shape.sinks}
+    return {name: value for name, value in shape._asdict().items() if name in ("window", "slopes", "rounded_slopes", "softcap", "sinks")}
 
 
 def store_of(shape: Shape, lengths: list[int], dtype: torch.dtype) -> Store:
@@ -123,16 +126,25 @@ def naive_attention(query: torch.Tensor, sink_query: torch.Tensor | None, store:
         if spec.softcap is not None:
             scores = [spec.softcap * math.tanh(score / spec.softcap) for score in scores]
         if spec.slopes is not None:
-            scores = [score - spec.slopes[head] * (position - p) for p, score in zip(seen, scores, strict=True)]
+            scores = [score + _slope_bias(spec, head, position, p) for p, score in zip(seen, scores, strict=True)]
         weights = [math.exp(score - max(scores)) for score in scores]
         rows.append([sum(w * value[d] for w, value in zip(weights, values, strict=True)) / sum(weights) for d in range(spec.head_dim)])
     return rows
+
+
+def _slope_bias(spec: AttentionSpec, head: int, position: int, key: int) -> float:
+    assert spec.slopes is not None
+    if not spec.rounded_slopes:
+        return -spec.slopes[head] * (position - key)
+    rounded = [torch.tensor(float(number)).bfloat16() for number in (spec.slopes[head], key)]
+    return spec.scale * (rounded[0] * rounded[1]).item()
 
 
 @pytest.mark.parametrize(
     "shape",
     [
         Shape(4, 2, 6, 4, None),
+        Shape(4, 2, 6, 4, None, (0.5, 0.3, 0.11, 0.07), rounded_slopes=True),
         Shape(3, 1, 4, 3, 5),
         Shape(2, 1, 4, 3, 5, (0.3, 0.1), 0.7),
         Shape(4, 2, 6, 4, 3, sinks=2),
