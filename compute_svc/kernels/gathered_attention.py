@@ -206,7 +206,12 @@ def _hidden(keys: torch.Tensor, distances: torch.Tensor, spec: AttentionSpec) ->
 
 
 def gathered_attention(
-    q: torch.Tensor, kv: torch.Tensor, plan: GatheredPlan, out: torch.Tensor, sink_q: torch.Tensor | None = None
+    q: torch.Tensor,
+    kv: torch.Tensor,
+    plan: GatheredPlan,
+    out: torch.Tensor,
+    sink_q: torch.Tensor | None = None,
+    sink_logits: torch.Tensor | None = None,
 ) -> None:
     """Attention of a plan's queries; arguments as `prefill_attention` has them.
 
@@ -220,7 +225,11 @@ def gathered_attention(
         if sink_q is not None:
             section = _sink_places(spec) * spec.page_size_tokens
             scores[:, :, :section] = _product(_grouped(sink_q, bucket, spec), keys[:, :, :section])
-        weights = torch.softmax(_biased(scores, bucket, plan), dim=-1).to(values.dtype)
+        scores = _biased(scores, bucket, plan)
+        if sink_logits is not None:
+            of_rows = sink_logits.view(spec.num_kv_heads, 1, -1).expand(-1, bucket.size * scores.shape[1] // spec.group_size, -1)
+            scores = torch.cat((scores, of_rows.reshape(*scores.shape[:2], 1)), dim=2)
+        weights = torch.softmax(scores, dim=-1)[:, :, : values.shape[1]].to(values.dtype)
         result = _product(weights, values).view(spec.num_kv_heads, bucket.size, -1, spec.group_size, spec.head_dim)
         rows = result.permute(1, 2, 0, 3, 4).reshape(len(bucket.rows), -1).to(out.dtype)
         out.index_copy_(0, bucket.kept_rows, rows if bucket.kept is None else rows.index_select(0, bucket.kept))

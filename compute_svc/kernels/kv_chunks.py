@@ -86,6 +86,24 @@ def _tile_tokens(spec: AttentionSpec) -> int:
     return math.gcd(spec.page_size_tokens, READ_TOKENS)
 
 
+def softmax_of(scores: torch.Tensor, sink_logits: torch.Tensor | None, spec: AttentionSpec) -> torch.Tensor:
+    """Weights of scores [N, M, L] of queries as `group_queries` lays them out: [N, M, L] float32.
+
+    A head's sink logit is one score more in every row, whose weight is dropped. It has a section of READ_TOKENS for itself, the rest of it
+    padding, so that rows are summed as they are without.
+
+    Args:
+        sink_logits: [num_heads] float32; None = there are none.
+    """
+    if sink_logits is None:
+        return torch.softmax(scores, dim=-1)
+    section = scores.new_full((*scores.shape[:2], READ_TOKENS), -math.inf)
+    section[:, :, 0] = (
+        sink_logits.view(spec.num_kv_heads, 1, -1).expand(-1, scores[..., 0].numel() // spec.num_heads, -1).reshape(scores.shape[:2])
+    )
+    return torch.softmax(torch.cat((section, scores), dim=2), dim=-1)[:, :, READ_TOKENS:]
+
+
 def sum_values(weights: torch.Tensor, values: torch.Tensor, sink_values: torch.Tensor | None = None) -> torch.Tensor:
     """weights [N, M, L] times values [N, L, D], summed chunk after chunk: [N, M, D] float32.
 

@@ -26,6 +26,7 @@ from compute_svc.kernels.kv_chunks import (
     scores_of,
     slope_bias,
     slopes_of,
+    softmax_of,
     sum_values,
     ungroup,
 )
@@ -107,7 +108,14 @@ def _bucket(
     return _Bucket(rows, len(page_rows), find_tiles(page_rows, starts, num_tokens, lengths, spec), bias)
 
 
-def decode_attention(q: torch.Tensor, kv: torch.Tensor, plan: DecodePlan, out: torch.Tensor, sink_q: torch.Tensor | None = None) -> None:
+def decode_attention(
+    q: torch.Tensor,
+    kv: torch.Tensor,
+    plan: DecodePlan,
+    out: torch.Tensor,
+    sink_q: torch.Tensor | None = None,
+    sink_logits: torch.Tensor | None = None,
+) -> None:
     """See the public function."""
     spec = plan.spec
     for bucket in plan.buckets:
@@ -124,7 +132,7 @@ def decode_attention(q: torch.Tensor, kv: torch.Tensor, plan: DecodePlan, out: t
         else:
             # Rounded before the sum, as in prefill.
             scores = scores_of(queries, keys, spec).add_(bucket.bias)
-        result = ungroup(sum_values(torch.softmax(scores, dim=-1), values, sink_values), bucket.num_rows, 1, spec)
+        result = ungroup(sum_values(softmax_of(scores, sink_logits, spec), values, sink_values), bucket.num_rows, 1, spec)
         if bucket.rows is None:
             out.view(bucket.num_rows, 1, spec.num_kv_heads, spec.group_size, spec.head_dim).copy_(result)
         else:

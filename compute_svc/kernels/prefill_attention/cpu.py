@@ -25,6 +25,7 @@ from compute_svc.kernels.kv_chunks import (
     scores_of,
     slope_bias,
     slopes_of,
+    softmax_of,
     sum_values,
     ungroup,
 )
@@ -111,7 +112,14 @@ def _hidden(queries: torch.Tensor, keys: torch.Tensor, spec: AttentionSpec) -> t
     return torch.cat(((section > queries) | (section >= spec.sinks), hidden | (keys < spec.sinks)), dim=1)
 
 
-def prefill_attention(q: torch.Tensor, kv: torch.Tensor, plan: PrefillPlan, out: torch.Tensor, sink_q: torch.Tensor | None = None) -> None:
+def prefill_attention(
+    q: torch.Tensor,
+    kv: torch.Tensor,
+    plan: PrefillPlan,
+    out: torch.Tensor,
+    sink_q: torch.Tensor | None = None,
+    sink_logits: torch.Tensor | None = None,
+) -> None:
     """See the public function."""
     spec = plan.spec
     for request in plan.requests:
@@ -120,12 +128,18 @@ def prefill_attention(q: torch.Tensor, kv: torch.Tensor, plan: PrefillPlan, out:
             length = block.rows.stop - block.rows.start
             queries = group_queries(q[None, block.rows], spec)
             sink_queries = None if sink_q is None else group_queries(sink_q[None, block.rows], spec)
-            result = _attend(queries, sink_queries, keys, values, block, plan)
+            result = _attend(queries, sink_queries, keys, values, block, plan, sink_logits)
             out[block.rows].view(1, length, spec.num_kv_heads, spec.group_size, spec.head_dim).copy_(ungroup(result, 1, length, spec))
 
 
 def _attend(
-    queries: torch.Tensor, sink_queries: torch.Tensor | None, keys: torch.Tensor, values: torch.Tensor, block: _Block, plan: PrefillPlan
+    queries: torch.Tensor,
+    sink_queries: torch.Tensor | None,
+    keys: torch.Tensor,
+    values: torch.Tensor,
+    block: _Block,
+    plan: PrefillPlan,
+    sink_logits: torch.Tensor | None,
 ) -> torch.Tensor:
     """[kv_heads, rows or more, D] for queries [kv_heads, rows, D] over all gathered keys and values [kv_heads, tokens, D]."""
     spec, mask = plan.spec, block.mask
@@ -146,7 +160,7 @@ def _attend(
         slopes = plan.slopes.repeat_interleave(len(per_query) // kv_heads, dim=0)
         per_query.add_(slope_bias(slopes[:, None, :, None], block.distances, spec))
     per_query[..., scores.shape[2] - masked_tokens :].add_(mask)
-    return sum_values(torch.softmax(scores, dim=-1), values[:, block.tokens], sink_values).view(kv_heads, -1, head_dim)
+    return sum_values(softmax_of(scores, sink_logits, spec), values[:, block.tokens], sink_values).view(kv_heads, -1, head_dim)
 
 
 def _in_two(queries: torch.Tensor) -> torch.Tensor:

@@ -26,7 +26,14 @@ def plan_prefill(page_table: torch.Tensor, kv_lengths: Sequence[int], query_star
     return PrefillPlan(page_table, tuple(kv_lengths), tuple(query_starts), spec)
 
 
-def prefill_attention(q: torch.Tensor, kv: torch.Tensor, plan: PrefillPlan, out: torch.Tensor, sink_q: torch.Tensor | None = None) -> None:
+def prefill_attention(
+    q: torch.Tensor,
+    kv: torch.Tensor,
+    plan: PrefillPlan,
+    out: torch.Tensor,
+    sink_q: torch.Tensor | None = None,
+    sink_logits: torch.Tensor | None = None,
+) -> None:
     """See the public function."""
     spec = plan.spec
     for request, length in enumerate(plan.kv_lengths):
@@ -49,5 +56,8 @@ def prefill_attention(q: torch.Tensor, kv: torch.Tensor, plan: PrefillPlan, out:
             scores += slope_bias(
                 slopes.view(-1, 1, 1), distances_of(positions[length - (end - start) :, None], positions[None], spec), spec
             )
-        weights = torch.softmax(scores.masked_fill(hidden, -torch.inf), dim=-1)
+        scores = scores.masked_fill(hidden, -torch.inf)
+        if sink_logits is not None:
+            scores = torch.cat((scores, sink_logits[:, None, None].expand(-1, end - start, -1)), dim=-1)
+        weights = torch.softmax(scores, dim=-1)[:, :, :length]
         out[start:end] = torch.einsum("hqk,hkd->qhd", weights, values).reshape(end - start, -1).to(out.dtype)

@@ -67,7 +67,9 @@ class ChatGlm(WrittenModel):
     ) -> None:
         self._heads, self._groups, self._head_dim = heads, groups or heads, head_dim
         self._head_by_head = not groups
-        self._rope_base, self._stretch = (10000, rope_ratio or 1) if divides else (10000 * (rope_ratio or 1), 1)
+        ratio = rope_ratio or 1.0
+        self._rope_base = 10000 if divides else 10000 * ratio
+        self._stretch = ratio if divides else 1.0
         config = {
             "architectures": [architecture],
             "model_type": "chatglm",

@@ -115,6 +115,10 @@ def test_a_window_is_what_the_family_makes_of_the_config(fields: dict[str, Any],
             "architecture MambaForCausalLM is not supported; supported: .*LlamaForCausalLM, MPT",
         ),
         ({"quantization_config": {"quant_method": "gptq"}}, r"quantization_config \(gptq\) is not supported"),
+        (
+            {"architectures": ["GptOssForCausalLM"], "quantization_config": {"quant_method": "mxfp4"}},
+            r"quantization_config \(mxfp4\) is not",
+        ),
         ({"hidden_act": "mish"}, "hidden_act 'mish' is not supported; supported: silu"),
         ({"rope_scaling": {"rope_type": "proportional"}}, "rope type 'proportional' is not supported; supported: default, dynamic, linear"),
         (
@@ -171,7 +175,7 @@ def test_a_chatglm_that_divides_positions_is_told_by_its_name(fields: dict[str, 
 @pytest.mark.parametrize("fields", [{}, {"_name_or_path": "/models/mine"}, {"auto_map": {"AutoModel": "modeling_chatglm.X"}}])
 def test_a_chatglm_of_which_nothing_tells_what_its_ratio_means_is_refused(fields: dict[str, Any], tmp_path: Path) -> None:
     with pytest.raises(
-        UnsupportedModel, match="rope_ratio 50 divides positions in chatglm2-6b-32k and multiplies the base .* set _name_or_path"
+        UnsupportedModel, match=r"rope_ratio 50 divides positions in chatglm2-6b-32k and multiplies the base .* set _name_or_path"
     ):
         config_of(tmp_path, {**CHATGLM, "rope_ratio": 50, **fields})
 
