@@ -308,7 +308,7 @@ class ModelConfig:
         }
         reason = next((words for words, holds in reasons.items() if holds), None)
         if reason is not None:
-            wanted = "a streaming window needs rotary positions in every layer"
+            wanted = "a streaming window needs rotary positions in every layer and no learnt sinks"
             raise UnsupportedModel(f"{place}: {wanted}; {self.architecture} cannot have one: {reason}")
         kinds = tuple(replace(kind, window=min(window.tokens, kind.window or window.tokens)) for kind in self.kinds)
         return replace(self, kinds=kinds, sinks=window.sinks)

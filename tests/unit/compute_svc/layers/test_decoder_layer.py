@@ -51,7 +51,7 @@ def test_post_norms_are_behind_each_sublayer_before_the_sum() -> None:
 
 
 def test_sandwich_norms_are_before_and_behind() -> None:
-    layer = DecoderLayer(ATTENTION, MLP, *(NORMS[index] for index in (0, 1, 2, 3)))
+    layer = DecoderLayer(ATTENTION, MLP, NORMS[0], NORMS[1], NORMS[2], NORMS[3])
     middle = HIDDEN + normed(1, 2 * normed(0, HIDDEN))
 
     torch.testing.assert_close(layer.forward(HIDDEN, NOTHING, STEP), middle + normed(3, -3 * normed(2, middle)))
