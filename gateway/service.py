@@ -62,6 +62,7 @@ class GatewayService:
             on_change=self._schedule_readiness,
             on_stale=metrics.stale_deltas.inc,
             on_retry=lambda stage: metrics.retries.labels(stage).inc(),
+            retry_wait_s=settings.retry_wait_s,
         )
         limits, names = settings.limits(), settings.names()
         shared = keys.num_tenants > 1

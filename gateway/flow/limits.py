@@ -38,5 +38,11 @@ class Limits(BaseModel):
     max_template_arguments: int = Field(16, ge=0, le=64, description="Most entries of chat_template_kwargs")
     body_timeout_s: float = Field(30.0, gt=0, le=3600, description="Seconds a request's body may take to arrive")
     request_timeout_s: float = Field(600.0, gt=0, le=86400, description="Seconds a request may take")
+    retry_wait_s: float = Field(
+        15.0,
+        ge=0,
+        le=3600,
+        description="Seconds a request of which nothing was delivered waits for a process in place of one that was lost",
+    )
     stall_timeout_s: float = Field(30.0, gt=0, le=3600, description="Seconds a client may leave its stream unread before it is cut")
     keep_alive_s: float = Field(15.0, gt=0, le=3600, description="Seconds of silence after which a stream gets a comment")

@@ -5,8 +5,8 @@ from __future__ import annotations
 from gateway.flow.limits import Limits
 from triserve.rpc.errors import InvalidRequest
 
-# The conversion of a decimal number costs the square of its digits; no double needs more of them.
-MAX_NUMBER_DIGITS = 1024
+# The conversion of a decimal number costs the square of its digits; the largest double has 309 of them.
+MAX_NUMBER_DIGITS = 400
 
 _BRACKETS_ALONE = bytes(set(range(256)) - set(b"[]{}"))
 _DIGITS_ALIKE = bytes.maketrans(b"0123456789", b"0" * 10)

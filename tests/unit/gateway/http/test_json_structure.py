@@ -53,7 +53,7 @@ def test_whole_numbers_are_counted_exactly() -> None:
 def test_the_limit_on_digits_is_exact_in_bodies_of_any_size(digit: str, padding: int) -> None:
     text = " " * padding
     check_structure(f'{{"seed": {digit * MAX_NUMBER_DIGITS}{text}}}'.encode(), LIMITS)
-    with pytest.raises(InvalidRequest, match=r"^the body has a number of more than 1024 digits, the limit$"):
+    with pytest.raises(InvalidRequest, match=r"^the body has a number of more than 400 digits, the limit$"):
         check_structure(f'{{"seed": {digit * (MAX_NUMBER_DIGITS + 1)}{text}}}'.encode(), LIMITS)
 
 
