@@ -215,11 +215,14 @@ def _stop_strings(wishes: Wishes, limits: Limits) -> list[str]:
 
 
 def check_prompt_ids(token_ids: Sequence[int], model: ServedModel, *, field: str) -> None:
-    """Refuses token ids that the model has no row for.
+    """Refuses more token ids than fit, before it looks at them, and ids that the model has no row for.
 
     Raises:
+        PromptTooLong: there is no room for one token of an answer.
         InvalidRequest: naming the first such id and the limit.
     """
+    if len(token_ids) >= model.max_model_len_tokens:
+        raise PromptTooLong.of(got=len(token_ids), limit=model.max_model_len_tokens - 1, field=field)
     _check_token_ids(field, token_ids, model)
 
 
