@@ -44,6 +44,8 @@ class TokenizerService:
     def __init__(self, settings: Settings) -> None:
         self._settings = settings
         model = _load(settings)
+        if model.chats is not None:
+            logger.info("chat template: %s", model.chats.forms)
         _return_freed_memory()
         self._lanes = _lanes(settings)
         self._servicer = TokenizerServicer(
