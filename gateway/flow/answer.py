@@ -20,7 +20,7 @@ class Delta(NamedTuple):
 
     text: str
     token_ids: list[int]
-    # One for each token if they were asked for, else none.
+    # Those of the text, if they were asked for; they may be of tokens that came before.
     logprobs: list[sampler_pb2.TokenLogprobs]
     # None = the answer goes on.
     finish_reason: FinishReason | None
@@ -105,7 +105,7 @@ class Answer:
             token_ids: its tokens; may be empty.
             text: its text; may be empty.
             finish_reason: None = the answer goes on.
-            logprobs: one for each token, or none.
+            logprobs: those of the text, or none.
             now: seconds of a clock that never falls.
         """
         if self.ended:
