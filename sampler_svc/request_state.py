@@ -67,6 +67,7 @@ class RequestState:
         "_matcher",
         "_max_tokens",
         "_min_tokens",
+        "_named",
         "_sent",
         "_stop_token_ids",
         "_trail",
@@ -99,6 +100,8 @@ class RequestState:
         self._stop_token_ids = stopping.stop_token_ids
         self._detokenizer = open_detokenizer(vocabulary, opening.prompt_token_ids)
         self._matcher = StopMatcher(StopPatterns(stopping.stop_strings)) if stopping.stop_strings else None
+        # Special tokens are no text, and yet a client that knows them stops at their names.
+        self._named = _special_names_in(stopping.stop_strings, vocabulary)
         self._trail = None if sampling.top_logprobs is None else LogprobTrail()
         self._sent = 0
         """Characters of the answer that deltas have; counted for the trail alone."""
@@ -132,7 +135,11 @@ class RequestState:
             text += self._flush()
         stop = None
         if self._matcher is not None:
-            text, stop = self._matcher.feed(text, armed=not stops and count >= self._min_tokens)
+            armed = not stops and count >= self._min_tokens
+            text, stop = self._matcher.feed(text, armed=armed)
+            if stop is None and not stops and token in self._named:
+                before, stop = self._matcher.feed(self._named[token], armed=armed, hidden=True)
+                text += before
             if last and stop is None:
                 text += self._matcher.flush()
         delta.text += text
@@ -170,3 +177,10 @@ class RequestState:
                 raise InvalidRequest("generated_token_ids has a stop id before min_tokens", field="generated_token_ids") from error
             if delta.finish is not None:
                 raise InvalidRequest("generated_token_ids is an answer that has ended", field="generated_token_ids")
+
+
+def _special_names_in(stops: Sequence[str], vocabulary: Vocabulary) -> dict[int, str]:
+    """Names of special tokens that are in a stop string, by id."""
+    if not stops:
+        return {}
+    return {token: name for token, name in vocabulary.special_names.items() if any(name in stop for stop in stops)}
