@@ -10,7 +10,7 @@ from aiohttp import web
 
 from gateway.context import GATEWAY, Gateway
 from gateway.flow.pipeline import in_clients_words
-from gateway.flow.resolve import check_messages
+from gateway.flow.resolve import check_messages, check_prompt_ids
 from gateway.http.answering import json_response
 from gateway.http.json_body import read_json_object
 from gateway.http.openai_schema import DetokenizeBody, TokenizeBody, parse_body
@@ -55,11 +55,12 @@ async def tokenize(request: web.Request) -> web.Response:
 
 
 async def detokenize(request: web.Request) -> web.Response:
-    """Text of token ids; special tokens are written out."""
+    """Text of token ids; special tokens are written out. Every id is taken that a model may give or a prompt may have."""
     gateway = request.app[GATEWAY]
     with gateway.admission.enter():
         body = parse_body(DetokenizeBody, await read_json_object(request, gateway.limits))
         gateway.names.require(body.model)
+        check_prompt_ids(body.tokens, gateway.fleet.model(), field="tokens")
         decode = tokenizer_pb2.DecodeRequest(token_ids=body.tokens, skip_special_tokens=False)
         return json_response({"prompt": (await _in_time(gateway, gateway.fleet.decode(decode), "tokens")).text})
 

@@ -321,7 +321,7 @@ class DecodeRequest(_message.Message):
     """Whether to return each id's own token string too."""
     @_builtins.property
     def token_ids(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]:
-        """The ids, each below vocab_size."""
+        """The ids; one that has no token says nothing."""
 
     def __init__(
         self,
