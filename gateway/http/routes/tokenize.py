@@ -3,21 +3,22 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable
+from collections.abc import AsyncIterator, Awaitable
+from contextlib import asynccontextmanager
 from typing import TypeVar
 
 from aiohttp import web
 
-from gateway.context import GATEWAY, Gateway
+from gateway.context import GATEWAY, GRANT, Gateway
 from gateway.flow.pipeline import in_clients_words
 from gateway.flow.resolve import check_messages, check_prompt_ids
 from gateway.http.answering import json_response
-from gateway.http.json_body import read_json_object
-from gateway.http.openai_schema import DetokenizeBody, TokenizeBody, parse_body
+from gateway.http.openai_schema import DetokenizeBody, TokenizeBody
 from triserve.rpc.errors import DeadlineExceeded, InvalidRequest
 from triserve.v1 import tokenizer_pb2
 
 T = TypeVar("T")
+B = TypeVar("B", TokenizeBody, DetokenizeBody)
 
 
 def add_to(app: web.Application) -> None:
@@ -29,8 +30,7 @@ def add_to(app: web.Application) -> None:
 async def tokenize(request: web.Request) -> web.Response:
     """Token ids of a text or of a chat as the model's template renders it. Special tokens in them are plain text."""
     gateway = request.app[GATEWAY]
-    with gateway.admission.enter():
-        body = parse_body(TokenizeBody, await read_json_object(request, gateway.limits))
+    async with _admitted(request, TokenizeBody) as body:
         gateway.names.require(body.model)
         field = "prompt" if body.messages is None else "messages"
         encode = body.input()
@@ -57,12 +57,22 @@ async def tokenize(request: web.Request) -> web.Response:
 async def detokenize(request: web.Request) -> web.Response:
     """Text of token ids; special tokens are written out. Every id is taken that a model may give or a prompt may have."""
     gateway = request.app[GATEWAY]
-    with gateway.admission.enter():
-        body = parse_body(DetokenizeBody, await read_json_object(request, gateway.limits))
+    async with _admitted(request, DetokenizeBody) as body:
         gateway.names.require(body.model)
         check_prompt_ids(body.tokens, gateway.fleet.model(), field="tokens")
         decode = tokenizer_pb2.DecodeRequest(token_ids=body.tokens, skip_special_tokens=False)
         return json_response({"prompt": (await _in_time(gateway, gateway.fleet.decode(decode), "tokens")).text})
+
+
+@asynccontextmanager
+async def _admitted(request: web.Request, kind: type[B]) -> AsyncIterator[B]:
+    """The body of a request that is let in once the body is there."""
+    gateway = request.app[GATEWAY]
+    tenant = request[GRANT].tenant
+    gateway.admission.require_open()
+    async with gateway.bodies.read(request, kind, tenant=tenant) as body:
+        with gateway.admission.enter(tenant):
+            yield body
 
 
 async def _in_time(gateway: Gateway, work: Awaitable[T], field: str) -> T:
