@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
-from jinja2 import TemplateError, TemplateSyntaxError, nodes
+from jinja2 import TemplateError, TemplateSyntaxError, meta, nodes
 from jinja2.defaults import DEFAULT_NAMESPACE
 from jinja2.ext import Extension, loopcontrols
 from jinja2.parser import Parser
@@ -95,6 +95,7 @@ class ChatTemplate:
         source: as given.
         known_roles: the usual ones, and every string in the template, for it may be a role it handles.
         cuts: strings that the template may look for and cut out of a text.
+        reads: names of the variables it reads, given or not.
 
     Raises:
         TemplateSourceError: the source does not compile.
@@ -121,6 +122,7 @@ class ChatTemplate:
         self._clock = clock
         strings = _strings_in(tree)
         self._strings = strings
+        self.reads = frozenset(meta.find_undeclared_variables(tree))
         self.known_roles = USUAL_ROLES | strings
         calls: list[nodes.Call | nodes.Filter | nodes.Test] = [
             *tree.find_all(nodes.Call),

@@ -113,7 +113,10 @@ def _load(settings: Settings) -> _Model:
         tokenizer = Tokenizer(folder, frames_with=template.frames_with)
         prompts = SystemPrompts(max_entries=settings.system_prompts_entries, max_bytes=settings.system_prompts_bytes)
         chats = ChatEncoder(template, tokenizer, prompts)
-    return _Model(tokenizer, chats, _info(folder, tokenizer, settings, has_chat_template=chats is not None))
+    info = _info(folder, tokenizer, settings, has_chat_template=chats is not None)
+    if template is not None:
+        info.template_arguments.extend(sorted(template.reads.intersection(settings.template_allowed_arguments)))
+    return _Model(tokenizer, chats, info)
 
 
 def _return_freed_memory() -> None:

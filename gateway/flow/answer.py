@@ -143,10 +143,21 @@ class Answer:
             self.error = error
             self._notify(self)
 
-    def resume(self) -> None:
-        """Makes a failed answer ready for another attempt, which goes on from its token log. Only right if nothing was taken."""
+    def resume(self, *, anew: bool = False) -> None:
+        """Makes a failed answer ready for another attempt, which goes on from its token log. Only right if nothing was taken.
+
+        Args:
+            anew: whether the attempt makes the whole answer again: log-probabilities that an attempt held back are lost with it.
+        """
         assert self.untouched, "an answer of which something was taken is not resumed"
         self.error = None
+        if anew:
+            self.blank = True
+            self.token_ids = []
+            self._text = []
+            self._logprobs = []
+            if self.deltas is not None:
+                self.deltas = []
         if self.blank:
             self.started = None
 
