@@ -48,7 +48,7 @@ def load_engine(settings: Settings) -> Engine:
         config.num_pages,
         config.page_size_tokens,
         model.config.num_kv_heads,
-        model.config.head_dim,
+        model.config.kv_head_dim,
         dtype,
         device,
     )
@@ -107,7 +107,7 @@ def scheduler_config(settings: Settings, model: ModelConfig) -> SchedulerConfig:
     if longest > limit:
         raise ValueError(f"COMPUTE_MAX_MODEL_LEN_TOKENS is {longest}, the limit is {whose}, {limit}")
     itemsize = _DTYPES[settings.dtype].itemsize
-    bytes_per_page = 2 * model.num_layers * settings.page_size_tokens * model.num_kv_heads * model.head_dim * itemsize
+    bytes_per_page = 2 * model.num_layers * settings.page_size_tokens * model.num_kv_heads * model.kv_head_dim * itemsize
     num_pages = settings.kv_cache_bytes // bytes_per_page
     if num_pages < 2:
         raise ValueError(f"COMPUTE_KV_CACHE_BYTES is {settings.kv_cache_bytes}, it must be at least {2 * bytes_per_page}, two pages")
