@@ -42,7 +42,6 @@ class Delta:
     text: str = ""
     logprobs: list[TokenLogprob] = field(default_factory=list)
     finish: Finish | None = None
-    stop_string: str = ""
 
     @property
     def is_empty(self) -> bool:
@@ -133,7 +132,6 @@ class RequestState:
             if stop is not None:
                 delta.text += text
                 delta.finish = Finish.STOP
-                delta.stop_string = stop
                 return
             if last:
                 text += self._matcher.flush()

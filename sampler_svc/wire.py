@@ -116,7 +116,6 @@ def _write_deltas(deltas: list[Delta], vocabulary: Vocabulary) -> sampler_pb2.De
         num_tokens=[len(delta.tokens) for delta in deltas],
         text=[delta.text for delta in deltas],
         finish_reason=[_FINISH_REASONS[delta.finish] for delta in deltas],
-        stop_string=[delta.stop_string for delta in deltas],
         token=[token for delta in deltas for token in delta.tokens],
         logprobs=_write_logprobs((entry for delta in deltas for entry in delta.logprobs), vocabulary),
         num_logprobs=[len(delta.logprobs) for delta in deltas],

@@ -53,7 +53,7 @@ def test_a_delta_says_whose_it_is_and_where_it_begins() -> None:
 def test_a_stop_id_ends_the_answer_is_counted_and_gives_no_text() -> None:
     """PPL.LLM ignored the client's stop ids, and sent stop tokens as text."""
     delta = answer(state(stop_token_ids=frozenset({ord("!")})), "hi!")
-    assert (delta.text, delta.tokens, delta.finish, delta.stop_string) == ("hi", [*b"hi!"], Finish.STOP, "")
+    assert (delta.text, delta.tokens, delta.finish) == ("hi", [*b"hi!"], Finish.STOP)
 
 
 def test_end_of_text_on_the_last_allowed_token_is_a_stop() -> None:
@@ -67,9 +67,9 @@ def test_the_last_allowed_token_ends_the_answer_by_length() -> None:
     assert (delta.text, delta.finish) == ("hi", Finish.LENGTH)
 
 
-def test_a_stop_string_cuts_the_text_and_is_named() -> None:
+def test_a_stop_string_cuts_the_text() -> None:
     delta = answer(state(stop_strings=("END", "\n\n")), "one\n\n")
-    assert (delta.text, delta.finish, delta.stop_string) == ("one", Finish.STOP, "\n\n")
+    assert (delta.text, delta.finish) == ("one", Finish.STOP)
     assert delta.tokens == [*b"one\n\n"]
 
 
@@ -79,7 +79,7 @@ def test_a_stop_string_on_the_last_allowed_token_is_a_stop() -> None:
 
 def test_a_stop_id_goes_before_the_stop_string_that_half_came() -> None:
     delta = answer(state(stop_strings=("END",)), [*b"xEN", EOS])
-    assert (delta.text, delta.finish, delta.stop_string) == ("xEN", Finish.STOP, "")
+    assert (delta.text, delta.finish) == ("xEN", Finish.STOP)
 
 
 def test_text_held_back_is_sent_when_the_length_ends_the_answer() -> None:

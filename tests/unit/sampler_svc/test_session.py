@@ -238,7 +238,7 @@ def joined(outcomes: Sequence[Outcome]) -> dict[int, Delta]:
             whole.tokens += delta.tokens
             whole.text += delta.text
             whole.logprobs += delta.logprobs
-            whole.finish, whole.stop_string = delta.finish, delta.stop_string
+            whole.finish = delta.finish
     return deltas
 
 
