@@ -125,6 +125,7 @@ class SamplerServicer(sampler_pb2_grpc.SamplerServiceServicer):
         while messages := await queue.take_all():
             frames, error = _read_frames(messages, done, logits_width)
             if frames:
+                await session.prepare(frames)
                 outcome = session.process(frames)
                 done = frames[-1].number
                 yield write_outcome(outcome, done, self._vocabulary)

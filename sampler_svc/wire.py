@@ -64,8 +64,8 @@ def _read_open(message: sampler_pb2.OpenRequest) -> Opening:
         gateway_request=message.gateway_request,
         epoch=message.epoch,
         request_id=message.request_id,
-        prompt_token_ids=list(message.prompt_token_ids),
-        generated_token_ids=list(message.generated_token_ids),
+        prompt_token_ids=message.prompt_token_ids,
+        generated_token_ids=message.generated_token_ids,
         sampling=_read_sampling(message.sampling),
         stopping=_read_stopping(message.stopping),
     )

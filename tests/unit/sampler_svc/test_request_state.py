@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from sampler_svc.errors import Disagreement
 from sampler_svc.params import Finish, Sampling, Stopping
-from sampler_svc.request_state import Delta, Opening, RequestState
+from sampler_svc.request_state import MAX_TOKENS, REPLAY_PIECE_TOKENS, Delta, Opening, RequestState
 from sampler_svc.vocabulary import Vocabulary
 from tests.fakes.sampler_tokenizers import byte_tokenizer
 from triserve.rpc.errors import InvalidRequest
@@ -39,7 +39,10 @@ def answer(state: RequestState, text: str | Sequence[int]) -> Delta:
 
 
 def state(**fields: Any) -> RequestState:
-    return RequestState(opening(**fields), VOCABULARY, WIDTH)
+    made = RequestState(opening(**fields), VOCABULARY, WIDTH)
+    for _ in made.replay():
+        pass
+    return made
 
 
 def test_a_delta_says_whose_it_is_and_where_it_begins() -> None:
@@ -166,3 +169,22 @@ def test_replayed_tokens_are_punished_like_drawn_ones() -> None:
     second = state(sampling=sampling, generated=[*b"aab"])
     assert second.penalties._index == first.penalties._index
     assert second.penalties._answer_counts.tolist() == first.penalties._answer_counts.tolist()
+
+
+def test_a_long_answer_is_replayed_in_pieces() -> None:
+    made = RequestState(opening(generated=[*b"ab"] * REPLAY_PIECE_TOKENS, max_tokens=10_000), VOCABULARY, WIDTH)
+    positions = [made.position for _ in made.replay()]
+    assert positions == [REPLAY_PIECE_TOKENS]
+    assert made.position == 2 * REPLAY_PIECE_TOKENS
+
+
+def test_an_answer_that_is_complete_is_refused_before_it_is_replayed() -> None:
+    with pytest.raises(InvalidRequest, match="ended"):
+        RequestState(opening(generated=[ord("a")] * 5, max_tokens=5), VOCABULARY, WIDTH)
+
+
+@pytest.mark.parametrize("is_prompt", [True, False])
+def test_more_tokens_than_any_context_has_are_refused_unread(is_prompt: bool) -> None:
+    tokens = range(MAX_TOKENS + 1)
+    with pytest.raises(InvalidRequest, match=f"{MAX_TOKENS + 1 if is_prompt else MAX_TOKENS + 2} tokens, the limit is {MAX_TOKENS}"):
+        state(max_tokens=2**32 - 1, **({"prompt": tokens} if is_prompt else {"generated": tokens}))
