@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
@@ -14,6 +14,11 @@ from sampler_svc.penalties import Penalties
 from sampler_svc.stop_matcher import StopMatcher, StopPatterns
 from sampler_svc.vocabulary import Vocabulary
 from triserve.rpc.errors import InvalidRequest
+
+# Above any context.
+MAX_TOKENS = 1 << 20
+# Tokens that are replayed in one go: some milliseconds.
+REPLAY_PIECE_TOKENS = 1024
 
 
 class Opening(NamedTuple):
@@ -42,7 +47,6 @@ class Delta:
     text: str = ""
     logprobs: list[TextLogprob] = field(default_factory=list)
     finish: Finish | None = None
-    stop_string: str = ""
 
     @property
     def is_empty(self) -> bool:
@@ -51,7 +55,7 @@ class Delta:
 
 
 class RequestState:
-    """Penalties, text and end of one request.
+    """Penalties, text and end of one request. Nothing may be done with it before `replay` has ended.
 
     Args:
         opening: checked here.
@@ -64,6 +68,7 @@ class RequestState:
 
     __slots__ = (
         "_detokenizer",
+        "_generated",
         "_matcher",
         "_max_tokens",
         "_min_tokens",
@@ -84,9 +89,14 @@ class RequestState:
         sampling, stopping = opening.sampling, opening.stopping
         sampling.check(logits_width)
         stopping.check(logits_width)
+        assert stopping.max_tokens is not None, "checked"
+        num_tokens = len(opening.prompt_token_ids) + len(opening.generated_token_ids)
+        if num_tokens > MAX_TOKENS:
+            raise InvalidRequest(f"prompt and answer have {num_tokens} tokens, the limit is {MAX_TOKENS}", field="prompt_token_ids")
+        if len(opening.generated_token_ids) >= stopping.max_tokens:
+            raise _has_ended()
         check_ids("prompt_token_ids", opening.prompt_token_ids, logits_width)
         check_ids("generated_token_ids", opening.generated_token_ids, logits_width)
-        assert stopping.max_tokens is not None, "checked"
         self.gateway = opening.gateway
         self.gateway_request = opening.gateway_request
         self.epoch = opening.epoch
@@ -105,7 +115,7 @@ class RequestState:
         self._trail = None if sampling.top_logprobs is None else LogprobTrail()
         self._sent = 0
         """Characters of the answer that deltas have; counted for the trail alone."""
-        self._replay(opening.generated_token_ids)
+        self._generated = opening.generated_token_ids
 
     def delta(self) -> Delta:
         """An empty delta that begins here."""
@@ -143,8 +153,6 @@ class RequestState:
             if last and stop is None:
                 text += self._matcher.flush()
         delta.text += text
-        if stop is not None:
-            delta.stop_string = stop
         if stops or stop is not None:
             delta.finish = Finish.STOP
         elif last:
@@ -167,16 +175,30 @@ class RequestState:
             self._trail.flush(text)
         return text
 
-    def _replay(self, tokens: Sequence[int]) -> None:
-        for token in tokens:
-            # A delta for each: what it would deliver was delivered by an earlier attempt.
-            delta = self.delta()
+    def replay(self) -> Iterator[None]:
+        """Advances over what an earlier attempt has delivered; in pieces, because an answer may have a million tokens.
+
+        Raises:
+            InvalidRequest: the answer has ended, or a stop id came too early.
+        """
+        generated, self._generated = self._generated, ()
+        # Nobody sees it: what it would deliver was delivered by an earlier attempt.
+        delta = self.delta()
+        for index, token in enumerate(generated):
+            if index and index % REPLAY_PIECE_TOKENS == 0:
+                delta.tokens.clear()
+                yield
+            delta.text = ""
             try:
                 self.advance(token, delta)
             except Disagreement as error:
                 raise InvalidRequest("generated_token_ids has a stop id before min_tokens", field="generated_token_ids") from error
             if delta.finish is not None:
-                raise InvalidRequest("generated_token_ids is an answer that has ended", field="generated_token_ids")
+                raise _has_ended()
+
+
+def _has_ended() -> InvalidRequest:
+    return InvalidRequest("generated_token_ids is an answer that has ended", field="generated_token_ids")
 
 
 def _special_names_in(stops: Sequence[str], vocabulary: Vocabulary) -> dict[int, str]:

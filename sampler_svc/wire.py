@@ -64,8 +64,8 @@ def _read_open(message: sampler_pb2.OpenRequest) -> Opening:
         gateway_request=message.gateway_request,
         epoch=message.epoch,
         request_id=message.request_id,
-        prompt_token_ids=list(message.prompt_token_ids),
-        generated_token_ids=list(message.generated_token_ids),
+        prompt_token_ids=message.prompt_token_ids,
+        generated_token_ids=message.generated_token_ids,
         sampling=_read_sampling(message.sampling),
         stopping=_read_stopping(message.stopping),
     )
@@ -116,7 +116,6 @@ def _write_deltas(deltas: list[Delta], vocabulary: Vocabulary) -> sampler_pb2.De
         num_tokens=[len(delta.tokens) for delta in deltas],
         text=[delta.text for delta in deltas],
         finish_reason=[_FINISH_REASONS[delta.finish] for delta in deltas],
-        stop_string=[delta.stop_string for delta in deltas],
         token=[token for delta in deltas for token in delta.tokens],
         logprobs=_write_logprobs((entry for delta in deltas for entry in delta.logprobs), vocabulary),
         num_logprobs=[len(delta.logprobs) for delta in deltas],

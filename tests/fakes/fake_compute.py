@@ -183,7 +183,6 @@ def frame(number: int, epoch: int, first_position: int, say: Say, *, logprobs: c
         num_tokens=[len(say.token_ids)],
         text=[say.text],
         finish_reason=[say.finish],
-        stop_string=[""],
         token=say.token_ids,
         logprobs=entries,
         num_logprobs=[len(entries)],

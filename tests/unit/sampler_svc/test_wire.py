@@ -129,7 +129,7 @@ def test_an_outcome_is_grouped_by_gateway() -> None:
         finished=[1],
         failed=[(9, Overloaded("full", field="x"))],
         deltas={
-            1: Delta(70, 11, 1, 2, [3], "t", [entry], Finish.STOP, "s"),
+            1: Delta(70, 11, 1, 2, [3], "t", [entry], Finish.STOP),
             2: Delta(80, 12, 0, 0, [4, 5], ""),
             3: Delta(70, 13, 0, 6, [], "held", [], Finish.LENGTH),
             4: Delta(70, 14, 0, 6),
@@ -149,7 +149,6 @@ def test_an_outcome_is_grouped_by_gateway() -> None:
             num_tokens=[1, 0],
             text=["t", "held"],
             finish_reason=[common_pb2.FINISH_REASON_STOP, common_pb2.FINISH_REASON_LENGTH],
-            stop_string=["s", ""],
             token=[3],
             logprobs=[
                 sampler_pb2.TokenLogprobs(
@@ -170,7 +169,6 @@ def test_an_outcome_is_grouped_by_gateway() -> None:
             num_tokens=[2],
             text=[""],
             finish_reason=[common_pb2.FINISH_REASON_UNSPECIFIED],
-            stop_string=[""],
             token=[4, 5],
             num_logprobs=[0],
         ),
