@@ -93,7 +93,7 @@ class ComputeService:
             await self._drain(self._dispatcher)
         await self._server.stop(_LAST_WORDS_S)
         for sampler in self._samplers:
-            await sampler.stop()
+            await sampler.close()
         await self._engine.stop()
 
     def on_engine_loaded(self, info: EngineInfo, load: Load) -> None:
@@ -104,6 +104,7 @@ class ComputeService:
         self._dispatcher = Dispatcher(
             self._engine,
             logits_width=info.logits_width,
+            max_request_tokens=info.max_request_tokens,
             max_backlog_bytes=settings.max_backlog_bytes,
             on_samplers_change=self._changed.set,
         )

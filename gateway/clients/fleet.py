@@ -164,4 +164,4 @@ class Fleet:
     def _require_same(self, newcomer: Peer, fingerprint: common_pb2.Fingerprint) -> None:
         for peer in self.peers:
             if peer is not newcomer and peer.ready and peer.fingerprint is not None:
-                require_same(peer.fingerprint, fingerprint, peer=f"{newcomer.stage} {newcomer.target}")
+                require_same(peer.fingerprint, fingerprint, peer=newcomer.stage)

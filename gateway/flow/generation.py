@@ -279,7 +279,7 @@ class LiveGeneration:
         if peer is None and (isinstance(error, Overloaded) or not self._retry_wait_s):
             # A full replica is not less full for being asked again at once; its client is to wait.
             return False
-        answer.resume()
+        answer.resume(anew=choice.sampling.HasField("top_logprobs"))
         if peer is not None:
             self._resubmit(choice, peer, error)
         else:

@@ -15,7 +15,15 @@ from gateway.flow.answer_cache import AnswerCache
 from gateway.flow.call import Call, Prompt
 from gateway.flow.generation import CacheStatus, Choice, EncodedPrompt, Generation, LiveGeneration, ReplayedGeneration
 from gateway.flow.limits import Limits
-from gateway.flow.resolve import check_priority, check_prompt_ids, check_shape, choice_seed, resolve_sampling, resolve_stopping
+from gateway.flow.resolve import (
+    check_priority,
+    check_prompt_ids,
+    check_shape,
+    check_template_reads,
+    choice_seed,
+    resolve_sampling,
+    resolve_stopping,
+)
 from gateway.flow.served_model import ServedModel, ServedNames
 from gateway.metrics import Metrics
 from prompt_cache import CacheKey
@@ -89,6 +97,7 @@ class Pipeline:
         self._names.require(call.model)
         model = self._fleet.model()
         check_priority(call, model)
+        check_template_reads(call, model)
         choices = self._choices(call, model, await self._tokenize(call, model))
         key = self._cache.key(call, model, choices) if self._cache is not None else None
         status: CacheStatus = "bypass"

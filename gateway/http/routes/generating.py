@@ -77,6 +77,7 @@ def _call(request: web.Request, style: Style, body: ChatBody | CompletionBody, p
         prompts=prompts,
         prompt_field=style.prompt_field,
         n=1 if body.n is None else body.n,
+        template_must_read=body.template_must_read,
         wishes=body.wishes(),
         default_max_tokens=style.default_max_tokens,
         priority=body.priority or 0,
