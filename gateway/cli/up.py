@@ -1,6 +1,6 @@
 """`triserve up`: starts every part on this machine, waits until they are ready, keeps them running until Ctrl-C.
 
-Each part is a process of its own on loopback. One that dies is started again; all of them end with this command, however it ends.
+Each part is a process of its own on loopback. One that dies or hangs is started again; all of them end with this command, however it ends.
 Settings of a part that have no option here are taken from its variables, such as COMPUTE_..., as they are.
 """
 
@@ -18,6 +18,7 @@ from pathlib import Path
 from gateway.cli.api import ApiClient, ApiError
 from gateway.cli.chat import API_KEY_VARIABLE, Conversation, show_answer
 from gateway.cli.console import Console
+from gateway.cli.hang_watch import HangLimits
 from gateway.cli.hardware import num_cores
 from gateway.cli.local_parts import PipelineConfig, plan_parts
 from gateway.cli.model_folder import ModelFolder, ModelUnavailable, download_from_hub, resolve_model
@@ -27,6 +28,7 @@ from gateway.cli.redis_server import RedisChoice, find_redis
 from gateway.cli.supervisor import Supervisor
 
 DEFAULT_PORT = 8000
+_MAX_HANG_TIMEOUT_S = 86_400
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -47,6 +49,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--tokenizers", type=int, default=1, metavar="N", help="processes that tokenize (default: %(default)s)")
     parser.add_argument("--samplers", type=int, default=1, metavar="N", help="processes that sample and detokenize (default: %(default)s)")
     parser.add_argument("--computes", type=int, default=1, metavar="N", help="compute replicas (default: %(default)s)")
+    parser.add_argument(
+        "--hang-timeout",
+        type=float,
+        default=HangLimits().silence_s,
+        metavar="SECONDS",
+        help="start a part again that answers nothing for so long; 0 = never, for debuggers (default: %(default)g)",
+    )
     parser.add_argument("--no-cache", action="store_true", help="remember no answers")
     parser.add_argument("--ask", metavar="QUESTION", help="when all is ready, ask this and show the answer")
     parser.add_argument("--exit-after-ask", action="store_true", help="stop when the answer to --ask is complete")
@@ -89,11 +98,12 @@ class _Up:
             cache_secret=secrets.token_hex(32),
             num_cores=num_cores(),
             runtime=runtime,
+            hang=_hang_limits(arguments.hang_timeout),
         )
         parts = plan_parts(self._config, free_ports(self._config.num_internal_ports), os.environ)
         terminal = sys.stdout.isatty() and "NO_COLOR" not in os.environ
         self._console = Console(sys.stdout, terminal=terminal, names=tuple(part.name for part in parts))
-        self._supervisor = Supervisor(parts, self._console)
+        self._supervisor = Supervisor(parts, self._console, hang=self._config.hang)
 
     async def run(self) -> int:
         """Runs until a signal or the end of the question asked with --exit-after-ask."""
@@ -136,6 +146,17 @@ class _Up:
             if self._arguments.exit_after_ask:
                 raise
             self._console.line(f"The question got no answer: {error}")
+
+
+def _hang_limits(timeout_s: float) -> HangLimits | None:
+    """None for 0.
+
+    Raises:
+        ValueError: it is not in the range of the stages' own limit.
+    """
+    if not 0 <= timeout_s <= _MAX_HANG_TIMEOUT_S:
+        raise ValueError(f"--hang-timeout is {timeout_s:g}, the range is [0, {_MAX_HANG_TIMEOUT_S}]")
+    return HangLimits(silence_s=timeout_s) if timeout_s else None
 
 
 def _gateway_ports(port: int, grpc_port: int) -> tuple[int, int]:
