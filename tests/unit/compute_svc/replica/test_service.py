@@ -7,7 +7,7 @@ import asyncio
 import grpc
 import pytest
 
-from compute_svc.replica.engine_client import EngineFailed
+from compute_svc.replica.engine_client import EngineFailed, EngineLost
 from compute_svc.replica.service import ComputeService
 from compute_svc.settings import Settings
 from tests.fakes.compute_replica import SAMPLED, TIMEOUT_S, Gateway, Replica, submission, until
@@ -53,6 +53,18 @@ async def test_a_step_that_does_not_end_makes_the_replica_not_ready(replica: Rep
     replica.gate.open.set()
     await gateway.end_of(1)
     await replica.ready()
+
+
+async def test_a_step_longer_than_any_request_may_take_ends_the_process_and_its_requests(replica: Replica) -> None:
+    await (await replica.start(step_timeout_s=0.5)).ready()
+    gateway = await replica.gateway()
+    replica.gate.open.clear()
+    await gateway.submit(1, [1, 2], 2)
+    with pytest.raises(EngineLost, match=r"^the engine has been in one step for 0.5 s and was killed$"):
+        await asyncio.wait_for(replica.running.failed(), TIMEOUT_S)
+    (end,) = await gateway.end_of(1)
+    assert end.error.reason == "UNAVAILABLE"
+    replica.gate.open.set()
 
 
 async def test_a_failing_model_fails_all_requests_and_the_process(replica: Replica) -> None:
