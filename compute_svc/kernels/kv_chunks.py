@@ -95,6 +95,24 @@ def _tile_tokens(spec: AttentionSpec) -> int:
     return math.gcd(spec.page_size_tokens, READ_TOKENS)
 
 
+def softmax_of(scores: torch.Tensor, sink_logits: torch.Tensor | None, spec: AttentionSpec) -> torch.Tensor:
+    """Weights of scores [N, M, L] of queries as `group_queries` lays them out: [N, M, L] float32.
+
+    A head's sink logit is one score more in every row, whose weight is dropped. It has a section of READ_TOKENS for itself, the rest of it
+    padding, so that rows are summed as they are without.
+
+    Args:
+        sink_logits: [num_heads] float32; None = there are none.
+    """
+    if sink_logits is None:
+        return torch.softmax(scores, dim=-1)
+    section = scores.new_full((*scores.shape[:2], READ_TOKENS), -math.inf)
+    section[:, :, 0] = (
+        sink_logits.view(spec.num_kv_heads, 1, -1).expand(-1, scores[..., 0].numel() // spec.num_heads, -1).reshape(scores.shape[:2])
+    )
+    return torch.softmax(torch.cat((section, scores), dim=2), dim=-1)[:, :, READ_TOKENS:]
+
+
 def sum_values(weights: torch.Tensor, values: torch.Tensor, sink_values: torch.Tensor | None = None) -> torch.Tensor:
     """weights [N, M, L] times values [N, L, D], summed chunk after chunk: [N, M, D] float32.
 
@@ -142,7 +160,20 @@ def slopes_of(spec: AttentionSpec, device: torch.device) -> torch.Tensor | None:
     """[kv_heads, group_size] float32, the slopes in the order of `group_queries`; None if there are none. Copied to a device once, read only."""
     if spec.slopes is None:
         return None
-    return torch.tensor(spec.slopes, dtype=torch.float32, device=device).view(spec.num_kv_heads, spec.group_size)
+    slopes = torch.tensor(spec.slopes, dtype=torch.float32, device=device)
+    return (slopes.bfloat16().float() if spec.rounded_slopes else slopes).view(spec.num_kv_heads, spec.group_size)
+
+
+def distances_of(queries: torch.Tensor, keys: torch.Tensor, spec: AttentionSpec) -> torch.Tensor:
+    """What slopes are multiplied by, float32, for positions that broadcast: how far a key is behind its query, as a number below 0; with
+    rounded slopes the key's position, which broadcasts as `keys` does."""
+    return keys.bfloat16().float() if spec.rounded_slopes else (keys - queries).float()
+
+
+def slope_bias(slopes: torch.Tensor, distances: torch.Tensor, spec: AttentionSpec) -> torch.Tensor:
+    """What scores gain by slopes and distances, which broadcast: float32, new memory."""
+    bias = slopes * distances
+    return bias.bfloat16().float().mul_(spec.scale) if spec.rounded_slopes else bias
 
 
 def ungroup(rows: torch.Tensor, batch: int, length: int, spec: AttentionSpec) -> torch.Tensor:

@@ -21,6 +21,7 @@ class Shape(NamedTuple):
     slopes: tuple[float, ...] | None = None
     softcap: float | None = None
     sinks: int = 0
+    rounded_slopes: bool = False
 
 
 class Store(NamedTuple):
@@ -32,7 +33,7 @@ class Store(NamedTuple):
 
 
 def _rest(shape: Shape) -> dict[str, Any]:
-    return {"window": shape.window, "slopes": shape.slopes, "softcap": shape.softcap, "sinks": shape.sinks}
+    return {name: value for name, value in shape._asdict().items() if name in ("window", "slopes", "rounded_slopes", "softcap", "sinks")}
 
 
 def store_of(shape: Shape, lengths: list[int], dtype: torch.dtype) -> Store:

@@ -16,13 +16,16 @@ from compute_svc.kernels.kv_chunks import (
     MIN_MATRICES,
     MIN_QUERY_ROWS,
     READ_TOKENS,
+    distances_of,
     find_tiles,
     group_queries,
     read_end,
     read_start,
     read_tiles,
     scores_of,
+    slope_bias,
     slopes_of,
+    softmax_of,
     sum_values,
     ungroup,
 )
@@ -43,7 +46,7 @@ class _Block:
         tokens: The part of the request's gathered tokens that any of them sees, and its padding.
         mask: [queries, 1, masked tokens] float32, 0 or -inf, for the last of `tokens`; queries see all before those. With sinks it is
             for the sink section and then all of `tokens`.
-        distances: [queries, 1, tokens] float32, what comes after which; None if distance does not count.
+        distances: [queries or 1, 1, tokens] float32, from `distances_of`; None if distance does not count.
     """
 
     rows: slice
@@ -116,7 +119,7 @@ def _blocks(row: int, end_row: int, size: int, length: int, origin: int, spec: A
         distances = None
         if spec.slopes is not None:
             keys = torch.arange(seen_from, seen_to, device=device)
-            distances = (keys - torch.arange(first, last + 1, device=device)[:, None])[:, None].float()
+            distances = distances_of(torch.arange(first, last + 1, device=device)[:, None], keys[None], spec)[:, None]
         yield _Block(slice(start, end), slice(seen_from - gathered_from, seen_to - gathered_from), mask[:, None], distances)
 
 
@@ -132,7 +135,14 @@ def _hidden(queries: torch.Tensor, keys: torch.Tensor, spec: AttentionSpec) -> t
     return torch.cat(((section > queries) | (section >= spec.sinks), hidden | (keys < spec.sinks)), dim=1)
 
 
-def prefill_attention(q: torch.Tensor, kv: torch.Tensor, plan: PrefillPlan, out: torch.Tensor, sink_q: torch.Tensor | None = None) -> None:
+def prefill_attention(
+    q: torch.Tensor,
+    kv: torch.Tensor,
+    plan: PrefillPlan,
+    out: torch.Tensor,
+    sink_q: torch.Tensor | None = None,
+    sink_logits: torch.Tensor | None = None,
+) -> None:
     """See the public function."""
     spec = plan.spec
     for request in plan.requests:
@@ -141,12 +151,18 @@ def prefill_attention(q: torch.Tensor, kv: torch.Tensor, plan: PrefillPlan, out:
             length = block.rows.stop - block.rows.start
             queries = group_queries(q[None, block.rows], spec)
             sink_queries = None if sink_q is None else group_queries(sink_q[None, block.rows], spec)
-            result = _attend(queries, sink_queries, keys, values, block, plan)
+            result = _attend(queries, sink_queries, keys, values, block, plan, sink_logits)
             out[block.rows].view(1, length, spec.num_kv_heads, spec.group_size, spec.head_dim).copy_(ungroup(result, 1, length, spec))
 
 
 def _attend(
-    queries: torch.Tensor, sink_queries: torch.Tensor | None, keys: torch.Tensor, values: torch.Tensor, block: _Block, plan: PrefillPlan
+    queries: torch.Tensor,
+    sink_queries: torch.Tensor | None,
+    keys: torch.Tensor,
+    values: torch.Tensor,
+    block: _Block,
+    plan: PrefillPlan,
+    sink_logits: torch.Tensor | None,
 ) -> torch.Tensor:
     """[kv_heads, rows or more, D] for queries [kv_heads, rows, D] over all gathered keys and values [kv_heads, tokens, D]."""
     spec, mask = plan.spec, block.mask
@@ -165,9 +181,9 @@ def _attend(
     if plan.slopes is not None and block.distances is not None:
         # The first dimension is heads, each of them as often as its queries were repeated.
         slopes = plan.slopes.repeat_interleave(len(per_query) // kv_heads, dim=0)
-        per_query.add_(slopes[:, None, :, None] * block.distances)
+        per_query.add_(slope_bias(slopes[:, None, :, None], block.distances, spec))
     per_query[..., scores.shape[2] - masked_tokens :].add_(mask)
-    return sum_values(torch.softmax(scores, dim=-1), values[:, block.tokens], sink_values).view(kv_heads, -1, head_dim)
+    return sum_values(softmax_of(scores, sink_logits, spec), values[:, block.tokens], sink_values).view(kv_heads, -1, head_dim)
 
 
 def _in_two(queries: torch.Tensor) -> torch.Tensor:
