@@ -32,7 +32,10 @@ DEFAULT_PORT = 8000
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The command's options."""
     parser.add_argument(
-        "--model", metavar="FOLDER-OR-HUB-ID", help="a model folder, or org/name of the Hugging Face hub (default: the bundled model)"
+        "--model",
+        metavar="MODEL",
+        help="a model folder, a GGUF file, org/name of the Hugging Face hub, or tiny, a small model that knows Triserve alone "
+        "(default: SmolLM2-135M-Instruct, if it is installed)",
     )
     parser.add_argument(
         "--port", type=int, default=DEFAULT_PORT, metavar="N", help="port of the HTTP API; 0 = any free one (default: %(default)s)"
@@ -57,7 +60,7 @@ def run(arguments: argparse.Namespace) -> int:
     try:
         if arguments.exit_after_ask and arguments.ask is None:
             raise ValueError("--exit-after-ask needs --ask")
-        model = resolve_model(arguments.model, download_from_hub)
+        model = resolve_model(arguments.model, download_from_hub, os.environ)
         with tempfile.TemporaryDirectory(prefix="triserve-") as runtime:
             return asyncio.run(_Up(arguments, model, Path(runtime)).run())
     except (ModelUnavailable, PartFailed, PortTaken, ApiError, ValueError, OSError) as error:
