@@ -5,13 +5,13 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import NamedTuple
 
-from compute_svc.models.gguf.architectures import llama
+from compute_svc.models.gguf.architectures import fused_groups, gemma, glm, gpt2, internlm2, llama, mpt, phi3, qwen
 from compute_svc.models.gguf.metadata import Config
 from compute_svc.models.gguf.recipes import Recipe, TensorMap
 from triserve.model_files.gguf_file import GgufFile
 from triserve.model_files.gguf_header import GgufError
 
-_MODULES = (llama,)
+_MODULES = (llama, qwen, gemma, phi3, gpt2, fused_groups, mpt, internlm2, glm)
 
 ARCHITECTURES: dict[str, Callable[[GgufFile, TensorMap], Config]] = {
     architecture: module.read for module in _MODULES for architecture in module.ARCHITECTURES

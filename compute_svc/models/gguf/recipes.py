@@ -161,6 +161,18 @@ class TensorMap:
         if self.has(f"{source}.bias"):
             self.add(f"{name}.bias", self.rows(f"{source}.bias"))
 
+    def row(self, name: str, source: str) -> None:
+        """A matrix of one row, which the file may have as a vector.
+
+        Raises:
+            GgufError: It has more rows, or there is none of that name.
+        """
+        tensor = self.tensor(source)
+        if math.prod(tensor.shape[:-1]) != 1:
+            raise GgufError(f"{self.file.place}: tensor {source} has the shape {list(tensor.shape)}, it must be one row")
+        whole = tensor.shape[0] if len(tensor.shape) == 1 else 1
+        self.recipes[name] = Recipe((1, tensor.shape[-1]), (Rows(tensor, 0, whole),))
+
     def experts(self, name: str, source: str, count: int) -> None:
         """The weight of every expert, out of one tensor that holds all.
 
