@@ -1,4 +1,4 @@
-"""Heads as attention computes with them: of a width that keeps bits independent of the batch, the rest zeros."""
+"""Heads as attention computes with them: keys and values of one width, what turns first."""
 
 from __future__ import annotations
 
@@ -12,24 +12,9 @@ from compute_svc.models.config import LatentAttention, Rope
 from compute_svc.models.head_layout import latent_keys_and_values, latent_queries, pad_head_columns, pad_heads
 from compute_svc.models.registry import read_model_config
 from tests.fakes.checkpoints import save_checkpoint
-from tests.oracle.cases import Case, Oracle, TransformersOracle
-from tests.oracle.checks import Trial, check_invariance, check_logits
 
 
-@pytest.mark.parametrize(("head_dim", "num_heads"), [(2, 3), (6, 4), (8, 3), (10, 3), (10, 4), (14, 3), (22, 4)])
-def test_heads_of_any_width_give_a_request_the_same_bits_beside_others(head_dim: int, num_heads: int, tmp_path: Path) -> None:
-    def write(folder: Path) -> Oracle:
-        sizes: dict[str, Any] = {"num_attention_heads": num_heads, "num_key_value_heads": num_heads, "head_dim": head_dim}
-        return TransformersOracle(save_checkpoint(folder, "llama", hidden_size=36, num_hidden_layers=2, **sizes))
-
-    trial = Trial(Case("llama", "width", "LlamaForCausalLM", write), tmp_path)
-
-    check_invariance(trial)
-    check_logits(trial)
-    assert trial.model.config.kv_head_dim % 4 == 0 and 0 <= trial.model.config.kv_head_dim - head_dim < 4
-
-
-@pytest.mark.parametrize(("sizes", "width"), [({}, 20), ({"v_head_dim": 21}, 24), ({"v_head_dim": 33}, 36)])
+@pytest.mark.parametrize(("sizes", "width"), [({}, 20), ({"v_head_dim": 12}, 20), ({"v_head_dim": 33}, 33)])
 def test_the_wider_of_keys_and_values_says_how_wide_pages_are(sizes: dict[str, Any], width: int, tmp_path: Path) -> None:
     save_checkpoint(tmp_path, "deepseek_v2", **sizes)
 
