@@ -42,8 +42,8 @@ class DecoderLayer:
             hidden = hidden + self.attention_output_norm.forward(self.attention.forward(x, None, kv, step))
         x = self.mlp_norm.forward(hidden)
         if self.mlp_output_norm is None:
-            return self.mlp.forward(x, hidden)
-        return hidden + self.mlp_output_norm.forward(self.mlp.forward(x, None))
+            return self.mlp.forward(x, hidden, step.num_tokens)
+        return hidden + self.mlp_output_norm.forward(self.mlp.forward(x, None, step.num_tokens))
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -64,7 +64,7 @@ class ParallelDecoderLayer:
         """See `DecoderLayer`."""
         x = self.attention_norm.forward(hidden)
         y = x if self.mlp_norm is None else self.mlp_norm.forward(hidden)
-        return self.mlp.forward(y, self.attention.forward(x, hidden, kv, step))
+        return self.mlp.forward(y, self.attention.forward(x, hidden, kv, step), step.num_tokens)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -79,4 +79,4 @@ class PostNormDecoderLayer:
     def forward(self, hidden: torch.Tensor, kv: torch.Tensor, step: Step) -> torch.Tensor:
         """See `DecoderLayer`."""
         hidden = self.attention_norm.forward(self.attention.forward(hidden, hidden, kv, step))
-        return self.mlp_norm.forward(self.mlp.forward(hidden, hidden))
+        return self.mlp_norm.forward(self.mlp.forward(hidden, hidden, step.num_tokens))
