@@ -5,7 +5,7 @@ from __future__ import annotations
 import heapq
 from dataclasses import dataclass
 
-from compute_svc.scheduler.base import Plan, Policy, RequestState
+from compute_svc.scheduler.base import Enter, Leave, Plan, Policy, RequestState
 from compute_svc.scheduler.policies.ranked import RankedQueue
 
 
@@ -55,21 +55,21 @@ class MultiLevelFeedback(Policy):
         self._waits: list[tuple[float, int]] = []
         self._entries = 0
 
-    def add(self, state: RequestState, now: float) -> None:
+    def enter(self, state: RequestState, why: Enter, now: float) -> None:
         number = state.request.number
-        service = self._services.get(number)
-        if service is None:
+        if why is Enter.ARRIVED:
             cost = state.num_given * self._prompt_weight
             level = next((level for level, quantum in enumerate(self._quanta) if cost <= quantum), len(self._quanta))
-            service = self._services[number] = _Service(level, cost, now)
-            self._enter(state, level)
+            self._services[number] = _Service(level, cost, now)
+            self._rank(state, level)
+        service = self._services[number]
         if service.was_served:
             service.waits_since, service.was_served = now, False
         heapq.heappush(self._waits, (service.waits_since, number))
         self._waiting[number] = state
         self._queue.add(state)
 
-    def remove(self, state: RequestState) -> None:
+    def leave(self, state: RequestState, why: Leave, now: float) -> None:
         del self._waiting[state.request.number]
         self._queue.remove(state)
 
@@ -86,7 +86,7 @@ class MultiLevelFeedback(Policy):
             if service.level < len(self._quanta) and service.tokens >= self._quanta[service.level]:
                 service.level += 1
                 service.tokens = 0
-                self._enter(state, service.level)
+                self._rank(state, service.level)
                 has_fallen = True
         return has_fallen
 
@@ -96,7 +96,7 @@ class MultiLevelFeedback(Policy):
     def forget(self, state: RequestState) -> None:
         del self._services[state.request.number]
 
-    def _enter(self, state: RequestState, level: int) -> None:
+    def _rank(self, state: RequestState, level: int) -> None:
         self._entries += 1
         state.rank = (float(level), self._entries)
 
@@ -110,6 +110,6 @@ class MultiLevelFeedback(Policy):
                 service = self._services[number]
                 if service.level:
                     service.level, service.tokens = 0, 0
-                    self._enter(state, 0)
+                    self._rank(state, 0)
                     self._queue.add(state)
             heapq.heappop(self._waits)

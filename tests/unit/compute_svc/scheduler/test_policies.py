@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from compute_svc.scheduler.base import Phase, Plan, Policy, RequestState, SchedulerConfig
+from compute_svc.scheduler.base import Enter, Leave, Phase, Plan, Policy, RequestState, SchedulerConfig
 from compute_svc.scheduler.policies import POLICIES, make_policy
 from compute_svc.scheduler.policies.fair_tenants import FairTenants
 from compute_svc.scheduler.policies.longest_prefix import LongestPrefixFirst
@@ -242,15 +242,15 @@ def test_one_that_has_waited_long_enough_enters_the_first_level_again_with_a_who
 def test_losing_its_place_before_its_first_token_does_not_set_back_the_time_a_request_has_waited() -> None:
     policy = MultiLevelFeedback(num_levels=3, first_quantum_tokens=4, prompt_weight=1.0, max_wait_s=10.0)
     state = RequestState(Request(1, "", np.arange(9), np.empty(0, np.int64), 4, 0.0), 1)
-    policy.add(state, 0.0)
+    policy.enter(state, Enter.ARRIVED, 0.0)
     for now in (3.0, 6.0, 9.0):
         assert policy.first(now) is state and state.rank[0] == 2
-        policy.remove(state)
-        policy.add(state, now)
+        policy.leave(state, Leave.ADMITTED, now)
+        policy.enter(state, Enter.PREEMPTED, now)
     assert policy.first(10.0) is state and state.rank[0] == 0
-    policy.remove(state)
+    policy.leave(state, Leave.ADMITTED, 10.0)
     policy.account(Plan([state], [], [], [], []))
-    policy.add(state, 12.0)
+    policy.enter(state, Enter.PREEMPTED, 12.0)
     assert policy.first(21.0) is state and state.rank == (0, 2)
 
 
@@ -351,6 +351,19 @@ def test_what_is_computed_again_is_not_charged_again() -> None:
         asked.step()
     rows = second.position - 1 - second.preemptions
     assert policy._counters["b"] == 7 + 2 * rows
+
+
+def test_requests_that_waited_for_a_leader_are_counted_once_and_forgotten() -> None:
+    policy = FairTenants()
+    asked = _Asked(policy, running=4)
+    shared = list(range(40))
+    for index in range(6):
+        asked.ask([*shared, 100 + index], 2, tenant="a")
+    asked.ask(4, 2, tenant="b")
+    asked.step()
+    assert policy._requests == {"a": 6, "b": 1}
+    asked.run()
+    assert policy.num_tenants == 0
 
 
 def test_tenants_that_left_are_forgotten() -> None:
