@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from bisect import insort
+from collections.abc import Sequence
 from enum import Enum, auto
 
 from compute_svc.kv.page_pool import PagePool, Pages
 from compute_svc.kv.page_table import PageTable, PageTables
-from compute_svc.kv.radix_node import Node, Tokens
+from compute_svc.kv.radix_node import Node, Tokens, locks_of
 from compute_svc.kv.radix_tree import Prefix, RadixTree
 from compute_svc.scheduler.base import RequestState, SchedulerConfig
 from compute_svc.scheduler.prefix_ends import PrefixEnds
@@ -78,6 +79,26 @@ class KvMemory:
         """Pages that a waiting request is to hold, shared ones among them, when it is admitted."""
         num_pages = self._pages_for(state.num_tokens)
         return num_pages if num_pages <= self._most_pages else self._sliding_pages
+
+    def could_admit(self, state: RequestState, *, without: Sequence[RequestState], headroom: int) -> bool:
+        """Whether a waiting request would get its pages if some running ones gave up theirs.
+
+        What those share with others, or is pinned, does not become free; and what of it the waiting one shares too, it does not need.
+        """
+        num_pages, known = self.wanted_pages(state), state.tokens[: state.num_tokens - 1]
+        if self._window is not None and num_pages < self._pages_for(state.num_tokens):
+            known = known[: self._window.chunk_tokens]
+        locks = locks_of(self._holdings(other)[1] for other in without)
+        held = self.tree.count_held(state.request.tenant, known, locks)
+        available = self.num_available
+        available += sum(node.pages.size for node, count in locks.items() if node.locks == count and not node.pins)
+        for other in without:
+            table, _ = self._holdings(other)
+            available += table.length - table.shared
+            if self.reservation is Reservation.MAXIMUM:
+                available += table.room.size
+        room = self._wanted_room(state, num_pages) if self.reservation is Reservation.MAXIMUM else headroom
+        return num_pages - held + room <= available
 
     def admit(self, state: RequestState, *, headroom: int) -> bool:
         """Gives a request pages for all its known tokens, shared ones where the prefix is cached.

@@ -338,14 +338,12 @@ class Scheduler:
 
     def _may_fit(self, candidate: RequestState) -> bool:
         """Whether a waiting request could have pages enough if all running ones that yield to it were preempted."""
-        pages, staying = self.memory.num_available, len(self._running)
+        yielding: list[RequestState] = []
         for state in reversed(self._running):
             if state.rank < candidate.rank or not self._policy.yields(state, candidate):
                 break
-            assert state.table is not None, "a running request has a page table"
-            pages += state.table.length
-            staying -= 1
-        return self.memory.wanted_pages(candidate) + staying <= pages
+            yielding.append(state)
+        return self.memory.could_admit(candidate, without=yielding, headroom=len(self._running) - len(yielding))
 
     def _admit(self, state: RequestState, plan: Plan, now: float) -> bool:
         if len(self._running) >= self.config.max_running_requests:
