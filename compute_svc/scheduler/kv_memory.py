@@ -36,7 +36,7 @@ class Reservation(Enum):
 class KvMemory:
     """All pages of a replica and who owns them: the pool, the prefix cache or a running request.
 
-    Pages set aside for expected answers remain free: whoever needs pages takes them back, from the requests that arrived last, before a
+    Pages reserved for expected answers remain free: whoever needs pages takes them back, from the requests that arrived last, before a
     page of the prefix cache is given up or anybody is preempted. So the prediction decides where pages lie and not who runs: an error
     costs a request one more extent. An answer that outgrows its prediction is expected to be twice as long, and so on, so that the
     number of its extents grows with the logarithm of the error.
@@ -310,7 +310,7 @@ class KvMemory:
     def _take_back(self, state: RequestState) -> None:
         table, prefix = self._holdings(state)
         if self.reservation is Reservation.PREDICTED:
-            self.pool.put_back(table.room)
+            self.pool.unreserve(table.room)
         else:
             self.pool.release(table.room)
         self.pool.release(table.owned)
@@ -348,15 +348,15 @@ class KvMemory:
         """Adds pages the request owns, and room behind them."""
         room = self._wanted_room(state, table.length + count)
         if self.reservation is Reservation.MAXIMUM:
-            self._make_reservable(count + room)
+            self._make_allocatable(count + room)
         else:
-            self._make_reservable(count)
+            self._make_allocatable(count)
             room = self._find_room(count, room)
-        pages = self.pool.reserve(count + room, after=table.last)
+        pages = self.pool.allocate(count + room, after=table.last)
         table.append(pages[:count])
         table.room = pages[count:]
         if self.reservation is Reservation.PREDICTED:
-            self.pool.set_aside(pages[count:])
+            self.pool.reserve(pages[count:])
 
     def _wanted_room(self, state: RequestState, num_pages: int) -> int:
         """Pages to reserve behind the first `num_pages` of a request."""
@@ -390,15 +390,15 @@ class KvMemory:
             self.pool.release(evicted)
         return max(0, min(room, self.pool.longest_run - count))
 
-    def _make_reservable(self, count: int) -> None:
-        """Takes pages back until `count` can be reserved: first those set aside, then those of the prefix cache."""
+    def _make_allocatable(self, count: int) -> None:
+        """Takes pages back until `count` can be allocated: first those reserved, then those of the prefix cache."""
         for holder in reversed(self._holders):
-            shortage = count - self.pool.num_reservable
-            if shortage <= 0 or not self.pool.num_aside:
+            shortage = count - self.pool.num_allocatable
+            if shortage <= 0 or not self.pool.num_reserved:
                 break
             table, _ = self._holdings(holder)
-            self.pool.put_back(table.cut_room(shortage))
-        shortage = count - self.pool.num_reservable
+            self.pool.unreserve(table.cut_room(shortage))
+        shortage = count - self.pool.num_allocatable
         if shortage > 0:
             self.pool.release(self.tree.evict(shortage))
 

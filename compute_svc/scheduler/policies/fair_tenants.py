@@ -27,7 +27,8 @@ class FairTenants(Policy):
     """
 
     def __init__(self, *, prompt_weight: float = 1.0, answer_weight: float = 2.0) -> None:
-        assert prompt_weight > 0 and answer_weight > 0, "service is counted"
+        if not (prompt_weight > 0 and answer_weight > 0):
+            raise ValueError(f"prompt_weight and answer_weight are {prompt_weight} and {answer_weight}, they must be above 0")
         self._prompt_weight = prompt_weight
         self._answer_weight = answer_weight
         self._counters: dict[str, float] = {}

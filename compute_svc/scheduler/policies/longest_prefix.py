@@ -31,7 +31,8 @@ class LongestPrefixFirst(Policy):
     """
 
     def __init__(self, *, window: int = 32, max_passes: int = 32) -> None:
-        assert window > 0 and max_passes >= 0, "somebody is looked at"
+        if window < 1 or max_passes < 0:
+            raise ValueError(f"window is {window} and max_passes {max_passes}, they must be at least 1 and 0")
         self._window = window
         self._max_passes = max_passes
         self._waiting: list[RequestState] = []

@@ -44,7 +44,11 @@ class MultiLevelFeedback(Policy):
     def __init__(
         self, *, num_levels: int = 6, first_quantum_tokens: int = 16, prompt_weight: float = 1 / 16, max_wait_s: float = 300.0
     ) -> None:
-        assert num_levels > 0 and first_quantum_tokens > 0 and prompt_weight >= 0 and max_wait_s > 0, "sizes are positive"
+        for name, value in (("num_levels", num_levels), ("first_quantum_tokens", first_quantum_tokens)):
+            if value < 1:
+                raise ValueError(f"{name} is {value}, it must be at least 1")
+        if not (prompt_weight >= 0 and max_wait_s > 0):
+            raise ValueError(f"prompt_weight is {prompt_weight} and max_wait_s {max_wait_s}, they must be at least and above 0")
         self._quanta = [float(first_quantum_tokens << level) for level in range(num_levels - 1)]
         self._prompt_weight = prompt_weight
         self._max_wait_s = max_wait_s

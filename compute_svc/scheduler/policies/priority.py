@@ -21,7 +21,8 @@ class PriorityFirst(RankedPolicy):
     preempts = True
 
     def __init__(self, seconds_per_level: float = 10.0) -> None:
-        assert seconds_per_level > 0, "a better priority is worth something"
+        if not seconds_per_level > 0:
+            raise ValueError(f"seconds_per_level is {seconds_per_level}, it must be above 0")
         super().__init__()
         self._seconds_per_level = seconds_per_level
 

@@ -155,6 +155,21 @@ def test_more_than_half_of_the_memory_cannot_be_pinned() -> None:
         engine.submit(request_of(3, [4] * 40, 1, pins=True))
 
 
+def test_a_prefix_pinned_in_a_thousand_chunks_is_counted_and_told_of() -> None:
+    engine = small_engine(num_pages=2400, max_model_len_tokens=4404, step_budget_tokens=4)
+    reader = Reader(engine)
+    prompt = [place * place % WIDTH for place in range(4400)]
+    engine.submit(request_of(1, prompt, 1, pins=True))
+    reader.run(steps=1200)
+    assert [item for output in reader.outputs for item in output.pinned] == [Pinned(1, 4400, 4400)]
+    stats = engine.prefix_stats
+    assert (stats.pinned_pages, stats.pins[0][:2]) == (1100, ("", 4400))
+    engine.watch(True)
+    output = reader.step()
+    assert output is not None and output.kv_changes is not None
+    assert len(output.kv_changes.stored) == 1100 and output.kv_changes.stored[-1] == stats.pins[0][2]
+
+
 def test_changes_of_the_cache_are_gathered_only_while_somebody_watches() -> None:
     engine = small_engine()
     reader = Reader(engine)

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Callable
 
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from compute_svc.scheduler.base import Enter, Leave, Phase, Plan, RequestState
+from compute_svc.scheduler.base import Enter, Leave, Phase, Plan, Policy, RequestState
 from compute_svc.scheduler.policies import POLICIES, make_policy
 from compute_svc.scheduler.policies.fair_tenants import FairTenants
 from compute_svc.scheduler.policies.longest_prefix import LongestPrefixFirst
@@ -30,6 +31,22 @@ def test_every_name_makes_a_policy_of_its_own_and_an_unknown_one_is_refused_by_n
         assert sorted(asked.run()) == [1, 2, 3, 4, 5]
     with pytest.raises(ValueError, match="no policy is called 'lottery', the names are fcfs, priority"):
         make_policy("lottery")
+
+
+@pytest.mark.parametrize(
+    ("make", "says"),
+    [
+        (lambda: FairTenants(prompt_weight=0), "prompt_weight and answer_weight are 0 and 2.0, they must be above 0"),
+        (lambda: ShortestFirst(float("nan")), "seconds_per_token is nan, it must be above 0"),
+        (lambda: PriorityFirst(0), "seconds_per_level is 0, it must be above 0"),
+        (lambda: LongestPrefixFirst(window=0), "window is 0 and max_passes 32, they must be at least 1 and 0"),
+        (lambda: MultiLevelFeedback(num_levels=0), "num_levels is 0, it must be at least 1"),
+        (lambda: MultiLevelFeedback(max_wait_s=0), "max_wait_s 0, they must be at least and above 0"),
+    ],
+)
+def test_a_size_that_makes_no_sense_is_refused_by_name(make: Callable[[], Policy], says: str) -> None:
+    with pytest.raises(ValueError, match=says):
+        make()
 
 
 @given(st.data())
