@@ -25,7 +25,7 @@ class Attention:
         qk_norm: [num_heads + num_kv_heads, D], the norm of each query and key head; None = they are not normalised.
         qk_norm_eps: Added to their mean square.
         qkv_limit: Queries, keys and values are clamped to plus or minus this; None = not.
-        rotary_dims: How many of a head's first dimensions turn; 0 = none.
+        rotary_dims: How many of a head's first dimensions are rotated; 0 = none.
         kind: Index of the layer's kind, in step.kinds.
         num_heads: Query heads.
         num_kv_heads: Key and value heads.
@@ -61,8 +61,8 @@ class Attention:
         rotated = heads[:, : self.num_heads + self.num_kv_heads]
         if self.qk_norm is not None:
             rotated.copy_(rms_norm(rotated, self.qk_norm, self.qk_norm_eps))
-        # Before rotary_ turns the queries to their own positions.
-        sink_queries = None if kind.sink_turn is None else self._turned_to_sinks(heads[:, : self.num_heads], *kind.sink_turn)
+        # Before rotary_ rotates the queries to their own positions.
+        sink_queries = None if kind.sink_turn is None else self._rotated_for_sinks(heads[:, : self.num_heads], *kind.sink_turn)
         if self.rotary_dims:
             rotary_(rotated[..., : self.rotary_dims], kind.cos, kind.sin)
         kv_write(kv, step.slots, heads[: step.num_tokens, self.num_heads :])
@@ -74,8 +74,8 @@ class Attention:
             prefill_attention(queries, kv, kind.prefill, step.attended, sink_q=sink_queries)
         return linear(step.attended, self.output, add=residual)
 
-    def _turned_to_sinks(self, queries: torch.Tensor, cos: torch.Tensor, sin: torch.Tensor) -> torch.Tensor:
-        """[P, num_heads, D], new memory: queries, not turned yet, as they meet the keys of sinks."""
-        turned = queries.clone()
-        rotary_(turned[..., : self.rotary_dims], cos, sin)
-        return turned
+    def _rotated_for_sinks(self, queries: torch.Tensor, cos: torch.Tensor, sin: torch.Tensor) -> torch.Tensor:
+        """[P, num_heads, D], new memory: queries, not rotated yet, rotated as the keys of sink tokens want them."""
+        rotated = queries.clone()
+        rotary_(rotated[..., : self.rotary_dims], cos, sin)
+        return rotated

@@ -295,7 +295,7 @@ class Policy(Protocol):
 
     # Whether one that waits is admitted before the prompts of running ones of a higher rank go on; then `first` follows the ranks.
     overtakes: bool = False
-    # Whether running ones may give up their place, as `yields` says.
+    # Whether running ones may be preempted for waiting ones, as `yields` says.
     preempts: bool = False
 
     def attach(self, cached_tokens: Callable[[RequestState], int]) -> None:
@@ -340,7 +340,7 @@ class Policy(Protocol):
         return False
 
     def yields(self, running: RequestState, waiting: RequestState) -> bool:
-        """Whether a running request gives up its place for a waiting one of lower rank that finds no room."""
+        """Whether a running request is preempted for a waiting one of lower rank that finds no room."""
         return False
 
     def forget(self, state: RequestState) -> None:

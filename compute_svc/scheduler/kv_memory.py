@@ -65,8 +65,8 @@ class KvMemory:
         self.looked_up_tokens = 0
         self.hit_tokens = 0
         self.copied_tokens = 0
-        # Those that have pages, in the order of arrival.
-        self._holders: list[RequestState] = []
+        # Running requests, in the order of arrival.
+        self._running: list[RequestState] = []
         # Pages to copy before the next step computes: for whom, from and to.
         self._copies: list[tuple[RequestState, int, int]] = []
 
@@ -141,7 +141,7 @@ class KvMemory:
             self.copied_tokens += partial.num_tokens
         self.looked_up_tokens += state.num_tokens
         self.hit_tokens += state.num_computed
-        insort(self._holders, state, key=_arrival)
+        insort(self._running, state, key=_arrival)
         self.ends.enter(state)
         return True
 
@@ -187,7 +187,7 @@ class KvMemory:
         """Makes sure that the next token to compute has a page.
 
         Returns:
-            False if there is none to be had.
+            False if no page is free or evictable.
         """
         table, _ = self._holdings(state)
         if state.kv_length < table.length * self._page_size:
@@ -286,7 +286,7 @@ class KvMemory:
         """Checks that every page is free, the cache's or exactly one request's, and the counts that depend on it.
 
         Args:
-            states: All requests that have pages.
+            states: All running requests.
         """
         nodes = [*self.tree.nodes(), *self.tree.detached]
         tables = [state.table for state in states if state.table is not None]
@@ -304,8 +304,8 @@ class KvMemory:
         assert self.tree.pinned_pages <= self.max_pinned_pages, "the longest request fits beside what is pinned"
         roots = sum(node.locks for node in nodes if node.parent is None)
         assert roots == sum(state.prefix is not None for state in states), "each request with pages holds one lock"
-        assert {id(state) for state in self._holders} == {id(state) for state in states}, "those that have pages are known"
-        assert self._holders == sorted(self._holders, key=_arrival), "in the order of arrival"
+        assert {id(state) for state in self._running} == {id(state) for state in states}, "the running requests are known"
+        assert self._running == sorted(self._running, key=_arrival), "in the order of arrival"
 
     def _take_back(self, state: RequestState) -> None:
         table, prefix = self._holdings(state)
@@ -318,7 +318,7 @@ class KvMemory:
         self.ends.leave(state)
         self._unlock(prefix)
         self.tables.close(table)
-        self._holders.remove(state)
+        self._running.remove(state)
         state.table = None
         state.prefix = None
         state.num_computed = 0
@@ -392,7 +392,7 @@ class KvMemory:
 
     def _make_allocatable(self, count: int) -> None:
         """Takes pages back until `count` can be allocated: first those reserved, then those of the prefix cache."""
-        for holder in reversed(self._holders):
+        for holder in reversed(self._running):
             shortage = count - self.pool.num_allocatable
             if shortage <= 0 or not self.pool.num_reserved:
                 break

@@ -24,7 +24,7 @@ class MultiLevelFeedback(Policy):
 
     A request enters the first level whose quantum covers its prompt, skipping those it would only fall through. A level's quantum used
     up, it falls to the next, where the quantum is twice as large; so what has been short so far passes what has been long. The batch or
-    the pages full, a running request gives up its place for a waiting one of a better level; its KV stays in the prefix cache as long as
+    the pages full, a running request is preempted for a waiting one of a better level; its KV stays in the prefix cache as long as
     there is room.
 
     Nobody starves: one that waits, and has got no answer token for `max_wait_s` since it began to wait, goes to the end of the first
