@@ -7,7 +7,7 @@ import asyncio
 import logging
 import random
 from collections.abc import Coroutine, Sequence
-from typing import Any, ClassVar
+from typing import Any, ClassVar, TypeVar
 
 import grpc
 from grpc_health.v1 import health_pb2, health_pb2_grpc
@@ -16,6 +16,8 @@ from triserve.rpc.channel import open_channel
 from triserve.rpc.errors import REASON_KEY, ServiceError, Unavailable
 
 logger = logging.getLogger(__name__)
+
+M = TypeVar("M")
 
 HELLO_TIMEOUT_S = 5.0
 _FIRST_BACKOFF_S = 0.05
@@ -173,6 +175,27 @@ class PeerSession(abc.ABC):
         # A fault of ours costs this session, not the process; nobody else would tell of it.
         logger.error("the stream to %s %s broke", self.stage, self.target, exc_info=error)
         return "its stream broke"
+
+
+async def read_message(stream: grpc.aio.StreamStreamCall[Any, M], kind: type[M], *, before: str = "") -> M:
+    """The next message of a stream.
+
+    Args:
+        stream: to the peer.
+        kind: of its messages.
+        before: what was awaited, if that matters: " before its hello".
+
+    Raises:
+        Unavailable: the stream has ended.
+        MalformedMessage: what came is no message.
+    """
+    message = await stream.read()
+    if message is grpc.aio.EOF:
+        raise Unavailable(f"it ended the stream{before}")
+    # gRPC gives None for bytes that it could not read.
+    if not isinstance(message, kind):
+        raise MalformedMessage("its bytes are none")
+    return message
 
 
 def next_backoff_s(backoff_s: float, *, was_open: bool, is_malformed: bool) -> float:

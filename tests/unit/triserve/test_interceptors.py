@@ -43,25 +43,27 @@ def _require_blame(code: grpc.StatusCode, details: str | None) -> None:
 @pytest.mark.parametrize("method", ["/triserve.v1.SamplerService/GetSamplerInfo", "/grpc.health.v1.Health/Check"])
 async def test_garbage_in_a_single_request_is_the_callers_fault(channel: grpc.aio.Channel, method: str) -> None:
     with pytest.raises(grpc.aio.AioRpcError) as caught:
-        await channel.unary_unary(method)(GARBAGE)
+        single: Any = channel.unary_unary(method)
+        await single(GARBAGE)
     _require_blame(caught.value.code(), caught.value.details())
 
 
 async def test_garbage_in_a_request_for_a_stream_is_the_callers_fault(channel: grpc.aio.Channel) -> None:
-    call = channel.unary_stream("/grpc.health.v1.Health/Watch")(GARBAGE)
+    watch: Any = channel.unary_stream("/grpc.health.v1.Health/Watch")
+    call = watch(GARBAGE)
     _require_blame(await call.code(), await call.details())
 
 
 @pytest.mark.parametrize("garbage", [GARBAGE, PARTED], ids=["garbage", "cut short"])
 @pytest.mark.parametrize("method", ["/triserve.v1.SamplerService/Sample", "/grpc.reflection.v1alpha.ServerReflection/ServerReflectionInfo"])
 async def test_garbage_on_a_stream_is_the_callers_fault(channel: grpc.aio.Channel, method: str, garbage: bytes) -> None:
-    call = channel.stream_stream(method)()
+    call: Any = channel.stream_stream(method)()
     await call.write(garbage if "triserve" in method else GARBAGE)
     _require_blame(await call.code(), await call.details())
 
 
 async def test_what_came_before_garbage_is_answered(channel: grpc.aio.Channel) -> None:
-    call = channel.stream_stream("/triserve.v1.SamplerService/Sample")()
+    call: Any = channel.stream_stream("/triserve.v1.SamplerService/Sample")()
     await call.write(sampler_pb2.SampleRequest(frame=7).SerializeToString())
     assert sampler_pb2.SampleResponse.FromString(await call.read()).frame == 7
     await call.write(GARBAGE)
