@@ -13,7 +13,7 @@ import grpc
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
 from triserve.rpc.channel import open_channel
-from triserve.rpc.errors import REASON_KEY, ServiceError, Unavailable
+from triserve.rpc.errors import ServiceError, Unavailable, from_rpc_error
 
 logger = logging.getLogger(__name__)
 
@@ -111,7 +111,8 @@ class PeerSession(abc.ABC):
                 error = _first(group)
                 is_malformed = isinstance(error, MalformedMessage)
                 words = self._words(error)
-                cause = _peers_words(error) or words
+                # The log may have the peer's own words, too.
+                cause = from_rpc_error(error, peer="it").message if isinstance(error, grpc.aio.AioRpcError) else words
             finally:
                 was_open = self._open
                 self._end_session(words)
@@ -209,14 +210,6 @@ def next_backoff_s(backoff_s: float, *, was_open: bool, is_malformed: bool) -> f
     if is_malformed:
         return min(_LAST_BACKOFF_AFTER_MALFORMED_S, 2 * backoff_s)
     return _FIRST_BACKOFF_S if was_open else min(_LAST_BACKOFF_S, 2 * backoff_s)
-
-
-def _peers_words(error: Exception) -> str:
-    """What a peer that is one of ours says of why it ended the stream, for the log; empty if it says nothing."""
-    if not isinstance(error, grpc.aio.AioRpcError):
-        return ""
-    keys = {key for key, _ in error.trailing_metadata() or ()}
-    return error.details() or "" if REASON_KEY in keys else ""
 
 
 def _first(group: ExceptionGroup[Exception]) -> Exception:
