@@ -185,15 +185,12 @@ class Session:
         delta = outcome.deltas.get(request)
         if delta is None:
             delta = outcome.deltas[request] = state.delta()
-        num_top = state.sampling.top_logprobs
+        num_top, entry = state.sampling.top_logprobs, None
         try:
             if num_top is not None:
                 ids, logits = frame.candidates.row(row)
                 entry = token_logprob(ids, logits, float(frame.log_sum_exp[row]), token, num_top, self._logits_width)
-                state.advance(token, delta)
-                delta.logprobs.append(entry)
-            else:
-                state.advance(token, delta)
+            state.advance(token, delta, entry)
         except ServiceError as error:
             self._fail(request, error, outcome)
             return False

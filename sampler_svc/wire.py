@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from sampler_svc.candidate_rows import CandidateRows
-from sampler_svc.logprobs import TokenLogprob
+from sampler_svc.logprobs import TextLogprob
 from sampler_svc.params import Finish, Sampling, Stopping
 from sampler_svc.request_state import Delta, Opening
 from sampler_svc.session import Frame, Kind, Outcome
@@ -122,15 +122,18 @@ def _write_deltas(deltas: list[Delta], vocabulary: Vocabulary) -> sampler_pb2.De
     )
 
 
-def _write_logprobs(entries: Iterable[TokenLogprob], vocabulary: Vocabulary) -> list[sampler_pb2.TokenLogprobs]:
+def _write_logprobs(entries: Iterable[TextLogprob], vocabulary: Vocabulary) -> list[sampler_pb2.TokenLogprobs]:
     return [
         sampler_pb2.TokenLogprobs(
-            logprob=entry.logprob,
-            token_bytes=vocabulary.own_bytes(entry.token),
+            logprob=one.entry.logprob,
+            token_bytes=one.added,
             top=[
                 sampler_pb2.TopLogprob(token=top.token, logprob=top.logprob, token_bytes=vocabulary.own_bytes(top.token))
-                for top in entry.top
+                for top in one.entry.top
             ],
+            token=one.entry.token,
+            text=one.text,
+            text_offset=one.offset,
         )
-        for entry in entries
+        for one in entries
     ]

@@ -27,8 +27,11 @@ from compute_svc.kernels.kv_chunks import (
     ungroup,
 )
 
-# Queries whose scores are in memory at once.
-_BLOCK_TOKENS = 64
+# Queries of a block, unless the scores of so many over a long context were too large: scores, their softmax and, with slopes, what distance
+# takes off are in memory at once. What a query gets does not depend on its block, so the bound changes no bit.
+_MAX_BLOCK_TOKENS = 64
+_MIN_BLOCK_TOKENS = 4
+_MAX_SCORE_BYTES = 128 << 20
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -66,24 +69,44 @@ class PrefillPlan:
     slopes: torch.Tensor | None
 
 
-def plan_prefill(page_table: torch.Tensor, kv_lengths: Sequence[int], query_starts: Sequence[int], spec: AttentionSpec) -> PrefillPlan:
-    """See the public function."""
+def plan_prefill(
+    page_table: torch.Tensor,
+    kv_lengths: Sequence[int],
+    query_starts: Sequence[int],
+    spec: AttentionSpec,
+    *,
+    max_score_bytes: int = _MAX_SCORE_BYTES,
+) -> PrefillPlan:
+    """See the public function.
+
+    Args:
+        max_score_bytes: Most memory for the scores of a block, as long as it need not have fewer than four queries for it.
+    """
     requests = []
     for request, length in enumerate(kv_lengths):
         row, end_row = query_starts[request : request + 2]
         origin = read_start(length - (end_row - row), spec)
         start, end = torch.tensor([[origin], [length]], device=page_table.device)
         tiles = find_tiles(page_table[request : request + 1], start, read_end(length) - origin, end, spec)
-        blocks = _blocks(row, end_row, length, origin, spec, page_table.device)
+        size = _block_tokens(read_end(length) - origin, spec, max_score_bytes)
+        blocks = _blocks(row, end_row, size, length, origin, spec, page_table.device)
         requests.append(_Request(tiles, tuple(blocks)))
     return PrefillPlan(tuple(requests), spec, slopes_of(spec, page_table.device))
 
 
-def _blocks(row: int, end_row: int, length: int, origin: int, spec: AttentionSpec, device: torch.device) -> Iterator[_Block]:
-    """Blocks of the queries in rows [row, end_row), the last of `length` tokens; gathered tokens start at position `origin`."""
+def _block_tokens(num_seen: int, spec: AttentionSpec, max_bytes: int) -> int:
+    """How many queries a block has whose queries see so many tokens."""
+    size = _MAX_BLOCK_TOKENS
+    while size > _MIN_BLOCK_TOKENS and 4 * size * spec.num_heads * num_seen > max_bytes:
+        size //= 2
+    return size
+
+
+def _blocks(row: int, end_row: int, size: int, length: int, origin: int, spec: AttentionSpec, device: torch.device) -> Iterator[_Block]:
+    """Blocks of `size` of the queries in rows [row, end_row), the last of `length` tokens; gathered tokens start at position `origin`."""
     gathered_from = origin - READ_TOKENS if spec.sinks else origin  # the sink section lies before the rest
-    for start in range(row, end_row, _BLOCK_TOKENS):
-        end = min(start + _BLOCK_TOKENS, end_row)
+    for start in range(row, end_row, size):
+        end = min(start + size, end_row)
         first, last = length - (end_row - start), length - (end_row - end) - 1
         seen_from, seen_to = read_start(first, spec), read_end(last + 1)
         # Only the tail of what a block sees differs between its queries, unless a window also cuts the head, or the sinks are hidden there.

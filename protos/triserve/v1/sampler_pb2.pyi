@@ -400,10 +400,21 @@ class TokenLogprobs(_message.Message):
     LOGPROB_FIELD_NUMBER: _builtins.int
     TOKEN_BYTES_FIELD_NUMBER: _builtins.int
     TOP_FIELD_NUMBER: _builtins.int
+    TOKEN_FIELD_NUMBER: _builtins.int
+    TEXT_FIELD_NUMBER: _builtins.int
+    TEXT_OFFSET_FIELD_NUMBER: _builtins.int
     logprob: _builtins.float
     """Natural log of the token's probability under the model, before penalties and temperature."""
     token_bytes: _builtins.bytes
-    """The token's own bytes."""
+    """What the token adds to the answer's bytes; none for a token that is no text. Where a stop string ends the answer within the
+    token, the bytes before it.
+    """
+    token: _builtins.int
+    """The token's id."""
+    text: _builtins.str
+    """The characters of the answer that the token completes: texts of all entries, joined, are the answer's text."""
+    text_offset: _builtins.int
+    """Characters of the answer before the one that the token's first byte belongs to."""
     @_builtins.property
     def top(self) -> _containers.RepeatedCompositeFieldContainer[Global___TopLogprob]:
         """The likeliest tokens, falling."""
@@ -414,10 +425,13 @@ class TokenLogprobs(_message.Message):
         logprob: _builtins.float = ...,
         token_bytes: _builtins.bytes = ...,
         top: _abc.Iterable[Global___TopLogprob] | None = ...,
+        token: _builtins.int = ...,
+        text: _builtins.str = ...,
+        text_offset: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["logprob", b"logprob", "token_bytes", b"token_bytes", "top", b"top"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["logprob", b"logprob", "text", b"text", "text_offset", b"text_offset", "token", b"token", "token_bytes", b"token_bytes", "top", b"top"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -437,7 +451,7 @@ class TopLogprob(_message.Message):
     logprob: _builtins.float
     """Natural log of its probability."""
     token_bytes: _builtins.bytes
-    """Its own bytes."""
+    """Its own bytes; a special token's name."""
     def __init__(
         self,
         *,
@@ -498,7 +512,9 @@ class DeltaFrame(_message.Message):
 
     @_builtins.property
     def logprobs(self) -> _containers.RepeatedCompositeFieldContainer[Global___TokenLogprobs]:
-        """One entry for each token of requests that asked for log-probabilities, in the order of tokens; none for others."""
+        """Entries of requests that asked for log-probabilities, in the order of tokens; none for others. An entry comes with the token's
+        text, which may be in a later delta than the token; there is none for a stop id and for what a stop string cuts off.
+        """
 
     @_builtins.property
     def num_logprobs(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]:

@@ -171,6 +171,24 @@ def test_replayed_tokens_are_punished_like_drawn_ones() -> None:
     assert second.penalties._answer_counts.tolist() == first.penalties._answer_counts.tolist()
 
 
+def test_a_stop_string_that_is_a_special_token_s_name_ends_the_answer_at_it() -> None:
+    vocabulary = Vocabulary(byte_tokenizer(special=["<eos>", "<|x|>"]))
+    marked = 257
+
+    def ended(stops: Sequence[str], tokens: Sequence[int], **stopping: Any) -> Delta:
+        request = RequestState(opening(stop_strings=tuple(stops), stop_token_ids=frozenset(), **stopping), vocabulary, WIDTH + 1)
+        return answer(request, tokens)
+
+    delta = ended(["<|x|>"], [*b"hi", marked])
+    assert (delta.text, delta.finish) == ("hi", Finish.STOP)
+    assert ended(["i<|x|>"], [*b"hi", marked]).text == "h"
+    assert ended(["<|x|>\n"], [*b"hi", marked, *b"\n"]).finish is Finish.STOP
+    assert ended(["<eos>"], [*b"hi", EOS]).text == "hi", "with ignore_eos, the end token is one like any other"
+    assert ended(["<|x|>"], [*b"hi", marked, *b"you"], min_tokens=4, max_tokens=6).text == "hiyou", "not before min_tokens"
+    assert ended(["|x"], [ord("a"), marked, ord("b")], max_tokens=3).text == "ab", "no part of a name that nobody sees"
+    assert ended(["<|x|>!"], [*b"hi", marked, ord("?")], max_tokens=4).text == "hi?"
+
+
 def test_a_long_answer_is_replayed_in_pieces() -> None:
     made = RequestState(opening(generated=[*b"ab"] * REPLAY_PIECE_TOKENS, max_tokens=10_000), VOCABULARY, WIDTH)
     positions = [made.position for _ in made.replay()]

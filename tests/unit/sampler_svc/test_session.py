@@ -203,14 +203,14 @@ def test_a_drawn_row_reports_logprobs_from_its_candidates() -> None:
     beside = {0: {ord("a"): 1.5, ord("b"): 1.0}}
     outcome = session().process([frame([(1, 0, ord("a"))], opens=[opening(1, sampling=sampling)], beside=beside)])
     (entry,) = outcome.deltas[1].logprobs
-    assert entry == (ord("a"), -0.5, [(ord("a"), -0.5)])
+    assert entry.entry == (ord("a"), -0.5, [(ord("a"), -0.5)])
 
 
 def test_logprobs_are_raw_whatever_was_drawn_from() -> None:
     sampling = Sampling(temperature=0.0, logit_bias_ids=(ord("b"),), logit_bias_values=(9.0,), top_logprobs=2)
     outcome = session().process([frame([(1, 0, {ord("a"): 1.5, ord("b"): 1.0})], opens=[opening(1, sampling=sampling)])])
     (entry,) = outcome.deltas[1].logprobs
-    assert entry == (ord("b"), -1.0, [(ord("a"), -0.5), (ord("b"), -1.0)])
+    assert entry.entry == (ord("b"), -1.0, [(ord("a"), -0.5), (ord("b"), -1.0)])
 
 
 def test_missing_logprobs_fail_the_request_and_leave_no_token_without_them() -> None:

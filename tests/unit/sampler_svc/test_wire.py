@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from sampler_svc.logprobs import TokenLogprob, TopToken
+from sampler_svc.logprobs import TextLogprob, TokenLogprob, TopToken
 from sampler_svc.params import Finish, Sampling, Stopping
 from sampler_svc.request_state import Delta
 from sampler_svc.session import Kind, Outcome, Verdict
@@ -123,7 +123,7 @@ def test_every_sampling_field_of_the_contract_is_known() -> None:
 
 
 def test_an_outcome_is_grouped_by_gateway() -> None:
-    entry = TokenLogprob(0xC3, -0.5, [TopToken(256, -0.25)])
+    entry = TextLogprob(TokenLogprob(0xC3, -0.5, [TopToken(256, -0.25)]), "t", b"\xc3", 3, 4)
     outcome = Outcome(
         verdicts=[Verdict(1, 2, 3)],
         finished=[1],
@@ -155,6 +155,9 @@ def test_an_outcome_is_grouped_by_gateway() -> None:
                     logprob=-0.5,
                     token_bytes=b"\xc3",
                     top=[sampler_pb2.TopLogprob(token=256, logprob=-0.25, token_bytes=b"<eos>")],
+                    token=0xC3,
+                    text="t",
+                    text_offset=3,
                 )
             ],
             num_logprobs=[1, 0],

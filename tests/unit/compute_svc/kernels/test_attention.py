@@ -5,14 +5,12 @@ from __future__ import annotations
 import itertools
 import math
 from collections.abc import Sequence
-from typing import Any, NamedTuple
 
 import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from compute_svc.kernels.attention_spec import AttentionSpec
 from compute_svc.kernels.decode_attention import cpu as decode_cpu
 from compute_svc.kernels.decode_attention import decode_attention, plan_decode
 from compute_svc.kernels.decode_attention import reference as decode_reference
@@ -21,22 +19,10 @@ from compute_svc.kernels.gathered_attention import GatheredPlan, gathered_attent
 from compute_svc.kernels.prefill_attention import cpu as prefill_cpu
 from compute_svc.kernels.prefill_attention import plan_prefill, prefill_attention
 from compute_svc.kernels.prefill_attention import reference as prefill_reference
+from tests.fakes.attention_cases import Shape, Store, queries_of, sink_queries_of, store_of
 from tests.fakes.kernel_closeness import assert_kernel_close
 
 ODD_LENGTHS = [1, 15, 16, 17, 63, 128, 129, 300]
-
-
-class Shape(NamedTuple):
-    """Parameters of an AttentionSpec."""
-
-    num_heads: int
-    num_kv_heads: int
-    head_dim: int
-    page_size_tokens: int
-    window: int | None
-    slopes: tuple[float, ...] | None = None
-    softcap: float | None = None
-    sinks: int = 0
 
 
 SHAPES = [
@@ -65,46 +51,6 @@ SHAPES_WITH_SINKS = [
 ]
 BACKENDS = ["cpu", "aten"]
 DTYPES = [pytest.param(torch.float32, id="float32"), pytest.param(torch.bfloat16, id="bfloat16")]
-
-
-class Store(NamedTuple):
-    """Random KV of some requests, in a store that is otherwise poison."""
-
-    kv: torch.Tensor
-    page_table: torch.Tensor
-    spec: AttentionSpec
-
-
-def _rest(shape: Shape) -> dict[str, Any]:
-    return {"window": shape.window, "slopes": shape.slopes, "softcap": shape.softcap, "sinks": shape.sinks}
-
-
-def store_of(shape: Shape, lengths: list[int], dtype: torch.dtype) -> Store:
-    generator = torch.Generator().manual_seed(0)
-    size = shape.page_size_tokens
-    pages_of = [math.ceil(length / size) for length in lengths]
-    num_pages = sum(pages_of) + 3
-    kv = torch.full((2 * shape.num_kv_heads, num_pages, size, shape.head_dim), torch.nan, dtype=dtype)
-    free = (1 + torch.randperm(num_pages - 1, generator=generator)).tolist()
-    page_table = torch.zeros((len(lengths), max(pages_of) + 1), dtype=torch.int64)
-    for request, (length, count) in enumerate(zip(lengths, pages_of, strict=True)):
-        own, free = free[:count], free[count:]
-        page_table[request, :count] = torch.tensor(own)
-        kv[:, own] = torch.randn((2 * shape.num_kv_heads, count, size, shape.head_dim), generator=generator).to(dtype)
-        kv[:, own[-1], (length - 1) % size + 1 :] = 1e30
-    spec = AttentionSpec(*shape[:4], num_pages=num_pages, scale=shape.head_dim**-0.5, **_rest(shape))
-    return Store(kv, page_table, spec)
-
-
-def queries_of(count: int, shape: Shape, dtype: torch.dtype) -> torch.Tensor:
-    """[count, num_heads, D], strided as inside a wider projection."""
-    wide = torch.randn((count, shape.num_heads + 3, shape.head_dim), generator=torch.Generator().manual_seed(1))
-    return wide.to(dtype)[:, : shape.num_heads]
-
-
-def sink_queries_of(queries: torch.Tensor, shape: Shape) -> torch.Tensor | None:
-    """Others than the queries; None where the shape has no sinks."""
-    return queries.flip(0, 2) if shape.sinks else None
 
 
 def naive_attention(query: torch.Tensor, sink_query: torch.Tensor | None, store: Store, request: int, position: int) -> list[list[float]]:
@@ -313,30 +259,6 @@ def test_the_public_functions_run_the_cpu_backends_on_a_cpu() -> None:
 
     assert isinstance(decoding, decode_cpu.DecodePlan) and isinstance(prefilling, prefill_cpu.PrefillPlan)
     assert torch.equal(decoded[19], prefilled[19])
-
-
-@pytest.mark.parametrize("dtype", DTYPES)
-@pytest.mark.parametrize("shape", SHAPES_WITH_SINKS)
-def test_a_row_with_sinks_is_the_same_decoded_alone_decoded_among_others_or_prefilled(shape: Shape, dtype: torch.dtype) -> None:
-    store = store_of(shape, ODD_LENGTHS, dtype)
-    starts = list(itertools.accumulate(ODD_LENGTHS, initial=0))
-    q = queries_of(starts[-1], shape, dtype)
-    sink_q = sink_queries_of(q, shape)
-    assert sink_q is not None
-    prefilled = torch.empty((len(q), shape.num_heads * shape.head_dim), dtype=dtype)
-    prefill_attention(q, store.kv, plan_prefill(store.page_table, ODD_LENGTHS, starts, store.spec), prefilled, sink_q=sink_q)
-    ends = [start - 1 for start in starts[1:]]
-    expected = prefilled[ends]
-    decoded = torch.empty_like(expected)
-
-    decode_attention(q[ends], store.kv, plan_decode(store.page_table, ODD_LENGTHS, store.spec), decoded, sink_q=sink_q[ends])
-
-    assert torch.equal(decoded, expected)
-    for request, (length, end) in enumerate(zip(ODD_LENGTHS, ends, strict=True)):
-        alone = torch.empty_like(expected[:1])
-        plan = plan_decode(store.page_table[request : request + 1], [length], store.spec)
-        decode_attention(q[end : end + 1], store.kv, plan, alone, sink_q=sink_q[end : end + 1])
-        assert torch.equal(alone[0], expected[request])
 
 
 def test_sink_queries_are_refused_without_sinks_and_missed_with_them() -> None:
