@@ -24,6 +24,7 @@ _FIRST_BACKOFF_S = 0.05
 _LAST_BACKOFF_S = 1.0
 # A peer that breaks the contract loses every request it is given, and looks idle because of that: it is asked less and less often.
 _LAST_BACKOFF_AFTER_MALFORMED_S = 30.0
+_MAX_SHOWN_CHARS = 300
 
 
 class MalformedMessage(Exception):
@@ -112,7 +113,7 @@ class PeerSession(abc.ABC):
                 is_malformed = isinstance(error, MalformedMessage)
                 words = self._words(error)
                 # The log may have the peer's own words, too.
-                cause = from_rpc_error(error, peer="it").message if isinstance(error, grpc.aio.AioRpcError) else words
+                cause = _one_line(from_rpc_error(error, peer="it").message) if isinstance(error, grpc.aio.AioRpcError) else words
             finally:
                 was_open = self._open
                 self._end_session(words)
@@ -210,6 +211,11 @@ def next_backoff_s(backoff_s: float, *, was_open: bool, is_malformed: bool) -> f
     if is_malformed:
         return min(_LAST_BACKOFF_AFTER_MALFORMED_S, 2 * backoff_s)
     return _FIRST_BACKOFF_S if was_open else min(_LAST_BACKOFF_S, 2 * backoff_s)
+
+
+def _one_line(text: str) -> str:
+    """A peer's words as the log may show them."""
+    return "".join(character if character.isprintable() else "?" for character in text[:_MAX_SHOWN_CHARS])
 
 
 def _first(group: ExceptionGroup[Exception]) -> Exception:
