@@ -160,7 +160,9 @@ async def test_a_body_that_is_no_request_is_refused(session: aiohttp.ClientSessi
 
 async def test_a_large_body_is_refused_before_it_is_read(fleet: GatewayFleet) -> None:
     reader, writer = await asyncio.open_connection("127.0.0.1", fleet.service.port)
-    writer.write(b"POST /v1/completions HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\nContent-Length: 9000000000\r\n\r\n")
+    writer.write(
+        b"POST /v1/completions HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\nContent-Length: 9000000000\r\n\r\n"
+    )
     assert (await reader.readline()).startswith(b"HTTP/1.1 413")
     writer.close()
     await writer.wait_closed()
@@ -178,7 +180,7 @@ async def test_a_chunked_body_is_cut_off_at_the_limit(session: aiohttp.ClientSes
 async def test_a_body_that_does_not_come_is_given_up() -> None:
     async with running_fleet(body_timeout_s=0.05) as fleet:
         reader, writer = await asyncio.open_connection("127.0.0.1", fleet.service.port)
-        writer.write(b"POST /v1/completions HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\nContent-Length: 10\r\n\r\n{")
+        writer.write(b"POST /v1/completions HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\nContent-Length: 10\r\n\r\n{")
         assert (await reader.readline()).startswith(b"HTTP/1.1 408")
         writer.close()
         await writer.wait_closed()
@@ -349,6 +351,40 @@ async def test_pages_of_other_sites_cannot_make_a_browser_post_here(session: aio
         ) as response:
             assert response.status == status
     assert len(fleet.compute.submitted) == 2
+
+
+@pytest.mark.parametrize(("host", "status"), [("evil.example", 403), ("localhost", 200), ("127.0.0.1:8000", 200), ("chat.example", 200)])
+async def test_without_keys_a_name_that_is_not_this_servers_is_refused(host: str, status: int) -> None:
+    async with running_fleet(allowed_hosts=("chat.example",)) as fleet, aiohttp.ClientSession(fleet.url) as session:
+        for method, path in (("GET", "/v1/models"), ("GET", "/"), ("GET", "/metrics")):
+            async with session.request(method, path, headers={"Host": host}) as response:
+                assert response.status == status
+        async with session.post(COMPLETION, json={"prompt": "a"}, headers={"Host": host}) as response:
+            assert response.status == status
+            if status == 403:
+                error = (await response.json())["error"]
+                assert error["code"] == "unknown_host"
+                assert "GATEWAY_ALLOWED_HOSTS" in error["message"]
+
+
+async def test_metrics_are_for_operators_keys_alone(tmp_path: Any) -> None:
+    keys = tmp_path / "keys"
+    keys.write_text(
+        "acme 2bb80d537b1da3e38bd30361aa855686bde0eacd7162fef6a25fe97bf527a25b\n"
+        "ops d9298a10d1b0735837dc4bd85dac641b0f3cef27a47e5d53a54f2f3f5b2fcffa metrics\n"
+    )
+    async with running_fleet(api_keys_file=keys) as fleet, aiohttp.ClientSession(fleet.url) as session:
+        for key, status in (("secret", 403), ("other", 200)):
+            async with session.get("/metrics", headers={"Authorization": f"Bearer {key}"}) as response:
+                assert response.status == status
+            async with session.get("/v1/models", headers={"Authorization": f"Bearer {key}"}) as response:
+                assert response.status == 200
+
+
+async def test_no_header_names_a_version(session: aiohttp.ClientSession) -> None:
+    for path in ("/health", "/nothing", "/v1/models", "/"):
+        async with session.get(path) as response:
+            assert response.headers["Server"] == "triserve"
 
 
 async def test_no_prompt_is_ever_logged(session: aiohttp.ClientSession, caplog: pytest.LogCaptureFixture) -> None:

@@ -160,7 +160,7 @@ def _deaf_client(fleet: GatewayFleet) -> socket.socket:
     client.connect(("127.0.0.1", fleet.service.port))
     body = json.dumps({"prompt": "a", "stream": True, "max_tokens": 2000})
     client.sendall(
-        f"POST {COMPLETION} HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\nContent-Length: {len(body)}\r\n\r\n{body}".encode()
+        f"POST {COMPLETION} HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\nContent-Length: {len(body)}\r\n\r\n{body}".encode()
     )
     return client
 
