@@ -49,7 +49,7 @@ class Settings(Limits, BaseSettings):
     cache_secret: SecretStr | None = Field(
         None,
         min_length=16,
-        description="Key of remembered answers' names and seals, shared with the Redis; unset = a new one at each start",
+        description="Key that names and encrypts remembered answers, of all gateways that share the Redis; unset = a new one at each start",
     )
     cache_ttl_s: float = Field(3600.0, gt=0, le=30 * 86400, description="Seconds for which Redis remembers an answer")
     cache_local_ttl_s: float = Field(60.0, gt=0, le=30 * 86400, description="Seconds for which the process itself remembers an answer")

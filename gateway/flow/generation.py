@@ -170,7 +170,7 @@ class LiveGeneration:
             Unavailable: no replica is ready.
         """
         for choice in self.choices:
-            peer = self._choose(choice)
+            peer = self._choose()
             if peer is None:
                 raise self._no_replica()
             self._submit(choice, peer, epoch=0)
@@ -236,13 +236,8 @@ class LiveGeneration:
         if before is not None:
             self._observer.gap(now - before)
 
-    def _choose(self, choice: Choice, *, without: Sequence[ComputePeer] = ()) -> ComputePeer | None:
-        return self._fleet.choose(
-            tenant=self._call.tenant,
-            prompt_token_ids=choice.prompt.token_ids,
-            by_priority=self._call.priority != 0,
-            without=without,
-        )
+    def _choose(self, *, without: Sequence[ComputePeer] = ()) -> ComputePeer | None:
+        return self._fleet.choose(by_priority=self._call.priority != 0, without=without)
 
     def _no_replica(self) -> Unavailable:
         return Unavailable(f"no compute process {'that serves by priority ' if self._call.priority else ''}is ready")
@@ -275,7 +270,7 @@ class LiveGeneration:
         ):
             return False
         choice = self.choices[answer.index]
-        peer = self._choose(choice, without=failed_on)
+        peer = self._choose(without=failed_on)
         if peer is None and (isinstance(error, Overloaded) or not self._retry_wait_s):
             # A full replica is not less full for being asked again at once; its client is to wait.
             return False
@@ -293,7 +288,7 @@ class LiveGeneration:
             async with asyncio.timeout(self._retry_wait_s):
                 # One that takes requests and loses them, as without a sampler, is not asked again and again.
                 await asyncio.sleep(_FIRST_BACKOFF_S * 2 ** (len(failed_on) - 1))
-                while (peer := self._choose(choice, without=failed_on) or self._choose(choice)) is None:
+                while (peer := self._choose(without=failed_on) or self._choose()) is None:
                     await self._fleet.changed()
         except TimeoutError:
             self._given_up.add(choice.index)

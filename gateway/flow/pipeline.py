@@ -93,7 +93,7 @@ class Pipeline:
         key = self._cache.key(call, model, choices) if self._cache is not None else None
         status: CacheStatus = "bypass"
         if self._cache is not None and key is not None and call.cache.read:
-            kept = await self._cache.get(call, key)
+            kept = await self._cache.get(key)
             if kept is not None:
                 return key, ReplayedGeneration(kept)
             status = "miss"
