@@ -127,7 +127,7 @@ class Fleet:
         ready = [peer for peer in self.tokenizers if peer.ready and peer is not without]
         return min(ready, key=lambda peer: peer.in_flight, default=None)
 
-    def choose(self, *, by_priority: bool = False, without: Collection[ComputePeer] = ()) -> ComputePeer | None:
+    def choose(self, *, by_priority: bool = False, without: Collection[object] = ()) -> ComputePeer | None:
         """The replica that is to get a request; None if none is ready.
 
         Args:
