@@ -37,6 +37,19 @@ class Clock:
         return self.now
 
 
+async def until(condition: Callable[[], object]) -> None:
+    """Lets the event loop run until a condition holds, which takes no time where nothing waits for any.
+
+    Raises:
+        AssertionError: it does not come to hold.
+    """
+    for _ in range(1000):
+        if condition():
+            return
+        await asyncio.sleep(0)
+    raise AssertionError("the event loop has nothing left to do for it")
+
+
 @dataclass
 class FakeAttempt:
     """One request a fake replica has."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable
 from typing import Any
 
 import pytest
@@ -13,7 +13,7 @@ from gateway.flow.call import Call
 from gateway.flow.generation import Choice, EncodedPrompt, LiveGeneration, Piece, ReplayedGeneration, Timeline, Usage
 from gateway.flow.limits import Limits
 from prompt_cache import CachedAnswer, CachedDelta
-from tests.fakes.fake_stages import Clock, FakeReplica, FakeStages, says
+from tests.fakes.fake_stages import Clock, FakeReplica, FakeStages, says, until
 from triserve.rpc.errors import Internal, InvalidRequest, Overloaded, ServiceError, Unavailable
 from triserve.v1 import common_pb2
 
@@ -174,14 +174,6 @@ async def test_only_the_choice_that_was_lost_is_tried_again() -> None:
     first.attempts[1].answer.fail(LOST)
     assert await scene.read() == {index: Delta("abc", [1, 2, 3, 7], [], "stop") for index in (0, 1)}
     assert [attempt.request.sampling.seed for attempt in second.attempts] == [1]
-
-
-async def until(condition: Callable[[], object]) -> None:
-    for _ in range(1000):
-        if condition():
-            return
-        await asyncio.sleep(0)
-    raise AssertionError("the event loop has nothing left to do for it")
 
 
 async def test_a_lone_replica_is_asked_again_when_it_is_back() -> None:
