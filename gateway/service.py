@@ -76,7 +76,10 @@ class GatewayService:
         cache = self._cache
         metrics.registry.register(
             StateCollector(
-                self._fleet, active=lambda: self._admission.active, cache_stats=(lambda: cache.stats) if cache is not None else None
+                self._fleet,
+                active=lambda: self._admission.active,
+                body_bytes=lambda: budget.used,
+                cache_stats=(lambda: cache.stats) if cache is not None else None,
             )
         )
         self.gateway = Gateway(

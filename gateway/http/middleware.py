@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import re
 import secrets
 from collections.abc import Awaitable, Callable
@@ -45,6 +46,21 @@ async def add_headers(request: web.Request, response: web.StreamResponse) -> Non
             response.headers["X-Client-Request-Id"] = request[CLIENT_LABEL]
     # Set and not only set by default: aiohttp has put a Server of its own there.
     response.headers.update(SECURITY_HEADERS)
+
+
+@web.middleware
+async def deliver(request: web.Request, handler: Handler) -> web.StreamResponse:
+    """Sends a whole response here, where a client that does not read it can be cut; aiohttp itself would wait for ever."""
+    response = await handler(request)
+    transport = request.transport
+    if isinstance(response, web.Response) and not response.prepared and transport is not None:
+        try:
+            async with asyncio.timeout(request.app[GATEWAY].limits.stall_timeout_s):
+                await response.prepare(request)
+                await response.write_eof()
+        except TimeoutError:
+            transport.abort()
+    return response
 
 
 @web.middleware
