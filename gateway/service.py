@@ -110,6 +110,11 @@ class GatewayService:
         """Where gRPC is served."""
         return self._grpc.port
 
+    @property
+    def num_connections(self) -> int:
+        """Connections of HTTP clients."""
+        return len(self._runner.server.connections) if self._runner.server is not None else 0
+
     async def start(self) -> None:
         """Listens; ready as soon as each stage is."""
         if self._cache is not None:

@@ -181,9 +181,9 @@ async def test_a_client_that_does_not_read_a_whole_answer_is_cut() -> None:
         fleet.compute.script = _long_answer
         with _deaf_client(fleet, stream=False):
             await eventually(lambda: fleet.compute.submitted)
-            before = len(asyncio.all_tasks())
+            assert fleet.service.num_connections == 1
             await eventually(lambda: fleet.active == 0)
-            await eventually(lambda: len(asyncio.all_tasks()) < before, "its connection is over")
+            await eventually(lambda: fleet.service.num_connections == 0, "its connection is over")
 
 
 async def test_a_client_that_does_not_read_delays_nobody(fleet: GatewayFleet, session: aiohttp.ClientSession) -> None:
