@@ -37,6 +37,7 @@ logger = logging.getLogger(__name__)
 _LAST_WORDS_S = 1.0
 _BACKLOG = 1024
 _UNSENT_BYTES = 16 * 1024
+_MESSAGE_SLACK_BYTES = 64 * 1024
 
 
 class GatewayService:
@@ -97,7 +98,13 @@ class GatewayService:
         # Without cancellation a handler would not notice that its client is gone.
         self._runner = web.AppRunner(make_app(self.gateway), handler_cancellation=True, shutdown_timeout=_LAST_WORDS_S)
         self._http: asyncio.Server | None = None
-        self._grpc = ServiceServer([SERVICE_NAME], lambda server: _add(ChatServicer(self.gateway), server), settings.grpc_listen)
+        self._grpc = ServiceServer(
+            [SERVICE_NAME],
+            lambda server: _add(ChatServicer(self.gateway), server),
+            settings.grpc_listen,
+            # What is a little above the limit is refused by our own words.
+            max_receive_bytes=settings.max_body_bytes + _MESSAGE_SLACK_BYTES,
+        )
         self._readiness: asyncio.Task[None] | None = None
 
     @property
