@@ -12,6 +12,7 @@ from gateway.flow.admission import Admission
 from gateway.flow.limits import Limits
 from gateway.flow.pipeline import Pipeline
 from gateway.flow.served_model import ServedNames
+from gateway.hosts import AllowedHosts
 from gateway.http.bodies import BodyReader
 from gateway.metrics import Metrics
 
@@ -25,6 +26,7 @@ class Gateway:
     admission: Admission
     bodies: BodyReader
     keys: ApiKeys
+    hosts: AllowedHosts
     names: ServedNames
     limits: Limits
     metrics: Metrics

@@ -34,7 +34,12 @@ class Settings(Limits, BaseSettings):
     api_keys_file: FilePath | None = Field(
         None,
         description="File with a line `tenant sha256-of-key-in-hex` for each key, and `lowest_priority=N` after it where the key may ask for"
-        " a priority below 0; unset = no keys, everybody is tenant `default`",
+        " a priority below 0, `metrics` where it may read /metrics; unset = no keys, everybody is tenant `default`",
+    )
+    allowed_hosts: Annotated[tuple[str, ...], NoDecode] = Field(
+        (),
+        description="Names under which browsers may ask, beside localhost, IP addresses, the name listened on and the machine's own, where"
+        " there are no keys; separated by commas, * = any",
     )
 
     cache: bool = Field(True, description="Whether finished answers are remembered")
@@ -44,7 +49,7 @@ class Settings(Limits, BaseSettings):
     cache_secret: SecretStr | None = Field(
         None,
         min_length=16,
-        description="Key of remembered answers' names and seals, shared with the Redis; unset = a new one at each start",
+        description="Key that names and encrypts remembered answers, of all gateways that share the Redis; unset = a new one at each start",
     )
     cache_ttl_s: float = Field(3600.0, gt=0, le=30 * 86400, description="Seconds for which Redis remembers an answer")
     cache_local_ttl_s: float = Field(60.0, gt=0, le=30 * 86400, description="Seconds for which the process itself remembers an answer")
@@ -58,9 +63,12 @@ class Settings(Limits, BaseSettings):
         le=64 * 1024 * _MIB,
         description="Most bytes of the bodies of all requests under way together; more are refused with 429",
     )
+    idle_timeout_s: float = Field(
+        75.0, gt=0, le=3600, description="Seconds a connection may be without a request that is complete but for its body"
+    )
     drain_timeout_s: float = Field(20.0, ge=0, le=3600, description="Seconds that requests under way may take to end after SIGTERM")
 
-    @field_validator("tokenizers", "computes", "model_aliases", mode="before")
+    @field_validator("tokenizers", "computes", "model_aliases", "allowed_hosts", mode="before")
     @classmethod
     def _split(cls, value: object) -> object:
         return tuple(part.strip() for part in value.split(",") if part.strip()) if isinstance(value, str) else value

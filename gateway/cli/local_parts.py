@@ -44,7 +44,7 @@ class PipelineConfig:
     cache: bool
     # The Redis server to run; None = answers are remembered in the gateway's memory alone.
     redis_program: str | None
-    # Key of the prompt cache's names and seals.
+    # Key that names and encrypts what the prompt cache keeps.
     cache_secret: str
     # Cores for the compute replicas together.
     num_cores: int

@@ -7,13 +7,13 @@ import contextlib
 import logging
 import secrets
 import time
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
+from typing import Protocol
 
-from gateway.clients.fleet import Fleet
 from gateway.flow.admission import Ticket
 from gateway.flow.answer_cache import AnswerCache
 from gateway.flow.call import Call, Prompt
-from gateway.flow.generation import CacheStatus, Choice, EncodedPrompt, Generation, LiveGeneration, ReplayedGeneration
+from gateway.flow.generation import CacheStatus, Choice, EncodedPrompt, Generation, LiveGeneration, ReplayedGeneration, Replicas
 from gateway.flow.limits import Limits
 from gateway.flow.resolve import (
     check_priority,
@@ -33,6 +33,16 @@ from triserve.v1 import tokenizer_pb2
 logger = logging.getLogger(__name__)
 
 
+class Stages(Replicas, Protocol):
+    """The stages as a request needs them."""
+
+    def model(self) -> ServedModel:
+        """What is served now."""
+
+    async def encode(self, request: tokenizer_pb2.EncodeRequest) -> tokenizer_pb2.EncodeResponse:
+        """Encodes a text or chat."""
+
+
 class Pipeline:
     """Leads requests through the stages.
 
@@ -42,9 +52,20 @@ class Pipeline:
         names: names of the model.
         limits: bounds on one request.
         metrics: where to count.
+        clock: seconds, never falling.
     """
 
-    def __init__(self, *, fleet: Fleet, cache: AnswerCache | None, names: ServedNames, limits: Limits, metrics: Metrics) -> None:
+    def __init__(
+        self,
+        *,
+        fleet: Stages,
+        cache: AnswerCache | None,
+        names: ServedNames,
+        limits: Limits,
+        metrics: Metrics,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._clock = clock
         self._fleet = fleet
         self._cache = cache
         self._names = names
@@ -66,7 +87,7 @@ class Pipeline:
         Raises:
             ServiceError: the call is refused, fails, or its time is over.
         """
-        record = _Record(call, self._metrics)
+        record = _Record(call, self._metrics, self._clock)
         try:
             async with self._deadline(call) as scope:
                 key, generation = await self._begin(call, ticket, scope, record)
@@ -102,19 +123,20 @@ class Pipeline:
         key = self._cache.key(call, model, choices) if self._cache is not None else None
         status: CacheStatus = "bypass"
         if self._cache is not None and key is not None and call.cache.read:
-            kept = await self._cache.get(call, key)
+            kept = await self._cache.get(key)
             if kept is not None:
                 return key, ReplayedGeneration(kept)
             status = "miss"
         generation = LiveGeneration(
             choices,
             call=call,
-            fleet=self._fleet,
+            replicas=self._fleet,
             limits=self._limits,
             remaining_ms=lambda: _remaining_ms(scope),
             cache=status,
             keep_deltas=key is not None and call.cache.write,
             observer=record,
+            clock=self._clock,
         )
         try:
             generation.submit()
@@ -192,10 +214,11 @@ class Pipeline:
 class _Record:
     """Counts and logs one call when it ends. Never sees a prompt."""
 
-    def __init__(self, call: Call, metrics: Metrics) -> None:
+    def __init__(self, call: Call, metrics: Metrics, clock: Callable[[], float]) -> None:
         self._call = call
         self._metrics = metrics
-        self._began_at = time.monotonic()
+        self._clock = clock
+        self._began_at = clock()
         self.generation: Generation | None = None
         # What it is when nothing else was noted: the handler was cancelled.
         self.outcome = "cancelled"
@@ -211,7 +234,7 @@ class _Record:
     def close(self) -> None:
         """Counts and logs."""
         metrics, call, generation = self._metrics, self._call, self.generation
-        took_s = time.monotonic() - self._began_at
+        took_s = self._clock() - self._began_at
         metrics.requests.labels(call.route, self.outcome).inc()
         metrics.duration.observe(took_s)
         if generation is None:

@@ -329,6 +329,7 @@ async def test_metrics_tell_of_requests_peers_and_pages() -> None:
         peer = fleet.compute.target
         for line in (
             "triserve_active_requests 0.0",
+            "triserve_body_bytes 0.0",
             f'triserve_compute_used_pages{{peer="{peer}"}} 11.0',
             f'triserve_compute_waiting_requests{{peer="{peer}"}} 2.0',
             f'triserve_compute_steps_total{{peer="{peer}"}} 9.0',
