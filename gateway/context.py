@@ -13,6 +13,7 @@ from gateway.flow.limits import Limits
 from gateway.flow.pipeline import Pipeline
 from gateway.flow.served_model import ServedNames
 from gateway.http.bodies import BodyReader
+from gateway.http.cors import Cors
 from gateway.metrics import Metrics
 
 
@@ -25,6 +26,7 @@ class Gateway:
     admission: Admission
     bodies: BodyReader
     keys: ApiKeys
+    cors: Cors
     names: ServedNames
     limits: Limits
     metrics: Metrics

@@ -22,6 +22,7 @@ from gateway.flow.pipeline import Pipeline
 from gateway.flow.shares import Shares
 from gateway.http.app import make_app
 from gateway.http.bodies import BodyReader
+from gateway.http.cors import Cors
 from gateway.metrics import Metrics, StateCollector
 from gateway.settings import Settings
 from prompt_cache import PromptCache
@@ -83,6 +84,7 @@ class GatewayService:
             admission=self._admission,
             bodies=self._bodies,
             keys=keys,
+            cors=Cors(settings.cors_origins),
             names=names,
             limits=limits,
             metrics=metrics,

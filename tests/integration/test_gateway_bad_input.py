@@ -260,6 +260,7 @@ async def test_cve_2026_93840_ids_are_checked_against_the_logits_width(session: 
 
 
 KEY = {"Authorization": "Bearer secret"}
+HEALTH_PATHS = ("/health", "/health/", "/v1/health", "/v1/health/")
 
 
 @pytest.fixture
@@ -283,7 +284,7 @@ async def test_every_route_but_health_and_the_page_needs_a_key(keyed: GatewayFle
         for method, path in (("GET", "/nothing"), ("POST", "/health"), ("GET", "//v1/models"), ("GET", "/static/../v1/models")):
             async with session.request(method, URL(keyed.url + path, encoded=True)) as response:
                 assert response.status == 401, path
-    assert open_routes == {(method, path) for method in ("GET", "HEAD") for path in ("/", "/health", "/static/{name}")}
+    assert open_routes == {(method, path) for method in ("GET", "HEAD") for path in ("/", *HEALTH_PATHS, "/static/{name}")}
 
 
 @pytest.mark.parametrize("host", ["x/health?", "127.0.0.1/health", "evil/static/style.css", "a:b:c"])

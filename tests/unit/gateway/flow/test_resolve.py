@@ -154,7 +154,9 @@ def test_unset_max_tokens_is_what_fits_or_the_routes_default_where_that_is_less(
 
 def test_prompt_and_answer_fit_exactly_or_are_refused_with_the_numbers() -> None:
     assert stopping(60, max_tokens=40).max_tokens == 40
-    with pytest.raises(PromptTooLong, match="max_tokens is 41 and prompt has 60 tokens, the limit on both together is 100") as caught:
+    with pytest.raises(
+        PromptTooLong, match=r"maximum context length is 100 tokens\. However, max_tokens is 41 and prompt has 60 tokens"
+    ) as caught:
         stopping(60, max_tokens=41)
     assert caught.value.field == "max_tokens"
     assert stopping(99).max_tokens == 1
