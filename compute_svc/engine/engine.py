@@ -86,6 +86,11 @@ class Engine:
         self._is_watch_new = False
 
     @property
+    def dtype(self) -> str:
+        """What it computes in: "float32"."""
+        return str(self._kv.dtype).removeprefix("torch.")
+
+    @property
     def next_deadline(self) -> float | None:
         """When a step is due even if nothing arrives; None = never."""
         return self._scheduler.next_deadline

@@ -78,6 +78,7 @@ class EngineServer:
                     page_size_tokens=config.page_size_tokens,
                     num_pages=config.num_pages,
                     max_waiting_requests=config.max_waiting_requests,
+                    dtype=engine.dtype,
                     load=engine.load,
                 )
             )

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import math
 import mmap
+import sys
 from collections.abc import Sequence
 
 import numpy as np
@@ -33,6 +35,7 @@ class KvPageStore:
 
         Raises:
             ValueError: A size is below 1.
+            MemoryError: The system does not give so much.
         """
         sizes = {
             "num_layers": num_layers,
@@ -88,5 +91,13 @@ def _zeros(shape: tuple[int, ...], dtype: torch.dtype, device: torch.device) -> 
     if device.type != "cpu":
         return torch.zeros(shape, dtype=dtype, device=device)
     # torch.zeros writes the zeros; an anonymous mapping is zero by itself and costs nothing before its first use.
-    memory = mmap.mmap(-1, math.prod(shape) * dtype.itemsize)
+    num_bytes = math.prod(shape) * dtype.itemsize
+    try:
+        # Private: a shared mapping is a file in memory, which gets no huge pages.
+        memory = mmap.mmap(-1, num_bytes, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
+    except (OSError, OverflowError) as error:
+        raise MemoryError(f"{num_bytes} bytes cannot be had: {error}") from error
+    if sys.platform == "linux":
+        with contextlib.suppress(OSError):  # a kernel built without huge pages
+            memory.madvise(mmap.MADV_HUGEPAGE)
     return torch.frombuffer(memory, dtype=dtype).view(shape)

@@ -2,15 +2,24 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 from compute_svc.models.config import LatentAttention, ModelConfig
 from compute_svc.models.weight_names import WeightNames
 from compute_svc.models.weights import READABLE_DTYPES, CheckpointError, TensorInfo, listed
 
 Shapes = dict[str, tuple[int, ...]]
 
+# After so many missing tensors no more are looked for: a config can ask for any number.
+_ENOUGH_MISSING = 1000
+
 
 def expected_shapes(config: ModelConfig, names: WeightNames) -> Shapes:
     """Name and shape of every tensor of the model, under the family's names."""
+    return dict(_each_shape(config, names))
+
+
+def _each_shape(config: ModelConfig, names: WeightNames) -> Iterator[tuple[str, tuple[int, ...]]]:
     hidden, vocab = config.hidden_size, config.vocab_size
     width = config.embedding_size or hidden
     shapes: Shapes = {f"{names.embedding}.weight": (vocab, width)}
@@ -24,10 +33,11 @@ def expected_shapes(config: ModelConfig, names: WeightNames) -> Shapes:
         shapes |= _norm(names.final_norm, hidden, config)
     if not config.tie_word_embeddings:
         shapes |= _linear(names.lm_head, vocab, width, bias=config.lm_head_bias)
+    yield from shapes.items()
     for index in range(config.num_layers):
         prefix = names.layer.format(index)
-        shapes |= {prefix + name: shape for name, shape in _layer_shapes(config, names, index).items()}
-    return shapes
+        for name, shape in _layer_shapes(config, names, index).items():
+            yield prefix + name, shape
 
 
 def _layer_shapes(config: ModelConfig, names: WeightNames, index: int) -> Shapes:
@@ -109,10 +119,19 @@ def check_tensors(tensors: dict[str, TensorInfo], config: ModelConfig, names: We
     Raises:
         CheckpointError: Tensors are missing, unknown, or of another dtype or shape; the message lists them.
     """
-    expected = expected_shapes(config, names)
+    expected: Shapes = {}
+    missing: list[str] = []
+    for name, shape in _each_shape(config, names):
+        expected[name] = shape
+        if name not in tensors:
+            missing.append(name)
+        if len(missing) == _ENOUGH_MISSING:
+            raise CheckpointError(
+                f"the files hold {len(tensors)} tensors, {config.architecture} as config.json describes it has far more; missing: {listed(missing)}"
+            )
     known = expected.keys() | ({f"{names.lm_head}.weight"} if config.tie_word_embeddings else set())
     problems = {
-        "missing": [name for name in expected if name not in tensors],
+        "missing": missing,
         "unknown": [
             name for name in tensors if name not in known and not name.endswith(names.ignored) and not name.startswith(names.unused)
         ],

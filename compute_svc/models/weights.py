@@ -55,12 +55,21 @@ class Checkpoint:
         """A copy of a tensor, converted.
 
         Raises:
-            CheckpointError: Its dtype in the file is not a floating one of 16 bits or more.
+            CheckpointError: Its dtype in the file is not a floating one of 16 bits or more, or a number in it is not finite, or not any more in `dtype`.
         """
         if self.tensors[name].dtype not in READABLE_DTYPES:
             raise CheckpointError(f"tensor {name} is stored as {self.tensors[name].dtype}; supported: {', '.join(READABLE_DTYPES)}")
         mapped: torch.Tensor = self._owners[name].get_tensor(name)
-        return mapped.to(device=device, dtype=dtype, copy=True)
+        tensor = mapped.to(dtype=dtype, copy=True)
+        # Looked at where the file is mapped: a device would have to be waited for.
+        if not _is_finite(tensor):
+            raise CheckpointError(f"tensor {name} holds numbers that are not finite in {str(dtype).removeprefix('torch.')}")
+        return tensor.to(device)
+
+
+def _is_finite(tensor: torch.Tensor) -> bool:
+    # A sum with anything that is not finite in it is not finite either, and costs no copy.
+    return bool(tensor.sum(dtype=torch.float32).isfinite()) or bool(tensor.isfinite().all())
 
 
 @contextmanager
@@ -80,6 +89,15 @@ def open_checkpoint(folder: Path) -> Iterator[Checkpoint]:
             raise CheckpointError(f"{folder} holds neither {SINGLE_FILE} nor {INDEX_FILE}; other formats are not read")
 
 
+def count_numbers(folder: Path) -> dict[str, int]:
+    """How many numbers the files of a checkpoint hold of each dtype, as the format names it. Raises CheckpointError as `open_checkpoint` does."""
+    counts: dict[str, int] = {}
+    with open_checkpoint(folder) as checkpoint:
+        for info in checkpoint.tensors.values():
+            counts[info.dtype] = counts.get(info.dtype, 0) + math.prod(info.shape)
+    return counts
+
+
 def read_json(path: Path) -> dict[str, Any]:
     """A file that must hold one JSON object.
 
@@ -90,6 +108,8 @@ def read_json(path: Path) -> dict[str, Any]:
         content = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
         raise CheckpointError(f"{path} cannot be read: {error}") from error
+    except RecursionError as error:
+        raise CheckpointError(f"{path} cannot be read: it is nested too deeply") from error
     if not isinstance(content, dict):
         raise CheckpointError(f"{path} must hold a JSON object")
     return content

@@ -51,7 +51,6 @@ class ComputeService:
         self._prefix_servicer = PrefixCacheServicer(self._kv_watch)
         self._server = ServiceServer([SERVICE_NAME, PREFIX_CACHE_SERVICE_NAME], self._register, settings.listen)
         self._fingerprint = fingerprint_of(settings.model)
-        self._fingerprint.computation = settings.computation
         self._samplers: list[SamplerLink] = []
         self._dispatcher: Dispatcher | None = None
         self._prefixes: PrefixCalls | None = None
@@ -100,6 +99,7 @@ class ComputeService:
     def on_engine_loaded(self, info: EngineInfo, load: Load) -> None:
         """Serves from now on."""
         settings = self._settings
+        self._fingerprint.computation = settings.computation(info.dtype)
         self._servicer.load = load
         self._dispatcher = Dispatcher(
             self._engine,
@@ -127,7 +127,7 @@ class ComputeService:
             page_size_tokens=info.page_size_tokens,
             num_pages=info.num_pages,
             max_waiting_requests=info.max_waiting_requests,
-            dtype=settings.dtype,
+            dtype=info.dtype,
             device=settings.device.partition(":")[0],
             policy=settings.policy,
         )

@@ -157,7 +157,7 @@ def _set_logit_bias(params: common_pb2.SamplingParams, wishes: Wishes, model: Se
         raise InvalidRequest(f"logit_bias has {len(wishes.logit_bias)} entries, the limit is {limits.max_logit_bias}", field="logit_bias")
     if len({token for token, _ in wishes.logit_bias}) != len(wishes.logit_bias):
         raise InvalidRequest("logit_bias has a token id twice", field="logit_bias")
-    _check_token_ids("logit_bias", [token for token, _ in wishes.logit_bias], model)
+    check_token_ids("logit_bias", [token for token, _ in wishes.logit_bias], model)
     for token, value in sorted(wishes.logit_bias):
         contract.LOGIT_BIAS.check("logit_bias", value)
         if value != 0:
@@ -184,8 +184,7 @@ def resolve_stopping(
     """
     room = model.max_model_len_tokens - prompt_tokens
     if room < 1:
-        what = PromptTooLong.of(got=prompt_tokens, limit=model.max_model_len_tokens - 1, field=prompt_field)
-        raise in_openais_words(what, model)
+        raise _too_long(prompt_tokens, model, field=prompt_field)
     if wishes.max_tokens is None:
         max_tokens = room if default_max_tokens is None else min(room, default_max_tokens)
     else:
@@ -214,12 +213,16 @@ def in_openais_words(error: PromptTooLong, model: ServedModel) -> PromptTooLong:
     return PromptTooLong(f"This model's maximum context length is {limit} tokens. However, {error.message}.", field=error.field)
 
 
+def _too_long(num_tokens: int, model: ServedModel, *, field: str) -> PromptTooLong:
+    return in_openais_words(PromptTooLong.of(got=num_tokens, limit=model.max_model_len_tokens - 1, field=field), model)
+
+
 def _stop_token_ids(wishes: Wishes, model: ServedModel, limits: Limits) -> list[int]:
     if len(wishes.stop_token_ids) > limits.max_stop_token_ids:
         raise InvalidRequest(
             f"stop_token_ids has {len(wishes.stop_token_ids)} ids, the limit is {limits.max_stop_token_ids}", field="stop_token_ids"
         )
-    _check_token_ids("stop_token_ids", wishes.stop_token_ids, model)
+    check_token_ids("stop_token_ids", wishes.stop_token_ids, model)
     return sorted({*wishes.stop_token_ids, *(() if wishes.ignore_eos else model.eos_token_ids)})
 
 
@@ -236,15 +239,23 @@ def _stop_strings(wishes: Wishes, limits: Limits) -> list[str]:
 
 
 def check_prompt_ids(token_ids: Sequence[int], model: ServedModel, *, field: str) -> None:
-    """Refuses token ids that the model has no row for.
+    """Refuses more token ids than fit, before it looks at them, and ids that the model has no row for.
+
+    Raises:
+        PromptTooLong: there is no room for one token of an answer.
+        InvalidRequest: naming the first such id and the limit.
+    """
+    if len(token_ids) >= model.max_model_len_tokens:
+        raise _too_long(len(token_ids), model, field=field)
+    check_token_ids(field, token_ids, model)
+
+
+def check_token_ids(field: str, token_ids: Sequence[int], model: ServedModel) -> None:
+    """Refuses token ids that the model cannot give and has no row for.
 
     Raises:
         InvalidRequest: naming the first such id and the limit.
     """
-    _check_token_ids(field, token_ids, model)
-
-
-def _check_token_ids(field: str, token_ids: Sequence[int], model: ServedModel) -> None:
     if token_ids and not (min(token_ids) >= 0 and max(token_ids) < model.logits_width):
         wrong = next(token for token in token_ids if not 0 <= token < model.logits_width)
         raise InvalidRequest(f"{field} has token id {wrong}, ids are in [0, {model.logits_width})", field=field)

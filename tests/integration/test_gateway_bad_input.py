@@ -391,3 +391,15 @@ async def test_bad_tokenizing_is_refused_by_name(session: aiohttp.ClientSession,
         error = (await response.json())["error"]
     assert response.status in (400, 404)
     assert error["param"] == field
+
+
+async def test_tokenizing_many_tokens_gives_each_in_order() -> None:
+    async with running_fleet(computes=[FakeCompute(max_model_len_tokens=MODEL_LEN)]) as large, aiohttp.ClientSession(large.url) as session:
+        text = "".join(chr(97 + number % 26) for number in range(20_000))
+        async with session.post("/tokenize", json={"prompt": text, "add_special_tokens": False, "return_token_strs": True}) as response:
+            body = await response.json()
+        assert body["tokens"] == list(text.encode())
+        assert (body["count"], body["system_tokens"]) == (20_000, 0)
+        assert body["token_strs"] == [f"<{token}>" for token in text.encode()]
+        async with session.post("/detokenize", json={"tokens": body["tokens"]}) as response:
+            assert await response.json() == {"prompt": text}

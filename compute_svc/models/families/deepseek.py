@@ -91,7 +91,7 @@ def read(fields: ConfigFields, architecture: str) -> tuple[ModelConfig, WeightNa
 
 def _attention_scale(fields: ConfigFields, head_dim: int, rope: Rope) -> float:
     """Yarn's growth of queries and keys, as far as it is not in sines and cosines, counts for all dimensions."""
-    scale = head_dim**-0.5
+    scale: float = head_dim**-0.5
     section = fields.section("rope_parameters") or fields.section("rope_scaling")
     if rope.scaling is None or section is None or not section.get("mscale_all_dim"):
         return scale

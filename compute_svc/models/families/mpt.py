@@ -43,7 +43,7 @@ def read(fields: ConfigFields, architecture: str) -> tuple[ModelConfig, WeightNa
         attention.require(name, False)
     hidden_size, num_heads, num_layers = fields.count("d_model"), fields.count("n_heads"), fields.count("n_layers")
     kinds, kind_of_layer = uniform(LayerKind(), num_layers)
-    num_kv_heads = {"multihead_attention": num_heads, "multiquery_attention": 1}.get(attention.get("attn_type") or "multihead_attention")
+    num_kv_heads = {"multihead_attention": num_heads, "multiquery_attention": 1}.get(attention.word("attn_type") or "multihead_attention")
     config = ModelConfig(
         architecture=architecture,
         vocab_size=fields.count("vocab_size"),

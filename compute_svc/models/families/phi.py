@@ -11,7 +11,6 @@ from compute_svc.models.config_fields import ConfigFields, read_rope, uniform
 from compute_svc.models.example import SIZES, Example
 from compute_svc.models.families.llama import llama_like
 from compute_svc.models.weight_names import WeightNames
-from compute_svc.models.weights import CheckpointError
 
 ARCHITECTURES = ("PhiForCausalLM", "Phi3ForCausalLM")
 
@@ -105,18 +104,16 @@ def _longrope(fields: ConfigFields, head_dim: int) -> Rope | None:
     if section is None or (section.get("rope_type") or section.get("type")) not in ("longrope", "su"):
         return None
     longest = fields.count("max_position_embeddings")
-    original = section.optional_count("original_max_position_embeddings") or fields.count("original_max_position_embeddings", longest)
+    place = fields if section.get("original_max_position_embeddings") is None else section
+    original = place.count("original_max_position_embeddings", longest, at_least=2)
     served = longest if fields.max_tokens is None else min(longest, fields.max_tokens)
     name = "long_factor" if served > original else "short_factor"
     dims = int(head_dim * (section.optional_number("partial_rotary_factor") or fields.number("partial_rotary_factor", 1.0)))
-    divisors = section.get(name)
-    if not isinstance(divisors, list) or len(divisors) != dims // 2 or not all(isinstance(value, int | float) for value in divisors):
-        raise CheckpointError(f"{section.place}: {name} must list {dims // 2} numbers")
     stretch = section.optional_number("factor") or longest / original
     height = section.optional_number("attention_factor")
     if height is None:
         height = 1.0 if stretch <= 1 else math.sqrt(1 + math.log(stretch) / math.log(original))
-    scaling = RopeScaling("longrope", divisors=tuple(float(value) for value in divisors), amplitude=height)
+    scaling = RopeScaling("longrope", divisors=section.numbers(name, dims // 2), amplitude=height)
     return Rope(dims=dims, theta=_theta(fields, section), scaling=scaling)
 
 

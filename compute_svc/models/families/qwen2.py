@@ -88,7 +88,7 @@ def _layer_types(fields: ConfigFields, window: int | None, *, has_experts: bool)
 def _experts(fields: ConfigFields, architecture: str) -> Experts:
     num_layers = fields.count("num_hidden_layers")
     every = fields.count("decoder_sparse_step", 1)
-    dense = fields.get("mlp_only_layers") or []
+    dense = fields.indices("mlp_only_layers")
     shared = fields.count("shared_expert_intermediate_size") if architecture == "Qwen2MoeForCausalLM" else 0
     return Experts(
         count=fields.count("num_experts" if "num_experts" in fields else "num_local_experts"),
