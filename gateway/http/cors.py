@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 
 from aiohttp import web
-from multidict import MultiMapping
 
 ANY_ORIGIN = "*"
 _PREFLIGHT_AGE_S = "600"
@@ -26,7 +25,7 @@ class Cors:
         """Whether pages of an origin may call."""
         return origin is not None and (origin in self._origins or ANY_ORIGIN in self._origins)
 
-    def add_headers(self, request_headers: MultiMapping[str], response: web.StreamResponse) -> None:
+    def add_headers(self, request_headers: Mapping[str, str], response: web.StreamResponse) -> None:
         """Tells the browser that the page may read the response."""
         if not self._origins:
             return
@@ -36,7 +35,7 @@ class Cors:
             response.headers["Access-Control-Allow-Origin"] = origin
             response.headers["Access-Control-Expose-Headers"] = _SHOWN_HEADERS
 
-    def preflight_headers(self, request_headers: MultiMapping[str], methods: Collection[str]) -> dict[str, str]:
+    def preflight_headers(self, request_headers: Mapping[str, str], methods: Collection[str]) -> dict[str, str]:
         """What a browser that asks beforehand is told besides: empty if it does not ask, or its page may not call."""
         if "Access-Control-Request-Method" not in request_headers or not self.allows(request_headers.get("Origin")):
             return {}

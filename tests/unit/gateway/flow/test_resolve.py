@@ -170,6 +170,28 @@ def test_prompt_and_answer_fit_exactly_or_are_refused_with_the_numbers() -> None
         stopping(100)
 
 
+def test_the_last_value_that_is_allowed_is_allowed() -> None:
+    assert stopping(max_tokens=1).max_tokens == 1
+    assert stopping(99, max_tokens=1).max_tokens == 1
+    assert stopping(max_tokens=3, min_tokens=3).min_tokens == 3
+    assert not stopping(min_tokens=0).HasField("min_tokens")
+    assert len(stopping(stop_strings=("x" * 256,) * 16).stop_strings) == 16
+    assert len(stopping(stop_strings=("x",)).stop_strings) == 1
+    assert stopping(stop_token_ids=tuple(range(64))).stop_token_ids[-1] == 63
+    with pytest.raises(InvalidRequest, match="the limit is 64"):
+        stopping(stop_token_ids=tuple(range(65)))
+    assert sampling(top_k=1).top_k == 1
+    assert sampling(top_k=2**32 - 1).top_k == 2**32 - 1
+    assert sampling(top_logprobs=20).top_logprobs == 20
+    assert list(sampling(logit_bias=((0, 100.0), (95, -100.0))).logit_bias_ids) == [0, 95]
+    for wrong in (96, -1):
+        with pytest.raises(InvalidRequest, match=r"ids are in \[0, 96\)"):
+            sampling(logit_bias=((wrong, 1.0),))
+    check_prompt_ids([0, 95] * 49 + [95], MODEL, field="prompt")
+    for seed in (-(2**63), 2**64 - 1):
+        sampling(seed=seed)
+
+
 @pytest.mark.parametrize(("wishes", "what"), [({"min_tokens": 91}, "at most 90"), ({"max_tokens": 3, "min_tokens": 4}, "at most 3")])
 def test_min_tokens_is_checked_against_the_resolved_max_tokens(wishes: dict[str, int], what: str) -> None:
     with pytest.raises(InvalidRequest, match=what) as caught:
