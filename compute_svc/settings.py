@@ -67,6 +67,10 @@ class Settings(BaseSettings):
         16 << 20, ge=1 << 20, le=32 << 20, description="Most bytes that wait for a gateway that does not read; then it is cut off"
     )
     stall_timeout_s: float = Field(30.0, gt=0, le=3600, description="Not ready after a step that takes longer than this")
+    freeze_timeout_s: float = Field(
+        10.0, gt=0, le=86400, description="The process ends when its engine neither answers nor uses the processor for so long"
+    )
+    step_timeout_s: float = Field(600.0, gt=0, le=86400, description="The process ends when a step takes longer than this")
     drain_timeout_s: float = Field(30.0, ge=0, le=3600, description="Most seconds for requests under way when the process is told to stop")
 
     @property

@@ -27,6 +27,7 @@ class Attention:
         num_heads: Query heads.
         num_kv_heads: Key and value heads.
         head_dim: W, width of a head.
+        sink_logits: [num_heads] float32, a learnt score of nothing in every softmax; None = there are none.
     """
 
     heads: ProjectedHeads | LatentHeads
@@ -36,6 +37,7 @@ class Attention:
     num_heads: int
     num_kv_heads: int
     head_dim: int
+    sink_logits: torch.Tensor | None = None
 
     def forward(self, x: torch.Tensor, residual: torch.Tensor | None, kv: torch.Tensor, step: Step) -> torch.Tensor:
         """residual + attention(x), both [P, hidden]; attention alone without a residual.
@@ -59,9 +61,10 @@ class Attention:
         queries = heads[: step.num_tokens, : self.num_heads]
         if kind.decode is not None:
             sink_decodes = None if sink_queries is None else sink_queries[: step.num_decodes]
-            decode_attention(queries[: step.num_decodes], kv, kind.decode, step.attended[: step.num_decodes], sink_q=sink_decodes)
+            attended = step.attended[: step.num_decodes]
+            decode_attention(queries[: step.num_decodes], kv, kind.decode, attended, sink_q=sink_decodes, sink_logits=self.sink_logits)
         if kind.prefill is not None:
-            prefill_attention(queries, kv, kind.prefill, step.attended, sink_q=sink_queries)
+            prefill_attention(queries, kv, kind.prefill, step.attended, sink_q=sink_queries, sink_logits=self.sink_logits)
         return linear(step.attended, self.output, add=residual)
 
     def _turned_to_sinks(self, queries: torch.Tensor, cos: torch.Tensor, sin: torch.Tensor) -> torch.Tensor:

@@ -31,6 +31,26 @@ class Mlp:
 
 
 @dataclass(frozen=True, slots=True, eq=False)
+class ClampedMlp:
+    """down(g * sigmoid(alpha * g) * (u + 1)), g = gate(x) up to the limit, u = up(x) within plus or minus the limit (gpt-oss)."""
+
+    gate: LinearWeight
+    up: LinearWeight
+    down: LinearWeight
+    alpha: float
+    limit: float
+
+    def forward(self, x: torch.Tensor, residual: torch.Tensor | None) -> torch.Tensor:
+        """See `Mlp`."""
+        gate = linear(x, self.gate).float().clamp_(max=self.limit)
+        up = linear(x, self.up).float().clamp_(-self.limit, self.limit)
+        # A softmax of two numbers is a sigmoid of their difference, and treats every element alike, as torch's sigmoid does not.
+        scaled = gate * self.alpha
+        share = torch.softmax(torch.stack((scaled, torch.zeros_like(scaled)), dim=-1), dim=-1)[..., 0]
+        return linear(gate.mul_(share).mul_(up.add_(1.0)).to(x.dtype), self.down, add=residual)
+
+
+@dataclass(frozen=True, slots=True, eq=False)
 class ExpertMlp:
     """Some experts' MLPs of each token, weighted and summed in the order of the experts' numbers.
 
@@ -47,7 +67,7 @@ class ExpertMlp:
     """
 
     router: Router
-    experts: tuple[Mlp, ...] | GroupedMlps
+    experts: tuple[Mlp | ClampedMlp, ...] | GroupedMlps
     shared: Mlp | None
     shared_gate: LinearWeight | None
 
@@ -84,7 +104,7 @@ def _sum_grouped(x: torch.Tensor, weights: torch.Tensor, chosen: torch.Tensor, e
     return (by_token * weights.gather(1, places)[:, :, None]).sum(dim=1)
 
 
-def _sum_chosen(x: torch.Tensor, weights: torch.Tensor, chosen: torch.Tensor, experts: Sequence[Mlp]) -> torch.Tensor:
+def _sum_chosen(x: torch.Tensor, weights: torch.Tensor, chosen: torch.Tensor, experts: Sequence[Mlp | ClampedMlp]) -> torch.Tensor:
     """As `_sum_grouped`, one expert after the other. Waits for the device to tell which were chosen."""
     shares, is_chosen = _shares(weights, chosen, len(experts))
     total = torch.zeros(x.shape, dtype=torch.float32, device=x.device)
@@ -96,7 +116,7 @@ def _sum_chosen(x: torch.Tensor, weights: torch.Tensor, chosen: torch.Tensor, ex
     return total
 
 
-def _sum_all(x: torch.Tensor, weights: torch.Tensor, chosen: torch.Tensor, experts: Sequence[Mlp]) -> torch.Tensor:
+def _sum_all(x: torch.Tensor, weights: torch.Tensor, chosen: torch.Tensor, experts: Sequence[Mlp | ClampedMlp]) -> torch.Tensor:
     """As `_sum_grouped`, every expert of every token, one expert after the other."""
     shares, is_chosen = _shares(weights, chosen, len(experts))
     total = torch.zeros(x.shape, dtype=torch.float32, device=x.device)

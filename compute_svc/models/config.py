@@ -79,6 +79,14 @@ class StreamingWindow:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Clamp:
+    """Numbers of a `ClampedMlp`."""
+
+    alpha: float
+    limit: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Experts:
     """A mixture of experts in place of the MLP; each expert is a gated MLP.
 
@@ -92,6 +100,7 @@ class Experts:
         correction: There is a learnt correction of scores, which counts where experts are chosen and not in their weights.
         limit: See `GroupLimit`; None = a token's experts may be any.
         float32_router: Scores are computed in float32 whatever the model's dtype.
+        clamp: The experts' gates are clamped, in place of plain ones, and router and experts have biases; None = plain ones without.
         shared_size: Width of the expert that computes every token; 0 = none.
         shared_gate: That expert's output is scaled by a learnt gate.
         layers: Which layers have experts; the others have the plain MLP.
@@ -106,6 +115,7 @@ class Experts:
     correction: bool = False
     limit: GroupLimit | None = None
     float32_router: bool = False
+    clamp: Clamp | None = None
     shared_size: int = 0
     shared_gate: bool = False
     layers: frozenset[int]
@@ -202,7 +212,9 @@ class ModelConfig:
         qkv_limit: Queries, keys and values are clamped to plus or minus this.
         attention_scale: What scores are multiplied by; None = head_dim ** -0.5.
         attention_softcap: See `AttentionSpec`.
+        sink_logits: Every query head of a layer has a learnt score of nothing.
         slopes: See `AttentionSpec`; one for each query head.
+        rounded_slopes: See `AttentionSpec`.
         position_offset: A learnt embedding of position + this is added to the token's; None = there is none.
         embedding_scale: What embeddings are multiplied by.
         embedding_norm: Embeddings are normalised.
@@ -247,7 +259,9 @@ class ModelConfig:
     qkv_limit: float | None = None
     attention_scale: float | None = None
     attention_softcap: float | None = None
+    sink_logits: bool = False
     slopes: tuple[float, ...] | None = None
+    rounded_slopes: bool = False
     position_offset: int | None = None
     embedding_scale: float | None = None
     embedding_norm: bool = False
@@ -288,6 +302,7 @@ class ModelConfig:
         """
         reasons = {
             "it has ALiBi slopes": self.slopes is not None,
+            "it has learnt sinks": self.sink_logits,
             "its positions are learnt": self.position_offset is not None,
             "it has layers without positions": any(kind.rope is None for kind in self.kinds),
         }

@@ -26,7 +26,7 @@ class _Servicer(sampler_pb2_grpc.SamplerServiceServicer):
 
 
 @pytest.fixture
-async def channel() -> AsyncIterator[grpc.aio.Channel]:
+async def channel() -> AsyncIterator[Any]:
     server = ServiceServer(
         ["triserve.v1.SamplerService"], lambda s: sampler_pb2_grpc.add_SamplerServiceServicer_to_server(_Servicer(), s), "127.0.0.1:0"
     )
@@ -41,26 +41,26 @@ def _require_blame(code: grpc.StatusCode, details: str | None) -> None:
 
 
 @pytest.mark.parametrize("method", ["/triserve.v1.SamplerService/GetSamplerInfo", "/grpc.health.v1.Health/Check"])
-async def test_garbage_in_a_single_request_is_the_callers_fault(channel: grpc.aio.Channel, method: str) -> None:
+async def test_garbage_in_a_single_request_is_the_callers_fault(channel: Any, method: str) -> None:
     with pytest.raises(grpc.aio.AioRpcError) as caught:
         await channel.unary_unary(method)(GARBAGE)
     _require_blame(caught.value.code(), caught.value.details())
 
 
-async def test_garbage_in_a_request_for_a_stream_is_the_callers_fault(channel: grpc.aio.Channel) -> None:
+async def test_garbage_in_a_request_for_a_stream_is_the_callers_fault(channel: Any) -> None:
     call = channel.unary_stream("/grpc.health.v1.Health/Watch")(GARBAGE)
     _require_blame(await call.code(), await call.details())
 
 
 @pytest.mark.parametrize("garbage", [GARBAGE, PARTED], ids=["garbage", "cut short"])
 @pytest.mark.parametrize("method", ["/triserve.v1.SamplerService/Sample", "/grpc.reflection.v1alpha.ServerReflection/ServerReflectionInfo"])
-async def test_garbage_on_a_stream_is_the_callers_fault(channel: grpc.aio.Channel, method: str, garbage: bytes) -> None:
+async def test_garbage_on_a_stream_is_the_callers_fault(channel: Any, method: str, garbage: bytes) -> None:
     call = channel.stream_stream(method)()
     await call.write(garbage if "triserve" in method else GARBAGE)
     _require_blame(await call.code(), await call.details())
 
 
-async def test_what_came_before_garbage_is_answered(channel: grpc.aio.Channel) -> None:
+async def test_what_came_before_garbage_is_answered(channel: Any) -> None:
     call = channel.stream_stream("/triserve.v1.SamplerService/Sample")()
     await call.write(sampler_pb2.SampleRequest(frame=7).SerializeToString())
     assert sampler_pb2.SampleResponse.FromString(await call.read()).frame == 7
