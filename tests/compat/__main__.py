@@ -62,7 +62,20 @@ def main() -> int:
 
 def run_client(name: str, url: str, model: str, python: Path) -> list[Check]:
     """The outcomes of one client's checks; a client that does not even start is one failure."""
-    ended = subprocess.run(
+    try:
+        ended = _run(name, url, model, python)
+    except subprocess.TimeoutExpired:
+        return [Check(name, "", "ends", f"still running after {_PATIENCE_S} s")]
+    lines = [line for line in ended.stdout.splitlines() if line.startswith('{"client"')]
+    checks = [Check(**json.loads(line)) for line in lines]
+    if ended.returncode != 0 or not checks:
+        last = (ended.stderr.strip() or "it said nothing").splitlines()[-1]
+        checks.append(Check(name, "", "starts", f"left with {ended.returncode}: {last}"))
+    return checks
+
+
+def _run(name: str, url: str, model: str, python: Path) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
         [str(python), "-m", f"tests.compat.clients.{name}", url, model],
         env={**os.environ, **_ALONE, "PYTHONPATH": str(ROOT)},
         capture_output=True,
@@ -70,12 +83,6 @@ def run_client(name: str, url: str, model: str, python: Path) -> list[Check]:
         timeout=_PATIENCE_S,
         check=False,
     )
-    lines = [line for line in ended.stdout.splitlines() if line.startswith('{"client"')]
-    checks = [Check(**json.loads(line)) for line in lines]
-    if ended.returncode != 0 or not checks:
-        last = (ended.stderr.strip() or "it said nothing").splitlines()[-1]
-        checks.append(Check(name, "", "starts", f"left with {ended.returncode}: {last}"))
-    return checks
 
 
 def table(checks: list[Check]) -> str:

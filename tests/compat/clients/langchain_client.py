@@ -11,7 +11,8 @@ from tests.compat.clients.checks import MODEL, require, run
 
 
 def model(url: str, **fields: Any) -> ChatOpenAI:
-    return ChatOpenAI(model=MODEL, base_url=f"{url}/v1", api_key="none", temperature=0, max_retries=0, **fields)
+    asked = {"temperature": 0, "max_tokens": 24, **fields}
+    return ChatOpenAI(model=MODEL, base_url=f"{url}/v1", api_key="none", max_retries=0, **asked)
 
 
 TURNS = [SystemMessage("Be brief."), HumanMessage("What is a page?"), AIMessage("16 tokens."), HumanMessage("And a step?")]

@@ -22,8 +22,8 @@ def chat(url: str) -> None:
 
 
 def stream(url: str) -> None:
-    text = "".join(chunk.choices[0].delta.content or "" for chunk in ask(url, stream=True, temperature=0))
-    require(text == ask(url, temperature=0).choices[0].message.content, "the same answer")
+    text = "".join(chunk.choices[0].delta.content or "" for chunk in ask(url, stream=True, temperature=0, max_tokens=24))
+    require(text == ask(url, temperature=0, max_tokens=24).choices[0].message.content, "the same answer")
 
 
 def overflow(url: str) -> None:

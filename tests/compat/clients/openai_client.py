@@ -14,13 +14,13 @@ def client(url: str) -> Any:
 
 
 def chat(url: str) -> None:
-    answer = client(url).chat.completions.create(model=MODEL, messages=QUESTION, temperature=0)
+    answer = client(url).chat.completions.create(model=MODEL, messages=QUESTION, temperature=0, max_tokens=24)
     require(answer.choices[0].message.content, "an answer")
     require(answer.system_fingerprint.startswith("fp_"), "a fingerprint")
 
 
 def stream(url: str) -> None:
-    asked = {"model": MODEL, "messages": QUESTION, "temperature": 0}
+    asked = {"model": MODEL, "messages": QUESTION, "temperature": 0, "max_tokens": 24}
     whole = client(url).chat.completions.create(**asked).choices[0].message.content
     chunks = list(client(url).chat.completions.create(**asked, stream=True, stream_options={"include_usage": True}))
     require("".join(chunk.choices[0].delta.content or "" for chunk in chunks if chunk.choices) == whole, "the same answer")
@@ -28,7 +28,7 @@ def stream(url: str) -> None:
 
 
 def stream_helper(url: str) -> None:
-    with client(url).chat.completions.stream(model=MODEL, messages=QUESTION, temperature=0) as events:
+    with client(url).chat.completions.stream(model=MODEL, messages=QUESTION, temperature=0, stop=".") as events:
         final = events.get_final_completion()
     require(final.choices[0].message.content and final.choices[0].finish_reason, "a whole answer")
 
@@ -64,7 +64,7 @@ def every_idle_field(url: str) -> None:
 
 
 def log_probabilities(url: str) -> None:
-    asked = {"model": MODEL, "messages": QUESTION, "temperature": 0, "logprobs": True, "top_logprobs": 2}
+    asked = {"model": MODEL, "messages": QUESTION, "temperature": 0, "max_tokens": 24, "logprobs": True, "top_logprobs": 2}
     choice = client(url).chat.completions.create(**asked).choices[0]
     require("".join(token.token for token in choice.logprobs.content) == choice.message.content, "joined tokens are the content")
 
