@@ -15,9 +15,6 @@ from compute_svc.layers.rotary_table import RopeScaling
 from compute_svc.layers.router import GroupLimit, Scoring
 from compute_svc.models.weights import CheckpointError
 
-# Attention sums in the same order whatever the batch for heads of such a width (kernels/kv_chunks.py).
-_HEAD_ALIGNMENT = 4
-
 
 class UnsupportedModel(CheckpointError):
     """A checkpoint asks for something this engine does not do; the message names it."""
@@ -273,8 +270,8 @@ class ModelConfig:
 
     @property
     def kv_head_dim(self) -> int:
-        """Width of a head where attention computes and in the KV: that of the wider of keys and values, rounded up; what is more is zero."""
-        return -(-max(self.head_dim, self.value_dim or 0) // _HEAD_ALIGNMENT) * _HEAD_ALIGNMENT
+        """Width of a head where attention computes and in the KV: that of the wider of keys and values; the others end in zeros."""
+        return max(self.head_dim, self.value_dim or 0)
 
     @property
     def layer_norms(self) -> tuple[NormRole, ...]:
@@ -308,7 +305,7 @@ class ModelConfig:
         }
         reason = next((words for words, holds in reasons.items() if holds), None)
         if reason is not None:
-            wanted = "a streaming window needs rotary positions in every layer"
+            wanted = "a streaming window needs rotary positions in every layer and no learnt sinks"
             raise UnsupportedModel(f"{place}: {wanted}; {self.architecture} cannot have one: {reason}")
         kinds = tuple(replace(kind, window=min(window.tokens, kind.window or window.tokens)) for kind in self.kinds)
         return replace(self, kinds=kinds, sinks=window.sinks)

@@ -111,9 +111,16 @@ def test_a_window_is_what_the_family_makes_of_the_config(fields: dict[str, Any],
     ("fields", "message"),
     [
         (
-            {"architectures": ["MambaForCausalLM"]},
-            "architecture MambaForCausalLM is not supported; supported: .*LlamaForCausalLM, MPT",
+            {"architectures": ["NobodysForCausalLM"]},
+            "architecture NobodysForCausalLM is not supported; supported: .*LlamaForCausalLM, MPT",
         ),
+        (
+            {"architectures": ["Qwen3NextForCausalLM"]},
+            "architecture Qwen3NextForCausalLM is not supported: it needs gated delta rule layers, .*; supported: .*LlamaForCausalLM",
+        ),
+        ({"architectures": ["LlavaForConditionalGeneration"]}, "LlavaForConditionalGeneration is not supported: it needs an encoder"),
+        ({"architectures": ["StableLmForCausalLM"], "qk_layernorm": True}, "qk_layernorm True is not supported"),
+        ({"architectures": ["CohereForCausalLM"], "use_qk_norm": True}, "use_qk_norm True is not supported"),
         ({"quantization_config": {"quant_method": "gptq"}}, r"quantization_config \(gptq\) is not supported"),
         (
             {"architectures": ["GptOssForCausalLM"], "quantization_config": {"quant_method": "mxfp4"}},
