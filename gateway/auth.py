@@ -96,7 +96,7 @@ class ApiKeys:
             return Grant(DEFAULT_TENANT, reads_metrics=True)
         scheme, _, key = (authorization or "").partition(" ")
         if scheme.lower() != "bearer" or not key.strip():
-            raise Unauthenticated("an API key is needed: send it as `Authorization: Bearer KEY`", field="Authorization")
+            raise Unauthenticated("an API key is needed: send it as `Authorization: Bearer KEY` or `X-Api-Key: KEY`", field="Authorization")
         presented = hashlib.sha256(key.strip().encode("utf-8", "surrogateescape")).digest()
         found = None
         # All are compared, so that the time tells nothing about which are close.

@@ -14,6 +14,7 @@ from gateway.flow.pipeline import Pipeline
 from gateway.flow.served_model import ServedNames
 from gateway.hosts import AllowedHosts
 from gateway.http.bodies import BodyReader
+from gateway.http.cors import Cors
 from gateway.metrics import Metrics
 
 
@@ -27,6 +28,7 @@ class Gateway:
     bodies: BodyReader
     keys: ApiKeys
     hosts: AllowedHosts
+    cors: Cors
     names: ServedNames
     limits: Limits
     metrics: Metrics

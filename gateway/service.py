@@ -24,6 +24,7 @@ from gateway.hosts import AllowedHosts
 from gateway.http.app import make_app
 from gateway.http.bodies import BodyReader
 from gateway.http.connection import Connection, MalformedRequests
+from gateway.http.cors import Cors
 from gateway.metrics import Metrics, StateCollector
 from gateway.settings import Settings
 from prompt_cache import PromptCache
@@ -90,6 +91,7 @@ class GatewayService:
             bodies=self._bodies,
             keys=keys,
             hosts=AllowedHosts.anybody() if keys.grants else AllowedHosts.of(settings.listen, settings.allowed_hosts),
+            cors=Cors(settings.cors_origins),
             names=names,
             limits=limits,
             metrics=metrics,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import secrets
 from typing import Annotated
 
@@ -10,9 +11,12 @@ from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 from gateway.flow.limits import Limits
 from gateway.flow.served_model import ServedNames
+from gateway.http.cors import ANY_ORIGIN
 from prompt_cache import CacheConfig
 
 _ADDRESS = r"^.+:\d{1,5}$"
+# As browsers send it: no path, and the port only where it is not the scheme's own.
+_ORIGIN = re.compile(r"[a-z][a-z0-9+.-]*://[^/\s,]+")
 _KIB, _MIB = 1024, 1024 * 1024
 
 
@@ -42,6 +46,10 @@ class Settings(Limits, BaseSettings):
         " there are no keys; separated by commas, * = any",
     )
 
+    cors_origins: Annotated[tuple[str, ...], NoDecode] = Field(
+        (), description="Web sites whose pages may call, as `https://example.org`, separated by commas; `*` = all, unset = none"
+    )
+
     cache: bool = Field(True, description="Whether finished answers are remembered")
     redis_url: SecretStr | None = Field(
         None, description="Redis that gateways share for remembered answers; unset = each has its own memory alone"
@@ -68,10 +76,18 @@ class Settings(Limits, BaseSettings):
     )
     drain_timeout_s: float = Field(20.0, ge=0, le=3600, description="Seconds that requests under way may take to end after SIGTERM")
 
-    @field_validator("tokenizers", "computes", "model_aliases", "allowed_hosts", mode="before")
+    @field_validator("tokenizers", "computes", "model_aliases", "allowed_hosts", "cors_origins", mode="before")
     @classmethod
     def _split(cls, value: object) -> object:
         return tuple(part.strip() for part in value.split(",") if part.strip()) if isinstance(value, str) else value
+
+    @field_validator("cors_origins")
+    @classmethod
+    def _are_origins(cls, value: tuple[str, ...]) -> tuple[str, ...]:
+        for origin in value:
+            if origin != ANY_ORIGIN and not _ORIGIN.fullmatch(origin):
+                raise ValueError(f"{origin!r} is no origin such as https://example.org, nor *")
+        return value
 
     @field_validator("tokenizers", "computes")
     @classmethod

@@ -103,7 +103,8 @@ class TemplateForms:
         """Which of the probed turns come out; None = the template refuses the probes."""
         turns = list(messages)
         for index in probed:
-            turns[index] = replace(turns[index], content=f"zq{index}qz")
+            turn = turns[index]
+            turns[index] = Message(turn.role, f"zq{index}qz", turn.name, turn.as_parts)
         try:
             text = self._template.render(turns, arguments, add_generation_prompt=add_generation_prompt)
         except InvalidRequest:

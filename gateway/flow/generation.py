@@ -96,6 +96,9 @@ class Generation(Protocol):
     def timeline(self) -> Timeline:
         """Where its time has gone so far."""
 
+    def prompt_token_ids(self, choice: int) -> Sequence[int]:
+        """The prompt that a choice answers."""
+
     def close(self) -> None:
         """Lets go of everything; aborts what has not ended."""
 
@@ -249,6 +252,10 @@ class LiveGeneration:
             max(answer.last_at - answer.first_at for answer in self.answers) * 1000,
         )
 
+    def prompt_token_ids(self, choice: int) -> Sequence[int]:
+        """The prompt that a choice answers."""
+        return self.choices[choice].prompt.token_ids
+
     def close(self) -> None:
         """Aborts every attempt that has not ended, and those that were to come."""
         self._ready.close()
@@ -336,12 +343,14 @@ class ReplayedGeneration:
 
     Args:
         answer: what the cache had.
+        prompt_token_ids: what it answers.
     """
 
     cache: CacheStatus = "hit"
 
-    def __init__(self, answer: CachedAnswer) -> None:
+    def __init__(self, answer: CachedAnswer, prompt_token_ids: Sequence[int]) -> None:
         self._answer = answer
+        self._prompt_token_ids = prompt_token_ids
         self._delivered = 0
 
     @property
@@ -364,6 +373,10 @@ class ReplayedGeneration:
     def timeline(self) -> Timeline:
         """No stage had any work."""
         return Timeline(0, 0, 0, 0)
+
+    def prompt_token_ids(self, choice: int) -> Sequence[int]:
+        """The prompt that its one choice answers."""
+        return self._prompt_token_ids
 
     def close(self) -> None:
         """Does nothing: nothing is held."""

@@ -21,13 +21,14 @@ from gateway.flow.resolve import (
     check_shape,
     check_template_reads,
     choice_seed,
+    in_openais_words,
     resolve_sampling,
     resolve_stopping,
 )
 from gateway.flow.served_model import ServedModel, ServedNames
 from gateway.metrics import Metrics
 from prompt_cache import CacheKey
-from triserve.rpc.errors import DeadlineExceeded, InvalidRequest, ServiceError
+from triserve.rpc.errors import DeadlineExceeded, InvalidRequest, PromptTooLong, ServiceError
 from triserve.v1 import tokenizer_pb2
 
 logger = logging.getLogger(__name__)
@@ -125,7 +126,7 @@ class Pipeline:
         if self._cache is not None and key is not None and call.cache.read:
             kept = await self._cache.get(key)
             if kept is not None:
-                return key, ReplayedGeneration(kept)
+                return key, ReplayedGeneration(kept, choices[0].prompt.token_ids)
             status = "miss"
         generation = LiveGeneration(
             choices,
@@ -167,7 +168,8 @@ class Pipeline:
         try:
             encoded = await self._fleet.encode(request)
         except InvalidRequest as error:
-            raise in_clients_words(error, call.prompt_field) from error
+            said = in_clients_words(error, call.prompt_field)
+            raise (in_openais_words(said, model) if isinstance(said, PromptTooLong) else said) from error
         if not encoded.token_ids:
             raise InvalidRequest(f"{call.prompt_field} has no tokens", field=call.prompt_field)
         self._metrics.tokenize.observe(encoded.encode_us / 1e6)

@@ -21,7 +21,7 @@ _SPLITMIX_STEP = 0x9E3779B97F4A7C15
 _SPLITMIX_1 = 0xBF58476D1CE4E5B9
 _SPLITMIX_2 = 0x94D049BB133111EB
 # The contract has no 0: no set of tokens has so little probability. Clients mean the likeliest alone.
-_TOP_P = contract.TOP_P._replace(excludes_low=False)
+TOP_P = contract.TOP_P._replace(excludes_low=False)
 
 
 def check_shape(call: Call, limits: Limits) -> None:
@@ -122,7 +122,7 @@ def _check_truncation(wishes: Wishes) -> None:
     if wishes.top_k is not None:
         _within("top_k", wishes.top_k, -1, 2**32 - 1)
     if wishes.top_p is not None:
-        _TOP_P.check("top_p", wishes.top_p)
+        TOP_P.check("top_p", wishes.top_p)
     if wishes.min_p is not None:
         contract.MIN_P.check("min_p", wishes.min_p)
 
@@ -184,7 +184,7 @@ def resolve_stopping(
     """
     room = model.max_model_len_tokens - prompt_tokens
     if room < 1:
-        raise PromptTooLong.of(got=prompt_tokens, limit=model.max_model_len_tokens - 1, field=prompt_field)
+        raise _too_long(prompt_tokens, model, field=prompt_field)
     if wishes.max_tokens is None:
         max_tokens = room if default_max_tokens is None else min(room, default_max_tokens)
     else:
@@ -192,10 +192,8 @@ def resolve_stopping(
         if max_tokens < 1:
             raise InvalidRequest(f"{name} is {shown(max_tokens)}, the least is 1", field=name)
         if max_tokens > room:
-            raise PromptTooLong(
-                f"{name} is {shown(max_tokens)} and {prompt_field} has {prompt_tokens} tokens, the limit on both together is {model.max_model_len_tokens}",
-                field=name,
-            )
+            what = PromptTooLong(f"{name} is {shown(max_tokens)} and {prompt_field} has {prompt_tokens} tokens", field=name)
+            raise in_openais_words(what, model)
     min_tokens = wishes.min_tokens or 0
     if min_tokens < 0:
         raise InvalidRequest(f"min_tokens is {shown(min_tokens)}, the least is 0", field="min_tokens")
@@ -207,6 +205,16 @@ def resolve_stopping(
         stop_token_ids=_stop_token_ids(wishes, model, limits),
         stop_strings=_stop_strings(wishes, limits),
     )
+
+
+def in_openais_words(error: PromptTooLong, model: ServedModel) -> PromptTooLong:
+    """The error, beginning with the words by which clients know that a prompt must be shortened."""
+    limit = model.max_model_len_tokens
+    return PromptTooLong(f"This model's maximum context length is {limit} tokens. However, {error.message}.", field=error.field)
+
+
+def _too_long(num_tokens: int, model: ServedModel, *, field: str) -> PromptTooLong:
+    return in_openais_words(PromptTooLong.of(got=num_tokens, limit=model.max_model_len_tokens - 1, field=field), model)
 
 
 def _stop_token_ids(wishes: Wishes, model: ServedModel, limits: Limits) -> list[int]:
@@ -238,12 +246,12 @@ def check_prompt_ids(token_ids: Sequence[int], model: ServedModel, *, field: str
         InvalidRequest: naming the first such id and the limit.
     """
     if len(token_ids) >= model.max_model_len_tokens:
-        raise PromptTooLong.of(got=len(token_ids), limit=model.max_model_len_tokens - 1, field=field)
+        raise _too_long(len(token_ids), model, field=field)
     check_token_ids(field, token_ids, model)
 
 
 def check_token_ids(field: str, token_ids: Sequence[int], model: ServedModel) -> None:
-    """Refuses ids that the model has no row for.
+    """Refuses token ids that the model cannot give and has no row for.
 
     Raises:
         InvalidRequest: naming the first such id and the limit.

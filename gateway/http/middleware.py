@@ -46,6 +46,8 @@ async def add_headers(request: web.Request, response: web.StreamResponse) -> Non
             response.headers["X-Client-Request-Id"] = request[CLIENT_LABEL]
     # Set and not only set by default: aiohttp has put a Server of its own there.
     response.headers.update(SECURITY_HEADERS)
+    if GATEWAY in request.app:
+        request.app[GATEWAY].cors.add_headers(request.headers, response)
 
 
 @web.middleware
@@ -102,14 +104,33 @@ async def check_host(request: web.Request, handler: Handler) -> web.StreamRespon
 
 
 @web.middleware
+async def answer_options(request: web.Request, handler: Handler) -> web.StreamResponse:
+    """Answers OPTIONS on every path of ours, without a key: browsers ask so before they let another site's page call."""
+    error = request.match_info.http_exception
+    if request.method != "OPTIONS" or not isinstance(error, web.HTTPMethodNotAllowed):
+        return await handler(request)
+    methods = {*error.allowed_methods, "OPTIONS"}
+    headers = request.app[GATEWAY].cors.preflight_headers(request.headers, methods)
+    return web.Response(status=204, headers={"Allow": ", ".join(sorted(methods)), **headers})
+
+
+@web.middleware
 async def authenticate(request: web.Request, handler: Handler) -> web.StreamResponse:
     """Lets in who has a key. What needs none is marked on its handler: neither path nor Host header decides.
 
     A page of another web site can make a visitor's browser post here, where it reaches a server on the visitor's own machine; browsers
-    say so in a header that pages cannot set.
+    say so in a header that pages cannot set. The operator may name sites whose pages are let in.
     """
-    if request.method == "POST" and request.headers.get("Sec-Fetch-Site", "none") not in ("none", "same-origin"):
-        raise CrossSiteRequest("requests of other web sites' pages are not answered")
+    gateway = request.app[GATEWAY]
+    cross_site = request.headers.get("Sec-Fetch-Site", "none") not in ("none", "same-origin")
+    if request.method == "POST" and cross_site and not gateway.cors.allows(request.headers.get("Origin")):
+        raise CrossSiteRequest("requests of other web sites' pages are not answered, unless GATEWAY_CORS_ORIGINS names the site")
     if not getattr(request.match_info.handler, "is_public", False):
-        request[GRANT] = request.app[GATEWAY].keys.grant_of(request.headers.get("Authorization"))
+        request[GRANT] = gateway.keys.grant_of(_authorization(request))
     return await handler(request)
+
+
+def _authorization(request: web.Request) -> str | None:
+    """The key as `Authorization` has it; some clients can only send a header that holds nothing else."""
+    key = request.headers.get("X-Api-Key")
+    return request.headers.get("Authorization", None if key is None else f"Bearer {key}")

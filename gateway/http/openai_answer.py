@@ -19,6 +19,7 @@ class WholeChoice:
     token_ids: list[int] = field(default_factory=list)
     logprobs: list[sampler_pb2.TokenLogprobs] = field(default_factory=list)
     finish_reason: FinishReason | None = None
+    prompt_token_ids: Sequence[int] = ()
 
     def add(self, piece: Piece) -> None:
         """Takes a piece in."""
@@ -38,6 +39,8 @@ async def gather(generation: Generation, num_choices: int) -> list[WholeChoice]:
     while not generation.finished:
         for piece in await generation.next():
             choices[piece.choice].add(piece)
+    for index, choice in enumerate(choices):
+        choice.prompt_token_ids = generation.prompt_token_ids(index)
     return choices
 
 
@@ -79,6 +82,7 @@ def completion_choice(index: int, choice: WholeChoice, *, with_logprobs: bool, w
     }
     if with_token_ids:
         body["token_ids"] = choice.token_ids
+        body["prompt_token_ids"] = list(choice.prompt_token_ids)
     return body
 
 

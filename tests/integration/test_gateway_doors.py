@@ -13,6 +13,7 @@ from gateway.http.app import make_app
 from tests.fakes.gateway_fleet import GatewayFleet, running_fleet
 
 COMPLETION = "/v1/completions"
+HEALTH_PATHS = ("/health", "/health/", "/v1/health", "/v1/health/")
 KEY = {"Authorization": "Bearer secret"}
 
 
@@ -37,7 +38,7 @@ async def test_every_route_but_health_and_the_page_needs_a_key(keyed: GatewayFle
         for method, path in (("GET", "/nothing"), ("POST", "/health"), ("GET", "//v1/models"), ("GET", "/static/../v1/models")):
             async with session.request(method, URL(keyed.url + path, encoded=True)) as response:
                 assert response.status == 401, path
-    assert open_routes == {(method, path) for method in ("GET", "HEAD") for path in ("/", "/health", "/static/{name}")}
+    assert open_routes == {(method, path) for method in ("GET", "HEAD") for path in ("/", *HEALTH_PATHS, "/static/{name}")}
 
 
 @pytest.mark.parametrize("host", ["x/health?", "127.0.0.1/health", "evil/static/style.css", "a:b:c"])

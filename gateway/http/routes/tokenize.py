@@ -15,6 +15,7 @@ from gateway.flow.pipeline import in_clients_words
 from gateway.flow.resolve import check_messages, check_token_ids
 from gateway.http.answering import json_response
 from gateway.http.openai_schema import DetokenizeBody, TokenizeBody
+from gateway.http.paths import add_route
 from triserve.rpc.errors import DeadlineExceeded, InvalidRequest
 from triserve.v1 import tokenizer_pb2
 
@@ -27,8 +28,8 @@ B = TypeVar("B", TokenizeBody, DetokenizeBody)
 
 def add_to(app: web.Application) -> None:
     """Adds the routes."""
-    app.router.add_post("/tokenize", tokenize)
-    app.router.add_post("/detokenize", detokenize)
+    add_route(app, "POST", "/tokenize", tokenize)
+    add_route(app, "POST", "/detokenize", detokenize)
 
 
 async def tokenize(request: web.Request) -> web.Response:

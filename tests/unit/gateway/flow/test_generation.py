@@ -297,7 +297,7 @@ async def test_a_reader_of_a_silent_stream_is_woken_with_nothing() -> None:
 
 async def test_a_replayed_answer_comes_in_the_deltas_in_which_it_was_made() -> None:
     kept = CachedAnswer(deltas=(CachedDelta("a", (1, 2)), CachedDelta("", (7,))), finish_reason="stop", prompt_tokens=5)
-    generation = ReplayedGeneration(kept)
+    generation = ReplayedGeneration(kept, [1, 2, 3, 4, 5])
     assert await generation.next() == [Piece(0, Delta("a", [1, 2], [], None))]
     assert not generation.finished
     assert await generation.next() == [Piece(0, Delta("", [7], [], "stop"))]

@@ -160,12 +160,36 @@ def test_unset_max_tokens_is_what_fits_or_the_routes_default_where_that_is_less(
 
 def test_prompt_and_answer_fit_exactly_or_are_refused_with_the_numbers() -> None:
     assert stopping(60, max_tokens=40).max_tokens == 40
-    with pytest.raises(PromptTooLong, match="max_tokens is 41 and prompt has 60 tokens, the limit on both together is 100") as caught:
+    with pytest.raises(
+        PromptTooLong, match=r"maximum context length is 100 tokens\. However, max_tokens is 41 and prompt has 60 tokens"
+    ) as caught:
         stopping(60, max_tokens=41)
     assert caught.value.field == "max_tokens"
     assert stopping(99).max_tokens == 1
     with pytest.raises(PromptTooLong, match="prompt has 100 tokens, the limit is 99"):
         stopping(100)
+
+
+def test_the_last_value_that_is_allowed_is_allowed() -> None:
+    assert stopping(max_tokens=1).max_tokens == 1
+    assert stopping(99, max_tokens=1).max_tokens == 1
+    assert stopping(max_tokens=3, min_tokens=3).min_tokens == 3
+    assert not stopping(min_tokens=0).HasField("min_tokens")
+    assert len(stopping(stop_strings=("x" * 256,) * 16).stop_strings) == 16
+    assert len(stopping(stop_strings=("x",)).stop_strings) == 1
+    assert stopping(stop_token_ids=tuple(range(64))).stop_token_ids[-1] == 63
+    with pytest.raises(InvalidRequest, match="the limit is 64"):
+        stopping(stop_token_ids=tuple(range(65)))
+    assert sampling(top_k=1).top_k == 1
+    assert sampling(top_k=2**32 - 1).top_k == 2**32 - 1
+    assert sampling(top_logprobs=20).top_logprobs == 20
+    assert list(sampling(logit_bias=((0, 100.0), (95, -100.0))).logit_bias_ids) == [0, 95]
+    for wrong in (96, -1):
+        with pytest.raises(InvalidRequest, match=r"ids are in \[0, 96\)"):
+            sampling(logit_bias=((wrong, 1.0),))
+    check_prompt_ids([0, 95] * 49 + [95], MODEL, field="prompt")
+    for seed in (-(2**63), 2**64 - 1):
+        sampling(seed=seed)
 
 
 @pytest.mark.parametrize(("wishes", "what"), [({"min_tokens": 91}, "at most 90"), ({"max_tokens": 3, "min_tokens": 4}, "at most 3")])

@@ -16,12 +16,19 @@ from prompt_cache import CachedAnswer, CachedDelta
 from triserve.rpc.errors import Overloaded
 from triserve.v1 import sampler_pb2
 
-GENERATION = ReplayedGeneration(CachedAnswer(deltas=(CachedDelta("a", (1, 2)),), finish_reason="stop", prompt_tokens=5))
+GENERATION = ReplayedGeneration(CachedAnswer(deltas=(CachedDelta("a", (1, 2)),), finish_reason="stop", prompt_tokens=5), [7, 8])
 NOTHING = Timeline(0, 0, 0, 0)
 
 
 def form(kind: type[Any], **arguments: Any) -> Any:
-    plain = {"request_id": "x-1", "created": 17, "model": 'a "model"', "include_usage": False, "continuous_usage": False}
+    plain = {
+        "request_id": "x-1",
+        "created": 17,
+        "model": 'a "model"',
+        "system_fingerprint": "fp_1",
+        "include_usage": False,
+        "continuous_usage": False,
+    }
     return kind(**{**plain, "token_ids": False, "timeline": False, **arguments})
 
 
@@ -40,9 +47,15 @@ def piece(text: str, tokens: list[int] | None = None, finish: FinishReason | Non
 def test_any_text_arrives_as_it_is_in_a_chat(text: str, finish: FinishReason | None, ids: bool, usage: bool, choice: int) -> None:
     chat = form(ChatEvents, token_ids=ids, include_usage=usage)
     first, *rest = events(chat.pieces([piece(text, [4, 5], finish, choice=choice)], GENERATION))
-    head = {"id": "x-1", "object": "chat.completion.chunk", "created": 17, "model": 'a "model"'}
+    head = {"id": "x-1", "object": "chat.completion.chunk", "created": 17, "model": 'a "model"', "system_fingerprint": "fp_1"}
     tail = {"usage": None} if usage else {}
-    assert first == {**head, "choices": [{"index": choice, "delta": {"role": "assistant", "content": ""}, "finish_reason": None}], **tail}
+    prompt = {"prompt_token_ids": [7, 8]} if ids else {}
+    assert first == {
+        **head,
+        "choices": [{"index": choice, "delta": {"role": "assistant", "content": ""}, "finish_reason": None}],
+        **prompt,
+        **tail,
+    }
     if not (text or finish or ids):
         assert not rest
         return
@@ -90,10 +103,18 @@ def test_the_timeline_comes_last_where_it_is_asked_for() -> None:
     assert "usage" not in event
 
 
-def test_continuous_usage_is_in_every_event() -> None:
-    chat = form(ChatEvents, continuous_usage=True, include_usage=True)
-    for event in events(chat.pieces([piece("a")], GENERATION)):
-        assert event["usage"]["prompt_tokens"] == 5
+def test_continuous_usage_counts_the_tokens_of_the_events_so_far() -> None:
+    for kind, counts in ((ChatEvents, [0, 1, 1, 3, 4]), (CompletionEvents, [1, 3, 4])):
+        made = form(kind, continuous_usage=True, include_usage=True)
+        seen = events(made.pieces([piece("a"), piece("b", [2, 3], choice=1)], GENERATION)) + events(made.pieces([piece("c")], GENERATION))
+        assert [event["usage"]["completion_tokens"] for event in seen] == counts
+        assert {event["usage"]["prompt_tokens"] for event in seen} == {5}
+
+
+def test_the_first_event_of_each_choice_has_the_ids_of_its_prompt() -> None:
+    made = form(CompletionEvents, token_ids=True)
+    seen = events(made.pieces([piece("a"), piece("b", choice=1), piece("c")], GENERATION))
+    assert [event["choices"][0].get("prompt_token_ids") for event in seen] == [[7, 8], [7, 8], None]
 
 
 def test_log_probabilities_of_an_event_keep_their_places_in_the_text() -> None:
