@@ -35,6 +35,13 @@ _BACKLOG = 1024
 _UNSENT_BYTES = 16 * 1024
 
 
+class CannotListen(OSError):
+    """An address of the gateway cannot be listened on; the message names it."""
+
+    def __str__(self) -> str:
+        return str(self.strerror)
+
+
 class GatewayService:
     """One gateway process.
 
@@ -43,7 +50,7 @@ class GatewayService:
 
     Raises:
         BadKeysFile: the file of API keys cannot be read.
-        OSError: an address cannot be listened on.
+        CannotListen: an address cannot be listened on.
     """
 
     def __init__(self, settings: Settings) -> None:
@@ -148,7 +155,7 @@ def _listen(address: str) -> socket.socket:
     try:
         listener = socket.create_server((host, int(port)), family=family, backlog=_BACKLOG)
     except OSError as error:
-        raise OSError(error.errno, f"cannot listen on {address}: {error.strerror}") from error
+        raise CannotListen(error.errno, f"cannot listen on {address}: {error.strerror}") from error
     listener.setblocking(False)
     _limit_unsent(listener)
     return listener
