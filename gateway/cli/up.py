@@ -205,7 +205,8 @@ def _gateway_ports(port: int, grpc_port: int) -> tuple[int, int]:
 async def _ask(url: str, question: str) -> None:
     """Asks one question and shows the answer on standard output."""
     sys.stdout.write(f"\n> {question}\n")
-    async with ApiClient(url, api_key=os.environ.get(API_KEY_VARIABLE, "")) as client:
+    key = os.environ.get(API_KEY_VARIABLE, "")
+    async with ApiClient(url, api_key=key, key_from=f"the variable {API_KEY_VARIABLE}") as client:
         await show_answer(client.stream_chat(Conversation("").messages_with(question), {}), sys.stdout, [])
     sys.stdout.write("\n")
     sys.stdout.flush()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -55,6 +56,17 @@ def test_the_first_lines_say_what_is_served_where_how_to_talk_to_it_and_how_to_s
     assert api.split()[:2] == ["API", f"{pipeline.url}/v1"] and f"127.0.0.1:{pipeline.grpc_port}" in api
     assert chat.endswith(f"triserve chat --url 127.0.0.1:{pipeline.port}")
     assert stop.split() == ["stop", "Ctrl-C"]
+
+
+def test_a_question_without_the_key_that_is_asked_for_is_told_of_by_where_the_key_is_given(tmp_path: Path) -> None:
+    keys = tmp_path / "keys"
+    keys.write_text(f"acme {'0' * 64}\n")
+    ports = ["--port", str(free_port()), "--grpc-port", str(free_port())]
+    command = [sys.executable, "-m", "gateway.cli", "up", *ports, "--ask", "What is Triserve?", "--exit-after-ask"]
+    environment = {**os.environ, "GATEWAY_API_KEYS_FILE": str(keys), "TRISERVE_API_KEY": ""}
+    done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=100, check=False)
+    assert done.returncode == 1
+    assert done.stderr == f"triserve up: http://127.0.0.1:{ports[1]} asks for an API key: use the variable TRISERVE_API_KEY\n"
 
 
 def test_what_a_part_refuses_is_told_once_and_by_the_option_that_set_it() -> None:
