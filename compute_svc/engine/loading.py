@@ -7,19 +7,23 @@ import logging
 import torch
 
 from compute_svc.engine.engine import Engine
+from compute_svc.engine.first_pass import require_finite_logits
+from compute_svc.engine.number_format import NumberFormat, choose_format, require_room
+from compute_svc.kernels.cpu_features import multiplies_bfloat16
 from compute_svc.kernels.kv_chunks import CHUNK_TOKENS
 from compute_svc.kv.page_store import KvPageStore
 from compute_svc.models.config import ModelConfig, StreamingWindow
-from compute_svc.models.registry import load_model
+from compute_svc.models.registry import load_model, read_model_config
+from compute_svc.models.weights import count_numbers
 from compute_svc.scheduler.base import SchedulerConfig
 from compute_svc.scheduler.kv_memory import Reservation
 from compute_svc.scheduler.length_predictor import WindowedLengthPredictor
 from compute_svc.scheduler.policies import make_policy
 from compute_svc.settings import Settings
+from triserve.rpc.machine import usable_memory_bytes
 
 logger = logging.getLogger(__name__)
 
-_DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 _RESERVATIONS = {"pages": Reservation.PAGES, "predicted": Reservation.PREDICTED}
 _PERCENT_PER_LINE = 10
 # Sines and cosines of so many positions are half a gigabyte at 64 rotary pairs.
@@ -33,32 +37,26 @@ def load_engine(settings: Settings) -> Engine:
         CheckpointError: The folder holds no model this engine can serve.
         ValueError: A setting does not fit the model.
     """
-    dtype, device = _DTYPES[settings.dtype], torch.device(settings.device)
+    device = torch.device(settings.device)
+    format_ = _number_format(settings, device)
     model = load_model(
         settings.model,
-        dtype=dtype,
+        dtype=format_.dtype,
         device=device,
         max_tokens=_most_distant_tokens(settings),
         streaming=_streaming_window(settings),
         on_progress=_ProgressLog(),
     )
-    config = scheduler_config(settings, model.config)
-    kv = KvPageStore(
-        model.config.num_layers,
-        config.num_pages,
-        config.page_size_tokens,
-        model.config.num_kv_heads,
-        model.config.head_dim,
-        dtype,
-        device,
-    )
+    require_finite_logits(model)
+    config = scheduler_config(settings, model.config, format_.dtype)
+    kv = _page_store(settings, config, model.config, format_.dtype, device)
     if model.sinks:
         logger.info("streaming: a token sees the first %d tokens and at most %s before it, itself included", model.sinks, model.kv_window)
     logger.info(
         "ready: %s from %s, %s on %s, %d KV pages of %d tokens, %d threads",
         model.config.architecture,
         settings.model.name,
-        settings.dtype,
+        format_.name,
         settings.device,
         config.num_pages,
         config.page_size_tokens,
@@ -76,6 +74,32 @@ def load_engine(settings: Settings) -> Engine:
     )
 
 
+def _number_format(settings: Settings, device: torch.device) -> NumberFormat:
+    """What the model will be computed in; the log says why, and what it takes."""
+    config = read_model_config(settings.model)
+    stored = count_numbers(settings.model)
+    on_cpu = device.type == "cpu"
+    fast = multiplies_bfloat16() if on_cpu else torch.cuda.is_bf16_supported(including_emulation=False)
+    format_ = choose_format(settings.dtype, stored, device=device.type, multiplies_bfloat16=fast)
+    # The logits' projection has a layout of its own, so a tied embedding is there twice.
+    num_weights = sum(stored.values()) + config.tie_word_embeddings * config.vocab_size * config.hidden_size
+    if on_cpu:
+        warning = require_room(num_weights, format_, settings.kv_cache_bytes, usable_memory_bytes())
+        if warning is not None:
+            logger.warning("%s", warning)
+    num_bytes = num_weights * format_.dtype.itemsize
+    logger.info("computes in %s, %s: weights of %d MB", format_.name, format_.reason, num_bytes // 1_000_000)
+    return format_
+
+
+def _page_store(settings: Settings, config: SchedulerConfig, model: ModelConfig, dtype: torch.dtype, device: torch.device) -> KvPageStore:
+    sizes = (model.num_layers, config.num_pages, config.page_size_tokens, model.num_kv_heads, model.kv_head_dim)
+    try:
+        return KvPageStore(*sizes, dtype, device)
+    except (MemoryError, torch.OutOfMemoryError) as error:
+        raise ValueError(f"COMPUTE_KV_CACHE_BYTES is {settings.kv_cache_bytes}, more than there is: {error}") from error
+
+
 def _streaming_window(settings: Settings) -> StreamingWindow | None:
     tokens = settings.streaming_window_tokens
     return None if tokens is None else StreamingWindow(tokens=tokens, sinks=settings.num_sinks)
@@ -87,8 +111,13 @@ def _most_distant_tokens(settings: Settings) -> int | None:
     return settings.max_model_len_tokens if window is None else window + settings.num_sinks
 
 
-def scheduler_config(settings: Settings, model: ModelConfig) -> SchedulerConfig:
+def scheduler_config(settings: Settings, model: ModelConfig, dtype: torch.dtype) -> SchedulerConfig:
     """The sizes that settings and model give together.
+
+    Args:
+        settings: The operator's.
+        model: What is loaded.
+        dtype: Of keys and values.
 
     Raises:
         ValueError: naming the variable that does not fit.
@@ -106,8 +135,7 @@ def scheduler_config(settings: Settings, model: ModelConfig) -> SchedulerConfig:
         limit, whose = model.max_position_embeddings, "the model's own"
     if longest > limit:
         raise ValueError(f"COMPUTE_MAX_MODEL_LEN_TOKENS is {longest}, the limit is {whose}, {limit}")
-    itemsize = _DTYPES[settings.dtype].itemsize
-    bytes_per_page = 2 * model.num_layers * settings.page_size_tokens * model.num_kv_heads * model.head_dim * itemsize
+    bytes_per_page = 2 * model.num_layers * settings.page_size_tokens * model.num_kv_heads * model.kv_head_dim * dtype.itemsize
     num_pages = settings.kv_cache_bytes // bytes_per_page
     if num_pages < 2:
         raise ValueError(f"COMPUTE_KV_CACHE_BYTES is {settings.kv_cache_bytes}, it must be at least {2 * bytes_per_page}, two pages")

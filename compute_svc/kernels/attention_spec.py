@@ -21,6 +21,8 @@ class AttentionSpec:
         scale: What scores are multiplied by.
         window: How many tokens a query sees, itself included; None = all before it.
         slopes: Of each query head, what its scores lose per token of distance (ALiBi, arXiv 2108.12409); None = nothing.
+        rounded_slopes: As Falcon was trained: scores gain slope times position of the key, all three rounded to bfloat16, times scale. But for
+            the rounding that is what they lose by distance, and something that is the same for all keys.
         softcap: Scores s become softcap * tanh(s / softcap), before the distance counts; None = they stay.
         sinks: How many first tokens every query sees besides its window (attention sinks, arXiv 2309.17453); 0 = none. Their scores are
             those of other queries, turned to where the sinks stand right before the window.
@@ -37,6 +39,7 @@ class AttentionSpec:
     scale: float
     window: int | None
     slopes: tuple[float, ...] | None = None
+    rounded_slopes: bool = False
     softcap: float | None = None
     sinks: int = 0
 

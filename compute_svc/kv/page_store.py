@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import math
 import mmap
+import sys
 from collections.abc import Sequence
 
 import numpy as np
+import numpy.typing as npt
 import torch
 
 from compute_svc.kernels.host_copy import to_device
@@ -33,6 +36,7 @@ class KvPageStore:
 
         Raises:
             ValueError: A size is below 1.
+            MemoryError: The system does not give so much.
         """
         sizes = {
             "num_layers": num_layers,
@@ -75,6 +79,17 @@ class KvPageStore:
         read, written = to_device([np.array(sources, dtype=np.int64), np.array(targets, dtype=np.int64)], self._kv.device)
         self._kv.index_copy_(2, written, self._kv.index_select(2, read))
 
+    def count_finite(self, pages: npt.NDArray[np.int64]) -> int:
+        """How many of some pages, from the first on, hold numbers alone, in every layer.
+
+        Args:
+            pages: [n] int64, all of them written.
+        """
+        for index, page in enumerate(pages.tolist()):
+            if not bool(self._kv[:, :, page].isfinite().all()):
+                return index
+        return len(pages)
+
     def clear(self, pages: torch.Tensor) -> None:
         """Zeroes pages in every layer.
 
@@ -88,5 +103,13 @@ def _zeros(shape: tuple[int, ...], dtype: torch.dtype, device: torch.device) -> 
     if device.type != "cpu":
         return torch.zeros(shape, dtype=dtype, device=device)
     # torch.zeros writes the zeros; an anonymous mapping is zero by itself and costs nothing before its first use.
-    memory = mmap.mmap(-1, math.prod(shape) * dtype.itemsize)
+    num_bytes = math.prod(shape) * dtype.itemsize
+    try:
+        # Private: a shared mapping is a file in memory, which gets no huge pages.
+        memory = mmap.mmap(-1, num_bytes, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
+    except (OSError, OverflowError) as error:
+        raise MemoryError(f"{num_bytes} bytes cannot be had: {error}") from error
+    if sys.platform == "linux":
+        with contextlib.suppress(OSError):  # a kernel built without huge pages
+            memory.madvise(mmap.MADV_HUGEPAGE)
     return torch.frombuffer(memory, dtype=dtype).view(shape)

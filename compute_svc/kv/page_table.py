@@ -107,6 +107,11 @@ class PageTable:
         return int(self._entries[self.length - 1]) if self.length else None
 
     @property
+    def shared_pages(self) -> Pages:
+        """The pages the radix tree owns, a copy."""
+        return self._entries[: self.shared].copy()
+
+    @property
     def owned(self) -> Pages:
         """The pages the request owns, a copy."""
         return self._entries[self.shared : self.length].copy()

@@ -11,6 +11,7 @@ import torch.nn.functional as F
 from compute_svc.kernels.gated_linear import gated_linear
 from compute_svc.kernels.grouped_mlp import GroupedMlps, grouped_mlp, takes_groups
 from compute_svc.kernels.linear import Activation, LinearWeight, linear, padded_count
+from compute_svc.layers.router import Router
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -30,6 +31,26 @@ class Mlp:
 
 
 @dataclass(frozen=True, slots=True, eq=False)
+class ClampedMlp:
+    """down(g * sigmoid(alpha * g) * (u + 1)), g = gate(x) up to the limit, u = up(x) within plus or minus the limit (gpt-oss)."""
+
+    gate: LinearWeight
+    up: LinearWeight
+    down: LinearWeight
+    alpha: float
+    limit: float
+
+    def forward(self, x: torch.Tensor, residual: torch.Tensor | None) -> torch.Tensor:
+        """See `Mlp`."""
+        gate = linear(x, self.gate).float().clamp_(max=self.limit)
+        up = linear(x, self.up).float().clamp_(-self.limit, self.limit)
+        # A softmax of two numbers is a sigmoid of their difference, and treats every element alike, as torch's sigmoid does not.
+        scaled = gate * self.alpha
+        share = torch.softmax(torch.stack((scaled, torch.zeros_like(scaled)), dim=-1), dim=-1)[..., 0]
+        return linear(gate.mul_(share).mul_(up.add_(1.0)).to(x.dtype), self.down, add=residual)
+
+
+@dataclass(frozen=True, slots=True, eq=False)
 class ExpertMlp:
     """Some experts' MLPs of each token, weighted and summed in the order of the experts' numbers.
 
@@ -39,27 +60,20 @@ class ExpertMlp:
     token: no dearer for few tokens, which need most experts' weights anyway, and count / per_token times the work for many.
 
     Attributes:
-        router: Scores of experts.
+        router: Chooses them.
         experts: All of them, from `group_experts`.
-        per_token: How many compute a token.
-        normalise: Their weights are scaled to sum to one.
         shared: An MLP that computes every token; None = none.
         shared_gate: [1, hidden], what that MLP's output is scaled by, through a sigmoid; None = not.
     """
 
-    router: LinearWeight
-    experts: tuple[Mlp, ...] | GroupedMlps
-    per_token: int
-    normalise: bool
+    router: Router
+    experts: tuple[Mlp | ClampedMlp, ...] | GroupedMlps
     shared: Mlp | None
     shared_gate: LinearWeight | None
 
     def forward(self, x: torch.Tensor, residual: torch.Tensor | None) -> torch.Tensor:
         """residual + experts(x), both [P, hidden]; the experts alone without a residual."""
-        scores = torch.softmax(linear(x, self.router).float(), dim=-1)
-        weights, chosen = scores.topk(self.per_token, dim=-1)
-        if self.normalise:
-            weights = weights / weights.sum(dim=-1, keepdim=True)
+        weights, chosen = self.router.forward(x)
         if isinstance(self.experts, GroupedMlps):
             total = _sum_grouped(x, weights, chosen, self.experts)
         else:
@@ -90,7 +104,7 @@ def _sum_grouped(x: torch.Tensor, weights: torch.Tensor, chosen: torch.Tensor, e
     return (by_token * weights.gather(1, places)[:, :, None]).sum(dim=1)
 
 
-def _sum_chosen(x: torch.Tensor, weights: torch.Tensor, chosen: torch.Tensor, experts: Sequence[Mlp]) -> torch.Tensor:
+def _sum_chosen(x: torch.Tensor, weights: torch.Tensor, chosen: torch.Tensor, experts: Sequence[Mlp | ClampedMlp]) -> torch.Tensor:
     """As `_sum_grouped`, one expert after the other. Waits for the device to tell which were chosen."""
     shares, is_chosen = _shares(weights, chosen, len(experts))
     total = torch.zeros(x.shape, dtype=torch.float32, device=x.device)
@@ -102,7 +116,7 @@ def _sum_chosen(x: torch.Tensor, weights: torch.Tensor, chosen: torch.Tensor, ex
     return total
 
 
-def _sum_all(x: torch.Tensor, weights: torch.Tensor, chosen: torch.Tensor, experts: Sequence[Mlp]) -> torch.Tensor:
+def _sum_all(x: torch.Tensor, weights: torch.Tensor, chosen: torch.Tensor, experts: Sequence[Mlp | ClampedMlp]) -> torch.Tensor:
     """As `_sum_grouped`, every expert of every token, one expert after the other."""
     shares, is_chosen = _shares(weights, chosen, len(experts))
     total = torch.zeros(x.shape, dtype=torch.float32, device=x.device)

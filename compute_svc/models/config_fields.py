@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from typing import Any
+import math
+import reprlib
+from typing import Any, NamedTuple
 
 from compute_svc.kernels.linear import Activation
 from compute_svc.layers.rotary_table import RopeScaling
@@ -18,6 +20,39 @@ _ACTIVATIONS: dict[str, Activation] = {
     "gelu_fast": "gelu_tanh",
     "gelu_pytorch_tanh": "gelu_tanh",
     "relu": "relu",
+}
+
+
+_SHORT = reprlib.Repr()
+_SHORT.maxstring = _SHORT.maxother = _SHORT.maxlong = 100
+
+# No published model comes near these. What is computed from fields within them is finite, and what is counted up to them is quickly done.
+_LARGEST_COUNT = 1 << 40
+_SMALLEST_NUMBER, _LARGEST_NUMBER = 1e-20, 1e20
+_MOST_LISTED = 1 << 14
+# Fields of which there is something for each: a layer, a head, an expert.
+_LISTED_COUNTS = frozenset(
+    {
+        *("num_hidden_layers", "num_layers", "n_layer", "n_layers"),
+        *("num_attention_heads", "num_key_value_heads", "num_kv_heads", "n_head", "n_heads", "kv_n_heads", "multi_query_group_num"),
+        *("num_experts", "num_local_experts", "num_experts_per_tok"),
+    }
+)
+
+
+class _Range(NamedTuple):
+    """Where a number may lie; its lower end is left out."""
+
+    above: float
+    at_most: float
+
+
+_SHARE = _Range(0, 1)
+_RANGES = {
+    **dict.fromkeys(("rms_norm_eps", "layer_norm_eps", "layer_norm_epsilon", "layernorm_epsilon", "norm_epsilon"), _SHARE),
+    **dict.fromkeys(("partial_rotary_factor", "rotary_pct"), _SHARE),
+    # A base of one makes all pairs turn alike, and its logarithm is a divisor.
+    **dict.fromkeys(("rope_theta", "rope_local_base_freq", "rotary_emb_base"), _Range(1, _LARGEST_NUMBER)),
 }
 
 
@@ -43,10 +78,13 @@ class ConfigFields:
         return self._fields.get(name)
 
     def count(self, name: str, default: int | None = None, *, at_least: int = 1) -> int:
-        """An integer. Raises CheckpointError if it is not one, or too small, or absent without a default."""
+        """An integer. Raises CheckpointError if it is not one, or out of range, or absent without a default."""
         value = self._present(name, default)
         if type(value) is not int or value < at_least:
-            raise CheckpointError(f"{self.place}: {name} is {value!r}, it must be an integer of at least {at_least}")
+            raise CheckpointError(f"{self.place}: {name} is {shown(value)}, it must be an integer of at least {at_least}")
+        limit = _MOST_LISTED if name in _LISTED_COUNTS else _LARGEST_COUNT
+        if value > limit:
+            raise CheckpointError(f"{self.place}: {name} is {shown(value)}, it must be an integer of at most {limit}")
         return value
 
     def optional_count(self, name: str) -> int | None:
@@ -54,10 +92,13 @@ class ConfigFields:
         return None if self.get(name) is None else self.count(name)
 
     def number(self, name: str, default: float | None = None) -> float:
-        """A number above 0. Raises CheckpointError if it is not one, or is absent without a default."""
+        """A finite number above 0. Raises CheckpointError if it is not one, or out of the field's range, or absent without a default."""
         value = self._present(name, default)
         if type(value) not in (int, float) or not value > 0:
-            raise CheckpointError(f"{self.place}: {name} is {value!r}, it must be a number above 0")
+            raise CheckpointError(f"{self.place}: {name} is {shown(value)}, it must be a number above 0")
+        above, at_most = _RANGES.get(name, _Range(0, _LARGEST_NUMBER))
+        if not max(above, _SMALLEST_NUMBER) < value <= at_most:
+            raise CheckpointError(f"{self.place}: {name} is {shown(value)}, it must be above {above:g} and at most {at_most:g}")
         return float(value)
 
     def optional_number(self, name: str) -> float | None:
@@ -68,7 +109,7 @@ class ConfigFields:
         """true or false. Raises CheckpointError if it is neither."""
         value = self._present(name, default)
         if type(value) is not bool:
-            raise CheckpointError(f"{self.place}: {name} is {value!r}, it must be true or false")
+            raise CheckpointError(f"{self.place}: {name} is {shown(value)}, it must be true or false")
         return value
 
     def section(self, name: str) -> ConfigFields | None:
@@ -79,6 +120,29 @@ class ConfigFields:
         if not isinstance(value, dict):
             raise CheckpointError(f"{self.place}: {name} must be an object")
         return ConfigFields(value, f"{self.place}: {name}")
+
+    def word(self, name: str) -> str | None:
+        """A string; None if absent or null. Raises CheckpointError if it is something else."""
+        value = self.get(name)
+        if value is not None and not isinstance(value, str):
+            raise CheckpointError(f"{self.place}: {name} is {shown(value)}, it must be a string")
+        return value
+
+    def numbers(self, name: str, count: int) -> tuple[float, ...]:
+        """That many numbers above 0. Raises CheckpointError if it is something else, or absent."""
+        values = self.get(name)
+        if not isinstance(values, list) or len(values) != count or not all(type(value) in (int, float) for value in values):
+            raise CheckpointError(f"{self.place}: {name} must list {count} numbers")
+        return tuple(ConfigFields({name: value}, self.place).number(name) for value in values)
+
+    def indices(self, name: str) -> frozenset[int]:
+        """Integers of at least 0, none if absent. Raises CheckpointError if it is something else."""
+        values = self.get(name)
+        if values is None:
+            return frozenset()
+        if not isinstance(values, list) or not all(type(value) is int and value >= 0 for value in values):
+            raise CheckpointError(f"{self.place}: {name} must list integers of at least 0")
+        return frozenset(values)
 
     def nested(self) -> list[str]:
         """Names of the fields that are objects themselves."""
@@ -92,7 +156,7 @@ class ConfigFields:
         """
         value = self.get(name)
         if value is not None and value != supported:
-            raise UnsupportedModel(f"{self.place}: {name} {value!r} is not supported; supported: {supported!r}")
+            raise UnsupportedModel(f"{self.place}: {name} {shown(value)} is not supported; supported: {supported!r}")
 
     def activation(self, name: str = "hidden_act", default: str = "silu") -> Activation:
         """The MLP's activation.
@@ -100,15 +164,15 @@ class ConfigFields:
         Raises:
             UnsupportedModel: The engine does not have it.
         """
-        value = self.get(name) or default
+        value = self.word(name) or default
         if value not in _ACTIVATIONS:
-            raise UnsupportedModel(f"{self.place}: {name} {value!r} is not supported; supported: {', '.join(_ACTIVATIONS)}")
+            raise UnsupportedModel(f"{self.place}: {name} {shown(value)} is not supported; supported: {', '.join(_ACTIVATIONS)}")
         return _ACTIVATIONS[value]
 
     def refuse_quantised(self) -> None:
         """Raises UnsupportedModel if the checkpoint is quantised."""
         if self.get("quantization_config") is not None:
-            method = (self.section("quantization_config") or self).get("quant_method")
+            method = (self.section("quantization_config") or self).word("quant_method")
             raise UnsupportedModel(f"{self.place}: quantization_config ({method}) is not supported; use an unquantised checkpoint")
 
     def _present(self, name: str, default: Any) -> Any:
@@ -118,6 +182,11 @@ class ConfigFields:
         if value is None:
             raise CheckpointError(f"{self.place} lacks {name}")
         return value
+
+
+def shown(value: Any) -> str:
+    """A value of a config for a message, shortened: it may be as long and as deeply nested as its file."""
+    return _SHORT.repr(value)
 
 
 def read_rope(fields: ConfigFields, head_dim: int, *, theta: float = 10000.0, share: float = 1.0, interleaved: bool = False) -> Rope:
@@ -161,7 +230,7 @@ def read_rope_scaling(section: ConfigFields, fields: ConfigFields) -> RopeScalin
         CheckpointError: A field is missing or senseless.
         UnsupportedModel: The kind is not supported.
     """
-    kind = section.get("rope_type") or section.get("type") or "default"
+    kind = section.word("rope_type") or section.word("type") or "default"
     if kind in ("default", "dynamic"):
         # Dynamic frequencies are the plain ones up to the trained length, and no request is longer.
         return None
@@ -175,22 +244,37 @@ def read_rope_scaling(section: ConfigFields, fields: ConfigFields) -> RopeScalin
         return RopeScaling("llama3", section.number("factor"), low_freq_factor=low, high_freq_factor=high, original_max_positions=original)
     if kind == "yarn":
         return _read_yarn(section, fields)
-    raise UnsupportedModel(f"{section.place}: rope type {kind!r} is not supported; supported: default, dynamic, linear, llama3, yarn")
+    raise UnsupportedModel(f"{section.place}: rope type {shown(kind)} is not supported; supported: default, dynamic, linear, llama3, yarn")
 
 
 def _read_yarn(section: ConfigFields, fields: ConfigFields) -> RopeScaling:
-    for name in ("mscale", "mscale_all_dim"):
-        section.require(name, None)
     original = section.optional_count("original_max_position_embeddings") or fields.count("max_position_embeddings")
+    factor = section.number("factor")
     return RopeScaling(
         "yarn",
-        section.number("factor"),
+        factor,
         low_freq_factor=section.number("beta_slow", 1.0),
         high_freq_factor=section.number("beta_fast", 32.0),
         original_max_positions=original,
-        amplitude=section.optional_number("attention_factor"),
+        amplitude=_yarn_amplitude(section, factor),
         truncate=section.flag("truncate", True),
     )
+
+
+def _yarn_amplitude(section: ConfigFields, factor: float) -> float | None:
+    """What sines and cosines are multiplied by; None = what follows from the factor alone.
+
+    With mscale and mscale_all_dim the part of the second is left to whoever scales the scores (`yarn_scale`), and only DeepSeek does.
+    """
+    given = section.optional_number("attention_factor")
+    if given is not None or not (section.get("mscale") and section.get("mscale_all_dim")):
+        return given
+    return yarn_scale(factor, section.number("mscale")) / yarn_scale(factor, section.number("mscale_all_dim"))
+
+
+def yarn_scale(factor: float, weight: float = 1.0) -> float:
+    """What yarn (arXiv 2309.00071) makes queries and keys larger by, for a context that is `factor` times as long."""
+    return 1.0 if factor <= 1 else 0.1 * weight * math.log(factor) + 1.0
 
 
 def uniform(kind: LayerKind, num_layers: int) -> tuple[tuple[LayerKind, ...], tuple[int, ...]]:

@@ -1,4 +1,4 @@
-"""Reads tensors from a folder of safetensors files, memory-mapped; knows no model.
+"""Reads tensors from a folder of safetensors files, memory-mapped, or from a GGUF file in it; knows no model.
 
     CheckpointError: the folder cannot be used, and why
 
@@ -16,6 +16,8 @@ from typing import Any, NamedTuple
 
 import torch
 from safetensors import SafetensorError, safe_open
+
+from triserve.model_files.gguf_file import gguf_files
 
 SINGLE_FILE = "model.safetensors"
 INDEX_FILE = "model.safetensors.index.json"
@@ -55,17 +57,26 @@ class Checkpoint:
         """A copy of a tensor, converted.
 
         Raises:
-            CheckpointError: Its dtype in the file is not a floating one of 16 bits or more.
+            CheckpointError: Its dtype in the file is not a floating one of 16 bits or more, or a number in it is not finite, or not any more in `dtype`.
         """
         if self.tensors[name].dtype not in READABLE_DTYPES:
             raise CheckpointError(f"tensor {name} is stored as {self.tensors[name].dtype}; supported: {', '.join(READABLE_DTYPES)}")
         mapped: torch.Tensor = self._owners[name].get_tensor(name)
-        return mapped.to(device=device, dtype=dtype, copy=True)
+        tensor = mapped.to(dtype=dtype, copy=True)
+        # Looked at where the file is mapped: a device would have to be waited for.
+        if not _is_finite(tensor):
+            raise CheckpointError(f"tensor {name} holds numbers that are not finite in {str(dtype).removeprefix('torch.')}")
+        return tensor.to(device)
+
+
+def _is_finite(tensor: torch.Tensor) -> bool:
+    # A sum with anything that is not finite in it is not finite either, and costs no copy.
+    return bool(tensor.sum(dtype=torch.float32).isfinite()) or bool(tensor.isfinite().all())
 
 
 @contextmanager
 def open_checkpoint(folder: Path) -> Iterator[Checkpoint]:
-    """Maps the files of a checkpoint: one `model.safetensors`, or the shards that `model.safetensors.index.json` lists.
+    """Opens the files of a checkpoint: one `model.safetensors`, the shards that `model.safetensors.index.json` lists, or GGUF.
 
     Raises:
         CheckpointError: No such files, or one is damaged, or the index is malformed or points out of the folder.
@@ -76,8 +87,23 @@ def open_checkpoint(folder: Path) -> Iterator[Checkpoint]:
             yield Checkpoint(dict.fromkeys(file.keys(), file))
         elif (folder / INDEX_FILE).is_file():
             yield Checkpoint(_open_shards(folder, stack))
+        elif gguf_files(folder):
+            # Its tensors raise the errors of this module.
+            from compute_svc.models.gguf.checkpoint import GgufTensors  # noqa: PLC0415
+
+            tensors = GgufTensors(folder)
+            yield Checkpoint(dict.fromkeys(tensors.keys(), tensors))
         else:
-            raise CheckpointError(f"{folder} holds neither {SINGLE_FILE} nor {INDEX_FILE}; other formats are not read")
+            raise CheckpointError(f"{folder} holds neither {SINGLE_FILE} nor {INDEX_FILE} nor a GGUF file; other formats are not read")
+
+
+def count_numbers(folder: Path) -> dict[str, int]:
+    """How many numbers the files of a checkpoint hold of each dtype, as the format names it. Raises CheckpointError as `open_checkpoint` does."""
+    counts: dict[str, int] = {}
+    with open_checkpoint(folder) as checkpoint:
+        for info in checkpoint.tensors.values():
+            counts[info.dtype] = counts.get(info.dtype, 0) + math.prod(info.shape)
+    return counts
 
 
 def read_json(path: Path) -> dict[str, Any]:
@@ -90,6 +116,8 @@ def read_json(path: Path) -> dict[str, Any]:
         content = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
         raise CheckpointError(f"{path} cannot be read: {error}") from error
+    except RecursionError as error:
+        raise CheckpointError(f"{path} cannot be read: it is nested too deeply") from error
     if not isinstance(content, dict):
         raise CheckpointError(f"{path} must hold a JSON object")
     return content

@@ -53,7 +53,6 @@ class ComputeService:
         self._prefix_servicer = PrefixCacheServicer(self._kv_watch)
         self._server = ServiceServer([SERVICE_NAME, PREFIX_CACHE_SERVICE_NAME], self._register, settings.listen)
         self._fingerprint = fingerprint_of(settings.model)
-        self._fingerprint.computation = settings.computation
         self._samplers: list[SamplerLink] = []
         self._dispatcher: Dispatcher | None = None
         self._prefixes: PrefixCalls | None = None
@@ -96,16 +95,18 @@ class ComputeService:
             await self._drain(self._dispatcher)
         await self._server.stop(_LAST_WORDS_S)
         for sampler in self._samplers:
-            await sampler.stop()
+            await sampler.close()
         await self._engine.stop()
 
     def on_engine_loaded(self, info: EngineInfo, load: Load) -> None:
         """Serves from now on."""
         settings = self._settings
+        self._fingerprint.computation = settings.computation(info.dtype)
         self._servicer.load = load
         self._dispatcher = Dispatcher(
             self._engine,
             logits_width=info.logits_width,
+            max_request_tokens=info.max_request_tokens,
             max_backlog_bytes=settings.max_backlog_bytes,
             on_samplers_change=self._changed.set,
         )
@@ -128,7 +129,7 @@ class ComputeService:
             page_size_tokens=info.page_size_tokens,
             num_pages=info.num_pages,
             max_waiting_requests=info.max_waiting_requests,
-            dtype=settings.dtype,
+            dtype=info.dtype,
             device=settings.device.partition(":")[0],
             policy=settings.policy,
         )

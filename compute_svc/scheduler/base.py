@@ -94,6 +94,7 @@ class RequestState:
     Tokens: [0, num_computed) have their KV in pages, apart from `dropped_tokens` that are not needed any more · [num_computed, num_tokens)
     are known and not computed · the rest is room for the answer. One that `is_sliding` drops what it does not need and shares no more than
     its first chunk. While `awaiting` is set the token behind num_tokens is being drawn elsewhere. The first `num_given` were known at the start.
+    The first `num_found_pages` of its pages were in the prefix cache whenever it was admitted: the others it has computed itself.
     While `leader` computes what this one needs too, up to the `leader_end`-th token, it waits.
     The whole answer is expected to have `predicted_tokens`; it may turn out shorter or longer. `rank` is its policy's: lower is sooner.
     `rule` is the engine's, which draws; no scheduler looks at it.
@@ -114,6 +115,7 @@ class RequestState:
         "leader",
         "leader_end",
         "num_computed",
+        "num_found_pages",
         "num_given",
         "num_tokens",
         "paused",
@@ -140,6 +142,7 @@ class RequestState:
         self.num_tokens = known
         self.num_given = known
         self.num_computed = 0
+        self.num_found_pages = 1 << 62
         self.prefill_end = known
         self.cached_tokens = 0
         self.preemptions = 0
@@ -234,6 +237,18 @@ class Plan(NamedTuple):
     def is_empty(self) -> bool:
         """Whether there is nothing to compute."""
         return not self.decodes and not self.prefills
+
+
+class PlanFailed(Exception):
+    """A step could not be planned; its cause says why.
+
+    Attributes:
+        failures: Requests that were ended before that because their time is over.
+    """
+
+    def __init__(self, failures: list[Failure]) -> None:
+        super().__init__("a step could not be planned")
+        self.failures = failures
 
 
 class Policy(Protocol):

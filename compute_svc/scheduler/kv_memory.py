@@ -7,9 +7,10 @@ from enum import Enum, auto
 
 from compute_svc.kv.page_pool import PagePool, Pages
 from compute_svc.kv.page_table import PageTable, PageTables
-from compute_svc.kv.radix_node import Node, Tokens, count_agreeing
-from compute_svc.kv.radix_tree import PartialPage, Prefix, RadixTree
+from compute_svc.kv.radix_node import Node, Tokens
+from compute_svc.kv.radix_tree import Prefix, RadixTree
 from compute_svc.scheduler.base import RequestState, SchedulerConfig
+from compute_svc.scheduler.prefix_ends import PrefixEnds
 from triserve.rpc.errors import Overloaded
 
 # Room for an answer displaces the prefix cache only until one in so many of the pages that no running request owns is free. In a full
@@ -53,6 +54,7 @@ class KvMemory:
         self._num_pages = config.num_pages
         self.pool = PagePool(config.num_pages)
         self.tree = RadixTree(config.page_size_tokens)
+        self.ends = PrefixEnds(self.tree, self._page_size)
         self.tables = PageTables(config.max_running_requests, min(config.num_pages, self._pages_for(config.max_request_tokens)))
         self._window = config.window if config.slides else None
         self._sliding_pages = self._pages_for(config.sliding_tokens) if config.slides else 0
@@ -64,8 +66,6 @@ class KvMemory:
         self.copied_tokens = 0
         # Those that have pages, in the order of arrival.
         self._holders: list[RequestState] = []
-        # Those whose prefix in the cache ends at a node.
-        self._ends: dict[Node, dict[int, RequestState]] = {}
         # Pages to copy before the next step computes: for whom, from and to.
         self._copies: list[tuple[RequestState, int, int]] = []
 
@@ -92,7 +92,7 @@ class KvMemory:
         Returns:
             Whether there were enough; if not, nothing has changed.
 
-        Effects: sets the request's table, prefix and num_computed.
+        Effects: sets the request's table, prefix, num_found_pages and num_computed.
         """
         known, num_pages = state.tokens[: state.num_tokens - 1], self.wanted_pages(state)
         state.is_sliding = self._window is not None and num_pages < self._pages_for(state.num_tokens)
@@ -103,14 +103,15 @@ class KvMemory:
         # Who has room for the maximum does not grow and needs no headroom.
         wanted = missing + (self._wanted_room(state, num_pages) if self.reservation is Reservation.MAXIMUM else headroom)
         if wanted > self.num_available:
-            self.tree.unlock(prefix.node)
+            self._unlock(prefix.node)
             return False
         table = self.tables.open()
         table.share(prefix.pages)
         state.table = table
         state.prefix = prefix.node
+        state.num_found_pages = min(state.num_found_pages, prefix.pages.size)
         state.num_computed = prefix.pages.size * self._page_size
-        partial = self._find_partial(prefix.node, known[state.num_computed :])
+        partial = self.ends.find_partial(prefix.node, known[state.num_computed :], [copy[0] for copy in self._copies])
         self._extend(state, table, missing)
         if partial is not None:
             # Its page may have been given up just now, even to this request: what it holds is there until the step computes.
@@ -120,21 +121,8 @@ class KvMemory:
         self.looked_up_tokens += state.num_tokens
         self.hit_tokens += state.num_computed
         insort(self._holders, state, key=_arrival)
-        self._enter_end(state)
+        self.ends.enter(state)
         return True
-
-    def find_leader(self, state: RequestState) -> tuple[RequestState, int] | None:
-        """A running request that is about to compute at least a page of tokens that a waiting one needs too, and where those end."""
-        known = state.tokens[: state.num_tokens - 1]
-        node, length = self.tree.find(state.request.tenant, known)
-        if node is None or length == known.size:
-            return None
-        for other in self._ends.get(node, {}).values():
-            if other.num_computed < other.prefill_end and not other.paused and other.tokens[length] == known[length]:
-                end = length + count_agreeing(other.tokens[length : other.prefill_end], known[length:])
-                if end - other.num_computed >= self._page_size:
-                    return other, end
-        return None
 
     @property
     def copies(self) -> list[tuple[int, int]]:
@@ -207,9 +195,9 @@ class KvMemory:
         own = table.owned[: end - first]
         longer = self.tree.insert(prefix, state.tokens[first * self._page_size : end * self._page_size], own)
         table.share(longer.pages)
-        self._leave_end(state)
+        self.ends.leave(state)
         state.prefix = longer.node
-        self._enter_end(state)
+        self.ends.enter(state)
         duplicates = own[own != longer.pages]
         if duplicates.size:
             self.pool.release(duplicates)
@@ -220,7 +208,8 @@ class KvMemory:
 
         What it shares with the prefix cache is given up when all of it but the first chunk can be: a prefix is locked as a whole.
         """
-        if self._window is None:
+        # What is to be pinned stays whole; it was admitted with pages for all of it.
+        if self._window is None or state.request.pins:
             return
         dropped = self._window.droppable_tokens(state.num_computed)
         if dropped <= state.dropped_tokens:
@@ -230,12 +219,12 @@ class KvMemory:
         end = first + (dropped - state.dropped_tokens) // self._page_size
         if end < table.shared:
             return
-        self._leave_end(state)
+        self.ends.leave(state)
         state.is_sliding = True
         given_up = max(0, table.shared - first)
         if given_up:
             state.prefix = self.tree.lock_match(state.request.tenant, state.tokens[: self._window.chunk_tokens]).node
-            self.tree.unlock(prefix)
+            self._unlock(prefix)
             self.num_returns += 1
         table.slide(first, end - first, given_up)
         state.dropped_tokens = dropped
@@ -243,25 +232,34 @@ class KvMemory:
     def leave(self, state: RequestState) -> None:
         """Takes all pages of a request back; what it computed stays in the prefix cache as long as there is room.
 
-        Effects: clears the request's table, prefix and num_computed.
+        Effects: clears the request's table, prefix, num_computed and dropped_tokens.
         """
         self.keep_computed(state)
-        table, prefix = self._holdings(state)
-        if self.reservation is Reservation.PREDICTED:
-            self.pool.put_back(table.room)
-        else:
-            self.pool.release(table.room)
-        self.pool.release(table.owned)
-        self._copies = [copy for copy in self._copies if copy[0] is not state]
-        self._leave_end(state)
-        self.tree.unlock(prefix)
-        self.tables.close(table)
-        self._holders.remove(state)
-        state.table = None
-        state.prefix = None
-        state.num_computed = 0
-        state.dropped_tokens = 0
-        self.num_returns += 1
+        self._take_back(state)
+
+    def leave_nothing(self, state: RequestState, *, num_trusted: int | None = None) -> None:
+        """Takes all pages of a request back; what it computed and has not handed to the prefix cache yet is never used again.
+
+        Args:
+            state: The request; effects on it as those of `leave`.
+            num_trusted: The cache forgets its tokens behind so many pages, whoever computed them, and all that lies behind those. Who holds
+                them goes on with them. None = it forgets nothing.
+        """
+        self._take_back(state)
+        if num_trusted is not None:
+            self.tree.discard(state.request.tenant, state.tokens[: state.num_tokens], num_trusted)
+            self.pool.release(self.tree.take_given_up())
+
+    def shared_pages(self, state: RequestState) -> Pages:
+        """The pages, in order, that a running request shares with the prefix cache, a copy."""
+        table, _ = self._holdings(state)
+        return table.shared_pages
+
+    def unpin(self, tenant: str, tokens: Tokens) -> bool:
+        """Undoes `pin`; returns whether it was pinned. What nobody holds can be had from now on."""
+        was_pinned = self.tree.unpin(tenant, tokens)
+        self.num_returns += was_pinned
+        return was_pinned
 
     def assert_owned_once(self, states: list[RequestState]) -> None:
         """Checks that every page is free, the cache's or exactly one request's, and the counts that depend on it.
@@ -269,7 +267,7 @@ class KvMemory:
         Args:
             states: All requests that have pages.
         """
-        nodes = list(self.tree.nodes())
+        nodes = [*self.tree.nodes(), *self.tree.detached]
         tables = [state.table for state in states if state.table is not None]
         rooms = [table.room for table in tables]
         owned: list[Pages] = [node.pages for node in nodes]
@@ -288,55 +286,38 @@ class KvMemory:
         assert {id(state) for state in self._holders} == {id(state) for state in states}, "those that have pages are known"
         assert self._holders == sorted(self._holders, key=_arrival), "in the order of arrival"
 
+    def _take_back(self, state: RequestState) -> None:
+        table, prefix = self._holdings(state)
+        if self.reservation is Reservation.PREDICTED:
+            self.pool.put_back(table.room)
+        else:
+            self.pool.release(table.room)
+        self.pool.release(table.owned)
+        self._copies = [copy for copy in self._copies if copy[0] is not state]
+        self.ends.leave(state)
+        self._unlock(prefix)
+        self.tables.close(table)
+        self._holders.remove(state)
+        state.table = None
+        state.prefix = None
+        state.num_computed = 0
+        state.dropped_tokens = 0
+        self.num_returns += 1
+
+    def _unlock(self, node: Node) -> None:
+        self.tree.unlock(node)
+        self.pool.release(self.tree.take_given_up())
+
     def _lock_prefix(self, tenant: str, known: Tokens) -> Prefix:
         """The longest cached prefix, locked; what running requests have computed of it enters the cache before."""
         while True:
             prefix = self.tree.lock_match(tenant, known)
             start = prefix.pages.size * self._page_size
-            other = self._find_whole(prefix.node, start, known[start : start + self._page_size])
+            other = self.ends.find_whole(prefix.node, start, known[start : start + self._page_size])
             if other is None:
                 return prefix
             self.keep_computed(other)
-            self.tree.unlock(prefix.node)
-
-    def _find_whole(self, node: Node, start: int, page: Tokens) -> RequestState | None:
-        """A running request that has computed a page of these tokens behind its prefix, which ends at `start`."""
-        if page.size == self._page_size:
-            end = start + self._page_size
-            for other in self._ends.get(node, {}).values():
-                if other.num_computed >= end and other.tokens[start] == page[0] and (other.tokens[start:end] == page).all():
-                    return other
-        return None
-
-    def _find_partial(self, node: Node, tokens: Tokens) -> PartialPage | None:
-        """The page behind a prefix that agrees best with the tokens there: of the cache or of a running request."""
-        if not tokens.size:
-            return None
-        best = self.tree.find_partial(node, tokens)
-        for other in self._ends.get(node, {}).values():
-            table, _ = self._holdings(other)
-            start = table.shared * self._page_size
-            if other.num_computed <= start or other.tokens[start] != tokens[0]:
-                continue
-            agreed = count_agreeing(other.tokens[start : min(other.num_computed, start + self._page_size)], tokens)
-            if agreed > (0 if best is None else best.num_tokens) and not self.is_to_be_copied(other):
-                best = PartialPage(int(table.owned[0]), agreed)
-        return best
-
-    def _enter_end(self, state: RequestState) -> None:
-        # What slides has only its first chunk in order, which is not worth looking for.
-        if not state.is_sliding:
-            _, prefix = self._holdings(state)
-            self._ends.setdefault(prefix, {})[state.request.number] = state
-
-    def _leave_end(self, state: RequestState) -> None:
-        if state.is_sliding:
-            return
-        _, prefix = self._holdings(state)
-        others = self._ends[prefix]
-        del others[state.request.number]
-        if not others:
-            del self._ends[prefix]
+            self._unlock(prefix.node)
 
     def _holdings(self, state: RequestState) -> tuple[PageTable, Node]:
         assert state.table is not None and state.prefix is not None, "a running request has a page table and a locked prefix"

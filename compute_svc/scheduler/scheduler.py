@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import heapq
 from bisect import insort
+from collections.abc import Callable
+from functools import partial
 from operator import attrgetter
 
 from compute_svc.scheduler.base import (
@@ -12,6 +14,7 @@ from compute_svc.scheduler.base import (
     LengthPredictor,
     Phase,
     Plan,
+    PlanFailed,
     Policy,
     RequestState,
     SchedulerConfig,
@@ -82,6 +85,11 @@ class Scheduler:
         """When the next request's time is over, on the caller's clock; None = never. May belong to one that has left."""
         return self._deadlines[0][0] if self._deadlines else None
 
+    @property
+    def running(self) -> list[RequestState]:
+        """Requests in the batch, in the order of rank."""
+        return list(self._running)
+
     def find(self, number: int) -> RequestState | None:
         """The request of that number; None if it has left."""
         return self._states.get(number)
@@ -116,20 +124,33 @@ class Scheduler:
         Returns:
             The request; None if it has left before.
         """
+        state = self._remove(number, self.memory.leave)
+        if state is not None and self._predictor is not None and state.position > 0:
+            self._predictor.observe(state.request, state.position)
+        return state
+
+    def fail(self, number: int, *, num_trusted: int | None = None) -> RequestState | None:
+        """As `release`, for a request whose KV may be wrong: what it computed last does not enter the prefix cache.
+
+        Args:
+            number: Of the request.
+            num_trusted: How many of its first pages the cache may keep; None = all that it has.
+        """
+        return self._remove(number, partial(self.memory.leave_nothing, num_trusted=num_trusted))
+
+    def _remove(self, number: int, leave: Callable[[RequestState], None]) -> RequestState | None:
         state = self._states.pop(number, None)
         if state is None:
             return None
         if state.phase is Phase.RUNNING:
             self._running.remove(state)
-            self.memory.leave(state)
+            leave(state)
         else:
             if self._set_aside.pop(number, None) is None:
                 self._policy.remove(state)
             del (self._waiting if state.phase is Phase.WAITING else self._preempted)[number]
         state.phase = Phase.ENDED
         self._policy.forget(state)
-        if self._predictor is not None and state.position > 0:
-            self._predictor.observe(state.request, state.position)
         return state
 
     def step(self, now: float) -> Plan:
@@ -140,11 +161,17 @@ class Scheduler:
 
         Effects: ends requests whose deadline is over, admits, preempts; the tokens of the plan count as computed only after
             `complete`.
+
+        Raises:
+            PlanFailed: It came to an error; who runs has to go.
         """
         plan = Plan([], [], [], self._expire(now), [])
-        self._return_unblocked(now)
-        prefilling = self._plan_decodes(plan, now)
-        self._plan_prefills(prefilling, plan, now)
+        try:
+            self._return_unblocked(now)
+            prefilling = self._plan_decodes(plan, now)
+            self._plan_prefills(prefilling, plan, now)
+        except Exception as error:
+            raise PlanFailed(plan.failures) from error
         plan.copies.extend(self.memory.take_copies())
         return plan
 
@@ -286,7 +313,7 @@ class Scheduler:
         """
         if (state.request.number, self.memory.num_returns) == self._refused or len(self._set_aside) >= self.config.max_running_requests:
             return False
-        found = self.memory.find_leader(state)
+        found = self.memory.ends.find_leader(state)
         if found is None or found[0].rank > state.rank:
             return False
         state.leader, state.leader_end = found

@@ -73,9 +73,9 @@ class Submission(_message.Message):
     number: _builtins.int
     tenant: _builtins.str
     prompt: _builtins.bytes
-    """Little-endian int64."""
+    """Little-endian uint32."""
     generated: _builtins.bytes
-    """Little-endian int64."""
+    """Little-endian uint32."""
     max_tokens: _builtins.int
     submitted_at: _builtins.float
     min_tokens: _builtins.int
@@ -150,7 +150,7 @@ class Unpin(_message.Message):
     """Of the call; the report has it too."""
     tenant: _builtins.str
     tokens: _builtins.bytes
-    """Little-endian int64."""
+    """Little-endian uint32."""
     def __init__(
         self,
         *,
@@ -289,11 +289,14 @@ class Loaded(_message.Message):
     NUM_PAGES_FIELD_NUMBER: _builtins.int
     MAX_WAITING_REQUESTS_FIELD_NUMBER: _builtins.int
     LOAD_FIELD_NUMBER: _builtins.int
+    DTYPE_FIELD_NUMBER: _builtins.int
     logits_width: _builtins.int
     max_request_tokens: _builtins.int
     page_size_tokens: _builtins.int
     num_pages: _builtins.int
     max_waiting_requests: _builtins.int
+    dtype: _builtins.str
+    """What weights, activations and KV are computed in: "float32"."""
     @_builtins.property
     def load(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]:
         """As in Output."""
@@ -307,10 +310,11 @@ class Loaded(_message.Message):
         num_pages: _builtins.int = ...,
         max_waiting_requests: _builtins.int = ...,
         load: _abc.Iterable[_builtins.int] | None = ...,
+        dtype: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["load", b"load", "logits_width", b"logits_width", "max_request_tokens", b"max_request_tokens", "max_waiting_requests", b"max_waiting_requests", "num_pages", b"num_pages", "page_size_tokens", b"page_size_tokens"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["dtype", b"dtype", "load", b"load", "logits_width", b"logits_width", "max_request_tokens", b"max_request_tokens", "max_waiting_requests", b"max_waiting_requests", "num_pages", b"num_pages", "page_size_tokens", b"page_size_tokens"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -133,10 +133,11 @@ class StepOutput(NamedTuple):
 
 
 class EngineInfo(NamedTuple):
-    """What a loaded engine is; sizes as in `SchedulerConfig`."""
+    """What a loaded engine is: its dtype, "float32", and sizes as in `SchedulerConfig`."""
 
     logits_width: int
     max_request_tokens: int
     page_size_tokens: int
     num_pages: int
     max_waiting_requests: int
+    dtype: str

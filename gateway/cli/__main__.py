@@ -16,6 +16,7 @@ _COMMANDS = (
     ("up", "gateway.cli.up", "start every part on this machine and keep it running"),
     ("chat", "gateway.cli.chat", "talk to a server"),
     ("bench", "gateway.cli.bench", "measure a server"),
+    ("convert", "gateway.cli.convert", "make a model folder of a GGUF file"),
     ("pin", "gateway.cli.pin", "keep a system prompt in the prefix cache of compute replicas"),
 )
 # The status of a program that a closed pipe ends: 128 and the number of SIGPIPE.

@@ -36,7 +36,10 @@ _MAX_HANG_TIMEOUT_S = 86_400
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The command's options."""
     parser.add_argument(
-        "--model", metavar="FOLDER-OR-HUB-ID", help="a model folder, or org/name of the Hugging Face hub (default: the bundled model)"
+        "--model",
+        metavar="MODEL",
+        help="a model folder, a GGUF file, org/name of the Hugging Face hub, or tiny, the small model of this project's tests "
+        "(default: SmolLM2-135M-Instruct, if it is installed)",
     )
     parser.add_argument(
         "--port",
@@ -77,7 +80,7 @@ def run(arguments: argparse.Namespace) -> int:
         require_installed(EXTRA_OF)
         if arguments.exit_after_ask and arguments.ask is None:
             raise ValueError("--exit-after-ask needs --ask")
-        model = resolve_model(arguments.model, download_from_hub)
+        model = resolve_model(arguments.model, download_from_hub, os.environ)
         with tempfile.TemporaryDirectory(prefix="triserve-") as runtime:
             return asyncio.run(_Up(arguments, model, Path(runtime)).run())
     except PartFailed as error:

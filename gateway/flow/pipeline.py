@@ -15,7 +15,15 @@ from gateway.flow.answer_cache import AnswerCache
 from gateway.flow.call import Call, Prompt
 from gateway.flow.generation import CacheStatus, Choice, EncodedPrompt, Generation, LiveGeneration, ReplayedGeneration
 from gateway.flow.limits import Limits
-from gateway.flow.resolve import check_priority, check_prompt_ids, check_shape, choice_seed, resolve_sampling, resolve_stopping
+from gateway.flow.resolve import (
+    check_priority,
+    check_prompt_ids,
+    check_shape,
+    check_template_reads,
+    choice_seed,
+    resolve_sampling,
+    resolve_stopping,
+)
 from gateway.flow.served_model import ServedModel, ServedNames
 from gateway.metrics import Metrics
 from prompt_cache import CacheKey
@@ -89,6 +97,7 @@ class Pipeline:
         self._names.require(call.model)
         model = self._fleet.model()
         check_priority(call, model)
+        check_template_reads(call, model)
         choices = self._choices(call, model, await self._tokenize(call, model))
         key = self._cache.key(call, model, choices) if self._cache is not None else None
         status: CacheStatus = "bypass"
@@ -99,17 +108,13 @@ class Pipeline:
             status = "miss"
         generation = LiveGeneration(
             choices,
+            call=call,
             fleet=self._fleet,
-            request_id=call.request_id,
-            tenant=call.tenant,
-            priority=call.priority,
+            limits=self._limits,
             remaining_ms=lambda: _remaining_ms(scope),
-            stream=call.stream,
-            idle_s=self._limits.keep_alive_s if call.stream else None,
-            keep_deltas=key is not None and call.cache.write,
             cache=status,
-            on_retry=self._metrics.retries.labels("compute").inc,
-            on_gap=record.gap if call.stream else None,
+            keep_deltas=key is not None and call.cache.write,
+            observer=record,
         )
         try:
             generation.submit()
@@ -148,9 +153,10 @@ class Pipeline:
 
     def _choices(self, call: Call, model: ServedModel, prompts: Sequence[EncodedPrompt]) -> list[Choice]:
         sampling = resolve_sampling(call.wishes, model, self._limits)
-        seed = secrets.randbits(64) if call.wishes.seed is None else call.wishes.seed
         choices: list[Choice] = []
         for prompt_index, prompt in enumerate(prompts):
+            # A client's seed gives each prompt the answer it would get alone; without one, equal prompts get answers of their own.
+            seed = secrets.randbits(64) if call.wishes.seed is None else call.wishes.seed
             stopping = resolve_stopping(
                 call.wishes,
                 model,
@@ -193,6 +199,10 @@ class _Record:
         self.generation: Generation | None = None
         # What it is when nothing else was noted: the handler was cancelled.
         self.outcome = "cancelled"
+
+    def retried(self) -> None:
+        """Counts an attempt after the first."""
+        self._metrics.retries.labels("compute").inc()
 
     def gap(self, seconds: float) -> None:
         """Notes the time between two deltas."""

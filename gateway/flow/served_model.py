@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -25,6 +26,8 @@ class ServedModel:
     default_top_k: int | None
     default_top_p: float | None
     has_chat_template: bool
+    # Arguments that callers may give the chat template and that it reads.
+    template_arguments: tuple[str, ...]
     # Number of token ids of the tokenizer.
     vocab_size: int
     # Most tokens of prompt and answer together.
@@ -33,6 +36,12 @@ class ServedModel:
     logits_width: int
     # Whether a replica looks at priorities.
     serves_by_priority: bool
+
+    @property
+    def system_fingerprint(self) -> str:
+        """OpenAI's name for what decides an answer besides the request: the same where tokenizer, weights and computation are."""
+        parts = "\n".join((self.tokenizer_sha256, self.weights_revision, self.computation))
+        return f"fp_{hashlib.sha256(parts.encode()).hexdigest()[:16]}"
 
 
 def is_by_priority(replica: compute_pb2.GetComputeInfoResponse) -> bool:
@@ -56,6 +65,7 @@ def served_model(tokenizer: tokenizer_pb2.GetTokenizerInfoResponse, replicas: Se
         default_top_k=tokenizer.default_top_k if tokenizer.HasField("default_top_k") else None,
         default_top_p=tokenizer.default_top_p if tokenizer.HasField("default_top_p") else None,
         has_chat_template=tokenizer.has_chat_template,
+        template_arguments=tuple(tokenizer.template_arguments),
         vocab_size=tokenizer.vocab_size,
         max_model_len_tokens=min(replica.max_model_len_tokens for replica in replicas),
         logits_width=width,

@@ -119,20 +119,12 @@ class CompletionEvents(_Form):
 
     def __init__(self, **arguments: Any) -> None:
         super().__init__(kind="text_completion", **arguments)
-        # Characters of the tokens of each choice so far, for text_offset.
-        self._offsets: dict[int, int] = {}
 
     def _piece(self, piece: Piece, after: str) -> str:
         if not self._shows(piece):
             return ""
-        logprobs = self._logprobs(piece) if piece.delta.logprobs else ""
+        logprobs = f',"logprobs":{_compact(completion_logprobs(piece.delta.logprobs))}' if piece.delta.logprobs else ""
         return f'{self._before}{piece.choice},"text":{_quote(piece.delta.text)}{self._tail(piece, logprobs, after)}'
-
-    def _logprobs(self, piece: Piece) -> str:
-        offset = self._offsets.get(piece.choice, 0)
-        body = completion_logprobs(piece.delta.logprobs, offset=offset)
-        self._offsets[piece.choice] = offset + sum(map(len, body["tokens"]))
-        return f',"logprobs":{_compact(body)}'
 
 
 def error_event(error: ServiceError) -> bytes:

@@ -14,11 +14,25 @@ ROOT = Path(__file__).parents[2]
 
 def test_the_demo_streams_an_answer_and_leaves() -> None:
     ports = ["--port", str(free_port()), "--grpc-port", str(free_port())]
-    command = [sys.executable, "-m", "gateway.cli", "up", *ports, "--ask", "What is Triserve?", "--exit-after-ask"]
+    command = [sys.executable, "-m", "gateway.cli", "up", *ports, "--model", "tiny", "--ask", "What is Triserve?", "--exit-after-ask"]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=100, check=False)
     assert done.returncode == 0, done.stderr[-4000:]
     assert "What is Triserve?" in done.stdout
     assert "Triserve" in done.stdout.split("What is Triserve?", 1)[1]
+
+
+def test_a_real_model_answers_straight_from_its_gguf_file(tmp_path: Path) -> None:
+    environment = {**os.environ, "XDG_CACHE_HOME": str(tmp_path)}
+    command = [sys.executable, "-m", "gateway.cli", "up", "--port", "0", "--max-model-len", "64"]
+    question = "Why is the sky blue?"
+    arguments = ["--ask", question, "--exit-after-ask"]
+    done = subprocess.run([*command, *arguments], cwd=ROOT, env=environment, capture_output=True, text=True, timeout=100, check=False)
+    assert done.returncode == 0, done.stderr[-4000:] + done.stdout[-4000:]
+    assert "Serving SmolLM2-135M-Instruct" in done.stdout
+    answer = done.stdout.split(question, 1)[1].split("gateway   |")[0]
+    assert len(answer.split()) > 3
+    (folder,) = (tmp_path / "triserve" / "gguf").iterdir()
+    assert sum(path.lstat().st_size for path in folder.iterdir()) < 4_000_000, "weights are not copied"
 
 
 def test_several_replicas_of_each_stage_serve_together() -> None:
@@ -36,7 +50,7 @@ def test_several_replicas_of_each_stage_serve_together() -> None:
 
 
 def test_a_port_that_is_taken_is_named(pipeline: Pipeline) -> None:
-    command = [sys.executable, "-m", "gateway.cli", "up", "--port", str(pipeline.port), "--grpc-port", str(free_port())]
+    command = [sys.executable, "-m", "gateway.cli", "up", "--model", "tiny", "--port", str(pipeline.port), "--grpc-port", str(free_port())]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=60, check=False)
     assert done.returncode != 0
     assert str(pipeline.port) in done.stderr + done.stdout

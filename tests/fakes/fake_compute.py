@@ -133,16 +133,22 @@ class FakeCompute(compute_pb2_grpc.ComputeServiceServicer):
                 task.cancel()
 
     async def _play(self, request: compute_pb2.SubmitRequest, stream: asyncio.Queue[compute_pb2.GenerateResponse]) -> None:
-        number, epoch, position = request.request, request.epoch, 0
+        number, epoch = request.request, request.epoch
+        position, replayed = len(request.generated_token_ids), len(request.generated_token_ids)
         outcome: compute_pb2.RequestOutcome.ValueType = compute_pb2.REQUEST_OUTCOME_FINISHED
         error: common_pb2.Error | None = None
         for say in self.script(request):
+            if isinstance(say, Say) and replayed:
+                # What an earlier attempt delivered is not said again.
+                replayed -= len(say.token_ids)
+                assert replayed >= 0, "a test's earlier attempts end where a delta does"
+                continue
             await self._turn()
             if isinstance(say, ServiceError):
                 outcome, error = compute_pb2.REQUEST_OUTCOME_FAILED, to_proto(say)
                 break
             message = compute_pb2.GenerateResponse(parcels=[frame(number, epoch, position, say, logprobs=request.sampling)])
-            if position == 0:
+            if position == len(request.generated_token_ids):
                 message.started.add(request=number, epoch=epoch, cached_tokens=2, queue_us=3000, prefill_us=7000)
             position += len(say.token_ids)
             stream.put_nowait(message)
@@ -165,7 +171,11 @@ class FakeCompute(compute_pb2_grpc.ComputeServiceServicer):
 def frame(number: int, epoch: int, first_position: int, say: Say, *, logprobs: common_pb2.SamplingParams | None = None) -> bytes:
     """A parcel with one delta."""
     wanted = logprobs is not None and logprobs.HasField("top_logprobs")
-    entries = [_logprob(token, logprobs.top_logprobs) for token in say.token_ids] if wanted and logprobs is not None else []
+    entries = (
+        [_logprob(token, logprobs.top_logprobs, first_position + index) for index, token in enumerate(say.token_ids)]
+        if wanted and logprobs is not None
+        else []
+    )
     return sampler_pb2.DeltaFrame(
         request=[number],
         epoch=[epoch],
@@ -173,20 +183,20 @@ def frame(number: int, epoch: int, first_position: int, say: Say, *, logprobs: c
         num_tokens=[len(say.token_ids)],
         text=[say.text],
         finish_reason=[say.finish],
-        stop_string=[""],
         token=say.token_ids,
         logprobs=entries,
         num_logprobs=[len(entries)],
     ).SerializeToString()
 
 
-def _logprob(token: int, top: int) -> sampler_pb2.TokenLogprobs:
+def _logprob(token: int, top: int, offset: int) -> sampler_pb2.TokenLogprobs:
     own = bytes([token]) if token < 256 else b""
     likeliest = [
         sampler_pb2.TopLogprob(token=(token + rank) % 256, logprob=-0.5 - rank, token_bytes=bytes([(token + rank) % 256]))
         for rank in range(top)
     ]
-    return sampler_pb2.TokenLogprobs(logprob=-0.5, token_bytes=own, top=likeliest)
+    text = own.decode(errors="ignore")
+    return sampler_pb2.TokenLogprobs(logprob=-0.5, token_bytes=own, top=likeliest, token=token, text=text, text_offset=offset)
 
 
 def _ended(

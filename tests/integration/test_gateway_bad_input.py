@@ -42,9 +42,10 @@ CASES: list[tuple[str, str, dict[str, Any], str]] = [
     ("unknown field that is null", CHAT, {"messages": HELLO, "foo": None}, "foo"),
     ("unknown field of a message", CHAT, {"messages": [{"role": "user", "content": "a", "foo": 1}]}, "messages[0].foo"),
     ("unknown field of stream_options", CHAT, {"messages": HELLO, "stream": True, "stream_options": {"foo": 1}}, "stream_options.foo"),
-    ("tools", CHAT, {"messages": HELLO, "tools": []}, "tools"),
+    ("tools", CHAT, {"messages": HELLO, "tools": [{}]}, "tools"),
     ("tool calls", CHAT, {"messages": [{"role": "assistant", "content": "a", "tool_calls": [{}]}]}, "messages[0].tool_calls"),
-    ("store", CHAT, {"messages": HELLO, "store": True}, "store"),
+    ("store that is no boolean", CHAT, {"messages": HELLO, "store": "yes"}, "store"),
+    ("an effort the template knows nothing of", CHAT, {"messages": HELLO, "reasoning_effort": "low"}, "reasoning_effort"),
     ("JSON mode", CHAT, {"messages": HELLO, "response_format": {"type": "json_object"}}, "response_format"),
     ("echo", COMPLETION, {"prompt": "a", "echo": True}, "echo"),
     ("best_of", COMPLETION, {"prompt": "a", "best_of": 2}, "best_of"),
@@ -53,9 +54,9 @@ CASES: list[tuple[str, str, dict[str, Any], str]] = [
     ("boolean for a number", CHAT, {"messages": HELLO, "n": True}, "n"),
     ("fraction for a whole number", CHAT, {"messages": HELLO, "max_tokens": 1.5}, "max_tokens"),
     ("negative temperature", CHAT, {"messages": HELLO, "temperature": -0.1}, "temperature"),
-    ("top_p of zero", COMPLETION, {"prompt": "a", "top_p": 0}, "top_p"),
-    ("top_p of zero where greed makes it moot", COMPLETION, {"prompt": "a", "temperature": 0, "top_p": 0}, "top_p"),
-    ("negative top_k", COMPLETION, {"prompt": "a", "top_k": -1}, "top_k"),
+    ("negative top_p", COMPLETION, {"prompt": "a", "top_p": -0.1}, "top_p"),
+    ("top_p over 1 where greed makes it moot", COMPLETION, {"prompt": "a", "temperature": 0, "top_p": 1.1}, "top_p"),
+    ("top_k below -1", COMPLETION, {"prompt": "a", "top_k": -2}, "top_k"),
     ("min_p over 1", COMPLETION, {"prompt": "a", "min_p": 1.1}, "min_p"),
     ("repetition_penalty of zero", COMPLETION, {"prompt": "a", "repetition_penalty": 0}, "repetition_penalty"),
     ("presence_penalty over 10", COMPLETION, {"prompt": "a", "presence_penalty": 11}, "presence_penalty"),
@@ -141,7 +142,10 @@ async def test_an_unknown_field_is_named_in_the_message(session: aiohttp.ClientS
         (b'{"prompt": "\xff"}', 400, "UTF-8"),
         (b"\xff\xfe{\x00}\x00", 400, "UTF-8"),
         (b'{"prompt": "a", "temperature": 1e999}', 400, "temperature is inf"),
-        (b'{"prompt": "a", "seed": ' + b"9" * 4000 + b"}", 400, "seed is 99999"),
+        (b'{"prompt": "a", "seed": ' + b"9" * 400 + b"}", 400, "seed is 99999"),
+        (b'{"prompt": "a", "seed": ' + b"9" * 4000 + b"}", 400, "more than 400 digits"),
+        (b'{"prompt": "a", "seed": 1, "seed": 2}', 400, "'seed' twice"),
+        (b'{"messages": [{"role": "user", "content": "a", "content": "b"}]}', 400, "'content' twice"),
         (b'{"prompt": ' + b"[" * 40 + b"]" * 40 + b"}", 400, "nested"),
         (b"[" * 4000, 400, "nested"),
         (b'{"prompt": "' + b"a" * 5000 + b'"}', 413, "4096"),
@@ -386,3 +390,15 @@ async def test_bad_tokenizing_is_refused_by_name(session: aiohttp.ClientSession,
         error = (await response.json())["error"]
     assert response.status in (400, 404)
     assert error["param"] == field
+
+
+async def test_tokenizing_many_tokens_gives_each_in_order() -> None:
+    async with running_fleet(computes=[FakeCompute(max_model_len_tokens=MODEL_LEN)]) as large, aiohttp.ClientSession(large.url) as session:
+        text = "".join(chr(97 + number % 26) for number in range(20_000))
+        async with session.post("/tokenize", json={"prompt": text, "add_special_tokens": False, "return_token_strs": True}) as response:
+            body = await response.json()
+        assert body["tokens"] == list(text.encode())
+        assert (body["count"], body["system_tokens"]) == (20_000, 0)
+        assert body["token_strs"] == [f"<{token}>" for token in text.encode()]
+        async with session.post("/detokenize", json={"tokens": body["tokens"]}) as response:
+            assert await response.json() == {"prompt": text}

@@ -4,10 +4,24 @@ from __future__ import annotations
 
 from compute_svc.models.config import LayerKind, ModelConfig, UnsupportedModel, alibi_slopes
 from compute_svc.models.config_fields import ConfigFields, uniform
+from compute_svc.models.example import Example
 from compute_svc.models.weight_names import WeightNames
 from compute_svc.models.weights import CheckpointError
 
 ARCHITECTURES = ("MPTForCausalLM", "MptForCausalLM")
+
+EXAMPLES = (
+    Example(
+        model_type="mpt",
+        fields={"vocab_size": 97, "d_model": 48, "n_layers": 3, "n_heads": 6, "max_seq_len": 512},
+        variants={
+            "six-heads": {},
+            "clipped": {"n_heads": 4, "attn_config": {"clip_qkv": 1.0, "softmax_scale": 0.2}},
+            "old-name": {"n_heads": 3},
+        },
+        published={"old-name": {"architectures": ["MPTForCausalLM"]}},
+    ),
+)
 
 
 def read(fields: ConfigFields, architecture: str) -> tuple[ModelConfig, WeightNames]:
@@ -29,7 +43,7 @@ def read(fields: ConfigFields, architecture: str) -> tuple[ModelConfig, WeightNa
         attention.require(name, False)
     hidden_size, num_heads, num_layers = fields.count("d_model"), fields.count("n_heads"), fields.count("n_layers")
     kinds, kind_of_layer = uniform(LayerKind(), num_layers)
-    num_kv_heads = {"multihead_attention": num_heads, "multiquery_attention": 1}.get(attention.get("attn_type") or "multihead_attention")
+    num_kv_heads = {"multihead_attention": num_heads, "multiquery_attention": 1}.get(attention.word("attn_type") or "multihead_attention")
     config = ModelConfig(
         architecture=architecture,
         vocab_size=fields.count("vocab_size"),

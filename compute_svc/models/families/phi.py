@@ -3,15 +3,52 @@
 from __future__ import annotations
 
 import math
+from typing import Any
 
 from compute_svc.layers.rotary_table import RopeScaling
 from compute_svc.models.config import LayerKind, ModelConfig, Rope
 from compute_svc.models.config_fields import ConfigFields, read_rope, uniform
+from compute_svc.models.example import SIZES, Example
 from compute_svc.models.families.llama import llama_like
 from compute_svc.models.weight_names import WeightNames
-from compute_svc.models.weights import CheckpointError
 
 ARCHITECTURES = ("PhiForCausalLM", "Phi3ForCausalLM")
+
+
+def _longrope_example(original: int, pairs: int) -> dict[str, Any]:
+    """Two sets of divisors, of which transformers takes the second for every sequence longer than `original`."""
+    rope = {
+        "rope_type": "longrope",
+        "rope_theta": 10000.0,
+        "short_factor": [1.0 + 0.1 * pair for pair in range(pairs)],
+        "long_factor": [2.0 + pair for pair in range(pairs)],
+        "original_max_position_embeddings": original,
+    }
+    return {"original_max_position_embeddings": original, "rope_parameters": rope}
+
+
+EXAMPLES = (
+    Example(
+        model_type="phi",
+        fields={**SIZES, "num_key_value_heads": 2},
+        variants={
+            "gqa": {"partial_rotary_factor": 0.5},
+            "mha-fully-turning": {"num_key_value_heads": 6, "partial_rotary_factor": 1.0, "hidden_act": "relu"},
+        },
+    ),
+    Example(
+        model_type="phi3",
+        fields={**SIZES, "num_key_value_heads": 2, "pad_token_id": 0, "eos_token_id": 0},
+        variants={
+            "window": {"sliding_window": 11},
+            "mha-partly-turning": {"num_key_value_heads": 6, "partial_rotary_factor": 0.5, "tie_word_embeddings": True},
+            # transformers changes sets between calls, this engine never: the long one where every sequence is longer, the short one where
+            # none can be.
+            "longrope": _longrope_example(12, 4),
+            "longrope-not-longer-partly-turning": {"partial_rotary_factor": 0.75, **_longrope_example(512, 3)},
+        },
+    ),
+)
 
 
 def read(fields: ConfigFields, architecture: str) -> tuple[ModelConfig, WeightNames]:
@@ -37,7 +74,7 @@ def _read_second(fields: ConfigFields, architecture: str) -> tuple[ModelConfig, 
         norm_eps=fields.number("layer_norm_eps", 1e-5),
         norm_bias=True,
         residual="parallel",
-        mlp_norm=False,
+        shared_norm=True,
         activation=fields.activation("hidden_act", "gelu_new"),
         gated=False,
         qkv_bias=True,
@@ -67,18 +104,16 @@ def _longrope(fields: ConfigFields, head_dim: int) -> Rope | None:
     if section is None or (section.get("rope_type") or section.get("type")) not in ("longrope", "su"):
         return None
     longest = fields.count("max_position_embeddings")
-    original = section.optional_count("original_max_position_embeddings") or fields.count("original_max_position_embeddings", longest)
+    place = fields if section.get("original_max_position_embeddings") is None else section
+    original = place.count("original_max_position_embeddings", longest, at_least=2)
     served = longest if fields.max_tokens is None else min(longest, fields.max_tokens)
     name = "long_factor" if served > original else "short_factor"
     dims = int(head_dim * (section.optional_number("partial_rotary_factor") or fields.number("partial_rotary_factor", 1.0)))
-    divisors = section.get(name)
-    if not isinstance(divisors, list) or len(divisors) != dims // 2 or not all(isinstance(value, int | float) for value in divisors):
-        raise CheckpointError(f"{section.place}: {name} must list {dims // 2} numbers")
     stretch = section.optional_number("factor") or longest / original
     height = section.optional_number("attention_factor")
     if height is None:
         height = 1.0 if stretch <= 1 else math.sqrt(1 + math.log(stretch) / math.log(original))
-    scaling = RopeScaling("longrope", divisors=tuple(float(value) for value in divisors), amplitude=height)
+    scaling = RopeScaling("longrope", divisors=section.numbers(name, dims // 2), amplitude=height)
     return Rope(dims=dims, theta=_theta(fields, section), scaling=scaling)
 
 

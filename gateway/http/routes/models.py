@@ -40,7 +40,7 @@ def _model(gateway: Gateway, name: str) -> dict[str, Any]:
         "owned_by": "triserve",
         "root": gateway.names.name,
         "max_model_len": served.max_model_len_tokens,
-        # Ids that may be in a prompt are below it.
+        # Ids below it have a token. Up to the width of the logits others are taken and given out too; they say nothing.
         "vocab_size": min(served.vocab_size, served.logits_width),
         "weights_revision": served.weights_revision,
         "computation": served.computation,

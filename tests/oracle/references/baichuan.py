@@ -12,8 +12,8 @@ Where the facts are from (what says nothing else: modeling_baichuan.py of Baichu
 
 The first 13B adds slope * (position of the key) to scores, the second subtracts slope * distance: the same after softmax.
 
-Assumed: of the two 13B generations, which say the same in their configs, the vocabulary tells which it is: 64000 or 125696 as published. The first
-7B's fields and its rotary_emb.inv_freq buffers are as in Llama of its time.
+Assumed: of the two 13B generations, which say the same in their configs, the vocabulary tells which it is: 64000 or 125696 as published, and what
+was tuned from one of them may have a few tokens more. The first 7B's fields and its rotary_emb.inv_freq buffers are as in Llama of its time.
 """
 
 from __future__ import annotations
@@ -25,7 +25,15 @@ from typing import Any, Literal
 import torch
 import torch.nn.functional as F
 
-from tests.oracle.references.written_model import WrittenModel, causal_attention, heads_of, inverse_frequencies, linear_shapes, rotate
+from tests.oracle.references.written_model import (
+    ReferenceCase,
+    WrittenModel,
+    causal_attention,
+    heads_of,
+    inverse_frequencies,
+    linear_shapes,
+    rotate,
+)
 
 _HIDDEN, _FFN, _LAYERS, _EPS, _TRAINED_LENGTH = 48, 80, 3, 1e-6, 512
 
@@ -122,3 +130,22 @@ class Baichuan(WrittenModel):
 
     def _mlp(self, at: str, x: torch.Tensor) -> torch.Tensor:
         return self.linear(f"{at}down_proj", F.silu(self.linear(f"{at}gate_proj", x)) * self.linear(f"{at}up_proj", x))
+
+
+CASES = (
+    ReferenceCase("baichuan-7b", "BaiChuanForCausalLM", Baichuan, {"generation": 1, "size": "7B"}),
+    ReferenceCase("baichuan-7b-longer-vocabulary", "BaiChuanForCausalLM", Baichuan, {"generation": 1, "size": "7B", "vocabulary": 64003}),
+    ReferenceCase("baichuan-13b-odd-heads", "BaichuanForCausalLM", Baichuan, {"generation": 1, "size": "13B"}),
+    ReferenceCase("baichuan-13b-power-of-two-heads", "BaichuanForCausalLM", Baichuan, {"generation": 1, "size": "13B", "heads": 8}),
+    ReferenceCase(
+        "baichuan-13b-longer-vocabulary", "BaichuanForCausalLM", Baichuan, {"generation": 1, "size": "13B", "heads": 4, "vocabulary": 64007}
+    ),
+    ReferenceCase("baichuan2-7b", "BaichuanForCausalLM", Baichuan, {"generation": 2, "size": "7B", "heads": 4}),
+    ReferenceCase("baichuan2-13b-odd-heads", "BaichuanForCausalLM", Baichuan, {"generation": 2, "size": "13B", "heads": 3}),
+    ReferenceCase(
+        "baichuan2-13b-longer-vocabulary",
+        "BaichuanForCausalLM",
+        Baichuan,
+        {"generation": 2, "size": "13B", "heads": 4, "vocabulary": 125699},
+    ),
+)

@@ -36,7 +36,7 @@ def test_samplers_are_separated_by_commas(folder: Path, monkeypatch: pytest.Monk
     [
         ("COMPUTE_SAMPLERS", "", "at least 1 item"),
         ("COMPUTE_SAMPLERS", "nowhere", "pattern"),
-        ("COMPUTE_DTYPE", "float16", "'float32' or 'bfloat16'"),
+        ("COMPUTE_DTYPE", "float16", "'auto', 'float32' or 'bfloat16'"),
         ("COMPUTE_DEVICE", "tpu", "pattern"),
         ("COMPUTE_STEP_BUDGET_TOKENS", "0", "greater than or equal to 1"),
         ("COMPUTE_STEP_BUDGET_TOKENS", "100", "the limit is step_budget_tokens, 100"),
@@ -79,10 +79,9 @@ def test_settings_reach_the_engines_process_as_they_are(folder: Path, monkeypatc
 
 
 def test_all_that_changes_the_bits_of_logits_is_told(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    assert Settings().computation == "float32 on cpu"
+    assert Settings().computation("float32") == "float32 on cpu"
     monkeypatch.setenv("COMPUTE_STREAMING_WINDOW_TOKENS", "1024")
-    monkeypatch.setenv("COMPUTE_DTYPE", "bfloat16")
-    assert Settings().computation == "bfloat16 on cpu, window 1024 and 4 sinks"
+    assert Settings().computation("bfloat16") == "bfloat16 on cpu, window 1024 and 4 sinks"
 
 
 def test_a_wrong_window_is_the_only_error_when_sinks_are_right(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:

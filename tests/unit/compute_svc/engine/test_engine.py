@@ -6,16 +6,11 @@ from collections.abc import Sequence
 
 import numpy as np
 import pytest
-import torch
 
-from compute_svc.engine.engine import Engine
-from compute_svc.kv.page_store import KvPageStore
-from compute_svc.layers.forward_batch import ForwardBatch
-from compute_svc.scheduler.base import SchedulerConfig
 from compute_svc.wire.request import SamplingOptions
 from compute_svc.wire.step_output import Pinned
 from tests.fakes.engine_reader import GREEDY, TOP_3, WIDTH, Reader, request_of, small_engine
-from tests.fakes.hash_model import HashModel, hash_kv
+from tests.fakes.hash_model import HashModel
 from triserve.rpc.errors import Internal, Overloaded
 
 
@@ -273,15 +268,3 @@ def test_the_last_token_may_be_drawn_elsewhere() -> None:
     assert engine.load.used_pages == 0
     reader.run()
     assert reader.errors == {1: None}
-
-
-def test_a_failing_model_is_not_hidden() -> None:
-    class Broken:
-        def forward(self, batch: ForwardBatch, kv: KvPageStore) -> torch.Tensor:
-            raise RuntimeError("out of order")
-
-    config = SchedulerConfig(4, 8, 32, 8, 4, 8)
-    engine = Engine(Broken(), hash_kv(8, 4), config, logits_width=WIDTH, device=torch.device("cpu"))
-    engine.submit(request_of(1, range(5), 1))
-    with pytest.raises(RuntimeError, match="out of order"):
-        engine.step(0.0)

@@ -38,6 +38,11 @@ MODELS: dict[str, tuple[str, dict[str, Any]]] = {
     "learnt-positions": ("opt", {"word_embed_proj_dim": 20, "do_layer_norm_before": False}),
     "neighbours-turn-parallel": ("gptj", {}),
     "interleaved-output-norms": ("glm4", {}),
+    "multipliers": ("granite", {}),
+    "norms-behind-all-heads-together": ("olmo2", {}),
+    "latent-experts-in-groups": ("deepseek_v3", {"q_lora_rank": 14}),
+    "sink-logits-clamped-experts": ("gpt_oss", {"sliding_window": 9}),
+    "rounded-slopes": ("falcon", {"alibi": True, "multi_query": False, "parallel_attn": False}),
     "groups": ("falcon", {"num_kv_heads": 2, "new_decoder_architecture": True}),
 }
 
@@ -54,7 +59,7 @@ def merge_steps(model: CausalLM, device: torch.device) -> Callable[[], torch.Ten
     config = SchedulerConfig(4, 64, 64, 24, 8, 8)
     scheduler = Scheduler(config)
     builder = BatchBuilder(config, scheduler.memory.tables, device)
-    kv = KvPageStore(model.config.num_layers, 64, 4, model.config.num_kv_heads, model.config.head_dim, model.dtype, device)
+    kv = KvPageStore(model.config.num_layers, 64, 4, model.config.num_kv_heads, model.config.kv_head_dim, model.dtype, device)
     for number, length in enumerate((3, 8, 30)):
         scheduler.submit(Request(number, "", np.arange(20 * number, 20 * number + length), np.empty(0, np.int64), 8, 0.0))
     plan = scheduler.step(0.0)

@@ -115,15 +115,24 @@ def test_a_window_is_what_the_family_makes_of_the_config(fields: dict[str, Any],
             "architecture MambaForCausalLM is not supported; supported: .*LlamaForCausalLM, MPT",
         ),
         ({"quantization_config": {"quant_method": "gptq"}}, r"quantization_config \(gptq\) is not supported"),
+        (
+            {"architectures": ["GptOssForCausalLM"], "quantization_config": {"quant_method": "mxfp4"}},
+            r"quantization_config \(mxfp4\) is not",
+        ),
         ({"hidden_act": "mish"}, "hidden_act 'mish' is not supported; supported: silu"),
         ({"rope_scaling": {"rope_type": "proportional"}}, "rope type 'proportional' is not supported; supported: default, dynamic, linear"),
-        ({"rope_scaling": {"rope_type": "yarn", "factor": 4, "mscale": 0.7}}, "mscale 0.7 is not supported"),
+        (
+            {"architectures": ["DeepseekV2ForCausalLM"], "qk_nope_head_dim": 8, "qk_rope_head_dim": 4, "topk_method": "noaux_tc"}
+            | {"v_head_dim": 8, "kv_lora_rank": 16, "q_lora_rank": None, "n_routed_experts": 4, "num_experts_per_tok": 2}
+            | {"moe_intermediate_size": 8},
+            "topk_method 'noaux_tc' is not supported; supported: greedy, group_limited_greedy",
+        ),
+        ({"architectures": ["DeepseekV3ForCausalLM"], "attention_bias": True}, "attention_bias True is not supported; supported: False"),
         ({"rope_parameters": {"full_attention": {"rope_theta": 1.0}}}, r"differ between layers \(full_attention\) are not supported"),
         (
             {"architectures": ["Qwen3ForCausalLM"], "layer_types": ["full_attention", "sliding_attention", "full_attention"]},
             r"layer_types \['sliding_attention'\] are not supported here; supported: full_attention",
         ),
-        ({"architectures": ["FalconForCausalLM"], "alibi": True}, "alibi True is not supported; supported: False"),
         ({"architectures": ["PhiForCausalLM"], "qk_layernorm": True}, "qk_layernorm True is not supported"),
         ({"architectures": ["BloomForCausalLM"], "apply_residual_connection_post_layernorm": True}, "post_layernorm True is not supported"),
         ({"architectures": ["MptForCausalLM"], "attn_config": {"alibi": False}}, "alibi false is not supported; supported: true"),
@@ -132,6 +141,43 @@ def test_a_window_is_what_the_family_makes_of_the_config(fields: dict[str, Any],
 def test_what_the_engine_does_not_do_is_refused_by_name(fields: dict[str, Any], message: str, tmp_path: Path) -> None:
     with pytest.raises(UnsupportedModel, match=message):
         config_of(tmp_path, {**OLD_LLAMA, **fields})
+
+
+CHATGLM = {
+    "architectures": ["ChatGLMModel"],
+    "ffn_hidden_size": 80,
+    "hidden_size": 48,
+    "num_attention_heads": 6,
+    "num_layers": 3,
+    "padded_vocab_size": 65024,
+    "seq_length": 512,
+}
+
+
+@pytest.mark.parametrize(
+    ("fields", "theta", "stretch"),
+    [
+        ({}, 10000.0, 1.0),
+        ({"rope_ratio": 1}, 10000.0, 1.0),
+        ({"rope_ratio": 8, "_name_or_path": "/models/ChatGLM2-6B-32k"}, 10000.0, 8.0),
+        ({"rope_ratio": 8, "auto_map": {"AutoModel": "THUDM/chatglm2-6b-32k--modeling_chatglm.X"}}, 10000.0, 8.0),
+        ({"rope_ratio": 50, "_name_or_path": "THUDM/chatglm3-6b-32k"}, 500000.0, 1.0),
+        ({"rope_ratio": 500, "padded_vocab_size": 151552}, 5000000.0, 1.0),
+    ],
+)
+def test_a_chatglm_that_divides_positions_is_told_by_its_name(fields: dict[str, Any], theta: float, stretch: float, tmp_path: Path) -> None:
+    (kind,) = config_of(tmp_path, {**CHATGLM, **fields}).kinds
+
+    assert kind.rope is not None and kind.rope.theta == theta
+    assert kind.rope.scaling == (None if stretch == 1.0 else RopeScaling("linear", stretch))
+
+
+@pytest.mark.parametrize("fields", [{}, {"_name_or_path": "/models/mine"}, {"auto_map": {"AutoModel": "modeling_chatglm.X"}}])
+def test_a_chatglm_of_which_nothing_tells_what_its_ratio_means_is_refused(fields: dict[str, Any], tmp_path: Path) -> None:
+    with pytest.raises(
+        UnsupportedModel, match=r"rope_ratio 50 divides positions in chatglm2-6b-32k and multiplies the base .* set _name_or_path"
+    ):
+        config_of(tmp_path, {**CHATGLM, "rope_ratio": 50, **fields})
 
 
 @pytest.mark.parametrize(("max_tokens", "divisor"), [(None, 2.0), (128, 1.0), (129, 2.0), (600, 2.0)])
@@ -163,6 +209,12 @@ def test_a_model_with_two_sets_of_frequencies_takes_the_set_for_the_longest_requ
         ({"tie_word_embeddings": 1}, "tie_word_embeddings is 1, it must be true or false"),
         ({"num_key_value_heads": 4}, "num_attention_heads 6 is no multiple of num_key_value_heads 4"),
         ({"head_dim": 7}, "head_dim is 7, it must be even"),
+        (
+            {"architectures": ["DeepseekV3ForCausalLM"], "qk_nope_head_dim": 8, "qk_rope_head_dim": 4, "v_head_dim": 8}
+            | {"kv_lora_rank": 16, "q_lora_rank": None, "n_routed_experts": 6, "num_experts_per_tok": 2, "moe_intermediate_size": 8}
+            | {"first_k_dense_replace": 1, "n_group": 4, "topk_group": 2},
+            "6 experts in 4 groups, of which 2 are chosen by their 2 best, do not fit each other",
+        ),
         ({"rope_scaling": "linear"}, "rope_scaling must be an object"),
         ({"rope_scaling": {"type": "linear"}}, "rope_scaling lacks factor"),
         ({"rope_scaling": {**LLAMA3, "high_freq_factor": 1}}, "low_freq_factor 1.0 must be below high_freq_factor 1.0"),

@@ -307,3 +307,20 @@ def test_the_policy_decides_the_order_of_admission() -> None:
     for number, length in ((1, 4), (2, 3)):
         scheduler.submit(request_of(number, length))
     assert [chunk.state.request.number for chunk in scheduler.step(0.0).prefills] == [2, 1]
+
+
+def test_a_request_that_found_no_room_is_tried_again_when_a_prefix_is_unpinned() -> None:
+    scheduler = Scheduler(small_config(max_model_len_tokens=32))
+    pinned = np.arange(24)
+    scheduler.submit(request_of(1, pinned.tolist(), 1, pins=True))
+    for _ in range(2):
+        scheduler.complete(scheduler.step(0.0))
+    assert scheduler.memory.pin("", pinned)
+    scheduler.release(1)
+    scheduler.submit(request_of(2, 22))
+    step(scheduler)
+    scheduler.submit(request_of(3, 22))
+    for _ in range(3):
+        assert step(scheduler).admitted == []
+    assert scheduler.memory.unpin("", pinned) and not scheduler.memory.unpin("", pinned)
+    assert [state.request.number for state in scheduler.step(0.0).admitted] == [3]

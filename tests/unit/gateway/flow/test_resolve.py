@@ -12,7 +12,15 @@ from hypothesis import strategies as st
 
 from gateway.flow.call import Call, Wishes
 from gateway.flow.limits import Limits
-from gateway.flow.resolve import check_priority, check_prompt_ids, check_shape, choice_seed, resolve_sampling, resolve_stopping
+from gateway.flow.resolve import (
+    check_priority,
+    check_prompt_ids,
+    check_shape,
+    check_template_reads,
+    choice_seed,
+    resolve_sampling,
+    resolve_stopping,
+)
 from gateway.flow.served_model import ServedModel
 from triserve.rpc.errors import InvalidRequest, PromptTooLong
 from triserve.v1 import common_pb2, tokenizer_pb2
@@ -26,6 +34,7 @@ MODEL = ServedModel(
     default_top_k=None,
     default_top_p=None,
     has_chat_template=True,
+    template_arguments=("reasoning_effort",),
     vocab_size=90,
     max_model_len_tokens=100,
     logits_width=96,
@@ -48,8 +57,26 @@ def test_unset_wishes_take_the_authors_defaults_then_the_contracts() -> None:
     assert sampling(AUTHORED) == common_pb2.SamplingParams(temperature=0.5, top_k=20, top_p=0.75)
 
 
-def test_a_wish_wins_over_the_author_and_zero_top_k_means_all() -> None:
-    assert sampling(AUTHORED, temperature=2.0, top_k=0, top_p=1.0) == common_pb2.SamplingParams(temperature=2)
+@pytest.mark.parametrize("top_k", [0, -1])
+def test_a_wish_wins_over_the_author_and_top_k_of_zero_or_minus_one_means_all(top_k: int) -> None:
+    assert sampling(AUTHORED, temperature=2.0, top_k=top_k, top_p=1.0) == common_pb2.SamplingParams(temperature=2)
+
+
+def test_top_p_of_zero_is_greedy_whatever_the_temperature() -> None:
+    for temperature in (None, 0.0, 1.5):
+        assert sampling(AUTHORED, temperature=temperature, top_p=0.0) == common_pb2.SamplingParams(temperature=0)
+    with pytest.raises(InvalidRequest, match="temperature"):
+        sampling(temperature=-1.0, top_p=0.0)
+
+
+def test_an_argument_the_template_does_not_read_is_refused_where_it_has_a_field_of_its_own() -> None:
+    call = Call(
+        request_id="x", tenant="t", route="chat", model="", prompts=(), prompt_field="messages", template_must_read=("reasoning_effort",)
+    )
+    check_template_reads(call, MODEL)
+    with pytest.raises(InvalidRequest, match="does not read it") as caught:
+        check_template_reads(call, replace(MODEL, template_arguments=()))
+    assert caught.value.field == "reasoning_effort"
 
 
 def test_a_temperature_of_zero_differs_from_none() -> None:
@@ -74,7 +101,7 @@ def test_no_log_probabilities_differ_from_those_of_the_drawn_token_alone() -> No
 
 RANGES = [
     ("temperature", 0, 100, False),
-    ("top_p", 0, 1, True),
+    ("top_p", 0, 1, False),
     ("min_p", 0, 1, False),
     ("repetition_penalty", 0, 10, True),
     ("presence_penalty", -10, 10, False),
@@ -98,7 +125,7 @@ def test_ranges_are_those_of_the_contract(name: str, low: float, high: float, op
 
 def test_ranges_hold_where_greed_makes_the_value_moot() -> None:
     wishes: dict[str, Any]
-    for wishes in ({"top_p": 0.0}, {"top_k": -1}, {"min_p": 2.0}):
+    for wishes in ({"top_p": -0.5}, {"top_k": -2}, {"min_p": 2.0}):
         with pytest.raises(InvalidRequest, match=next(iter(wishes))):
             sampling(temperature=0.0, **wishes)
 
@@ -112,6 +139,12 @@ def test_every_id_is_below_the_logits_width(token: int) -> None:
     with pytest.raises(InvalidRequest, match=rf"prompt has token id {token}, ids are in \[0, 96\)"):
         check_prompt_ids([1, token, 2], MODEL, field="prompt")
     check_prompt_ids([0, 95], MODEL, field="prompt")
+
+
+def test_more_ids_than_fit_are_refused_before_they_are_looked_at() -> None:
+    check_prompt_ids([1] * 99, MODEL, field="prompt")
+    with pytest.raises(PromptTooLong, match="prompt has 100 tokens, the limit is 99"):
+        check_prompt_ids([-1] * 100, MODEL, field="prompt")
 
 
 def test_an_id_has_one_bias() -> None:

@@ -96,35 +96,15 @@ def test_continuous_usage_is_in_every_event() -> None:
         assert event["usage"]["prompt_tokens"] == 5
 
 
-def logprob(token: bytes, value: float, *top: tuple[bytes, float]) -> sampler_pb2.TokenLogprobs:
-    likeliest = [sampler_pb2.TopLogprob(token=1, token_bytes=own, logprob=one) for own, one in top]
-    return sampler_pb2.TokenLogprobs(token_bytes=token, logprob=value, top=likeliest)
-
-
-def test_log_probabilities_of_half_a_character_have_its_bytes() -> None:
-    (_, event) = events(form(ChatEvents).pieces([piece("", logprobs=[logprob(b"\xc3", -0.5, (b"\xc3", -0.5))])], GENERATION))
-    (token,) = event["choices"][0]["logprobs"]["content"]
-    assert token == {
-        "token": "\ufffd",
-        "logprob": -0.5,
-        "bytes": [0xC3],
-        "top_logprobs": [{"token": "\ufffd", "logprob": -0.5, "bytes": [0xC3]}],
-    }
-
-
-def test_text_offsets_go_on_from_event_to_event_for_each_choice() -> None:
-    completion = form(CompletionEvents)
-    offsets = []
-    for choice, token in ((0, b"ab"), (1, b"xyz"), (0, b"c"), (1, b"!"), (0, b"d")):
-        (event,) = events(completion.pieces([piece("?", logprobs=[logprob(token, -1, (token, -1))], choice=choice)], GENERATION))
-        offsets.append((choice, event["choices"][0]["logprobs"]["text_offset"]))
-    assert offsets == [(0, [0]), (1, [0]), (0, [2]), (1, [3]), (0, [3])]
-
-
-def test_of_two_likely_tokens_that_look_the_same_the_likelier_is_kept() -> None:
-    one = logprob(b"\xc3", -0.5, (b"\xc3", -0.5), (b"\xc4", -1.5), (b"a", -2.5))
+def test_log_probabilities_of_an_event_keep_their_places_in_the_text() -> None:
+    one = sampler_pb2.TokenLogprobs(token=7, token_bytes=b"ab", text="ab", text_offset=5, logprob=-0.5)
     (event,) = events(form(CompletionEvents).pieces([piece("?", logprobs=[one])], GENERATION))
-    assert event["choices"][0]["logprobs"]["top_logprobs"] == [{"\ufffd": -0.5, "a": -2.5}]
+    assert event["choices"][0]["logprobs"] == {
+        "tokens": ["ab"],
+        "token_logprobs": [-0.5],
+        "top_logprobs": [{"ab": -0.5}],
+        "text_offset": [5],
+    }
 
 
 @pytest.mark.parametrize("message", ["full", 'with "quotes" and é'])
