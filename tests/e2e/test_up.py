@@ -76,7 +76,7 @@ def test_a_question_without_the_key_that_is_asked_for_is_told_of_by_where_the_ke
     keys = tmp_path / "keys"
     keys.write_text(f"acme {'0' * 64}\n")
     ports = ["--port", str(free_port()), "--grpc-port", str(free_port())]
-    command = [sys.executable, "-m", "gateway.cli", "up", *ports, "--ask", "What is Triserve?", "--exit-after-ask"]
+    command = [sys.executable, "-m", "gateway.cli", "up", *ports, "--model", "tiny", "--ask", "What is Triserve?", "--exit-after-ask"]
     environment = {**os.environ, "GATEWAY_API_KEYS_FILE": str(keys), "TRISERVE_API_KEY": ""}
     done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=100, check=False)
     assert done.returncode == 1
@@ -84,7 +84,7 @@ def test_a_question_without_the_key_that_is_asked_for_is_told_of_by_where_the_ke
 
 
 def test_what_a_part_refuses_is_told_once_and_by_the_option_that_set_it() -> None:
-    command = [sys.executable, "-m", "gateway.cli", "up", "--port", str(free_port()), "--max-model-len", "100000"]
+    command = [sys.executable, "-m", "gateway.cli", "up", "--port", str(free_port()), "--model", "tiny", "--max-model-len", "100000"]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=60, check=False)
     assert done.returncode == 1
     message = "--max-model-len is 100000, the limit is the model's own, 2048"
