@@ -68,7 +68,10 @@ class Settings(BaseSettings):
     )
     stall_timeout_s: float = Field(30.0, gt=0, le=3600, description="Not ready after a step that takes longer than this")
     freeze_timeout_s: float = Field(
-        10.0, gt=0, le=86400, description="The process ends when its engine neither answers nor uses the processor for so long"
+        10.0,
+        gt=0,
+        le=86400,
+        description="The process ends when its engine neither answers nor uses the processor for so long, ten times as long while it loads",
     )
     step_timeout_s: float = Field(600.0, gt=0, le=86400, description="The process ends when a step takes longer than this")
     drain_timeout_s: float = Field(30.0, ge=0, le=3600, description="Most seconds for requests under way when the process is told to stop")

@@ -41,6 +41,13 @@ _UNSENT_BYTES = 16 * 1024
 _MESSAGE_SLACK_BYTES = 64 * 1024
 
 
+class CannotListen(OSError):
+    """An address of the gateway cannot be listened on; the message names it."""
+
+    def __str__(self) -> str:
+        return str(self.strerror)
+
+
 class GatewayService:
     """One gateway process.
 
@@ -49,7 +56,7 @@ class GatewayService:
 
     Raises:
         BadKeysFile: the file of API keys cannot be read.
-        OSError: an address cannot be listened on.
+        CannotListen: an address cannot be listened on.
     """
 
     def __init__(self, settings: Settings) -> None:
@@ -186,7 +193,7 @@ def _listen(address: str) -> socket.socket:
     try:
         listener = socket.create_server((host, int(port)), family=family, backlog=_BACKLOG)
     except OSError as error:
-        raise OSError(error.errno, f"cannot listen on {address}: {error.strerror}") from error
+        raise CannotListen(error.errno, f"cannot listen on {address}: {error.strerror}") from error
     listener.setblocking(False)
     _limit_unsent(listener)
     return listener

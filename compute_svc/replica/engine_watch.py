@@ -4,13 +4,15 @@ from __future__ import annotations
 
 # A watcher that was itself stopped for a while must not take that while for the engine's silence.
 _LONGEST_LOOK_S = 1.0
+# So many times as long may an engine that loads do nothing: it may wait for a disk or a network that does not come.
+_LOADING_FACTOR = 10
 
 
 class EngineWatch:
     """Adds up for how long an engine has been silent, and for how long it has done nothing.
 
     Args:
-        freeze_timeout_s: An engine that is silent and uses no processor time for so long hangs.
+        freeze_timeout_s: An engine that is silent and uses no processor time for so long hangs; while it loads, ten times as long.
         step_timeout_s: One that is silent for so long hangs too, whatever it uses: no request waits longer.
     """
 
@@ -37,8 +39,9 @@ class EngineWatch:
         does_nothing = is_silent and used_s is not None and used_s == self._used_s
         self._idle_s = self._idle_s + passed_s if does_nothing else 0.0
         self._used_s = used_s
-        if self._idle_s >= self._freeze_timeout_s:
-            return f"has neither answered nor used the processor for {self._freeze_timeout_s:g} s"
+        limit_s = self._freeze_timeout_s * (_LOADING_FACTOR if is_loading else 1)
+        if self._idle_s >= limit_s:
+            return f"has neither answered nor used the processor for {limit_s:g} s"
         if self._silent_s >= self._step_timeout_s and not is_loading:
             return f"has been in one step for {self._step_timeout_s:g} s"
         return None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from collections.abc import Sequence
 from importlib import import_module
@@ -18,6 +19,8 @@ _COMMANDS = (
     ("convert", "gateway.cli.convert", "make a model folder of a GGUF file"),
     ("pin", "gateway.cli.pin", "keep a system prompt in the prefix cache of compute replicas"),
 )
+# The status of a program that a closed pipe ends: 128 and the number of SIGPIPE.
+_BROKEN_PIPE = 141
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -39,7 +42,12 @@ def main(arguments: Sequence[str] | None = None) -> None:
     if wanted is None:
         parser.print_help()
         sys.exit(0)
-    sys.exit(parsed.run(parsed))
+    try:
+        sys.exit(parsed.run(parsed))
+    except BrokenPipeError:
+        # Whoever read the output has left. Python would try to write the rest of it once more as it ends.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(_BROKEN_PIPE)
 
 
 def _fill(command: OptionParser, module: str) -> None:

@@ -45,9 +45,11 @@ class ApiClient:
     Args:
         url: such as "http://127.0.0.1:8000".
         api_key: empty = none.
+        key_from: where a key is given, in words.
     """
 
-    def __init__(self, url: str, *, api_key: str) -> None:
+    def __init__(self, url: str, *, api_key: str, key_from: str = f"--api-key or the variable {API_KEY_VARIABLE}") -> None:
+        self._key_from = key_from
         self._url = url.rstrip("/")
         self._has_key = bool(api_key)
         headers = {"Authorization": f"Bearer {api_key}"} if api_key else {}
@@ -149,10 +151,9 @@ class ApiClient:
     def _refusal(self, status: int, body: bytes) -> ApiError:
         if status == 401:
             # What the server says of it is made for programs.
-            given = f"--api-key or the variable {API_KEY_VARIABLE}"
-            return ApiError(
-                f"{self._url} does not know the key of {given}" if self._has_key else f"{self._url} asks for an API key: use {given}"
-            )
+            if self._has_key:
+                return ApiError(f"{self._url} does not know the key of {self._key_from}")
+            return ApiError(f"{self._url} asks for an API key: use {self._key_from}")
         try:
             error = json.loads(body)["error"]
             return ApiError(str(error["message"]), field=str(error.get("param") or ""))

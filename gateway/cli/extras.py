@@ -12,6 +12,7 @@ EXTRA_OF = {
     "torch": "compute",
     "safetensors": "compute",
     "numpy": "compute",
+    "gguf": "compute",
     "redis": "cache",
     "aiohttp": "gateway",
     "prometheus_client": "gateway",

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import os
+import re
 import signal
 import sys
 from collections.abc import Awaitable, Callable, Mapping
@@ -21,6 +22,10 @@ _LAST_WORDS_S = 0.5
 # A part killed by a signal, or for its silence, before it was ever ready may have been unlucky; one killed so often has a reason, say no
 # memory for its weights.
 _MOST_EARLY_KILLS = 3
+# The one line with which a stage that cannot start leaves: its name, or a variable and its value, and the reason.
+_LAST_WORDS = re.compile(r"(tokenizer|compute|sampler|gateway): |[A-Z][A-Z0-9_]*=")
+# What stands before the reason: that, or the head of a log line.
+_HEAD = re.compile(r"^(\d{4}-\S+Z [A-Z]+ \S+ \S+ )?((tokenizer|compute|sampler|gateway): )?")
 
 
 class PartFailed(Exception):
@@ -87,6 +92,8 @@ class PartProcess:
         self._stop_signal = signal.SIGTERM
         self._was_ready = False
         self._last_line = ""
+        # May be the reason why it could not start, which is then told by that failure alone.
+        self._held_line: str | None = None
 
     @property
     def pid(self) -> int | None:
@@ -110,7 +117,9 @@ class PartProcess:
                 return
             early_kills += status < 0
             if not self._was_ready and (status >= 0 or early_kills == _MOST_EARLY_KILLS):
-                raise PartFailed(f"{self.part.name} {self._ending(status)} before it was ready: {self._last_line or 'it said nothing'}")
+                reason = _HEAD.sub("", self._last_line) or "it said nothing"
+                raise PartFailed(f"{self.part.name} {self._ending(status)} before it was ready: {reason}")
+            self._show_held()
             pause_s = self._pause.after(pause_s, up_s=loop.time() - started)
             self._console.line(f"{self.part.name} {self._ending(status)}, starts again in {pause_s:.1f} s")
             with contextlib.suppress(TimeoutError):
@@ -175,6 +184,7 @@ class PartProcess:
         await self.part.wait_ready()
         again = "again " if self._was_ready else ""
         self._console.line(f"{self.part.name} is ready {again}after {loop.time() - started:.1f} s")
+        self._show_held()
         self._was_ready = True
         self.ready.set()
 
@@ -196,9 +206,18 @@ class PartProcess:
         return f"was killed by {signal.Signals(-status).name}"
 
     def _log_line(self, text: str) -> None:
+        self._show_held()
         if text.strip():
             self._last_line = text.strip()
-        self._console.line(text, part=self.part.name)
+        if not self._was_ready and _LAST_WORDS.match(text):
+            self._held_line = text
+        else:
+            self._console.line(text, part=self.part.name)
+
+    def _show_held(self) -> None:
+        if self._held_line is not None:
+            self._console.line(self._held_line, part=self.part.name)
+        self._held_line = None
 
 
 class _Log(asyncio.Protocol):

@@ -83,11 +83,25 @@ def run(arguments: argparse.Namespace) -> int:
         model = resolve_model(arguments.model, download_from_hub, os.environ)
         with tempfile.TemporaryDirectory(prefix="triserve-") as runtime:
             return asyncio.run(_Up(arguments, model, Path(runtime)).run())
-    except (MissingExtra, ModelUnavailable, PartFailed, PortTaken, ApiError, ValueError, OSError) as error:
+    except PartFailed as error:
+        sys.stderr.write(f"triserve up: {_by_options(str(error), arguments)}\n")
+        return 1
+    except (MissingExtra, ModelUnavailable, PortTaken, ApiError, ValueError, OSError) as error:
         sys.stderr.write(f"triserve up: {error}\n")
         return 1
     except KeyboardInterrupt:
         return 130
+
+
+def _by_options(message: str, arguments: argparse.Namespace) -> str:
+    """What a part says, with the options that were given in place of the variables they set."""
+    for variable, option, value in (
+        ("COMPUTE_MAX_MODEL_LEN_TOKENS", "--max-model-len", arguments.max_model_len),
+        ("COMPUTE_DTYPE", "--dtype", arguments.dtype),
+    ):
+        if value is not None:
+            message = message.replace(variable, option)
+    return message
 
 
 class _Up:
@@ -114,6 +128,7 @@ class _Up:
             runtime=runtime,
             hang=HangLimits(silence_s=arguments.hang_timeout) if arguments.hang_timeout else None,
         )
+        self._url = f"http://{HOST}:{port}"
         parts = plan_parts(self._config, free_ports(self._config.num_internal_ports), os.environ)
         terminal = sys.stdout.isatty() and "NO_COLOR" not in os.environ
         self._console = Console(sys.stdout, terminal=terminal, names=tuple(part.name for part in parts))
@@ -124,11 +139,24 @@ class _Up:
         loop = asyncio.get_running_loop()
         for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
             loop.add_signal_handler(number, self._on_signal)
-        self._console.line(f"Serving {self._config.model.name} from {self._config.model.folder}")
-        self._console.line(f"Prompt cache: {self._cache_words()}")
+        for line in self._introduction():
+            self._console.line(line)
         await self._supervisor.run(self._stop, self._on_ready)
         self._console.line("Everything has stopped.")
         return 0
+
+    def _introduction(self) -> list[str]:
+        """What one wants to know at once: what is served and where, how to talk to it, how to end it."""
+        config = self._config
+        return [
+            f"Serving {config.model.name} from {config.model.folder}",
+            f"  page    {self._url}",
+            f"  API     {self._url}/v1 (OpenAI's), {HOST}:{config.grpc_port} (gRPC)",
+            f"  chat    {_chat_command(config.port)}",
+            "  stop    Ctrl-C",
+            f"  cache   {self._cache_words()}",
+            "",
+        ]
 
     def _on_signal(self) -> None:
         if self._stop.is_set():
@@ -143,13 +171,12 @@ class _Up:
         return self._redis.reason if self._redis.program else f"in the gateway's memory alone, {self._redis.reason} was found"
 
     async def _on_ready(self) -> None:
-        url = f"http://{HOST}:{self._config.port}"
         if self._arguments.ask is not None:
-            await self._ask_first(url)
+            await self._ask_first(self._url)
             if self._arguments.exit_after_ask:
                 self._stop.set()
                 return
-        for line in _how_to_ask(url, f"{HOST}:{self._config.grpc_port}", self._config.model.name, self._config.port):
+        for line in _how_to_ask(self._url, self._config.model.name, self._config.port):
             self._console.line(line)
 
     async def _ask_first(self, url: str) -> None:
@@ -181,18 +208,22 @@ def _gateway_ports(port: int, grpc_port: int) -> tuple[int, int]:
 async def _ask(url: str, question: str) -> None:
     """Asks one question and shows the answer on standard output."""
     sys.stdout.write(f"\n> {question}\n")
-    async with ApiClient(url, api_key=os.environ.get(API_KEY_VARIABLE, "")) as client:
+    key = os.environ.get(API_KEY_VARIABLE, "")
+    async with ApiClient(url, api_key=key, key_from=f"the variable {API_KEY_VARIABLE}") as client:
         await show_answer(client.stream_chat(Conversation("").messages_with(question), {}), sys.stdout, [])
     sys.stdout.write("\n")
     sys.stdout.flush()
 
 
-def _how_to_ask(url: str, grpc_address: str, model: str, port: int) -> list[str]:
-    chat = "triserve chat" if port == DEFAULT_PORT else f"triserve chat --url {url}"
+def _chat_command(port: int) -> str:
+    return "triserve chat" if port == DEFAULT_PORT else f"triserve chat --url {HOST}:{port}"
+
+
+def _how_to_ask(url: str, model: str, port: int) -> list[str]:
     return [
         "",
-        f"Ready at {url} (HTTP, OpenAI's API, and a chat page) and {grpc_address} (gRPC). Ask with:",
-        f"  {chat}",
+        f"Ready. Open {url} for a chat page, or ask with:",
+        f"  {_chat_command(port)}",
         f"  curl {url}/v1/chat/completions -H 'Content-Type: application/json' \\",
         f"""    -d '{{"model": "{model}", "messages": [{{"role": "user", "content": "What is Triserve?"}}], "stream": true}}'""",
         "Ctrl-C stops everything.",

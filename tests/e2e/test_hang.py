@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import urllib.error
 import urllib.request
 from collections.abc import Iterator
 
+import aiohttp
 import psutil
 import pytest
 
@@ -50,3 +52,16 @@ def test_a_part_that_hangs_is_replaced_and_the_others_stay(pipeline_under_watch:
     after = {part: [process.pid for process in pipeline.parts(part)] for part in PARTS}
     assert {part for part in PARTS if before[part] != after[part]} == replaced
     wait_until(pipeline.is_idle, "nothing is left over")
+
+
+async def test_a_request_under_way_when_the_engine_hangs_ends_in_an_error_event(pipeline_under_watch: Pipeline) -> None:
+    pipeline = pipeline_under_watch
+    await asyncio.to_thread(wait_until, lambda: _answers(pipeline), "serving before", timeout_s=BOUND_S)
+    body = {"prompt": [301, 302], "max_tokens": 1800, "min_tokens": 1800, "ignore_eos": True, "temperature": 0, "stream": True}
+    timeout = aiohttp.ClientTimeout(total=BOUND_S)
+    async with aiohttp.ClientSession(timeout=timeout) as session, session.post(f"{pipeline.url}/v1/completions", json=body) as response:
+        await response.content.readline()
+        pipeline.parts("compute_svc.engine")[0].suspend()
+        events = [line.decode().strip() async for line in response.content if line.startswith(b"data: ")]
+    assert json.loads(events[-1].removeprefix("data: "))["error"]["type"] == "service_unavailable_error"
+    await asyncio.to_thread(wait_until, lambda: _answers(pipeline), "a new request succeeds", timeout_s=BOUND_S)

@@ -61,3 +61,32 @@ def test_a_model_folder_that_is_not_there_is_named(tmp_path: Path) -> None:
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=60, check=False)
     assert done.returncode != 0
     assert "nothing" in done.stderr + done.stdout
+
+
+def test_the_first_lines_say_what_is_served_where_how_to_talk_to_it_and_how_to_stop(pipeline: Pipeline) -> None:
+    serving, page, api, chat, stop, *_ = pipeline.log
+    assert serving.startswith("Serving ")
+    assert page.split() == ["page", pipeline.url]
+    assert api.split()[:2] == ["API", f"{pipeline.url}/v1"] and f"127.0.0.1:{pipeline.grpc_port}" in api
+    assert chat.endswith(f"triserve chat --url 127.0.0.1:{pipeline.port}")
+    assert stop.split() == ["stop", "Ctrl-C"]
+
+
+def test_a_question_without_the_key_that_is_asked_for_is_told_of_by_where_the_key_is_given(tmp_path: Path) -> None:
+    keys = tmp_path / "keys"
+    keys.write_text(f"acme {'0' * 64}\n")
+    ports = ["--port", str(free_port()), "--grpc-port", str(free_port())]
+    command = [sys.executable, "-m", "gateway.cli", "up", *ports, "--model", "tiny", "--ask", "What is Triserve?", "--exit-after-ask"]
+    environment = {**os.environ, "GATEWAY_API_KEYS_FILE": str(keys), "TRISERVE_API_KEY": ""}
+    done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=100, check=False)
+    assert done.returncode == 1
+    assert done.stderr == f"triserve up: http://127.0.0.1:{ports[1]} asks for an API key: use the variable TRISERVE_API_KEY\n"
+
+
+def test_what_a_part_refuses_is_told_once_and_by_the_option_that_set_it() -> None:
+    command = [sys.executable, "-m", "gateway.cli", "up", "--port", str(free_port()), "--model", "tiny", "--max-model-len", "100000"]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=60, check=False)
+    assert done.returncode == 1
+    message = "--max-model-len is 100000, the limit is the model's own, 2048"
+    assert done.stderr == f"triserve up: compute ended with status 1 before it was ready: {message}\n"
+    assert "the limit is" not in done.stdout and "Traceback" not in done.stdout

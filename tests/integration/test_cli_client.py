@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import os
 import signal
 import sys
 from collections.abc import AsyncIterator
@@ -327,6 +328,19 @@ async def test_bad_options_end_with_a_message_that_names_them_and_status_1(argum
     assert ended.errors.startswith(f"triserve {arguments[0]}: ")
     named = "no such" if "--model" in arguments else arguments[1]
     assert named in ended.errors and "Traceback" not in ended.errors
+
+
+async def test_output_that_nobody_reads_any_more_ends_the_command_quietly(server: Server) -> None:
+    reading, writing = os.pipe()
+    os.close(reading)
+    process = await asyncio.create_subprocess_exec(
+        *(sys.executable, "-m", "gateway.cli", "chat", "--url", server.url, "--question", "a"),
+        stdout=writing,
+        stderr=asyncio.subprocess.PIPE,
+    )
+    os.close(writing)
+    _, errors = await process.communicate()
+    assert (process.returncode, errors) == (141, b"")
 
 
 async def test_without_a_command_the_help_is_shown() -> None:

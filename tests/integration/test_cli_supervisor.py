@@ -299,6 +299,30 @@ async def test_a_part_that_never_gets_ready_ends_everything_with_its_last_words(
     assert not any(map(alive, pipeline.pids("b")))
 
 
+@pytest.mark.parametrize(
+    ("said", "reason"),
+    [
+        ("compute: the model has no weights", "the model has no weights"),
+        ("PORT='x': not a number", "PORT='x': not a number"),
+        ("2026-01-31T12:00:00.123Z ERROR compute a.b.c no memory", "no memory"),
+    ],
+)
+async def test_why_a_part_cannot_start_is_told_once_without_the_head_of_its_line(said: str, reason: str) -> None:
+    pipeline = Pipeline({"a": f"import sys; print('loading', flush=True); sys.stderr.write({said!r}); sys.exit(1)"})
+    with pytest.raises(PartFailed) as failure:
+        await pipeline.run()
+    assert str(failure.value) == f"a ended with status 1 before it was ready: {reason}"
+    assert "a | loading" in pipeline.screen.lines
+    assert ("ERROR" in said) == (f"a | {said}" in pipeline.screen.lines)
+
+
+async def test_what_only_looks_like_a_reason_is_shown_when_the_part_goes_on() -> None:
+    pipeline = Pipeline({"a": "print('A=1', flush=True)\nprint('sampler: 2', flush=True)\n" + POLITE})
+    async with running(pipeline):
+        pass
+    assert pipeline.screen.lines[:2] == ["a | A=1", "a | sampler: 2"]
+
+
 @pytest.mark.parametrize("kills", [1, 2])
 async def test_a_part_killed_while_it_starts_is_started_again(kills: int, tmp_path: Path) -> None:
     die = f"""

@@ -22,11 +22,11 @@ def verdicts(
     return [watch.look(now, is_silent=is_silent, is_loading=is_loading, used_s=used_s) for now, used_s in zip(seconds, used, strict=False)]
 
 
-@pytest.mark.parametrize("is_loading", [False, True], ids=["serving", "loading"])
-def test_an_engine_that_is_silent_and_uses_no_processor_hangs(is_loading: bool) -> None:
-    said = verdicts(range(13), [3.0] * 13, is_loading=is_loading)
-    assert said[10] == "has neither answered nor used the processor for 10 s"
-    assert said[:10] == [None] * 10
+@pytest.mark.parametrize(("is_loading", "limit_s"), [(False, 10), (True, 100)], ids=["serving", "loading"])
+def test_an_engine_that_is_silent_and_uses_no_processor_hangs(is_loading: bool, limit_s: int) -> None:
+    said = verdicts(range(limit_s + 2), [3.0] * (limit_s + 2), is_loading=is_loading)
+    assert said[limit_s] == f"has neither answered nor used the processor for {limit_s} s"
+    assert said[:limit_s] == [None] * limit_s
 
 
 def test_a_long_step_that_uses_the_processor_is_no_hang() -> None:
