@@ -4,6 +4,8 @@ VENV := .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check
 CONSTRAINTS := deploy/constraints.txt
+# Tests share the machine's cores; a file's tests stay in one process, and so do their pipelines. PARALLEL= runs them one by one.
+PARALLEL ?= -n auto --maxprocesses 4 --dist loadfile
 SOURCES := protos/triserve tokenizer_svc compute_svc sampler_svc gateway prompt_cache tests
 .DEFAULT_GOAL := help
 
@@ -24,6 +26,10 @@ $(VENV)/.dev: $(BIN)/python pyproject.toml $(CONSTRAINTS)
 	$(PIP) install --quiet --constraint $(CONSTRAINTS) --editable '.[all,dev]'
 	@touch $@ $(VENV)/.demo
 
+$(VENV)/.mutants: $(VENV)/.dev
+	$(PIP) install --quiet --constraint $(CONSTRAINTS) --editable '.[all,dev,mutants]'
+	@touch $@
+
 .PHONY: setup
 setup: $(VENV)/.dev ## Install everything, development tools too, into .venv
 
@@ -33,7 +39,15 @@ demo: $(VENV)/.demo ## Start the whole pipeline, stream an answer, keep serving 
 
 .PHONY: test
 test: $(VENV)/.dev ## Run the whole suite
-	$(BIN)/python -m pytest $(ARGS)
+	$(BIN)/python -m pytest $(PARALLEL) $(ARGS)
+
+.PHONY: quick
+quick: $(VENV)/.dev ## Run the fast unit tests, under a minute: the inner loop
+	$(BIN)/python -m pytest $(PARALLEL) --hypothesis-profile quick -m "not slow" tests/unit tests/test_layout.py $(ARGS)
+
+.PHONY: mutants
+mutants: $(VENV)/.mutants ## Change the pure modules in a hundred places: would a test notice?
+	$(BIN)/python -m tests.mutants $(ARGS)
 
 .PHONY: coverage
 coverage: $(VENV)/.dev ## Which lines of compute_svc the tests run, those that run in processes of their own left out

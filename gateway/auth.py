@@ -73,6 +73,11 @@ class ApiKeys:
             raise BadKeysFile(f"{path} has no key; without the setting no key is asked for")
         return cls(grants)
 
+    @property
+    def num_tenants(self) -> int:
+        """Who may come: the tenants of all keys, or everybody as one."""
+        return len({grant.tenant for grant in self.grants.values()}) or 1
+
     def grant_of(self, authorization: str | None) -> Grant:
         """What a client's key grants.
 

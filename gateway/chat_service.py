@@ -14,6 +14,8 @@ from gateway.context import Gateway
 from gateway.flow.answer import FinishReason
 from gateway.flow.call import CachePolicy, Call, Wishes
 from gateway.flow.generation import Piece, Usage
+from gateway.flow.limits import Limits
+from gateway.flow.resolve import check_messages
 from triserve.rpc.errors import Cancelled, InvalidRequest
 from triserve.v1 import chat_pb2, chat_pb2_grpc, common_pb2, sampler_pb2, tokenizer_pb2
 
@@ -56,7 +58,10 @@ class ChatServicer(chat_pb2_grpc.ChatServiceServicer):
             raise InvalidRequest(f"the request has {num_bytes} bytes, the limit is {limit}")
         metadata = {key: value for key, value in context.invocation_metadata() or () if isinstance(value, str)}
         grant = self._gateway.keys.grant_of(metadata.get("authorization"))
-        with self._gateway.admission.enter() as ticket:
+        bodies, admission = self._gateway.bodies, self._gateway.admission
+        with bodies.budget.hold(grant.tenant) as held, admission.enter(grant.tenant) as ticket:
+            held.add(num_bytes)
+            _check_counts(request, self._gateway.limits)
             call = _call(request, grant, context.time_remaining())
             async with self._gateway.pipeline.open(call, ticket) as generation:
                 while not generation.finished:
@@ -71,6 +76,19 @@ class ChatServicer(chat_pb2_grpc.ChatServiceServicer):
                 await context.write(response)
         except TimeoutError:
             raise Cancelled(f"the client read nothing for {timeout_s:g} s") from None
+
+
+def _check_counts(request: chat_pb2.ChatRequest, limits: Limits) -> None:
+    """Refuses lists with too many items before any of them is looked at."""
+    check_messages(request, "messages", limits)
+    for field, items, limit in (
+        ("logit_bias_ids", request.sampling.logit_bias_ids, limits.max_logit_bias),
+        ("logit_bias_values", request.sampling.logit_bias_values, limits.max_logit_bias),
+        ("stop_token_ids", request.stopping.stop_token_ids, limits.max_stop_token_ids),
+        ("stop_strings", request.stopping.stop_strings, limits.max_stop_strings),
+    ):
+        if len(items) > limit:
+            raise InvalidRequest(f"{field} has {len(items)} entries, the limit is {limit}", field=field)
 
 
 def _call(request: chat_pb2.ChatRequest, grant: Grant, timeout_s: float | None) -> Call:

@@ -12,6 +12,7 @@ from gateway.flow.admission import Admission
 from gateway.flow.limits import Limits
 from gateway.flow.pipeline import Pipeline
 from gateway.flow.served_model import ServedNames
+from gateway.http.bodies import BodyReader
 from gateway.metrics import Metrics
 
 
@@ -22,6 +23,7 @@ class Gateway:
     pipeline: Pipeline
     fleet: Fleet
     admission: Admission
+    bodies: BodyReader
     keys: ApiKeys
     names: ServedNames
     limits: Limits

@@ -19,7 +19,9 @@ from gateway.context import Gateway
 from gateway.flow.admission import Admission
 from gateway.flow.answer_cache import AnswerCache
 from gateway.flow.pipeline import Pipeline
+from gateway.flow.shares import Shares
 from gateway.http.app import make_app
+from gateway.http.bodies import BodyReader
 from gateway.metrics import Metrics, StateCollector
 from gateway.settings import Settings
 from prompt_cache import PromptCache
@@ -60,9 +62,13 @@ class GatewayService:
             on_change=self._schedule_readiness,
             on_stale=metrics.stale_deltas.inc,
             on_retry=lambda stage: metrics.retries.labels(stage).inc(),
+            retry_wait_s=settings.retry_wait_s,
         )
         limits, names = settings.limits(), settings.names()
-        self._admission = Admission(settings.max_active_requests)
+        shared = keys.num_tenants > 1
+        self._admission = Admission(settings.max_active_requests, shared=shared)
+        budget = Shares(settings.max_bodies_bytes, noun="bytes of bodies", least=settings.max_body_bytes, shared=shared)
+        self._bodies = BodyReader(limits, budget)
         answer_cache = AnswerCache(self._cache, settings.model_name) if self._cache is not None else None
         self._pipeline = Pipeline(fleet=self._fleet, cache=answer_cache, names=names, limits=limits, metrics=metrics)
         cache = self._cache
@@ -75,6 +81,7 @@ class GatewayService:
             pipeline=self._pipeline,
             fleet=self._fleet,
             admission=self._admission,
+            bodies=self._bodies,
             keys=keys,
             names=names,
             limits=limits,
@@ -116,6 +123,7 @@ class GatewayService:
             self._pipeline.abort_all(leaving)
             await self._admission.wait_idle(_LAST_WORDS_S)
         await self._runner.cleanup()
+        self._bodies.close()
         await self._grpc.stop(_LAST_WORDS_S)
         await self._fleet.close()
         if self._readiness is not None:

@@ -3,24 +3,21 @@
 from __future__ import annotations
 
 import secrets
-from dataclasses import fields
 from typing import Annotated
 
-from pydantic import Field, FilePath, SecretStr, field_validator
+from pydantic import Field, FilePath, SecretStr, field_validator, model_validator
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 from gateway.flow.limits import Limits
 from gateway.flow.served_model import ServedNames
 from prompt_cache import CacheConfig
-from triserve.rpc import limits as contract
 
-_DEFAULTS = Limits()
 _ADDRESS = r"^.+:\d{1,5}$"
 _KIB, _MIB = 1024, 1024 * 1024
 
 
-class Settings(BaseSettings):
-    """What an operator can set. Each field is GATEWAY_ and its name."""
+class Settings(Limits, BaseSettings):
+    """What an operator can set: these fields and those of `Limits`. Each is GATEWAY_ and its name."""
 
     model_config = SettingsConfigDict(env_prefix="GATEWAY_", frozen=True)
 
@@ -55,30 +52,12 @@ class Settings(BaseSettings):
     cache_max_entry_bytes: int = Field(256 * _KIB, ge=1, le=16 * _MIB, description="Longest answer that is remembered")
 
     max_active_requests: int = Field(1024, ge=1, le=65536, description="Answers under way at once; more are refused with 429")
-    max_body_bytes: int = Field(_DEFAULTS.max_body_bytes, ge=_KIB, le=64 * _MIB, description="Most bytes of a request's body")
-    max_json_depth: int = Field(_DEFAULTS.max_json_depth, ge=4, le=200, description="How deep a request's JSON may be nested")
-    max_n: int = Field(_DEFAULTS.max_n, ge=1, le=128, description="Most answers to one prompt")
-    max_prompts: int = Field(_DEFAULTS.max_prompts, ge=1, le=4096, description="Most prompts of one request")
-    max_choices: int = Field(_DEFAULTS.max_choices, ge=1, le=4096, description="Most answers of one request: prompts times n")
-    max_messages: int = Field(_DEFAULTS.max_messages, ge=1, le=65536, description="Most messages of one chat")
-    max_stop_strings: int = Field(
-        _DEFAULTS.max_stop_strings, ge=4, le=contract.MAX_STOP_STRINGS, description="Most stop strings of one request"
+    max_bodies_bytes: int = Field(
+        256 * _MIB,
+        ge=_KIB,
+        le=64 * 1024 * _MIB,
+        description="Most bytes of the bodies of all requests under way together; more are refused with 429",
     )
-    max_stop_string_chars: int = Field(
-        _DEFAULTS.max_stop_string_chars, ge=1, le=contract.MAX_STOP_STRING_CHARS, description="Most characters of one stop string"
-    )
-    max_stop_token_ids: int = Field(_DEFAULTS.max_stop_token_ids, ge=1, le=4096, description="Most stop token ids of one request")
-    max_logit_bias: int = Field(_DEFAULTS.max_logit_bias, ge=300, le=contract.MAX_LOGIT_BIAS, description="Most entries of logit_bias")
-    max_top_logprobs: int = Field(
-        _DEFAULTS.max_top_logprobs, ge=0, le=contract.MAX_TOP_LOGPROBS, description="Most likeliest tokens reported with each token"
-    )
-    max_template_arguments: int = Field(_DEFAULTS.max_template_arguments, ge=0, le=64, description="Most entries of chat_template_kwargs")
-    body_timeout_s: float = Field(_DEFAULTS.body_timeout_s, gt=0, le=3600, description="Seconds a request's body may take to arrive")
-    request_timeout_s: float = Field(_DEFAULTS.request_timeout_s, gt=0, le=86400, description="Seconds a request may take")
-    stall_timeout_s: float = Field(
-        _DEFAULTS.stall_timeout_s, gt=0, le=3600, description="Seconds a client may leave its stream unread before it is cut"
-    )
-    keep_alive_s: float = Field(_DEFAULTS.keep_alive_s, gt=0, le=3600, description="Seconds of silence after which a stream gets a comment")
     drain_timeout_s: float = Field(20.0, ge=0, le=3600, description="Seconds that requests under way may take to end after SIGTERM")
 
     @field_validator("tokenizers", "computes", "model_aliases", mode="before")
@@ -97,9 +76,15 @@ class Settings(BaseSettings):
             raise ValueError("an address is given twice")
         return value
 
+    @model_validator(mode="after")
+    def _has_room_for_one_body(self) -> Settings:
+        if self.max_bodies_bytes < self.max_body_bytes:
+            raise ValueError("GATEWAY_MAX_BODIES_BYTES must have room for one body of GATEWAY_MAX_BODY_BYTES")
+        return self
+
     def limits(self) -> Limits:
         """Bounds on one request."""
-        return Limits(**{item.name: getattr(self, item.name) for item in fields(Limits)})
+        return Limits(**{name: getattr(self, name) for name in Limits.model_fields})
 
     def names(self) -> ServedNames:
         """The names of the model."""

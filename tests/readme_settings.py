@@ -27,7 +27,8 @@ def settings_table() -> str:
 def _rows(settings: type[BaseSettings]) -> list[str]:
     prefix = settings.model_config.get("env_prefix", "")
     rows = []
-    for name, field in settings.model_fields.items():
+    # A class's own fields before those it takes over: addresses before bounds.
+    for name, field in sorted(settings.model_fields.items(), key=lambda item: item[0] not in settings.__annotations__):
         rows.append(f"| `{prefix}{name.upper()}` | {_default(field)} | {field.description} |")
     return rows
 

@@ -15,7 +15,7 @@ from tokenizer_svc.chat_template import ChatTemplate, Message, TemplateValue
 from tokenizer_svc.special_tokens import insert_mark, pick_mark
 from tokenizer_svc.system_prompts import SystemPrompt, SystemPrompts, common_len
 from tokenizer_svc.tokenizer import Tokenizer
-from triserve.rpc.errors import InvalidRequest, PromptTooLong
+from triserve.rpc.errors import InvalidRequest
 
 SYSTEM_ROLES = frozenset({"system", "developer"})
 # What the operator or the model itself wrote may use tokens, such as those around a tool call, that are not special.
@@ -79,13 +79,11 @@ class ChatEncoder:
             PromptTooLong: more ids than `max_tokens`.
         """
         text = self._render(chat)
-        token_ids = self._encode(text)
-        if max_tokens is not None and len(token_ids) > max_tokens:
-            raise PromptTooLong.of(got=len(token_ids), limit=max_tokens, field="messages")
+        token_ids = self._encode(text, max_tokens)
         return EncodedChat(token_ids, self._system_tokens(chat, text, token_ids))
 
-    def _encode(self, text: str) -> list[int]:
-        return self._tokenizer.encode(text, add_special_tokens=False, field="messages")
+    def _encode(self, text: str, max_tokens: int | None = None) -> list[int]:
+        return self._tokenizer.encode(text, add_special_tokens=False, field="messages", max_tokens=max_tokens)
 
     def _render(self, chat: Chat) -> str:
         """What the template prints, its special tokens as aliases and users' words as they came."""

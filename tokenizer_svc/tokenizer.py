@@ -11,7 +11,11 @@ from tokenizers import Tokenizer as FastTokenizer
 from tokenizer_svc import tokenizer_definition
 from tokenizer_svc.model_folder import ModelFolder, ModelFolderError
 from tokenizer_svc.special_tokens import SpecialTokens, new_salt
-from triserve.rpc.errors import InvalidRequest
+from tokenizer_svc.token_reach import token_reach
+from triserve.rpc.errors import InvalidRequest, PromptTooLong
+
+# Encoded whatever their limit, in a millisecond or two: of shorter texts the exact number of tokens is told.
+_CHEAP_CHARS = 16 * 1024
 
 
 class Decoded(NamedTuple):
@@ -51,6 +55,7 @@ class Tokenizer:
             framing = {token.content for token in added if frames_with(token.content)}
             self.special_tokens = SpecialTokens(added, framing=framing, salt=new_salt())
             self._aliased = _build(tokenizer_definition.with_aliases(definition, self.special_tokens.aliases))
+            self._reach = token_reach(definition, aliases=self.special_tokens.aliases)
             self.vocab_size = 1 + max(tokenizer_definition.highest_id(definition), *self._named.get_added_tokens_decoder(), -1)
         except Exception as error:  # the library raises nothing more precise
             raise ModelFolderError(f"{folder.path / 'tokenizer.json'}: {error}") from error
@@ -63,17 +68,24 @@ class Tokenizer:
         token_id: int | None = self._named.token_to_id(token)
         return token_id
 
-    def encode(self, text: str, *, add_special_tokens: bool, field: str) -> list[int]:
+    def encode(self, text: str, *, add_special_tokens: bool, field: str, max_tokens: int | None = None) -> list[int]:
         """The ids of a text, in which special tokens' names are text and their aliases special tokens.
+
+        A text that is too long by its bytes alone is refused before it is encoded, which would take seconds and gigabytes.
 
         Args:
             text: any Unicode text.
             add_special_tokens: whether the tokenizer adds its own around it, such as begin-of-text.
             field: what to name in an error.
+            max_tokens: most ids; None = no limit.
 
         Raises:
             InvalidRequest: the vocabulary cannot spell the text.
+            PromptTooLong: more ids than `max_tokens`.
         """
+        reach = self._reach if len(text) > _CHEAP_CHARS else None
+        if max_tokens is not None and reach is not None and reach.is_exceeded(text, max_tokens):
+            raise PromptTooLong(f"{field} has {len(text)} characters, which are more than {max_tokens} tokens, the limit", field=field)
         try:
             # A batch of one: `encode` holds the interpreter's lock to the end, this does not.
             encodings = self._aliased.encode_batch_fast([text], add_special_tokens=add_special_tokens)
@@ -81,6 +93,8 @@ class Tokenizer:
             # The library raises nothing more precise, and what it says may show an alias.
             raise InvalidRequest(f"{field} cannot be encoded: the vocabulary has no token for a part of it", field=field) from error
         ids: list[int] = encodings[0].ids
+        if max_tokens is not None and len(ids) > max_tokens:
+            raise PromptTooLong.of(got=len(ids), limit=max_tokens, field=field)
         return ids
 
     def decode(self, token_ids: Sequence[int], *, skip_special_tokens: bool, return_tokens: bool) -> Decoded:

@@ -93,7 +93,7 @@ def _number_format(settings: Settings, device: torch.device) -> NumberFormat:
 
 
 def _page_store(settings: Settings, config: SchedulerConfig, model: ModelConfig, dtype: torch.dtype, device: torch.device) -> KvPageStore:
-    sizes = (model.num_layers, config.num_pages, config.page_size_tokens, model.num_kv_heads, model.head_dim)
+    sizes = (model.num_layers, config.num_pages, config.page_size_tokens, model.num_kv_heads, model.kv_head_dim)
     try:
         return KvPageStore(*sizes, dtype, device)
     except (MemoryError, torch.OutOfMemoryError) as error:
@@ -135,7 +135,7 @@ def scheduler_config(settings: Settings, model: ModelConfig, dtype: torch.dtype)
         limit, whose = model.max_position_embeddings, "the model's own"
     if longest > limit:
         raise ValueError(f"COMPUTE_MAX_MODEL_LEN_TOKENS is {longest}, the limit is {whose}, {limit}")
-    bytes_per_page = 2 * model.num_layers * settings.page_size_tokens * model.num_kv_heads * model.head_dim * dtype.itemsize
+    bytes_per_page = 2 * model.num_layers * settings.page_size_tokens * model.num_kv_heads * model.kv_head_dim * dtype.itemsize
     num_pages = settings.kv_cache_bytes // bytes_per_page
     if num_pages < 2:
         raise ValueError(f"COMPUTE_KV_CACHE_BYTES is {settings.kv_cache_bytes}, it must be at least {2 * bytes_per_page}, two pages")

@@ -10,8 +10,8 @@ from compute_svc.kernels.decode_attention import decode_attention
 from compute_svc.kernels.kv_write import kv_write
 from compute_svc.kernels.linear import LinearWeight, linear
 from compute_svc.kernels.prefill_attention import prefill_attention
-from compute_svc.kernels.rms_norm import rms_norm
 from compute_svc.kernels.rotary import rotary_
+from compute_svc.layers.heads import LatentHeads, ProjectedHeads
 from compute_svc.layers.step import Step
 
 
@@ -20,23 +20,17 @@ class Attention:
     """Grouped-query attention.
 
     Attributes:
-        qkv: Query, key and value heads of a hidden state, in this order.
+        heads: Hidden states to heads.
         output: Heads back to the hidden size.
-        qk_norm: [num_heads + num_kv_heads, D], the norm of each query and key head; None = they are not normalised.
-        qk_norm_eps: Added to their mean square.
-        qkv_limit: Queries, keys and values are clamped to plus or minus this; None = not.
         rotary_dims: How many of a head's first dimensions turn; 0 = none.
         kind: Index of the layer's kind, in step.kinds.
         num_heads: Query heads.
         num_kv_heads: Key and value heads.
-        head_dim: D.
+        head_dim: W, width of a head.
     """
 
-    qkv: LinearWeight
+    heads: ProjectedHeads | LatentHeads
     output: LinearWeight
-    qk_norm: torch.Tensor | None
-    qk_norm_eps: float
-    qkv_limit: float | None
     rotary_dims: int
     kind: int
     num_heads: int
@@ -49,18 +43,14 @@ class Attention:
         Args:
             x: The normalised hidden states.
             residual: What to add.
-            kv: [2 * num_kv_heads, num_pages, page_size, D], this layer's pages.
+            kv: [2 * num_kv_heads, num_pages, page_size, W], this layer's pages.
             step: The batch.
 
         Effects: writes the step's keys and values into kv, and step.attended.
         """
         kind = step.kinds[self.kind]
-        heads = linear(x, self.qkv).view(len(x), -1, self.head_dim)  # [P, num_heads + 2 * num_kv_heads, D]
-        if self.qkv_limit is not None:
-            heads.clamp_(-self.qkv_limit, self.qkv_limit)
+        heads = self.heads.forward(x)  # [P, num_heads + 2 * num_kv_heads, W]
         rotated = heads[:, : self.num_heads + self.num_kv_heads]
-        if self.qk_norm is not None:
-            rotated.copy_(rms_norm(rotated, self.qk_norm, self.qk_norm_eps))
         # Before rotary_ turns the queries to their own positions.
         sink_queries = None if kind.sink_turn is None else self._turned_to_sinks(heads[:, : self.num_heads], *kind.sink_turn)
         if self.rotary_dims:
@@ -75,7 +65,7 @@ class Attention:
         return linear(step.attended, self.output, add=residual)
 
     def _turned_to_sinks(self, queries: torch.Tensor, cos: torch.Tensor, sin: torch.Tensor) -> torch.Tensor:
-        """[P, num_heads, D], new memory: queries, not turned yet, as they meet the keys of sinks."""
+        """[P, num_heads, W], new memory: queries, not turned yet, as they meet the keys of sinks."""
         turned = queries.clone()
         rotary_(turned[..., : self.rotary_dims], cos, sin)
         return turned

@@ -14,36 +14,43 @@ from compute_svc.layers.step import Step
 
 @dataclass(frozen=True, slots=True, eq=False)
 class DecoderLayer:
-    """Attention, then an MLP, each of the normalised hidden state and added to it.
+    """Attention, then an MLP, each added to the residual stream; norms before them, behind them or both.
 
     Attributes:
-        attention_norm: Before attention.
+        attention_norm: Before attention; None = none.
         attention_output_norm: Behind attention, before it is added; None = none.
-        mlp_norm: Before the MLP.
+        mlp_norm: Before the MLP; None = none.
         mlp_output_norm: Behind the MLP; None = none.
+        residual_scale: What both are multiplied by before they are added; None = one.
     """
 
-    attention_norm: Norm
     attention: Attention
-    attention_output_norm: Norm | None
-    mlp_norm: Norm
     mlp: Mlp | ExpertMlp
-    mlp_output_norm: Norm | None
+    attention_norm: Norm | None = None
+    attention_output_norm: Norm | None = None
+    mlp_norm: Norm | None = None
+    mlp_output_norm: Norm | None = None
+    residual_scale: float | None = None
 
     def forward(self, hidden: torch.Tensor, kv: torch.Tensor, step: Step) -> torch.Tensor:
         """[P, hidden] to [P, hidden].
 
         Effects: writes the step's keys and values into kv, and step.attended.
         """
-        x = self.attention_norm.forward(hidden)
-        if self.attention_output_norm is None:
+        x = hidden if self.attention_norm is None else self.attention_norm.forward(hidden)
+        if self.attention_output_norm is None and self.residual_scale is None:
             hidden = self.attention.forward(x, hidden, kv, step)
         else:
-            hidden = hidden + self.attention_output_norm.forward(self.attention.forward(x, None, kv, step))
-        x = self.mlp_norm.forward(hidden)
-        if self.mlp_output_norm is None:
+            hidden = hidden + self._out(self.attention.forward(x, None, kv, step), self.attention_output_norm)
+        x = hidden if self.mlp_norm is None else self.mlp_norm.forward(hidden)
+        if self.mlp_output_norm is None and self.residual_scale is None:
             return self.mlp.forward(x, hidden)
-        return hidden + self.mlp_output_norm.forward(self.mlp.forward(x, None))
+        return hidden + self._out(self.mlp.forward(x, None), self.mlp_output_norm)
+
+    def _out(self, x: torch.Tensor, norm: Norm | None) -> torch.Tensor:
+        x = x if norm is None else norm.forward(x)
+        # Two operations, each rounded by itself: a fused multiplication and addition would round the last elements of a vector otherwise.
+        return x if self.residual_scale is None else x.mul_(self.residual_scale)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -55,10 +62,10 @@ class ParallelDecoderLayer:
         mlp_norm: Before the MLP; None = the same norm as before attention.
     """
 
-    attention_norm: Norm
     attention: Attention
-    mlp_norm: Norm | None
     mlp: Mlp | ExpertMlp
+    attention_norm: Norm
+    mlp_norm: Norm | None = None
 
     def forward(self, hidden: torch.Tensor, kv: torch.Tensor, step: Step) -> torch.Tensor:
         """See `DecoderLayer`."""
@@ -68,15 +75,15 @@ class ParallelDecoderLayer:
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class PostNormDecoderLayer:
-    """Attention, then an MLP, each added to its input, the sums normalised."""
+class PostLnDecoderLayer:
+    """Attention, then an MLP, each added to its input, the sums normalised, as in 2017 (arXiv 1706.03762)."""
 
     attention: Attention
-    attention_norm: Norm
     mlp: Mlp | ExpertMlp
-    mlp_norm: Norm
+    attention_output_norm: Norm
+    mlp_output_norm: Norm
 
     def forward(self, hidden: torch.Tensor, kv: torch.Tensor, step: Step) -> torch.Tensor:
         """See `DecoderLayer`."""
-        hidden = self.attention_norm.forward(self.attention.forward(hidden, hidden, kv, step))
-        return self.mlp_norm.forward(self.mlp.forward(hidden, hidden))
+        hidden = self.attention_output_norm.forward(self.attention.forward(hidden, hidden, kv, step))
+        return self.mlp_output_norm.forward(self.mlp.forward(hidden, hidden))

@@ -11,6 +11,7 @@ import torch.nn.functional as F
 from compute_svc.kernels.gated_linear import gated_linear
 from compute_svc.kernels.grouped_mlp import GroupedMlps, grouped_mlp, takes_groups
 from compute_svc.kernels.linear import Activation, LinearWeight, linear, padded_count
+from compute_svc.layers.router import Router
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -39,27 +40,20 @@ class ExpertMlp:
     token: no dearer for few tokens, which need most experts' weights anyway, and count / per_token times the work for many.
 
     Attributes:
-        router: Scores of experts.
+        router: Chooses them.
         experts: All of them, from `group_experts`.
-        per_token: How many compute a token.
-        normalise: Their weights are scaled to sum to one.
         shared: An MLP that computes every token; None = none.
         shared_gate: [1, hidden], what that MLP's output is scaled by, through a sigmoid; None = not.
     """
 
-    router: LinearWeight
+    router: Router
     experts: tuple[Mlp, ...] | GroupedMlps
-    per_token: int
-    normalise: bool
     shared: Mlp | None
     shared_gate: LinearWeight | None
 
     def forward(self, x: torch.Tensor, residual: torch.Tensor | None) -> torch.Tensor:
         """residual + experts(x), both [P, hidden]; the experts alone without a residual."""
-        scores = torch.softmax(linear(x, self.router).float(), dim=-1)
-        weights, chosen = scores.topk(self.per_token, dim=-1)
-        if self.normalise:
-            weights = weights / weights.sum(dim=-1, keepdim=True)
+        weights, chosen = self.router.forward(x)
         if isinstance(self.experts, GroupedMlps):
             total = _sum_grouped(x, weights, chosen, self.experts)
         else:

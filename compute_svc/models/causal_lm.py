@@ -13,7 +13,7 @@ from compute_svc.kernels.decode_attention import plan_decode
 from compute_svc.kernels.linear import LinearWeight, linear, padded_count
 from compute_svc.kernels.prefill_attention import plan_prefill
 from compute_svc.kv.page_store import KvPageStore
-from compute_svc.layers.decoder_layer import DecoderLayer, ParallelDecoderLayer, PostNormDecoderLayer
+from compute_svc.layers.decoder_layer import DecoderLayer, ParallelDecoderLayer, PostLnDecoderLayer
 from compute_svc.layers.forward_batch import ForwardBatch
 from compute_svc.layers.norm import Norm
 from compute_svc.layers.rotary_table import RotaryTable
@@ -106,7 +106,7 @@ class CausalLM:
 
     config: ModelConfig
     embedding: Embedding
-    layers: tuple[DecoderLayer | ParallelDecoderLayer | PostNormDecoderLayer, ...]
+    layers: tuple[DecoderLayer | ParallelDecoderLayer | PostLnDecoderLayer, ...]
     head: Head
     rotary: tuple[RotaryTable | None, ...]
     _specs: dict[tuple[int, int], tuple[AttentionSpec, ...]] = field(default_factory=dict)
@@ -160,13 +160,13 @@ class CausalLM:
             _prepare_kind(batch, page_table, spec, None if rotary is None else _turns(rotary, positions, batch.position_limit, spec))
             for spec, rotary in zip(self._kind_specs(kv), self.rotary, strict=True)
         )
-        attended = tokens.new_zeros((len(positions), self.config.num_heads * self.config.head_dim))
+        attended = tokens.new_zeros((len(positions), self.config.num_heads * self.config.kv_head_dim))
         return Step(batch.num_tokens, batch.num_decodes, batch.slots.to(tokens.device), attended, kinds)
 
     def _kind_specs(self, kv: KvPageStore) -> tuple[AttentionSpec, ...]:
         config = self.config
         made_for = (kv.num_layers, kv.num_kv_heads, kv.head_dim, kv.dtype)
-        own = (config.num_layers, config.num_kv_heads, config.head_dim, self.dtype)
+        own = (config.num_layers, config.num_kv_heads, config.kv_head_dim, self.dtype)
         if made_for != own:
             raise ValueError(f"kv is for (layers, kv heads, head_dim, dtype) = {made_for}, the model has {own}")
         sizes = (kv.page_size_tokens, kv.num_pages)
@@ -179,7 +179,7 @@ def _attention_spec(config: ModelConfig, kind: LayerKind, kv: KvPageStore) -> At
     return AttentionSpec(
         num_heads=config.num_heads,
         num_kv_heads=config.num_kv_heads,
-        head_dim=config.head_dim,
+        head_dim=config.kv_head_dim,
         page_size_tokens=kv.page_size_tokens,
         num_pages=kv.num_pages,
         scale=config.head_dim**-0.5 if config.attention_scale is None else config.attention_scale,

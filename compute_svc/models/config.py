@@ -6,12 +6,17 @@ UnsupportedModel(CheckpointError): the checkpoint needs something this engine do
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from typing import Literal
+from enum import Enum
+from typing import Literal, TypeAlias
 
 from compute_svc.kernels.attention_spec import MAX_SINKS
 from compute_svc.kernels.linear import Activation
 from compute_svc.layers.rotary_table import RopeScaling
+from compute_svc.layers.router import GroupLimit, Scoring
 from compute_svc.models.weights import CheckpointError
+
+# Attention sums in the same order whatever the batch for heads of such a width (kernels/kv_chunks.py).
+_HEAD_ALIGNMENT = 4
 
 
 class UnsupportedModel(CheckpointError):
@@ -82,6 +87,11 @@ class Experts:
         per_token: How many of them compute a token.
         intermediate_size: Width of one.
         normalise: The weights of a token's experts are scaled to sum to one.
+        scoring: See `Router`.
+        scale: What weights are multiplied by.
+        correction: There is a learnt correction of scores, which counts where experts are chosen and not in their weights.
+        limit: See `GroupLimit`; None = a token's experts may be any.
+        float32_router: Scores are computed in float32 whatever the model's dtype.
         shared_size: Width of the expert that computes every token; 0 = none.
         shared_gate: That expert's output is scaled by a learnt gate.
         layers: Which layers have experts; the others have the plain MLP.
@@ -91,9 +101,66 @@ class Experts:
     per_token: int
     intermediate_size: int
     normalise: bool
+    scoring: Scoring = "softmax"
+    scale: float = 1.0
+    correction: bool = False
+    limit: GroupLimit | None = None
+    float32_router: bool = False
     shared_size: int = 0
     shared_gate: bool = False
     layers: frozenset[int]
+
+    def check(self, place: str) -> None:
+        """Raises CheckpointError if the numbers do not fit each other; the message begins with `place`."""
+        allowed, limit = self.count, self.limit
+        if limit is not None:
+            if self.count % limit.count or limit.chosen > limit.count or limit.best > self.count // limit.count:
+                raise CheckpointError(
+                    f"{place}: {self.count} experts in {limit.count} groups, of which {limit.chosen} are chosen by their {limit.best} best, "
+                    "do not fit each other"
+                )
+            allowed = self.count // limit.count * limit.chosen
+        if self.per_token > allowed:
+            raise CheckpointError(f"{place}: {self.per_token} experts compute a token, there are {allowed}")
+
+
+class NormPlacement(Enum):
+    """Where the norms of a layer's sublayers, attention and MLP, are; x is the residual stream.
+
+    Attributes:
+        PRE: x + sublayer(norm(x)); Llama.
+        POST: x + norm(sublayer(x)), after the sublayer and before the sum; OLMo 2.
+        SANDWICH: x + norm(sublayer(norm(x))); Gemma 2 and 3, GLM-4.
+        POST_LN: norm(x + sublayer(x)), as of 2017; OPT-350M.
+    """
+
+    PRE = "pre"
+    POST = "post"
+    SANDWICH = "sandwich"
+    POST_LN = "post_ln"
+
+
+NormRole: TypeAlias = Literal["attention_norm", "attention_output_norm", "mlp_norm", "mlp_output_norm"]
+"""What a norm of a layer is for, as `WeightNames` and the layers name it."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LatentAttention:
+    """Keys and values made from one small latent vector of a token (MLA, DeepSeek-V2, arXiv 2405.04434).
+
+    A head of a query or key has dimensions that turn, whose keys are one for all heads, and others that do not.
+
+    Attributes:
+        query_rank: Width of the latent that queries are made from; None = they are made from the hidden state.
+        rank: Width of the latent of keys and values.
+        plain_dims: How many dimensions of a query or key head do not turn; the others are those of the rotary positions.
+        norm_eps: Added to the mean squares of latents.
+    """
+
+    query_rank: int | None
+    rank: int
+    plain_dims: int
+    norm_eps: float
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -107,7 +174,8 @@ class ModelConfig:
         num_layers: Decoder layers.
         num_heads: Query heads.
         num_kv_heads: Key and value heads; divides num_heads.
-        head_dim: Width of a head.
+        head_dim: Width of a query or key head.
+        value_dim: Width of a value head; None = head_dim.
         intermediate_size: Width of the MLP.
         max_position_embeddings: Longest context it was made for, in tokens.
         tie_word_embeddings: Logits are products with the embedding; there is no other matrix.
@@ -117,10 +185,10 @@ class ModelConfig:
         norm_eps: Added to mean squares and variances.
         norm_bias: Norms have biases.
         norm_offset: Added to the weights of norms; some checkpoints store the difference from one.
+        norm_placement: Where the norms of a layer are; PRE in parallel layers.
         residual: "serial": attention is added, then the MLP of the sum. "parallel": both of the same input are added.
-        mlp_norm: The MLP has a norm of its own; without one a parallel layer has one norm.
-        output_norms: Attention and MLP have norms behind them too, before they are added.
-        sum_norms: The sums are normalised, and nothing else.
+        residual_scale: What attention and MLP are multiplied by before they are added; None = one. Serial layers alone.
+        shared_norm: The MLP of a parallel layer reads what attention reads, behind the same norm.
         activation: Of the MLP.
         gated: The MLP is down(activation(gate(x)) * up(x)); otherwise down(activation(up(x))).
         experts: None = every layer has the MLP.
@@ -129,7 +197,8 @@ class ModelConfig:
         mlp_bias: The MLP's projections have biases.
         lm_head_bias: The logits' projection has one.
         normalised_head: The rows of the logits' projection are scaled to length one.
-        qk_norm: Query and key heads are normalised.
+        qk_norm: "head": each query and key head is normalised. "all": all query heads of a token together, and all key heads. None = none.
+        latent: Keys and values come from a latent vector; None = from the hidden state.
         qkv_limit: Queries, keys and values are clamped to plus or minus this.
         attention_scale: What scores are multiplied by; None = head_dim ** -0.5.
         attention_softcap: See `AttentionSpec`.
@@ -151,6 +220,7 @@ class ModelConfig:
     num_heads: int
     num_kv_heads: int
     head_dim: int
+    value_dim: int | None = None
     intermediate_size: int
     max_position_embeddings: int
     tie_word_embeddings: bool
@@ -160,10 +230,10 @@ class ModelConfig:
     norm_eps: float
     norm_bias: bool = False
     norm_offset: float = 0.0
+    norm_placement: NormPlacement = NormPlacement.PRE
     residual: Literal["serial", "parallel"] = "serial"
-    mlp_norm: bool = True
-    output_norms: bool = False
-    sum_norms: bool = False
+    residual_scale: float | None = None
+    shared_norm: bool = False
     activation: Activation = "silu"
     gated: bool = True
     experts: Experts | None = None
@@ -172,7 +242,8 @@ class ModelConfig:
     mlp_bias: bool = False
     lm_head_bias: bool = False
     normalised_head: bool = False
-    qk_norm: bool = False
+    qk_norm: Literal["head", "all"] | None = None
+    latent: LatentAttention | None = None
     qkv_limit: float | None = None
     attention_scale: float | None = None
     attention_softcap: float | None = None
@@ -185,6 +256,23 @@ class ModelConfig:
     logit_softcap: float | None = None
     logit_scale: float | None = None
     sinks: int = 0
+
+    @property
+    def kv_head_dim(self) -> int:
+        """Width of a head where attention computes and in the KV: that of the wider of keys and values, rounded up; what is more is zero."""
+        return -(-max(self.head_dim, self.value_dim or 0) // _HEAD_ALIGNMENT) * _HEAD_ALIGNMENT
+
+    @property
+    def layer_norms(self) -> tuple[NormRole, ...]:
+        """The norms that each layer has."""
+        before: tuple[NormRole, ...] = ("attention_norm",) if self.shared_norm else ("attention_norm", "mlp_norm")
+        behind: tuple[NormRole, ...] = ("attention_output_norm", "mlp_output_norm")
+        return {
+            NormPlacement.PRE: before,
+            NormPlacement.POST: behind,
+            NormPlacement.SANDWICH: before + behind,
+            NormPlacement.POST_LN: behind,
+        }[self.norm_placement]
 
     @property
     def kv_window(self) -> int | None:
@@ -227,9 +315,13 @@ class ModelConfig:
                 raise CheckpointError(
                     f"{place}: {rope.dims} dimensions of a head turn, it must be an even number up to head_dim, {self.head_dim}"
                 )
-        if self.experts is not None and self.experts.per_token > self.experts.count:
-            raise CheckpointError(f"{place}: {self.experts.per_token} experts compute a token, there are {self.experts.count}")
+        if self.experts is not None:
+            self.experts.check(place)
         assert len(self.kind_of_layer) == self.num_layers, "every layer has a kind"
+        is_plain = self.norm_placement is NormPlacement.PRE and self.residual_scale is None
+        assert self.residual == "serial" or is_plain, "a parallel layer has its norms before and adds what comes out"
+        assert not self.shared_norm or self.residual == "parallel", "a serial layer has a norm for each sublayer"
+        assert self.residual_scale is None or self.norm_placement is not NormPlacement.POST_LN, "normalised sums are not scaled"
         return self
 
 

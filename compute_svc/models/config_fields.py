@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import reprlib
 from typing import Any, NamedTuple
 
@@ -247,18 +248,33 @@ def read_rope_scaling(section: ConfigFields, fields: ConfigFields) -> RopeScalin
 
 
 def _read_yarn(section: ConfigFields, fields: ConfigFields) -> RopeScaling:
-    for name in ("mscale", "mscale_all_dim"):
-        section.require(name, None)
     original = section.optional_count("original_max_position_embeddings") or fields.count("max_position_embeddings")
+    factor = section.number("factor")
     return RopeScaling(
         "yarn",
-        section.number("factor"),
+        factor,
         low_freq_factor=section.number("beta_slow", 1.0),
         high_freq_factor=section.number("beta_fast", 32.0),
         original_max_positions=original,
-        amplitude=section.optional_number("attention_factor"),
+        amplitude=_yarn_amplitude(section, factor),
         truncate=section.flag("truncate", True),
     )
+
+
+def _yarn_amplitude(section: ConfigFields, factor: float) -> float | None:
+    """What sines and cosines are multiplied by; None = what follows from the factor alone.
+
+    With mscale and mscale_all_dim the part of the second is left to whoever scales the scores (`yarn_scale`), and only DeepSeek does.
+    """
+    given = section.optional_number("attention_factor")
+    if given is not None or not (section.get("mscale") and section.get("mscale_all_dim")):
+        return given
+    return yarn_scale(factor, section.number("mscale")) / yarn_scale(factor, section.number("mscale_all_dim"))
+
+
+def yarn_scale(factor: float, weight: float = 1.0) -> float:
+    """What yarn (arXiv 2309.00071) makes queries and keys larger by, for a context that is `factor` times as long."""
+    return 1.0 if factor <= 1 else 0.1 * weight * math.log(factor) + 1.0
 
 
 def uniform(kind: LayerKind, num_layers: int) -> tuple[tuple[LayerKind, ...], tuple[int, ...]]:

@@ -10,12 +10,22 @@ import torch.nn.functional as F
 
 from compute_svc.kernels.linear import LinearWeight, pack_linear
 from compute_svc.layers.attention import Attention
-from compute_svc.layers.decoder_layer import DecoderLayer, ParallelDecoderLayer, PostNormDecoderLayer
+from compute_svc.layers.decoder_layer import DecoderLayer, ParallelDecoderLayer, PostLnDecoderLayer
+from compute_svc.layers.heads import HeadNorm, LatentHeads, ProjectedHeads
 from compute_svc.layers.mlp import ExpertMlp, Mlp, group_experts
 from compute_svc.layers.norm import Norm
 from compute_svc.layers.rotary_table import RotaryTable, amplitude, frequencies
+from compute_svc.layers.router import Router
 from compute_svc.models.causal_lm import CausalLM, Embedding, Head
-from compute_svc.models.config import LayerKind, ModelConfig
+from compute_svc.models.config import Experts, LatentAttention, LayerKind, ModelConfig, NormPlacement, Rope
+from compute_svc.models.head_layout import (
+    latent_keys_and_values,
+    latent_queries,
+    pad_head_columns,
+    pad_heads,
+    qkv_order,
+    turning_order,
+)
 from compute_svc.models.tensor_shapes import check_tensors, expected_shapes
 from compute_svc.models.weight_names import WeightNames
 from compute_svc.models.weights import Checkpoint, CheckpointError
@@ -101,64 +111,74 @@ class ModelBuilder:
         rates = frequencies(rope.dims, rope.theta, rope.scaling).to(self._device)
         return RotaryTable(rates, amplitude(rope.scaling), self._config.max_position_embeddings)
 
-    def _layer(self, index: int) -> DecoderLayer | ParallelDecoderLayer | PostNormDecoderLayer:
+    def _layer(self, index: int) -> DecoderLayer | ParallelDecoderLayer | PostLnDecoderLayer:
         config, names, prefix = self._config, self._names, self._names.layer.format(index)
         attention, mlp = self._attention(prefix, index), self._mlp_of_layer(prefix, index)
-        if config.sum_norms:
-            norms = [self._norm(prefix + name) for name in (names.attention_output_norm, names.mlp_output_norm)]
-            return PostNormDecoderLayer(attention, norms[0], mlp, norms[1])
-        attention_norm = self._norm(prefix + names.attention_norm)
-        mlp_norm = self._norm(prefix + names.mlp_norm) if config.mlp_norm else None
+        norms = {role: self._norm(prefix + getattr(names, role)) for role in config.layer_norms}
+        if config.norm_placement is NormPlacement.POST_LN:
+            return PostLnDecoderLayer(attention, mlp, **norms)
         if config.residual == "parallel":
-            return ParallelDecoderLayer(attention_norm, attention, mlp_norm, mlp)
-        assert mlp_norm is not None, "a serial layer has a norm before its MLP"
-        if not config.output_norms:
-            return DecoderLayer(attention_norm, attention, None, mlp_norm, mlp, None)
-        behind = [self._norm(prefix + name) for name in (names.attention_output_norm, names.mlp_output_norm)]
-        return DecoderLayer(attention_norm, attention, behind[0], mlp_norm, mlp, behind[1])
+            return ParallelDecoderLayer(attention, mlp, **norms)
+        return DecoderLayer(attention, mlp, **norms, residual_scale=config.residual_scale)
 
     def _attention(self, prefix: str, index: int) -> Attention:
         config, names = self._config, self._names
         kind = config.kind_of_layer[index]
         rope = config.kinds[kind].rope
-        order = self._qkv_order(interleaved_dims=rope.dims if rope is not None and rope.interleaved else 0)
-        parts = [self._weight_and_bias(prefix + name, bias=config.qkv_bias, transposed=names.transposed) for name in names.qkv]
-        weight = torch.cat([weight for weight, _ in parts])[order]
-        bias = torch.cat([bias for _, bias in parts if bias is not None])[order] if config.qkv_bias else None
+        weight, bias = self._weight_and_bias(prefix + names.output, bias=config.output_bias, transposed=names.transposed)
         return Attention(
-            qkv=pack_linear(weight, bias),
-            output=self._linear(prefix + names.output, bias=config.output_bias, transposed=names.transposed),
-            qk_norm=self._qk_norm(prefix) if config.qk_norm else None,
-            qk_norm_eps=config.norm_eps,
-            qkv_limit=config.qkv_limit,
+            heads=self._projected_heads(prefix, rope) if config.latent is None else self._latent_heads(prefix, config.latent, rope),
+            output=pack_linear(pad_head_columns(weight, config.value_dim or config.head_dim, config.kv_head_dim), bias),
             rotary_dims=0 if rope is None else rope.dims,
             kind=kind,
             num_heads=config.num_heads,
             num_kv_heads=config.num_kv_heads,
-            head_dim=config.head_dim,
+            head_dim=config.kv_head_dim,
         )
 
-    def _qkv_order(self, *, interleaved_dims: int) -> torch.Tensor:
-        """[outputs] int64: which output of the stored projections goes where: queries, keys, values, each head whole.
+    def _projected_heads(self, prefix: str, rope: Rope | None) -> ProjectedHeads:
+        config, names = self._config, self._names
+        order = qkv_order(config, names, rope).to(self._device)
+        parts = [self._weight_and_bias(prefix + name, bias=config.qkv_bias, transposed=names.transposed) for name in names.qkv]
+        together = [torch.cat([weight for weight, _ in parts])]
+        if config.qkv_bias:
+            together.append(torch.cat([bias for _, bias in parts if bias is not None]))
+        return ProjectedHeads(
+            qkv=pack_linear(*(pad_heads(rows[order], config.head_dim, config.kv_head_dim) for rows in together)),
+            norm=self._head_norm(prefix, order) if config.qk_norm is not None else None,
+            limit=config.qkv_limit,
+            num_rotated=config.num_heads + config.num_kv_heads,
+            head_dim=config.kv_head_dim,
+        )
 
-        Scores do not change when the dimensions of queries and keys change places alike; so neighbours that turn together are laid half the
-        turning dimensions apart, where the rotary kernel expects them.
-        """
+    def _head_norm(self, prefix: str, order: torch.Tensor) -> HeadNorm:
         config = self._config
-        heads = torch.arange(config.num_heads + 2 * config.num_kv_heads)
-        if len(self._names.qkv) == 1 and self._names.qkv_layout == "groups":
-            grouped = heads.view(config.num_kv_heads, -1)
-            heads = torch.cat((grouped[:, :-2].flatten(), grouped[:, -2], grouped[:, -1]))
-        order = heads[:, None] * config.head_dim + torch.arange(config.head_dim)
-        if interleaved_dims:
-            turned = order[: config.num_heads + config.num_kv_heads, :interleaved_dims]
-            turned.copy_(torch.cat((turned[:, 0::2], turned[:, 1::2]), dim=1))
-        return order.flatten().to(self._device)
+        queries, keys = (self._norm_weight(prefix + name) for name in (self._names.q_norm, self._names.k_norm))
+        if config.qk_norm == "head":
+            queries, keys = queries.expand(config.num_heads, -1), keys.expand(config.num_kv_heads, -1)
+        weight = torch.cat((queries.flatten(), keys.flatten())).view(-1, config.head_dim)
+        return HeadNorm(weight, config.norm_eps, config.num_heads if config.qk_norm == "all" else None)
 
-    def _qk_norm(self, prefix: str) -> torch.Tensor:
-        queries = self._norm_weight(prefix + self._names.q_norm).expand(self._config.num_heads, -1)
-        keys = self._norm_weight(prefix + self._names.k_norm).expand(self._config.num_kv_heads, -1)
-        return torch.cat((queries, keys))
+    def _latent_heads(self, prefix: str, latent: LatentAttention, rope: Rope | None) -> LatentHeads:
+        config, names = self._config, self._names
+        assert rope is not None and config.value_dim is not None, "latent attention turns part of its heads and says how wide values are"
+        width = config.kv_head_dim
+        has_query_latent = latent.query_rank is not None
+        query = latent_queries(self._read(f"{prefix}{names.latent_query}.weight"), latent, rope, width)
+        key_value = latent_keys_and_values(self._read(f"{prefix}{names.latent_up}.weight"), latent, rope, config.value_dim, width)
+        down = self._read(f"{prefix}{names.latent_down}.weight")
+        kept, turning = down[: latent.rank], down[latent.rank :]
+        return LatentHeads(
+            query_down=self._linear(prefix + names.latent_query_down, bias=False) if has_query_latent else None,
+            query_norm=self._norm(prefix + names.latent_query_norm, latent.norm_eps) if has_query_latent else None,
+            query=pack_linear(query),
+            latent=pack_linear(torch.cat((kept, turning[turning_order(rope).to(self._device)]))),
+            latent_norm=self._norm(prefix + names.latent_norm, latent.norm_eps),
+            key_value=pack_linear(key_value),
+            rotary_dims=rope.dims,
+            num_heads=config.num_heads,
+            head_dim=width,
+        )
 
     def _mlp_of_layer(self, prefix: str, index: int) -> Mlp | ExpertMlp:
         names, experts = self._names, self._config.experts
@@ -166,12 +186,23 @@ class ModelBuilder:
             return self._mlp(prefix, names.mlp_in, names.mlp_down, transposed=names.transposed)
         mlps = [self._mlp(prefix + names.expert.format(number), names.expert_in, names.expert_down) for number in range(experts.count)]
         return ExpertMlp(
-            router=self._linear(prefix + names.router, bias=False),
+            router=self._router(prefix, experts),
             experts=group_experts(mlps),
-            per_token=experts.per_token,
-            normalise=experts.normalise,
             shared=self._mlp(prefix + names.shared_expert, names.expert_in, names.expert_down) if experts.shared_size else None,
             shared_gate=self._linear(prefix + names.shared_gate, bias=False) if experts.shared_gate else None,
+        )
+
+    def _router(self, prefix: str, experts: Experts) -> Router:
+        names = self._names
+        weight = self._read(f"{prefix}{names.router}.weight", torch.float32 if experts.float32_router else None)
+        return Router(
+            weight=pack_linear(weight),
+            per_token=experts.per_token,
+            scoring=experts.scoring,
+            normalise=experts.normalise,
+            scale=experts.scale,
+            correction=self._read(prefix + names.router_correction, torch.float32) if experts.correction else None,
+            limit=experts.limit,
         )
 
     def _mlp(self, prefix: str, into: tuple[str, ...], down: str, *, transposed: bool = False) -> Mlp:
@@ -187,10 +218,10 @@ class ModelBuilder:
             gate, pack_linear(*parts[-1]), self._linear(prefix + down, bias=config.mlp_bias, transposed=transposed), config.activation
         )
 
-    def _norm(self, name: str) -> Norm:
+    def _norm(self, name: str, eps: float | None = None) -> Norm:
         config = self._config
         bias = self._read(f"{name}.bias") if config.norm_bias else None
-        return Norm(config.norm, self._norm_weight(name), bias, config.norm_eps)
+        return Norm(config.norm, self._norm_weight(name), bias, config.norm_eps if eps is None else eps)
 
     def _norm_weight(self, name: str) -> torch.Tensor:
         """Float32 if it is stored as a difference: bfloat16 has no digits for it behind the one."""

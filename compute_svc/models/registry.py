@@ -2,44 +2,77 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import importlib
+import pkgutil
+from collections.abc import Callable, Sequence
 from pathlib import Path
+from types import ModuleType
+from typing import NamedTuple, TypeAlias
 
 import torch
 
 from compute_svc.kernels.exact_products import use_exact_products
 from compute_svc.kernels.host_memory import keep_freed_memory
+from compute_svc.models import families
 from compute_svc.models.causal_lm import CausalLM
 from compute_svc.models.config import ModelConfig, StreamingWindow, UnsupportedModel
 from compute_svc.models.config_fields import ConfigFields
-from compute_svc.models.families import (
-    baichuan,
-    bloom,
-    chatglm,
-    falcon,
-    gemma,
-    glm,
-    gpt2,
-    gpt_neox,
-    gptj,
-    internlm,
-    llama,
-    mistral,
-    mpt,
-    opt,
-    phi,
-    qwen,
-    qwen2,
-)
+from compute_svc.models.example import Example
 from compute_svc.models.loading import ModelBuilder, Progress
 from compute_svc.models.weight_names import WeightNames
 from compute_svc.models.weights import CheckpointError, open_checkpoint, read_json
 
-_MODULES = (llama, internlm, baichuan, mistral, qwen, qwen2, chatglm, glm, gemma, phi, falcon, bloom, mpt, opt, gpt2, gptj, gpt_neox)
+Reader: TypeAlias = Callable[[ConfigFields, str], tuple[ModelConfig, WeightNames]]
+"""Of a config.json, under the architecture's name."""
 
-FAMILIES: dict[str, Callable[[ConfigFields, str], tuple[ModelConfig, WeightNames]]] = {
-    architecture: module.read for module in _MODULES for architecture in module.ARCHITECTURES
-}
+
+class Family(NamedTuple):
+    """What a module of `families` says; all three must be there.
+
+    Attributes:
+        name: Of the module.
+        ARCHITECTURES: Names that checkpoints give themselves.
+        EXAMPLES: What transformers can write and compute of it; empty if it ships none.
+        read: What a config.json describes, and what its tensors are called.
+    """
+
+    name: str
+    ARCHITECTURES: tuple[str, ...]
+    EXAMPLES: tuple[Example, ...]
+    read: Reader
+
+
+def find_families(package: ModuleType) -> tuple[Family, ...]:
+    """The families of a package: every module in it is one.
+
+    Raises:
+        TypeError: A module lacks something of a family, or says nothing in it.
+        ValueError: Two modules read the same architecture, or describe the same type of model.
+    """
+    found = []
+    for info in sorted(pkgutil.iter_modules(package.__path__), key=lambda info: info.name):
+        module = importlib.import_module(f"{package.__name__}.{info.name}")
+        lacking = [name for name in Family._fields[1:] if not hasattr(module, name)]
+        if lacking or not module.ARCHITECTURES:
+            raise TypeError(f"{module.__name__} is no model family: it lacks {', '.join(lacking) or 'a name in ARCHITECTURES'}")
+        found.append(Family(info.name, module.ARCHITECTURES, module.EXAMPLES, module.read))
+    _refuse_doubles("architecture", [(name, family.name) for family in found for name in family.ARCHITECTURES])
+    _refuse_doubles("model_type", [(example.model_type, family.name) for family in found for example in family.EXAMPLES])
+    return tuple(found)
+
+
+def _refuse_doubles(kind: str, claims: Sequence[tuple[str, str]]) -> None:
+    owners: dict[str, str] = {}
+    for name, family in claims:
+        if name in owners:
+            raise ValueError(f"{kind} {name} is claimed twice, by the families {owners[name]} and {family}")
+        owners[name] = family
+
+
+ALL_FAMILIES = find_families(families)
+"""Every module of `families`."""
+
+FAMILIES: dict[str, Reader] = {architecture: family.read for family in ALL_FAMILIES for architecture in family.ARCHITECTURES}
 """How to read the config of each architecture."""
 
 SUPPORTED_DTYPES = (torch.float32, torch.bfloat16)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from compute_svc.models.config import ModelConfig
+from compute_svc.models.config import LatentAttention, ModelConfig
 from compute_svc.models.weight_names import WeightNames
 from compute_svc.models.weights import READABLE_DTYPES, CheckpointError, TensorInfo, listed
 
@@ -42,20 +42,18 @@ def _each_shape(config: ModelConfig, names: WeightNames) -> Iterator[tuple[str, 
 
 def _layer_shapes(config: ModelConfig, names: WeightNames, index: int) -> Shapes:
     hidden = config.hidden_size
-    queries, keys = config.num_heads * config.head_dim, config.num_kv_heads * config.head_dim
     shapes: Shapes = {}
-    for name in _norm_names(config, names):
-        shapes |= _norm(name, hidden, config)
-    sizes = (queries, keys, keys) if len(names.qkv) == 3 else (queries + 2 * keys,)
-    for name, size in zip(names.qkv, sizes, strict=True):
-        shapes |= _linear(name, size, hidden, bias=config.qkv_bias, transposed=names.transposed)
-    shapes |= _linear(names.output, hidden, queries, bias=config.output_bias, transposed=names.transposed)
-    if config.qk_norm:
-        shapes[f"{names.q_norm}.weight"] = shapes[f"{names.k_norm}.weight"] = (config.head_dim,)
+    for role in config.layer_norms:
+        shapes |= _norm(getattr(names, role), hidden, config)
+    shapes |= _head_shapes(config, names) if config.latent is None else _latent_shapes(config, config.latent, names)
+    values = config.num_heads * (config.value_dim or config.head_dim)
+    shapes |= _linear(names.output, hidden, values, bias=config.output_bias, transposed=names.transposed)
     experts = config.experts
     if experts is None or index not in experts.layers:
         return shapes | _mlp_shapes(config, names.mlp_in, names.mlp_down, config.intermediate_size, transposed=names.transposed)
     shapes |= _linear(names.router, experts.count, hidden, bias=False)
+    if experts.correction:
+        shapes[names.router_correction] = (experts.count,)
     for expert in range(experts.count):
         prefix = names.expert.format(expert)
         inner = _mlp_shapes(config, names.expert_in, names.expert_down, experts.intermediate_size)
@@ -68,13 +66,30 @@ def _layer_shapes(config: ModelConfig, names: WeightNames, index: int) -> Shapes
     return shapes
 
 
-def _norm_names(config: ModelConfig, names: WeightNames) -> list[str]:
-    found = []
-    if not config.sum_norms:
-        found += [names.attention_norm, names.mlp_norm] if config.mlp_norm else [names.attention_norm]
-    if config.output_norms or config.sum_norms:
-        found += [names.attention_output_norm, names.mlp_output_norm]
-    return found
+def _head_shapes(config: ModelConfig, names: WeightNames) -> Shapes:
+    queries, keys = config.num_heads * config.head_dim, config.num_kv_heads * config.head_dim
+    sizes = (queries, keys, keys) if len(names.qkv) == 3 else (queries + 2 * keys,)
+    shapes: Shapes = {}
+    for name, size in zip(names.qkv, sizes, strict=True):
+        shapes |= _linear(name, size, config.hidden_size, bias=config.qkv_bias, transposed=names.transposed)
+    if config.qk_norm is not None:
+        widths = (queries, keys) if config.qk_norm == "all" else (config.head_dim,) * 2
+        shapes |= {f"{name}.weight": (width,) for name, width in zip((names.q_norm, names.k_norm), widths, strict=True)}
+    return shapes
+
+
+def _latent_shapes(config: ModelConfig, latent: LatentAttention, names: WeightNames) -> Shapes:
+    shapes = _norm(names.latent_norm, latent.rank, config)
+    inputs = config.hidden_size
+    if latent.query_rank is not None:
+        shapes |= _linear(names.latent_query_down, latent.query_rank, inputs, bias=False) | _norm(
+            names.latent_query_norm, latent.query_rank, config
+        )
+        inputs = latent.query_rank
+    shapes |= _linear(names.latent_query, config.num_heads * config.head_dim, inputs, bias=False)
+    shapes |= _linear(names.latent_down, latent.rank + config.head_dim - latent.plain_dims, config.hidden_size, bias=False)
+    up = config.num_heads * (latent.plain_dims + (config.value_dim or config.head_dim))
+    return shapes | _linear(names.latent_up, up, latent.rank, bias=False)
 
 
 def _mlp_shapes(config: ModelConfig, into: tuple[str, ...], down: str, size: int, *, transposed: bool = False) -> Shapes:
@@ -98,7 +113,8 @@ def _norm(name: str, size: int, config: ModelConfig) -> Shapes:
 def check_tensors(tensors: dict[str, TensorInfo], config: ModelConfig, names: WeightNames) -> None:
     """Checks that a checkpoint holds the model's tensors and no others.
 
-    Two kinds of tensor may be there for nothing: those the family ignores, which follow from the config, and a copy of a tied embedding.
+    Three kinds of tensor may be there for nothing: those the family ignores, which follow from the config, those it has no use for, and a copy of
+    a tied embedding.
 
     Raises:
         CheckpointError: Tensors are missing, unknown, or of another dtype or shape; the message lists them.
@@ -116,7 +132,9 @@ def check_tensors(tensors: dict[str, TensorInfo], config: ModelConfig, names: We
     known = expected.keys() | ({f"{names.lm_head}.weight"} if config.tie_word_embeddings else set())
     problems = {
         "missing": missing,
-        "unknown": [name for name in tensors if name not in known and not name.endswith(names.ignored)],
+        "unknown": [
+            name for name in tensors if name not in known and not name.endswith(names.ignored) and not name.startswith(names.unused)
+        ],
         f"in a dtype that is not read ({', '.join(READABLE_DTYPES)} are)": [
             f"{name} {info.dtype}" for name, info in tensors.items() if name in expected and info.dtype not in READABLE_DTYPES
         ],

@@ -24,14 +24,21 @@ class WeightNames:
         qkv_layout: Of that one: "blocks" is all queries, all keys, all values; "groups" is, for each key head, its queries, its key, its value.
         output: The projection after attention.
         attention_norm: Before attention.
-        attention_output_norm: Behind it, or of the sum.
+        attention_output_norm: Behind it, before the sum or (2017) of the sum.
         mlp_norm: Before the MLP.
-        mlp_output_norm: Behind it, or of the sum.
+        mlp_output_norm: Behind it, likewise.
+        latent_query: To query heads, of the hidden state or of the latent of queries; these six for latent attention alone.
+        latent_query_down: To the latent of queries.
+        latent_query_norm: Of that.
+        latent_down: To the latent of keys and values and what turns of keys.
+        latent_norm: Of that latent.
+        latent_up: From it to keys and values.
         q_norm: Of query heads.
         k_norm: Of key heads.
         mlp_in: Gate and up projections, the one that holds both in this order, or the up projection alone where there is no gate.
         mlp_down: Back to the hidden state.
         router: Scores of experts.
+        router_correction: Of these, the whole name, for models that have it.
         expert: What the names of an expert's tensors begin with, `{}` standing for its index.
         expert_in: As mlp_in.
         expert_down: As mlp_down.
@@ -39,6 +46,7 @@ class WeightNames:
         shared_gate: Of the shared expert.
         transposed: Projections in layers are stored as [inputs, outputs].
         root: What the names of all tensors but lm_head begin with in some checkpoints of the family and not in others; "" = no such thing.
+        unused: What the names of tensors begin with that are for another purpose than to continue a text.
         ignored: Ends of names of tensors that say nothing: they follow from the config.
     """
 
@@ -57,11 +65,18 @@ class WeightNames:
     attention_output_norm: str = ""
     mlp_norm: str = "post_attention_layernorm"
     mlp_output_norm: str = ""
+    latent_query: str = ""
+    latent_query_down: str = ""
+    latent_query_norm: str = ""
+    latent_down: str = ""
+    latent_norm: str = ""
+    latent_up: str = ""
     q_norm: str = "self_attn.q_norm"
     k_norm: str = "self_attn.k_norm"
     mlp_in: tuple[str, ...] = ("mlp.gate_proj", "mlp.up_proj")
     mlp_down: str = "mlp.down_proj"
     router: str = "mlp.gate"
+    router_correction: str = ""
     expert: str = "mlp.experts.{}."
     expert_in: tuple[str, ...] = ("gate_proj", "up_proj")
     expert_down: str = "down_proj"
@@ -69,6 +84,7 @@ class WeightNames:
     shared_gate: str = "mlp.shared_expert_gate"
     transposed: bool = False
     root: str = ""
+    unused: tuple[str, ...] = ()
     ignored: tuple[str, ...] = (".rotary_emb.inv_freq",)
 
     def fitting(self, tensors: Collection[str]) -> WeightNames:

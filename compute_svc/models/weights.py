@@ -60,10 +60,11 @@ class Checkpoint:
         if self.tensors[name].dtype not in READABLE_DTYPES:
             raise CheckpointError(f"tensor {name} is stored as {self.tensors[name].dtype}; supported: {', '.join(READABLE_DTYPES)}")
         mapped: torch.Tensor = self._owners[name].get_tensor(name)
-        tensor = mapped.to(device=device, dtype=dtype, copy=True)
+        tensor = mapped.to(dtype=dtype, copy=True)
+        # Looked at where the file is mapped: a device would have to be waited for.
         if not _is_finite(tensor):
             raise CheckpointError(f"tensor {name} holds numbers that are not finite in {str(dtype).removeprefix('torch.')}")
-        return tensor
+        return tensor.to(device)
 
 
 def _is_finite(tensor: torch.Tensor) -> bool:

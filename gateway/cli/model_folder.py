@@ -1,10 +1,9 @@
-"""Turns what follows --model into a folder: the bundled model, a folder, or a model of the Hugging Face hub."""
+"""Turns what follows --model into a folder: the tests' tiny model, a folder, or a model of the Hugging Face hub."""
 
 from __future__ import annotations
 
 import re
 from collections.abc import Callable
-from importlib.util import find_spec
 from pathlib import Path
 from typing import NamedTuple
 
@@ -32,14 +31,14 @@ def resolve_model(model: str | None, download: Callable[[str], str]) -> ModelFol
     """The folder of a model.
 
     Args:
-        model: a folder, a hub id such as "org/name", or None for the bundled model. A folder goes before a hub id of the same name.
+        model: a folder, a hub id such as "org/name", or "tiny". A folder goes before a hub id of the same name.
         download: fetches a model of the hub and returns its folder.
 
     Raises:
         ModelUnavailable: it is neither, lacks a file, or cannot be downloaded.
     """
-    if model is None:
-        return _checked(_bundled(), "triserve")
+    if model is None or model == "tiny":
+        return _checked(_tiny(), "tiny")
     if Path(model).is_dir():
         folder = Path(model).resolve()
         return _checked(folder, folder.name)
@@ -68,12 +67,11 @@ def download_from_hub(model: str) -> str:
         ) from error
 
 
-def _bundled() -> Path:
-    # Found, not imported: its import would bring torch into this process.
-    spec = find_spec("compute_svc")
-    if spec is None or not spec.submodule_search_locations:
-        raise ModelUnavailable("the compute stage is not installed: pip install 'triserve[all]'")
-    return Path(spec.submodule_search_locations[0]) / "bundled" / "model"
+def _tiny() -> Path:
+    folder = Path(__file__).parents[2] / "tests" / "tiny_model"
+    if not folder.is_dir():
+        raise ModelUnavailable("the tiny model belongs to the tests: it is there in a checkout alone")
+    return folder
 
 
 def _checked(folder: Path, name: str) -> ModelFolder:

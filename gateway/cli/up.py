@@ -32,7 +32,9 @@ DEFAULT_PORT = 8000
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The command's options."""
     parser.add_argument(
-        "--model", metavar="FOLDER-OR-HUB-ID", help="a model folder, or org/name of the Hugging Face hub (default: the bundled model)"
+        "--model",
+        metavar="FOLDER-OR-HUB-ID",
+        help="a model folder, or org/name of the Hugging Face hub (default: tiny, the model of the tests)",
     )
     parser.add_argument(
         "--port", type=int, default=DEFAULT_PORT, metavar="N", help="port of the HTTP API; 0 = any free one (default: %(default)s)"

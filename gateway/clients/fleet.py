@@ -28,7 +28,8 @@ class Fleet:
         policy: chooses the replica of a request.
         on_change: called when a peer becomes ready or stops being so.
         on_stale: called with the number of deltas that belong to no attempt under way.
-        on_retry: called with the stage when a request is tried again elsewhere.
+        on_retry: called with the stage when a request is tried again.
+        retry_wait_s: how long a request waits for a process in place of one that was lost.
     """
 
     def __init__(
@@ -41,7 +42,9 @@ class Fleet:
         on_change: Callable[[], None],
         on_stale: Callable[[int], None],
         on_retry: Callable[[str], None],
+        retry_wait_s: float,
     ) -> None:
+        self._retry_wait_s = retry_wait_s
         self._policy = policy
         self._name = gateway_name
         self._on_change = on_change
@@ -90,10 +93,10 @@ class Fleet:
         return served_model(tokenizer, [peer.info for peer in self.computes if peer.ready and peer.info is not None])
 
     async def encode(self, request: tokenizer_pb2.EncodeRequest) -> tokenizer_pb2.EncodeResponse:
-        """Encodes on the least busy tokenizer; once more on another if that one is lost.
+        """Encodes on the least busy tokenizer; if that one is lost, once more on another or on the same one when it is back.
 
         Raises:
-            Unavailable: no tokenizer is ready, or two were lost.
+            Unavailable: no tokenizer is ready, two were lost, or none came back in time.
             ServiceError: whatever the tokenizer says.
         """
         return await self._on_tokenizer(lambda peer: peer.encode(request))
@@ -103,16 +106,26 @@ class Fleet:
         return await self._on_tokenizer(lambda peer: peer.decode(request))
 
     async def _on_tokenizer(self, ask: Callable[[TokenizerPeer], Awaitable[T]]) -> T:
-        ready = sorted((peer for peer in self.tokenizers if peer.ready), key=lambda peer: peer.in_flight)
-        if not ready:
+        first = self._free_tokenizer()
+        if first is None:
             raise Unavailable("no tokenizer process is ready")
         try:
-            return await ask(ready[0])
-        except Unavailable:
-            if len(ready) == 1 or not ready[1].ready:
-                raise
+            return await ask(first)
+        except Unavailable as error:
+            try:
+                async with asyncio.timeout(self._retry_wait_s):
+                    # The same process, once it is back, is as good as another.
+                    while (again := self._free_tokenizer(without=first) or self._free_tokenizer()) is None:
+                        await self.changed()
+            except TimeoutError:
+                raise error from None
         self._on_retry("tokenizer")
-        return await ask(ready[1])
+        return await ask(again)
+
+    def _free_tokenizer(self, *, without: TokenizerPeer | None = None) -> TokenizerPeer | None:
+        """The least busy tokenizer that is ready; None if there is none."""
+        ready = [peer for peer in self.tokenizers if peer.ready and peer is not without]
+        return min(ready, key=lambda peer: peer.in_flight, default=None)
 
     def choose(
         self, *, tenant: str, prompt_token_ids: Sequence[int], by_priority: bool = False, without: Collection[ComputePeer] = ()
@@ -132,13 +145,17 @@ class Fleet:
             return None
         return ready[self._policy.best(ready, tenant=tenant, prompt_token_ids=prompt_token_ids)]
 
+    async def changed(self) -> None:
+        """Waits until a peer becomes ready or stops being so."""
+        self._changed.clear()
+        await self._changed.wait()
+
     async def _hello(self) -> compute_pb2.GatewayHello:
         while True:
             for peer in self.tokenizers:
                 if peer.ready and peer.fingerprint is not None:
                     return compute_pb2.GatewayHello(gateway_name=self._name, fingerprint=peer.fingerprint)
-            self._changed.clear()
-            await self._changed.wait()
+            await self.changed()
 
     def _change(self) -> None:
         self._changed.set()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from types import TracebackType
 
+from gateway.flow.shares import Shares
 from triserve.rpc.errors import Overloaded, ServiceError
 
 
@@ -13,28 +14,42 @@ class Admission:
 
     Args:
         limit: most of them at once.
+        shared: whether there is more than one tenant.
     """
 
-    def __init__(self, limit: int) -> None:
-        self._limit = limit
+    def __init__(self, limit: int, *, shared: bool = False) -> None:
+        self._shares = Shares(limit, noun="answers", shared=shared)
         self._closed: ServiceError | None = None
         self._idle = asyncio.Event()
         self._idle.set()
-        self.active = 0
+
+    @property
+    def active(self) -> int:
+        """Answers under way."""
+        return self._shares.used
 
     @property
     def closed(self) -> bool:
         """Whether nothing new is admitted."""
         return self._closed is not None
 
-    def enter(self) -> Ticket:
-        """Admits a request with one answer; use the ticket as a context manager.
+    def require_open(self) -> None:
+        """Does nothing, unless nothing new is admitted.
 
         Raises:
-            Overloaded: as many as may be are under way.
             ServiceError: what `close` was given.
         """
-        return Ticket(self)
+        if self._closed is not None:
+            raise self._closed
+
+    def enter(self, tenant: str) -> Ticket:
+        """Admits a request with one answer, once its body is read; use the ticket as a context manager.
+
+        Raises:
+            Overloaded: as many as may be are under way, or as many as this tenant may have.
+            ServiceError: what `close` was given.
+        """
+        return Ticket(self, tenant)
 
     def close(self, error: ServiceError) -> None:
         """Refuses all that comes from now on with the error. What is under way goes on."""
@@ -49,34 +64,45 @@ class Admission:
             return False
         return True
 
-    def take(self, count: int) -> None:
+    def take(self, tenant: str, count: int) -> None:
         """Takes places.
 
         Raises:
-            Overloaded: there are not so many.
+            Overloaded: there are not so many, or as `Shares.take`.
             ServiceError: what `close` was given.
         """
-        if self._closed is not None:
-            raise self._closed
-        if self.active + count > self._limit:
-            raise Overloaded(f"{self.active} answers are under way, the limit is {self._limit}; try again")
-        self.active += count
+        self.require_open()
+        self._shares.take(tenant, count)
         self._idle.clear()
 
-    def give_back(self, count: int) -> None:
+    def widen(self, tenant: str, more: int) -> None:
+        """Takes further places for a request that has one. Several requests of many answers leave room for others of few.
+
+        Raises:
+            Overloaded: fewer would be free than it takes, and it is not alone; or as `take`.
+            ServiceError: what `close` was given.
+        """
+        free = self._shares.limit - self.active
+        if self.active > 1 and 2 * more > free:
+            raise Overloaded(
+                f"{self.active} answers are under way, the limit is {self._shares.limit}: no room for {more + 1} more; try again"
+            )
+        self.take(tenant, more)
+
+    def give_back(self, tenant: str, count: int) -> None:
         """Gives places back."""
-        self.active -= count
-        assert self.active >= 0, "a place is given back once"
+        self._shares.give_back(tenant, count)
         if self.active == 0:
             self._idle.set()
 
 
 class Ticket:
-    """The places of one request, from before its body is read until its answer is delivered. Made by `Admission.enter`."""
+    """The places of one request, from when its body is read until its answer is delivered. Made by `Admission.enter`."""
 
-    def __init__(self, admission: Admission) -> None:
-        admission.take(1)
+    def __init__(self, admission: Admission, tenant: str) -> None:
+        admission.take(tenant, 1)
         self._admission = admission
+        self._tenant = tenant
         self._places = 1
 
     def widen(self, num_answers: int) -> None:
@@ -86,12 +112,12 @@ class Ticket:
             Overloaded: there are not so many places.
         """
         if num_answers > self._places:
-            self._admission.take(num_answers - self._places)
+            self._admission.widen(self._tenant, num_answers - self._places)
             self._places = num_answers
 
     def __enter__(self) -> Ticket:
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None) -> None:
-        self._admission.give_back(self._places)
+        self._admission.give_back(self._tenant, self._places)
         self._places = 0

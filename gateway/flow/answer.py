@@ -60,14 +60,16 @@ class Answer:
         "last_at",
         "started",
         "token_ids",
+        "untouched",
     )
 
     def __init__(self, index: int, notify: Callable[[Answer], None], *, every_delta: bool, keep_deltas: bool) -> None:
         self.index = index
         # Every token so far, taken or not; a resumed attempt goes on from its length.
         self.token_ids: list[int] = []
-        # Whether nothing has come yet.
+        # Whether nothing has come yet, and whether the reader has taken nothing yet.
         self.blank = True
+        self.untouched = True
         # When the first and the latest delta came, in seconds of the caller's clock; 0 = not yet.
         self.first_at = 0.0
         self.last_at = 0.0
@@ -131,8 +133,9 @@ class Answer:
             self._notify(self)
 
     def begin(self, started: Started) -> None:
-        """Notes that the first token is computed."""
-        self.started = started
+        """Notes that the first token is computed. Of an answer that was resumed the first attempt tells when it began."""
+        if self.started is None:
+            self.started = started
 
     def fail(self, error: ServiceError) -> None:
         """Ends the answer with an error, unless it has ended. What came before it can still be taken."""
@@ -140,11 +143,12 @@ class Answer:
             self.error = error
             self._notify(self)
 
-    def restart(self) -> None:
-        """Makes a failed answer ready for another attempt. Only right if nothing has come."""
-        assert self.blank, "an answer that has delivered something is not begun again"
+    def resume(self) -> None:
+        """Makes a failed answer ready for another attempt, which goes on from its token log. Only right if nothing was taken."""
+        assert self.untouched, "an answer of which something was taken is not resumed"
         self.error = None
-        self.started = None
+        if self.blank:
+            self.started = None
 
     def take(self) -> Delta | None:
         """All that came since the last call, as one delta; None if nothing did."""
@@ -153,6 +157,7 @@ class Answer:
         if not (tokens or self._text or finish):
             return None
         delta = Delta("".join(self._text), tokens, self._logprobs, finish)
+        self.untouched = False
         self._taken = len(self.token_ids)
         self._text = []
         self._logprobs = []

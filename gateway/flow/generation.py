@@ -12,6 +12,8 @@ from typing import Literal, NamedTuple, Protocol, TypeAlias
 from gateway.clients.compute import Attempt, ComputePeer
 from gateway.clients.fleet import Fleet
 from gateway.flow.answer import Answer, Delta
+from gateway.flow.call import Call
+from gateway.flow.limits import Limits
 from gateway.flow.ready_answers import ReadyAnswers
 from prompt_cache import CachedAnswer
 from triserve.rpc.errors import Overloaded, ServiceError, Unavailable
@@ -21,8 +23,10 @@ logger = logging.getLogger(__name__)
 
 CacheStatus: TypeAlias = Literal["hit", "miss", "bypass"]
 
-# How often a choice that has delivered nothing is tried again on another replica.
-_MAX_RETRIES = 1
+# How often a choice of which nothing was taken is tried again.
+_MAX_RETRIES = 3
+# Before it goes to a replica that has failed it; doubled each time.
+_FIRST_BACKOFF_S = 0.05
 
 
 class Piece(NamedTuple):
@@ -98,54 +102,59 @@ class Generation(Protocol):
         """Lets go of everything; aborts what has not ended."""
 
 
+class Observer(Protocol):
+    """Who wants to know how a generation fares."""
+
+    def retried(self) -> None:
+        """A choice is tried again."""
+
+    def gap(self, seconds: float) -> None:
+        """So much time lay between two deltas of a choice, as the reader took them."""
+
+
 class LiveGeneration:
     """Answers being made by replicas.
 
+    A choice whose replica is lost before the reader took anything of it is tried again, on another replica or on the same one once it is
+    back; it goes on from the tokens that came, so that its answer is the one it would have been.
+
     Args:
         choices: what is to be made.
-        fleet: who makes it.
-        request_id: server-made.
-        tenant: whose request it is.
-        priority: lower is sooner; where it is not 0, replicas that look at it alone are asked.
+        call: what they are made for.
+        fleet: who makes them.
+        limits: bounds on the request.
         remaining_ms: gives the time the request has left.
-        stream: whether the reader wants each delta.
-        idle_s: the reader is woken with nothing after this long; None = never.
-        keep_deltas: whether to remember deltas for the prompt cache.
         cache: what the prompt cache said.
-        on_retry: called when a choice is tried again elsewhere.
-        on_gap: called with the seconds between two deltas of a choice as the reader takes them; None = nobody wants to know.
+        keep_deltas: whether to remember deltas for the prompt cache.
+        observer: is told of retries, and of gaps where the client reads deltas.
     """
 
     def __init__(
         self,
         choices: Sequence[Choice],
         *,
+        call: Call,
         fleet: Fleet,
-        request_id: str,
-        tenant: str,
-        priority: int,
+        limits: Limits,
         remaining_ms: Callable[[], int],
-        stream: bool,
-        idle_s: float | None,
-        keep_deltas: bool,
         cache: CacheStatus,
-        on_retry: Callable[[], None],
-        on_gap: Callable[[float], None] | None,
+        keep_deltas: bool,
+        observer: Observer,
     ) -> None:
         self.cache = cache
         self.choices = choices
+        self._call = call
         self._fleet = fleet
-        self._request_id = request_id
-        self._tenant = tenant
-        self._priority = priority
+        self._retry_wait_s = limits.retry_wait_s
         self._remaining_ms = remaining_ms
-        self._on_retry = on_retry
-        self._on_gap = on_gap
+        self._observer = observer
         self._took_at: dict[int, float] = {}
-        self._ready = ReadyAnswers(idle_s=idle_s)
-        self.answers = [Answer(choice.index, self._ready.put, every_delta=stream, keep_deltas=keep_deltas) for choice in choices]
+        self._ready = ReadyAnswers(idle_s=limits.keep_alive_s if call.stream else None)
+        self.answers = [Answer(choice.index, self._ready.put, every_delta=call.stream, keep_deltas=keep_deltas) for choice in choices]
         self._attempts: dict[int, Attempt] = {}
         self._failed_on: dict[int, list[ComputePeer]] = {}
+        self._retries: dict[int, asyncio.Task[None]] = {}
+        self._given_up: set[int] = set()
         self._unfinished = len(choices)
         self._failure: ServiceError | None = None
 
@@ -161,24 +170,35 @@ class LiveGeneration:
             Unavailable: no replica is ready.
         """
         for choice in self.choices:
-            self._submit(choice, epoch=0, without=())
+            peer = self._choose(choice)
+            if peer is None:
+                raise self._no_replica()
+            self._submit(choice, peer, epoch=0)
 
     async def next(self) -> list[Piece]:
         """See `Generation.next`."""
         if self._failure is not None:
             raise self._failure
-        pieces = []
-        for answer in await self._ready.get():
-            delta = answer.take()
-            if delta is not None:
-                pieces.append(Piece(answer.index, delta))
-                self._unfinished -= delta.finish_reason is not None
-                self._note_gap(answer.index)
-            if answer.error is not None and not self._retried(answer, answer.error):
-                self._failure = answer.error
-        if self._failure is not None and not pieces:
-            raise self._failure
-        return pieces
+        while True:
+            ready = await self._ready.get()
+            pieces = [piece for answer in ready if (piece := self._taken(answer)) is not None]
+            if self._failure is not None and not pieces:
+                raise self._failure
+            if pieces or not ready:
+                return pieces
+
+    def _taken(self, answer: Answer) -> Piece | None:
+        """What the answer has for the reader, unless it has failed and is tried again."""
+        if answer.error is not None and self._is_retried(answer, answer.error):
+            return None
+        if answer.error is not None:
+            self._failure = answer.error
+        delta = answer.take()
+        if delta is None:
+            return None
+        self._unfinished -= delta.finish_reason is not None
+        self._note_gap(answer.index)
+        return Piece(answer.index, delta)
 
     def usage(self) -> Usage:
         """What the request has cost so far; the KV reuse of a prompt is that of its first choice."""
@@ -200,54 +220,92 @@ class LiveGeneration:
         )
 
     def close(self) -> None:
-        """Aborts every attempt that has not ended."""
+        """Aborts every attempt that has not ended, and those that were to come."""
         self._ready.close()
+        for retry in self._retries.values():
+            retry.cancel()
         for attempt in self._attempts.values():
             attempt.cancel()
 
     def _note_gap(self, index: int) -> None:
-        if self._on_gap is None:
+        if not self._call.stream:
             return
         now = time.monotonic()
         before = self._took_at.get(index)
         self._took_at[index] = now
         if before is not None:
-            self._on_gap(now - before)
+            self._observer.gap(now - before)
 
-    def _submit(self, choice: Choice, *, epoch: int, without: Sequence[ComputePeer]) -> None:
-        by_priority = self._priority != 0
-        peer = self._fleet.choose(tenant=self._tenant, prompt_token_ids=choice.prompt.token_ids, by_priority=by_priority, without=without)
-        if peer is None:
-            raise Unavailable(f"no compute process {'that serves by priority ' if by_priority else ''}is ready")
+    def _choose(self, choice: Choice, *, without: Sequence[ComputePeer] = ()) -> ComputePeer | None:
+        return self._fleet.choose(
+            tenant=self._call.tenant,
+            prompt_token_ids=choice.prompt.token_ids,
+            by_priority=self._call.priority != 0,
+            without=without,
+        )
+
+    def _no_replica(self) -> Unavailable:
+        return Unavailable(f"no compute process {'that serves by priority ' if self._call.priority else ''}is ready")
+
+    def _submit(self, choice: Choice, peer: ComputePeer, *, epoch: int) -> None:
+        answer = self.answers[choice.index]
         request = compute_pb2.SubmitRequest(
             epoch=epoch,
-            request_id=self._request_id,
-            tenant=self._tenant,
+            request_id=self._call.request_id,
+            tenant=self._call.tenant,
             token_ids=choice.prompt.token_ids,
+            generated_token_ids=answer.token_ids,
             system_tokens=choice.prompt.system_tokens,
             sampling=choice.sampling,
             stopping=choice.stopping,
             deadline_ms=self._remaining_ms(),
-            priority=self._priority,
+            priority=self._call.priority,
         )
-        self._attempts[choice.index] = peer.submit(request, self.answers[choice.index])
+        self._attempts[choice.index] = peer.submit(request, answer)
 
-    def _retried(self, answer: Answer, error: ServiceError) -> bool:
-        """Tries a failed choice again elsewhere, if it has delivered nothing and may be tried again."""
-        attempt = self._attempts[answer.index]
+    def _is_retried(self, answer: Answer, error: ServiceError) -> bool:
+        """Has a failed choice tried again, if nothing of it was taken and another attempt may succeed."""
         failed_on = self._failed_on.setdefault(answer.index, [])
-        failed_on.append(attempt.peer)
-        if not answer.blank or not isinstance(error, Unavailable | Overloaded) or len(failed_on) > _MAX_RETRIES:
+        failed_on.append(self._attempts[answer.index].peer)
+        if (
+            answer.index in self._given_up
+            or not answer.untouched
+            or len(failed_on) > _MAX_RETRIES
+            or not isinstance(error, Unavailable | Overloaded)
+        ):
             return False
-        answer.restart()
-        try:
-            self._submit(self.choices[answer.index], epoch=attempt.epoch + 1, without=failed_on)
-        except Unavailable:
-            answer.fail(error)
+        choice = self.choices[answer.index]
+        peer = self._choose(choice, without=failed_on)
+        if peer is None and (isinstance(error, Overloaded) or not self._retry_wait_s):
+            # A full replica is not less full for being asked again at once; its client is to wait.
             return False
-        logger.info("%s choice %d is tried again on another replica: %s", self._request_id, answer.index, error.message)
-        self._on_retry()
+        answer.resume()
+        if peer is not None:
+            self._resubmit(choice, peer, error)
+        else:
+            self._retries[choice.index] = asyncio.create_task(self._resubmit_later(choice, error), name="retry")
         return True
+
+    async def _resubmit_later(self, choice: Choice, error: ServiceError) -> None:
+        """Waits for a replica, those that have failed the choice included, and gives it the choice."""
+        failed_on = self._failed_on[choice.index]
+        try:
+            async with asyncio.timeout(self._retry_wait_s):
+                # One that takes requests and loses them, as without a sampler, is not asked again and again.
+                await asyncio.sleep(_FIRST_BACKOFF_S * 2 ** (len(failed_on) - 1))
+                while (peer := self._choose(choice, without=failed_on) or self._choose(choice)) is None:
+                    await self._fleet.changed()
+        except TimeoutError:
+            self._given_up.add(choice.index)
+            self.answers[choice.index].fail(error)
+            return
+        self._resubmit(choice, peer, error)
+
+    def _resubmit(self, choice: Choice, peer: ComputePeer, error: ServiceError) -> None:
+        self._submit(choice, peer, epoch=self._attempts[choice.index].epoch + 1)
+        num_tokens = len(self.answers[choice.index].token_ids)
+        logger.info("%s choice %d is tried again from token %d on: %s", self._call.request_id, choice.index, num_tokens, error.message)
+        self._observer.retried()
 
 
 class ReplayedGeneration:

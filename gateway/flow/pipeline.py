@@ -99,17 +99,13 @@ class Pipeline:
             status = "miss"
         generation = LiveGeneration(
             choices,
+            call=call,
             fleet=self._fleet,
-            request_id=call.request_id,
-            tenant=call.tenant,
-            priority=call.priority,
+            limits=self._limits,
             remaining_ms=lambda: _remaining_ms(scope),
-            stream=call.stream,
-            idle_s=self._limits.keep_alive_s if call.stream else None,
-            keep_deltas=key is not None and call.cache.write,
             cache=status,
-            on_retry=self._metrics.retries.labels("compute").inc,
-            on_gap=record.gap if call.stream else None,
+            keep_deltas=key is not None and call.cache.write,
+            observer=record,
         )
         try:
             generation.submit()
@@ -148,9 +144,10 @@ class Pipeline:
 
     def _choices(self, call: Call, model: ServedModel, prompts: Sequence[EncodedPrompt]) -> list[Choice]:
         sampling = resolve_sampling(call.wishes, model, self._limits)
-        seed = secrets.randbits(64) if call.wishes.seed is None else call.wishes.seed
         choices: list[Choice] = []
         for prompt_index, prompt in enumerate(prompts):
+            # A client's seed gives each prompt the answer it would get alone; without one, equal prompts get answers of their own.
+            seed = secrets.randbits(64) if call.wishes.seed is None else call.wishes.seed
             stopping = resolve_stopping(
                 call.wishes,
                 model,
@@ -193,6 +190,10 @@ class _Record:
         self.generation: Generation | None = None
         # What it is when nothing else was noted: the handler was cancelled.
         self.outcome = "cancelled"
+
+    def retried(self) -> None:
+        """Counts an attempt after the first."""
+        self._metrics.retries.labels("compute").inc()
 
     def gap(self, seconds: float) -> None:
         """Notes the time between two deltas."""

@@ -13,7 +13,7 @@ from gateway.flow.served_model import ServedModel
 from triserve.rpc import limits as contract
 from triserve.rpc.errors import InvalidRequest, PromptTooLong
 from triserve.rpc.limits import shown
-from triserve.v1 import common_pb2, tokenizer_pb2
+from triserve.v1 import chat_pb2, common_pb2, tokenizer_pb2
 
 _MASK_64 = (1 << 64) - 1
 # The increment and multipliers of SplitMix64, whose output function spreads consecutive inputs over all 64 bits.
@@ -44,7 +44,7 @@ def check_shape(call: Call, limits: Limits) -> None:
             raise InvalidRequest(f"{field} has no tokens", field=field)
 
 
-def check_messages(chat: tokenizer_pb2.ChatInput, field: str, limits: Limits) -> None:
+def check_messages(chat: tokenizer_pb2.ChatInput | chat_pb2.ChatRequest, field: str, limits: Limits) -> None:
     """Refuses a chat with too many messages or template arguments.
 
     Raises:
@@ -215,11 +215,14 @@ def _stop_strings(wishes: Wishes, limits: Limits) -> list[str]:
 
 
 def check_prompt_ids(token_ids: Sequence[int], model: ServedModel, *, field: str) -> None:
-    """Refuses token ids that the model has no row for.
+    """Refuses more token ids than fit, before it looks at them, and ids that the model has no row for.
 
     Raises:
+        PromptTooLong: there is no room for one token of an answer.
         InvalidRequest: naming the first such id and the limit.
     """
+    if len(token_ids) >= model.max_model_len_tokens:
+        raise PromptTooLong.of(got=len(token_ids), limit=model.max_model_len_tokens - 1, field=field)
     _check_token_ids(field, token_ids, model)
 
 

@@ -8,6 +8,8 @@ from typing import Annotated, Any, NoReturn, TypeVar
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, PlainValidator, ValidationError
 
 from gateway.flow.call import Wishes
+from gateway.flow.limits import Limits
+from gateway.http.body_counts import check_counts
 from triserve.rpc.errors import InvalidRequest
 from triserve.v1 import tokenizer_pb2
 
@@ -40,6 +42,7 @@ _NOT_DONE_IN_MESSAGE: dict[str, tuple[object, ...]] = {
     "tool_calls": (None, []),
 }
 _MAX_LABEL_CHARS = 256
+_MAX_SHOWN_CHARS = 128
 _PROMPT_FORMS = "must be a string, a list of strings, a list of token ids or a list of such lists"
 
 
@@ -100,11 +103,13 @@ Label = Annotated[str, Field(max_length=_MAX_LABEL_CHARS), AfterValidator(_unico
 TemplateArguments = Annotated[dict[str, bool | int | str], BeforeValidator(_template_arguments)]
 
 
-class _Body(BaseModel):
+class Body(BaseModel):
+    """What all bodies share: strict types, no unknown fields, and of a list that fails (`fail_fast`) one error, not a million."""
+
     model_config = ConfigDict(extra="forbid", strict=True, frozen=True)
 
 
-class Message(_Body):
+class Message(Body):
     """One turn of a chat."""
 
     role: Text
@@ -112,7 +117,7 @@ class Message(_Body):
     name: Text | None = None
 
 
-class StreamOptions(_Body):
+class StreamOptions(Body):
     """What a stream carries besides deltas."""
 
     include_usage: bool | None = None
@@ -120,7 +125,7 @@ class StreamOptions(_Body):
     continuous_usage_stats: bool | None = None
 
 
-class _Generate(_Body):
+class _Generate(Body):
     """What chat and completions share."""
 
     model: Label = ""
@@ -139,8 +144,8 @@ class _Generate(_Body):
     max_tokens: int | None = None
     min_tokens: int | None = None
     ignore_eos: bool | None = None
-    stop: Annotated[list[Text] | None, BeforeValidator(_listed)] = None
-    stop_token_ids: list[int] | None = None
+    stop: Annotated[list[Text] | None, BeforeValidator(_listed)] = Field(None, fail_fast=True)
+    stop_token_ids: list[int] | None = Field(None, fail_fast=True)
     priority: int | None = None
     user: Label | None = None
     return_token_ids: bool | None = None
@@ -190,7 +195,7 @@ class _Generate(_Body):
 class ChatBody(_Generate):
     """Body of POST /v1/chat/completions."""
 
-    messages: list[Message] = Field(min_length=1)
+    messages: list[Message] = Field(min_length=1, fail_fast=True)
     max_completion_tokens: int | None = None
     logprobs: bool | None = None
     top_logprobs: int | None = None
@@ -247,12 +252,12 @@ class CompletionBody(_Generate):
         )
 
 
-class TokenizeBody(_Body):
+class TokenizeBody(Body):
     """Body of POST /tokenize: a prompt or messages."""
 
     model: Label = ""
     prompt: Text | None = None
-    messages: list[Message] | None = Field(None, min_length=1)
+    messages: list[Message] | None = Field(None, min_length=1, fail_fast=True)
     add_special_tokens: bool = True
     add_generation_prompt: bool = True
     chat_template_kwargs: TemplateArguments | None = None
@@ -273,11 +278,11 @@ class TokenizeBody(_Body):
         return tokenizer_pb2.EncodeRequest(chat=chat)
 
 
-class DetokenizeBody(_Body):
+class DetokenizeBody(Body):
     """Body of POST /detokenize."""
 
     model: Label = ""
-    tokens: list[Annotated[int, Field(ge=0, lt=2**32)]]
+    tokens: list[Annotated[int, Field(ge=0, lt=2**32)]] = Field(fail_fast=True)
 
 
 def chat_input(messages: list[Message], arguments: Mapping[str, bool | int | str]) -> tokenizer_pb2.ChatInput:
@@ -303,18 +308,20 @@ def _bias(bias: Mapping[str, float]) -> tuple[tuple[int, float], ...]:
     return tuple((int(token), value) for token, value in bias.items())
 
 
-B = TypeVar("B", bound=_Body)
+B = TypeVar("B", bound=Body)
 
 
-def parse_body(kind: type[B], body: dict[str, Any]) -> B:
-    """The body as its type.
+def parse_body(kind: type[B], body: dict[str, Any], limits: Limits) -> B:
+    """The body as its type. Counts come first, and the first thing that is wrong ends it: the work is bounded by the limits.
 
     Raises:
-        InvalidRequest: a field is unknown, not supported, missing or of the wrong type; names it.
+        InvalidRequest: a field is unknown, not supported, missing, of the wrong type or holds too much; names it.
     """
+    check_counts(body, limits)
     # Only bodies of generating routes know fields that are not done; elsewhere they are as unknown as any.
-    if issubclass(kind, _Generate):
-        body = _without_idle(body, _NOT_DONE, known=kind.model_fields, where="")
+    body = _without_idle(body, _NOT_DONE if issubclass(kind, _Generate) else {}, known=kind.model_fields, where="")
+    if isinstance(options := body.get("stream_options"), dict):
+        _without_idle(options, {}, known=StreamOptions.model_fields, where="stream_options.")
     if isinstance(body.get("messages"), list):
         messages = [
             _without_idle(one, _NOT_DONE_IN_MESSAGE, known=Message.model_fields, where=f"messages[{index}].")
@@ -332,11 +339,13 @@ def parse_body(kind: type[B], body: dict[str, Any]) -> B:
 def _without_idle(
     body: dict[str, Any], not_done: Mapping[str, tuple[object, ...]], *, known: Mapping[str, Any], where: str
 ) -> dict[str, Any]:
-    """The object without fields that ask for nothing."""
+    """The object without fields that ask for nothing; the first unknown one is refused before any is looked into."""
     kept = {}
     for name, value in body.items():
-        if name in known or name not in not_done:
+        if name in known:
             kept[name] = value
+        elif name not in not_done:
+            raise _unknown(where + name[:_MAX_SHOWN_CHARS])
         elif not any(type(value) is type(idle) and value == idle for idle in not_done[name]):
             raise InvalidRequest(f"{where}{name} is not supported", field=f"{where}{name}")
     return kept
@@ -344,10 +353,12 @@ def _without_idle(
 
 def _refuse(error: ValidationError) -> NoReturn:
     # An unknown field says more of what went wrong than the type of another.
-    first = min(error.errors(include_url=False, include_context=False), key=lambda one: one["type"] != "extra_forbidden")
+    first = min(
+        error.errors(include_url=False, include_context=False, include_input=False), key=lambda one: one["type"] != "extra_forbidden"
+    )
     field = _path(first["loc"])
     if first["type"] == "extra_forbidden":
-        raise InvalidRequest(f"Unknown field: {field}", field=field)
+        raise _unknown(field)
     if first["type"] == "missing":
         raise InvalidRequest(f"{field} is missing", field=field)
     if first["type"] == "value_error":
@@ -355,9 +366,13 @@ def _refuse(error: ValidationError) -> NoReturn:
     raise InvalidRequest(f"{field}: {first['msg']}", field=field)
 
 
+def _unknown(field: str) -> InvalidRequest:
+    return InvalidRequest(f"Unknown field: {field}", field=field)
+
+
 def _path(location: tuple[int | str, ...]) -> str:
     """`messages[0].content`, of at most so many characters of a client's own."""
     path = ""
     for part in location:
-        path += f"[{part}]" if isinstance(part, int) else f".{part[:128]}" if path else part[:128]
+        path += f"[{part}]" if isinstance(part, int) else f".{part[:_MAX_SHOWN_CHARS]}" if path else part[:_MAX_SHOWN_CHARS]
     return path

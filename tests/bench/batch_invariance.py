@@ -174,7 +174,7 @@ def _make_step(model: CausalLM, workload: Workload) -> tuple[ForwardBatch, KvPag
     generator = torch.Generator().manual_seed(0)
     config = model.config
     kv = KvPageStore(
-        config.num_layers, num_requests * pages_each, _PAGE_SIZE_TOKENS, config.num_kv_heads, config.head_dim, model.dtype, CPU
+        config.num_layers, num_requests * pages_each, _PAGE_SIZE_TOKENS, config.num_kv_heads, config.kv_head_dim, model.dtype, CPU
     )
     for layer in range(config.num_layers):
         kv.kv(layer).normal_(generator=generator)

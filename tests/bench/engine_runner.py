@@ -35,7 +35,7 @@ class EngineRunner:
         # Two pages more for each: the one that is begun, and one that the prefix cache still holds from before.
         num_pages = -(-kv_tokens // PAGE_SIZE_TOKENS) + 2 * max_requests
         config = SchedulerConfig(PAGE_SIZE_TOKENS, num_pages, max_tokens, max(step_budget_tokens, max_requests), max_requests, max_requests)
-        sizes = (model.config.num_layers, num_pages, PAGE_SIZE_TOKENS, model.config.num_kv_heads, model.config.head_dim)
+        sizes = (model.config.num_layers, num_pages, PAGE_SIZE_TOKENS, model.config.num_kv_heads, model.config.kv_head_dim)
         kv = KvPageStore(*sizes, model.dtype, model.device)
         self._engine = Engine(model, kv, config, logits_width=model.config.vocab_size, device=model.device)
         self.step_budget_tokens = config.step_budget_tokens

@@ -30,7 +30,7 @@ from triserve.rpc.channel import is_ready, open_channel
 
 ROOT = Path(__file__).parents[2]
 RESULTS = Path(__file__).parent / "results" / "service_footprint.json"
-MODEL = ROOT / "compute_svc" / "bundled" / "model"
+MODEL = ROOT / "tests" / "tiny_model"
 _PATIENCE_S = 60.0
 _POLL_S = 0.005
 

@@ -25,7 +25,7 @@ from tests.e2e.local_pipeline import Pipeline
 
 ROOT = Path(__file__).parents[2]
 RESULTS = Path(__file__).parent / "results" / "service_overhead.json"
-MODEL = ROOT / "compute_svc" / "bundled" / "model"
+MODEL = ROOT / "tests" / "tiny_model"
 
 
 def _workload(arguments: argparse.Namespace, concurrency: int) -> list[str]:

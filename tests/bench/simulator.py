@@ -28,7 +28,7 @@ from compute_svc.scheduler.base import Policy, SchedulerConfig
 from compute_svc.scheduler.policies import POLICIES, make_policy
 from compute_svc.scheduler.policies.multi_level import MultiLevelFeedback
 from compute_svc.settings import Settings
-from compute_svc.simulator.cost_model import BUNDLED_MODEL_ON_ONE_CPU_CORE, CostModel, fit, roofline
+from compute_svc.simulator.cost_model import TINY_MODEL_ON_ONE_CPU_CORE, CostModel, fit, roofline
 from compute_svc.simulator.measure import measure_steps
 from compute_svc.simulator.servers import ScheduledServer, StaticBatchingServer, StopTheWorldServer
 from compute_svc.simulator.simulation import Outcome, Server, simulate
@@ -37,12 +37,12 @@ from gateway.cli.hardware import describe_hardware
 from gateway.cli.workload import BUNDLED_LENGTHS, read_lengths
 
 RESULTS = Path(__file__).parent / "results" / "simulator.json"
-MODEL = Path(__file__).parents[2] / "compute_svc" / "bundled" / "model"
+MODEL = Path(__file__).parents[1] / "tiny_model"
 # 13 billion weights of 2 bytes, 40 layers of width 5120; 1.56 TB/s and 312 TFLOP/s, as on an A100's data sheet.
 LARGE_DEVICE = roofline(
     weight_bytes=26e9, kv_bytes_per_token=2 * 40 * 5120 * 2, bytes_per_s=1.56e12, flops_per_token=26e9, flops_per_s=312e12
 )
-COSTS = {"bundled model, one CPU core, fitted": BUNDLED_MODEL_ON_ONE_CPU_CORE, "13B on an A100, computed": LARGE_DEVICE}
+COSTS = {"tiny model, one CPU core, fitted": TINY_MODEL_ON_ONE_CPU_CORE, "13B on an A100, computed": LARGE_DEVICE}
 # As in Orca's evaluation: prompts of 32 to 512 tokens, answers of 1 to 128, evenly drawn.
 ORCA_LENGTHS = uniform_lengths(20_000, prompt=(32, 512), answer=(1, 128), seed=1)
 HEAVY_TAIL = log_normal_lengths(20_000, prompt_median=64, answer_median=48, sigma=1.3, max_prompt=1000, max_answer=1000, seed=2)
@@ -103,7 +103,7 @@ def _highest_rate(make_server: MakeServer, lengths: Lengths, cost: CostModel, li
 
 
 def calibrate(num_requests: int) -> dict[str, Any]:
-    """Measures steps of the bundled model and fits prices to them."""
+    """Measures steps of the tiny model and fits prices to them."""
     torch.set_num_threads(1)
     engine = load_engine(Settings(model=MODEL, threads=1, max_running_requests=64))
     # Other processes may have a share of the core: their time is not the step's.
@@ -124,7 +124,7 @@ def calibrate(num_requests: int) -> dict[str, Any]:
         "num_steps": len(steps),
         "clock": "processor time of the engine's one thread",
         "fitted_now": {**asdict(cost), **errors(cost)},
-        "stored_default": {**asdict(BUNDLED_MODEL_ON_ONE_CPU_CORE), **errors(BUNDLED_MODEL_ON_ONE_CPU_CORE)},
+        "stored_default": {**asdict(TINY_MODEL_ON_ONE_CPU_CORE), **errors(TINY_MODEL_ON_ONE_CPU_CORE)},
     }
 
 
@@ -240,7 +240,7 @@ def fast_serve(num: int) -> dict[str, Any]:
 
 def speed(num: int) -> dict[str, Any]:
     """How fast the simulator is, and so what the scheduler costs: processor time, the workload's included."""
-    cost = BUNDLED_MODEL_ON_ONE_CPU_CORE
+    cost = TINY_MODEL_ON_ONE_CPU_CORE
     lengths = _lengths_of_the_file()
     rate = 0.9 * _capacity(_scheduled(64), lengths, cost, 2000)
     began = time.process_time()

@@ -28,7 +28,7 @@ from compute_svc.wire.step_output import StepOutput
 from gateway.cli.hardware import describe_hardware
 
 ROOT = Path(__file__).parents[2]
-MODEL = ROOT / "compute_svc" / "bundled" / "model"
+MODEL = ROOT / "tests" / "tiny_model"
 RESULTS = Path(__file__).parent / "results" / "soak.json"
 _SAMPLED = SamplingOptions(temperature=1.0, top_k=4)
 

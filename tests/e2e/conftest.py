@@ -1,4 +1,4 @@
-"""Pipelines of real processes with the bundled model, shared by the tests of a session where they do no harm to it."""
+"""Pipelines of real processes with the tiny model, shared by the tests of a session where they do no harm to it."""
 
 from __future__ import annotations
 

@@ -7,6 +7,7 @@ import json
 import urllib.error
 import urllib.request
 from collections.abc import Iterator
+from typing import Any
 
 import aiohttp
 import pytest
@@ -56,6 +57,41 @@ async def test_a_request_under_way_ends_in_an_error_event(mortal_pipeline: Pipel
     last = json.loads(events[-1].removeprefix("data: "))
     assert last["error"]["code"] == "UNAVAILABLE" or last["error"]["type"] == "service_unavailable_error", last
     await asyncio.to_thread(wait_until, lambda: _answers(mortal_pipeline), "a new request succeeds")
+    await asyncio.to_thread(wait_until, mortal_pipeline.is_idle, "nothing is left over")
+
+
+@pytest.mark.parametrize("module", ["compute_svc", "compute_svc.engine", "sampler_svc"])
+async def test_an_answer_of_which_nothing_was_sent_is_the_same_to_the_byte_though_a_part_died(
+    mortal_pipeline: Pipeline, module: str
+) -> None:
+    await asyncio.to_thread(wait_until, lambda: _answers(mortal_pipeline), "serving before")
+    body = {
+        "prompt": [301, 302],
+        "max_tokens": 900,
+        "min_tokens": 900,
+        "ignore_eos": True,
+        "temperature": 0.7,
+        "top_k": 8,
+        "seed": 11,
+        "logprobs": 1,
+    }
+    async with aiohttp.ClientSession(headers={"Cache-Control": "no-store"}) as session:
+
+        async def answer() -> dict[str, Any]:
+            async with session.post(f"{mortal_pipeline.url}/v1/completions", json=body) as response:
+                assert response.status == 200, await response.text()
+                choice: dict[str, Any] = (await response.json())["choices"][0]
+                return choice
+
+        undisturbed = await answer()
+        before = mortal_pipeline.metric("triserve_compute_decode_tokens_total")
+        task = asyncio.create_task(answer())
+        await asyncio.to_thread(
+            wait_until, lambda: mortal_pipeline.metric("triserve_compute_decode_tokens_total") > before + 50, "the answer is under way"
+        )
+        mortal_pipeline.parts(module)[0].kill()
+        assert await task == undisturbed
+    assert mortal_pipeline.metric("triserve_retries_total", stage="compute") >= 1
     await asyncio.to_thread(wait_until, mortal_pipeline.is_idle, "nothing is left over")
 
 

@@ -36,7 +36,7 @@ class ForwardDriver:
         config = model.config
         self.model = model
         self.kv = KvPageStore(
-            config.num_layers, num_pages, page_size_tokens, config.num_kv_heads, config.head_dim, model.dtype, model.device
+            config.num_layers, num_pages, page_size_tokens, config.num_kv_heads, config.kv_head_dim, model.dtype, model.device
         )
         for layer in range(config.num_layers):
             self.kv.kv(layer).fill_(torch.nan)

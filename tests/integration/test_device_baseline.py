@@ -16,7 +16,7 @@ from compute_svc.kv.page_store import KvPageStore
 from compute_svc.layers.forward_batch import ForwardBatch
 from compute_svc.models.causal_lm import CausalLM
 from tests.bench.device_baseline import main
-from tests.bench.device_checks import EngineReference, check_invariance, check_logits
+from tests.bench.device_checks import EXACT_TOLERANCE, EngineReference, check_invariance, check_logits
 from tests.bench.random_model import RandomWeights, build_random
 
 ROOT = Path(__file__).parents[2]
@@ -36,7 +36,7 @@ def test_a_run_checks_measures_and_writes(dtype: str, tmp_path: Path, capsys: py
 
     assert found["device"]["name"] == "cpu" and found["model"] == "tiny" and found["dtype"] == dtype and found["torch"] == torch.__version__
     assert found["checks"]["float32_tiny"]["beside"] == "transformers"
-    assert 0 < found["checks"]["float32_tiny"]["logits"]["max_error"] < 1e-4
+    assert 0 < found["checks"]["float32_tiny"]["logits"]["max_error_of_spread"] < EXACT_TOLERANCE
     assert all(way["equal_bits"] for way in found["checks"]["invariance"].values()) and len(found["checks"]["invariance"]) == 4
     assert [one["requests"] for one in found["decode"]] == [1, 3]
     assert [(one["prompts"], one["prompt_tokens"]) for one in found["prefill"]] == [(1, 40), (2, 9)]
@@ -79,6 +79,18 @@ def test_a_model_that_computes_something_else_is_found(model: CausalLM) -> None:
     louder = replace(model, head=replace(model.head, scale=1.01))
     with pytest.raises(AssertionError, match="logits are off by"):
         check_logits(louder, EngineReference(model))
+
+
+def test_loud_logits_are_allowed_the_same_part_of_their_spread(model: CausalLM) -> None:
+    loud = replace(model, head=replace(model.head, scale=100.0))
+    off = replace(model, head=replace(model.head, scale=100.0 * (1 + 1e-5)))
+    wrong = replace(model, head=replace(model.head, scale=100.0 * (1 + 1e-3)))
+
+    found = check_logits(off, EngineReference(loud))
+
+    assert 0 < found["max_error_of_spread"] < EXACT_TOLERANCE
+    with pytest.raises(AssertionError, match="of their spread, the limit is"):
+        check_logits(wrong, EngineReference(loud))
 
 
 def _dependent(model: CausalLM, change: float) -> CausalLM:

@@ -141,7 +141,10 @@ async def test_an_unknown_field_is_named_in_the_message(session: aiohttp.ClientS
         (b'{"prompt": "\xff"}', 400, "UTF-8"),
         (b"\xff\xfe{\x00}\x00", 400, "UTF-8"),
         (b'{"prompt": "a", "temperature": 1e999}', 400, "temperature is inf"),
-        (b'{"prompt": "a", "seed": ' + b"9" * 4000 + b"}", 400, "seed is 99999"),
+        (b'{"prompt": "a", "seed": ' + b"9" * 400 + b"}", 400, "seed is 99999"),
+        (b'{"prompt": "a", "seed": ' + b"9" * 4000 + b"}", 400, "more than 400 digits"),
+        (b'{"prompt": "a", "seed": 1, "seed": 2}', 400, "'seed' twice"),
+        (b'{"messages": [{"role": "user", "content": "a", "content": "b"}]}', 400, "'content' twice"),
         (b'{"prompt": ' + b"[" * 40 + b"]" * 40 + b"}", 400, "nested"),
         (b"[" * 4000, 400, "nested"),
         (b'{"prompt": "' + b"a" * 5000 + b'"}', 413, "4096"),
@@ -386,3 +389,15 @@ async def test_bad_tokenizing_is_refused_by_name(session: aiohttp.ClientSession,
         error = (await response.json())["error"]
     assert response.status in (400, 404)
     assert error["param"] == field
+
+
+async def test_tokenizing_many_tokens_gives_each_in_order() -> None:
+    async with running_fleet(computes=[FakeCompute(max_model_len_tokens=MODEL_LEN)]) as large, aiohttp.ClientSession(large.url) as session:
+        text = "".join(chr(97 + number % 26) for number in range(20_000))
+        async with session.post("/tokenize", json={"prompt": text, "add_special_tokens": False, "return_token_strs": True}) as response:
+            body = await response.json()
+        assert body["tokens"] == list(text.encode())
+        assert (body["count"], body["system_tokens"]) == (20_000, 0)
+        assert body["token_strs"] == [f"<{token}>" for token in text.encode()]
+        async with session.post("/detokenize", json={"tokens": body["tokens"]}) as response:
+            assert await response.json() == {"prompt": text}

@@ -13,7 +13,7 @@ import pytest
 from tests.fakes.fake_compute import FakeCompute, Say, frame
 from tests.fakes.fake_tokenizer import FINGERPRINT, FakeTokenizer
 from tests.fakes.gateway_fleet import GatewayFleet, eventually, running_fleet
-from triserve.rpc.errors import Internal, Overloaded
+from triserve.rpc.errors import Internal, Overloaded, Unavailable
 from triserve.v1 import common_pb2, compute_pb2
 
 COMPLETION = "/v1/completions"
@@ -90,14 +90,62 @@ async def test_a_request_whose_replica_dies_before_the_first_token_is_answered_b
         assert body["usage"]["completion_tokens"] == 4
 
 
-async def test_a_request_is_tried_again_once_and_no_more(pair: GatewayFleet) -> None:
-    async with aiohttp.ClientSession(pair.url) as session:
+async def test_a_request_waits_for_a_replica_no_longer_than_it_may() -> None:
+    async with (
+        running_fleet(computes=[FakeCompute(), FakeCompute()], retry_wait_s=0.2) as fleet,
+        aiohttp.ClientSession(fleet.url) as session,
+    ):
+        for compute in fleet.computes:
+            compute.flowing.clear()
         task = asyncio.create_task(complete(session))
-        for compute in pair.computes:
+        for compute in fleet.computes:
             await eventually(lambda compute=compute: compute.submitted)  # type: ignore[misc]
             await compute.kill()
         status, body = await task
         assert (status, body["error"]["type"]) == (503, "service_unavailable_error")
+
+
+@pytest.mark.parametrize("n", [1, 3])
+async def test_an_answer_of_which_nothing_was_sent_goes_on_elsewhere_from_the_tokens_that_came(pair: GatewayFleet, n: int) -> None:
+    first, second = pair.computes
+    async with aiohttp.ClientSession(pair.url) as session:
+        task = asyncio.create_task(complete(session, n=n, seed=5, logprobs=1, return_token_ids=True))
+        await eventually(lambda: len(first.submitted) + len(second.submitted) == n)
+        first.let_through(2)
+        compute_peer = pair.service.gateway.fleet.computes[0]
+        await eventually(lambda: sum(len(attempt.answer.token_ids) for attempt in compute_peer._attempts.values()) == 2)
+        await first.kill()
+        second.flowing.set()
+        status, body = await task
+        assert status == 200
+        for choice in body["choices"]:
+            assert (choice["text"], choice["token_ids"]) == ("abc", [97, 98, 99, 256])
+            assert len(choice["logprobs"]["tokens"]) == 4
+        assert body["usage"]["completion_tokens"] == 4 * n
+        resumed = [request for request in second.submitted if request.epoch == 1]
+        assert sum(len(request.generated_token_ids) for request in resumed) == 2
+        assert all(request.token_ids == first.submitted[0].token_ids for request in resumed)
+
+
+async def test_a_stream_of_which_nothing_was_sent_is_whole_though_its_replica_died(pair: GatewayFleet) -> None:
+    first, second = pair.computes
+    async with aiohttp.ClientSession(pair.url) as session:
+        task = asyncio.create_task(events(session))
+        await eventually(lambda: first.submitted)
+        await first.kill()
+        second.flowing.set()
+        said = await task
+        assert "".join(event["choices"][0]["text"] for event in said[:-1]) == "abc"
+        assert said[-1] == "[DONE]"
+
+
+async def test_a_request_is_tried_again_so_often_and_no_more() -> None:
+    """A replica that takes requests and fails each, as one without a sampler does."""
+    async with running_fleet() as fleet, aiohttp.ClientSession(fleet.url) as session:
+        fleet.compute.script = lambda request: [Unavailable("no sampler")]
+        status, body = await complete(session)
+        assert (status, body["error"]["type"]) == (503, "service_unavailable_error")
+        assert [request.epoch for request in fleet.compute.submitted] == [0, 1, 2, 3]
 
 
 async def test_a_full_replicas_request_goes_to_another(pair: GatewayFleet) -> None:
@@ -135,18 +183,21 @@ async def test_a_stream_whose_replica_dies_ends_in_an_error_event_and_new_reques
         assert (await complete(session))[0] == 200
 
 
-async def test_a_lone_replica_that_dies_fails_its_requests_and_is_used_again_when_it_is_back() -> None:
+async def test_a_lone_replica_that_dies_has_its_requests_again_when_it_is_back() -> None:
     async with running_fleet() as fleet, aiohttp.ClientSession(fleet.url) as session:
         compute = fleet.compute
         compute.flowing.clear()
         task = asyncio.create_task(complete(session))
         await eventually(lambda: compute.submitted)
         await compute.kill()
-        assert (await task)[0] == 503
+        await eventually(lambda: not fleet.ready)
         assert (await health(session))[0] == 503
+        assert (await complete(session))[0] == 503, "what comes while there is no replica is refused at once"
         again = FakeCompute(listen=compute.target)
         await again.start()
-        await eventually(lambda: fleet.ready, "the replica is connected again")
+        status, body = await task
+        assert (status, body["choices"][0]["text"]) == (200, "abc")
+        assert [request.epoch for request in again.submitted] == [1]
         assert (await complete(session))[0] == 200
         assert (await health(session))[0] == 200
         await again.kill()
@@ -161,6 +212,26 @@ async def test_a_tokenizer_that_dies_hands_its_request_to_another() -> None:
         await first.kill()
         assert (await task)[0] == 200
         assert len(second.asked) == 1
+
+
+async def test_a_lone_tokenizer_that_dies_has_its_requests_again_when_it_is_back() -> None:
+    async with running_fleet() as fleet, aiohttp.ClientSession(fleet.url) as session:
+        fleet.tokenizer.flowing.clear()
+        task = asyncio.create_task(complete(session))
+        await eventually(lambda: fleet.tokenizer.asked)
+        await fleet.tokenizer.kill()
+        again = FakeTokenizer(listen=fleet.tokenizer.target)
+        await again.start()
+        assert (await task)[0] == 200
+        await again.kill()
+
+
+async def test_without_a_seed_equal_prompts_have_seeds_of_their_own_and_with_one_each_has_the_clients() -> None:
+    async with running_fleet() as fleet, aiohttp.ClientSession(fleet.url) as session:
+        for more, num_seeds in (({}, 8), ({"seed": 7}, 2)):
+            fleet.compute.submitted.clear()
+            assert (await complete(session, prompt=["x"] * 4, n=2, **more))[0] == 200
+            assert len({request.sampling.seed for request in fleet.compute.submitted}) == num_seeds
 
 
 async def test_peers_that_serve_another_model_are_refused() -> None:
@@ -236,8 +307,8 @@ async def test_a_frame_that_makes_no_sense_costs_the_stream_and_not_the_gateway(
         task = asyncio.create_task(complete(session))
         await eventually(lambda: fleet.compute.submitted)
         send(fleet, b"\xff\xff\xff")
-        assert (await task)[0] == 503
         fleet.compute.flowing.set()
+        assert (await task)[0] == 200
         await eventually(lambda: fleet.ready, "the replica is connected again")
         assert (await complete(session))[0] == 200
 

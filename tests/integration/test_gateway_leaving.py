@@ -105,7 +105,7 @@ async def test_one_over_the_limit_is_refused_at_once_and_admitted_later() -> Non
     async with running_fleet(max_active_requests=2) as fleet, aiohttp.ClientSession(fleet.url) as session:
         fleet.compute.flowing.clear()
         tasks = [ask(session), ask(session)]
-        await eventually(lambda: fleet.active == 2)
+        await eventually(lambda: len(fleet.compute.submitted) == 2)
         async with session.post(COMPLETION, json={"prompt": "a"}) as response:
             assert response.status == 429
             assert response.headers["Retry-After"] == "1"

@@ -43,12 +43,12 @@ class HeldTokenizer(Tokenizer):
         self.go_on = threading.Event()
         self.long_texts: list[str] = []
 
-    def encode(self, text: str, *, add_special_tokens: bool, field: str) -> list[int]:
+    def encode(self, text: str, *, add_special_tokens: bool, field: str, max_tokens: int | None = None) -> list[int]:
         if len(text) > 5000:
             self.long_texts.append(text)
             self.begun.release()
             assert self.go_on.wait(PATIENCE_S)
-        return super().encode(text, add_special_tokens=add_special_tokens, field=field)
+        return super().encode(text, add_special_tokens=add_special_tokens, field=field, max_tokens=max_tokens)
 
     async def until_begun(self) -> None:
         assert await asyncio.to_thread(self.begun.acquire, timeout=PATIENCE_S)

@@ -6,17 +6,17 @@ import copy
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Protocol
 
 import torch
 from transformers import PreTrainedModel
 from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
 
 from compute_svc.models.config import StreamingWindow
-from tests.fakes.checkpoints import edit_config, save_checkpoint
+from compute_svc.models.example import Fields
+from tests.fakes.checkpoints import EXAMPLES, edit_config, save_checkpoint
 from tests.oracle import references
 from tests.oracle.references import ReferenceCase, WrittenModel
-from tests.oracle.variants import RENAMED, VARIANTS
 
 
 class Oracle(Protocol):
@@ -95,15 +95,15 @@ class WrittenOracle:
 def transformers_cases() -> list[Case]:
     """Those of families that transformers ships."""
     cases = []
-    for family, variants in VARIANTS.items():
-        for variant, overrides in variants.items():
-            published = RENAMED.get(f"{family}/{variant}", {})
+    for family, example in EXAMPLES.items():
+        for variant, overrides in example.variants.items():
+            published = example.published.get(variant, {})
             architecture = published.get("architectures", [MODEL_FOR_CAUSAL_LM_MAPPING_NAMES[family]])[0]
             cases.append(Case(family, variant, architecture, _writer(family, overrides, published)))
     return cases
 
 
-def _writer(family: str, overrides: dict[str, Any], published: dict[str, Any]) -> Callable[[Path], Oracle]:
+def _writer(family: str, overrides: Fields, published: Fields) -> Callable[[Path], Oracle]:
     def write(folder: Path) -> Oracle:
         model = save_checkpoint(folder, family, **overrides)
         if published:

@@ -52,7 +52,7 @@ def small_engine(model: CausalLM, num_pages: int) -> Engine:
         max_running_requests=_MAX_REQUESTS,
         max_waiting_requests=_MAX_REQUESTS,
     )
-    sizes = (model.config.num_layers, num_pages, PAGE_SIZE_TOKENS, model.config.num_kv_heads, model.config.head_dim)
+    sizes = (model.config.num_layers, num_pages, PAGE_SIZE_TOKENS, model.config.num_kv_heads, model.config.kv_head_dim)
     kv = KvPageStore(*sizes, model.dtype, model.device)
     for layer in range(kv.num_layers):
         kv.kv(layer).fill_(torch.nan)

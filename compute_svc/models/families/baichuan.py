@@ -4,11 +4,15 @@ from __future__ import annotations
 
 from compute_svc.models.config import LayerKind, ModelConfig, UnsupportedModel, alibi_slopes
 from compute_svc.models.config_fields import ConfigFields, read_rope, uniform
+from compute_svc.models.example import Example
 from compute_svc.models.families.llama import llama_like
 from compute_svc.models.weight_names import WeightNames
 
 # The first 7B writes its name with a capital C; everything else of the family without.
 ARCHITECTURES = ("BaiChuanForCausalLM", "BaichuanForCausalLM")
+
+EXAMPLES: tuple[Example, ...] = ()
+"""transformers does not ship it: tests/oracle/references/baichuan.py writes its checkpoints."""
 
 # The second 13B has another vocabulary than the first; nothing else in its config tells that its head is normalised.
 _VOCAB_SIZE_OF_FIRST, _VOCAB_SIZE_OF_SECOND = 64000, 125696

@@ -4,9 +4,18 @@ from __future__ import annotations
 
 from compute_svc.models.config import LayerKind, ModelConfig, alibi_slopes
 from compute_svc.models.config_fields import ConfigFields, uniform
+from compute_svc.models.example import Example
 from compute_svc.models.weight_names import WeightNames
 
 ARCHITECTURES = ("BloomForCausalLM",)
+
+EXAMPLES = (
+    Example(
+        model_type="bloom",
+        fields={"vocab_size": 97, "hidden_size": 48, "n_layer": 3, "n_head": 6},
+        variants={"six-heads": {}, "four-heads-untied": {"n_head": 4, "tie_word_embeddings": False}},
+    ),
+)
 
 # The models were trained on so many tokens; the config does not say it, and distance has no limit.
 _TRAINED_TOKENS = 2048

@@ -4,9 +4,13 @@ from __future__ import annotations
 
 from compute_svc.models.config import LayerKind, ModelConfig, Rope
 from compute_svc.models.config_fields import ConfigFields, uniform
+from compute_svc.models.example import Example
 from compute_svc.models.weight_names import WeightNames
 
 ARCHITECTURES = ("ChatGLMModel", "ChatGLMForConditionalGeneration")
+
+EXAMPLES: tuple[Example, ...] = ()
+"""transformers does not ship it: tests/oracle/references/chatglm.py writes its checkpoints."""
 
 
 def read(fields: ConfigFields, architecture: str) -> tuple[ModelConfig, WeightNames]:

@@ -7,9 +7,39 @@ from __future__ import annotations
 
 from compute_svc.models.config import LayerKind, ModelConfig
 from compute_svc.models.config_fields import ConfigFields, read_rope, uniform
+from compute_svc.models.example import SIZES, Example
 from compute_svc.models.weight_names import WeightNames
 
 ARCHITECTURES = ("FalconForCausalLM", "RWForCausalLM")
+
+EXAMPLES = (
+    Example(
+        model_type="falcon",
+        fields={name: size for name, size in SIZES.items() if name != "intermediate_size"},
+        variants={
+            "mqa-parallel": {},
+            "groups-two-norms": {"num_kv_heads": 2, "new_decoder_architecture": True},
+            "groups-one-norm-untied": {
+                "num_kv_heads": 3,
+                "new_decoder_architecture": True,
+                "num_ln_in_parallel_attn": 1,
+                "tie_word_embeddings": False,
+                "ffn_hidden_size": 70,
+            },
+            "mha-serial-biases": {"multi_query": False, "parallel_attn": False, "bias": True},
+            "old-names": {},
+        },
+        published={
+            "old-names": {
+                "architectures": ["RWForCausalLM"],
+                "num_attention_heads": ...,
+                "n_head": 6,
+                "num_hidden_layers": ...,
+                "n_layer": 3,
+            },
+        },
+    ),
+)
 
 
 def read(fields: ConfigFields, architecture: str) -> tuple[ModelConfig, WeightNames]:
@@ -48,7 +78,7 @@ def read(fields: ConfigFields, architecture: str) -> tuple[ModelConfig, WeightNa
         norm_eps=fields.number("layer_norm_epsilon", 1e-5),
         norm_bias=True,
         residual="parallel" if is_parallel else "serial",
-        mlp_norm=not is_parallel or num_norms == 2,
+        shared_norm=is_parallel and num_norms == 1,
         activation=fields.activation("activation", "gelu"),
         gated=False,
         qkv_bias=bias,

@@ -2,12 +2,59 @@
 
 from __future__ import annotations
 
-from compute_svc.models.config import LayerKind, ModelConfig, Rope
+from compute_svc.models.config import LayerKind, ModelConfig, NormPlacement, Rope
 from compute_svc.models.config_fields import ConfigFields, read_rope, read_rope_scaling, uniform, windowed
+from compute_svc.models.example import GROUPED_SIZES, Example
 from compute_svc.models.families.llama import llama_like
 from compute_svc.models.weight_names import WeightNames
 
 ARCHITECTURES = ("GemmaForCausalLM", "Gemma2ForCausalLM", "Gemma3ForCausalLM")
+
+EXAMPLES = (
+    Example(
+        model_type="gemma",
+        fields=GROUPED_SIZES,
+        variants={
+            "wide-heads": {"head_dim": 16},
+            "mqa-untied-biases": {"num_key_value_heads": 1, "tie_word_embeddings": False, "attention_bias": True},
+        },
+    ),
+    Example(
+        model_type="gemma2",
+        fields=GROUPED_SIZES,
+        variants={
+            "mixed-window": {"head_dim": 16, "sliding_window": 9, "query_pre_attn_scalar": 20},
+            "low-caps-mha": {
+                "num_key_value_heads": 6,
+                "attn_logit_softcapping": 2.0,
+                "final_logit_softcapping": 3.0,
+                "sliding_window": 150,
+            },
+            "no-caps": {
+                "attn_logit_softcapping": None,
+                "final_logit_softcapping": None,
+                "sliding_window": 9,
+                "tie_word_embeddings": False,
+            },
+        },
+    ),
+    Example(
+        model_type="gemma3_text",
+        fields=GROUPED_SIZES,
+        variants={
+            "mixed-window": {"head_dim": 16, "sliding_window": 9, "query_pre_attn_scalar": 20, "sliding_window_pattern": 2},
+            "mqa-linear-rope": {
+                "num_key_value_heads": 1,
+                "sliding_window": 9,
+                "layer_types": ["full_attention", "sliding_attention", "full_attention"],
+                "rope_parameters": {
+                    "full_attention": {"rope_type": "linear", "rope_theta": 1e6, "factor": 8.0},
+                    "sliding_attention": {"rope_type": "default", "rope_theta": 10000.0},
+                },
+            },
+        },
+    ),
+)
 
 
 def read(fields: ConfigFields, architecture: str) -> tuple[ModelConfig, WeightNames]:
@@ -33,13 +80,13 @@ def read(fields: ConfigFields, architecture: str) -> tuple[ModelConfig, WeightNa
         kind_of_layer=kind_of_layer,
         norm_eps=fields.number("rms_norm_eps", 1e-6),
         norm_offset=1.0,
-        output_norms=has_output_norms,
+        norm_placement=NormPlacement.SANDWICH if has_output_norms else NormPlacement.PRE,
         # Early configs of the first Gemma say gelu and mean its approximation.
         activation="gelu_tanh" if not has_output_norms else fields.activation(activation, "gelu_pytorch_tanh"),
         tie_word_embeddings=fields.flag("tie_word_embeddings", True),
         qkv_bias=bias,
         output_bias=bias,
-        qk_norm=architecture == "Gemma3ForCausalLM",
+        qk_norm="head" if architecture == "Gemma3ForCausalLM" else None,
         attention_scale=fields.number("query_pre_attn_scalar", 256) ** -0.5 if has_output_norms else None,
         attention_softcap=fields.optional_number("attn_logit_softcapping"),
         logit_softcap=fields.optional_number("final_logit_softcapping"),

@@ -2,12 +2,32 @@
 
 from __future__ import annotations
 
-from compute_svc.models.config import LayerKind, ModelConfig
+from compute_svc.models.config import LayerKind, ModelConfig, NormPlacement
 from compute_svc.models.config_fields import ConfigFields, read_rope, uniform
+from compute_svc.models.example import PADDED_SIZES, Example
 from compute_svc.models.families.llama import llama_like
 from compute_svc.models.weight_names import WeightNames
 
 ARCHITECTURES = ("GlmForCausalLM", "Glm4ForCausalLM")
+
+EXAMPLES = (
+    Example(
+        model_type="glm",
+        fields=PADDED_SIZES,
+        variants={
+            "biases": {"attention_bias": True},
+            "wide-heads-mqa": {"attention_bias": False, "head_dim": 16, "num_key_value_heads": 1, "tie_word_embeddings": True},
+        },
+    ),
+    Example(
+        model_type="glm4",
+        fields=PADDED_SIZES,
+        variants={
+            "gqa": {"attention_bias": False},
+            "wide-heads-biases": {"attention_bias": True, "head_dim": 16, "num_key_value_heads": 6},
+        },
+    ),
+)
 
 
 def read(fields: ConfigFields, architecture: str) -> tuple[ModelConfig, WeightNames]:
@@ -23,7 +43,7 @@ def read(fields: ConfigFields, architecture: str) -> tuple[ModelConfig, WeightNa
         kinds=kinds,
         kind_of_layer=kind_of_layer,
         qkv_bias=fields.flag("attention_bias", False),
-        output_norms=is_newer,
+        norm_placement=NormPlacement.SANDWICH if is_newer else NormPlacement.PRE,
     )
     names = WeightNames(
         mlp_in=("mlp.gate_up_proj",), attention_output_norm="post_self_attn_layernorm", mlp_output_norm="post_mlp_layernorm"

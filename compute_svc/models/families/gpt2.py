@@ -4,9 +4,23 @@ from __future__ import annotations
 
 from compute_svc.models.config import LayerKind, ModelConfig
 from compute_svc.models.config_fields import ConfigFields, uniform
+from compute_svc.models.example import GPT_SIZES, Example
 from compute_svc.models.weight_names import WeightNames
 
 ARCHITECTURES = ("GPT2LMHeadModel", "GPTBigCodeForCausalLM")
+
+EXAMPLES = (
+    Example(
+        model_type="gpt2",
+        fields=GPT_SIZES,
+        variants={"tied": {}, "untied-relu": {"tie_word_embeddings": False, "n_inner": 70, "activation_function": "relu"}},
+    ),
+    Example(
+        model_type="gpt_bigcode",
+        fields=GPT_SIZES,
+        variants={"mqa": {}, "mha-untied": {"multi_query": False, "tie_word_embeddings": False, "n_inner": 70}},
+    ),
+)
 
 
 def read(fields: ConfigFields, architecture: str) -> tuple[ModelConfig, WeightNames]:

@@ -4,9 +4,22 @@ from __future__ import annotations
 
 from compute_svc.models.config import LayerKind, ModelConfig
 from compute_svc.models.config_fields import ConfigFields, read_rope, uniform
+from compute_svc.models.example import LINEAR_ROPE, SIZES, Example
 from compute_svc.models.weight_names import WeightNames
 
 ARCHITECTURES = ("GPTNeoXForCausalLM",)
+
+EXAMPLES = (
+    Example(
+        model_type="gpt_neox",
+        fields=SIZES,
+        variants={
+            "parallel": {"rotary_pct": 0.5},
+            "serial-tied": {"use_parallel_residual": False, "tie_word_embeddings": True},
+            "no-attention-biases-linear-rope": {"attention_bias": False, "rope_parameters": {**LINEAR_ROPE, "partial_rotary_factor": 1.0}},
+        },
+    ),
+)
 
 
 def read(fields: ConfigFields, architecture: str) -> tuple[ModelConfig, WeightNames]:

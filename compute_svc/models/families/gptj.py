@@ -4,9 +4,18 @@ from __future__ import annotations
 
 from compute_svc.models.config import LayerKind, ModelConfig, Rope
 from compute_svc.models.config_fields import ConfigFields, uniform
+from compute_svc.models.example import GPT_SIZES, Example
 from compute_svc.models.weight_names import WeightNames
 
 ARCHITECTURES = ("GPTJForCausalLM",)
+
+EXAMPLES = (
+    Example(
+        model_type="gptj",
+        fields={**GPT_SIZES, "rotary_dim": 4},
+        variants={"partly-turning": {}, "fully-turning": {"rotary_dim": 12, "n_head": 4, "n_inner": 70}},
+    ),
+)
 
 
 def read(fields: ConfigFields, architecture: str) -> tuple[ModelConfig, WeightNames]:
@@ -38,7 +47,7 @@ def read(fields: ConfigFields, architecture: str) -> tuple[ModelConfig, WeightNa
         norm_eps=fields.number("layer_norm_epsilon", 1e-5),
         norm_bias=True,
         residual="parallel",
-        mlp_norm=False,
+        shared_norm=True,
         activation=fields.activation("activation_function", "gelu_new"),
         gated=False,
         mlp_bias=True,

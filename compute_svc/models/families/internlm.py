@@ -6,10 +6,14 @@ from typing import Any
 
 from compute_svc.models.config import LayerKind, ModelConfig, UnsupportedModel
 from compute_svc.models.config_fields import ConfigFields, read_rope, uniform
+from compute_svc.models.example import Example
 from compute_svc.models.families.llama import llama_like
 from compute_svc.models.weight_names import WeightNames
 
 ARCHITECTURES = ("InternLMForCausalLM", "InternLM2ForCausalLM")
+
+EXAMPLES: tuple[Example, ...] = ()
+"""transformers does not ship it: tests/oracle/references/internlm.py writes its checkpoints."""
 
 
 def read(fields: ConfigFields, architecture: str) -> tuple[ModelConfig, WeightNames]:

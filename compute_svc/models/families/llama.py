@@ -6,9 +6,47 @@ from typing import Any
 
 from compute_svc.models.config import LayerKind, ModelConfig
 from compute_svc.models.config_fields import ConfigFields, read_rope, uniform
+from compute_svc.models.example import GROUPED_SIZES, LINEAR_ROPE, YARN_ROPE, Example
 from compute_svc.models.weight_names import WeightNames
 
 ARCHITECTURES = ("LlamaForCausalLM", "AquilaForCausalLM", "AquilaModel", "YiForCausalLM")
+
+_LLAMA3_ROPE = {
+    "rope_type": "llama3",
+    "rope_theta": 10000.0,
+    "factor": 8.0,
+    "low_freq_factor": 1.0,
+    "high_freq_factor": 4.0,
+    "original_max_position_embeddings": 64,
+}
+_TUNED = {"attention_factor": 1.3, "beta_fast": 16.0, "beta_slow": 2.0, "truncate": False}
+
+EXAMPLES = (
+    Example(
+        model_type="llama",
+        fields=GROUPED_SIZES,
+        variants={
+            "gqa": {},
+            "mha-tied": {"num_key_value_heads": 6, "tie_word_embeddings": True},
+            "mqa-biases": {"num_key_value_heads": 1, "attention_bias": True, "mlp_bias": True},
+            "odd-sizes": {"num_attention_heads": 3, "num_key_value_heads": 3, "head_dim": 10, "hidden_size": 39, "intermediate_size": 37},
+            "wide-heads-llama3-rope": {"head_dim": 20, "rope_parameters": _LLAMA3_ROPE},
+            "narrow-heads-linear-rope": {"head_dim": 6, "rope_parameters": LINEAR_ROPE},
+            "dynamic-rope": {"rope_parameters": {"rope_type": "dynamic", "rope_theta": 10000.0, "factor": 4.0}},
+            "yarn": {"head_dim": 16, "rope_parameters": YARN_ROPE},
+            "yarn-tuned": {"head_dim": 16, "rope_parameters": {**YARN_ROPE, **_TUNED}},
+            "yarn-mscale": {"head_dim": 16, "rope_parameters": {**YARN_ROPE, "mscale": 0.707, "mscale_all_dim": 1.2}},
+            "yi": {"num_key_value_heads": 3},
+            "aquila": {"num_key_value_heads": 6},
+            "aquila2": {"rope_parameters": LINEAR_ROPE},
+        },
+        published={
+            "yi": {"architectures": ["YiForCausalLM"]},
+            "aquila": {"architectures": ["AquilaForCausalLM"]},
+            "aquila2": {"architectures": ["AquilaModel"]},
+        },
+    ),
+)
 
 
 def read(fields: ConfigFields, architecture: str) -> tuple[ModelConfig, WeightNames]:

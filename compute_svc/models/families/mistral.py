@@ -4,10 +4,33 @@ from __future__ import annotations
 
 from compute_svc.models.config import Experts, LayerKind, ModelConfig
 from compute_svc.models.config_fields import ConfigFields, read_rope, uniform
+from compute_svc.models.example import GROUPED_SIZES, Example
 from compute_svc.models.families.llama import llama_like
 from compute_svc.models.weight_names import WeightNames
 
 ARCHITECTURES = ("MistralForCausalLM", "MixtralForCausalLM")
+
+EXAMPLES = (
+    Example(
+        model_type="mistral",
+        fields=GROUPED_SIZES,
+        variants={
+            "short-window": {"sliding_window": 11},
+            "long-window-odd-heads": {"sliding_window": 150, "head_dim": 12},
+            "no-window-tied": {"sliding_window": None, "tie_word_embeddings": True},
+            "wide-heads-mqa": {"sliding_window": None, "num_key_value_heads": 1, "head_dim": 20},
+        },
+    ),
+    Example(
+        model_type="mixtral",
+        fields={**GROUPED_SIZES, "num_local_experts": 4, "num_experts_per_tok": 2},
+        variants={
+            "gqa": {},
+            "mha-window-one-expert": {"num_key_value_heads": 6, "sliding_window": 9, "num_experts_per_tok": 1},
+            "wide-heads-tied": {"head_dim": 12, "num_local_experts": 3, "num_experts_per_tok": 3, "tie_word_embeddings": True},
+        },
+    ),
+)
 
 # What Mistral takes if a config does not mention it; null is no window.
 _DEFAULT_WINDOW = 4096

@@ -4,10 +4,24 @@ from __future__ import annotations
 
 from compute_svc.models.config import LayerKind, ModelConfig, UnsupportedModel, alibi_slopes
 from compute_svc.models.config_fields import ConfigFields, uniform
+from compute_svc.models.example import Example
 from compute_svc.models.weight_names import WeightNames
 from compute_svc.models.weights import CheckpointError
 
 ARCHITECTURES = ("MPTForCausalLM", "MptForCausalLM")
+
+EXAMPLES = (
+    Example(
+        model_type="mpt",
+        fields={"vocab_size": 97, "d_model": 48, "n_layers": 3, "n_heads": 6, "max_seq_len": 512},
+        variants={
+            "six-heads": {},
+            "clipped": {"n_heads": 4, "attn_config": {"clip_qkv": 1.0, "softmax_scale": 0.2}},
+            "old-name": {"n_heads": 3},
+        },
+        published={"old-name": {"architectures": ["MPTForCausalLM"]}},
+    ),
+)
 
 
 def read(fields: ConfigFields, architecture: str) -> tuple[ModelConfig, WeightNames]:

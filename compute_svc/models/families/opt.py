@@ -2,11 +2,24 @@
 
 from __future__ import annotations
 
-from compute_svc.models.config import LayerKind, ModelConfig
+from compute_svc.models.config import LayerKind, ModelConfig, NormPlacement
 from compute_svc.models.config_fields import ConfigFields, uniform
+from compute_svc.models.example import SIZES, Example
 from compute_svc.models.weight_names import WeightNames
 
 ARCHITECTURES = ("OPTForCausalLM",)
+
+EXAMPLES = (
+    Example(
+        model_type="opt",
+        fields={**{name: size for name, size in SIZES.items() if name != "intermediate_size"}, "ffn_dim": 80, "word_embed_proj_dim": 48},
+        variants={
+            "norms-before": {},
+            "norms-behind-narrow": {"word_embed_proj_dim": 20, "do_layer_norm_before": False},
+            "no-biases-untied": {"enable_bias": False, "tie_word_embeddings": False, "activation_function": "gelu"},
+        },
+    ),
+)
 
 
 def read(fields: ConfigFields, architecture: str) -> tuple[ModelConfig, WeightNames]:
@@ -40,7 +53,7 @@ def read(fields: ConfigFields, architecture: str) -> tuple[ModelConfig, WeightNa
         norm="layer",
         norm_eps=1e-5,
         norm_bias=True,
-        sum_norms=not before,
+        norm_placement=NormPlacement.PRE if before else NormPlacement.POST_LN,
         activation=fields.activation("activation_function", "relu"),
         gated=False,
         qkv_bias=bias,

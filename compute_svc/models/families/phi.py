@@ -3,14 +3,52 @@
 from __future__ import annotations
 
 import math
+from typing import Any
 
 from compute_svc.layers.rotary_table import RopeScaling
 from compute_svc.models.config import LayerKind, ModelConfig, Rope
 from compute_svc.models.config_fields import ConfigFields, read_rope, uniform
+from compute_svc.models.example import SIZES, Example
 from compute_svc.models.families.llama import llama_like
 from compute_svc.models.weight_names import WeightNames
 
 ARCHITECTURES = ("PhiForCausalLM", "Phi3ForCausalLM")
+
+
+def _longrope_example(original: int, pairs: int) -> dict[str, Any]:
+    """Two sets of divisors, of which transformers takes the second for every sequence longer than `original`."""
+    rope = {
+        "rope_type": "longrope",
+        "rope_theta": 10000.0,
+        "short_factor": [1.0 + 0.1 * pair for pair in range(pairs)],
+        "long_factor": [2.0 + pair for pair in range(pairs)],
+        "original_max_position_embeddings": original,
+    }
+    return {"original_max_position_embeddings": original, "rope_parameters": rope}
+
+
+EXAMPLES = (
+    Example(
+        model_type="phi",
+        fields={**SIZES, "num_key_value_heads": 2},
+        variants={
+            "gqa": {"partial_rotary_factor": 0.5},
+            "mha-fully-turning": {"num_key_value_heads": 6, "partial_rotary_factor": 1.0, "hidden_act": "relu"},
+        },
+    ),
+    Example(
+        model_type="phi3",
+        fields={**SIZES, "num_key_value_heads": 2, "pad_token_id": 0, "eos_token_id": 0},
+        variants={
+            "window": {"sliding_window": 11},
+            "mha-partly-turning": {"num_key_value_heads": 6, "partial_rotary_factor": 0.5, "tie_word_embeddings": True},
+            # transformers changes sets between calls, this engine never: the long one where every sequence is longer, the short one where
+            # none can be.
+            "longrope": _longrope_example(12, 4),
+            "longrope-not-longer-partly-turning": {"partial_rotary_factor": 0.75, **_longrope_example(512, 3)},
+        },
+    ),
+)
 
 
 def read(fields: ConfigFields, architecture: str) -> tuple[ModelConfig, WeightNames]:
@@ -36,7 +74,7 @@ def _read_second(fields: ConfigFields, architecture: str) -> tuple[ModelConfig, 
         norm_eps=fields.number("layer_norm_eps", 1e-5),
         norm_bias=True,
         residual="parallel",
-        mlp_norm=False,
+        shared_norm=True,
         activation=fields.activation("hidden_act", "gelu_new"),
         gated=False,
         qkv_bias=True,

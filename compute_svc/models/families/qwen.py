@@ -7,9 +7,13 @@ from __future__ import annotations
 
 from compute_svc.models.config import LayerKind, ModelConfig
 from compute_svc.models.config_fields import ConfigFields, read_rope, uniform
+from compute_svc.models.example import Example
 from compute_svc.models.weight_names import WeightNames
 
 ARCHITECTURES = ("QWenLMHeadModel",)
+
+EXAMPLES: tuple[Example, ...] = ()
+"""transformers does not ship it: tests/oracle/references/qwen.py writes its checkpoints."""
 
 
 def read(fields: ConfigFields, architecture: str) -> tuple[ModelConfig, WeightNames]:

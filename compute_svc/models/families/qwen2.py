@@ -4,10 +4,53 @@ from __future__ import annotations
 
 from compute_svc.models.config import Experts, LayerKind, ModelConfig
 from compute_svc.models.config_fields import ConfigFields, read_rope, windowed
+from compute_svc.models.example import EXPERTS, GROUPED_SIZES, YARN_ROPE, Example
 from compute_svc.models.families.llama import llama_like
 from compute_svc.models.weight_names import WeightNames
 
 ARCHITECTURES = ("Qwen2ForCausalLM", "Qwen3ForCausalLM", "Qwen2MoeForCausalLM", "Qwen3MoeForCausalLM")
+
+_WINDOW = {"use_sliding_window": True, "sliding_window": 9}
+
+EXAMPLES = (
+    Example(
+        model_type="qwen2",
+        fields=GROUPED_SIZES,
+        variants={
+            "tied": {"tie_word_embeddings": True, "head_dim": ...},
+            "window": {"head_dim": ..., **_WINDOW, "max_window_layers": 0},
+            "window-above-full": {"head_dim": ..., **_WINDOW, "max_window_layers": 1},
+            "mqa-wide-heads-yarn": {"head_dim": 16, "num_key_value_heads": 1, "rope_parameters": YARN_ROPE},
+        },
+    ),
+    Example(
+        model_type="qwen2_moe",
+        fields={**GROUPED_SIZES, **EXPERTS, "shared_expert_intermediate_size": 40},
+        variants={
+            "shared-expert": {},
+            "sparse-every-second": {"decoder_sparse_step": 2, "norm_topk_prob": True},
+            "dense-first-window": {"mlp_only_layers": [0], **_WINDOW, "max_window_layers": 1},
+        },
+    ),
+    Example(
+        model_type="qwen3",
+        fields=GROUPED_SIZES,
+        variants={
+            "wide-heads": {"head_dim": 16},
+            "mqa-biases-tied": {"num_key_value_heads": 1, "attention_bias": True, "tie_word_embeddings": True},
+            "mixed-window": {**_WINDOW, "max_window_layers": 2, "num_key_value_heads": 6},
+        },
+    ),
+    Example(
+        model_type="qwen3_moe",
+        fields={**GROUPED_SIZES, **EXPERTS},
+        variants={
+            "wide-heads": {"head_dim": 16, "norm_topk_prob": True},
+            "dense-among-sparse": {"mlp_only_layers": [1], "attention_bias": True, "tie_word_embeddings": True},
+            "mha-one-expert": {"num_key_value_heads": 6, "num_experts_per_tok": 1, "decoder_sparse_step": 2},
+        },
+    ),
+)
 
 
 def read(fields: ConfigFields, architecture: str) -> tuple[ModelConfig, WeightNames]:
@@ -29,7 +72,7 @@ def read(fields: ConfigFields, architecture: str) -> tuple[ModelConfig, WeightNa
         kind_of_layer=kind_of_layer,
         qkv_bias=bias,
         output_bias=bias and is_third,
-        qk_norm=is_third,
+        qk_norm="head" if is_third else None,
         experts=_experts(fields, architecture) if has_experts else None,
     )
     return config, WeightNames()

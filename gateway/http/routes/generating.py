@@ -11,9 +11,8 @@ from aiohttp import web
 from gateway.context import CLIENT_LABEL, GATEWAY, GRANT, REQUEST_ID, Gateway
 from gateway.flow.call import CachePolicy, Call, Prompt
 from gateway.http.answering import Shape, respond_stream, respond_whole
-from gateway.http.json_body import read_json_object
 from gateway.http.openai_answer import WholeChoice
-from gateway.http.openai_schema import ChatBody, CompletionBody, parse_body
+from gateway.http.openai_schema import ChatBody, CompletionBody
 from gateway.http.sse import ChatEvents, CompletionEvents
 from triserve.rpc.errors import InvalidRequest
 
@@ -41,15 +40,6 @@ class Style(NamedTuple):
     default_max_tokens: int | None
 
 
-async def read_body(request: web.Request, kind: type[B]) -> B:
-    """The request's body as its type.
-
-    Raises:
-        InvalidRequest: it is no JSON, or a field is wrong; names it.
-    """
-    return parse_body(kind, await read_json_object(request, request.app[GATEWAY].limits))
-
-
 async def respond(request: web.Request, style: Style, kind: type[B], prompts: Any) -> web.StreamResponse:
     """Answers a generating request.
 
@@ -63,15 +53,18 @@ async def respond(request: web.Request, style: Style, kind: type[B], prompts: An
         ServiceError: it is refused or fails before anything was sent.
     """
     gateway = request.app[GATEWAY]
-    with gateway.admission.enter() as ticket:
-        body = await read_body(request, kind)
+    tenant = request[GRANT].tenant
+    gateway.admission.require_open()
+    # A place is taken when the body is there: a slow one keeps nobody out.
+    async with gateway.bodies.read(request, kind, tenant=tenant) as body:
         if body.stream_options is not None and not body.stream:
             raise InvalidRequest("stream_options is set, stream must be true with it", field="stream_options")
         call = _call(request, style, body, prompts(body))
         shape = _shape(style, body, call, gateway)
-        if not body.stream:
-            return await respond_whole(gateway.pipeline, call, ticket, shape, model=gateway.names.name)
-        return await respond_stream(request, gateway.pipeline, call, ticket, shape, stall_timeout_s=gateway.limits.stall_timeout_s)
+        with gateway.admission.enter(tenant) as ticket:
+            if not body.stream:
+                return await respond_whole(gateway.pipeline, call, ticket, shape, model=gateway.names.name)
+            return await respond_stream(request, gateway.pipeline, call, ticket, shape, stall_timeout_s=gateway.limits.stall_timeout_s)
 
 
 def _call(request: web.Request, style: Style, body: ChatBody | CompletionBody, prompts: tuple[Prompt, ...]) -> Call:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import os
 import signal
 import sys
 from collections.abc import Callable, Coroutine, Sequence
@@ -21,6 +22,7 @@ from pydantic_settings import BaseSettings
 from triserve.rpc.channel import KEEPALIVE_MS, MAX_MESSAGE_BYTES, PING_TIMEOUT_MS
 from triserve.rpc.interceptors import ErrorInterceptor
 from triserve.rpc.telemetry import configure_logging
+from triserve.rpc.variables import unknown_variables
 
 logger = logging.getLogger(__name__)
 
@@ -157,11 +159,17 @@ def run_service(name: str, settings_class: type[S], make: Callable[[S], Service]
 
 
 def load_settings(settings_class: type[S]) -> S:
-    """Reads settings from the environment, or ends the process naming each variable that is wrong."""
+    """Reads settings from the environment, or ends the process naming each variable that is wrong or no setting at all."""
+    prefix = settings_class.model_config.get("env_prefix", "")
+    known = {f"{prefix}{name}".upper() for name in settings_class.model_fields}
+    # Not to read a setting, but to find what none of them reads.
+    environment = os.environ  # noqa: TID251
+    if unknown := unknown_variables(environment, prefix=prefix.upper(), known=known):
+        sys.stderr.write("".join(f"{line}\n" for line in unknown))
+        raise SystemExit(2)
     try:
         return settings_class()
     except ValidationError as error:
-        prefix = settings_class.model_config.get("env_prefix", "")
         for item in error.errors():
             variable = f"{prefix}{'_'.join(str(part) for part in item['loc'])}".upper()
             sys.stderr.write(f"{variable}={item.get('input')!r}: {item['msg']}\n")

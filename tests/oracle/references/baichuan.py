@@ -25,7 +25,15 @@ from typing import Any, Literal
 import torch
 import torch.nn.functional as F
 
-from tests.oracle.references.written_model import WrittenModel, causal_attention, heads_of, inverse_frequencies, linear_shapes, rotate
+from tests.oracle.references.written_model import (
+    ReferenceCase,
+    WrittenModel,
+    causal_attention,
+    heads_of,
+    inverse_frequencies,
+    linear_shapes,
+    rotate,
+)
 
 _HIDDEN, _FFN, _LAYERS, _EPS, _TRAINED_LENGTH = 48, 80, 3, 1e-6, 512
 
@@ -122,3 +130,13 @@ class Baichuan(WrittenModel):
 
     def _mlp(self, at: str, x: torch.Tensor) -> torch.Tensor:
         return self.linear(f"{at}down_proj", F.silu(self.linear(f"{at}gate_proj", x)) * self.linear(f"{at}up_proj", x))
+
+
+CASES = (
+    ReferenceCase("baichuan-7b", "BaiChuanForCausalLM", Baichuan, {"generation": 1, "size": "7B"}),
+    ReferenceCase("baichuan-7b-longer-vocabulary", "BaiChuanForCausalLM", Baichuan, {"generation": 1, "size": "7B", "vocabulary": 64003}),
+    ReferenceCase("baichuan-13b-odd-heads", "BaichuanForCausalLM", Baichuan, {"generation": 1, "size": "13B"}),
+    ReferenceCase("baichuan-13b-power-of-two-heads", "BaichuanForCausalLM", Baichuan, {"generation": 1, "size": "13B", "heads": 8}),
+    ReferenceCase("baichuan2-7b", "BaichuanForCausalLM", Baichuan, {"generation": 2, "size": "7B", "heads": 4}),
+    ReferenceCase("baichuan2-13b-odd-heads", "BaichuanForCausalLM", Baichuan, {"generation": 2, "size": "13B", "heads": 3}),
+)

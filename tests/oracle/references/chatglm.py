@@ -21,7 +21,15 @@ from collections.abc import Sequence
 import torch
 import torch.nn.functional as F
 
-from tests.oracle.references.written_model import WrittenModel, causal_attention, heads_of, inverse_frequencies, linear_shapes, rotate
+from tests.oracle.references.written_model import (
+    ReferenceCase,
+    WrittenModel,
+    causal_attention,
+    heads_of,
+    inverse_frequencies,
+    linear_shapes,
+    rotate,
+)
 
 _VOCABULARY, _HIDDEN, _FFN, _LAYERS, _EPS = 97, 48, 80, 3, 1e-5
 
@@ -122,3 +130,13 @@ class ChatGlm(WrittenModel):
     def _mlp(self, at: str, x: torch.Tensor) -> torch.Tensor:
         gate, up = self.linear(f"{at}dense_h_to_4h", x).chunk(2, dim=1)
         return self.linear(f"{at}dense_4h_to_h", F.silu(gate) * up)
+
+
+CASES = (
+    ReferenceCase("chatglm-two-groups", "ChatGLMModel", ChatGlm),
+    ReferenceCase("chatglm-one-group-wide-heads", "ChatGLMForConditionalGeneration", ChatGlm, {"groups": 1, "head_dim": 20}),
+    ReferenceCase("chatglm-group-per-head-rope-ratio", "ChatGLMModel", ChatGlm, {"groups": 6, "head_dim": 8, "rope_ratio": 50}),
+    ReferenceCase("chatglm-head-by-head", "ChatGLMModel", ChatGlm, {"groups": 0}),
+    ReferenceCase("chatglm-no-biases", "ChatGLMModel", ChatGlm, {"qkv_bias": False}),
+    ReferenceCase("chatglm-all-biases", "ChatGLMModel", ChatGlm, {"linear_bias": True}),
+)

@@ -18,7 +18,7 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 
-from tests.oracle.references.written_model import WrittenModel, causal_attention, heads_of, linear_shapes, rotate
+from tests.oracle.references.written_model import ReferenceCase, WrittenModel, causal_attention, heads_of, linear_shapes, rotate
 
 _VOCABULARY, _HIDDEN, _FFN, _LAYERS, _EPS = 97, 48, 80, 3, 1e-6
 
@@ -91,3 +91,12 @@ class InternLm(WrittenModel):
 
     def _mlp(self, at: str, x: torch.Tensor) -> torch.Tensor:
         return self.linear(f"{at}down_proj", F.silu(self.linear(f"{at}gate_proj", x)) * self.linear(f"{at}up_proj", x))
+
+
+_ROTARY = {"base": 500, "type": "dynamic"}
+
+CASES = (
+    ReferenceCase("internlm-biases", "InternLMForCausalLM", InternLm),
+    ReferenceCase("internlm-no-biases", "InternLMForCausalLM", InternLm, {"bias": False, "heads": 4}),
+    ReferenceCase("internlm-rotary-field", "InternLMForCausalLM", InternLm, {"rotary": _ROTARY}),
+)

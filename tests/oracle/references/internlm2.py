@@ -19,7 +19,7 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 
-from tests.oracle.references.written_model import Streaming, WrittenModel, linear_shapes, rotate, turning_attention
+from tests.oracle.references.written_model import ReferenceCase, Streaming, WrittenModel, linear_shapes, rotate, turning_attention
 
 _VOCABULARY, _HIDDEN, _FFN, _LAYERS, _EPS, _ROPE_BASE = 97, 48, 80, 3, 1e-5, 1000000.0
 
@@ -103,3 +103,14 @@ class InternLm2(WrittenModel):
 
     def _feed_forward(self, at: str, x: torch.Tensor) -> torch.Tensor:
         return self.linear(f"{at}w2", F.silu(self.linear(f"{at}w1", x)) * self.linear(f"{at}w3", x))
+
+
+_DYNAMIC, _LINEAR = {"type": "dynamic", "factor": 2.0}, {"type": "linear", "factor": 4.0}
+
+CASES = (
+    ReferenceCase("internlm2-two-groups", "InternLM2ForCausalLM", InternLm2),
+    ReferenceCase("internlm2-one-group-dynamic", "InternLM2ForCausalLM", InternLm2, {"groups": 1, "rope_scaling": _DYNAMIC}),
+    ReferenceCase("internlm2-group-per-head-linear", "InternLM2ForCausalLM", InternLm2, {"groups": 6, "rope_scaling": _LINEAR}),
+    ReferenceCase("internlm2-biases", "InternLM2ForCausalLM", InternLm2, {"groups": 3, "bias": True}),
+    ReferenceCase("internlm2-streaming", "InternLM2ForCausalLM", InternLm2, streaming=Streaming(window=23, sinks=4)),
+)

@@ -20,7 +20,7 @@ from collections.abc import Sequence
 import torch
 import torch.nn.functional as F
 
-from tests.oracle.references.written_model import Streaming, WrittenModel, heads_of, linear_shapes, rotate, turning_attention
+from tests.oracle.references.written_model import ReferenceCase, Streaming, WrittenModel, heads_of, linear_shapes, rotate, turning_attention
 
 _VOCABULARY, _HIDDEN, _FFN, _LAYERS, _EPS = 97, 48, 80, 3, 1e-6
 
@@ -110,3 +110,14 @@ class Qwen(WrittenModel):
 
     def _mlp(self, at: str, x: torch.Tensor) -> torch.Tensor:
         return self.linear(f"{at}c_proj", self.linear(f"{at}w1", x) * F.silu(self.linear(f"{at}w2", x)))
+
+
+CASES = (
+    ReferenceCase("qwen", "QWenLMHeadModel", Qwen),
+    ReferenceCase("qwen-other-base-unstretched", "QWenLMHeadModel", Qwen, {"heads": 4, "rotary_emb_base": 1000000, "stretched": False}),
+    ReferenceCase("qwen-all-biases", "QWenLMHeadModel", Qwen, {"no_bias": False}),
+    ReferenceCase("qwen-partial-rotary", "QWenLMHeadModel", Qwen, {"heads": 3, "rotary_pct": 0.5}),
+    ReferenceCase(
+        "qwen-partial-rotary-streaming", "QWenLMHeadModel", Qwen, {"heads": 3, "rotary_pct": 0.5}, Streaming(window=140, sinks=9)
+    ),
+)

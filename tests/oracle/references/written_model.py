@@ -6,6 +6,7 @@ import json
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -152,3 +153,30 @@ def turning_attention(
         cached = [token for token in range(newest + 1) if token < streaming.sinks or token > newest - streaming.window]
         rows.append(causal_attention(turn(q[cached]), turn(k[cached]), v[cached])[-1])
     return torch.stack(rows)
+
+
+@dataclass(frozen=True)
+class ReferenceCase:
+    """One small model that a loader is held against.
+
+    Attributes:
+        name: Of the case, its family first.
+        architecture: As config.json names it.
+        family: Its reference.
+        options: What differs from the reference's defaults.
+        streaming: How it is served; None = as published.
+    """
+
+    name: str
+    architecture: str
+    family: type[WrittenModel]
+    options: dict[str, Any] = field(default_factory=dict)
+    streaming: Streaming | None = None
+
+    def build(self, seed: int = 0) -> WrittenModel:
+        """The model, with random parameters of that seed."""
+        # A reference's own constructor takes the architecture first; the base class's, which it calls, does not.
+        family: Any = self.family
+        options = self.options if self.streaming is None else {**self.options, "streaming": self.streaming}
+        model: WrittenModel = family(self.architecture, seed=seed, **options)
+        return model

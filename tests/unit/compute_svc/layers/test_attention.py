@@ -12,6 +12,7 @@ from compute_svc.kernels.decode_attention import plan_decode
 from compute_svc.kernels.linear import pack_linear
 from compute_svc.kernels.prefill_attention import plan_prefill
 from compute_svc.layers.attention import Attention
+from compute_svc.layers.heads import ProjectedHeads
 from compute_svc.layers.rotary_table import RotaryTable, frequencies
 from compute_svc.layers.step import Step, StepKind
 from tests.fakes.kernel_closeness import assert_kernel_close
@@ -51,11 +52,8 @@ def test_what_a_layer_with_sinks_gives_is_the_definition(window: int, sinks: int
     length, num_decoded = 50, 3
     heads = torch.randn((length, HEADS + 2 * KV_HEADS, HEAD_DIM), generator=torch.Generator().manual_seed(0)).to(dtype)
     layer = Attention(
-        qkv=pack_linear(torch.eye(heads[0].numel(), dtype=dtype)),
+        heads=ProjectedHeads(pack_linear(torch.eye(heads[0].numel(), dtype=dtype)), None, None, HEADS + KV_HEADS, HEAD_DIM),
         output=pack_linear(torch.eye(HEADS * HEAD_DIM, dtype=dtype)),
-        qk_norm=None,
-        qk_norm_eps=0.0,
-        qkv_limit=None,
         rotary_dims=TURNING,
         kind=0,
         num_heads=HEADS,

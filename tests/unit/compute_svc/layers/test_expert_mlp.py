@@ -11,6 +11,7 @@ from compute_svc.kernels.grouped_mlp import GroupedMlps, takes_groups
 from compute_svc.kernels.linear import LinearWeight
 from compute_svc.layers import mlp as mlp_module
 from compute_svc.layers.mlp import ExpertMlp, Mlp, _sum_all, _sum_chosen, _sum_grouped, group_experts
+from compute_svc.layers.router import Router
 from tests.fakes.kernel_closeness import assert_kernel_close
 from tests.fakes.wait_detector import no_waiting
 
@@ -84,7 +85,7 @@ def test_what_an_expert_makes_of_a_token_it_was_not_chosen_for_counts_for_nothin
 def test_grouped_experts_wait_for_nothing() -> None:
     on_device = _moved(_together(_experts(torch.bfloat16)), "meta")
     router = LinearWeight.plain(torch.empty((EXPERTS, HIDDEN), dtype=torch.bfloat16, device="meta"), None)
-    mlp = ExpertMlp(router, on_device, PER_TOKEN, True, None, None)
+    mlp = ExpertMlp(Router(router, PER_TOKEN, normalise=True), on_device, None, None)
 
     with no_waiting():
         result = mlp.forward(torch.empty((9, HIDDEN), dtype=torch.bfloat16, device="meta"), None)

@@ -54,7 +54,7 @@ def merge_steps(model: CausalLM, device: torch.device) -> Callable[[], torch.Ten
     config = SchedulerConfig(4, 64, 64, 24, 8, 8)
     scheduler = Scheduler(config)
     builder = BatchBuilder(config, scheduler.memory.tables, device)
-    kv = KvPageStore(model.config.num_layers, 64, 4, model.config.num_kv_heads, model.config.head_dim, model.dtype, device)
+    kv = KvPageStore(model.config.num_layers, 64, 4, model.config.num_kv_heads, model.config.kv_head_dim, model.dtype, device)
     for number, length in enumerate((3, 8, 30)):
         scheduler.submit(Request(number, "", np.arange(20 * number, 20 * number + length), np.empty(0, np.int64), 8, 0.0))
     plan = scheduler.step(0.0)

@@ -9,8 +9,12 @@ from pathlib import Path
 import pytest
 import torch
 
+from compute_svc.kv.page_store import KvPageStore
+from compute_svc.layers.forward_batch import ForwardBatch
+from compute_svc.models.causal_lm import CausalLM
+from tests.fakes.checkpoints import save_checkpoint
 from tests.oracle.__main__ import main
-from tests.oracle.cases import Case, Oracle, transformers_cases
+from tests.oracle.cases import Case, Oracle, TransformersOracle, transformers_cases
 from tests.oracle.checks import CHECKS, TOLERANCE
 from tests.oracle.table import compare
 
@@ -18,7 +22,7 @@ LLAMA = next(case for case in transformers_cases() if case.name == "llama/gqa")
 
 
 class DifferingOracle:
-    """Another oracle, but for one logit of the last token of every sequence."""
+    """Another oracle, but for one logit of the last token of every sequence, which is off by so much of the spread of all."""
 
     def __init__(self, oracle: Oracle, difference: float) -> None:
         self._oracle = oracle
@@ -26,13 +30,23 @@ class DifferingOracle:
 
     def logits(self, token_ids: Sequence[int], dtype: torch.dtype) -> torch.Tensor:
         logits = self._oracle.logits(token_ids, dtype).clone()
-        logits[-1, -1] += self._difference
+        logits[-1, -1] += self._difference * logits.std()
         return logits
 
 
-def differing(difference: float) -> Case:
-    """The case with an oracle that is off by so much."""
-    return Case("llama", "differing", LLAMA.architecture, lambda folder: DifferingOracle(LLAMA.write(folder), difference), LLAMA.dtypes)
+def differing(difference: float, case: Case = LLAMA) -> Case:
+    """A case with an oracle that is off by so much."""
+    return Case("llama", "differing", case.architecture, lambda folder: DifferingOracle(case.write(folder), difference), case.dtypes)
+
+
+def quiet(divisor: float) -> Case:
+    """The case of a model that divides its logits: a Granite."""
+    granite = next(case for case in transformers_cases() if case.family == "granite")
+
+    def write(folder: Path) -> Oracle:
+        return TransformersOracle(save_checkpoint(folder, "granite", logits_scaling=divisor))
+
+    return Case("granite", "quiet", granite.architecture, write)
 
 
 def refused() -> Case:
@@ -52,6 +66,28 @@ def test_a_difference_above_the_limit_fails_and_one_below_it_does_not() -> None:
 
     assert above.cells == {"logits": "FAIL"} and "off by" in above.failures["logits"]
     assert not below.failures and 0.4 * TOLERANCE < below.figures["logits"]["max_error"] < 0.6 * TOLERANCE
+
+
+@pytest.mark.parametrize("divisor", [1.0, 1000.0])
+def test_a_model_that_divides_its_logits_is_checked_as_strictly(divisor: float) -> None:
+    above, right = compare(differing(2 * TOLERANCE, quiet(divisor)), ["logits"]), compare(quiet(divisor), ["logits"])
+
+    assert above.cells == {"logits": "FAIL"}
+    assert not right.failures
+
+
+def test_logits_that_depend_on_the_batch_fail(monkeypatch: pytest.MonkeyPatch) -> None:
+    forward = CausalLM.forward
+
+    def dependent(self: CausalLM, batch: ForwardBatch, kv: KvPageStore) -> torch.Tensor:
+        return forward(self, batch, kv) * (1 + 1e-6 * (batch.num_requests > 1))
+
+    monkeypatch.setattr(CausalLM, "forward", dependent)
+
+    line = compare(LLAMA, ["logits", "invariance"])
+
+    assert line.cells["invariance"] == "FAIL" and "logits" not in line.failures
+    assert "in pieces beside others" in line.failures["invariance"] and "decoded alone" not in line.failures["invariance"]
 
 
 def test_a_checkpoint_that_cannot_be_loaded_fails_all_its_checks_by_name() -> None:
@@ -79,7 +115,7 @@ def test_the_table_has_a_line_for_each_case_and_the_exit_status_tells_of_failure
     assert "llama/refused logits: UnsupportedModel" in capsys.readouterr().out
     document = json.loads(results.read_text())
     assert document["failed"] == 1 and [one["case"] for one in document["cases"]] == ["llama/gqa", "llama/refused"]
-    assert document["cases"][0]["figures"]["logits"]["max_error"] <= document["limits"]["logits"]
+    assert document["cases"][0]["figures"]["logits"]["max_error"] <= document["limits_of_spread"]["logits"]
 
 
 def test_a_case_that_does_not_exist_is_refused(capsys: pytest.CaptureFixture[str]) -> None:

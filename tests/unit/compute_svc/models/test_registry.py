@@ -117,7 +117,13 @@ def test_a_window_is_what_the_family_makes_of_the_config(fields: dict[str, Any],
         ({"quantization_config": {"quant_method": "gptq"}}, r"quantization_config \(gptq\) is not supported"),
         ({"hidden_act": "mish"}, "hidden_act 'mish' is not supported; supported: silu"),
         ({"rope_scaling": {"rope_type": "proportional"}}, "rope type 'proportional' is not supported; supported: default, dynamic, linear"),
-        ({"rope_scaling": {"rope_type": "yarn", "factor": 4, "mscale": 0.7}}, "mscale 0.7 is not supported"),
+        (
+            {"architectures": ["DeepseekV2ForCausalLM"], "qk_nope_head_dim": 8, "qk_rope_head_dim": 4, "topk_method": "noaux_tc"}
+            | {"v_head_dim": 8, "kv_lora_rank": 16, "q_lora_rank": None, "n_routed_experts": 4, "num_experts_per_tok": 2}
+            | {"moe_intermediate_size": 8},
+            "topk_method 'noaux_tc' is not supported; supported: greedy, group_limited_greedy",
+        ),
+        ({"architectures": ["DeepseekV3ForCausalLM"], "attention_bias": True}, "attention_bias True is not supported; supported: False"),
         ({"rope_parameters": {"full_attention": {"rope_theta": 1.0}}}, r"differ between layers \(full_attention\) are not supported"),
         (
             {"architectures": ["Qwen3ForCausalLM"], "layer_types": ["full_attention", "sliding_attention", "full_attention"]},
@@ -163,6 +169,12 @@ def test_a_model_with_two_sets_of_frequencies_takes_the_set_for_the_longest_requ
         ({"tie_word_embeddings": 1}, "tie_word_embeddings is 1, it must be true or false"),
         ({"num_key_value_heads": 4}, "num_attention_heads 6 is no multiple of num_key_value_heads 4"),
         ({"head_dim": 7}, "head_dim is 7, it must be even"),
+        (
+            {"architectures": ["DeepseekV3ForCausalLM"], "qk_nope_head_dim": 8, "qk_rope_head_dim": 4, "v_head_dim": 8}
+            | {"kv_lora_rank": 16, "q_lora_rank": None, "n_routed_experts": 6, "num_experts_per_tok": 2, "moe_intermediate_size": 8}
+            | {"first_k_dense_replace": 1, "n_group": 4, "topk_group": 2},
+            "6 experts in 4 groups, of which 2 are chosen by their 2 best, do not fit each other",
+        ),
         ({"rope_scaling": "linear"}, "rope_scaling must be an object"),
         ({"rope_scaling": {"type": "linear"}}, "rope_scaling lacks factor"),
         ({"rope_scaling": {**LLAMA3, "high_freq_factor": 1}}, "low_freq_factor 1.0 must be below high_freq_factor 1.0"),

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from compute_svc.simulator.cost_model import BUNDLED_MODEL_ON_ONE_CPU_CORE, CostModel, StepWork, fit, roofline
+from compute_svc.simulator.cost_model import TINY_MODEL_ON_ONE_CPU_CORE, CostModel, StepWork, fit, roofline
 
 WORKS = [
     StepWork(rows, tokens, context) for rows in (0, 1, 8, 64) for tokens in (0, 1, 100, 512) for context in (0, 50, 9000) if rows or tokens
@@ -71,4 +71,4 @@ def test_a_device_that_is_bound_by_memory_computes_many_rows_for_little_more() -
     one, many = (cost.seconds(StepWork(rows, 0, 0)) for rows in (1, 32))
     assert one == pytest.approx(7e-3 + 14 / 3e5)
     assert many < 1.25 * one
-    assert BUNDLED_MODEL_ON_ONE_CPU_CORE.seconds(StepWork(1, 0, 0)) > 0
+    assert TINY_MODEL_ON_ONE_CPU_CORE.seconds(StepWork(1, 0, 0)) > 0

@@ -128,12 +128,19 @@ def test_times_are_of_the_first_and_the_latest_delta() -> None:
     assert (answer.first_at, answer.last_at) == (5.0, 7.0)
 
 
-def test_a_blank_answer_can_be_begun_again_and_another_cannot() -> None:
+def test_an_answer_of_which_nothing_was_taken_can_be_resumed_and_another_cannot() -> None:
     answer, _ = make()
     answer.begin(Started(1, 2, 3))
     answer.fail(Unavailable("lost"))
-    answer.restart()
+    answer.resume()
     assert (answer.error, answer.started, answer.ended) == (None, None, False)
+    answer.begin(Started(4, 5, 6))
     answer.push(0, [1], "a")
-    with pytest.raises(AssertionError, match="not begun again"):
-        answer.restart()
+    answer.fail(Unavailable("lost"))
+    answer.resume()
+    answer.begin(Started(7, 8, 9))
+    assert answer.started == Started(4, 5, 6)
+    answer.push(1, [2], "b")
+    assert answer.take() == Delta("ab", [1, 2], [], None)
+    with pytest.raises(AssertionError, match="not resumed"):
+        answer.resume()

@@ -114,6 +114,12 @@ def test_every_id_is_below_the_logits_width(token: int) -> None:
     check_prompt_ids([0, 95], MODEL, field="prompt")
 
 
+def test_more_ids_than_fit_are_refused_before_they_are_looked_at() -> None:
+    check_prompt_ids([1] * 99, MODEL, field="prompt")
+    with pytest.raises(PromptTooLong, match="prompt has 100 tokens, the limit is 99"):
+        check_prompt_ids([-1] * 100, MODEL, field="prompt")
+
+
 def test_an_id_has_one_bias() -> None:
     with pytest.raises(InvalidRequest, match="twice"):
         sampling(logit_bias=((5, 1.0), (5, 2.0)))

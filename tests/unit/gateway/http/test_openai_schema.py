@@ -8,21 +8,23 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from gateway.flow.limits import Limits
 from gateway.http.openai_schema import ChatBody, CompletionBody, parse_body
 from gateway.http.routes.generating import cache_policy
 from triserve.rpc.errors import InvalidRequest
 from triserve.v1 import tokenizer_pb2
 
+LIMITS = Limits()
 HELLO = [{"role": "user", "content": "Hello"}]
 
 
 def chat(**fields: Any) -> ChatBody:
-    return parse_body(ChatBody, {"messages": HELLO, **fields})
+    return parse_body(ChatBody, {"messages": HELLO, **fields}, LIMITS)
 
 
 def refused(kind: Any, body: dict[str, Any]) -> InvalidRequest:
     with pytest.raises(InvalidRequest) as caught:
-        parse_body(kind, body)
+        parse_body(kind, body, LIMITS)
     return caught.value
 
 
@@ -91,7 +93,7 @@ def test_a_value_of_another_type_is_refused_by_name(name: str, value: object) ->
     [("a", ["a"]), (["a", "b"], ["a", "b"]), ([1, 2], [[1, 2]]), ([[1], [2, 3]], [[1], [2, 3]]), ("", [""]), ([], []), ([[]], [[]])],
 )
 def test_every_form_of_prompt_becomes_a_list(prompt: object, expected: object) -> None:
-    assert parse_body(CompletionBody, {"prompt": prompt}).prompt == expected
+    assert parse_body(CompletionBody, {"prompt": prompt}, LIMITS).prompt == expected
 
 
 @pytest.mark.parametrize("prompt", [1, None, True, [True], ["a", 1], [[1], "a"], [[1.5]], [["a"]], [[[1]]], {}, [-1], [2**32]])
@@ -105,7 +107,7 @@ def test_template_arguments_keep_their_types() -> None:
 
 
 def test_the_speakers_name_reaches_the_template_and_none_differs_from_empty() -> None:
-    messages = parse_body(ChatBody, {"messages": [{"role": "user", "content": "a", "name": ""}, *HELLO]}).prompt().chat.messages
+    messages = parse_body(ChatBody, {"messages": [{"role": "user", "content": "a", "name": ""}, *HELLO]}, LIMITS).prompt().chat.messages
     assert [message.HasField("name") for message in messages] == [True, False]
     assert isinstance(messages[0], tokenizer_pb2.ChatMessage)
 
