@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import reprlib
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,6 +11,8 @@ from typing import Any
 
 SPECIAL_TOKEN_NAMES = ("bos_token", "eos_token", "unk_token", "sep_token", "pad_token", "cls_token", "mask_token")
 _SLOW_TOKENIZERS = ("tokenizer.model", "sentencepiece.bpe.model", "spiece.model", "vocab.txt", "vocab.json", "tiktoken.model")
+# No id and no parameter comes near it; NaN is not below it either.
+_LARGEST = 1 << 31
 
 Json = dict[str, Any]
 
@@ -25,6 +28,8 @@ class SamplingDefaults:
     temperature: float | None = None
     top_k: int | None = None
     top_p: float | None = None
+    min_p: float | None = None
+    repetition_penalty: float | None = None
 
 
 @dataclass(frozen=True)
@@ -90,6 +95,8 @@ def _read_json(path: Path) -> Json:
         content = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
         raise ModelFolderError(f"{path} cannot be read: {error}") from error
+    except RecursionError as error:
+        raise ModelFolderError(f"{path} cannot be read: it is nested too deeply") from error
     if not isinstance(content, dict):
         raise ModelFolderError(f"{path} holds a {type(content).__name__}, not an object")
     return content
@@ -130,25 +137,33 @@ def _ids(config: Json, key: str, path: Path) -> list[int]:
     value = config.get(key)
     ids = [] if value is None else value if isinstance(value, list) else [value]
     for token_id in ids:
-        if not isinstance(token_id, int) or isinstance(token_id, bool) or token_id < 0:
-            raise ModelFolderError(f"{path}: {key} has {token_id!r}, which is no token id")
+        if not isinstance(token_id, int) or isinstance(token_id, bool) or not 0 <= token_id < _LARGEST:
+            raise ModelFolderError(f"{path}: {key} has {reprlib.repr(token_id)}, which is no token id")
     return ids
 
 
 def _read_defaults(generation: Json, path: Path) -> SamplingDefaults:
-    # An author who turned sampling off wants the likeliest token, and left the other values there by habit.
+    penalty = _number(generation, "repetition_penalty", path, "above 0 and at most 10", lambda value: 0 < value <= 10)
+    # An author who turned sampling off wants the likeliest token, and left the other values there by habit; a penalty changes which it is.
     if generation.get("do_sample") is False:
-        return SamplingDefaults(temperature=0.0)
+        return SamplingDefaults(temperature=0.0, repetition_penalty=penalty)
     temperature = _number(generation, "temperature", path, "from 0 to 100", lambda value: 0 <= value <= 100)
-    top_k = _number(generation, "top_k", path, "a whole number, 0 = off", lambda value: value >= 0 and value == int(value))
+    top_k = _number(generation, "top_k", path, "a whole number, 0 or -1 = off", lambda value: value >= -1 and value == int(value))
     top_p = _number(generation, "top_p", path, "above 0 and at most 1", lambda value: 0 < value <= 1)
-    return SamplingDefaults(temperature=temperature, top_k=int(top_k) if top_k else None, top_p=top_p)
+    min_p = _number(generation, "min_p", path, "from 0 to 1", lambda value: 0 <= value <= 1)
+    return SamplingDefaults(
+        temperature=temperature,
+        top_k=int(top_k) if top_k is not None and top_k > 0 else None,
+        top_p=top_p,
+        min_p=min_p,
+        repetition_penalty=penalty,
+    )
 
 
 def _number(config: Json, key: str, path: Path, limit: str, fits: Callable[[float], bool]) -> float | None:
     value = config.get(key)
     if value is None:
         return None
-    if not isinstance(value, int | float) or isinstance(value, bool) or not fits(value):
-        raise ModelFolderError(f"{path}: {key} is {value!r}, it must be {limit}")
+    if not isinstance(value, int | float) or isinstance(value, bool) or not abs(value) < _LARGEST or not fits(value):
+        raise ModelFolderError(f"{path}: {key} is {reprlib.repr(value)}, it must be {limit}")
     return value

@@ -31,7 +31,9 @@ MODEL = ServedModel(
     logits_width=96,
     serves_by_priority=False,
 )
-AUTHORED = replace(MODEL, default_temperature=0.5, default_top_k=20, default_top_p=0.75)
+AUTHORED = replace(
+    MODEL, default_temperature=0.5, default_top_k=20, default_top_p=0.75, default_min_p=0.125, default_repetition_penalty=1.5
+)
 LIMITS = Limits()
 
 
@@ -45,15 +47,17 @@ def stopping(prompt_tokens: int = 10, default: int | None = None, **wishes: Any)
 
 def test_unset_wishes_take_the_authors_defaults_then_the_contracts() -> None:
     assert sampling() == common_pb2.SamplingParams(temperature=1)
-    assert sampling(AUTHORED) == common_pb2.SamplingParams(temperature=0.5, top_k=20, top_p=0.75)
+    assert sampling(AUTHORED) == common_pb2.SamplingParams(temperature=0.5, top_k=20, top_p=0.75, min_p=0.125, repetition_penalty=1.5)
 
 
 def test_a_wish_wins_over_the_author_and_zero_top_k_means_all() -> None:
-    assert sampling(AUTHORED, temperature=2.0, top_k=0, top_p=1.0) == common_pb2.SamplingParams(temperature=2)
+    assert sampling(AUTHORED, temperature=2.0, top_k=0, top_p=1.0, min_p=0.0, repetition_penalty=1.0) == common_pb2.SamplingParams(
+        temperature=2
+    )
 
 
 def test_a_temperature_of_zero_differs_from_none() -> None:
-    assert sampling(AUTHORED, temperature=0.0) == common_pb2.SamplingParams(temperature=0)
+    assert sampling(AUTHORED, temperature=0.0) == common_pb2.SamplingParams(temperature=0, repetition_penalty=1.5)
 
 
 def test_values_without_effect_are_left_unset() -> None:
