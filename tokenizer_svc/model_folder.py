@@ -42,6 +42,8 @@ class ModelFolder:
         chat_template: Jinja source; None = the model has none.
         special_tokens: variables such as bos_token that templates print.
         additional_special_tokens: further tokens that the configuration calls special.
+        declared_tokens: entries of added_tokens_decoder and added_tokens.json, in the form of tokenizer.json's added_tokens.
+        num_rows: token ids the model has, from config.json; None = it does not say.
         eos_token_ids: as generation_config.json and config.json give them, in that order, without repeats.
         defaults: from generation_config.json.
     """
@@ -51,6 +53,8 @@ class ModelFolder:
     chat_template: str | None
     special_tokens: Mapping[str, str]
     additional_special_tokens: tuple[str, ...]
+    declared_tokens: tuple[Json, ...]
+    num_rows: int | None
     eos_token_ids: tuple[int, ...]
     defaults: SamplingDefaults
 
@@ -73,6 +77,8 @@ def read_model_folder(path: Path) -> ModelFolder:
         chat_template=_read_chat_template(path, tokenizer_config),
         special_tokens=special,
         additional_special_tokens=_additional_special_tokens(names),
+        declared_tokens=_declared_tokens(path, tokenizer_config),
+        num_rows=_num_rows(config, path / "config.json"),
         eos_token_ids=tuple(dict.fromkeys(eos)),
         defaults=_read_defaults(generation, path / "generation_config.json"),
     )
@@ -131,6 +137,39 @@ def _additional_special_tokens(names: Json) -> tuple[str, ...]:
     by_id = names.get("added_tokens_decoder") or {}
     tokens += [token for token in by_id.values() if isinstance(token, dict) and token.get("special")]
     return tuple(dict.fromkeys(content for token in tokens if (content := _token_content(token)) is not None))
+
+
+def _declared_tokens(path: Path, tokenizer_config: Json) -> tuple[Json, ...]:
+    file = path / "tokenizer_config.json"
+    by_id = tokenizer_config.get("added_tokens_decoder") or {}
+    if not isinstance(by_id, dict):
+        raise ModelFolderError(f"{file}: added_tokens_decoder is a {type(by_id).__name__}, not an object")
+    declared: dict[str, Json] = {}
+    for key, token in by_id.items():
+        content = _token_content(token)
+        if content is None or not key.isdecimal() or not int(key) < _LARGEST:
+            raise ModelFolderError(
+                f"{file}: added_tokens_decoder has {reprlib.repr(key)}: {reprlib.repr(token)}, which is no token with its id"
+            )
+        flags = {name: value for name, value in token.items() if isinstance(value, bool)} if isinstance(token, dict) else {}
+        declared[content] = {"special": False, **flags, "id": int(key), "content": content}
+    file = path / "added_tokens.json"
+    for content, token_id in _read_json(file).items():
+        if not isinstance(token_id, int) or isinstance(token_id, bool) or not 0 <= token_id < _LARGEST or not content:
+            raise ModelFolderError(f"{file}: {reprlib.repr(content)} has {reprlib.repr(token_id)}, which is no token id")
+        declared.setdefault(content, {"special": False, "id": token_id, "content": content})
+    return tuple(declared.values())
+
+
+def _num_rows(config: Json, path: Path) -> int | None:
+    """How many token ids the model has; families call it by two names."""
+    name = next((name for name in ("padded_vocab_size", "vocab_size") if config.get(name) is not None), None)
+    if name is None:
+        return None
+    value = config[name]
+    if not isinstance(value, int) or isinstance(value, bool) or value < 1:
+        raise ModelFolderError(f"{path}: {name} is {reprlib.repr(value)}, it must be a whole number above 0")
+    return value
 
 
 def _ids(config: Json, key: str, path: Path) -> list[int]:

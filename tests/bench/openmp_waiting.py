@@ -31,7 +31,7 @@ RESULTS = Path(__file__).parent / "results" / "openmp_waiting.json"
 ROOT = Path(__file__).parents[2]
 CPU = torch.device("cpu")
 _CONTEXT_TOKENS = 64
-_SPINS = (0, 300, 1000, 3000, 10_000, 30_000, 100_000)
+_SPINS = (0, 300, 1000, 3000, 5000, 10_000, 30_000, 100_000)
 _BATCHES = (1, 16)
 
 
