@@ -66,9 +66,9 @@ def read_model_folder(path: Path) -> ModelFolder:
         ModelFolderError: tokenizer.json is missing, or a file is not what its name says.
     """
     definition = _read_definition(path)
-    config, generation = _read_json(path / "config.json"), _read_json(path / "generation_config.json")
-    tokenizer_config = _read_json(path / "tokenizer_config.json")
-    names = {**_read_json(path / "special_tokens_map.json"), **{key: value for key, value in tokenizer_config.items() if value is not None}}
+    config, generation = read_json_file(path / "config.json"), read_json_file(path / "generation_config.json")
+    tokenizer_config = read_json_file(path / "tokenizer_config.json")
+    names = _named_tokens(path, tokenizer_config)
     special = {name: content for name in SPECIAL_TOKEN_NAMES if (content := _token_content(names.get(name))) is not None}
     eos = [*_ids(generation, "eos_token_id", path / "generation_config.json"), *_ids(config, "eos_token_id", path / "config.json")]
     return ModelFolder(
@@ -84,6 +84,16 @@ def read_model_folder(path: Path) -> ModelFolder:
     )
 
 
+def _named_tokens(path: Path, tokenizer_config: Json) -> Json:
+    """Which tokens are called what. special_tokens_map.json counts, and goes first, where tokenizer_config.json is of the time before it
+    listed added tokens itself: as transformers reads them."""
+    names = {key: value for key, value in tokenizer_config.items() if value is not None}
+    if "added_tokens_decoder" in names:
+        return names
+    of_old = read_json_file(path / "special_tokens_map.json")
+    return {**names, **{key: value for key, value in of_old.items() if value is not None}}
+
+
 def _read_definition(path: Path) -> Json:
     if not path.is_dir():
         raise ModelFolderError(f"{path} is not a folder")
@@ -91,10 +101,11 @@ def _read_definition(path: Path) -> Json:
         slow = [name for name in _SLOW_TOKENIZERS if (path / name).exists()]
         hint = f"; {slow[0]} is a slow tokenizer, which is not supported: save the model with its fast one" if slow else ""
         raise ModelFolderError(f"{path} has no tokenizer.json{hint}")
-    return _read_json(path / "tokenizer.json")
+    return read_json_file(path / "tokenizer.json")
 
 
-def _read_json(path: Path) -> Json:
+def read_json_file(path: Path) -> Json:
+    """The object in a JSON file; empty if there is no such file. Raises ModelFolderError if it holds anything else."""
     if not path.exists():
         return {}
     try:
@@ -154,7 +165,8 @@ def _declared_tokens(path: Path, tokenizer_config: Json) -> tuple[Json, ...]:
         flags = {name: value for name, value in token.items() if isinstance(value, bool)} if isinstance(token, dict) else {}
         declared[content] = {"special": False, **flags, "id": int(key), "content": content}
     file = path / "added_tokens.json"
-    for content, token_id in _read_json(file).items():
+    # Of the same time as special_tokens_map.json.
+    for content, token_id in (read_json_file(file) if "added_tokens_decoder" not in tokenizer_config else {}).items():
         if not isinstance(token_id, int) or isinstance(token_id, bool) or not 0 <= token_id < _LARGEST or not content:
             raise ModelFolderError(f"{file}: {reprlib.repr(content)} has {reprlib.repr(token_id)}, which is no token id")
         declared.setdefault(content, {"special": False, "id": token_id, "content": content})

@@ -12,6 +12,7 @@ from typing import NamedTuple
 
 from tokenizer_svc.chat_encoder import ChatEncoder
 from tokenizer_svc.chat_template import ChatTemplate, RenderLimits, TemplateSourceError
+from tokenizer_svc.folder_audit import audit_tokenizer
 from tokenizer_svc.input_limits import InputLimits
 from tokenizer_svc.lanes import Lane, LaneLimits, Lanes
 from tokenizer_svc.model_folder import ModelFolder, ModelFolderError, read_model_folder
@@ -111,6 +112,8 @@ def _load(settings: Settings) -> _Model:
         tokenizer = Tokenizer(folder, frames_with=template.frames_with)
         prompts = SystemPrompts(max_entries=settings.system_prompts_entries, max_bytes=settings.system_prompts_bytes)
         chats = ChatEncoder(template, tokenizer, prompts)
+    for line in audit_tokenizer(folder, tokenizer, template).lines():
+        logger.info("%s", line)
     return _Model(tokenizer, chats, _info(folder, tokenizer, settings, has_chat_template=chats is not None))
 
 

@@ -7,12 +7,13 @@ import sys
 from collections.abc import Sequence
 from importlib.metadata import version
 
-from gateway.cli import bench, chat, pin, up
+from gateway.cli import bench, chat, inspect, pin, up
 
 _COMMANDS = (
     ("up", up, "start every part on this machine and keep it running"),
     ("chat", chat, "talk to a server"),
     ("bench", bench, "measure a server"),
+    ("inspect", inspect, "say what would be made of a model, without serving it"),
     ("pin", pin, "keep a system prompt in the prefix cache of compute replicas"),
 )
 

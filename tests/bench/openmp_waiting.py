@@ -167,7 +167,7 @@ def _work(shape: str, threads: int) -> None:
             0, weights.config.vocab_size, (question["batch"], _CONTEXT_TOKENS), generator=torch.Generator().manual_seed(1)
         )
         if question["steps"]:
-            reply = {"seconds": runner.decode(prompts, 2, question["steps"])}
+            reply: dict[str, Any] = {"seconds": runner.decode(prompts, 2, question["steps"])}
         else:
             likeliest = whole_logits(model, prompts[0]).argmax(-1)
             reply = {"answer": hashlib.sha256(likeliest.numpy().tobytes()).hexdigest()}

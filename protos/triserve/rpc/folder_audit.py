@@ -58,7 +58,7 @@ class FolderAudit(NamedTuple):
         try:
             content: dict[str, Any] = json.loads(text)
             facts = tuple(Fact(**fact) for fact in content["facts"])
-            groups = ({file: tuple(fields) for file, fields in content[name].items()} for name in ("used", "without_effect"))
-            return cls(facts, *groups, tuple(content["problems"]))
+            used, unused = ({file: tuple(fields) for file, fields in content[name].items()} for name in ("used", "without_effect"))
+            return cls(facts, used, unused, tuple(content["problems"]))
         except (KeyError, TypeError, AttributeError) as error:
             raise ValueError(f"no audit of a folder: {error}") from error

@@ -69,10 +69,14 @@ def test_a_template_of_another_type_is_refused(tmp_path: Path) -> None:
         read_model_folder(folder_with(tmp_path, tokenizer_config={"chat_template": 3}))
 
 
-def test_special_tokens_are_strings_or_objects_and_the_tokenizer_s_configuration_wins(tmp_path: Path) -> None:
+@pytest.mark.parametrize(("lists_added_tokens", "eos"), [(False, "<other>"), (True, "<e>")])
+def test_special_tokens_are_strings_or_objects_and_the_map_wins_where_no_added_tokens_are_listed(
+    tmp_path: Path, lists_added_tokens: bool, eos: str
+) -> None:
     folder_with(
         tmp_path,
         tokenizer_config={
+            **({"added_tokens_decoder": {}} if lists_added_tokens else {}),
             "bos_token": {"content": "<b>"},
             "eos_token": "<e>",
             "unk_token": None,
@@ -81,7 +85,8 @@ def test_special_tokens_are_strings_or_objects_and_the_tokenizer_s_configuration
         special_tokens_map={"eos_token": "<other>", "pad_token": {"content": "<p>"}, "unk_token": "<u>"},
     )
     folder = read_model_folder(tmp_path)
-    assert dict(folder.special_tokens) == {"bos_token": "<b>", "eos_token": "<e>", "pad_token": "<p>", "unk_token": "<u>"}
+    of_map = {} if lists_added_tokens else {"pad_token": "<p>", "unk_token": "<u>"}
+    assert dict(folder.special_tokens) == {"bos_token": "<b>", "eos_token": eos, **of_map}
     assert folder.additional_special_tokens == ("<x>", "<y>")
 
 
