@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -14,6 +15,8 @@ _ADDRESS = r"^.+:\d{1,5}$"
 
 
 _DEFAULT_SINKS = 4
+_DEFAULT_SPINS = 5000
+_WAITING_VARIABLES = ("GOMP_SPINCOUNT", "OMP_WAIT_POLICY")
 
 
 class Settings(BaseSettings):
@@ -37,6 +40,13 @@ class Settings(BaseSettings):
         ge=1,
         le=1024,
         description="Threads of the CPU backend; default: the cores that affinity and quota grant",
+    )
+    openmp_spins: int = Field(
+        _DEFAULT_SPINS,
+        ge=0,
+        le=1 << 40,
+        description="How often a thread of the CPU backend looks whether the others are done before it sleeps; low where cores are shared. "
+        "GOMP_SPINCOUNT and OMP_WAIT_POLICY of the environment go before the default",
     )
     page_size_tokens: int = Field(16, ge=1, le=256, description="KV page size; tokens per page")
     kv_cache_bytes: int = Field(1 << 30, ge=1, description="Memory for keys and values, bytes")
@@ -82,6 +92,13 @@ class Settings(BaseSettings):
         if self.streaming_window_tokens is None:
             return 0
         return _DEFAULT_SINKS if self.streaming_sinks is None else self.streaming_sinks
+
+    def engine_environment(self) -> dict[str, str]:
+        """Of the engine's process: this process's own, and how OpenMP's threads wait, which is read when torch is loaded."""
+        own = dict(os.environ)
+        if "openmp_spins" not in self.model_fields_set and any(name in own for name in _WAITING_VARIABLES):
+            return own
+        return {**own, "GOMP_SPINCOUNT": str(self.openmp_spins)}
 
     def computation(self, dtype: str) -> str:
         """What bears on the bits of logits besides the weights: replicas that differ in it do not serve together.

@@ -12,6 +12,7 @@ from typing import NamedTuple
 
 from tokenizer_svc.chat_encoder import ChatEncoder
 from tokenizer_svc.chat_template import ChatTemplate, RenderLimits, TemplateSourceError
+from tokenizer_svc.folder_audit import audit_tokenizer
 from tokenizer_svc.input_limits import InputLimits
 from tokenizer_svc.lanes import Lane, LaneLimits, Lanes
 from tokenizer_svc.model_folder import ModelFolder, ModelFolderError, read_model_folder
@@ -116,6 +117,8 @@ def _load(settings: Settings) -> _Model:
     info = _info(folder, tokenizer, settings, has_chat_template=chats is not None)
     if template is not None:
         info.template_arguments.extend(sorted(template.reads.intersection(settings.template_allowed_arguments)))
+    for line in audit_tokenizer(folder, tokenizer, template).lines():
+        logger.info("%s", line)
     return _Model(tokenizer, chats, info)
 
 
@@ -156,5 +159,7 @@ def _info(folder: ModelFolder, tokenizer: Tokenizer, settings: Settings, *, has_
         default_temperature=folder.defaults.temperature,
         default_top_k=folder.defaults.top_k,
         default_top_p=folder.defaults.top_p,
+        default_min_p=folder.defaults.min_p,
+        default_repetition_penalty=folder.defaults.repetition_penalty,
         max_input_bytes=settings.max_input_bytes,
     )

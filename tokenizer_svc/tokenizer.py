@@ -48,7 +48,10 @@ class Tokenizer:
     def __init__(self, folder: ModelFolder, *, frames_with: Callable[[str], bool] = lambda token: False) -> None:
         try:
             definition = tokenizer_definition.prepare(
-                folder.definition, (*folder.special_tokens.values(), *folder.additional_special_tokens)
+                folder.definition,
+                (*folder.special_tokens.values(), *folder.additional_special_tokens),
+                declared=folder.declared_tokens,
+                num_rows=folder.num_rows,
             )
             self._named = _build(definition)
             added = tokenizer_definition.added_tokens(definition)
@@ -59,7 +62,8 @@ class Tokenizer:
             self.vocab_size = 1 + max(tokenizer_definition.highest_id(definition), *self._named.get_added_tokens_decoder(), -1)
         except Exception as error:  # the library raises nothing more precise
             raise ModelFolderError(f"{folder.path / 'tokenizer.json'}: {error}") from error
-        moved = [name for name, alias in self.special_tokens.aliases.items() if self._aliased.token_to_id(alias) != self.token_id(name)]
+        moved = [token["content"] for token in definition["added_tokens"] if self.token_id(token["content"]) != token["id"]]
+        moved += [name for name, alias in self.special_tokens.aliases.items() if self._aliased.token_to_id(alias) != self.token_id(name)]
         if moved:
             raise ModelFolderError(f"{folder.path / 'tokenizer.json'}: {moved[0]!r} has another id than its place in added_tokens gives it")
 

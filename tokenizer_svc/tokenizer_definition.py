@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from typing import Any
 
 from tokenizer_svc.special_tokens import AddedToken
@@ -15,32 +15,71 @@ class DefinitionError(Exception):
     """A tokenizer.json this service cannot use; says why."""
 
 
-def prepare(definition: Definition, special_names: Iterable[str]) -> Definition:
+def prepare(
+    definition: Definition, special_names: Collection[str], *, declared: Iterable[Mapping[str, Any]] = (), num_rows: int | None = None
+) -> Definition:
     """The definition as it is served: never truncates or pads, and with every token its config calls special marked so.
 
     Args:
         definition: parsed tokenizer.json; not modified.
         special_names: tokens named in the model's configuration, such as its eos_token. Published files often leave them
             unmarked; one that the vocabulary does not have is passed over.
+        declared: added tokens, each with its id, of the model's other files. One that is not in the definition is added.
+        num_rows: token ids the model has; None = unknown. An added token beyond is left out: its name is text then.
 
     Raises:
-        DefinitionError: not the form of a tokenizer.json.
+        DefinitionError: not the form of a tokenizer.json, or two files give a token two ids, or a piece of the vocabulary, or a token that
+            is put around texts, has an id the model does not have.
     """
     model = definition.get("model")
     if not isinstance(model, dict) or not isinstance(model.get("vocab"), dict | list):
         raise DefinitionError("has no model with a vocabulary")
     if "type" in model and model["type"] not in _MODELS:
         raise DefinitionError(f"has a model of type {model['type']!r}, known are {', '.join(_MODELS)}")
+    special = frozenset(special_names)
     tokens = [dict(token) for token in definition.get("added_tokens") or ()]
     known = {token["content"]: token for token in tokens}
-    for name in special_names:
+    for name in dict.fromkeys(special_names):
         if name in known:
             known[name]["special"] = True
         elif (token_id := _id_of(name, model["vocab"])) is not None:
             known[name] = _special_token(name, token_id)
             tokens.append(known[name])
+    ids = {token["id"]: name for name, token in known.items()}
+    for token in declared:
+        name, token_id = token["content"], token["id"]
+        found = known[name]["id"] if name in known else _id_of(name, model["vocab"])
+        if found is not None and found != token_id:
+            raise DefinitionError(f"gives {name!r} the id {found}, another file of the folder {token_id}")
+        if ids.get(token_id, name) != name:
+            raise DefinitionError(f"gives the id {token_id} to {ids[token_id]!r}, another file of the folder to {name!r}")
+        if name not in known:
+            known[name] = {**_special_token(name, token_id), **token, "special": name in special or bool(token.get("special"))}
+            ids[token_id] = name
+            tokens.append(known[name])
     tokens.sort(key=lambda token: int(token["id"]))
-    return {**definition, "added_tokens": tokens, "truncation": None, "padding": None}
+    prepared = {**definition, "added_tokens": tokens, "truncation": None, "padding": None}
+    return prepared if num_rows is None else _within_rows(prepared, num_rows)
+
+
+def _within_rows(definition: Definition, num_rows: int) -> Definition:
+    """The definition without added tokens whose ids the model does not have."""
+    highest = highest_id(definition)
+    if highest >= num_rows:
+        raise DefinitionError(f"has ids up to {highest} in its vocabulary, config.json says that the model has {num_rows}")
+    framed = {token_id for token in _framing_tokens(definition.get("post_processor")) for token_id in token.get("ids") or ()}
+    if framed and max(framed) >= num_rows:
+        raise DefinitionError(f"puts the id {max(framed)} around texts, config.json says that the model has {num_rows}")
+    return {**definition, "added_tokens": [token for token in definition["added_tokens"] if token["id"] < num_rows]}
+
+
+def _framing_tokens(processor: Any) -> list[dict[str, Any]]:
+    """The special tokens of a template processor, or of those in a sequence."""
+    if not isinstance(processor, dict):
+        return []
+    inner = [token for part in processor.get("processors") or () for token in _framing_tokens(part)]
+    special = processor.get("special_tokens")
+    return inner + (list(special.values()) if isinstance(special, dict) else [])
 
 
 def added_tokens(definition: Definition) -> list[AddedToken]:

@@ -36,7 +36,7 @@ def require_finite_logits(model: CausalLM) -> None:
         begun_pages=torch.from_numpy(begun_pages(page_table, [count], [count], _PAGE_SIZE_TOKENS)),
         position_limit=count,
     )
-    kv = KvPageStore(config.num_layers, 1, _PAGE_SIZE_TOKENS, config.num_kv_heads, config.head_dim, model.dtype, model.device)
+    kv = KvPageStore(config.num_layers, 1, _PAGE_SIZE_TOKENS, config.num_kv_heads, config.kv_head_dim, model.dtype, model.device)
     if not model.forward(batch, kv).isfinite().all():
         raise CheckpointError(
             f"{config.architecture}: logits of the first tokens are not finite, though all weights are: config.json does not fit the "

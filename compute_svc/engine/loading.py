@@ -13,6 +13,7 @@ from compute_svc.kernels.cpu_features import multiplies_bfloat16
 from compute_svc.kernels.kv_chunks import CHUNK_TOKENS
 from compute_svc.kv.page_store import KvPageStore
 from compute_svc.models.config import ModelConfig, StreamingWindow
+from compute_svc.models.folder_audit import audit_checkpoint
 from compute_svc.models.registry import load_model, read_model_config
 from compute_svc.models.weights import count_numbers
 from compute_svc.scheduler.base import SchedulerConfig
@@ -48,6 +49,8 @@ def load_engine(settings: Settings) -> Engine:
         on_progress=_ProgressLog(),
     )
     require_finite_logits(model)
+    for line in audit_checkpoint(settings.model).lines():
+        logger.info("%s", line)
     config = scheduler_config(settings, model.config, format_.dtype)
     kv = _page_store(settings, config, model.config, format_.dtype, device)
     if model.sinks:

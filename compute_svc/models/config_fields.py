@@ -28,7 +28,7 @@ _SHORT = reprlib.Repr()
 _SHORT.maxstring = _SHORT.maxother = _SHORT.maxlong = 100
 
 # No published model comes near these. What is computed from fields within them is finite, and what is counted up to them is quickly done.
-_LARGEST_COUNT = 1 << 40
+LARGEST_COUNT = 1 << 40
 _SMALLEST_NUMBER, _LARGEST_NUMBER = 1e-20, 1e20
 _MOST_LISTED = 1 << 14
 # Fields of which there is something for each: a layer, a head, an expert.
@@ -70,20 +70,36 @@ class ConfigFields:
         self._fields = fields
         self.place = place
         self.max_tokens = max_tokens
+        self._asked: set[str] = set()
+        self._sections: dict[str, ConfigFields] = {}
 
     def __contains__(self, name: str) -> bool:
+        self._asked.add(name)
         return name in self._fields
 
     def get(self, name: str) -> Any:
         """The raw value; None if absent or null."""
+        self._asked.add(name)
         return self._fields.get(name)
+
+    def by_use(self) -> tuple[list[str], list[str]]:
+        """Names of the fields that are there: those that somebody has asked for, and the others; of sections as "section.field"."""
+        used: list[str] = []
+        unused: list[str] = []
+        for name in self._fields:
+            if name in self._sections:
+                for names, inner in zip((used, unused), self._sections[name].by_use(), strict=True):
+                    names += [f"{name}.{field}" for field in inner]
+            else:
+                (used if name in self._asked else unused).append(name)
+        return used, unused
 
     def count(self, name: str, default: int | None = None, *, at_least: int = 1) -> int:
         """An integer. Raises CheckpointError if it is not one, or out of range, or absent without a default."""
         value = self._present(name, default)
         if type(value) is not int or value < at_least:
             raise CheckpointError(f"{self.place}: {name} is {shown(value)}, it must be an integer of at least {at_least}")
-        limit = _MOST_LISTED if name in _LISTED_COUNTS else _LARGEST_COUNT
+        limit = _MOST_LISTED if name in _LISTED_COUNTS else LARGEST_COUNT
         if value > limit:
             raise CheckpointError(f"{self.place}: {name} is {shown(value)}, it must be an integer of at most {limit}")
         return value
@@ -120,7 +136,8 @@ class ConfigFields:
             return None
         if not isinstance(value, dict):
             raise CheckpointError(f"{self.place}: {name} must be an object")
-        return ConfigFields(value, f"{self.place}: {name}")
+        # The same one each time, which knows what was asked of it.
+        return self._sections.setdefault(name, ConfigFields(value, f"{self.place}: {name}"))
 
     def word(self, name: str) -> str | None:
         """A string; None if absent or null. Raises CheckpointError if it is something else."""
@@ -290,6 +307,32 @@ def _yarn_amplitude(section: ConfigFields, factor: float) -> float | None:
 def yarn_scale(factor: float, weight: float = 1.0) -> float:
     """What yarn (arXiv 2309.00071) makes queries and keys larger by, for a context that is `factor` times as long."""
     return 1.0 if factor <= 1 else 0.1 * weight * math.log(factor) + 1.0
+
+
+def context_limit(fields: ConfigFields, default: int | None = None) -> int:
+    """The longest context a model with rotary positions was made for, in tokens.
+
+    `max_position_embeddings`, or what linear or yarn scaling stretches the original context to where that is more: published
+    configs give the length before stretching or the one after it. Without an original length the given one counts as such.
+
+    Args:
+        fields: The whole config.json.
+        default: What the family takes if the field is absent.
+
+    Raises:
+        CheckpointError: A field is missing or senseless.
+    """
+    given = fields.count("max_position_embeddings", default)
+    sections = [section for name in ("rope_parameters", "rope_scaling") if (section := fields.section(name)) is not None]
+    scaled = next((section for section in sections if (section.word("rope_type") or section.word("type")) in ("linear", "yarn")), None)
+    if scaled is None:
+        return given
+    places = (place for place in (scaled, fields) if place.get("original_max_position_embeddings") is not None)
+    original = next((place.count("original_max_position_embeddings") for place in places), given)
+    stretched = int(original * scaled.number("factor"))
+    if stretched > LARGEST_COUNT:
+        raise CheckpointError(f"{scaled.place}: factor stretches the context to {stretched} tokens, the limit is {LARGEST_COUNT}")
+    return max(given, stretched)
 
 
 def uniform(kind: LayerKind, num_layers: int) -> tuple[tuple[LayerKind, ...], tuple[int, ...]]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Iterator
 from typing import TypeAlias
 
@@ -28,7 +29,9 @@ from compute_svc.models.head_layout import (
 )
 from compute_svc.models.tensor_shapes import check_tensors, expected_shapes
 from compute_svc.models.weight_names import WeightNames
-from compute_svc.models.weights import Checkpoint, CheckpointError
+from compute_svc.models.weights import Checkpoint
+
+_log = logging.getLogger(__name__)
 
 Progress: TypeAlias = Callable[[int, int], None]
 """Told bytes done and bytes in all, after every tensor."""
@@ -96,13 +99,18 @@ class ModelBuilder:
         )
 
     def _projection(self, embedding: torch.Tensor) -> LinearWeight:
-        name = f"{self._names.lm_head}.weight"
-        if not self._config.tie_word_embeddings:
+        if not self._config.tie_word_embeddings or self._has_own_head(embedding):
             weight, bias = self._weight_and_bias(self._names.lm_head, bias=self._config.lm_head_bias)
             return pack_linear(F.normalize(weight.float()).to(weight.dtype) if self._config.normalised_head else weight, bias)
-        if name in self._checkpoint.tensors and not torch.equal(self._checkpoint.read(name, self._dtype, self._device), embedding):
-            raise CheckpointError(f"config.json ties the embeddings, but {name} differs from {self._names.embedding}.weight")
         return pack_linear(embedding)
+
+    def _has_own_head(self, embedding: torch.Tensor) -> bool:
+        """Whether there is another head than the tied one: config.json is wrong then, and the file right."""
+        name = f"{self._names.lm_head}.weight"
+        if name not in self._checkpoint.tensors or torch.equal(self._checkpoint.read(name, self._dtype, self._device), embedding):
+            return False
+        _log.warning("config.json ties the embeddings, but %s differs from %s.weight: it is used", name, self._names.embedding)
+        return True
 
     def _rotary(self, kind: LayerKind) -> RotaryTable | None:
         rope = kind.rope

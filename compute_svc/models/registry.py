@@ -79,6 +79,20 @@ FAMILIES: dict[str, Reader] = {architecture: family.read for family in ALL_FAMIL
 SUPPORTED_DTYPES = (torch.float32, torch.bfloat16)
 
 
+class ConfigReading(NamedTuple):
+    """What was read from a config.json.
+
+    Attributes:
+        config: What it describes.
+        names: What its tensors are called.
+        fields: The file's, which know what was asked of them.
+    """
+
+    config: ModelConfig
+    names: WeightNames
+    fields: ConfigFields
+
+
 def read_model_config(folder: Path, *, max_tokens: int | None = None, streaming: StreamingWindow | None = None) -> ModelConfig:
     """What a checkpoint's config.json describes.
 
@@ -91,10 +105,11 @@ def read_model_config(folder: Path, *, max_tokens: int | None = None, streaming:
         UnsupportedModel: It needs something this engine does not do.
         CheckpointError: config.json is missing or malformed.
     """
-    return _read_family(folder, max_tokens, streaming)[0]
+    return read_config(folder, max_tokens, streaming).config
 
 
-def _read_family(folder: Path, max_tokens: int | None, streaming: StreamingWindow | None) -> tuple[ModelConfig, WeightNames]:
+def read_config(folder: Path, max_tokens: int | None = None, streaming: StreamingWindow | None = None) -> ConfigReading:
+    """Everything that `load_model` takes from a config.json. Arguments and errors are those of `read_model_config`."""
     path = folder / "config.json"
     fields = ConfigFields(read_json(path), str(path), max_tokens=max_tokens)
     names = fields.get("architectures")
@@ -105,7 +120,7 @@ def _read_family(folder: Path, max_tokens: int | None, streaming: StreamingWindo
         reason = "" if missing is None else f": it needs {missing}"
         raise UnsupportedModel(f"{path}: architecture {names[0]} is not supported{reason}; supported: {', '.join(sorted(FAMILIES))}")
     config, tensor_names = FAMILIES[names[0]](fields, names[0])
-    return config if streaming is None else config.streaming(streaming, fields.place), tensor_names
+    return ConfigReading(config if streaming is None else config.streaming(streaming, fields.place), tensor_names, fields)
 
 
 def load_model(
@@ -137,7 +152,7 @@ def load_model(
     """
     if dtype not in SUPPORTED_DTYPES:
         raise ValueError(f"dtype is {dtype}; supported: {', '.join(map(str, SUPPORTED_DTYPES))}")
-    config, names = _read_family(folder, max_tokens, streaming)
+    config, names, _ = read_config(folder, max_tokens, streaming)
     if device.type == "cpu":
         keep_freed_memory()
     elif device.type == "cuda":

@@ -128,8 +128,8 @@ def _norm(name: str, size: int, config: ModelConfig) -> Shapes:
 def check_tensors(tensors: dict[str, TensorInfo], config: ModelConfig, names: WeightNames) -> None:
     """Checks that a checkpoint holds the model's tensors and no others.
 
-    Three kinds of tensor may be there for nothing: those the family ignores, which follow from the config, those it has no use for, and a copy of
-    a tied embedding.
+    Three kinds of tensor may be there besides: those the family ignores, which follow from the config, those it has no use for, and a head
+    where embeddings are tied.
 
     Raises:
         CheckpointError: Tensors are missing, unknown, or of another dtype or shape; the message lists them.
@@ -144,11 +144,12 @@ def check_tensors(tensors: dict[str, TensorInfo], config: ModelConfig, names: We
             raise CheckpointError(
                 f"the files hold {len(tensors)} tensors, {config.architecture} as config.json describes it has far more; missing: {listed(missing)}"
             )
-    known = expected.keys() | ({f"{names.lm_head}.weight"} if config.tie_word_embeddings else set())
+    if config.tie_word_embeddings and f"{names.lm_head}.weight" in tensors:
+        expected |= _linear(names.lm_head, config.vocab_size, config.embedding_size or config.hidden_size, bias=False)
     problems = {
         "missing": missing,
         "unknown": [
-            name for name in tensors if name not in known and not name.endswith(names.ignored) and not name.startswith(names.unused)
+            name for name in tensors if name not in expected and not name.endswith(names.ignored) and not name.startswith(names.unused)
         ],
         f"in a dtype that is not read ({', '.join(READABLE_DTYPES)} are)": [
             f"{name} {info.dtype}" for name, info in tensors.items() if name in expected and info.dtype not in READABLE_DTYPES

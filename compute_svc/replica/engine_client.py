@@ -9,7 +9,7 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Protocol, cast
 
@@ -71,7 +71,8 @@ class EngineHost(Protocol):
         """Processor time it has used since its start; None where the system does not say."""
 
 
-Launch = Callable[[socket.socket], EngineHost]
+Launch = Callable[[socket.socket, Mapping[str, str]], EngineHost]
+"""Starts the engine with its end of the stream, in an environment."""
 
 
 class _Process:
@@ -99,12 +100,12 @@ class _Process:
         return (int(fields[_USER_TICKS]) + int(fields[_SYSTEM_TICKS])) / os.sysconf("SC_CLK_TCK")
 
 
-def launch_process(connection: socket.socket) -> EngineHost:
-    """Starts the engine's process with its end of the stream."""
+def launch_process(connection: socket.socket, environment: Mapping[str, str]) -> EngineHost:
+    """Starts the engine's process with its end of the stream, in this environment."""
     safe_path = ("-P",) if sys.flags.safe_path else ()
     command = (sys.executable, *safe_path, "-m", "compute_svc.engine", str(connection.fileno()))
     # Not by the event loop, which forks in a way that wakes gRPC's fork handlers.
-    return _Process(subprocess.Popen(command, stdin=subprocess.DEVNULL, pass_fds=(connection.fileno(),)))
+    return _Process(subprocess.Popen(command, stdin=subprocess.DEVNULL, pass_fds=(connection.fileno(),), env=environment))
 
 
 class EngineClient(asyncio.Protocol):
@@ -140,7 +141,7 @@ class EngineClient(asyncio.Protocol):
         """Starts the engine, which begins to load."""
         ours, theirs = socket.socketpair()
         with theirs:
-            self._host = self._launch(theirs)
+            self._host = self._launch(theirs, settings.engine_environment())
         await asyncio.get_running_loop().create_unix_connection(lambda: self, sock=ours)
         # That it has loaded is its first answer.
         self._pinged_at = time.monotonic()

@@ -17,6 +17,7 @@ _COMMANDS = (
     ("chat", "gateway.cli.chat", "talk to a server"),
     ("bench", "gateway.cli.bench", "measure a server"),
     ("convert", "gateway.cli.convert", "make a model folder of a GGUF file"),
+    ("inspect", "gateway.cli.inspect", "say what would be made of a model, without serving it"),
     ("pin", "gateway.cli.pin", "keep a system prompt in the prefix cache of compute replicas"),
 )
 # The status of a program that a closed pipe ends: 128 and the number of SIGPIPE.

@@ -98,7 +98,7 @@ def resolve_sampling(wishes: Wishes, model: ServedModel, limits: Limits) -> comm
         _set_truncation(params, wishes, model)
     else:
         _check_truncation(wishes)
-    _set_penalties(params, wishes)
+    _set_penalties(params, wishes, model)
     _set_logit_bias(params, wishes, model, limits)
     if wishes.seed is not None:
         _within("seed", wishes.seed, -(2**63), 2**64 - 1)
@@ -135,15 +135,17 @@ def _set_truncation(params: common_pb2.SamplingParams, wishes: Wishes, model: Se
         params.top_k = top_k
     if top_p is not None and top_p < 1:
         params.top_p = top_p
-    if wishes.min_p:
-        params.min_p = wishes.min_p
+    min_p = model.default_min_p if wishes.min_p is None else wishes.min_p
+    if min_p:
+        params.min_p = min_p
 
 
-def _set_penalties(params: common_pb2.SamplingParams, wishes: Wishes) -> None:
+def _set_penalties(params: common_pb2.SamplingParams, wishes: Wishes, model: ServedModel) -> None:
     if wishes.repetition_penalty is not None:
         contract.REPETITION_PENALTY.check("repetition_penalty", wishes.repetition_penalty)
-        if wishes.repetition_penalty != 1:
-            params.repetition_penalty = wishes.repetition_penalty
+    penalty = model.default_repetition_penalty if wishes.repetition_penalty is None else wishes.repetition_penalty
+    if penalty is not None and penalty != 1:
+        params.repetition_penalty = penalty
     for name, allowed in (("presence_penalty", contract.PRESENCE_PENALTY), ("frequency_penalty", contract.FREQUENCY_PENALTY)):
         value = getattr(wishes, name)
         if value is not None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import socket
 import threading
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -173,7 +173,7 @@ class _Thread:
 def engine_in_thread(build: Callable[[Settings], Engine]) -> Launch:
     """Starts what `build` makes in a thread."""
 
-    def launch(connection: socket.socket) -> EngineHost:
+    def launch(connection: socket.socket, environment: Mapping[str, str]) -> EngineHost:
         return _Thread(EngineServer(connection.dup(), build))
 
     return launch

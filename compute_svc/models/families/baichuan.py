@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from compute_svc.models.config import LayerKind, ModelConfig, alibi_slopes
-from compute_svc.models.config_fields import ConfigFields, read_rope, uniform
+from compute_svc.models.config_fields import ConfigFields, context_limit, read_rope, uniform
 from compute_svc.models.example import Example
 from compute_svc.models.families.llama import llama_like
 from compute_svc.models.weight_names import WeightNames
@@ -33,7 +33,7 @@ def read(fields: ConfigFields, architecture: str) -> tuple[ModelConfig, WeightNa
         kinds=kinds,
         kind_of_layer=kind_of_layer,
         slopes=alibi_slopes(num_heads) if has_slopes else None,
-        max_position_embeddings=fields.count("model_max_length") if has_slopes else fields.count("max_position_embeddings"),
+        max_position_embeddings=fields.count("model_max_length") if has_slopes else context_limit(fields),
         # A 7B that turns and calls itself as the 13B does is the second.
         normalised_head=vocab_size >= _VOCAB_SIZE_OF_SECOND if has_slopes else architecture == "BaichuanForCausalLM",
     )

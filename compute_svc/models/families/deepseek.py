@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from compute_svc.layers.router import GroupLimit
 from compute_svc.models.config import Experts, LatentAttention, LayerKind, ModelConfig, Rope, UnsupportedModel
-from compute_svc.models.config_fields import ConfigFields, read_rope, uniform, yarn_scale
+from compute_svc.models.config_fields import ConfigFields, context_limit, read_rope, uniform, yarn_scale
 from compute_svc.models.example import SIZES, YARN_ROPE, Example
 from compute_svc.models.weight_names import WeightNames
 
@@ -75,7 +75,7 @@ def read(fields: ConfigFields, architecture: str) -> tuple[ModelConfig, WeightNa
         head_dim=plain_dims + rotary_dims,
         value_dim=fields.count("v_head_dim"),
         intermediate_size=fields.count("intermediate_size"),
-        max_position_embeddings=fields.count("max_position_embeddings"),
+        max_position_embeddings=context_limit(fields),
         tie_word_embeddings=fields.flag("tie_word_embeddings", False),
         kinds=kinds,
         kind_of_layer=kind_of_layer,

@@ -6,7 +6,7 @@ The small RW models have ALiBi in place of rotary positions, rounded to bfloat16
 from __future__ import annotations
 
 from compute_svc.models.config import LayerKind, ModelConfig, alibi_slopes
-from compute_svc.models.config_fields import ConfigFields, read_rope, uniform
+from compute_svc.models.config_fields import ConfigFields, context_limit, read_rope, uniform
 from compute_svc.models.example import SIZES, Example
 from compute_svc.models.weight_names import WeightNames
 
@@ -75,7 +75,7 @@ def read(fields: ConfigFields, architecture: str) -> tuple[ModelConfig, WeightNa
         num_kv_heads=fields.count("num_kv_heads", num_heads) if is_new else own_heads,
         head_dim=head_dim,
         intermediate_size=fields.optional_count("ffn_hidden_size") or 4 * hidden_size,
-        max_position_embeddings=fields.count("max_position_embeddings", 2048),
+        max_position_embeddings=context_limit(fields, 2048),
         tie_word_embeddings=fields.flag("tie_word_embeddings", True),
         kinds=kinds,
         kind_of_layer=kind_of_layer,

@@ -84,6 +84,8 @@ def read(fields: ConfigFields, architecture: str) -> tuple[ModelConfig, WeightNa
         # Early configs of the first Gemma say gelu and mean its approximation.
         activation="gelu_tanh" if not has_output_norms else fields.activation(activation, "gelu_pytorch_tanh"),
         tie_word_embeddings=fields.flag("tie_word_embeddings", True),
+        # Theirs is the length after stretching.
+        max_position_embeddings=fields.count("max_position_embeddings"),
         qkv_bias=bias,
         output_bias=bias,
         qk_norm="head" if architecture == "Gemma3ForCausalLM" else None,

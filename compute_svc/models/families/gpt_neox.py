@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from compute_svc.models.config import LayerKind, ModelConfig
-from compute_svc.models.config_fields import ConfigFields, read_rope, uniform
+from compute_svc.models.config_fields import ConfigFields, context_limit, read_rope, uniform
 from compute_svc.models.example import LINEAR_ROPE, SIZES, Example
 from compute_svc.models.weight_names import WeightNames
 
@@ -44,7 +44,7 @@ def read(fields: ConfigFields, architecture: str) -> tuple[ModelConfig, WeightNa
         num_kv_heads=num_heads,
         head_dim=hidden_size // num_heads,
         intermediate_size=fields.count("intermediate_size"),
-        max_position_embeddings=fields.count("max_position_embeddings"),
+        max_position_embeddings=context_limit(fields),
         tie_word_embeddings=fields.flag("tie_word_embeddings", False),
         kinds=kinds,
         kind_of_layer=kind_of_layer,

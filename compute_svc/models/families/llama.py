@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from compute_svc.models.config import LayerKind, ModelConfig
-from compute_svc.models.config_fields import ConfigFields, read_rope, uniform
+from compute_svc.models.config_fields import ConfigFields, context_limit, read_rope, uniform
 from compute_svc.models.example import GROUPED_SIZES, LINEAR_ROPE, YARN_ROPE, Example
 from compute_svc.models.weight_names import WeightNames
 
@@ -81,7 +81,7 @@ def llama_like(fields: ConfigFields, architecture: str, *, head_dim: int | None 
     if "tie_word_embeddings" not in changes:
         changes["tie_word_embeddings"] = fields.flag("tie_word_embeddings", False)
     if "max_position_embeddings" not in changes:
-        changes["max_position_embeddings"] = fields.count("max_position_embeddings")
+        changes["max_position_embeddings"] = context_limit(fields)
     return ModelConfig(
         architecture=architecture,
         vocab_size=fields.count("vocab_size"),

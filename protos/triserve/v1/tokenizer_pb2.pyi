@@ -51,6 +51,8 @@ class GetTokenizerInfoResponse(_message.Message):
     DEFAULT_TOP_P_FIELD_NUMBER: _builtins.int
     MAX_INPUT_BYTES_FIELD_NUMBER: _builtins.int
     TEMPLATE_ARGUMENTS_FIELD_NUMBER: _builtins.int
+    DEFAULT_MIN_P_FIELD_NUMBER: _builtins.int
+    DEFAULT_REPETITION_PENALTY_FIELD_NUMBER: _builtins.int
     vocab_size: _builtins.int
     """Number of token ids, added tokens included."""
     has_chat_template: _builtins.bool
@@ -63,6 +65,10 @@ class GetTokenizerInfoResponse(_message.Message):
     """The model author's top_p; unset = none published."""
     max_input_bytes: _builtins.int
     """Limit on the bytes of one text or chat."""
+    default_min_p: _builtins.float
+    """The model author's min_p; unset = none published."""
+    default_repetition_penalty: _builtins.float
+    """The model author's repetition_penalty; unset = none published."""
     @_builtins.property
     def fingerprint(self) -> _common_pb2.Fingerprint:
         """Identity of the tokenizer and, where the folder holds them, of the weights."""
@@ -87,17 +93,27 @@ class GetTokenizerInfoResponse(_message.Message):
         default_top_p: _builtins.float | None = ...,
         max_input_bytes: _builtins.int = ...,
         template_arguments: _abc.Iterable[_builtins.str] | None = ...,
+        default_min_p: _builtins.float | None = ...,
+        default_repetition_penalty: _builtins.float | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["_default_temperature", b"_default_temperature", "_default_top_k", b"_default_top_k", "_default_top_p", b"_default_top_p", "default_temperature", b"default_temperature", "default_top_k", b"default_top_k", "default_top_p", b"default_top_p", "fingerprint", b"fingerprint"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_default_min_p", b"_default_min_p", "_default_repetition_penalty", b"_default_repetition_penalty", "_default_temperature", b"_default_temperature", "_default_top_k", b"_default_top_k", "_default_top_p", b"_default_top_p", "default_min_p", b"default_min_p", "default_repetition_penalty", b"default_repetition_penalty", "default_temperature", b"default_temperature", "default_top_k", b"default_top_k", "default_top_p", b"default_top_p", "fingerprint", b"fingerprint"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_default_temperature", b"_default_temperature", "_default_top_k", b"_default_top_k", "_default_top_p", b"_default_top_p", "default_temperature", b"default_temperature", "default_top_k", b"default_top_k", "default_top_p", b"default_top_p", "eos_token_ids", b"eos_token_ids", "fingerprint", b"fingerprint", "has_chat_template", b"has_chat_template", "max_input_bytes", b"max_input_bytes", "template_arguments", b"template_arguments", "vocab_size", b"vocab_size"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_default_min_p", b"_default_min_p", "_default_repetition_penalty", b"_default_repetition_penalty", "_default_temperature", b"_default_temperature", "_default_top_k", b"_default_top_k", "_default_top_p", b"_default_top_p", "default_min_p", b"default_min_p", "default_repetition_penalty", b"default_repetition_penalty", "default_temperature", b"default_temperature", "default_top_k", b"default_top_k", "default_top_p", b"default_top_p", "eos_token_ids", b"eos_token_ids", "fingerprint", b"fingerprint", "has_chat_template", b"has_chat_template", "max_input_bytes", b"max_input_bytes", "template_arguments", b"template_arguments", "vocab_size", b"vocab_size"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType__default_min_p: _TypeAlias = _typing.Literal["default_min_p"]  # noqa: Y015
+    _WhichOneofArgType__default_min_p: _TypeAlias = _typing.Literal["_default_min_p", b"_default_min_p"]  # noqa: Y015
+    _WhichOneofReturnType__default_repetition_penalty: _TypeAlias = _typing.Literal["default_repetition_penalty"]  # noqa: Y015
+    _WhichOneofArgType__default_repetition_penalty: _TypeAlias = _typing.Literal["_default_repetition_penalty", b"_default_repetition_penalty"]  # noqa: Y015
     _WhichOneofReturnType__default_temperature: _TypeAlias = _typing.Literal["default_temperature"]  # noqa: Y015
     _WhichOneofArgType__default_temperature: _TypeAlias = _typing.Literal["_default_temperature", b"_default_temperature"]  # noqa: Y015
     _WhichOneofReturnType__default_top_k: _TypeAlias = _typing.Literal["default_top_k"]  # noqa: Y015
     _WhichOneofArgType__default_top_k: _TypeAlias = _typing.Literal["_default_top_k", b"_default_top_k"]  # noqa: Y015
     _WhichOneofReturnType__default_top_p: _TypeAlias = _typing.Literal["default_top_p"]  # noqa: Y015
     _WhichOneofArgType__default_top_p: _TypeAlias = _typing.Literal["_default_top_p", b"_default_top_p"]  # noqa: Y015
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__default_min_p) -> _WhichOneofReturnType__default_min_p | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__default_repetition_penalty) -> _WhichOneofReturnType__default_repetition_penalty | None: ...
     @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__default_temperature) -> _WhichOneofReturnType__default_temperature | None: ...
     @_typing.overload

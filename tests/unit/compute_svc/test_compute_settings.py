@@ -108,3 +108,25 @@ def test_every_policy_that_can_be_chosen_is_there(folder: Path, monkeypatch: pyt
         monkeypatch.setenv("COMPUTE_POLICY", name)
         chosen.add(Settings().policy)
     assert chosen == set(get_args(Settings.model_fields["policy"].annotation))
+
+
+@pytest.mark.parametrize(
+    ("environment", "expected"),
+    [
+        ({}, str(Settings.model_fields["openmp_spins"].default)),
+        ({"COMPUTE_OPENMP_SPINS": "77"}, "77"),
+        ({"GOMP_SPINCOUNT": "5"}, "5"),
+        ({"OMP_WAIT_POLICY": "passive"}, None),
+        ({"GOMP_SPINCOUNT": "5", "COMPUTE_OPENMP_SPINS": "77"}, "77"),
+    ],
+)
+def test_the_engine_is_started_with_how_its_threads_wait(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, environment: dict[str, str], expected: str | None
+) -> None:
+    for name in ("GOMP_SPINCOUNT", "OMP_WAIT_POLICY"):
+        monkeypatch.delenv(name, raising=False)
+    for name, value in environment.items():
+        monkeypatch.setenv(name, value)
+    own = Settings().engine_environment()
+    assert own.get("GOMP_SPINCOUNT") == expected
+    assert own["COMPUTE_MODEL"] == str(folder)

@@ -69,10 +69,14 @@ def test_a_template_of_another_type_is_refused(tmp_path: Path) -> None:
         read_model_folder(folder_with(tmp_path, tokenizer_config={"chat_template": 3}))
 
 
-def test_special_tokens_are_strings_or_objects_and_the_tokenizer_s_configuration_wins(tmp_path: Path) -> None:
+@pytest.mark.parametrize(("lists_added_tokens", "eos"), [(False, "<other>"), (True, "<e>")])
+def test_special_tokens_are_strings_or_objects_and_the_map_wins_where_no_added_tokens_are_listed(
+    tmp_path: Path, lists_added_tokens: bool, eos: str
+) -> None:
     folder_with(
         tmp_path,
         tokenizer_config={
+            **({"added_tokens_decoder": {}} if lists_added_tokens else {}),
             "bos_token": {"content": "<b>"},
             "eos_token": "<e>",
             "unk_token": None,
@@ -81,7 +85,8 @@ def test_special_tokens_are_strings_or_objects_and_the_tokenizer_s_configuration
         special_tokens_map={"eos_token": "<other>", "pad_token": {"content": "<p>"}, "unk_token": "<u>"},
     )
     folder = read_model_folder(tmp_path)
-    assert dict(folder.special_tokens) == {"bos_token": "<b>", "eos_token": "<e>", "pad_token": "<p>", "unk_token": "<u>"}
+    of_map = {} if lists_added_tokens else {"pad_token": "<p>", "unk_token": "<u>"}
+    assert dict(folder.special_tokens) == {"bos_token": "<b>", "eos_token": eos, **of_map}
     assert folder.additional_special_tokens == ("<x>", "<y>")
 
 
@@ -115,6 +120,9 @@ def test_what_is_no_token_id_is_refused(tmp_path: Path, wrong: object) -> None:
         ({"do_sample": True, "temperature": 0.6, "top_k": 20, "top_p": 0.95}, SamplingDefaults(0.6, 20, 0.95)),
         ({"temperature": 0.7}, SamplingDefaults(temperature=0.7)),
         ({"do_sample": False, "temperature": 0.6, "top_p": 0.9}, SamplingDefaults(temperature=0.0)),
+        ({"do_sample": True, "min_p": 0.1, "repetition_penalty": 1.1}, SamplingDefaults(min_p=0.1, repetition_penalty=1.1)),
+        ({"do_sample": False, "min_p": 0.1, "repetition_penalty": 1.1}, SamplingDefaults(0.0, repetition_penalty=1.1)),
+        ({"top_k": -1, "top_p": 0.5}, SamplingDefaults(top_p=0.5)),
         ({"do_sample": None, "top_p": 1.0}, SamplingDefaults(top_p=1.0)),
         ({"temperature": 0, "top_k": 0}, SamplingDefaults(temperature=0)),
         ({"temperature": None, "top_k": None, "top_p": None}, SamplingDefaults()),
@@ -130,7 +138,15 @@ def test_the_author_s_defaults_are_those_published(tmp_path: Path, generation: d
         ("temperature", -0.1),
         ("temperature", 101),
         ("temperature", "hot"),
-        ("top_k", -1),
+        ("top_k", -2),
+        ("top_k", float("inf")),
+        ("top_k", 10**400),
+        ("min_p", -0.1),
+        ("min_p", 1.1),
+        ("min_p", float("nan")),
+        ("repetition_penalty", 0),
+        ("repetition_penalty", 11),
+        ("temperature", float("nan")),
         ("top_k", 1.5),
         ("top_p", 0),
         ("top_p", 1.1),

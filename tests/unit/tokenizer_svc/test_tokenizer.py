@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -10,9 +11,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from tokenizers import Tokenizer as FastTokenizer
 
-from tests.fakes.tokenizers import KINDS, SPECIAL_TOKENS, TEXT_TOKENS
+from tests.fakes.tokenizers import KINDS, SPECIAL_TOKENS, TEXT_TOKENS, write_model_folder
 from tests.unit.tokenizer_svc.conftest import MakeFolder, MakeTokenizer
-from tokenizer_svc.model_folder import ModelFolderError
+from tokenizer_svc.model_folder import ModelFolder, ModelFolderError, read_model_folder
 from tokenizer_svc.tokenizer import Tokenizer, eos_token_ids
 from triserve.rpc.errors import InvalidRequest
 
@@ -128,6 +129,10 @@ def test_an_id_in_a_gap_of_the_vocabulary_says_nothing(make_folder: MakeFolder) 
     folder = make_folder("whole_words", "chatml")
     vocab = {**folder.definition["model"]["vocab"], "far": 5000}
     definition: dict[str, Any] = {**folder.definition, "model": {**folder.definition["model"], "vocab": vocab}}
+    with pytest.raises(ModelFolderError, match="'<think>' has another id than its place in added_tokens gives it"):
+        Tokenizer(replace(folder, definition=definition))
+    # The library numbers added tokens that the vocabulary does not have on from its last id.
+    definition["added_tokens"] = [token for token in definition["added_tokens"] if token["content"] in vocab]
     tokenizer = Tokenizer(replace(folder, definition=definition))
     assert tokenizer.vocab_size == 5001
     assert tokenizer.decode([4999], skip_special_tokens=True, return_tokens=True) == ("", [""])
@@ -155,3 +160,38 @@ def test_the_vocabulary_reaches_to_the_highest_id_there_is(make_tokenizer: MakeT
 def test_a_broken_tokenizer_is_refused_by_file(make_folder: MakeFolder, definition: dict[str, Any]) -> None:
     with pytest.raises(ModelFolderError, match=r"tokenizer\.json"):
         Tokenizer(replace(make_folder("byte_level_bpe", "chatml"), definition=definition))
+
+
+def _declaring(path: Path, token_id: int | None, *, special: bool = True, **files: Any) -> ModelFolder:
+    decoder = {} if token_id is None else {str(token_id): {"content": "<|extra|>", "special": special, "normalized": False}}
+    return read_model_folder(write_model_folder(path, template=None, tokenizer_config={"added_tokens_decoder": decoder}, **files))
+
+
+def test_a_token_that_the_tokenizer_s_configuration_alone_declares_has_its_id(tmp_path: Path) -> None:
+    next_id = Tokenizer(_declaring(tmp_path, None)).vocab_size
+    tokenizer = Tokenizer(_declaring(tmp_path, next_id))
+    assert tokenizer.token_id("<|extra|>") == next_id == tokenizer.vocab_size - 1
+    assert tokenizer.encode("<|extra|>", add_special_tokens=False, field="text") != [next_id], "special tokens' names are text"
+    assert tokenizer.decode([next_id], skip_special_tokens=True, return_tokens=True) == ("", ["<|extra|>"])
+    plain = Tokenizer(_declaring(tmp_path, None, added_tokens={"<|extra|>": next_id}))
+    assert plain.encode("<|extra|>", add_special_tokens=False, field="text") == [next_id]
+
+
+@pytest.mark.parametrize("shift", [1, 7, -1])
+def test_a_token_declared_with_an_id_that_it_cannot_have_is_refused(tmp_path: Path, shift: int) -> None:
+    next_id = Tokenizer(_declaring(tmp_path, None)).vocab_size
+    with pytest.raises(ModelFolderError, match=r"has another id than its place in added_tokens|gives the id"):
+        Tokenizer(_declaring(tmp_path, next_id + shift))
+
+
+def test_added_tokens_beyond_the_models_rows_are_text(tmp_path: Path) -> None:
+    next_id = Tokenizer(_declaring(tmp_path, None)).vocab_size
+    tokenizer = Tokenizer(_declaring(tmp_path, next_id, special=False, config={"vocab_size": next_id}))
+    assert tokenizer.vocab_size == next_id
+    assert tokenizer.token_id("<|extra|>") is None
+    assert max(tokenizer.encode("a <|extra|> b", add_special_tokens=True, field="text")) < next_id
+
+
+def test_a_vocabulary_beyond_the_models_rows_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(ModelFolderError, match=r"ids up to \d+ in its vocabulary, config\.json says that the model has 100"):
+        Tokenizer(_declaring(tmp_path, None, config={"vocab_size": 100}))

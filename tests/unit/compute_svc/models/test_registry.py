@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 import torch
+import transformers
 from safetensors.torch import load_file, save_file
 
 from compute_svc.kv.page_store import KvPageStore
@@ -263,15 +264,23 @@ def test_a_missing_bias_and_an_extra_one_are_both_errors(tmp_path: Path) -> None
         load_model(tmp_path, dtype=torch.float32, device=CPU)
 
 
-def test_leftovers_that_say_nothing_new_are_allowed(tmp_path: Path) -> None:
+def test_leftovers_that_say_nothing_new_are_allowed_and_another_head_is_used(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     save_checkpoint(tmp_path, "llama", tie_word_embeddings=True)
     embedding = load_file(tmp_path / SINGLE_FILE)["model.embed_tokens.weight"]
 
     edit_tensors(tmp_path, lm_head__weight=embedding.clone(), model__layers__0__self_attn__rotary_emb__inv_freq=torch.ones(4))
     load_model(tmp_path, dtype=torch.float32, device=CPU)
+    assert "differs" not in caplog.text
 
-    edit_tensors(tmp_path, lm_head__weight=embedding + 1)
-    with pytest.raises(CheckpointError, match=r"lm_head.weight differs from model.embed_tokens.weight"):
+    edit_tensors(tmp_path, lm_head__weight=embedding + torch.randn_like(embedding))
+    driver = ForwardDriver(load_model(tmp_path, dtype=torch.float32, device=CPU))
+    logits = driver.step([], [(driver.request([5, 6, 7], 3), 3)])
+    reference = transformers.AutoModelForCausalLM.from_pretrained(tmp_path)
+    torch.testing.assert_close(logits[0], reference(torch.tensor([[5, 6, 7]])).logits[0, -1].detach(), rtol=1e-4, atol=1e-4)
+    assert "lm_head.weight differs from model.embed_tokens.weight: it is used" in caplog.text
+
+    edit_tensors(tmp_path, lm_head__weight=embedding[:5].clone())
+    with pytest.raises(CheckpointError, match=r"lm_head\.weight \[5, 48\] instead of \[97, 48\]"):
         load_model(tmp_path, dtype=torch.float32, device=CPU)
 
 
@@ -328,3 +337,22 @@ def test_a_step_may_ask_for_no_logits(tmp_path: Path) -> None:
 
     assert logits.shape == (0, 97)
     assert kv.k(2)[:, 0, 0].any()
+
+
+@pytest.mark.parametrize(
+    ("fields", "limit"),
+    [
+        ({}, 512),
+        ({"rope_scaling": {"type": "linear", "factor": 4}}, 2048),
+        ({"rope_scaling": {"type": "linear", "factor": 4, "original_max_position_embeddings": 128}}, 512),
+        ({"rope_scaling": {"rope_type": "yarn", "factor": 4, "original_max_position_embeddings": 512}}, 2048),
+        ({"rope_scaling": {"rope_type": "yarn", "factor": 4, "original_max_position_embeddings": 128}}, 512),
+        ({"rope_scaling": {"rope_type": "yarn", "factor": 4}}, 2048),
+        ({"rope_parameters": {"rope_type": "yarn", "factor": 2.5, "rope_theta": 5e5, "original_max_position_embeddings": 512}}, 1280),
+        ({"rope_scaling": {"type": "dynamic", "factor": 4}}, 512),
+        ({"rope_scaling": LLAMA3}, 512),
+        ({"architectures": ["Gemma3ForCausalLM"], "rope_scaling": {"rope_type": "linear", "factor": 8}}, 512),
+    ],
+)
+def test_linear_and_yarn_stretch_the_limit_unless_it_is_given_stretched(fields: dict[str, Any], limit: int, tmp_path: Path) -> None:
+    assert config_of(tmp_path, {**OLD_LLAMA, **fields}).max_position_embeddings == limit

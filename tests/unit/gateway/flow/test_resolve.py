@@ -40,7 +40,9 @@ MODEL = ServedModel(
     logits_width=96,
     serves_by_priority=False,
 )
-AUTHORED = replace(MODEL, default_temperature=0.5, default_top_k=20, default_top_p=0.75)
+AUTHORED = replace(
+    MODEL, default_temperature=0.5, default_top_k=20, default_top_p=0.75, default_min_p=0.125, default_repetition_penalty=1.5
+)
 LIMITS = Limits()
 
 
@@ -54,17 +56,19 @@ def stopping(prompt_tokens: int = 10, default: int | None = None, **wishes: Any)
 
 def test_unset_wishes_take_the_authors_defaults_then_the_contracts() -> None:
     assert sampling() == common_pb2.SamplingParams(temperature=1)
-    assert sampling(AUTHORED) == common_pb2.SamplingParams(temperature=0.5, top_k=20, top_p=0.75)
+    assert sampling(AUTHORED) == common_pb2.SamplingParams(temperature=0.5, top_k=20, top_p=0.75, min_p=0.125, repetition_penalty=1.5)
 
 
 @pytest.mark.parametrize("top_k", [0, -1])
 def test_a_wish_wins_over_the_author_and_top_k_of_zero_or_minus_one_means_all(top_k: int) -> None:
-    assert sampling(AUTHORED, temperature=2.0, top_k=top_k, top_p=1.0) == common_pb2.SamplingParams(temperature=2)
+    assert sampling(AUTHORED, temperature=2.0, top_k=top_k, top_p=1.0, min_p=0.0, repetition_penalty=1.0) == common_pb2.SamplingParams(
+        temperature=2
+    )
 
 
 def test_top_p_of_zero_is_greedy_whatever_the_temperature() -> None:
     for temperature in (None, 0.0, 1.5):
-        assert sampling(AUTHORED, temperature=temperature, top_p=0.0) == common_pb2.SamplingParams(temperature=0)
+        assert sampling(AUTHORED, temperature=temperature, top_p=0.0, repetition_penalty=1.0) == common_pb2.SamplingParams(temperature=0)
     with pytest.raises(InvalidRequest, match="temperature"):
         sampling(temperature=-1.0, top_p=0.0)
 
@@ -80,7 +84,7 @@ def test_an_argument_the_template_does_not_read_is_refused_where_it_has_a_field_
 
 
 def test_a_temperature_of_zero_differs_from_none() -> None:
-    assert sampling(AUTHORED, temperature=0.0) == common_pb2.SamplingParams(temperature=0)
+    assert sampling(AUTHORED, temperature=0.0) == common_pb2.SamplingParams(temperature=0, repetition_penalty=1.5)
 
 
 def test_values_without_effect_are_left_unset() -> None:
