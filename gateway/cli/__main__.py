@@ -13,7 +13,7 @@ _COMMANDS = (
     ("up", up, "start every part on this machine and keep it running"),
     ("chat", chat, "talk to a server"),
     ("bench", bench, "measure a server"),
-    ("convert", convert, "make a model folder of a GGUF file"),
+    ("convert", convert, "make a model folder of a GGUF file or of pytorch_model*.bin"),
     ("pin", pin, "keep a system prompt in the prefix cache of compute replicas"),
 )
 

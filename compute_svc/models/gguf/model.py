@@ -18,6 +18,30 @@ ARCHITECTURES: dict[str, Callable[[GgufFile, TensorMap], Config]] = {
 }
 """How to read each architecture, by the name a file gives it."""
 
+# What transformers knows each by.
+_MODEL_TYPES = {
+    "LlamaForCausalLM": "llama",
+    "MixtralForCausalLM": "mixtral",
+    "Qwen2ForCausalLM": "qwen2",
+    "Qwen2MoeForCausalLM": "qwen2_moe",
+    "Qwen3ForCausalLM": "qwen3",
+    "Qwen3MoeForCausalLM": "qwen3_moe",
+    "GemmaForCausalLM": "gemma",
+    "Gemma2ForCausalLM": "gemma2",
+    "Gemma3ForCausalLM": "gemma3_text",
+    "Phi3ForCausalLM": "phi3",
+    "GPT2LMHeadModel": "gpt2",
+    "GPTBigCodeForCausalLM": "gpt_bigcode",
+    "FalconForCausalLM": "falcon",
+    "GPTNeoXForCausalLM": "gpt_neox",
+    "BloomForCausalLM": "bloom",
+    "MPTForCausalLM": "mpt",
+    "GlmForCausalLM": "glm",
+    "Glm4ForCausalLM": "glm4",
+    "BaiChuanForCausalLM": "baichuan",
+    "BaichuanForCausalLM": "baichuan",
+}
+
 # Numbers that config.json holds instead.
 _CONFIG_TENSORS = ("rope_freqs.weight", "rope_factors_long.weight", "rope_factors_short.weight")
 
@@ -44,4 +68,4 @@ def read_model(file: GgufFile) -> GgufModel:
         raise GgufError(f"{file.place}: architecture {file.architecture!r} is not supported; supported: {', '.join(sorted(ARCHITECTURES))}")
     tensors = TensorMap(file)
     config = ARCHITECTURES[file.architecture](file, tensors)
-    return GgufModel(config, tensors.finish(ignored=_CONFIG_TENSORS))
+    return GgufModel({"model_type": _MODEL_TYPES[config["architectures"][0]], **config}, tensors.finish(ignored=_CONFIG_TENSORS))
