@@ -11,6 +11,7 @@ from typing import Any
 
 from tokenizer_svc.gguf.definition import build_definition
 from tokenizer_svc.gguf.vocabulary import read_vocabulary
+from tokenizer_svc.sentencepiece_model import read_sentencepiece
 from triserve.model_files.gguf_file import GgufFile, open_gguf
 from triserve.model_files.gguf_header import GgufError
 
@@ -67,14 +68,11 @@ def convert_folder(source: Path, folder: Path) -> None:
         folder: Where to; must exist.
 
     Raises:
-        GgufError: tokenizer.model cannot be used, or the package that describes its form is not installed.
+        GgufError: tokenizer.model cannot be used.
         OSError: The folder cannot be written.
     """
     if (source / "tokenizer.json").is_file():
         return
-    # An optional package, for conversion alone.
-    from tokenizer_svc.sentencepiece_model import read_sentencepiece  # noqa: PLC0415
-
     _write_json(folder / "tokenizer.json", build_definition(read_sentencepiece(source)))
 
 

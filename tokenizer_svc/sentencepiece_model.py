@@ -7,7 +7,10 @@ from array import array
 from pathlib import Path
 from typing import Any
 
+from google.protobuf.message import DecodeError
+
 from tokenizer_svc.gguf.vocabulary import CONTROL, UNUSED, USER_DEFINED
+from tokenizer_svc.sentencepiece_proto import parse_model
 from triserve.model_files.gguf_file import GgufFile
 from triserve.model_files.gguf_header import GgufError, GgufHeader, Value
 
@@ -24,7 +27,7 @@ def read_sentencepiece(folder: Path) -> GgufFile:
         folder: Holds tokenizer.model, and tokenizer_config.json where tokens were added.
 
     Raises:
-        GgufError: A file is missing or is not what its name says, or the package sentencepiece is not installed.
+        GgufError: A file is missing or is not what its name says.
     """
     model = _parse(folder / _FILE)
     config = _read_json(folder / "tokenizer_config.json")
@@ -69,13 +72,8 @@ def _parse(path: Path) -> Any:
     if not path.is_file():
         raise GgufError(f"{path.parent} has neither tokenizer.json nor {_FILE}")
     try:
-        from sentencepiece import sentencepiece_model_pb2  # noqa: PLC0415
-    except ImportError:
-        raise GgufError(f"{path} needs the package sentencepiece: pip install 'triserve[convert]'") from None
-    model = sentencepiece_model_pb2.ModelProto()
-    try:
-        model.ParseFromString(path.read_bytes())
-    except Exception as error:  # protobuf's own, which differs between its implementations
+        model = parse_model(path.read_bytes())
+    except (DecodeError, OSError) as error:
         raise GgufError(f"{path} is no sentencepiece model: {error}") from error
     if not model.pieces:
         raise GgufError(f"{path} is no sentencepiece model: it has no pieces")
