@@ -47,6 +47,8 @@ def convert_gguf(source: Path, folder: Path, *, safetensors: bool) -> None:
     """
     file = open_gguf(source)
     model = read_model(file)
+    if model.unused:
+        sys.stderr.write(f"not used of {source.name}: {', '.join(model.unused)}\n")
     if safetensors:
         # Only this needs torch, which takes seconds to import.
         import torch  # noqa: PLC0415

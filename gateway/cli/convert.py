@@ -110,6 +110,7 @@ def _run_stage(module: str, arguments: Sequence[str]) -> None:
         lines = done.stderr.strip().splitlines()
         reason = lines[-1].removeprefix(f"{module}: ") if lines else f"{module} ended with status {done.returncode}"
         raise ConversionFailed(reason)
+    sys.stderr.write(done.stderr)
 
 
 def _put(unfinished: Path, folder: Path) -> None:

@@ -16,6 +16,9 @@ from gateway.cli.gguf_model import find_smollm2
 from tests.fakes.forward_driver import ForwardDriver, greedy
 from tokenizer_svc.convert import convert_gguf as convert_tokenizer
 
+# Half a gigabyte is written and read three times.
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(300)]
+
 QUESTIONS = (
     "Why is the sky blue?",
     "What is the capital of France?",
