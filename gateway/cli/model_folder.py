@@ -118,6 +118,9 @@ def _checked(folder: Path, name: str) -> ModelFolder:
         raise ModelUnavailable(
             f"{folder} has {there}, to be converted once: triserve convert {folder} NEW-FOLDER, then triserve up --model NEW-FOLDER"
         )
+    files = sorted(folder.glob(f"*{GGUF_SUFFIX}"))
+    if "config.json" in missing and files:
+        raise ModelUnavailable(f"{folder} is no model folder; serve the GGUF file in it: triserve up --model {files[0]}")
     if missing:
         raise ModelUnavailable(f"{folder} is no model folder: it lacks {', '.join(missing)}")
     return ModelFolder(folder, name)

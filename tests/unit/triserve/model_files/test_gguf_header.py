@@ -5,6 +5,7 @@ from __future__ import annotations
 import random
 import struct
 import tracemalloc
+from array import array
 from pathlib import Path
 
 import gguf
@@ -54,9 +55,7 @@ def header_of(content: bytes, folder: Path) -> object:
 def test_a_header_is_read_as_it_was_written(tmp_path: Path) -> None:
     (tmp_path / "model.gguf").write_bytes(SMALL)
     header = read_header(tmp_path / "model.gguf")
-    values = {
-        key: list(value) if hasattr(value, "__len__") and not isinstance(value, str) else value for key, value in header.metadata.items()
-    }
+    values = {key: value.tolist() if isinstance(value, array) else value for key, value in header.metadata.items()}
     assert values == {
         "general.architecture": "llama",
         "flag": True,
