@@ -1,4 +1,4 @@
-"""Writes the compute stage's part of a model folder: `python -m compute_svc.convert MODEL.gguf FOLDER`; config.json and the weights."""
+"""Writes the compute stage's part of a model folder: `python -m compute_svc.convert SOURCE FOLDER`; config.json and the weights."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from triserve.model_files.gguf_header import GgufError
 def main() -> None:
     """Converts; ends with status 1 and one line if it cannot."""
     parser = argparse.ArgumentParser(prog="compute_svc.convert", description=__doc__)
-    parser.add_argument("source", type=Path, help="a GGUF file, any part of a split one")
+    parser.add_argument("source", type=Path, help="a GGUF file, any part of a split one, or a folder with pytorch_model*.bin")
     parser.add_argument("folder", type=Path, help="where to; must exist")
     parser.add_argument(
         "--weights",
@@ -25,7 +25,10 @@ def main() -> None:
     )
     arguments = parser.parse_args()
     try:
-        convert_gguf(arguments.source, arguments.folder, safetensors=arguments.weights == "safetensors")
+        if arguments.source.is_dir():
+            convert_folder(arguments.source, arguments.folder)
+        else:
+            convert_gguf(arguments.source, arguments.folder, safetensors=arguments.weights == "safetensors")
     except (GgufError, OSError) as error:
         raise SystemExit(f"compute_svc.convert: {error}") from None
 
@@ -44,6 +47,8 @@ def convert_gguf(source: Path, folder: Path, *, safetensors: bool) -> None:
     """
     file = open_gguf(source)
     model = read_model(file)
+    if model.unused:
+        sys.stderr.write(f"not used of {source.name}: {', '.join(model.unused)}\n")
     if safetensors:
         # Only this needs torch, which takes seconds to import.
         import torch  # noqa: PLC0415
@@ -56,6 +61,32 @@ def convert_gguf(source: Path, folder: Path, *, safetensors: bool) -> None:
         for path in file.paths:
             (folder / path.name).symlink_to(path.resolve())
     (folder / "config.json").write_text(json.dumps(model.config, indent=2) + "\n", encoding="utf-8")
+
+
+def convert_folder(source: Path, folder: Path) -> None:
+    """Writes the weights of a published checkpoint as safetensors; links them where they are that already.
+
+    Args:
+        source: Holds safetensors or pytorch_model*.bin.
+        folder: Where to; must exist.
+
+    Raises:
+        SystemExit: There are no such files, or they cannot be used.
+        OSError: The folder cannot be written.
+    """
+    published = sorted(source.glob("*.safetensors"))
+    if published:
+        for path in published:
+            (folder / path.name).symlink_to(path.resolve())
+        return
+    # Only this needs torch, which takes seconds to import.
+    from compute_svc.models.pickled_checkpoint import convert_pickled  # noqa: PLC0415
+    from compute_svc.models.weights import CheckpointError  # noqa: PLC0415
+
+    try:
+        convert_pickled(source, folder)
+    except CheckpointError as error:
+        raise SystemExit(f"compute_svc.convert: {error}") from error
 
 
 if __name__ == "__main__":

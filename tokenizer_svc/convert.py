@@ -1,4 +1,4 @@
-"""Writes the tokenize stage's part of a model folder: `python -m tokenizer_svc.convert MODEL.gguf FOLDER`; tokenizer and chat template."""
+"""Writes the tokenize stage's part of a model folder: `python -m tokenizer_svc.convert SOURCE FOLDER`; tokenizer and chat template."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from typing import Any
 
 from tokenizer_svc.gguf.definition import build_definition
 from tokenizer_svc.gguf.vocabulary import read_vocabulary
+from tokenizer_svc.sentencepiece_model import read_sentencepiece
 from triserve.model_files.gguf_file import GgufFile, open_gguf
 from triserve.model_files.gguf_header import GgufError
 
@@ -20,14 +21,17 @@ _SAMPLING = {"temperature": "temp", "top_k": "top_k", "top_p": "top_p", "min_p":
 def main() -> None:
     """Converts; ends with status 1 and one line if it cannot."""
     parser = argparse.ArgumentParser(prog="tokenizer_svc.convert", description=__doc__)
-    parser.add_argument("source", type=Path, help="a GGUF file, any part of a split one")
+    parser.add_argument("source", type=Path, help="a GGUF file, any part of a split one, or a folder with tokenizer.model")
     parser.add_argument("folder", type=Path, help="where to; must exist")
     for name in ("temperature", "top-p"):
         parser.add_argument(f"--{name}", type=float, help="what the author recommends, where the file does not say it")
     arguments = parser.parse_args()
     recommended = {name: value for name in ("temperature", "top_p") if (value := getattr(arguments, name)) is not None}
     try:
-        convert_gguf(arguments.source, arguments.folder, recommended=recommended)
+        if arguments.source.is_dir():
+            convert_folder(arguments.source, arguments.folder)
+        else:
+            convert_gguf(arguments.source, arguments.folder, recommended=recommended)
     except (GgufError, OSError) as error:
         raise SystemExit(f"tokenizer_svc.convert: {error}") from None
 
@@ -54,6 +58,22 @@ def convert_gguf(source: Path, folder: Path, *, recommended: Mapping[str, float]
     _write_json(folder / "generation_config.json", generation)
     if "tokenizer.chat_template" in file:
         (folder / "chat_template.jinja").write_text(file.text("tokenizer.chat_template"), encoding="utf-8")
+
+
+def convert_folder(source: Path, folder: Path) -> None:
+    """Writes the tokenizer.json of a published checkpoint that has a sentencepiece tokenizer.model alone; else does nothing.
+
+    Args:
+        source: The checkpoint.
+        folder: Where to; must exist.
+
+    Raises:
+        GgufError: tokenizer.model cannot be used.
+        OSError: The folder cannot be written.
+    """
+    if (source / "tokenizer.json").is_file():
+        return
+    _write_json(folder / "tokenizer.json", build_definition(read_sentencepiece(source)))
 
 
 def _sampling(file: GgufFile) -> dict[str, Any]:

@@ -16,7 +16,7 @@ _COMMANDS = (
     ("up", "gateway.cli.up", "start every part on this machine and keep it running"),
     ("chat", "gateway.cli.chat", "talk to a server"),
     ("bench", "gateway.cli.bench", "measure a server"),
-    ("convert", "gateway.cli.convert", "make a model folder of a GGUF file"),
+    ("convert", "gateway.cli.convert", "make a model folder of a GGUF file or of pytorch_model*.bin"),
     ("inspect", "gateway.cli.inspect", "say what would be made of a model, without serving it"),
     ("pin", "gateway.cli.pin", "keep a system prompt in the prefix cache of compute replicas"),
 )

@@ -1,4 +1,4 @@
-"""`triserve convert SOURCE FOLDER`: makes a model folder of a GGUF file.
+"""`triserve convert SOURCE FOLDER`: makes a model folder of a GGUF file, or of a checkpoint published as pytorch_model*.bin or tokenizer.model.
 
 The stages convert what is theirs, each in a process of its own: tokenizer_svc tokenizer and chat template, compute_svc config and weights.
 """
@@ -35,7 +35,9 @@ class ConversionFailed(Exception):
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The command's options."""
-    parser.add_argument("source", metavar="SOURCE", help="a GGUF file, any part of a split one")
+    parser.add_argument(
+        "source", metavar="SOURCE", help="a GGUF file, any part of a split one, or a folder with pytorch_model*.bin or tokenizer.model"
+    )
     parser.add_argument("folder", metavar="FOLDER", help="the model folder to make; must not exist yet")
     parser.add_argument(
         "--weights",
@@ -63,9 +65,9 @@ def convert(source: Path, folder: Path, *, weights: Weights = "linked", sampling
     """Makes a model folder; it appears whole or not at all.
 
     Args:
-        source: A GGUF file, or a part of a split one.
+        source: A GGUF file, or a part of a split one, or a checkpoint folder.
         folder: Where to; it must not exist.
-        weights: Whether the folder links to the file or gets a copy as safetensors.
+        weights: Whether the folder links to a GGUF file or gets a copy as safetensors.
         sampling: What requests are sampled with that do not say.
 
     Raises:
@@ -74,13 +76,17 @@ def convert(source: Path, folder: Path, *, weights: Weights = "linked", sampling
     """
     if folder.exists():
         raise ConversionFailed(f"{folder} exists already")
-    if not source.is_file():
-        raise ConversionFailed(f"{source} is no file")
-    if source.suffix != GGUF_SUFFIX:
+    if not source.exists():
+        raise ConversionFailed(f"{source} is neither a file nor a folder")
+    if source.is_dir() and not (source / "config.json").is_file():
+        raise ConversionFailed(f"{source} is no checkpoint: it lacks config.json")
+    if source.is_file() and source.suffix != GGUF_SUFFIX:
         raise ConversionFailed(f"{source} is no GGUF file: its name does not end in {GGUF_SUFFIX}")
     folder.parent.mkdir(parents=True, exist_ok=True)
     unfinished = Path(tempfile.mkdtemp(prefix=f".{folder.name}-", dir=folder.parent))
     try:
+        for path in _small_files(source):
+            shutil.copyfile(path, unfinished / path.name)
         recommended = [f"--{name.replace('_', '-')}={value}" for name, value in sampling._asdict().items() if value is not None]
         _run_stage("tokenizer_svc.convert", [str(source), str(unfinished), *recommended])
         _run_stage("compute_svc.convert", [str(source), str(unfinished), "--weights", weights])
@@ -88,6 +94,12 @@ def convert(source: Path, folder: Path, *, weights: Weights = "linked", sampling
         _put(unfinished, folder)
     finally:
         shutil.rmtree(unfinished, ignore_errors=True)
+
+
+def _small_files(source: Path) -> list[Path]:
+    """What a checkpoint folder says besides its weights; its index is written anew, or goes with weights that stay as they are."""
+    files = [path for pattern in ("*.json", "*.jinja") for path in sorted(source.glob(pattern))] if source.is_dir() else []
+    return [path for path in files if not path.name.endswith(".bin.index.json")]
 
 
 def _run_stage(module: str, arguments: Sequence[str]) -> None:
@@ -98,6 +110,7 @@ def _run_stage(module: str, arguments: Sequence[str]) -> None:
         lines = done.stderr.strip().splitlines()
         reason = lines[-1].removeprefix(f"{module}: ") if lines else f"{module} ended with status {done.returncode}"
         raise ConversionFailed(reason)
+    sys.stderr.write(done.stderr)
 
 
 def _put(unfinished: Path, folder: Path) -> None:

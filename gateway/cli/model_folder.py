@@ -19,6 +19,8 @@ HUB_FILES_LEFT_OUT = ("*/*", "consolidated*.safetensors")
 
 _HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
 _SPLIT_ENDING = re.compile(r"-\d{5}-of-\d{5}$")
+# Older forms of what is needed, which can be converted.
+_PUBLISHED_AS = {"*.safetensors": "pytorch_model*.bin", "tokenizer.json": "tokenizer.model"}
 _NEEDED = ("config.json", "tokenizer.json")
 
 
@@ -107,6 +109,15 @@ def _checked(folder: Path, name: str) -> ModelFolder:
     missing = [file for file in _NEEDED if not (folder / file).is_file()]
     if not any(folder.glob("*.safetensors")) and not any(folder.glob(f"*{GGUF_SUFFIX}")):
         missing.append("*.safetensors")
+    convertible = [file for file in missing if any(folder.glob(_PUBLISHED_AS.get(file, file)))]
+    if missing and convertible == missing:
+        there = " and ".join(_PUBLISHED_AS[file] for file in missing)
+        raise ModelUnavailable(
+            f"{folder} has {there}, to be converted once: triserve convert {folder} NEW-FOLDER, then triserve up --model NEW-FOLDER"
+        )
+    files = sorted(folder.glob(f"*{GGUF_SUFFIX}"))
+    if "config.json" in missing and files:
+        raise ModelUnavailable(f"{folder} is no model folder; serve the GGUF file in it: triserve up --model {files[0]}")
     if missing:
         raise ModelUnavailable(f"{folder} is no model folder: it lacks {', '.join(missing)}")
     return ModelFolder(folder, name)

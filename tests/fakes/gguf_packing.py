@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import re
 from collections.abc import Iterable
 
 import gguf
@@ -46,9 +47,12 @@ def packing(formats: Iterable[str], *, seed: int = 0) -> Pack:
     """Packs matrices by turns in each of the formats; one whose rows are no whole blocks stays float32."""
     generator = np.random.default_rng(seed)
     turns = itertools.cycle(formats)
+    chosen: dict[str, str] = {}
 
     def pack(rows: Array, name: str) -> tuple[Array, gguf.GGMLQuantizationType]:
-        block_format = next(turns)
+        # All experts of a layer become one tensor.
+        together = re.sub(r"experts\.\d+", "experts", name)
+        block_format = chosen.setdefault(together, next(turns))
         code = gguf.GGMLQuantizationType[block_format]
         weights, num_bytes = gguf.GGML_QUANT_SIZES[code]
         if rows.shape[-1] % weights:

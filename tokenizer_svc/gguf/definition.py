@@ -93,7 +93,7 @@ def _sentencepiece_bpe(file: GgufFile, vocabulary: Vocabulary) -> Definition:
     strip = [{"type": "Strip", "content": " ", "start": 1, "stop": 0}]
     has_bytes = BYTE in vocabulary.kinds
     return {
-        "normalizer": _sequence([{"type": "Prepend", "prepend": _SPACE}] * prefix + [space]),
+        "normalizer": _sequence([*_charsmap(file), *([{"type": "Prepend", "prepend": _SPACE}] * prefix), space]),
         "pre_tokenizer": None,
         "post_processor": _post_processor(vocabulary, bos=vocabulary.adds_bos(True), eos=vocabulary.adds_eos(False)),
         "decoder": {"type": "Sequence", "decoders": [back, {"type": "ByteFallback"}, {"type": "Fuse"}, *(strip * prefix)]},
@@ -104,6 +104,14 @@ def _sentencepiece_bpe(file: GgufFile, vocabulary: Vocabulary) -> Definition:
             "unk_token": vocabulary.special.get("unk_token"),
         },
     }
+
+
+def _charsmap(file: GgufFile) -> list[Definition]:
+    """What a sentencepiece model replaces characters by before anything else, if it does."""
+    charsmap = file.counts("tokenizer.ggml.precompiled_charsmap", [])
+    if not charsmap:
+        return []
+    return [{"type": "Precompiled", "precompiled_charsmap": base64.b64encode(bytes(value & 0xFF for value in charsmap)).decode()}]
 
 
 def _merges_by_score(vocabulary: Vocabulary) -> list[list[str]]:
@@ -129,11 +137,7 @@ def _unigram(file: GgufFile, vocabulary: Vocabulary) -> Definition:
         raise GgufError(f"{file.place} lacks tokenizer.ggml.unknown_token_id, which a unigram vocabulary needs")
     prefix = file.flag("tokenizer.ggml.add_space_prefix", True)
     scheme = {"replacement": _SPACE, "prepend_scheme": "always" if prefix else "never", "split": True}
-    normalizers: list[Definition] = []
-    charsmap = file.counts("tokenizer.ggml.precompiled_charsmap", [])
-    if charsmap:
-        text = base64.b64encode(bytes(value & 0xFF for value in charsmap)).decode()
-        normalizers.append({"type": "Precompiled", "precompiled_charsmap": text})
+    normalizers = _charsmap(file)
     if file.flag("tokenizer.ggml.remove_extra_whitespaces", True):
         normalizers += [
             {"type": "Strip", "strip_left": True, "strip_right": True},

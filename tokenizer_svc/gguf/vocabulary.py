@@ -20,6 +20,8 @@ _SPECIAL_IDS = {
     "cls_token": "cls_token_id",
     "mask_token": "mask_token_id",
 }
+# Published ones have some hundred: runs of spaces and dashes.
+_MAX_TOKEN_CHARACTERS = 1024
 _OTHER_ENDS = ("eot_token_id", "eom_token_id")
 # Control tokens of these names end an answer though the metadata do not say so: files name one end, chat models have two or three.
 _NAMES_OF_ENDS = frozenset(
@@ -93,6 +95,9 @@ def read_vocabulary(file: GgufFile) -> Vocabulary:
             raise GgufError(f"{file.place}: tokenizer.ggml.{name} has {len(values)} items, there are {len(tokens)} tokens")
     if any(score != score for score in scores):
         raise GgufError(f"{file.place}: tokenizer.ggml.scores has a score that is no number")
+    longest = max(tokens, key=len, default="")
+    if len(longest) > _MAX_TOKEN_CHARACTERS:
+        raise GgufError(f"{file.place}: a token has {len(longest)} characters, the limit is {_MAX_TOKEN_CHARACTERS}: {longest[:40]!r}...")
     ids: dict[str, int] = {}
     for index, token in enumerate(tokens):
         if ids.setdefault(token, index) != index:

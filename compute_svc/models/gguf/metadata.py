@@ -17,6 +17,10 @@ Config = dict[str, Any]
 # Every Llama 3 was stretched so. Other values are found by fitting them.
 _LLAMA3_LOW, _LLAMA3_HIGH, _LLAMA3_ORIGINAL = 1.0, 4.0, 8192
 
+# Several times what the largest published models have.
+_MAX_HEAD_ROWS = 1 << 20
+_MAX_EXPERTS = 4096
+
 
 class Sizes(NamedTuple):
     """Of a model; see `ModelConfig`."""
@@ -53,7 +57,7 @@ def read_sizes(file: GgufFile, *, kv_heads: int | None = None) -> Sizes:
     embedding = file.tensors.get("token_embd.weight")
     if embedding is None or len(embedding.shape) != 2:
         raise GgufError(f"{file.place} holds no matrix token_embd.weight")
-    return Sizes(
+    sizes = Sizes(
         hidden=hidden,
         layers=file.count(key(file, "block_count")),
         heads=heads,
@@ -63,6 +67,21 @@ def read_sizes(file: GgufFile, *, kv_heads: int | None = None) -> Sizes:
         context=file.count(key(file, "context_length")),
         vocab=embedding.shape[0],
     )
+    _check(file, sizes)
+    return sizes
+
+
+def _check(file: GgufFile, sizes: Sizes) -> None:
+    """Raises GgufError if sizes are out of proportion, before anything of these sizes is made."""
+    if sizes.layers > len(file.tensors):
+        raise GgufError(f"{file.place}: {key(file, 'block_count')} is {sizes.layers}, the file holds {len(file.tensors)} tensors")
+    if sizes.heads * sizes.head_dim > _MAX_HEAD_ROWS or sizes.head_dim % 2 or sizes.heads % sizes.kv_heads:
+        raise GgufError(
+            f"{file.place}: {sizes.heads} heads of {sizes.head_dim} over {sizes.kv_heads} key heads: heads must be a multiple of key heads, "
+            f"each of even width, and together at most {_MAX_HEAD_ROWS} wide"
+        )
+    if file.count(key(file, "expert_count"), 0, at_least=0) > _MAX_EXPERTS:
+        raise GgufError(f"{file.place}: {key(file, 'expert_count')} is above {_MAX_EXPERTS}")
 
 
 def _same_everywhere(file: GgufFile, name: str, default: int | None = None) -> int:

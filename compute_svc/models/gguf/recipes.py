@@ -113,17 +113,25 @@ class TensorMap:
         require_readable(self.file.tensors[name])
         return self.file.tensors[name]
 
-    def rows(self, name: str, first: int = 0, count: int | None = None, order: Order | None = None) -> Rows:
+    def rows(self, name: str, first: int = 0, count: int | None = None, order: Order | None = None, *, of: int | None = None) -> Rows:
         """Rows of a tensor.
 
+        Args:
+            name: As the file calls it.
+            first: The first one.
+            count: How many; None = all.
+            order: See `Rows`.
+            of: How many it must have; None = enough.
+
         Raises:
-            GgufError: It has not so many, or there is none of that name.
+            GgufError: It has another number of them, or there is none of that name.
         """
         tensor = self.tensor(name)
         there = tensor.shape[0] if len(tensor.shape) == 1 else math.prod(tensor.shape[:-1])
         count = there if count is None else count
-        if first + count > there or (order is not None and len(order) != count):
-            raise GgufError(f"{self.file.place}: tensor {name} has {there} rows, {self.file.architecture} needs {first + count}")
+        needed = first + count if of is None else of
+        if first + count > there or there != (of or there) or (order is not None and len(order) != count):
+            raise GgufError(f"{self.file.place}: tensor {name} has {there} rows, {self.file.architecture} as its metadata say has {needed}")
         return Rows(tensor, first, count, order)
 
     def add(self, name: str, *parts: Rows, order: Order | None = None, added: float = 0.0, transposed: bool = False) -> None:

@@ -30,6 +30,7 @@ class GgufFile:
         self.paths = tuple(header.path for header in headers)
         self.tensors: dict[str, GgufTensor] = {}
         self._metadata = headers[0].metadata
+        self._asked: set[str] = set()
         for header in headers:
             twice = sorted(self.tensors.keys() & header.tensors.keys())
             if twice:
@@ -47,10 +48,16 @@ class GgufFile:
         return self.text("general.architecture")
 
     def __contains__(self, key: str) -> bool:
+        self._asked.add(key)
         return key in self._metadata
+
+    def unasked(self, prefix: str) -> list[str]:
+        """Keys with this prefix that nobody has asked for so far."""
+        return sorted(key for key in self._metadata if key.startswith(prefix) and key not in self._asked)
 
     def get(self, key: str) -> Value | None:
         """A metadata value of any type; None if there is none."""
+        self._asked.add(key)
         return self._metadata.get(key)
 
     def text(self, key: str, default: str | None = None) -> str:
@@ -93,7 +100,7 @@ class GgufFile:
         return value
 
     def _typed(self, key: str, types: tuple[type, ...], words: str, default: _T | None) -> Any:
-        value = self._metadata.get(key)
+        value = self.get(key)
         if value is None:
             if default is None:
                 raise GgufError(f"{self.place} lacks {key}")
@@ -103,7 +110,7 @@ class GgufFile:
         return value
 
     def _items(self, key: str, types: tuple[type, ...], words: str, default: Sequence[_T] | None) -> Any:
-        value = self._metadata.get(key)
+        value = self.get(key)
         if value is None:
             if default is None:
                 raise GgufError(f"{self.place} lacks {key}")

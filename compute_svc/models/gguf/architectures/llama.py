@@ -89,11 +89,12 @@ def qkv_rows(
     source = f"blk.{layer}."
     if tensors.has(f"{source}attn_qkv{part}"):
         starts = (0, counts[0], counts[0] + counts[1])
-        names = [f"{source}attn_qkv{part}"] * 3
+        names, totals = [f"{source}attn_qkv{part}"] * 3, (sum(counts),) * 3
     else:
-        starts, names = (0, 0, 0), [f"{source}attn_{letter}{part}" for letter in "qkv"]
+        starts, names, totals = (0, 0, 0), [f"{source}attn_{letter}{part}" for letter in "qkv"], counts
     queries, keys, values = (
-        tensors.rows(name, start, count, order) for name, start, count, order in zip(names, starts, counts, orders, strict=True)
+        tensors.rows(name, start, count, order, of=total)
+        for name, start, count, order, total in zip(names, starts, counts, orders, totals, strict=True)
     )
     return queries, keys, values
 

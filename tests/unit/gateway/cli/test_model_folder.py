@@ -116,3 +116,9 @@ def test_a_file_without_a_place_for_its_folder_is_refused(tmp_path: Path) -> Non
     (tmp_path / "model.gguf").touch()
     with pytest.raises(ModelUnavailable, match="XDG_CACHE_HOME nor HOME"):
         resolve_model(str(tmp_path / "model.gguf"), no_download, {})
+
+
+def test_of_a_folder_that_holds_a_gguf_file_alone_one_is_told_to_name_the_file(tmp_path: Path) -> None:
+    (tmp_path / "model.gguf").touch()
+    with pytest.raises(ModelUnavailable, match=r"triserve up --model .*model\.gguf"):
+        resolve_model(str(tmp_path), no_download, {})

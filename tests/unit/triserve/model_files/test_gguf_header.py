@@ -5,6 +5,7 @@ from __future__ import annotations
 import random
 import struct
 import tracemalloc
+from array import array
 from pathlib import Path
 
 import gguf
@@ -54,7 +55,7 @@ def header_of(content: bytes, folder: Path) -> object:
 def test_a_header_is_read_as_it_was_written(tmp_path: Path) -> None:
     (tmp_path / "model.gguf").write_bytes(SMALL)
     header = read_header(tmp_path / "model.gguf")
-    values = {key: value if isinstance(value, str | int | float) else list(value) for key, value in header.metadata.items()}
+    values = {key: value.tolist() if isinstance(value, array) else value for key, value in header.metadata.items()}
     assert values == {
         "general.architecture": "llama",
         "flag": True,

@@ -176,3 +176,24 @@ def test_safetensors_written_of_a_gguf_file_are_the_same_model(tmp_path: Path) -
     convert_gguf(tmp_path / "model.gguf", converted, safetensors=True)
     assert {path.name for path in converted.iterdir()} == {"config.json", "model.safetensors"}
     torch.testing.assert_close(logits(converted), logits(folder), rtol=0, atol=0)
+
+
+def test_metadata_that_would_change_answers_are_refused_and_others_are_named(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    folder = tmp_path / "published"
+    folder.mkdir()
+    save_checkpoint(folder, "llama")
+    write_gguf(folder, tmp_path / "model.gguf", metadata={"llama.logit_scale": 0.5})
+    with pytest.raises(GgufError, match=r"llama\.logit_scale is not supported"):
+        read_model(open_gguf(tmp_path / "model.gguf"))
+    for neutral in ({"llama.logit_scale": 1.0}, {"llama.logit_scale": 0.0}, {"llama.attention.causal": True}):
+        write_gguf(folder, tmp_path / "model.gguf", metadata=neutral)
+        read_model(open_gguf(tmp_path / "model.gguf"))
+    write_gguf(folder, tmp_path / "model.gguf", metadata={"llama.attention.causal": False})
+    with pytest.raises(GgufError, match=r"llama\.attention\.causal is not supported"):
+        read_model(open_gguf(tmp_path / "model.gguf"))
+    write_gguf(folder, tmp_path / "other.gguf", metadata={"llama.attention.sliding_window": 4096, "llama.vocab_size": 97})
+    converted = tmp_path / "converted"
+    converted.mkdir()
+    capsys.readouterr()
+    convert_gguf(tmp_path / "other.gguf", converted, safetensors=False)
+    assert capsys.readouterr().err == "not used of other.gguf: llama.attention.sliding_window\n"
