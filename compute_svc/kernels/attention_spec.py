@@ -24,8 +24,8 @@ class AttentionSpec:
         rounded_slopes: As Falcon was trained: scores gain slope times position of the key, all three rounded to bfloat16, times scale. But for
             the rounding that is what they lose by distance, and something that is the same for all keys.
         softcap: Scores s become softcap * tanh(s / softcap), before the distance counts; None = they stay.
-        sinks: How many first tokens every query sees besides its window (attention sinks, arXiv 2309.17453); 0 = none. Their scores are
-            those of other queries, turned to where the sinks stand right before the window.
+        sinks: How many sink tokens, the first of all, every query sees besides its window (attention sinks, arXiv 2309.17453); 0 = none. Their scores are
+            those of other queries, rotated as if the sink tokens stood right before the window.
 
     Raises:
         ValueError: Sinks are more than MAX_SINKS, or come without a window or with slopes.
@@ -49,7 +49,7 @@ class AttentionSpec:
         if self.sinks and self.window is None:
             raise ValueError("sinks need a window: without one every query sees all tokens")
         if self.sinks and self.slopes is not None:
-            raise ValueError("sinks do not go with slopes: the distance to a sink is that of a turned query")
+            raise ValueError("sinks do not go with slopes: the distance to a sink is that of a rotated query")
 
     @property
     def group_size(self) -> int:

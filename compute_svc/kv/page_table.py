@@ -29,7 +29,7 @@ class PageTables:
         return PageTable(row, self.entries[row])
 
     def close(self, table: PageTable) -> None:
-        """Takes the row back, cleared; the pages are the caller's affair."""
+        """Takes the row back, cleared; the pages stay the caller's."""
         assert table.row not in self._free_rows, "a page table is closed once"
         self.entries[table.row, : table.length] = 0
         self._free_rows.append(table.row)

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from bisect import bisect_left
+from collections import Counter
+from collections.abc import Iterable, Iterator
 from typing import NamedTuple
 
 import numpy as np
@@ -123,19 +125,32 @@ class Node:
 
     def count_pinned(self, tokens: Tokens, page_size: int) -> int:
         """How many whole pages of tokens behind this node's are pinned."""
-        node, offset = self, 0
-        while (child := node.children.get(pack_ids(tokens[offset : offset + page_size]))) is not None and child.pins:
-            agreed = count_agreeing(child.tokens, tokens[offset:]) // page_size * page_size
-            offset += agreed
-            if agreed < child.tokens.size:
-                break
-            node = child
-        return offset // page_size
+        return sum(agreed for node, agreed in self.path(tokens, page_size) if node.pins)
+
+    def path(self, tokens: Tokens, page_size: int) -> Iterator[tuple[Node, int]]:
+        """The nodes below this one that the tokens agree with, and in how many whole pages each."""
+        node: Node | None = self
+        while node is not None and (child := node.children.get(pack_ids(tokens[:page_size]))) is not None:
+            agreed = count_agreeing(child.tokens, tokens) // page_size
+            yield child, agreed
+            tokens = tokens[agreed * page_size :]
+            node = child if agreed == child.pages.size else None
 
     @property
     def is_evictable(self) -> bool:
         """Whether its pages can be given up now."""
         return not (self.locks or self.pins or self.children or self.is_detached) and self.parent is not None and self.pages.size > 0
+
+
+def locks_of(holders: Iterable[Node]) -> Counter[Node]:
+    """How many locks prefixes put on each node, of those that end at these nodes and are locked once each."""
+    locks: Counter[Node] = Counter()
+    for holder in holders:
+        node: Node | None = holder
+        while node is not None:
+            locks[node] += 1
+            node = node.parent
+    return locks
 
 
 def pack_ids(tokens: Tokens) -> bytes:

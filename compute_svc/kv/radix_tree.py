@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import heapq
 from bisect import bisect_left, insort
+from collections import Counter
 from collections.abc import Iterator
 from typing import NamedTuple
 
@@ -81,6 +82,12 @@ class RadixTree:
         root = self._roots.get(tenant)
         return (None, 0) if root is None else root.find(tokens, self._page_size)
 
+    def count_held(self, tenant: str, tokens: Tokens, without: Counter[Node]) -> int:
+        """How many whole pages of a cached prefix somebody holds or has pinned, were these locks given up. Changes nothing."""
+        root = self._roots.get(tenant)
+        path = () if root is None else root.path(tokens, self._page_size)
+        return sum(agreed for node, agreed in path if node.pins or node.locks > without[node])
+
     def lock_match(self, tenant: str, tokens: Tokens) -> Prefix:
         """Finds the longest cached prefix in whole pages and locks it.
 
@@ -128,21 +135,14 @@ class RadixTree:
 
         Effects: pins of what is forgotten are undone. What others hold they keep until they unlock it; `take_given_up` has the rest.
         """
-        node, start = self._roots.get(tenant), 0
-        while node is not None:
-            behind = tokens[start * self._page_size :]
-            node = node.children.get(pack_ids(behind[: self._page_size]))
-            if node is None:
-                return
-            agreed = count_agreeing(node.tokens, behind) // self._page_size
+        root, start = self._roots.get(tenant), 0
+        for node, agreed in [] if root is None else root.path(tokens, self._page_size):
             if start + agreed > num_kept:
                 if start < num_kept:
                     self._split(node, num_kept - start)
                 self._detach(node)
                 return
             start += agreed
-            if agreed < node.pages.size:
-                return
 
     def take_given_up(self) -> Pages:
         """[n] int64, discarded pages that nobody holds any more; the caller owns them."""

@@ -22,7 +22,7 @@ class Attention:
     Attributes:
         heads: Hidden states to heads.
         output: Heads back to the hidden size.
-        rotary_dims: How many of a head's first dimensions turn; 0 = none.
+        rotary_dims: How many of a head's first dimensions are rotated; 0 = none.
         kind: Index of the layer's kind, in step.kinds.
         num_heads: Query heads.
         num_kv_heads: Key and value heads.
@@ -53,8 +53,8 @@ class Attention:
         kind = step.kinds[self.kind]
         heads = self.heads.forward(x)  # [P, num_heads + 2 * num_kv_heads, W]
         rotated = heads[:, : self.num_heads + self.num_kv_heads]
-        # Before rotary_ turns the queries to their own positions.
-        sink_queries = None if kind.sink_turn is None else self._turned_to_sinks(heads[:, : self.num_heads], *kind.sink_turn)
+        # Before rotary_ rotates the queries to their own positions.
+        sink_queries = None if kind.sink_turn is None else self._rotated_for_sinks(heads[:, : self.num_heads], *kind.sink_turn)
         if self.rotary_dims:
             rotary_(rotated[..., : self.rotary_dims], kind.cos, kind.sin)
         kv_write(kv, step.slots, heads[: step.num_tokens, self.num_heads :])
@@ -67,8 +67,8 @@ class Attention:
             prefill_attention(queries, kv, kind.prefill, step.attended, sink_q=sink_queries, sink_logits=self.sink_logits)
         return linear(step.attended, self.output, add=residual)
 
-    def _turned_to_sinks(self, queries: torch.Tensor, cos: torch.Tensor, sin: torch.Tensor) -> torch.Tensor:
-        """[P, num_heads, W], new memory: queries, not turned yet, as they meet the keys of sinks."""
-        turned = queries.clone()
-        rotary_(turned[..., : self.rotary_dims], cos, sin)
-        return turned
+    def _rotated_for_sinks(self, queries: torch.Tensor, cos: torch.Tensor, sin: torch.Tensor) -> torch.Tensor:
+        """[P, num_heads, W], new memory: queries, not rotated yet, rotated as the keys of sink tokens want them."""
+        rotated = queries.clone()
+        rotary_(rotated[..., : self.rotary_dims], cos, sin)
+        return rotated

@@ -23,8 +23,11 @@ class Mlp:
     down: LinearWeight
     activation: Activation
 
-    def forward(self, x: torch.Tensor, residual: torch.Tensor | None) -> torch.Tensor:
-        """residual + mlp(x), both [P, hidden]; the MLP alone without a residual."""
+    def forward(self, x: torch.Tensor, residual: torch.Tensor | None, num_tokens: int | None = None) -> torch.Tensor:
+        """residual + mlp(x), both [P, hidden]; the MLP alone without a residual.
+
+        How many of the rows are tokens changes nothing here: rows of padding read no weight that is not read anyway.
+        """
         if self.gate is None:
             return linear(linear(x, self.up, activation=self.activation), self.down, add=residual)
         return linear(gated_linear(x, self.gate, self.up, self.activation), self.down, add=residual)
@@ -71,13 +74,22 @@ class ExpertMlp:
     shared: Mlp | None
     shared_gate: LinearWeight | None
 
-    def forward(self, x: torch.Tensor, residual: torch.Tensor | None) -> torch.Tensor:
-        """residual + experts(x), both [P, hidden]; the experts alone without a residual."""
+    def forward(self, x: torch.Tensor, residual: torch.Tensor | None, num_tokens: int | None = None) -> torch.Tensor:
+        """residual + experts(x), both [P, hidden]; the experts alone without a residual.
+
+        Args:
+            x: [P, hidden].
+            residual: [P, hidden]; None = zero.
+            num_tokens: How many of the first rows are tokens; None = all. On a CPU the others, padding, are sent to no expert: each would
+                have its weights read for nothing.
+        """
         weights, chosen = self.router.forward(x)
         if isinstance(self.experts, GroupedMlps):
             total = _sum_grouped(x, weights, chosen, self.experts)
+        elif x.device.type == "cpu":
+            total = _sum_chosen(x, weights[:num_tokens], chosen[:num_tokens], self.experts)
         else:
-            total = (_sum_chosen if x.device.type == "cpu" else _sum_all)(x, weights, chosen, self.experts)
+            total = _sum_all(x, weights, chosen, self.experts)
         if self.shared is not None:
             shared = self.shared.forward(x, None).float()
             total += shared if self.shared_gate is None else shared * linear(x, self.shared_gate, activation="sigmoid").float()
@@ -105,7 +117,10 @@ def _sum_grouped(x: torch.Tensor, weights: torch.Tensor, chosen: torch.Tensor, e
 
 
 def _sum_chosen(x: torch.Tensor, weights: torch.Tensor, chosen: torch.Tensor, experts: Sequence[Mlp | ClampedMlp]) -> torch.Tensor:
-    """As `_sum_grouped`, one expert after the other. Waits for the device to tell which were chosen."""
+    """As `_sum_grouped`, one expert after the other. Waits for the device to tell which were chosen.
+
+    Weights and choices may be of fewer rows than x; the others get zero.
+    """
     shares, is_chosen = _shares(weights, chosen, len(experts))
     total = torch.zeros(x.shape, dtype=torch.float32, device=x.device)
     for index in is_chosen.any(dim=0).nonzero().flatten().tolist():

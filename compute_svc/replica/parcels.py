@@ -15,9 +15,9 @@ from google.protobuf.message import DecodeError
 from triserve.rpc.session import MalformedMessage
 from triserve.v1 import common_pb2, sampler_pb2
 
-# A token's own bytes twenty-one times, with log-probabilities, and room to spare.
+# Text and log-probabilities of what was held back, and for each token its own bytes twenty-one times, with room to spare.
 _MAX_BYTES_PER_TOKEN = 16 << 10
-_MAX_BYTES_BESIDE = 64 << 10
+_MAX_BYTES_BESIDE = 1 << 20
 _COLUMNS = ("epoch", "first_position", "num_tokens", "text", "finish_reason")
 
 

@@ -15,7 +15,7 @@ from compute_svc.replica.sampler_ledger import SamplerAnswer, SamplerLedger
 from compute_svc.wire.step_output import Rows
 from triserve.rpc.errors import Unavailable
 from triserve.rpc.fingerprint import require_same
-from triserve.rpc.session import MalformedMessage, PeerSession
+from triserve.rpc.session import MalformedMessage, PeerSession, read_message
 from triserve.v1 import sampler_pb2, sampler_pb2_grpc
 
 # A sampler that has left its frames unanswered for so long gets no new requests while another does better.
@@ -155,9 +155,7 @@ class SamplerLink(PeerSession):
         stub: Any = sampler_pb2_grpc.SamplerServiceStub(channel)
         self._call = stub.Sample()
         await self._call.write(sampler_pb2.SampleRequest(hello=self._hello))
-        response = await self._call.read()
-        if not isinstance(response, sampler_pb2.SampleResponse):
-            raise Unavailable("it ended the stream before its hello")
+        response = await read_message(self._call, sampler_pb2.SampleResponse, before=" before its hello")
         if not response.HasField("hello"):
             raise MalformedMessage("hello is missing in the first message")
         require_same(self._hello.fingerprint, response.hello.fingerprint, peer=self.stage)
@@ -188,10 +186,7 @@ class SamplerLink(PeerSession):
 
     async def _read(self, call: Call) -> None:
         while True:
-            response = await call.read()
-            if not isinstance(response, sampler_pb2.SampleResponse):
-                raise Unavailable("it ended the stream")
-            answer = self._ledger.read(response)
+            answer = self._ledger.read(await read_message(call, sampler_pb2.SampleResponse))
             self._progress_at = self._clock()
             self._has_work.set()
             self._listener.on_sampler_answer(self, answer)

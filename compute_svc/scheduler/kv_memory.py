@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from bisect import insort
+from collections.abc import Sequence
 from enum import Enum, auto
 
 from compute_svc.kv.page_pool import PagePool, Pages
 from compute_svc.kv.page_table import PageTable, PageTables
-from compute_svc.kv.radix_node import Node, Tokens
+from compute_svc.kv.radix_node import Node, Tokens, locks_of
 from compute_svc.kv.radix_tree import Prefix, RadixTree
 from compute_svc.scheduler.base import RequestState, SchedulerConfig
 from compute_svc.scheduler.prefix_ends import PrefixEnds
@@ -35,7 +36,7 @@ class Reservation(Enum):
 class KvMemory:
     """All pages of a replica and who owns them: the pool, the prefix cache or a running request.
 
-    Pages set aside for expected answers remain free: whoever needs pages takes them back, from the requests that arrived last, before a
+    Pages reserved for expected answers remain free: whoever needs pages takes them back, from the requests that arrived last, before a
     page of the prefix cache is given up or anybody is preempted. So the prediction decides where pages lie and not who runs: an error
     costs a request one more extent. An answer that outgrows its prediction is expected to be twice as long, and so on, so that the
     number of its extents grows with the logarithm of the error.
@@ -64,8 +65,8 @@ class KvMemory:
         self.looked_up_tokens = 0
         self.hit_tokens = 0
         self.copied_tokens = 0
-        # Those that have pages, in the order of arrival.
-        self._holders: list[RequestState] = []
+        # Running requests, in the order of arrival.
+        self._running: list[RequestState] = []
         # Pages to copy before the next step computes: for whom, from and to.
         self._copies: list[tuple[RequestState, int, int]] = []
 
@@ -78,6 +79,26 @@ class KvMemory:
         """Pages that a waiting request is to hold, shared ones among them, when it is admitted."""
         num_pages = self._pages_for(state.num_tokens)
         return num_pages if num_pages <= self._most_pages else self._sliding_pages
+
+    def could_admit(self, state: RequestState, *, without: Sequence[RequestState], headroom: int) -> bool:
+        """Whether a waiting request would get its pages if some running ones gave up theirs.
+
+        What those share with others, or is pinned, does not become free; and what of it the waiting one shares too, it does not need.
+        """
+        num_pages, known = self.wanted_pages(state), state.tokens[: state.num_tokens - 1]
+        if self._window is not None and num_pages < self._pages_for(state.num_tokens):
+            known = known[: self._window.chunk_tokens]
+        locks = locks_of(self._holdings(other)[1] for other in without)
+        held = self.tree.count_held(state.request.tenant, known, locks)
+        available = self.num_available
+        available += sum(node.pages.size for node, count in locks.items() if node.locks == count and not node.pins)
+        for other in without:
+            table, _ = self._holdings(other)
+            available += table.length - table.shared
+            if self.reservation is Reservation.MAXIMUM:
+                available += table.room.size
+        room = self._wanted_room(state, num_pages) if self.reservation is Reservation.MAXIMUM else headroom
+        return num_pages - held + room <= available
 
     def admit(self, state: RequestState, *, headroom: int) -> bool:
         """Gives a request pages for all its known tokens, shared ones where the prefix is cached.
@@ -120,7 +141,7 @@ class KvMemory:
             self.copied_tokens += partial.num_tokens
         self.looked_up_tokens += state.num_tokens
         self.hit_tokens += state.num_computed
-        insort(self._holders, state, key=_arrival)
+        insort(self._running, state, key=_arrival)
         self.ends.enter(state)
         return True
 
@@ -166,7 +187,7 @@ class KvMemory:
         """Makes sure that the next token to compute has a page.
 
         Returns:
-            False if there is none to be had.
+            False if no page is free or evictable.
         """
         table, _ = self._holdings(state)
         if state.kv_length < table.length * self._page_size:
@@ -265,7 +286,7 @@ class KvMemory:
         """Checks that every page is free, the cache's or exactly one request's, and the counts that depend on it.
 
         Args:
-            states: All requests that have pages.
+            states: All running requests.
         """
         nodes = [*self.tree.nodes(), *self.tree.detached]
         tables = [state.table for state in states if state.table is not None]
@@ -283,13 +304,13 @@ class KvMemory:
         assert self.tree.pinned_pages <= self.max_pinned_pages, "the longest request fits beside what is pinned"
         roots = sum(node.locks for node in nodes if node.parent is None)
         assert roots == sum(state.prefix is not None for state in states), "each request with pages holds one lock"
-        assert {id(state) for state in self._holders} == {id(state) for state in states}, "those that have pages are known"
-        assert self._holders == sorted(self._holders, key=_arrival), "in the order of arrival"
+        assert {id(state) for state in self._running} == {id(state) for state in states}, "the running requests are known"
+        assert self._running == sorted(self._running, key=_arrival), "in the order of arrival"
 
     def _take_back(self, state: RequestState) -> None:
         table, prefix = self._holdings(state)
         if self.reservation is Reservation.PREDICTED:
-            self.pool.put_back(table.room)
+            self.pool.unreserve(table.room)
         else:
             self.pool.release(table.room)
         self.pool.release(table.owned)
@@ -297,7 +318,7 @@ class KvMemory:
         self.ends.leave(state)
         self._unlock(prefix)
         self.tables.close(table)
-        self._holders.remove(state)
+        self._running.remove(state)
         state.table = None
         state.prefix = None
         state.num_computed = 0
@@ -327,15 +348,15 @@ class KvMemory:
         """Adds pages the request owns, and room behind them."""
         room = self._wanted_room(state, table.length + count)
         if self.reservation is Reservation.MAXIMUM:
-            self._make_reservable(count + room)
+            self._make_allocatable(count + room)
         else:
-            self._make_reservable(count)
+            self._make_allocatable(count)
             room = self._find_room(count, room)
-        pages = self.pool.reserve(count + room, after=table.last)
+        pages = self.pool.allocate(count + room, after=table.last)
         table.append(pages[:count])
         table.room = pages[count:]
         if self.reservation is Reservation.PREDICTED:
-            self.pool.set_aside(pages[count:])
+            self.pool.reserve(pages[count:])
 
     def _wanted_room(self, state: RequestState, num_pages: int) -> int:
         """Pages to reserve behind the first `num_pages` of a request."""
@@ -369,15 +390,15 @@ class KvMemory:
             self.pool.release(evicted)
         return max(0, min(room, self.pool.longest_run - count))
 
-    def _make_reservable(self, count: int) -> None:
-        """Takes pages back until `count` can be reserved: first those set aside, then those of the prefix cache."""
-        for holder in reversed(self._holders):
-            shortage = count - self.pool.num_reservable
-            if shortage <= 0 or not self.pool.num_aside:
+    def _make_allocatable(self, count: int) -> None:
+        """Takes pages back until `count` can be allocated: first those reserved, then those of the prefix cache."""
+        for holder in reversed(self._running):
+            shortage = count - self.pool.num_allocatable
+            if shortage <= 0 or not self.pool.num_reserved:
                 break
             table, _ = self._holdings(holder)
-            self.pool.put_back(table.cut_room(shortage))
-        shortage = count - self.pool.num_reservable
+            self.pool.unreserve(table.cut_room(shortage))
+        shortage = count - self.pool.num_allocatable
         if shortage > 0:
             self.pool.release(self.tree.evict(shortage))
 

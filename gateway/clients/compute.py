@@ -13,7 +13,7 @@ from google.protobuf.message import DecodeError
 from gateway.clients.peer import Peer
 from gateway.flow.answer import Answer, FinishReason, Started
 from triserve.rpc.errors import Internal, Unavailable, from_proto
-from triserve.rpc.session import MalformedMessage
+from triserve.rpc.session import MalformedMessage, read_message
 from triserve.v1 import common_pb2, compute_pb2, compute_pb2_grpc, sampler_pb2
 
 # Requests in one message: with prompts of a megabyte each it stays under the channel's limit.
@@ -121,9 +121,7 @@ class ComputePeer(Peer):
     async def _greet(self, channel: grpc.aio.Channel) -> None:
         self._stream = compute_pb2_grpc.ComputeServiceStub(channel).Generate()
         await self._stream.write(compute_pb2.GenerateRequest(hello=self._greeting))
-        message = await self._stream.read()
-        if not isinstance(message, compute_pb2.GenerateResponse):
-            raise Unavailable("it ended the stream before its hello")
+        message = await read_message(self._stream, compute_pb2.GenerateResponse, before=" before its hello")
         if not message.HasField("hello"):
             raise MalformedMessage("hello is missing in the first message")
         info = message.hello
@@ -140,10 +138,7 @@ class ComputePeer(Peer):
 
     async def _read(self, stream: grpc.aio.StreamStreamCall[Any, Any]) -> None:
         while True:
-            message = await stream.read()
-            if not isinstance(message, compute_pb2.GenerateResponse):
-                raise Unavailable("it ended the stream")
-            self._receive(message)
+            self._receive(await read_message(stream, compute_pb2.GenerateResponse))
 
     def _receive(self, message: compute_pb2.GenerateResponse) -> None:
         for started in message.started:

@@ -11,7 +11,7 @@ import grpc
 from gateway.clients.peer import Peer
 from triserve.rpc import limits
 from triserve.rpc.errors import InvalidRequest, Unavailable, from_proto
-from triserve.rpc.session import MalformedMessage
+from triserve.rpc.session import MalformedMessage, read_message
 from triserve.v1 import common_pb2, tokenizer_pb2, tokenizer_pb2_grpc
 
 # Far above any model's.
@@ -109,9 +109,7 @@ class TokenizerPeer(Peer):
 
     async def _read(self, stream: grpc.aio.StreamStreamCall[Any, Any]) -> None:
         while True:
-            response = await stream.read()
-            if not isinstance(response, tokenizer_pb2.TokenizeResponse):
-                raise Unavailable("it ended the stream")
+            response = await read_message(stream, tokenizer_pb2.TokenizeResponse)
             if not 0 < response.request <= self._last_number:
                 raise MalformedMessage("request is one that was never made")
             waiting = self._waiting.get(response.request)

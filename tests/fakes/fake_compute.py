@@ -112,6 +112,7 @@ class FakeCompute(compute_pb2_grpc.ComputeServiceServicer):
         finally:
             self._streams.remove(stream)
             reader.cancel()
+            await asyncio.gather(reader, return_exceptions=True)
 
     async def _read(
         self, requests: AsyncIterator[compute_pb2.GenerateRequest], stream: asyncio.Queue[compute_pb2.GenerateResponse]

@@ -77,7 +77,9 @@ class FakeSampler(sampler_pb2_grpc.SamplerServiceServicer):
         self, request_iterator: AsyncIterator[sampler_pb2.SampleRequest], context: Context
     ) -> AsyncIterator[sampler_pb2.SampleResponse]:
         """Answers each frame by itself."""
-        first = await anext(request_iterator)
+        first = await anext(aiter(request_iterator), None)
+        if first is None:
+            return
         self.hellos.append(first.hello)
         if not self.greets:
             return
@@ -93,6 +95,7 @@ class FakeSampler(sampler_pb2_grpc.SamplerServiceServicer):
                     yield response
         finally:
             reader.cancel()
+            await asyncio.gather(reader, return_exceptions=True)
 
     async def _read(
         self, frames: AsyncIterator[sampler_pb2.SampleRequest], unanswered: asyncio.Queue[sampler_pb2.SampleRequest | None]

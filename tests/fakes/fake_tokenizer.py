@@ -84,6 +84,7 @@ class FakeTokenizer(tokenizer_pb2_grpc.TokenizerServiceServicer):
         finally:
             for task in tasks:
                 task.cancel()
+            await asyncio.gather(*tasks, return_exceptions=True)
 
     async def _read(
         self, requests: AsyncIterator[tokenizer_pb2.TokenizeRequest], answers: asyncio.Queue[tokenizer_pb2.TokenizeResponse]

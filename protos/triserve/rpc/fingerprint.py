@@ -53,8 +53,15 @@ def require_same(ours: common_pb2.Fingerprint, theirs: common_pb2.Fingerprint, *
         FingerprintMismatch: naming the peer and both values.
     """
     if ours.tokenizer_sha256 != theirs.tokenizer_sha256:
-        raise FingerprintMismatch(f"{peer} has tokenizer {theirs.tokenizer_sha256[:12]}, we have {ours.tokenizer_sha256[:12]}")
+        raise FingerprintMismatch(f"{peer} has tokenizer {_shown(theirs.tokenizer_sha256)}, we have {_shown(ours.tokenizer_sha256)}")
     if ours.weights_revision and theirs.weights_revision and ours.weights_revision != theirs.weights_revision:
-        raise FingerprintMismatch(f"{peer} has weights {theirs.weights_revision[:12]}, we have {ours.weights_revision[:12]}")
+        raise FingerprintMismatch(f"{peer} has weights {_shown(theirs.weights_revision)}, we have {_shown(ours.weights_revision)}")
     if ours.computation and theirs.computation and ours.computation != theirs.computation:
-        raise FingerprintMismatch(f"{peer} computes with {theirs.computation}, others with {ours.computation}: answers would differ")
+        raise FingerprintMismatch(
+            f"{peer} computes with {_shown(theirs.computation, 64)}, others with {_shown(ours.computation, 64)}: answers would differ"
+        )
+
+
+def _shown(text: str, most: int = 12) -> str:
+    """What a peer says of itself, as a line of the log may show it."""
+    return ascii(text[:most])[1:-1]

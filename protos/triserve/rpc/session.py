@@ -7,21 +7,24 @@ import asyncio
 import logging
 import random
 from collections.abc import Coroutine, Sequence
-from typing import Any, ClassVar
+from typing import Any, ClassVar, TypeVar
 
 import grpc
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
 from triserve.rpc.channel import open_channel
-from triserve.rpc.errors import REASON_KEY, ServiceError, Unavailable
+from triserve.rpc.errors import ServiceError, Unavailable, from_rpc_error
 
 logger = logging.getLogger(__name__)
+
+M = TypeVar("M")
 
 HELLO_TIMEOUT_S = 5.0
 _FIRST_BACKOFF_S = 0.05
 _LAST_BACKOFF_S = 1.0
 # A peer that breaks the contract loses every request it is given, and looks idle because of that: it is asked less and less often.
 _LAST_BACKOFF_AFTER_MALFORMED_S = 30.0
+_MAX_SHOWN_CHARS = 300
 
 
 class MalformedMessage(Exception):
@@ -109,7 +112,8 @@ class PeerSession(abc.ABC):
                 error = _first(group)
                 is_malformed = isinstance(error, MalformedMessage)
                 words = self._words(error)
-                cause = _peers_words(error) or words
+                # The log may have the peer's own words, too.
+                cause = _one_line(from_rpc_error(error, peer="it").message) if isinstance(error, grpc.aio.AioRpcError) else words
             finally:
                 was_open = self._open
                 self._end_session(words)
@@ -175,6 +179,27 @@ class PeerSession(abc.ABC):
         return "its stream broke"
 
 
+async def read_message(stream: grpc.aio.StreamStreamCall[Any, M], kind: type[M], *, before: str = "") -> M:
+    """The next message of a stream.
+
+    Args:
+        stream: to the peer.
+        kind: of its messages.
+        before: what was awaited, if that matters: " before its hello".
+
+    Raises:
+        Unavailable: the stream has ended.
+        MalformedMessage: what came is no message.
+    """
+    message = await stream.read()
+    if message is grpc.aio.EOF:
+        raise Unavailable(f"it ended the stream{before}")
+    # gRPC gives None for bytes that it could not read.
+    if not isinstance(message, kind):
+        raise MalformedMessage("its bytes are none")
+    return message
+
+
 def next_backoff_s(backoff_s: float, *, was_open: bool, is_malformed: bool) -> float:
     """Seconds until the next attempt.
 
@@ -188,12 +213,9 @@ def next_backoff_s(backoff_s: float, *, was_open: bool, is_malformed: bool) -> f
     return _FIRST_BACKOFF_S if was_open else min(_LAST_BACKOFF_S, 2 * backoff_s)
 
 
-def _peers_words(error: Exception) -> str:
-    """What a peer that is one of ours says of why it ended the stream, for the log; empty if it says nothing."""
-    if not isinstance(error, grpc.aio.AioRpcError):
-        return ""
-    keys = {key for key, _ in error.trailing_metadata() or ()}
-    return error.details() or "" if REASON_KEY in keys else ""
+def _one_line(text: str) -> str:
+    """A peer's words as the log may show them."""
+    return "".join(character if character.isprintable() else "?" for character in text[:_MAX_SHOWN_CHARS])
 
 
 def _first(group: ExceptionGroup[Exception]) -> Exception:

@@ -163,6 +163,21 @@ class AnyUse(RuleBasedStateMachine):
             assert isinstance(self.reader.errors[number], self.errors)
         load = self.engine.load
         assert (load.running_requests, load.waiting_requests, load.used_pages) == (0, 0, 0)
+        self.check_counters()
+
+    def check_counters(self) -> None:
+        load, outputs = self.engine.load, self.reader.outputs
+        assert load.steps == len(self.model.batches)
+        assert load.prefill_tokens == sum(batch.num_tokens - batch.num_decodes for batch in self.model.batches)
+        assert load.decode_tokens == sum(len(output.rows.numbers) for output in outputs if output.rows is not None)
+        if not self.pins:
+            # A prefix that is pinned tells nobody how often it was preempted.
+            assert load.preemptions == sum(item.preemptions for output in outputs for item in output.released)
+        assert (load.free_pages, load.cached_pages, load.pinned_pages) == (
+            14 - self.engine.prefix_stats.cached_pages,
+            self.engine.prefix_stats.evictable_pages,
+            self.engine.prefix_stats.pinned_pages,
+        )
 
 
 class AnyUseWithWindow(AnyUse):
@@ -181,6 +196,9 @@ class AnyUseWithFailures(AnyUse):
     def __init__(self) -> None:
         super().__init__()
         self.failures_in_a_row = 0
+
+    def check_counters(self) -> None:
+        assert self.engine.load.steps <= len(self.model.batches), "a step that failed is not counted"
 
     def make_model(self) -> HashModel:
         return UnreliableModel(WIDTH, levels=64, window=self.window)
@@ -217,5 +235,5 @@ TestAnyUse = AnyUse.TestCase
 TestAnyUseWithWindow = AnyUseWithWindow.TestCase
 TestAnyUseWithFailures = AnyUseWithFailures.TestCase
 TestAnyUseWithFailuresAndWindow = AnyUseWithFailuresAndWindow.TestCase
-for case in (TestAnyUse, TestAnyUseWithWindow, TestAnyUseWithFailures, TestAnyUseWithFailuresAndWindow):
-    case.settings = settings(max_examples=40, stateful_step_count=50, deadline=None)
+TestAnyUse.settings = TestAnyUseWithWindow.settings = settings(max_examples=40, stateful_step_count=50, deadline=None)
+TestAnyUseWithFailures.settings = TestAnyUseWithFailuresAndWindow.settings = TestAnyUse.settings

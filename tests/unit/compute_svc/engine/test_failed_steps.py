@@ -260,3 +260,22 @@ def test_the_kv_store_counts_pages_of_finite_numbers_from_the_first_on() -> None
     kv.v(1)[0, 3, 2, 1] = torch.inf
     assert kv.count_finite(np.array([0, 5, 3, 1])) == 2
     assert kv.count_finite(np.array([0, 5, 1])) == 3
+
+
+class _Corrupting(HashModel):
+    """Miscounts a page, and fails."""
+
+    engine: Engine
+
+    def forward(self, batch: ForwardBatch, kv: KvPageStore) -> torch.Tensor:
+        """See `HashModel`."""
+        self.engine._scheduler.memory.tree.evictable_pages += 1
+        raise RuntimeError("the device is lost")
+
+
+def test_an_engine_whose_pages_are_not_where_they_belong_after_a_failed_step_does_not_go_on() -> None:
+    model = _Corrupting(WIDTH)
+    engine = model.engine = small_engine(model)
+    engine.submit(request_of(1, range(5), 4))
+    with pytest.raises(AssertionError, match="evictable pages is off"):
+        engine.step(0.0)

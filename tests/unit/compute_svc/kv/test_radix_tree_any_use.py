@@ -104,7 +104,7 @@ class TreeAgainstDictionary(RuleBasedStateMachine):
         if holder not in self.holders or len(tokens) > self.pool.num_free:
             return
         behind = tuple(token for token in tokens for _ in range(PAGE))
-        own: Pages = self.pool.reserve(len(tokens))
+        own: Pages = self.pool.allocate(len(tokens))
         longer = self.tree.insert(holder.node, np.array(behind, dtype=np.int64), own)
         discard = holder.discards[-1] if holder.discards else None
         for index, page in enumerate(longer.pages.tolist()):

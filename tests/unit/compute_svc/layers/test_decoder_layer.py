@@ -15,7 +15,7 @@ from compute_svc.layers.step import Step
 
 HIDDEN = torch.tensor([[1.0, -2.0, 3.0, 0.5], [0.25, 4.0, -1.0, 2.0]])
 NOTHING = torch.empty(0)
-STEP = cast(Step, None)
+STEP = Step(num_tokens=len(HIDDEN), num_decodes=0, slots=NOTHING, attended=NOTHING, kinds=())
 
 
 class Times:

@@ -116,7 +116,7 @@ MALFORMED: dict[str, Response] = {
     "counts of log-probabilities missing": with_parcel(deltas(101, 102, num_logprobs=[0])),
     "a token of a parcel without a logit": with_parcel(deltas(101, token=[WIDTH])),
     "more tokens than rows": with_parcel(deltas(101, num_tokens=[3], token=[3] * 3)),
-    "a giant text": with_parcel(deltas(101, text=["x" * (1 << 20)])),
+    "a giant text": with_parcel(deltas(101, text=["x" * (2 << 20)])),
 }
 
 
