@@ -4,11 +4,10 @@ from __future__ import annotations
 
 _STATE_SPACE = "state space layers, whose recurrent state is no page of keys and values"
 _DELTA_RULE = "gated delta rule layers, whose recurrent state is no page of keys and values"
-_PARTS = {
+NEEDS = {
     "BambaForCausalLM": _STATE_SPACE,
     "DbrxForCausalLM": "experts stored as one matrix each for all of them",
     "DeepseekV32ForCausalLM": "sparse attention, in which an indexer chooses the keys of each query",
-    "Exaone4ForCausalLM": "norms of heads beside norms behind layers, and layers without positions among them",
     "FalconH1ForCausalLM": _STATE_SPACE,
     "FalconMambaForCausalLM": _STATE_SPACE,
     "Gemma3nForCausalLM": "embeddings of each layer, alternating updates (AltUp), learnt residuals (LAuReL) and KV shared between layers",
@@ -30,6 +29,8 @@ _PARTS = {
     "RecurrentGemmaForCausalLM": "recurrent layers, whose state is no page of keys and values",
     "RwkvForCausalLM": "recurrent layers, whose state is no page of keys and values",
 }
+"""By the name a checkpoint gives itself."""
+
 _SUFFIXES = {
     "ForConditionalGeneration": "an encoder, of text, images or sound, beside the decoder",
     "ForMaskedLM": "attention in both directions: it does not continue a text",
@@ -39,6 +40,6 @@ _SUFFIXES = {
 
 def what_is_missing(architecture: str) -> str | None:
     """What an architecture needs that this engine does not have; None if nobody has written it down."""
-    if architecture in _PARTS:
-        return _PARTS[architecture]
+    if architecture in NEEDS:
+        return NEEDS[architecture]
     return next((missing for suffix, missing in _SUFFIXES.items() if architecture.endswith(suffix)), None)
