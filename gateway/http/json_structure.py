@@ -24,7 +24,7 @@ def check_structure(body: bytes | bytearray, limits: Limits) -> None:
         return
     outside, num_strings = _outside_strings(body, most=limits.max_json_items)
     brackets = outside.translate(None, _BRACKETS_ALONE)
-    _check_items(num_strings + (len(brackets) + 1) // 2 + _num_literals(outside), limits)
+    _check_items(num_strings + brackets.count(b"[") + brackets.count(b"{") + _num_literals(outside), limits)
     # An object or a list has one value more than commas, or none.
     if outside.count(b",") >= limits.max_json_values:
         raise InvalidRequest(f"the body has more than {limits.max_json_values} values, the limit")

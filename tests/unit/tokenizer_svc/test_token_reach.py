@@ -50,6 +50,8 @@ def test_a_text_far_too_long_is_refused_by_its_length(make_tokenizer: MakeTokeni
     text = "x" * int(10 * reach.num_bytes)
     assert not reach.is_exceeded(text, 10)
     assert reach.is_exceeded(text + "x", 10)
+    assert not reach.is_exceeded("🙂" * 47, 10), "188 bytes, and 190 may be ten tokens"
+    assert reach.is_exceeded("🙂" * 48, 10)
     with pytest.raises(PromptTooLong, match=r"^prompt has 1000000 characters, which are more than 100 tokens, the limit$"):
         make_tokenizer(kind).encode("x" * 1_000_000, add_special_tokens=True, field="prompt", max_tokens=100)
 

@@ -199,6 +199,7 @@ async def test_a_replica_that_does_not_come_back_in_time_is_given_up() -> None:
     only.attempts[0].answer.fail(LOST)
     assert await fails(scene.generation.next()) is LOST
     assert scene.notes.retries == 0
+    assert len(scene.generation._failed_on[0]) == 2, "it was waited for once, and not again for each attempt that is left"
 
 
 @pytest.mark.parametrize("wait_s", [0.0, 15.0])

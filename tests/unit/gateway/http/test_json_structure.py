@@ -33,6 +33,18 @@ def test_items_are_counted_exactly(item: str) -> None:
         check_structure(body(",".join([item] * (AT_MOST + 1))), LIMITS)
 
 
+@pytest.mark.parametrize("bracket", ["[]", "{}"])
+def test_the_limit_on_depth_is_exact_beside_many_shallow_ones(bracket: str) -> None:
+    def nested(depth: int) -> bytes:
+        # The object and the list around all are two levels.
+        inner = "[" * (depth - 3) + bracket + "]" * (depth - 3)
+        return body(",".join([bracket] * 50 + [inner] + [bracket] * 50))
+
+    check_structure(nested(LIMITS.max_json_depth), LIMITS)
+    with pytest.raises(InvalidRequest, match=r"^the body is nested deeper than 8 levels, the limit$"):
+        check_structure(nested(LIMITS.max_json_depth + 1), LIMITS)
+
+
 def test_names_are_items_too() -> None:
     def named(count: int) -> bytes:
         return json.dumps({str(number): 1 for number in range(count)}).encode()
