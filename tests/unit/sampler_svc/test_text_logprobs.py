@@ -131,8 +131,8 @@ def test_the_first_word_of_a_text_is_listed_without_the_space_it_lost() -> None:
 @settings(max_examples=150, deadline=None)
 @given(
     kind=st.sampled_from(["bytes", *sorted(KINDS)]),
-    tokens=st.lists(st.integers(0, 620) | st.sampled_from([*"🙂é".encode(), *b"ab"]), max_size=14),
-    stops=st.lists(st.text("ab <é🙂", min_size=1, max_size=3), max_size=2),
+    tokens=st.lists(st.integers(0, 620) | st.sampled_from([*"🙂é".encode(), *b"ab", SPECIAL]), max_size=14),
+    stops=st.lists(st.text("ab <é🙂", min_size=1, max_size=3) | st.sampled_from(["<|x|>", "a<|x|>", "<|x|>b"]), max_size=2),
     max_tokens=st.integers(1, 15),
     one_delta=st.booleans(),
 )
