@@ -72,7 +72,7 @@ def read_parcel(content: bytes, requests: Mapping[tuple[int, int], int], leaving
         raise MalformedMessage("a parcel has text of a request that is not the sampler's")
     if not leaving.isdisjoint(numbers):
         kept = [index for index, number in enumerate(numbers) if number not in leaving]
-        return CheckedParcel(_only(frame, kept).SerializeToString() if kept else b"", len(frame.token))
+        return CheckedParcel(_only(frame, kept).SerializeToString(), len(frame.token))
     return CheckedParcel(content, len(frame.token))
 
 
