@@ -137,12 +137,9 @@ class SamplerLedger:
         """Open requests that the answers so far should have settled and have not. Each is told once."""
         silent = []
         while self._owed_order and self._owed_order[0][0] <= self.answered:
-            frame, number = self._owed_order.popleft()
-            owed = self._owed.get(number)
-            if owed is not None and owed[1] == frame:
-                del self._owed[number]
-                if number in self._open:
-                    silent.append(number)
+            _, number = self._owed_order.popleft()
+            if self._owed.pop(number, None) is not None and number in self._open:
+                silent.append(number)
         late = [number for number, frame in self._last_rows.items() if frame <= self.answered]
         for number in late:
             del self._last_rows[number]

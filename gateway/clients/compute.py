@@ -8,10 +8,10 @@ from collections.abc import Callable, Coroutine, Sequence
 from typing import Any, NamedTuple
 
 import grpc
-from google.protobuf.message import DecodeError
 
 from gateway.clients.peer import Peer
 from gateway.flow.answer import Answer, FinishReason, Started
+from triserve.rpc.delta_frame import read_delta_frame
 from triserve.rpc.errors import Internal, Unavailable, from_proto
 from triserve.rpc.session import MalformedMessage, read_message
 from triserve.v1 import common_pb2, compute_pb2, compute_pb2_grpc, sampler_pb2
@@ -145,8 +145,10 @@ class ComputePeer(Peer):
             attempt = self._attempts.get(started.request)
             if attempt is not None and attempt.epoch == started.epoch:
                 attempt.answer.begin(Started(started.cached_tokens, started.queue_us, started.prefill_us))
-        for parcel in message.parcels:
-            self._deliver(_read_parcel(parcel))
+        # All are read before the first is delivered: of a message that is malformed nobody gets anything.
+        assert self.info is not None, "the replica has said hello"
+        for frame in [read_delta_frame(parcel, logits_width=self.info.logits_width) for parcel in message.parcels]:
+            self._deliver(frame)
         for ended in message.ended:
             self._end(ended)
         if message.HasField("load"):
@@ -166,18 +168,13 @@ class ComputePeer(Peer):
             strict=True,
         )
         end = stale = 0
-        try:
-            for number, epoch, first_position, num_tokens, text, finish_reason, logprobs in columns:
-                begin, end = end, end + num_tokens
-                attempt = self._attempts.get(number)
-                if attempt is None or attempt.epoch != epoch:
-                    stale += 1
-                    continue
-                attempt.answer.push(first_position, tokens[begin:end], text, _FINISH_REASONS[finish_reason], logprobs, now=now)
-        except (ValueError, KeyError) as error:
-            raise MalformedMessage(f"a frame of {len(frame.request)} deltas has columns that do not fit") from error
-        if end != len(tokens):
-            raise MalformedMessage(f"a frame has {len(tokens)} tokens, its deltas have {end}")
+        for number, epoch, first_position, num_tokens, text, finish_reason, logprobs in columns:
+            begin, end = end, end + num_tokens
+            attempt = self._attempts.get(number)
+            if attempt is None or attempt.epoch != epoch:
+                stale += 1
+                continue
+            attempt.answer.push(first_position, tokens[begin:end], text, _FINISH_REASONS[finish_reason], logprobs, now=now)
         if stale:
             self._on_stale(stale)
 
@@ -215,19 +212,8 @@ class ComputePeer(Peer):
             attempt.answer.fail(error)
 
 
-def _read_parcel(content: bytes) -> sampler_pb2.DeltaFrame:
-    try:
-        return sampler_pb2.DeltaFrame.FromString(content)
-    except DecodeError:
-        raise MalformedMessage("a parcel is no frame of deltas") from None
-
-
 def _logprobs(frame: sampler_pb2.DeltaFrame) -> list[list[sampler_pb2.TokenLogprobs]] | list[tuple[()]]:
-    """The log-probabilities of each delta.
-
-    Raises:
-        MalformedMessage: the counts do not add up.
-    """
+    """The log-probabilities of each delta."""
     if not frame.logprobs:
         return [()] * len(frame.request)
     rows: list[list[sampler_pb2.TokenLogprobs]] = []
@@ -236,6 +222,4 @@ def _logprobs(frame: sampler_pb2.DeltaFrame) -> list[list[sampler_pb2.TokenLogpr
     for count in frame.num_logprobs:
         begin, end = end, end + count
         rows.append(entries[begin:end])
-    if end != len(entries):
-        raise MalformedMessage(f"a frame has {len(entries)} log-probabilities, its deltas have {end}")
     return rows

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 from collections.abc import Callable, Coroutine, Iterator, Sequence
 from contextlib import AsyncExitStack
 from pathlib import Path
@@ -47,6 +48,8 @@ Run: TypeAlias = Callable[[Coroutine[Any, Any, None]], None]
 @pytest.fixture(scope="module")
 def run() -> Iterator[Run]:
     """Runs a scenario, and finds no fault of ours in the log."""
+    # What earlier tests left is told of now, not in the midst of these.
+    gc.collect()
     with asyncio.Runner() as runner:
 
         def run_one(scenario: Coroutine[Any, Any, None]) -> None:

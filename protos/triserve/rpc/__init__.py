@@ -1,1 +1,1 @@
-"""What two or more services need to speak the contract: servers, channels, errors, logs, fingerprints; knows no service."""
+"""What two or more services need to speak the contract: servers, channels, sessions with peers, errors, logs, fingerprints; knows no service."""

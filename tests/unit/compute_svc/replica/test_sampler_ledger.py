@@ -191,6 +191,43 @@ def test_what_is_said_of_a_closed_request_is_dropped_until_the_close_is_answered
         ledger.read(Response(frame=3, finished=[1]))
 
 
+def test_a_parcel_of_closed_requests_alone_goes_nowhere() -> None:
+    ledger = asked()
+    ledger.close(1, 2)
+    ledger.close(2, 2)
+    answer = ledger.read(Response(frame=1, parcels=[_parcel(deltas(101, 102))]))
+    assert (answer.parcels, answer.silent) == ([], [])
+
+
+def test_of_a_parcel_what_belongs_to_others_is_whole_when_closed_requests_are_left_out() -> None:
+    ledger = opened(1, 2, 3, 4)
+    send(ledger, *((number, position, False) for position in range(2) for number in range(1, 5)))
+    ledger.close(1, 2)
+    ledger.close(3, 2)
+    entries = [sampler_pb2.TokenLogprobs(logprob=-float(index)) for index in range(5)]
+    columns: dict[str, Any] = {"num_tokens": [2, 1, 2, 1], "token": range(6), "num_logprobs": [2, 1, 0, 2], "logprobs": entries}
+    parcel = deltas(101, 102, 103, 104, text=["a", "b", "c", "d"], first_position=[0, 5, 0, 7], **columns)
+    (left,) = ledger.read(Response(frame=1, parcels=[_parcel(parcel)])).parcels
+    frame = sampler_pb2.DeltaFrame.FromString(left.content)
+    assert (list(frame.request), list(frame.text), list(frame.first_position)) == ([102, 104], ["b", "d"], [5, 7])
+    assert (list(frame.num_tokens), list(frame.token)) == ([1, 1], [2, 5])
+    assert (list(frame.num_logprobs), [entry.logprob for entry in frame.logprobs]) == ([1, 2], [-2.0, -3.0, -4.0])
+
+
+def test_a_closed_request_owes_nothing() -> None:
+    ledger = asked()
+    ledger.expect_end(2, 1)
+    ledger.close(1, 2)
+    ledger.close(2, 2)
+    assert ledger.read(Response(frame=1)).silent == []
+
+
+def test_a_last_row_without_a_verdict_is_told_once() -> None:
+    ledger = asked()
+    ledger.expect_end(1, 1)
+    assert ledger.read(Response(frame=1)).silent == [1]
+
+
 @pytest.mark.parametrize("end", [lambda: Response(frame=1, finished=[1]), lambda: Response(frame=1, failed=[failure(1)])])
 def test_a_request_that_left_both_ways_at_once_is_dropped(end: Callable[[], Response]) -> None:
     ledger = asked()
