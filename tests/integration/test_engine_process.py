@@ -128,6 +128,11 @@ async def test_a_request_is_computed_and_one_that_cannot_fit_is_refused(client: 
     assert list(listener.refused) == [1]
 
 
+async def test_the_engine_starts_with_how_its_threads_wait(client: EngineClient, listener: Listener, model_folder: Path) -> None:
+    await listener.loaded
+    assert psutil.Process(_engine_pid()).environ()["GOMP_SPINCOUNT"] == _settings(model_folder).engine_environment()["GOMP_SPINCOUNT"]
+
+
 async def test_a_prefix_is_pinned_told_of_and_let_go(client: EngineClient, listener: Listener) -> None:
     page = (await listener.loaded).page_size_tokens
     tokens = np.arange(2 * page) % 7
