@@ -68,6 +68,7 @@ def read_model_folder(path: Path) -> ModelFolder:
     definition = _read_definition(path)
     config, generation = read_json_file(path / "config.json"), read_json_file(path / "generation_config.json")
     tokenizer_config = read_json_file(path / "tokenizer_config.json")
+    declared = _declared_tokens(path, tokenizer_config)
     names = _named_tokens(path, tokenizer_config)
     special = {name: content for name in SPECIAL_TOKEN_NAMES if (content := _token_content(names.get(name))) is not None}
     eos = [*_ids(generation, "eos_token_id", path / "generation_config.json"), *_ids(config, "eos_token_id", path / "config.json")]
@@ -76,8 +77,8 @@ def read_model_folder(path: Path) -> ModelFolder:
         definition=definition,
         chat_template=_read_chat_template(path, tokenizer_config),
         special_tokens=special,
-        additional_special_tokens=_additional_special_tokens(names),
-        declared_tokens=_declared_tokens(path, tokenizer_config),
+        additional_special_tokens=_additional_special_tokens(names, path),
+        declared_tokens=declared,
         num_rows=_num_rows(config, path / "config.json"),
         eos_token_ids=tuple(dict.fromkeys(eos)),
         defaults=_read_defaults(generation, path / "generation_config.json"),
@@ -128,8 +129,7 @@ def _read_chat_template(path: Path, tokenizer_config: Json) -> str | None:
             raise ModelFolderError(f"{file} cannot be read: {error}") from error
     template = tokenizer_config.get("chat_template")
     if isinstance(template, list):
-        named = {entry.get("name"): entry.get("template") for entry in template if isinstance(entry, dict)}
-        template = named.get("default")
+        template = next((entry.get("template") for entry in template if isinstance(entry, dict) and entry.get("name") == "default"), None)
     if template is not None and not isinstance(template, str):
         raise ModelFolderError(f"{path / 'tokenizer_config.json'}: chat_template is a {type(template).__name__}, not a string")
     return template
@@ -141,10 +141,14 @@ def _token_content(value: object) -> str | None:
     return content if isinstance(content, str) and content else None
 
 
-def _additional_special_tokens(names: Json) -> tuple[str, ...]:
+def _additional_special_tokens(names: Json, path: Path) -> tuple[str, ...]:
     """Further tokens that the configuration calls special, in each of the places it may do so."""
-    listed = [names.get("additional_special_tokens"), names.get("extra_special_tokens")]
-    tokens = [token for group in listed if group for token in (group.values() if isinstance(group, dict) else group)]
+    tokens: list[Any] = []
+    for name in ("additional_special_tokens", "extra_special_tokens"):
+        group = names.get(name) or []
+        if not isinstance(group, list | dict):
+            raise ModelFolderError(f"{path / 'tokenizer_config.json'}: {name} is a {type(group).__name__}, not a list of tokens")
+        tokens += group.values() if isinstance(group, dict) else group
     by_id = names.get("added_tokens_decoder") or {}
     tokens += [token for token in by_id.values() if isinstance(token, dict) and token.get("special")]
     return tuple(dict.fromkeys(content for token in tokens if (content := _token_content(token)) is not None))

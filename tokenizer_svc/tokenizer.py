@@ -18,6 +18,9 @@ from triserve.rpc.errors import InvalidRequest, PromptTooLong
 _CHEAP_CHARS = 16 * 1024
 
 
+_MOST_REASON_CHARS = 500
+
+
 class Decoded(NamedTuple):
     """Text of some token ids.
 
@@ -61,7 +64,8 @@ class Tokenizer:
             self._reach = token_reach(definition, aliases=self.special_tokens.aliases)
             self.vocab_size = 1 + max(tokenizer_definition.highest_id(definition), *self._named.get_added_tokens_decoder(), -1)
         except Exception as error:  # the library raises nothing more precise
-            raise ModelFolderError(f"{folder.path / 'tokenizer.json'}: {error}") from error
+            # What it says may hold as much of the file as there is.
+            raise ModelFolderError(f"{folder.path / 'tokenizer.json'}: {str(error)[:_MOST_REASON_CHARS]}") from error
         moved = [token["content"] for token in definition["added_tokens"] if self.token_id(token["content"]) != token["id"]]
         moved += [name for name, alias in self.special_tokens.aliases.items() if self._aliased.token_to_id(alias) != self.token_id(name)]
         if moved:

@@ -7,12 +7,14 @@ import platform
 from pathlib import Path
 from typing import Any
 
+from triserve.rpc.machine import usable_cores
+
 _CPUINFO = Path("/proc/cpuinfo")
 
 
 def num_cores() -> int:
-    """Cores this process may run on."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    """Cores this process may keep busy, by affinity and quota."""
+    return usable_cores()
 
 
 def describe_hardware() -> dict[str, Any]:

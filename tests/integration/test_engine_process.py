@@ -106,7 +106,7 @@ async def client(listener: Listener, model_folder: Path) -> AsyncIterator[Engine
 
 
 def _settings(folder: Path) -> Settings:
-    return Settings.model_validate({"model": folder, "threads": 1, "kv_cache_bytes": 1 << 22})
+    return Settings.model_validate({"model": folder, "threads": 1, "kv_cache_bytes": 1 << 22, "openmp_spins": 77})
 
 
 def _request(number: int, prompt: list[int], max_tokens: int) -> Request:
@@ -126,6 +126,11 @@ async def test_a_request_is_computed_and_one_that_cannot_fit_is_refused(client: 
     assert listener.admitted == [2]
     assert len(listener.tokens) == 4
     assert list(listener.refused) == [1]
+
+
+async def test_the_engine_starts_with_how_its_threads_wait(client: EngineClient, listener: Listener) -> None:
+    await listener.loaded
+    assert psutil.Process(_engine_pid()).environ()["GOMP_SPINCOUNT"] == "77"
 
 
 async def test_a_prefix_is_pinned_told_of_and_let_go(client: EngineClient, listener: Listener) -> None:

@@ -10,6 +10,7 @@ from pydantic import ValidationError
 
 from compute_svc.scheduler.policies import POLICIES
 from compute_svc.settings import Settings
+from triserve.rpc.machine import usable_cores
 
 
 @pytest.fixture
@@ -130,3 +131,9 @@ def test_the_engine_is_started_with_how_its_threads_wait(
     own = Settings().engine_environment()
     assert own.get("GOMP_SPINCOUNT") == expected
     assert own["COMPUTE_MODEL"] == str(folder)
+
+
+def test_threads_are_the_cores_that_are_granted_unless_said(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert Settings().threads == usable_cores()
+    monkeypatch.setenv("COMPUTE_THREADS", "3")
+    assert Settings().threads == 3

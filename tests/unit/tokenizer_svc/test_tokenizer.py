@@ -163,8 +163,10 @@ def test_a_broken_tokenizer_is_refused_by_file(make_folder: MakeFolder, definiti
 
 
 def _declaring(path: Path, token_id: int | None, *, special: bool = True, **files: Any) -> ModelFolder:
-    decoder = {} if token_id is None else {str(token_id): {"content": "<|extra|>", "special": special, "normalized": False}}
-    return read_model_folder(write_model_folder(path, template=None, tokenizer_config={"added_tokens_decoder": decoder}, **files))
+    if token_id is not None:
+        decoder = {str(token_id): {"content": "<|extra|>", "special": special, "normalized": False}}
+        files["tokenizer_config"] = {"added_tokens_decoder": decoder}
+    return read_model_folder(write_model_folder(path, template=None, **files))
 
 
 def test_a_token_that_the_tokenizer_s_configuration_alone_declares_has_its_id(tmp_path: Path) -> None:
