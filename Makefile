@@ -79,6 +79,7 @@ protos: $(VENV)/.dev ## Generate code from protos/triserve/v1 and compute_svc/wi
 .PHONY: bench
 bench: $(VENV)/.dev ## Measure what the services cost against the same engine in one process
 	$(BIN)/python tests/bench/service_overhead.py $(ARGS)
+	$(BIN)/python tests/bench/service_overhead.py --model smollm2 --requests 16 --max-input 128 --max-output 64 --output tests/bench/results/service_overhead_smollm2.json $(ARGS)
 
 .PHONY: bench-kv
 bench-kv: $(VENV)/.dev ## Measure KV memory: reservation by the maximum, by pages, by prediction

@@ -121,7 +121,6 @@ def chat_body(model: str, request: PlannedRequest) -> dict[str, Any]:
         "model": model,
         "messages": [{"role": "user", "content": " ".join(WORDS[token % len(WORDS)] for token in request.prompt_token_ids)}],
         "max_tokens": request.output_tokens,
-        "temperature": 0,
         "stream": True,
         "stream_options": {"include_usage": True},
     }

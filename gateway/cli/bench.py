@@ -57,6 +57,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--max-input", type=whole(1), metavar="N", help="longest prompt; longer ones are cut to it")
     parser.add_argument("--max-output", type=whole(1), metavar="N", help="longest answer; longer ones are cut to it")
     parser.add_argument(
+        "--temperature",
+        type=real(0, 100),
+        default=0.0,
+        metavar="T",
+        help="0 = the likeliest tokens, above = drawn, as clients do by default (default: %(default)s)",
+    )
+    parser.add_argument(
         "--timeout", type=real(above=0), default=600.0, metavar="SECONDS", help="give up on a request after this (default: %(default)s)"
     )
     parser.add_argument(
@@ -99,7 +106,14 @@ async def _run(arguments: argparse.Namespace) -> int:
     requests = make_workload(config, read_lengths(arguments.lengths), vocab_size=model.vocab_size or len(WORDS))
     if model.max_model_len is not None:
         require_fitting(requests, model.name, model.max_model_len)
-    target = make_target(arguments.url, model=model.name, api_key=arguments.api_key, timeout_s=arguments.timeout, exact=exact)
+    target = make_target(
+        arguments.url,
+        model=model.name,
+        api_key=arguments.api_key,
+        timeout_s=arguments.timeout,
+        exact=exact,
+        temperature=arguments.temperature,
+    )
     outcomes = await _send_all(requests, target, concurrency=None if config.rate is not None else concurrency)
     report = make_report(outcomes)
     sys.stdout.write(as_table(report) + "\n")
@@ -147,7 +161,10 @@ async def _send_all(requests: list[PlannedRequest], target: Target, *, concurren
 
 def _document(arguments: argparse.Namespace, model: ModelInfo, report: Report, outcomes: list[Outcome]) -> dict[str, Any]:
     """All that one needs to understand, and to repeat, the run."""
-    workload = {name: getattr(arguments, name) for name in ("requests", "seed", "rate", "concurrency", "scale", "max_input", "max_output")}
+    workload = {
+        name: getattr(arguments, name)
+        for name in ("requests", "seed", "rate", "concurrency", "scale", "max_input", "max_output", "temperature")
+    }
     measured = sorted((one for one in outcomes if isinstance(one, Measured)), key=lambda one: one.request.index)
     return {
         "triserve": version("triserve"),

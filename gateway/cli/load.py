@@ -36,9 +36,11 @@ class Target(NamedTuple):
     timeout_s: float
     # Whether exact answers can be asked for, as of Triserve: else what any server of OpenAI's API answers is measured.
     exact: bool
+    # 0 = greedy; above, each request draws with a seed of its own, so that the same seed of the run asks for the same answers.
+    temperature: float
 
 
-def make_target(url: str, *, model: str, api_key: str, timeout_s: float, exact: bool = True) -> Target:
+def make_target(url: str, *, model: str, api_key: str, timeout_s: float, exact: bool = True, temperature: float = 0.0) -> Target:
     """A server.
 
     Raises:
@@ -49,13 +51,15 @@ def make_target(url: str, *, model: str, api_key: str, timeout_s: float, exact: 
         raise ValueError(f"{url} is no http:// or https:// address")
     tls = ssl.create_default_context() if parts.scheme == "https" else None
     port = parts.port or (443 if tls else 80)
-    return Target(parts.hostname, port, tls, parts.path.rstrip("/"), model, api_key, timeout_s, exact)
+    return Target(parts.hostname, port, tls, parts.path.rstrip("/"), model, api_key, timeout_s, exact, temperature)
 
 
 def request_bytes(target: Target, request: PlannedRequest) -> bytes:
-    """The HTTP request: a stream of so many tokens, drawn greedily, that no cache answers."""
+    """The HTTP request: a stream of so many tokens that no cache answers."""
     path = "/v1/completions" if target.exact else any_server.PATH
-    body = json.dumps((completion_body if target.exact else any_server.chat_body)(target.model, request)).encode()
+    fields = (completion_body if target.exact else any_server.chat_body)(target.model, request)
+    fields |= {"temperature": target.temperature} | ({"seed": request.index} if target.temperature else {})
+    body = json.dumps(fields).encode()
     headers = {
         "Host": f"{target.host}:{target.port}",
         "Content-Type": "application/json",
@@ -78,7 +82,6 @@ def completion_body(model: str, request: PlannedRequest) -> dict[str, Any]:
         "max_tokens": request.output_tokens,
         "min_tokens": request.output_tokens,
         "ignore_eos": True,
-        "temperature": 0,
         "stream": True,
         "stream_options": {"include_usage": True},
         "return_token_ids": True,

@@ -1,6 +1,6 @@
 """What the services cost: `triserve bench` against `triserve up` (HTTP to HTTP) beside the same engine in one process.
 
-Both compute the same requests of the same seed, in turns on the same machine, each run in fresh processes; every answer's length is checked
+The engine alone is greedy; what is served is measured greedy and at temperature 1, as clients send by default. Both compute the same requests of the same seed, in turns on the same machine, each run in fresh processes; every answer's length is checked
 before anything is reported. Writes medians and spread to a results file.
 """
 
@@ -21,6 +21,7 @@ from pathlib import Path
 from typing import Any
 
 from gateway.cli.hardware import describe_hardware
+from gateway.cli.model_folder import download_from_hub, resolve_model
 from tests.e2e.local_pipeline import Pipeline
 
 ROOT = Path(__file__).parents[2]
@@ -44,7 +45,7 @@ def _in_process(arguments: argparse.Namespace, concurrency: int) -> dict[str, fl
     return figures
 
 
-def _served(arguments: argparse.Namespace, concurrency: int) -> dict[str, float]:
+def _served(arguments: argparse.Namespace, concurrency: int, temperature: float) -> dict[str, float]:
     pipeline = Pipeline(
         ["--dtype", arguments.dtype, "--model", str(arguments.model)], environment={"COMPUTE_THREADS": str(arguments.threads)}
     )
@@ -66,6 +67,7 @@ def _served(arguments: argparse.Namespace, concurrency: int) -> dict[str, float]
                 "1",
             ]
             subprocess.run([*bench, *warm_up], cwd=ROOT, capture_output=True, check=True)
+            bench += ["--temperature", str(temperature)]
             subprocess.run([*bench, *_workload(arguments, concurrency), "--output", str(output)], cwd=ROOT, capture_output=True, check=True)
             figures = json.loads(output.read_text())["figures"]
     finally:
@@ -87,28 +89,36 @@ def _summary(runs: Sequence[dict[str, float]]) -> dict[str, dict[str, float]]:
 
 
 def _compare(arguments: argparse.Namespace, concurrency: int) -> dict[str, Any]:
-    alone, served = [], []
+    alone, served, sampled = [], [], []
     for round_number in range(arguments.rounds):
         alone.append(_in_process(arguments, concurrency))
-        served.append(_served(arguments, concurrency))
-        assert alone[-1]["output_tokens"] == served[-1]["output_tokens"], "both computed the same answers"
-        print(f"concurrency {concurrency} round {round_number + 1}: in process {alone[-1]}, served {served[-1]}", flush=True)
-    in_process, pipeline = _summary(alone), _summary(served)
+        served.append(_served(arguments, concurrency, 0.0))
+        sampled.append(_served(arguments, concurrency, 1.0))
+        assert alone[-1]["output_tokens"] == served[-1]["output_tokens"] == sampled[-1]["output_tokens"], (
+            "all gave answers of the same lengths"
+        )
+        print(
+            f"concurrency {concurrency} round {round_number + 1}: in process {alone[-1]}, served {served[-1]}, sampled {sampled[-1]}",
+            flush=True,
+        )
+    in_process, pipeline, drawn = _summary(alone), _summary(served), _summary(sampled)
     throughput = pipeline["output_tokens_per_s"]["median"] / in_process["output_tokens_per_s"]["median"]
     added = pipeline["ttft_ms_p50"]["median"] - in_process["ttft_ms_p50"]["median"]
     return {
         "concurrency": concurrency,
         "in_process": in_process,
         "served": pipeline,
+        "served_at_temperature_1": drawn,
         "throughput_lost_percent": round(100 * (1 - throughput), 1),
         "ttft_added_ms": round(added, 2),
+        "sampled_of_greedy": round(drawn["output_tokens_per_s"]["median"] / pipeline["output_tokens_per_s"]["median"], 3),
     }
 
 
 def main() -> None:
     """Measures and writes the results file."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--model", type=Path, default=MODEL)
+    parser.add_argument("--model", type=Path, default=MODEL, help="a model folder; smollm2 = the one `triserve up` serves by default")
     parser.add_argument("--dtype", default="float32")
     parser.add_argument("--threads", type=int, default=len(os.sched_getaffinity(0)))
     parser.add_argument("--rounds", type=int, default=3)
@@ -119,6 +129,8 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--output", type=Path, default=RESULTS)
     arguments = parser.parse_args()
+    if str(arguments.model) == "smollm2":
+        arguments.model = resolve_model(None, download_from_hub, os.environ).folder
     comparisons = [_compare(arguments, concurrency) for concurrency in arguments.concurrency]
     arguments.output.parent.mkdir(exist_ok=True)
     document = {
@@ -135,7 +147,9 @@ def main() -> None:
     }
     arguments.output.write_text(json.dumps(document, indent=1) + "\n")
     for one in comparisons:
-        print(f"concurrency {one['concurrency']}: throughput lost {one['throughput_lost_percent']} %, TTFT added {one['ttft_added_ms']} ms")
+        print(
+            f"concurrency {one['concurrency']}: throughput lost {one['throughput_lost_percent']} %, TTFT added {one['ttft_added_ms']} ms, sampled / greedy {one['sampled_of_greedy']}"
+        )
 
 
 if __name__ == "__main__":

@@ -66,6 +66,18 @@ def test_a_request_asks_for_exactly_so_many_tokens_and_its_ids() -> None:
     assert (sent["prompt"], sent["max_tokens"], sent["min_tokens"], sent["ignore_eos"], sent["return_token_ids"]) == ([3], 5, 5, True, True)
 
 
+@pytest.mark.parametrize("exact", [True, False])
+def test_a_request_is_greedy_or_draws_with_a_seed_of_its_own(exact: bool) -> None:
+    def sent(temperature: float) -> dict[str, object]:
+        target = make_target("http://host:1", model="m", api_key="", timeout_s=1, exact=exact, temperature=temperature)
+        fields: dict[str, object] = json.loads(request_bytes(target, REQUESTS[3]).partition(b"\r\n\r\n")[2])
+        return fields
+
+    greedy, drawn = sent(0.0), sent(1.0)
+    assert (greedy["temperature"], "seed" in greedy) == (0.0, False)
+    assert (drawn["temperature"], drawn["seed"]) == (1.0, REQUESTS[3].index)
+
+
 @pytest.mark.parametrize("url", ["localhost:8000", "ftp://host", "http://", ""])
 def test_what_is_no_address_is_refused(url: str) -> None:
     with pytest.raises(ValueError, match="is no http"):
