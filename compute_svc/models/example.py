@@ -37,9 +37,11 @@ class Example:
         fields: Of its config, small.
         variants: What the family can do, each by a name and the fields that differ; at least one.
         published: For some variants, what config.json says in checkpoints that have this form under a name transformers does not know.
+        right_since: The first version of transformers known to compute it right; an older one is not asked.
     """
 
     model_type: str
     fields: Fields
     variants: Mapping[str, Fields]
     published: Mapping[str, Fields] = field(default_factory=dict)
+    right_since: str = "0"

@@ -22,6 +22,8 @@ CPU = torch.device("cpu")
 # that divides its logits by 8 is checked as strictly as one that does not.
 # The largest error of a logit in float32.
 TOLERANCE = 5e-5
+# On another device than the oracle's sums have another order in every product, and the largest of some millions of errors is larger.
+DEVICE_TOLERANCE = 1e-4
 # Two logits that the oracle itself has this close to each other are equal: which of them is larger is rounding.
 TIE = 1e-5
 # The error in bfloat16 may be so many times what the oracle's own is, and this more.
@@ -58,10 +60,12 @@ class Trial:
     Attributes:
         model: In float32.
         prompts: Random ones, from one token to many pages.
+        tolerance: The largest error of a logit in float32, in terms of the spread.
     """
 
     def __init__(self, case: Case, folder: Path, device: torch.device = CPU) -> None:
         self.device = device
+        self.tolerance = TOLERANCE if device.type == "cpu" else DEVICE_TOLERANCE
         self.oracle = case.write(folder)
         self._folder = folder
         self._streaming = case.streaming
@@ -103,7 +107,7 @@ class Trial:
             How many tokens, how many of them are ties, and the largest error of a logit that was given out, of the logits' spread.
 
         Raises:
-            AssertionError: A token is not the oracle's, or a logit is off by more than TOLERANCE.
+            AssertionError: A token is not the oracle's, or a logit is off by more than the tolerance.
         """
         errors, num_ties = [0.0], 0
         for request in requests:
@@ -118,7 +122,7 @@ class Trial:
             num_ties += int((behind > 0).sum())
             if request.number in served.logits:
                 errors.append(_error(served.logits[request.number], rows))
-        assert max(errors) <= TOLERANCE, f"logits in merge steps are off by {max(errors):.1e} of their spread"
+        assert max(errors) <= self.tolerance, f"logits in merge steps are off by {max(errors):.1e} of their spread"
         return {"tokens": len(requests) * _NUM_TOKENS, "ties": num_ties, "max_error": max(errors)}
 
 
@@ -131,7 +135,7 @@ def check_logits(trial: Trial) -> Outcome:
     requests = [driver.request(tokens, len(tokens)) for tokens in sequences]
     driver.step([], [(request, len(request.tokens)) for request in requests], all_logits=True)
     error = max(_error(request.logits[0], trial.expected(request.tokens)) for request in requests)
-    assert error <= TOLERANCE, f"logits are off by {error:.1e} of their spread"
+    assert error <= trial.tolerance, f"logits are off by {error:.1e} of their spread"
     return Outcome(f"{error:.1e}", {"max_error": error})
 
 

@@ -16,6 +16,8 @@ ARCHITECTURES = ("GptOssForCausalLM",)
 EXAMPLES = (
     Example(
         model_type="gpt_oss",
+        # 5.17 computes other logits wherever not all experts are chosen.
+        right_since="5.23",
         fields={
             **GROUPED_SIZES,
             "intermediate_size": 24,
