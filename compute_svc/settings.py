@@ -72,11 +72,18 @@ class Settings(BaseSettings):
     )
     max_waiting_requests: int = Field(1024, ge=1, le=1 << 20, description="Most requests that wait for the batch; one more is refused")
     max_unanswered_frames: int = Field(64, ge=1, le=4096, description="Frames a sampler may leave unanswered before its requests pause")
-    sampler_timeout_s: float = Field(20.0, gt=0, le=3600, description="A sampler that leaves a frame unanswered for so long is lost")
+    sampler_timeout_s: float = Field(10.0, gt=0, le=3600, description="A sampler that leaves a frame unanswered for so long is lost")
     max_backlog_bytes: int = Field(
         16 << 20, ge=1 << 20, le=32 << 20, description="Most bytes that wait for a gateway that does not read; then it is cut off"
     )
     stall_timeout_s: float = Field(30.0, gt=0, le=3600, description="Not ready after a step that takes longer than this")
+    freeze_timeout_s: float = Field(
+        10.0,
+        gt=0,
+        le=86400,
+        description="The process ends when its engine neither answers nor uses the processor for so long, ten times as long while it loads",
+    )
+    step_timeout_s: float = Field(600.0, gt=0, le=86400, description="The process ends when a step takes longer than this")
     drain_timeout_s: float = Field(30.0, ge=0, le=3600, description="Most seconds for requests under way when the process is told to stop")
 
     @property

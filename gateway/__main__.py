@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
-from gateway.service import GatewayService
+from gateway.auth import BadKeysFile
+from gateway.service import CannotListen, GatewayService
 from gateway.settings import Settings
 from triserve.rpc.server import run_service
 
 
 def main() -> None:
-    """Runs the gateway."""
-    run_service("gateway", Settings, GatewayService)
+    """Runs the gateway; ends with status 1 and one line if it cannot start."""
+    try:
+        run_service("gateway", Settings, GatewayService)
+    except (BadKeysFile, CannotListen) as error:
+        raise SystemExit(f"gateway: {error}") from None
 
 
 if __name__ == "__main__":

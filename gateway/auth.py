@@ -13,7 +13,9 @@ from triserve.rpc import limits
 from triserve.rpc.errors import Unauthenticated
 
 DEFAULT_TENANT = "default"
-_LINE = re.compile(r"(?P<tenant>[A-Za-z0-9_.-]{1,64})\s+(?P<digest>[0-9a-f]{64})(\s+lowest_priority=(?P<lowest>-?[0-9]{1,4}))?")
+_LINE = re.compile(
+    r"(?P<tenant>[A-Za-z0-9_.-]{1,64})\s+(?P<digest>[0-9a-f]{64})(\s+lowest_priority=(?P<lowest>-?[0-9]{1,4}))?(?P<metrics>\s+metrics)?"
+)
 
 
 class BadKeysFile(Exception):
@@ -26,6 +28,8 @@ class Grant(NamedTuple):
     tenant: str
     # Lower is sooner; below 0 only where the operator says so, since nobody is to pass all others by asking for it.
     lowest_priority: int = 0
+    # Whether it may read /metrics, which tell of all tenants together.
+    reads_metrics: bool = False
 
 
 @dataclass(frozen=True)
@@ -41,7 +45,8 @@ class ApiKeys:
 
     @classmethod
     def load(cls, path: Path | None) -> ApiKeys:
-        """Reads lines of `tenant sha256-in-hex`, each with `lowest_priority=N` after it where the key may ask for a priority below 0.
+        """Reads lines of `tenant sha256-in-hex`, each with `lowest_priority=N` after it where the key may ask for a priority below 0, and
+        then `metrics` where it may read /metrics.
 
         Empty lines and those that begin with # are passed over.
 
@@ -60,7 +65,7 @@ class ApiKeys:
             match = _LINE.fullmatch(line.strip())
             if match is None:
                 raise BadKeysFile(
-                    f"{path} line {number} is not a tenant and the lower-case hex sha256 of a key, with or without lowest_priority=N"
+                    f"{path} line {number} is not a tenant and the lower-case hex sha256 of a key, with or without lowest_priority=N and metrics"
                 )
             digest = bytes.fromhex(match["digest"])
             if digest in grants:
@@ -68,7 +73,7 @@ class ApiKeys:
             lowest = int(match["lowest"] or 0)
             if not limits.PRIORITY.low <= lowest <= 0:
                 raise BadKeysFile(f"{path} line {number} has lowest_priority={lowest}, the range is [{limits.PRIORITY.low:g}, 0]")
-            grants[digest] = Grant(match["tenant"], lowest)
+            grants[digest] = Grant(match["tenant"], lowest, reads_metrics=match["metrics"] is not None)
         if not grants:
             raise BadKeysFile(f"{path} has no key; without the setting no key is asked for")
         return cls(grants)
@@ -88,10 +93,10 @@ class ApiKeys:
             Unauthenticated: there is no key, or it is none of ours.
         """
         if not self.grants:
-            return Grant(DEFAULT_TENANT)
+            return Grant(DEFAULT_TENANT, reads_metrics=True)
         scheme, _, key = (authorization or "").partition(" ")
         if scheme.lower() != "bearer" or not key.strip():
-            raise Unauthenticated("an API key is needed: send it as `Authorization: Bearer KEY`", field="Authorization")
+            raise Unauthenticated("an API key is needed: send it as `Authorization: Bearer KEY` or `X-Api-Key: KEY`", field="Authorization")
         presented = hashlib.sha256(key.strip().encode("utf-8", "surrogateescape")).digest()
         found = None
         # All are compared, so that the time tells nothing about which are close.

@@ -156,6 +156,7 @@ def _logprobs(logprobs: Sequence[sampler_pb2.TokenLogprobs]) -> list[chat_pb2.Ch
             logprob=one.logprob,
             top_token_ids=[top.token for top in one.top],
             top_logprobs=[top.logprob for top in one.top],
+            token_id=one.token,
         )
         for one in logprobs
     ]

@@ -12,7 +12,9 @@ from gateway.flow.admission import Admission
 from gateway.flow.limits import Limits
 from gateway.flow.pipeline import Pipeline
 from gateway.flow.served_model import ServedNames
+from gateway.hosts import AllowedHosts
 from gateway.http.bodies import BodyReader
+from gateway.http.cors import Cors
 from gateway.metrics import Metrics
 
 
@@ -25,6 +27,8 @@ class Gateway:
     admission: Admission
     bodies: BodyReader
     keys: ApiKeys
+    hosts: AllowedHosts
+    cors: Cors
     names: ServedNames
     limits: Limits
     metrics: Metrics

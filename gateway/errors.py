@@ -8,7 +8,9 @@
     ├── BodyTimeout            408  a body that does not come
     ├── BodyTooLarge           413  more bytes than are read
     └── UnsupportedMediaType   415  a body that is no JSON
-    Forbidden                  403  a request another web site made in a visitor's browser
+    Forbidden                  403  what this key, or anybody, may not ask
+    ├── CrossSiteRequest       403  a request another web site made in a visitor's browser
+    └── UnknownHost            403  a request for a host that is not this one
 
 They keep the gRPC status and the reason of the class they come from.
 """
@@ -56,8 +58,16 @@ class UnsupportedMediaType(InvalidRequest):
 
 
 class Forbidden(ServiceError):
-    """A request that a page of another web site made in a visitor's browser."""
+    """What this client may not ask."""
 
     code = grpc.StatusCode.PERMISSION_DENIED
     http_status = 403
     reason = "FORBIDDEN"
+
+
+class CrossSiteRequest(Forbidden):
+    """A request that a page of another web site made in a visitor's browser."""
+
+
+class UnknownHost(Forbidden):
+    """A request for a host that is not this one, as a browser makes whose name server was made to lie."""

@@ -71,17 +71,22 @@ class StateCollector(Collector):
     Args:
         fleet: the peers.
         active: gives the number of answers under way.
+        body_bytes: gives the bytes of all bodies under way.
         cache_stats: gives the prompt cache's counters; None = there is no cache.
     """
 
-    def __init__(self, fleet: Fleet, *, active: Callable[[], int], cache_stats: Callable[[], CacheStats] | None) -> None:
+    def __init__(
+        self, fleet: Fleet, *, active: Callable[[], int], body_bytes: Callable[[], int], cache_stats: Callable[[], CacheStats] | None
+    ) -> None:
         self._fleet = fleet
         self._active = active
+        self._body_bytes = body_bytes
         self._cache_stats = cache_stats
 
     def collect(self) -> Iterable[Metric]:
         """All families, with their values now."""
         yield GaugeMetricFamily("triserve_active_requests", "Answers under way", value=self._active())
+        yield GaugeMetricFamily("triserve_body_bytes", "Bytes of the bodies of requests under way", value=self._body_bytes())
         yield GaugeMetricFamily("triserve_asyncio_tasks", "Tasks of the event loop", value=len(asyncio.all_tasks()))
         ready = GaugeMetricFamily("triserve_peer_ready", "Whether the peer takes requests", labels=("stage", "peer"))
         in_flight = GaugeMetricFamily("triserve_peer_in_flight", "Requests of this gateway that the peer has", labels=("stage", "peer"))

@@ -20,8 +20,11 @@ from gateway.flow.admission import Admission
 from gateway.flow.answer_cache import AnswerCache
 from gateway.flow.pipeline import Pipeline
 from gateway.flow.shares import Shares
+from gateway.hosts import AllowedHosts
 from gateway.http.app import make_app
 from gateway.http.bodies import BodyReader
+from gateway.http.connection import Connection, MalformedRequests
+from gateway.http.cors import Cors
 from gateway.metrics import Metrics, StateCollector
 from gateway.settings import Settings
 from prompt_cache import PromptCache
@@ -35,6 +38,14 @@ logger = logging.getLogger(__name__)
 _LAST_WORDS_S = 1.0
 _BACKLOG = 1024
 _UNSENT_BYTES = 16 * 1024
+_MESSAGE_SLACK_BYTES = 64 * 1024
+
+
+class CannotListen(OSError):
+    """An address of the gateway cannot be listened on; the message names it."""
+
+    def __str__(self) -> str:
+        return str(self.strerror)
 
 
 class GatewayService:
@@ -45,7 +56,7 @@ class GatewayService:
 
     Raises:
         BadKeysFile: the file of API keys cannot be read.
-        OSError: an address cannot be listened on.
+        CannotListen: an address cannot be listened on.
     """
 
     def __init__(self, settings: Settings) -> None:
@@ -74,7 +85,10 @@ class GatewayService:
         cache = self._cache
         metrics.registry.register(
             StateCollector(
-                self._fleet, active=lambda: self._admission.active, cache_stats=(lambda: cache.stats) if cache is not None else None
+                self._fleet,
+                active=lambda: self._admission.active,
+                body_bytes=lambda: budget.used,
+                cache_stats=(lambda: cache.stats) if cache is not None else None,
             )
         )
         self.gateway = Gateway(
@@ -83,14 +97,23 @@ class GatewayService:
             admission=self._admission,
             bodies=self._bodies,
             keys=keys,
+            hosts=AllowedHosts.anybody() if keys.grants else AllowedHosts.of(settings.listen, settings.allowed_hosts),
+            cors=Cors(settings.cors_origins),
             names=names,
             limits=limits,
             metrics=metrics,
             started_at=int(time.time()),
         )
         # Without cancellation a handler would not notice that its client is gone.
-        self._runner = web.AppRunner(make_app(self.gateway), handler_cancellation=True, access_log=None, shutdown_timeout=_LAST_WORDS_S)
-        self._grpc = ServiceServer([SERVICE_NAME], lambda server: _add(ChatServicer(self.gateway), server), settings.grpc_listen)
+        self._runner = web.AppRunner(make_app(self.gateway), handler_cancellation=True, shutdown_timeout=_LAST_WORDS_S)
+        self._http: asyncio.Server | None = None
+        self._grpc = ServiceServer(
+            [SERVICE_NAME],
+            lambda server: _add(ChatServicer(self.gateway), server),
+            settings.grpc_listen,
+            # What is a little above the limit is refused by our own words.
+            max_receive_bytes=settings.max_body_bytes + _MESSAGE_SLACK_BYTES,
+        )
         self._readiness: asyncio.Task[None] | None = None
 
     @property
@@ -103,6 +126,11 @@ class GatewayService:
         """Where gRPC is served."""
         return self._grpc.port
 
+    @property
+    def num_connections(self) -> int:
+        """Connections of HTTP clients."""
+        return len(self._runner.server.connections) if self._runner.server is not None else 0
+
     async def start(self) -> None:
         """Listens; ready as soon as each stage is."""
         if self._cache is not None:
@@ -110,7 +138,7 @@ class GatewayService:
         await self._grpc.start()
         self._fleet.start()
         await self._runner.setup()
-        await web.SockSite(self._runner, self._listener, backlog=_BACKLOG).start()
+        self._http = await self._serve_http()
         logger.info("HTTP on port %d, gRPC on port %d", self.port, self.grpc_port)
 
     async def stop(self) -> None:
@@ -122,6 +150,8 @@ class GatewayService:
             logger.warning("%d answers are ended after %g s", self._admission.active, self._settings.drain_timeout_s)
             self._pipeline.abort_all(leaving)
             await self._admission.wait_idle(_LAST_WORDS_S)
+        if self._http is not None:
+            self._http.close()
         await self._runner.cleanup()
         self._bodies.close()
         await self._grpc.stop(_LAST_WORDS_S)
@@ -130,6 +160,13 @@ class GatewayService:
             await self._readiness
         if self._cache is not None:
             await self._cache.close()
+
+    async def _serve_http(self) -> asyncio.Server:
+        server, malformed, idle_timeout_s = self._runner.server, MalformedRequests(), self._settings.idle_timeout_s
+        assert server is not None, "the runner is set up"
+        return await asyncio.get_running_loop().create_server(
+            lambda: Connection(server, malformed=malformed, idle_timeout_s=idle_timeout_s), sock=self._listener, backlog=_BACKLOG
+        )
 
     def _schedule_readiness(self) -> None:
         if self._readiness is None or self._readiness.done():
@@ -156,7 +193,7 @@ def _listen(address: str) -> socket.socket:
     try:
         listener = socket.create_server((host, int(port)), family=family, backlog=_BACKLOG)
     except OSError as error:
-        raise OSError(error.errno, f"cannot listen on {address}: {error.strerror}") from error
+        raise CannotListen(error.errno, f"cannot listen on {address}: {error.strerror}") from error
     listener.setblocking(False)
     _limit_unsent(listener)
     return listener

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import secrets
 from typing import Annotated
 
@@ -10,9 +11,12 @@ from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 from gateway.flow.limits import Limits
 from gateway.flow.served_model import ServedNames
+from gateway.http.cors import ANY_ORIGIN
 from prompt_cache import CacheConfig
 
 _ADDRESS = r"^.+:\d{1,5}$"
+# As browsers send it: no path, and the port only where it is not the scheme's own.
+_ORIGIN = re.compile(r"[a-z][a-z0-9+.-]*://[^/\s,]+")
 _KIB, _MIB = 1024, 1024 * 1024
 
 
@@ -34,7 +38,16 @@ class Settings(Limits, BaseSettings):
     api_keys_file: FilePath | None = Field(
         None,
         description="File with a line `tenant sha256-of-key-in-hex` for each key, and `lowest_priority=N` after it where the key may ask for"
-        " a priority below 0; unset = no keys, everybody is tenant `default`",
+        " a priority below 0, `metrics` where it may read /metrics; unset = no keys, everybody is tenant `default`",
+    )
+    allowed_hosts: Annotated[tuple[str, ...], NoDecode] = Field(
+        (),
+        description="Names under which browsers may ask, beside localhost, IP addresses, the name listened on and the machine's own, where"
+        " there are no keys; separated by commas, * = any",
+    )
+
+    cors_origins: Annotated[tuple[str, ...], NoDecode] = Field(
+        (), description="Web sites whose pages may call, as `https://example.org`, separated by commas; `*` = all, unset = none"
     )
 
     cache: bool = Field(True, description="Whether finished answers are remembered")
@@ -44,7 +57,7 @@ class Settings(Limits, BaseSettings):
     cache_secret: SecretStr | None = Field(
         None,
         min_length=16,
-        description="Key of remembered answers' names and seals, shared with the Redis; unset = a new one at each start",
+        description="Key that names and encrypts remembered answers, of all gateways that share the Redis; unset = a new one at each start",
     )
     cache_ttl_s: float = Field(3600.0, gt=0, le=30 * 86400, description="Seconds for which Redis remembers an answer")
     cache_local_ttl_s: float = Field(60.0, gt=0, le=30 * 86400, description="Seconds for which the process itself remembers an answer")
@@ -58,12 +71,23 @@ class Settings(Limits, BaseSettings):
         le=64 * 1024 * _MIB,
         description="Most bytes of the bodies of all requests under way together; more are refused with 429",
     )
+    idle_timeout_s: float = Field(
+        75.0, gt=0, le=3600, description="Seconds a connection may be without a request that is complete but for its body"
+    )
     drain_timeout_s: float = Field(20.0, ge=0, le=3600, description="Seconds that requests under way may take to end after SIGTERM")
 
-    @field_validator("tokenizers", "computes", "model_aliases", mode="before")
+    @field_validator("tokenizers", "computes", "model_aliases", "allowed_hosts", "cors_origins", mode="before")
     @classmethod
     def _split(cls, value: object) -> object:
         return tuple(part.strip() for part in value.split(",") if part.strip()) if isinstance(value, str) else value
+
+    @field_validator("cors_origins")
+    @classmethod
+    def _are_origins(cls, value: tuple[str, ...]) -> tuple[str, ...]:
+        for origin in value:
+            if origin != ANY_ORIGIN and not _ORIGIN.fullmatch(origin):
+                raise ValueError(f"{origin!r} is no origin such as https://example.org, nor *")
+        return value
 
     @field_validator("tokenizers", "computes")
     @classmethod

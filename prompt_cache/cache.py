@@ -10,7 +10,7 @@ from prompt_cache.config import CacheConfig
 from prompt_cache.entry import CachedAnswer, CorruptEntry, EntryCodec
 from prompt_cache.keys import CacheKey, CacheScope, KeyMaker
 from prompt_cache.memory_store import MemoryStore
-from prompt_cache.redis_store import RedisStore
+from prompt_cache.redis_store import RedisStore, connect
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -60,7 +60,7 @@ class PromptCache:
         self._keys = KeyMaker(config.secret)
         self._codec = EntryCodec(config.secret)
         self._memory = MemoryStore(max_bytes=config.l0_max_bytes, max_entries=config.l0_max_entries)
-        self._redis = RedisStore(config.redis_url, config, clock) if config.redis_url is not None else None
+        self._redis = RedisStore(connect(config.redis_url, config), config, clock) if config.redis_url is not None else None
         self._hits_l0 = self._hits_l1 = self._misses = self._corrupt = self._too_large = 0
 
     async def start(self) -> None:

@@ -18,7 +18,7 @@ class CacheConfig:
 
     # Redis that gateways share, such as "redis://127.0.0.1:6379/0"; None = the process's own store alone.
     redis_url: str | None
-    # Keys the names and seals of entries; gateways that share a Redis share it. At least 16 bytes.
+    # Keys the names of entries and encrypts them; gateways that share a Redis share it. At least 16 bytes.
     secret: bytes = field(repr=False)
     # How long an answer stays in Redis.
     ttl_s: float = 3600.0

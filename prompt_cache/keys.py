@@ -10,7 +10,7 @@ from dataclasses import dataclass, fields
 from typing import NamedTuple
 
 # Part of every key: entries of another layout are never found, and expire.
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
 
 _NAMESPACE_HEX = 16
 
@@ -32,8 +32,6 @@ class CacheScope:
     tokenizer_sha256: str
     # Canonical bytes of every resolved parameter that bears on the answer: sampling, stopping, what is reported with it.
     sampling: bytes
-    # Canonical bytes of a constraint on the answer that the token ids do not show (a schema, tools); empty = none.
-    output_format: bytes = b""
 
 
 class CacheKey(NamedTuple):

@@ -41,33 +41,43 @@ class _Write(NamedTuple):
     data: bytes | None
 
 
-class RedisStore:
-    """Encoded answers in Redis. A failure of any kind is counted and reads as "not there".
+def connect(url: str, config: CacheConfig) -> Redis:
+    """A client of a Redis; it connects when it is first used.
 
     Args:
         url: as redis-py understands it.
-        config: timeouts, bounds and the breaker's limits.
-        clock: seconds, never falling.
+        config: timeouts and the number of connections.
 
     Raises:
         ValueError: the URL is malformed.
     """
+    socket_timeout_s = config.socket_timeout_ms / 1000
+    # The library's default is ten tries with a growing pause: seconds for every lookup while Redis is gone.
+    pool = BlockingConnectionPool.from_url(
+        url,
+        max_connections=config.max_connections,
+        timeout=config.lookup_timeout_ms / 1000,
+        socket_timeout=socket_timeout_s,
+        socket_connect_timeout=socket_timeout_s,
+        retry=Retry(NoBackoff(), 0),
+    )
+    return Redis.from_pool(pool)
 
-    def __init__(self, url: str, config: CacheConfig, clock: Callable[[], float]) -> None:
+
+class RedisStore:
+    """Encoded answers in Redis. A failure of any kind is counted and reads as "not there".
+
+    Args:
+        redis: from `connect`.
+        config: timeouts, bounds and the breaker's limits.
+        clock: seconds, never falling.
+    """
+
+    def __init__(self, redis: Redis, config: CacheConfig, clock: Callable[[], float]) -> None:
         self._config = config
         self._clock = clock
         self._timeout_s = config.lookup_timeout_ms / 1000
-        socket_timeout_s = config.socket_timeout_ms / 1000
-        # The library's default is ten tries with a growing pause: seconds for every lookup while Redis is gone.
-        pool = BlockingConnectionPool.from_url(
-            url,
-            max_connections=config.max_connections,
-            timeout=self._timeout_s,
-            socket_timeout=socket_timeout_s,
-            socket_connect_timeout=socket_timeout_s,
-            retry=Retry(NoBackoff(), 0),
-        )
-        self._redis: Redis = Redis.from_pool(pool)
+        self._redis = redis
         self._breaker = CircuitBreaker(failures=config.breaker_failures, open_s=config.breaker_open_s)
         self._queue: asyncio.Queue[_Write] = asyncio.Queue(config.write_queue_len)
         self._writer: asyncio.Task[None] | None = None

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import codecs
 from collections.abc import Sequence
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 from sampler_svc.vocabulary import Vocabulary
 
@@ -20,11 +20,25 @@ _CONTEXT_TOKENS = 4
 _MAX_WINDOW_TOKENS = 32
 
 
+class Fed(NamedTuple):
+    """What one token did."""
+
+    text: str  # that is certain with it
+    added: bytes  # its own bytes at this place; none if it is no text
+
+
 class Detokenizer(Protocol):
     """One answer's text."""
 
+    @property
+    def pending(self) -> bool:
+        """Whether something is held back."""
+
     def feed(self, token: int) -> str:
         """The text that is certain with one more token; what may be half a character is held back."""
+
+    def feed_exactly(self, token: int) -> Fed:
+        """`feed`, and the bytes by which the token added to the text."""
 
     def flush(self) -> str:
         """The end of the text: half characters become U+FFFD. Nothing may be fed afterwards."""
@@ -65,6 +79,16 @@ class ByteDetokenizer:
         self._begun = False
         for token in context:
             self.feed(token)
+
+    @property
+    def pending(self) -> bool:
+        """See `Detokenizer`."""
+        return bool(self._pending)
+
+    def feed_exactly(self, token: int) -> Fed:
+        """See `Detokenizer`."""
+        added = self._vocabulary.text_bytes(token) if self._begun else self._vocabulary.first_bytes(token)
+        return Fed(self.feed(token), added)
 
     def feed(self, token: int) -> str:
         """See `Detokenizer`."""
@@ -117,6 +141,18 @@ class WindowDetokenizer:
         self._window = list(context)
         self._delivered = len(self._window)
         self._emitted = vocabulary.decode(self._window)
+
+    @property
+    def pending(self) -> bool:
+        """See `Detokenizer`."""
+        return len(self._window) > self._delivered
+
+    def feed_exactly(self, token: int) -> Fed:
+        """See `Detokenizer`. Bytes of a token that is a part of a character are those it has in the vocabulary."""
+        held = self.pending
+        text = self.feed(token)
+        whole = not held and not self.pending and REPLACEMENT not in text
+        return Fed(text, text.encode() if whole else self._vocabulary.text_bytes(token))
 
     def feed(self, token: int) -> str:
         """See `Detokenizer`."""

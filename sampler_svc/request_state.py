@@ -2,18 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
 from sampler_svc.detokenizer import open_detokenizer
 from sampler_svc.errors import Disagreement
-from sampler_svc.logprobs import TokenLogprob
+from sampler_svc.logprobs import LogprobTrail, TextLogprob, TokenLogprob
 from sampler_svc.params import Finish, Sampling, Stopping, check_ids
 from sampler_svc.penalties import Penalties
 from sampler_svc.stop_matcher import StopMatcher, StopPatterns
 from sampler_svc.vocabulary import Vocabulary
 from triserve.rpc.errors import InvalidRequest
+
+# Above any context.
+MAX_TOKENS = 1 << 20
+# Tokens that are replayed in one go: some milliseconds.
+REPLAY_PIECE_TOKENS = 1024
 
 
 class Opening(NamedTuple):
@@ -40,18 +45,17 @@ class Delta:
     first_position: int
     tokens: list[int] = field(default_factory=list)
     text: str = ""
-    logprobs: list[TokenLogprob] = field(default_factory=list)
+    logprobs: list[TextLogprob] = field(default_factory=list)
     finish: Finish | None = None
-    stop_string: str = ""
 
     @property
     def is_empty(self) -> bool:
         """Whether there is nothing to send."""
-        return not self.tokens and not self.text and self.finish is None
+        return not self.tokens and not self.text and not self.logprobs and self.finish is None
 
 
 class RequestState:
-    """Penalties, text and end of one request.
+    """Penalties, text and end of one request. Nothing may be done with it before `replay` has ended.
 
     Args:
         opening: checked here.
@@ -64,10 +68,14 @@ class RequestState:
 
     __slots__ = (
         "_detokenizer",
+        "_generated",
         "_matcher",
         "_max_tokens",
         "_min_tokens",
+        "_named",
+        "_sent",
         "_stop_token_ids",
+        "_trail",
         "epoch",
         "gateway",
         "gateway_request",
@@ -81,9 +89,14 @@ class RequestState:
         sampling, stopping = opening.sampling, opening.stopping
         sampling.check(logits_width)
         stopping.check(logits_width)
+        assert stopping.max_tokens is not None, "checked"
+        num_tokens = len(opening.prompt_token_ids) + len(opening.generated_token_ids)
+        if num_tokens > MAX_TOKENS:
+            raise InvalidRequest(f"prompt and answer have {num_tokens} tokens, the limit is {MAX_TOKENS}", field="prompt_token_ids")
+        if len(opening.generated_token_ids) >= stopping.max_tokens:
+            raise _has_ended()
         check_ids("prompt_token_ids", opening.prompt_token_ids, logits_width)
         check_ids("generated_token_ids", opening.generated_token_ids, logits_width)
-        assert stopping.max_tokens is not None, "checked"
         self.gateway = opening.gateway
         self.gateway_request = opening.gateway_request
         self.epoch = opening.epoch
@@ -97,18 +110,24 @@ class RequestState:
         self._stop_token_ids = stopping.stop_token_ids
         self._detokenizer = open_detokenizer(vocabulary, opening.prompt_token_ids)
         self._matcher = StopMatcher(StopPatterns(stopping.stop_strings)) if stopping.stop_strings else None
-        self._replay(opening.generated_token_ids)
+        # Special tokens are no text, and yet a client that knows them stops at their names.
+        self._named = _special_names_in(stopping.stop_strings, vocabulary)
+        self._trail = None if sampling.top_logprobs is None else LogprobTrail()
+        self._sent = 0
+        """Characters of the answer that deltas have; counted for the trail alone."""
+        self._generated = opening.generated_token_ids
 
     def delta(self) -> Delta:
         """An empty delta that begins here."""
         return Delta(self.gateway, self.gateway_request, self.epoch, self.position)
 
-    def advance(self, token: int, delta: Delta) -> None:
+    def advance(self, token: int, delta: Delta, logprob: TokenLogprob | None = None) -> None:
         """The answer goes on with a token. Where several reasons end it at once, a stop id goes before a stop string before the length.
 
         Args:
             token: below the logits width.
             delta: receives the token, the text that is certain now, and the end if this is it.
+            logprob: of the token, if asked for; goes out with the token's text.
 
         Raises:
             Disagreement: a stop id came before min_tokens.
@@ -120,38 +139,70 @@ class RequestState:
         self.position = count
         self.penalties.count(token)
         delta.tokens.append(token)
-        if stops:
-            delta.finish = Finish.STOP
-            delta.text += self._held_back()
-            return
-        text = self._detokenizer.feed(token)
-        last = count >= self._max_tokens
+        last = stops or count >= self._max_tokens
+        text = "" if stops else self._feed(token, logprob)
         if last:
-            text += self._detokenizer.flush()
+            text += self._flush()
+        stop = None
         if self._matcher is not None:
-            text, stop = self._matcher.feed(text, armed=count >= self._min_tokens)
-            if stop is not None:
-                delta.text += text
-                delta.finish = Finish.STOP
-                delta.stop_string = stop
-                return
-            if last:
+            armed = not stops and count >= self._min_tokens
+            text, stop = self._matcher.feed(text, armed=armed)
+            if stop is None and not stops and token in self._named:
+                before, stop = self._matcher.feed(self._named[token], armed=armed, hidden=True)
+                text += before
+            if last and stop is None:
                 text += self._matcher.flush()
         delta.text += text
-        if last:
+        if stops or stop is not None:
+            delta.finish = Finish.STOP
+        elif last:
             delta.finish = Finish.LENGTH
+        if self._trail is not None:
+            self._sent += len(text)
+            delta.logprobs += self._trail.sent(self._sent) if stop is None else self._trail.cut(self._sent)
 
-    def _held_back(self) -> str:
-        rest = self._detokenizer.flush()
-        return self._matcher.flush() + rest if self._matcher is not None else rest
+    def _feed(self, token: int, logprob: TokenLogprob | None) -> str:
+        if self._trail is None:
+            return self._detokenizer.feed(token)
+        pending_before = self._detokenizer.pending
+        fed = self._detokenizer.feed_exactly(token)
+        self._trail.feed(logprob, fed, pending_before=pending_before, pending=self._detokenizer.pending)
+        return fed.text
 
-    def _replay(self, tokens: Sequence[int]) -> None:
-        for token in tokens:
-            # A delta for each: what it would deliver was delivered by an earlier attempt.
-            delta = self.delta()
+    def _flush(self) -> str:
+        text = self._detokenizer.flush()
+        if self._trail is not None:
+            self._trail.flush(text)
+        return text
+
+    def replay(self) -> Iterator[None]:
+        """Advances over what an earlier attempt has delivered; in pieces, because an answer may have a million tokens.
+
+        Raises:
+            InvalidRequest: the answer has ended, or a stop id came too early.
+        """
+        generated, self._generated = self._generated, ()
+        # Nobody sees it: what it would deliver was delivered by an earlier attempt.
+        delta = self.delta()
+        for index, token in enumerate(generated):
+            if index and index % REPLAY_PIECE_TOKENS == 0:
+                delta.tokens.clear()
+                yield
+            delta.text = ""
             try:
                 self.advance(token, delta)
             except Disagreement as error:
                 raise InvalidRequest("generated_token_ids has a stop id before min_tokens", field="generated_token_ids") from error
             if delta.finish is not None:
-                raise InvalidRequest("generated_token_ids is an answer that has ended", field="generated_token_ids")
+                raise _has_ended()
+
+
+def _has_ended() -> InvalidRequest:
+    return InvalidRequest("generated_token_ids is an answer that has ended", field="generated_token_ids")
+
+
+def _special_names_in(stops: Sequence[str], vocabulary: Vocabulary) -> dict[int, str]:
+    """Names of special tokens that are in a stop string, by id."""
+    if not stops:
+        return {}
+    return {token: name for token, name in vocabulary.special_names.items() if any(name in stop for stop in stops)}

@@ -22,6 +22,7 @@ logger = logging.getLogger(__name__)
 
 # Far above any vocabulary; a session keeps eight bytes for each logit.
 _MAX_LOGITS_WIDTH = 1 << 22
+_MAX_NAME_LENGTH = 64
 
 Context = grpc.aio.ServicerContext[Any, Any]
 
@@ -68,18 +69,22 @@ class SamplerServicer(sampler_pb2_grpc.SamplerServiceServicer):
         queue: FrameQueue[sampler_pb2.SampleRequest] = FrameQueue(self._max_queued_frames)
         self._queues.add(queue)
         reader = asyncio.create_task(queue.fill(request_iterator))
-        logger.info("stream of compute %s begins, %d logits", hello.compute_name, hello.logits_width)
+        name = hello.compute_name[:_MAX_NAME_LENGTH]
+        logger.info("stream of compute %r begins, %d logits", name, hello.logits_width)
         try:
             yield sampler_pb2.SampleResponse(hello=self._info())
             async for response in self._answers(session, queue, hello.logits_width):
                 yield response
+            error = reader.exception() if reader.done() and not reader.cancelled() else None
+            if isinstance(error, ServiceError):
+                raise error
             if self._slots.closing and session.num_requests:
                 raise Unavailable("the sampler is leaving")
         finally:
             reader.cancel()
             self._queues.discard(queue)
             session.close()
-            logger.info("stream of compute %s ends", hello.compute_name)
+            logger.info("stream of compute %r ends", name)
 
     async def drain(self, timeout_s: float) -> None:
         """Takes no more requests, lets those under way end, then ends all streams.
@@ -110,7 +115,7 @@ class SamplerServicer(sampler_pb2_grpc.SamplerServiceServicer):
         hello = message.hello
         if not 1 <= hello.logits_width <= _MAX_LOGITS_WIDTH:
             raise InvalidRequest(f"logits_width is {hello.logits_width}, the limits are 1 and {_MAX_LOGITS_WIDTH}", field="logits_width")
-        require_same(self._fingerprint, hello.fingerprint, peer=f"compute {hello.compute_name}")
+        require_same(self._fingerprint, hello.fingerprint, peer="compute")
         return hello
 
     async def _answers(
@@ -120,6 +125,7 @@ class SamplerServicer(sampler_pb2_grpc.SamplerServiceServicer):
         while messages := await queue.take_all():
             frames, error = _read_frames(messages, done, logits_width)
             if frames:
+                await session.prepare(frames)
                 outcome = session.process(frames)
                 done = frames[-1].number
                 yield write_outcome(outcome, done, self._vocabulary)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -16,7 +17,7 @@ from sampler_svc.drawing import CandidateRow, Drawing
 from sampler_svc.errors import Disagreement
 from sampler_svc.logprobs import token_logprob
 from sampler_svc.request_slots import RequestSlots
-from sampler_svc.request_state import Delta, Opening, RequestState
+from sampler_svc.request_state import REPLAY_PIECE_TOKENS, Delta, Opening, RequestState
 from sampler_svc.vocabulary import Vocabulary
 from triserve.rpc.errors import InvalidRequest, ServiceError
 
@@ -78,11 +79,29 @@ class Session:
         self._slots = slots
         self._drawing = Drawing(logits_width)
         self._requests: dict[int, RequestState] = {}
+        # Requests whose frame is not processed yet, replayed ahead: their state, or why there is none.
+        self._prepared: dict[int, RequestState | InvalidRequest] = {}
 
     @property
     def num_requests(self) -> int:
         """Requests under way."""
         return len(self._requests)
+
+    async def prepare(self, frames: Sequence[Frame]) -> None:
+        """Replays long answers that are resumed in these frames, and lets other streams have their turn meanwhile.
+
+        `process` does without, in one go.
+        """
+        for frame in frames:
+            for opening in frame.opens:
+                if len(opening.generated_token_ids) > REPLAY_PIECE_TOKENS:
+                    try:
+                        state = RequestState(opening, self._vocabulary, self._logits_width)
+                        for _ in state.replay():
+                            await asyncio.sleep(0)
+                        self._prepared[opening.request] = state
+                    except InvalidRequest as error:
+                        self._prepared[opening.request] = error
 
     def process(self, frames: Sequence[Frame]) -> Outcome:
         """Takes frames in their order; what comes of them is the same as of each alone, with the deltas of a request joined.
@@ -97,6 +116,7 @@ class Session:
             for request in frame.closes:
                 self._drop(request)
             self._take_rows(frame, outcome)
+        self._prepared.clear()
         return outcome
 
     def close(self) -> None:
@@ -113,10 +133,20 @@ class Session:
             outcome.failed.append((opening.request, error))
             return
         try:
-            self._requests[opening.request] = RequestState(opening, self._vocabulary, self._logits_width)
+            self._requests[opening.request] = self._state_of(opening)
         except InvalidRequest as error:
             self._slots.release()
             outcome.failed.append((opening.request, error))
+
+    def _state_of(self, opening: Opening) -> RequestState:
+        prepared = self._prepared.pop(opening.request, None)
+        if isinstance(prepared, InvalidRequest):
+            raise prepared
+        if prepared is None:
+            prepared = RequestState(opening, self._vocabulary, self._logits_width)
+            for _ in prepared.replay():
+                pass
+        return prepared
 
     def _drop(self, request: int) -> None:
         if self._requests.pop(request, None) is not None:
@@ -155,15 +185,12 @@ class Session:
         delta = outcome.deltas.get(request)
         if delta is None:
             delta = outcome.deltas[request] = state.delta()
-        num_top = state.sampling.top_logprobs
+        num_top, entry = state.sampling.top_logprobs, None
         try:
             if num_top is not None:
                 ids, logits = frame.candidates.row(row)
                 entry = token_logprob(ids, logits, float(frame.log_sum_exp[row]), token, num_top, self._logits_width)
-                state.advance(token, delta)
-                delta.logprobs.append(entry)
-            else:
-                state.advance(token, delta)
+            state.advance(token, delta, entry)
         except ServiceError as error:
             self._fail(request, error, outcome)
             return False

@@ -88,36 +88,46 @@ class StopMatcher:
         patterns: the stop strings.
     """
 
-    __slots__ = ("_held", "_patterns", "_state")
+    __slots__ = ("_held", "_hidden", "_patterns", "_state")
 
     def __init__(self, patterns: StopPatterns) -> None:
         self._patterns = patterns
         self._state = _ROOT
         self._held = ""
+        # By character of what is held, whether it is never sent; empty = none of it is hidden.
+        self._hidden: list[bool] = []
 
-    def feed(self, text: str, *, armed: bool) -> Matched:
+    def feed(self, text: str, *, armed: bool, hidden: bool = False) -> Matched:
         """Takes the next piece.
 
         Args:
             text: may be empty.
             armed: whether a stop string that is complete in this piece counts; if not, it is text like any other.
+            hidden: whether the piece is matched and never sent, as the name of a special token.
         """
         patterns, state = self._patterns, self._state
         before = len(self._held)
+        whole = self._held + text
+        if hidden or self._hidden:
+            self._hidden = (self._hidden or [False] * before) + [hidden] * len(text)
         for index, character in enumerate(text):
             state = patterns.step(state, character)
             stop = patterns.stop_at[state]
             if stop is not None and armed:
-                whole = self._held + text
-                self._held = ""
-                return Matched(whole[: before + index + 1 - len(stop)], stop)
+                return Matched(self._send(whole, before + index + 1 - len(stop)), stop)
         self._state = state
-        whole = self._held + text
-        sendable = len(whole) - patterns.held_at[state]
-        self._held = whole[sendable:]
-        return Matched(whole[:sendable], None)
+        return Matched(self._send(whole, len(whole) - patterns.held_at[state]), None)
 
     def flush(self) -> str:
         """What was held back, now that nothing follows."""
-        held, self._held = self._held, ""
-        return held
+        return self._send(self._held, len(self._held))
+
+    def _send(self, whole: str, length: int) -> str:
+        """What is sent of the first characters; the others are held."""
+        self._held = whole[length:]
+        if not self._hidden:
+            return whole[:length]
+        hidden, self._hidden = self._hidden, self._hidden[length:]
+        if not any(self._hidden):
+            self._hidden = []
+        return "".join(character for character, away in zip(whole[:length], hidden, strict=False) if not away)

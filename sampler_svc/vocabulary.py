@@ -48,13 +48,14 @@ class Vocabulary:
         """Whether each byte that is no character becomes a U+FFFD, rather than each run that could have begun one."""
         self.texts: dict[int, str] = {}
         """Texts of the tokens met so far whose bytes are whole characters. Filled by `text_bytes`."""
-        self._special = {token for token, added in tokenizer.get_added_tokens_decoder().items() if added.special}
+        self.special_names = {token: added.content for token, added in tokenizer.get_added_tokens_decoder().items() if added.special}
+        """Special tokens, which are no text, by their ids."""
         self._bytes: dict[int, bytes] = {}
         self._byte_of_char = _byte_level_alphabet() if self._byte_level else {}
 
     def is_text(self, token: int) -> bool:
         """Whether an id gives text: it is in the vocabulary and not special."""
-        return token not in self._special and self._tokenizer.id_to_token(token) is not None
+        return token not in self.special_names and self._tokenizer.id_to_token(token) is not None
 
     def decode(self, tokens: list[int]) -> str:
         """The text of tokens as the library has it, special tokens left out."""
@@ -78,7 +79,7 @@ class Vocabulary:
 
     def own_bytes(self, token: int) -> bytes:
         """The bytes by which log-probabilities name a token: its text in a text, a special token's name, nothing for an unknown id."""
-        if token in self._special:
+        if token in self.special_names:
             return self._piece(token).encode()
         return self.text_bytes(token) if self.independent else self._after_anchor(self._piece(token)).encode()
 

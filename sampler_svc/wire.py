@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from sampler_svc.candidate_rows import CandidateRows
-from sampler_svc.logprobs import TokenLogprob
+from sampler_svc.logprobs import TextLogprob
 from sampler_svc.params import Finish, Sampling, Stopping
 from sampler_svc.request_state import Delta, Opening
 from sampler_svc.session import Frame, Kind, Outcome
@@ -64,8 +64,8 @@ def _read_open(message: sampler_pb2.OpenRequest) -> Opening:
         gateway_request=message.gateway_request,
         epoch=message.epoch,
         request_id=message.request_id,
-        prompt_token_ids=list(message.prompt_token_ids),
-        generated_token_ids=list(message.generated_token_ids),
+        prompt_token_ids=message.prompt_token_ids,
+        generated_token_ids=message.generated_token_ids,
         sampling=_read_sampling(message.sampling),
         stopping=_read_stopping(message.stopping),
     )
@@ -116,22 +116,24 @@ def _write_deltas(deltas: list[Delta], vocabulary: Vocabulary) -> sampler_pb2.De
         num_tokens=[len(delta.tokens) for delta in deltas],
         text=[delta.text for delta in deltas],
         finish_reason=[_FINISH_REASONS[delta.finish] for delta in deltas],
-        stop_string=[delta.stop_string for delta in deltas],
         token=[token for delta in deltas for token in delta.tokens],
         logprobs=_write_logprobs((entry for delta in deltas for entry in delta.logprobs), vocabulary),
         num_logprobs=[len(delta.logprobs) for delta in deltas],
     )
 
 
-def _write_logprobs(entries: Iterable[TokenLogprob], vocabulary: Vocabulary) -> list[sampler_pb2.TokenLogprobs]:
+def _write_logprobs(entries: Iterable[TextLogprob], vocabulary: Vocabulary) -> list[sampler_pb2.TokenLogprobs]:
     return [
         sampler_pb2.TokenLogprobs(
-            logprob=entry.logprob,
-            token_bytes=vocabulary.own_bytes(entry.token),
+            logprob=one.entry.logprob,
+            token_bytes=one.added,
             top=[
                 sampler_pb2.TopLogprob(token=top.token, logprob=top.logprob, token_bytes=vocabulary.own_bytes(top.token))
-                for top in entry.top
+                for top in one.entry.top
             ],
+            token=one.entry.token,
+            text=one.text,
+            text_offset=one.offset,
         )
-        for entry in entries
+        for one in entries
     ]

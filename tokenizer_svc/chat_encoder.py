@@ -14,6 +14,7 @@ from typing import NamedTuple
 from tokenizer_svc.chat_template import ChatTemplate, Message, TemplateValue
 from tokenizer_svc.special_tokens import insert_mark, pick_mark
 from tokenizer_svc.system_prompts import SystemPrompt, SystemPrompts, common_len
+from tokenizer_svc.template_forms import TemplateForms
 from tokenizer_svc.tokenizer import Tokenizer
 from triserve.rpc.errors import InvalidRequest
 
@@ -52,6 +53,9 @@ class ChatEncoder:
         tokenizer: the model's.
         system_prompts: where encoded system prompts are remembered.
         today: the local date, on which templates may depend.
+
+    Attributes:
+        forms: what the template takes.
     """
 
     def __init__(
@@ -63,6 +67,7 @@ class ChatEncoder:
         today: Callable[[], date] = date.today,
     ) -> None:
         self._template = template
+        self.forms = TemplateForms(template)
         self._tokenizer = tokenizer
         self._system_prompts = system_prompts
         self._today = today
@@ -75,10 +80,12 @@ class ChatEncoder:
             max_tokens: most ids; None = no limit.
 
         Raises:
-            InvalidRequest: the template refuses the messages or fails on them.
+            InvalidRequest: the template refuses the messages, fails on them or prints nothing of one of them.
             PromptTooLong: more ids than `max_tokens`.
         """
+        chat = replace(chat, messages=self.forms.adapt(chat.messages))
         text = self._render(chat)
+        self.forms.check_printed(chat.messages, chat.arguments, add_generation_prompt=chat.add_generation_prompt)
         token_ids = self._encode(text, max_tokens)
         return EncodedChat(token_ids, self._system_tokens(chat, text, token_ids))
 
@@ -113,7 +120,8 @@ class ChatEncoder:
             return insert_mark(text, mark, points.get((text, trusted), ()))
 
         messages = tuple(
-            Message(
+            replace(
+                message,
                 role=roles.get(message.role, message.role),
                 content=shielded(message.content, message.role in _TRUSTED_ROLES),
                 name=None if message.name is None else shielded(message.name),
@@ -156,6 +164,6 @@ class ChatEncoder:
     def _try_turns(self, asked: Chat, *contents: str) -> str | None:
         turns = (Message("assistant" if index % 2 else "user", content) for index, content in enumerate(contents))
         try:
-            return self._render(replace(asked, messages=(*asked.messages, *turns)))
+            return self._render(replace(asked, messages=(*asked.messages, *self.forms.adapt(tuple(turns)))))
         except InvalidRequest:
             return None

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
-from jinja2 import TemplateError, TemplateSyntaxError, nodes
+from jinja2 import TemplateError, TemplateSyntaxError, meta, nodes
 from jinja2.defaults import DEFAULT_NAMESPACE
 from jinja2.ext import Extension, loopcontrols
 from jinja2.parser import Parser
@@ -44,16 +44,26 @@ class _Refused(TemplateError):
 
 @dataclass(frozen=True)
 class Message:
-    """One turn of a chat."""
+    """One turn of a chat.
+
+    Attributes:
+        as_parts: whether the template gets the content as a list of one text part; `TemplateForms` finds out which it takes.
+    """
 
     role: str
     content: str
     name: str | None = None
+    as_parts: bool = False
 
-    def variables(self) -> dict[str, str]:
+    @property
+    def num_characters(self) -> int:
+        """Of all that was said."""
+        return len(self.role) + len(self.content) + len(self.name or "")
+
+    def variables(self) -> dict[str, Any]:
         """The turn as templates know it."""
         named = {} if self.name is None else {"name": self.name}
-        return {"role": self.role, "content": self.content, **named}
+        return {"role": self.role, "content": [{"type": "text", "text": self.content}] if self.as_parts else self.content, **named}
 
 
 @dataclass(frozen=True)
@@ -85,6 +95,7 @@ class ChatTemplate:
         source: as given.
         known_roles: the usual ones, and every string in the template, for it may be a role it handles.
         cuts: strings that the template may look for and cut out of a text.
+        reads: names of the variables it reads, given or not.
 
     Raises:
         TemplateSourceError: the source does not compile.
@@ -110,6 +121,8 @@ class ChatTemplate:
         self._limits = limits
         self._clock = clock
         strings = _strings_in(tree)
+        self._strings = strings
+        self.reads = frozenset(meta.find_undeclared_variables(tree))
         self.known_roles = USUAL_ROLES | strings
         calls: list[nodes.Call | nodes.Filter | nodes.Test] = [
             *tree.find_all(nodes.Call),
@@ -119,6 +132,10 @@ class ChatTemplate:
         self.cuts = frozenset(text for call in calls for text in _strings_in(*call.args) if text)
         self._sought = self.cuts | _strings_in(*tree.find_all(nodes.Compare))
         self._literals = strings | {text.data for text in tree.find_all(nodes.TemplateData)}
+
+    def names(self, role: str) -> bool:
+        """Whether a string of the template is this role."""
+        return role in self._strings
 
     def frames_with(self, token: str) -> bool:
         """Whether the template prints this token of its own accord and never looks for it in what users wrote."""
@@ -135,17 +152,16 @@ class ChatTemplate:
         Raises:
             InvalidRequest: the template refuses the messages, fails on them, or goes over a limit.
         """
-        turns = [message.variables() for message in messages]
         variables: dict[str, Any] = {
             **self._special_tokens,
             **arguments,
-            "messages": turns,
+            "messages": [message.variables() for message in messages],
             "tools": None,
             "documents": None,
             "add_generation_prompt": add_generation_prompt,
         }
         try:
-            return self._print(variables, sum(len(text) for turn in turns for text in turn.values()))
+            return self._print(variables, sum(message.num_characters for message in messages))
         except InvalidRequest:
             raise
         except _Refused as error:

@@ -45,6 +45,8 @@ class TokenizerService:
     def __init__(self, settings: Settings) -> None:
         self._settings = settings
         model = _load(settings)
+        if model.chats is not None:
+            logger.info("chat template: %s", model.chats.forms)
         _return_freed_memory()
         self._lanes = _lanes(settings)
         self._servicer = TokenizerServicer(
@@ -114,7 +116,10 @@ def _load(settings: Settings) -> _Model:
         chats = ChatEncoder(template, tokenizer, prompts)
     for line in audit_tokenizer(folder, tokenizer, template).lines():
         logger.info("%s", line)
-    return _Model(tokenizer, chats, _info(folder, tokenizer, settings, has_chat_template=chats is not None))
+    info = _info(folder, tokenizer, settings, has_chat_template=chats is not None)
+    if template is not None:
+        info.template_arguments.extend(sorted(template.reads.intersection(settings.template_allowed_arguments)))
+    return _Model(tokenizer, chats, info)
 
 
 def _return_freed_memory() -> None:

@@ -109,16 +109,10 @@ class Tokenizer:
         """The text of token ids.
 
         Args:
-            token_ids: each below `vocab_size`; an id of a gap in the vocabulary says nothing.
+            token_ids: of 32 bits; one that has no token says nothing: a model's logits may be wider than its vocabulary, and give such ids.
             skip_special_tokens: whether special tokens leave no text.
             return_tokens: whether to fill `Decoded.tokens`.
-
-        Raises:
-            InvalidRequest: an id is not below `vocab_size`.
         """
-        highest = max(token_ids, default=0)
-        if highest >= self.vocab_size:
-            raise InvalidRequest(f"token_ids has {highest}, each must be below {self.vocab_size}", field="token_ids")
         text = self._named.decode_batch([token_ids], skip_special_tokens=skip_special_tokens)[0]
         tokens = [self._named.id_to_token(token_id) or "" for token_id in token_ids] if return_tokens else []
         return Decoded(text, tokens)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Sequence
 from typing import Protocol
 
@@ -9,17 +10,19 @@ import numpy as np
 import torch
 
 from compute_svc.engine.batch_builder import BatchBuilder
-from compute_svc.engine.candidates import draw_greedy, select_candidates
+from compute_svc.engine.candidates import Candidates, Drawn
 from compute_svc.engine.draw_rule import DrawRule
-from compute_svc.kernels.host_copy import rows_of
+from compute_svc.engine.drawing import Drawing, begins, draw, rule_of
 from compute_svc.kv.page_store import KvPageStore
 from compute_svc.layers.forward_batch import ForwardBatch
-from compute_svc.scheduler.base import LengthPredictor, Plan, Policy, RequestState, SchedulerConfig
+from compute_svc.scheduler.base import LengthPredictor, Plan, PlanFailed, Policy, RequestState, SchedulerConfig
 from compute_svc.scheduler.kv_memory import Reservation
 from compute_svc.scheduler.scheduler import Scheduler
 from compute_svc.wire.request import Request, Tokens
 from compute_svc.wire.step_output import KvChanges, Load, Pinned, PrefixStats, Released, Rows, Started, StepOutput
-from triserve.rpc.errors import Internal, Overloaded, ServiceError
+from triserve.rpc.errors import Internal, InvalidRequest, Overloaded, ServiceError
+
+logger = logging.getLogger(__name__)
 
 
 class Model(Protocol):
@@ -36,8 +39,17 @@ class Model(Protocol):
         ...
 
 
+# A step that fails costs its own requests. Where none succeeds between so many failures it is not the requests: a device that is lost
+# fails every step, and another process may get it back. Fewer would let a burst of prompts that are too large for the memory end an engine
+# that is well; each failure more costs only the requests of a step that a lost device would have failed anyway.
+MAX_FAILED_STEPS = 8
+
 _NO_IDS = np.empty(0, dtype=np.uint32)
 _NO_LOGITS = np.empty(0, dtype=np.float32)
+
+
+class StepsFail(Exception):
+    """So many steps have failed in a row that the engine is taken to be broken; its cause is what the last one failed with."""
 
 
 class Engine:
@@ -45,6 +57,9 @@ class Engine:
 
     Greedy rows that need nothing else are drawn here and run ahead. All others come out as candidates and wait for `verdict`.
     A request ends here by a stop id or by max_tokens; whoever looks at the text may end it earlier with `release`.
+
+    A step that raises anything, a want of memory too, fails the requests it was to compute, and what it wrote is never used. The others go
+    on as if it had not been, unless `MAX_FAILED_STEPS` fail in a row, or pages are not where they belong after it.
 
     Args:
         model: The model.
@@ -76,6 +91,7 @@ class Engine:
         self._scheduler = Scheduler(config, policy, predictor, reservation)
         self._builder = BatchBuilder(config, self._scheduler.memory.tables, device)
         self._steps = 0
+        self._failed_steps = 0
         self._prefill_tokens = 0
         self._decode_tokens = 0
         self._has_arrivals = False
@@ -137,15 +153,21 @@ class Engine:
         """Puts a request in the queue; a prefix to pin that is cached is pinned at once.
 
         Raises:
-            InvalidRequest: It can never fit, is complete already, or has an id without a logit.
+            InvalidRequest: It can never fit, is complete already, has no prompt or an id without a logit, or pins a part of a page.
             Overloaded: The queue is full, or too much would be pinned.
         """
+        self._require_known_ids(request)
+        if request.pins and request.prompt.size % self.config.page_size_tokens:
+            raise InvalidRequest(
+                f"token_ids has {request.prompt.size} ids, what is pinned is whole pages of {self.config.page_size_tokens}",
+                field="token_ids",
+            )
+        rule = DrawRule(request, self.logits_width)
         self._has_arrivals = True
         if request.pins and self._scheduler.memory.pin(request.tenant, request.prompt):
             self._pinned.append(Pinned(request.number, request.prompt.size, 0))
             return
-        state = self._scheduler.submit(request)
-        state.rule = DrawRule(request, self.logits_width)
+        self._scheduler.submit(request).rule = rule
 
     def release(self, number: int) -> bool:
         """Ends a request wherever it is, cancelled or finished; its pages are free when this returns.
@@ -157,7 +179,7 @@ class Engine:
 
     def unpin(self, tenant: str, tokens: Tokens) -> bool:
         """Lets a pinned prefix go; returns whether it was pinned."""
-        return self._scheduler.memory.tree.unpin(tenant, tokens)
+        return self._scheduler.memory.unpin(tenant, tokens)
 
     def watch(self, wanted: bool) -> None:
         """From now on outputs tell how the prefix cache changes, the next one what it holds; or they do so no longer."""
@@ -174,10 +196,14 @@ class Engine:
         if state is None:
             return
         if not state.awaiting or position != state.position or not 0 <= token < self.logits_width:
-            self._release(number, Internal("the sampler's verdict does not fit the request"))
+            self.reject(number, Internal("the sampler's verdict does not fit the request"))
             return
         state.awaiting = False
         self._accept(state, token)
+
+    def reject(self, number: int, error: ServiceError) -> None:
+        """Ends a request with an error; one that has left is ignored."""
+        self._release(number, error)
 
     def pause(self, numbers: Sequence[int], *, paused: bool) -> None:
         """Keeps admitted requests out of the next steps, or lets them in again; they keep their KV. Others are ignored."""
@@ -198,27 +224,47 @@ class Engine:
         return self.run(self.plan(now))
 
     def plan(self, now: float) -> Plan:
-        """The first half of a step: admits, preempts and ends what is over. `run` must follow."""
-        plan = self._scheduler.step(now)
+        """The first half of a step: admits, preempts and ends what is over. `run` must follow.
+
+        Raises:
+            StepsFail: Too many steps have failed.
+            AssertionError: A step has failed, and not everything is where it belongs.
+        """
+        failed = None
+        try:
+            plan = self._scheduler.step(now)
+        except PlanFailed as error:
+            logger.exception("a step failed")
+            failed, plan = error, Plan([], [], [], error.failures, [])
         for failure in plan.failures:
             self._released.append(Released(failure.state.request.number, failure.state.preemptions, failure.error))
+        if failed is not None:
+            # Nobody knows for whom it failed; who waits is as it was.
+            self._fail_step(self._scheduler.running, failed)
         return plan
 
     def run(self, plan: Plan) -> StepOutput | None:
-        """The second half of a step: computes the plan and draws what can be drawn here."""
+        """The second half of a step: computes the plan and draws what can be drawn here.
+
+        Raises:
+            StepsFail: Too many steps have failed.
+            AssertionError: A step has failed, and not everything is where it belongs.
+        """
         rows = None
         if not plan.is_empty:
-            states = [*plan.decodes, *(chunk.state for chunk in plan.prefills if chunk.completes)]
-            with torch.inference_mode():
-                if plan.copies:
-                    sources, targets = zip(*plan.copies, strict=True)
-                    self._kv.copy_pages(sources, targets)
-                logits = self._model.forward(self._builder.build(plan), self._kv)
-                self._scheduler.complete(plan)
-                rows = self._draw(states, logits) if states else None
-            self._steps += 1
-            self._prefill_tokens += sum(chunk.length for chunk in plan.prefills)
-            self._decode_tokens += len(rows.numbers) if rows is not None else 0
+            told = [(items, len(items)) for items in (self._started, self._released, self._pinned)]
+            try:
+                rows = self._compute(plan)
+            except Exception as error:
+                logger.exception("a step failed")
+                for items, count in told:
+                    del items[count:]
+                self._fail_step([*plan.decodes, *(chunk.state for chunk in plan.prefills)], error)
+            else:
+                self._failed_steps = 0
+                self._steps += 1
+                self._prefill_tokens += sum(chunk.length for chunk in plan.prefills)
+                self._decode_tokens += len(rows.numbers) if rows is not None else 0
         elif not (self._has_arrivals or plan.admitted or self._released or self._is_watch_new):
             return None
         output = StepOutput(rows, self._started, self._released, self.load, self._pinned, self._take_kv_changes())
@@ -240,23 +286,53 @@ class Engine:
         stored, removed = tree.take_changes()
         return KvChanges(False, stored, removed) if stored or removed else None
 
-    def _draw(self, states: list[RequestState], logits: torch.Tensor) -> Rows:
-        bare: list[int] = []
-        full: list[int] = []
-        for index, state in enumerate(states):
-            if state.request.pins:
-                self._keep(state)
-                continue
-            if state.num_tokens == state.num_given:
-                self._start(state)
-            rule = _rule(state)
-            (bare if state.position >= rule.drawn_from and not rule.num_reported else full).append(index)
+    def _compute(self, plan: Plan) -> Rows | None:
+        states = [*plan.decodes, *(chunk.state for chunk in plan.prefills if chunk.completes)]
+        # All that is likely to fail comes before anything counts as computed.
+        with torch.inference_mode():
+            if plan.copies:
+                sources, targets = zip(*plan.copies, strict=True)
+                self._kv.copy_pages(sources, targets)
+            logits = self._model.forward(self._builder.build(plan), self._kv)
+            drawing = draw(states, logits)
+        self._scheduler.complete(plan)
+        return self._give_out(states, drawing) if states else None
+
+    def _fail_step(self, states: Sequence[RequestState], error: Exception) -> None:
+        self._failed_steps += 1
+        logger.error("%d requests fail with their step, failure %d of %d in a row", len(states), self._failed_steps, MAX_FAILED_STEPS)
+        for state in states:
+            self._scheduler.fail(state.request.number)
+            self._released.append(Released(state.request.number, state.preemptions, Internal("the step that computed the request failed")))
+        # So that a caller who waits for something to happen asks for another step.
+        self._has_arrivals = True
+        self.assert_consistent()
+        if self._failed_steps >= MAX_FAILED_STEPS:
+            reason = error.__cause__ or error
+            raise StepsFail(
+                f"{self._failed_steps} steps have failed in a row, the last one with {type(reason).__name__}: {reason}"
+            ) from error
+
+    def _require_known_ids(self, request: Request) -> None:
+        if not request.prompt.size:
+            raise InvalidRequest("token_ids is empty, it must have at least one id", field="token_ids")
+        biased = np.array(request.sampling.bias_ids, dtype=np.int64)
+        for field, ids in (("token_ids", request.prompt), ("generated_token_ids", request.generated), ("logit_bias_ids", biased)):
+            wrong = ids[(ids < 0) | (ids >= self.logits_width)]
+            if wrong.size:
+                raise InvalidRequest(f"{field} has id {int(wrong[0])}, the limit is {self.logits_width - 1}", field=field)
+
+    def _give_out(self, states: list[RequestState], drawing: Drawing) -> Rows:
+        """Tells what a step drew and goes on with its requests."""
+        for state in states:
+            if begins(state) and not state.request.pins:
+                assert state.admitted_at is not None, "a running request was admitted"
+                request = state.request
+                self._started.append(Started(request.number, state.cached_tokens, request.submitted_at, state.admitted_at))
         rows = Rows([], [], [], [], [], _NO_IDS, _NO_LOGITS)
-        if bare:
-            self._draw_bare([states[index] for index in bare], logits if len(bare) == len(states) else rows_of(logits, bare), rows)
-        if full:
-            rows = self._give_out([states[index] for index in full], logits if len(full) == len(states) else rows_of(logits, full), rows)
-        return rows
+        if drawing.drawn is not None:
+            self._accept_drawn(drawing.bare, drawing.drawn, rows)
+        return rows if drawing.chosen is None else self._give_candidates(drawing.full, drawing.chosen, rows)
 
     def _keep(self, state: RequestState) -> None:
         """Pins a prefix that is computed now; of its last token nothing is wanted."""
@@ -270,18 +346,14 @@ class Engine:
         self._pinned.append(Pinned(request.number, request.prompt.size, request.prompt.size - state.cached_tokens))
         self._scheduler.release(request.number)
 
-    def _start(self, state: RequestState) -> None:
-        assert state.admitted_at is not None, "a running request was admitted"
-        _rule(state).see(state.tokens, state.num_tokens)
-        request = state.request
-        self._started.append(Started(request.number, state.cached_tokens, request.submitted_at, state.admitted_at))
-
-    def _draw_bare(self, states: list[RequestState], logits: torch.Tensor, rows: Rows) -> None:
-        """Draws rows of which nothing but the token is wanted."""
-        drawn = draw_greedy(logits)
+    def _accept_drawn(self, states: list[RequestState], drawn: Drawn, rows: Rows) -> None:
+        """Adds rows of which nothing but the token is wanted."""
         for state, token, is_finite in zip(states, drawn.tokens, drawn.is_finite, strict=True):
             if not is_finite:
                 self._fail_broken(state)
+                continue
+            if state.request.pins:
+                self._keep(state)
                 continue
             rows.numbers.append(state.request.number)
             rows.positions.append(state.position)
@@ -290,11 +362,9 @@ class Engine:
         rows.num_candidates.extend([0] * len(rows.numbers))
         rows.log_sum_exp.extend([0.0] * len(rows.numbers))
 
-    def _give_out(self, states: list[RequestState], logits: torch.Tensor, rows: Rows) -> Rows:
+    def _give_candidates(self, states: list[RequestState], chosen: Candidates, rows: Rows) -> Rows:
         """Adds rows that carry candidates. Those that can be drawn here are; the others wait for their verdict."""
-        rules = [_rule(state) for state in states]
-        chosen = select_candidates(logits, rules, [state.position for state in states])
-        for index, (state, rule) in enumerate(zip(states, rules, strict=True)):
+        for index, state in enumerate(states):
             if not chosen.is_finite[index]:
                 self._fail_broken(state)
                 continue
@@ -303,7 +373,7 @@ class Engine:
             rows.positions.append(position)
             rows.num_candidates.append(int(chosen.counts[index]))
             rows.log_sum_exp.append(float(chosen.log_sum_exp[index]))
-            if position >= rule.drawn_from:
+            if position >= rule_of(state).drawn_from:
                 token = int(chosen.best[index])
                 rows.tokens.append(token)
                 self._accept(state, token)
@@ -320,10 +390,14 @@ class Engine:
         if count >= request.max_tokens or (token in request.stop_token_ids and count > request.min_tokens):
             self._release(request.number, None)
         else:
-            _rule(state).see_next(token)
+            rule_of(state).see_next(token)
 
     def _fail_broken(self, state: RequestState) -> None:
-        self._release(state.request.number, Internal("the model gave no finite logits"))
+        """Fails a request whose row has no finite logits. Of its KV only what it found in the prefix cache stays there, if it is finite."""
+        memory = self._scheduler.memory
+        found = memory.shared_pages(state)[: state.num_found_pages]
+        self._scheduler.fail(state.request.number, num_trusted=self._kv.count_finite(found))
+        self._released.append(Released(state.request.number, state.preemptions, Internal("the model gave no finite logits")))
 
     def _release(self, number: int, error: ServiceError | None) -> bool:
         state = self._scheduler.release(number)
@@ -331,8 +405,3 @@ class Engine:
             return False
         self._released.append(Released(number, state.preemptions, error))
         return True
-
-
-def _rule(state: RequestState) -> DrawRule:
-    assert isinstance(state.rule, DrawRule), "a submitted request has a rule"
-    return state.rule

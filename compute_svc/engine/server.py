@@ -8,21 +8,19 @@ from __future__ import annotations
 
 import contextlib
 import logging
-import select
 import socket
 import time
 from collections.abc import Callable
 
+from compute_svc.engine.command_reader import CommandReader
 from compute_svc.engine.engine import Engine
 from compute_svc.models.weights import CheckpointError
 from compute_svc.settings import Settings
 from compute_svc.wire import engine_wire_pb2 as wire
-from compute_svc.wire.codec import MessageCutter, decode_request, decode_tokens, encode_output, encode_stats, pack
-from triserve.rpc.errors import ServiceError, to_proto
+from compute_svc.wire.codec import decode_request, decode_tokens, encode_output, encode_stats, pack
+from triserve.rpc.errors import Internal, ServiceError, to_proto
 
 logger = logging.getLogger(__name__)
-
-_READ_BYTES = 1 << 20
 
 
 class _CannotLoad(Exception):
@@ -40,9 +38,9 @@ class EngineServer:
     def __init__(self, connection: socket.socket, build: Callable[[Settings], Engine]) -> None:
         self._connection = connection
         self._build = build
-        self._cutter = MessageCutter()
-        self._poll = select.poll()
-        self._poll.register(connection, select.POLLIN)
+        self._reader = CommandReader(connection)
+        # Came together with the first command.
+        self._unread: list[bytes] = []
 
     def run(self) -> None:
         """Loads, then computes; returns when the other end is closed or the engine has failed, which the other end is told."""
@@ -87,25 +85,26 @@ class EngineServer:
 
     def _first_command(self) -> Settings | None:
         """The settings to load with; None when the other end is gone already."""
-        while (contents := self._receive(None)) is not None:
+        while (contents := self._reader.read(None)) is not None:
             if contents:
                 command = wire.Command.FromString(contents[0])
-                assert command.HasField("load") and len(contents) == 1, "nothing is asked of an engine that is not there yet"
+                self._unread = contents[1:]
+                assert command.HasField("load"), "nothing is asked of an engine that is not there yet"
                 return Settings.model_validate_json(command.load.settings)
         return None
 
     def _serve(self, engine: Engine) -> None:
-        idle = True
-        while (contents := self._receive(_seconds_until(engine.next_deadline) if idle else 0.0)) is not None:
+        contents: list[bytes] | None = self._unread
+        while contents is not None:
             for content in contents:
                 self._do(engine, wire.Command.FromString(content))
             plan = engine.plan(time.monotonic())
-            idle = plan.is_empty
             if plan.admitted:
                 self._send(wire.Report(admitted=wire.Admitted(request=[state.request.number for state in plan.admitted])))
             output = engine.run(plan)
             if output is not None:
                 self._send(wire.Report(output=encode_output(output, time.monotonic())))
+            contents = self._reader.read(_seconds_until(engine.next_deadline) if output is None else 0.0)
 
     def _do(self, engine: Engine, command: wire.Command) -> None:
         kind = command.WhichOneof("kind")
@@ -114,9 +113,7 @@ class EngineServer:
         elif kind == "release":
             engine.release(command.release)
         elif kind == "verdicts":
-            verdicts = command.verdicts
-            for number, position, token in zip(verdicts.request, verdicts.position, verdicts.token, strict=True):
-                engine.verdict(number, position, token)
+            self._judge(engine, command.verdicts)
         elif kind == "pause":
             engine.pause(command.pause.request, paused=command.pause.paused)
         elif kind == "ping":
@@ -131,33 +128,31 @@ class EngineServer:
         else:
             raise AssertionError(f"unknown command {kind}")
 
+    def _judge(self, engine: Engine, verdicts: wire.Verdicts) -> None:
+        if not len(verdicts.request) == len(verdicts.position) == len(verdicts.token):
+            for number in verdicts.request:
+                engine.reject(number, Internal("the sampler's verdicts have columns of unequal length"))
+            return
+        for number, position, token in zip(verdicts.request, verdicts.position, verdicts.token, strict=True):
+            engine.verdict(number, position, token)
+
     def _submit(self, engine: Engine, message: wire.Submission) -> None:
+        error: ServiceError
         try:
             engine.submit(decode_request(message))
-        except ServiceError as error:
-            self._send(wire.Report(refused=wire.Refused(request=message.number, error=to_proto(error))))
-
-    def _receive(self, timeout_s: float | None) -> list[bytes] | None:
-        """What has arrived.
-
-        Args:
-            timeout_s: How long to wait for it; None = for ever.
-
-        Returns:
-            None when the other end is closed.
-        """
-        if timeout_s != 0 and not self._poll.poll(None if timeout_s is None else timeout_s * 1000):
-            return []
-        try:
-            data = self._connection.recv(_READ_BYTES, socket.MSG_DONTWAIT)
-        except BlockingIOError:
-            return []
-        return self._cutter.feed(data) if data else None
+        except ServiceError as refusal:
+            error = refusal
+        except Exception:
+            logger.exception("request %d could not be put in the queue", message.number)
+            error = Internal("the request could not be put in the queue")
+        else:
+            return
+        self._send(wire.Report(refused=wire.Refused(request=message.number, error=to_proto(error))))
 
     def _send_last(self, report: wire.Report) -> None:
         """Sends a report and returns when the other end is closed: one that writes to a closed stream would not read what is in it."""
         self._send(report)
-        while self._receive(None) is not None:
+        while self._reader.read(None) is not None:
             pass
 
     def _send(self, report: wire.Report) -> None:

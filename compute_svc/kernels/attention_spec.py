@@ -21,9 +21,11 @@ class AttentionSpec:
         scale: What scores are multiplied by.
         window: How many tokens a query sees, itself included; None = all before it.
         slopes: Of each query head, what its scores lose per token of distance (ALiBi, arXiv 2108.12409); None = nothing.
+        rounded_slopes: As Falcon was trained: scores gain slope times position of the key, all three rounded to bfloat16, times scale. But for
+            the rounding that is what they lose by distance, and something that is the same for all keys.
         softcap: Scores s become softcap * tanh(s / softcap), before the distance counts; None = they stay.
-        sinks: How many first tokens every query sees besides its window (attention sinks, arXiv 2309.17453); 0 = none. Their scores are
-            those of other queries, turned to where the sinks stand right before the window.
+        sinks: How many sink tokens, the first of all, every query sees besides its window (attention sinks, arXiv 2309.17453); 0 = none. Their scores are
+            those of other queries, rotated as if the sink tokens stood right before the window.
 
     Raises:
         ValueError: Sinks are more than MAX_SINKS, or come without a window or with slopes.
@@ -37,6 +39,7 @@ class AttentionSpec:
     scale: float
     window: int | None
     slopes: tuple[float, ...] | None = None
+    rounded_slopes: bool = False
     softcap: float | None = None
     sinks: int = 0
 
@@ -46,7 +49,7 @@ class AttentionSpec:
         if self.sinks and self.window is None:
             raise ValueError("sinks need a window: without one every query sees all tokens")
         if self.sinks and self.slopes is not None:
-            raise ValueError("sinks do not go with slopes: the distance to a sink is that of a turned query")
+            raise ValueError("sinks do not go with slopes: the distance to a sink is that of a rotated query")
 
     @property
     def group_size(self) -> int:

@@ -23,7 +23,7 @@ import torch
 from compute_svc.kernels.attention_spec import AttentionSpec
 from compute_svc.kernels.buckets import bucketed
 from compute_svc.kernels.host_copy import to_device
-from compute_svc.kernels.kv_chunks import slopes_of
+from compute_svc.kernels.kv_chunks import distances_of, slope_bias, slopes_of
 
 # Gathered KV, counted as float32, and scores of one bucket, unless one block of the fewest queries alone has more. With what is computed from
 # them a layer needs up to about three times as much.
@@ -66,7 +66,7 @@ class _Bucket:
         rows: [B * Q] int64, flat rows of the queries; what fills up a block repeats its last.
         pages: [B * pages of a block] int64; what fills up a block repeats its last. With sinks their pages come first.
         bias: [1, B, Q, 1, K] float32: 0 where the query sees, -inf elsewhere.
-        distances: [1, B, Q, 1, K] float32, how far behind the query a token is, as a number below 0; None if distance does not count.
+        distances: [1, B, Q or 1, 1, K] float32, from `distances_of`; None if distance does not count.
         kept: [n] int64, which of the B * Q queries are no filling; None = all.
         kept_rows: [n] int64, their flat rows.
     """
@@ -182,7 +182,7 @@ def _bucket(
         rows=rows,
         pages=page_table.reshape(-1).index_select(0, entries.view(-1)),
         bias=bias[None, :, :, None],
-        distances=None if spec.slopes is None else distances[None, :, :, None].float(),
+        distances=None if spec.slopes is None else distances_of((first_position + offsets)[:, :, None], keys, spec)[None, :, :, None],
         kept=kept if len(kept) else None,
         kept_rows=rows.index_select(0, kept) if len(kept) else rows,
     )
@@ -206,7 +206,12 @@ def _hidden(keys: torch.Tensor, distances: torch.Tensor, spec: AttentionSpec) ->
 
 
 def gathered_attention(
-    q: torch.Tensor, kv: torch.Tensor, plan: GatheredPlan, out: torch.Tensor, sink_q: torch.Tensor | None = None
+    q: torch.Tensor,
+    kv: torch.Tensor,
+    plan: GatheredPlan,
+    out: torch.Tensor,
+    sink_q: torch.Tensor | None = None,
+    sink_logits: torch.Tensor | None = None,
 ) -> None:
     """Attention of a plan's queries; arguments as `prefill_attention` has them.
 
@@ -220,7 +225,11 @@ def gathered_attention(
         if sink_q is not None:
             section = _sink_places(spec) * spec.page_size_tokens
             scores[:, :, :section] = _product(_grouped(sink_q, bucket, spec), keys[:, :, :section])
-        weights = torch.softmax(_biased(scores, bucket, plan), dim=-1).to(values.dtype)
+        scores = _biased(scores, bucket, plan)
+        if sink_logits is not None:
+            of_rows = sink_logits.view(spec.num_kv_heads, 1, -1).expand(-1, bucket.size * scores.shape[1] // spec.group_size, -1)
+            scores = torch.cat((scores, of_rows.reshape(*scores.shape[:2], 1)), dim=2)
+        weights = torch.softmax(scores, dim=-1)[:, :, : values.shape[1]].to(values.dtype)
         result = _product(weights, values).view(spec.num_kv_heads, bucket.size, -1, spec.group_size, spec.head_dim)
         rows = result.permute(1, 2, 0, 3, 4).reshape(len(bucket.rows), -1).to(out.dtype)
         out.index_copy_(0, bucket.kept_rows, rows if bucket.kept is None else rows.index_select(0, bucket.kept))
@@ -248,5 +257,5 @@ def _biased(scores: torch.Tensor, bucket: _Bucket, plan: GatheredPlan) -> torch.
     else:
         split = split.mul_(spec.scale / spec.softcap).tanh_().mul_(spec.softcap).add_(bucket.bias)
     if plan.slopes is not None and bucket.distances is not None:
-        split.addcmul_(plan.slopes, bucket.distances)
+        split.add_(slope_bias(plan.slopes, bucket.distances, spec))
     return split.view(scores.shape)

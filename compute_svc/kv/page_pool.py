@@ -14,10 +14,10 @@ Pages = npt.NDArray[np.int64]
 class PagePool:
     """Hands out pages, contiguous runs of them where it can.
 
-    A page is owned, free, or set aside: free too, but promised to the one whose tokens would continue there, who gets it without a
-    search (`claim`) unless somebody needs it before (`put_back`).
+    A page is owned, free, or reserved: free, but promised to the one whose tokens would continue there, who gets it without a
+    search (`claim`) unless somebody needs it before (`unreserve`).
 
-    Other free pages are kept as maximal runs, found by either end and by length, so that reserving and releasing search among runs
+    Other free pages are kept as maximal runs, found by either end and by length, so that allocating and releasing search among runs
     and not among pages.
 
     Args:
@@ -27,10 +27,10 @@ class PagePool:
     def __init__(self, num_pages: int) -> None:
         assert num_pages > 0, "a pool has pages"
         self.num_pages = num_pages
-        self.num_aside = 0
-        self._is_aside = np.zeros(num_pages, dtype=np.bool_)
+        self.num_reserved = 0
+        self._is_reserved = np.zeros(num_pages, dtype=np.bool_)
         self._is_free = np.ones(num_pages, dtype=np.bool_)
-        # In runs, pages set aside excluded.
+        # In runs, reserved pages excluded.
         self._num_in_runs = 0
         # Runs are [start, end); each is in all three.
         self._end_of: dict[int, int] = {}
@@ -40,33 +40,33 @@ class PagePool:
 
     @property
     def num_free(self) -> int:
-        """Pages without an owner, those set aside included."""
-        return self._num_in_runs + self.num_aside
+        """Pages without an owner, those reserved included."""
+        return self._num_in_runs + self.num_reserved
 
     @property
-    def num_reservable(self) -> int:
-        """Free pages that are not set aside."""
+    def num_allocatable(self) -> int:
+        """Free pages that are not reserved."""
         return self._num_in_runs
 
     @property
     def longest_run(self) -> int:
-        """Pages of the longest run that can be reserved."""
+        """Pages of the longest run that can be allocated."""
         return self._by_length[-1][0] if self._by_length else 0
 
-    def reserve(self, count: int, *, after: int | None = None) -> Pages:
+    def allocate(self, count: int, *, after: int | None = None) -> Pages:
         """Takes free pages; the caller owns them until it releases them.
 
         The order of preference: the run right behind `after`, so that the owner's last run grows; the shortest run that holds them
         all; the longest runs there are.
 
         Args:
-            count: How many; at most `num_reservable`.
+            count: How many; at most `num_allocatable`.
             after: The owner's last page, if it has one.
 
         Returns:
             [count] int64, rising within each run.
         """
-        assert 0 <= count <= self._num_in_runs, f"{count} pages wanted, {self._num_in_runs} reservable: the caller checks first"
+        assert 0 <= count <= self._num_in_runs, f"{count} pages wanted, {self._num_in_runs} allocatable: the caller checks first"
         if count == 0:
             return np.empty(0, dtype=np.int64)
         parts: list[Pages] = []
@@ -89,31 +89,31 @@ class PagePool:
         assert not self._is_free[pages].any(), "a page is released twice"
         self._add_pages(pages)
 
-    def set_aside(self, pages: Pages) -> None:
+    def reserve(self, pages: Pages) -> None:
         """Makes owned pages free, but keeps them for the one who owned them.
 
         Args:
             pages: [n] int64, no page twice, none of them free.
         """
-        assert not self._is_free[pages].any(), "owned pages are set aside"
+        assert not self._is_free[pages].any(), "owned pages are reserved"
         self._is_free[pages] = True
-        self._is_aside[pages] = True
-        self.num_aside += pages.size
+        self._is_reserved[pages] = True
+        self.num_reserved += pages.size
 
     def claim(self, pages: Pages) -> None:
-        """Makes pages that were set aside owned ones."""
-        assert self._is_aside[pages].all(), "what is claimed was set aside"
+        """Makes pages that were reserved owned ones."""
+        assert self._is_reserved[pages].all(), "what is claimed was reserved"
         self._is_free[pages] = False
-        self._is_aside[pages] = False
-        self.num_aside -= pages.size
+        self._is_reserved[pages] = False
+        self.num_reserved -= pages.size
 
-    def put_back(self, pages: Pages) -> None:
-        """Makes pages that were set aside free for everybody."""
+    def unreserve(self, pages: Pages) -> None:
+        """Makes pages that were reserved free for everybody."""
         if pages.size == 0:
             return
-        assert self._is_aside[pages].all(), "what is put back was set aside"
-        self._is_aside[pages] = False
-        self.num_aside -= pages.size
+        assert self._is_reserved[pages].all(), "what is unreserved was reserved"
+        self._is_reserved[pages] = False
+        self.num_reserved -= pages.size
         self._add_pages(pages)
 
     def _add_pages(self, pages: Pages) -> None:
@@ -124,12 +124,12 @@ class PagePool:
         for start, end in zip(starts, ends, strict=True):
             self._add_run(start, end)
 
-    def assert_owned_once(self, owned: Iterable[Pages], aside: Iterable[Pages] = ()) -> None:
+    def assert_owned_once(self, owned: Iterable[Pages], reserved: Iterable[Pages] = ()) -> None:
         """Checks that the pages of all owners and the free pages are all pages, each once.
 
         Args:
             owned: The pages of each owner.
-            aside: The pages set aside for each.
+            reserved: The pages reserved for each.
         """
         owners = np.zeros(self.num_pages, dtype=np.int64)
         for pages in owned:
@@ -140,14 +140,16 @@ class PagePool:
         )
         assert not ((owners == 0) & ~self._is_free).any(), f"leaked pages: {np.flatnonzero((owners == 0) & ~self._is_free).tolist()}"
         promised = np.zeros(self.num_pages, dtype=np.int64)
-        for pages in aside:
+        for pages in reserved:
             np.add.at(promised, pages, 1)
-        assert (promised == self._is_aside).all(), f"pages set aside not once: {np.flatnonzero(promised != self._is_aside).tolist()}"
-        assert not (self._is_aside & ~self._is_free).any() and self.num_aside == int(self._is_aside.sum()), "pages set aside are free"
+        assert (promised == self._is_reserved).all(), f"pages reserved not once: {np.flatnonzero(promised != self._is_reserved).tolist()}"
+        assert not (self._is_reserved & ~self._is_free).any() and self.num_reserved == int(self._is_reserved.sum()), (
+            "pages reserved are free"
+        )
         in_runs = np.zeros(self.num_pages, dtype=np.int64)
         for start, end in self._end_of.items():
             in_runs[start:end] += 1
-        assert (in_runs == (self._is_free & ~self._is_aside)).all() and self._num_in_runs == int(in_runs.sum()), "the runs are off"
+        assert (in_runs == (self._is_free & ~self._is_reserved)).all() and self._num_in_runs == int(in_runs.sum()), "the runs are off"
         assert self._by_length == sorted((end - start, start) for start, end in self._end_of.items()), "the lengths of the runs are off"
 
     def _choose_run(self, count: int) -> int:

@@ -9,6 +9,7 @@ import sys
 from collections.abc import Sequence
 
 import numpy as np
+import numpy.typing as npt
 import torch
 
 from compute_svc.kernels.host_copy import to_device
@@ -77,6 +78,17 @@ class KvPageStore:
         """Copies pages in every layer; all are read before the first is written, and no target is named twice."""
         read, written = to_device([np.array(sources, dtype=np.int64), np.array(targets, dtype=np.int64)], self._kv.device)
         self._kv.index_copy_(2, written, self._kv.index_select(2, read))
+
+    def count_finite(self, pages: npt.NDArray[np.int64]) -> int:
+        """How many of some pages, from the first on, hold numbers alone, in every layer.
+
+        Args:
+            pages: [n] int64, all of them written.
+        """
+        for index, page in enumerate(pages.tolist()):
+            if not bool(self._kv[:, :, page].isfinite().all()):
+                return index
+        return len(pages)
 
     def clear(self, pages: torch.Tensor) -> None:
         """Zeroes pages in every layer.

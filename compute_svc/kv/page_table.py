@@ -29,7 +29,7 @@ class PageTables:
         return PageTable(row, self.entries[row])
 
     def close(self, table: PageTable) -> None:
-        """Takes the row back, cleared; the pages are the caller's affair."""
+        """Takes the row back, cleared; the pages stay the caller's."""
         assert table.row not in self._free_rows, "a page table is closed once"
         self.entries[table.row, : table.length] = 0
         self._free_rows.append(table.row)
@@ -105,6 +105,11 @@ class PageTable:
     def last(self) -> int | None:
         """The last page that is not room; None if there is none."""
         return int(self._entries[self.length - 1]) if self.length else None
+
+    @property
+    def shared_pages(self) -> Pages:
+        """The pages the radix tree owns, a copy."""
+        return self._entries[: self.shared].copy()
 
     @property
     def owned(self) -> Pages:

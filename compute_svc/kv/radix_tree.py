@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import heapq
 from bisect import bisect_left, insort
+from collections import Counter
 from collections.abc import Iterator
 from typing import NamedTuple
 
 import numpy as np
 
+from compute_svc.kv.cache_changes import CacheChanges
 from compute_svc.kv.page_pool import Pages
 from compute_svc.kv.radix_node import BYTES_PER_ID, Node, Tokens, count_agreeing, pack_ids
 
@@ -25,13 +27,6 @@ class Prefix(NamedTuple):
     pages: Pages
 
 
-class PartialPage(NamedTuple):
-    """A cached page that agrees with somebody's tokens in its first `num_tokens`, at least 1 and fewer than all."""
-
-    page: int
-    num_tokens: int
-
-
 class RadixTree:
     """Finds and keeps computed prefixes, page by page and tenant by tenant.
 
@@ -42,12 +37,13 @@ class RadixTree:
         page_size_tokens: Tokens of one page.
 
     Attributes:
-        num_pages: Pages in the tree.
+        num_pages: Pages in the tree, those that are discarded and still held among them.
         evictable_pages: Those that nobody holds and nobody has pinned.
         pinned_pages: Those that are pinned.
         idle_pinned_pages: Those that are pinned and that nobody holds.
         stored_pages: Pages that have entered since the start.
-        evicted_pages: Pages that were given up.
+        evicted_pages: Pages that were given up, evicted or discarded.
+        detached: Nodes that were discarded and are still held.
     """
 
     def __init__(self, page_size_tokens: int) -> None:
@@ -60,8 +56,9 @@ class RadixTree:
         self._num_nodes = 0
         # By tenant and packed ids, in the order of pinning.
         self._pins: dict[tuple[str, bytes], Node] = {}
-        # Hashes of pages that have entered or left since the last `take_changes`: whether they are there now; None = nobody wants to know.
-        self._changes: dict[int, bool] | None = None
+        self._changes = CacheChanges()
+        self.detached: set[Node] = set()
+        self._given_up: list[Pages] = []
         self.num_pages = 0
         self.evictable_pages = 0
         self.pinned_pages = 0
@@ -77,35 +74,19 @@ class RadixTree:
     def match_length(self, tenant: str, tokens: Tokens) -> int:
         """How many of the first tokens are cached, those in a page that agrees in part included. Changes nothing."""
         node, length = self.find(tenant, tokens)
-        partial = None if node is None else self.find_partial(node, tokens[length:])
+        partial = None if node is None else node.find_partial(tokens[length:], self._page_size)
         return length + (0 if partial is None else partial.num_tokens)
 
     def find(self, tenant: str, tokens: Tokens) -> tuple[Node | None, int]:
         """How many of the first tokens are cached, and the node that ends there; None if none does. Changes nothing."""
-        node = self._roots.get(tenant)
-        if node is None:
-            return None, 0
-        size, offset = self._page_size, 0
-        while (child := node.children.get(pack_ids(tokens[offset : offset + size]))) is not None:
-            agreed = count_agreeing(child.tokens, tokens[offset:])
-            offset += agreed
-            if agreed < child.tokens.size:
-                return None, offset
-            node = child
-        return node, offset
+        root = self._roots.get(tenant)
+        return (None, 0) if root is None else root.find(tokens, self._page_size)
 
-    def find_partial(self, node: Node, tokens: Tokens) -> PartialPage | None:
-        """The page behind a prefix that agrees best with the tokens there, where no whole page does."""
-        key = pack_ids(tokens[: self._page_size])
-        place = bisect_left(node.keys, key)
-        # In sorted order, nobody has more leading ids in common with a key than one of its neighbours.
-        best = None
-        for neighbour in node.keys[max(0, place - 1) : place + 1]:
-            child = node.children[neighbour]
-            agreed = count_agreeing(child.tokens[: self._page_size], tokens)
-            if agreed and (best is None or agreed > best.num_tokens):
-                best = PartialPage(int(child.pages[0]), agreed)
-        return best
+    def count_held(self, tenant: str, tokens: Tokens, without: Counter[Node]) -> int:
+        """How many whole pages of a cached prefix somebody holds or has pinned, were these locks given up. Changes nothing."""
+        root = self._roots.get(tenant)
+        path = () if root is None else root.path(tokens, self._page_size)
+        return sum(agreed for node, agreed in path if node.pins or node.locks > without[node])
 
     def lock_match(self, tenant: str, tokens: Tokens) -> Prefix:
         """Finds the longest cached prefix in whole pages and locks it.
@@ -137,14 +118,36 @@ class RadixTree:
         assert locked.locks > 0, "a prefix is locked while it grows"
         node, parts, found = self._descend(locked, tokens)
         if found < pages.size:
-            node = self._add_child(node, tokens[found * self._page_size :].copy(), pages[found:].copy())
-            parts.append(node.pages)
+            node = self._add(node, tokens[found * self._page_size :].copy(), pages[found:].copy(), is_own=node is locked)
+            parts.append(pages[found:])
         self._hold(node, until=locked, locks=1)
         return Prefix(node, np.concatenate(parts) if parts else pages)
 
     def unlock(self, node: Node) -> None:
-        """Gives up one lock of a prefix; what nobody holds may be evicted."""
+        """Gives up one lock of a prefix; what nobody holds may be evicted.
+
+        Effects: `take_given_up` has pages that were discarded if this was their last lock.
+        """
         self._let_go(node, locks=-1)
+
+    def discard(self, tenant: str, tokens: Tokens, num_kept: int) -> None:
+        """Forgets a cached prefix behind its first `num_kept` pages, and all that lies behind it: from now on nobody finds it.
+
+        Effects: pins of what is forgotten are undone. What others hold they keep until they unlock it; `take_given_up` has the rest.
+        """
+        root, start = self._roots.get(tenant), 0
+        for node, agreed in [] if root is None else root.path(tokens, self._page_size):
+            if start + agreed > num_kept:
+                if start < num_kept:
+                    self._split(node, num_kept - start)
+                self._detach(node)
+                return
+            start += agreed
+
+    def take_given_up(self) -> Pages:
+        """[n] int64, discarded pages that nobody holds any more; the caller owns them."""
+        taken, self._given_up = self._given_up, []
+        return np.concatenate(taken) if taken else np.empty(0, np.int64)
 
     def pin(self, tenant: str, tokens: Tokens) -> bool:
         """Keeps a prefix until it is unpinned; idempotent.
@@ -176,16 +179,9 @@ class RadixTree:
 
     def unpinned_pages(self, tenant: str, tokens: Tokens) -> int:
         """How many pages of a prefix, cached or not, are not pinned. Changes nothing."""
-        node, size, offset = self._roots.get(tenant), self._page_size, 0
-        while node is not None:
-            node = node.children.get(pack_ids(tokens[offset : offset + size]))
-            if node is None or not node.pins:
-                break
-            agreed = count_agreeing(node.tokens, tokens[offset:]) // size * size
-            offset += agreed
-            if agreed < node.tokens.size:
-                break
-        return (tokens.size - offset) // size
+        root = self._roots.get(tenant)
+        num_pages = tokens.size // self._page_size
+        return num_pages if root is None else num_pages - root.count_pinned(tokens, self._page_size)
 
     def pinned(self) -> list[tuple[str, int, int]]:
         """Of each pinned prefix its tenant, its tokens and the hash of its last page, in the order of pinning."""
@@ -193,19 +189,16 @@ class RadixTree:
 
     def watch(self) -> list[int]:
         """From now on `take_changes` tells what has changed; returns the hashes of all pages that are here."""
-        self._changes = {}
+        self._changes.watch()
         return [page for node in self.nodes() for page in node.hashes]
 
     def unwatch(self) -> None:
         """Undoes `watch`."""
-        self._changes = None
+        self._changes.unwatch()
 
     def take_changes(self) -> tuple[list[int], list[int]]:
         """Hashes of pages that have entered and of those that have left since the last call, while somebody watches."""
-        if not self._changes:
-            return [], []
-        changes, self._changes = self._changes, {}
-        return [page for page, is_here in changes.items() if is_here], [page for page, is_here in changes.items() if not is_here]
+        return self._changes.take()
 
     def evict(self, count: int) -> Pages:
         """Gives up pages that nobody holds, the ends of the least recently used prefixes first.
@@ -227,7 +220,7 @@ class RadixTree:
         return np.concatenate(parts) if parts else np.empty(0, np.int64)
 
     def nodes(self) -> Iterator[Node]:
-        """Every node, roots too."""
+        """Every node that can be found, roots too."""
         stack = list(self._roots.values())
         while stack:
             node = stack.pop()
@@ -274,21 +267,74 @@ class RadixTree:
         upper.children[key] = node
         upper.keys.append(key)
         self._num_nodes += 1
+        if node.is_detached:
+            upper.is_detached = True
+            self.detached.add(upper)
         return upper
 
-    def _add_child(self, parent: Node, tokens: Tokens, pages: Pages) -> Node:
-        child = Node(parent, tokens, pages, tenant=parent.tenant)
+    def _add(self, parent: Node, tokens: Tokens, pages: Pages, *, is_own: bool) -> Node:
+        """Puts pages behind a node, in it or in a child: returns the node where they end.
+
+        Args:
+            is_own: Whether the caller's prefix ends at the node. Where that is all that holds it, it grows: a prompt that is computed in
+                many chunks is one node and not a chain of them.
+        """
+        if is_own and parent.locks == 1 and not (parent.children or parent.pins) and parent.parent is not None:
+            self._count(parent, -1)
+            parent.append(tokens, pages)
+            self._count(parent, 1)
+            child = parent
+        else:
+            child = Node(parent, tokens, pages, tenant=parent.tenant)
+            key = self._key(child)
+            parent.children[key] = child
+            insort(parent.keys, key)
+            self._num_nodes += 1
+            self._count(child, 1)
+            if parent.is_detached:
+                child.is_detached = True
+                self.detached.add(child)
         child.last_used = self._clock
-        key = self._key(child)
-        parent.children[key] = child
-        insort(parent.keys, key)
-        self._num_nodes += 1
         self.num_pages += pages.size
         self.stored_pages += pages.size
-        self._count(child, 1)
-        if self._changes is not None:
-            self._changes |= dict.fromkeys(child.hashes, True)
+        if not child.is_detached:
+            self._changes.note(child, child.pages.size - pages.size, are_cached=True)
         return child
+
+    def _detach(self, top: Node) -> None:
+        """Takes a node, with all below it, out of what is found."""
+        below = [top]
+        for node in below:
+            below.extend(node.children.values())
+        for name, pinned in [pin for pin in self._pins.items() if pin[1] in below]:
+            del self._pins[name]
+            self._hold(pinned, until=None, pins=-1)
+        parent = top.parent
+        assert parent is not None, "a root is not discarded"
+        self._drop_key(parent, self._key(top))
+        for node in below:
+            node.is_detached = True
+            self._changes.note(node, 0, are_cached=False)
+        self.detached.update(below)
+        for node in reversed(below):
+            self._give_up(node)
+        self._offer(parent)
+
+    def _give_up(self, node: Node) -> None:
+        """Gives up the pages of a discarded node if nobody holds it."""
+        if node.locks:
+            return
+        parent = node.parent
+        assert parent is not None and not node.children, "who holds what is below a node holds the node"
+        self._count(node, -1)
+        self.num_pages -= node.pages.size
+        self.evicted_pages += node.pages.size
+        self._given_up.append(node.pages)
+        self.detached.remove(node)
+        self._num_nodes -= 1
+        if parent.children.get(self._key(node)) is node:
+            self._drop_key(parent, self._key(node))
+        node.parent = None
 
     def _cut(self, leaf: Node, count: int) -> Pages:
         """Takes up to `count` pages from the end of a leaf that can be evicted."""
@@ -297,8 +343,7 @@ class RadixTree:
         self.num_pages -= taken.size
         self.evicted_pages += taken.size
         self._count(leaf, -1)
-        if self._changes is not None:
-            self._changes |= dict.fromkeys(leaf.hashes[kept:], False)
+        self._changes.note(leaf, kept, are_cached=False)
         if kept:
             leaf.keep_front(kept, self._page_size)
             self._count(leaf, 1)
@@ -326,6 +371,9 @@ class RadixTree:
         while current is not None:
             current.last_used = self._clock
             current = current.parent
+        while node.is_detached and node.parent is not None:
+            node, detached = node.parent, node
+            self._give_up(detached)
         self._offer(node)
 
     def _count(self, node: Node, sign: int) -> None:
@@ -359,9 +407,11 @@ class RadixTree:
     def _remove(self, leaf: Node) -> None:
         parent = leaf.parent
         assert parent is not None, "a root is not evicted"
-        key = self._key(leaf)
-        del parent.children[key]
-        del parent.keys[bisect_left(parent.keys, key)]
+        self._drop_key(parent, self._key(leaf))
         leaf.parent = None
         self._num_nodes -= 1
         self._offer(parent)
+
+    def _drop_key(self, parent: Node, key: bytes) -> None:
+        del parent.children[key]
+        del parent.keys[bisect_left(parent.keys, key)]

@@ -22,11 +22,12 @@ class Attention:
     Attributes:
         heads: Hidden states to heads.
         output: Heads back to the hidden size.
-        rotary_dims: How many of a head's first dimensions turn; 0 = none.
+        rotary_dims: How many of a head's first dimensions are rotated; 0 = none.
         kind: Index of the layer's kind, in step.kinds.
         num_heads: Query heads.
         num_kv_heads: Key and value heads.
         head_dim: W, width of a head.
+        sink_logits: [num_heads] float32, a learnt score of nothing in every softmax; None = there are none.
     """
 
     heads: ProjectedHeads | LatentHeads
@@ -36,6 +37,7 @@ class Attention:
     num_heads: int
     num_kv_heads: int
     head_dim: int
+    sink_logits: torch.Tensor | None = None
 
     def forward(self, x: torch.Tensor, residual: torch.Tensor | None, kv: torch.Tensor, step: Step) -> torch.Tensor:
         """residual + attention(x), both [P, hidden]; attention alone without a residual.
@@ -51,21 +53,22 @@ class Attention:
         kind = step.kinds[self.kind]
         heads = self.heads.forward(x)  # [P, num_heads + 2 * num_kv_heads, W]
         rotated = heads[:, : self.num_heads + self.num_kv_heads]
-        # Before rotary_ turns the queries to their own positions.
-        sink_queries = None if kind.sink_turn is None else self._turned_to_sinks(heads[:, : self.num_heads], *kind.sink_turn)
+        # Before rotary_ rotates the queries to their own positions.
+        sink_queries = None if kind.sink_turn is None else self._rotated_for_sinks(heads[:, : self.num_heads], *kind.sink_turn)
         if self.rotary_dims:
             rotary_(rotated[..., : self.rotary_dims], kind.cos, kind.sin)
         kv_write(kv, step.slots, heads[: step.num_tokens, self.num_heads :])
         queries = heads[: step.num_tokens, : self.num_heads]
         if kind.decode is not None:
             sink_decodes = None if sink_queries is None else sink_queries[: step.num_decodes]
-            decode_attention(queries[: step.num_decodes], kv, kind.decode, step.attended[: step.num_decodes], sink_q=sink_decodes)
+            attended = step.attended[: step.num_decodes]
+            decode_attention(queries[: step.num_decodes], kv, kind.decode, attended, sink_q=sink_decodes, sink_logits=self.sink_logits)
         if kind.prefill is not None:
-            prefill_attention(queries, kv, kind.prefill, step.attended, sink_q=sink_queries)
+            prefill_attention(queries, kv, kind.prefill, step.attended, sink_q=sink_queries, sink_logits=self.sink_logits)
         return linear(step.attended, self.output, add=residual)
 
-    def _turned_to_sinks(self, queries: torch.Tensor, cos: torch.Tensor, sin: torch.Tensor) -> torch.Tensor:
-        """[P, num_heads, W], new memory: queries, not turned yet, as they meet the keys of sinks."""
-        turned = queries.clone()
-        rotary_(turned[..., : self.rotary_dims], cos, sin)
-        return turned
+    def _rotated_for_sinks(self, queries: torch.Tensor, cos: torch.Tensor, sin: torch.Tensor) -> torch.Tensor:
+        """[P, num_heads, W], new memory: queries, not rotated yet, rotated as the keys of sink tokens want them."""
+        rotated = queries.clone()
+        rotary_(rotated[..., : self.rotary_dims], cos, sin)
+        return rotated

@@ -44,8 +44,8 @@ class DecoderLayer:
             hidden = hidden + self._out(self.attention.forward(x, None, kv, step), self.attention_output_norm)
         x = hidden if self.mlp_norm is None else self.mlp_norm.forward(hidden)
         if self.mlp_output_norm is None and self.residual_scale is None:
-            return self.mlp.forward(x, hidden)
-        return hidden + self._out(self.mlp.forward(x, None), self.mlp_output_norm)
+            return self.mlp.forward(x, hidden, step.num_tokens)
+        return hidden + self._out(self.mlp.forward(x, None, step.num_tokens), self.mlp_output_norm)
 
     def _out(self, x: torch.Tensor, norm: Norm | None) -> torch.Tensor:
         x = x if norm is None else norm.forward(x)
@@ -71,7 +71,7 @@ class ParallelDecoderLayer:
         """See `DecoderLayer`."""
         x = self.attention_norm.forward(hidden)
         y = x if self.mlp_norm is None else self.mlp_norm.forward(hidden)
-        return self.mlp.forward(y, self.attention.forward(x, hidden, kv, step))
+        return self.mlp.forward(y, self.attention.forward(x, hidden, kv, step), step.num_tokens)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -86,4 +86,4 @@ class PostLnDecoderLayer:
     def forward(self, hidden: torch.Tensor, kv: torch.Tensor, step: Step) -> torch.Tensor:
         """See `DecoderLayer`."""
         hidden = self.attention_output_norm.forward(self.attention.forward(hidden, hidden, kv, step))
-        return self.mlp_output_norm.forward(self.mlp.forward(hidden, hidden))
+        return self.mlp_output_norm.forward(self.mlp.forward(hidden, hidden, step.num_tokens))

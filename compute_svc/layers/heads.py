@@ -43,7 +43,7 @@ class ProjectedHeads:
     Attributes:
         qkv: Query, key and value heads of a hidden state, in this order.
         norm: Of queries and keys; None = none.
-        limit: Queries, keys and values are clamped to plus or minus this; None = not.
+        limit: Queries, keys and values are clamped to plus or minus this, behind the norm; None = not.
         num_rotated: How many of the heads are queries and keys.
         head_dim: W, width of a head.
     """
@@ -57,10 +57,10 @@ class ProjectedHeads:
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """[P, num_heads + 2 * num_kv_heads, W] for [P, hidden], new memory."""
         heads = linear(x, self.qkv).view(len(x), -1, self.head_dim)
-        if self.limit is not None:
-            heads.clamp_(-self.limit, self.limit)
         if self.norm is not None:
             self.norm.apply_(heads[:, : self.num_rotated])
+        if self.limit is not None:
+            heads.clamp_(-self.limit, self.limit)
         return heads
 
 

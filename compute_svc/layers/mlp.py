@@ -23,11 +23,34 @@ class Mlp:
     down: LinearWeight
     activation: Activation
 
-    def forward(self, x: torch.Tensor, residual: torch.Tensor | None) -> torch.Tensor:
-        """residual + mlp(x), both [P, hidden]; the MLP alone without a residual."""
+    def forward(self, x: torch.Tensor, residual: torch.Tensor | None, num_tokens: int | None = None) -> torch.Tensor:
+        """residual + mlp(x), both [P, hidden]; the MLP alone without a residual.
+
+        How many of the rows are tokens changes nothing here: rows of padding read no weight that is not read anyway.
+        """
         if self.gate is None:
             return linear(linear(x, self.up, activation=self.activation), self.down, add=residual)
         return linear(gated_linear(x, self.gate, self.up, self.activation), self.down, add=residual)
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class ClampedMlp:
+    """down(g * sigmoid(alpha * g) * (u + 1)), g = gate(x) up to the limit, u = up(x) within plus or minus the limit (gpt-oss)."""
+
+    gate: LinearWeight
+    up: LinearWeight
+    down: LinearWeight
+    alpha: float
+    limit: float
+
+    def forward(self, x: torch.Tensor, residual: torch.Tensor | None) -> torch.Tensor:
+        """See `Mlp`."""
+        gate = linear(x, self.gate).float().clamp_(max=self.limit)
+        up = linear(x, self.up).float().clamp_(-self.limit, self.limit)
+        # A softmax of two numbers is a sigmoid of their difference, and treats every element alike, as torch's sigmoid does not.
+        scaled = gate * self.alpha
+        share = torch.softmax(torch.stack((scaled, torch.zeros_like(scaled)), dim=-1), dim=-1)[..., 0]
+        return linear(gate.mul_(share).mul_(up.add_(1.0)).to(x.dtype), self.down, add=residual)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -47,17 +70,26 @@ class ExpertMlp:
     """
 
     router: Router
-    experts: tuple[Mlp, ...] | GroupedMlps
+    experts: tuple[Mlp | ClampedMlp, ...] | GroupedMlps
     shared: Mlp | None
     shared_gate: LinearWeight | None
 
-    def forward(self, x: torch.Tensor, residual: torch.Tensor | None) -> torch.Tensor:
-        """residual + experts(x), both [P, hidden]; the experts alone without a residual."""
+    def forward(self, x: torch.Tensor, residual: torch.Tensor | None, num_tokens: int | None = None) -> torch.Tensor:
+        """residual + experts(x), both [P, hidden]; the experts alone without a residual.
+
+        Args:
+            x: [P, hidden].
+            residual: [P, hidden]; None = zero.
+            num_tokens: How many of the first rows are tokens; None = all. On a CPU the others, padding, are sent to no expert: each would
+                have its weights read for nothing.
+        """
         weights, chosen = self.router.forward(x)
         if isinstance(self.experts, GroupedMlps):
             total = _sum_grouped(x, weights, chosen, self.experts)
+        elif x.device.type == "cpu":
+            total = _sum_chosen(x, weights[:num_tokens], chosen[:num_tokens], self.experts)
         else:
-            total = (_sum_chosen if x.device.type == "cpu" else _sum_all)(x, weights, chosen, self.experts)
+            total = _sum_all(x, weights, chosen, self.experts)
         if self.shared is not None:
             shared = self.shared.forward(x, None).float()
             total += shared if self.shared_gate is None else shared * linear(x, self.shared_gate, activation="sigmoid").float()
@@ -84,8 +116,11 @@ def _sum_grouped(x: torch.Tensor, weights: torch.Tensor, chosen: torch.Tensor, e
     return (by_token * weights.gather(1, places)[:, :, None]).sum(dim=1)
 
 
-def _sum_chosen(x: torch.Tensor, weights: torch.Tensor, chosen: torch.Tensor, experts: Sequence[Mlp]) -> torch.Tensor:
-    """As `_sum_grouped`, one expert after the other. Waits for the device to tell which were chosen."""
+def _sum_chosen(x: torch.Tensor, weights: torch.Tensor, chosen: torch.Tensor, experts: Sequence[Mlp | ClampedMlp]) -> torch.Tensor:
+    """As `_sum_grouped`, one expert after the other. Waits for the device to tell which were chosen.
+
+    Weights and choices may be of fewer rows than x; the others get zero.
+    """
     shares, is_chosen = _shares(weights, chosen, len(experts))
     total = torch.zeros(x.shape, dtype=torch.float32, device=x.device)
     for index in is_chosen.any(dim=0).nonzero().flatten().tolist():
@@ -96,7 +131,7 @@ def _sum_chosen(x: torch.Tensor, weights: torch.Tensor, chosen: torch.Tensor, ex
     return total
 
 
-def _sum_all(x: torch.Tensor, weights: torch.Tensor, chosen: torch.Tensor, experts: Sequence[Mlp]) -> torch.Tensor:
+def _sum_all(x: torch.Tensor, weights: torch.Tensor, chosen: torch.Tensor, experts: Sequence[Mlp | ClampedMlp]) -> torch.Tensor:
     """As `_sum_grouped`, every expert of every token, one expert after the other."""
     shares, is_chosen = _shares(weights, chosen, len(experts))
     total = torch.zeros(x.shape, dtype=torch.float32, device=x.device)

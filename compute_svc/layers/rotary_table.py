@@ -19,8 +19,8 @@ class RopeScaling:
         kind: "linear" divides all of them. "llama3" and "yarn" (arXiv 2309.00071) divide the slow ones and leave the fast ones. "longrope"
             (arXiv 2402.13753) divides each by a number of its own.
         factor: What they are divided by.
-        low_freq_factor: Pairs that turn less often than this over original_max_positions are divided. Llama3 and yarn.
-        high_freq_factor: Pairs that turn more often than this are left; between the two, a mixture. Llama3 and yarn.
+        low_freq_factor: Pairs that rotate less often than this over original_max_positions are divided. Llama3 and yarn.
+        high_freq_factor: Pairs that rotate more often than this are left; between the two, a mixture. Llama3 and yarn.
         original_max_positions: The context before stretching. Llama3 and yarn.
         amplitude: What sines and cosines are multiplied by; None = what yarn derives from the factor, else 1.
         truncate: The borders of the mixture are whole pairs. Yarn.

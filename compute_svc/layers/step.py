@@ -15,11 +15,11 @@ class StepKind:
     """What layers of one kind share.
 
     Attributes:
-        cos: [P, 1, rotary dims] float32; empty where nothing turns.
+        cos: [P, 1, rotary dims] float32; empty without rotary embeddings.
         sin: [P, 1, rotary dims] float32, its first half negated.
         decode: How decode rows find their KV; None if there are none.
         prefill: How the other rows find theirs; None if there are none.
-        sink_turn: cos and sin, as above, for queries where they meet the keys of sinks; None if there are no sinks.
+        sink_turn: cos and sin, as above, for queries against the keys of sink tokens; None if there are none.
     """
 
     cos: torch.Tensor

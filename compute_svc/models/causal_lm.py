@@ -185,6 +185,7 @@ def _attention_spec(config: ModelConfig, kind: LayerKind, kv: KvPageStore) -> At
         scale=config.head_dim**-0.5 if config.attention_scale is None else config.attention_scale,
         window=kind.window,
         slopes=config.slopes,
+        rounded_slopes=config.rounded_slopes,
         softcap=config.attention_softcap,
         sinks=config.sinks,
     )

@@ -15,9 +15,6 @@ from compute_svc.layers.rotary_table import RopeScaling
 from compute_svc.layers.router import GroupLimit, Scoring
 from compute_svc.models.weights import CheckpointError
 
-# Attention sums in the same order whatever the batch for heads of such a width (kernels/kv_chunks.py).
-_HEAD_ALIGNMENT = 4
-
 
 class UnsupportedModel(CheckpointError):
     """A checkpoint asks for something this engine does not do; the message names it."""
@@ -79,6 +76,14 @@ class StreamingWindow:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Clamp:
+    """Numbers of a `ClampedMlp`."""
+
+    alpha: float
+    limit: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Experts:
     """A mixture of experts in place of the MLP; each expert is a gated MLP.
 
@@ -92,6 +97,7 @@ class Experts:
         correction: There is a learnt correction of scores, which counts where experts are chosen and not in their weights.
         limit: See `GroupLimit`; None = a token's experts may be any.
         float32_router: Scores are computed in float32 whatever the model's dtype.
+        clamp: The experts' gates are clamped, in place of plain ones, and router and experts have biases; None = plain ones without.
         shared_size: Width of the expert that computes every token; 0 = none.
         shared_gate: That expert's output is scaled by a learnt gate.
         layers: Which layers have experts; the others have the plain MLP.
@@ -106,6 +112,7 @@ class Experts:
     correction: bool = False
     limit: GroupLimit | None = None
     float32_router: bool = False
+    clamp: Clamp | None = None
     shared_size: int = 0
     shared_gate: bool = False
     layers: frozenset[int]
@@ -202,7 +209,9 @@ class ModelConfig:
         qkv_limit: Queries, keys and values are clamped to plus or minus this.
         attention_scale: What scores are multiplied by; None = head_dim ** -0.5.
         attention_softcap: See `AttentionSpec`.
+        sink_logits: Every query head of a layer has a learnt score of nothing.
         slopes: See `AttentionSpec`; one for each query head.
+        rounded_slopes: See `AttentionSpec`.
         position_offset: A learnt embedding of position + this is added to the token's; None = there is none.
         embedding_scale: What embeddings are multiplied by.
         embedding_norm: Embeddings are normalised.
@@ -247,7 +256,9 @@ class ModelConfig:
     qkv_limit: float | None = None
     attention_scale: float | None = None
     attention_softcap: float | None = None
+    sink_logits: bool = False
     slopes: tuple[float, ...] | None = None
+    rounded_slopes: bool = False
     position_offset: int | None = None
     embedding_scale: float | None = None
     embedding_norm: bool = False
@@ -259,8 +270,8 @@ class ModelConfig:
 
     @property
     def kv_head_dim(self) -> int:
-        """Width of a head where attention computes and in the KV: that of the wider of keys and values, rounded up; what is more is zero."""
-        return -(-max(self.head_dim, self.value_dim or 0) // _HEAD_ALIGNMENT) * _HEAD_ALIGNMENT
+        """Width of a head where attention computes and in the KV: that of the wider of keys and values; the others end in zeros."""
+        return max(self.head_dim, self.value_dim or 0)
 
     @property
     def layer_norms(self) -> tuple[NormRole, ...]:
@@ -288,12 +299,13 @@ class ModelConfig:
         """
         reasons = {
             "it has ALiBi slopes": self.slopes is not None,
+            "it has learnt sinks": self.sink_logits,
             "its positions are learnt": self.position_offset is not None,
             "it has layers without positions": any(kind.rope is None for kind in self.kinds),
         }
         reason = next((words for words, holds in reasons.items() if holds), None)
         if reason is not None:
-            wanted = "a streaming window needs rotary positions in every layer"
+            wanted = "a streaming window needs rotary positions in every layer and no learnt sinks"
             raise UnsupportedModel(f"{place}: {wanted}; {self.architecture} cannot have one: {reason}")
         kinds = tuple(replace(kind, window=min(window.tokens, kind.window or window.tokens)) for kind in self.kinds)
         return replace(self, kinds=kinds, sinks=window.sinks)

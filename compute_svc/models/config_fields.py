@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import reprlib
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 from compute_svc.kernels.linear import Activation
@@ -232,6 +233,20 @@ def read_rope(fields: ConfigFields, head_dim: int, *, theta: float = 10000.0, sh
     return Rope(dims=dims, theta=_first_number(places, "rope_theta", theta), scaling=scaling, interleaved=interleaved)
 
 
+def read_ropes_by_kind(fields: ConfigFields, head_dim: int) -> tuple[Rope, Rope] | None:
+    """Of layers that see everything and of those with a window, from `rope_parameters` that say them apart; None if they do not.
+
+    Raises as `read_rope_scaling` does.
+    """
+    section = fields.section("rope_parameters")
+    both = [] if section is None else [section.section(name) for name in ("full_attention", "sliding_attention")]
+    parts = [part for part in both if part is not None]
+    if len(parts) < 2:
+        return None
+    full, sliding = (Rope(dims=head_dim, theta=part.number("rope_theta"), scaling=read_rope_scaling(part, fields)) for part in parts)
+    return full, sliding
+
+
 def _first_number(places: tuple[ConfigFields, ...], name: str, default: float) -> float:
     return next((place.number(name) for place in places if place.get(name) is not None), default)
 
@@ -323,6 +338,12 @@ def context_limit(fields: ConfigFields, default: int | None = None) -> int:
 def uniform(kind: LayerKind, num_layers: int) -> tuple[tuple[LayerKind, ...], tuple[int, ...]]:
     """`kinds` and `kind_of_layer` of a model whose layers are all of one kind."""
     return (kind,), (0,) * num_layers
+
+
+def distinct(kinds: Sequence[LayerKind]) -> tuple[tuple[LayerKind, ...], tuple[int, ...]]:
+    """`kinds` and `kind_of_layer` of a model whose layers are of these kinds, one for each."""
+    different = tuple(dict.fromkeys(kinds))
+    return different, tuple(different.index(kind) for kind in kinds)
 
 
 def windowed(

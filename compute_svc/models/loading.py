@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import TypeAlias
 
 import torch
@@ -13,12 +13,12 @@ from compute_svc.kernels.linear import LinearWeight, pack_linear
 from compute_svc.layers.attention import Attention
 from compute_svc.layers.decoder_layer import DecoderLayer, ParallelDecoderLayer, PostLnDecoderLayer
 from compute_svc.layers.heads import HeadNorm, LatentHeads, ProjectedHeads
-from compute_svc.layers.mlp import ExpertMlp, Mlp, group_experts
+from compute_svc.layers.mlp import ClampedMlp, ExpertMlp, Mlp, group_experts
 from compute_svc.layers.norm import Norm
 from compute_svc.layers.rotary_table import RotaryTable, amplitude, frequencies
 from compute_svc.layers.router import Router
 from compute_svc.models.causal_lm import CausalLM, Embedding, Head
-from compute_svc.models.config import Experts, LatentAttention, LayerKind, ModelConfig, NormPlacement, Rope
+from compute_svc.models.config import Clamp, Experts, LatentAttention, LayerKind, ModelConfig, NormPlacement, Rope
 from compute_svc.models.head_layout import (
     latent_keys_and_values,
     latent_queries,
@@ -142,6 +142,7 @@ class ModelBuilder:
             num_heads=config.num_heads,
             num_kv_heads=config.num_kv_heads,
             head_dim=config.kv_head_dim,
+            sink_logits=self._read(prefix + names.sink_logits, torch.float32) if config.sink_logits else None,
         )
 
     def _projected_heads(self, prefix: str, rope: Rope | None) -> ProjectedHeads:
@@ -192,6 +193,8 @@ class ModelBuilder:
         names, experts = self._names, self._config.experts
         if experts is None or index not in experts.layers:
             return self._mlp(prefix, names.mlp_in, names.mlp_down, transposed=names.transposed)
+        if experts.clamp is not None:
+            return ExpertMlp(self._router(prefix, experts), tuple(self._stacked(prefix, experts.clamp)), None, None)
         mlps = [self._mlp(prefix + names.expert.format(number), names.expert_in, names.expert_down) for number in range(experts.count)]
         return ExpertMlp(
             router=self._router(prefix, experts),
@@ -200,11 +203,18 @@ class ModelBuilder:
             shared_gate=self._linear(prefix + names.shared_gate, bias=False) if experts.shared_gate else None,
         )
 
+    def _stacked(self, prefix: str, clamp: Clamp) -> Iterator[ClampedMlp]:
+        into, out = (prefix + name for name in self._names.expert_stacks)
+        stacks = [self._read(name) for name in (into, f"{into}_bias", out, f"{out}_bias")]
+        for in_weight, in_bias, out_weight, out_bias in zip(*stacks, strict=True):
+            gate, up = (pack_linear(in_weight[:, first::2].t().contiguous(), in_bias[first::2].clone()) for first in (0, 1))
+            yield ClampedMlp(gate, up, pack_linear(out_weight.t().contiguous(), out_bias.clone()), clamp.alpha, clamp.limit)
+
     def _router(self, prefix: str, experts: Experts) -> Router:
         names = self._names
         weight = self._read(f"{prefix}{names.router}.weight", torch.float32 if experts.float32_router else None)
         return Router(
-            weight=pack_linear(weight),
+            weight=pack_linear(weight, self._read(f"{prefix}{names.router}.bias") if experts.clamp is not None else None),
             per_token=experts.per_token,
             scoring=experts.scoring,
             normalise=experts.normalise,

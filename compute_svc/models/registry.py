@@ -19,6 +19,7 @@ from compute_svc.models.config import ModelConfig, StreamingWindow, UnsupportedM
 from compute_svc.models.config_fields import ConfigFields
 from compute_svc.models.example import Example
 from compute_svc.models.loading import ModelBuilder, Progress
+from compute_svc.models.unsupported import what_is_missing
 from compute_svc.models.weight_names import WeightNames
 from compute_svc.models.weights import CheckpointError, open_checkpoint, read_json
 
@@ -115,7 +116,9 @@ def read_config(folder: Path, max_tokens: int | None = None, streaming: Streamin
     if not isinstance(names, list) or not names or not isinstance(names[0], str):
         raise CheckpointError(f"{path} names no architecture")
     if names[0] not in FAMILIES:
-        raise UnsupportedModel(f"{path}: architecture {names[0]} is not supported; supported: {', '.join(sorted(FAMILIES))}")
+        missing = what_is_missing(names[0])
+        reason = "" if missing is None else f": it needs {missing}"
+        raise UnsupportedModel(f"{path}: architecture {names[0]} is not supported{reason}; supported: {', '.join(sorted(FAMILIES))}")
     config, tensor_names = FAMILIES[names[0]](fields, names[0])
     return ConfigReading(config if streaming is None else config.streaming(streaming, fields.place), tensor_names, fields)
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from compute_svc.models.config import LatentAttention, ModelConfig
+from compute_svc.models.config import Experts, LatentAttention, ModelConfig
 from compute_svc.models.weight_names import WeightNames
 from compute_svc.models.weights import READABLE_DTYPES, CheckpointError, TensorInfo, listed
 
@@ -46,14 +46,18 @@ def _layer_shapes(config: ModelConfig, names: WeightNames, index: int) -> Shapes
     for role in config.layer_norms:
         shapes |= _norm(getattr(names, role), hidden, config)
     shapes |= _head_shapes(config, names) if config.latent is None else _latent_shapes(config, config.latent, names)
+    if config.sink_logits:
+        shapes[names.sink_logits] = (config.num_heads,)
     values = config.num_heads * (config.value_dim or config.head_dim)
     shapes |= _linear(names.output, hidden, values, bias=config.output_bias, transposed=names.transposed)
     experts = config.experts
     if experts is None or index not in experts.layers:
         return shapes | _mlp_shapes(config, names.mlp_in, names.mlp_down, config.intermediate_size, transposed=names.transposed)
-    shapes |= _linear(names.router, experts.count, hidden, bias=False)
+    shapes |= _linear(names.router, experts.count, hidden, bias=experts.clamp is not None)
     if experts.correction:
         shapes[names.router_correction] = (experts.count,)
+    if names.expert_stacks:
+        return shapes | _stack_shapes(experts, names, hidden)
     for expert in range(experts.count):
         prefix = names.expert.format(expert)
         inner = _mlp_shapes(config, names.expert_in, names.expert_down, experts.intermediate_size)
@@ -90,6 +94,17 @@ def _latent_shapes(config: ModelConfig, latent: LatentAttention, names: WeightNa
     shapes |= _linear(names.latent_down, latent.rank + config.head_dim - latent.plain_dims, config.hidden_size, bias=False)
     up = config.num_heads * (latent.plain_dims + (config.value_dim or config.head_dim))
     return shapes | _linear(names.latent_up, up, latent.rank, bias=False)
+
+
+def _stack_shapes(experts: Experts, names: WeightNames, hidden: int) -> Shapes:
+    into, out = names.expert_stacks
+    count, width = experts.count, experts.intermediate_size
+    return {
+        into: (count, hidden, 2 * width),
+        f"{into}_bias": (count, 2 * width),
+        out: (count, width, hidden),
+        f"{out}_bias": (count, hidden),
+    }
 
 
 def _mlp_shapes(config: ModelConfig, into: tuple[str, ...], down: str, size: int, *, transposed: bool = False) -> Shapes:

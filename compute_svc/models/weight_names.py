@@ -23,6 +23,7 @@ class WeightNames:
         qkv: Query, key and value projections, or the one that holds all three.
         qkv_layout: Of that one: "blocks" is all queries, all keys, all values; "groups" is, for each key head, its queries, its key, its value.
         output: The projection after attention.
+        sink_logits: The whole name, for models that have them.
         attention_norm: Before attention.
         attention_output_norm: Behind it, before the sum or (2017) of the sum.
         mlp_norm: Before the MLP.
@@ -42,6 +43,8 @@ class WeightNames:
         expert: What the names of an expert's tensors begin with, `{}` standing for its index.
         expert_in: As mlp_in.
         expert_down: As mlp_down.
+        expert_stacks: In place of the three before: projections in and out of all experts, [experts, inputs, outputs], of which the first has
+            gates and ups in turn, each with a tensor of biases, its name and "_bias"; empty = each expert has tensors of its own.
         shared_expert: What the names of the shared expert's tensors begin with; they end as those of mlp_in and mlp_down without "mlp.".
         shared_gate: Of the shared expert.
         transposed: Projections in layers are stored as [inputs, outputs].
@@ -61,6 +64,7 @@ class WeightNames:
     qkv: tuple[str, ...] = ("self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj")
     qkv_layout: Literal["blocks", "groups"] = "blocks"
     output: str = "self_attn.o_proj"
+    sink_logits: str = ""
     attention_norm: str = "input_layernorm"
     attention_output_norm: str = ""
     mlp_norm: str = "post_attention_layernorm"
@@ -80,6 +84,7 @@ class WeightNames:
     expert: str = "mlp.experts.{}."
     expert_in: tuple[str, ...] = ("gate_proj", "up_proj")
     expert_down: str = "down_proj"
+    expert_stacks: tuple[str, ...] = ()
     shared_expert: str = "mlp.shared_expert."
     shared_gate: str = "mlp.shared_expert_gate"
     transposed: bool = False

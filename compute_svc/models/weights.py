@@ -1,4 +1,4 @@
-"""Reads tensors from a folder of safetensors files, memory-mapped; knows no model.
+"""Reads tensors from a folder of safetensors files, memory-mapped, or from a GGUF file in it; knows no model.
 
     CheckpointError: the folder cannot be used, and why
 
@@ -16,6 +16,8 @@ from typing import Any, NamedTuple
 
 import torch
 from safetensors import SafetensorError, safe_open
+
+from triserve.model_files.gguf_file import gguf_files
 
 SINGLE_FILE = "model.safetensors"
 INDEX_FILE = "model.safetensors.index.json"
@@ -74,7 +76,7 @@ def _is_finite(tensor: torch.Tensor) -> bool:
 
 @contextmanager
 def open_checkpoint(folder: Path) -> Iterator[Checkpoint]:
-    """Maps the files of a checkpoint: one `model.safetensors`, or the shards that `model.safetensors.index.json` lists.
+    """Opens the files of a checkpoint: one `model.safetensors`, the shards that `model.safetensors.index.json` lists, or GGUF.
 
     Raises:
         CheckpointError: No such files, or one is damaged, or the index is malformed or points out of the folder.
@@ -85,8 +87,14 @@ def open_checkpoint(folder: Path) -> Iterator[Checkpoint]:
             yield Checkpoint(dict.fromkeys(file.keys(), file))
         elif (folder / INDEX_FILE).is_file():
             yield Checkpoint(_open_shards(folder, stack))
+        elif gguf_files(folder):
+            # Its tensors raise the errors of this module.
+            from compute_svc.models.gguf.checkpoint import GgufTensors  # noqa: PLC0415
+
+            tensors = GgufTensors(folder)
+            yield Checkpoint(dict.fromkeys(tensors.keys(), tensors))
         else:
-            raise CheckpointError(f"{folder} holds neither {SINGLE_FILE} nor {INDEX_FILE}; other formats are not read")
+            raise CheckpointError(f"{folder} holds neither {SINGLE_FILE} nor {INDEX_FILE} nor a GGUF file; other formats are not read")
 
 
 def count_numbers(folder: Path) -> dict[str, int]:

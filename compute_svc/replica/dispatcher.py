@@ -6,16 +6,17 @@ import asyncio
 import contextlib
 import logging
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
 from compute_svc.replica.gateway_link import GatewayLink
-from compute_svc.replica.sampler_link import SamplerLink
+from compute_svc.replica.parcels import TextKey
+from compute_svc.replica.sampler_ledger import SamplerAnswer
 from compute_svc.replica.submission import read_submission
 from compute_svc.wire.request import Request
-from compute_svc.wire.step_output import Released, Started, StepOutput
-from triserve.rpc.errors import DeadlineExceeded, Internal, InvalidRequest, ServiceError, Unavailable, from_proto, to_proto
+from compute_svc.wire.step_output import Released, Rows, Started, StepOutput
+from triserve.rpc.errors import DeadlineExceeded, Internal, InvalidRequest, ServiceError, Unavailable, to_proto
 from triserve.v1 import compute_pb2, sampler_pb2
 
 logger = logging.getLogger(__name__)
@@ -37,6 +38,52 @@ class EnginePort(Protocol):
         """Keeps requests out of the next steps, or lets them in again."""
 
 
+class SamplerPort(Protocol):
+    """What the dispatcher asks of the link to a sampler; each returns at once."""
+
+    @property
+    def target(self) -> str:
+        """Where it is, for the log."""
+
+    @property
+    def ready(self) -> bool:
+        """Whether it takes new requests."""
+
+    @property
+    def is_behind(self) -> bool:
+        """Whether it has as many frames to answer as it may have."""
+
+    @property
+    def lags(self) -> bool:
+        """Whether it is behind, or has answered nothing for a while although it should."""
+
+    @property
+    def requests(self) -> Iterable[int]:
+        """Requests that are open there."""
+
+    @property
+    def num_requests(self) -> int:
+        """How many they are."""
+
+    def has(self, number: int) -> bool:
+        """Whether a request is open there."""
+
+    def is_leaving(self, key: TextKey) -> bool:
+        """Whether text of an attempt that was closed may still come."""
+
+    def open(self, opening: sampler_pb2.OpenRequest) -> None:
+        """Begins a request."""
+
+    def close_request(self, number: int) -> None:
+        """Drops a request, unless the sampler has ended it."""
+
+    def send_rows(self, rows: Rows, chosen: list[int] | None) -> None:
+        """Sends rows of one step; None = all."""
+
+    def expect_end(self, number: int) -> None:
+        """All rows of a request are sent."""
+
+
 @dataclass(slots=True)
 class _Flight:
     """A request under way.
@@ -52,7 +99,7 @@ class _Flight:
     deadline: float | None
     # What its sampler is told at its admission; gone after that.
     message: compute_pb2.SubmitRequest | None
-    sampler: SamplerLink | None = None
+    sampler: SamplerPort | None = None
     first_token_at: float | None = None
     preemptions: int = 0
     is_free: bool = False
@@ -66,6 +113,7 @@ class Dispatcher:
     Args:
         engine: Of the replica.
         logits_width: Number of logits.
+        max_request_tokens: Most tokens of prompt and answer together.
         max_backlog_bytes: Of each gateway.
         on_samplers_change: Called when a sampler has become ready or is lost.
         clock: Seconds, monotonic.
@@ -76,16 +124,18 @@ class Dispatcher:
         engine: EnginePort,
         *,
         logits_width: int,
+        max_request_tokens: int,
         max_backlog_bytes: int,
         on_samplers_change: Callable[[], None],
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._engine = engine
         self._logits_width = logits_width
+        self._max_request_tokens = max_request_tokens
         self._max_backlog_bytes = max_backlog_bytes
         self._on_samplers_change = on_samplers_change
         self._clock = clock
-        self._samplers: list[SamplerLink] = []
+        self._samplers: list[SamplerPort] = []
         self._gateways: dict[int, GatewayLink] = {}
         self._flights: dict[int, _Flight] = {}
         self._num_gateways = 0
@@ -102,14 +152,14 @@ class Dispatcher:
     @property
     def has_sampler(self) -> bool:
         """Whether a sampler is ready."""
-        return any(sampler.is_ready for sampler in self._samplers)
+        return any(sampler.ready for sampler in self._samplers)
 
     def next_number(self) -> int:
         """A number for the engine that nothing else has."""
         self._num_numbers += 1
         return self._num_numbers
 
-    def add_sampler(self, sampler: SamplerLink) -> None:
+    def add_sampler(self, sampler: SamplerPort) -> None:
         """From now on requests may go to this sampler."""
         self._samplers.append(sampler)
 
@@ -135,9 +185,18 @@ class Dispatcher:
                 raise self._refusal
             if message.request in gateway.requests:
                 raise InvalidRequest(f"request {message.request} is under way already", field="request")
+            key = TextKey(gateway.number, message.request, message.epoch)
+            if any(sampler.is_leaving(key) for sampler in self._samplers):
+                raise InvalidRequest(f"request {message.request} has just ended, and text of that attempt may still come", field="request")
             if not self.has_sampler:
                 raise Unavailable("no sampler is ready")
-            request = read_submission(message, number=self.next_number(), logits_width=self._logits_width, now=self._clock())
+            request = read_submission(
+                message,
+                number=self.next_number(),
+                logits_width=self._logits_width,
+                max_request_tokens=self._max_request_tokens,
+                now=self._clock(),
+            )
         except ServiceError as error:
             gateway.add_ended(
                 compute_pb2.RequestEnded(
@@ -194,7 +253,7 @@ class Dispatcher:
         """A step has ended: its rows go to the samplers, what has begun and ended to the gateways."""
         if output.rows is not None:
             for sampler in self._samplers:
-                chosen = [index for index, number in enumerate(output.rows.numbers) if number in sampler.requests]
+                chosen = [index for index, number in enumerate(output.rows.numbers) if sampler.has(number)]
                 if chosen:
                     sampler.send_rows(output.rows, None if len(chosen) == len(output.rows.numbers) else chosen)
         for started in output.started:
@@ -212,51 +271,47 @@ class Dispatcher:
             else:
                 self._end(flight)
 
-    def on_sampler_ready(self, link: SamplerLink) -> None:
-        """Requests may go to the sampler."""
+    def on_sampler_changed(self, link: SamplerPort) -> None:
+        """New requests may go to the sampler, or may no longer."""
         self._on_samplers_change()
 
-    def on_sampler_answer(self, link: SamplerLink, response: sampler_pb2.SampleResponse) -> None:
+    def on_sampler_answer(self, link: SamplerPort, answer: SamplerAnswer) -> None:
         """Verdicts go to the engine, parcels to the gateways; requests that the sampler has ended, end."""
-        if response.request:
-            self._engine.verdicts(list(response.request), list(response.position), list(response.token))
-        for parcel in response.parcels:
+        if answer.verdicts:
+            numbers, positions, tokens = zip(*answer.verdicts, strict=True)
+            self._engine.verdicts(numbers, positions, tokens)
+        for parcel in answer.parcels:
             gateway = self._gateways.get(parcel.gateway)
             if gateway is not None:
-                gateway.add_parcel(parcel.delta_frame)
-        for number in response.finished:
-            if number in link.requests:
-                link.forget(number)
-                self._finish(self._flights[number], compute_pb2.REQUEST_OUTCOME_FINISHED)
-        for failure in response.failed:
-            if failure.request in link.requests:
-                link.forget(failure.request)
-                self._fail(self._flights[failure.request], from_proto(failure.error))
+                gateway.add_parcel(parcel.content)
+        for number in answer.finished:
+            self._finish(self._flights[number], compute_pb2.REQUEST_OUTCOME_FINISHED)
+        for failed in answer.failed:
+            self._fail(self._flights[failed.number], failed.error)
+        self.on_sampler_silent(link, answer.silent)
 
-    def on_sampler_behind(self, link: SamplerLink, behind: bool) -> None:
+    def on_sampler_behind(self, link: SamplerPort, behind: bool) -> None:
         """Requests of a sampler that is behind pause; the others go on."""
         self._engine.pause(list(link.requests), paused=behind)
 
-    def on_sampler_silent(self, link: SamplerLink, numbers: Sequence[int]) -> None:
-        """A sampler was given the last row of these requests and goes on as if there were more."""
+    def on_sampler_silent(self, link: SamplerPort, numbers: Sequence[int]) -> None:
+        """A sampler answered frames and left rows of these requests out, or goes on as if there were more: they fail, it stays."""
         for number in numbers:
             flight = self._flights[number]
-            logger.error("sampler %s did not end request %s with its last row", link.target, flight.request_id)
-            self._fail(flight, Internal("the sampler did not end the answer"))
+            logger.error("sampler %s left out a row of request %s", link.target, flight.request_id)
+            self._fail(flight, Internal("the sampler left out a part of the answer"))
 
-    def on_sampler_lost(self, link: SamplerLink, error: ServiceError) -> None:
+    def on_sampler_lost(self, link: SamplerPort, numbers: Sequence[int], error: Unavailable) -> None:
         """The requests of a sampler that is gone fail; the gateway may submit them again."""
-        for number in list(link.requests):
-            link.forget(number)
-            self._fail(self._flights[number], Unavailable(error.message))
-        self._on_samplers_change()
+        for number in numbers:
+            self._fail(self._flights[number], error)
 
     def _assign(self, flight: _Flight) -> None:
-        ready = [sampler for sampler in self._samplers if sampler.is_ready]
+        ready = [sampler for sampler in self._samplers if sampler.ready]
         if not ready:
             self._fail(flight, Unavailable("no sampler is ready"))
             return
-        sampler = min(ready, key=lambda sampler: (sampler.is_behind, len(sampler.requests)))
+        sampler = min(ready, key=lambda sampler: (sampler.lags, sampler.num_requests))
         message = flight.message
         assert message is not None, "a request is admitted once"
         flight.sampler, flight.message = sampler, None
@@ -317,7 +372,7 @@ class Dispatcher:
             return
         flight.outcome, flight.error = outcome, error
         if flight.sampler is not None:
-            flight.sampler.close(flight.number)
+            flight.sampler.close_request(flight.number)
         if flight.is_free:
             self._end(flight)
         else:

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import signal
 import socket
 import subprocess
 import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
 from typing import Protocol, cast
 
 from compute_svc.settings import Settings
@@ -19,6 +21,8 @@ from compute_svc.wire.step_output import EngineInfo, Load, PrefixStats, StepOutp
 from triserve.rpc.errors import ServiceError, from_proto
 
 _STOP_TIMEOUT_S = 5.0
+# Fields of /proc/PID/stat after the name.
+_USER_TICKS, _SYSTEM_TICKS = 11, 12
 
 
 class EngineFailed(Exception):
@@ -26,7 +30,7 @@ class EngineFailed(Exception):
 
 
 class EngineLost(EngineFailed):
-    """The engine ended without a word, killed or crashed: what it was asked for is not to blame."""
+    """The engine ended without a word, killed or crashed, or hangs: what it was asked for is not to blame."""
 
 
 class EngineListener(Protocol):
@@ -63,6 +67,9 @@ class EngineHost(Protocol):
     def kill(self) -> None:
         """Ends it at once."""
 
+    def used_s(self) -> float | None:
+        """Processor time it has used since its start; None where the system does not say."""
+
 
 Launch = Callable[[socket.socket, Mapping[str, str]], EngineHost]
 """Starts the engine with its end of the stream, in an environment."""
@@ -82,6 +89,15 @@ class _Process:
     def kill(self) -> None:
         """See `EngineHost`."""
         self._process.kill()
+
+    def used_s(self) -> float | None:
+        """See `EngineHost`. Of all its threads."""
+        try:
+            # Linux alone has the file. The name before the last bracket may hold anything.
+            fields = Path(f"/proc/{self._process.pid}/stat").read_text().rpartition(")")[2].split()
+        except OSError:
+            return None
+        return (int(fields[_USER_TICKS]) + int(fields[_SYSTEM_TICKS])) / os.sysconf("SC_CLK_TCK")
 
 
 def launch_process(connection: socket.socket, environment: Mapping[str, str]) -> EngineHost:
@@ -113,8 +129,13 @@ class EngineClient(asyncio.Protocol):
 
     @property
     def silent_s(self) -> float:
-        """For how long a `ping` has been unanswered; 0 if none is."""
+        """For how long a `ping` has been unanswered, or the model has been loading; 0 if none is."""
         return 0.0 if self._pinged_at is None else time.monotonic() - self._pinged_at
+
+    @property
+    def used_s(self) -> float | None:
+        """Processor time the engine has used; None if that is not known."""
+        return None if self._host is None else self._host.used_s()
 
     async def start(self, settings: Settings) -> None:
         """Starts the engine, which begins to load."""
@@ -122,6 +143,8 @@ class EngineClient(asyncio.Protocol):
         with theirs:
             self._host = self._launch(theirs, settings.engine_environment())
         await asyncio.get_running_loop().create_unix_connection(lambda: self, sock=ours)
+        # That it has loaded is its first answer.
+        self._pinged_at = time.monotonic()
         self._give(wire.Command(load=wire.Load(settings=settings.model_dump_json())))
 
     async def stop(self) -> None:
@@ -135,6 +158,16 @@ class EngineClient(asyncio.Protocol):
             except TimeoutError:
                 self._host.kill()
                 await self._host.wait()
+
+    def give_up(self, reason: str) -> None:
+        """Kills an engine that hangs; `on_engine_failed` follows at once.
+
+        Args:
+            reason: What is wrong with it, in words that follow "the engine".
+        """
+        if self._host is not None and not self._has_ended:
+            self._host.kill()
+            self._fail(EngineLost(f"the engine {reason} and was killed"))
 
     def submit(self, request: Request) -> None:
         """Puts a request in the engine's queue."""
@@ -216,6 +249,7 @@ class EngineClient(asyncio.Protocol):
         elif kind == "stats":
             self._listener.on_engine_stats(report.stats.number, decode_stats(report.stats))
         elif kind == "loaded":
+            self._pinged_at = None
             loaded = report.loaded
             info = EngineInfo(*(getattr(loaded, name) for name in EngineInfo._fields))
             self._listener.on_engine_loaded(info, Load(*loaded.load))

@@ -46,9 +46,9 @@ class OutgoingFrames:
         self._parts: deque[_Part] = deque()
         self.num_batches = 0
 
-    def __bool__(self) -> bool:
-        """Whether anything waits."""
-        return bool(self._parts)
+    def __len__(self) -> int:
+        """Frames that wait."""
+        return len(self._parts)
 
     def add_open(self, opening: sampler_pb2.OpenRequest) -> None:
         """A request begins; its rows come after this."""

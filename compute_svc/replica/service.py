@@ -13,6 +13,7 @@ import grpc
 
 from compute_svc.replica.dispatcher import Dispatcher
 from compute_svc.replica.engine_client import EngineClient, EngineFailed, EngineLost, Launch, launch_process
+from compute_svc.replica.engine_watch import EngineWatch
 from compute_svc.replica.kv_watch import KvWatch
 from compute_svc.replica.prefix_calls import PrefixCalls
 from compute_svc.replica.prefix_servicer import PrefixCacheServicer
@@ -47,6 +48,7 @@ class ComputeService:
         self._settings = settings
         self._servicer = ComputeServicer()
         self._engine = EngineClient(self, launch)
+        self._engine_watch = EngineWatch(freeze_timeout_s=settings.freeze_timeout_s, step_timeout_s=settings.step_timeout_s)
         self._kv_watch = KvWatch(self._engine.watch)
         self._prefix_servicer = PrefixCacheServicer(self._kv_watch)
         self._server = ServiceServer([SERVICE_NAME, PREFIX_CACHE_SERVICE_NAME], self._register, settings.listen)
@@ -93,7 +95,7 @@ class ComputeService:
             await self._drain(self._dispatcher)
         await self._server.stop(_LAST_WORDS_S)
         for sampler in self._samplers:
-            await sampler.stop()
+            await sampler.close()
         await self._engine.stop()
 
     def on_engine_loaded(self, info: EngineInfo, load: Load) -> None:
@@ -104,6 +106,7 @@ class ComputeService:
         self._dispatcher = Dispatcher(
             self._engine,
             logits_width=info.logits_width,
+            max_request_tokens=info.max_request_tokens,
             max_backlog_bytes=settings.max_backlog_bytes,
             on_samplers_change=self._changed.set,
         )
@@ -187,9 +190,10 @@ class ComputeService:
         self._kv_watch.close(error)
 
     async def _beat(self) -> None:
-        """Keeps readiness and the gateways' knowledge of the load up to date."""
+        """Keeps readiness and the gateways' knowledge of the load up to date, and the engine under watch."""
         told_at = 0.0
         while True:
+            self._watch_engine()
             await self._server.health.set_ready(self._is_ready())
             if self._dispatcher is not None:
                 self._engine.ping()
@@ -202,6 +206,18 @@ class ComputeService:
             with contextlib.suppress(TimeoutError):
                 await asyncio.wait_for(self._changed.wait(), _HEARTBEAT_S)
             self._changed.clear()
+
+    def _watch_engine(self) -> None:
+        """An engine that hangs will not come back by itself: it ends, and the process with it, which whoever runs it starts again."""
+        is_silent = self._engine.silent_s > 0
+        wrong = self._engine_watch.look(
+            time.monotonic(),
+            is_silent=is_silent,
+            is_loading=self._dispatcher is None,
+            used_s=self._engine.used_s if is_silent else None,
+        )
+        if wrong is not None:
+            self._engine.give_up(wrong)
 
     def _is_ready(self) -> bool:
         is_stalled = self._engine.silent_s > self._settings.stall_timeout_s

@@ -21,6 +21,9 @@ logger = logging.getLogger(__name__)
 
 _HELLO_TIMEOUT_S = 10.0
 _MAX_NAME_LENGTH = 64
+# Of one message, so that no gateway's message keeps the others waiting for long.
+MAX_SUBMITS = 1024
+MAX_CANCELS = 4096
 
 Context = grpc.aio.ServicerContext[Any, Any]
 Requests = AsyncIterator[compute_pb2.GenerateRequest]
@@ -137,6 +140,9 @@ async def _read(requests: Requests, first: compute_pb2.GenerateRequest, gateway:
 
 
 def _take(message: compute_pb2.GenerateRequest, gateway: GatewayLink, dispatcher: Dispatcher) -> None:
+    for field, count, most in (("submit", len(message.submit), MAX_SUBMITS), ("cancel", len(message.cancel), MAX_CANCELS)):
+        if count > most:
+            raise InvalidRequest(f"{field} has {count} entries, the limit is {most}", field=field)
     for submission in message.submit:
         dispatcher.submit(gateway, submission)
     for request in message.cancel:

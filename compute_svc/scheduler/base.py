@@ -94,6 +94,7 @@ class RequestState:
     Tokens: [0, num_computed) have their KV in pages, apart from `dropped_tokens` that are not needed any more · [num_computed, num_tokens)
     are known and not computed · the rest is room for the answer. One that `is_sliding` drops what it does not need and shares no more than
     its first chunk. While `awaiting` is set the token behind num_tokens is being drawn elsewhere. The first `num_given` were known at the start.
+    The first `num_found_pages` of its pages were in the prefix cache whenever it was admitted: the others it has computed itself.
     While `leader` computes what this one needs too, up to the `leader_end`-th token, it waits.
     The whole answer is expected to have `predicted_tokens`; it may turn out shorter or longer. `rank` is its policy's: lower is sooner.
     `rule` is the engine's, which draws; no scheduler looks at it.
@@ -114,6 +115,7 @@ class RequestState:
         "leader",
         "leader_end",
         "num_computed",
+        "num_found_pages",
         "num_given",
         "num_tokens",
         "paused",
@@ -140,6 +142,7 @@ class RequestState:
         self.num_tokens = known
         self.num_given = known
         self.num_computed = 0
+        self.num_found_pages = 1 << 62
         self.prefill_end = known
         self.cached_tokens = 0
         self.preemptions = 0
@@ -236,19 +239,63 @@ class Plan(NamedTuple):
         return not self.decodes and not self.prefills
 
 
+class PlanFailed(Exception):
+    """A step could not be planned; its cause says why.
+
+    Attributes:
+        failures: Requests that were ended before that because their time is over.
+    """
+
+    def __init__(self, failures: list[Failure]) -> None:
+        super().__init__("a step could not be planned")
+        self.failures = failures
+
+
+class Enter(Enum):
+    """Why a request is in the queue from now on.
+
+    ARRIVED: It is new. Once for each request, and first.
+    PREEMPTED: It ran and has lost its pages.
+    UNBLOCKED: It left the queue as BLOCKED, and what it waited for has come.
+    """
+
+    ARRIVED = auto()
+    PREEMPTED = auto()
+    UNBLOCKED = auto()
+
+
+class Leave(Enum):
+    """Why a request is not in the queue any more.
+
+    ADMITTED: It runs, for the first time or again.
+    BLOCKED: It could have been admitted, but the next step cannot have it; see `RequestState.is_blocked`.
+    ENDED: It is cancelled, or its time is over.
+    """
+
+    ADMITTED = auto()
+    BLOCKED = auto()
+    ENDED = auto()
+
+
 class Policy(Protocol):
-    """Who is served first: keeps the requests that wait, and gives each a rank among those that run.
+    """Who is served first: keeps the queue, and gives each request a rank among those that run.
 
-    A request waits when it has arrived and whenever it has lost its pages (`add`), until it runs, ends or is blocked (`remove`). Its
-    `state.rank` is set in `add`; among running requests the lower rank has the first claim to the budget and the higher one gives up its
-    pages first when there is none left. Decode rows come before prompts whatever the ranks.
+    The scheduler says what happens to a request, and why:
 
-    A policy that lets others pass bounds how often: nobody starves. All but `add`, `remove` and `first` have defaults.
+        enter(ARRIVED) -> leave(ADMITTED) -> enter(PREEMPTED) -> leave(ADMITTED) -> ... -> forget
+                       -> leave(BLOCKED) -> enter(UNBLOCKED) ->                     -> forget
+                       -> leave(ENDED)                                              -> forget
+
+    Each enter is followed by a leave before the next enter, and `forget` comes once, last, wherever the request was. `state.rank` is set by
+    `enter`; among running requests the lower rank has the first claim to the budget and the higher one gives up its pages first when there
+    is none left. Decode rows come before prompts whatever the ranks.
+
+    A policy that lets others pass bounds how often: nobody starves. All but `enter`, `leave` and `first` have defaults.
     """
 
     # Whether one that waits is admitted before the prompts of running ones of a higher rank go on; then `first` follows the ranks.
     overtakes: bool = False
-    # Whether running ones may give up their place, as `yields` says.
+    # Whether running ones may be preempted for waiting ones, as `yields` says.
     preempts: bool = False
 
     def attach(self, cached_tokens: Callable[[RequestState], int]) -> None:
@@ -259,30 +306,30 @@ class Policy(Protocol):
         """
         return
 
-    def add(self, state: RequestState, now: float) -> None:
-        """A request waits from now on.
+    def enter(self, state: RequestState, why: Enter, now: float) -> None:
+        """A request is in the queue from now on.
 
         Args:
-            now: Seconds on the caller's clock.
+            now: Seconds on the caller's clock: the step's, or when the request arrived.
 
         Effects: sets the request's rank.
         """
         ...
 
-    def remove(self, state: RequestState) -> None:
-        """A request that was added waits no longer."""
+    def leave(self, state: RequestState, why: Leave, now: float) -> None:
+        """A request that entered is in the queue no longer.
+
+        Args:
+            now: Seconds on the caller's clock: the step's, the last step's if it ends between two.
+        """
         ...
 
     def first(self, now: float) -> RequestState | None:
-        """The request to admit next, of those that wait; None = there is none.
+        """The request to admit next, of the queue; None = it is empty.
 
         If there is no room for it nobody else is admitted in this step.
         """
         ...
-
-    def charge(self, state: RequestState) -> None:
-        """A request that was removed has been admitted, for the first time or again."""
-        return
 
     def account(self, plan: Plan) -> bool:
         """A plan was computed.
@@ -293,11 +340,11 @@ class Policy(Protocol):
         return False
 
     def yields(self, running: RequestState, waiting: RequestState) -> bool:
-        """Whether a running request gives up its place for a waiting one of lower rank that finds no room."""
+        """Whether a running request is preempted for a waiting one of lower rank that finds no room."""
         return False
 
     def forget(self, state: RequestState) -> None:
-        """A request has ended; if it waited it was removed before."""
+        """A request has ended; if it was in the queue it has left before."""
         return
 
 

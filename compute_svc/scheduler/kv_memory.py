@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 from bisect import insort
+from collections.abc import Sequence
 from enum import Enum, auto
 
 from compute_svc.kv.page_pool import PagePool, Pages
 from compute_svc.kv.page_table import PageTable, PageTables
-from compute_svc.kv.radix_node import Node, Tokens, count_agreeing
-from compute_svc.kv.radix_tree import PartialPage, Prefix, RadixTree
+from compute_svc.kv.radix_node import Node, Tokens, locks_of
+from compute_svc.kv.radix_tree import Prefix, RadixTree
 from compute_svc.scheduler.base import RequestState, SchedulerConfig
+from compute_svc.scheduler.prefix_ends import PrefixEnds
 from triserve.rpc.errors import Overloaded
 
 # Room for an answer displaces the prefix cache only until one in so many of the pages that no running request owns is free. In a full
@@ -34,7 +36,7 @@ class Reservation(Enum):
 class KvMemory:
     """All pages of a replica and who owns them: the pool, the prefix cache or a running request.
 
-    Pages set aside for expected answers remain free: whoever needs pages takes them back, from the requests that arrived last, before a
+    Pages reserved for expected answers remain free: whoever needs pages takes them back, from the requests that arrived last, before a
     page of the prefix cache is given up or anybody is preempted. So the prediction decides where pages lie and not who runs: an error
     costs a request one more extent. An answer that outgrows its prediction is expected to be twice as long, and so on, so that the
     number of its extents grows with the logarithm of the error.
@@ -53,6 +55,7 @@ class KvMemory:
         self._num_pages = config.num_pages
         self.pool = PagePool(config.num_pages)
         self.tree = RadixTree(config.page_size_tokens)
+        self.ends = PrefixEnds(self.tree, self._page_size)
         self.tables = PageTables(config.max_running_requests, min(config.num_pages, self._pages_for(config.max_request_tokens)))
         self._window = config.window if config.slides else None
         self._sliding_pages = self._pages_for(config.sliding_tokens) if config.slides else 0
@@ -62,10 +65,8 @@ class KvMemory:
         self.looked_up_tokens = 0
         self.hit_tokens = 0
         self.copied_tokens = 0
-        # Those that have pages, in the order of arrival.
-        self._holders: list[RequestState] = []
-        # Those whose prefix in the cache ends at a node.
-        self._ends: dict[Node, dict[int, RequestState]] = {}
+        # Running requests, in the order of arrival.
+        self._running: list[RequestState] = []
         # Pages to copy before the next step computes: for whom, from and to.
         self._copies: list[tuple[RequestState, int, int]] = []
 
@@ -78,6 +79,26 @@ class KvMemory:
         """Pages that a waiting request is to hold, shared ones among them, when it is admitted."""
         num_pages = self._pages_for(state.num_tokens)
         return num_pages if num_pages <= self._most_pages else self._sliding_pages
+
+    def could_admit(self, state: RequestState, *, without: Sequence[RequestState], headroom: int) -> bool:
+        """Whether a waiting request would get its pages if some running ones gave up theirs.
+
+        What those share with others, or is pinned, does not become free; and what of it the waiting one shares too, it does not need.
+        """
+        num_pages, known = self.wanted_pages(state), state.tokens[: state.num_tokens - 1]
+        if self._window is not None and num_pages < self._pages_for(state.num_tokens):
+            known = known[: self._window.chunk_tokens]
+        locks = locks_of(self._holdings(other)[1] for other in without)
+        held = self.tree.count_held(state.request.tenant, known, locks)
+        available = self.num_available
+        available += sum(node.pages.size for node, count in locks.items() if node.locks == count and not node.pins)
+        for other in without:
+            table, _ = self._holdings(other)
+            available += table.length - table.shared
+            if self.reservation is Reservation.MAXIMUM:
+                available += table.room.size
+        room = self._wanted_room(state, num_pages) if self.reservation is Reservation.MAXIMUM else headroom
+        return num_pages - held + room <= available
 
     def admit(self, state: RequestState, *, headroom: int) -> bool:
         """Gives a request pages for all its known tokens, shared ones where the prefix is cached.
@@ -92,7 +113,7 @@ class KvMemory:
         Returns:
             Whether there were enough; if not, nothing has changed.
 
-        Effects: sets the request's table, prefix and num_computed.
+        Effects: sets the request's table, prefix, num_found_pages and num_computed.
         """
         known, num_pages = state.tokens[: state.num_tokens - 1], self.wanted_pages(state)
         state.is_sliding = self._window is not None and num_pages < self._pages_for(state.num_tokens)
@@ -103,14 +124,15 @@ class KvMemory:
         # Who has room for the maximum does not grow and needs no headroom.
         wanted = missing + (self._wanted_room(state, num_pages) if self.reservation is Reservation.MAXIMUM else headroom)
         if wanted > self.num_available:
-            self.tree.unlock(prefix.node)
+            self._unlock(prefix.node)
             return False
         table = self.tables.open()
         table.share(prefix.pages)
         state.table = table
         state.prefix = prefix.node
+        state.num_found_pages = min(state.num_found_pages, prefix.pages.size)
         state.num_computed = prefix.pages.size * self._page_size
-        partial = self._find_partial(prefix.node, known[state.num_computed :])
+        partial = self.ends.find_partial(prefix.node, known[state.num_computed :], [copy[0] for copy in self._copies])
         self._extend(state, table, missing)
         if partial is not None:
             # Its page may have been given up just now, even to this request: what it holds is there until the step computes.
@@ -119,22 +141,9 @@ class KvMemory:
             self.copied_tokens += partial.num_tokens
         self.looked_up_tokens += state.num_tokens
         self.hit_tokens += state.num_computed
-        insort(self._holders, state, key=_arrival)
-        self._enter_end(state)
+        insort(self._running, state, key=_arrival)
+        self.ends.enter(state)
         return True
-
-    def find_leader(self, state: RequestState) -> tuple[RequestState, int] | None:
-        """A running request that is about to compute at least a page of tokens that a waiting one needs too, and where those end."""
-        known = state.tokens[: state.num_tokens - 1]
-        node, length = self.tree.find(state.request.tenant, known)
-        if node is None or length == known.size:
-            return None
-        for other in self._ends.get(node, {}).values():
-            if other.num_computed < other.prefill_end and not other.paused and other.tokens[length] == known[length]:
-                end = length + count_agreeing(other.tokens[length : other.prefill_end], known[length:])
-                if end - other.num_computed >= self._page_size:
-                    return other, end
-        return None
 
     @property
     def copies(self) -> list[tuple[int, int]]:
@@ -178,7 +187,7 @@ class KvMemory:
         """Makes sure that the next token to compute has a page.
 
         Returns:
-            False if there is none to be had.
+            False if no page is free or evictable.
         """
         table, _ = self._holdings(state)
         if state.kv_length < table.length * self._page_size:
@@ -207,9 +216,9 @@ class KvMemory:
         own = table.owned[: end - first]
         longer = self.tree.insert(prefix, state.tokens[first * self._page_size : end * self._page_size], own)
         table.share(longer.pages)
-        self._leave_end(state)
+        self.ends.leave(state)
         state.prefix = longer.node
-        self._enter_end(state)
+        self.ends.enter(state)
         duplicates = own[own != longer.pages]
         if duplicates.size:
             self.pool.release(duplicates)
@@ -220,7 +229,8 @@ class KvMemory:
 
         What it shares with the prefix cache is given up when all of it but the first chunk can be: a prefix is locked as a whole.
         """
-        if self._window is None:
+        # What is to be pinned stays whole; it was admitted with pages for all of it.
+        if self._window is None or state.request.pins:
             return
         dropped = self._window.droppable_tokens(state.num_computed)
         if dropped <= state.dropped_tokens:
@@ -230,12 +240,12 @@ class KvMemory:
         end = first + (dropped - state.dropped_tokens) // self._page_size
         if end < table.shared:
             return
-        self._leave_end(state)
+        self.ends.leave(state)
         state.is_sliding = True
         given_up = max(0, table.shared - first)
         if given_up:
             state.prefix = self.tree.lock_match(state.request.tenant, state.tokens[: self._window.chunk_tokens]).node
-            self.tree.unlock(prefix)
+            self._unlock(prefix)
             self.num_returns += 1
         table.slide(first, end - first, given_up)
         state.dropped_tokens = dropped
@@ -243,33 +253,42 @@ class KvMemory:
     def leave(self, state: RequestState) -> None:
         """Takes all pages of a request back; what it computed stays in the prefix cache as long as there is room.
 
-        Effects: clears the request's table, prefix and num_computed.
+        Effects: clears the request's table, prefix, num_computed and dropped_tokens.
         """
         self.keep_computed(state)
-        table, prefix = self._holdings(state)
-        if self.reservation is Reservation.PREDICTED:
-            self.pool.put_back(table.room)
-        else:
-            self.pool.release(table.room)
-        self.pool.release(table.owned)
-        self._copies = [copy for copy in self._copies if copy[0] is not state]
-        self._leave_end(state)
-        self.tree.unlock(prefix)
-        self.tables.close(table)
-        self._holders.remove(state)
-        state.table = None
-        state.prefix = None
-        state.num_computed = 0
-        state.dropped_tokens = 0
-        self.num_returns += 1
+        self._take_back(state)
+
+    def leave_nothing(self, state: RequestState, *, num_trusted: int | None = None) -> None:
+        """Takes all pages of a request back; what it computed and has not handed to the prefix cache yet is never used again.
+
+        Args:
+            state: The request; effects on it as those of `leave`.
+            num_trusted: The cache forgets its tokens behind so many pages, whoever computed them, and all that lies behind those. Who holds
+                them goes on with them. None = it forgets nothing.
+        """
+        self._take_back(state)
+        if num_trusted is not None:
+            self.tree.discard(state.request.tenant, state.tokens[: state.num_tokens], num_trusted)
+            self.pool.release(self.tree.take_given_up())
+
+    def shared_pages(self, state: RequestState) -> Pages:
+        """The pages, in order, that a running request shares with the prefix cache, a copy."""
+        table, _ = self._holdings(state)
+        return table.shared_pages
+
+    def unpin(self, tenant: str, tokens: Tokens) -> bool:
+        """Undoes `pin`; returns whether it was pinned. What nobody holds can be had from now on."""
+        was_pinned = self.tree.unpin(tenant, tokens)
+        self.num_returns += was_pinned
+        return was_pinned
 
     def assert_owned_once(self, states: list[RequestState]) -> None:
         """Checks that every page is free, the cache's or exactly one request's, and the counts that depend on it.
 
         Args:
-            states: All requests that have pages.
+            states: All running requests.
         """
-        nodes = list(self.tree.nodes())
+        nodes = [*self.tree.nodes(), *self.tree.detached]
         tables = [state.table for state in states if state.table is not None]
         rooms = [table.room for table in tables]
         owned: list[Pages] = [node.pages for node in nodes]
@@ -285,58 +304,41 @@ class KvMemory:
         assert self.tree.pinned_pages <= self.max_pinned_pages, "the longest request fits beside what is pinned"
         roots = sum(node.locks for node in nodes if node.parent is None)
         assert roots == sum(state.prefix is not None for state in states), "each request with pages holds one lock"
-        assert {id(state) for state in self._holders} == {id(state) for state in states}, "those that have pages are known"
-        assert self._holders == sorted(self._holders, key=_arrival), "in the order of arrival"
+        assert {id(state) for state in self._running} == {id(state) for state in states}, "the running requests are known"
+        assert self._running == sorted(self._running, key=_arrival), "in the order of arrival"
+
+    def _take_back(self, state: RequestState) -> None:
+        table, prefix = self._holdings(state)
+        if self.reservation is Reservation.PREDICTED:
+            self.pool.unreserve(table.room)
+        else:
+            self.pool.release(table.room)
+        self.pool.release(table.owned)
+        self._copies = [copy for copy in self._copies if copy[0] is not state]
+        self.ends.leave(state)
+        self._unlock(prefix)
+        self.tables.close(table)
+        self._running.remove(state)
+        state.table = None
+        state.prefix = None
+        state.num_computed = 0
+        state.dropped_tokens = 0
+        self.num_returns += 1
+
+    def _unlock(self, node: Node) -> None:
+        self.tree.unlock(node)
+        self.pool.release(self.tree.take_given_up())
 
     def _lock_prefix(self, tenant: str, known: Tokens) -> Prefix:
         """The longest cached prefix, locked; what running requests have computed of it enters the cache before."""
         while True:
             prefix = self.tree.lock_match(tenant, known)
             start = prefix.pages.size * self._page_size
-            other = self._find_whole(prefix.node, start, known[start : start + self._page_size])
+            other = self.ends.find_whole(prefix.node, start, known[start : start + self._page_size])
             if other is None:
                 return prefix
             self.keep_computed(other)
-            self.tree.unlock(prefix.node)
-
-    def _find_whole(self, node: Node, start: int, page: Tokens) -> RequestState | None:
-        """A running request that has computed a page of these tokens behind its prefix, which ends at `start`."""
-        if page.size == self._page_size:
-            end = start + self._page_size
-            for other in self._ends.get(node, {}).values():
-                if other.num_computed >= end and other.tokens[start] == page[0] and (other.tokens[start:end] == page).all():
-                    return other
-        return None
-
-    def _find_partial(self, node: Node, tokens: Tokens) -> PartialPage | None:
-        """The page behind a prefix that agrees best with the tokens there: of the cache or of a running request."""
-        if not tokens.size:
-            return None
-        best = self.tree.find_partial(node, tokens)
-        for other in self._ends.get(node, {}).values():
-            table, _ = self._holdings(other)
-            start = table.shared * self._page_size
-            if other.num_computed <= start or other.tokens[start] != tokens[0]:
-                continue
-            agreed = count_agreeing(other.tokens[start : min(other.num_computed, start + self._page_size)], tokens)
-            if agreed > (0 if best is None else best.num_tokens) and not self.is_to_be_copied(other):
-                best = PartialPage(int(table.owned[0]), agreed)
-        return best
-
-    def _enter_end(self, state: RequestState) -> None:
-        # What slides has only its first chunk in order, which is not worth looking for.
-        if not state.is_sliding:
-            _, prefix = self._holdings(state)
-            self._ends.setdefault(prefix, {})[state.request.number] = state
-
-    def _leave_end(self, state: RequestState) -> None:
-        if state.is_sliding:
-            return
-        _, prefix = self._holdings(state)
-        others = self._ends[prefix]
-        del others[state.request.number]
-        if not others:
-            del self._ends[prefix]
+            self._unlock(prefix.node)
 
     def _holdings(self, state: RequestState) -> tuple[PageTable, Node]:
         assert state.table is not None and state.prefix is not None, "a running request has a page table and a locked prefix"
@@ -346,15 +348,15 @@ class KvMemory:
         """Adds pages the request owns, and room behind them."""
         room = self._wanted_room(state, table.length + count)
         if self.reservation is Reservation.MAXIMUM:
-            self._make_reservable(count + room)
+            self._make_allocatable(count + room)
         else:
-            self._make_reservable(count)
+            self._make_allocatable(count)
             room = self._find_room(count, room)
-        pages = self.pool.reserve(count + room, after=table.last)
+        pages = self.pool.allocate(count + room, after=table.last)
         table.append(pages[:count])
         table.room = pages[count:]
         if self.reservation is Reservation.PREDICTED:
-            self.pool.set_aside(pages[count:])
+            self.pool.reserve(pages[count:])
 
     def _wanted_room(self, state: RequestState, num_pages: int) -> int:
         """Pages to reserve behind the first `num_pages` of a request."""
@@ -388,15 +390,15 @@ class KvMemory:
             self.pool.release(evicted)
         return max(0, min(room, self.pool.longest_run - count))
 
-    def _make_reservable(self, count: int) -> None:
-        """Takes pages back until `count` can be reserved: first those set aside, then those of the prefix cache."""
-        for holder in reversed(self._holders):
-            shortage = count - self.pool.num_reservable
-            if shortage <= 0 or not self.pool.num_aside:
+    def _make_allocatable(self, count: int) -> None:
+        """Takes pages back until `count` can be allocated: first those reserved, then those of the prefix cache."""
+        for holder in reversed(self._running):
+            shortage = count - self.pool.num_allocatable
+            if shortage <= 0 or not self.pool.num_reserved:
                 break
             table, _ = self._holdings(holder)
-            self.pool.put_back(table.cut_room(shortage))
-        shortage = count - self.pool.num_reservable
+            self.pool.unreserve(table.cut_room(shortage))
+        shortage = count - self.pool.num_allocatable
         if shortage > 0:
             self.pool.release(self.tree.evict(shortage))
 

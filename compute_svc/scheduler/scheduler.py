@@ -4,14 +4,19 @@ from __future__ import annotations
 
 import heapq
 from bisect import insort
+from collections.abc import Callable
+from functools import partial
 from operator import attrgetter
 
 from compute_svc.scheduler.base import (
     Chunk,
+    Enter,
     Failure,
+    Leave,
     LengthPredictor,
     Phase,
     Plan,
+    PlanFailed,
     Policy,
     RequestState,
     SchedulerConfig,
@@ -28,7 +33,7 @@ class Scheduler:
     """Waiting, running and preempted requests, and the pages they hold.
 
     A request is admitted when there are pages for all its known tokens, or where it slides for as many as it ever holds, and one more for
-    each running request; it then grows page by page. It is set aside while one of better rank computes a part of its prompt. When there
+    each running request; it then grows page by page. It is blocked while one of better rank computes a part of its prompt. When there
     is no page left, the running request of the highest rank gives up its own and is computed again later. So the one of the lowest rank
     always proceeds; that everyone becomes that one at last is the policy's promise. First come, first served ranks by arrival. A policy
     may also have running requests give up their place for one that waits.
@@ -58,12 +63,14 @@ class Scheduler:
         # Those that were never admitted.
         self._waiting: dict[int, RequestState] = {}
         self._preempted: dict[int, RequestState] = {}
-        # Waiting and preempted ones that are blocked: the policy does not have them.
-        self._set_aside: dict[int, RequestState] = {}
+        # Waiting and preempted ones that left the queue because the next step cannot have them.
+        self._blocked: dict[int, RequestState] = {}
         # In the order of rank.
         self._running: list[RequestState] = []
         self._deadlines: list[tuple[float, int]] = []
         self._arrivals = 0
+        # Of the last step.
+        self._now = 0.0
         # The request that last found no room and the memory's count of returns at that time.
         self._refused: tuple[int, int] | None = None
 
@@ -81,6 +88,11 @@ class Scheduler:
     def next_deadline(self) -> float | None:
         """When the next request's time is over, on the caller's clock; None = never. May belong to one that has left."""
         return self._deadlines[0][0] if self._deadlines else None
+
+    @property
+    def running(self) -> list[RequestState]:
+        """Requests in the batch, in the order of rank."""
+        return list(self._running)
 
     def find(self, number: int) -> RequestState | None:
         """The request of that number; None if it has left."""
@@ -105,7 +117,7 @@ class Scheduler:
             state.predicted_tokens = self._predictor.predict(request)
         self._states[request.number] = state
         self._waiting[request.number] = state
-        self._policy.add(state, request.submitted_at)
+        self._policy.enter(state, Enter.ARRIVED, request.submitted_at)
         if request.deadline is not None:
             heapq.heappush(self._deadlines, (request.deadline, request.number))
         return state
@@ -116,20 +128,33 @@ class Scheduler:
         Returns:
             The request; None if it has left before.
         """
+        state = self._remove(number, self.memory.leave)
+        if state is not None and self._predictor is not None and state.position > 0:
+            self._predictor.observe(state.request, state.position)
+        return state
+
+    def fail(self, number: int, *, num_trusted: int | None = None) -> RequestState | None:
+        """As `release`, for a request whose KV may be wrong: what it computed last does not enter the prefix cache.
+
+        Args:
+            number: Of the request.
+            num_trusted: How many of its first pages the cache may keep; None = all that it has.
+        """
+        return self._remove(number, partial(self.memory.leave_nothing, num_trusted=num_trusted))
+
+    def _remove(self, number: int, leave: Callable[[RequestState], None]) -> RequestState | None:
         state = self._states.pop(number, None)
         if state is None:
             return None
         if state.phase is Phase.RUNNING:
             self._running.remove(state)
-            self.memory.leave(state)
+            leave(state)
         else:
-            if self._set_aside.pop(number, None) is None:
-                self._policy.remove(state)
+            if self._blocked.pop(number, None) is None:
+                self._policy.leave(state, Leave.ENDED, self._now)
             del (self._waiting if state.phase is Phase.WAITING else self._preempted)[number]
         state.phase = Phase.ENDED
         self._policy.forget(state)
-        if self._predictor is not None and state.position > 0:
-            self._predictor.observe(state.request, state.position)
         return state
 
     def step(self, now: float) -> Plan:
@@ -140,11 +165,18 @@ class Scheduler:
 
         Effects: ends requests whose deadline is over, admits, preempts; the tokens of the plan count as computed only after
             `complete`.
+
+        Raises:
+            PlanFailed: It came to an error; who runs has to go.
         """
+        self._now = now
         plan = Plan([], [], [], self._expire(now), [])
-        self._return_unblocked(now)
-        prefilling = self._plan_decodes(plan, now)
-        self._plan_prefills(prefilling, plan, now)
+        try:
+            self._return_unblocked(now)
+            prefilling = self._plan_decodes(plan, now)
+            self._plan_prefills(prefilling, plan, now)
+        except Exception as error:
+            raise PlanFailed(plan.failures) from error
         plan.copies.extend(self.memory.take_copies())
         return plan
 
@@ -167,7 +199,7 @@ class Scheduler:
         places = [*self._waiting.values(), *self._running, *self._preempted.values()]
         assert len(places) == len(self._states) and {id(state) for state in places} == {id(state) for state in self._states.values()}
         assert self._running == sorted(self._running, key=_RANK), "running requests are in the order of rank"
-        assert self._set_aside.items() <= (self._waiting | self._preempted).items(), "who is set aside is not running"
+        assert self._blocked.items() <= (self._waiting | self._preempted).items(), "who is blocked is not running"
         for state in self._running:
             assert state.table is not None and state.table.shared <= state.table.length
             assert state.kv_length <= state.table.length * self.config.page_size_tokens
@@ -201,9 +233,9 @@ class Scheduler:
         return self.memory.tree.match_length(state.request.tenant, state.tokens[: state.num_tokens - 1])
 
     def _return_unblocked(self, now: float) -> None:
-        for state in [state for state in self._set_aside.values() if not state.is_blocked]:
-            del self._set_aside[state.request.number]
-            self._policy.add(state, now)
+        for state in [state for state in self._blocked.values() if not state.is_blocked]:
+            del self._blocked[state.request.number]
+            self._policy.enter(state, Enter.UNBLOCKED, now)
 
     def _plan_decodes(self, plan: Plan, now: float) -> list[RequestState]:
         """Adds all decode rows; returns those whose prompt is not computed, some of which may have been preempted since."""
@@ -238,7 +270,7 @@ class Scheduler:
         state.preemptions += 1
         self.num_preemptions += 1
         self._preempted[state.request.number] = state
-        self._policy.add(state, now)
+        self._policy.enter(state, Enter.PREEMPTED, now)
 
     def _plan_prefills(self, prefilling: list[RequestState], plan: Plan, now: float) -> None:
         if self._policy.preempts and len(plan.decodes) == self.config.step_budget_tokens:
@@ -275,8 +307,8 @@ class Scheduler:
 
     def _next_to_admit(self, now: float) -> RequestState | None:
         while (state := self._policy.first(now)) is not None and (state.is_blocked or self._follows(state)):
-            self._policy.remove(state)
-            self._set_aside[state.request.number] = state
+            self._policy.leave(state, Leave.BLOCKED, now)
+            self._blocked[state.request.number] = state
         return state
 
     def _follows(self, state: RequestState) -> bool:
@@ -284,9 +316,9 @@ class Scheduler:
 
         A prompt that is asked for several times at once, or begins as others do, is so computed once.
         """
-        if (state.request.number, self.memory.num_returns) == self._refused or len(self._set_aside) >= self.config.max_running_requests:
+        if (state.request.number, self.memory.num_returns) == self._refused or len(self._blocked) >= self.config.max_running_requests:
             return False
-        found = self.memory.find_leader(state)
+        found = self.memory.ends.find_leader(state)
         if found is None or found[0].rank > state.rank:
             return False
         state.leader, state.leader_end = found
@@ -306,14 +338,12 @@ class Scheduler:
 
     def _may_fit(self, candidate: RequestState) -> bool:
         """Whether a waiting request could have pages enough if all running ones that yield to it were preempted."""
-        pages, staying = self.memory.num_available, len(self._running)
+        yielding: list[RequestState] = []
         for state in reversed(self._running):
             if state.rank < candidate.rank or not self._policy.yields(state, candidate):
                 break
-            assert state.table is not None, "a running request has a page table"
-            pages += state.table.length
-            staying -= 1
-        return self.memory.wanted_pages(candidate) + staying <= pages
+            yielding.append(state)
+        return self.memory.could_admit(candidate, without=yielding, headroom=len(self._running) - len(yielding))
 
     def _admit(self, state: RequestState, plan: Plan, now: float) -> bool:
         if len(self._running) >= self.config.max_running_requests:
@@ -328,7 +358,7 @@ class Scheduler:
         if not self.memory.admit(state, headroom=len(self._running)):
             self._refused = attempt
             return False
-        self._policy.remove(state)
+        self._policy.leave(state, Leave.ADMITTED, now)
         if state.phase is Phase.PREEMPTED:
             del self._preempted[state.request.number]
         else:
@@ -340,7 +370,6 @@ class Scheduler:
         state.phase = Phase.RUNNING
         state.prefill_end = state.num_tokens
         insort(self._running, state, key=_RANK)
-        self._policy.charge(state)
         return True
 
     def _add_chunk(self, chunks: list[Chunk], state: RequestState, budget: int) -> int:

@@ -9,6 +9,7 @@ from compute_svc.scheduler.scheduler import Scheduler
 from compute_svc.simulator.cost_model import StepWork
 from compute_svc.simulator.simulation import StepEvents
 from compute_svc.wire.request import Request
+from triserve.rpc.errors import PromptTooLong
 
 
 class ScheduledServer:
@@ -91,10 +92,14 @@ class StaticBatchingServer:
 
     Args:
         max_batch_requests: Most requests of a batch.
+
+    Raises:
+        ValueError: It is below 1.
     """
 
     def __init__(self, max_batch_requests: int) -> None:
-        assert max_batch_requests > 0, "a batch has requests"
+        if max_batch_requests < 1:
+            raise ValueError(f"max_batch_requests is {max_batch_requests}, it must be at least 1")
         self._max_batch_requests = max_batch_requests
         self._waiting: deque[_Answer] = deque()
         self._batch: list[_Answer] = []
@@ -140,13 +145,19 @@ class StopTheWorldServer:
 
     def __init__(self, max_running_requests: int, kv_tokens: int) -> None:
         self._max_running_requests = max_running_requests
-        self._kv_tokens_left = kv_tokens
+        self._kv_tokens = self._kv_tokens_left = kv_tokens
         self._waiting: deque[_Answer] = deque()
         self._running: list[_Answer] = []
 
     def submit(self, request: Request) -> None:
-        """Queues a request."""
-        assert request.prompt.size + request.max_tokens <= self._kv_tokens_left or self._running or self._waiting, "it can fit"
+        """Queues a request.
+
+        Raises:
+            PromptTooLong: It can never fit.
+        """
+        tokens = request.prompt.size + request.max_tokens
+        if tokens > self._kv_tokens:
+            raise PromptTooLong.of(got=tokens, limit=self._kv_tokens, field="token_ids")
         self._waiting.append(_Answer(request))
 
     def step(self, now: float) -> StepEvents | None:

@@ -30,6 +30,11 @@ class MessageCutter:
     def __init__(self) -> None:
         self._waiting = bytearray()
 
+    @property
+    def is_between_messages(self) -> bool:
+        """Whether no part of a message waits for the rest."""
+        return not self._waiting
+
     def feed(self, data: bytes) -> list[bytes]:
         """The messages that these bytes complete."""
         self._waiting += data
@@ -47,13 +52,13 @@ class MessageCutter:
 
 
 def encode_tokens(tokens: Tokens) -> bytes:
-    """Ids as they travel to the engine."""
-    return tokens.astype("<i8", copy=False).tobytes()
+    """Ids, none below 0, as they travel to the engine: little-endian uint32, half of what they are in memory."""
+    return tokens.astype("<u4").tobytes()
 
 
 def decode_tokens(content: bytes) -> Tokens:
     """The inverse of `encode_tokens`."""
-    return np.frombuffer(content, dtype="<i8")
+    return np.frombuffer(content, dtype="<u4").astype(np.int64)
 
 
 def encode_request(request: Request) -> wire.Submission:

@@ -73,9 +73,9 @@ class Submission(_message.Message):
     number: _builtins.int
     tenant: _builtins.str
     prompt: _builtins.bytes
-    """Little-endian int64."""
+    """Little-endian uint32."""
     generated: _builtins.bytes
-    """Little-endian int64."""
+    """Little-endian uint32."""
     max_tokens: _builtins.int
     submitted_at: _builtins.float
     min_tokens: _builtins.int
@@ -150,7 +150,7 @@ class Unpin(_message.Message):
     """Of the call; the report has it too."""
     tenant: _builtins.str
     tokens: _builtins.bytes
-    """Little-endian int64."""
+    """Little-endian uint32."""
     def __init__(
         self,
         *,

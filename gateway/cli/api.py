@@ -11,21 +11,32 @@ import aiohttp
 
 from gateway.cli.event_stream import DONE, EventCutter
 
+API_KEY_VARIABLE = "TRISERVE_API_KEY"
+
 _CONNECT_S = 10.0
 
 
 class ApiError(Exception):
-    """The server refused or broke off; the message is for people."""
+    """The server refused or broke off; the message is for people.
+
+    Args:
+        message: what went wrong, and what to do.
+        field: of the request, that the server refuses; empty = it names none.
+    """
+
+    def __init__(self, message: str, *, field: str = "") -> None:
+        super().__init__(message)
+        self.field = field
 
 
 class ModelInfo(NamedTuple):
-    """What a server serves."""
+    """What a server serves. None = it does not say: OpenAI's API asks for a name alone."""
 
     name: str
     # Most tokens of prompt and answer together.
-    max_model_len: int
+    max_model_len: int | None = None
     # Token ids of a prompt are below it.
-    vocab_size: int
+    vocab_size: int | None = None
 
 
 class ApiClient:
@@ -34,10 +45,13 @@ class ApiClient:
     Args:
         url: such as "http://127.0.0.1:8000".
         api_key: empty = none.
+        key_from: where a key is given, in words.
     """
 
-    def __init__(self, url: str, *, api_key: str) -> None:
+    def __init__(self, url: str, *, api_key: str, key_from: str = f"--api-key or the variable {API_KEY_VARIABLE}") -> None:
+        self._key_from = key_from
         self._url = url.rstrip("/")
+        self._has_key = bool(api_key)
         headers = {"Authorization": f"Bearer {api_key}"} if api_key else {}
         # No connection is kept: a chat waits longer between two questions than servers keep them.
         self._session = aiohttp.ClientSession(
@@ -56,24 +70,26 @@ class ApiClient:
         """Lets go of all connections."""
         await self._session.close()
 
-    async def model(self) -> ModelInfo:
+    async def model(self, name: str | None = None) -> ModelInfo:
         """What the server serves.
 
+        Args:
+            name: of the model; None = the first one that it lists.
+
         Raises:
-            ApiError: it cannot be asked, or does not say what is needed.
+            ApiError: it cannot be asked, or does not list the model.
         """
+        body = await self._ask("GET", "/v1/models")
         try:
-            async with self._session.get(f"{self._url}/v1/models") as response:
-                body = await response.read()
-                if response.status != 200:
-                    raise ApiError(_refusal(response.status, body))
-        except (aiohttp.ClientError, TimeoutError) as error:
-            raise ApiError(self._unreachable(error)) from error
-        try:
-            model = json.loads(body)["data"][0]
-            return ModelInfo(str(model["id"]), int(model["max_model_len"]), int(model["vocab_size"]))
-        except (ValueError, KeyError, IndexError, TypeError) as error:
-            raise ApiError(f"{self._url}/v1/models does not say id, max_model_len and vocab_size") from error
+            listed = {str(model["id"]): model for model in json.loads(body)["data"]}
+        except (ValueError, KeyError, TypeError) as error:
+            raise ApiError(f"{self._url}/v1/models is no list of models as of OpenAI's API") from error
+        if not listed:
+            raise ApiError(f"{self._url}/v1/models lists no model")
+        chosen = next(iter(listed)) if name is None else name
+        if chosen not in listed:
+            raise ApiError(f"{self._url} serves no {chosen}; it lists {', '.join(sorted(listed))[:500]}", field="model")
+        return ModelInfo(chosen, _count(listed[chosen], "max_model_len"), _count(listed[chosen], "vocab_size"))
 
     async def system_prompt_ids(self, text: str) -> list[int]:
         """The token ids with which every chat under a system prompt begins.
@@ -82,13 +98,7 @@ class ApiClient:
             ApiError: the server cannot be asked, refuses, or its template has no place for a system prompt.
         """
         messages = [{"role": "system", "content": text}, {"role": "user", "content": "?"}]
-        try:
-            async with self._session.post(f"{self._url}/tokenize", json={"messages": messages}) as response:
-                body = await response.read()
-                if response.status != 200:
-                    raise ApiError(_refusal(response.status, body))
-        except (aiohttp.ClientError, TimeoutError) as error:
-            raise ApiError(self._unreachable(error)) from error
+        body = await self._ask("POST", "/tokenize", {"messages": messages})
         try:
             answer = json.loads(body)
             ids = [int(token) for token in answer["tokens"][: int(answer["system_tokens"])]]
@@ -112,7 +122,7 @@ class ApiClient:
         try:
             async with self._session.post(f"{self._url}/v1/chat/completions", json=body) as response:
                 if response.status != 200:
-                    raise ApiError(_refusal(response.status, await response.read()))
+                    raise self._refusal(response.status, await response.read())
                 cutter = EventCutter()
                 async for piece in response.content.iter_any():
                     for event in cutter.feed(piece):
@@ -122,6 +132,33 @@ class ApiClient:
         except (aiohttp.ClientError, TimeoutError) as error:
             raise ApiError(self._unreachable(error)) from error
         raise ApiError("the server broke the answer off")
+
+    async def _ask(self, method: str, path: str, body: object = None) -> bytes:
+        """The body of an answer with status 200.
+
+        Raises:
+            ApiError: the server cannot be asked, or refuses.
+        """
+        try:
+            async with self._session.request(method, f"{self._url}{path}", json=body) as response:
+                answer = await response.read()
+                if response.status != 200:
+                    raise self._refusal(response.status, answer)
+                return answer
+        except (aiohttp.ClientError, TimeoutError) as error:
+            raise ApiError(self._unreachable(error)) from error
+
+    def _refusal(self, status: int, body: bytes) -> ApiError:
+        if status == 401:
+            # What the server says of it is made for programs.
+            if self._has_key:
+                return ApiError(f"{self._url} does not know the key of {self._key_from}")
+            return ApiError(f"{self._url} asks for an API key: use {self._key_from}")
+        try:
+            error = json.loads(body)["error"]
+            return ApiError(str(error["message"]), field=str(error.get("param") or ""))
+        except (ValueError, KeyError, TypeError, AttributeError):
+            return ApiError(f"{self._url} answered HTTP {status}, without a reason in OpenAI's form")
 
     def _unreachable(self, error: BaseException) -> str:
         if isinstance(error, aiohttp.InvalidURL):
@@ -141,8 +178,6 @@ def _delta_text(event: bytes) -> str:
         raise ApiError("the server sent an event that is no part of a chat") from error
 
 
-def _refusal(status: int, body: bytes) -> str:
-    try:
-        return str(json.loads(body)["error"]["message"])
-    except (ValueError, KeyError, TypeError):
-        return f"the server answered HTTP {status}"
+def _count(model: Mapping[str, Any], name: str) -> int | None:
+    value = model.get(name)
+    return value if isinstance(value, int) and value > 0 else None

@@ -1,7 +1,8 @@
 """`triserve bench`: sends many requests to a server and reports how fast it answers.
 
-Prompts are random token ids. Answers have exactly the lengths that were asked for: a server that sends more or fewer tokens gets no
-figures.
+Of Triserve, prompts are random token ids and answers have exactly the lengths that were asked for: a server that sends more or fewer tokens
+gets no figures. Other servers of OpenAI's API are sent chats of so many random words, and their answers end where they end; tokens are those
+that the stream's usage tells.
 """
 
 from __future__ import annotations
@@ -15,17 +16,18 @@ import time
 from datetime import UTC, datetime
 from functools import partial
 from importlib.metadata import version
-from pathlib import Path
 from typing import Any
 
 import uvloop
 from tqdm import tqdm
 
+from gateway.cli.any_server import WORDS
 from gateway.cli.api import ApiClient, ApiError, ModelInfo
-from gateway.cli.chat import add_server_arguments
+from gateway.cli.chat import add_server_arguments, explain
 from gateway.cli.hardware import describe_hardware
 from gateway.cli.load import Exchange, Target, make_target, read_exchange, run_closed, run_open, send
 from gateway.cli.measurement import Measured, Outcome
+from gateway.cli.options import readable_file, real, whole, writable_file
 from gateway.cli.report import Report, WrongAnswers, as_table, make_report
 from gateway.cli.workload import BUNDLED_LENGTHS, PlannedRequest, WorkloadConfig, make_workload, read_lengths
 
@@ -35,23 +37,31 @@ DEFAULT_CONCURRENCY = 8
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The command's options."""
     add_server_arguments(parser)
-    parser.add_argument("--requests", type=int, default=64, metavar="N", help="how many requests to send (default: %(default)s)")
+    parser.add_argument("--model", metavar="NAME", help="name of the model (default: the first that the server lists)")
+    parser.add_argument("--requests", type=whole(1), default=64, metavar="N", help="how many requests to send (default: %(default)s)")
     pace = parser.add_mutually_exclusive_group()
     pace.add_argument(
-        "--rate", type=float, metavar="R", help="send R requests per second on average, at random times, however many are under way"
+        "--rate",
+        type=real(above=0),
+        metavar="R",
+        help="send R requests per second on average, at random times, however many are under way",
     )
-    pace.add_argument("--concurrency", type=int, metavar="C", help=f"keep C requests under way (default: {DEFAULT_CONCURRENCY})")
-    parser.add_argument("--seed", type=int, default=0, help="the same seed gives the same requests (default: %(default)s)")
+    pace.add_argument("--concurrency", type=whole(1), metavar="C", help=f"keep C requests under way (default: {DEFAULT_CONCURRENCY})")
     parser.add_argument(
-        "--lengths", type=Path, default=BUNDLED_LENGTHS, metavar="FILE", help="CSV of prompt and answer lengths (default: bundled)"
+        "--seed", type=whole(-(2**63), 2**63 - 1), default=0, help="the same seed gives the same requests (default: %(default)s)"
     )
-    parser.add_argument("--scale", type=float, default=1.0, metavar="F", help="multiply all lengths by F (default: %(default)s)")
-    parser.add_argument("--max-input", type=int, metavar="N", help="longest prompt; longer ones are cut to it")
-    parser.add_argument("--max-output", type=int, metavar="N", help="longest answer; longer ones are cut to it")
     parser.add_argument(
-        "--timeout", type=float, default=600.0, metavar="SECONDS", help="give up on a request after this (default: %(default)s)"
+        "--lengths", type=readable_file, default=BUNDLED_LENGTHS, metavar="FILE", help="CSV of prompt and answer lengths (default: bundled)"
     )
-    parser.add_argument("--output", type=Path, metavar="FILE", help="also write the figures, and those of each request, to a JSON file")
+    parser.add_argument("--scale", type=real(above=0), default=1.0, metavar="F", help="multiply all lengths by F (default: %(default)s)")
+    parser.add_argument("--max-input", type=whole(1), metavar="N", help="longest prompt; longer ones are cut to it")
+    parser.add_argument("--max-output", type=whole(1), metavar="N", help="longest answer; longer ones are cut to it")
+    parser.add_argument(
+        "--timeout", type=real(above=0), default=600.0, metavar="SECONDS", help="give up on a request after this (default: %(default)s)"
+    )
+    parser.add_argument(
+        "--output", type=writable_file, metavar="FILE", help="also write the figures, and those of each request, to a JSON file"
+    )
 
 
 def run(arguments: argparse.Namespace) -> int:
@@ -59,7 +69,10 @@ def run(arguments: argparse.Namespace) -> int:
     try:
         status: int = uvloop.run(_run(arguments))
         return status
-    except (ApiError, ValueError, OSError, WrongAnswers) as error:
+    except ApiError as error:
+        sys.stderr.write(f"triserve bench: {explain(error)}\n")
+        return 1
+    except (ValueError, OSError, WrongAnswers) as error:
         sys.stderr.write(f"triserve bench: {error}\n")
         return 1
     except KeyboardInterrupt:
@@ -76,13 +89,17 @@ async def _run(arguments: argparse.Namespace) -> int:
         max_output=arguments.max_output,
     )
     concurrency = DEFAULT_CONCURRENCY if arguments.concurrency is None else arguments.concurrency
-    if concurrency < 1:
-        raise ValueError(f"concurrency is {concurrency}, it must be above 0")
     async with ApiClient(arguments.url, api_key=arguments.api_key) as client:
-        model = await client.model()
-    requests = make_workload(config, read_lengths(arguments.lengths), vocab_size=model.vocab_size)
-    require_fitting(requests, model)
-    target = make_target(arguments.url, model=model.name, api_key=arguments.api_key, timeout_s=arguments.timeout)
+        model = await client.model(arguments.model)
+    exact = model.max_model_len is not None and model.vocab_size is not None
+    if not exact:
+        sys.stderr.write(
+            f"{arguments.url} does not say that it is Triserve: it is measured as any server of OpenAI's API, by words and usage\n"
+        )
+    requests = make_workload(config, read_lengths(arguments.lengths), vocab_size=model.vocab_size or len(WORDS))
+    if model.max_model_len is not None:
+        require_fitting(requests, model.name, model.max_model_len)
+    target = make_target(arguments.url, model=model.name, api_key=arguments.api_key, timeout_s=arguments.timeout, exact=exact)
     outcomes = await _send_all(requests, target, concurrency=None if config.rate is not None else concurrency)
     report = make_report(outcomes)
     sys.stdout.write(as_table(report) + "\n")
@@ -93,17 +110,17 @@ async def _run(arguments: argparse.Namespace) -> int:
     return 0 if report.completed else 1
 
 
-def require_fitting(requests: list[PlannedRequest], model: ModelInfo) -> None:
+def require_fitting(requests: list[PlannedRequest], name: str, max_model_len: int) -> None:
     """Refuses a workload with a request that is longer than the model's context.
 
     Raises:
         ValueError: says how many, and what to do.
     """
     totals = [len(request.prompt_token_ids) + request.output_tokens for request in requests]
-    too_long = sum(total > model.max_model_len for total in totals)
+    too_long = sum(total > max_model_len for total in totals)
     if too_long:
         raise ValueError(
-            f"{too_long} of {len(requests)} requests are longer than the {model.max_model_len} tokens of {model.name}, the longest has "
+            f"{too_long} of {len(requests)} requests are longer than the {max_model_len} tokens of {name}, the longest has "
             f"{max(totals)}: make them shorter with --scale, --max-input or --max-output"
         )
 
@@ -125,7 +142,7 @@ async def _send_all(requests: list[PlannedRequest], target: Target, *, concurren
             await run_open(requests, partial(send, target), take=take)
         else:
             await run_closed(requests, partial(send, target), concurrency=concurrency, take=take)
-    return [read_exchange(exchange, began_s=began_s) for exchange in exchanges]
+    return [read_exchange(exchange, began_s=began_s, exact=target.exact) for exchange in exchanges]
 
 
 def _document(arguments: argparse.Namespace, model: ModelInfo, report: Report, outcomes: list[Outcome]) -> dict[str, Any]:
@@ -144,8 +161,8 @@ def _document(arguments: argparse.Namespace, model: ModelInfo, report: Report, o
         "requests": [
             {
                 "index": one.request.index,
-                "prompt_tokens": len(one.request.prompt_token_ids),
-                "output_tokens": one.request.output_tokens,
+                "prompt_tokens": one.prompt_tokens,
+                "output_tokens": one.output_tokens,
                 "sent_at_s": round(one.sent_at_s, 6),
                 "ttft_ms": round(one.ttft_s * 1000, 3),
                 "e2e_ms": round(one.e2e_s * 1000, 3),

@@ -10,14 +10,14 @@ import sys
 from collections.abc import AsyncGenerator, Callable, Mapping
 from typing import Any, TextIO
 
-from gateway.cli.api import ApiClient, ApiError
+from gateway.cli.api import API_KEY_VARIABLE, ApiClient, ApiError
+from gateway.cli.options import api_key, real, server_url, whole
 
 with contextlib.suppress(ImportError):
     # Gives `input` a history and editing keys, where the platform has it.
     import readline  # noqa: F401
 
 DEFAULT_URL = "http://127.0.0.1:8000"
-API_KEY_VARIABLE = "TRISERVE_API_KEY"
 
 _HELP = """\
 /new          forget the conversation
@@ -25,6 +25,8 @@ _HELP = """\
 /help         this list
 /exit         leave, as does Ctrl-D
 Ctrl-C        stop the answer that is being written"""
+# Fields of a request, each an option of the same name with dashes.
+_PARAMETERS = ("model", "temperature", "top_p", "top_k", "seed", "max_tokens", "priority")
 _COMMANDS = ("/new", "/system", "/help", "/exit")
 
 
@@ -149,7 +151,7 @@ class Chat:
         except KeyboardInterrupt:
             self._say("(stopped)")
         except ApiError as error:
-            self._say(f"({error})")
+            self._say(f"({explain(error)})")
         self._conversation.add(question, "".join(received))
 
     def _say(self, text: str) -> None:
@@ -163,19 +165,25 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--system", metavar="TEXT", default="", help="system prompt")
     parser.add_argument("--question", metavar="TEXT", help="ask this, show the answer, and leave")
     parser.add_argument("--model", metavar="NAME", help="name of the model (default: the one that is served)")
-    parser.add_argument("--temperature", type=float, help="0 = always the likeliest token (default: the model author's)")
-    parser.add_argument("--top-p", type=float, dest="top_p", help="draw from the likeliest tokens that together have this probability")
-    parser.add_argument("--top-k", type=int, dest="top_k", help="draw from so many of the likeliest tokens")
-    parser.add_argument("--seed", type=int, help="the same seed gives the same answer")
-    parser.add_argument("--max-tokens", type=int, dest="max_tokens", help="longest answer (default: as long as the model can)")
-    parser.add_argument("--priority", type=int, help="lower is sooner; a number below 0 needs a key that grants it (default: 0)")
+    parser.add_argument("--temperature", type=real(0), help="0 = always the likeliest token (default: the model author's)")
+    parser.add_argument("--top-p", type=real(0, 1), dest="top_p", help="draw from the likeliest tokens that together have this probability")
+    parser.add_argument("--top-k", type=whole(-1), dest="top_k", help="draw from so many of the likeliest tokens")
+    parser.add_argument("--seed", type=whole(-(2**63), 2**63 - 1), help="the same seed gives the same answer")
+    parser.add_argument("--max-tokens", type=whole(1), dest="max_tokens", help="longest answer (default: as long as the model can)")
+    parser.add_argument(
+        "--priority", type=whole(-(2**31), 2**31 - 1), help="lower is sooner; a number below 0 needs a key that grants it (default: 0)"
+    )
 
 
 def add_server_arguments(parser: argparse.ArgumentParser) -> None:
     """Options of every command that asks a server."""
-    parser.add_argument("--url", default=DEFAULT_URL, help="address of the server (default: %(default)s)")
+    parser.add_argument(
+        "--url", type=server_url, default=DEFAULT_URL, metavar="HOST:PORT", help="address of the server (default: %(default)s)"
+    )
     parser.add_argument(
         "--api-key",
+        type=api_key,
+        metavar="KEY",
         default=os.environ.get(API_KEY_VARIABLE, ""),
         help=f"key of the server, if it asks for one (default: the variable {API_KEY_VARIABLE})",
     )
@@ -183,8 +191,12 @@ def add_server_arguments(parser: argparse.ArgumentParser) -> None:
 
 def request_parameters(arguments: argparse.Namespace) -> dict[str, Any]:
     """The fields of a request that the options set."""
-    names = ("model", "temperature", "top_p", "top_k", "seed", "max_tokens", "priority")
-    return {name: value for name in names if (value := getattr(arguments, name)) is not None}
+    return {name: value for name in _PARAMETERS if (value := getattr(arguments, name)) is not None}
+
+
+def explain(error: ApiError) -> str:
+    """What went wrong, with the option before it that set what the server refuses."""
+    return f"--{error.field.replace('_', '-')}: {error}" if error.field in _PARAMETERS else str(error)
 
 
 def run(arguments: argparse.Namespace) -> int:
@@ -202,7 +214,7 @@ def run(arguments: argparse.Namespace) -> int:
             Chat(client, conversation, parameters, read_line=input, output=sys.stdout).run(runner)
             return 0
         except ApiError as error:
-            sys.stderr.write(f"triserve chat: {error}\n")
+            sys.stderr.write(f"triserve chat: {explain(error)}\n")
             return 1
         except KeyboardInterrupt:
             return 130

@@ -6,6 +6,7 @@ Each stage looks at its own files, in a process of its own; what a stage cannot 
 from __future__ import annotations
 
 import argparse
+import os
 import subprocess
 import sys
 from collections.abc import Sequence
@@ -14,6 +15,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import NamedTuple
 
+from gateway.cli.extras import MissingExtra
 from gateway.cli.model_folder import ModelUnavailable, download_from_hub, resolve_model
 from triserve.rpc.folder_audit import FolderAudit
 
@@ -58,14 +60,14 @@ class StageReport(NamedTuple):
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The command's options."""
-    parser.add_argument("model", metavar="FOLDER-OR-HUB-ID", help="a model folder, or org/name of the Hugging Face hub")
+    parser.add_argument("model", nargs="?", metavar="MODEL", help="as behind --model of `triserve up`")
 
 
 def run(arguments: argparse.Namespace) -> int:
     """Prints the table; returns 0 if every installed stage can serve the model."""
     try:
-        folder = resolve_model(arguments.model, download_from_hub).folder
-    except ModelUnavailable as error:
+        folder = resolve_model(arguments.model, download_from_hub, os.environ).folder
+    except (MissingExtra, ModelUnavailable) as error:
         sys.stderr.write(f"triserve inspect: {error}\n")
         return 1
     with ThreadPoolExecutor(len(STAGES)) as threads:

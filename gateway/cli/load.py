@@ -14,6 +14,7 @@ from collections.abc import Awaitable, Callable, Sequence
 from typing import Any, NamedTuple, TypeVar
 from urllib.parse import urlsplit
 
+from gateway.cli import any_server
 from gateway.cli.http_transcript import Piece
 from gateway.cli.measurement import Failed, Outcome, measure
 from gateway.cli.workload import PlannedRequest
@@ -27,16 +28,18 @@ class Target(NamedTuple):
     host: str
     port: int
     tls: ssl.SSLContext | None
-    # Path of the completions route.
+    # Path before those of the API.
     path: str
     model: str
     # Empty = none.
     api_key: str
     timeout_s: float
+    # Whether exact answers can be asked for, as of Triserve: else what any server of OpenAI's API answers is measured.
+    exact: bool
 
 
-def make_target(url: str, *, model: str, api_key: str, timeout_s: float) -> Target:
-    """The completions route of a server.
+def make_target(url: str, *, model: str, api_key: str, timeout_s: float, exact: bool = True) -> Target:
+    """A server.
 
     Raises:
         ValueError: the URL is not http:// or https:// with a host.
@@ -46,12 +49,13 @@ def make_target(url: str, *, model: str, api_key: str, timeout_s: float) -> Targ
         raise ValueError(f"{url} is no http:// or https:// address")
     tls = ssl.create_default_context() if parts.scheme == "https" else None
     port = parts.port or (443 if tls else 80)
-    return Target(parts.hostname, port, tls, f"{parts.path.rstrip('/')}/v1/completions", model, api_key, timeout_s)
+    return Target(parts.hostname, port, tls, parts.path.rstrip("/"), model, api_key, timeout_s, exact)
 
 
 def request_bytes(target: Target, request: PlannedRequest) -> bytes:
-    """The HTTP request: a stream of exactly so many tokens, drawn greedily, that no cache answers."""
-    body = json.dumps(completion_body(target.model, request)).encode()
+    """The HTTP request: a stream of so many tokens, drawn greedily, that no cache answers."""
+    path = "/v1/completions" if target.exact else any_server.PATH
+    body = json.dumps((completion_body if target.exact else any_server.chat_body)(target.model, request)).encode()
     headers = {
         "Host": f"{target.host}:{target.port}",
         "Content-Type": "application/json",
@@ -63,11 +67,11 @@ def request_bytes(target: Target, request: PlannedRequest) -> bytes:
     if target.api_key:
         headers["Authorization"] = f"Bearer {target.api_key}"
     head = "".join(f"{name}: {value}\r\n" for name, value in headers.items())
-    return f"POST {target.path} HTTP/1.1\r\n{head}\r\n".encode() + body
+    return f"POST {target.path}{path} HTTP/1.1\r\n{head}\r\n".encode() + body
 
 
 def completion_body(model: str, request: PlannedRequest) -> dict[str, Any]:
-    """The body of a /v1/completions request that measures."""
+    """The body of a /v1/completions request that measures: exactly so many tokens, whatever they are."""
     return {
         "model": model,
         "prompt": request.prompt_token_ids,
@@ -117,17 +121,18 @@ class Exchange(NamedTuple):
         return not self.problem and bool(self.data) and self.data[0].startswith(b"HTTP/1.1 200")
 
 
-def read_exchange(exchange: Exchange, *, began_s: float) -> Outcome:
+def read_exchange(exchange: Exchange, *, began_s: float, exact: bool = True) -> Outcome:
     """Reads and checks what came back.
 
     Args:
         exchange: with one request.
         began_s: the run's zero on the clock of `time.perf_counter`.
+        exact: see `Target`.
     """
     if exchange.problem:
         return Failed(exchange.request, exchange.problem)
     pieces = [Piece(at_s - began_s, data) for at_s, data in zip(exchange.times, exchange.data, strict=True)]
-    return measure(exchange.request, exchange.sent_at_s - began_s, pieces)
+    return measure(exchange.request, exchange.sent_at_s - began_s, pieces, None if exact else any_server.read_times)
 
 
 async def send(target: Target, request: PlannedRequest) -> Exchange:

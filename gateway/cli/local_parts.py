@@ -8,16 +8,19 @@ from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
+from gateway.cli.hang_watch import Answers, HangLimits
 from gateway.cli.model_folder import ModelFolder
 from gateway.cli.part import Part
 from gateway.cli.ports import HOST
-from gateway.cli.readiness import until_grpc_ready, until_http_ready, until_redis_ready
+from gateway.cli.readiness import grpc_answers, http_answers, redis_answers, until_grpc_ready, until_http_ready, until_redis_ready
 from gateway.cli.redis_server import redis_command
 
 # A client's request is ended with an error by the stage before the one that stops: the gateway goes first.
 _GATEWAY, _COMPUTE, _TOKENIZER_AND_SAMPLER, _REDIS = range(4)
 # Less than its share of the time in which all parts have to end.
 _DRAIN_S = "0.5"
+# The longest that can be set.
+_NEVER_S = "86400"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -41,12 +44,14 @@ class PipelineConfig:
     cache: bool
     # The Redis server to run; None = answers are remembered in the gateway's memory alone.
     redis_program: str | None
-    # Key of the prompt cache's names and seals.
+    # Key that names and encrypts what the prompt cache keeps.
     cache_secret: str
     # Cores for the compute replicas together.
     num_cores: int
     # A folder of this pipeline's own, for its sockets.
     runtime: Path
+    # How long a part, or the engine, may keep silent before it is replaced; None = for ever.
+    hang: HangLimits | None = None
 
     def __post_init__(self) -> None:
         for name in ("num_tokenizers", "num_samplers", "num_computes"):
@@ -93,11 +98,12 @@ def _part(
     settings: Mapping[str, str],
     defaults: Mapping[str, str],
     wait_ready: Callable[[], Awaitable[None]],
+    answers: Answers,
     stop_rank: int,
 ) -> Part:
     """A part whose settings win over inherited variables, which win over its defaults."""
     environment = {**defaults, **inherited, **settings}
-    return Part(name=name, command=command, environment=environment, wait_ready=wait_ready, stop_rank=stop_rank)
+    return Part(name=name, command=command, environment=environment, wait_ready=wait_ready, answers=answers, stop_rank=stop_rank)
 
 
 def _module(name: str) -> tuple[str, ...]:
@@ -113,6 +119,8 @@ def _tokenizer(config: PipelineConfig, inherited: Mapping[str, str], name: str, 
         settings={"TOKENIZER_LISTEN": address, "TOKENIZER_MODEL": str(config.model.folder)},
         defaults={"TOKENIZER_DRAIN_TIMEOUT_S": _DRAIN_S},
         wait_ready=partial(until_grpc_ready, address, "triserve.v1.TokenizerService"),
+        # It is ready from the start, and stops being so when an encoding never ends: no thread of it can be ended otherwise.
+        answers=partial(grpc_answers, address, "triserve.v1.TokenizerService"),
         stop_rank=_TOKENIZER_AND_SAMPLER,
     )
 
@@ -126,6 +134,7 @@ def _sampler(config: PipelineConfig, inherited: Mapping[str, str], name: str, ad
         # The cores belong to compute.
         defaults={"SAMPLER_DRAIN_TIMEOUT_S": _DRAIN_S, "OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"},
         wait_ready=partial(until_grpc_ready, address, "triserve.v1.SamplerService"),
+        answers=partial(grpc_answers, address, ""),
         stop_rank=_TOKENIZER_AND_SAMPLER,
     )
 
@@ -141,15 +150,22 @@ def _compute(config: PipelineConfig, inherited: Mapping[str, str], name: str, ad
         settings["COMPUTE_DTYPE"] = config.dtype
     if config.max_model_len is not None:
         settings["COMPUTE_MAX_MODEL_LEN_TOKENS"] = str(config.max_model_len)
+    defaults = {
+        "COMPUTE_DRAIN_TIMEOUT_S": _DRAIN_S,
+        # One core is everybody else's. Threads of a product spin until the last one has its share: one that has to give way to another
+        # process holds up all, ten times as long as the core it would have added saves.
+        "COMPUTE_THREADS": str(max(1, (config.num_cores - 1) // config.num_computes)),
+    }
+    # The engine has no port of its own to be asked at: its replica watches it.
+    defaults["COMPUTE_FREEZE_TIMEOUT_S"] = _NEVER_S if config.hang is None else f"{config.hang.silence_s:g}"
     return _part(
         name,
         _module("compute_svc"),
         inherited,
         settings=settings,
-        # One core is everybody else's. Threads of a product spin until the last one has its share: one that has to give way to another
-        # process holds up all, ten times as long as the core it would have added saves.
-        defaults={"COMPUTE_DRAIN_TIMEOUT_S": _DRAIN_S, "COMPUTE_THREADS": str(max(1, (config.num_cores - 1) // config.num_computes))},
+        defaults=defaults,
         wait_ready=partial(until_grpc_ready, address, "triserve.v1.ComputeService"),
+        answers=partial(grpc_answers, address, ""),
         stop_rank=_COMPUTE,
     )
 
@@ -163,6 +179,7 @@ def _redis(config: PipelineConfig, inherited: Mapping[str, str], program: str) -
         settings={},
         defaults={},
         wait_ready=partial(until_redis_ready, socket_path),
+        answers=partial(redis_answers, socket_path),
         stop_rank=_REDIS,
     )
 
@@ -179,12 +196,14 @@ def _gateway(config: PipelineConfig, inherited: Mapping[str, str], tokenizers: S
     if config.redis_program is not None:
         settings["GATEWAY_REDIS_URL"] = f"unix://{config.runtime / 'redis.sock'}"
         settings["GATEWAY_CACHE_SECRET"] = config.cache_secret
+    health = f"http://{HOST}:{config.port}/health"
     return _part(
         "gateway",
         _module("gateway"),
         inherited,
         settings=settings,
         defaults={"GATEWAY_DRAIN_TIMEOUT_S": _DRAIN_S},
-        wait_ready=partial(until_http_ready, f"http://{HOST}:{config.port}/health"),
+        wait_ready=partial(until_http_ready, health),
+        answers=partial(http_answers, health),
         stop_rank=_GATEWAY,
     )

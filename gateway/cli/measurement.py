@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -20,6 +21,15 @@ class Measured:
     # One for each delta with tokens: when it came, and how many tokens it had.
     delta_at_s: tuple[float, ...]
     delta_tokens: tuple[int, ...]
+    # None = the server did not tell.
+    prompt_tokens: int | None
+    # Whether the server told how many tokens it sent; else each delta counts as one.
+    is_counted: bool = True
+
+    @property
+    def output_tokens(self) -> int:
+        """Tokens of the answer."""
+        return sum(self.delta_tokens)
 
     @property
     def ttft_s(self) -> float:
@@ -34,7 +44,7 @@ class Measured:
     @property
     def tpot_s(self) -> float | None:
         """Mean time of a token after the first; None if there is none."""
-        later = self.request.output_tokens - self.delta_tokens[0]
+        later = self.output_tokens - self.delta_tokens[0]
         return (self.delta_at_s[-1] - self.delta_at_s[0]) / later if later else None
 
     @property
@@ -62,23 +72,28 @@ class Wrong:
 Outcome = Measured | Failed | Wrong
 
 
+# Request, when it was sent, response.
+ReadTimes = Callable[[PlannedRequest, float, Response], Outcome]
+
+
 class _NotAsAsked(Exception):
     """The answer differs from what was asked for."""
 
 
-def measure(request: PlannedRequest, sent_at_s: float, pieces: list[Piece]) -> Outcome:
+def measure(request: PlannedRequest, sent_at_s: float, pieces: list[Piece], read: ReadTimes | None = None) -> Outcome:
     """Reads what came back for a request.
 
     Args:
         request: what was asked for.
         sent_at_s: when.
         pieces: everything that came until the connection was closed.
+        read: reads a response with status 200; None = it must be exactly what was asked for.
     """
     try:
         response = read_response(pieces)
         if response.status != 200:
-            return Failed(request, f"HTTP {response.status}: {_error_message(response.body)}")
-        return _times(request, sent_at_s, response)
+            return Failed(request, f"HTTP {response.status}: {error_message(response.body)}")
+        return (read or _times)(request, sent_at_s, response)
     except BadResponse as error:
         return Failed(request, str(error))
     except _NotAsAsked as error:
@@ -92,9 +107,9 @@ def _times(request: PlannedRequest, sent_at_s: float, response: Response) -> Out
         if event.data == DONE:
             done = True
             continue
-        chunk = _object(event.data)
+        chunk = event_object(event.data)
         if "error" in chunk:
-            return Failed(request, f"the stream ended in an error: {_error_message(event.data)}")
+            return Failed(request, f"the stream ended in an error: {error_message(event.data)}")
         usage = chunk.get("usage") or usage
         for choice in chunk.get("choices", ()):
             finish_reason = choice.get("finish_reason") or finish_reason
@@ -111,10 +126,21 @@ def _times(request: PlannedRequest, sent_at_s: float, response: Response) -> Out
     for name, value in expected.items():
         if usage is None or usage.get(name) != value:
             raise _NotAsAsked(f"usage.{name} is {(usage or {}).get(name)}, it should be {value}")
-    return Measured(request=request, sent_at_s=sent_at_s, delta_at_s=tuple(at_s), delta_tokens=tuple(tokens))
+    return Measured(
+        request=request,
+        sent_at_s=sent_at_s,
+        delta_at_s=tuple(at_s),
+        delta_tokens=tuple(tokens),
+        prompt_tokens=len(request.prompt_token_ids),
+    )
 
 
-def _object(data: bytes) -> dict[str, Any]:
+def event_object(data: bytes) -> dict[str, Any]:
+    """The JSON object of an event.
+
+    Raises:
+        BadResponse: it is none.
+    """
     try:
         parsed = json.loads(data)
     except ValueError:
@@ -124,7 +150,7 @@ def _object(data: bytes) -> dict[str, Any]:
     return parsed
 
 
-def _error_message(body: bytes) -> str:
+def error_message(body: bytes) -> str:
     """The message in an error of OpenAI's form, else the beginning of the body."""
     try:
         return str(json.loads(body)["error"]["message"])

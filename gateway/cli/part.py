@@ -1,10 +1,11 @@
-"""One part of the pipeline as a process: started, watched, started again when it dies, stopped."""
+"""One part of the pipeline as a process: started, watched, started again when it dies or hangs, stopped."""
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
 import os
+import re
 import signal
 import sys
 from collections.abc import Awaitable, Callable, Mapping
@@ -12,13 +13,19 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from gateway.cli.console import Console
+from gateway.cli.hang_watch import Answers, HangLimits, until_hung
 from gateway.cli.log_lines import LineCutter
 
 _LAUNCHER = Path(__file__).with_name("launch.py")
 # A process that ended has written its last words; whoever inherited its pipe is not waited for.
 _LAST_WORDS_S = 0.5
-# A part killed by a signal before it was ever ready may have been unlucky; one killed so often has a reason, say no memory for its weights.
+# A part killed by a signal, or for its silence, before it was ever ready may have been unlucky; one killed so often has a reason, say no
+# memory for its weights.
 _MOST_EARLY_KILLS = 3
+# The one line with which a stage that cannot start leaves: its name, or a variable and its value, and the reason.
+_LAST_WORDS = re.compile(r"(tokenizer|compute|sampler|gateway): |[A-Z][A-Z0-9_]*=")
+# What stands before the reason: that, or the head of a log line.
+_HEAD = re.compile(r"^(\d{4}-\S+Z [A-Z]+ \S+ \S+ )?((tokenizer|compute|sampler|gateway): )?")
 
 
 class PartFailed(Exception):
@@ -34,6 +41,8 @@ class Part:
     environment: Mapping[str, str]
     # Returns when the part can do its work.
     wait_ready: Callable[[], Awaitable[None]]
+    # Whether it is alive, ready or not; None = it cannot be asked, and is not watched.
+    answers: Answers | None = None
     # Parts of a lower rank are stopped first.
     stop_rank: int = 0
 
@@ -66,19 +75,25 @@ class PartProcess:
         part: what to run.
         console: takes its log, and what is said about it.
         pause: between a death and the next start.
+        hang: how long it may keep silent before it is killed and started again; None = for ever.
     """
 
-    def __init__(self, part: Part, console: Console, *, pause: RestartPause) -> None:
+    def __init__(self, part: Part, console: Console, *, pause: RestartPause, hang: HangLimits | None) -> None:
         self.part = part
         # Set as long as the part can do its work.
         self.ready = asyncio.Event()
         self._console = console
         self._pause = pause
+        self._hang = hang
+        # Of the life under way: for how long it had been silent when it was killed for that; None = it was not.
+        self._silent_s: float | None = None
         self._process: asyncio.subprocess.Process | None = None
         self._stopping = asyncio.Event()
         self._stop_signal = signal.SIGTERM
         self._was_ready = False
         self._last_line = ""
+        # May be the reason why it could not start, which is then told by that failure alone.
+        self._held_line: str | None = None
 
     @property
     def pid(self) -> int | None:
@@ -86,10 +101,10 @@ class PartProcess:
         return self._process.pid if self._process is not None else None
 
     async def run(self) -> None:
-        """Starts the part, and starts it again whenever it dies; returns after `terminate` or `kill`, when the process is gone.
+        """Starts the part, and starts it again whenever it dies or hangs; returns after `terminate` or `kill`, when the process is gone.
 
         Raises:
-            PartFailed: it ended by itself, or was killed by a signal for the third time, before it was ever ready.
+            PartFailed: it ended by itself, or was killed for the third time, before it was ever ready.
         """
         loop = asyncio.get_running_loop()
         pause_s: float | None = None
@@ -102,9 +117,11 @@ class PartProcess:
                 return
             early_kills += status < 0
             if not self._was_ready and (status >= 0 or early_kills == _MOST_EARLY_KILLS):
-                raise PartFailed(f"{self.part.name} {_ending(status)} before it was ready: {self._last_line or 'it said nothing'}")
+                reason = _HEAD.sub("", self._last_line) or "it said nothing"
+                raise PartFailed(f"{self.part.name} {self._ending(status)} before it was ready: {reason}")
+            self._show_held()
             pause_s = self._pause.after(pause_s, up_s=loop.time() - started)
-            self._console.line(f"{self.part.name} {_ending(status)}, starts again in {pause_s:.1f} s")
+            self._console.line(f"{self.part.name} {self._ending(status)}, starts again in {pause_s:.1f} s")
             with contextlib.suppress(TimeoutError):
                 await asyncio.wait_for(self._stopping.wait(), pause_s)
             if self._stopping.is_set():
@@ -147,14 +164,16 @@ class PartProcess:
             os.close(writing)
         if self._stopping.is_set():
             self._signal(self._stop_signal)
-        watch = asyncio.create_task(self._watch_ready())
+        self._silent_s = None
+        watches = [asyncio.create_task(self._watch_ready()), asyncio.create_task(self._watch_answers())]
         try:
             status = await self._process.wait()
         finally:
             self._signal(signal.SIGKILL)
             self._process = None
-            watch.cancel()
-            await asyncio.gather(watch, return_exceptions=True)
+            for watch in watches:
+                watch.cancel()
+            await asyncio.gather(*watches, return_exceptions=True)
             await asyncio.wait([log.ended], timeout=_LAST_WORDS_S)
             transport.close()
         return status
@@ -165,13 +184,40 @@ class PartProcess:
         await self.part.wait_ready()
         again = "again " if self._was_ready else ""
         self._console.line(f"{self.part.name} is ready {again}after {loop.time() - started:.1f} s")
+        self._show_held()
         self._was_ready = True
         self.ready.set()
 
+    async def _watch_answers(self) -> None:
+        """Kills the process, and whatever it started, when it has kept silent for too long. One that was asked to end has its own time for that."""
+        if self.part.answers is None or self._hang is None:
+            return
+        silent_s = await until_hung(self.part.answers, self._hang)
+        if not self._stopping.is_set():
+            self._silent_s = silent_s
+            # A stopped process does not act on any other signal.
+            self._signal(signal.SIGKILL)
+
+    def _ending(self, status: int) -> str:
+        if self._silent_s is not None:
+            return f"did not answer for {self._silent_s:g} s and was killed"
+        if status >= 0:
+            return f"ended with status {status}"
+        return f"was killed by {signal.Signals(-status).name}"
+
     def _log_line(self, text: str) -> None:
+        self._show_held()
         if text.strip():
             self._last_line = text.strip()
-        self._console.line(text, part=self.part.name)
+        if not self._was_ready and _LAST_WORDS.match(text):
+            self._held_line = text
+        else:
+            self._console.line(text, part=self.part.name)
+
+    def _show_held(self) -> None:
+        if self._held_line is not None:
+            self._console.line(self._held_line, part=self.part.name)
+        self._held_line = None
 
 
 class _Log(asyncio.Protocol):
@@ -193,9 +239,3 @@ class _Log(asyncio.Protocol):
             self._take(line)
         if not self.ended.done():
             self.ended.set_result(None)
-
-
-def _ending(status: int) -> str:
-    if status >= 0:
-        return f"ended with status {status}"
-    return f"was killed by {signal.Signals(-status).name}"

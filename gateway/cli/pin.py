@@ -6,7 +6,6 @@ import argparse
 import asyncio
 import sys
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
 import grpc
@@ -14,6 +13,7 @@ import grpc
 from gateway.auth import DEFAULT_TENANT
 from gateway.cli.api import ApiClient, ApiError
 from gateway.cli.chat import add_server_arguments
+from gateway.cli.options import host_port, readable_file, real
 from triserve.rpc.channel import open_channel
 from triserve.v1 import compute_pb2, compute_pb2_grpc
 
@@ -23,14 +23,19 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_server_arguments(parser)
     prompt = parser.add_mutually_exclusive_group(required=True)
     prompt.add_argument("--system", metavar="TEXT", help="the system prompt")
-    prompt.add_argument("--system-file", metavar="FILE", type=Path, help="a file that holds it, in UTF-8")
+    prompt.add_argument("--system-file", metavar="FILE", type=readable_file, help="a file that holds it, in UTF-8")
     parser.add_argument(
-        "--compute", metavar="HOST:PORT", action="append", required=True, help="a compute replica; give it once for each of them"
+        "--compute",
+        type=host_port,
+        metavar="HOST:PORT",
+        action="append",
+        required=True,
+        help="a compute replica; give it once for each of them",
     )
     parser.add_argument(
         "--tenant", default=DEFAULT_TENANT, help="whose chats these are: prefixes are shared within a tenant alone (default: %(default)s)"
     )
-    parser.add_argument("--timeout", metavar="SECONDS", type=float, default=60.0, help="for each replica (default: %(default)s)")
+    parser.add_argument("--timeout", metavar="SECONDS", type=real(above=0), default=60.0, help="for each replica (default: %(default)s)")
     parser.add_argument("--unpin", action="store_true", help="let it go again")
 
 
@@ -39,7 +44,7 @@ def run(arguments: argparse.Namespace) -> int:
     try:
         text = arguments.system if arguments.system_file is None else arguments.system_file.read_text(encoding="utf-8")
     except (OSError, UnicodeError) as error:
-        sys.stderr.write(f"triserve pin: {arguments.system_file} cannot be read: {error}\n")
+        sys.stderr.write(f"triserve pin: argument --system-file: {arguments.system_file} cannot be read: {error}\n")
         return 1
     try:
         return asyncio.run(_run(arguments, text))

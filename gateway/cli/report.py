@@ -36,11 +36,12 @@ class Report:
     failed: dict[str, int]
     # From the first request's sending to the last token of all.
     duration_s: float
-    prompt_tokens: int
+    # None = the server did not tell of every request.
+    prompt_tokens: int | None
     output_tokens: int
     requests_per_s: float
     output_tokens_per_s: float
-    total_tokens_per_s: float
+    total_tokens_per_s: float | None
     # Time to first token, time per later token of a request, gap between deltas, whole request. None if nothing was measured.
     ttft_ms: Distribution | None
     tpot_ms: Distribution | None
@@ -48,6 +49,10 @@ class Report:
     e2e_ms: Distribution | None
     # How many tokens a delta had on average; above 1 the server merged some.
     tokens_per_delta: float
+    # Answers whose tokens the server did not count: each of their deltas counts as one.
+    uncounted: int
+    # Answers that ended before they had as many tokens as were asked for.
+    shorter: int
 
     def as_json(self) -> dict[str, Any]:
         """The report as plain values."""
@@ -69,8 +74,9 @@ def make_report(outcomes: Sequence[Outcome]) -> Report:
     failed = Counter(outcome.reason for outcome in outcomes if isinstance(outcome, Failed))
     began = min((one.sent_at_s for one in measured), default=0.0)
     duration_s = max((one.delta_at_s[-1] for one in measured), default=0.0) - began
-    prompt_tokens = sum(len(one.request.prompt_token_ids) for one in measured)
-    output_tokens = sum(one.request.output_tokens for one in measured)
+    told = [one.prompt_tokens for one in measured if one.prompt_tokens is not None]
+    prompt_tokens = sum(told) if len(told) == len(measured) else None
+    output_tokens = sum(one.output_tokens for one in measured)
     num_deltas = sum(len(one.delta_at_s) for one in measured)
 
     def per_s(count: int) -> float:
@@ -85,12 +91,14 @@ def make_report(outcomes: Sequence[Outcome]) -> Report:
         output_tokens=output_tokens,
         requests_per_s=per_s(len(measured)),
         output_tokens_per_s=per_s(output_tokens),
-        total_tokens_per_s=per_s(prompt_tokens + output_tokens),
+        total_tokens_per_s=None if prompt_tokens is None else per_s(prompt_tokens + output_tokens),
         ttft_ms=distribution([one.ttft_s for one in measured]),
         tpot_ms=distribution([one.tpot_s for one in measured if one.tpot_s is not None]),
         itl_ms=distribution([gap for one in measured for gap in one.itl_s]),
         e2e_ms=distribution([one.e2e_s for one in measured]),
         tokens_per_delta=output_tokens / num_deltas if num_deltas else 0.0,
+        uncounted=sum(not one.is_counted for one in measured),
+        shorter=sum(one.output_tokens < one.request.output_tokens for one in measured),
     )
 
 
@@ -123,10 +131,13 @@ def percentile(ordered: Sequence[float], percent: float) -> float:
 
 def as_table(report: Report) -> str:
     """The report for people."""
+    tokens = f"{report.output_tokens} out; {report.output_tokens_per_s:.1f} out per s"
+    if report.prompt_tokens is not None:
+        tokens = f"{report.prompt_tokens} in, {tokens}, {report.total_tokens_per_s:.1f} in and out per s"
     lines = [
         f"requests   {report.completed} of {report.num_requests} completed in {report.duration_s:.2f} s, {report.requests_per_s:.2f} per s",
-        f"tokens     {report.prompt_tokens} in, {report.output_tokens} out; {report.output_tokens_per_s:.1f} out per s, "
-        f"{report.total_tokens_per_s:.1f} in and out per s; {report.tokens_per_delta:.2f} per delta",
+        f"tokens     {tokens}; {report.tokens_per_delta:.2f} per delta",
+        *_notes(report),
         *(f"failed     {count} x {reason}" for reason, count in report.failed.items()),
         f"{'ms':<10}{'mean':>10}{'p50':>10}{'p90':>10}{'p99':>10}{'max':>10}",
     ]
@@ -135,3 +146,13 @@ def as_table(report: Report) -> str:
             values = (figures.mean, figures.p50, figures.p90, figures.p99, figures.max)
             lines.append(f"{name:<10}" + "".join(f"{value:>10.2f}" for value in values))
     return "\n".join(lines)
+
+
+def _notes(report: Report) -> list[str]:
+    """What one must know of the figures."""
+    notes = []
+    if report.uncounted:
+        notes.append(f"note       {report.uncounted} answers came without usage: each piece of their text counts as one token")
+    if report.shorter:
+        notes.append(f"note       {report.shorter} answers ended before the length that was asked for: this server was not told to go on")
+    return notes

@@ -8,6 +8,7 @@ from itertools import groupby
 from typing import Any
 
 from gateway.cli.console import Console
+from gateway.cli.hang_watch import HangLimits
 from gateway.cli.part import Part, PartProcess, RestartPause
 
 _PROGRESS_S = 0.5
@@ -20,13 +21,22 @@ class Supervisor:
         parts: what to run.
         console: takes logs and progress.
         pause: between a part's death and its next start.
+        hang: how long a part may keep silent before it is killed and started again; None = for ever.
         stop_s: seconds that all parts together have to end; then they are killed.
     """
 
-    def __init__(self, parts: Sequence[Part], console: Console, *, pause: RestartPause | None = None, stop_s: float = 4.0) -> None:
+    def __init__(
+        self,
+        parts: Sequence[Part],
+        console: Console,
+        *,
+        pause: RestartPause | None = None,
+        hang: HangLimits | None = None,
+        stop_s: float = 4.0,
+    ) -> None:
         self._console = console
         self._stop_s = stop_s
-        self._processes = [PartProcess(part, console, pause=pause or RestartPause()) for part in parts]
+        self._processes = [PartProcess(part, console, pause=pause or RestartPause(), hang=hang) for part in parts]
 
     async def run(self, stop: asyncio.Event, on_ready: Callable[[], Awaitable[None]]) -> None:
         """Runs all parts until `stop` is set; when it returns or raises, none of their processes is left.

@@ -1,6 +1,6 @@
 """`triserve up`: starts every part on this machine, waits until they are ready, keeps them running until Ctrl-C.
 
-Each part is a process of its own on loopback. One that dies is started again; all of them end with this command, however it ends.
+Each part is a process of its own on loopback. One that dies or hangs is started again; all of them end with this command, however it ends.
 Settings of a part that have no option here are taken from its variables, such as COMPUTE_..., as they are.
 """
 
@@ -15,40 +15,60 @@ import sys
 import tempfile
 from pathlib import Path
 
-from gateway.cli.api import ApiClient, ApiError
-from gateway.cli.chat import API_KEY_VARIABLE, Conversation, show_answer
+from gateway.cli.api import API_KEY_VARIABLE, ApiClient, ApiError
+from gateway.cli.chat import Conversation, show_answer
 from gateway.cli.console import Console
+from gateway.cli.extras import EXTRA_OF, MissingExtra, require_installed
+from gateway.cli.hang_watch import HangLimits
 from gateway.cli.hardware import num_cores
 from gateway.cli.local_parts import PipelineConfig, plan_parts
 from gateway.cli.model_folder import ModelFolder, ModelUnavailable, download_from_hub, resolve_model
+from gateway.cli.options import real, whole
 from gateway.cli.part import PartFailed
 from gateway.cli.ports import HOST, PortTaken, free_ports, require_free
 from gateway.cli.redis_server import RedisChoice, find_redis
 from gateway.cli.supervisor import Supervisor
 
 DEFAULT_PORT = 8000
+_MAX_HANG_TIMEOUT_S = 86_400
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The command's options."""
     parser.add_argument(
         "--model",
-        metavar="FOLDER-OR-HUB-ID",
-        help="a model folder, or org/name of the Hugging Face hub (default: tiny, the model of the tests)",
+        metavar="MODEL",
+        help="a model folder, a GGUF file, org/name of the Hugging Face hub, or tiny, the small model of this project's tests "
+        "(default: SmolLM2-135M-Instruct, if it is installed)",
     )
     parser.add_argument(
-        "--port", type=int, default=DEFAULT_PORT, metavar="N", help="port of the HTTP API; 0 = any free one (default: %(default)s)"
+        "--port",
+        type=whole(0, 65535),
+        default=DEFAULT_PORT,
+        metavar="N",
+        help="port of the HTTP API; 0 = any free one (default: %(default)s)",
     )
     parser.add_argument(
-        "--grpc-port", type=int, default=0, metavar="N", help="port of the gRPC API; 0 = any free one (default: %(default)s)"
+        "--grpc-port", type=whole(0, 65535), default=0, metavar="N", help="port of the gRPC API; 0 = any free one (default: %(default)s)"
     )
     parser.add_argument(
         "--dtype", choices=("float32", "bfloat16"), help="how weights and KV cache are held (default: the compute stage decides)"
     )
-    parser.add_argument("--max-model-len", type=int, metavar="N", help="most tokens of prompt and answer together (default: the model's)")
-    parser.add_argument("--tokenizers", type=int, default=1, metavar="N", help="processes that tokenize (default: %(default)s)")
-    parser.add_argument("--samplers", type=int, default=1, metavar="N", help="processes that sample and detokenize (default: %(default)s)")
-    parser.add_argument("--computes", type=int, default=1, metavar="N", help="compute replicas (default: %(default)s)")
+    parser.add_argument(
+        "--max-model-len", type=whole(2), metavar="N", help="most tokens of prompt and answer together (default: the model's)"
+    )
+    parser.add_argument("--tokenizers", type=whole(1), default=1, metavar="N", help="processes that tokenize (default: %(default)s)")
+    parser.add_argument(
+        "--samplers", type=whole(1), default=1, metavar="N", help="processes that sample and detokenize (default: %(default)s)"
+    )
+    parser.add_argument("--computes", type=whole(1), default=1, metavar="N", help="compute replicas (default: %(default)s)")
+    parser.add_argument(
+        "--hang-timeout",
+        type=real(0, _MAX_HANG_TIMEOUT_S),
+        default=HangLimits().silence_s,
+        metavar="SECONDS",
+        help="start a part again that answers nothing for so long; 0 = never, for debuggers (default: %(default)g)",
+    )
     parser.add_argument("--no-cache", action="store_true", help="remember no answers")
     parser.add_argument("--ask", metavar="QUESTION", help="when all is ready, ask this and show the answer")
     parser.add_argument("--exit-after-ask", action="store_true", help="stop when the answer to --ask is complete")
@@ -57,16 +77,31 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(arguments: argparse.Namespace) -> int:
     """Runs the pipeline until it is told to stop; returns the exit status."""
     try:
+        require_installed(EXTRA_OF)
         if arguments.exit_after_ask and arguments.ask is None:
             raise ValueError("--exit-after-ask needs --ask")
-        model = resolve_model(arguments.model, download_from_hub)
+        model = resolve_model(arguments.model, download_from_hub, os.environ)
         with tempfile.TemporaryDirectory(prefix="triserve-") as runtime:
             return asyncio.run(_Up(arguments, model, Path(runtime)).run())
-    except (ModelUnavailable, PartFailed, PortTaken, ApiError, ValueError, OSError) as error:
+    except PartFailed as error:
+        sys.stderr.write(f"triserve up: {_by_options(str(error), arguments)}\n")
+        return 1
+    except (MissingExtra, ModelUnavailable, PortTaken, ApiError, ValueError, OSError) as error:
         sys.stderr.write(f"triserve up: {error}\n")
         return 1
     except KeyboardInterrupt:
         return 130
+
+
+def _by_options(message: str, arguments: argparse.Namespace) -> str:
+    """What a part says, with the options that were given in place of the variables they set."""
+    for variable, option, value in (
+        ("COMPUTE_MAX_MODEL_LEN_TOKENS", "--max-model-len", arguments.max_model_len),
+        ("COMPUTE_DTYPE", "--dtype", arguments.dtype),
+    ):
+        if value is not None:
+            message = message.replace(variable, option)
+    return message
 
 
 class _Up:
@@ -91,22 +126,37 @@ class _Up:
             cache_secret=secrets.token_hex(32),
             num_cores=num_cores(),
             runtime=runtime,
+            hang=HangLimits(silence_s=arguments.hang_timeout) if arguments.hang_timeout else None,
         )
+        self._url = f"http://{HOST}:{port}"
         parts = plan_parts(self._config, free_ports(self._config.num_internal_ports), os.environ)
         terminal = sys.stdout.isatty() and "NO_COLOR" not in os.environ
         self._console = Console(sys.stdout, terminal=terminal, names=tuple(part.name for part in parts))
-        self._supervisor = Supervisor(parts, self._console)
+        self._supervisor = Supervisor(parts, self._console, hang=self._config.hang)
 
     async def run(self) -> int:
         """Runs until a signal or the end of the question asked with --exit-after-ask."""
         loop = asyncio.get_running_loop()
         for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
             loop.add_signal_handler(number, self._on_signal)
-        self._console.line(f"Serving {self._config.model.name} from {self._config.model.folder}")
-        self._console.line(f"Prompt cache: {self._cache_words()}")
+        for line in self._introduction():
+            self._console.line(line)
         await self._supervisor.run(self._stop, self._on_ready)
         self._console.line("Everything has stopped.")
         return 0
+
+    def _introduction(self) -> list[str]:
+        """What one wants to know at once: what is served and where, how to talk to it, how to end it."""
+        config = self._config
+        return [
+            f"Serving {config.model.name} from {config.model.folder}",
+            f"  page    {self._url}",
+            f"  API     {self._url}/v1 (OpenAI's), {HOST}:{config.grpc_port} (gRPC)",
+            f"  chat    {_chat_command(config.port)}",
+            "  stop    Ctrl-C",
+            f"  cache   {self._cache_words()}",
+            "",
+        ]
 
     def _on_signal(self) -> None:
         if self._stop.is_set():
@@ -121,13 +171,12 @@ class _Up:
         return self._redis.reason if self._redis.program else f"in the gateway's memory alone, {self._redis.reason} was found"
 
     async def _on_ready(self) -> None:
-        url = f"http://{HOST}:{self._config.port}"
         if self._arguments.ask is not None:
-            await self._ask_first(url)
+            await self._ask_first(self._url)
             if self._arguments.exit_after_ask:
                 self._stop.set()
                 return
-        for line in _how_to_ask(url, f"{HOST}:{self._config.grpc_port}", self._config.model.name, self._config.port):
+        for line in _how_to_ask(self._url, self._config.model.name, self._config.port):
             self._console.line(line)
 
     async def _ask_first(self, url: str) -> None:
@@ -145,11 +194,9 @@ def _gateway_ports(port: int, grpc_port: int) -> tuple[int, int]:
 
     Raises:
         PortTaken: somebody listens on a port that was asked for.
-        ValueError: a port is out of range, or both are the same.
+        ValueError: both are the same.
     """
     for name, value in (("--port", port), ("--grpc-port", grpc_port)):
-        if not 0 <= value <= 65535:
-            raise ValueError(f"{name} is {value}, the range is [0, 65535]")
         if value:
             require_free(value, option=name)
     if port and port == grpc_port:
@@ -161,18 +208,22 @@ def _gateway_ports(port: int, grpc_port: int) -> tuple[int, int]:
 async def _ask(url: str, question: str) -> None:
     """Asks one question and shows the answer on standard output."""
     sys.stdout.write(f"\n> {question}\n")
-    async with ApiClient(url, api_key=os.environ.get(API_KEY_VARIABLE, "")) as client:
+    key = os.environ.get(API_KEY_VARIABLE, "")
+    async with ApiClient(url, api_key=key, key_from=f"the variable {API_KEY_VARIABLE}") as client:
         await show_answer(client.stream_chat(Conversation("").messages_with(question), {}), sys.stdout, [])
     sys.stdout.write("\n")
     sys.stdout.flush()
 
 
-def _how_to_ask(url: str, grpc_address: str, model: str, port: int) -> list[str]:
-    chat = "triserve chat" if port == DEFAULT_PORT else f"triserve chat --url {url}"
+def _chat_command(port: int) -> str:
+    return "triserve chat" if port == DEFAULT_PORT else f"triserve chat --url {HOST}:{port}"
+
+
+def _how_to_ask(url: str, model: str, port: int) -> list[str]:
     return [
         "",
-        f"Ready at {url} (HTTP, OpenAI's API, and a chat page) and {grpc_address} (gRPC). Ask with:",
-        f"  {chat}",
+        f"Ready. Open {url} for a chat page, or ask with:",
+        f"  {_chat_command(port)}",
         f"  curl {url}/v1/chat/completions -H 'Content-Type: application/json' \\",
         f"""    -d '{{"model": "{model}", "messages": [{{"role": "user", "content": "What is Triserve?"}}], "stream": true}}'""",
         "Ctrl-C stops everything.",

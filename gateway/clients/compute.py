@@ -4,18 +4,22 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Callable
+from collections.abc import Callable, Coroutine, Sequence
 from typing import Any, NamedTuple
 
 import grpc
+from google.protobuf.message import DecodeError
 
-from gateway.clients.peer import HELLO_TIMEOUT_S, Peer
+from gateway.clients.peer import Peer
 from gateway.flow.answer import Answer, FinishReason, Started
-from triserve.rpc.errors import Internal, ServiceError, Unavailable, from_proto
+from triserve.rpc.errors import Internal, Unavailable, from_proto
+from triserve.rpc.session import MalformedMessage, read_message
 from triserve.v1 import common_pb2, compute_pb2, compute_pb2_grpc, sampler_pb2
 
 # Requests in one message: with prompts of a megabyte each it stays under the channel's limit.
 _MAX_SUBMITS_PER_MESSAGE = 32
+# As many as a replica takes.
+_MAX_CANCELS_PER_MESSAGE = 4096
 
 _FINISH_REASONS: dict[int, FinishReason | None] = {
     common_pb2.FINISH_REASON_UNSPECIFIED: None,
@@ -35,10 +39,6 @@ class Attempt(NamedTuple):
     def cancel(self) -> None:
         """Aborts it, unless it has ended."""
         self.peer.cancel(self.number)
-
-
-class BrokenFrame(Exception):
-    """Columns of a frame that do not fit together: nothing of it can be trusted."""
 
 
 class ComputePeer(Peer):
@@ -73,6 +73,7 @@ class ComputePeer(Peer):
         self.submitted = 0
         self._hello = hello
         self._on_stale = on_stale
+        self._greeting: compute_pb2.GatewayHello | None = None
         self._stream: grpc.aio.StreamStreamCall[Any, Any] | None = None
         self._attempts: dict[int, Attempt] = {}
         self._submits: dict[int, compute_pb2.SubmitRequest] = {}
@@ -114,18 +115,30 @@ class ComputePeer(Peer):
             self._cancels.append(number)
             self._wake.set()
 
-    async def _talk(self, channel: grpc.aio.Channel) -> None:
-        hello: compute_pb2.GatewayHello = await self._hello()
+    async def _prepare(self) -> None:
+        self._greeting = await self._hello()
+
+    async def _greet(self, channel: grpc.aio.Channel) -> None:
         self._stream = compute_pb2_grpc.ComputeServiceStub(channel).Generate()
-        messages: AsyncIterator[compute_pb2.GenerateResponse] = aiter(self._stream)
-        async with asyncio.timeout(HELLO_TIMEOUT_S):
-            await self._stream.write(compute_pb2.GenerateRequest(hello=hello))
-            self.info = (await anext(messages)).hello
-        self._see_load(self.info.load)
-        self._opened(self.info.fingerprint)
-        async for message in messages:
-            self._receive(message)
-        raise Unavailable(f"compute {self.target} ended the stream")
+        await self._stream.write(compute_pb2.GenerateRequest(hello=self._greeting))
+        message = await read_message(self._stream, compute_pb2.GenerateResponse, before=" before its hello")
+        if not message.HasField("hello"):
+            raise MalformedMessage("hello is missing in the first message")
+        info = message.hello
+        for field, value, least in (("logits_width", info.logits_width, 1), ("max_model_len_tokens", info.max_model_len_tokens, 2)):
+            if value < least:
+                raise MalformedMessage(f"{field} is {value}, the least is {least}")
+        self._admit(info.fingerprint)
+        self.info = info
+        self._see_load(info.load)
+
+    def _parts(self) -> Sequence[Coroutine[Any, Any, None]]:
+        assert self._stream is not None, "the replica has said hello"
+        return (self._read(self._stream), self._write(self._stream))
+
+    async def _read(self, stream: grpc.aio.StreamStreamCall[Any, Any]) -> None:
+        while True:
+            self._receive(await read_message(stream, compute_pb2.GenerateResponse))
 
     def _receive(self, message: compute_pb2.GenerateResponse) -> None:
         for started in message.started:
@@ -133,7 +146,7 @@ class ComputePeer(Peer):
             if attempt is not None and attempt.epoch == started.epoch:
                 attempt.answer.begin(Started(started.cached_tokens, started.queue_us, started.prefill_us))
         for parcel in message.parcels:
-            self._deliver(sampler_pb2.DeltaFrame.FromString(parcel))
+            self._deliver(_read_parcel(parcel))
         for ended in message.ended:
             self._end(ended)
         if message.HasField("load"):
@@ -162,9 +175,9 @@ class ComputePeer(Peer):
                     continue
                 attempt.answer.push(first_position, tokens[begin:end], text, _FINISH_REASONS[finish_reason], logprobs, now=now)
         except (ValueError, KeyError) as error:
-            raise BrokenFrame(f"a frame of {len(frame.request)} deltas has columns that do not fit") from error
+            raise MalformedMessage(f"a frame of {len(frame.request)} deltas has columns that do not fit") from error
         if end != len(tokens):
-            raise BrokenFrame(f"a frame has {len(tokens)} tokens, its deltas have {end}")
+            raise MalformedMessage(f"a frame has {len(tokens)} tokens, its deltas have {end}")
         if stale:
             self._on_stale(stale)
 
@@ -183,17 +196,16 @@ class ComputePeer(Peer):
         self.load = load
         self.others = max(0, load.running_requests + load.waiting_requests - self.in_flight)
 
-    async def _write(self) -> None:
+    async def _write(self, stream: grpc.aio.StreamStreamCall[Any, Any]) -> None:
         while True:
             await self._wake.wait()
             self._wake.clear()
             while self._submits or self._cancels:
-                assert self._stream is not None, "requests are taken only while the stream is open"
                 submits = [self._submits.pop(number) for number in list(self._submits)[:_MAX_SUBMITS_PER_MESSAGE]]
-                cancels, self._cancels = self._cancels, []
-                await self._stream.write(compute_pb2.GenerateRequest(submit=submits, cancel=cancels))
+                cancels, self._cancels = self._cancels[:_MAX_CANCELS_PER_MESSAGE], self._cancels[_MAX_CANCELS_PER_MESSAGE:]
+                await stream.write(compute_pb2.GenerateRequest(submit=submits, cancel=cancels))
 
-    def _lost(self, error: ServiceError) -> None:
+    def _lost(self, error: Unavailable) -> None:
         self._submits.clear()
         self._cancels.clear()
         attempts, self._attempts = self._attempts, {}
@@ -203,11 +215,18 @@ class ComputePeer(Peer):
             attempt.answer.fail(error)
 
 
+def _read_parcel(content: bytes) -> sampler_pb2.DeltaFrame:
+    try:
+        return sampler_pb2.DeltaFrame.FromString(content)
+    except DecodeError:
+        raise MalformedMessage("a parcel is no frame of deltas") from None
+
+
 def _logprobs(frame: sampler_pb2.DeltaFrame) -> list[list[sampler_pb2.TokenLogprobs]] | list[tuple[()]]:
     """The log-probabilities of each delta.
 
     Raises:
-        BrokenFrame: the counts do not add up.
+        MalformedMessage: the counts do not add up.
     """
     if not frame.logprobs:
         return [()] * len(frame.request)
@@ -218,5 +237,5 @@ def _logprobs(frame: sampler_pb2.DeltaFrame) -> list[list[sampler_pb2.TokenLogpr
         begin, end = end, end + count
         rows.append(entries[begin:end])
     if end != len(entries):
-        raise BrokenFrame(f"a frame has {len(entries)} log-probabilities, its deltas have {end}")
+        raise MalformedMessage(f"a frame has {len(entries)} log-probabilities, its deltas have {end}")
     return rows

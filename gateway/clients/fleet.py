@@ -127,14 +127,10 @@ class Fleet:
         ready = [peer for peer in self.tokenizers if peer.ready and peer is not without]
         return min(ready, key=lambda peer: peer.in_flight, default=None)
 
-    def choose(
-        self, *, tenant: str, prompt_token_ids: Sequence[int], by_priority: bool = False, without: Collection[ComputePeer] = ()
-    ) -> ComputePeer | None:
+    def choose(self, *, by_priority: bool = False, without: Collection[object] = ()) -> ComputePeer | None:
         """The replica that is to get a request; None if none is ready.
 
         Args:
-            tenant: whose request it is.
-            prompt_token_ids: its prompt.
             by_priority: whether it must be one that looks at priorities.
             without: replicas that have failed it.
         """
@@ -143,7 +139,7 @@ class Fleet:
             ready = [peer for peer in ready if peer.info is not None and is_by_priority(peer.info)]
         if not ready:
             return None
-        return ready[self._policy.best(ready, tenant=tenant, prompt_token_ids=prompt_token_ids)]
+        return ready[self._policy.best(ready)]
 
     async def changed(self) -> None:
         """Waits until a peer becomes ready or stops being so."""
@@ -164,4 +160,4 @@ class Fleet:
     def _require_same(self, newcomer: Peer, fingerprint: common_pb2.Fingerprint) -> None:
         for peer in self.peers:
             if peer is not newcomer and peer.ready and peer.fingerprint is not None:
-                require_same(peer.fingerprint, fingerprint, peer=f"{newcomer.stage} {newcomer.target}")
+                require_same(peer.fingerprint, fingerprint, peer=newcomer.stage)

@@ -23,16 +23,16 @@ class Replica(Protocol):
 
 
 class ChoicePolicy(Protocol):
-    """Chooses among replicas that are ready; one that knows their caches may look at the prompt."""
+    """Chooses among replicas that are ready."""
 
-    def best(self, replicas: Sequence[Replica], *, tenant: str, prompt_token_ids: Sequence[int]) -> int:
+    def best(self, replicas: Sequence[Replica]) -> int:
         """Index of the best replica."""
 
 
 class LeastLoad:
     """The replica with the fewest requests; of equals the one that has been given the fewest so far."""
 
-    def best(self, replicas: Sequence[Replica], *, tenant: str, prompt_token_ids: Sequence[int]) -> int:
-        """Index of the best replica. Looks at neither tenant nor prompt."""
+    def best(self, replicas: Sequence[Replica]) -> int:
+        """Index of the best replica."""
         load = [(replica.in_flight + replica.others, replica.submitted) for replica in replicas]
         return min(range(len(replicas)), key=load.__getitem__)

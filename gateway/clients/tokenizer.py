@@ -3,14 +3,26 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
-from typing import Any
+from collections.abc import Callable, Coroutine, Sequence
+from typing import Any, NamedTuple
 
 import grpc
 
-from gateway.clients.peer import HELLO_TIMEOUT_S, Peer
-from triserve.rpc.errors import ServiceError, Unavailable, from_proto
+from gateway.clients.peer import Peer
+from triserve.rpc import limits
+from triserve.rpc.errors import InvalidRequest, Unavailable, from_proto
+from triserve.rpc.session import MalformedMessage, read_message
 from triserve.v1 import common_pb2, tokenizer_pb2, tokenizer_pb2_grpc
+
+# Far above any model's.
+_MAX_EOS_TOKEN_IDS = 4096
+
+
+class _Waiting(NamedTuple):
+    """A request and who waits for its answer."""
+
+    request: tokenizer_pb2.TokenizeRequest
+    answer: asyncio.Future[tokenizer_pb2.TokenizeResponse]
 
 
 class TokenizerPeer(Peer):
@@ -29,7 +41,7 @@ class TokenizerPeer(Peer):
         super().__init__(target, agree=agree, on_change=on_change)
         self.info: tokenizer_pb2.GetTokenizerInfoResponse | None = None
         self._stream: grpc.aio.StreamStreamCall[Any, Any] | None = None
-        self._waiting: dict[int, asyncio.Future[tokenizer_pb2.TokenizeResponse]] = {}
+        self._waiting: dict[int, _Waiting] = {}
         self._unsent: dict[int, tokenizer_pb2.TokenizeRequest] = {}
         self._wake = asyncio.Event()
         self._last_number = 0
@@ -66,7 +78,7 @@ class TokenizerPeer(Peer):
             raise Unavailable("there is no session with the tokenizer")
         number = message.request
         answer: asyncio.Future[tokenizer_pb2.TokenizeResponse] = asyncio.get_running_loop().create_future()
-        self._waiting[number] = answer
+        self._waiting[number] = _Waiting(message, answer)
         self._send(message)
         try:
             response = await answer
@@ -81,28 +93,88 @@ class TokenizerPeer(Peer):
         self._unsent[message.request] = message
         self._wake.set()
 
-    async def _talk(self, channel: grpc.aio.Channel) -> None:
+    async def _greet(self, channel: grpc.aio.Channel) -> None:
         stub = tokenizer_pb2_grpc.TokenizerServiceStub(channel)
-        self.info = await stub.GetTokenizerInfo(tokenizer_pb2.GetTokenizerInfoRequest(), timeout=HELLO_TIMEOUT_S)
+        info = await stub.GetTokenizerInfo(tokenizer_pb2.GetTokenizerInfoRequest())
+        if not isinstance(info, tokenizer_pb2.GetTokenizerInfoResponse):
+            raise MalformedMessage("its information is none")
+        _check_info(info)
+        self._admit(info.fingerprint)
+        self.info = info
         self._stream = stub.Tokenize()
-        self._opened(self.info.fingerprint)
-        async for response in self._stream:
-            answer = self._waiting.pop(response.request, None)
-            if answer is not None and not answer.done():
-                answer.set_result(response)
-        raise Unavailable("the tokenizer ended the stream")
 
-    async def _write(self) -> None:
+    def _parts(self) -> Sequence[Coroutine[Any, Any, None]]:
+        assert self._stream is not None, "the tokenizer has said what it is"
+        return (self._read(self._stream), self._write(self._stream))
+
+    async def _read(self, stream: grpc.aio.StreamStreamCall[Any, Any]) -> None:
+        while True:
+            response = await read_message(stream, tokenizer_pb2.TokenizeResponse)
+            if not 0 < response.request <= self._last_number:
+                raise MalformedMessage("request is one that was never made")
+            waiting = self._waiting.get(response.request)
+            # One that was cancelled may be answered all the same.
+            if waiting is not None and not waiting.answer.done():
+                assert self.info is not None, "the tokenizer has said what it is"
+                _check_answer(waiting.request, response, vocab_size=self.info.vocab_size)
+                del self._waiting[response.request]
+                waiting.answer.set_result(response)
+
+    async def _write(self, stream: grpc.aio.StreamStreamCall[Any, Any]) -> None:
         while True:
             await self._wake.wait()
             self._wake.clear()
             while self._unsent:
-                assert self._stream is not None, "requests are taken only while the stream is open"
-                await self._stream.write(self._unsent.pop(next(iter(self._unsent))))
+                await stream.write(self._unsent.pop(next(iter(self._unsent))))
 
-    def _lost(self, error: ServiceError) -> None:
+    def _lost(self, error: Unavailable) -> None:
         self._unsent.clear()
         waiting, self._waiting = self._waiting, {}
-        for answer in waiting.values():
-            if not answer.done():
-                answer.set_exception(error)
+        for one in waiting.values():
+            if not one.answer.done():
+                one.answer.set_exception(error)
+
+
+def _check_info(info: tokenizer_pb2.GetTokenizerInfoResponse) -> None:
+    """Refuses a tokenizer whose word on the model would spoil every request of the gateway.
+
+    Raises:
+        MalformedMessage: naming the field.
+    """
+    if info.vocab_size < 1:
+        raise MalformedMessage("vocab_size is 0, the least is 1")
+    if len(info.eos_token_ids) > _MAX_EOS_TOKEN_IDS:
+        raise MalformedMessage(f"eos_token_ids has {len(info.eos_token_ids)} ids, the limit is {_MAX_EOS_TOKEN_IDS}")
+    try:
+        if info.HasField("default_temperature"):
+            limits.TEMPERATURE.check("default_temperature", info.default_temperature)
+        if info.HasField("default_top_p"):
+            limits.TOP_P.check("default_top_p", info.default_top_p)
+    except InvalidRequest as error:
+        raise MalformedMessage(error.message) from error
+
+
+def _check_answer(request: tokenizer_pb2.TokenizeRequest, response: tokenizer_pb2.TokenizeResponse, *, vocab_size: int) -> None:
+    """Holds an answer against what was asked.
+
+    Raises:
+        MalformedMessage: it cannot be the answer to that.
+    """
+    kind = response.WhichOneof("result")
+    if kind == "error":
+        return
+    if kind != {"encode": "encoded", "decode": "decoded"}[request.WhichOneof("work") or ""]:
+        raise MalformedMessage("result is not of the kind that was asked for")
+    if kind == "encoded":
+        encode, encoded = request.encode, response.encoded
+        num_ids = len(encoded.token_ids)
+        if num_ids and max(encoded.token_ids) >= vocab_size:
+            raise MalformedMessage(f"token_ids has id {max(encoded.token_ids)}, the limit is {vocab_size - 1}")
+        if encode.HasField("max_tokens") and num_ids > encode.max_tokens:
+            raise MalformedMessage(f"token_ids has {num_ids} ids, the limit was {encode.max_tokens}")
+        if encoded.system_tokens > num_ids:
+            raise MalformedMessage(f"system_tokens is {encoded.system_tokens}, there are {num_ids} ids")
+    else:
+        wanted = len(request.decode.token_ids) if request.decode.return_tokens else 0
+        if len(response.decoded.tokens) != wanted:
+            raise MalformedMessage(f"tokens has {len(response.decoded.tokens)} strings, {wanted} were asked for")

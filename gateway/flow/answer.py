@@ -20,7 +20,7 @@ class Delta(NamedTuple):
 
     text: str
     token_ids: list[int]
-    # One for each token if they were asked for, else none.
+    # Those of the text, if they were asked for; they may be of tokens that came before.
     logprobs: list[sampler_pb2.TokenLogprobs]
     # None = the answer goes on.
     finish_reason: FinishReason | None
@@ -107,7 +107,7 @@ class Answer:
             token_ids: its tokens; may be empty.
             text: its text; may be empty.
             finish_reason: None = the answer goes on.
-            logprobs: one for each token, or none.
+            logprobs: those of the text, or none.
             now: seconds of a clock that never falls.
         """
         if self.ended:
@@ -143,10 +143,21 @@ class Answer:
             self.error = error
             self._notify(self)
 
-    def resume(self) -> None:
-        """Makes a failed answer ready for another attempt, which goes on from its token log. Only right if nothing was taken."""
+    def resume(self, *, anew: bool = False) -> None:
+        """Makes a failed answer ready for another attempt, which goes on from its token log. Only right if nothing was taken.
+
+        Args:
+            anew: whether the attempt makes the whole answer again: log-probabilities that an attempt held back are lost with it.
+        """
         assert self.untouched, "an answer of which something was taken is not resumed"
         self.error = None
+        if anew:
+            self.blank = True
+            self.token_ids = []
+            self._text = []
+            self._logprobs = []
+            if self.deltas is not None:
+                self.deltas = []
         if self.blank:
             self.started = None
 

@@ -47,10 +47,8 @@ class AnswerCache:
         )
         return self._cache.key(scope, choice.prompt.token_ids)
 
-    async def get(self, call: Call, key: CacheKey) -> CachedAnswer | None:
-        """The answer, if there is one and the client wants it."""
-        if not call.cache.read:
-            return None
+    async def get(self, key: CacheKey) -> CachedAnswer | None:
+        """The answer, if there is one."""
         answer = await self._cache.get(key)
         return answer if answer is not None and answer.deltas else None
 

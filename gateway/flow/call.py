@@ -17,8 +17,9 @@ class Wishes:
     """Sampling and stopping fields as the client gave them; None = unset. Nothing is checked yet."""
 
     temperature: float | None = None
-    # 0 = all tokens, whatever the model's author prefers.
+    # 0 or -1 = all tokens, whatever the model's author prefers.
     top_k: int | None = None
+    # 0 = greedy.
     top_p: float | None = None
     min_p: float | None = None
     repetition_penalty: float | None = None
@@ -65,6 +66,8 @@ class Call:
     # The field of the request that holds the prompts, for errors.
     prompt_field: str
     n: int = 1
+    # Arguments of the chat template that it must read.
+    template_must_read: tuple[str, ...] = ()
     wishes: Wishes = field(default_factory=Wishes)
     # Tokens to generate when the client does not say; None = as many as fit.
     default_max_tokens: int | None = None

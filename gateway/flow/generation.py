@@ -5,12 +5,10 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 from typing import Literal, NamedTuple, Protocol, TypeAlias
 
-from gateway.clients.compute import Attempt, ComputePeer
-from gateway.clients.fleet import Fleet
 from gateway.flow.answer import Answer, Delta
 from gateway.flow.call import Call
 from gateway.flow.limits import Limits
@@ -98,8 +96,39 @@ class Generation(Protocol):
     def timeline(self) -> Timeline:
         """Where its time has gone so far."""
 
+    def prompt_token_ids(self, choice: int) -> Sequence[int]:
+        """The prompt that a choice answers."""
+
     def close(self) -> None:
         """Lets go of everything; aborts what has not ended."""
+
+
+class Attempt(Protocol):
+    """One attempt at a choice, under way on a replica."""
+
+    @property
+    def epoch(self) -> int:
+        """Its number, from 0."""
+
+    def cancel(self) -> None:
+        """Aborts it, unless it has ended."""
+
+
+class Replica(Protocol):
+    """What makes answers."""
+
+    def submit(self, request: compute_pb2.SubmitRequest, answer: Answer) -> Attempt:
+        """Gives it a request; its deltas go to the answer, which fails if the replica is lost."""
+
+
+class Replicas(Protocol):
+    """The replicas there are."""
+
+    def choose(self, *, by_priority: bool = False, without: Collection[object] = ()) -> Replica | None:
+        """The replica that is to get a request; None if none is ready."""
+
+    async def changed(self) -> None:
+        """Waits until one becomes ready or stops being so."""
 
 
 class Observer(Protocol):
@@ -121,12 +150,13 @@ class LiveGeneration:
     Args:
         choices: what is to be made.
         call: what they are made for.
-        fleet: who makes them.
+        replicas: who makes them.
         limits: bounds on the request.
         remaining_ms: gives the time the request has left.
         cache: what the prompt cache said.
         keep_deltas: whether to remember deltas for the prompt cache.
         observer: is told of retries, and of gaps where the client reads deltas.
+        clock: seconds, never falling.
     """
 
     def __init__(
@@ -134,17 +164,19 @@ class LiveGeneration:
         choices: Sequence[Choice],
         *,
         call: Call,
-        fleet: Fleet,
+        replicas: Replicas,
         limits: Limits,
         remaining_ms: Callable[[], int],
         cache: CacheStatus,
         keep_deltas: bool,
         observer: Observer,
+        clock: Callable[[], float] = time.monotonic,
     ) -> None:
+        self._clock = clock
         self.cache = cache
         self.choices = choices
         self._call = call
-        self._fleet = fleet
+        self._replicas = replicas
         self._retry_wait_s = limits.retry_wait_s
         self._remaining_ms = remaining_ms
         self._observer = observer
@@ -152,7 +184,8 @@ class LiveGeneration:
         self._ready = ReadyAnswers(idle_s=limits.keep_alive_s if call.stream else None)
         self.answers = [Answer(choice.index, self._ready.put, every_delta=call.stream, keep_deltas=keep_deltas) for choice in choices]
         self._attempts: dict[int, Attempt] = {}
-        self._failed_on: dict[int, list[ComputePeer]] = {}
+        self._replica_of: dict[int, Replica] = {}
+        self._failed_on: dict[int, list[Replica]] = {}
         self._retries: dict[int, asyncio.Task[None]] = {}
         self._given_up: set[int] = set()
         self._unfinished = len(choices)
@@ -170,10 +203,10 @@ class LiveGeneration:
             Unavailable: no replica is ready.
         """
         for choice in self.choices:
-            peer = self._choose(choice)
-            if peer is None:
-                raise self._no_replica()
-            self._submit(choice, peer, epoch=0)
+            replica = self._choose()
+            if replica is None:
+                raise Unavailable(f"no compute process {'that serves by priority ' if self._call.priority else ''}is ready")
+            self._submit(choice, replica, epoch=0)
 
     async def next(self) -> list[Piece]:
         """See `Generation.next`."""
@@ -219,6 +252,10 @@ class LiveGeneration:
             max(answer.last_at - answer.first_at for answer in self.answers) * 1000,
         )
 
+    def prompt_token_ids(self, choice: int) -> Sequence[int]:
+        """The prompt that a choice answers."""
+        return self.choices[choice].prompt.token_ids
+
     def close(self) -> None:
         """Aborts every attempt that has not ended, and those that were to come."""
         self._ready.close()
@@ -230,24 +267,16 @@ class LiveGeneration:
     def _note_gap(self, index: int) -> None:
         if not self._call.stream:
             return
-        now = time.monotonic()
+        now = self._clock()
         before = self._took_at.get(index)
         self._took_at[index] = now
         if before is not None:
             self._observer.gap(now - before)
 
-    def _choose(self, choice: Choice, *, without: Sequence[ComputePeer] = ()) -> ComputePeer | None:
-        return self._fleet.choose(
-            tenant=self._call.tenant,
-            prompt_token_ids=choice.prompt.token_ids,
-            by_priority=self._call.priority != 0,
-            without=without,
-        )
+    def _choose(self, *, without: Sequence[Replica] = ()) -> Replica | None:
+        return self._replicas.choose(by_priority=self._call.priority != 0, without=without)
 
-    def _no_replica(self) -> Unavailable:
-        return Unavailable(f"no compute process {'that serves by priority ' if self._call.priority else ''}is ready")
-
-    def _submit(self, choice: Choice, peer: ComputePeer, *, epoch: int) -> None:
+    def _submit(self, choice: Choice, replica: Replica, *, epoch: int) -> None:
         answer = self.answers[choice.index]
         request = compute_pb2.SubmitRequest(
             epoch=epoch,
@@ -261,12 +290,13 @@ class LiveGeneration:
             deadline_ms=self._remaining_ms(),
             priority=self._call.priority,
         )
-        self._attempts[choice.index] = peer.submit(request, answer)
+        self._replica_of[choice.index] = replica
+        self._attempts[choice.index] = replica.submit(request, answer)
 
     def _is_retried(self, answer: Answer, error: ServiceError) -> bool:
         """Has a failed choice tried again, if nothing of it was taken and another attempt may succeed."""
         failed_on = self._failed_on.setdefault(answer.index, [])
-        failed_on.append(self._attempts[answer.index].peer)
+        failed_on.append(self._replica_of[answer.index])
         if (
             answer.index in self._given_up
             or not answer.untouched
@@ -275,13 +305,13 @@ class LiveGeneration:
         ):
             return False
         choice = self.choices[answer.index]
-        peer = self._choose(choice, without=failed_on)
-        if peer is None and (isinstance(error, Overloaded) or not self._retry_wait_s):
+        replica = self._choose(without=failed_on)
+        if replica is None and (isinstance(error, Overloaded) or not self._retry_wait_s):
             # A full replica is not less full for being asked again at once; its client is to wait.
             return False
-        answer.resume()
-        if peer is not None:
-            self._resubmit(choice, peer, error)
+        answer.resume(anew=choice.sampling.HasField("top_logprobs"))
+        if replica is not None:
+            self._resubmit(choice, replica, error)
         else:
             self._retries[choice.index] = asyncio.create_task(self._resubmit_later(choice, error), name="retry")
         return True
@@ -293,16 +323,16 @@ class LiveGeneration:
             async with asyncio.timeout(self._retry_wait_s):
                 # One that takes requests and loses them, as without a sampler, is not asked again and again.
                 await asyncio.sleep(_FIRST_BACKOFF_S * 2 ** (len(failed_on) - 1))
-                while (peer := self._choose(choice, without=failed_on) or self._choose(choice)) is None:
-                    await self._fleet.changed()
+                while (replica := self._choose(without=failed_on) or self._choose()) is None:
+                    await self._replicas.changed()
         except TimeoutError:
             self._given_up.add(choice.index)
             self.answers[choice.index].fail(error)
             return
-        self._resubmit(choice, peer, error)
+        self._resubmit(choice, replica, error)
 
-    def _resubmit(self, choice: Choice, peer: ComputePeer, error: ServiceError) -> None:
-        self._submit(choice, peer, epoch=self._attempts[choice.index].epoch + 1)
+    def _resubmit(self, choice: Choice, replica: Replica, error: ServiceError) -> None:
+        self._submit(choice, replica, epoch=self._attempts[choice.index].epoch + 1)
         num_tokens = len(self.answers[choice.index].token_ids)
         logger.info("%s choice %d is tried again from token %d on: %s", self._call.request_id, choice.index, num_tokens, error.message)
         self._observer.retried()
@@ -313,12 +343,14 @@ class ReplayedGeneration:
 
     Args:
         answer: what the cache had.
+        prompt_token_ids: what it answers.
     """
 
     cache: CacheStatus = "hit"
 
-    def __init__(self, answer: CachedAnswer) -> None:
+    def __init__(self, answer: CachedAnswer, prompt_token_ids: Sequence[int]) -> None:
         self._answer = answer
+        self._prompt_token_ids = prompt_token_ids
         self._delivered = 0
 
     @property
@@ -341,6 +373,10 @@ class ReplayedGeneration:
     def timeline(self) -> Timeline:
         """No stage had any work."""
         return Timeline(0, 0, 0, 0)
+
+    def prompt_token_ids(self, choice: int) -> Sequence[int]:
+        """The prompt that its one choice answers."""
+        return self._prompt_token_ids
 
     def close(self) -> None:
         """Does nothing: nothing is held."""

@@ -7,22 +7,41 @@ import contextlib
 import logging
 import secrets
 import time
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
+from typing import Protocol
 
-from gateway.clients.fleet import Fleet
 from gateway.flow.admission import Ticket
 from gateway.flow.answer_cache import AnswerCache
 from gateway.flow.call import Call, Prompt
-from gateway.flow.generation import CacheStatus, Choice, EncodedPrompt, Generation, LiveGeneration, ReplayedGeneration
+from gateway.flow.generation import CacheStatus, Choice, EncodedPrompt, Generation, LiveGeneration, ReplayedGeneration, Replicas
 from gateway.flow.limits import Limits
-from gateway.flow.resolve import check_priority, check_prompt_ids, check_shape, choice_seed, resolve_sampling, resolve_stopping
+from gateway.flow.resolve import (
+    check_priority,
+    check_prompt_ids,
+    check_shape,
+    check_template_reads,
+    choice_seed,
+    in_openais_words,
+    resolve_sampling,
+    resolve_stopping,
+)
 from gateway.flow.served_model import ServedModel, ServedNames
 from gateway.metrics import Metrics
 from prompt_cache import CacheKey
-from triserve.rpc.errors import DeadlineExceeded, InvalidRequest, ServiceError
+from triserve.rpc.errors import DeadlineExceeded, InvalidRequest, PromptTooLong, ServiceError
 from triserve.v1 import tokenizer_pb2
 
 logger = logging.getLogger(__name__)
+
+
+class Stages(Replicas, Protocol):
+    """The stages as a request needs them."""
+
+    def model(self) -> ServedModel:
+        """What is served now."""
+
+    async def encode(self, request: tokenizer_pb2.EncodeRequest) -> tokenizer_pb2.EncodeResponse:
+        """Encodes a text or chat."""
 
 
 class Pipeline:
@@ -34,9 +53,20 @@ class Pipeline:
         names: names of the model.
         limits: bounds on one request.
         metrics: where to count.
+        clock: seconds, never falling.
     """
 
-    def __init__(self, *, fleet: Fleet, cache: AnswerCache | None, names: ServedNames, limits: Limits, metrics: Metrics) -> None:
+    def __init__(
+        self,
+        *,
+        fleet: Stages,
+        cache: AnswerCache | None,
+        names: ServedNames,
+        limits: Limits,
+        metrics: Metrics,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._clock = clock
         self._fleet = fleet
         self._cache = cache
         self._names = names
@@ -58,7 +88,7 @@ class Pipeline:
         Raises:
             ServiceError: the call is refused, fails, or its time is over.
         """
-        record = _Record(call, self._metrics)
+        record = _Record(call, self._metrics, self._clock)
         try:
             async with self._deadline(call) as scope:
                 key, generation = await self._begin(call, ticket, scope, record)
@@ -89,23 +119,25 @@ class Pipeline:
         self._names.require(call.model)
         model = self._fleet.model()
         check_priority(call, model)
+        check_template_reads(call, model)
         choices = self._choices(call, model, await self._tokenize(call, model))
         key = self._cache.key(call, model, choices) if self._cache is not None else None
         status: CacheStatus = "bypass"
         if self._cache is not None and key is not None and call.cache.read:
-            kept = await self._cache.get(call, key)
+            kept = await self._cache.get(key)
             if kept is not None:
-                return key, ReplayedGeneration(kept)
+                return key, ReplayedGeneration(kept, choices[0].prompt.token_ids)
             status = "miss"
         generation = LiveGeneration(
             choices,
             call=call,
-            fleet=self._fleet,
+            replicas=self._fleet,
             limits=self._limits,
             remaining_ms=lambda: _remaining_ms(scope),
             cache=status,
             keep_deltas=key is not None and call.cache.write,
             observer=record,
+            clock=self._clock,
         )
         try:
             generation.submit()
@@ -136,7 +168,8 @@ class Pipeline:
         try:
             encoded = await self._fleet.encode(request)
         except InvalidRequest as error:
-            raise in_clients_words(error, call.prompt_field) from error
+            said = in_clients_words(error, call.prompt_field)
+            raise (in_openais_words(said, model) if isinstance(said, PromptTooLong) else said) from error
         if not encoded.token_ids:
             raise InvalidRequest(f"{call.prompt_field} has no tokens", field=call.prompt_field)
         self._metrics.tokenize.observe(encoded.encode_us / 1e6)
@@ -183,10 +216,11 @@ class Pipeline:
 class _Record:
     """Counts and logs one call when it ends. Never sees a prompt."""
 
-    def __init__(self, call: Call, metrics: Metrics) -> None:
+    def __init__(self, call: Call, metrics: Metrics, clock: Callable[[], float]) -> None:
         self._call = call
         self._metrics = metrics
-        self._began_at = time.monotonic()
+        self._clock = clock
+        self._began_at = clock()
         self.generation: Generation | None = None
         # What it is when nothing else was noted: the handler was cancelled.
         self.outcome = "cancelled"
@@ -202,7 +236,7 @@ class _Record:
     def close(self) -> None:
         """Counts and logs."""
         metrics, call, generation = self._metrics, self._call, self.generation
-        took_s = time.monotonic() - self._began_at
+        took_s = self._clock() - self._began_at
         metrics.requests.labels(call.route, self.outcome).inc()
         metrics.duration.observe(took_s)
         if generation is None:

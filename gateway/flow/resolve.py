@@ -20,6 +20,8 @@ _MASK_64 = (1 << 64) - 1
 _SPLITMIX_STEP = 0x9E3779B97F4A7C15
 _SPLITMIX_1 = 0xBF58476D1CE4E5B9
 _SPLITMIX_2 = 0x94D049BB133111EB
+# The contract has no 0: no set of tokens has so little probability. Clients mean the likeliest alone.
+TOP_P = contract.TOP_P._replace(excludes_low=False)
 
 
 def check_shape(call: Call, limits: Limits) -> None:
@@ -72,6 +74,17 @@ def check_priority(call: Call, model: ServedModel) -> None:
         raise InvalidRequest(f"priority is {call.priority}, no compute replica here serves by priority: it must be 0", field="priority")
 
 
+def check_template_reads(call: Call, model: ServedModel) -> None:
+    """Refuses an argument of the chat template that the client gave a field of its own and the template does not read.
+
+    Raises:
+        InvalidRequest: naming the field.
+    """
+    for name in call.template_must_read:
+        if name not in model.template_arguments:
+            raise InvalidRequest(f"{name} is not supported: the model's chat template does not read it", field=name)
+
+
 def resolve_sampling(wishes: Wishes, model: ServedModel, limits: Limits) -> common_pb2.SamplingParams:
     """Sampling parameters without a seed, in canonical form: what would change nothing is left unset.
 
@@ -96,17 +109,20 @@ def resolve_sampling(wishes: Wishes, model: ServedModel, limits: Limits) -> comm
 
 
 def _temperature(wishes: Wishes, model: ServedModel) -> float:
+    if wishes.temperature is not None:
+        contract.TEMPERATURE.check("temperature", wishes.temperature)
+    if wishes.top_p == 0:
+        return 0.0
     if wishes.temperature is None:
         return 1.0 if model.default_temperature is None else model.default_temperature
-    contract.TEMPERATURE.check("temperature", wishes.temperature)
     return wishes.temperature
 
 
 def _check_truncation(wishes: Wishes) -> None:
     if wishes.top_k is not None:
-        _within("top_k", wishes.top_k, 0, 2**32 - 1)
+        _within("top_k", wishes.top_k, -1, 2**32 - 1)
     if wishes.top_p is not None:
-        contract.TOP_P.check("top_p", wishes.top_p)
+        TOP_P.check("top_p", wishes.top_p)
     if wishes.min_p is not None:
         contract.MIN_P.check("min_p", wishes.min_p)
 
@@ -115,7 +131,7 @@ def _set_truncation(params: common_pb2.SamplingParams, wishes: Wishes, model: Se
     _check_truncation(wishes)
     top_k = model.default_top_k if wishes.top_k is None else wishes.top_k
     top_p = model.default_top_p if wishes.top_p is None else wishes.top_p
-    if top_k:
+    if top_k is not None and top_k > 0:
         params.top_k = top_k
     if top_p is not None and top_p < 1:
         params.top_p = top_p
@@ -143,7 +159,7 @@ def _set_logit_bias(params: common_pb2.SamplingParams, wishes: Wishes, model: Se
         raise InvalidRequest(f"logit_bias has {len(wishes.logit_bias)} entries, the limit is {limits.max_logit_bias}", field="logit_bias")
     if len({token for token, _ in wishes.logit_bias}) != len(wishes.logit_bias):
         raise InvalidRequest("logit_bias has a token id twice", field="logit_bias")
-    _check_token_ids("logit_bias", [token for token, _ in wishes.logit_bias], model)
+    check_token_ids("logit_bias", [token for token, _ in wishes.logit_bias], model)
     for token, value in sorted(wishes.logit_bias):
         contract.LOGIT_BIAS.check("logit_bias", value)
         if value != 0:
@@ -170,7 +186,7 @@ def resolve_stopping(
     """
     room = model.max_model_len_tokens - prompt_tokens
     if room < 1:
-        raise PromptTooLong.of(got=prompt_tokens, limit=model.max_model_len_tokens - 1, field=prompt_field)
+        raise _too_long(prompt_tokens, model, field=prompt_field)
     if wishes.max_tokens is None:
         max_tokens = room if default_max_tokens is None else min(room, default_max_tokens)
     else:
@@ -178,10 +194,8 @@ def resolve_stopping(
         if max_tokens < 1:
             raise InvalidRequest(f"{name} is {shown(max_tokens)}, the least is 1", field=name)
         if max_tokens > room:
-            raise PromptTooLong(
-                f"{name} is {shown(max_tokens)} and {prompt_field} has {prompt_tokens} tokens, the limit on both together is {model.max_model_len_tokens}",
-                field=name,
-            )
+            what = PromptTooLong(f"{name} is {shown(max_tokens)} and {prompt_field} has {prompt_tokens} tokens", field=name)
+            raise in_openais_words(what, model)
     min_tokens = wishes.min_tokens or 0
     if min_tokens < 0:
         raise InvalidRequest(f"min_tokens is {shown(min_tokens)}, the least is 0", field="min_tokens")
@@ -195,12 +209,22 @@ def resolve_stopping(
     )
 
 
+def in_openais_words(error: PromptTooLong, model: ServedModel) -> PromptTooLong:
+    """The error, beginning with the words by which clients know that a prompt must be shortened."""
+    limit = model.max_model_len_tokens
+    return PromptTooLong(f"This model's maximum context length is {limit} tokens. However, {error.message}.", field=error.field)
+
+
+def _too_long(num_tokens: int, model: ServedModel, *, field: str) -> PromptTooLong:
+    return in_openais_words(PromptTooLong.of(got=num_tokens, limit=model.max_model_len_tokens - 1, field=field), model)
+
+
 def _stop_token_ids(wishes: Wishes, model: ServedModel, limits: Limits) -> list[int]:
     if len(wishes.stop_token_ids) > limits.max_stop_token_ids:
         raise InvalidRequest(
             f"stop_token_ids has {len(wishes.stop_token_ids)} ids, the limit is {limits.max_stop_token_ids}", field="stop_token_ids"
         )
-    _check_token_ids("stop_token_ids", wishes.stop_token_ids, model)
+    check_token_ids("stop_token_ids", wishes.stop_token_ids, model)
     return sorted({*wishes.stop_token_ids, *(() if wishes.ignore_eos else model.eos_token_ids)})
 
 
@@ -224,11 +248,16 @@ def check_prompt_ids(token_ids: Sequence[int], model: ServedModel, *, field: str
         InvalidRequest: naming the first such id and the limit.
     """
     if len(token_ids) >= model.max_model_len_tokens:
-        raise PromptTooLong.of(got=len(token_ids), limit=model.max_model_len_tokens - 1, field=field)
-    _check_token_ids(field, token_ids, model)
+        raise _too_long(len(token_ids), model, field=field)
+    check_token_ids(field, token_ids, model)
 
 
-def _check_token_ids(field: str, token_ids: Sequence[int], model: ServedModel) -> None:
+def check_token_ids(field: str, token_ids: Sequence[int], model: ServedModel) -> None:
+    """Refuses token ids that the model cannot give and has no row for.
+
+    Raises:
+        InvalidRequest: naming the first such id and the limit.
+    """
     if token_ids and not (min(token_ids) >= 0 and max(token_ids) < model.logits_width):
         wrong = next(token for token in token_ids if not 0 <= token < model.logits_width)
         raise InvalidRequest(f"{field} has token id {wrong}, ids are in [0, {model.logits_width})", field=field)

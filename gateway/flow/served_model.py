@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -27,6 +28,8 @@ class ServedModel:
     default_min_p: float | None = None
     default_repetition_penalty: float | None = None
     has_chat_template: bool
+    # Arguments that callers may give the chat template and that it reads.
+    template_arguments: tuple[str, ...]
     # Number of token ids of the tokenizer.
     vocab_size: int
     # Most tokens of prompt and answer together.
@@ -35,6 +38,12 @@ class ServedModel:
     logits_width: int
     # Whether a replica looks at priorities.
     serves_by_priority: bool
+
+    @property
+    def system_fingerprint(self) -> str:
+        """OpenAI's name for what decides an answer besides the request: the same where tokenizer, weights and computation are."""
+        parts = "\n".join((self.tokenizer_sha256, self.weights_revision, self.computation))
+        return f"fp_{hashlib.sha256(parts.encode()).hexdigest()[:16]}"
 
 
 def is_by_priority(replica: compute_pb2.GetComputeInfoResponse) -> bool:
@@ -60,6 +69,7 @@ def served_model(tokenizer: tokenizer_pb2.GetTokenizerInfoResponse, replicas: Se
         default_min_p=tokenizer.default_min_p if tokenizer.HasField("default_min_p") else None,
         default_repetition_penalty=tokenizer.default_repetition_penalty if tokenizer.HasField("default_repetition_penalty") else None,
         has_chat_template=tokenizer.has_chat_template,
+        template_arguments=tuple(tokenizer.template_arguments),
         vocab_size=tokenizer.vocab_size,
         max_model_len_tokens=min(replica.max_model_len_tokens for replica in replicas),
         logits_width=width,

@@ -15,7 +15,7 @@ class Shares:
     """Counts what each tenant holds.
 
     A tenant may take whatever is free but for a reserve. In the reserve it may take only as long as it then holds no more than what is
-    left free, so that each newcomer finds something; and up to `least` of what is free it may always hold.
+    left free, so that each newcomer finds half of what those before it left; and up to `least` of what is free it may always hold.
 
     Args:
         limit: most of it, all tenants together.

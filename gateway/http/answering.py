@@ -35,6 +35,9 @@ class Shape(NamedTuple):
     # Makes the events of a stream.
     events: EventForm
     timeline: bool
+    system_fingerprint: str
+    # Whether the whole answer has the one prompt's ids; a completion has them in its choices.
+    prompt_token_ids: bool
 
 
 async def respond_whole(pipeline: Pipeline, call: Call, ticket: Ticket, shape: Shape, *, model: str) -> web.Response:
@@ -50,9 +53,12 @@ async def respond_whole(pipeline: Pipeline, call: Call, ticket: Ticket, shape: S
         "object": shape.kind,
         "created": int(time.time()),
         "model": model,
+        "system_fingerprint": shape.system_fingerprint,
         "choices": [shape.choice(index, choice) for index, choice in enumerate(choices)],
         "usage": usage_body(generation.usage()),
     }
+    if shape.prompt_token_ids:
+        body["prompt_token_ids"] = list(generation.prompt_token_ids(0))
     if shape.timeline:
         body["triserve"] = timeline_body(generation.timeline())
     return json_response(body, headers={CACHE_HEADER: generation.cache})

@@ -5,15 +5,18 @@ from __future__ import annotations
 from aiohttp import web
 
 from gateway.context import GATEWAY, Gateway
-from gateway.http.middleware import add_headers, authenticate, identify, translate_errors
-from gateway.http.routes import chat, completions, health, metrics, models, page, tokenize
+from gateway.http.middleware import add_headers, answer_options, authenticate, check_host, deliver, identify, translate_errors
+from gateway.http.routes import capabilities, chat, completions, health, metrics, models, page, tokenize, version
 
 
 def make_app(gateway: Gateway) -> web.Application:
     """The application of a gateway."""
-    app = web.Application(middlewares=[identify, translate_errors, authenticate], client_max_size=gateway.limits.max_body_bytes)
+    app = web.Application(
+        middlewares=[identify, deliver, translate_errors, check_host, answer_options, authenticate],
+        client_max_size=gateway.limits.max_body_bytes,
+    )
     app[GATEWAY] = gateway
     app.on_response_prepare.append(add_headers)
-    for routes in (chat, completions, models, tokenize, health, metrics, page):
+    for routes in (chat, completions, models, capabilities, version, tokenize, health, metrics, page):
         routes.add_to(app)
     return app

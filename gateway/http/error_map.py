@@ -5,7 +5,16 @@ from __future__ import annotations
 import logging
 from typing import Any, NamedTuple
 
-from gateway.errors import BodyTooLarge, Forbidden, MethodNotAllowed, ModelNotFound, RouteNotFound, UnsupportedMediaType
+from gateway.errors import (
+    BodyTooLarge,
+    CrossSiteRequest,
+    Forbidden,
+    MethodNotAllowed,
+    ModelNotFound,
+    RouteNotFound,
+    UnknownHost,
+    UnsupportedMediaType,
+)
 from triserve.rpc.errors import (
     Cancelled,
     DeadlineExceeded,
@@ -40,7 +49,9 @@ _TABLE: dict[type[ServiceError], OpenAIError] = {
     UnsupportedMediaType: OpenAIError(_INVALID, "unsupported_media_type"),
     MethodNotAllowed: OpenAIError(_INVALID, "method_not_allowed"),
     Unauthenticated: OpenAIError("authentication_error", "invalid_api_key"),
-    Forbidden: OpenAIError("permission_error", "cross_site_request"),
+    Forbidden: OpenAIError("permission_error", "not_allowed"),
+    CrossSiteRequest: OpenAIError("permission_error", "cross_site_request"),
+    UnknownHost: OpenAIError("permission_error", "unknown_host"),
     NotFound: OpenAIError("not_found_error", "not_found"),
     ModelNotFound: OpenAIError("not_found_error", "model_not_found"),
     RouteNotFound: OpenAIError("not_found_error", "route_not_found"),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import re
 import secrets
 from collections.abc import Awaitable, Callable
@@ -9,7 +10,7 @@ from collections.abc import Awaitable, Callable
 from aiohttp import web
 
 from gateway.context import CLIENT_LABEL, GATEWAY, GRANT, REQUEST_ID
-from gateway.errors import BodyTooLarge, Forbidden, MethodNotAllowed, RouteNotFound
+from gateway.errors import BodyTooLarge, CrossSiteRequest, MethodNotAllowed, RouteNotFound, UnknownHost
 from gateway.http.answering import json_response
 from gateway.http.error_map import as_service_error, error_body, error_headers
 from triserve.rpc.errors import InvalidRequest, ServiceError
@@ -18,7 +19,8 @@ Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
 # A client's own id for a request is shown in answers and logs and never looked anything up by.
 _SAFE_LABEL = re.compile(r"[A-Za-z0-9._:-]{1,128}")
-_SECURITY_HEADERS = {"X-Content-Type-Options": "nosniff", "Referrer-Policy": "no-referrer"}
+# Server: no version of anything, which would tell what to try.
+SECURITY_HEADERS = {"Server": "triserve", "X-Content-Type-Options": "nosniff", "Referrer-Policy": "no-referrer"}
 
 
 def public(handler: Handler) -> Handler:
@@ -42,8 +44,25 @@ async def add_headers(request: web.Request, response: web.StreamResponse) -> Non
         response.headers.setdefault("X-Request-Id", request[REQUEST_ID])
         if request[CLIENT_LABEL]:
             response.headers["X-Client-Request-Id"] = request[CLIENT_LABEL]
-    for name, value in _SECURITY_HEADERS.items():
-        response.headers.setdefault(name, value)
+    # Set and not only set by default: aiohttp has put a Server of its own there.
+    response.headers.update(SECURITY_HEADERS)
+    if GATEWAY in request.app:
+        request.app[GATEWAY].cors.add_headers(request.headers, response)
+
+
+@web.middleware
+async def deliver(request: web.Request, handler: Handler) -> web.StreamResponse:
+    """Sends a whole response here, where a client that does not read it can be cut; aiohttp itself would wait for ever."""
+    response = await handler(request)
+    transport = request.transport
+    if isinstance(response, web.Response) and not response.prepared and transport is not None:
+        try:
+            async with asyncio.timeout(request.app[GATEWAY].limits.stall_timeout_s):
+                await response.prepare(request)
+                await response.write_eof()
+        except TimeoutError:
+            transport.abort()
+    return response
 
 
 @web.middleware
@@ -72,14 +91,46 @@ def _from_http(error: web.HTTPException, request: web.Request) -> ServiceError:
 
 
 @web.middleware
+async def check_host(request: web.Request, handler: Handler) -> web.StreamResponse:
+    """Answers only for names of this server, where no key tells who asks.
+
+    A page of another web site can have its own name resolve to this machine; its visitors' browsers then take what is served here for
+    that site's own and let the page read it. They name the site in the Host header.
+    """
+    host = request.headers.get("Host", "")
+    if not request.app[GATEWAY].hosts.allows(host):
+        raise UnknownHost(f"this server is not {host[:128]!r}: the names it answers to beside its own are set in GATEWAY_ALLOWED_HOSTS")
+    return await handler(request)
+
+
+@web.middleware
+async def answer_options(request: web.Request, handler: Handler) -> web.StreamResponse:
+    """Answers OPTIONS on every path of ours, without a key: browsers ask so before they let another site's page call."""
+    error = request.match_info.http_exception
+    if request.method != "OPTIONS" or not isinstance(error, web.HTTPMethodNotAllowed):
+        return await handler(request)
+    methods = {*error.allowed_methods, "OPTIONS"}
+    headers = request.app[GATEWAY].cors.preflight_headers(request.headers, methods)
+    return web.Response(status=204, headers={"Allow": ", ".join(sorted(methods)), **headers})
+
+
+@web.middleware
 async def authenticate(request: web.Request, handler: Handler) -> web.StreamResponse:
     """Lets in who has a key. What needs none is marked on its handler: neither path nor Host header decides.
 
     A page of another web site can make a visitor's browser post here, where it reaches a server on the visitor's own machine; browsers
-    say so in a header that pages cannot set.
+    say so in a header that pages cannot set. The operator may name sites whose pages are let in.
     """
-    if request.method == "POST" and request.headers.get("Sec-Fetch-Site", "none") not in ("none", "same-origin"):
-        raise Forbidden("requests of other web sites' pages are not answered")
+    gateway = request.app[GATEWAY]
+    cross_site = request.headers.get("Sec-Fetch-Site", "none") not in ("none", "same-origin")
+    if request.method == "POST" and cross_site and not gateway.cors.allows(request.headers.get("Origin")):
+        raise CrossSiteRequest("requests of other web sites' pages are not answered, unless GATEWAY_CORS_ORIGINS names the site")
     if not getattr(request.match_info.handler, "is_public", False):
-        request[GRANT] = request.app[GATEWAY].keys.grant_of(request.headers.get("Authorization"))
+        request[GRANT] = gateway.keys.grant_of(_authorization(request))
     return await handler(request)
+
+
+def _authorization(request: web.Request) -> str | None:
+    """The key as `Authorization` has it; some clients can only send a header that holds nothing else."""
+    key = request.headers.get("X-Api-Key")
+    return request.headers.get("Authorization", None if key is None else f"Bearer {key}")

@@ -19,6 +19,7 @@ class WholeChoice:
     token_ids: list[int] = field(default_factory=list)
     logprobs: list[sampler_pb2.TokenLogprobs] = field(default_factory=list)
     finish_reason: FinishReason | None = None
+    prompt_token_ids: Sequence[int] = ()
 
     def add(self, piece: Piece) -> None:
         """Takes a piece in."""
@@ -38,6 +39,8 @@ async def gather(generation: Generation, num_choices: int) -> list[WholeChoice]:
     while not generation.finished:
         for piece in await generation.next():
             choices[piece.choice].add(piece)
+    for index, choice in enumerate(choices):
+        choice.prompt_token_ids = generation.prompt_token_ids(index)
     return choices
 
 
@@ -74,57 +77,68 @@ def completion_choice(index: int, choice: WholeChoice, *, with_logprobs: bool, w
     body: dict[str, Any] = {
         "index": index,
         "text": "".join(choice.text),
-        "logprobs": completion_logprobs(choice.logprobs, offset=0) if with_logprobs else None,
+        "logprobs": completion_logprobs(choice.logprobs) if with_logprobs else None,
         "finish_reason": choice.finish_reason,
     }
     if with_token_ids:
         body["token_ids"] = choice.token_ids
+        body["prompt_token_ids"] = list(choice.prompt_token_ids)
     return body
 
 
 def chat_logprobs(logprobs: Sequence[sampler_pb2.TokenLogprobs]) -> dict[str, Any]:
-    """Log-probabilities in the style of chats."""
+    """Log-probabilities in the style of chats.
+
+    The tokens, joined, are the content: the first tokens of one character are empty there and have their part of it in "bytes".
+    """
     content = [
-        {
-            **_chat_token(one.token_bytes, one.logprob),
-            "top_logprobs": [_chat_token(top.token_bytes, top.logprob) for top in one.top],
-        }
+        {**_chat_token(one.text, one.token_bytes, one.logprob), "top_logprobs": [_chat_likeliest(one, top) for top in one.top]}
         for one in logprobs
     ]
     return {"content": content, "refusal": None}
 
 
-def _chat_token(token_bytes: bytes, logprob: float) -> dict[str, Any]:
-    return {"token": _shown(token_bytes), "logprob": logprob, "bytes": list(token_bytes)}
+def _chat_likeliest(one: sampler_pb2.TokenLogprobs, top: sampler_pb2.TopLogprob) -> dict[str, Any]:
+    """One of the likeliest tokens; the drawn one is written as in the content, so that it is known again."""
+    if top.token == one.token:
+        return _chat_token(one.text, one.token_bytes, top.logprob)
+    return _chat_token(_shown(top.token_bytes, prefix=""), top.token_bytes, top.logprob)
 
 
-def completion_logprobs(logprobs: Sequence[sampler_pb2.TokenLogprobs], *, offset: int) -> dict[str, Any]:
-    """Log-probabilities in the style of completions.
+def _chat_token(text: str, token_bytes: bytes, logprob: float) -> dict[str, Any]:
+    return {"token": text, "logprob": logprob, "bytes": list(token_bytes)}
 
-    Args:
-        logprobs: one for each token.
-        offset: characters of the tokens before.
-    """
-    tokens = [_shown(one.token_bytes) for one in logprobs]
-    offsets = []
-    for token in tokens:
-        offsets.append(offset)
-        offset += len(token)
+
+def completion_logprobs(logprobs: Sequence[sampler_pb2.TokenLogprobs]) -> dict[str, Any]:
+    """Log-probabilities in the style of completions, where a token that is a part of a character is shown as `bytes:\\xf0`."""
+    tokens = [_shown(one.token_bytes, prefix="bytes:") for one in logprobs]
     return {
         "tokens": tokens,
         "token_logprobs": [one.logprob for one in logprobs],
-        "top_logprobs": [_likeliest(one) for one in logprobs],
-        "text_offset": offsets,
+        "top_logprobs": [_likeliest(one, token) for one, token in zip(logprobs, tokens, strict=True)],
+        "text_offset": [one.text_offset for one in logprobs],
     }
 
 
-def _likeliest(one: sampler_pb2.TokenLogprobs) -> dict[str, float]:
-    """The likeliest tokens; of two that look the same, being parts of characters, the likelier."""
+def _likeliest(one: sampler_pb2.TokenLogprobs, drawn: str) -> dict[str, float]:
+    """The likeliest tokens and the drawn one, falling.
+
+    Of tokens that look the same the drawn one has the name, or else the likeliest; the others are called `token_id:ID`.
+    """
     shown: dict[str, float] = {}
     for top in one.top:
-        shown.setdefault(_shown(top.token_bytes), top.logprob)
+        name = drawn if top.token == one.token else _shown(top.token_bytes, prefix="bytes:")
+        if name in shown or (name == drawn and top.token != one.token):
+            name = f"token_id:{top.token}"
+        shown[name] = top.logprob
+    # One that is among them keeps its place.
+    shown.setdefault(drawn, one.logprob)
     return shown
 
 
-def _shown(token_bytes: bytes) -> str:
-    return token_bytes.decode("utf-8", "replace")
+def _shown(token_bytes: bytes, *, prefix: str) -> str:
+    """A token's text; bytes that are no whole characters are spelt out."""
+    try:
+        return token_bytes.decode()
+    except UnicodeDecodeError:
+        return prefix + "".join(f"\\x{byte:02x}" for byte in token_bytes)

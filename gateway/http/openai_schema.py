@@ -5,102 +5,18 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Annotated, Any, NoReturn, TypeVar
 
-from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, PlainValidator, ValidationError
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, PlainValidator, ValidationError, model_validator
 
 from gateway.flow.call import Wishes
 from gateway.flow.limits import Limits
 from gateway.http.body_counts import check_counts
+from gateway.http.openai_fields import MAX_SHOWN_CHARS, REFUSED, REFUSED_IN_MESSAGE, REFUSED_IN_STREAM_OPTIONS, unknown, without_idle
+from gateway.http.openai_values import Label, TemplateArguments, Text, listed, parts_as_text, prompts_of
 from triserve.rpc.errors import InvalidRequest
 from triserve.v1 import tokenizer_pb2
 
-# Fields of OpenAI's and others' APIs that ask for what is not done here, and the values with which they ask for nothing.
-_NOT_DONE: dict[str, tuple[object, ...]] = {
-    "audio": (None,),
-    "best_of": (None, 1),
-    "echo": (None, False),
-    "function_call": (None, "none"),
-    "functions": (None,),
-    "metadata": (None, {}),
-    "modalities": (None, ["text"]),
-    "parallel_tool_calls": (None, False),
-    "prediction": (None,),
-    "reasoning_effort": (None,),
-    "response_format": (None, {"type": "text"}),
-    "service_tier": (None, "auto", "default"),
-    "store": (None, False),
-    "suffix": (None, ""),
-    "tool_choice": (None, "none"),
-    "tools": (None,),
-    "web_search_options": (None,),
-}
-# What OpenAI's client leaves in an assistant's message that is sent back.
-_NOT_DONE_IN_MESSAGE: dict[str, tuple[object, ...]] = {
-    "annotations": (None, []),
-    "audio": (None,),
-    "function_call": (None,),
-    "refusal": (None,),
-    "tool_calls": (None, []),
-}
-_MAX_LABEL_CHARS = 256
-_MAX_SHOWN_CHARS = 128
-_PROMPT_FORMS = "must be a string, a list of strings, a list of token ids or a list of such lists"
-
-
-def _unicode(value: str) -> str:
-    try:
-        value.encode()
-    except UnicodeEncodeError as error:
-        raise ValueError(f"is not Unicode text: it has a lone surrogate at character {error.start}") from None
-    return value
-
-
-def _parts_as_text(value: object) -> object:
-    """The text of a message's content; parts are joined by line ends."""
-    if not isinstance(value, list):
-        return value
-    texts = []
-    for part in value:
-        if not isinstance(part, dict) or not isinstance(part.get("type"), str):
-            raise ValueError("has a part that is no object with a type")
-        if part["type"] != "text":
-            raise ValueError(f"has a part of type {part['type'][:64]!r}, only text is supported")
-        if set(part) != {"type", "text"} or not isinstance(part["text"], str):
-            raise ValueError("has a text part that is not of the form {type, text}")
-        texts.append(part["text"])
-    return "\n".join(texts)
-
-
-def _prompts(value: object) -> list[str] | list[list[int]]:
-    """A text, texts, token ids or lists of token ids, as a list of one kind."""
-    if not isinstance(value, str | list):
-        raise ValueError(_PROMPT_FORMS)
-    prompts: list[Any] = value if isinstance(value, list) else [value]
-    if prompts and all(type(token) is int for token in prompts):
-        prompts = [prompts]
-    if all(isinstance(prompt, str) for prompt in prompts):
-        return [_unicode(prompt) for prompt in prompts]
-    if not all(isinstance(prompt, list) and all(type(token) is int for token in prompt) for prompt in prompts):
-        raise ValueError(_PROMPT_FORMS)
-    if any(prompt and (min(prompt) < 0 or max(prompt) >= 2**32) for prompt in prompts):
-        raise ValueError("has a token id that is not in [0, 2**32)")
-    return prompts
-
-
-def _listed(value: object) -> object:
-    return [value] if isinstance(value, str) else value
-
-
-def _template_arguments(value: object) -> dict[str, bool | int | str]:
-    if not isinstance(value, dict) or not all(isinstance(item, bool | int | str) for item in value.values()):
-        raise ValueError("must be an object of booleans, whole numbers and strings")
-    if not all(-(2**63) <= item < 2**63 for item in value.values() if isinstance(item, int)):
-        raise ValueError("has a number of more than 64 bits")
-    return {_unicode(name): _unicode(item) if isinstance(item, str) else item for name, item in value.items()}
-
-
-Text = Annotated[str, AfterValidator(_unicode)]
-Label = Annotated[str, Field(max_length=_MAX_LABEL_CHARS), AfterValidator(_unicode)]
-TemplateArguments = Annotated[dict[str, bool | int | str], BeforeValidator(_template_arguments)]
+WITHOUT_EFFECT = "without_effect"
+_EFFORT = "reasoning_effort"
 
 
 class Body(BaseModel):
@@ -113,8 +29,16 @@ class Message(Body):
     """One turn of a chat."""
 
     role: Text
-    content: Annotated[Text, BeforeValidator(_parts_as_text)]
+    content: Annotated[Text, BeforeValidator(parts_as_text)]
     name: Text | None = None
+
+    @model_validator(mode="before")
+    @classmethod
+    def _may_have_said_nothing(cls, message: Any) -> Any:
+        """An assistant's message may lack a content."""
+        if isinstance(message, dict) and message.get("role") == "assistant" and "content" not in message:
+            return {**message, "content": ""}
+        return message
 
 
 class StreamOptions(Body):
@@ -125,7 +49,12 @@ class StreamOptions(Body):
     continuous_usage_stats: bool | None = None
 
 
-class _Generate(Body):
+def _without_effect(why: str) -> Any:
+    """A field that is accepted though nothing comes of it, since it asks for nothing that the answer could lack."""
+    return Field(None, json_schema_extra={WITHOUT_EFFECT: why})
+
+
+class Generating(Body):
     """What chat and completions share."""
 
     model: Label = ""
@@ -144,12 +73,20 @@ class _Generate(Body):
     max_tokens: int | None = None
     min_tokens: int | None = None
     ignore_eos: bool | None = None
-    stop: Annotated[list[Text] | None, BeforeValidator(_listed)] = Field(None, fail_fast=True)
+    stop: Annotated[list[Text] | None, BeforeValidator(listed)] = Field(None, fail_fast=True)
     stop_token_ids: list[int] | None = Field(None, fail_fast=True)
     priority: int | None = None
     user: Label | None = None
     return_token_ids: bool | None = None
     return_timeline: bool | None = None
+    metadata: dict[str, Any] | None = _without_effect("requests are not stored")
+    store: bool | None = _without_effect("requests are not stored")
+    parallel_tool_calls: bool | None = _without_effect("there are no tools")
+    prediction: dict[str, Any] | None = _without_effect("it changes no answer, and nothing is sped up by it")
+    prompt_cache_key: Label | None = _without_effect("prefixes are found by what they hold")
+    prompt_cache_retention: Label | None = _without_effect("prefixes are kept for as long as there is room")
+    safety_identifier: Label | None = _without_effect("answers do not depend on who asks")
+    service_tier: Label | None = _without_effect("there is one tier; see priority")
 
     @property
     def asked_top_logprobs(self) -> int | None:
@@ -192,7 +129,7 @@ class _Generate(Body):
         )
 
 
-class ChatBody(_Generate):
+class ChatBody(Generating):
     """Body of POST /v1/chat/completions."""
 
     messages: list[Message] = Field(min_length=1, fail_fast=True)
@@ -200,11 +137,13 @@ class ChatBody(_Generate):
     logprobs: bool | None = None
     top_logprobs: int | None = None
     chat_template_kwargs: TemplateArguments | None = None
+    # For models whose template reads it.
+    reasoning_effort: Label | None = None
 
     @property
     def asked_top_logprobs(self) -> int | None:
         """How many of the likeliest tokens to report; None = no log-probabilities."""
-        if self.top_logprobs is not None and not self.logprobs:
+        if self.top_logprobs and not self.logprobs:
             raise InvalidRequest("top_logprobs is set, logprobs must be true with it", field="top_logprobs")
         return (self.top_logprobs or 0) if self.logprobs else None
 
@@ -221,16 +160,35 @@ class ChatBody(_Generate):
         return {} if self.max_completion_tokens is None else {"max_tokens": "max_completion_tokens"}
 
     def prompt(self) -> tokenizer_pb2.EncodeRequest:
-        """The chat, for the tokenizer."""
-        return tokenizer_pb2.EncodeRequest(chat=chat_input(self.messages, self.chat_template_kwargs or {}))
+        """The chat, for the tokenizer.
+
+        Raises:
+            InvalidRequest: fields contradict each other.
+        """
+        arguments = self.chat_template_kwargs or {}
+        if self.reasoning_effort is not None:
+            if arguments.get(_EFFORT, self.reasoning_effort) != self.reasoning_effort:
+                raise InvalidRequest("reasoning_effort is set in chat_template_kwargs too, and differs", field=_EFFORT)
+            arguments = {**arguments, _EFFORT: self.reasoning_effort}
+        return tokenizer_pb2.EncodeRequest(chat=chat_input(self.messages, arguments))
+
+    @property
+    def template_must_read(self) -> tuple[str, ...]:
+        """Arguments of the template that would have no effect if it did not read them."""
+        return () if self.reasoning_effort is None else (_EFFORT,)
 
 
-class CompletionBody(_Generate):
+class CompletionBody(Generating):
     """Body of POST /v1/completions."""
 
-    prompt: Annotated[list[str] | list[list[int]], PlainValidator(_prompts)]
+    prompt: Annotated[list[str] | list[list[int]], PlainValidator(prompts_of)]
     logprobs: int | None = None
     add_special_tokens: bool = True
+
+    @property
+    def template_must_read(self) -> tuple[str, ...]:
+        """No template is used."""
+        return ()
 
     @property
     def asked_top_logprobs(self) -> int | None:
@@ -319,36 +277,18 @@ def parse_body(kind: type[B], body: dict[str, Any], limits: Limits) -> B:
     """
     check_counts(body, limits)
     # Only bodies of generating routes know fields that are not done; elsewhere they are as unknown as any.
-    body = _without_idle(body, _NOT_DONE if issubclass(kind, _Generate) else {}, known=kind.model_fields, where="")
-    if isinstance(options := body.get("stream_options"), dict):
-        _without_idle(options, {}, known=StreamOptions.model_fields, where="stream_options.")
-    if isinstance(body.get("messages"), list):
-        messages = [
-            _without_idle(one, _NOT_DONE_IN_MESSAGE, known=Message.model_fields, where=f"messages[{index}].")
-            if isinstance(one, dict)
-            else one
-            for index, one in enumerate(body["messages"])
+    kept = without_idle(body, REFUSED if issubclass(kind, Generating) else {}, known=kind.model_fields)
+    if isinstance(options := kept.get("stream_options"), dict):
+        kept["stream_options"] = without_idle(options, REFUSED_IN_STREAM_OPTIONS, known=StreamOptions.model_fields, where="stream_options.")
+    if isinstance(messages := kept.get("messages"), list):
+        kept["messages"] = [
+            without_idle(one, REFUSED_IN_MESSAGE, known=Message.model_fields, where=f"messages[{index}].") if isinstance(one, dict) else one
+            for index, one in enumerate(messages)
         ]
-        body = {**body, "messages": messages}
     try:
-        return kind.model_validate(body)
+        return kind.model_validate(kept)
     except ValidationError as error:
         _refuse(error)
-
-
-def _without_idle(
-    body: dict[str, Any], not_done: Mapping[str, tuple[object, ...]], *, known: Mapping[str, Any], where: str
-) -> dict[str, Any]:
-    """The object without fields that ask for nothing; the first unknown one is refused before any is looked into."""
-    kept = {}
-    for name, value in body.items():
-        if name in known:
-            kept[name] = value
-        elif name not in not_done:
-            raise _unknown(where + name[:_MAX_SHOWN_CHARS])
-        elif not any(type(value) is type(idle) and value == idle for idle in not_done[name]):
-            raise InvalidRequest(f"{where}{name} is not supported", field=f"{where}{name}")
-    return kept
 
 
 def _refuse(error: ValidationError) -> NoReturn:
@@ -358,7 +298,7 @@ def _refuse(error: ValidationError) -> NoReturn:
     )
     field = _path(first["loc"])
     if first["type"] == "extra_forbidden":
-        raise _unknown(field)
+        raise unknown(field)
     if first["type"] == "missing":
         raise InvalidRequest(f"{field} is missing", field=field)
     if first["type"] == "value_error":
@@ -366,13 +306,9 @@ def _refuse(error: ValidationError) -> NoReturn:
     raise InvalidRequest(f"{field}: {first['msg']}", field=field)
 
 
-def _unknown(field: str) -> InvalidRequest:
-    return InvalidRequest(f"Unknown field: {field}", field=field)
-
-
 def _path(location: tuple[int | str, ...]) -> str:
     """`messages[0].content`, of at most so many characters of a client's own."""
     path = ""
     for part in location:
-        path += f"[{part}]" if isinstance(part, int) else f".{part[:_MAX_SHOWN_CHARS]}" if path else part[:_MAX_SHOWN_CHARS]
+        path += f"[{part}]" if isinstance(part, int) else f".{part[:MAX_SHOWN_CHARS]}" if path else part[:MAX_SHOWN_CHARS]
     return path

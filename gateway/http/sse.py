@@ -38,10 +38,11 @@ class _Form:
         request_id: the same in every event.
         created: Unix time, seconds.
         model: name of the model.
+        system_fingerprint: of what makes the answer.
         kind: OpenAI's "object".
         include_usage: whether an event with the usage comes before [DONE].
         continuous_usage: whether every event has the usage so far.
-        token_ids: whether events have token ids.
+        token_ids: whether events have token ids, and the first of a choice those of its prompt.
         timeline: whether the last event has the timeline.
     """
 
@@ -51,27 +52,30 @@ class _Form:
         request_id: str,
         created: int,
         model: str,
+        system_fingerprint: str,
         kind: str,
         include_usage: bool,
         continuous_usage: bool,
         token_ids: bool,
         timeline: bool,
     ) -> None:
-        head = {"id": request_id, "object": kind, "created": created, "model": model}
+        head = {"id": request_id, "object": kind, "created": created, "model": model, "system_fingerprint": system_fingerprint}
         self._head = "data: " + _compact(head)[:-1]
         self._before = f'{self._head},"choices":[{{"index":'
-        self._after = '}],"usage":null}\n\n' if include_usage else "}]}\n\n"
+        self._plain_end = ',"usage":null}\n\n' if include_usage else "}\n\n"
         self._include_usage = include_usage
         self._continuous = continuous_usage
         self._token_ids = token_ids
         self._timeline = timeline
+        self._begun: set[int] = set()
+        # Of all choices, in events so far.
+        self._num_tokens = 0
 
     def pieces(self, pieces: list[Piece], generation: Generation) -> bytes:
         """Events for pieces, one each; a piece without anything a client would see gives none."""
-        after = f'}}],"usage":{_compact(usage_body(generation.usage()))}}}\n\n' if self._continuous else self._after
-        return "".join([self._piece(piece, after) for piece in pieces]).encode("ascii")
+        return "".join([self._piece(piece, generation) for piece in pieces]).encode("ascii")
 
-    def _piece(self, piece: Piece, after: str) -> str:
+    def _piece(self, piece: Piece, generation: Generation) -> str:
         raise NotImplementedError
 
     def last(self, usage: Usage, timeline: Timeline) -> bytes:
@@ -85,9 +89,26 @@ class _Form:
             extra["triserve"] = timeline_body(timeline)
         return f"{self._head},{_compact(extra)[1:]}\n\n".encode("ascii") + DONE
 
-    def _tail(self, piece: Piece, logprobs: str, after: str) -> str:
+    def _begins(self, piece: Piece) -> bool:
+        """Whether the choice's first event comes now. True once for each."""
+        if piece.choice in self._begun:
+            return False
+        self._begun.add(piece.choice)
+        return True
+
+    def _end(self, generation: Generation) -> str:
+        """What follows an event's choices: the usage so far, if it is wanted."""
+        if not self._continuous:
+            return self._plain_end
+        usage = generation.usage()._replace(completion_tokens=self._num_tokens)
+        return f',"usage":{_compact(usage_body(usage))}}}\n\n'
+
+    def _prompt(self, piece: Piece, generation: Generation) -> str:
+        return f',"prompt_token_ids":[{",".join(map(str, generation.prompt_token_ids(piece.choice)))}]' if self._token_ids else ""
+
+    def _tail(self, piece: Piece, logprobs: str) -> str:
         ids = f',"token_ids":[{",".join(map(str, piece.delta.token_ids))}]' if self._token_ids else ""
-        return f'{logprobs},"finish_reason":{_FINISH[piece.delta.finish_reason]}{ids}{after}'
+        return f'{logprobs},"finish_reason":{_FINISH[piece.delta.finish_reason]}{ids}'
 
     def _shows(self, piece: Piece) -> bool:
         delta = piece.delta
@@ -99,19 +120,19 @@ class ChatEvents(_Form):
 
     def __init__(self, **arguments: Any) -> None:
         super().__init__(kind="chat.completion.chunk", **arguments)
-        self._begun: set[int] = set()
 
-    def _piece(self, piece: Piece, after: str) -> str:
+    def _piece(self, piece: Piece, generation: Generation) -> str:
         first = ""
-        if piece.choice not in self._begun:
-            self._begun.add(piece.choice)
-            first = f'{self._before}{piece.choice},"delta":{{"role":"assistant","content":""}},"finish_reason":null{after}'
+        if self._begins(piece):
+            turn = f'{self._before}{piece.choice},"delta":{{"role":"assistant","content":""}},"finish_reason":null}}]'
+            first = turn + self._prompt(piece, generation) + self._end(generation)
+        delta = piece.delta
+        self._num_tokens += len(delta.token_ids)
         if not self._shows(piece):
             return first
-        delta = piece.delta
         content = f'"content":{_quote(delta.text)}' if delta.text else ""
         logprobs = f',"logprobs":{_compact(chat_logprobs(delta.logprobs))}' if delta.logprobs else ""
-        return f'{first}{self._before}{piece.choice},"delta":{{{content}}}{self._tail(piece, logprobs, after)}'
+        return f'{first}{self._before}{piece.choice},"delta":{{{content}}}{self._tail(piece, logprobs)}}}]{self._end(generation)}'
 
 
 class CompletionEvents(_Form):
@@ -119,20 +140,15 @@ class CompletionEvents(_Form):
 
     def __init__(self, **arguments: Any) -> None:
         super().__init__(kind="text_completion", **arguments)
-        # Characters of the tokens of each choice so far, for text_offset.
-        self._offsets: dict[int, int] = {}
 
-    def _piece(self, piece: Piece, after: str) -> str:
+    def _piece(self, piece: Piece, generation: Generation) -> str:
+        delta = piece.delta
+        self._num_tokens += len(delta.token_ids)
         if not self._shows(piece):
             return ""
-        logprobs = self._logprobs(piece) if piece.delta.logprobs else ""
-        return f'{self._before}{piece.choice},"text":{_quote(piece.delta.text)}{self._tail(piece, logprobs, after)}'
-
-    def _logprobs(self, piece: Piece) -> str:
-        offset = self._offsets.get(piece.choice, 0)
-        body = completion_logprobs(piece.delta.logprobs, offset=offset)
-        self._offsets[piece.choice] = offset + sum(map(len, body["tokens"]))
-        return f',"logprobs":{_compact(body)}'
+        logprobs = f',"logprobs":{_compact(completion_logprobs(delta.logprobs))}' if delta.logprobs else ""
+        prompt = self._prompt(piece, generation) if self._begins(piece) else ""
+        return f'{self._before}{piece.choice},"text":{_quote(delta.text)}{self._tail(piece, logprobs)}{prompt}}}]{self._end(generation)}'
 
 
 def error_event(error: ServiceError) -> bytes:

@@ -1,72 +1,79 @@
-// The chat page. Everything a model or a person writes enters the page as text nodes, never as markup.
+// The chat page. Everything a model or a person writes enters it as text nodes, never as markup.
+
+import { Conversation, factsOf, readKept, requestOf } from "./conversation.js";
+import { Server } from "./server.js";
+import { SettingsDialog } from "./settings.js";
+import { copy, isSend, makeFailure, TurnView } from "./turns.js";
+
+const KEPT = "triserve.chat";
+const RECONNECT_MS = 2000;
+// The server's code for a chat that is longer than the model's context.
+const FULL = "context_length_exceeded";
 
 const element = (id) => document.getElementById(id);
 const log = element("log");
 const question = element("question");
-const send = element("send");
-const stop = element("stop");
+const server = new Server();
+let conversation = new Conversation();
 
-/** What the page knows: the served model, the turns so far, and the answer under way. */
-const state = { model: "", turns: [], key: "", abort: null };
+/** Views of the turns, the answer under way, and what the person has set. */
+const state = { views: new Map(), abort: null, settings: {}, isKept: true };
 
-/** A new element with a class and, if given, a text. */
-function make(tag, className, text) {
-  const made = document.createElement(tag);
-  if (className) made.className = className;
-  if (text !== undefined) made.textContent = text;
-  return made;
-}
+// ---- what this browser keeps ----
 
-/** Cuts a text into paragraphs and fenced code: a list of {code, text}. An open fence runs to the end. */
-function blocksOf(text) {
-  const blocks = [];
-  let lines = [];
-  let code = false;
-  const close = () => {
-    if (code) blocks.push({ code, text: lines.join("\n") });
-    else for (const part of lines.join("\n").split(/\n{2,}/)) if (part.trim()) blocks.push({ code, text: part.trim() });
-    lines = [];
-  };
-  for (const line of text.split("\n")) {
-    if (/^\s*```/.test(line)) {
-      close();
-      code = !code;
-    } else lines.push(line);
-  }
-  close();
-  return blocks;
-}
-
-/** Shows a text in a bubble; blocks that have not changed are left alone, so that a selection in them survives. */
-function show(bubble, text) {
-  const blocks = blocksOf(text);
-  blocks.forEach((block, index) => {
-    const tag = block.code ? "PRE" : "P";
-    let node = bubble.children[index];
-    if (!node || node.tagName !== tag) {
-      const fresh = make(tag);
-      if (block.code) fresh.append(make("code"));
-      if (node) node.replaceWith(fresh);
-      else bubble.append(fresh);
-      node = fresh;
+function keep() {
+  const turns = conversation.turns.filter((turn) => turn.text);
+  const kept = state.isKept ? { turns, settings: state.settings } : { isKept: false };
+  try {
+    localStorage.setItem(KEPT, JSON.stringify(kept));
+  } catch {
+    // No room for a chat this long, or none at all: the chat goes on in this tab, and an old half of it would mislead.
+    try {
+      localStorage.removeItem(KEPT);
+    } catch {
+      return;
     }
-    const target = block.code ? node.firstChild : node;
-    if (target.textContent !== block.text) target.textContent = block.text;
-  });
-  while (bubble.children.length > blocks.length) bubble.lastChild.remove();
+  }
 }
 
-/** Adds a turn to the page and returns its parts. */
-function addTurn(role, text) {
-  element("welcome")?.setAttribute("hidden", "");
-  const turn = make("article", `turn ${role}`);
-  turn.setAttribute("aria-label", role === "user" ? "You" : "Answer");
-  const bubble = make("div", "bubble");
-  turn.append(bubble);
-  show(bubble, text);
-  log.append(turn);
+function restore() {
+  let text = null;
+  try {
+    text = localStorage.getItem(KEPT);
+  } catch {
+    // A browser that keeps nothing for this page.
+  }
+  const kept = readKept(text);
+  state.settings = kept.settings;
+  state.isKept = kept.isKept;
+  conversation.turns = kept.turns;
+  // The page was left before the answer came.
+  if (conversation.turns.at(-1)?.role === "user") question.value = conversation.turns.pop().text;
+  for (const turn of conversation.turns) addView(turn);
+  fit();
   follow(true);
-  return { turn, bubble };
+}
+
+// ---- turns on the page ----
+
+function addView(turn) {
+  const view = new TurnView(turn, { retry, edit });
+  state.views.set(turn, view);
+  log.append(view.element);
+  element("welcome").hidden = true;
+  return view;
+}
+
+function removeViews(turns) {
+  for (const turn of turns) {
+    state.views.get(turn)?.element.remove();
+    state.views.delete(turn);
+  }
+  element("welcome").hidden = conversation.turns.length > 0;
+}
+
+function clearFailure() {
+  log.querySelector(".failure")?.remove();
 }
 
 /** Keeps the end in view, unless the reader has scrolled away from it. */
@@ -75,131 +82,140 @@ function follow(always) {
   if (always || distance < 120) log.scrollTop = log.scrollHeight;
 }
 
-function headers() {
-  const all = { "Content-Type": "application/json" };
-  if (state.key) all.Authorization = `Bearer ${state.key}`;
-  return all;
+// ---- asking ----
+
+/** Asks a question and shows what comes of it; returns why there is no answer, null if there is one. */
+function ask(text) {
+  clearFailure();
+  const view = addView(conversation.add("user", text));
+  follow(true);
+  return answer(view.turn);
 }
 
-/** The message of a failed response. */
-async function refusalOf(response) {
-  const body = await response.json().catch(() => null);
-  if (response.status === 401) element("key-form").hidden = false;
-  return body?.error?.message ?? `the server answered HTTP ${response.status}`;
-}
-
-/** Yields the JSON of each event of a response, whatever pieces it arrives in. */
-async function* eventsOf(response) {
-  const reader = response.body.pipeThrough(new TextDecoderStream()).getReader();
-  let rest = "";
-  for (;;) {
-    const { value, done } = await reader.read();
-    if (done) throw new Error("the server broke the answer off");
-    const events = (rest + value).split("\n\n");
-    rest = events.pop();
-    for (const event of events) {
-      if (!event.startsWith("data: ")) continue;
-      const data = event.slice(6);
-      if (data === "[DONE]") return;
-      yield JSON.parse(data);
-    }
-  }
-}
-
-/** Streams the answer to the turns so far into a turn of the page. */
-async function stream(answer, signal) {
-  const begun = performance.now();
-  const seen = { text: "", first: 0, last: 0, usage: null, finish: null };
-  let waiting = false;
-  const paint = () => {
-    waiting = false;
-    show(answer.bubble, seen.text);
-    follow(false);
-  };
-  const response = await fetch("/v1/chat/completions", {
-    method: "POST",
-    headers: headers(),
-    signal,
-    body: JSON.stringify({ model: state.model, messages: state.turns, stream: true, stream_options: { include_usage: true } }),
-  });
-  if (!response.ok) throw new Error(await refusalOf(response));
-  try {
-    for await (const event of eventsOf(response)) {
-      if (event.error) throw new Error(event.error.message);
-      if (event.usage) seen.usage = event.usage;
-      const choice = event.choices[0];
-      if (!choice) continue;
-      if (choice.delta.content) {
-        seen.text += choice.delta.content;
-        seen.last = performance.now();
-        seen.first ||= seen.last;
-        if (!waiting) {
-          waiting = true;
-          requestAnimationFrame(paint);
-        }
-      }
-      seen.finish = choice.finish_reason ?? seen.finish;
-    }
-  } finally {
-    paint();
-    answer.text = seen.text;
-    answer.facts.textContent = factsOf(seen, begun, response.headers.get("X-Triserve-Cache"));
-  }
-}
-
-/** The line under an answer: how fast it came. */
-function factsOf(seen, begun, cache) {
-  const facts = [];
-  const tokens = seen.usage?.completion_tokens;
-  if (seen.first) facts.push(`first token ${Math.round(seen.first - begun)} ms`);
-  if (tokens > 1 && seen.last > seen.first) facts.push(`${((tokens - 1) / ((seen.last - seen.first) / 1000)).toFixed(1)} tokens/s`);
-  if (tokens) facts.push(`${tokens} tokens`);
-  if (cache === "hit") facts.push("from the prompt cache");
-  if (seen.finish === "length") facts.push("cut at the length limit");
-  return facts.join(" · ");
-}
-
-/** Asks a question and shows what comes of it. */
-async function ask(text) {
-  state.turns.push({ role: "user", content: text });
-  addTurn("user", text);
-  const { turn, bubble } = addTurn("assistant", "");
-  const answer = { bubble, facts: make("p", "facts"), text: "" };
-  turn.append(answer.facts);
-  bubble.classList.add("waiting");
+/** Gets the answer to the last question; returns as `ask` does. */
+async function answer(asked) {
   const abort = new AbortController();
+  const request = requestOf(server.model?.id, conversation, state.settings);
+  const turn = conversation.add("assistant", "");
+  const view = addView(turn);
+  view.setWaiting(true);
   setBusy(abort);
-  let failure = "";
+  follow(true);
+  let failure = null;
   try {
-    await stream(answer, abort.signal);
+    const told = await server.answer(request, { signal: abort.signal, onText: painter(view) });
+    turn.facts = factsOf(told);
   } catch (error) {
-    if (error.name === "AbortError") answer.facts.textContent = [answer.facts.textContent, "stopped"].filter(Boolean).join(" · ");
-    else failure = error instanceof TypeError ? "the server cannot be reached" : error.message;
+    if (error.name === "AbortError") turn.facts = "stopped";
+    else failure = error;
   }
-  bubble.classList.remove("waiting");
-  if (!answer.text) bubble.remove();
-  if (!answer.facts.textContent) answer.facts.remove();
-  if (failure) {
-    const shown = make("p", "failure", `No answer: ${failure}`);
-    if (answer.text) shown.textContent = `The answer broke off: ${failure}`;
-    shown.setAttribute("role", "alert");
-    turn.append(shown);
-  }
-  if (state.abort !== abort) return;
-  // A question without an answer is not part of what the model is told next.
-  if (answer.text) state.turns.push({ role: "assistant", content: answer.text });
-  else state.turns.pop();
+  view.setWaiting(false);
+  // A new chat was begun meanwhile: this one is gone.
+  if (state.abort !== abort) return null;
   setBusy(null);
+  if (turn.text) view.paint();
+  else takeBack(asked);
+  if (failure) showFailure(failure, asked, turn);
+  keep();
   follow(false);
+  return failure;
+}
+
+/** Adds text to an answer, and paints it once in a frame. */
+function painter(view) {
+  let isDue = false;
+  return (text) => {
+    view.turn.text += text;
+    if (isDue) return;
+    isDue = true;
+    requestAnimationFrame(() => {
+      isDue = false;
+      view.paint();
+      follow(false);
+    });
+  };
+}
+
+/** A question without an answer is no part of the chat: it goes back into the box, to be sent again or worded otherwise. */
+function takeBack(asked) {
+  removeViews(conversation.cut(asked));
+  if (question.value.trim()) return;
+  question.value = asked.text;
+  fit();
+}
+
+function showFailure(failure, asked, turn) {
+  if (failure.status === 401) element("key-form").hidden = false;
+  const message = turn.text ? `The answer broke off: ${failure.message}` : `No answer: ${failure.message}`;
+  clearFailure();
+  log.append(makeFailure(message, waysOut(failure, asked)));
+  follow(true);
+}
+
+/** What may help. Where the context is full, the oldest turns can go. */
+function waysOut(failure, asked) {
+  if (failure.code !== FULL) return [];
+  const takeQuestion = () => {
+    const text = question.value.trim() || asked.text;
+    question.value = "";
+    fit();
+    return text;
+  };
+  const anew = () => {
+    beginAnew();
+    ask(takeQuestion());
+  };
+  const ways = [{ label: "New chat with this question", press: anew }];
+  if (conversation.sent().length) ways.unshift({ label: "Leave out the oldest turns and ask again", press: () => askShorter(takeQuestion) });
+  return ways;
+}
+
+/** Asks with the oldest question and its answer left out, and the next oldest, until it fits. */
+async function askShorter(takeQuestion) {
+  let failure;
+  do {
+    for (const turn of conversation.leaveOutOldest()) state.views.get(turn).paint();
+    failure = await ask(takeQuestion());
+  } while (failure?.code === FULL && conversation.sent().length);
+}
+
+function retry(turn) {
+  if (state.abort) return;
+  clearFailure();
+  const index = conversation.turns.indexOf(turn);
+  const asked = conversation.turns[index - 1];
+  removeViews(conversation.cut(turn));
+  asked.isLeftOut = false;
+  state.views.get(asked).paint();
+  answer(asked);
+}
+
+/** Asks a question anew in other words; all that came after it goes. Returns whether it could. */
+function edit(turn, text) {
+  if (state.abort) return false;
+  removeViews(conversation.cut(turn));
+  ask(text);
+  return true;
 }
 
 /** Swaps Send for Stop while an answer is under way. */
 function setBusy(abort) {
   state.abort = abort;
-  send.hidden = abort !== null;
-  stop.hidden = abort === null;
+  element("send").hidden = abort !== null;
+  element("stop").hidden = abort === null;
+  log.classList.toggle("busy", abort !== null);
   log.setAttribute("aria-busy", String(abort !== null));
   question.focus();
+}
+
+function beginAnew() {
+  const underWay = state.abort;
+  setBusy(null);
+  underWay?.abort();
+  clearFailure();
+  removeViews(conversation.turns.splice(0));
+  conversation = new Conversation();
+  keep();
 }
 
 function fit() {
@@ -207,22 +223,23 @@ function fit() {
   question.style.height = `${question.scrollHeight + 2}px`;
 }
 
-/** Asks the server what it serves. */
+/** Asks the server what it serves, until it says so. */
 async function connect() {
   try {
-    const response = await fetch("/v1/models", { headers: headers() });
-    if (!response.ok) throw new Error(await refusalOf(response));
-    const [model] = (await response.json()).data;
-    state.model = model.id;
-    element("model").textContent = `${model.id} · ${model.max_model_len.toLocaleString()} tokens of context`;
+    const { id, max_model_len: limit } = await server.connect();
+    element("model").textContent = `${id} · ${limit.toLocaleString()} tokens of context`;
+    element("greeting").textContent = `Chat with ${id}`;
     element("key-form").hidden = true;
-    document.title = `${model.id} · Triserve`;
+    document.title = `${id} · Triserve`;
   } catch (error) {
-    element("model").textContent = error instanceof TypeError ? "the server cannot be reached" : error.message;
+    element("model").textContent = error.message;
     // Where a key is asked for, the next try comes with the key.
-    if (element("key-form").hidden) setTimeout(connect, 2000);
+    if (error.status === 401) element("key-form").hidden = false;
+    else setTimeout(connect, RECONNECT_MS);
   }
 }
+
+// ---- what a person does ----
 
 element("ask").addEventListener("submit", (event) => {
   event.preventDefault();
@@ -234,30 +251,43 @@ element("ask").addEventListener("submit", (event) => {
 });
 
 question.addEventListener("keydown", (event) => {
-  // While an input method composes a character, Enter belongs to it.
-  if (event.key !== "Enter" || event.shiftKey || event.isComposing) return;
+  if (!isSend(event)) return;
   event.preventDefault();
   element("ask").requestSubmit();
 });
 question.addEventListener("input", fit);
 
-stop.addEventListener("click", () => state.abort?.abort());
-
-element("new").addEventListener("click", () => {
-  const underWay = state.abort;
-  state.turns = [];
-  setBusy(null);
-  underWay?.abort();
-  for (const turn of log.querySelectorAll(".turn")) turn.remove();
-  element("welcome").removeAttribute("hidden");
+document.addEventListener("keydown", (event) => {
+  if (event.key === "Escape" && !document.querySelector("dialog[open]")) state.abort?.abort();
 });
+
+log.addEventListener("click", (event) => {
+  const button = event.target.closest(".copy-code");
+  if (button) copy(button.closest(".code").querySelector("code").textContent, button);
+});
+
+for (const example of document.querySelectorAll(".example")) example.addEventListener("click", () => state.abort || ask(example.textContent));
+
+element("stop").addEventListener("click", () => state.abort?.abort());
+element("new").addEventListener("click", beginAnew);
+
+const dialog = new SettingsDialog(element("settings-dialog"), ({ settings, isKept }) => {
+  state.settings = settings;
+  state.isKept = isKept;
+  keep();
+  question.focus();
+});
+element("settings").addEventListener("click", () => dialog.open(state));
 
 element("key-form").addEventListener("submit", (event) => {
   event.preventDefault();
-  state.key = element("key").value.trim();
+  server.key = element("key").value.trim();
   element("key-form").hidden = true;
   element("key").value = "";
   connect();
 });
 
+addEventListener("pagehide", keep);
+
+restore();
 connect();

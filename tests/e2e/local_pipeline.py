@@ -49,7 +49,7 @@ class Pipeline:
     """`triserve up` as a child process.
 
     Args:
-        arguments: of `triserve up`, without the ports; the model is the tiny one unless they name another.
+        arguments: of `triserve up`, without the ports. The last --model counts; without one it is the small trained model.
     """
 
     arguments: list[str]
@@ -60,10 +60,8 @@ class Pipeline:
 
     def start(self) -> None:
         """Starts the pipeline and returns when it is ready."""
-        command = [sys.executable, "-m", "gateway.cli", "up", "--port", str(self.port), "--grpc-port", str(self.grpc_port)]
-        if "--model" not in self.arguments:
-            command += ["--model", "tiny"]
-        command += self.arguments
+        ports = ["--port", str(self.port), "--grpc-port", str(self.grpc_port)]
+        command = [sys.executable, "-m", "gateway.cli", "up", "--model", "tiny", *ports, *self.arguments]
         root = str(Path(__file__).parents[2])
         self.process = subprocess.Popen(
             command,

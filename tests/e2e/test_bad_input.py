@@ -40,7 +40,7 @@ CASES: list[tuple[str, str, dict[str, Any], str]] = [
         "messages",
     ),
     ("client template", CHAT, {"messages": HELLO, "chat_template": "{{ 1 }}"}, "chat_template"),
-    ("tools", CHAT, {"messages": HELLO, "tools": []}, "tools"),
+    ("tools", CHAT, {"messages": HELLO, "tools": [{"type": "function"}]}, "tools"),
     ("lone surrogate", CHAT, {"messages": [{"role": "user", "content": "\ud800"}]}, "messages"),
 ]
 

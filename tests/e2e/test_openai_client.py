@@ -88,6 +88,25 @@ def test_logprobs_are_of_the_drawn_tokens_and_the_likeliest_comes_first(client: 
     assert b"".join(bytes(token.bytes) for token in content).decode() == answer.choices[0].message.content
 
 
+def test_log_probabilities_of_a_whole_answer_are_its_text_and_nothing_more(client: Any, model: str) -> None:
+    asked: dict[str, Any] = {"model": model, "temperature": 0, "logprobs": True}
+    whole = client.chat.completions.create(messages=QUESTION, **asked).choices[0]
+    assert whole.finish_reason == "stop"
+    assert "".join(token.token for token in whole.logprobs.content) == whole.message.content
+    text = whole.message.content
+    cut = client.chat.completions.create(messages=QUESTION, stop=text[len(text) // 2 :][:5], **asked).choices[0]
+    assert "".join(token.token for token in cut.logprobs.content) == cut.message.content
+    streamed = [chunk.choices[0] for chunk in client.chat.completions.create(messages=QUESTION, stream=True, **asked)]
+    assert [token for choice in streamed if choice.logprobs for token in choice.logprobs.content] == whole.logprobs.content
+
+
+def test_a_special_token_s_name_is_a_stop_string(client: Any, model: str) -> None:
+    asked: dict[str, Any] = {"model": model, "messages": QUESTION, "temperature": 0}
+    usual = client.chat.completions.create(**asked).choices[0].message.content
+    named = client.chat.completions.create(**asked, stop=["<|end|>"], max_tokens=200, extra_body={"ignore_eos": True}).choices[0]
+    assert (named.message.content, named.finish_reason) == (usual, "stop")
+
+
 def test_a_completion_takes_token_ids_and_returns_them(client: Any, model: str) -> None:
     answer = client.completions.create(
         model=model,
@@ -106,7 +125,7 @@ def test_a_completion_takes_token_ids_and_returns_them(client: Any, model: str) 
     ("field", "value"),
     [
         ("temperature", -1),
-        ("top_p", 0),
+        ("top_p", -0.5),
         ("n", 10_000),
         ("max_tokens", 0),
         ("stop", ["x"] * 99),

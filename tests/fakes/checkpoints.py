@@ -29,7 +29,7 @@ def save_checkpoint(folder: Path, family: str, *, seed: int = 0, max_shard_size:
         overrides: Fields of the family's config, over small defaults with odd proportions; `...` leaves one out.
     """
     fields = {name: value for name, value in {**EXAMPLES[family].fields, **overrides}.items() if value is not ...}
-    config = transformers.AutoConfig.for_model(family, **fields, attn_implementation="eager")
+    config = transformers.AutoConfig.for_model(family, **{"attn_implementation": "eager", **fields})
     torch.manual_seed(seed)
     model = transformers.AutoModelForCausalLM.from_config(config).float().eval()
     _randomise(model)

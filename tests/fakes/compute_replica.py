@@ -165,6 +165,10 @@ class _Thread:
     def kill(self) -> None:
         """A thread cannot be killed: the test hangs and says so."""
 
+    def used_s(self) -> float | None:
+        """A thread's time is its process's: not known."""
+        return None
+
 
 def engine_in_thread(build: Callable[[Settings], Engine]) -> Launch:
     """Starts what `build` makes in a thread."""

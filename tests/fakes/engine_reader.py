@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from compute_svc.engine.engine import Engine
+from compute_svc.engine.engine import Engine, Model
 from compute_svc.scheduler.base import SchedulerConfig
 from compute_svc.wire.request import Request, SamplingOptions
 from compute_svc.wire.step_output import StepOutput
@@ -19,7 +19,7 @@ GREEDY = SamplingOptions()
 TOP_3 = SamplingOptions(temperature=1.0, top_k=3)
 
 
-def small_engine(model: HashModel | None = None, **changes: int) -> Engine:
+def small_engine(model: Model | None = None, **changes: int) -> Engine:
     """An engine with a few small pages; `changes` are sizes of its scheduler."""
     sizes = {
         "page_size_tokens": 4,

@@ -112,6 +112,7 @@ class FakeCompute(compute_pb2_grpc.ComputeServiceServicer):
         finally:
             self._streams.remove(stream)
             reader.cancel()
+            await asyncio.gather(reader, return_exceptions=True)
 
     async def _read(
         self, requests: AsyncIterator[compute_pb2.GenerateRequest], stream: asyncio.Queue[compute_pb2.GenerateResponse]
@@ -171,7 +172,11 @@ class FakeCompute(compute_pb2_grpc.ComputeServiceServicer):
 def frame(number: int, epoch: int, first_position: int, say: Say, *, logprobs: common_pb2.SamplingParams | None = None) -> bytes:
     """A parcel with one delta."""
     wanted = logprobs is not None and logprobs.HasField("top_logprobs")
-    entries = [_logprob(token, logprobs.top_logprobs) for token in say.token_ids] if wanted and logprobs is not None else []
+    entries = (
+        [_logprob(token, logprobs.top_logprobs, first_position + index) for index, token in enumerate(say.token_ids)]
+        if wanted and logprobs is not None
+        else []
+    )
     return sampler_pb2.DeltaFrame(
         request=[number],
         epoch=[epoch],
@@ -179,20 +184,20 @@ def frame(number: int, epoch: int, first_position: int, say: Say, *, logprobs: c
         num_tokens=[len(say.token_ids)],
         text=[say.text],
         finish_reason=[say.finish],
-        stop_string=[""],
         token=say.token_ids,
         logprobs=entries,
         num_logprobs=[len(entries)],
     ).SerializeToString()
 
 
-def _logprob(token: int, top: int) -> sampler_pb2.TokenLogprobs:
+def _logprob(token: int, top: int, offset: int) -> sampler_pb2.TokenLogprobs:
     own = bytes([token]) if token < 256 else b""
     likeliest = [
         sampler_pb2.TopLogprob(token=(token + rank) % 256, logprob=-0.5 - rank, token_bytes=bytes([(token + rank) % 256]))
         for rank in range(top)
     ]
-    return sampler_pb2.TokenLogprobs(logprob=-0.5, token_bytes=own, top=likeliest)
+    text = own.decode(errors="ignore")
+    return sampler_pb2.TokenLogprobs(logprob=-0.5, token_bytes=own, top=likeliest, token=token, text=text, text_offset=offset)
 
 
 def _ended(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import struct
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -37,6 +37,8 @@ class FakeSampler(sampler_pb2_grpc.SamplerServiceServicer):
         fail_at: It fails a request at this position; None = never.
         ends_requests: Whether it ever says that a request has ended.
         text_bytes: Bytes of padding in each delta's text.
+        spoil: Changes each answer before it is sent; returns what is sent in its place.
+        greets: Whether it says hello; if not, it ends the stream at once.
     """
 
     def __init__(self, fingerprint: common_pb2.Fingerprint) -> None:
@@ -49,6 +51,8 @@ class FakeSampler(sampler_pb2_grpc.SamplerServiceServicer):
         self.fail_at: int | None = None
         self.ends_requests = True
         self.text_bytes = 0
+        self.spoil: Callable[[sampler_pb2.SampleResponse], Sequence[sampler_pb2.SampleResponse]] | None = None
+        self.greets = True
         self.open: dict[int, _Open] = {}
         self._server: ServiceServer | None = None
 
@@ -56,6 +60,7 @@ class FakeSampler(sampler_pb2_grpc.SamplerServiceServicer):
         """Listens; returns where."""
         self._server = ServiceServer(["triserve.v1.SamplerService"], self._register, listen)
         await self._server.start()
+        await self._server.health.set_ready(True)
         return f"127.0.0.1:{self._server.port}"
 
     async def stop(self) -> None:
@@ -72,8 +77,12 @@ class FakeSampler(sampler_pb2_grpc.SamplerServiceServicer):
         self, request_iterator: AsyncIterator[sampler_pb2.SampleRequest], context: Context
     ) -> AsyncIterator[sampler_pb2.SampleResponse]:
         """Answers each frame by itself."""
-        first = await anext(request_iterator)
+        first = await anext(aiter(request_iterator), None)
+        if first is None:
+            return
         self.hellos.append(first.hello)
+        if not self.greets:
+            return
         self.open.clear()
         yield sampler_pb2.SampleResponse(hello=await self.GetSamplerInfo(sampler_pb2.GetSamplerInfoRequest(), context))
         unanswered: asyncio.Queue[sampler_pb2.SampleRequest | None] = asyncio.Queue()
@@ -81,9 +90,12 @@ class FakeSampler(sampler_pb2_grpc.SamplerServiceServicer):
         try:
             while (frame := await unanswered.get()) is not None:
                 await self.may_answer.wait()
-                yield self._answer(frame)
+                answer = self._answer(frame)
+                for response in [answer] if self.spoil is None else self.spoil(answer):
+                    yield response
         finally:
             reader.cancel()
+            await asyncio.gather(reader, return_exceptions=True)
 
     async def _read(
         self, frames: AsyncIterator[sampler_pb2.SampleRequest], unanswered: asyncio.Queue[sampler_pb2.SampleRequest | None]
@@ -144,7 +156,6 @@ class FakeSampler(sampler_pb2_grpc.SamplerServiceServicer):
         delta.num_tokens.append(1)
         delta.text.append(f"<{token}>" + "." * self.text_bytes)
         delta.finish_reason.append(finish)
-        delta.stop_string.append("")
         delta.token.append(token)
         delta.num_logprobs.append(0)
         if finish != common_pb2.FINISH_REASON_UNSPECIFIED:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import os
 import signal
 import sys
 from collections.abc import AsyncIterator
@@ -29,6 +30,11 @@ class FakeServer:
         self.bodies: list[dict[str, Any]] = []
         self.extra_tokens = 0
         self.status = 200
+        # What /v1/models says of the model, and whether chats end in usage.
+        self.model: dict[str, Any] = {"id": "fake", "max_model_len": 4096, "vocab_size": 100}
+        self.tells_usage = False
+        # Keys that are let in; empty = everybody is.
+        self.keys: set[str] = set()
         # Set once a client left in the middle of an answer.
         self.client_left = asyncio.Event()
 
@@ -45,7 +51,12 @@ class FakeServer:
         return runner, f"http://127.0.0.1:{runner.addresses[0][1]}"
 
     async def _models(self, request: web.Request) -> web.Response:
-        return web.json_response({"object": "list", "data": [{"id": "fake", "max_model_len": 4096, "vocab_size": 100}]})
+        if self.keys and request.headers.get("Authorization", "").removeprefix("Bearer ") not in self.keys:
+            return self._keyless()
+        return web.json_response({"object": "list", "data": [self.model]})
+
+    def _keyless(self) -> web.Response:
+        return web.json_response({"error": {"message": "send it as `Authorization: Bearer KEY`"}}, status=401)
 
     async def _completions(self, request: web.Request) -> web.StreamResponse:
         body = await self._accept(request)
@@ -63,7 +74,10 @@ class FakeServer:
     async def _chat(self, request: web.Request) -> web.StreamResponse:
         body = await self._accept(request)
         if self.status != 200:
-            return web.json_response({"error": {"message": "temperature is 200, the range is [0, 100]"}}, status=self.status)
+            error = {"message": "temperature is 200, the range is [0, 100]", "param": "temperature"}
+            return web.json_response({"error": error}, status=self.status)
+        if self.keys and request.headers.get("Authorization", "").removeprefix("Bearer ") not in self.keys:
+            return self._keyless()
         question = body["messages"][-1]["content"]
         stream = await _open_stream(request)
         for text in ("You said ", question, "."):
@@ -76,6 +90,8 @@ class FakeServer:
             finally:
                 self.client_left.set()
         elif question != "break off":
+            if self.tells_usage:
+                await _send_event(stream, {"choices": [], "usage": {"prompt_tokens": 11, "completion_tokens": 5}})
             await stream.write(b"data: [DONE]\n\n")
         return stream
 
@@ -188,7 +204,7 @@ async def test_an_answer_that_breaks_off_is_an_error(server: Server, question: s
 async def test_a_refusal_is_shown_as_the_server_worded_it(server: Server) -> None:
     server.fake.status = 400
     ended = await triserve("chat", "--url", server.url, "--question", "a", "--temperature", "200")
-    assert (ended.status, ended.errors) == (1, "triserve chat: temperature is 200, the range is [0, 100]\n")
+    assert (ended.status, ended.errors) == (1, "triserve chat: --temperature: temperature is 200, the range is [0, 100]\n")
 
 
 async def test_without_a_server_chat_says_how_to_start_one() -> None:
@@ -276,16 +292,98 @@ async def test_an_answer_that_does_not_come_in_time_is_a_failure() -> None:
     [
         ["bench", "--requests", "0"],
         ["bench", "--rate", "-1"],
+        ["bench", "--rate", "nan"],
         ["bench", "--concurrency", "0"],
-        ["bench", "--url", "nowhere"],
+        ["bench", "--scale", "0"],
+        ["bench", "--max-input", "0"],
+        ["bench", "--max-output", "-4"],
+        ["bench", "--timeout", "inf"],
+        ["bench", "--seed", "x"],
+        ["bench", "--lengths", "/no/such/file"],
+        ["bench", "--output", "/no/such/folder/file"],
+        ["bench", "--url", "ftp://host"],
+        ["chat", "--url", "host:99999"],
+        ["chat", "--api-key", "two\nlines"],
+        ["chat", "--temperature", "hot"],
+        ["chat", "--top-p", "1.5"],
+        ["chat", "--top-k", "-2"],
+        ["chat", "--max-tokens", "0"],
+        ["chat", "--priority", "1.5"],
+        ["pin", "--system-file", "/no/such/file"],
+        ["pin", "--compute", "host"],
+        ["pin", "--timeout", "0"],
         ["up", "--exit-after-ask"],
         ["up", "--model", "no such"],
         ["up", "--port", "70000"],
+        ["up", "--grpc-port", "-1"],
         ["up", "--computes", "0"],
+        ["up", "--max-model-len", "0"],
+        ["up", "--hang-timeout", "-1"],
     ],
+    ids=" ".join,
 )
-async def test_bad_options_end_with_a_message_and_status_1(arguments: list[str]) -> None:
+async def test_bad_options_end_with_a_message_that_names_them_and_status_1(arguments: list[str]) -> None:
     ended = await triserve(*arguments)
     assert ended.status == 1
     assert ended.errors.startswith(f"triserve {arguments[0]}: ")
-    assert "Traceback" not in ended.errors
+    named = "no such" if "--model" in arguments else arguments[1]
+    assert named in ended.errors and "Traceback" not in ended.errors
+
+
+async def test_output_that_nobody_reads_any_more_ends_the_command_quietly(server: Server) -> None:
+    reading, writing = os.pipe()
+    os.close(reading)
+    process = await asyncio.create_subprocess_exec(
+        *(sys.executable, "-m", "gateway.cli", "chat", "--url", server.url, "--question", "a"),
+        stdout=writing,
+        stderr=asyncio.subprocess.PIPE,
+    )
+    os.close(writing)
+    _, errors = await process.communicate()
+    assert (process.returncode, errors) == (141, b"")
+
+
+async def test_without_a_command_the_help_is_shown() -> None:
+    ended = await triserve()
+    assert ended.status == 0
+    assert all(name in ended.output for name in ("usage: triserve", "up ", "chat ", "bench ", "pin "))
+
+
+async def test_an_address_needs_no_http_before_it(server: Server) -> None:
+    bare = server.url.removeprefix("http://")
+    ended = await triserve("chat", "--url", bare, "--question", "Why?")
+    assert ended == Ended(0, "You said Why?.\n", "")
+
+
+async def test_a_server_that_asks_for_a_key_is_told_of_by_the_option(server: Server) -> None:
+    server.fake.keys = {"right"}
+    for arguments, message in (
+        (["chat", "--question", "a"], "asks for an API key: use --api-key or the variable TRISERVE_API_KEY"),
+        (["bench", "--requests", "1"], "asks for an API key: use --api-key or the variable TRISERVE_API_KEY"),
+        (["chat", "--question", "a", "--api-key", "wrong"], "does not know the key of --api-key or the variable TRISERVE_API_KEY"),
+    ):
+        ended = await triserve(*arguments, "--url", server.url)
+        assert ended.status == 1
+        assert ended.errors.splitlines()[-1] == f"triserve {arguments[0]}: {server.url} {message}"
+    ended = await triserve("chat", "--question", "a", "--api-key", "right", "--url", server.url)
+    assert ended == Ended(0, "You said a.\n", "")
+
+
+@pytest.mark.parametrize("tells_usage", [True, False], ids=["usage", "no usage"])
+async def test_any_server_of_openais_api_is_measured_by_what_its_streams_tell(server: Server, tells_usage: bool) -> None:
+    server.fake.model, server.fake.tells_usage = {"id": "other"}, tells_usage
+    ended = await triserve("bench", "--url", server.url, "--requests", "3", "--max-output", "5", "--max-input", "7")
+    assert ended.status == 0, ended.errors
+    assert "3 of 3 completed" in ended.output and "TTFT" in ended.output
+    assert ("33 in, 15 out" if tells_usage else "9 out") in ended.output
+    assert ("without usage" in ended.output) != tells_usage
+    assert "is measured as any server of OpenAI's API" in ended.errors
+    for body in server.fake.bodies:
+        assert (body["model"], body["stream_options"]) == ("other", {"include_usage": True})
+        assert not {"min_tokens", "ignore_eos", "return_token_ids"} & body.keys()
+        assert len(body["messages"][0]["content"].split()) <= 7
+
+
+async def test_the_model_to_measure_can_be_named(server: Server) -> None:
+    ended = await triserve("bench", "--url", server.url, "--model", "another")
+    assert (ended.status, ended.errors) == (1, f"triserve bench: --model: {server.url} serves no another; it lists fake\n")

@@ -1,15 +1,16 @@
-"""`triserve up` on stand-ins for its parts: started, restarted, prefixed, stopped in order, with no process left."""
+"""`triserve up` on stand-ins for its parts: started, restarted when dead or hung, prefixed, stopped in order, with no process left."""
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
+import dataclasses
 import io
 import os
 import signal
 import subprocess
 import sys
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from pathlib import Path
 
@@ -17,11 +18,13 @@ import psutil
 import pytest
 
 from gateway.cli.console import Console
+from gateway.cli.hang_watch import HangLimits
 from gateway.cli.part import Part, PartFailed, RestartPause
 from gateway.cli.supervisor import Supervisor
 
 LAUNCHER = Path(__file__).parents[2] / "gateway" / "cli" / "launch.py"
 SOON = RestartPause(first_s=0.01, longest_s=0.05, settled_s=60)
+SILENCE = HangLimits(silence_s=0.05, start_s=0.05)
 
 # Says its process id and serves until SIGTERM. Lines are written in one go: a signal may come between any two steps.
 POLITE = """
@@ -78,22 +81,28 @@ class Screen(io.StringIO):
 class Pipeline:
     """Stand-ins under a supervisor, and what they said. A stand-in is ready when it says "up" and never when it says "early"."""
 
-    def __init__(self, programs: dict[str, str], *, ranks: dict[str, int] | None = None, stop_s: float = 20.0) -> None:
+    def __init__(
+        self, programs: dict[str, str], *, ranks: dict[str, int] | None = None, stop_s: float = 20.0, hang: HangLimits | None = SILENCE
+    ) -> None:
         self.screen = Screen()
         self.stop = asyncio.Event()
         self.ready = asyncio.Event()
-        parts = [
+        # Process ids that answer nothing, and how often a part was asked whether it is alive.
+        self.silent: set[int] = set()
+        self.asked: dict[str, int] = dict.fromkeys(programs, 0)
+        self.parts = [
             Part(
                 name=name,
                 command=(sys.executable, "-c", program),
                 environment=os.environ,
                 wait_ready=self._waiter(name),
+                answers=self._answerer(name),
                 stop_rank=(ranks or {}).get(name, 0),
             )
             for name, program in programs.items()
         ]
         console = Console(self.screen, terminal=False, names=tuple(programs))
-        self.supervisor = Supervisor(parts, console, pause=SOON, stop_s=stop_s)
+        self.supervisor = Supervisor(self.parts, console, pause=SOON, hang=hang, stop_s=stop_s)
 
     def pids(self, name: str) -> list[int]:
         """Process ids of all lives of a part so far."""
@@ -106,6 +115,13 @@ class Pipeline:
             self.ready.set()
 
         await self.supervisor.run(self.stop, on_ready)
+
+    def _answerer(self, name: str) -> Callable[[float], Awaitable[bool]]:
+        async def answers(timeout_s: float) -> bool:
+            self.asked[name] += 1
+            return not any(alive(pid) for pid in self.silent.intersection(self.pids(name)))
+
+        return answers
 
     def _waiter(self, name: str) -> Callable[[], asyncio.Future[None]]:
         lives = 0
@@ -208,6 +224,52 @@ async def test_a_part_that_dies_is_started_again_and_the_others_stay() -> None:
         assert "a was killed by SIGKILL, starts again in 0.0 s" in pipeline.screen.lines
 
 
+async def test_a_part_that_stops_answering_is_killed_and_started_again_and_the_others_stay() -> None:
+    pipeline = Pipeline({"a": STUBBORN, "b": POLITE}, stop_s=0.2)
+    async with running(pipeline):
+        for life in (1, 2):
+            hung = pipeline.pids("a")[-1]
+            os.kill(hung, signal.SIGSTOP)
+            pipeline.silent.add(hung)
+            await pipeline.screen.until(lambda life=life: len(pipeline.pids("a")) > life)  # type: ignore[misc]
+            assert not alive(hung)
+        await pipeline.screen.until(lambda: "a is ready again after" in pipeline.screen.getvalue())
+        assert pipeline.screen.lines.count("a did not answer for 0.05 s and was killed, starts again in 0.0 s") == 2
+        assert len(pipeline.pids("b")) == 1
+
+
+async def test_a_part_that_hangs_whenever_it_starts_ends_everything_by_that_reason() -> None:
+    pipeline = Pipeline({"a": "import os, signal; os.write(1, b'loading\\n'); signal.pause()"})
+
+    async def silent(timeout_s: float) -> bool:
+        shown = pipeline.screen.getvalue
+        await pipeline.screen.until(lambda: shown().count("a | loading") > shown().count("starts again"))
+        return False
+
+    async def never() -> None:
+        raise AssertionError("it was never ready")
+
+    part = dataclasses.replace(pipeline.parts[0], answers=silent)
+    console = Console(pipeline.screen, terminal=False, names=("a",))
+    with pytest.raises(PartFailed, match=r"^a did not answer for 0.05 s and was killed before it was ready: loading$"):
+        await Supervisor([part], console, pause=SOON, hang=SILENCE).run(pipeline.stop, never)
+    assert pipeline.screen.lines.count("a | loading") == 3
+
+
+async def test_a_part_that_is_told_to_stop_is_not_taken_for_hung() -> None:
+    pipeline = Pipeline({"a": "import signal; signal.signal(15, signal.SIG_IGN)\n" + STUBBORN}, stop_s=0.3)
+    async with running(pipeline):
+        pipeline.stop.set()
+        pipeline.silent.update(pipeline.pids("a"))
+    assert "did not answer" not in pipeline.screen.getvalue()
+
+
+async def test_without_limits_a_silent_part_is_left_alone() -> None:
+    pipeline = Pipeline({"a": POLITE}, hang=None)
+    async with running(pipeline):
+        assert pipeline.asked == {"a": 0}
+
+
 @pytest.mark.skipif(sys.platform != "linux", reason="the test needs handles of processes")
 async def test_what_a_dead_part_had_started_dies_with_it() -> None:
     pipeline = Pipeline({"a": PARENT})
@@ -235,6 +297,30 @@ async def test_a_part_that_never_gets_ready_ends_everything_with_its_last_words(
         await pipeline.run()
     assert str(failure.value) == message
     assert not any(map(alive, pipeline.pids("b")))
+
+
+@pytest.mark.parametrize(
+    ("said", "reason"),
+    [
+        ("compute: the model has no weights", "the model has no weights"),
+        ("PORT='x': not a number", "PORT='x': not a number"),
+        ("2026-01-31T12:00:00.123Z ERROR compute a.b.c no memory", "no memory"),
+    ],
+)
+async def test_why_a_part_cannot_start_is_told_once_without_the_head_of_its_line(said: str, reason: str) -> None:
+    pipeline = Pipeline({"a": f"import sys; print('loading', flush=True); sys.stderr.write({said!r}); sys.exit(1)"})
+    with pytest.raises(PartFailed) as failure:
+        await pipeline.run()
+    assert str(failure.value) == f"a ended with status 1 before it was ready: {reason}"
+    assert "a | loading" in pipeline.screen.lines
+    assert ("ERROR" in said) == (f"a | {said}" in pipeline.screen.lines)
+
+
+async def test_what_only_looks_like_a_reason_is_shown_when_the_part_goes_on() -> None:
+    pipeline = Pipeline({"a": "print('A=1', flush=True)\nprint('sampler: 2', flush=True)\n" + POLITE})
+    async with running(pipeline):
+        pass
+    assert pipeline.screen.lines[:2] == ["a | A=1", "a | sampler: 2"]
 
 
 @pytest.mark.parametrize("kills", [1, 2])

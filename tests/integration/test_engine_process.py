@@ -166,6 +166,33 @@ async def test_an_engine_that_is_killed_is_reported_lost(client: EngineClient, l
     client.submit(_request(1, [5], 1))
 
 
+@pytest.mark.skipif(sys.platform != "linux", reason="only Linux tells the processor time of another process")
+async def test_an_engine_that_is_frozen_uses_no_processor_and_is_given_up_without_waiting_for_it(
+    client: EngineClient, listener: Listener
+) -> None:
+    await listener.loaded
+    used_s = client.used_s
+    assert used_s is not None and used_s > 0
+    process = psutil.Process(_engine_pid())
+    process.suspend()
+    client.ping()
+    assert client.silent_s > 0
+    client.give_up("hangs")
+    failure = await listener.failed
+    assert isinstance(failure, EngineLost) and str(failure) == "the engine hangs and was killed"
+    await client.stop()
+    assert not process.is_running()
+
+
+async def test_an_engine_that_loads_owes_its_first_answer(listener: Listener, model_folder: Path) -> None:
+    client = EngineClient(listener)
+    await client.start(_settings(model_folder))
+    assert client.silent_s > 0
+    await asyncio.wait_for(listener.loaded, PATIENCE_S)
+    assert client.silent_s == 0
+    await client.stop()
+
+
 async def test_signals_to_stop_are_left_to_the_parent(client: EngineClient, listener: Listener) -> None:
     await listener.loaded
     for number in (signal.SIGTERM, signal.SIGINT):

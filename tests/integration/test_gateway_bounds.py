@@ -26,6 +26,7 @@ async def ask(session: aiohttp.ClientSession, **body: Any) -> tuple[int, dict[st
         return response.status, await response.json()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("route", sorted({hostile.route for hostile in HOSTILE_BODIES}))
 async def test_every_body_of_four_megabytes_is_refused_in_few_words_while_others_are_answered(route: str) -> None:
     async with running_fleet(computes=[FakeCompute(max_model_len_tokens=64)]) as fleet, aiohttp.ClientSession(fleet.url) as session:

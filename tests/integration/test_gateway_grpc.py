@@ -100,6 +100,11 @@ async def test_log_probabilities_come_with_their_tokens(stub: Any) -> None:
         (ask(stopping=common_pb2.StoppingParams(max_tokens=0)), InvalidRequest, "max_tokens"),
         (ask(stopping=common_pb2.StoppingParams(max_tokens=2, min_tokens=3)), InvalidRequest, "min_tokens"),
         (ask(stopping=common_pb2.StoppingParams(stop_strings=["x"] * 99)), InvalidRequest, "stop_strings"),
+        (ask(stopping=common_pb2.StoppingParams(stop_token_ids=[1] * 65)), InvalidRequest, "stop_token_ids"),
+        (ask(sampling=common_pb2.SamplingParams(logit_bias_ids=[1] * 1025)), InvalidRequest, "logit_bias_ids"),
+        (ask(sampling=common_pb2.SamplingParams(logit_bias_values=[1] * 1025)), InvalidRequest, "logit_bias_values"),
+        (chat_pb2.ChatRequest(messages=[tokenizer_pb2.ChatMessage()] * 1025), InvalidRequest, "messages"),
+        (ask(template_arguments=[tokenizer_pb2.TemplateArgument()] * 17), InvalidRequest, "chat_template_kwargs"),
     ],
 )
 async def test_cve_2026_116173_grpc_has_the_limits_http_has(
@@ -115,6 +120,28 @@ async def test_a_large_request_is_refused() -> None:
     async with running_fleet(max_body_bytes=4096) as fleet, open_channel(f"127.0.0.1:{fleet.service.grpc_port}") as channel:
         assert type(await error_of(chat_pb2_grpc.ChatServiceStub(channel).Chat(ask("x" * 5000)))) is InvalidRequest
         assert not fleet.tokenizer.asked
+
+
+async def test_a_request_far_too_large_is_refused_before_it_is_parsed() -> None:
+    async with running_fleet(max_body_bytes=4096) as fleet, open_channel(f"127.0.0.1:{fleet.service.grpc_port}") as channel:
+        with pytest.raises(grpc.aio.AioRpcError) as caught:
+            async for _ in chat_pb2_grpc.ChatServiceStub(channel).Chat(ask("x" * 100_000)):
+                pass
+        assert caught.value.code() is grpc.StatusCode.RESOURCE_EXHAUSTED
+        assert fleet.service.gateway.bodies.budget.used == 0
+
+
+async def test_a_request_counts_among_the_bodies_until_it_is_answered(stub: Any, fleet: GatewayFleet) -> None:
+    fleet.compute.flowing.clear()
+    request = ask("Hello")
+    call = stub.Chat(request)
+    await eventually(lambda: fleet.compute.submitted)
+    budget = fleet.service.gateway.bodies.budget
+    assert budget.used == request.ByteSize()
+    fleet.compute.flowing.set()
+    async for _ in call:
+        pass
+    await eventually(lambda: budget.used == 0)
 
 
 async def test_cancelling_the_call_cancels_in_compute(stub: Any, fleet: GatewayFleet) -> None:

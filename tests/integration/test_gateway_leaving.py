@@ -153,14 +153,14 @@ def _long_answer(request: compute_pb2.SubmitRequest) -> list[Say]:
     return [Say("x" * 20_000, [1]) for _ in range(1000)] + [Say("", [], common_pb2.FINISH_REASON_LENGTH)]
 
 
-def _deaf_client(fleet: GatewayFleet) -> socket.socket:
+def _deaf_client(fleet: GatewayFleet, *, stream: bool = True) -> socket.socket:
     """A client that asks for a long answer and never reads."""
     client = socket.socket()
     client.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
     client.connect(("127.0.0.1", fleet.service.port))
-    body = json.dumps({"prompt": "a", "stream": True, "max_tokens": 2000})
+    body = json.dumps({"prompt": "a", "stream": stream, "max_tokens": 2000})
     client.sendall(
-        f"POST {COMPLETION} HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\nContent-Length: {len(body)}\r\n\r\n{body}".encode()
+        f"POST {COMPLETION} HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\nContent-Length: {len(body)}\r\n\r\n{body}".encode()
     )
     return client
 
@@ -174,6 +174,16 @@ async def test_a_client_that_does_not_read_is_cut_and_cancelled() -> None:
             fleet.compute.let_through(500)
             await eventually(lambda: fleet.compute.cancelled == [1], "compute was told")
             await eventually(lambda: fleet.active == 0)
+
+
+async def test_a_client_that_does_not_read_a_whole_answer_is_cut() -> None:
+    async with running_fleet(stall_timeout_s=0.2, idle_timeout_s=3600) as fleet:
+        fleet.compute.script = _long_answer
+        with _deaf_client(fleet, stream=False):
+            await eventually(lambda: fleet.compute.submitted)
+            assert fleet.service.num_connections == 1
+            await eventually(lambda: fleet.active == 0)
+            await eventually(lambda: fleet.service.num_connections == 0, "its connection is over")
 
 
 async def test_a_client_that_does_not_read_delays_nobody(fleet: GatewayFleet, session: aiohttp.ClientSession) -> None:

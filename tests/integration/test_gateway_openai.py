@@ -216,7 +216,7 @@ async def test_log_probabilities_of_a_completion(client: AsyncOpenAI) -> None:
     offsets: list[int] = []
     async for chunk in await client.completions.create(model="tiny", prompt="abc", logprobs=0, max_tokens=3, stream=True):
         assert chunk.choices[0].logprobs is not None
-        assert chunk.choices[0].logprobs.top_logprobs == [{}] * len(chunk.choices[0].logprobs.tokens or [])
+        assert chunk.choices[0].logprobs.top_logprobs == [{token: -0.5} for token in chunk.choices[0].logprobs.tokens or []]
         offsets += chunk.choices[0].logprobs.text_offset or []
     assert offsets == [0, 1, 2]
 

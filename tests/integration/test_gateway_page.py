@@ -27,7 +27,10 @@ async def test_the_page_is_served_with_a_policy_that_allows_nothing_from_elsewhe
     async with session.get("/") as response:
         assert response.status == 200
         assert response.content_type == "text/html"
-        assert "default-src 'self'" in response.headers["Content-Security-Policy"]
+        policy = dict(part.strip().partition(" ")[::2] for part in response.headers["Content-Security-Policy"].split(";"))
+        assert {policy[name] for name in ("default-src", "script-src", "style-src", "connect-src", "img-src")} == {"'self'"}
+        assert {policy[name] for name in ("object-src", "base-uri", "form-action", "frame-ancestors", "trusted-types")} == {"'none'"}
+        assert policy["require-trusted-types-for"] == "'script'"
         assert "<textarea" in await response.text()
 
 
@@ -40,6 +43,16 @@ async def test_every_file_the_page_names_is_served_with_its_type(session: aiohtt
             assert response.content_type in ("text/css", "text/javascript", "image/svg+xml")
 
 
+def test_every_module_that_is_imported_is_a_file_of_the_page() -> None:
+    imported = {name for file in FILES if file.endswith(".js") for name in re.findall(r'from "\./([^"]*)"', (STATIC / file).read_text())}
+    assert imported and imported <= set(FILES)
+
+
+@pytest.mark.parametrize("name", FILES)
+def test_no_file_of_the_page_is_long(name: str) -> None:
+    assert len((STATIC / name).read_text().splitlines()) <= (400 if name.endswith(".js") else 500)
+
+
 @pytest.mark.parametrize("name", FILES)
 def test_nothing_is_loaded_from_elsewhere_and_no_text_becomes_markup(name: str) -> None:
     text = (STATIC / name).read_text().replace('xmlns="http://www.w3.org/2000/svg"', "")
@@ -49,7 +62,7 @@ def test_nothing_is_loaded_from_elsewhere_and_no_text_becomes_markup(name: str) 
 
 def test_every_control_has_a_name() -> None:
     page = (STATIC / "index.html").read_text()
-    for control in re.findall(r'<(?:textarea|input)[^>]*id="(\w+)"', page):
+    for control in re.findall(r'<(?:textarea|input|select)[^>]*id="([\w-]+)"', page):
         assert f'<label for="{control}"' in page
 
 

@@ -22,6 +22,7 @@ from pathlib import Path
 import torch
 import transformers
 
+from compute_svc.models.registry import ALL_FAMILIES
 from tests.environment import describe_environment
 from tests.oracle.cases import Case, all_cases
 from tests.oracle.checks import BFLOAT16_FACTOR, BFLOAT16_SLACK, CHECKS, TIE, TOLERANCE
@@ -39,7 +40,12 @@ def main(arguments: Sequence[str] | None = None, known: Sequence[Case] | None = 
         The exit status: 1 if anything fails.
     """
     parser = argparse.ArgumentParser(prog="python -m tests.oracle", description=__doc__)
-    parser.add_argument("cases", nargs="*", metavar="CASE", help="family/variant; * stands for anything, and a family for its variants")
+    parser.add_argument(
+        "cases",
+        nargs="*",
+        metavar="CASE",
+        help="type/variant; * stands for anything, a type of model or a file of compute_svc/models/families for all of its",
+    )
     parser.add_argument("--check", nargs="+", choices=list(CHECKS), default=list(CHECKS), help="the columns")
     parser.add_argument("--json", type=Path, help="a results file to write")
     parser.add_argument("--threads", type=int, default=1, help="models this small gain nothing from a second")
@@ -69,6 +75,8 @@ def main(arguments: Sequence[str] | None = None, known: Sequence[Case] | None = 
 
 
 def _is_meant(case: Case, pattern: str) -> bool:
+    if any(family.name == pattern and case.architecture in family.ARCHITECTURES for family in ALL_FAMILIES):
+        return True
     return case.family == pattern or fnmatch(case.name, pattern)
 
 

@@ -27,7 +27,15 @@ def plan_decode(page_table: torch.Tensor, kv_lengths: Sequence[int], spec: Atten
     return plan_gathered(page_table, kv_lengths, range(len(kv_lengths) + 1), spec)
 
 
-def decode_attention(q: torch.Tensor, kv: torch.Tensor, plan: DecodePlan, out: torch.Tensor, *, sink_q: torch.Tensor | None = None) -> None:
+def decode_attention(
+    q: torch.Tensor,
+    kv: torch.Tensor,
+    plan: DecodePlan,
+    out: torch.Tensor,
+    *,
+    sink_q: torch.Tensor | None = None,
+    sink_logits: torch.Tensor | None = None,
+) -> None:
     """softmax(q k^T * scale) v for each request's newest token, summed in float32; on a CPU all of it is float32.
 
     Args:
@@ -37,15 +45,18 @@ def decode_attention(q: torch.Tensor, kv: torch.Tensor, plan: DecodePlan, out: t
         plan: From `plan_decode`.
         out: [R, num_heads * D], q's dtype.
         sink_q: As q, what stands for the queries before the keys of sinks; None where the layer has no sinks.
+        sink_logits: [num_heads] float32, a learnt score of nothing: it takes its share of every query's weights; None = there are none.
 
     Effects: writes out.
 
     Raises:
-        ValueError: sink_q is given without sinks, or lacks with them.
+        ValueError: sink_q is given without sinks, or lacks with them; or sink_logits come with sinks.
     """
     if (sink_q is not None) != (plan.spec.sinks > 0):
         raise ValueError(f"sink_q is for layers with sinks, and only for them; this one has {plan.spec.sinks}")
+    if sink_logits is not None and plan.spec.sinks:
+        raise ValueError("sink_logits do not go with sinks")
     if isinstance(plan, cpu.DecodePlan):
-        cpu.decode_attention(q, kv, plan, out, sink_q)
+        cpu.decode_attention(q, kv, plan, out, sink_q, sink_logits)
     else:
-        gathered_attention(q, kv, plan, out, sink_q)
+        gathered_attention(q, kv, plan, out, sink_q, sink_logits)

@@ -17,13 +17,16 @@ from compute_svc.kernels.kv_chunks import (
     MIN_MATRICES,
     MIN_QUERY_ROWS,
     READ_TOKENS,
+    distances_of,
     find_tiles,
     group_queries,
     read_end,
     read_start,
     read_tiles,
     scores_of,
+    slope_bias,
     slopes_of,
+    softmax_of,
     sum_values,
     ungroup,
 )
@@ -98,14 +101,21 @@ def _bucket(
     if slopes is None:
         bias = bias.expand(spec.num_kv_heads, -1, -1).reshape(-1, 1, hidden.shape[1])
     else:
-        distances = (positions - (lengths[:, None] - 1)).float()  # never above 0 where it counts
-        per_head = distances[:, None] * slopes[:, None, :, None] + bias[:, None]  # [kv_heads, B, group, tokens]
+        distances = distances_of(lengths[:, None] - 1, positions, spec)
+        per_head = slope_bias(slopes[:, None, :, None], distances[:, None], spec) + bias[:, None]  # [kv_heads, B, group, tokens]
         copies = math.ceil(MIN_QUERY_ROWS / spec.group_size)
         bias = per_head.repeat(1, 1, copies, 1).flatten(0, 1)
     return _Bucket(rows, len(page_rows), find_tiles(page_rows, starts, num_tokens, lengths, spec), bias)
 
 
-def decode_attention(q: torch.Tensor, kv: torch.Tensor, plan: DecodePlan, out: torch.Tensor, sink_q: torch.Tensor | None = None) -> None:
+def decode_attention(
+    q: torch.Tensor,
+    kv: torch.Tensor,
+    plan: DecodePlan,
+    out: torch.Tensor,
+    sink_q: torch.Tensor | None = None,
+    sink_logits: torch.Tensor | None = None,
+) -> None:
     """See the public function."""
     spec = plan.spec
     for bucket in plan.buckets:
@@ -122,7 +132,7 @@ def decode_attention(q: torch.Tensor, kv: torch.Tensor, plan: DecodePlan, out: t
         else:
             # Rounded before the sum, as in prefill.
             scores = scores_of(queries, keys, spec).add_(bucket.bias)
-        result = ungroup(sum_values(torch.softmax(scores, dim=-1), values, sink_values), bucket.num_rows, 1, spec)
+        result = ungroup(sum_values(softmax_of(scores, sink_logits, spec), values, sink_values), bucket.num_rows, 1, spec)
         if bucket.rows is None:
             out.view(bucket.num_rows, 1, spec.num_kv_heads, spec.group_size, spec.head_dim).copy_(result)
         else:

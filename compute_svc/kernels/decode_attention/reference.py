@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import torch
 
 from compute_svc.kernels.attention_spec import AttentionSpec
-from compute_svc.kernels.kv_chunks import slopes_of
+from compute_svc.kernels.kv_chunks import distances_of, slope_bias, slopes_of
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -25,7 +25,14 @@ def plan_decode(page_table: torch.Tensor, kv_lengths: Sequence[int], spec: Atten
     return DecodePlan(page_table, tuple(kv_lengths), spec)
 
 
-def decode_attention(q: torch.Tensor, kv: torch.Tensor, plan: DecodePlan, out: torch.Tensor, sink_q: torch.Tensor | None = None) -> None:
+def decode_attention(
+    q: torch.Tensor,
+    kv: torch.Tensor,
+    plan: DecodePlan,
+    out: torch.Tensor,
+    sink_q: torch.Tensor | None = None,
+    sink_logits: torch.Tensor | None = None,
+) -> None:
     """See the public function."""
     spec = plan.spec
     for request, length in enumerate(plan.kv_lengths):
@@ -41,6 +48,8 @@ def decode_attention(q: torch.Tensor, kv: torch.Tensor, plan: DecodePlan, out: t
         if spec.softcap is not None:
             scores = spec.softcap * torch.tanh(scores / spec.softcap)
         if (slopes := slopes_of(spec, kv.device)) is not None:
-            scores -= slopes.view(-1, 1) * (length - 1 - positions)
-        weights = torch.softmax(scores, dim=-1)
+            scores += slope_bias(slopes.view(-1, 1), distances_of(torch.tensor(length - 1), positions, spec), spec)
+        if sink_logits is not None:
+            scores = torch.cat((scores, sink_logits[:, None]), dim=-1)
+        weights = torch.softmax(scores, dim=-1)[:, : len(positions)]
         out[request] = (weights[:, :, None] * values).sum(1).view(-1).to(out.dtype)

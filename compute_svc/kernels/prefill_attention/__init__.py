@@ -29,7 +29,13 @@ def plan_prefill(page_table: torch.Tensor, kv_lengths: Sequence[int], query_star
 
 
 def prefill_attention(
-    q: torch.Tensor, kv: torch.Tensor, plan: PrefillPlan, out: torch.Tensor, *, sink_q: torch.Tensor | None = None
+    q: torch.Tensor,
+    kv: torch.Tensor,
+    plan: PrefillPlan,
+    out: torch.Tensor,
+    *,
+    sink_q: torch.Tensor | None = None,
+    sink_logits: torch.Tensor | None = None,
 ) -> None:
     """softmax(q k^T * scale) v, causal, summed in float32; on a CPU all of it is float32.
 
@@ -40,15 +46,18 @@ def prefill_attention(
         plan: From `plan_prefill`.
         out: [T, num_heads * D], q's dtype.
         sink_q: As q, what stands for the queries before the keys of sinks; None where the layer has no sinks.
+        sink_logits: [num_heads] float32, a learnt score of nothing: it takes its share of every query's weights; None = there are none.
 
     Effects: writes out's rows query_starts[0] to query_starts[R].
 
     Raises:
-        ValueError: sink_q is given without sinks, or lacks with them.
+        ValueError: sink_q is given without sinks, or lacks with them; or sink_logits come with sinks.
     """
     if (sink_q is not None) != (plan.spec.sinks > 0):
         raise ValueError(f"sink_q is for layers with sinks, and only for them; this one has {plan.spec.sinks}")
+    if sink_logits is not None and plan.spec.sinks:
+        raise ValueError("sink_logits do not go with sinks")
     if isinstance(plan, cpu.PrefillPlan):
-        cpu.prefill_attention(q, kv, plan, out, sink_q)
+        cpu.prefill_attention(q, kv, plan, out, sink_q, sink_logits)
     else:
-        gathered_attention(q, kv, plan, out, sink_q)
+        gathered_attention(q, kv, plan, out, sink_q, sink_logits)

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import torch
 
 from compute_svc.kernels.attention_spec import AttentionSpec
-from compute_svc.kernels.kv_chunks import slopes_of
+from compute_svc.kernels.kv_chunks import distances_of, slope_bias, slopes_of
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -26,7 +26,14 @@ def plan_prefill(page_table: torch.Tensor, kv_lengths: Sequence[int], query_star
     return PrefillPlan(page_table, tuple(kv_lengths), tuple(query_starts), spec)
 
 
-def prefill_attention(q: torch.Tensor, kv: torch.Tensor, plan: PrefillPlan, out: torch.Tensor, sink_q: torch.Tensor | None = None) -> None:
+def prefill_attention(
+    q: torch.Tensor,
+    kv: torch.Tensor,
+    plan: PrefillPlan,
+    out: torch.Tensor,
+    sink_q: torch.Tensor | None = None,
+    sink_logits: torch.Tensor | None = None,
+) -> None:
     """See the public function."""
     spec = plan.spec
     for request, length in enumerate(plan.kv_lengths):
@@ -46,6 +53,11 @@ def prefill_attention(q: torch.Tensor, kv: torch.Tensor, plan: PrefillPlan, out:
         if spec.window is not None:
             hidden |= (distance >= spec.window) & (positions >= spec.sinks)
         if (slopes := slopes_of(spec, kv.device)) is not None:
-            scores -= slopes.view(-1, 1, 1) * distance
-        weights = torch.softmax(scores.masked_fill(hidden, -torch.inf), dim=-1)
+            scores += slope_bias(
+                slopes.view(-1, 1, 1), distances_of(positions[length - (end - start) :, None], positions[None], spec), spec
+            )
+        scores = scores.masked_fill(hidden, -torch.inf)
+        if sink_logits is not None:
+            scores = torch.cat((scores, sink_logits[:, None, None].expand(-1, end - start, -1)), dim=-1)
+        weights = torch.softmax(scores, dim=-1)[:, :, :length]
         out[start:end] = torch.einsum("hqk,hkd->qhd", weights, values).reshape(end - start, -1).to(out.dtype)

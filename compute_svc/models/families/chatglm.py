@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from compute_svc.models.config import LayerKind, ModelConfig, Rope
+from compute_svc.layers.rotary_table import RopeScaling
+from compute_svc.models.config import LayerKind, ModelConfig, Rope, UnsupportedModel
 from compute_svc.models.config_fields import ConfigFields, uniform
 from compute_svc.models.example import Example
 from compute_svc.models.weight_names import WeightNames
@@ -11,6 +12,10 @@ ARCHITECTURES = ("ChatGLMModel", "ChatGLMForConditionalGeneration")
 
 EXAMPLES: tuple[Example, ...] = ()
 """transformers does not ship it: tests/oracle/references/chatglm.py writes its checkpoints."""
+
+
+# Of ChatGLM 2 and 3.
+_VOCAB_SIZE_OF_CHATGLM = 65024
 
 
 def read(fields: ConfigFields, architecture: str) -> tuple[ModelConfig, WeightNames]:
@@ -27,8 +32,7 @@ def read(fields: ConfigFields, architecture: str) -> tuple[ModelConfig, WeightNa
     fields.require("pre_seq_len", None)
     hidden_size, num_heads, num_layers = fields.count("hidden_size"), fields.count("num_attention_heads"), fields.count("num_layers")
     head_dim = fields.count("kv_channels", hidden_size // num_heads)
-    rope = Rope(dims=head_dim // 2, theta=10000.0 * fields.number("rope_ratio", 1.0), interleaved=True)
-    kinds, kind_of_layer = uniform(LayerKind(rope=rope), num_layers)
+    kinds, kind_of_layer = uniform(LayerKind(rope=_rope(fields, head_dim // 2)), num_layers)
     bias = fields.flag("add_bias_linear", False)
     grouped = fields.flag("multi_query_attention", False)
     config = ModelConfig(
@@ -62,3 +66,27 @@ def read(fields: ConfigFields, architecture: str) -> tuple[ModelConfig, WeightNa
         mlp_down="mlp.dense_4h_to_h",
         ignored=("rotary_pos_emb.inv_freq",),
     )
+
+
+def _rope(fields: ConfigFields, dims: int) -> Rope:
+    """rope_ratio divides positions in chatglm2-6b-32k, and in all later releases multiplies the base.
+
+    Nothing else in a config of ChatGLM 2 or 3 tells the two apart but the model's name; GLM-4 has another vocabulary than they.
+    """
+    ratio = fields.number("rope_ratio", 1.0)
+    names = " ".join(_names_in(fields)).lower()
+    if ratio == 1.0 or fields.get("padded_vocab_size") != _VOCAB_SIZE_OF_CHATGLM or "chatglm3" in names:
+        return Rope(dims=dims, theta=10000.0 * ratio, interleaved=True)
+    if "chatglm2" in names:
+        return Rope(dims=dims, scaling=RopeScaling("linear", ratio), interleaved=True)
+    raise UnsupportedModel(
+        f"{fields.place}: rope_ratio {ratio:g} divides positions in chatglm2-6b-32k and multiplies the base in ChatGLM 3, and nothing here tells "
+        'which of the two this is; set _name_or_path to "THUDM/chatglm2-6b-32k" or "THUDM/chatglm3-6b-32k"'
+    )
+
+
+def _names_in(fields: ConfigFields) -> list[str]:
+    """What the config says of where the model is from."""
+    code = fields.get("auto_map")
+    places = [fields.get("_name_or_path"), *(code.values() if isinstance(code, dict) else [])]
+    return [place for place in places if isinstance(place, str)]

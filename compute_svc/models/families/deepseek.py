@@ -84,7 +84,7 @@ def read(fields: ConfigFields, architecture: str) -> tuple[ModelConfig, WeightNa
         attention_scale=_attention_scale(fields, plain_dims + rotary_dims, rope),
         # The latents' norms have an epsilon of their own, whatever rms_norm_eps says.
         latent=LatentAttention(query_rank=query_rank, rank=fields.count("kv_lora_rank"), plain_dims=plain_dims, norm_eps=1e-6),
-        experts=_experts(fields, num_layers, is_third=is_third),
+        experts=read_experts(fields, num_layers, is_third=is_third),
     ).check(fields.place)
     return config, _names(num_layers, has_query_latent=query_rank is not None)
 
@@ -98,7 +98,8 @@ def _attention_scale(fields: ConfigFields, head_dim: int, rope: Rope) -> float:
     return scale * yarn_scale(rope.scaling.factor, section.number("mscale_all_dim")) ** 2
 
 
-def _experts(fields: ConfigFields, num_layers: int, *, is_third: bool) -> Experts | None:
+def read_experts(fields: ConfigFields, num_layers: int, *, is_third: bool) -> Experts | None:
+    """DeepSeek's experts, of V3 as other families have them too; None if every layer is dense. Raises as `read` does."""
     first = fields.count("first_k_dense_replace", 3 if is_third else 0, at_least=0)
     if first >= num_layers or (fields.get("n_routed_experts") is None and not is_third):
         return None

@@ -1,16 +1,19 @@
 """Falcon: 7B with one key head and one norm, 40B, 180B and 11B with groups, serial layers where the config asks for them.
 
-ALiBi, which the small RW models have, is refused: theirs is rounded to bfloat16 position by position.
+The small RW models have ALiBi in place of rotary positions, rounded to bfloat16 position by position.
 """
 
 from __future__ import annotations
 
-from compute_svc.models.config import LayerKind, ModelConfig
+from compute_svc.models.config import LayerKind, ModelConfig, alibi_slopes
 from compute_svc.models.config_fields import ConfigFields, context_limit, read_rope, uniform
 from compute_svc.models.example import SIZES, Example
 from compute_svc.models.weight_names import WeightNames
 
 ARCHITECTURES = ("FalconForCausalLM", "RWForCausalLM")
+
+# transformers counts slopes twice where it computes attention "eager".
+_RW = {"alibi": True, "multi_query": False, "parallel_attn": False, "attn_implementation": "sdpa"}
 
 EXAMPLES = (
     Example(
@@ -27,6 +30,8 @@ EXAMPLES = (
                 "ffn_hidden_size": 70,
             },
             "mha-serial-biases": {"multi_query": False, "parallel_attn": False, "bias": True},
+            "rw-slopes": {**_RW, "bias": True},
+            "rw-slopes-odd-heads-untied": {**_RW, "num_attention_heads": 3, "tie_word_embeddings": False},
             "old-names": {},
         },
         published={
@@ -57,9 +62,9 @@ def read(fields: ConfigFields, architecture: str) -> tuple[ModelConfig, WeightNa
     is_parallel = is_new or fields.flag("parallel_attn", True)
     num_norms = fields.optional_count("num_ln_in_parallel_attn") or (2 if is_new else 1)
     head_dim = hidden_size // num_heads
-    fields.require("alibi", False)
+    has_slopes = fields.flag("alibi", False)
     bias = fields.flag("bias", False)
-    kinds, kind_of_layer = uniform(LayerKind(rope=read_rope(fields, head_dim)), num_layers)
+    kinds, kind_of_layer = uniform(LayerKind(rope=None if has_slopes else read_rope(fields, head_dim)), num_layers)
     own_heads = num_heads if is_new or not shares_keys else 1
     config = ModelConfig(
         architecture=architecture,
@@ -84,6 +89,8 @@ def read(fields: ConfigFields, architecture: str) -> tuple[ModelConfig, WeightNa
         qkv_bias=bias,
         output_bias=bias,
         mlp_bias=bias,
+        slopes=alibi_slopes(num_heads) if has_slopes else None,
+        rounded_slopes=has_slopes,
     ).check(fields.place)
     has_two = is_parallel and num_norms == 2
     return config, WeightNames(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from compute_svc.models.config import LayerKind, ModelConfig, NormPlacement, Rope
-from compute_svc.models.config_fields import ConfigFields, read_rope, read_rope_scaling, uniform, windowed
+from compute_svc.models.config_fields import ConfigFields, read_rope, read_ropes_by_kind, uniform, windowed
 from compute_svc.models.example import GROUPED_SIZES, Example
 from compute_svc.models.families.llama import llama_like
 from compute_svc.models.weight_names import WeightNames
@@ -105,13 +105,9 @@ def _kinds_of_third(fields: ConfigFields, width: int) -> tuple[tuple[LayerKind, 
     """Layers with a window turn by a base of their own and are not stretched."""
     pattern = fields.count("sliding_window_pattern", 6)
     default = ["sliding_attention" if (layer + 1) % pattern else "full_attention" for layer in range(fields.count("num_hidden_layers"))]
-    by_kind = fields.section("rope_parameters")
-    full, sliding = (by_kind.section(name) if by_kind is not None else None for name in ("full_attention", "sliding_attention"))
-    if full is not None and sliding is not None:
-        whole = Rope(dims=width, theta=full.number("rope_theta"), scaling=read_rope_scaling(full, fields))
-        local = Rope(dims=width, theta=sliding.number("rope_theta"), scaling=read_rope_scaling(sliding, fields))
-    else:
-        whole = read_rope(fields, width, theta=1e6)
-        local = Rope(dims=width, theta=fields.number("rope_local_base_freq", 10000.0))
+    ropes = read_ropes_by_kind(fields, width)
+    if ropes is None:
+        ropes = read_rope(fields, width, theta=1e6), Rope(dims=width, theta=fields.number("rope_local_base_freq", 10000.0))
+    whole, local = ropes
     window = fields.count("sliding_window", 4096)
     return windowed(fields, LayerKind(rope=whole), LayerKind(rope=local, window=window), default=default)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import heapq
 from collections import Counter
 
-from compute_svc.scheduler.base import Plan, Policy, RequestState
+from compute_svc.scheduler.base import Enter, Leave, Plan, Policy, RequestState
 from compute_svc.scheduler.policies.ranked import RankedQueue
 
 
@@ -27,7 +27,8 @@ class FairTenants(Policy):
     """
 
     def __init__(self, *, prompt_weight: float = 1.0, answer_weight: float = 2.0) -> None:
-        assert prompt_weight > 0 and answer_weight > 0, "service is counted"
+        if not (prompt_weight > 0 and answer_weight > 0):
+            raise ValueError(f"prompt_weight and answer_weight are {prompt_weight} and {answer_weight}, they must be above 0")
         self._prompt_weight = prompt_weight
         self._answer_weight = answer_weight
         self._counters: dict[str, float] = {}
@@ -42,26 +43,37 @@ class FairTenants(Policy):
         self._requests: Counter[str] = Counter()
         self._sweep_at = 64
 
-    def add(self, state: RequestState, now: float) -> None:
+    @property
+    def num_tenants(self) -> int:
+        """Tenants of which something is remembered: those that have requests, and those that were served more than the least."""
+        return len(self._counters.keys() | self._requests.keys() | self._queues.keys() | self._listed)
+
+    def enter(self, state: RequestState, why: Enter, now: float) -> None:
         tenant = state.request.tenant
-        if state.admitted_at is None:
-            self._requests[tenant] += 1
         queue = self._queues.get(tenant)
-        if queue is None:
-            if state.admitted_at is None:
+        if why is Enter.ARRIVED:
+            # Whoever comes back has begun before, so that its tenant is not lifted again.
+            if queue is None:
                 self._lift(tenant)
+            self._requests[tenant] += 1
+        if queue is None:
             queue = self._queues[tenant] = RankedQueue()
             if tenant not in self._listed:
                 self._listed.add(tenant)
                 heapq.heappush(self._heap, (self._counters[tenant], state.arrival, tenant))
         queue.add(state)
 
-    def remove(self, state: RequestState) -> None:
+    def leave(self, state: RequestState, why: Leave, now: float) -> None:
         tenant = state.request.tenant
         queue = self._queues[tenant]
         queue.remove(state)
         if not len(queue):
             del self._queues[tenant]
+        if why is Leave.ADMITTED:
+            self._last = tenant
+            # What is computed again was paid for.
+            if not state.preemptions:
+                self._counters[tenant] += state.request.prompt.size * self._prompt_weight
 
     def first(self, now: float) -> RequestState | None:
         while self._heap:
@@ -77,13 +89,6 @@ class FairTenants(Policy):
                 return state
             heapq.heapreplace(self._heap, (self._counters[tenant], state.arrival, tenant))
         return None
-
-    def charge(self, state: RequestState) -> None:
-        tenant = state.request.tenant
-        self._last = tenant
-        # What is computed again was paid for.
-        if not state.preemptions:
-            self._counters[tenant] += state.request.prompt.size * self._prompt_weight
 
     def account(self, plan: Plan) -> bool:
         for state in plan.decodes:

@@ -6,7 +6,7 @@ from bisect import bisect_left, insort
 from collections import Counter
 from collections.abc import Callable
 
-from compute_svc.scheduler.base import Plan, Policy, RequestState
+from compute_svc.scheduler.base import Enter, Leave, Plan, Policy, RequestState
 
 
 def _arrival(state: RequestState) -> int:
@@ -31,7 +31,8 @@ class LongestPrefixFirst(Policy):
     """
 
     def __init__(self, *, window: int = 32, max_passes: int = 32) -> None:
-        assert window > 0 and max_passes >= 0, "somebody is looked at"
+        if window < 1 or max_passes < 0:
+            raise ValueError(f"window is {window} and max_passes {max_passes}, they must be at least 1 and 0")
         self._window = window
         self._max_passes = max_passes
         self._waiting: list[RequestState] = []
@@ -44,16 +45,14 @@ class LongestPrefixFirst(Policy):
     def attach(self, cached_tokens: Callable[[RequestState], int]) -> None:
         self._cached_tokens = cached_tokens
 
-    def add(self, state: RequestState, now: float) -> None:
+    def enter(self, state: RequestState, why: Enter, now: float) -> None:
         insort(self._waiting, state, key=_arrival)
         self._chosen = None
 
-    def remove(self, state: RequestState) -> None:
+    def leave(self, state: RequestState, why: Leave, now: float) -> None:
         del self._waiting[bisect_left(self._waiting, state.arrival, key=_arrival)]
         self._chosen = None
-
-    def charge(self, state: RequestState) -> None:
-        if self._waiting and self._waiting[0].arrival < state.arrival:
+        if why is Leave.ADMITTED and self._waiting and self._waiting[0].arrival < state.arrival:
             self._passes[self._waiting[0].request.number] += 1
 
     def first(self, now: float) -> RequestState | None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import heapq
 from dataclasses import dataclass
 
-from compute_svc.scheduler.base import Plan, Policy, RequestState
+from compute_svc.scheduler.base import Enter, Leave, Plan, Policy, RequestState
 from compute_svc.scheduler.policies.ranked import RankedQueue
 
 
@@ -24,7 +24,7 @@ class MultiLevelFeedback(Policy):
 
     A request enters the first level whose quantum covers its prompt, skipping those it would only fall through. A level's quantum used
     up, it falls to the next, where the quantum is twice as large; so what has been short so far passes what has been long. The batch or
-    the pages full, a running request gives up its place for a waiting one of a better level; its KV stays in the prefix cache as long as
+    the pages full, a running request is preempted for a waiting one of a better level; its KV stays in the prefix cache as long as
     there is room.
 
     Nobody starves: one that waits, and has got no answer token for `max_wait_s` since it began to wait, goes to the end of the first
@@ -44,7 +44,11 @@ class MultiLevelFeedback(Policy):
     def __init__(
         self, *, num_levels: int = 6, first_quantum_tokens: int = 16, prompt_weight: float = 1 / 16, max_wait_s: float = 300.0
     ) -> None:
-        assert num_levels > 0 and first_quantum_tokens > 0 and prompt_weight >= 0 and max_wait_s > 0, "sizes are positive"
+        for name, value in (("num_levels", num_levels), ("first_quantum_tokens", first_quantum_tokens)):
+            if value < 1:
+                raise ValueError(f"{name} is {value}, it must be at least 1")
+        if not (prompt_weight >= 0 and max_wait_s > 0):
+            raise ValueError(f"prompt_weight is {prompt_weight} and max_wait_s {max_wait_s}, they must be at least and above 0")
         self._quanta = [float(first_quantum_tokens << level) for level in range(num_levels - 1)]
         self._prompt_weight = prompt_weight
         self._max_wait_s = max_wait_s
@@ -55,21 +59,21 @@ class MultiLevelFeedback(Policy):
         self._waits: list[tuple[float, int]] = []
         self._entries = 0
 
-    def add(self, state: RequestState, now: float) -> None:
+    def enter(self, state: RequestState, why: Enter, now: float) -> None:
         number = state.request.number
-        service = self._services.get(number)
-        if service is None:
+        if why is Enter.ARRIVED:
             cost = state.num_given * self._prompt_weight
             level = next((level for level, quantum in enumerate(self._quanta) if cost <= quantum), len(self._quanta))
-            service = self._services[number] = _Service(level, cost, now)
-            self._enter(state, level)
+            self._services[number] = _Service(level, cost, now)
+            self._rank(state, level)
+        service = self._services[number]
         if service.was_served:
             service.waits_since, service.was_served = now, False
         heapq.heappush(self._waits, (service.waits_since, number))
         self._waiting[number] = state
         self._queue.add(state)
 
-    def remove(self, state: RequestState) -> None:
+    def leave(self, state: RequestState, why: Leave, now: float) -> None:
         del self._waiting[state.request.number]
         self._queue.remove(state)
 
@@ -86,7 +90,7 @@ class MultiLevelFeedback(Policy):
             if service.level < len(self._quanta) and service.tokens >= self._quanta[service.level]:
                 service.level += 1
                 service.tokens = 0
-                self._enter(state, service.level)
+                self._rank(state, service.level)
                 has_fallen = True
         return has_fallen
 
@@ -96,7 +100,7 @@ class MultiLevelFeedback(Policy):
     def forget(self, state: RequestState) -> None:
         del self._services[state.request.number]
 
-    def _enter(self, state: RequestState, level: int) -> None:
+    def _rank(self, state: RequestState, level: int) -> None:
         self._entries += 1
         state.rank = (float(level), self._entries)
 
@@ -110,6 +114,6 @@ class MultiLevelFeedback(Policy):
                 service = self._services[number]
                 if service.level:
                     service.level, service.tokens = 0, 0
-                    self._enter(state, 0)
+                    self._rank(state, 0)
                     self._queue.add(state)
             heapq.heappop(self._waits)

@@ -10,7 +10,7 @@ class PriorityFirst(RankedPolicy):
     """Serves the lower priority first; one step of priority is worth so many seconds of waiting.
 
     Nobody starves: the order is that of `submitted_at + priority * seconds`, which never changes, so a request is passed only by those
-    that come at most (its priority - theirs) * seconds later, and they are finitely many. A running request gives up its place for one
+    that come at most (its priority - theirs) * seconds later, and they are finitely many. A running request is preempted for one
     of a better priority only while that one is ahead in this order too.
 
     Args:
@@ -21,7 +21,8 @@ class PriorityFirst(RankedPolicy):
     preempts = True
 
     def __init__(self, seconds_per_level: float = 10.0) -> None:
-        assert seconds_per_level > 0, "a better priority is worth something"
+        if not seconds_per_level > 0:
+            raise ValueError(f"seconds_per_level is {seconds_per_level}, it must be above 0")
         super().__init__()
         self._seconds_per_level = seconds_per_level
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import heapq
 
-from compute_svc.scheduler.base import Policy, RequestState
+from compute_svc.scheduler.base import Enter, Leave, Policy, RequestState
 
 
 class RankedQueue:
@@ -55,11 +55,11 @@ class RankedPolicy(Policy):
         """The number; lower is sooner."""
         raise NotImplementedError
 
-    def add(self, state: RequestState, now: float) -> None:
+    def enter(self, state: RequestState, why: Enter, now: float) -> None:
         state.rank = (self.key(state), state.arrival)
         self._queue.add(state)
 
-    def remove(self, state: RequestState) -> None:
+    def leave(self, state: RequestState, why: Leave, now: float) -> None:
         self._queue.remove(state)
 
     def first(self, now: float) -> RequestState | None:

@@ -22,7 +22,8 @@ class ShortestFirst(RankedPolicy):
     overtakes = True
 
     def __init__(self, seconds_per_token: float = 0.1) -> None:
-        assert seconds_per_token > 0, "a shorter answer is worth something"
+        if not seconds_per_token > 0:
+            raise ValueError(f"seconds_per_token is {seconds_per_token}, it must be above 0")
         super().__init__()
         self._seconds_per_token = seconds_per_token
 

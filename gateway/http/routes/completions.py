@@ -6,6 +6,7 @@ from aiohttp import web
 
 from gateway.http.openai_answer import completion_choice
 from gateway.http.openai_schema import CompletionBody
+from gateway.http.paths import add_route
 from gateway.http.routes.generating import Style, respond
 from gateway.http.sse import CompletionEvents
 
@@ -25,7 +26,7 @@ _STYLE = Style(
 
 def add_to(app: web.Application) -> None:
     """Adds the routes."""
-    app.router.add_post("/v1/completions", create)
+    add_route(app, "POST", "/v1/completions", create)
 
 
 async def create(request: web.Request) -> web.StreamResponse:

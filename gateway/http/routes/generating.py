@@ -77,6 +77,7 @@ def _call(request: web.Request, style: Style, body: ChatBody | CompletionBody, p
         prompts=prompts,
         prompt_field=style.prompt_field,
         n=1 if body.n is None else body.n,
+        template_must_read=body.template_must_read,
         wishes=body.wishes(),
         default_max_tokens=style.default_max_tokens,
         priority=body.priority or 0,
@@ -91,6 +92,9 @@ def _shape(style: Style, body: ChatBody | CompletionBody, call: Call, gateway: G
     options = body.stream_options
     with_timeline = bool(body.return_timeline)
     with_token_ids = bool(body.return_token_ids)
+    include_usage = bool(options and options.include_usage)
+    # Without a stage that is ready there is no fingerprint, and will be no answer.
+    system_fingerprint = gateway.fleet.model().system_fingerprint if gateway.fleet.ready else ""
     return Shape(
         kind=style.kind,
         choice=partial(style.choice, with_logprobs=call.wishes.top_logprobs is not None, with_token_ids=with_token_ids),
@@ -98,12 +102,15 @@ def _shape(style: Style, body: ChatBody | CompletionBody, call: Call, gateway: G
             request_id=call.request_id,
             created=int(time.time()),
             model=gateway.names.name,
-            include_usage=bool(options and options.include_usage),
-            continuous_usage=bool(options and options.continuous_usage_stats),
+            system_fingerprint=system_fingerprint,
+            include_usage=include_usage,
+            continuous_usage=include_usage and bool(options and options.continuous_usage_stats),
             token_ids=with_token_ids,
             timeline=with_timeline,
         ),
         timeline=with_timeline,
+        system_fingerprint=system_fingerprint,
+        prompt_token_ids=with_token_ids and isinstance(body, ChatBody),
     )
 
 

@@ -8,12 +8,13 @@ from gateway.context import GATEWAY
 from gateway.http.answering import json_response
 from gateway.http.error_map import error_headers
 from gateway.http.middleware import public
+from gateway.http.paths import add_route
 from triserve.rpc.errors import Unavailable
 
 
 def add_to(app: web.Application) -> None:
     """Adds the route."""
-    app.router.add_get("/health", health)
+    add_route(app, "GET", "/health", health)
 
 
 @public

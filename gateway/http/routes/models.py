@@ -8,13 +8,14 @@ from aiohttp import web
 
 from gateway.context import GATEWAY, Gateway
 from gateway.http.answering import json_response
+from gateway.http.paths import add_route
 
 
 def add_to(app: web.Application) -> None:
     """Adds the routes."""
-    app.router.add_get("/v1/models", list_models)
-    # Names of models may have slashes.
-    app.router.add_get("/v1/models/{name:.+}", get_model)
+    add_route(app, "GET", "/v1/models", list_models)
+    # Names of models may have slashes, but none at the end.
+    add_route(app, "GET", "/v1/models/{name:.*[^/]}", get_model)
 
 
 async def list_models(request: web.Request) -> web.Response:
@@ -40,7 +41,7 @@ def _model(gateway: Gateway, name: str) -> dict[str, Any]:
         "owned_by": "triserve",
         "root": gateway.names.name,
         "max_model_len": served.max_model_len_tokens,
-        # Ids that may be in a prompt are below it.
+        # Ids below it have a token. Up to the width of the logits others are taken and given out too; they say nothing.
         "vocab_size": min(served.vocab_size, served.logits_width),
         "weights_revision": served.weights_revision,
         "computation": served.computation,

@@ -12,9 +12,10 @@ from aiohttp import web
 
 from gateway.context import GATEWAY, GRANT, Gateway
 from gateway.flow.pipeline import in_clients_words
-from gateway.flow.resolve import check_messages
+from gateway.flow.resolve import check_messages, check_token_ids
 from gateway.http.answering import json_response
 from gateway.http.openai_schema import DetokenizeBody, TokenizeBody
+from gateway.http.paths import add_route
 from triserve.rpc.errors import DeadlineExceeded, InvalidRequest
 from triserve.v1 import tokenizer_pb2
 
@@ -27,8 +28,8 @@ B = TypeVar("B", TokenizeBody, DetokenizeBody)
 
 def add_to(app: web.Application) -> None:
     """Adds the routes."""
-    app.router.add_post("/tokenize", tokenize)
-    app.router.add_post("/detokenize", detokenize)
+    add_route(app, "POST", "/tokenize", tokenize)
+    add_route(app, "POST", "/detokenize", detokenize)
 
 
 async def tokenize(request: web.Request) -> web.Response:
@@ -57,10 +58,11 @@ async def tokenize(request: web.Request) -> web.Response:
 
 
 async def detokenize(request: web.Request) -> web.Response:
-    """Text of token ids; special tokens are written out."""
+    """Text of token ids; special tokens are written out. Every id is taken that a model may give or a prompt may have."""
     gateway = request.app[GATEWAY]
     async with _admitted(request, DetokenizeBody) as body:
         gateway.names.require(body.model)
+        check_token_ids("tokens", body.tokens, gateway.fleet.model())
         decode = tokenizer_pb2.DecodeRequest(skip_special_tokens=False)
         await _add_ids(decode, body.tokens)
         return json_response({"prompt": (await _in_time(gateway, gateway.fleet.decode(decode), "tokens")).text})

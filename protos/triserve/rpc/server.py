@@ -28,7 +28,6 @@ logger = logging.getLogger(__name__)
 
 # The server must tolerate the channels' pings during a long silent prefill; the option's name is exactly this one.
 SERVER_OPTIONS: tuple[tuple[str, int], ...] = (
-    ("grpc.max_receive_message_length", MAX_MESSAGE_BYTES),
     ("grpc.max_send_message_length", MAX_MESSAGE_BYTES),
     ("grpc.http2.min_ping_interval_without_data_ms", KEEPALIVE_MS // 2),
     ("grpc.http2.max_ping_strikes", 0),
@@ -82,11 +81,20 @@ class ServiceServer:
         services: full names of the services that `register` adds.
         register: adds the servicers to the server.
         listen: "host:port"; port 0 picks a free one.
+        max_receive_bytes: of one message; a longer one is refused before it is parsed.
     """
 
-    def __init__(self, services: Sequence[str], register: Callable[[grpc.aio.Server], None], listen: str) -> None:
+    def __init__(
+        self,
+        services: Sequence[str],
+        register: Callable[[grpc.aio.Server], None],
+        listen: str,
+        *,
+        max_receive_bytes: int = MAX_MESSAGE_BYTES,
+    ) -> None:
         self.health = Health(services)
-        self._server = grpc.aio.server(interceptors=[ErrorInterceptor()], options=SERVER_OPTIONS)
+        options = (*SERVER_OPTIONS, ("grpc.max_receive_message_length", max_receive_bytes))
+        self._server = grpc.aio.server(interceptors=[ErrorInterceptor()], options=options)
         register(self._server)
         self.health.add_to(self._server)
         reflection.enable_server_reflection(

@@ -280,7 +280,9 @@ class Parcel(_message.Message):
     gateway: _builtins.int
     """The replica's number of the gateway."""
     delta_frame: _builtins.bytes
-    """A serialised DeltaFrame; compute forwards it unopened."""
+    """A serialised DeltaFrame, of requests of this gateway that are open on this stream, with at most one token for each row of the frames
+    that are answered. Compute looks into it and forwards it as it is; one that does not fit ends the stream.
+    """
     def __init__(
         self,
         *,
@@ -325,7 +327,7 @@ Global___SampleFailure: _TypeAlias = SampleFailure  # noqa: Y015
 
 @_typing.final
 class SampleResponse(_message.Message):
-    """Answer to one or more frames."""
+    """Answer to one or more frames. One that names a request which is not open on this stream, or a row that awaits no verdict, ends the stream."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -338,7 +340,9 @@ class SampleResponse(_message.Message):
     FAILED_FIELD_NUMBER: _builtins.int
     PARCELS_FIELD_NUMBER: _builtins.int
     frame: _builtins.int
-    """All frames up to this number are done; a replica lets only so many go unanswered."""
+    """All frames up to this number are done, more than in the answer before; a replica lets only so many go unanswered. A request whose
+    candidate row is in one of them and which has no verdict, end or failure by now fails.
+    """
     @_builtins.property
     def hello(self) -> Global___GetSamplerInfoResponse:
         """In the first message, and only there."""
@@ -396,10 +400,21 @@ class TokenLogprobs(_message.Message):
     LOGPROB_FIELD_NUMBER: _builtins.int
     TOKEN_BYTES_FIELD_NUMBER: _builtins.int
     TOP_FIELD_NUMBER: _builtins.int
+    TOKEN_FIELD_NUMBER: _builtins.int
+    TEXT_FIELD_NUMBER: _builtins.int
+    TEXT_OFFSET_FIELD_NUMBER: _builtins.int
     logprob: _builtins.float
     """Natural log of the token's probability under the model, before penalties and temperature."""
     token_bytes: _builtins.bytes
-    """The token's own bytes."""
+    """What the token adds to the answer's bytes; none for a token that is no text. Where a stop string ends the answer within the
+    token, the bytes before it.
+    """
+    token: _builtins.int
+    """The token's id."""
+    text: _builtins.str
+    """The characters of the answer that the token completes: texts of all entries, joined, are the answer's text."""
+    text_offset: _builtins.int
+    """Characters of the answer before the one that the token's first byte belongs to."""
     @_builtins.property
     def top(self) -> _containers.RepeatedCompositeFieldContainer[Global___TopLogprob]:
         """The likeliest tokens, falling."""
@@ -410,10 +425,13 @@ class TokenLogprobs(_message.Message):
         logprob: _builtins.float = ...,
         token_bytes: _builtins.bytes = ...,
         top: _abc.Iterable[Global___TopLogprob] | None = ...,
+        token: _builtins.int = ...,
+        text: _builtins.str = ...,
+        text_offset: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["logprob", b"logprob", "token_bytes", b"token_bytes", "top", b"top"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["logprob", b"logprob", "text", b"text", "text_offset", b"text_offset", "token", b"token", "token_bytes", b"token_bytes", "top", b"top"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -433,7 +451,7 @@ class TopLogprob(_message.Message):
     logprob: _builtins.float
     """Natural log of its probability."""
     token_bytes: _builtins.bytes
-    """Its own bytes."""
+    """Its own bytes; a special token's name."""
     def __init__(
         self,
         *,
@@ -451,7 +469,7 @@ Global___TopLogprob: _TypeAlias = TopLogprob  # noqa: Y015
 
 @_typing.final
 class DeltaFrame(_message.Message):
-    """Deltas of some requests of one gateway: one entry per delta in the first seven columns."""
+    """Deltas of some requests of one gateway: one entry per delta in the first six columns and in the last."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -461,7 +479,6 @@ class DeltaFrame(_message.Message):
     NUM_TOKENS_FIELD_NUMBER: _builtins.int
     TEXT_FIELD_NUMBER: _builtins.int
     FINISH_REASON_FIELD_NUMBER: _builtins.int
-    STOP_STRING_FIELD_NUMBER: _builtins.int
     TOKEN_FIELD_NUMBER: _builtins.int
     LOGPROBS_FIELD_NUMBER: _builtins.int
     NUM_LOGPROBS_FIELD_NUMBER: _builtins.int
@@ -490,16 +507,14 @@ class DeltaFrame(_message.Message):
         """Unspecified = goes on. Set in the request's last delta."""
 
     @_builtins.property
-    def stop_string(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
-        """What stopped it: the stop string; empty if none."""
-
-    @_builtins.property
     def token(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]:
         """Tokens of all deltas one after the other."""
 
     @_builtins.property
     def logprobs(self) -> _containers.RepeatedCompositeFieldContainer[Global___TokenLogprobs]:
-        """One entry for each token of requests that asked for log-probabilities, in the order of tokens; none for others."""
+        """Entries of requests that asked for log-probabilities, in the order of tokens; none for others. An entry comes with the token's
+        text, which may be in a later delta than the token; there is none for a stop id and for what a stop string cuts off.
+        """
 
     @_builtins.property
     def num_logprobs(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]:
@@ -514,14 +529,13 @@ class DeltaFrame(_message.Message):
         num_tokens: _abc.Iterable[_builtins.int] | None = ...,
         text: _abc.Iterable[_builtins.str] | None = ...,
         finish_reason: _abc.Iterable[_common_pb2.FinishReason.ValueType] | None = ...,
-        stop_string: _abc.Iterable[_builtins.str] | None = ...,
         token: _abc.Iterable[_builtins.int] | None = ...,
         logprobs: _abc.Iterable[Global___TokenLogprobs] | None = ...,
         num_logprobs: _abc.Iterable[_builtins.int] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["epoch", b"epoch", "finish_reason", b"finish_reason", "first_position", b"first_position", "logprobs", b"logprobs", "num_logprobs", b"num_logprobs", "num_tokens", b"num_tokens", "request", b"request", "stop_string", b"stop_string", "text", b"text", "token", b"token"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["epoch", b"epoch", "finish_reason", b"finish_reason", "first_position", b"first_position", "logprobs", b"logprobs", "num_logprobs", b"num_logprobs", "num_tokens", b"num_tokens", "request", b"request", "text", b"text", "token", b"token"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -50,6 +50,7 @@ class GetTokenizerInfoResponse(_message.Message):
     DEFAULT_TOP_K_FIELD_NUMBER: _builtins.int
     DEFAULT_TOP_P_FIELD_NUMBER: _builtins.int
     MAX_INPUT_BYTES_FIELD_NUMBER: _builtins.int
+    TEMPLATE_ARGUMENTS_FIELD_NUMBER: _builtins.int
     DEFAULT_MIN_P_FIELD_NUMBER: _builtins.int
     DEFAULT_REPETITION_PENALTY_FIELD_NUMBER: _builtins.int
     vocab_size: _builtins.int
@@ -76,6 +77,10 @@ class GetTokenizerInfoResponse(_message.Message):
     def eos_token_ids(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]:
         """Ids that end an answer, from generation_config.json, config.json and the tokenizer, without repeats."""
 
+    @_builtins.property
+    def template_arguments(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """Arguments that callers may give and that the chat template reads."""
+
     def __init__(
         self,
         *,
@@ -87,12 +92,13 @@ class GetTokenizerInfoResponse(_message.Message):
         default_top_k: _builtins.int | None = ...,
         default_top_p: _builtins.float | None = ...,
         max_input_bytes: _builtins.int = ...,
+        template_arguments: _abc.Iterable[_builtins.str] | None = ...,
         default_min_p: _builtins.float | None = ...,
         default_repetition_penalty: _builtins.float | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["_default_min_p", b"_default_min_p", "_default_repetition_penalty", b"_default_repetition_penalty", "_default_temperature", b"_default_temperature", "_default_top_k", b"_default_top_k", "_default_top_p", b"_default_top_p", "default_min_p", b"default_min_p", "default_repetition_penalty", b"default_repetition_penalty", "default_temperature", b"default_temperature", "default_top_k", b"default_top_k", "default_top_p", b"default_top_p", "fingerprint", b"fingerprint"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_default_min_p", b"_default_min_p", "_default_repetition_penalty", b"_default_repetition_penalty", "_default_temperature", b"_default_temperature", "_default_top_k", b"_default_top_k", "_default_top_p", b"_default_top_p", "default_min_p", b"default_min_p", "default_repetition_penalty", b"default_repetition_penalty", "default_temperature", b"default_temperature", "default_top_k", b"default_top_k", "default_top_p", b"default_top_p", "eos_token_ids", b"eos_token_ids", "fingerprint", b"fingerprint", "has_chat_template", b"has_chat_template", "max_input_bytes", b"max_input_bytes", "vocab_size", b"vocab_size"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_default_min_p", b"_default_min_p", "_default_repetition_penalty", b"_default_repetition_penalty", "_default_temperature", b"_default_temperature", "_default_top_k", b"_default_top_k", "_default_top_p", b"_default_top_p", "default_min_p", b"default_min_p", "default_repetition_penalty", b"default_repetition_penalty", "default_temperature", b"default_temperature", "default_top_k", b"default_top_k", "default_top_p", b"default_top_p", "eos_token_ids", b"eos_token_ids", "fingerprint", b"fingerprint", "has_chat_template", b"has_chat_template", "max_input_bytes", b"max_input_bytes", "template_arguments", b"template_arguments", "vocab_size", b"vocab_size"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__default_min_p: _TypeAlias = _typing.Literal["default_min_p"]  # noqa: Y015
     _WhichOneofArgType__default_min_p: _TypeAlias = _typing.Literal["_default_min_p", b"_default_min_p"]  # noqa: Y015
@@ -337,7 +343,7 @@ class DecodeRequest(_message.Message):
     """Whether to return each id's own token string too."""
     @_builtins.property
     def token_ids(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]:
-        """The ids, each below vocab_size."""
+        """The ids; one that has no token says nothing."""
 
     def __init__(
         self,

@@ -12,8 +12,8 @@ Where the facts are from (what says nothing else: modeling_baichuan.py of Baichu
 
 The first 13B adds slope * (position of the key) to scores, the second subtracts slope * distance: the same after softmax.
 
-Assumed: of the two 13B generations, which say the same in their configs, the vocabulary tells which it is: 64000 or 125696 as published. The first
-7B's fields and its rotary_emb.inv_freq buffers are as in Llama of its time.
+Assumed: of the two 13B generations, which say the same in their configs, the vocabulary tells which it is: 64000 or 125696 as published, and what
+was tuned from one of them may have a few tokens more. The first 7B's fields and its rotary_emb.inv_freq buffers are as in Llama of its time.
 """
 
 from __future__ import annotations
@@ -137,6 +137,15 @@ CASES = (
     ReferenceCase("baichuan-7b-longer-vocabulary", "BaiChuanForCausalLM", Baichuan, {"generation": 1, "size": "7B", "vocabulary": 64003}),
     ReferenceCase("baichuan-13b-odd-heads", "BaichuanForCausalLM", Baichuan, {"generation": 1, "size": "13B"}),
     ReferenceCase("baichuan-13b-power-of-two-heads", "BaichuanForCausalLM", Baichuan, {"generation": 1, "size": "13B", "heads": 8}),
+    ReferenceCase(
+        "baichuan-13b-longer-vocabulary", "BaichuanForCausalLM", Baichuan, {"generation": 1, "size": "13B", "heads": 4, "vocabulary": 64007}
+    ),
     ReferenceCase("baichuan2-7b", "BaichuanForCausalLM", Baichuan, {"generation": 2, "size": "7B", "heads": 4}),
     ReferenceCase("baichuan2-13b-odd-heads", "BaichuanForCausalLM", Baichuan, {"generation": 2, "size": "13B", "heads": 3}),
+    ReferenceCase(
+        "baichuan2-13b-longer-vocabulary",
+        "BaichuanForCausalLM",
+        Baichuan,
+        {"generation": 2, "size": "13B", "heads": 4, "vocabulary": 125699},
+    ),
 )

@@ -9,9 +9,10 @@ Where the facts are from (what says nothing else: modeling_chatglm.py of THUDM/c
                         10000 * rope_ratio
   dense_h_to_4h         gate rows, then up rows (SwiGLU, arXiv 2002.05202); add_bias_linear gives it, dense_4h_to_h and dense a bias
   score scaling         apply_query_key_layer_scaling divides scores by the layer's number and multiplies them back: no effect here
+  rope_ratio            chatglm2-6b-32k divides positions by it (position interpolation, says its README), all later releases multiply the base by it
+                        (modeling_chatglm.py of THUDM/glm-4-9b): under the same field, and it matters at every position
 
-Assumed: chatglm2-6b-32k divided positions by rope_ratio, while all later releases multiply the base by it, under the same field; this is the
-later reading (modeling_chatglm.py of THUDM/glm-4-9b). It matters at every position, not only past the trained length.
+Assumed: the name that a config has under _name_or_path or in auto_map tells chatglm2-6b-32k from chatglm3-6b-32k.
 """
 
 from __future__ import annotations
@@ -31,7 +32,7 @@ from tests.oracle.references.written_model import (
     rotate,
 )
 
-_VOCABULARY, _HIDDEN, _FFN, _LAYERS, _EPS = 97, 48, 80, 3, 1e-5
+_HIDDEN, _FFN, _LAYERS, _EPS = 48, 80, 3, 1e-5
 
 
 class ChatGlm(WrittenModel):
@@ -46,6 +47,8 @@ class ChatGlm(WrittenModel):
         qkv_bias: As all releases have it.
         linear_bias: As none has it.
         rope_ratio: None = the config does not have the field.
+        divides: The ratio divides positions, as the model's name then tells; otherwise it multiplies the base.
+        vocabulary: As large as published where the name counts.
     """
 
     def __init__(
@@ -59,10 +62,14 @@ class ChatGlm(WrittenModel):
         qkv_bias: bool = True,
         linear_bias: bool = False,
         rope_ratio: float | None = None,
+        divides: bool | None = None,
+        vocabulary: int = 97,
     ) -> None:
         self._heads, self._groups, self._head_dim = heads, groups or heads, head_dim
         self._head_by_head = not groups
-        self._rope_base = 10000 * (rope_ratio or 1)
+        ratio = rope_ratio or 1.0
+        self._rope_base = 10000 if divides else 10000 * ratio
+        self._stretch = ratio if divides else 1.0
         config = {
             "architectures": [architecture],
             "model_type": "chatglm",
@@ -85,7 +92,7 @@ class ChatGlm(WrittenModel):
             "num_attention_heads": heads,
             "num_layers": _LAYERS,
             "original_rope": True,
-            "padded_vocab_size": _VOCABULARY,
+            "padded_vocab_size": vocabulary,
             "post_layer_norm": True,
             "rmsnorm": True,
             "seq_length": 512,
@@ -95,7 +102,10 @@ class ChatGlm(WrittenModel):
         }
         if rope_ratio is not None:
             config["rope_ratio"] = rope_ratio
-        shapes: dict[str, tuple[int, ...]] = {"transformer.embedding.word_embeddings.weight": (_VOCABULARY, _HIDDEN)}
+        if divides is not None:
+            name = "THUDM/chatglm2-6b-32k" if divides else "THUDM/chatglm3-6b-32k"
+            config |= {"_name_or_path": name, "auto_map": {"AutoModel": f"{name}--modeling_chatglm.ChatGLMForConditionalGeneration"}}
+        shapes: dict[str, tuple[int, ...]] = {"transformer.embedding.word_embeddings.weight": (vocabulary, _HIDDEN)}
         for layer in range(_LAYERS):
             at = f"transformer.encoder.layers.{layer}."
             shapes[f"{at}input_layernorm.weight"] = shapes[f"{at}post_attention_layernorm.weight"] = (_HIDDEN,)
@@ -105,7 +115,7 @@ class ChatGlm(WrittenModel):
             shapes |= linear_shapes(f"{at}mlp.dense_h_to_4h", 2 * _FFN, _HIDDEN, bias=linear_bias)
             shapes |= linear_shapes(f"{at}mlp.dense_4h_to_h", _HIDDEN, _FFN, bias=linear_bias)
         shapes["transformer.encoder.final_layernorm.weight"] = (_HIDDEN,)
-        shapes["transformer.output_layer.weight"] = (_VOCABULARY, _HIDDEN)
+        shapes["transformer.output_layer.weight"] = (vocabulary, _HIDDEN)
         buffers = {"transformer.rotary_pos_emb.inv_freq": inverse_frequencies(head_dim // 2, 10000)}
         super().__init__(config, shapes, seed=seed, buffers=buffers)
 
@@ -124,7 +134,7 @@ class ChatGlm(WrittenModel):
             q, k, v = fused[:, 0::3], fused[:, 1::3], fused[:, 2::3]
         else:
             q, k, v = fused[:, : self._heads], fused[:, self._heads : -self._groups], fused[:, -self._groups :]
-        q, k = (rotate(part, self._head_dim // 2, self._rope_base, neighbours=True) for part in (q, k))
+        q, k = (rotate(part, self._head_dim // 2, self._rope_base, neighbours=True, stretch=self._stretch) for part in (q, k))
         return self.linear(f"{at}dense", causal_attention(q, k, v))
 
     def _mlp(self, at: str, x: torch.Tensor) -> torch.Tensor:
@@ -136,6 +146,8 @@ CASES = (
     ReferenceCase("chatglm-two-groups", "ChatGLMModel", ChatGlm),
     ReferenceCase("chatglm-one-group-wide-heads", "ChatGLMForConditionalGeneration", ChatGlm, {"groups": 1, "head_dim": 20}),
     ReferenceCase("chatglm-group-per-head-rope-ratio", "ChatGLMModel", ChatGlm, {"groups": 6, "head_dim": 8, "rope_ratio": 50}),
+    ReferenceCase("chatglm-2-32k", "ChatGLMModel", ChatGlm, {"rope_ratio": 8, "divides": True, "vocabulary": 65024}),
+    ReferenceCase("chatglm-3-32k", "ChatGLMModel", ChatGlm, {"rope_ratio": 50, "divides": False, "vocabulary": 65024}),
     ReferenceCase("chatglm-head-by-head", "ChatGLMModel", ChatGlm, {"groups": 0}),
     ReferenceCase("chatglm-no-biases", "ChatGLMModel", ChatGlm, {"qkv_bias": False}),
     ReferenceCase("chatglm-all-biases", "ChatGLMModel", ChatGlm, {"linear_bias": True}),

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from prompt_cache.keys import CacheKey, CacheScope, KeyMaker
 
 KEYS = KeyMaker(b"0123456789abcdef")
-SCOPE = CacheScope(tenant="a", model="m", weights_revision="w", computation="c", tokenizer_sha256="t", sampling=b"s", output_format=b"f")
+SCOPE = CacheScope(tenant="a", model="m", weights_revision="w", computation="c", tokenizer_sha256="t", sampling=b"s")
 
 scopes = st.builds(
     CacheScope,
@@ -21,7 +21,6 @@ scopes = st.builds(
     computation=st.text(max_size=4),
     tokenizer_sha256=st.text(max_size=4),
     sampling=st.binary(max_size=4),
-    output_format=st.binary(max_size=4),
 )
 prompts = st.lists(st.integers(0, 2**32 - 1), max_size=5)
 
@@ -75,4 +74,4 @@ def test_the_name_in_redis_shows_neither_tenant_nor_model() -> None:
 
 
 def test_names_in_redis_begin_with_schema_version_and_namespace() -> None:
-    assert CacheKey("0a", "ff").redis_name == "triserve:cache:1:0a:x:ff"
+    assert CacheKey("0a", "ff").redis_name == "triserve:cache:2:0a:x:ff"

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from sampler_svc.errors import Disagreement
 from sampler_svc.params import Finish, Sampling, Stopping
-from sampler_svc.request_state import Delta, Opening, RequestState
+from sampler_svc.request_state import MAX_TOKENS, REPLAY_PIECE_TOKENS, Delta, Opening, RequestState
 from sampler_svc.vocabulary import Vocabulary
 from tests.fakes.sampler_tokenizers import byte_tokenizer
 from triserve.rpc.errors import InvalidRequest
@@ -39,7 +39,10 @@ def answer(state: RequestState, text: str | Sequence[int]) -> Delta:
 
 
 def state(**fields: Any) -> RequestState:
-    return RequestState(opening(**fields), VOCABULARY, WIDTH)
+    made = RequestState(opening(**fields), VOCABULARY, WIDTH)
+    for _ in made.replay():
+        pass
+    return made
 
 
 def test_a_delta_says_whose_it_is_and_where_it_begins() -> None:
@@ -53,7 +56,7 @@ def test_a_delta_says_whose_it_is_and_where_it_begins() -> None:
 def test_a_stop_id_ends_the_answer_is_counted_and_gives_no_text() -> None:
     """PPL.LLM ignored the client's stop ids, and sent stop tokens as text."""
     delta = answer(state(stop_token_ids=frozenset({ord("!")})), "hi!")
-    assert (delta.text, delta.tokens, delta.finish, delta.stop_string) == ("hi", [*b"hi!"], Finish.STOP, "")
+    assert (delta.text, delta.tokens, delta.finish) == ("hi", [*b"hi!"], Finish.STOP)
 
 
 def test_end_of_text_on_the_last_allowed_token_is_a_stop() -> None:
@@ -67,9 +70,9 @@ def test_the_last_allowed_token_ends_the_answer_by_length() -> None:
     assert (delta.text, delta.finish) == ("hi", Finish.LENGTH)
 
 
-def test_a_stop_string_cuts_the_text_and_is_named() -> None:
+def test_a_stop_string_cuts_the_text() -> None:
     delta = answer(state(stop_strings=("END", "\n\n")), "one\n\n")
-    assert (delta.text, delta.finish, delta.stop_string) == ("one", Finish.STOP, "\n\n")
+    assert (delta.text, delta.finish) == ("one", Finish.STOP)
     assert delta.tokens == [*b"one\n\n"]
 
 
@@ -79,7 +82,7 @@ def test_a_stop_string_on_the_last_allowed_token_is_a_stop() -> None:
 
 def test_a_stop_id_goes_before_the_stop_string_that_half_came() -> None:
     delta = answer(state(stop_strings=("END",)), [*b"xEN", EOS])
-    assert (delta.text, delta.finish, delta.stop_string) == ("xEN", Finish.STOP, "")
+    assert (delta.text, delta.finish) == ("xEN", Finish.STOP)
 
 
 def test_text_held_back_is_sent_when_the_length_ends_the_answer() -> None:
@@ -166,3 +169,40 @@ def test_replayed_tokens_are_punished_like_drawn_ones() -> None:
     second = state(sampling=sampling, generated=[*b"aab"])
     assert second.penalties._index == first.penalties._index
     assert second.penalties._answer_counts.tolist() == first.penalties._answer_counts.tolist()
+
+
+def test_a_stop_string_that_is_a_special_token_s_name_ends_the_answer_at_it() -> None:
+    vocabulary = Vocabulary(byte_tokenizer(special=["<eos>", "<|x|>"]))
+    marked = 257
+
+    def ended(stops: Sequence[str], tokens: Sequence[int], **stopping: Any) -> Delta:
+        request = RequestState(opening(stop_strings=tuple(stops), stop_token_ids=frozenset(), **stopping), vocabulary, WIDTH + 1)
+        return answer(request, tokens)
+
+    delta = ended(["<|x|>"], [*b"hi", marked])
+    assert (delta.text, delta.finish) == ("hi", Finish.STOP)
+    assert ended(["i<|x|>"], [*b"hi", marked]).text == "h"
+    assert ended(["<|x|>\n"], [*b"hi", marked, *b"\n"]).finish is Finish.STOP
+    assert ended(["<eos>"], [*b"hi", EOS]).text == "hi", "with ignore_eos, the end token is one like any other"
+    assert ended(["<|x|>"], [*b"hi", marked, *b"you"], min_tokens=4, max_tokens=6).text == "hiyou", "not before min_tokens"
+    assert ended(["|x"], [ord("a"), marked, ord("b")], max_tokens=3).text == "ab", "no part of a name that nobody sees"
+    assert ended(["<|x|>!"], [*b"hi", marked, ord("?")], max_tokens=4).text == "hi?"
+
+
+def test_a_long_answer_is_replayed_in_pieces() -> None:
+    made = RequestState(opening(generated=[*b"ab"] * REPLAY_PIECE_TOKENS, max_tokens=10_000), VOCABULARY, WIDTH)
+    positions = [made.position for _ in made.replay()]
+    assert positions == [REPLAY_PIECE_TOKENS]
+    assert made.position == 2 * REPLAY_PIECE_TOKENS
+
+
+def test_an_answer_that_is_complete_is_refused_before_it_is_replayed() -> None:
+    with pytest.raises(InvalidRequest, match="ended"):
+        RequestState(opening(generated=[ord("a")] * 5, max_tokens=5), VOCABULARY, WIDTH)
+
+
+@pytest.mark.parametrize("is_prompt", [True, False])
+def test_more_tokens_than_any_context_has_are_refused_unread(is_prompt: bool) -> None:
+    tokens = range(MAX_TOKENS + 1)
+    with pytest.raises(InvalidRequest, match=f"{MAX_TOKENS + 1 if is_prompt else MAX_TOKENS + 2} tokens, the limit is {MAX_TOKENS}"):
+        state(max_tokens=2**32 - 1, **({"prompt": tokens} if is_prompt else {"generated": tokens}))

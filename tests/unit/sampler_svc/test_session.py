@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import math
 from collections.abc import Sequence
 from dataclasses import replace
@@ -15,7 +16,7 @@ from hypothesis import strategies as st
 from sampler_svc.candidate_rows import CandidateRows
 from sampler_svc.params import Finish, Sampling, Stopping
 from sampler_svc.request_slots import RequestSlots
-from sampler_svc.request_state import Delta, Opening
+from sampler_svc.request_state import REPLAY_PIECE_TOKENS, Delta, Opening
 from sampler_svc.session import Frame, Kind, Outcome, Session, Verdict
 from sampler_svc.vocabulary import Vocabulary
 from tests.fakes.sampler_tokenizers import byte_tokenizer
@@ -202,14 +203,14 @@ def test_a_drawn_row_reports_logprobs_from_its_candidates() -> None:
     beside = {0: {ord("a"): 1.5, ord("b"): 1.0}}
     outcome = session().process([frame([(1, 0, ord("a"))], opens=[opening(1, sampling=sampling)], beside=beside)])
     (entry,) = outcome.deltas[1].logprobs
-    assert entry == (ord("a"), -0.5, [(ord("a"), -0.5)])
+    assert entry.entry == (ord("a"), -0.5, [(ord("a"), -0.5)])
 
 
 def test_logprobs_are_raw_whatever_was_drawn_from() -> None:
     sampling = Sampling(temperature=0.0, logit_bias_ids=(ord("b"),), logit_bias_values=(9.0,), top_logprobs=2)
     outcome = session().process([frame([(1, 0, {ord("a"): 1.5, ord("b"): 1.0})], opens=[opening(1, sampling=sampling)])])
     (entry,) = outcome.deltas[1].logprobs
-    assert entry == (ord("b"), -1.0, [(ord("a"), -0.5), (ord("b"), -1.0)])
+    assert entry.entry == (ord("b"), -1.0, [(ord("a"), -0.5), (ord("b"), -1.0)])
 
 
 def test_missing_logprobs_fail_the_request_and_leave_no_token_without_them() -> None:
@@ -238,7 +239,7 @@ def joined(outcomes: Sequence[Outcome]) -> dict[int, Delta]:
             whole.tokens += delta.tokens
             whole.text += delta.text
             whole.logprobs += delta.logprobs
-            whole.finish, whole.stop_string = delta.finish, delta.stop_string
+            whole.finish = delta.finish
     return deltas
 
 
@@ -281,3 +282,32 @@ def test_frames_taken_together_give_what_they_give_one_by_one(frames: list[Frame
         assert [request for outcome in some for request in outcome.finished] == [r for outcome in outcomes for r in outcome.finished]
         assert [f[0] for outcome in some for f in outcome.failed] == [f[0] for outcome in outcomes for f in outcome.failed]
     assert alone.num_requests == together.num_requests == mixed.num_requests
+
+
+@pytest.mark.parametrize("generated", [[*b"ab"] * 2000, [*b"ab"] * 2000 + [EOS]], ids=["goes on", "has ended"])
+async def test_a_long_answer_that_is_resumed_lets_others_have_their_turn_and_changes_nothing_else(generated: list[int]) -> None:
+    turns = 0
+
+    async def count() -> None:
+        nonlocal turns
+        while True:
+            turns += 1
+            await asyncio.sleep(0)
+
+    frames = [frame([(1, 4000, ord("c"))], opens=[opening(1, generated=generated, max_tokens=5000)])]
+    other = asyncio.create_task(count())
+    prepared = session()
+    await prepared.prepare(frames)
+    other.cancel()
+    assert turns >= 4000 // REPLAY_PIECE_TOKENS
+    outcome, plain = prepared.process(frames), session().process(frames)
+    assert (outcome.deltas, len(outcome.failed)) == (plain.deltas, len(plain.failed))
+    assert prepared.num_requests == (0 if EOS in generated else 1)
+
+
+async def test_a_resumed_answer_that_is_one_too_many_is_still_refused() -> None:
+    full = session(limit=0)
+    frames = [frame(opens=[opening(1, generated=[*b"ab"] * 2000, max_tokens=5000)])]
+    await full.prepare(frames)
+    ((request, error),) = full.process(frames).failed
+    assert (request, type(error)) == (1, Overloaded)

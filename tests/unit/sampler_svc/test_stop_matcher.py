@@ -101,3 +101,34 @@ def test_the_longest_and_most_stop_strings_are_cheap_on_text_that_almost_matches
     sent, stop, pieces = run(stops, ["a"] * 2000 + ["Z"])
     assert (sent, stop) == ("a" * 2000 + "Z", None)
     assert max(map(len, pieces[:-2])) == 1
+
+
+def test_a_hidden_piece_is_matched_and_never_sent() -> None:
+    matcher = StopMatcher(StopPatterns(["<|x|>", "a<|y|>b"]))
+    assert matcher.feed("one", armed=True) == Matched("one", None)
+    assert matcher.feed("<|x|>", armed=False, hidden=True) == Matched("", None)
+    assert matcher.feed("a", armed=True) == Matched("", None)
+    assert matcher.feed("<|y|>", armed=True, hidden=True) == Matched("", None)
+    assert matcher.feed("c", armed=True) == Matched("ac", None), "what came of it is sent without what is hidden"
+    assert matcher.feed("two", armed=True) == Matched("two", None)
+    assert matcher.feed("<|x|>", armed=True, hidden=True) == Matched("", "<|x|>")
+
+
+@settings(max_examples=200, deadline=None)
+@given(STOPS, st.lists(st.tuples(st.text("abc", max_size=4), st.booleans()), max_size=8))
+def test_hidden_pieces_leave_the_text_as_it_is_but_for_themselves(stops: list[str], pieces: list[tuple[str, bool]]) -> None:
+    matcher = StopMatcher(StopPatterns(stops))
+    sent, stop = "", None
+    for text, hidden in pieces:
+        more, stop = matcher.feed(text, armed=True, hidden=hidden)
+        sent += more
+        if stop is not None:
+            break
+    else:
+        sent += matcher.flush()
+    whole = "".join(text for text, _ in pieces)
+    expected = first_stop(stops, whole, 0)
+    assert stop == (expected[1] if expected else None)
+    visible = [not hidden for text, hidden in pieces for _ in text]
+    end = expected[0] if expected else len(whole)
+    assert sent == "".join(character for character, shows in zip(whole[:end], visible[:end], strict=True) if shows)

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from sampler_svc.logprobs import TokenLogprob, TopToken
+from sampler_svc.logprobs import TextLogprob, TokenLogprob, TopToken
 from sampler_svc.params import Finish, Sampling, Stopping
 from sampler_svc.request_state import Delta
 from sampler_svc.session import Kind, Outcome, Verdict
@@ -123,13 +123,13 @@ def test_every_sampling_field_of_the_contract_is_known() -> None:
 
 
 def test_an_outcome_is_grouped_by_gateway() -> None:
-    entry = TokenLogprob(0xC3, -0.5, [TopToken(256, -0.25)])
+    entry = TextLogprob(TokenLogprob(0xC3, -0.5, [TopToken(256, -0.25)]), "t", b"\xc3", 3, 4)
     outcome = Outcome(
         verdicts=[Verdict(1, 2, 3)],
         finished=[1],
         failed=[(9, Overloaded("full", field="x"))],
         deltas={
-            1: Delta(70, 11, 1, 2, [3], "t", [entry], Finish.STOP, "s"),
+            1: Delta(70, 11, 1, 2, [3], "t", [entry], Finish.STOP),
             2: Delta(80, 12, 0, 0, [4, 5], ""),
             3: Delta(70, 13, 0, 6, [], "held", [], Finish.LENGTH),
             4: Delta(70, 14, 0, 6),
@@ -149,13 +149,15 @@ def test_an_outcome_is_grouped_by_gateway() -> None:
             num_tokens=[1, 0],
             text=["t", "held"],
             finish_reason=[common_pb2.FINISH_REASON_STOP, common_pb2.FINISH_REASON_LENGTH],
-            stop_string=["s", ""],
             token=[3],
             logprobs=[
                 sampler_pb2.TokenLogprobs(
                     logprob=-0.5,
                     token_bytes=b"\xc3",
                     top=[sampler_pb2.TopLogprob(token=256, logprob=-0.25, token_bytes=b"<eos>")],
+                    token=0xC3,
+                    text="t",
+                    text_offset=3,
                 )
             ],
             num_logprobs=[1, 0],
@@ -167,7 +169,6 @@ def test_an_outcome_is_grouped_by_gateway() -> None:
             num_tokens=[2],
             text=[""],
             finish_reason=[common_pb2.FINISH_REASON_UNSPECIFIED],
-            stop_string=[""],
             token=[4, 5],
             num_logprobs=[0],
         ),

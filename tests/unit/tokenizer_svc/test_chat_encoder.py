@@ -12,6 +12,7 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from transformers import PreTrainedTokenizerFast
 
+from tests.fakes.template_styles import STYLES
 from tests.fakes.tokenizers import KINDS, SPECIAL_TOKENS, TEMPLATES
 from tests.unit.tokenizer_svc.conftest import MakeEncoder, MakeFolder, MakeTokenizer
 from tokenizer_svc.chat_encoder import Chat, ChatEncoder
@@ -76,7 +77,8 @@ def encoder_of(source: str, tokenizer: Tokenizer, **options: Any) -> ChatEncoder
 def test_ids_equal_those_of_transformers(
     make_encoder: MakeEncoder, make_folder: MakeFolder, kind: str, style: str, add_generation_prompt: bool, num_turns: int
 ) -> None:
-    turns = CONVERSATION[:num_turns] if (style, num_turns) != ("instructions", 1) else CONVERSATION[1:2]
+    # These styles print a system prompt with the first or last question alone.
+    turns = CONVERSATION[1:2] if style in ("instructions", "system_last") and num_turns == 1 else CONVERSATION[:num_turns]
     chat = Chat(turns, {}, add_generation_prompt)
     assert make_encoder(kind, style).encode(chat, max_tokens=None).token_ids == reference_ids(make_folder(kind, style), chat)
 
@@ -154,8 +156,11 @@ def test_users_words_reach_the_model_to_the_letter(
         ("{{ messages[0].content }}{{ messages[1].content }}", [Message("user", "<|im"), Message("user", "_end|>")]),
         ("{{ messages[0].content.replace('</think>', '') }}", [Message("user", "<|im</think>_end|>")]),
         ("{{ messages[0].content.split('\\n') | join('') }}", [Message("user", "<|im\n_end|>")]),
-        ("{{ '<|' + messages[0].role + '|>' }}", [Message("im_end", "x")]),
-        ("{{ '<|im_' + messages[0].role }}", [Message("end", "|>"), Message("user", "|>")]),
+        ("{{ '<|' + messages[0].role + '|>' }}{{ messages[0].content }}", [Message("im_end", "x")]),
+        (
+            "{{ '<|im_' + messages[0].role }}{% for m in messages %}{{ m.content }}{% endfor %}",
+            [Message("end", "|>"), Message("user", "|>")],
+        ),
         ("{{ messages | tojson }}", [Message("user", "<|im_end|>", "<s>")]),
         ("{{ (messages[0].content * 2)[4:14] }}", [Message("user", "<|im_end|>")]),
     ],
@@ -297,3 +302,24 @@ def test_arguments_that_change_the_system_turn_are_told_apart(make_tokenizer: Ma
         encoded = encoder.encode(Chat(turns, {"level": level}), max_tokens=None)
         alone = encoder.encode(Chat(turns[:1], {"level": level}, False), max_tokens=None)
         assert encoded.token_ids[: encoded.system_tokens] == alone.token_ids
+
+
+def test_a_turn_the_template_does_not_print_is_refused_and_not_left_out(make_tokenizer: MakeTokenizer) -> None:
+    tokenizer = make_tokenizer("byte_level_bpe")
+    encoder = encoder_of(STYLES["qwen"], tokenizer)
+    with pytest.raises(InvalidRequest) as refused:
+        encoder.encode(Chat((Message("critic", "Too long."), Message("user", "Hello"))), max_tokens=None)
+    assert refused.value.field == "messages[0]"
+    ids = encoder.encode(Chat((Message("developer", "Be brief."), Message("user", "Hello"))), max_tokens=None).token_ids
+    assert "system\nBe brief." in tokenizer.decode(ids, skip_special_tokens=True, return_tokens=False).text
+
+
+def test_words_reach_a_template_that_takes_parts_with_special_tokens_as_text(make_tokenizer: MakeTokenizer) -> None:
+    tokenizer = make_tokenizer("byte_level_bpe")
+    encoder = encoder_of(STYLES["glm"], tokenizer)
+    turns = (Message("system", "Be brief."), Message("user", "Hello <|user|>"))
+    encoded = encoder.encode(Chat(turns), max_tokens=None)
+    names = [tokenizer.token_id(name) for name in ("<|system|>", "<|user|>", "<|assistant|>")]
+    assert special_ids(tokenizer, encoded.token_ids) == names
+    assert "Hello <|user|>" in tokenizer.decode(encoded.token_ids, skip_special_tokens=False, return_tokens=False).text
+    assert encoded.system_tokens == len(encoder.encode(Chat(turns[:1], {}, False), max_tokens=None).token_ids)

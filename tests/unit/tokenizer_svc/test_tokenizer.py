@@ -111,12 +111,14 @@ def test_half_a_character_decodes_to_the_replacement_character(make_tokenizer: M
     assert tokenizer.decode(encode(tokenizer, "𓀀")[:-1], skip_special_tokens=True, return_tokens=False).text == "\ufffd"
 
 
-def test_an_id_beyond_the_vocabulary_is_refused_with_the_limit(make_tokenizer: MakeTokenizer) -> None:
-    tokenizer = make_tokenizer("byte_level_bpe")
-    tokenizer.decode([tokenizer.vocab_size - 1], skip_special_tokens=True, return_tokens=True)
-    with pytest.raises(InvalidRequest, match=f"must be below {tokenizer.vocab_size}") as caught:
-        tokenizer.decode([0, tokenizer.vocab_size], skip_special_tokens=True, return_tokens=False)
-    assert caught.value.field == "token_ids"
+@pytest.mark.parametrize("kind", KINDS)
+def test_an_id_without_a_token_says_nothing(make_tokenizer: MakeTokenizer, kind: str) -> None:
+    tokenizer = make_tokenizer(kind)
+    ids = encode(tokenizer, "hello")
+    expected = tokenizer.decode(ids, skip_special_tokens=False, return_tokens=True)
+    for beyond in (tokenizer.vocab_size, tokenizer.vocab_size + 1000, 2**32 - 1):
+        decoded = tokenizer.decode([*ids, beyond], skip_special_tokens=False, return_tokens=True)
+        assert decoded == (expected.text, [*expected.tokens, ""])
 
 
 def test_no_ids_decode_to_no_text(make_tokenizer: MakeTokenizer) -> None:

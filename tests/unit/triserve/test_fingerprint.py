@@ -71,3 +71,15 @@ def test_a_peer_that_computes_otherwise_is_refused() -> None:
 def test_a_peer_without_weights_is_judged_by_its_tokenizer_alone() -> None:
     ours = common_pb2.Fingerprint(tokenizer_sha256="a" * 64, weights_revision="b" * 64)
     require_same(ours, common_pb2.Fingerprint(tokenizer_sha256="a" * 64), peer="sampler")
+
+
+def test_what_a_peer_says_of_itself_breaks_no_line_of_the_log_and_is_short() -> None:
+    ours = common_pb2.Fingerprint(tokenizer_sha256="ab", computation="float32 on cpu")
+    for theirs in (
+        common_pb2.Fingerprint(tokenizer_sha256="x\nERROR forged"),
+        common_pb2.Fingerprint(tokenizer_sha256="ab", computation="\x1b[31m" + "y" * 10_000),
+    ):
+        with pytest.raises(FingerprintMismatch) as caught:
+            require_same(ours, theirs, peer="sampler")
+        assert caught.value.message.isprintable()
+        assert len(caught.value.message) < 300

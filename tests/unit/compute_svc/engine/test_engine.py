@@ -6,16 +6,11 @@ from collections.abc import Sequence
 
 import numpy as np
 import pytest
-import torch
 
-from compute_svc.engine.engine import Engine
-from compute_svc.kv.page_store import KvPageStore
-from compute_svc.layers.forward_batch import ForwardBatch
-from compute_svc.scheduler.base import SchedulerConfig
 from compute_svc.wire.request import SamplingOptions
 from compute_svc.wire.step_output import Pinned
 from tests.fakes.engine_reader import GREEDY, TOP_3, WIDTH, Reader, request_of, small_engine
-from tests.fakes.hash_model import HashModel, hash_kv
+from tests.fakes.hash_model import HashModel
 from triserve.rpc.errors import Internal, Overloaded
 
 
@@ -142,7 +137,10 @@ def test_what_is_pinned_survives_a_full_memory() -> None:
     for number in range(2, 6):
         engine.submit(request_of(number, [number] * 40, 20))
     reader.run(steps=400)
-    assert engine.prefix_stats.evicted_pages > 0
+    stats = engine.prefix_stats
+    # Each of four answers leaves the KV of 59 tokens, fourteen whole pages, of which one request shares four with the pin.
+    assert stats.stored_pages == 4 + 3 * 14 + 10
+    assert stats.evicted_pages == stats.stored_pages - stats.cached_pages >= 56 - 32
     assert engine.prefix_stats.pinned_pages == engine.load.pinned_pages == 4
 
 
@@ -155,6 +153,63 @@ def test_more_than_half_of_the_memory_cannot_be_pinned() -> None:
     assert isinstance(reader.errors[2], Overloaded), "the second is refused when it is computed: the first came before it"
     with pytest.raises(Overloaded, match=r"10 pages are pinned and 20 would be, the limit is 16"):
         engine.submit(request_of(3, [4] * 40, 1, pins=True))
+
+
+def test_a_prefix_pinned_in_a_thousand_chunks_is_counted_and_told_of() -> None:
+    engine = small_engine(num_pages=2400, max_model_len_tokens=4404, step_budget_tokens=4)
+    reader = Reader(engine)
+    prompt = [place * place % WIDTH for place in range(4400)]
+    engine.submit(request_of(1, prompt, 1, pins=True))
+    reader.run(steps=1200)
+    assert [item for output in reader.outputs for item in output.pinned] == [Pinned(1, 4400, 4400)]
+    stats = engine.prefix_stats
+    assert (stats.pinned_pages, stats.pins[0][:2]) == (1100, ("", 4400))
+    engine.watch(True)
+    output = reader.step()
+    assert output is not None and output.kv_changes is not None
+    assert len(output.kv_changes.stored) == 1100 and output.kv_changes.stored[-1] == stats.pins[0][2]
+
+
+def test_changes_of_the_cache_are_gathered_only_while_somebody_watches() -> None:
+    engine = small_engine()
+    reader = Reader(engine)
+    tree = engine._scheduler.memory.tree
+    engine.watch(True)
+    engine.submit(request_of(1, range(8), 2))
+    reader.run()
+    changes = [output.kv_changes for output in reader.outputs if output.kv_changes is not None]
+    assert [(item.is_reset, len(item.stored), item.removed) for item in changes] == [(True, 2, [])]
+    engine.watch(False)
+    engine.submit(request_of(2, range(10, 18), 2))
+    reader.run()
+    assert tree.take_changes() == ([], []), "nobody would ever take them"
+    assert [output.kv_changes for output in reader.outputs[-2:]] == [None, None]
+
+
+def test_what_the_engine_has_done_is_counted_exactly() -> None:
+    engine = small_engine()
+    reader = Reader(engine)
+    engine.submit(request_of(1, range(20), 3))
+    reader.run()
+    load, stats = engine.load, engine.prefix_stats
+    assert (load.steps, load.prefill_tokens, load.decode_tokens, load.cached_tokens, load.preemptions) == (4, 20, 3, 0, 0)
+    assert (stats.looked_up_tokens, stats.hit_tokens, stats.copied_tokens, stats.stored_pages, stats.evicted_pages) == (20, 0, 0, 5, 0)
+    engine.submit(request_of(2, [*range(18), 9, 9], 3))
+    reader.run()
+    load, stats = engine.load, engine.prefix_stats
+    assert (load.steps, load.prefill_tokens, load.decode_tokens, load.cached_tokens, load.preemptions) == (7, 22, 6, 18, 0)
+    assert (stats.looked_up_tokens, stats.hit_tokens, stats.copied_tokens, stats.stored_pages, stats.evicted_pages) == (40, 18, 2, 6, 0)
+    assert (stats.cached_pages, stats.evictable_pages, stats.pinned_pages, stats.tenants) == (6, 6, 0, 1)
+
+
+def test_each_preemption_is_counted_once_for_the_engine_and_once_for_its_request() -> None:
+    engine = small_engine(num_pages=6, max_running_requests=2)
+    reader = Reader(engine)
+    for number in (1, 2):
+        engine.submit(request_of(number, [number] * 7, 14))
+    reader.run()
+    released = {item.number: item.preemptions for output in reader.outputs for item in output.released}
+    assert released == {1: 0, 2: 1} and engine.load.preemptions == 1
 
 
 @pytest.mark.parametrize("steps", [0, 1, 2, 4], ids=["waiting", "prefilling", "prefilled", "decoding"])
@@ -273,15 +328,3 @@ def test_the_last_token_may_be_drawn_elsewhere() -> None:
     assert engine.load.used_pages == 0
     reader.run()
     assert reader.errors == {1: None}
-
-
-def test_a_failing_model_is_not_hidden() -> None:
-    class Broken:
-        def forward(self, batch: ForwardBatch, kv: KvPageStore) -> torch.Tensor:
-            raise RuntimeError("out of order")
-
-    config = SchedulerConfig(4, 8, 32, 8, 4, 8)
-    engine = Engine(Broken(), hash_kv(8, 4), config, logits_width=WIDTH, device=torch.device("cpu"))
-    engine.submit(request_of(1, range(5), 1))
-    with pytest.raises(RuntimeError, match="out of order"):
-        engine.step(0.0)

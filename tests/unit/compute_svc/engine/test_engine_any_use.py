@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 import contextlib
+from types import NoneType
 
 from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
+from compute_svc.engine.engine import MAX_FAILED_STEPS
 from compute_svc.kv.window import KvWindow
 from compute_svc.layers.forward_batch import ForwardBatch
 from compute_svc.wire.request import Request, SamplingOptions
 from tests.fakes.engine_reader import GREEDY, TOP_3, WIDTH, Reader, answer_alone, request_of, small_engine
 from tests.fakes.hash_model import HashModel
-from triserve.rpc.errors import DeadlineExceeded, Overloaded
+from tests.fakes.unreliable_model import FAULTS, Fault, UnreliableModel
+from triserve.rpc.errors import DeadlineExceeded, Internal, Overloaded
 
 
 class AnyUse(RuleBasedStateMachine):
@@ -21,10 +24,11 @@ class AnyUse(RuleBasedStateMachine):
 
     window: KvWindow | None = None
     most_tokens = 20
+    errors: tuple[type, ...] = (DeadlineExceeded, NoneType)
 
     def __init__(self) -> None:
         super().__init__()
-        self.model = HashModel(WIDTH, levels=64, window=self.window)
+        self.model = self.make_model()
         sizes = {"num_pages": 14, "step_budget_tokens": 7, "max_running_requests": 3, "max_waiting_requests": 3}
         if self.window is not None:
             sizes |= {"window_tokens": self.window.tokens, "chunk_tokens": self.window.chunk_tokens}
@@ -35,6 +39,9 @@ class AnyUse(RuleBasedStateMachine):
         self.cancelled: set[int] = set()
         self.paused: set[int] = set()
         self.now = 0.0
+
+    def make_model(self) -> HashModel:
+        return HashModel(WIDTH, levels=64, window=self.window)
 
     @rule(
         tenant=st.sampled_from(["a", "a", "b"]),
@@ -153,9 +160,24 @@ class AnyUse(RuleBasedStateMachine):
         for number, request in self.requests.items():
             if number not in self.cancelled and self.reader.errors[number] is None:
                 assert self.reader.tokens[number] == answer_alone(self.model, request)
-            assert isinstance(self.reader.errors[number], DeadlineExceeded | None)
+            assert isinstance(self.reader.errors[number], self.errors)
         load = self.engine.load
         assert (load.running_requests, load.waiting_requests, load.used_pages) == (0, 0, 0)
+        self.check_counters()
+
+    def check_counters(self) -> None:
+        load, outputs = self.engine.load, self.reader.outputs
+        assert load.steps == len(self.model.batches)
+        assert load.prefill_tokens == sum(batch.num_tokens - batch.num_decodes for batch in self.model.batches)
+        assert load.decode_tokens == sum(len(output.rows.numbers) for output in outputs if output.rows is not None)
+        if not self.pins:
+            # A prefix that is pinned tells nobody how often it was preempted.
+            assert load.preemptions == sum(item.preemptions for output in outputs for item in output.released)
+        assert (load.free_pages, load.cached_pages, load.pinned_pages) == (
+            14 - self.engine.prefix_stats.cached_pages,
+            self.engine.prefix_stats.evictable_pages,
+            self.engine.prefix_stats.pinned_pages,
+        )
 
 
 class AnyUseWithWindow(AnyUse):
@@ -165,6 +187,53 @@ class AnyUseWithWindow(AnyUse):
     most_tokens = 150
 
 
+class AnyUseWithFailures(AnyUse):
+    """The same where steps fail, in every way: each costs the requests it was to compute, and nobody else notices."""
+
+    errors = (DeadlineExceeded, Internal, NoneType)
+    model: UnreliableModel
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.failures_in_a_row = 0
+
+    def check_counters(self) -> None:
+        assert self.engine.load.steps <= len(self.model.batches), "a step that failed is not counted"
+
+    def make_model(self) -> HashModel:
+        return UnreliableModel(WIDTH, levels=64, window=self.window)
+
+    @precondition(lambda self: self.model.fault is None and self.failures_in_a_row < MAX_FAILED_STEPS - 1)
+    @rule(fault=st.sampled_from(FAULTS))
+    def break_the_next_step(self, fault: Fault) -> None:
+        self.model.fault = fault
+
+    @rule(seconds=st.sampled_from([0.0, 0.0, 1.0]))
+    def step(self, seconds: float) -> None:
+        steps, is_to_fail = self.engine.load.steps, self.model.fault is not None
+        failed = {number for number, error in self.reader.errors.items() if isinstance(error, Internal)}
+        had_begun = set(self.reader.tokens)
+        super().step(seconds)
+        newly_failed = {number for number, error in self.reader.errors.items() if isinstance(error, Internal)} - failed
+        assert len(newly_failed) <= 3, "no more fail than were in the step"
+        if self.engine.load.steps > steps:
+            self.failures_in_a_row = 0
+        elif is_to_fail and self.model.fault is None:
+            self.failures_in_a_row += 1
+            assert newly_failed and self.reader.outputs[-1].rows is None
+            assert had_begun >= set(self.reader.tokens), "nothing is told of a step that failed"
+
+
+class AnyUseWithFailuresAndWindow(AnyUseWithFailures):
+    """Failures where what lies before a window is dropped."""
+
+    window = AnyUseWithWindow.window
+    most_tokens = AnyUseWithWindow.most_tokens
+
+
 TestAnyUse = AnyUse.TestCase
 TestAnyUseWithWindow = AnyUseWithWindow.TestCase
+TestAnyUseWithFailures = AnyUseWithFailures.TestCase
+TestAnyUseWithFailuresAndWindow = AnyUseWithFailuresAndWindow.TestCase
 TestAnyUse.settings = TestAnyUseWithWindow.settings = settings(max_examples=40, stateful_step_count=50, deadline=None)
+TestAnyUseWithFailures.settings = TestAnyUseWithFailuresAndWindow.settings = TestAnyUse.settings

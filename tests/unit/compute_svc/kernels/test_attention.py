@@ -5,7 +5,6 @@ from __future__ import annotations
 import itertools
 import math
 from collections.abc import Sequence
-from typing import Any, NamedTuple
 
 import pytest
 import torch
@@ -21,22 +20,10 @@ from compute_svc.kernels.gathered_attention import GatheredPlan, gathered_attent
 from compute_svc.kernels.prefill_attention import cpu as prefill_cpu
 from compute_svc.kernels.prefill_attention import plan_prefill, prefill_attention
 from compute_svc.kernels.prefill_attention import reference as prefill_reference
+from tests.fakes.attention_cases import Shape, Store, queries_of, sink_queries_of, store_of
 from tests.fakes.kernel_closeness import assert_kernel_close
 
 ODD_LENGTHS = [1, 15, 16, 17, 63, 128, 129, 300]
-
-
-class Shape(NamedTuple):
-    """Parameters of an AttentionSpec."""
-
-    num_heads: int
-    num_kv_heads: int
-    head_dim: int
-    page_size_tokens: int
-    window: int | None
-    slopes: tuple[float, ...] | None = None
-    softcap: float | None = None
-    sinks: int = 0
 
 
 SHAPES = [
@@ -51,6 +38,8 @@ SHAPES = [
     pytest.param(Shape(4, 2, 16, 256, None), id="pages-longer-than-chunks"),
     pytest.param(Shape(4, 2, 16, 16, None, (0.5, 0.25, 0.125, 0.01)), id="slopes"),
     pytest.param(Shape(3, 1, 16, 16, 40, (0.5, 0.25, 0.125)), id="slopes-mqa-window"),
+    pytest.param(Shape(4, 2, 16, 16, None, (0.5, 0.25, 0.125, 0.07), rounded_slopes=True), id="rounded-slopes"),
+    pytest.param(Shape(3, 1, 16, 16, 40, (0.5, 0.3, 0.11), rounded_slopes=True), id="rounded-slopes-mqa-window"),
     pytest.param(Shape(4, 2, 16, 16, None, None, 1.5), id="softcap"),
     pytest.param(Shape(2, 2, 16, 16, 150, (0.5, 0.25), 2.0), id="slopes-softcap-window"),
     pytest.param(Shape(4, 1, 256, 16, None), id="wide-heads"),
@@ -65,46 +54,6 @@ SHAPES_WITH_SINKS = [
 ]
 BACKENDS = ["cpu", "aten"]
 DTYPES = [pytest.param(torch.float32, id="float32"), pytest.param(torch.bfloat16, id="bfloat16")]
-
-
-class Store(NamedTuple):
-    """Random KV of some requests, in a store that is otherwise poison."""
-
-    kv: torch.Tensor
-    page_table: torch.Tensor
-    spec: AttentionSpec
-
-
-def _rest(shape: Shape) -> dict[str, Any]:
-    return {"window": shape.window, "slopes": shape.slopes, "softcap": shape.softcap, "sinks": shape.sinks}
-
-
-def store_of(shape: Shape, lengths: list[int], dtype: torch.dtype) -> Store:
-    generator = torch.Generator().manual_seed(0)
-    size = shape.page_size_tokens
-    pages_of = [math.ceil(length / size) for length in lengths]
-    num_pages = sum(pages_of) + 3
-    kv = torch.full((2 * shape.num_kv_heads, num_pages, size, shape.head_dim), torch.nan, dtype=dtype)
-    free = (1 + torch.randperm(num_pages - 1, generator=generator)).tolist()
-    page_table = torch.zeros((len(lengths), max(pages_of) + 1), dtype=torch.int64)
-    for request, (length, count) in enumerate(zip(lengths, pages_of, strict=True)):
-        own, free = free[:count], free[count:]
-        page_table[request, :count] = torch.tensor(own)
-        kv[:, own] = torch.randn((2 * shape.num_kv_heads, count, size, shape.head_dim), generator=generator).to(dtype)
-        kv[:, own[-1], (length - 1) % size + 1 :] = 1e30
-    spec = AttentionSpec(*shape[:4], num_pages=num_pages, scale=shape.head_dim**-0.5, **_rest(shape))
-    return Store(kv, page_table, spec)
-
-
-def queries_of(count: int, shape: Shape, dtype: torch.dtype) -> torch.Tensor:
-    """[count, num_heads, D], strided as inside a wider projection."""
-    wide = torch.randn((count, shape.num_heads + 3, shape.head_dim), generator=torch.Generator().manual_seed(1))
-    return wide.to(dtype)[:, : shape.num_heads]
-
-
-def sink_queries_of(queries: torch.Tensor, shape: Shape) -> torch.Tensor | None:
-    """Others than the queries; None where the shape has no sinks."""
-    return queries.flip(0, 2) if shape.sinks else None
 
 
 def naive_attention(query: torch.Tensor, sink_query: torch.Tensor | None, store: Store, request: int, position: int) -> list[list[float]]:
@@ -123,16 +72,25 @@ def naive_attention(query: torch.Tensor, sink_query: torch.Tensor | None, store:
         if spec.softcap is not None:
             scores = [spec.softcap * math.tanh(score / spec.softcap) for score in scores]
         if spec.slopes is not None:
-            scores = [score - spec.slopes[head] * (position - p) for p, score in zip(seen, scores, strict=True)]
+            scores = [score + _slope_bias(spec, head, position, p) for p, score in zip(seen, scores, strict=True)]
         weights = [math.exp(score - max(scores)) for score in scores]
         rows.append([sum(w * value[d] for w, value in zip(weights, values, strict=True)) / sum(weights) for d in range(spec.head_dim)])
     return rows
+
+
+def _slope_bias(spec: AttentionSpec, head: int, position: int, key: int) -> float:
+    assert spec.slopes is not None
+    if not spec.rounded_slopes:
+        return -spec.slopes[head] * (position - key)
+    rounded = [torch.tensor(float(number)).bfloat16() for number in (spec.slopes[head], key)]
+    return spec.scale * (rounded[0] * rounded[1]).item()
 
 
 @pytest.mark.parametrize(
     "shape",
     [
         Shape(4, 2, 6, 4, None),
+        Shape(4, 2, 6, 4, None, (0.5, 0.3, 0.11, 0.07), rounded_slopes=True),
         Shape(3, 1, 4, 3, 5),
         Shape(2, 1, 4, 3, 5, (0.3, 0.1), 0.7),
         Shape(4, 2, 6, 4, 3, sinks=2),
@@ -164,12 +122,19 @@ def test_the_references_do_what_plain_arithmetic_does(shape: Shape) -> None:
 
 
 def decode_with(
-    backend: str, q: torch.Tensor, store: Store, lengths: Sequence[int], out: torch.Tensor, sink_q: torch.Tensor | None = None
+    backend: str,
+    q: torch.Tensor,
+    store: Store,
+    lengths: Sequence[int],
+    out: torch.Tensor,
+    sink_q: torch.Tensor | None = None,
+    sink_logits: torch.Tensor | None = None,
 ) -> None:
     if backend == "cpu":
-        decode_cpu.decode_attention(q, store.kv, decode_cpu.plan_decode(store.page_table, lengths, store.spec), out, sink_q)
+        decode_cpu.decode_attention(q, store.kv, decode_cpu.plan_decode(store.page_table, lengths, store.spec), out, sink_q, sink_logits)
     else:
-        gathered_attention(q, store.kv, plan_gathered(store.page_table, lengths, range(len(lengths) + 1), store.spec), out, sink_q)
+        plan = plan_gathered(store.page_table, lengths, range(len(lengths) + 1), store.spec)
+        gathered_attention(q, store.kv, plan, out, sink_q, sink_logits)
 
 
 def prefill_with(
@@ -180,11 +145,83 @@ def prefill_with(
     starts: Sequence[int],
     out: torch.Tensor,
     sink_q: torch.Tensor | None,
+    sink_logits: torch.Tensor | None = None,
 ) -> None:
     if backend == "cpu":
-        prefill_cpu.prefill_attention(q, store.kv, prefill_cpu.plan_prefill(store.page_table, lengths, starts, store.spec), out, sink_q)
+        plan = prefill_cpu.plan_prefill(store.page_table, lengths, starts, store.spec)
+        prefill_cpu.prefill_attention(q, store.kv, plan, out, sink_q, sink_logits)
     else:
-        gathered_attention(q, store.kv, plan_gathered(store.page_table, lengths, starts, store.spec), out, sink_q)
+        gathered_attention(q, store.kv, plan_gathered(store.page_table, lengths, starts, store.spec), out, sink_q, sink_logits)
+
+
+SINK_LOGIT_SHAPES = [
+    pytest.param(Shape(4, 4, 16, 16, None), id="mha"),
+    pytest.param(Shape(8, 2, 16, 16, 20), id="gqa-window"),
+    pytest.param(Shape(6, 1, 12, 16, 150, None, 1.5), id="mqa-window-over-a-chunk-softcap"),
+    pytest.param(Shape(3, 1, 8, 4, None, (0.5, 0.25, 0.125)), id="mqa-slopes"),
+]
+
+
+def sink_logits_of(shape: Shape) -> torch.Tensor:
+    """Some that take nearly nothing and some that take nearly all."""
+    return torch.linspace(-2, 4, shape.num_heads)
+
+
+@pytest.mark.parametrize("shape", SINK_LOGIT_SHAPES)
+def test_a_sink_logit_is_one_more_key_with_that_score_and_no_value(shape: Shape) -> None:
+    """The references: what a query gets becomes less by the share that the logit takes."""
+    lengths = [1, 7, 40]
+    store = store_of(shape, lengths, torch.float32)
+    q = queries_of(len(lengths), shape, torch.float32)
+    plan = decode_reference.plan_decode(store.page_table, lengths, store.spec)
+    without, nothing, half = torch.empty((3, len(lengths), shape.num_heads * shape.head_dim))
+    decode_reference.decode_attention(q, store.kv, plan, without)
+
+    decode_reference.decode_attention(q, store.kv, plan, nothing, None, torch.full((shape.num_heads,), -torch.inf))
+    # With one token alone, its own score as the logit takes half.
+    own = (
+        q[0] * store.kv[: shape.num_kv_heads, store.page_table[0, 0], 0].repeat_interleave(shape.num_heads // shape.num_kv_heads, 0)
+    ).sum(1)
+    score = own * store.spec.scale if shape.softcap is None else shape.softcap * torch.tanh(own * store.spec.scale / shape.softcap)
+    decode_reference.decode_attention(q, store.kv, plan, half, None, score)
+
+    assert torch.equal(nothing, without)
+    torch.testing.assert_close(half[0], without[0] / 2)
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("backend", BACKENDS)
+@pytest.mark.parametrize("shape", SINK_LOGIT_SHAPES)
+def test_attention_with_sink_logits_is_the_reference(shape: Shape, backend: str, dtype: torch.dtype) -> None:
+    store, logits = store_of(shape, ODD_LENGTHS, dtype), sink_logits_of(shape)
+    counts = [1, 15, 1, 2, 63, 5, 129, 200]
+    starts = list(itertools.accumulate(counts, initial=0))
+    q = queries_of(starts[-1], shape, dtype)
+    prefilled = torch.empty((len(q), shape.num_heads * shape.head_dim), dtype=dtype)
+    decoded, expected = torch.empty_like(prefilled[: len(counts)]), torch.empty_like(prefilled)
+    plan = prefill_reference.plan_prefill(store.page_table, ODD_LENGTHS, starts, store.spec)
+    prefill_reference.prefill_attention(q, store.kv, plan, expected, None, logits)
+    last = [end - 1 for end in starts[1:]]
+
+    prefill_with(backend, q, store, ODD_LENGTHS, starts, prefilled, None, logits)
+    decode_with(backend, q[last], store, ODD_LENGTHS, decoded, None, logits)
+
+    assert_kernel_close("prefill_attention", prefilled, expected)
+    assert_kernel_close("decode_attention", decoded, expected[last])
+    if backend == "cpu":
+        assert torch.equal(decoded, prefilled[last]), "bits differ between a decode row and the same query in a prompt"
+
+
+def test_sink_logits_beside_sinks_are_refused() -> None:
+    shape = Shape(6, 2, 16, 16, 20, sinks=4)
+    store = store_of(shape, [5], torch.float32)
+    q, out = queries_of(1, shape, torch.float32), torch.empty((1, 96))
+
+    with pytest.raises(ValueError, match="sink_logits do not go with sinks"):
+        decode_attention(q, store.kv, plan_decode(store.page_table, [5], store.spec), out, sink_q=q, sink_logits=sink_logits_of(shape))
+    with pytest.raises(ValueError, match="sink_logits do not go with sinks"):
+        plan = plan_prefill(store.page_table, [5], [0, 1], store.spec)
+        prefill_attention(q, store.kv, plan, out, sink_q=q, sink_logits=sink_logits_of(shape))
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
@@ -313,30 +350,6 @@ def test_the_public_functions_run_the_cpu_backends_on_a_cpu() -> None:
 
     assert isinstance(decoding, decode_cpu.DecodePlan) and isinstance(prefilling, prefill_cpu.PrefillPlan)
     assert torch.equal(decoded[19], prefilled[19])
-
-
-@pytest.mark.parametrize("dtype", DTYPES)
-@pytest.mark.parametrize("shape", SHAPES_WITH_SINKS)
-def test_a_row_with_sinks_is_the_same_decoded_alone_decoded_among_others_or_prefilled(shape: Shape, dtype: torch.dtype) -> None:
-    store = store_of(shape, ODD_LENGTHS, dtype)
-    starts = list(itertools.accumulate(ODD_LENGTHS, initial=0))
-    q = queries_of(starts[-1], shape, dtype)
-    sink_q = sink_queries_of(q, shape)
-    assert sink_q is not None
-    prefilled = torch.empty((len(q), shape.num_heads * shape.head_dim), dtype=dtype)
-    prefill_attention(q, store.kv, plan_prefill(store.page_table, ODD_LENGTHS, starts, store.spec), prefilled, sink_q=sink_q)
-    ends = [start - 1 for start in starts[1:]]
-    expected = prefilled[ends]
-    decoded = torch.empty_like(expected)
-
-    decode_attention(q[ends], store.kv, plan_decode(store.page_table, ODD_LENGTHS, store.spec), decoded, sink_q=sink_q[ends])
-
-    assert torch.equal(decoded, expected)
-    for request, (length, end) in enumerate(zip(ODD_LENGTHS, ends, strict=True)):
-        alone = torch.empty_like(expected[:1])
-        plan = plan_decode(store.page_table[request : request + 1], [length], store.spec)
-        decode_attention(q[end : end + 1], store.kv, plan, alone, sink_q=sink_q[end : end + 1])
-        assert torch.equal(alone[0], expected[request])
 
 
 def test_sink_queries_are_refused_without_sinks_and_missed_with_them() -> None:

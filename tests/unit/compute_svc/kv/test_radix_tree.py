@@ -1,16 +1,12 @@
-"""The prefix cache against a naive model: a dictionary of every cached prefix."""
+"""The prefix cache, promise by promise."""
 
 from __future__ import annotations
 
 import numpy as np
 import pytest
-from hypothesis import settings
-from hypothesis import strategies as st
-from hypothesis.stateful import Bundle, RuleBasedStateMachine, consumes, invariant, rule
 
-from compute_svc.kv.page_pool import PagePool, Pages
-from compute_svc.kv.radix_node import Node
-from compute_svc.kv.radix_tree import PartialPage, Prefix, RadixTree
+from compute_svc.kv.radix_node import Node, PartialPage
+from compute_svc.kv.radix_tree import Prefix, RadixTree
 from triserve.rpc.page_hash import page_hashes, tenant_hash
 
 PAGE = 2
@@ -122,10 +118,10 @@ def test_a_page_that_agrees_in_part_is_found_behind_the_whole_ones() -> None:
         tree.insert(prefix.node, _tokens(*((1, 2, 3, 4, *last) if not prefix.pages.size else last)), new)
     prefix = tree.lock_match("a", _tokens(1, 2, 3, 4, 5, 6, 9, 1))
     assert prefix.pages.tolist() == [9]
-    assert tree.find_partial(prefix.node, _tokens(5, 6, 9, 1)) == PartialPage(11, 3)
-    assert tree.find_partial(prefix.node, _tokens(5, 6)) is not None
-    assert tree.find_partial(prefix.node, _tokens(6, 6, 7, 8)) is None
-    assert tree.find_partial(root, _tokens(1, 2)) == PartialPage(9, 2)
+    assert prefix.node.find_partial(_tokens(5, 6, 9, 1), 4) == PartialPage(11, 3)
+    assert prefix.node.find_partial(_tokens(5, 6), 4) is not None
+    assert prefix.node.find_partial(_tokens(6, 6, 7, 8), 4) is None
+    assert root.find_partial(_tokens(1, 2), 4) == PartialPage(9, 2)
 
 
 def test_a_lookup_changes_nothing() -> None:
@@ -170,133 +166,92 @@ def test_a_page_that_left_and_came_back_before_anybody_looked_has_come() -> None
     assert tree.take_changes() == ([], [])
 
 
-class Held:
-    """A locked prefix of the model: what a request holds."""
-
-    def __init__(self, tenant: str, tokens: tuple[int, ...], node: Node) -> None:
-        self.tenant, self.tokens, self.node = tenant, tokens, node
-
-
-class TreeAgainstDictionary(RuleBasedStateMachine):
-    """The tree and a dictionary {(tenant, prefix in whole pages): page} stay equal under any use."""
-
-    held = Bundle("held")
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.pool = PagePool(24)
-        self.tree = RadixTree(PAGE)
-        self.cached: dict[tuple[str, tuple[int, ...]], int] = {}
-        self.holders: list[Held] = []
-        self.pins: set[tuple[str, tuple[int, ...]]] = set()
-        self.watched: set[int] = set(self.tree.watch())
-
-    def _cached_pages(self, tenant: str, tokens: tuple[int, ...]) -> list[int]:
-        pages = []
-        for end in range(PAGE, len(tokens) + 1, PAGE):
-            page = self.cached.get((tenant, tokens[:end]))
-            if page is None:
-                break
-            pages.append(page)
-        return pages
-
-    @rule(tenant=st.sampled_from("ab"), tokens=st.lists(st.integers(0, 1), max_size=10))
-    def look_up(self, tenant: str, tokens: list[int]) -> None:
-        wanted = tuple(tokens)
-        cached = [tokens for owner, tokens in self.cached if owner == tenant]
-        assert self.tree.match_length(tenant, np.array(tokens, dtype=np.int64)) == max(
-            (_agreeing(wanted, other) for other in cached), default=0
-        )
-
-    @rule(tenant=st.sampled_from("ab"), tokens=st.lists(st.integers(0, 1), min_size=1, max_size=4))
-    def pin(self, tenant: str, tokens: list[int]) -> None:
-        whole = tuple(token for token in tokens for _ in range(PAGE))
-        unpinned = len(tokens) - len({end for end in range(PAGE, len(whole) + 1, PAGE) if self._is_pinned(tenant, whole[:end])})
-        assert self.tree.unpinned_pages(tenant, np.array(whole, dtype=np.int64)) == unpinned
-        if self.tree.pin(tenant, np.array(whole, dtype=np.int64)):
-            self.pins.add((tenant, whole))
-        assert ((tenant, whole) in self.pins) == ((tenant, whole) in self.cached)
-
-    @rule(tenant=st.sampled_from("ab"), tokens=st.lists(st.integers(0, 1), min_size=1, max_size=4))
-    def unpin(self, tenant: str, tokens: list[int]) -> None:
-        whole = tuple(token for token in tokens for _ in range(PAGE))
-        assert self.tree.unpin(tenant, np.array(whole, dtype=np.int64)) == ((tenant, whole) in self.pins)
-        self.pins.discard((tenant, whole))
-
-    @rule()
-    def look_what_has_changed(self) -> None:
-        stored, removed = self.tree.take_changes()
-        assert not set(stored) & set(removed)
-        self.watched = (self.watched - set(removed)) | set(stored)
-        assert self.watched == {
-            page_hashes(tenant_hash(tenant), np.array(tokens, "<u4").tobytes(), PAGE)[-1] for tenant, tokens in self.cached
-        }
-
-    def _is_pinned(self, tenant: str, tokens: tuple[int, ...]) -> bool:
-        return any(owner == tenant and pin[: len(tokens)] == tokens for owner, pin in self.pins)
-
-    @rule(target=held, tenant=st.sampled_from("ab"), tokens=st.lists(st.integers(0, 1), max_size=10))
-    def match(self, tenant: str, tokens: list[int]) -> Held:
-        prefix = self.tree.lock_match(tenant, np.array(tokens, dtype=np.int64))
-        expected = self._cached_pages(tenant, tuple(tokens))
-        assert prefix.pages.tolist() == expected
-        holder = Held(tenant, tuple(tokens[: len(expected) * PAGE]), prefix.node)
-        self.holders.append(holder)
-        return holder
-
-    @rule(holder=held, tokens=st.lists(st.integers(0, 1), max_size=3))
-    def insert(self, holder: Held, tokens: list[int]) -> None:
-        if holder not in self.holders or len(tokens) > self.pool.num_free:
-            return
-        behind = tuple(token for token in tokens for _ in range(PAGE))
-        own: Pages = self.pool.reserve(len(tokens))
-        longer = self.tree.insert(holder.node, np.array(behind, dtype=np.int64), own)
-        for index, page in enumerate(longer.pages.tolist()):
-            key = (holder.tenant, holder.tokens + behind[: (index + 1) * PAGE])
-            assert page == self.cached.setdefault(key, int(own[index]))
-        self.pool.release(own[own != longer.pages])
-        holder.tokens += behind
-        holder.node = longer.node
-
-    @rule(holder=consumes(held))
-    def unlock(self, holder: Held) -> None:
-        if holder in self.holders:
-            self.holders.remove(holder)
-            self.tree.unlock(holder.node)
-
-    @rule(count=st.integers(0, 6))
-    def evict(self, count: int) -> None:
-        evictable = self.tree.evictable_pages
-        pages = self.tree.evict(count)
-        assert pages.size == min(count, evictable)
-        gone = set(pages.tolist())
-        for key in [key for key, page in self.cached.items() if page in gone]:
-            assert not self._is_pinned(*key)
-            assert not any(holder.tenant == key[0] and holder.tokens[: len(key[1])] == key[1] for holder in self.holders)
-            del self.cached[key]
-        for tenant, tokens in self.cached:
-            assert len(tokens) == PAGE or (tenant, tokens[:-PAGE]) in self.cached, "only ends are evicted"
-        self.pool.release(pages)
-
-    @invariant()
-    def every_page_has_one_owner(self) -> None:
-        nodes = list(self.tree.nodes())
-        self.pool.assert_owned_once(node.pages for node in nodes)
-        assert sorted(self.cached.values()) == sorted(page for node in nodes for page in node.pages.tolist())
-        assert self.tree.num_pages == len(self.cached)
-
-    @invariant()
-    def exactly_what_nobody_holds_is_evictable(self) -> None:
-        locked = {(holder.tenant, holder.tokens[:end]) for holder in self.holders for end in range(PAGE, len(holder.tokens) + 1, PAGE)}
-        pinned = {key for key in self.cached if self._is_pinned(*key)}
-        assert self.tree.evictable_pages == len(self.cached) - len(locked | pinned)
-        assert self.tree.pinned_pages == len(pinned)
-        assert self.tree.idle_pinned_pages == len(pinned - locked)
+def _grow(tree: RadixTree, num_chunks: int) -> Node:
+    """A prompt that is computed chunk by chunk, a page each, beside others that begin as it does."""
+    node = tree.lock_match("a", _tokens()).node
+    for page in range(num_chunks):
+        node = tree.insert(node, _tokens(page % 90, page // 90), np.array([page])).node
+    return node
 
 
-def _agreeing(some: tuple[int, ...], others: tuple[int, ...]) -> int:
-    return next((index for index, (one, other) in enumerate(zip(some, others, strict=False)) if one != other), min(len(some), len(others)))
+def test_a_prompt_computed_in_many_chunks_is_one_node() -> None:
+    tree = RadixTree(PAGE)
+    tree.watch()
+    node = _grow(tree, 1001)
+    assert len(list(tree.nodes())) == 2
+    assert (node.pages.tolist(), tree.num_pages, tree.stored_pages) == (list(range(1001)), 1001, 1001)
+    assert (tree.evictable_pages, node.locks) == (0, 1)
+    whole = page_hashes(tenant_hash("a"), node.tokens.astype("<u4").tobytes(), PAGE)
+    assert node.hashes == whole and sorted(tree.take_changes()[0]) == sorted(whole)
+    tree.unlock(node)
+    assert tree.evictable_pages == 1001
 
 
-TestTreeAgainstDictionary = TreeAgainstDictionary.TestCase
-TestTreeAgainstDictionary.settings = settings(max_examples=60, stateful_step_count=40, deadline=None)
+def test_hashes_of_a_node_that_grew_are_those_of_its_tokens_whenever_they_were_asked_for() -> None:
+    tree = RadixTree(PAGE)
+    node = tree.lock_match("a", _tokens()).node
+    for page in range(6):
+        node = tree.insert(node, _tokens(page, 1), np.array([page])).node
+        if page % 2:
+            assert node.hashes == page_hashes(tenant_hash("a"), node.tokens.astype("<u4").tobytes(), PAGE)
+
+
+@pytest.mark.parametrize("holder", ["another request", "a pin", "a child"])
+def test_a_node_that_somebody_else_holds_does_not_grow(holder: str) -> None:
+    tree = RadixTree(PAGE)
+    held = _put(tree, _tokens(1, 2, 3, 4), [10, 11])
+    if holder == "another request":
+        tree.lock_match("a", _tokens(1, 2, 3, 4))
+    elif holder == "a pin":
+        tree.pin("a", _tokens(1, 2, 3, 4))
+    else:
+        tree.unlock(_put(tree, _tokens(1, 2, 3, 4, 9, 9), [10, 11, 12]).node)
+    longer = tree.insert(held.node, _tokens(5, 6), np.array([13]))
+    assert held.node.pages.tolist() == [10, 11] and longer.node.pages.tolist() == [13]
+    assert (held.node.locks, longer.node.locks) == (1 + (holder == "another request"), 1)
+
+
+def test_a_chain_of_any_length_is_hashed() -> None:
+    node = Node(None, _tokens(), _tokens(), tenant="a")
+    tokens = np.arange(3000 * PAGE)
+    for page in range(3000):
+        node = Node(node, tokens[page * PAGE : (page + 1) * PAGE], _tokens(page), tenant="a")
+    assert node.last_hash == page_hashes(tenant_hash("a"), tokens.astype("<u4").tobytes(), PAGE)[-1]
+
+
+def test_what_is_discarded_is_found_by_nobody_and_stays_with_who_holds_it() -> None:
+    tree = RadixTree(PAGE)
+    tree.watch()
+    mine = _put(tree, _tokens(1, 2, 3, 4, 5, 6), [10, 11, 12])
+    other = _put(tree, _tokens(1, 2, 3, 4, 7, 8), [10, 11, 13])
+    assert tree.pin("a", _tokens(1, 2, 3, 4, 5, 6))
+    tree.unlock(mine.node)
+    tree.take_changes()
+    tree.discard("a", _tokens(1, 2, 3, 4, 5, 6, 9), 1)
+    assert tree.take_given_up().tolist() == [12], "nobody holds that one"
+    assert tree.match_length("a", _tokens(1, 2, 3, 4)) == 2
+    assert (tree.pinned(), tree.pinned_pages, tree.idle_pinned_pages) == ([], 0, 0)
+    assert (tree.num_pages, tree.evictable_pages, len(tree.detached)) == (3, 0, 2)
+    assert len(tree.take_changes()[1]) == 3
+    assert tree.evict(5).size == 0
+    # Meanwhile the same tokens are computed again.
+    again = _put(tree, _tokens(1, 2, 3, 4), [10, 20])
+    assert again.pages.tolist() == [20]
+    longer = tree.insert(other.node, _tokens(9, 9), np.array([14]))
+    assert tree.match_length("a", _tokens(1, 2, 3, 4, 7, 8, 9, 9)) == 4, "what comes behind it is found by nobody either"
+    tree.unlock(longer.node)
+    assert sorted(tree.take_given_up().tolist()) == [11, 13, 14]
+    assert (tree.num_pages, tree.evicted_pages, tree.stored_pages, tree.detached) == (2, 4, 6, set())
+    tree.unlock(again.node)
+    assert sorted(tree.evict(5).tolist()) == [10, 20] and list(tree.nodes()) == []
+
+
+def test_discarding_a_tenants_last_pages_forgets_the_tenant() -> None:
+    tree = RadixTree(PAGE)
+    tree.unlock(_put(tree, _tokens(1, 2, 3, 4), [10, 11]).node)
+    tree.discard("b", _tokens(1, 2), 0)
+    tree.discard("a", _tokens(5, 6), 0)
+    assert tree.take_given_up().size == 0 and tree.num_tenants == 1
+    tree.discard("a", _tokens(1, 2, 9, 9), 0)
+    assert sorted(tree.take_given_up().tolist()) == [10, 11]
+    assert (tree.num_tenants, tree.num_pages, tree.evictable_pages) == (0, 0, 0)

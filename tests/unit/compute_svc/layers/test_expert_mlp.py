@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import dataclasses
+from collections import Counter
 from collections.abc import Sequence
+from pathlib import Path
+from typing import ClassVar
 
 import pytest
 import torch
@@ -10,8 +14,12 @@ import torch
 from compute_svc.kernels.grouped_mlp import GroupedMlps, takes_groups
 from compute_svc.kernels.linear import LinearWeight
 from compute_svc.layers import mlp as mlp_module
-from compute_svc.layers.mlp import ExpertMlp, Mlp, _sum_all, _sum_chosen, _sum_grouped, group_experts
+from compute_svc.layers.decoder_layer import DecoderLayer
+from compute_svc.layers.mlp import ClampedMlp, ExpertMlp, Mlp, _sum_all, _sum_chosen, _sum_grouped, group_experts
 from compute_svc.layers.router import Router
+from compute_svc.models.registry import load_model
+from tests.fakes.checkpoints import save_checkpoint
+from tests.fakes.forward_driver import ForwardDriver
 from tests.fakes.kernel_closeness import assert_kernel_close
 from tests.fakes.wait_detector import no_waiting
 
@@ -80,6 +88,63 @@ def test_what_an_expert_makes_of_a_token_it_was_not_chosen_for_counts_for_nothin
     total = _sum_all(x, weights, chosen, experts) if way == "all" else _sum_grouped(x, weights, chosen, _together(experts))
 
     assert torch.isfinite(total).all() and total.any()
+
+
+class _CountedMlp(Mlp):
+    """An expert that knows how often it was computed."""
+
+    calls: ClassVar[Counter[int]] = Counter()
+
+    def forward(self, x: torch.Tensor, residual: torch.Tensor | None, num_tokens: int | None = None) -> torch.Tensor:
+        """See `Mlp`."""
+        self.calls[id(self)] += 1
+        return super().forward(x, residual, num_tokens)
+
+
+def _counted(mlp: Mlp | ClampedMlp) -> _CountedMlp:
+    assert isinstance(mlp, Mlp)
+    return _CountedMlp(mlp.gate, mlp.up, mlp.down, mlp.activation)
+
+
+@pytest.fixture
+def calls() -> Counter[int]:
+    _CountedMlp.calls.clear()
+    return _CountedMlp.calls
+
+
+@pytest.mark.parametrize("num_tokens", [1, 2, 3, 7])
+def test_padding_is_sent_to_no_expert(num_tokens: int, calls: Counter[int]) -> None:
+    experts = tuple(_counted(expert) for expert in _experts(torch.float32))
+    router = LinearWeight.plain(torch.eye(EXPERTS, HIDDEN), None)
+    mlp = ExpertMlp(Router(router, PER_TOKEN, normalise=True), experts, None, None)
+    # Tokens want the first two experts, padding the others.
+    x = torch.zeros((8, HIDDEN))
+    x[:num_tokens, :2] = 1.0
+    x[num_tokens:, 2:EXPERTS] = 1.0
+    residual = torch.ones_like(x)
+
+    result = mlp.forward(x, residual, num_tokens)
+
+    assert [calls[id(expert)] for expert in experts] == [1, 1, 0, 0, 0]
+    assert torch.equal(result[num_tokens:], residual[num_tokens:])
+    assert torch.equal(result[:num_tokens], mlp.forward(x, residual)[:num_tokens])
+
+
+def test_one_token_reads_the_weights_of_its_own_experts_alone(calls: Counter[int], tmp_path: Path) -> None:
+    save_checkpoint(tmp_path, "mixtral", num_local_experts=8)
+    model = load_model(tmp_path, dtype=torch.float32, device=torch.device("cpu"))
+    layers = []
+    for layer in model.layers:
+        assert isinstance(layer, DecoderLayer) and isinstance(layer.mlp, ExpertMlp) and not isinstance(layer.mlp.experts, GroupedMlps)
+        mlp = dataclasses.replace(layer.mlp, experts=tuple(_counted(expert) for expert in layer.mlp.experts))
+        layers.append(dataclasses.replace(layer, mlp=mlp))
+    driver = ForwardDriver(dataclasses.replace(model, layers=tuple(layers)))
+    request = driver.request(list(range(12)), 12)
+
+    for token in range(12):
+        calls.clear()
+        driver.step([request] if token else [], [] if token else [(request, 1)])
+        assert calls.total() == 2 * len(layers), "two experts of each layer for a token"
 
 
 def test_grouped_experts_wait_for_nothing() -> None:

@@ -11,7 +11,7 @@ from types import ModuleType
 import pytest
 from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
 
-from compute_svc.models import families
+from compute_svc.models import families, unsupported
 from compute_svc.models.registry import ALL_FAMILIES, FAMILIES, Family, find_families
 from tests.oracle.cases import Case, all_cases
 from tests.oracle.checks import checks_of
@@ -83,6 +83,11 @@ def test_two_files_that_claim_the_same_are_named(package: Path, first: tuple[str
 
     with pytest.raises(ValueError, match=message):
         find_families(imported())
+
+
+def test_what_a_family_reads_is_not_said_to_be_missing() -> None:
+    # Suffixes that stand for something else in other families are looked at only where no family reads the name.
+    assert not {name for name in FAMILIES if name in unsupported._PARTS}
 
 
 def cases_by_architecture() -> dict[str, list[Case]]:

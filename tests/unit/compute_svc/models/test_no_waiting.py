@@ -38,6 +38,11 @@ MODELS: dict[str, tuple[str, dict[str, Any]]] = {
     "learnt-positions": ("opt", {"word_embed_proj_dim": 20, "do_layer_norm_before": False}),
     "neighbours-turn-parallel": ("gptj", {}),
     "interleaved-output-norms": ("glm4", {}),
+    "multipliers": ("granite", {}),
+    "norms-behind-all-heads-together": ("olmo2", {}),
+    "latent-experts-in-groups": ("deepseek_v3", {"q_lora_rank": 14}),
+    "sink-logits-clamped-experts": ("gpt_oss", {"sliding_window": 9}),
+    "rounded-slopes": ("falcon", {"alibi": True, "multi_query": False, "parallel_attn": False}),
     "groups": ("falcon", {"num_kv_heads": 2, "new_decoder_architecture": True}),
 }
 

@@ -118,6 +118,15 @@ def test_the_table_has_a_line_for_each_case_and_the_exit_status_tells_of_failure
     assert document["cases"][0]["figures"]["logits"]["max_error"] <= document["limits_of_spread"]["logits"]
 
 
+def test_a_family_stands_for_all_its_types_of_model(capsys: pytest.CaptureFixture[str]) -> None:
+    known = [case for case in transformers_cases() if case.name in ("olmo2/gqa", "olmoe/mha", "llama/gqa")]
+
+    assert main(["olmo", "--check", "logits"], known) == 0
+
+    lines = [line.split()[0] for line in capsys.readouterr().out.splitlines()[1:3]]
+    assert lines == ["olmo2/gqa", "olmoe/mha"]
+
+
 def test_a_case_that_does_not_exist_is_refused(capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as exit_status:
         main(["llama/nonsense"], [LLAMA])

@@ -112,10 +112,21 @@ def test_a_window_is_what_the_family_makes_of_the_config(fields: dict[str, Any],
     ("fields", "message"),
     [
         (
-            {"architectures": ["MambaForCausalLM"]},
-            "architecture MambaForCausalLM is not supported; supported: .*LlamaForCausalLM, MPT",
+            {"architectures": ["NobodysForCausalLM"]},
+            "architecture NobodysForCausalLM is not supported; supported: .*LlamaForCausalLM, MPT",
         ),
+        (
+            {"architectures": ["Qwen3NextForCausalLM"]},
+            "architecture Qwen3NextForCausalLM is not supported: it needs gated delta rule layers, .*; supported: .*LlamaForCausalLM",
+        ),
+        ({"architectures": ["LlavaForConditionalGeneration"]}, "LlavaForConditionalGeneration is not supported: it needs an encoder"),
+        ({"architectures": ["StableLmForCausalLM"], "qk_layernorm": True}, "qk_layernorm True is not supported"),
+        ({"architectures": ["CohereForCausalLM"], "use_qk_norm": True}, "use_qk_norm True is not supported"),
         ({"quantization_config": {"quant_method": "gptq"}}, r"quantization_config \(gptq\) is not supported"),
+        (
+            {"architectures": ["GptOssForCausalLM"], "quantization_config": {"quant_method": "mxfp4"}},
+            r"quantization_config \(mxfp4\) is not",
+        ),
         ({"hidden_act": "mish"}, "hidden_act 'mish' is not supported; supported: silu"),
         ({"rope_scaling": {"rope_type": "proportional"}}, "rope type 'proportional' is not supported; supported: default, dynamic, linear"),
         (
@@ -130,7 +141,6 @@ def test_a_window_is_what_the_family_makes_of_the_config(fields: dict[str, Any],
             {"architectures": ["Qwen3ForCausalLM"], "layer_types": ["full_attention", "sliding_attention", "full_attention"]},
             r"layer_types \['sliding_attention'\] are not supported here; supported: full_attention",
         ),
-        ({"architectures": ["FalconForCausalLM"], "alibi": True}, "alibi True is not supported; supported: False"),
         ({"architectures": ["PhiForCausalLM"], "qk_layernorm": True}, "qk_layernorm True is not supported"),
         ({"architectures": ["BloomForCausalLM"], "apply_residual_connection_post_layernorm": True}, "post_layernorm True is not supported"),
         ({"architectures": ["MptForCausalLM"], "attn_config": {"alibi": False}}, "alibi false is not supported; supported: true"),
@@ -139,6 +149,43 @@ def test_a_window_is_what_the_family_makes_of_the_config(fields: dict[str, Any],
 def test_what_the_engine_does_not_do_is_refused_by_name(fields: dict[str, Any], message: str, tmp_path: Path) -> None:
     with pytest.raises(UnsupportedModel, match=message):
         config_of(tmp_path, {**OLD_LLAMA, **fields})
+
+
+CHATGLM = {
+    "architectures": ["ChatGLMModel"],
+    "ffn_hidden_size": 80,
+    "hidden_size": 48,
+    "num_attention_heads": 6,
+    "num_layers": 3,
+    "padded_vocab_size": 65024,
+    "seq_length": 512,
+}
+
+
+@pytest.mark.parametrize(
+    ("fields", "theta", "stretch"),
+    [
+        ({}, 10000.0, 1.0),
+        ({"rope_ratio": 1}, 10000.0, 1.0),
+        ({"rope_ratio": 8, "_name_or_path": "/models/ChatGLM2-6B-32k"}, 10000.0, 8.0),
+        ({"rope_ratio": 8, "auto_map": {"AutoModel": "THUDM/chatglm2-6b-32k--modeling_chatglm.X"}}, 10000.0, 8.0),
+        ({"rope_ratio": 50, "_name_or_path": "THUDM/chatglm3-6b-32k"}, 500000.0, 1.0),
+        ({"rope_ratio": 500, "padded_vocab_size": 151552}, 5000000.0, 1.0),
+    ],
+)
+def test_a_chatglm_that_divides_positions_is_told_by_its_name(fields: dict[str, Any], theta: float, stretch: float, tmp_path: Path) -> None:
+    (kind,) = config_of(tmp_path, {**CHATGLM, **fields}).kinds
+
+    assert kind.rope is not None and kind.rope.theta == theta
+    assert kind.rope.scaling == (None if stretch == 1.0 else RopeScaling("linear", stretch))
+
+
+@pytest.mark.parametrize("fields", [{}, {"_name_or_path": "/models/mine"}, {"auto_map": {"AutoModel": "modeling_chatglm.X"}}])
+def test_a_chatglm_of_which_nothing_tells_what_its_ratio_means_is_refused(fields: dict[str, Any], tmp_path: Path) -> None:
+    with pytest.raises(
+        UnsupportedModel, match=r"rope_ratio 50 divides positions in chatglm2-6b-32k and multiplies the base .* set _name_or_path"
+    ):
+        config_of(tmp_path, {**CHATGLM, "rope_ratio": 50, **fields})
 
 
 @pytest.mark.parametrize(("max_tokens", "divisor"), [(None, 2.0), (128, 1.0), (129, 2.0), (600, 2.0)])

@@ -2,10 +2,25 @@
 
 from __future__ import annotations
 
+import logging
+import re
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
 import pytest
 
-from tests.fakes.compute_replica import SAMPLED, Replica, submission, until
-from triserve.v1 import common_pb2, compute_pb2
+from compute_svc.replica.sampler_ledger import SamplerAnswer
+from compute_svc.replica.sampler_link import SamplerLink
+from compute_svc.wire.step_output import Rows
+from tests.fakes.compute_replica import SAMPLED, WIDTH, Replica, submission, until
+from tests.fakes.fake_sampler import FakeSampler
+from triserve.rpc.errors import Unavailable
+from triserve.v1 import common_pb2, compute_pb2, sampler_pb2
+
+_NO_IDS, _NO_LOGITS = np.empty(0, np.uint32), np.empty(0, np.float32)
+Response = sampler_pb2.SampleResponse
+Spoil = Callable[[Response], Sequence[Response]]
 
 
 async def test_a_sampler_is_told_all_it_needs(replica: Replica) -> None:
@@ -87,8 +102,10 @@ async def test_a_sampler_that_leaves_frames_unanswered_is_lost(replica: Replica)
     replica.samplers[0].may_answer.clear()
     await gateway.submit(1, [1, 2], 3)
     (end,) = await gateway.end_of(1)
-    assert end.error.reason == "UNAVAILABLE"
-    assert "unanswered" in end.error.message
+    assert (end.error.reason, end.error.message) == (
+        "UNAVAILABLE",
+        "the sampler process that had the request was lost: it left frame 1 unanswered for 0.1 s",
+    )
 
 
 async def test_a_request_pauses_while_its_sampler_is_behind(replica: Replica) -> None:
@@ -131,3 +148,205 @@ async def test_a_sampler_that_never_ends_a_request_does_not_leave_it_hanging(rep
     (end,) = await gateway.end_of(1)
     assert end.error.reason == "INTERNAL"
     await until(lambda: not replica.samplers[0].open)
+
+
+def _changed(**fields: object) -> Spoil:
+    """Replaces fields of an answer that has verdicts; the others stay."""
+
+    def spoil(response: Response) -> Sequence[Response]:
+        if response.request:
+            for name, value in fields.items():
+                response.ClearField(name)  # type: ignore[arg-type]
+                response.MergeFrom(Response(**{name: value}))  # type: ignore[arg-type]
+        return [response]
+
+    return spoil
+
+
+def _without_verdicts(response: Response) -> Sequence[Response]:
+    for name in ("request", "position", "token", "parcels", "finished"):
+        response.ClearField(name)
+    return [response]
+
+
+SPOILT: dict[str, Spoil] = {
+    "columns of unequal length": _changed(position=[]),
+    "a token without a logit": _changed(token=[WIDTH]),
+    "another position": _changed(position=[7]),
+    "an unknown request": _changed(request=[999]),
+    "an end of nobody": _changed(finished=[999]),
+    "a failure of nobody": _changed(failed=[sampler_pb2.SampleFailure(request=999)]),
+    "a frame of the future": _changed(frame=999),
+    "an answer twice": lambda response: [response, response],
+    "a second hello": _changed(hello=sampler_pb2.GetSamplerInfoResponse()),
+    "a parcel for nobody": _changed(parcels=[sampler_pb2.Parcel(gateway=99)]),
+    "a parcel of garbage": _changed(parcels=[sampler_pb2.Parcel(gateway=1, delta_frame=b"\xff\xff")]),
+    "text for a stranger": _changed(
+        parcels=[
+            sampler_pb2.Parcel(
+                gateway=1,
+                delta_frame=sampler_pb2.DeltaFrame(
+                    request=[2],
+                    epoch=[0],
+                    first_position=[0],
+                    num_tokens=[1],
+                    text=["bad"],
+                    finish_reason=[common_pb2.FINISH_REASON_STOP],
+                    token=[1],
+                ).SerializeToString(),
+            )
+        ]
+    ),
+}
+
+
+@pytest.mark.parametrize("spoil", SPOILT.values(), ids=SPOILT.keys())
+async def test_a_malformed_answer_costs_its_sampler_the_link_and_nobody_else_anything(replica: Replica, spoil: Spoil) -> None:
+    await (await replica.start(num_samplers=2)).ready()
+    await until(lambda: all(sampler.hellos for sampler in replica.samplers))
+    gateway = await replica.gateway()
+    for sampler in replica.samplers:
+        sampler.may_answer.clear()
+    await gateway.send(submit=[submission(request, [request, 2], 6, sampling=SAMPLED) for request in (1, 2)])
+    await until(lambda: all(any(frame.request for frame in sampler.frames) for sampler in replica.samplers))
+    hostile = next(sampler for sampler in replica.samplers if 1 in _requests(sampler))
+    hostile.spoil = spoil
+    for sampler in replica.samplers:
+        sampler.may_answer.set()
+    bad, good = await gateway.end_of(1, 2)
+    assert good.outcome == compute_pb2.REQUEST_OUTCOME_FINISHED
+    assert gateway.tokens[2] == replica.model.greedy_answer([2, 2], 6)
+    assert bad.error.reason == "UNAVAILABLE"
+    assert bad.error.message.startswith("the sampler process that had the request was lost: it sent a malformed message: ")
+    hostile.spoil = None
+    await gateway.submit(3, [1, 2], 3)
+    (end,) = await gateway.end_of(3)
+    assert end.outcome == compute_pb2.REQUEST_OUTCOME_FINISHED
+    await replica.idle()
+
+
+def _requests(sampler: FakeSampler) -> set[int]:
+    return {opening.gateway_request for frame in sampler.frames for opening in frame.open}
+
+
+async def test_a_sampler_cannot_draw_for_a_request_of_another(replica: Replica) -> None:
+    await (await replica.start(num_samplers=2)).ready()
+    await until(lambda: all(sampler.hellos for sampler in replica.samplers))
+    gateway = await replica.gateway()
+    for sampler in replica.samplers:
+        sampler.may_answer.clear()
+    await gateway.send(submit=[submission(request, [request, 2], 6, sampling=SAMPLED) for request in (1, 2)])
+    await until(lambda: all(any(frame.request for frame in sampler.frames) for sampler in replica.samplers))
+    hostile = next(sampler for sampler in replica.samplers if 1 in _requests(sampler))
+    victim = next(
+        opening.request for sampler in replica.samplers for frame in sampler.frames for opening in frame.open if sampler is not hostile
+    )
+    hostile.spoil = _changed(request=[victim])
+    hostile.may_answer.set()
+    (bad,) = await gateway.end_of(1)
+    assert bad.error.reason == "UNAVAILABLE"
+    for sampler in replica.samplers:
+        sampler.may_answer.set()
+    await gateway.end_of(2)
+    assert gateway.tokens[2] == replica.model.greedy_answer([2, 2], 6)
+
+
+async def test_a_row_without_a_verdict_fails_its_request_alone_and_holds_nothing(replica: Replica) -> None:
+    await (await replica.start(sizes={"max_running_requests": 2})).ready()
+    gateway = await replica.gateway()
+    replica.samplers[0].spoil = lambda response: _without_verdicts(response) if 1 in response.request else [response]
+    await gateway.send(submit=[submission(1, [1, 2], 6, sampling=SAMPLED), submission(2, [2, 2], 6)])
+    bad, good = await gateway.end_of(1, 2)
+    assert (bad.error.reason, bad.error.message) == ("INTERNAL", "the sampler left out a part of the answer")
+    assert good.outcome == compute_pb2.REQUEST_OUTCOME_FINISHED
+    await replica.idle()
+
+
+async def test_a_sampler_that_ends_before_its_hello_is_unavailable_and_no_fault_of_ours(
+    replica: Replica, caplog: pytest.LogCaptureFixture
+) -> None:
+    rude = FakeSampler(replica.fingerprint)
+    rude.greets = False
+    replica.samplers.append(rude)
+    link = _link(await rude.start(), replica.fingerprint, _Heard())
+    link.start()
+    with caplog.at_level(logging.INFO):
+        await until(lambda: len(rude.hellos) >= 2)
+    await link.close()
+    assert link.problem == "it ended the stream before its hello"
+    assert not link.ready
+    assert "Traceback" not in caplog.text and not [record for record in caplog.records if record.levelno >= logging.ERROR]
+
+
+@pytest.mark.parametrize("way", ["lost", "silent", "malformed", "gone"])
+async def test_no_error_tells_a_client_where_a_sampler_is(replica: Replica, way: str) -> None:
+    await (await replica.start(sampler_timeout_s=0.1 if way == "silent" else 20.0)).ready()
+    gateway = await replica.gateway()
+    sampler = replica.samplers[0]
+    if way == "malformed":
+        sampler.spoil = _changed(position=[])
+    else:
+        sampler.may_answer.clear()
+    if way == "gone":
+        await sampler.stop()
+        await until(replica.is_not_ready)
+    await gateway.submit(1, [1, 2], 4, sampling=SAMPLED)
+    if way == "lost":
+        await until(lambda: any(frame.request for frame in sampler.frames))
+        await sampler.stop()
+    (end,) = await gateway.end_of(1)
+    assert end.error.message
+    assert not re.search(r"\d+\.\d+\.\d+|localhost|:\d", end.error.message), end.error.message
+
+
+@dataclass
+class _Heard:
+    """A listener that remembers."""
+
+    answers: list[SamplerAnswer] = field(default_factory=list)
+    lost: list[tuple[list[int], str]] = field(default_factory=list)
+
+    def on_sampler_changed(self, link: SamplerLink) -> None:
+        """Nothing."""
+
+    def on_sampler_answer(self, link: SamplerLink, answer: SamplerAnswer) -> None:
+        """Remembers it."""
+        self.answers.append(answer)
+
+    def on_sampler_behind(self, link: SamplerLink, behind: bool) -> None:
+        """Nothing."""
+
+    def on_sampler_silent(self, link: SamplerLink, numbers: Sequence[int]) -> None:
+        """Nothing."""
+
+    def on_sampler_lost(self, link: SamplerLink, numbers: Sequence[int], error: Unavailable) -> None:
+        """Remembers it."""
+        self.lost.append((list(numbers), error.message))
+
+
+def _link(target: str, fingerprint: common_pb2.Fingerprint, listener: _Heard, clock: Callable[[], float] = lambda: 0.0) -> SamplerLink:
+    hello = sampler_pb2.ComputeHello(compute_name="c", fingerprint=fingerprint, logits_width=WIDTH)
+    return SamplerLink(target, hello, listener, max_unanswered=8, answer_timeout_s=20.0, clock=clock)
+
+
+async def test_a_sampler_lags_when_it_leaves_a_frame_unanswered_for_a_second_and_no_longer_when_it_answers(replica: Replica) -> None:
+    now = 100.0
+    sampler = FakeSampler(replica.fingerprint)
+    replica.samplers.append(sampler)
+    heard = _Heard()
+    link = _link(await sampler.start(), replica.fingerprint, heard, lambda: now)
+    link.start()
+    await until(lambda: link.ready)
+    assert not link.lags
+    sampler.may_answer.clear()
+    link.open(sampler_pb2.OpenRequest(request=1, gateway=1, gateway_request=5))
+    link.send_rows(Rows([1], [0], [3], [0], [0.0], _NO_IDS, _NO_LOGITS), None)
+    await until(lambda: bool(sampler.frames))
+    assert not link.lags
+    now = 101.5
+    assert link.lags and not link.is_behind
+    sampler.may_answer.set()
+    await until(lambda: bool(heard.answers))
+    assert not link.lags
+    await link.close()
+    assert heard.lost == [([1], "the sampler process that had the request was lost: it was left")]

@@ -7,7 +7,8 @@ import asyncio
 import grpc
 import pytest
 
-from compute_svc.replica.engine_client import EngineFailed
+from compute_svc.engine.engine import MAX_FAILED_STEPS
+from compute_svc.replica.engine_client import EngineFailed, EngineLost
 from compute_svc.replica.service import ComputeService
 from compute_svc.settings import Settings
 from tests.fakes.compute_replica import SAMPLED, TIMEOUT_S, Gateway, Replica, submission, until
@@ -55,18 +56,48 @@ async def test_a_step_that_does_not_end_makes_the_replica_not_ready(replica: Rep
     await replica.ready()
 
 
-async def test_a_failing_model_fails_all_requests_and_the_process(replica: Replica) -> None:
-    await (await replica.start()).ready()
+async def test_a_step_longer_than_any_request_may_take_ends_the_process_and_its_requests(replica: Replica) -> None:
+    await (await replica.start(step_timeout_s=0.5)).ready()
     gateway = await replica.gateway()
     replica.gate.open.clear()
+    await gateway.submit(1, [1, 2], 2)
+    with pytest.raises(EngineLost, match=r"^the engine has been in one step for 0.5 s and was killed$"):
+        await asyncio.wait_for(replica.running.failed(), TIMEOUT_S)
+    (end,) = await gateway.end_of(1)
+    assert end.error.reason == "UNAVAILABLE"
+    replica.gate.open.set()
+
+
+async def test_a_model_that_fails_every_step_fails_each_request_and_at_last_the_process(replica: Replica) -> None:
+    await (await replica.start()).ready()
+    gateway = await replica.gateway()
     replica.gate.error = RuntimeError("out of order")
-    await gateway.send(submit=[submission(1, [1, 2], 2), submission(2, [1, 2], 2)])
+    for number in range(1, MAX_FAILED_STEPS):
+        await gateway.submit(number, [1, 2], 2)
+        (end,) = await gateway.end_of(number)
+        assert end.error.reason == "INTERNAL"
+    replica.gate.open.clear()
+    await gateway.send(submit=[submission(100, [1, 2], 2), submission(101, [1, 2], 2)])
     replica.gate.open.set()
     with pytest.raises(EngineFailed, match="RuntimeError: out of order"):
         await asyncio.wait_for(replica.running.failed(), TIMEOUT_S)
-    ends = await gateway.end_of(1, 2)
+    ends = await gateway.end_of(100, 101)
     assert [end.error.reason for end in ends] == ["INTERNAL"] * 2
     await until(replica.is_not_ready)
+
+
+async def test_a_step_that_fails_once_leaves_the_replica_ready(replica: Replica) -> None:
+    await (await replica.start()).ready()
+    gateway = await replica.gateway()
+    replica.gate.error = MemoryError("a prompt is too large")
+    await gateway.submit(1, [1, 2], 2)
+    (end,) = await gateway.end_of(1)
+    assert end.error.reason == "INTERNAL"
+    replica.gate.error = None
+    await gateway.submit(2, [1, 2, 3], 5)
+    await gateway.end_of(2)
+    assert gateway.tokens[2] == replica.model.greedy_answer([1, 2, 3], 5)
+    await replica.ready()
 
 
 async def test_a_model_that_does_not_load_fails_the_process(replica: Replica) -> None:

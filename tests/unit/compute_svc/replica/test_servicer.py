@@ -5,6 +5,7 @@ from __future__ import annotations
 import grpc
 import pytest
 
+from compute_svc.replica.servicer import MAX_CANCELS, MAX_SUBMITS
 from tests.fakes.compute_replica import SAMPLED, WIDTH, Gateway, Replica, submission, until
 from triserve.v1 import common_pb2, compute_pb2
 
@@ -195,7 +196,7 @@ async def test_a_gateway_that_does_not_read_is_cut_off_and_harms_nobody(replica:
     await (await replica.start(max_backlog_bytes=1 << 20, sizes={"max_model_len_tokens": 100_000, "num_pages": 30_000})).ready()
     good, deaf = await replica.gateway(), await replica.gateway(reads=False)
     # Long numbers make large parcels; the transport itself holds some megabytes.
-    replica.samplers[0].text_bytes = 400_000
+    replica.samplers[0].text_bytes = 15_000
     await deaf.submit(1, [1, 2], 90_000)
 
     async def has_begun() -> bool:
@@ -211,3 +212,26 @@ async def test_a_gateway_that_does_not_read_is_cut_off_and_harms_nobody(replica:
         while await deaf.call.read() is not grpc.aio.EOF:
             continue
     assert caught.value.code() is grpc.StatusCode.RESOURCE_EXHAUSTED
+
+
+@pytest.mark.parametrize("field", ["submit", "cancel"])
+async def test_a_message_with_too_many_entries_ends_its_stream_and_no_other(replica: Replica, field: str) -> None:
+    await (await replica.start()).ready()
+    greedy, good = await replica.gateway(), await replica.gateway()
+    entries = [compute_pb2.SubmitRequest()] * (MAX_SUBMITS + 1) if field == "submit" else range(MAX_CANCELS + 1)
+    await greedy.send(**{field: entries})
+    assert await greedy.call.code() is grpc.StatusCode.INVALID_ARGUMENT
+    assert field in (await greedy.call.details() or "")
+    assert not greedy.ended
+    await good.submit(1, [1, 2], 3)
+    (end,) = await good.end_of(1)
+    assert end.outcome == compute_pb2.REQUEST_OUTCOME_FINISHED
+
+
+async def test_a_message_with_as_many_entries_as_allowed_is_taken(replica: Replica) -> None:
+    await (await replica.start()).ready()
+    gateway = await replica.gateway()
+    submits = [compute_pb2.SubmitRequest(request=number) for number in range(MAX_SUBMITS)]
+    await gateway.send(submit=submits, cancel=range(MAX_CANCELS))
+    ends = await gateway.end_of(*range(MAX_SUBMITS))
+    assert {end.error.field for end in ends} == {"token_ids"}

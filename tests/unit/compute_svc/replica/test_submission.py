@@ -7,12 +7,12 @@ from typing import Any
 
 import pytest
 
-from compute_svc.replica.submission import read_submission
+from compute_svc.replica.submission import MAX_STOP_TOKEN_IDS, read_submission
 from compute_svc.wire.request import Request, SamplingOptions
 from triserve.rpc.errors import InvalidRequest
 from triserve.v1 import common_pb2, compute_pb2
 
-WIDTH = 100
+WIDTH, MOST = 100, 50
 
 
 def _message(**changes: Any) -> compute_pb2.SubmitRequest:
@@ -25,7 +25,7 @@ def _message(**changes: Any) -> compute_pb2.SubmitRequest:
 
 
 def _read(message: compute_pb2.SubmitRequest) -> Request:
-    return read_submission(message, number=5, logits_width=WIDTH, now=10.0)
+    return read_submission(message, number=5, logits_width=WIDTH, max_request_tokens=MOST, now=10.0)
 
 
 def _sampling(**fields: Any) -> SamplingOptions:
@@ -158,3 +158,29 @@ def test_a_wrong_field_is_refused_by_name(changes: dict[str, Any], field: str, w
 
 def test_a_greedy_request_needs_no_seed() -> None:
     assert _read(_message()).sampling.temperature == 0.0
+
+
+@pytest.mark.parametrize(
+    ("changes", "field"),
+    [
+        ({"tenant": "x" * 257}, "tenant"),
+        ({"request_id": "x" * 257}, "request_id"),
+        ({"token_ids": [1] * MOST}, "token_ids"),
+        ({"generated_token_ids": [1] * (MOST + 1)}, "generated_token_ids"),
+        ({"stopping": common_pb2.StoppingParams(max_tokens=1, stop_token_ids=[1] * (MAX_STOP_TOKEN_IDS + 1))}, "stop_token_ids"),
+        ({"sampling": common_pb2.SamplingParams(temperature=0, logit_bias_ids=[1] * 1025)}, "logit_bias_ids"),
+        ({"sampling": common_pb2.SamplingParams(temperature=0, top_logprobs=21)}, "top_logprobs"),
+    ],
+    ids=lambda value: value if isinstance(value, str) else "",
+)
+def test_what_is_too_long_is_refused_before_it_is_read(changes: dict[str, Any], field: str) -> None:
+    with pytest.raises(InvalidRequest, match="the limit is") as caught:
+        _read(_message(**changes))
+    assert caught.value.field == field
+
+
+def test_the_longest_that_is_allowed_is_taken() -> None:
+    stopping = common_pb2.StoppingParams(max_tokens=1, stop_token_ids=[1] * MAX_STOP_TOKEN_IDS)
+    sampling = common_pb2.SamplingParams(temperature=0, top_logprobs=20)
+    request = _read(_message(tenant="x" * 256, request_id="x" * 256, token_ids=[1] * (MOST - 1), stopping=stopping, sampling=sampling))
+    assert request.prompt.size == MOST - 1

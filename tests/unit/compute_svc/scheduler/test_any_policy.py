@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable
 from functools import partial
+from typing import ClassVar
 
 import numpy as np
 import pytest
@@ -11,8 +13,9 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule, run_state_machine_as_test
 
-from compute_svc.scheduler.base import Phase, Plan, Policy, RequestState, SchedulerConfig
+from compute_svc.scheduler.base import Enter, Leave, Phase, Plan, Policy, RequestState, SchedulerConfig
 from compute_svc.scheduler.policies import POLICIES
+from compute_svc.scheduler.policies.fair_tenants import FairTenants
 from compute_svc.scheduler.policies.longest_prefix import LongestPrefixFirst
 from compute_svc.scheduler.policies.multi_level import MultiLevelFeedback
 from compute_svc.scheduler.policies.priority import PriorityFirst
@@ -53,12 +56,68 @@ class _Prediction:
         assert 1 <= answer_tokens <= request.max_tokens
 
 
+class Recorded(Policy):
+    """Passes on what a scheduler says to a policy, and checks that each word may follow the one before it."""
+
+    may_follow: ClassVar[dict[Enter | Leave | None, set[Enter | Leave | None]]] = {
+        None: {Enter.ARRIVED},
+        Enter.ARRIVED: set(Leave),
+        Enter.PREEMPTED: set(Leave),
+        Enter.UNBLOCKED: set(Leave),
+        Leave.ADMITTED: {Enter.PREEMPTED},
+        Leave.BLOCKED: {Enter.UNBLOCKED},
+        Leave.ENDED: set(),
+    }
+
+    def __init__(self, policy: Policy) -> None:
+        self.policy = policy
+        self.overtakes, self.preempts = policy.overtakes, policy.preempts
+        self.last: dict[int, Enter | Leave] = {}
+        self.counts: Counter[Enter | Leave] = Counter()
+        self.now = 0.0
+
+    def _say(self, state: RequestState, word: Enter | Leave, now: float) -> None:
+        number = state.request.number
+        assert word in self.may_follow[self.last.get(number)], f"{word} follows {self.last.get(number)}"
+        assert now >= self.now or word is Leave.ENDED, "time does not go back"
+        self.now = max(now, self.now)
+        self.last[number] = word
+        self.counts[word] += 1
+
+    def attach(self, cached_tokens: Callable[[RequestState], int]) -> None:
+        self.policy.attach(cached_tokens)
+
+    def enter(self, state: RequestState, why: Enter, now: float) -> None:
+        self._say(state, why, now)
+        self.policy.enter(state, why, now)
+
+    def leave(self, state: RequestState, why: Leave, now: float) -> None:
+        self._say(state, why, now)
+        self.policy.leave(state, why, now)
+
+    def first(self, now: float) -> RequestState | None:
+        state = self.policy.first(now)
+        assert state is None or isinstance(self.last[state.request.number], Enter), "only who is in the queue is first"
+        return state
+
+    def account(self, plan: Plan) -> bool:
+        return self.policy.account(plan)
+
+    def yields(self, running: RequestState, waiting: RequestState) -> bool:
+        return self.policy.yields(running, waiting)
+
+    def forget(self, state: RequestState) -> None:
+        assert isinstance(self.last.pop(state.request.number), Leave), "who is forgotten has left, and is forgotten once"
+        self.policy.forget(state)
+
+
 class AnyUse(RuleBasedStateMachine):
     """Random arrivals, growth, verdict delays, cancels, pauses, deadlines and page shortage."""
 
     def __init__(self, make_policy: Callable[[], Policy], budget: int) -> None:
         super().__init__()
-        self.scheduler = Scheduler(_config(budget), make_policy(), _Prediction())
+        self.policy = Recorded(make_policy())
+        self.scheduler = Scheduler(_config(budget), self.policy, _Prediction())
         self.live: dict[int, RequestState] = {}
         self.answered: dict[int, int] = {}
         self.wanted: dict[int, int] = {}
@@ -177,6 +236,13 @@ class AnyUse(RuleBasedStateMachine):
         self.scheduler.assert_consistent()
         assert self.scheduler.memory.num_available == PAGES
         assert self.scheduler.step(self.now).is_empty
+        assert not self.policy.last, "every request that arrived was forgotten"
+        counts = self.policy.counts
+        assert counts[Enter.ARRIVED] == len(self.wanted)
+        assert counts[Enter.PREEMPTED] == self.scheduler.num_preemptions
+        assert sum(counts[word] for word in Enter) == sum(counts[word] for word in Leave)
+        if isinstance(self.policy.policy, FairTenants):
+            assert self.policy.policy.num_tenants == 0, "nothing is remembered of anybody"
 
 
 @pytest.mark.parametrize("budget", [RUNNING, 7], ids=["budget of the batch", "larger budget"])

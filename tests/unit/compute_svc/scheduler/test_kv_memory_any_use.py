@@ -88,6 +88,30 @@ class KvMemoryMachine(RuleBasedStateMachine):
         if not ends:
             self.preempted.append(state)
 
+    @precondition(lambda self: self.running)
+    @rule(data=st.data(), prompt=st.lists(st.integers(0, 1), min_size=1, max_size=40))
+    def make_way(self, data: st.DataObject, prompt: list[int]) -> None:
+        """Some give up their pages for another, who was told before whether that would do."""
+        if len(prompt) + 1 > min(64, self.config.max_request_tokens):
+            return
+        self._copy()
+        self.arrivals += 1
+        state = kv_request(self.arrivals, np.array(prompt, dtype=np.int64), 1)
+        without = data.draw(st.lists(st.sampled_from(self.running), unique_by=id, max_size=3), label="without")
+        staying = [other for other in self.running if other not in without]
+        could = self.memory.could_admit(state, without=without, headroom=len(staying))
+        for other in without:
+            self.memory.leave(other)
+        self.running, self.preempted = staying, self.preempted + without
+        # What who stays has computed and not handed to the cache yet is shared at admission: it may be less that is needed then.
+        for other in staying:
+            self.memory.keep_computed(other)
+        exact = self.memory.could_admit(state, without=[], headroom=len(staying))
+        assert exact or not could
+        assert self.memory.admit(state, headroom=len(staying)) == exact
+        if exact:
+            self.running.append(state)
+
     def _admit(self, state: RequestState) -> bool:
         available = self.memory.num_available
         last = state.request.prompt.size + state.request.max_tokens - 1

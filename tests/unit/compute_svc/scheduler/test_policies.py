@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Callable
 
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from compute_svc.scheduler.base import Phase, Plan, Policy, RequestState, SchedulerConfig
+from compute_svc.scheduler.base import Enter, Leave, Phase, Plan, Policy, RequestState
 from compute_svc.scheduler.policies import POLICIES, make_policy
 from compute_svc.scheduler.policies.fair_tenants import FairTenants
 from compute_svc.scheduler.policies.longest_prefix import LongestPrefixFirst
@@ -17,65 +18,35 @@ from compute_svc.scheduler.policies.multi_level import MultiLevelFeedback
 from compute_svc.scheduler.policies.priority import PriorityFirst
 from compute_svc.scheduler.policies.ranked import RankedQueue
 from compute_svc.scheduler.policies.shortest_first import ShortestFirst
-from compute_svc.scheduler.scheduler import Scheduler
 from compute_svc.wire.request import Request
-
-
-class _Asked:
-    """A scheduler, and a number for each request."""
-
-    def __init__(self, policy: Policy, *, running: int = 1, pages: int = 64, budget: int = 32) -> None:
-        self.scheduler = Scheduler(
-            SchedulerConfig(
-                page_size_tokens=4,
-                num_pages=pages,
-                max_model_len_tokens=128,
-                step_budget_tokens=budget,
-                max_running_requests=running,
-                max_waiting_requests=100,
-            ),
-            policy,
-        )
-        self.count = 0
-        self.ended: list[int] = []
-
-    def ask(
-        self, prompt: int | list[int] = 4, max_tokens: int = 4, *, at: float = 0.0, tenant: str = "", priority: int = 0
-    ) -> RequestState:
-        self.count += 1
-        ids = np.array(prompt) if isinstance(prompt, list) else np.arange(prompt) + 1000 * self.count
-        request = Request(self.count, tenant, ids, np.empty(0, np.int64), max_tokens, at, priority=priority)
-        return self.scheduler.submit(request)
-
-    def step(self, now: float = 0.0) -> Plan:
-        plan = self.scheduler.step(now)
-        rows = [*plan.decodes, *(chunk.state for chunk in plan.prefills if chunk.completes)]
-        self.scheduler.complete(plan)
-        for state in rows:
-            state.append(1)
-            if state.position == state.request.max_tokens:
-                self.scheduler.release(state.request.number)
-                self.ended.append(state.request.number)
-        self.scheduler.assert_consistent()
-        return plan
-
-    def run(self, *, step_s: float = 0.0) -> list[int]:
-        now = 0.0
-        while self.scheduler.num_running or self.scheduler.num_waiting:
-            self.step(now)
-            now += step_s
-        return self.ended
+from tests.fakes.asked_scheduler import Asked
 
 
 def test_every_name_makes_a_policy_of_its_own_and_an_unknown_one_is_refused_by_name() -> None:
     for name in POLICIES:
         assert make_policy(name) is not make_policy(name)
-        asked = _Asked(make_policy(name), running=2)
+        asked = Asked(make_policy(name), running=2)
         for _ in range(5):
             asked.ask(6, 5)
         assert sorted(asked.run()) == [1, 2, 3, 4, 5]
     with pytest.raises(ValueError, match="no policy is called 'lottery', the names are fcfs, priority"):
         make_policy("lottery")
+
+
+@pytest.mark.parametrize(
+    ("make", "says"),
+    [
+        (lambda: FairTenants(prompt_weight=0), "prompt_weight and answer_weight are 0 and 2.0, they must be above 0"),
+        (lambda: ShortestFirst(float("nan")), "seconds_per_token is nan, it must be above 0"),
+        (lambda: PriorityFirst(0), "seconds_per_level is 0, it must be above 0"),
+        (lambda: LongestPrefixFirst(window=0), "window is 0 and max_passes 32, they must be at least 1 and 0"),
+        (lambda: MultiLevelFeedback(num_levels=0), "num_levels is 0, it must be at least 1"),
+        (lambda: MultiLevelFeedback(max_wait_s=0), "max_wait_s 0, they must be at least and above 0"),
+    ],
+)
+def test_a_size_that_makes_no_sense_is_refused_by_name(make: Callable[[], Policy], says: str) -> None:
+    with pytest.raises(ValueError, match=says):
+        make()
 
 
 @given(st.data())
@@ -102,14 +73,14 @@ def test_a_ranked_queue_gives_the_lowest_rank_whatever_came_and_went(data: st.Da
 
 
 def test_a_better_priority_is_served_first_and_equals_in_the_order_of_arrival() -> None:
-    asked = _Asked(PriorityFirst())
+    asked = Asked(PriorityFirst())
     for priority in (2, 0, 1, 0, -1):
         asked.ask(priority=priority)
     assert asked.run() == [5, 2, 4, 3, 1]
 
 
 def test_a_running_request_gives_up_its_place_for_a_better_priority_and_comes_back_with_its_tokens() -> None:
-    asked = _Asked(PriorityFirst())
+    asked = Asked(PriorityFirst())
     one = asked.ask(max_tokens=8, priority=1)
     for _ in range(3):
         asked.step()
@@ -121,7 +92,7 @@ def test_a_running_request_gives_up_its_place_for_a_better_priority_and_comes_ba
 
 
 def test_a_running_request_stays_for_an_equal_priority_and_for_one_it_is_older_than() -> None:
-    asked = _Asked(PriorityFirst(seconds_per_level=10.0))
+    asked = Asked(PriorityFirst(seconds_per_level=10.0))
     one = asked.ask(priority=1, at=0.0)
     asked.step(0.0)
     asked.ask(priority=1, at=0.0)
@@ -130,7 +101,7 @@ def test_a_running_request_stays_for_an_equal_priority_and_for_one_it_is_older_t
 
 
 def test_a_full_budget_of_decode_rows_does_not_hold_up_a_better_priority() -> None:
-    asked = _Asked(PriorityFirst(), running=3, budget=3)
+    asked = Asked(PriorityFirst(), running=3, budget=3)
     worst = [asked.ask(1, 20, priority=1) for _ in range(3)]
     for _ in range(2):
         asked.step()
@@ -141,30 +112,19 @@ def test_a_full_budget_of_decode_rows_does_not_hold_up_a_better_priority() -> No
 
 
 def test_a_better_priority_comes_before_the_rest_of_a_long_prompt() -> None:
-    asked = _Asked(PriorityFirst(), running=4, budget=8)
+    asked = Asked(PriorityFirst(), running=4, budget=8)
     asked.ask(40, priority=1)
     asked.step()
     asked.ask(6, priority=0)
     assert [(chunk.state.request.number, chunk.length) for chunk in asked.step().prefills] == [(2, 6), (1, 2)]
 
 
-def test_nobody_is_preempted_for_a_request_that_would_not_fit_even_so() -> None:
-    asked = _Asked(PriorityFirst(), running=4, pages=16)
-    asked.ask(28, 20, priority=0)
-    low = asked.ask(8, 20, priority=1)
-    for _ in range(2):
-        asked.step()
-    asked.ask(40, 4, priority=0)
-    assert low in asked.step().decodes
-    assert asked.scheduler.num_preemptions == 0
-
-
 def test_the_shortest_expected_answer_is_served_first_and_the_longest_gives_way_when_pages_run_out() -> None:
-    asked = _Asked(ShortestFirst(), running=4)
+    asked = Asked(ShortestFirst(), running=4)
     for max_tokens in (9, 3, 6):
         asked.ask(max_tokens=max_tokens)
     assert [chunk.state.request.number for chunk in asked.step().prefills] == [2, 3, 1]
-    asked = _Asked(ShortestFirst(), running=2, pages=8)
+    asked = Asked(ShortestFirst(), running=2, pages=8)
     long = asked.ask(7, 20)
     asked.ask(7, 16)
     assert asked.run() == [2, 1]
@@ -182,7 +142,7 @@ def test_what_remains_of_an_answer_counts_and_outgrowing_the_prediction_doubles_
 
 
 def test_a_shorter_answer_passes_only_within_the_seconds_it_is_worth() -> None:
-    asked = _Asked(ShortestFirst(seconds_per_token=1.0))
+    asked = Asked(ShortestFirst(seconds_per_token=1.0))
     asked.ask(max_tokens=10, at=0.0)
     asked.ask(max_tokens=4, at=5.0)
     asked.ask(max_tokens=4, at=7.0)
@@ -191,14 +151,14 @@ def test_a_shorter_answer_passes_only_within_the_seconds_it_is_worth() -> None:
 
 def test_a_prompt_joins_the_first_level_that_covers_it() -> None:
     policy = MultiLevelFeedback(num_levels=3, first_quantum_tokens=4, prompt_weight=0.5)
-    asked = _Asked(policy)
+    asked = Asked(policy)
     states = [asked.ask(length, 1) for length in (17, 16, 9, 8, 1)]
     assert [state.rank[0] for state in states] == [2, 1, 1, 0, 0]
     assert asked.run() == [4, 5, 2, 3, 1]
 
 
 def test_a_quantum_used_up_a_request_falls_and_gives_way_to_one_of_a_better_level() -> None:
-    asked = _Asked(MultiLevelFeedback(num_levels=3, first_quantum_tokens=4, prompt_weight=0.0))
+    asked = Asked(MultiLevelFeedback(num_levels=3, first_quantum_tokens=4, prompt_weight=0.0))
     one = asked.ask(4, 40)
     levels = []
     for _ in range(14):
@@ -213,7 +173,7 @@ def test_a_quantum_used_up_a_request_falls_and_gives_way_to_one_of_a_better_leve
 
 
 def test_a_running_request_stays_for_one_of_its_own_level() -> None:
-    asked = _Asked(MultiLevelFeedback(num_levels=2, first_quantum_tokens=8, prompt_weight=0.0))
+    asked = Asked(MultiLevelFeedback(num_levels=2, first_quantum_tokens=8, prompt_weight=0.0))
     one = asked.ask(4, 6)
     asked.step()
     asked.ask(4, 2)
@@ -222,7 +182,7 @@ def test_a_running_request_stays_for_one_of_its_own_level() -> None:
 
 
 def test_one_that_has_waited_long_enough_enters_the_first_level_again_with_a_whole_quantum() -> None:
-    asked = _Asked(MultiLevelFeedback(num_levels=2, first_quantum_tokens=4, prompt_weight=0.0, max_wait_s=5.0))
+    asked = Asked(MultiLevelFeedback(num_levels=2, first_quantum_tokens=4, prompt_weight=0.0, max_wait_s=5.0))
     one = asked.ask(4, 30)
     for _ in range(6):
         asked.step(0.0)
@@ -242,20 +202,20 @@ def test_one_that_has_waited_long_enough_enters_the_first_level_again_with_a_who
 def test_losing_its_place_before_its_first_token_does_not_set_back_the_time_a_request_has_waited() -> None:
     policy = MultiLevelFeedback(num_levels=3, first_quantum_tokens=4, prompt_weight=1.0, max_wait_s=10.0)
     state = RequestState(Request(1, "", np.arange(9), np.empty(0, np.int64), 4, 0.0), 1)
-    policy.add(state, 0.0)
+    policy.enter(state, Enter.ARRIVED, 0.0)
     for now in (3.0, 6.0, 9.0):
         assert policy.first(now) is state and state.rank[0] == 2
-        policy.remove(state)
-        policy.add(state, now)
+        policy.leave(state, Leave.ADMITTED, now)
+        policy.enter(state, Enter.PREEMPTED, now)
     assert policy.first(10.0) is state and state.rank[0] == 0
-    policy.remove(state)
+    policy.leave(state, Leave.ADMITTED, 10.0)
     policy.account(Plan([state], [], [], [], []))
-    policy.add(state, 12.0)
+    policy.enter(state, Enter.PREEMPTED, 12.0)
     assert policy.first(21.0) is state and state.rank == (0, 2)
 
 
 def test_the_longest_cached_prefix_is_admitted_first() -> None:
-    asked = _Asked(LongestPrefixFirst())
+    asked = Asked(LongestPrefixFirst())
     shared = list(range(12))
     asked.ask(shared, 1)
     asked.run()
@@ -268,7 +228,7 @@ def test_the_longest_cached_prefix_is_admitted_first() -> None:
 @given(passes=st.integers(0, 6), ahead=st.integers(0, 3))
 @settings(max_examples=30, deadline=None)
 def test_the_oldest_is_passed_a_bounded_number_of_times(passes: int, ahead: int) -> None:
-    asked = _Asked(LongestPrefixFirst(window=8, max_passes=passes))
+    asked = Asked(LongestPrefixFirst(window=8, max_passes=passes))
     shared = list(range(12))
     asked.ask(shared, 1)
     asked.run()
@@ -280,7 +240,7 @@ def test_the_oldest_is_passed_a_bounded_number_of_times(passes: int, ahead: int)
 
 
 def test_tenants_that_wait_are_served_in_turn_however_much_one_asks() -> None:
-    asked = _Asked(FairTenants())
+    asked = Asked(FairTenants())
     asked.ask(tenant="a")
     asked.step()
     states = {
@@ -291,7 +251,7 @@ def test_tenants_that_wait_are_served_in_turn_however_much_one_asks() -> None:
 
 
 def test_staying_away_saves_up_nothing() -> None:
-    asked = _Asked(FairTenants())
+    asked = Asked(FairTenants())
     for _ in range(10):
         asked.ask(tenant="a", max_tokens=8)
     for _ in range(60):
@@ -314,7 +274,7 @@ def test_the_service_of_tenants_that_always_wait_differs_by_the_papers_bound(
     weights: list[int], running: int, lengths: list[tuple[int, int]]
 ) -> None:
     """Any two tenants, however often each asks, while both have requests waiting."""
-    asked = _Asked(FairTenants(prompt_weight=1.0, answer_weight=2.0), running=running)
+    asked = Asked(FairTenants(prompt_weight=1.0, answer_weight=2.0), running=running)
     # Enough that none runs out of waiting requests within a step.
     tenants = {f"t{index}": running + weight for index, weight in enumerate(weights)}
     waiting: Counter[str] = Counter()
@@ -344,7 +304,7 @@ def test_the_service_of_tenants_that_always_wait_differs_by_the_papers_bound(
 
 def test_what_is_computed_again_is_not_charged_again() -> None:
     policy = FairTenants(prompt_weight=1.0, answer_weight=2.0)
-    asked = _Asked(policy, running=2, pages=8)
+    asked = Asked(policy, running=2, pages=8)
     asked.ask(7, 16, tenant="a")
     second = asked.ask(7, 20, tenant="b")
     while not second.preemptions or second.phase is Phase.PREEMPTED:
@@ -353,9 +313,22 @@ def test_what_is_computed_again_is_not_charged_again() -> None:
     assert policy._counters["b"] == 7 + 2 * rows
 
 
+def test_requests_that_waited_for_a_leader_are_counted_once_and_forgotten() -> None:
+    policy = FairTenants()
+    asked = Asked(policy, running=4)
+    shared = list(range(40))
+    for index in range(6):
+        asked.ask([*shared, 100 + index], 2, tenant="a")
+    asked.ask(4, 2, tenant="b")
+    asked.step()
+    assert policy._requests == {"a": 6, "b": 1}
+    asked.run()
+    assert policy.num_tenants == 0
+
+
 def test_tenants_that_left_are_forgotten() -> None:
     policy = FairTenants()
-    asked = _Asked(policy, running=2)
+    asked = Asked(policy, running=2)
     for index in range(1000):
         asked.ask(2, 3, tenant=f"t{index}")
         asked.step()

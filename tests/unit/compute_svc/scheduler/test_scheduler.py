@@ -9,6 +9,7 @@ import pytest
 from compute_svc.kv.radix_tree import Prefix, RadixTree
 from compute_svc.scheduler.base import Phase, Plan, RequestState
 from compute_svc.scheduler.policies.ranked import RankedPolicy
+from compute_svc.scheduler.prefix_ends import PrefixEnds
 from compute_svc.scheduler.scheduler import Scheduler
 from tests.fakes.scheduler_steps import chunks_of, compute, decodes_of, request_of, small_config, step
 from triserve.rpc.errors import DeadlineExceeded, InvalidRequest, Overloaded, PromptTooLong
@@ -95,7 +96,7 @@ def test_the_latest_arrival_is_preempted_and_comes_back_first_with_its_tokens() 
         order += [chunk.state.request.number for chunk in plan.prefills]
         if second.table is not None and order == [2]:
             assert second.tokens[: second.num_tokens].tolist() == generated
-            assert second.preemptions == 1
+            assert (second.preemptions, scheduler.num_preemptions) == (1, 1)
         compute(scheduler, plan)
     assert order == [2, 3]
     assert scheduler.num_running == scheduler.num_waiting == 0
@@ -297,6 +298,44 @@ def test_a_queue_that_cannot_be_served_is_not_matched_again_at_every_step() -> N
     assert (scheduler.num_running, tree.matches) == (1, 3)
 
 
+class _CountingEnds(PrefixEnds):
+    searches = 0
+
+    def find_leader(self, state: RequestState) -> tuple[RequestState, int] | None:
+        self.searches += 1
+        return super().find_leader(state)
+
+
+def _count_searches(scheduler: Scheduler) -> _CountingEnds:
+    ends = scheduler.memory.ends = _CountingEnds(scheduler.memory.tree, scheduler.config.page_size_tokens)
+    return ends
+
+
+def test_a_request_that_found_no_room_is_not_compared_with_those_that_run_at_every_step() -> None:
+    scheduler = Scheduler(small_config(num_pages=6))
+    ends = _count_searches(scheduler)
+    scheduler.submit(request_of(1, 15, max_tokens=6))
+    scheduler.submit(request_of(2, 16, max_tokens=4))
+    step(scheduler)
+    assert ends.searches == 2
+    for _ in range(4):
+        step(scheduler)
+    assert ends.searches == 2, "nobody has returned pages"
+
+
+def test_no_more_wait_for_a_leader_than_can_run() -> None:
+    scheduler = Scheduler(small_config(max_running_requests=2, max_waiting_requests=20, step_budget_tokens=4))
+    ends = _count_searches(scheduler)
+    for number in range(10):
+        scheduler.submit(request_of(number, [*range(12), 50 + number], max_tokens=2))
+    plan = scheduler.step(0.0)
+    assert [state.request.number for state in plan.admitted] == [0]
+    compute(scheduler, plan)
+    plan = scheduler.step(0.0)
+    compute(scheduler, plan)
+    assert ends.searches <= 1 + 2 + 1, "the first, two that wait for it, and whoever is next"
+
+
 class _ShortestPromptFirst(RankedPolicy):
     def key(self, state: RequestState) -> float:
         return state.num_tokens
@@ -307,3 +346,20 @@ def test_the_policy_decides_the_order_of_admission() -> None:
     for number, length in ((1, 4), (2, 3)):
         scheduler.submit(request_of(number, length))
     assert [chunk.state.request.number for chunk in scheduler.step(0.0).prefills] == [2, 1]
+
+
+def test_a_request_that_found_no_room_is_tried_again_when_a_prefix_is_unpinned() -> None:
+    scheduler = Scheduler(small_config(max_model_len_tokens=32))
+    pinned = np.arange(24)
+    scheduler.submit(request_of(1, pinned.tolist(), 1, pins=True))
+    for _ in range(2):
+        scheduler.complete(scheduler.step(0.0))
+    assert scheduler.memory.pin("", pinned)
+    scheduler.release(1)
+    scheduler.submit(request_of(2, 22))
+    step(scheduler)
+    scheduler.submit(request_of(3, 22))
+    for _ in range(3):
+        assert step(scheduler).admitted == []
+    assert scheduler.memory.unpin("", pinned) and not scheduler.memory.unpin("", pinned)
+    assert [state.request.number for state in scheduler.step(0.0).admitted] == [3]

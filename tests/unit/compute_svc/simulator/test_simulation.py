@@ -18,6 +18,7 @@ from compute_svc.simulator.cost_model import CostModel, StepWork
 from compute_svc.simulator.servers import ScheduledServer, StaticBatchingServer, StopTheWorldServer
 from compute_svc.simulator.simulation import Outcome, Server, simulate
 from compute_svc.simulator.workload import Workload, log_normal_lengths, poisson_workload
+from compute_svc.wire.request import Request
 from triserve.rpc.errors import PromptTooLong
 
 ROOT = Path(__file__).parents[4]
@@ -172,3 +173,12 @@ def test_simulating_needs_no_torch() -> None:
     modules = "compute_svc.simulator.simulation, compute_svc.simulator.servers, compute_svc.simulator.workload"
     code = f"import sys, {modules}; sys.exit('torch' in sys.modules)"
     subprocess.run([sys.executable, "-c", code], check=True, cwd=ROOT)
+
+
+def test_a_request_that_no_server_can_hold_is_refused() -> None:
+    server = StopTheWorldServer(2, 10)
+    server.submit(Request(1, "", np.arange(6), np.empty(0, np.int64), 4, 0.0))
+    with pytest.raises(PromptTooLong, match="11"):
+        server.submit(Request(2, "", np.arange(7), np.empty(0, np.int64), 4, 0.0))
+    with pytest.raises(ValueError, match="max_batch_requests is 0, it must be at least 1"):
+        StaticBatchingServer(0)

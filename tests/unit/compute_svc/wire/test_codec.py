@@ -12,9 +12,11 @@ from compute_svc.wire.codec import (
     decode_output,
     decode_request,
     decode_stats,
+    decode_tokens,
     encode_output,
     encode_request,
     encode_stats,
+    encode_tokens,
     pack,
 )
 from compute_svc.wire.request import Request, SamplingOptions
@@ -80,6 +82,13 @@ def _fields(value: object) -> dict[str, object]:
 def test_a_request_arrives_as_it_was_sent(request: Request) -> None:
     message = wire.Submission.FromString(encode_request(request).SerializeToString())
     assert _fields(decode_request(message)) == _fields(request)
+
+
+def test_an_id_travels_in_four_bytes_and_the_largest_arrives() -> None:
+    ids = np.array([0, 5, 2**32 - 1], dtype=np.int64)
+    assert encode_tokens(ids) == b"\0\0\0\0" + b"\5\0\0\0" + b"\xff\xff\xff\xff"
+    assert decode_tokens(encode_tokens(ids)).tolist() == ids.tolist()
+    assert decode_tokens(encode_tokens(ids)).dtype == np.int64
 
 
 @given(st.none() | rows(), st.integers(0, 2**63 - 1), REALS)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import itertools
 import statistics
 
@@ -21,7 +22,7 @@ def request(index: int, *, prompt: int = 2, output: int = 3) -> PlannedRequest:
 
 
 def measured(index: int, *, sent: float = 0.0, at: tuple[float, ...] = (1.0, 2.0, 3.0)) -> Measured:
-    return Measured(request=request(index, output=len(at)), sent_at_s=sent, delta_at_s=at, delta_tokens=(1,) * len(at))
+    return Measured(request=request(index, output=len(at)), sent_at_s=sent, delta_at_s=at, delta_tokens=(1,) * len(at), prompt_tokens=2)
 
 
 @given(values, st.integers(1, 99))
@@ -75,3 +76,16 @@ def test_one_wrong_answer_leaves_nothing_to_report() -> None:
 def test_the_table_shows_every_quantity() -> None:
     table = as_table(make_report([measured(0)]))
     assert all(name in table for name in ("TTFT", "TPOT", "ITL", "E2E", "p50", "p90", "p99", "mean"))
+
+
+def test_prompts_that_one_server_did_not_count_are_in_no_sum() -> None:
+    uncounted = dataclasses.replace(measured(1), prompt_tokens=None, is_counted=False)
+    report = make_report([measured(0), uncounted])
+    assert (report.prompt_tokens, report.total_tokens_per_s, report.output_tokens, report.uncounted) == (None, None, 6, 1)
+    table = as_table(report)
+    assert "1 answers came without usage" in table and " in and out per s" not in table
+
+
+def test_answers_that_end_early_are_told_of() -> None:
+    short = dataclasses.replace(measured(0), request=request(0, output=9))
+    assert "1 answers ended before the length that was asked for" in as_table(make_report([short]))

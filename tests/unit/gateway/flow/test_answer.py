@@ -144,3 +144,15 @@ def test_an_answer_of_which_nothing_was_taken_can_be_resumed_and_another_cannot(
     assert answer.take() == Delta("ab", [1, 2], [], None)
     with pytest.raises(AssertionError, match="not resumed"):
         answer.resume()
+
+
+def test_an_answer_that_is_made_anew_forgets_what_came() -> None:
+    answer, _ = make()
+    answer.push(0, [1], "a", logprobs=[sampler_pb2.TokenLogprobs(logprob=-1)])
+    answer.fail(Unavailable("lost"))
+    answer.resume(anew=True)
+    assert (answer.blank, answer.token_ids, answer.ended) == (True, [], False)
+    answer.push(0, [1, 2], "ab", "stop", logprobs=[sampler_pb2.TokenLogprobs(logprob=-1), sampler_pb2.TokenLogprobs(logprob=-2)])
+    delta = answer.take()
+    assert delta is not None
+    assert (delta.text, delta.token_ids, [one.logprob for one in delta.logprobs]) == ("ab", [1, 2], [-1, -2])

@@ -12,7 +12,15 @@ from hypothesis import strategies as st
 
 from gateway.flow.call import Call, Wishes
 from gateway.flow.limits import Limits
-from gateway.flow.resolve import check_priority, check_prompt_ids, check_shape, choice_seed, resolve_sampling, resolve_stopping
+from gateway.flow.resolve import (
+    check_priority,
+    check_prompt_ids,
+    check_shape,
+    check_template_reads,
+    choice_seed,
+    resolve_sampling,
+    resolve_stopping,
+)
 from gateway.flow.served_model import ServedModel
 from triserve.rpc.errors import InvalidRequest, PromptTooLong
 from triserve.v1 import common_pb2, tokenizer_pb2
@@ -26,6 +34,7 @@ MODEL = ServedModel(
     default_top_k=None,
     default_top_p=None,
     has_chat_template=True,
+    template_arguments=("reasoning_effort",),
     vocab_size=90,
     max_model_len_tokens=100,
     logits_width=96,
@@ -50,10 +59,28 @@ def test_unset_wishes_take_the_authors_defaults_then_the_contracts() -> None:
     assert sampling(AUTHORED) == common_pb2.SamplingParams(temperature=0.5, top_k=20, top_p=0.75, min_p=0.125, repetition_penalty=1.5)
 
 
-def test_a_wish_wins_over_the_author_and_zero_top_k_means_all() -> None:
-    assert sampling(AUTHORED, temperature=2.0, top_k=0, top_p=1.0, min_p=0.0, repetition_penalty=1.0) == common_pb2.SamplingParams(
+@pytest.mark.parametrize("top_k", [0, -1])
+def test_a_wish_wins_over_the_author_and_top_k_of_zero_or_minus_one_means_all(top_k: int) -> None:
+    assert sampling(AUTHORED, temperature=2.0, top_k=top_k, top_p=1.0, min_p=0.0, repetition_penalty=1.0) == common_pb2.SamplingParams(
         temperature=2
     )
+
+
+def test_top_p_of_zero_is_greedy_whatever_the_temperature() -> None:
+    for temperature in (None, 0.0, 1.5):
+        assert sampling(AUTHORED, temperature=temperature, top_p=0.0) == common_pb2.SamplingParams(temperature=0, repetition_penalty=1.5)
+    with pytest.raises(InvalidRequest, match="temperature"):
+        sampling(temperature=-1.0, top_p=0.0)
+
+
+def test_an_argument_the_template_does_not_read_is_refused_where_it_has_a_field_of_its_own() -> None:
+    call = Call(
+        request_id="x", tenant="t", route="chat", model="", prompts=(), prompt_field="messages", template_must_read=("reasoning_effort",)
+    )
+    check_template_reads(call, MODEL)
+    with pytest.raises(InvalidRequest, match="does not read it") as caught:
+        check_template_reads(call, replace(MODEL, template_arguments=()))
+    assert caught.value.field == "reasoning_effort"
 
 
 def test_a_temperature_of_zero_differs_from_none() -> None:
@@ -78,7 +105,7 @@ def test_no_log_probabilities_differ_from_those_of_the_drawn_token_alone() -> No
 
 RANGES = [
     ("temperature", 0, 100, False),
-    ("top_p", 0, 1, True),
+    ("top_p", 0, 1, False),
     ("min_p", 0, 1, False),
     ("repetition_penalty", 0, 10, True),
     ("presence_penalty", -10, 10, False),
@@ -102,7 +129,7 @@ def test_ranges_are_those_of_the_contract(name: str, low: float, high: float, op
 
 def test_ranges_hold_where_greed_makes_the_value_moot() -> None:
     wishes: dict[str, Any]
-    for wishes in ({"top_p": 0.0}, {"top_k": -1}, {"min_p": 2.0}):
+    for wishes in ({"top_p": -0.5}, {"top_k": -2}, {"min_p": 2.0}):
         with pytest.raises(InvalidRequest, match=next(iter(wishes))):
             sampling(temperature=0.0, **wishes)
 
@@ -137,12 +164,36 @@ def test_unset_max_tokens_is_what_fits_or_the_routes_default_where_that_is_less(
 
 def test_prompt_and_answer_fit_exactly_or_are_refused_with_the_numbers() -> None:
     assert stopping(60, max_tokens=40).max_tokens == 40
-    with pytest.raises(PromptTooLong, match="max_tokens is 41 and prompt has 60 tokens, the limit on both together is 100") as caught:
+    with pytest.raises(
+        PromptTooLong, match=r"maximum context length is 100 tokens\. However, max_tokens is 41 and prompt has 60 tokens"
+    ) as caught:
         stopping(60, max_tokens=41)
     assert caught.value.field == "max_tokens"
     assert stopping(99).max_tokens == 1
     with pytest.raises(PromptTooLong, match="prompt has 100 tokens, the limit is 99"):
         stopping(100)
+
+
+def test_the_last_value_that_is_allowed_is_allowed() -> None:
+    assert stopping(max_tokens=1).max_tokens == 1
+    assert stopping(99, max_tokens=1).max_tokens == 1
+    assert stopping(max_tokens=3, min_tokens=3).min_tokens == 3
+    assert not stopping(min_tokens=0).HasField("min_tokens")
+    assert len(stopping(stop_strings=("x" * 256,) * 16).stop_strings) == 16
+    assert len(stopping(stop_strings=("x",)).stop_strings) == 1
+    assert stopping(stop_token_ids=tuple(range(64))).stop_token_ids[-1] == 63
+    with pytest.raises(InvalidRequest, match="the limit is 64"):
+        stopping(stop_token_ids=tuple(range(65)))
+    assert sampling(top_k=1).top_k == 1
+    assert sampling(top_k=2**32 - 1).top_k == 2**32 - 1
+    assert sampling(top_logprobs=20).top_logprobs == 20
+    assert list(sampling(logit_bias=((0, 100.0), (95, -100.0))).logit_bias_ids) == [0, 95]
+    for wrong in (96, -1):
+        with pytest.raises(InvalidRequest, match=r"ids are in \[0, 96\)"):
+            sampling(logit_bias=((wrong, 1.0),))
+    check_prompt_ids([0, 95] * 49 + [95], MODEL, field="prompt")
+    for seed in (-(2**63), 2**64 - 1):
+        sampling(seed=seed)
 
 
 @pytest.mark.parametrize(("wishes", "what"), [({"min_tokens": 91}, "at most 90"), ({"max_tokens": 3, "min_tokens": 4}, "at most 3")])

@@ -34,6 +34,7 @@ def test_a_lone_tenant_has_all_but_a_small_reserve() -> None:
 def test_however_greedy_those_before_were_a_newcomer_finds_a_place(limit: int, num_greedy: int) -> None:
     shares = Shares(limit, noun="answers", shared=True)
     with ExitStack() as stack:
+        # Each leaves half of the reserve: it takes more than so many to leave nothing.
         taken = [fill(shares, stack, f"greedy {number}") for number in range(min(num_greedy, limit.bit_length() - 3, 5))]
         newcomer = fill(shares, stack, "newcomer")
         assert newcomer >= 1

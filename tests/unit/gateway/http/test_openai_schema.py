@@ -9,6 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from gateway.flow.limits import Limits
+from gateway.http.openai_fields import REFUSED, REFUSED_IN_MESSAGE
 from gateway.http.openai_schema import ChatBody, CompletionBody, parse_body
 from gateway.http.routes.generating import cache_policy
 from triserve.rpc.errors import InvalidRequest
@@ -31,45 +32,125 @@ def refused(kind: Any, body: dict[str, Any]) -> InvalidRequest:
 @pytest.mark.parametrize(
     ("name", "value"),
     [
-        ("tools", None),
+        ("tools", []),
+        ("functions", []),
         ("tool_choice", "none"),
+        ("tool_choice", "auto"),
+        ("function_call", "auto"),
         ("parallel_tool_calls", False),
+        ("parallel_tool_calls", True),
         ("response_format", {"type": "text"}),
         ("store", False),
-        ("metadata", {}),
+        ("store", True),
+        ("metadata", {"session": "7"}),
         ("modalities", ["text"]),
         ("service_tier", "auto"),
+        ("service_tier", "flex"),
+        ("prompt_cache_key", "x"),
+        ("prompt_cache_retention", "24h"),
+        ("safety_identifier", "u-1"),
+        ("prediction", {"type": "content", "content": "x"}),
+        ("verbosity", "medium"),
+        ("user", "u-1"),
         ("echo", False),
         ("best_of", 1),
-        ("suffix", None),
+        ("suffix", ""),
+        ("skip_special_tokens", True),
+        ("add_generation_prompt", True),
+        ("continue_final_message", False),
+        ("use_beam_search", False),
+        ("length_penalty", 1.0),
+        ("top_logprobs", 0),
+        ("logit_bias", {}),
+        ("chat_template_kwargs", {}),
     ],
 )
 def test_a_field_that_asks_for_nothing_is_let_through(name: str, value: object) -> None:
-    assert chat(**{name: value}).messages
+    for kind, body in ((ChatBody, {"messages": HELLO}), (CompletionBody, {"prompt": "a"})):
+        if name in ("top_logprobs", "chat_template_kwargs") and kind is CompletionBody:
+            continue
+        bare = parse_body(kind, body, LIMITS)
+        assert parse_body(kind, {**body, name: value}, LIMITS).wishes() == bare.wishes()
+
+
+@pytest.mark.parametrize("name", [*ChatBody.model_fields, *REFUSED])
+def test_null_is_as_good_as_absent(name: str) -> None:
+    if name != "messages":
+        assert chat(**{name: None}) == chat()
+    for null in ({**HELLO[0], "name": None}, {**HELLO[0], **dict.fromkeys(REFUSED_IN_MESSAGE)}):
+        assert parse_body(ChatBody, {"messages": [null]}, LIMITS) == chat()
+
+
+@pytest.mark.parametrize("message", [{}, {"content": None}, {"content": ""}, {"content": []}])
+def test_an_assistant_may_have_said_nothing(message: dict[str, Any]) -> None:
+    body = parse_body(ChatBody, {"messages": [*HELLO, {"role": "assistant", **message}, *HELLO]}, LIMITS)
+    assert [one.content for one in body.messages] == ["Hello", "", "Hello"]
+    if message.get("content") is None:
+        assert refused(ChatBody, {"messages": [{"role": "user", **message}]}).field == "messages[0].content"
+
+
+def test_a_text_part_may_say_how_it_is_cached() -> None:
+    part = {"type": "text", "text": "a", "cache_control": {"type": "ephemeral"}, "annotations": None}
+    assert parse_body(ChatBody, {"messages": [{"role": "user", "content": [part]}]}, LIMITS).messages[0].content == "a"
+    error = refused(ChatBody, {"messages": [{"role": "user", "content": [{**part, "citations": ["x"]}]}]})
+    assert (error.field, "'citations'" in error.message) == ("messages[0].content", True)
+
+
+@pytest.mark.parametrize(
+    ("fields", "named"),
+    [
+        ({"tool_choice": "required", "tools": [{}]}, "tools"),
+        ({"best_of": 2, "echo": True, "response_format": {"type": "json_object"}}, "response_format"),
+        ({"foo": 1, "tool_choice": "required"}, "tool_choice"),
+        ({"verbosity": "low", "guided_json": {}}, "guided_json"),
+    ],
+)
+def test_of_several_refused_fields_the_one_that_matters_is_named(fields: dict[str, Any], named: str) -> None:
+    for ordered in (fields, dict(reversed(fields.items()))):
+        assert refused(ChatBody, {**ordered, "messages": HELLO}).field == named
+
+
+def test_the_effort_of_reasoning_is_an_argument_of_the_template_that_must_read_it() -> None:
+    body = chat(reasoning_effort="high")
+    (argument,) = body.prompt().chat.template_arguments
+    assert (argument.name, argument.string_value, body.template_must_read) == ("reasoning_effort", "high", ("reasoning_effort",))
+    assert chat(chat_template_kwargs={"reasoning_effort": "high"}).template_must_read == ()
+    with pytest.raises(InvalidRequest, match="differs"):
+        chat(reasoning_effort="high", chat_template_kwargs={"reasoning_effort": "low"}).prompt()
 
 
 @pytest.mark.parametrize(
     ("name", "value"),
     [
-        ("tools", []),
-        ("tool_choice", "auto"),
-        ("parallel_tool_calls", True),
+        ("tools", [{"type": "function"}]),
+        ("tool_choice", "required"),
+        ("tool_choice", {"type": "function"}),
         ("response_format", {"type": "json_schema"}),
-        ("store", 0),
         ("modalities", ["audio"]),
         ("echo", True),
         ("best_of", 1.0),
-        ("reasoning_effort", "high"),
+        ("best_of", True),
+        ("verbosity", "high"),
+        ("skip_special_tokens", False),
+        ("add_generation_prompt", False),
+        ("continue_final_message", True),
+        ("guided_json", {}),
     ],
 )
 def test_a_field_that_asks_for_what_is_not_done_is_refused(name: str, value: object) -> None:
     error = refused(ChatBody, {"messages": HELLO, name: value})
-    assert (error.field, error.message) == (name, f"{name} is not supported")
+    assert error.field == name
+    assert error.message.startswith(f"{name} is not supported")
+
+
+def test_a_refusal_says_what_is_allowed() -> None:
+    assert refused(ChatBody, {"messages": HELLO, "echo": True}).message == "echo is not supported, it may be false"
+    assert refused(ChatBody, {"messages": HELLO, "tools": [{}]}).message == "tools is not supported"
 
 
 @given(st.text(min_size=1))
 def test_any_unknown_field_is_refused_by_name(name: str) -> None:
-    if name in ChatBody.model_fields or name == "n":
+    if name in ChatBody.model_fields or name in REFUSED:
         return
     error = refused(ChatBody, {"messages": HELLO, "temperature": "also wrong", name: 1})
     assert name[:128] in error.message

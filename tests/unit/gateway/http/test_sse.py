@@ -16,12 +16,19 @@ from prompt_cache import CachedAnswer, CachedDelta
 from triserve.rpc.errors import Overloaded
 from triserve.v1 import sampler_pb2
 
-GENERATION = ReplayedGeneration(CachedAnswer(deltas=(CachedDelta("a", (1, 2)),), finish_reason="stop", prompt_tokens=5))
+GENERATION = ReplayedGeneration(CachedAnswer(deltas=(CachedDelta("a", (1, 2)),), finish_reason="stop", prompt_tokens=5), [7, 8])
 NOTHING = Timeline(0, 0, 0, 0)
 
 
 def form(kind: type[Any], **arguments: Any) -> Any:
-    plain = {"request_id": "x-1", "created": 17, "model": 'a "model"', "include_usage": False, "continuous_usage": False}
+    plain = {
+        "request_id": "x-1",
+        "created": 17,
+        "model": 'a "model"',
+        "system_fingerprint": "fp_1",
+        "include_usage": False,
+        "continuous_usage": False,
+    }
     return kind(**{**plain, "token_ids": False, "timeline": False, **arguments})
 
 
@@ -40,9 +47,15 @@ def piece(text: str, tokens: list[int] | None = None, finish: FinishReason | Non
 def test_any_text_arrives_as_it_is_in_a_chat(text: str, finish: FinishReason | None, ids: bool, usage: bool, choice: int) -> None:
     chat = form(ChatEvents, token_ids=ids, include_usage=usage)
     first, *rest = events(chat.pieces([piece(text, [4, 5], finish, choice=choice)], GENERATION))
-    head = {"id": "x-1", "object": "chat.completion.chunk", "created": 17, "model": 'a "model"'}
+    head = {"id": "x-1", "object": "chat.completion.chunk", "created": 17, "model": 'a "model"', "system_fingerprint": "fp_1"}
     tail = {"usage": None} if usage else {}
-    assert first == {**head, "choices": [{"index": choice, "delta": {"role": "assistant", "content": ""}, "finish_reason": None}], **tail}
+    prompt = {"prompt_token_ids": [7, 8]} if ids else {}
+    assert first == {
+        **head,
+        "choices": [{"index": choice, "delta": {"role": "assistant", "content": ""}, "finish_reason": None}],
+        **prompt,
+        **tail,
+    }
     if not (text or finish or ids):
         assert not rest
         return
@@ -90,41 +103,29 @@ def test_the_timeline_comes_last_where_it_is_asked_for() -> None:
     assert "usage" not in event
 
 
-def test_continuous_usage_is_in_every_event() -> None:
-    chat = form(ChatEvents, continuous_usage=True, include_usage=True)
-    for event in events(chat.pieces([piece("a")], GENERATION)):
-        assert event["usage"]["prompt_tokens"] == 5
+def test_continuous_usage_counts_the_tokens_of_the_events_so_far() -> None:
+    for kind, counts in ((ChatEvents, [0, 1, 1, 3, 4]), (CompletionEvents, [1, 3, 4])):
+        made = form(kind, continuous_usage=True, include_usage=True)
+        seen = events(made.pieces([piece("a"), piece("b", [2, 3], choice=1)], GENERATION)) + events(made.pieces([piece("c")], GENERATION))
+        assert [event["usage"]["completion_tokens"] for event in seen] == counts
+        assert {event["usage"]["prompt_tokens"] for event in seen} == {5}
 
 
-def logprob(token: bytes, value: float, *top: tuple[bytes, float]) -> sampler_pb2.TokenLogprobs:
-    likeliest = [sampler_pb2.TopLogprob(token=1, token_bytes=own, logprob=one) for own, one in top]
-    return sampler_pb2.TokenLogprobs(token_bytes=token, logprob=value, top=likeliest)
+def test_the_first_event_of_each_choice_has_the_ids_of_its_prompt() -> None:
+    made = form(CompletionEvents, token_ids=True)
+    seen = events(made.pieces([piece("a"), piece("b", choice=1), piece("c")], GENERATION))
+    assert [event["choices"][0].get("prompt_token_ids") for event in seen] == [[7, 8], [7, 8], None]
 
 
-def test_log_probabilities_of_half_a_character_have_its_bytes() -> None:
-    (_, event) = events(form(ChatEvents).pieces([piece("", logprobs=[logprob(b"\xc3", -0.5, (b"\xc3", -0.5))])], GENERATION))
-    (token,) = event["choices"][0]["logprobs"]["content"]
-    assert token == {
-        "token": "\ufffd",
-        "logprob": -0.5,
-        "bytes": [0xC3],
-        "top_logprobs": [{"token": "\ufffd", "logprob": -0.5, "bytes": [0xC3]}],
-    }
-
-
-def test_text_offsets_go_on_from_event_to_event_for_each_choice() -> None:
-    completion = form(CompletionEvents)
-    offsets = []
-    for choice, token in ((0, b"ab"), (1, b"xyz"), (0, b"c"), (1, b"!"), (0, b"d")):
-        (event,) = events(completion.pieces([piece("?", logprobs=[logprob(token, -1, (token, -1))], choice=choice)], GENERATION))
-        offsets.append((choice, event["choices"][0]["logprobs"]["text_offset"]))
-    assert offsets == [(0, [0]), (1, [0]), (0, [2]), (1, [3]), (0, [3])]
-
-
-def test_of_two_likely_tokens_that_look_the_same_the_likelier_is_kept() -> None:
-    one = logprob(b"\xc3", -0.5, (b"\xc3", -0.5), (b"\xc4", -1.5), (b"a", -2.5))
+def test_log_probabilities_of_an_event_keep_their_places_in_the_text() -> None:
+    one = sampler_pb2.TokenLogprobs(token=7, token_bytes=b"ab", text="ab", text_offset=5, logprob=-0.5)
     (event,) = events(form(CompletionEvents).pieces([piece("?", logprobs=[one])], GENERATION))
-    assert event["choices"][0]["logprobs"]["top_logprobs"] == [{"\ufffd": -0.5, "a": -2.5}]
+    assert event["choices"][0]["logprobs"] == {
+        "tokens": ["ab"],
+        "token_logprobs": [-0.5],
+        "top_logprobs": [{"ab": -0.5}],
+        "text_offset": [5],
+    }
 
 
 @pytest.mark.parametrize("message", ["full", 'with "quotes" and é'])

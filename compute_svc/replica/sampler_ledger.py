@@ -1,0 +1,241 @@
+"""What one sampler was sent and what it may therefore say: its answers are checked here before anything else sees them. No I/O.
+
+A sampler may speak of requests that are open at it, and of those that were closed in a frame it has not answered yet: what it says of
+these is dropped. It owes a verdict for each candidate row. All else breaks the contract, and with it the stream.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Iterable, Sequence
+from typing import NamedTuple
+
+from compute_svc.replica.parcels import TextKey, read_parcel
+from triserve.rpc.errors import ServiceError, from_proto
+from triserve.rpc.session import MalformedMessage
+from triserve.v1 import sampler_pb2
+
+_MAX_ERROR_CHARS = 4096
+
+
+class Verdict(NamedTuple):
+    """A token that the sampler drew from a candidate row."""
+
+    number: int
+    position: int
+    token: int
+
+
+class Parcel(NamedTuple):
+    """A serialised DeltaFrame for one gateway, all of whose deltas are of requests that are open."""
+
+    gateway: int
+    content: bytes
+
+
+class Failed(NamedTuple):
+    """A request that failed in the sampler."""
+
+    number: int
+    error: ServiceError
+
+
+class SamplerAnswer(NamedTuple):
+    """An answer that was checked: every number in it is a request that was open at this sampler until now.
+
+    Attributes:
+        verdicts: at most one for a request; tokens are below the logits width, positions are those of the rows.
+        parcels: of these and of `finished` requests.
+        finished: requests that came to their end.
+        failed: requests that did not.
+        silent: requests whose row the sampler left without a verdict, or whose last row it did not take for the last.
+    """
+
+    verdicts: list[Verdict]
+    parcels: list[Parcel]
+    finished: list[int]
+    failed: list[Failed]
+    silent: list[int]
+
+
+class SamplerLedger:
+    """The requests of one stream to a sampler, and the frames of it.
+
+    Args:
+        logits_width: every token is below it.
+    """
+
+    def __init__(self, logits_width: int) -> None:
+        self._logits_width = logits_width
+        # Frames sent and frames answered.
+        self.sent = 0
+        self.answered = 0
+        # Requests that are open, and where their text goes.
+        self._open: dict[int, TextKey] = {}
+        # Requests that were closed in a frame that is not answered yet; the closes in the order of those frames.
+        self._leaving: dict[int, TextKey] = {}
+        self._closes: deque[tuple[int, int]] = deque()
+        # Requests by where their text goes; of those in `_opened_in` the open may not have arrived yet.
+        self._by_text: dict[int, dict[tuple[int, int], int]] = {}
+        self._opened_in: dict[int, int] = {}
+        # Candidate rows without a verdict, by request: position and frame. A request has one at most.
+        self._owed: dict[int, tuple[int, int]] = {}
+        self._owed_order: deque[tuple[int, int]] = deque()
+        # The number of rows of each frame that is not answered.
+        self._num_rows: deque[int] = deque()
+        # The frame that carries a request's last row.
+        self._last_rows: dict[int, int] = {}
+
+    @property
+    def requests(self) -> Iterable[int]:
+        """Requests that are open."""
+        return self._open.keys()
+
+    def __len__(self) -> int:
+        return len(self._open)
+
+    def __contains__(self, number: int) -> bool:
+        return number in self._open
+
+    def is_leaving(self, key: TextKey) -> bool:
+        """Whether the sampler may still send text of an attempt that was closed."""
+        number = self._by_text.get(key.gateway, {}).get((key.request, key.epoch))
+        return number in self._leaving
+
+    def open(self, number: int, key: TextKey, frame: int) -> None:
+        """A request opens.
+
+        Args:
+            number: never used before.
+            key: of its text; no other request has it.
+            frame: that carries the open.
+        """
+        self._open[number] = key
+        self._opened_in[number] = frame
+        self._by_text.setdefault(key.gateway, {})[key.request, key.epoch] = number
+
+    def close(self, number: int, frame: int) -> None:
+        """A request is closed by the replica in that frame."""
+        self._leaving[number] = self._open.pop(number)
+        self._last_rows.pop(number, None)
+        self._closes.append((frame, number))
+
+    def expect_end(self, number: int, frame: int) -> None:
+        """A request's last row is in that frame or before: who has answered it has ended the request."""
+        self._last_rows[number] = frame
+
+    def note_sent(self, message: sampler_pb2.SampleRequest) -> None:
+        """A frame is on its way: each of its candidate rows is owed a verdict."""
+        self.sent = message.frame
+        self._num_rows.append(len(message.request))
+        for number, position, kind in zip(message.request, message.position, message.kind, strict=True):
+            if kind == sampler_pb2.ROW_KIND_CANDIDATES:
+                self._owed[number] = (position, message.frame)
+                self._owed_order.append((message.frame, number))
+
+    def take_silent(self) -> list[int]:
+        """Open requests that the answers so far should have settled and have not. Each is told once."""
+        silent = []
+        while self._owed_order and self._owed_order[0][0] <= self.answered:
+            frame, number = self._owed_order.popleft()
+            owed = self._owed.get(number)
+            if owed is not None and owed[1] == frame:
+                del self._owed[number]
+                if number in self._open:
+                    silent.append(number)
+        late = [number for number, frame in self._last_rows.items() if frame <= self.answered]
+        for number in late:
+            del self._last_rows[number]
+        return silent + [number for number in late if number not in silent]
+
+    def read(self, message: sampler_pb2.SampleResponse) -> SamplerAnswer:
+        """Checks an answer.
+
+        Raises:
+            MalformedMessage: it is not one the contract allows, and nothing of it counts.
+
+        Effects: the frames are answered, the verdicts paid, and requests that ended are open no longer.
+        """
+        if message.HasField("hello"):
+            raise MalformedMessage("hello is in a message that is not the first")
+        if not self.answered < message.frame <= self.sent:
+            raise MalformedMessage(f"frame is {message.frame}, {self.sent} are sent and {self.answered} answered")
+        verdicts = self._read_verdicts(message)
+        failed = [self._read_failure(failure) for failure in message.failed]
+        self._check_ends([*message.finished, *(failure.number for failure in failed)], message.frame)
+        parcels = self._read_parcels(message)
+        finished = [number for number in message.finished if number in self._open]
+        answer = SamplerAnswer(verdicts, parcels, finished, [one for one in failed if one.number in self._open], [])
+        self._settle(message)
+        return answer._replace(silent=self.take_silent())
+
+    def _read_verdicts(self, message: sampler_pb2.SampleResponse) -> list[Verdict]:
+        numbers, positions, tokens = message.request, message.position, message.token
+        for field, column in (("position", positions), ("token", tokens)):
+            if len(column) != len(numbers):
+                raise MalformedMessage(f"{field} has {len(column)} entries, request has {len(numbers)}")
+        if len(set(numbers)) != len(numbers):
+            raise MalformedMessage("request has an entry twice")
+        verdicts = [Verdict(*row) for row in zip(numbers, positions, tokens, strict=True)]
+        for verdict in verdicts:
+            position, frame = self._owed.get(verdict.number, (-1, 0))
+            if position != verdict.position or frame > message.frame:
+                raise MalformedMessage("a verdict is about a row that is not awaited")
+            if verdict.token >= self._logits_width:
+                raise MalformedMessage(f"token is {verdict.token}, the limit is {self._logits_width - 1}")
+        return [verdict for verdict in verdicts if verdict.number in self._open]
+
+    def _read_failure(self, failure: sampler_pb2.SampleFailure) -> Failed:
+        if len(failure.error.message) + len(failure.error.field) > _MAX_ERROR_CHARS:
+            raise MalformedMessage(f"an error is longer than {_MAX_ERROR_CHARS} characters")
+        return Failed(failure.request, from_proto(failure.error))
+
+    def _check_ends(self, numbers: Sequence[int], frame: int) -> None:
+        if len(set(numbers)) != len(numbers):
+            raise MalformedMessage("a request ends twice")
+        for number in numbers:
+            if number not in self._opened_in or self._opened_in[number] > frame:
+                raise MalformedMessage("a request ends that is not open")
+
+    def _read_parcels(self, message: sampler_pb2.SampleResponse) -> list[Parcel]:
+        gateways = [parcel.gateway for parcel in message.parcels]
+        if len(set(gateways)) != len(gateways):
+            raise MalformedMessage("a gateway has two parcels")
+        num_rows = sum(rows for rows, _ in zip(self._num_rows, range(message.frame - self.answered), strict=False))
+        parcels = []
+        for parcel in message.parcels:
+            requests = self._by_text.get(parcel.gateway)
+            if requests is None:
+                raise MalformedMessage("a parcel is for a gateway that has no request here")
+            read = read_parcel(parcel.delta_frame, requests, self._leaving.keys(), logits_width=self._logits_width)
+            num_rows -= read.num_tokens
+            if num_rows < 0:
+                raise MalformedMessage("the parcels have more tokens than the frames had rows")
+            if read.content:
+                parcels.append(Parcel(parcel.gateway, read.content))
+        return parcels
+
+    def _settle(self, message: sampler_pb2.SampleResponse) -> None:
+        for _ in range(message.frame - self.answered):
+            self._num_rows.popleft()
+        self.answered = message.frame
+        for number in message.request:
+            del self._owed[number]
+        for number in [*message.finished, *(failure.request for failure in message.failed)]:
+            if number in self._open:
+                self._forget(number, self._open.pop(number))
+        while self._closes and self._closes[0][0] <= self.answered:
+            _, number = self._closes.popleft()
+            key = self._leaving.pop(number, None)
+            if key is not None:
+                self._forget(number, key)
+
+    def _forget(self, number: int, key: TextKey) -> None:
+        self._owed.pop(number, None)
+        self._last_rows.pop(number, None)
+        del self._opened_in[number]
+        requests = self._by_text[key.gateway]
+        if requests.get((key.request, key.epoch)) == number:
+            del requests[key.request, key.epoch]
+        if not requests:
+            del self._by_text[key.gateway]

@@ -1,0 +1,75 @@
+"""Values of OpenAI's request bodies that take more than a type: text, contents in parts, prompts of every form."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any
+
+from pydantic import AfterValidator, BeforeValidator, Field
+
+from gateway.http.openai_fields import MAX_SHOWN_CHARS
+
+_MAX_LABEL_CHARS = 256
+_PROMPT_FORMS = "must be a string, a list of strings, a list of token ids or a list of such lists"
+
+
+def unicode_text(value: str) -> str:
+    """The text, which must be Unicode: half of a surrogate pair is none."""
+    try:
+        value.encode()
+    except UnicodeEncodeError as error:
+        raise ValueError(f"is not Unicode text: it has a lone surrogate at character {error.start}") from None
+    return value
+
+
+def parts_as_text(value: object) -> object:
+    """The text of a message's content; parts are joined by line ends."""
+    if not isinstance(value, list):
+        return value
+    texts = []
+    for part in value:
+        if not isinstance(part, dict) or not isinstance(part.get("type"), str):
+            raise ValueError("has a part that is no object with a type")
+        if part["type"] != "text":
+            raise ValueError(f"has a part of type {part['type'][:MAX_SHOWN_CHARS]!r}, only text is supported")
+        if not isinstance(part.get("text"), str):
+            raise ValueError("has a text part without a text")
+        for name, value in part.items():
+            # What is left empty asks for nothing, and `cache_control` for what the prefix cache does anyway.
+            if name not in ("type", "text", "cache_control") and value not in (None, []):
+                raise ValueError(f"has a text part with {name[:MAX_SHOWN_CHARS]!r}, which is not supported")
+        texts.append(part["text"])
+    return "\n".join(texts)
+
+
+def prompts_of(value: object) -> list[str] | list[list[int]]:
+    """A text, texts, token ids or lists of token ids, as a list of one kind."""
+    if not isinstance(value, str | list):
+        raise ValueError(_PROMPT_FORMS)
+    prompts: list[Any] = value if isinstance(value, list) else [value]
+    if prompts and all(type(token) is int for token in prompts):
+        prompts = [prompts]
+    if all(isinstance(prompt, str) for prompt in prompts):
+        return [unicode_text(prompt) for prompt in prompts]
+    if not all(isinstance(prompt, list) and all(type(token) is int for token in prompt) for prompt in prompts):
+        raise ValueError(_PROMPT_FORMS)
+    if any(prompt and (min(prompt) < 0 or max(prompt) >= 2**32) for prompt in prompts):
+        raise ValueError("has a token id that is not in [0, 2**32)")
+    return prompts
+
+
+def listed(value: object) -> object:
+    """A string as a list of one."""
+    return [value] if isinstance(value, str) else value
+
+
+def _template_arguments(value: object) -> dict[str, bool | int | str]:
+    if not isinstance(value, dict) or not all(isinstance(item, bool | int | str) for item in value.values()):
+        raise ValueError("must be an object of booleans, whole numbers and strings")
+    if not all(-(2**63) <= item < 2**63 for item in value.values() if isinstance(item, int)):
+        raise ValueError("has a number of more than 64 bits")
+    return {unicode_text(name): unicode_text(item) if isinstance(item, str) else item for name, item in value.items()}
+
+
+Text = Annotated[str, AfterValidator(unicode_text)]
+Label = Annotated[str, Field(max_length=_MAX_LABEL_CHARS), AfterValidator(unicode_text)]
+TemplateArguments = Annotated[dict[str, bool | int | str], BeforeValidator(_template_arguments)]

@@ -1,0 +1,91 @@
+"""GET /v1/capabilities: which fields are taken, which come to nothing and which are refused, made from the schema itself."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from aiohttp import web
+from pydantic import BaseModel
+
+from gateway.context import GATEWAY, Gateway
+from gateway.flow.resolve import TOP_P
+from gateway.http.answering import json_response
+from gateway.http.openai_fields import REFUSED, REFUSED_IN_MESSAGE, REFUSED_IN_STREAM_OPTIONS, Refused
+from gateway.http.openai_schema import (
+    WITHOUT_EFFECT,
+    ChatBody,
+    CompletionBody,
+    DetokenizeBody,
+    Message,
+    StreamOptions,
+    TokenizeBody,
+)
+from gateway.http.paths import add_route
+from triserve.rpc import limits as contract
+
+_BODIES: Mapping[str, tuple[type[BaseModel], Refused]] = {
+    "/v1/chat/completions": (ChatBody, REFUSED),
+    "/v1/completions": (CompletionBody, REFUSED),
+    "/tokenize": (TokenizeBody, {}),
+    "/detokenize": (DetokenizeBody, {}),
+}
+_OBJECTS: Mapping[str, tuple[type[BaseModel], Refused]] = {
+    "message": (Message, REFUSED_IN_MESSAGE),
+    "stream_options": (StreamOptions, REFUSED_IN_STREAM_OPTIONS),
+}
+
+
+def add_to(app: web.Application) -> None:
+    """Adds the route."""
+    add_route(app, "GET", "/v1/capabilities", capabilities)
+
+
+async def capabilities(request: web.Request) -> web.Response:
+    """What may be asked here, and of which size."""
+    gateway = request.app[GATEWAY]
+    model = gateway.fleet.model()
+    return json_response(
+        {
+            "object": "capabilities",
+            "model": gateway.names.name,
+            "system_fingerprint": model.system_fingerprint,
+            "features": features(gateway),
+            "limits": {
+                **gateway.limits.model_dump(),
+                "max_model_len": model.max_model_len_tokens,
+                # Ids in prompts and answers are below it.
+                "token_ids": model.logits_width,
+            },
+            "ranges": ranges(),
+            "bodies": {path: fields_of(kind, refused) for path, (kind, refused) in _BODIES.items()},
+            "objects": {name: fields_of(kind, refused) for name, (kind, refused) in _OBJECTS.items()},
+        }
+    )
+
+
+def features(gateway: Gateway) -> dict[str, Any]:
+    """What the model, the replicas and the schema have."""
+    model = gateway.fleet.model()
+    return {
+        "chat": model.has_chat_template,
+        "template_arguments": list(model.template_arguments),
+        "priority": model.serves_by_priority,
+        **{name: name not in REFUSED for name in ("tools", "response_format", "echo", "suffix", "best_of", "audio")},
+    }
+
+
+def fields_of(kind: type[BaseModel], refused: Refused) -> dict[str, Any]:
+    """The fields of an object: accepted, accepted though nothing comes of them with the reason, refused with the values they may have."""
+    idle = {name: extra[WITHOUT_EFFECT] for name, field in kind.model_fields.items() if isinstance(extra := field.json_schema_extra, dict)}
+    return {
+        "accepted": [name for name in kind.model_fields if name not in idle],
+        "without_effect": idle,
+        "refused": {name: [None, *values] for name, values in refused.items() if name not in kind.model_fields},
+    }
+
+
+def ranges() -> dict[str, str]:
+    """Ranges of the numbers that have one in the contract; that of top_p is wider for clients."""
+    names = {name: getattr(contract, name.upper(), None) for name in ChatBody.model_fields}
+    return {name: str(one) for name, one in {**names, "top_p": TOP_P}.items() if isinstance(one, contract.Range)}

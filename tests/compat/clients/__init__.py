@@ -1,0 +1,1 @@
+"""The checks of each client package, run by the interpreter of its own environment."""

@@ -1,0 +1,110 @@
+"""OpenAI's own client: chats, completions, streams, log-probabilities, errors."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import openai
+
+from tests.compat.clients.checks import MODEL, QUESTION, require, run
+
+
+def client(url: str) -> Any:
+    return openai.OpenAI(base_url=f"{url}/v1", api_key="none", max_retries=0, timeout=120)
+
+
+def chat(url: str) -> None:
+    answer = client(url).chat.completions.create(model=MODEL, messages=QUESTION, temperature=0, max_tokens=24)
+    require(answer.choices[0].message.content, "an answer")
+    require(answer.system_fingerprint.startswith("fp_"), "a fingerprint")
+
+
+def stream(url: str) -> None:
+    asked = {"model": MODEL, "messages": QUESTION, "temperature": 0, "max_tokens": 24}
+    whole = client(url).chat.completions.create(**asked).choices[0].message.content
+    chunks = list(client(url).chat.completions.create(**asked, stream=True, stream_options={"include_usage": True}))
+    require("".join(chunk.choices[0].delta.content or "" for chunk in chunks if chunk.choices) == whole, "the same answer")
+    require(chunks[-1].usage.completion_tokens > 0, "the usage at the end")
+
+
+def stream_helper(url: str) -> None:
+    with client(url).chat.completions.stream(model=MODEL, messages=QUESTION, temperature=0, stop=".") as events:
+        final = events.get_final_completion()
+    require(final.choices[0].message.content and final.choices[0].finish_reason, "a whole answer")
+
+
+def every_idle_field(url: str) -> None:
+    client(url).chat.completions.create(
+        model=MODEL,
+        messages=[
+            {"role": "developer", "content": "Be brief."},
+            {"role": "user", "content": [{"type": "text", "text": "Hello"}]},
+            {"role": "assistant", "content": None},
+            *QUESTION,
+        ],
+        max_completion_tokens=4,
+        metadata={"a": "b"},
+        store=True,
+        parallel_tool_calls=True,
+        tools=[],
+        tool_choice="none",
+        top_p=0,
+        n=1,
+        seed=1,
+        user="u",
+        service_tier="auto",
+        prompt_cache_key="k",
+        safety_identifier="s",
+        response_format={"type": "text"},
+        modalities=["text"],
+        logit_bias={},
+        stop=None,
+        extra_body={"top_k": -1, "skip_special_tokens": True, "min_p": 0},
+    )
+
+
+def log_probabilities(url: str) -> None:
+    asked = {"model": MODEL, "messages": QUESTION, "temperature": 0, "max_tokens": 24, "logprobs": True, "top_logprobs": 2}
+    choice = client(url).chat.completions.create(**asked).choices[0]
+    require("".join(token.token for token in choice.logprobs.content) == choice.message.content, "joined tokens are the content")
+
+
+def completion(url: str) -> None:
+    answer = client(url).completions.create(model=MODEL, prompt=["The pipeline", "A page"], max_tokens=5, logprobs=1, n=2, seed=3)
+    require([choice.index for choice in answer.choices] == [0, 1, 2, 3], "two answers to each prompt")
+
+
+def sent_back(url: str) -> None:
+    answer = client(url).chat.completions.create(model=MODEL, messages=QUESTION, max_tokens=8)
+    again = [*QUESTION, answer.choices[0].message.model_dump(), {"role": "user", "content": "And?"}]
+    client(url).chat.completions.create(model=MODEL, messages=again, max_tokens=4)
+
+
+def models(url: str) -> None:
+    require(MODEL in [model.id for model in client(url).models.list()], "the model in the list")
+    require(client(url).models.retrieve(MODEL).id == MODEL, "the model by name")
+
+
+def errors(url: str) -> None:
+    for kind, fields in ((openai.BadRequestError, {"temperature": -1}), (openai.NotFoundError, {"model": "gpt-17"})):
+        try:
+            client(url).chat.completions.create(**{"model": MODEL, "messages": QUESTION, **fields})
+        except kind:
+            continue
+        raise AssertionError(f"{kind.__name__} for {fields}")
+
+
+run(
+    "openai",
+    {
+        "chat": chat,
+        "stream": stream,
+        "stream helper": stream_helper,
+        "fields that ask for nothing": every_idle_field,
+        "log-probabilities": log_probabilities,
+        "completions": completion,
+        "an answer sent back": sent_back,
+        "models": models,
+        "errors": errors,
+    },
+)
