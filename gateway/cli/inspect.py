@@ -15,6 +15,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import NamedTuple
 
+from gateway.cli.extras import MissingExtra
 from gateway.cli.model_folder import ModelUnavailable, download_from_hub, resolve_model
 from triserve.rpc.folder_audit import FolderAudit
 
@@ -60,7 +61,10 @@ class StageReport(NamedTuple):
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The command's options."""
     parser.add_argument(
-        "model", metavar="MODEL", help="as of `triserve up`: a model folder, a GGUF file, org/name of the Hugging Face hub, or tiny"
+        "model",
+        nargs="?",
+        metavar="MODEL",
+        help="as behind --model of `triserve up`: a model folder, a GGUF file, org/name of the Hugging Face hub, or tiny",
     )
 
 
@@ -68,7 +72,7 @@ def run(arguments: argparse.Namespace) -> int:
     """Prints the table; returns 0 if every installed stage can serve the model."""
     try:
         folder = resolve_model(arguments.model, download_from_hub, os.environ).folder
-    except ModelUnavailable as error:
+    except (MissingExtra, ModelUnavailable) as error:
         sys.stderr.write(f"triserve inspect: {error}\n")
         return 1
     with ThreadPoolExecutor(len(STAGES)) as threads:

@@ -68,7 +68,7 @@ def test_a_wish_wins_over_the_author_and_top_k_of_zero_or_minus_one_means_all(to
 
 def test_top_p_of_zero_is_greedy_whatever_the_temperature() -> None:
     for temperature in (None, 0.0, 1.5):
-        assert sampling(AUTHORED, temperature=temperature, top_p=0.0, repetition_penalty=1.0) == common_pb2.SamplingParams(temperature=0)
+        assert sampling(AUTHORED, temperature=temperature, top_p=0.0) == common_pb2.SamplingParams(temperature=0, repetition_penalty=1.5)
     with pytest.raises(InvalidRequest, match="temperature"):
         sampling(temperature=-1.0, top_p=0.0)
 
