@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 from aiohttp import web
@@ -41,4 +42,6 @@ GATEWAY: web.AppKey[Gateway] = web.AppKey("gateway", Gateway)
 # Keys of a request. The id is server-made, 128 bits in hex; the label is what the client calls it, or empty.
 REQUEST_ID: web.RequestKey[str] = web.RequestKey("request_id", str)
 CLIENT_LABEL: web.RequestKey[str] = web.RequestKey("client_label", str)
+# Has a stream of events, once it has begun, write a comment if it has nothing else to write.
+WAKE: web.RequestKey[Callable[[], None]] = web.RequestKey("wake")
 GRANT: web.RequestKey[Grant] = web.RequestKey("grant", Grant)

@@ -99,6 +99,9 @@ class Generation(Protocol):
     def prompt_token_ids(self, choice: int) -> Sequence[int]:
         """The prompt that a choice answers."""
 
+    def wake(self) -> None:
+        """Has `next` return, with nothing if there is nothing."""
+
     def close(self) -> None:
         """Lets go of everything; aborts what has not ended."""
 
@@ -256,6 +259,10 @@ class LiveGeneration:
         """The prompt that a choice answers."""
         return self.choices[choice].prompt.token_ids
 
+    def wake(self) -> None:
+        """See `Generation`."""
+        self._ready.wake()
+
     def close(self) -> None:
         """Aborts every attempt that has not ended, and those that were to come."""
         self._ready.close()
@@ -377,6 +384,9 @@ class ReplayedGeneration:
     def prompt_token_ids(self, choice: int) -> Sequence[int]:
         """The prompt that its one choice answers."""
         return self._prompt_token_ids
+
+    def wake(self) -> None:
+        """Does nothing: `next` never waits."""
 
     def close(self) -> None:
         """Does nothing: nothing is held."""

@@ -28,6 +28,10 @@ class ReadyAnswers:
             self._waiting.append(answer)
             self._event.set()
 
+    def wake(self) -> None:
+        """Wakes the reader, with nothing if there is nothing."""
+        self._event.set()
+
     async def get(self) -> list[Answer]:
         """Waits for at least one answer, or for the idle time; returns the answers in the order in which they came."""
         await self._event.wait()

@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 
 from aiohttp import web
 
+from gateway.context import WAKE
 from gateway.flow.admission import Ticket
 from gateway.flow.call import Call
 from gateway.flow.pipeline import Pipeline
@@ -81,6 +82,7 @@ async def respond_stream(
     try:
         async with pipeline.open(call, ticket) as generation:
             stream.headers[CACHE_HEADER] = generation.cache
+            request[WAKE] = generation.wake
             while not generation.finished:
                 pieces = await generation.next()
                 if events := shape.events.pieces(pieces, generation) if pieces else KEEP_ALIVE:
@@ -141,7 +143,8 @@ class EventStream:
     async def end(self) -> None:
         """Ends the response, if there is anybody to tell."""
         if not self.broken:
-            await self.response.write_eof()
+            with contextlib.suppress(ConnectionError):
+                await self.response.write_eof()
 
     def _lost(self, why: str) -> Cancelled:
         self.broken = True

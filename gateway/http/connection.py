@@ -10,6 +10,7 @@ from itertools import chain, repeat
 from aiohttp import web
 from aiohttp.http import HttpProcessingError, HttpVersion11
 
+from gateway.context import WAKE
 from gateway.http.error_map import error_body
 from gateway.http.middleware import SECURITY_HEADERS
 from triserve.rpc.errors import InvalidRequest
@@ -47,7 +48,8 @@ class Connection(web.RequestHandler):
     """A connection that is answered although its client has closed its own half.
 
     A client that has left altogether looks the same until something is written to it. So it is written to: interim responses, which every
-    client of HTTP/1.1 passes over, until the answer begins. The first makes the other side's system say that nobody is there.
+    client of HTTP/1.1 passes over, until the answer begins, and comments between the events of a stream that has begun. The first makes the
+    other side's system say that nobody is there.
 
     Args:
         server: of the application.
@@ -105,11 +107,16 @@ class Connection(web.RequestHandler):
     def _ask_whether_it_is_there(self) -> None:
         request, transport = self._current_request, self.transport
         self._probe = None
-        if transport is None or (request is not None and request.writer.output_size):
+        if transport is None:
             return
-        if not self._can_be_answered():
+        if request is not None and request.writer.output_size:
+            wake = request.get(WAKE)
+            if wake is None:
+                return
+            wake()
+        elif not self._can_be_answered():
             transport.close()
             return
-        if request is not None:
+        elif request is not None:
             transport.write(_CONTINUE)
         self._probe = asyncio.get_running_loop().call_later(next(self._pauses_s), self._ask_whether_it_is_there)

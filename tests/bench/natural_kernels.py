@@ -58,9 +58,11 @@ def plan_decode(page_table: torch.Tensor, kv_lengths: Sequence[int], spec: Atten
     return _Decode(pages.view(-1), mask, spec)
 
 
-def decode_attention(q: torch.Tensor, kv: torch.Tensor, plan: _Decode, out: torch.Tensor, *, sink_q: torch.Tensor | None) -> None:
+def decode_attention(
+    q: torch.Tensor, kv: torch.Tensor, plan: _Decode, out: torch.Tensor, *, sink_q: torch.Tensor | None, sink_logits: torch.Tensor | None
+) -> None:
     """As the engine's, in the KV's dtype: the heads that share keys are queries of one product."""
-    assert sink_q is None, "only plain attention is there"
+    assert sink_q is None and sink_logits is None, "only plain attention is there"
     spec, num_requests = plan.spec, len(q)
     keys, values = _gathered(kv, plan.pages, num_requests, spec)
     queries = q.reshape(num_requests, spec.num_kv_heads, spec.group_size, spec.head_dim)
@@ -75,9 +77,11 @@ def plan_prefill(page_table: torch.Tensor, kv_lengths: Sequence[int], query_star
     return _Prefill(pages, tuple(kv_lengths), tuple(query_starts), spec)
 
 
-def prefill_attention(q: torch.Tensor, kv: torch.Tensor, plan: _Prefill, out: torch.Tensor, *, sink_q: torch.Tensor | None) -> None:
+def prefill_attention(
+    q: torch.Tensor, kv: torch.Tensor, plan: _Prefill, out: torch.Tensor, *, sink_q: torch.Tensor | None, sink_logits: torch.Tensor | None
+) -> None:
     """As the engine's, in the KV's dtype, one request after the other."""
-    assert sink_q is None, "only plain attention is there"
+    assert sink_q is None and sink_logits is None, "only plain attention is there"
     for request, (pages, length) in enumerate(zip(plan.pages, plan.kv_lengths, strict=True)):
         start, end = plan.query_starts[request : request + 2]
         count = end - start

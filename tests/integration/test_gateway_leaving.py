@@ -20,7 +20,8 @@ COMPLETION = "/v1/completions"
 
 @pytest.fixture
 async def fleet() -> AsyncIterator[GatewayFleet]:
-    async with running_fleet() as fleet:
+    # Nothing but the client's own going tells: no comment is written meanwhile.
+    async with running_fleet(keep_alive_s=3600.0) as fleet:
         yield fleet
 
 

@@ -6,6 +6,7 @@ from compute_svc.models.gguf.architectures.llama import attention, embedding_and
 from compute_svc.models.gguf.metadata import Config, llama_form, read_sizes, rope_parameters
 from compute_svc.models.gguf.recipes import TensorMap
 from triserve.model_files.gguf_file import GgufFile
+from triserve.model_files.gguf_header import GgufError
 
 ARCHITECTURES = ("chatglm", "glm4")
 
@@ -14,6 +15,9 @@ def read(file: GgufFile, tensors: TensorMap) -> Config:
     """A GLM. Raises GgufError if something is missing."""
     sizes = read_sizes(file)
     is_newer = file.architecture == "glm4"
+    name = file.text("general.name", "")
+    if not is_newer and "chatglm2" in name.lower().replace("-", "").replace("_", "") and "32k" in name.lower():
+        raise GgufError(f"{name} divides its positions, and GGUF has no field that says so: serve the published folder instead")
     embedding_and_head(tensors)
     for layer in range(sizes.layers):
         name, source = f"model.layers.{layer}.", f"blk.{layer}."

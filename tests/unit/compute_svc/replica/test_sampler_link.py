@@ -252,10 +252,11 @@ async def test_a_sampler_cannot_draw_for_a_request_of_another(replica: Replica) 
 
 
 async def test_a_row_without_a_verdict_fails_its_request_alone_and_holds_nothing(replica: Replica) -> None:
-    await (await replica.start(sizes={"max_running_requests": 2})).ready()
+    await (await replica.start(sizes={"max_running_requests": 1})).ready()
     gateway = await replica.gateway()
     replica.samplers[0].spoil = lambda response: _without_verdicts(response) if 1 in response.request else [response]
-    await gateway.send(submit=[submission(1, [1, 2], 6, sampling=SAMPLED), submission(2, [2, 2], 6)])
+    # The one batch slot is what the second waits for.
+    await gateway.send(submit=[submission(1, [1, 2], 6, sampling=SAMPLED), submission(2, [2, 2], 6, sampling=SAMPLED)])
     bad, good = await gateway.end_of(1, 2)
     assert (bad.error.reason, bad.error.message) == ("INTERNAL", "the sampler left out a part of the answer")
     assert good.outcome == compute_pb2.REQUEST_OUTCOME_FINISHED

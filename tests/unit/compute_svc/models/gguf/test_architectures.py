@@ -75,11 +75,11 @@ VARIANTS: dict[str, tuple[str, dict[str, Any]]] = {
     "glm": ("glm", {"attention_bias": True}),
     "glm4": ("glm4", {"attention_bias": False}),
 }
-# No release has biases everywhere, nor do llama.cpp's graphs of the family know them.
+# No release has biases everywhere, nor do llama.cpp's graphs of the family know them; one whose positions are divided cannot say so in GGUF.
 WRITTEN = {
     case.name: case
     for case in CASES
-    if case.streaming is None and case.family in (ChatGlm, Baichuan, InternLm2) and case.name != "chatglm-all-biases"
+    if case.streaming is None and case.family in (ChatGlm, Baichuan, InternLm2) and case.name not in ("chatglm-all-biases", "chatglm-2-32k")
 }
 
 
@@ -135,6 +135,16 @@ def test_an_architecture_that_is_not_read_is_refused_with_those_that_are(tmp_pat
     writer.add_tensor("token_embd.weight", np.zeros((4, 4), np.float32))
     finish(writer)
     with pytest.raises(GgufError, match=r"'mamba' is not supported; supported: baichuan, bloom, chatglm.*starcoder"):
+        read_model(open_gguf(tmp_path / "model.gguf"))
+
+
+@pytest.mark.parametrize("name", ["chatglm2-6b-32k", "ChatGLM2 6B 32K", "chatglm2_6b_32k"])
+def test_a_chatglm_whose_positions_are_divided_is_refused_by_its_name(name: str, tmp_path: Path) -> None:
+    folder = tmp_path / "published"
+    folder.mkdir()
+    WRITTEN["chatglm-two-groups"].build().save(folder)
+    write_gguf(folder, tmp_path / "model.gguf", metadata={"general.name": name})
+    with pytest.raises(GgufError, match="divides its positions"):
         read_model(open_gguf(tmp_path / "model.gguf"))
 
 
