@@ -196,7 +196,7 @@ async def test_an_entry_copied_to_another_key_is_a_miss(server: RedisServer, raw
 
 async def test_a_hanging_redis_costs_the_hit_and_comes_back(server: RedisServer) -> None:
     clock = Clock()
-    async with opened(server.url, clock=clock, l0_max_entries=0, socket_timeout_ms=500, lookup_timeout_ms=500, breaker_failures=1) as cache:
+    async with opened(server.url, clock=clock, l0_max_entries=0, socket_timeout_ms=1500, lookup_timeout_ms=1500, breaker_failures=1) as cache:
         key = await keep(cache)
         server.pause()
         try:
@@ -213,7 +213,7 @@ async def test_a_hanging_redis_costs_the_hit_and_comes_back(server: RedisServer)
 
 async def test_many_lookups_on_a_hanging_redis_leave_every_connection_usable(server: RedisServer) -> None:
     clock = Clock()
-    bounds = {"max_connections": 4, "socket_timeout_ms": 500, "lookup_timeout_ms": 500, "l0_max_entries": 0}
+    bounds = {"max_connections": 4, "socket_timeout_ms": 1500, "lookup_timeout_ms": 1500, "l0_max_entries": 0}
     async with opened(server.url, clock=clock, **bounds) as cache:
         key = await keep(cache)
         server.pause()
@@ -227,7 +227,7 @@ async def test_many_lookups_on_a_hanging_redis_leave_every_connection_usable(ser
 
 
 async def test_writes_that_redis_does_not_take_are_bounded_and_counted(server: RedisServer) -> None:
-    async with opened(server.url, write_queue_len=2, socket_timeout_ms=500, lookup_timeout_ms=500, breaker_failures=1) as cache:
+    async with opened(server.url, write_queue_len=2, socket_timeout_ms=1500, lookup_timeout_ms=1500, breaker_failures=1) as cache:
         await keep(cache)
         server.pause()
         try:
@@ -321,7 +321,7 @@ async def test_something_else_on_the_port_of_redis_costs_the_hit(reply: bytes) -
 
 
 async def test_closing_while_redis_hangs_ends(server: RedisServer) -> None:
-    async with opened(server.url, socket_timeout_ms=500, lookup_timeout_ms=500) as cache:
+    async with opened(server.url, socket_timeout_ms=1500, lookup_timeout_ms=1500) as cache:
         await keep(cache)
         server.pause()
         try:

@@ -34,7 +34,7 @@ async def test_the_last_parcel_and_the_end_are_one_message(replica: Replica) -> 
 
 @pytest.mark.parametrize("stage", ["waiting", "prefilling", "decoding", "awaiting a verdict"])
 async def test_a_cancelled_request_ends_and_its_pages_are_free(replica: Replica, stage: str) -> None:
-    await (await replica.start(sizes={"max_running_requests": 1})).ready()
+    await (await replica.start(sizes={"max_running_requests": 1, "num_pages": 300, "max_model_len_tokens": 1100})).ready()
     gateway = await replica.gateway()
     sampler = replica.samplers[0]
     if stage == "waiting":
@@ -45,8 +45,10 @@ async def test_a_cancelled_request_ends_and_its_pages_are_free(replica: Replica,
         replica.gate.open.clear()
     if stage == "awaiting a verdict":
         sampler.may_answer.clear()
+    # Long enough that no machine is done with it before it is cancelled.
+    max_tokens = 1000 if stage == "decoding" else 40
     await gateway.submit(
-        1, list(range(20)), 40, sampling=SAMPLED if stage == "awaiting a verdict" else common_pb2.SamplingParams(temperature=0)
+        1, list(range(20)), max_tokens, sampling=SAMPLED if stage == "awaiting a verdict" else common_pb2.SamplingParams(temperature=0)
     )
     if stage == "decoding":
         await until(lambda: len(gateway.tokens.get(1, [])) > 2)
