@@ -196,7 +196,9 @@ async def test_an_entry_copied_to_another_key_is_a_miss(server: RedisServer, raw
 
 async def test_a_hanging_redis_costs_the_hit_and_comes_back(server: RedisServer) -> None:
     clock = Clock()
-    async with opened(server.url, clock=clock, l0_max_entries=0, socket_timeout_ms=1500, lookup_timeout_ms=1500, breaker_failures=1) as cache:
+    async with opened(
+        server.url, clock=clock, l0_max_entries=0, socket_timeout_ms=1500, lookup_timeout_ms=1500, breaker_failures=1
+    ) as cache:
         key = await keep(cache)
         server.pause()
         try:
