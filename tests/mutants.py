@@ -37,6 +37,7 @@ MODULES = {
     "compute_svc/kv/page_table.py": ["tests/unit/compute_svc/kv"],
     "compute_svc/kv/radix_tree.py": ["tests/unit/compute_svc/kv"],
     "compute_svc/replica/dispatcher.py": ["tests/unit/compute_svc/replica"],
+    "compute_svc/replica/sampler_ledger.py": ["tests/unit/compute_svc/replica"],
     "compute_svc/replica/sampler_link.py": ["tests/unit/compute_svc/replica"],
     "compute_svc/scheduler/kv_memory.py": ["tests/unit/compute_svc/scheduler"],
     "compute_svc/scheduler/policies/fair_tenants.py": ["tests/unit/compute_svc/scheduler"],

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 import subprocess
 import sys
@@ -14,6 +15,7 @@ from google.protobuf.message import Message
 from hypothesis import given
 from hypothesis import strategies as st
 
+from tests.contract_fields import PUBLISHED, fields_of_the_contract
 from triserve.v1 import chat_pb2, common_pb2, compute_pb2, sampler_pb2, tokenizer_pb2
 
 ROOT = Path(__file__).parents[3]
@@ -30,6 +32,23 @@ def test_generated_code_is_current(tmp_path: Path) -> None:
     for made in sorted(tmp_path.rglob("*.py")):
         committed = ROOT / "protos" / made.relative_to(tmp_path)
         assert committed.read_text() == made.read_text(), f"{committed.name} is stale: run make protos"
+
+
+def test_generated_code_of_the_engines_wire_is_current(tmp_path: Path) -> None:
+    pytest.importorskip("grpc_tools", reason="grpcio-tools is not installed")
+    source = "compute_svc/wire/engine_wire.proto"
+    includes = ["-I", str(ROOT), "-I", str(ROOT / "protos")]
+    subprocess.run([sys.executable, "-m", "grpc_tools.protoc", *includes, f"--python_out={tmp_path}", source], check=True, cwd=ROOT)
+    made = tmp_path / "compute_svc/wire/engine_wire_pb2.py"
+    assert (ROOT / "compute_svc/wire/engine_wire_pb2.py").read_text() == made.read_text(), "engine_wire_pb2.py is stale: run make protos"
+
+
+def test_what_is_published_keeps_its_number_and_type() -> None:
+    """A field that goes leaves `reserved` behind and its line here; a new one gets a line."""
+    known = json.loads(PUBLISHED.read_text())
+    assert fields_of_the_contract() == known, (
+        f"run python -m tests.contract_fields if {PUBLISHED.name} lacks what is new; nothing in it may change"
+    )
 
 
 def test_an_unset_temperature_is_not_zero() -> None:

@@ -1,8 +1,10 @@
 from __future__ import annotations
 
-from typing import TypeVar
+import dataclasses
+from typing import Any, TypeVar
 
 import numpy as np
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -82,6 +84,17 @@ def _fields(value: object) -> dict[str, object]:
 def test_a_request_arrives_as_it_was_sent(request: Request) -> None:
     message = wire.Submission.FromString(encode_request(request).SerializeToString())
     assert _fields(decode_request(message)) == _fields(request)
+
+
+@pytest.mark.parametrize("field", dataclasses.fields(SamplingOptions), ids=lambda field: field.name)
+def test_every_sampling_option_arrives(field: dataclasses.Field[Any]) -> None:
+    other: Any = {"float": 0.25, "int | None": 3, "tuple[int, ...]": (1, 2)}[str(field.type)]
+    changes: dict[str, Any] = {field.name: other}
+    sampling = SamplingOptions(**changes)
+    assert sampling != SamplingOptions()
+    request = Request(1, "", np.array([5]), np.array([], dtype=np.int64), 4, 0.0, sampling=sampling)
+    message = wire.Submission.FromString(encode_request(request).SerializeToString())
+    assert decode_request(message).sampling == sampling
 
 
 def test_an_id_travels_in_four_bytes_and_the_largest_arrives() -> None:

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from gateway.flow.limits import Limits
 from gateway.http.openai_fields import REFUSED, REFUSED_IN_MESSAGE
-from gateway.http.openai_schema import ChatBody, CompletionBody, parse_body
+from gateway.http.openai_schema import ChatBody, CompletionBody, Generating, parse_body
 from gateway.http.routes.generating import cache_policy
 from triserve.rpc.errors import InvalidRequest
 from triserve.v1 import tokenizer_pb2
@@ -206,3 +206,19 @@ def test_the_speakers_name_reaches_the_template_and_none_differs_from_empty() ->
 def test_cache_control_says_what_the_cache_may_do(header: str, read: bool, write: bool) -> None:
     policy = cache_policy(header)
     assert (policy.read, policy.write) == (read, write)
+
+
+# What a body says besides how to draw and when to stop.
+_NO_WISHES = {"model", "n", "stream", "stream_options", "priority", "user", "return_token_ids", "return_timeline"}
+_OTHER = {"float": 0.25, "int": 3, "bool": True, "dict": {"5": 1.0}, "list[int]": [3], "list": ["end"]}
+
+
+@pytest.mark.parametrize("name", sorted(Generating.model_fields.keys() - _NO_WISHES))
+def test_every_field_that_is_not_without_effect_reaches_the_wishes(name: str) -> None:
+    field = Generating.model_fields[name]
+    kind = str(field.annotation).removeprefix("typing.")
+    other = next((value for start, value in _OTHER.items() if kind.replace("typing.Optional[", "").startswith(start)), "a")
+    body = ChatBody.model_validate({"messages": [{"role": "user", "content": "a"}], name: other})
+    plain = ChatBody.model_validate({"messages": [{"role": "user", "content": "a"}]})
+    has_effect = not (field.json_schema_extra or {})
+    assert (body.wishes() != plain.wishes()) is has_effect
