@@ -168,7 +168,7 @@ def _try_all(mutants: Sequence[Mutant]) -> list[dict[str, object]]:
 
 def _require_green(copy: Path, modules: Sequence[str]) -> None:
     for module in modules:
-        if _run_tests(copy, module) != 0:
+        if _run_tests(copy, module, is_shown=True) != 0:
             raise SystemExit(f"the tests of {module} fail without any change")
 
 
@@ -189,14 +189,16 @@ def _try(copy: Path, mutant: Mutant) -> tuple[str, str]:
     return verdict, "\n".join(lines[:1])
 
 
-def _run_tests(copy: Path, module: str) -> int | None:
+def _run_tests(copy: Path, module: str, *, is_shown: bool = False) -> int | None:
     """The tests' exit status; None if they had to be ended from outside."""
     command = [sys.executable, "-m", "pytest", "-x", "-q", "-p", "no:cacheprovider", f"--timeout={_TEST_LIMIT_S}", *MODULES[module]]
     environment = {**os.environ, "PYTHONPATH": f"{copy}{os.pathsep}{copy / 'protos'}", "PYTHONDONTWRITEBYTECODE": "1"}
     try:
-        run = subprocess.run(command, cwd=copy, env=environment, capture_output=True, timeout=_RUN_LIMIT_S, check=False)
+        run = subprocess.run(command, cwd=copy, env=environment, capture_output=True, text=True, timeout=_RUN_LIMIT_S, check=False)
     except subprocess.TimeoutExpired:
         return None
+    if is_shown and run.returncode:
+        sys.stdout.write(run.stdout)
     return run.returncode
 
 
