@@ -99,6 +99,8 @@ class KvMemoryMachine(RuleBasedStateMachine):
         state = kv_request(self.arrivals, np.array(prompt, dtype=np.int64), 1)
         without = data.draw(st.lists(st.sampled_from(self.running), unique_by=id, max_size=3), label="without")
         staying = [other for other in self.running if other not in without]
+        if len(staying) == self.config.max_running_requests:
+            return
         could = self.memory.could_admit(state, without=without, headroom=len(staying))
         for other in without:
             self.memory.leave(other)
