@@ -294,6 +294,9 @@ class Engine:
                 sources, targets = zip(*plan.copies, strict=True)
                 self._kv.copy_pages(sources, targets)
             logits = self._model.forward(self._builder.build(plan), self._kv)
+            if len(logits) != len(states):
+                # Rows are told apart by their place alone: one that is missing would hand its neighbours' tokens around.
+                raise RuntimeError(f"the model gave {len(logits)} rows of logits for {len(states)} requests")
             drawing = draw(states, logits)
         self._scheduler.complete(plan)
         return self._give_out(states, drawing) if states else None
