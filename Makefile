@@ -47,7 +47,7 @@ test: $(VENV)/.dev ## Run the whole suite
 	$(BIN)/python -m pytest $(PARALLEL) $(ARGS)
 
 .PHONY: quick
-quick: $(VENV)/.dev ## Run the fast unit tests, under a minute: the inner loop
+quick: $(VENV)/.dev ## Run the fast unit tests: the inner loop
 	$(BIN)/python -m pytest $(PARALLEL) --hypothesis-profile quick -m "not slow" tests/unit tests/test_layout.py $(ARGS)
 
 .PHONY: mutants

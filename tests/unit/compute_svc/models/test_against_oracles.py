@@ -15,6 +15,8 @@ def trial(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFacto
     return Trial(CASES[request.param], tmp_path_factory.mktemp("checkpoint"))
 
 
+# All of them together take a minute; each by itself is quick.
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("trial", "check"),
     [pytest.param(index, check, id=f"{case.name}-{check}") for index, case in enumerate(CASES) for check in checks_of(case)],
