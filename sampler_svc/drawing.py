@@ -10,10 +10,10 @@ from numpy.typing import NDArray
 
 from sampler_svc.candidate_rows import CandidateRows, Rectangle
 from sampler_svc.errors import Disagreement
-from sampler_svc.params import Sampling
 from sampler_svc.penalties import Lookup, Penalties
 from sampler_svc.sampler import KEEP_ALL, DrawParams, draw
 from triserve.rpc.errors import InvalidRequest, ServiceError
+from triserve.rpc.sampling import Sampling
 
 
 class CandidateRow(NamedTuple):

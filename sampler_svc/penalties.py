@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from sampler_svc.params import Sampling, Stopping
+from triserve.rpc.sampling import Sampling, Stopping
 
 _FIRST_CAPACITY = 64
 

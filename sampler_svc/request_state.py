@@ -4,21 +4,29 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
+from enum import Enum, auto
 from typing import NamedTuple
 
 from sampler_svc.detokenizer import open_detokenizer
 from sampler_svc.errors import Disagreement
 from sampler_svc.logprobs import LogprobTrail, TextLogprob, TokenLogprob
-from sampler_svc.params import Finish, Sampling, Stopping, check_ids
 from sampler_svc.penalties import Penalties
 from sampler_svc.stop_matcher import StopMatcher, StopPatterns
 from sampler_svc.vocabulary import Vocabulary
 from triserve.rpc.errors import InvalidRequest
+from triserve.rpc.sampling import Sampling, Stopping, check_ids
 
 # Above any context.
 MAX_TOKENS = 1 << 20
 # Tokens that are replayed in one go: some milliseconds.
 REPLAY_PIECE_TOKENS = 1024
+
+
+class Finish(Enum):
+    """Why an answer ended."""
+
+    STOP = auto()
+    LENGTH = auto()
 
 
 class Opening(NamedTuple):

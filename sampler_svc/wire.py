@@ -9,11 +9,11 @@ import numpy as np
 
 from sampler_svc.candidate_rows import CandidateRows
 from sampler_svc.logprobs import TextLogprob
-from sampler_svc.params import Finish, Sampling, Stopping
-from sampler_svc.request_state import Delta, Opening
+from sampler_svc.request_state import Delta, Finish, Opening
 from sampler_svc.session import Frame, Kind, Outcome
 from sampler_svc.vocabulary import Vocabulary
 from triserve.rpc.errors import InvalidRequest, to_proto
+from triserve.rpc.sampling import Sampling, Stopping
 from triserve.v1 import common_pb2, sampler_pb2
 
 _KINDS = {sampler_pb2.ROW_KIND_DRAWN: Kind.DRAWN, sampler_pb2.ROW_KIND_CANDIDATES: Kind.CANDIDATES}

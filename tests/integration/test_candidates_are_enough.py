@@ -16,8 +16,8 @@ from compute_svc.wire.request import Request, SamplingOptions
 from sampler_svc.candidate_rows import CandidateRows
 from sampler_svc.drawing import CandidateRow, Drawing
 from sampler_svc.logprobs import TokenLogprob, token_logprob
-from sampler_svc.params import Sampling, Stopping
 from sampler_svc.penalties import Penalties
+from triserve.rpc.sampling import Sampling, Stopping
 
 WIDTH = 400
 LIMITS = CandidateLimits(first_guess=8, most=64, share=4)

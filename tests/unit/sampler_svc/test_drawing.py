@@ -14,10 +14,10 @@ from hypothesis import strategies as st
 from sampler_svc.candidate_rows import CandidateRows
 from sampler_svc.drawing import CandidateRow, Drawing
 from sampler_svc.errors import Disagreement
-from sampler_svc.params import Sampling, Stopping
 from sampler_svc.penalties import Penalties
 from sampler_svc.philox import gumbel
 from triserve.rpc.errors import InvalidRequest, ServiceError
+from triserve.rpc.sampling import Sampling, Stopping
 
 
 @dataclass(frozen=True)

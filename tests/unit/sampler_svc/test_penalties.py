@@ -5,8 +5,8 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-from sampler_svc.params import Sampling, Stopping
 from sampler_svc.penalties import Lookup, Penalties
+from triserve.rpc.sampling import Sampling, Stopping
 
 
 def changed(penalties: Penalties, ids: list[int], logits: list[float], position: int = 0) -> list[float]:

@@ -10,11 +10,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from sampler_svc.errors import Disagreement
-from sampler_svc.params import Finish, Sampling, Stopping
-from sampler_svc.request_state import MAX_TOKENS, REPLAY_PIECE_TOKENS, Delta, Opening, RequestState
+from sampler_svc.request_state import MAX_TOKENS, REPLAY_PIECE_TOKENS, Delta, Finish, Opening, RequestState
 from sampler_svc.vocabulary import Vocabulary
 from tests.fakes.sampler_tokenizers import byte_tokenizer
 from triserve.rpc.errors import InvalidRequest
+from triserve.rpc.sampling import Sampling, Stopping
 
 EOS = 256
 WIDTH = 257

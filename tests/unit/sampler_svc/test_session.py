@@ -14,13 +14,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from sampler_svc.candidate_rows import CandidateRows
-from sampler_svc.params import Finish, Sampling, Stopping
 from sampler_svc.request_slots import RequestSlots
-from sampler_svc.request_state import REPLAY_PIECE_TOKENS, Delta, Opening
+from sampler_svc.request_state import REPLAY_PIECE_TOKENS, Delta, Finish, Opening
 from sampler_svc.session import Frame, Kind, Outcome, Session, Verdict
 from sampler_svc.vocabulary import Vocabulary
 from tests.fakes.sampler_tokenizers import byte_tokenizer
 from triserve.rpc.errors import Internal, InvalidRequest, Overloaded, Unavailable
+from triserve.rpc.sampling import Sampling, Stopping
 
 WIDTH, EOS = 257, 256
 VOCABULARY = Vocabulary(byte_tokenizer())

@@ -10,11 +10,11 @@ from hypothesis import strategies as st
 from tokenizers import Tokenizer
 
 from sampler_svc.logprobs import TextLogprob, TokenLogprob
-from sampler_svc.params import Finish, Sampling, Stopping
-from sampler_svc.request_state import Delta, Opening, RequestState
+from sampler_svc.request_state import Delta, Finish, Opening, RequestState
 from sampler_svc.vocabulary import Vocabulary
 from tests.fakes.sampler_tokenizers import byte_tokenizer, llama_decoder, tokenizer_of
 from tests.fakes.tokenizers import KINDS
+from triserve.rpc.sampling import Sampling, Stopping
 
 EOS, CAPITAL, SPECIAL = 258, 256, 259
 BYTES = Vocabulary(byte_tokenizer("Ġcapital", "ab<", special=["<eos>", "<|x|>"]))

@@ -9,13 +9,13 @@ from typing import Any
 import pytest
 
 from sampler_svc.logprobs import TextLogprob, TokenLogprob, TopToken
-from sampler_svc.params import Finish, Sampling, Stopping
-from sampler_svc.request_state import Delta
+from sampler_svc.request_state import Delta, Finish
 from sampler_svc.session import Kind, Outcome, Verdict
 from sampler_svc.vocabulary import Vocabulary
 from sampler_svc.wire import read_frame, write_outcome
 from tests.fakes.sampler_tokenizers import byte_tokenizer
 from triserve.rpc.errors import InvalidRequest, Overloaded
+from triserve.rpc.sampling import Sampling, Stopping
 from triserve.v1 import common_pb2, sampler_pb2
 
 WIDTH = 257

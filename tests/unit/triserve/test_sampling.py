@@ -7,8 +7,8 @@ from typing import Any
 
 import pytest
 
-from sampler_svc.params import Sampling, Stopping, check_ids
 from triserve.rpc.errors import InvalidRequest
+from triserve.rpc.sampling import Sampling, Stopping, check_ids
 
 WIDTH = 100
 
