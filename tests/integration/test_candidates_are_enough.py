@@ -6,12 +6,12 @@ from typing import NamedTuple
 
 import numpy as np
 import torch
+from compute_svc.engine.candidates import select_candidates
+from compute_svc.engine.draw_rule import CandidateLimits, DrawRule
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from compute_svc.engine.candidates import select_candidates
-from compute_svc.engine.draw_rule import CandidateLimits, DrawRule
 from compute_svc.wire.request import Request, SamplingOptions
 from sampler_svc.candidate_rows import CandidateRows
 from sampler_svc.drawing import CandidateRow, Drawing

@@ -12,11 +12,12 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, 
 from compute_svc.engine.engine import MAX_FAILED_STEPS
 from compute_svc.kv.window import KvWindow
 from compute_svc.layers.forward_batch import ForwardBatch
-from compute_svc.wire.request import Request, SamplingOptions
+from compute_svc.wire.request import Request
 from tests.fakes.engine_reader import GREEDY, TOP_3, WIDTH, Reader, answer_alone, request_of, small_engine
 from tests.fakes.hash_model import HashModel
 from tests.fakes.unreliable_model import FAULTS, Fault, UnreliableModel
 from triserve.rpc.errors import DeadlineExceeded, Internal, Overloaded
+from triserve.rpc.sampling import Sampling
 
 
 class AnyUse(RuleBasedStateMachine):
@@ -59,7 +60,7 @@ class AnyUse(RuleBasedStateMachine):
         length: float,
         generated: list[int],
         stops: frozenset[int],
-        sampling: SamplingOptions,
+        sampling: Sampling,
         deadline: float | None,
     ) -> None:
         number = len(self.requests)

@@ -8,8 +8,9 @@ from typing import Any
 import pytest
 
 from compute_svc.replica.submission import MAX_STOP_TOKEN_IDS, read_submission
-from compute_svc.wire.request import Request, SamplingOptions
+from compute_svc.wire.request import Request
 from triserve.rpc.errors import InvalidRequest
+from triserve.rpc.sampling import Sampling
 from triserve.v1 import common_pb2, compute_pb2
 
 WIDTH, MOST = 100, 50
@@ -28,22 +29,12 @@ def _read(message: compute_pb2.SubmitRequest) -> Request:
     return read_submission(message, number=5, logits_width=WIDTH, max_request_tokens=MOST, now=10.0)
 
 
-def _sampling(**fields: Any) -> SamplingOptions:
+def _sampling(**fields: Any) -> Sampling:
     return _read(_message(sampling=common_pb2.SamplingParams(seed=1, **fields))).sampling
 
 
 def test_unset_parameters_mean_what_the_contract_says() -> None:
-    assert _sampling() == SamplingOptions(
-        temperature=1.0,
-        top_k=None,
-        top_p=1.0,
-        min_p=0.0,
-        repetition_penalty=1.0,
-        presence_penalty=0.0,
-        frequency_penalty=0.0,
-        bias_ids=(),
-        top_logprobs=None,
-    )
+    assert _sampling() == Sampling(temperature=1.0, top_p=1.0, min_p=0.0, repetition_penalty=1.0, xtc_probability=0.0, seed=1)
 
 
 def test_zero_is_not_unset() -> None:
@@ -55,7 +46,7 @@ def test_set_parameters_arrive() -> None:
     fields: dict[str, Any] = {"temperature": 0.5, "top_k": 7, "top_p": 0.25, "min_p": 0.125, "top_logprobs": 3}
     penalties: dict[str, Any] = {"repetition_penalty": 1.5, "presence_penalty": -2.0, "frequency_penalty": 0.5}
     options = _sampling(**fields, **penalties, logit_bias_ids=[9, 4], logit_bias_values=[-100, 100])
-    assert options == SamplingOptions(**fields, **penalties, bias_ids=(9, 4))
+    assert options == Sampling(**fields, **penalties, logit_bias_ids=(9, 4), logit_bias_values=(-100, 100), seed=1)
 
 
 def test_the_rest_of_a_submission_arrives() -> None:
