@@ -26,6 +26,7 @@ from compute_svc.settings import Settings
 from compute_svc.wire.request import GREEDY, Request
 from compute_svc.wire.step_output import StepOutput
 from gateway.cli.hardware import describe_hardware
+from triserve.rpc.sampling import Sampling
 
 ROOT = Path(__file__).parents[2]
 MODEL = ROOT / "tests" / "tiny_model"
