@@ -1,15 +1,19 @@
-"""A model whose step takes a fixed time, as on a device that computes while the host waits; and the engine's process with it.
+"""A model whose step takes a fixed time, as on a device that computes while the host waits; and a compute replica with it.
 
-`python -m tests.bench.fixed_step FD` is what `python -m compute_svc.engine FD` is, with this model: FIXED_STEP_MS and FIXED_STEP_WIDTH say how
-long a step takes and how many logits a row has.
+`python -m tests.bench.fixed_step` is what `python -m compute_svc` is, with this model: FIXED_STEP_MS and FIXED_STEP_WIDTH say how long a step
+takes and how many logits a row has.
 """
 
 from __future__ import annotations
 
+import asyncio
 import os
 import socket
+import subprocess
 import sys
 import time
+from collections.abc import Mapping
+from functools import partial
 
 import torch
 
@@ -18,8 +22,11 @@ from compute_svc.engine.server import EngineServer
 from compute_svc.engine.step_drawing import DrawConfig, DrawPlace
 from compute_svc.kv.page_store import KvPageStore
 from compute_svc.layers.forward_batch import ForwardBatch
+from compute_svc.replica.engine_client import EngineHost
+from compute_svc.replica.service import ComputeService
 from compute_svc.scheduler.base import SchedulerConfig
 from compute_svc.settings import Settings
+from triserve.rpc.server import run_service
 
 _ROWS = 512
 _PAGES = 1 << 15
@@ -73,5 +80,32 @@ def _build(settings: Settings) -> Engine:
     return fixed_step_engine(step_s, int(os.environ["FIXED_STEP_WIDTH"]), max_running=settings.max_running_requests, place=place)
 
 
+class _Engine:
+    """Implements `EngineHost`: the engine's process with this model."""
+
+    def __init__(self, process: subprocess.Popen[bytes]) -> None:
+        self._process = process
+
+    async def wait(self) -> str:
+        """See `EngineHost`."""
+        return f"ended with status {await asyncio.to_thread(self._process.wait)}"
+
+    def kill(self) -> None:
+        """See `EngineHost`."""
+        self._process.kill()
+
+    def used_s(self) -> float | None:
+        """See `EngineHost`."""
+        return None
+
+
+def _launch(connection: socket.socket, environment: Mapping[str, str]) -> EngineHost:
+    command = (sys.executable, "-m", "tests.bench.fixed_step", str(connection.fileno()))
+    return _Engine(subprocess.Popen(command, pass_fds=(connection.fileno(),), env=environment))
+
+
 if __name__ == "__main__":
-    EngineServer(socket.socket(fileno=int(sys.argv[1])), _build).run()
+    if len(sys.argv) > 1:
+        EngineServer(socket.socket(fileno=int(sys.argv[1])), _build).run()
+    else:
+        run_service("compute", Settings, partial(ComputeService, launch=_launch))

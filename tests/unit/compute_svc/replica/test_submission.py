@@ -7,8 +7,9 @@ from typing import Any
 
 import pytest
 
-from compute_svc.replica.submission import MAX_STOP_TOKEN_IDS, read_submission
+from compute_svc.replica.submission import read_submission
 from compute_svc.wire.request import Request
+from triserve.rpc import limits
 from triserve.rpc.errors import InvalidRequest
 from triserve.rpc.sampling import Sampling
 from triserve.v1 import common_pb2, compute_pb2
@@ -134,7 +135,7 @@ def test_a_wrong_bias_is_refused_by_name(ids: list[int], values: list[float], fi
         ({"generated_token_ids": [1 << 31]}, "generated_token_ids", "generated_token_ids has id"),
         ({"system_tokens": 4}, "system_tokens", "system_tokens is 4, the prompt has 3 tokens"),
         ({"stopping": common_pb2.StoppingParams()}, "max_tokens", "max_tokens is not set"),
-        ({"stopping": common_pb2.StoppingParams(max_tokens=0)}, "max_tokens", "at least 1"),
+        ({"stopping": common_pb2.StoppingParams(max_tokens=0)}, "max_tokens", "max_tokens is not set or 0, the least is 1"),
         ({"stopping": common_pb2.StoppingParams(max_tokens=1, stop_token_ids=[WIDTH])}, "stop_token_ids", "stop_token_ids has id 100"),
         ({"sampling": common_pb2.SamplingParams()}, "seed", "seed is not set"),
         ({"priority": -11}, "priority", r"priority is -11, the range is \[-10, 10\]"),
@@ -158,7 +159,7 @@ def test_a_greedy_request_needs_no_seed() -> None:
         ({"request_id": "x" * 257}, "request_id"),
         ({"token_ids": [1] * MOST}, "token_ids"),
         ({"generated_token_ids": [1] * (MOST + 1)}, "generated_token_ids"),
-        ({"stopping": common_pb2.StoppingParams(max_tokens=1, stop_token_ids=[1] * (MAX_STOP_TOKEN_IDS + 1))}, "stop_token_ids"),
+        ({"stopping": common_pb2.StoppingParams(max_tokens=1, stop_token_ids=[1] * (limits.MAX_LISTED_TOKEN_IDS + 1))}, "stop_token_ids"),
         ({"sampling": common_pb2.SamplingParams(temperature=0, logit_bias_ids=[1] * 1025)}, "logit_bias_ids"),
         ({"sampling": common_pb2.SamplingParams(temperature=0, top_logprobs=21)}, "top_logprobs"),
     ],
@@ -171,7 +172,7 @@ def test_what_is_too_long_is_refused_before_it_is_read(changes: dict[str, Any], 
 
 
 def test_the_longest_that_is_allowed_is_taken() -> None:
-    stopping = common_pb2.StoppingParams(max_tokens=1, stop_token_ids=[1] * MAX_STOP_TOKEN_IDS)
+    stopping = common_pb2.StoppingParams(max_tokens=1, stop_token_ids=[1] * limits.MAX_LISTED_TOKEN_IDS)
     sampling = common_pb2.SamplingParams(temperature=0, top_logprobs=20)
     request = _read(_message(tenant="x" * 256, request_id="x" * 256, token_ids=[1] * (MOST - 1), stopping=stopping, sampling=sampling))
     assert request.prompt.size == MOST - 1
