@@ -117,7 +117,8 @@ def _weights(scores: Numbers, left: list[int]) -> Numbers:
 def _is_short(weights: Numbers, share: float) -> npt.NDArray[np.bool_]:
     """Whether those before each do not reach the share of all."""
     before: Numbers = np.concatenate(([0.0], np.cumsum(weights)[:-1]))
-    return np.less(before, share * weights.sum())
+    is_short: npt.NDArray[np.bool_] = before < share * weights.sum()
+    return is_short
 
 
 def _exponentials(seed: int, position: int, ids: npt.NDArray[np.int64]) -> Numbers:

@@ -103,7 +103,7 @@ def _row(random: np.random.Generator, width: int) -> npt.NDArray[np.float32]:
         row[:] = row[0]
     elif kind == 4:
         row[random.random(width) < 0.5] = random.choice([0.0, -0.0])
-    return row
+    return row.astype(np.float32)
 
 
 @settings(deadline=None, max_examples=150)
