@@ -19,7 +19,7 @@ from triserve.v1 import common_pb2, compute_pb2, tokenizer_pb2
 RANGES = [("typical_p", 0, 1, True), ("top_n_sigma", 0, 100, True), ("xtc_probability", 0, 1, False), ("xtc_threshold", 0, 1, True)]
 
 
-def sampling(model: ServedModel = MODEL, **wishes: Any) -> common_pb2.SamplingParams:
+def sampling(model: ServedModel = MODEL, /, **wishes: Any) -> common_pb2.SamplingParams:
     return resolve_sampling(Wishes(**wishes), model, Limits())
 
 
@@ -39,8 +39,8 @@ def test_ranges_are_those_of_the_contract_even_where_greed_makes_them_moot(
 
 
 def test_each_arrives_as_it_was_given() -> None:
-    wishes = {"typical_p": 0.5, "top_n_sigma": 1.5, "xtc_probability": 0.25, "xtc_threshold": 0.125}
-    assert sampling(**wishes) == common_pb2.SamplingParams(temperature=1, **wishes)  # type: ignore[arg-type]  # floats all
+    wishes: dict[str, Any] = {"typical_p": 0.5, "top_n_sigma": 1.5, "xtc_probability": 0.25, "xtc_threshold": 0.125}
+    assert sampling(**wishes) == common_pb2.SamplingParams(temperature=1, **wishes)
 
 
 @pytest.mark.parametrize(

@@ -20,7 +20,7 @@ WIDTH = MODEL.logits_width
 WORD = common_pb2.TokenSequence
 
 
-def sampling(ids: tokenizer_pb2.SamplingIds | None = None, **wishes: Any) -> common_pb2.SamplingParams:
+def sampling(ids: tokenizer_pb2.SamplingIds | None = None, /, **wishes: Any) -> common_pb2.SamplingParams:
     return resolve_sampling(Wishes(**{"temperature": 0.0, **wishes}), MODEL, Limits(), ids)
 
 
