@@ -31,7 +31,6 @@ ROOT = Path(__file__).parents[1]
 RESULTS = ROOT / "tests" / "bench" / "results" / "mutants.json"
 # Each pure module, and the tests that answer for it.
 MODULES = {
-    "compute_svc/engine/draw_rule.py": ["tests/unit/compute_svc/engine/test_candidates.py", "tests/unit/compute_svc/engine/test_engine.py"],
     "compute_svc/engine/engine.py": ["tests/unit/compute_svc/engine"],
     "compute_svc/kv/page_pool.py": ["tests/unit/compute_svc/kv"],
     "compute_svc/kv/page_table.py": ["tests/unit/compute_svc/kv"],

@@ -97,7 +97,7 @@ class RequestState:
     The first `num_found_pages` of its pages were in the prefix cache whenever it was admitted: the others it has computed itself.
     While `leader` computes what this one needs too, up to the `leader_end`-th token, it waits.
     The whole answer is expected to have `predicted_tokens`; it may turn out shorter or longer. `rank` is its policy's: lower is sooner.
-    `rule` is the engine's, which draws; no scheduler looks at it.
+    `draw` is the engine's; no scheduler looks at it.
 
     Args:
         request: What was asked.
@@ -109,6 +109,7 @@ class RequestState:
         "arrival",
         "awaiting",
         "cached_tokens",
+        "draw",
         "dropped_tokens",
         "is_sliding",
         "last_token",
@@ -126,7 +127,6 @@ class RequestState:
         "prefix",
         "rank",
         "request",
-        "rule",
         "table",
         "tokens",
     )
@@ -149,7 +149,7 @@ class RequestState:
         self.predicted_tokens = request.max_tokens
         self.rank: tuple[float, int] = (0.0, arrival)
         self.last_token = int(self.tokens[known - 1])
-        self.rule: object = None
+        self.draw: object = None
         self.admitted_at: float | None = None
         self.awaiting = False
         self.paused = False
