@@ -24,7 +24,15 @@ _NO_PAGES: Pages = np.empty(0, dtype=np.int64)
 
 
 class MaximumMemory(KvMemory):
-    """Gives a request the pages of its longest answer at once: what systems without paging did, here for comparison."""
+    """Gives a request the pages of its longest answer at once: what systems without paging did, here for comparison.
+
+    Args:
+        config: Sizes.
+    """
+
+    def __init__(self, config: SchedulerConfig) -> None:
+        super().__init__(config)
+        self.pool = RunPool(config.num_pages)
 
     def wanted_pages(self, state: RequestState) -> int:
         # Nothing follows the last token, so nothing reads its KV.
