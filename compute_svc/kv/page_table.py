@@ -72,7 +72,8 @@ class PageTable:
         end = self.shared + pages.size
         self._entries[self.shared : end] = pages
         self.shared = end
-        self._lengths[self.row] = max(self.length, end)
+        if end > self._lengths[self.row]:
+            self._lengths[self.row] = end
 
     def slide(self, first: int, count: int, given_up: int) -> None:
         """Takes `count` pages out, from the `first` on, and puts those of them that the request owns behind the others, for tokens to come.

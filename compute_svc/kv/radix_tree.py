@@ -111,19 +111,24 @@ class RadixTree:
             pages: [n] int64, the caller's pages that hold their KV.
 
         Returns:
-            The longer prefix, which takes over the lock, and its n new pages. Where one differs from the caller's, the tree had it
-            already and the caller still owns its own; the others are the tree's now.
+            The longer prefix, which takes over the lock, and its n new pages: `pages` itself if all are. Where one differs from the
+            caller's, the tree had it already and the caller still owns its own; the others are the tree's now.
         """
         assert locked.locks > 0, "a prefix is locked while it grows"
-        node, found = locked, []
+        node = last_known = locked
+        found: list[int] = []
         for key, page in zip(keys_of(tokens, self._page_size), pages.tolist(), strict=True):
             child = node.children.get(key)
             if child is None:
-                child = node.children[key] = Node(node, key, page)
-                self._enter(child)
+                child = self._add(node, key, page)
+            else:
+                last_known = child
+            found.append(child.page)
             node = child
-            found.append(node.page)
-        self._hold(node, locks=1)
+        if last_known is locked:
+            # New pages are born with the lock of the one behind them: the last with the caller's, which the first has in turn put on `locked`.
+            return Prefix(node, pages)
+        self._hold(last_known, locks=1)
         self._hold(locked, locks=-1)
         return Prefix(node, _pages(found))
 
@@ -272,14 +277,17 @@ class RadixTree:
             else:
                 self.evictable_pages += sign
 
-    def _enter(self, node: Node) -> None:
+    def _add(self, parent: Node, key: bytes, page: int) -> Node:
+        """Adds a page, locked, behind one that is locked."""
+        node = parent.children[key] = Node(parent, key, page)
+        node.locks = 1
         self.num_pages += 1
         self.stored_pages += 1
-        self._count(node, 1)
         if node.is_detached:
             self.detached.add(node)
         else:
             self._changes.note(node, is_cached=True)
+        return node
 
     def _settle(self, node: Node) -> None:
         """Does what is due with a node if nobody holds it: it may be evicted, it is given up, or its tenant is forgotten."""

@@ -11,7 +11,7 @@ from compute_svc.kv.page_table import PageTable
 from compute_svc.kv.radix_node import Node, Tokens, locks_of
 from compute_svc.kv.radix_tree import RadixTree
 from compute_svc.scheduler.base import RequestState, SchedulerConfig
-from compute_svc.scheduler.batch_slots import BatchSlots
+from compute_svc.scheduler.batch_slots import BatchSlots, Rows
 from triserve.rpc.errors import Overloaded
 
 
@@ -109,6 +109,19 @@ class KvMemory:
         table.append(self._allocate(state, 1))
         return True
 
+    def grow_all(self, rows: Rows) -> bool:
+        """Gives each of some running requests, by batch slot, a page more.
+
+        Returns:
+            False if there are not so many; then nobody has got one.
+        """
+        if rows.size > self.num_available:
+            return False
+        self._evict_for(rows.size)
+        self.tables.entries[rows, self.tables.lengths[rows]] = self.pool.allocate(rows.size)
+        self.tables.lengths[rows] += 1
+        return True
+
     def keep_computed(self, state: RequestState) -> None:
         """Hands whole computed pages to the prefix cache, so that others can share them from now on.
 
@@ -124,9 +137,8 @@ class KvMemory:
         longer = self.tree.insert(prefix, state.tokens[first * self._page_size : end * self._page_size], own)
         table.share(longer.pages)
         state.prefix = longer.node
-        duplicates = own[own != longer.pages]
-        if duplicates.size:
-            self.pool.release(duplicates)
+        if longer.pages is not own:
+            self.pool.release(own[own != longer.pages])
             self.num_returns += 1
 
     def slide(self, state: RequestState) -> None:
@@ -226,10 +238,13 @@ class KvMemory:
 
     def _allocate(self, state: RequestState, count: int) -> Pages:
         """Takes pages for a request; so many are available."""
+        self._evict_for(count)
+        return self.pool.allocate(count)
+
+    def _evict_for(self, count: int) -> None:
         shortage = count - self.pool.num_free
         if shortage > 0:
             self.pool.release(self.tree.evict(shortage))
-        return self.pool.allocate(count)
 
     def _unlock(self, node: Node) -> None:
         self.pool.release(self.tree.unlock(node))

@@ -14,6 +14,7 @@ import numpy as np
 
 from compute_svc.kv.page_pool import PagePool, Pages
 from compute_svc.scheduler.base import RequestState, SchedulerConfig
+from compute_svc.scheduler.batch_slots import Rows
 from compute_svc.scheduler.kv_memory import KvMemory
 
 # Room for an answer displaces the prefix cache only until one in so many of the pages that no running request owns is free. In a full
@@ -74,6 +75,10 @@ class PredictedMemory(KvMemory):
     def room(self, state: RequestState) -> Pages:
         """Pages reserved for a request, in the order in which it will get them."""
         return self._rooms.get(state.arrival, _NO_PAGES)
+
+    def grow_all(self, rows: Rows) -> bool:
+        """Never: each has room of its own."""
+        return not rows.size
 
     def leave(self, state: RequestState, *, num_trusted: int | None = None) -> None:
         """As without a reservation."""

@@ -260,22 +260,17 @@ class Scheduler:
             self._order = _slots_of(self._running)
         rows, prefilling = slots.split(self._order)
         prompts = [slots.states[slot] for slot in prefilling.tolist()]
-        is_full = slots.kv_lengths(rows) >= self.memory.tables.lengths[rows] * self.config.page_size_tokens
-        # Growing may preempt: always from the end of the order, at worst the request itself, never one that has grown before.
-        for slot in rows[is_full].tolist():
-            state = slots.states[slot]
-            if state is not None:
-                self._grow(state, now)
+        full = rows[slots.kv_lengths(rows) >= self.memory.tables.lengths[rows] * self.config.page_size_tokens]
+        if not self.memory.grow_all(full):
+            # Growing may preempt: always from the end of the order, at worst the request itself, never one that has grown before.
+            for state in [slots.states[slot] for slot in full.tolist()]:
+                while state is not None and state.phase is Phase.RUNNING and not self.memory.grow(state):
+                    self._preempt_last(now)
         decodes = [slots.states[slot] for slot in rows.tolist()]
         if self._order is None:
             rows = rows[[state is not None for state in decodes]]
-        plan.rows = rows
-        plan.decodes = [state for state in decodes if state is not None]
+        plan.rows, plan.decodes = rows, [state for state in decodes if state is not None]
         return [state for state in prompts if state is not None]
-
-    def _grow(self, state: RequestState, now: float) -> None:
-        while state.phase is Phase.RUNNING and not self.memory.grow(state):
-            self._preempt_last(now)
 
     def _preempt_last(self, now: float) -> None:
         state = self._running.pop()
