@@ -50,7 +50,7 @@ IDS = tokenizer_pb2.SamplingIds(
 
 @settings(max_examples=300, deadline=None)
 @given(WISHES)
-@example({name: 1e-50 for name in ("top_p", "typical_p", "top_n_sigma", "xtc_threshold", "repetition_penalty", "xtc_probability")})
+@example(dict.fromkeys(("top_p", "typical_p", "top_n_sigma", "xtc_threshold", "repetition_penalty", "xtc_probability"), 1e-50))
 def test_what_the_gateway_accepts_the_stages_accept(wishes: dict[str, Any]) -> None:
     try:
         params = resolve_sampling(Wishes(**wishes), MODEL, Limits(), IDS)
