@@ -39,6 +39,7 @@ class Changes:
         self._repeats = sampling.repetition_penalty != 1
         self._counts_answer = self._repeats or sampling.presence_penalty != 0 or sampling.frequency_penalty != 0
         self._keeps_tokens = sampling.dry_multiplier != 0 or any(len(word) > 1 for word in sampling.bad_words)
+        self._follows = self._counts_answer or self._keeps_tokens
         self._prompt = np.array(sorted(set(prompt_token_ids)) if self._repeats else (), np.intp)
         self._answer: Counter[int] = Counter()
         # Prompt and answer, where their order matters.
@@ -52,6 +53,8 @@ class Changes:
 
     def count(self, token: int) -> None:
         """The answer goes on with a token."""
+        if not self._follows:
+            return
         if self._counts_answer:
             self._answer[token] += 1
         if self._keeps_tokens:
@@ -73,6 +76,11 @@ class Changes:
             changed = changed.copy() if changed is logits else changed
             changed[banned] = -np.inf
         return changed
+
+    def banning_fields(self, position: int) -> list[str]:
+        """The request's fields that ban tokens at a position."""
+        fields = [name for name in ("allowed_token_ids", "banned_token_ids", "bad_words") if getattr(self._sampling, name)]
+        return [*fields, "min_tokens"] if position < self._min_tokens and len(self._stop_ids) else fields
 
     def _change(self, logits: NDArray[np.float32]) -> NDArray[np.float32]:
         """Penalties and bias."""

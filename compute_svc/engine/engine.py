@@ -8,7 +8,7 @@ from typing import Protocol
 
 import torch
 
-from compute_svc.drawing.drawer import RowStatus
+from compute_svc.drawing import RowStatus
 from compute_svc.engine.batch_builder import BatchBuilder
 from compute_svc.engine.step_drawing import DrawConfig, DrawnRow, RowsWriter, StepDrawing
 from compute_svc.kv.page_store import KvPageStore

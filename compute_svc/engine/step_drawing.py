@@ -10,7 +10,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from compute_svc.drawing.drawer import Drawer, RequestDraw, RowLogprobs, RowStatus, RowToDraw
+from compute_svc.drawing import Drawer, RequestDraw, RowLogprobs, RowStatus, RowToDraw
 from compute_svc.kernels.host_copy import rows_of
 from compute_svc.scheduler.base import RequestState
 from compute_svc.wire.request import Request
