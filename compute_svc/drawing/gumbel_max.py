@@ -11,7 +11,8 @@ from compute_svc.drawing.arithmetic import exp_, log_
 from compute_svc.drawing.ranking import filter_ranked, head, is_typical, scores, sigma_floor, whole
 from compute_svc.drawing.rows import RowNumbers, Survivors
 
-FIRST_BLOCKS = 32
+# torch finds one more of 3,072 several times faster than two more.
+FIRST_BLOCKS = 47
 # Sums are compared with bounds that logarithms of other numbers went into, each rounded on its own.
 _SLACK = 1e-12
 _NONE = 1 << 31  # above every id
@@ -69,15 +70,15 @@ def _largest_sums(
     top = bounds.topk(min(num_blocks + 1, num), dim=1)
     chosen = top.indices[:, :num_blocks]
     ids, values = blocks.gather(logits, chosen)
-    sums = noise.of_blocks(numbers.streams, chosen, least.gather(1, chosen))
-    values_score = scores(values, numbers.temperature[:, :, None])
-    sums = values_score - log_(sums)
-    gone = _gone(values.view(rows, -1), ids.view(rows, -1), values_score.view(rows, -1), survivors, numbers)
-    sums = sums.view(rows, -1)
+    exponentials = noise.of_blocks(numbers.streams, chosen, least.gather(1, chosen)).view(rows, -1)
+    ids, values = ids.view(rows, -1), values.view(rows, -1)
+    values_score = scores(values, numbers.temperature)
+    sums = values_score - log_(exponentials)
+    gone = _gone(values, ids, values_score, survivors, numbers)
     if gone is not None:
         sums = sums.masked_fill_(gone, -torch.inf)
     largest = sums.amax(dim=1, keepdim=True)
-    tokens = torch.where(sums == largest, ids.view(rows, -1), _NONE).amin(dim=1, keepdim=True)
+    tokens = torch.where(sums == largest, ids, _NONE).amin(dim=1, keepdim=True)
     if num <= num_blocks:
         return tokens, torch.ones_like(largest, dtype=torch.bool)
     rest = top.values[:, num_blocks:]
