@@ -11,7 +11,7 @@ import torch
 
 from compute_svc.drawing import blocks
 from compute_svc.drawing.changes import RowToDraw, apply_changes
-from compute_svc.drawing.gumbel_max import FIRST_BLOCKS, choose
+from compute_svc.drawing.gumbel_max import FIRST_BLOCKS, FIRST_HEAD_BLOCKS, choose
 from compute_svc.drawing.history import History
 from compute_svc.drawing.logprobs import logprobs
 from compute_svc.drawing.noise import xtc_uniforms
@@ -22,7 +22,7 @@ from compute_svc.kernels.host_copy import read_once, rows_of
 # Rows of so many logits in all go through together, on a CPU for its cache, elsewhere for the memory of temporaries.
 _CPU_CELLS = 1 << 20
 _DEVICE_CELLS = 1 << 24
-# Of so many times more blocks is the noise computed where it was not enough.
+# So many times more blocks are looked at where it was not enough.
 _GROWTH = 8
 _IS_DRAWN = 1
 _IS_RANKED = 2
@@ -34,12 +34,12 @@ class _Effort(NamedTuple):
 
     Attributes:
         num_blocks: Of how many blocks to compute all noise.
-        whole_rows: Whether to rank the whole row.
-        whole_logprobs: The same for its log-probabilities.
+        head_blocks: How many blocks the head of its ranking is taken from.
+        whole_logprobs: Whether to rank the whole row for its log-probabilities.
     """
 
     num_blocks: int = FIRST_BLOCKS
-    whole_rows: bool = False
+    head_blocks: int = FIRST_HEAD_BLOCKS
     whole_logprobs: bool = False
 
 
@@ -49,7 +49,7 @@ class _Way(NamedTuple):
     changes: bool
     needs: Needs | None  # None = greedy
     num_blocks: int
-    whole_rows: bool
+    head_blocks: int
 
 
 class _Found(NamedTuple):
@@ -194,7 +194,7 @@ class Step:
             if needs is not None and self._logits.device.type != "cpu":
                 # There each operation costs the same for one row and for many: what needs no ranking is kept apart, no more.
                 needs = Needs(rank=needs.rank)
-            way = _Way(row.draw.changes_at(row.position), needs, effort.num_blocks, effort.whole_rows)
+            way = _Way(row.draw.changes_at(row.position), needs, effort.num_blocks, effort.head_blocks)
             ways.setdefault(way, []).append(place)
         return ways
 
@@ -214,7 +214,7 @@ class Step:
             tokens, best = greedy(logits)
             flags = torch.full_like(tokens, _DECIDED)
         else:
-            choice = choose(logits, self._numbers(places, rows), min(way.num_blocks, self._num_blocks), whole_rows=way.whole_rows)
+            choice = choose(logits, self._numbers(places, rows), way.num_blocks, way.head_blocks)
             tokens, best = choice.tokens, choice.best
             flags = choice.is_drawn * _IS_DRAWN + choice.is_ranked * _IS_RANKED
         return tokens, best if raw_best is None else raw_best, best, flags
@@ -261,7 +261,7 @@ class Step:
         is_drawn, is_ranked = bool(flags & _IS_DRAWN), bool(flags & _IS_RANKED)
         self._efforts[place] = closer = _Effort(
             effort.num_blocks if is_drawn or not is_ranked else min(effort.num_blocks * _GROWTH, self._num_blocks),
-            effort.whole_rows or not is_ranked,
+            effort.head_blocks if is_ranked else min(effort.head_blocks * _GROWTH, self._num_blocks),
             effort.whole_logprobs or not is_reported,
         )
         return closer != effort
