@@ -17,6 +17,7 @@ FIRST_HEAD_BLOCKS = 256
 # Sums are compared with bounds that logarithms of other numbers went into, each rounded on its own.
 _SLACK = 1e-12
 _NONE = 1 << 31  # above every id
+_LARGEST = torch.finfo(torch.float64).max
 
 
 class Choice(NamedTuple):
@@ -83,7 +84,8 @@ def _largest_sums(
     if num <= num_blocks:
         return tokens, torch.ones_like(largest, dtype=torch.bool)
     rest = top.values[:, num_blocks:]
-    return tokens, (largest - (largest.abs() + 64.0) * _SLACK > rest) | ((rest == -torch.inf) & (largest > -torch.inf))
+    # Where no other block has any chance, nothing times anything infinite is compared.
+    return tokens, (largest > rest + rest.abs().add_(64.0).mul_(_SLACK).clamp_(max=_LARGEST)) & (largest > -torch.inf)
 
 
 def _hopeless_blocks(maxima: torch.Tensor, best: torch.Tensor, survivors: Survivors, numbers: RowNumbers) -> torch.Tensor | None:

@@ -33,8 +33,10 @@ class Streams(NamedTuple):
 
 def key_words(seeds: npt.NDArray[np.uint64]) -> npt.NDArray[np.int64]:
     """[2, rows]: the halves of seeds, the low one first, as `Streams` has them."""
-    upper = np.uint64(0xFFFFFFFF00000000)
-    return np.stack((seeds << np.uint64(32), seeds & upper)).view(np.int64)
+    halves = np.empty((2, seeds.size), dtype=np.uint64)
+    np.left_shift(seeds, np.uint64(32), out=halves[0])
+    np.bitwise_and(seeds, np.uint64(0xFFFFFFFF00000000), out=halves[1])
+    return halves.view(np.int64)
 
 
 def smallest(streams: Streams, num_blocks: int) -> torch.Tensor:
