@@ -72,15 +72,9 @@ def of_blocks(keys: Words, positions: Words, blocks: npt.NDArray[np.int64], leas
     state[0] |= positions[:, :, None]
     state[1] = _THIRDS
     words = philox(state.reshape(2, rows, 5 * num), keys).reshape(2, rows, 5, num, 2)
-<<<<<<< HEAD
-    each_row, each = np.ogrid[:rows, :num]
-    lane = words[(blocks >> 1) & 1, each_row, 0, each, 1 - (blocks & 1)] >> np.uint32(28)
-    beyond = np.empty((rows, num, 4, 2, 2))
-=======
     each_row, each = _counts(rows)[:, None], _counts(num)
     lane = words[(blocks >> 1) & 1, each_row, 0, each, 1 - (blocks & 1)] >> np.uint32(28)
     beyond: Numbers = np.empty((rows, num, 4, 2, 2))
->>>>>>> w-dev
     beyond[...] = words[:, :, 1:, :, ::-1].transpose(1, 3, 2, 0, 4)
     exponentials = _exponentials(beyond, -1.0).reshape(rows, num, 16)
     exponentials[each_row, each, lane] = 0.0
@@ -92,19 +86,11 @@ def xtc_uniforms(keys: Words, positions: Words) -> Numbers:
     """[rows]: the number that decides whether XTC acts."""
     # The only counter whose last word is not 0.
     words = philox(np.stack((positions, np.ones_like(positions))), keys)
-<<<<<<< HEAD
-    uniforms: Numbers = (words[0, :, 0, 1] + 0.5) * _SCALE
-=======
     uniforms: Numbers = (words[0, :, 0, 1].astype(np.float64) + 0.5) * _SCALE
->>>>>>> w-dev
     return uniforms
 
 
 @cache
-<<<<<<< HEAD
-def _upper_counts(num: int) -> Words:
-    """0, 1, ... num - 1 in the upper halves."""
-=======
 def _counts(num: int) -> npt.NDArray[np.int64]:
     """0, 1, ... num - 1."""
     return np.arange(num)
@@ -113,7 +99,6 @@ def _counts(num: int) -> npt.NDArray[np.int64]:
 @cache
 def _upper_counts(num: int) -> Words:
     """The same in the upper halves."""
->>>>>>> w-dev
     return np.arange(num, dtype=np.uint64) << _HALF
 
 
