@@ -31,7 +31,6 @@ ROOT = Path(__file__).parents[1]
 RESULTS = ROOT / "tests" / "bench" / "results" / "mutants.json"
 # Each pure module, and the tests that answer for it.
 MODULES = {
-    "compute_svc/engine/draw_rule.py": ["tests/unit/compute_svc/engine/test_candidates.py", "tests/unit/compute_svc/engine/test_engine.py"],
     "compute_svc/engine/engine.py": ["tests/unit/compute_svc/engine"],
     "compute_svc/kv/page_pool.py": ["tests/unit/compute_svc/kv"],
     "compute_svc/kv/page_table.py": ["tests/unit/compute_svc/kv"],
@@ -49,9 +48,10 @@ MODULES = {
     "gateway/flow/resolve.py": ["tests/unit/gateway/flow"],
     "gateway/http/openai_answer.py": ["tests/unit/gateway/http", "tests/integration/test_gateway_openai.py"],
     "prompt_cache/redis_store.py": ["tests/unit/prompt_cache", "tests/integration/test_prompt_cache.py"],
+    "sampler_svc/changes.py": ["tests/unit/sampler_svc"],
     "sampler_svc/detokenizer.py": ["tests/unit/sampler_svc"],
-    "sampler_svc/drawing.py": ["tests/unit/sampler_svc"],
-    "sampler_svc/penalties.py": ["tests/unit/sampler_svc"],
+    "sampler_svc/draw.py": ["tests/unit/sampler_svc"],
+    "sampler_svc/session.py": ["tests/unit/sampler_svc"],
     "sampler_svc/stop_matcher.py": ["tests/unit/sampler_svc"],
     "tokenizer_svc/chat_encoder.py": ["tests/unit/tokenizer_svc"],
     "tokenizer_svc/lanes.py": ["tests/unit/tokenizer_svc"],

@@ -9,6 +9,7 @@ import torch
 from compute_svc.engine.engine import Engine
 from compute_svc.engine.first_pass import require_finite_logits
 from compute_svc.engine.number_format import NumberFormat, choose_format, require_room
+from compute_svc.engine.step_drawing import DrawConfig, DrawPlace
 from compute_svc.kernels.cpu_features import multiplies_bfloat16
 from compute_svc.kernels.kv_chunks import CHUNK_TOKENS
 from compute_svc.kv.page_store import KvPageStore
@@ -75,6 +76,7 @@ def load_engine(settings: Settings) -> Engine:
         policy=make_policy(settings.policy),
         predictor=WindowedLengthPredictor(),
         make_memory=_MEMORIES[settings.kv_reservation],
+        drawing=DrawConfig(DrawPlace[settings.draw.upper()], settings.audited_share),
     )
 
 

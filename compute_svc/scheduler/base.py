@@ -116,7 +116,7 @@ class RequestState:
     The first `num_given` were known at the start.
     The first `num_found_pages` of its pages were in the prefix cache whenever it was admitted: the others it has computed itself.
     The whole answer is expected to have `predicted_tokens`; it may turn out shorter or longer. `rank` is its policy's: lower is sooner.
-    `rule` is the engine's, which draws; no scheduler looks at it.
+    `draw` is the engine's; no scheduler looks at it.
 
     While it runs, `numbers` and `recent` are views of what `BatchSlots` holds of all running requests: a column, and a row.
 
@@ -144,6 +144,7 @@ class RequestState:
         "admitted_at",
         "arrival",
         "cached_tokens",
+        "draw",
         "is_sliding",
         "num_found_pages",
         "num_given",
@@ -155,7 +156,6 @@ class RequestState:
         "rank",
         "recent",
         "request",
-        "rule",
         "table",
     )
 
@@ -182,7 +182,7 @@ class RequestState:
         self.preemptions = 0
         self.predicted_tokens = request.max_tokens
         self.rank: tuple[float, int] = (0.0, arrival)
-        self.rule: object = None
+        self.draw: object = None
         self.admitted_at: float | None = None
         self.is_sliding = False
         self.table: PageTable | None = None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -93,10 +94,35 @@ class Sampling:
         sampling.check(logits_width)
         return sampling
 
+    def write(self) -> common_pb2.SamplingParams:
+        """The message that `read` reads: fields with their default are not set."""
+        fields: dict[str, Any] = {}
+        for field in dataclasses.fields(self):
+            value = getattr(self, field.name)
+            if value != field.default:
+                fields[field.name] = value
+        if self.bad_words:
+            fields["bad_words"] = [common_pb2.TokenSequence(token_ids=word) for word in self.bad_words]
+        return common_pb2.SamplingParams(**fields)
+
     @property
     def greedy(self) -> bool:
         """Whether the likeliest token is the only one that can be drawn."""
         return self.temperature == 0 or self.top_k == 1
+
+    @property
+    def changes_logits(self) -> bool:
+        """Whether logits are changed, or ids banned, before anything is drawn."""
+        return bool(
+            self.repetition_penalty != 1
+            or self.presence_penalty
+            or self.frequency_penalty
+            or self.dry_multiplier
+            or self.logit_bias_ids
+            or self.allowed_token_ids
+            or self.banned_token_ids
+            or self.bad_words
+        )
 
     def check(self, logits_width: int) -> None:
         """Holds every field against its limit.

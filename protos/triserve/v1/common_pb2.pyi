@@ -107,8 +107,8 @@ class SamplingParams(_message.Message):
 
      1. Changes. Of tokens seen in prompt or answer, logits above 0 are divided by repetition_penalty and others multiplied; then presence_penalty
         and frequency_penalty times the number of occurrences are subtracted for tokens of the answer, then the DRY penalty, then the bias is
-        added. The result is rounded to float32. What is banned (not allowed, banned, the end of a bad word that the tokens so far
-        complete, stop ids before min_tokens) becomes -inf.
+        added. The result is rounded to float32, to the largest or least finite number where it lies beyond; -inf stays. What is banned
+        (not allowed, banned, the end of a bad word that the tokens so far complete, stop ids before min_tokens) becomes -inf.
      2. Greedy, temperature 0 or top_k 1: the largest logit, the lowest id among equals; nothing below applies.
      3. Scores are logits / temperature. Ids are ranked by falling logit, then by rising id.
      4. Filters, each over what the one before has left, with probabilities that sum to 1 over that:

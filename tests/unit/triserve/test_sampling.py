@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
 from typing import Any
 
 import pytest
 
+from triserve.rpc import limits
 from triserve.rpc.errors import InvalidRequest
 from triserve.rpc.sampling import Sampling, Stopping, check_ids
+from triserve.v1 import common_pb2
 
 WIDTH = 100
 
@@ -88,3 +91,106 @@ def test_ids_are_below_the_logits_width() -> None:
     check_ids("ids", [0], 1)
     with pytest.raises(InvalidRequest, match="ids has id 1, the limit is 0"):
         check_ids("ids", [0, 1], 1)
+
+
+OTHER_VALUES: dict[str, Any] = {"float": 0.25, "float | None": 0.25, "int": 3, "int | None": 3, "tuple[int, ...]": (1, 2)}
+
+
+@pytest.mark.parametrize("field", dataclasses.fields(Sampling), ids=lambda field: field.name)
+def test_every_parameter_travels(field: dataclasses.Field[Any]) -> None:
+    values: Any = OTHER_VALUES | {"tuple[float, ...]": (0.5, -0.5), "tuple[tuple[int, ...], ...]": ((1,), (2, 3))}
+    changes: dict[str, Any] = {"seed": 1, field.name: values[str(field.type)]}
+    # Each has one entry for each of the other.
+    if field.name.startswith("logit_bias"):
+        changes |= {"logit_bias_ids": (1, 2), "logit_bias_values": (0.5, -0.5)}
+    if field.name == "dry_base":
+        changes["dry_base"] = 2.0
+    sampling = Sampling(**changes)
+    assert sampling != Sampling(seed=None if field.name == "seed" else 1)
+    message = common_pb2.SamplingParams.FromString(sampling.write().SerializeToString())
+    assert Sampling.read(message, WIDTH) == sampling
+
+
+def test_a_parameter_that_means_nothing_is_not_sent() -> None:
+    assert Sampling(temperature=1.0, top_p=1.0).write() == common_pb2.SamplingParams()
+    assert Sampling.read(common_pb2.SamplingParams(seed=1), WIDTH) == Sampling(seed=1)
+
+
+def test_every_parameter_of_the_contract_is_known() -> None:
+    assert set(common_pb2.SamplingParams.DESCRIPTOR.fields_by_name) == {field.name for field in dataclasses.fields(Sampling)}
+
+
+LISTS = {
+    "logit_bias_ids": limits.MAX_LOGIT_BIAS,
+    "dry_breaker_ids": limits.MAX_LISTED_TOKEN_IDS,
+    "allowed_token_ids": limits.MAX_LISTED_TOKEN_IDS,
+    "banned_token_ids": limits.MAX_LISTED_TOKEN_IDS,
+}
+
+
+@pytest.mark.parametrize(("field", "most"), LISTS.items())
+def test_a_list_has_a_limit(field: str, most: int) -> None:
+    fields: dict[str, Any] = {field: [1] * (most + 1)}
+    with pytest.raises(InvalidRequest, match=f"{field} has {most + 1} entries, the limit is {most}"):
+        Sampling.read(common_pb2.SamplingParams(seed=1, **fields), WIDTH)
+
+
+@pytest.mark.parametrize("field", ["dry_breaker_ids", "allowed_token_ids", "banned_token_ids"])
+def test_a_listed_id_has_a_logit(field: str) -> None:
+    fields: dict[str, Any] = {field: [WIDTH]}
+    with pytest.raises(InvalidRequest, match=f"{field} has id {WIDTH}, the limit is {WIDTH - 1}"):
+        Sampling.read(common_pb2.SamplingParams(seed=1, **fields), WIDTH)
+
+
+@pytest.mark.parametrize(
+    ("words", "complaint"),
+    [
+        ([[]], "a sequence of 0 ids, the limits are 1 and 64"),
+        ([[1] * 65], "a sequence of 65 ids, the limits are 1 and 64"),
+        ([[1], [2, WIDTH]], f"id {WIDTH}, the limit is {WIDTH - 1}"),
+        ([[1]] * 1025, "1025 entries, the limit is 1024"),
+    ],
+)
+def test_bad_words_have_limits(words: list[list[int]], complaint: str) -> None:
+    message = common_pb2.SamplingParams(seed=1, bad_words=[common_pb2.TokenSequence(token_ids=word) for word in words])
+    with pytest.raises(InvalidRequest, match=f"bad_words has {complaint}"):
+        Sampling.read(message, WIDTH)
+
+
+@pytest.mark.parametrize(
+    ("fields", "field"),
+    [
+        ({"typical_p": 0.0}, "typical_p"),
+        ({"top_n_sigma": 0.0}, "top_n_sigma"),
+        ({"top_n_sigma": math.nan}, "top_n_sigma"),
+        ({"xtc_probability": 1.5}, "xtc_probability"),
+        ({"xtc_threshold": 0.0}, "xtc_threshold"),
+        ({"dry_multiplier": -1.0}, "dry_multiplier"),
+        ({"dry_base": 0.5}, "dry_base"),
+        ({"dry_allowed_length": 0}, "dry_allowed_length"),
+        ({"dry_allowed_length": 65}, "dry_allowed_length"),
+    ],
+)
+def test_the_filters_have_ranges(fields: dict[str, Any], field: str) -> None:
+    with pytest.raises(InvalidRequest) as refusal:
+        Sampling(seed=1, **fields).check(WIDTH)
+    assert refusal.value.field == field
+
+
+CHANGING: dict[str, Any] = {
+    "repetition_penalty": 1.5,
+    "presence_penalty": 0.5,
+    "frequency_penalty": -0.5,
+    "dry_multiplier": 0.5,
+    "logit_bias_ids": (1,),
+    "allowed_token_ids": (1,),
+    "banned_token_ids": (1,),
+    "bad_words": ((1,),),
+}
+
+
+@pytest.mark.parametrize(("field", "value"), CHANGING.items())
+def test_what_changes_logits_is_known_to(field: str, value: Any) -> None:
+    fields: dict[str, Any] = {field: value}
+    assert Sampling(**fields).changes_logits
+    assert not Sampling().changes_logits

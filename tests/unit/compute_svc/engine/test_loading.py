@@ -108,9 +108,9 @@ def test_the_streaming_window_of_the_settings_is_what_the_engine_serves_under(
     with caplog.at_level(logging.INFO):
         engine = load_engine(Settings())
     engine.submit(Request(0, "", prompt, np.empty(0, np.int64), 20, 0.0))
-    answer: list[int | None] = []
+    answer: list[int] = []
     while (output := engine.step(0.0)) is not None:
-        answer += [] if output.rows is None else output.rows.tokens
+        answer += [] if output.rows is None else output.rows.tokens.tolist()
 
     narrow, plain = (
         greedy(

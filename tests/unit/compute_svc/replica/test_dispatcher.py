@@ -30,7 +30,7 @@ class FakeEngine:
 
     submitted: list[Request] = field(default_factory=list)
     released: list[int] = field(default_factory=list)
-    drawn: list[tuple[int, int, int]] = field(default_factory=list)
+    drawn: list[Verdict] = field(default_factory=list)
     pauses: list[tuple[list[int], bool]] = field(default_factory=list)
 
     def submit(self, request: Request) -> None:
@@ -41,9 +41,9 @@ class FakeEngine:
         """Remembers it."""
         self.released.append(number)
 
-    def verdicts(self, numbers: Sequence[int], positions: Sequence[int], tokens: Sequence[int]) -> None:
+    def verdicts(self, verdicts: Sequence[Verdict]) -> None:
         """Remembers them."""
-        self.drawn.extend(zip(numbers, positions, tokens, strict=True))
+        self.drawn.extend(verdicts)
 
     def pause(self, numbers: Sequence[int], *, paused: bool) -> None:
         """Remembers it."""
@@ -177,7 +177,8 @@ class Desk:
 
 def rows_of(*numbers: int) -> Rows:
     count = len(numbers)
-    return Rows(list(numbers), [0] * count, [3] * count, [0] * count, [0.0] * count, np.empty(0, np.uint32), np.empty(0, np.float32))
+    positions, counts, tokens = (np.full(count, value, np.uint32) for value in (0, 1, 3))
+    return Rows(np.array(numbers, np.uint64), positions, counts, tokens, [], [])
 
 
 async def test_a_request_that_its_sampler_ends_is_released_and_ends_when_its_pages_are_free() -> None:
@@ -233,8 +234,8 @@ async def test_a_gateway_that_is_gone_is_told_nothing_and_takes_its_requests_wit
 async def test_verdicts_and_parcels_go_where_they_belong() -> None:
     desk = Desk()
     number = desk.admit(1)
-    desk.answer(verdicts=[Verdict(number, 0, 5)], parcels=[Parcel(desk.gateway.number, b"text")])
-    assert desk.engine.drawn == [(number, 0, 5)]
+    desk.answer(verdicts=[Verdict(number, 0, [5])], parcels=[Parcel(desk.gateway.number, b"text")])
+    assert desk.engine.drawn == [Verdict(number, 0, [5])]
     assert list((await desk.told()).parcels) == [b"text"]
 
 

@@ -18,13 +18,14 @@ Response = sampler_pb2.SampleResponse
 
 
 def send(ledger: SamplerLedger, *rows: tuple[int, int, bool]) -> None:
-    """Sends a frame of rows: request, position, and whether it is a row of candidates."""
+    """Sends a frame of rows: request, position, and whether the sampler is to draw it."""
     ledger.note_sent(
         sampler_pb2.SampleRequest(
             frame=ledger.sent + 1,
             request=[number for number, _, _ in rows],
             position=[position for _, position, _ in rows],
-            kind=[sampler_pb2.ROW_KIND_CANDIDATES if undrawn else sampler_pb2.ROW_KIND_DRAWN for _, _, undrawn in rows],
+            num_tokens=[0 if undrawn else 1 for _, _, undrawn in rows],
+            token=[3 for _, _, undrawn in rows if not undrawn],
         )
     )
 
@@ -73,7 +74,7 @@ def test_an_answer_that_fits_is_passed_on_whole() -> None:
     response = Response(frame=1, request=[1], position=[0], token=[3], finished=[2])
     response.parcels.add(gateway=1, delta_frame=parcel)
     answer = ledger.read(response)
-    assert answer.verdicts == [Verdict(1, 0, 3)]
+    assert answer.verdicts == [Verdict(1, 0, [3])]
     assert [(one.gateway, one.content) for one in answer.parcels] == [(1, parcel)]
     assert (answer.finished, answer.failed, answer.silent) == ([2], [], [])
     assert list(ledger.requests) == [1]
@@ -86,6 +87,10 @@ MALFORMED: dict[str, Response] = {
     "positions missing": Response(frame=1, request=[1], token=[3]),
     "tokens missing": Response(frame=1, request=[1], position=[0]),
     "tokens too many": Response(frame=1, request=[1], position=[0], token=[3, 3]),
+    "more tokens than counted by a verdict": Response(frame=1, request=[1], position=[0], num_tokens=[1], token=[3, 3]),
+    "two tokens for one row": Response(frame=1, request=[1], position=[0], num_tokens=[2], token=[3, 3]),
+    "no token for a row": Response(frame=1, request=[1], position=[0], num_tokens=[0]),
+    "counts missing": Response(frame=1, request=[1], position=[0], num_tokens=[1, 1], token=[3, 3]),
     "requests missing": Response(frame=1, position=[0], token=[3]),
     "the same verdict twice": Response(frame=1, request=[1, 1], position=[0, 0], token=[3, 3]),
     "another position": Response(frame=1, request=[1], position=[1], token=[3]),
@@ -126,7 +131,7 @@ def test_an_answer_that_does_not_fit_is_refused_and_changes_nothing(response: Re
     with pytest.raises(MalformedMessage):
         ledger.read(response)
     good = ledger.read(Response(frame=1, request=[1], position=[0], token=[3], finished=[2]))
-    assert (good.verdicts, good.finished) == ([Verdict(1, 0, 3)], [2])
+    assert (good.verdicts, good.finished) == ([Verdict(1, 0, [3])], [2])
 
 
 def test_an_answer_may_not_run_ahead_of_its_frame() -> None:
@@ -141,7 +146,7 @@ def test_an_answer_may_not_run_ahead_of_its_frame() -> None:
 
 @pytest.mark.parametrize("limit", [WIDTH - 1, 0])
 def test_the_last_token_that_has_a_logit_is_taken(limit: int) -> None:
-    assert asked().read(Response(frame=1, request=[1], position=[0], token=[limit])).verdicts == [Verdict(1, 0, limit)]
+    assert asked().read(Response(frame=1, request=[1], position=[0], token=[limit])).verdicts == [Verdict(1, 0, [limit])]
 
 
 def test_a_row_without_a_verdict_is_told_once() -> None:
@@ -161,7 +166,7 @@ def test_several_frames_answered_at_once_settle_all_their_rows() -> None:
     send(ledger, (2, 1, True))
     send(ledger)
     answer = ledger.read(Response(frame=3, request=[2], position=[1], token=[4]))
-    assert (answer.verdicts, answer.silent) == ([Verdict(2, 1, 4)], [1])
+    assert (answer.verdicts, answer.silent) == ([Verdict(2, 1, [4])], [1])
 
 
 def test_a_last_row_that_ends_nothing_is_told() -> None:
@@ -246,7 +251,7 @@ def _left_over(ledger: SamplerLedger, keep: Sequence[int]) -> list[object]:
         number for name in ("_leaving", "_opened_in", "_owed", "_last_rows") for number in state[name] if number not in keep
     ]
     rest += [number for requests in state["_by_text"].values() for number in requests.values() if number not in keep]
-    return [*rest, *state["_closes"], *state["_owed_order"], *state["_num_rows"]]
+    return [*rest, *state["_closes"], *state["_owed_order"], *state["_num_tokens"]]
 
 
 def test_nothing_is_remembered_of_requests_that_have_ended() -> None:
