@@ -99,9 +99,8 @@ class PageTable:
     @property
     def owned(self) -> Pages:
         """The pages the request owns, a copy."""
-        return self._entries[self.shared : self.length].copy()
+        return self.owned_to(self.length)
 
-    @property
-    def num_extents(self) -> int:
-        """In how many contiguous runs the pages lie."""
-        return int(np.count_nonzero(np.diff(self._entries[: self.length]) != 1)) + (self.length > 0)
+    def owned_to(self, end: int) -> Pages:
+        """Those of the first `end` pages that the request owns, a copy."""
+        return self._entries[self.shared : end].copy()

@@ -40,7 +40,7 @@ class Node:
         self.locks = 0
         self.pins = 0
         self.last_used = 0
-        self.is_detached = parent is not None and parent.is_detached
+        self.is_detached: bool = parent is not None and parent.is_detached
         self._hash = None if parent is not None else tenant_hash(key.decode())
 
     @property

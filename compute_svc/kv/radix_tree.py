@@ -30,9 +30,9 @@ class RadixTree:
     """Finds and keeps computed prefixes, page by page and tenant by tenant.
 
     Tokens themselves are compared, never a hash of them, and each tenant has a root of its own: a hit cannot be somebody else's.
-    Only whole pages enter, only after they are computed. Parts of pages are not shared: copying the page that agrees in part saved 7 tokens
-    of prefill a hit, 0 to 5 % of all prompt tokens (nothing where conversations go on, 1.3 to 1.6 % under shared system prompts, 5 % where
-    each prompt is asked for four times) and not one step.
+    Only whole pages enter, only after they are computed. A page that agrees in part is computed again: to copy it saved 8 to 12 tokens of
+    prefill a hit, nothing where conversations go on, 3 to 26 % of the prefill that is left under shared system prompts, but 0 to 3 % of all
+    tokens computed, and not one step.
 
     Args:
         page_size_tokens: Tokens of one page.

@@ -88,7 +88,7 @@ class Phase(Enum):
 
 
 # Drawn tokens of running requests are gathered in pieces of so many before they come to each request's own.
-RECENT_TOKENS = 16
+RECENT_TOKENS = 64
 
 
 class Number:
@@ -135,6 +135,8 @@ class RequestState:
     # All its tokens when the answer is as long as it may be, and when stop ids begin to count.
     end = Number()
     stops_from = Number()
+    number = Number()
+    prompt_tokens = Number()
 
     __slots__ = (
         "_num_written",
@@ -169,6 +171,8 @@ class RequestState:
         self._num_written = known
         self.recent: npt.NDArray[np.int64] = np.empty(RECENT_TOKENS, dtype=np.int64)
         self.numbers: npt.NDArray[np.int64] = np.zeros(len(Number.names), dtype=np.int64)
+        self.number = request.number
+        self.prompt_tokens = prompt
         self.num_tokens = self.prefill_end = self.num_given = known
         self.last_token = int(self._tokens[known - 1])
         self.end = prompt + request.max_tokens

@@ -25,6 +25,7 @@ class BatchSlots:
     Attributes:
         states: The request of each slot; None = it is free.
         tables: Their page tables.
+        num_tokens, num_computed, dropped_tokens, prefill_end, last_token, number, prompt_tokens: [slots] int64 each, see `RequestState`.
     """
 
     def __init__(self, num_slots: int, num_pages: int) -> None:
@@ -34,7 +35,7 @@ class BatchSlots:
         self._numbers = np.zeros((len(Number.names), num_slots), dtype=np.int64)
         self._stops = np.full((num_slots, 1), _NO_TOKEN, dtype=np.int64)
         self.num_tokens, self.num_computed, self.dropped_tokens, self.prefill_end, self.last_token = self._numbers[:5]
-        self._awaiting, self._paused, self._end, self._stops_from = self._numbers[5:]
+        self._awaiting, self._paused, self._end, self._stops_from, self.number, self.prompt_tokens = self._numbers[5:]
 
     def enter(self, state: RequestState) -> PageTable:
         """Gives a request a slot, and a page table without pages."""

@@ -133,7 +133,7 @@ class KvMemory:
             end = min(end, self._window.chunk_tokens // self._page_size)
         if end <= first:
             return
-        own = table.owned[: end - first]
+        own = table.owned_to(end)
         longer = self.tree.insert(prefix, state.tokens[first * self._page_size : end * self._page_size], own)
         table.share(longer.pages)
         state.prefix = longer.node

@@ -24,6 +24,11 @@ _NOT_OWNED_PER_FREE = 8
 _NO_PAGES: Pages = np.empty(0, dtype=np.int64)
 
 
+def count_extents(pages: Pages) -> int:
+    """In how many contiguous runs pages lie, in their order."""
+    return int(np.count_nonzero(np.diff(pages) != 1)) + bool(pages.size)
+
+
 class MaximumMemory(KvMemory):
     """Gives a request the pages of its longest answer at once: what systems without paging did, here for comparison.
 

@@ -55,9 +55,6 @@ class Scheduler:
         self._policy.cached_tokens = self._count_cached
         self._predictor = predictor
         self._states: dict[int, RequestState] = {}
-        # Those that were never admitted.
-        self._waiting: dict[int, RequestState] = {}
-        self._preempted: dict[int, RequestState] = {}
         # Waiting and preempted ones that left the queue because the next step cannot have them.
         self._blocked: dict[int, RequestState] = {}
         # In the order of rank, and their batch slots; None = that is to be found again.
@@ -78,7 +75,7 @@ class Scheduler:
     @property
     def num_waiting(self) -> int:
         """Requests that wait for admission, preempted ones among them."""
-        return len(self._waiting) + len(self._preempted)
+        return len(self._states) - len(self._running)
 
     @property
     def next_deadline(self) -> float | None:
@@ -103,15 +100,14 @@ class Scheduler:
             Overloaded: The queue is full.
         """
         self._require_possible(request)
-        room = self.config.max_waiting_requests + self.config.max_running_requests - len(self._running)
-        if len(self._waiting) >= room:
-            raise Overloaded(f"{len(self._waiting)} requests are waiting, the limit is {self.config.max_waiting_requests}")
+        if len(self._states) >= self.config.max_waiting_requests + self.config.max_running_requests:
+            raise Overloaded(f"{self.num_waiting} requests are waiting, the limit is {self.config.max_waiting_requests}")
         assert request.number not in self._states, "a number is used once"
         self._arrivals += 1
         state = RequestState(request, self._arrivals)
         if self._predictor is not None:
             state.predicted_tokens = self._predictor.predict(request)
-        self._states[request.number] = self._waiting[request.number] = state
+        self._states[request.number] = state
         self._policy.enter(state, Enter.ARRIVED, request.submitted_at)
         if request.deadline is not None:
             heapq.heappush(self._deadlines, (request.deadline, request.number))
@@ -146,7 +142,6 @@ class Scheduler:
             self._stop(state, num_trusted)
         else:
             self._blocked.pop(number, None)
-            del (self._waiting if state.phase is Phase.WAITING else self._preempted)[number]
         state.phase = Phase.ENDED
         self._policy.leave(state, Leave.ENDED, self._now)
         return state
@@ -211,11 +206,13 @@ class Scheduler:
     def assert_consistent(self) -> None:
         """Checks ownership of all pages and that each request is in exactly one place."""
         self.memory.assert_owned_once(self._running)
-        places = [*self._waiting.values(), *self._running, *self._preempted.values()]
-        assert len(places) == len(self._states) and {id(state) for state in places} == {id(state) for state in self._states.values()}
+        running = {number: state for number, state in self._states.items() if state.phase is Phase.RUNNING}
+        assert running == {state.request.number: state for state in self._running} and len(running) == len(self._running), (
+            "who runs is listed"
+        )
         assert self._running == sorted(self._running, key=_RANK), "running requests are in the order of rank"
         assert self._order is None or self._order.tolist() == _slots_of(self._running).tolist(), "so are their slots"
-        assert self._blocked.items() <= (self._waiting | self._preempted).items(), "who is blocked is not running"
+        assert self._blocked.items() <= self._states.items() and not self._blocked.keys() & running.keys(), "who is blocked is not running"
         for state in self._running:
             assert state.table is not None and state.table.shared <= state.table.length
             assert state.kv_length <= state.table.length * self.config.page_size_tokens
@@ -278,7 +275,6 @@ class Scheduler:
         state.phase = Phase.PREEMPTED
         state.preemptions += 1
         self.num_preemptions += 1
-        self._preempted[state.request.number] = state
         self._policy.enter(state, Enter.PREEMPTED, now)
 
     def _plan_prefills(self, prefilling: list[RequestState], plan: Plan, now: float) -> None:
@@ -361,10 +357,7 @@ class Scheduler:
             self._refused = attempt
             return False
         self._policy.leave(state, Leave.ADMITTED, now)
-        if state.phase is Phase.PREEMPTED:
-            del self._preempted[state.request.number]
-        else:
-            del self._waiting[state.request.number]
+        if state.phase is Phase.WAITING:
             state.admitted_at = now
             state.cached_tokens = min(state.num_computed, state.request.prompt.size)
             self.num_cached_tokens += state.cached_tokens

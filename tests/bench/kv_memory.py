@@ -32,7 +32,7 @@ from compute_svc.kv.page_table import PageTable
 from compute_svc.scheduler.base import Plan, RequestState, SchedulerConfig
 from compute_svc.scheduler.kv_memory import KvMemory
 from compute_svc.scheduler.length_predictor import WindowedLengthPredictor
-from compute_svc.scheduler.reservation import MaximumMemory, PredictedMemory
+from compute_svc.scheduler.reservation import MaximumMemory, PredictedMemory, count_extents
 from compute_svc.scheduler.scheduler import Scheduler
 from compute_svc.wire.request import Request
 from gateway.cli.hardware import describe_hardware
@@ -144,7 +144,7 @@ class Run:
         pages = self._scheduler.memory.tables.entries[table.row, : table.length]
         stored = self._slots[pages].reshape(-1)[: state.num_computed]
         assert (stored == state.tokens[: state.num_computed]).all(), "a request's pages hold its own tokens"
-        self.tally.extents.append(table.num_extents)
+        self.tally.extents.append(count_extents(pages[: -(-state.num_computed // self._config.page_size_tokens)]))
         self.tally.expected_enough.append(state.position <= state.predicted_tokens)
         self._ended[number] = state.position
         del self._live[number]

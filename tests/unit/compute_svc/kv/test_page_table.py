@@ -52,16 +52,6 @@ def test_sharing_replaces_the_first_owned_pages() -> None:
     assert table.owned.tolist() == [4]
 
 
-@pytest.mark.parametrize(
-    ("pages", "extents"),
-    [([], 0), ([7], 1), ([7, 8, 9], 1), ([7, 9], 2), ([9, 8], 2), ([3, 4, 7, 8, 0], 3)],
-)
-def test_extents_are_contiguous_runs_in_order(pages: list[int], extents: int) -> None:
-    table = PageTables(1, 8).open()
-    table.append(np.array(pages, dtype=np.int64))
-    assert table.num_extents == extents
-
-
 def test_owned_pages_are_a_copy() -> None:
     table = PageTables(1, 6).open()
     table.append(np.array([3, 4]))

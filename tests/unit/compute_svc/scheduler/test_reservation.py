@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from compute_svc.scheduler.reservation import MaximumMemory, PredictedMemory
+from compute_svc.scheduler.reservation import MaximumMemory, PredictedMemory, count_extents
 from tests.fakes.kv_requests import admit, decode, kv_config, kv_request, lengths_of, table_of
 
 
@@ -16,7 +16,7 @@ def test_a_predicted_answer_lies_behind_its_prompt() -> None:
     assert memory.num_available == memory.pool.num_free == 14
     for _ in range(9):
         assert decode(memory, state)
-    assert (lengths_of(memory, state), table_of(state).num_extents) == ((4, 4), 1)
+    assert (lengths_of(memory, state), count_extents(memory.tables.entries[table_of(state).row, :4])) == ((4, 4), 1)
     memory.assert_owned_once([state])
 
 

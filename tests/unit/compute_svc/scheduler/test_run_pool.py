@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from compute_svc.kv.page_pool import Pages
-from compute_svc.scheduler.reservation import RunPool
+from compute_svc.scheduler.reservation import RunPool, count_extents
 
 
 def test_a_new_pool_gives_one_contiguous_run() -> None:
@@ -155,3 +155,11 @@ def test_any_sequence_of_operations_keeps_every_page_in_one_place(data: st.DataO
                 owned.append(moved)
         pool.assert_owned_once(owned)
         pool.assert_reserved(reserved)
+
+
+@pytest.mark.parametrize(
+    ("pages", "extents"),
+    [([], 0), ([7], 1), ([7, 8, 9], 1), ([7, 9], 2), ([9, 8], 2), ([3, 4, 7, 8, 0], 3)],
+)
+def test_extents_are_contiguous_runs_in_order(pages: list[int], extents: int) -> None:
+    assert count_extents(np.array(pages, dtype=np.int64)) == extents
