@@ -8,22 +8,23 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sampler_svc.changes import Changes
-from sampler_svc.noise import block_minima, block_of, exponentials, lane_of, xtc_uniform
+from sampler_svc.noise import LANE_STRIDE, LANES, block_minima, exponentials, xtc_uniform
 from triserve.rpc.sampling import Sampling
 
 
 class _Left(NamedTuple):
-    """Ids that can be drawn still. By rank, where a filter asks for it: by falling logit, then by rising id."""
+    """Ids that can be drawn still, rising."""
 
     ids: NDArray[np.intp]  # [left]
     logits: NDArray[np.float64]  # [left]
     scores: NDArray[np.float64]  # [left]
 
-    def of(self, kept: NDArray[np.bool_] | NDArray[np.intp] | slice) -> _Left:
+    def of(self, kept: NDArray[np.bool_] | NDArray[np.intp]) -> _Left:
+        """Some of them, by a mask or by rising places."""
         return _Left(self.ids[kept], self.logits[kept], self.scores[kept])
 
     def weights(self) -> NDArray[np.float64]:
-        """Probabilities times the same number: [left]."""
+        """exp(score - best score): probabilities, but for their sum. [left]."""
         weights: NDArray[np.float64] = np.exp(self.scores - self.scores.max())
         return weights
 
@@ -57,50 +58,62 @@ def _filter(logits: NDArray[np.float32], sampling: Sampling, position: int) -> _
     left = _Left(ids, of_ids, of_ids / sampling.temperature)
     if sampling.top_n_sigma is not None:
         left = left.of(left.logits >= left.logits.max() - sampling.top_n_sigma * left.logits.std())
-    xtc = sampling.xtc_probability > 0 and xtc_uniform(sampling.seed or 0, position) < sampling.xtc_probability
-    if sampling.top_k is not None or sampling.typical_p < 1 or sampling.top_p < 1 or xtc:
-        left = left.of(np.argsort(-left.logits, kind="stable"))
-    if sampling.top_k is not None:
-        left = left.of(slice(sampling.top_k))
+    if sampling.top_k is not None and sampling.top_k < len(left.ids):
+        left = left.of(_top_k(left, sampling.top_k))
     if sampling.typical_p < 1:
-        left = _keep_typical(left, sampling.typical_p)
+        left = left.of(_shortest_prefix(left, _surprise(left), sampling.typical_p))
     if sampling.top_p < 1:
-        left = left.of(_reaching(left.weights(), sampling.top_p))
+        left = left.of(_shortest_prefix(left, -left.logits, sampling.top_p))
     if sampling.min_p > 0:
         left = left.of(left.weights() >= sampling.min_p)
-    if xtc:
-        weights = left.weights()
-        above = int(np.count_nonzero(weights >= sampling.xtc_threshold * weights.sum()))
-        left = left.of(slice(max(0, above - 1), None))
+    if sampling.xtc_probability > 0 and xtc_uniform(sampling.seed or 0, position) < sampling.xtc_probability:
+        left = left.of(_without_top_choices(left, sampling.xtc_threshold))
     return left
 
 
-def _keep_typical(left: _Left, typical_p: float) -> _Left:
+def _top_k(left: _Left, top_k: int) -> NDArray[np.intp]:
+    least = np.partition(left.logits, -top_k)[-top_k]
+    at_least = np.flatnonzero(left.logits >= least)  # with all of its equals
+    return np.sort(at_least[np.argsort(-left.logits[at_least], kind="stable")][:top_k])
+
+
+def _surprise(left: _Left) -> NDArray[np.float64]:
+    """|-log p - entropy|: the entropy is the mean of -log p = log(sum of weights) - below, and the logarithm is in both."""
+    weights, below = left.weights(), left.scores - left.scores.max()
+    surprise: NDArray[np.float64] = np.abs((weights * below).sum() / weights.sum() - below)
+    return surprise
+
+
+def _shortest_prefix(left: _Left, key: NDArray[np.float64], share: float) -> NDArray[np.intp]:
+    """The first by rising key, then by rank, until their probabilities reach a share: rising places."""
     weights = left.weights()
-    # With s = score - best, -log p is log(sum) - s, and the entropy is its mean: the logarithm is in both.
-    below = left.scores - left.scores.max()
-    surprise = np.abs((weights * below).sum() / weights.sum() - below)
-    order = np.argsort(surprise, kind="stable")
-    kept = np.zeros(len(order), np.bool_)
-    kept[order[_reaching(weights[order], typical_p)]] = True
-    return left.of(kept)
+    total = weights.sum()
+    # The lighter ones have less than 1 - share together: the prefix ends at the latest where all others are in it.
+    heavy = weights >= (1 - share) / 2 * total / len(weights)
+    near = np.flatnonzero(key <= key[heavy].max())
+    order = near[np.lexsort((-left.logits[near], key[near]))]
+    count = int(np.searchsorted(np.cumsum(weights[order]), share * total)) + 1
+    return np.sort(order[:count])
 
 
-def _reaching(weights: NDArray[np.float64], share: float) -> slice:
-    """The shortest prefix that has this share of all weights."""
-    sums = np.cumsum(weights)
-    return slice(int(np.searchsorted(sums, share * sums[-1])) + 1)
+def _without_top_choices(left: _Left, threshold: float) -> NDArray[np.bool_]:
+    """All but those of at least this probability; of those the last by rank stays."""
+    weights = left.weights()
+    above = np.flatnonzero(weights >= threshold * weights.sum())
+    kept = np.ones(len(weights), np.bool_)
+    kept[above[np.argsort(-left.logits[above], kind="stable")][:-1]] = False
+    return kept
 
 
 def _draw(left: _Left, seed: int, position: int) -> int:
     """The id of the largest score - log(e), the lowest of equals."""
-    ids = left.ids.astype(np.uint64)
-    minima = block_minima(seed, position, int(ids.max()) + 1)
-    # No e is below its block's smallest, so no key is above this; and it is the key of the id that has the smallest.
-    bounds = left.scores - np.log(minima.exponential)[block_of(ids)]
-    known = bounds[minima.lane[block_of(ids)] == lane_of(ids)]
-    if len(known):
-        contenders = bounds >= known.max()
-        ids, left = ids[contenders], left.of(contenders)
-    keys = left.scores - np.log(exponentials(seed, position, ids, minima))
-    return int(left.ids[keys == keys.max()].min())
+    minima = block_minima(seed, position, int(left.ids[-1]) + 1)
+    scores = np.full(LANES * len(minima.exponential), -np.inf)
+    scores[left.ids] = left.scores
+    # No e is below its block's smallest, so no key is above its bound; and the bound is the key of the id that has the smallest.
+    in_lanes, in_blocks = (-1, LANES, LANE_STRIDE), (-1, 1, LANE_STRIDE)
+    bounds = scores.reshape(in_lanes) - np.log(minima.exponential).reshape(in_blocks)
+    known = np.take_along_axis(bounds, minima.lane.astype(np.intp).reshape(in_blocks), axis=1).max()
+    ids = np.flatnonzero(bounds >= known) if known > -np.inf else left.ids
+    keys = scores[ids] - np.log(exponentials(seed, position, ids.astype(np.uint64), minima))
+    return int(ids[keys.argmax()])

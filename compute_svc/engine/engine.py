@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Protocol
 
 import torch
@@ -13,8 +13,10 @@ from compute_svc.engine.batch_builder import BatchBuilder
 from compute_svc.engine.step_drawing import DrawConfig, DrawnRow, RowsWriter, StepDrawing
 from compute_svc.kv.page_store import KvPageStore
 from compute_svc.layers.forward_batch import ForwardBatch
-from compute_svc.scheduler.base import LengthPredictor, Plan, PlanFailed, Policy, RequestState, SchedulerConfig
-from compute_svc.scheduler.kv_memory import Reservation
+from compute_svc.scheduler.base import Plan, PlanFailed, RequestState, SchedulerConfig
+from compute_svc.scheduler.kv_memory import KvMemory
+from compute_svc.scheduler.length_predictor import LengthPredictor
+from compute_svc.scheduler.policies.policy import Policy
 from compute_svc.scheduler.scheduler import Scheduler
 from compute_svc.wire.request import Request, Tokens
 from compute_svc.wire.step_output import KvChanges, Load, Pinned, PrefixStats, Released, Rows, Started, StepOutput
@@ -64,7 +66,7 @@ class Engine:
         device: Where model and KV are.
         policy: The order of service; None = first come, first served.
         predictor: Of the lengths of answers; None = max_tokens is expected.
-        reservation: What admitted requests get of KV in advance.
+        make_memory: Makes the KV memory: how pages are reserved.
         drawing: How rows are drawn; None = all of them here.
     """
 
@@ -78,15 +80,15 @@ class Engine:
         device: torch.device,
         policy: Policy | None = None,
         predictor: LengthPredictor | None = None,
-        reservation: Reservation = Reservation.PREDICTED,
+        make_memory: Callable[[SchedulerConfig], KvMemory] = KvMemory,
         drawing: DrawConfig | None = None,
     ) -> None:
         self.config = config
         self.logits_width = logits_width
         self._model = model
         self._kv = kv
-        self._scheduler = Scheduler(config, policy, predictor, reservation)
-        self._builder = BatchBuilder(config, self._scheduler.memory.tables, device)
+        self._scheduler = Scheduler(config, policy, predictor, make_memory)
+        self._builder = BatchBuilder(config, self._scheduler.memory.slots, device)
         self._drawing = StepDrawing(logits_width, device, drawing or DrawConfig())
         self._steps = 0
         self._failed_steps = 0
@@ -141,7 +143,7 @@ class Engine:
             tenants=tree.num_tenants,
             looked_up_tokens=memory.looked_up_tokens,
             hit_tokens=memory.hit_tokens,
-            copied_tokens=memory.copied_tokens,
+            copied_tokens=0,
             stored_pages=tree.stored_pages,
             evicted_pages=tree.evicted_pages,
             pins=tree.pinned(),
@@ -234,7 +236,7 @@ class Engine:
             plan = self._scheduler.step(now)
         except PlanFailed as error:
             logger.exception("a step failed")
-            failed, plan = error, Plan([], [], [], error.failures, [])
+            failed, plan = error, Plan(failures=error.failures)
         for failure in plan.failures:
             self._drawing.close(failure.state)
             self._released.append(Released(failure.state.request.number, failure.state.preemptions, failure.error))
@@ -290,9 +292,6 @@ class Engine:
         states = [*plan.decodes, *(chunk.state for chunk in plan.prefills if chunk.completes)]
         # All that is likely to fail comes before anything counts as computed.
         with torch.inference_mode():
-            if plan.copies:
-                sources, targets = zip(*plan.copies, strict=True)
-                self._kv.copy_pages(sources, targets)
             logits = self._model.forward(self._builder.build(plan), self._kv)
             if len(logits) != len(states):
                 # Rows are told apart by their place alone: one that is missing would hand its neighbours' tokens around.

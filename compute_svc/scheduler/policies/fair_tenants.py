@@ -5,7 +5,8 @@ from __future__ import annotations
 import heapq
 from collections import Counter
 
-from compute_svc.scheduler.base import Enter, Leave, Plan, Policy, RequestState
+from compute_svc.scheduler.base import Plan, RequestState
+from compute_svc.scheduler.policies.policy import Enter, Leave, Policy
 from compute_svc.scheduler.policies.ranked import RankedQueue
 
 
@@ -65,15 +66,16 @@ class FairTenants(Policy):
 
     def leave(self, state: RequestState, why: Leave, now: float) -> None:
         tenant = state.request.tenant
-        queue = self._queues[tenant]
-        queue.remove(state)
-        if not len(queue):
+        queue = self._queues.get(tenant)
+        if queue is not None and queue.remove(state) and not len(queue):
             del self._queues[tenant]
         if why is Leave.ADMITTED:
             self._last = tenant
             # What is computed again was paid for.
             if not state.preemptions:
                 self._counters[tenant] += state.request.prompt.size * self._prompt_weight
+        elif why is Leave.ENDED:
+            self._forget(tenant)
 
     def first(self, now: float) -> RequestState | None:
         while self._heap:
@@ -95,8 +97,7 @@ class FairTenants(Policy):
             self._counters[state.request.tenant] += self._answer_weight
         return False
 
-    def forget(self, state: RequestState) -> None:
-        tenant = state.request.tenant
+    def _forget(self, tenant: str) -> None:
         self._requests[tenant] -= 1
         if not self._requests[tenant]:
             del self._requests[tenant]

@@ -16,6 +16,11 @@ MAX_STOP_STRING_CHARS = 256
 MAX_LISTED_TOKEN_IDS = 1 << 14
 MAX_BAD_WORDS = 1024
 MAX_BAD_WORD_TOKENS = 64
+# Of the strings that clients give in place of ids: a bad word comes to two sequences.
+MAX_BAD_WORD_STRINGS = MAX_BAD_WORDS // 2
+MAX_BAD_WORD_CHARS = 256
+MAX_DRY_BREAKERS = 16
+MAX_DRY_BREAKER_CHARS = 40
 
 
 class Range(NamedTuple):

@@ -23,6 +23,7 @@ FIELDS: dict[str, tuple[str, ...]] = {
         "top_k",
         "top_p",
         "min_p",
+        "typical_p",
         "repetition_penalty",
         "eos_token_id",
         "num_beams",

@@ -99,8 +99,8 @@ def test_a_request_tells_when_it_was_admitted_started_and_released() -> None:
     assert [(item.number, item.preemptions, item.error) for item in third.released] == [(1, 0, None)]
     engine.submit(request_of(2, prompt, 2))
     again = engine.step(6.0)
-    assert again is not None and again.started[0].cached_tokens == 19
-    assert again.load.cached_tokens == 19
+    assert again is not None and again.started[0].cached_tokens == 16
+    assert again.load.cached_tokens == 16
 
 
 def test_replayed_tokens_continue_the_answer() -> None:
@@ -200,8 +200,8 @@ def test_what_the_engine_has_done_is_counted_exactly() -> None:
     engine.submit(request_of(2, [*range(18), 9, 9], 3))
     reader.run()
     load, stats = engine.load, engine.prefix_stats
-    assert (load.steps, load.prefill_tokens, load.decode_tokens, load.cached_tokens, load.preemptions) == (7, 22, 6, 18, 0)
-    assert (stats.looked_up_tokens, stats.hit_tokens, stats.copied_tokens, stats.stored_pages, stats.evicted_pages) == (40, 18, 2, 6, 0)
+    assert (load.steps, load.prefill_tokens, load.decode_tokens, load.cached_tokens, load.preemptions) == (7, 24, 6, 16, 0)
+    assert (stats.looked_up_tokens, stats.hit_tokens, stats.copied_tokens, stats.stored_pages, stats.evicted_pages) == (40, 16, 0, 6, 0)
     assert (stats.cached_pages, stats.evictable_pages, stats.pinned_pages, stats.tenants) == (6, 6, 0, 1)
 
 
@@ -357,7 +357,7 @@ def test_a_prefix_hit_does_not_inherit_a_strangers_penalties() -> None:
     for request in requests:
         engine.submit(request)
         reader.run()
-    assert reader.outputs[-4].started[0].cached_tokens == 7
+    assert reader.outputs[-4].started[0].cached_tokens == 4
     assert reader.tokens[1] == reader.tokens[2] == answer_alone(model, requests[0], DrawPlace.DEVICE)
 
 

@@ -25,7 +25,7 @@ class AnyUse(RuleBasedStateMachine):
 
     window: KvWindow | None = None
     drawing = SERVICE
-    samplings = (GREEDY, GREEDY, TOP_3)
+    samplings: tuple[Sampling, ...] = (GREEDY, GREEDY, TOP_3)
     most_tokens = 20
     errors: tuple[type, ...] = (DeadlineExceeded, NoneType)
 

@@ -12,8 +12,9 @@ import torch
 from compute_svc.engine.engine import MAX_FAILED_STEPS, Engine, StepsFail
 from compute_svc.kv.page_store import KvPageStore
 from compute_svc.layers.forward_batch import ForwardBatch
-from compute_svc.scheduler.base import Policy, RequestState, SchedulerConfig
+from compute_svc.scheduler.base import RequestState, SchedulerConfig
 from compute_svc.scheduler.policies.first_come import FirstComeFirstServed
+from compute_svc.scheduler.policies.policy import Policy
 from compute_svc.wire.step_output import Pinned
 from tests.fakes.engine_reader import GREEDY, TOP_3, WIDTH, Reader, answer_alone, request_of, small_engine
 from tests.fakes.hash_model import HashModel, hash_kv

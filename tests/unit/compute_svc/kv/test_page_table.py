@@ -23,7 +23,7 @@ def test_a_closed_row_is_used_again_and_starts_empty() -> None:
     table.append(np.array([1, 2]))
     tables.close(table)
     again = tables.open()
-    assert (again.row, again.length, again.last) == (table.row, 0, None)
+    assert (again.row, again.length, again.shared) == (table.row, 0, 0)
 
 
 def test_closing_twice_is_noticed() -> None:
@@ -38,7 +38,7 @@ def test_shared_pages_come_first_and_are_not_owned() -> None:
     table = PageTables(1, 6).open()
     table.share(np.array([10, 11]))
     table.append(np.array([3, 4]))
-    assert (table.length, table.shared, table.last) == (4, 2, 4)
+    assert (table.length, table.shared) == (4, 2)
     assert table.owned.tolist() == [3, 4]
 
 
@@ -50,58 +50,6 @@ def test_sharing_replaces_the_first_owned_pages() -> None:
     table.share(np.array([20]))
     assert tables.entries[0, :3].tolist() == [10, 20, 4]
     assert table.owned.tolist() == [4]
-
-
-def test_room_is_not_owned_and_not_in_the_row() -> None:
-    tables = PageTables(1, 8)
-    table = tables.open()
-    table.append(np.array([3]))
-    table.room = np.array([4, 5, 6])
-    assert (table.length, table.last, table.owned.tolist()) == (1, 3, [3])
-    assert tables.entries.tolist() == [[3, 0, 0, 0, 0, 0, 0, 0]]
-
-
-def test_room_is_used_from_the_front_and_cut_from_the_end() -> None:
-    tables = PageTables(1, 8)
-    table = tables.open()
-    table.append(np.array([3]))
-    table.room = np.array([4, 5, 6])
-    assert table.use_room().tolist() == [4]
-    assert table.cut_room(1).tolist() == [6]
-    assert (table.owned.tolist(), table.room.tolist()) == ([3, 4], [5])
-    assert tables.entries.tolist() == [[3, 4, 0, 0, 0, 0, 0, 0]]
-
-
-def test_cutting_more_than_the_room_leaves_the_pages() -> None:
-    table = PageTables(1, 8).open()
-    table.append(np.array([3]))
-    table.room = np.array([4])
-    assert table.cut_room(5).tolist() == [4]
-    assert table.cut_room(5).tolist() == []
-    assert (table.owned.tolist(), table.room.size, table.last) == ([3], 0, 3)
-
-
-def test_pages_are_not_added_in_front_of_room() -> None:
-    table = PageTables(1, 8).open()
-    table.room = np.array([4])
-    with pytest.raises(AssertionError, match="room is used before"):
-        table.append(np.array([5]))
-    with pytest.raises(AssertionError, match="in front of the room"):
-        table.share(np.array([6]))
-    table.use_room()
-    with pytest.raises(AssertionError, match="there is room"):
-        table.use_room()
-
-
-@pytest.mark.parametrize(
-    ("pages", "extents"),
-    [([], 0), ([7], 1), ([7, 8, 9], 1), ([7, 9], 2), ([9, 8], 2), ([3, 4, 7, 8, 0], 3)],
-)
-def test_extents_are_contiguous_runs_in_order(pages: list[int], extents: int) -> None:
-    table = PageTables(1, 8).open()
-    table.append(np.array(pages, dtype=np.int64))
-    table.room = np.array([30, 40])
-    assert table.num_extents == extents
 
 
 def test_owned_pages_are_a_copy() -> None:

@@ -58,7 +58,7 @@ def merge_steps(model: CausalLM, device: torch.device) -> Callable[[], torch.Ten
     """Runs a prefill step that warms what is made once, and returns a merge step: decode rows, the end of a prompt and a new one."""
     config = SchedulerConfig(4, 64, 64, 24, 8, 8)
     scheduler = Scheduler(config)
-    builder = BatchBuilder(config, scheduler.memory.tables, device)
+    builder = BatchBuilder(config, scheduler.memory.slots, device)
     kv = KvPageStore(model.config.num_layers, 64, 4, model.config.num_kv_heads, model.config.kv_head_dim, model.dtype, device)
     for number, length in enumerate((3, 8, 30)):
         scheduler.submit(Request(number, "", np.arange(20 * number, 20 * number + length), np.empty(0, np.int64), 8, 0.0))

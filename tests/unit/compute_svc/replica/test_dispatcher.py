@@ -177,8 +177,8 @@ class Desk:
 
 def rows_of(*numbers: int) -> Rows:
     count = len(numbers)
-    columns = (np.full(count, value, np.uint32) for value in (0, 1, 3))
-    return Rows(np.array(numbers, np.uint64), *columns, [], [])
+    positions, counts, tokens = (np.full(count, value, np.uint32) for value in (0, 1, 3))
+    return Rows(np.array(numbers, np.uint64), positions, counts, tokens, [], [])
 
 
 async def test_a_request_that_its_sampler_ends_is_released_and_ends_when_its_pages_are_free() -> None:

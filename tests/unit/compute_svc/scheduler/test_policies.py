@@ -10,11 +10,12 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from compute_svc.scheduler.base import Enter, Leave, Phase, Plan, Policy, RequestState
+from compute_svc.scheduler.base import Phase, Plan, RequestState
 from compute_svc.scheduler.policies import POLICIES, make_policy
 from compute_svc.scheduler.policies.fair_tenants import FairTenants
 from compute_svc.scheduler.policies.longest_prefix import LongestPrefixFirst
 from compute_svc.scheduler.policies.multi_level import MultiLevelFeedback
+from compute_svc.scheduler.policies.policy import Enter, Leave, Policy
 from compute_svc.scheduler.policies.priority import PriorityFirst
 from compute_svc.scheduler.policies.ranked import RankedQueue
 from compute_svc.scheduler.policies.shortest_first import ShortestFirst
@@ -31,6 +32,13 @@ def test_every_name_makes_a_policy_of_its_own_and_an_unknown_one_is_refused_by_n
         assert sorted(asked.run()) == [1, 2, 3, 4, 5]
     with pytest.raises(ValueError, match="no policy is called 'lottery', the names are fcfs, priority"):
         make_policy("lottery")
+
+
+def test_a_policy_is_at_most_five_methods() -> None:
+    for make in POLICIES.values():
+        names = {name for name in dir(make()) if not name.startswith("_") and name in vars(Policy)}
+        methods = {name for name in names if callable(getattr(Policy, name)) and name != "cached_tokens"}
+        assert methods == {"enter", "leave", "first", "account", "yields"}
 
 
 @pytest.mark.parametrize(
@@ -209,7 +217,7 @@ def test_losing_its_place_before_its_first_token_does_not_set_back_the_time_a_re
         policy.enter(state, Enter.PREEMPTED, now)
     assert policy.first(10.0) is state and state.rank[0] == 0
     policy.leave(state, Leave.ADMITTED, 10.0)
-    policy.account(Plan([state], [], [], [], []))
+    policy.account(Plan(decodes=[state]))
     policy.enter(state, Enter.PREEMPTED, 12.0)
     assert policy.first(21.0) is state and state.rank == (0, 2)
 

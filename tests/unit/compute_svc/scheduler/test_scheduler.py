@@ -8,8 +8,8 @@ import pytest
 
 from compute_svc.kv.radix_tree import Prefix, RadixTree
 from compute_svc.scheduler.base import Phase, Plan, RequestState
+from compute_svc.scheduler.followers import Followers
 from compute_svc.scheduler.policies.ranked import RankedPolicy
-from compute_svc.scheduler.prefix_ends import PrefixEnds
 from compute_svc.scheduler.scheduler import Scheduler
 from tests.fakes.scheduler_steps import chunks_of, compute, decodes_of, request_of, small_config, step
 from triserve.rpc.errors import DeadlineExceeded, InvalidRequest, Overloaded, PromptTooLong
@@ -298,34 +298,34 @@ def test_a_queue_that_cannot_be_served_is_not_matched_again_at_every_step() -> N
     assert (scheduler.num_running, tree.matches) == (1, 3)
 
 
-class _CountingEnds(PrefixEnds):
+class _CountingFollowers(Followers):
     searches = 0
 
-    def find_leader(self, state: RequestState) -> tuple[RequestState, int] | None:
+    def find_leader(self, state: RequestState) -> RequestState | None:
         self.searches += 1
         return super().find_leader(state)
 
 
-def _count_searches(scheduler: Scheduler) -> _CountingEnds:
-    ends = scheduler.memory.ends = _CountingEnds(scheduler.memory.tree, scheduler.config.page_size_tokens)
-    return ends
+def _count_searches(scheduler: Scheduler) -> _CountingFollowers:
+    followers = scheduler.followers = _CountingFollowers(scheduler.memory.tree, scheduler.config.page_size_tokens)
+    return followers
 
 
 def test_a_request_that_found_no_room_is_not_compared_with_those_that_run_at_every_step() -> None:
     scheduler = Scheduler(small_config(num_pages=6))
-    ends = _count_searches(scheduler)
+    followers = _count_searches(scheduler)
     scheduler.submit(request_of(1, 15, max_tokens=6))
     scheduler.submit(request_of(2, 16, max_tokens=4))
     step(scheduler)
-    assert ends.searches == 2
+    assert followers.searches == 2
     for _ in range(4):
         step(scheduler)
-    assert ends.searches == 2, "nobody has returned pages"
+    assert followers.searches == 2, "nobody has returned pages"
 
 
 def test_no_more_wait_for_a_leader_than_can_run() -> None:
     scheduler = Scheduler(small_config(max_running_requests=2, max_waiting_requests=20, step_budget_tokens=4))
-    ends = _count_searches(scheduler)
+    followers = _count_searches(scheduler)
     for number in range(10):
         scheduler.submit(request_of(number, [*range(12), 50 + number], max_tokens=2))
     plan = scheduler.step(0.0)
@@ -333,7 +333,7 @@ def test_no_more_wait_for_a_leader_than_can_run() -> None:
     compute(scheduler, plan)
     plan = scheduler.step(0.0)
     compute(scheduler, plan)
-    assert ends.searches <= 1 + 2 + 1, "the first, two that wait for it, and whoever is next"
+    assert followers.searches <= 1 + 2 + 1, "the first, two that wait for it, and whoever is next"
 
 
 class _ShortestPromptFirst(RankedPolicy):
