@@ -41,7 +41,7 @@ def _measure(name: str, logits: torch.Tensor, arguments: argparse.Namespace) -> 
         length = _PROMPT_TOKENS + step
         positions = np.full(len(requests), length - _PROMPT_TOKENS)
         begin = time.perf_counter()
-        drawn = drawer.draw(logits, requests, positions, lambda row, length=length: known[row, :length])
+        drawn = drawer.draw(logits, requests, positions, known[:, :length].__getitem__)
         times.append(1e6 * (time.perf_counter() - begin))
         if step == 0:
             _check(drawn.tokens.tolist(), logits, samplings, known)
