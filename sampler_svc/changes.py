@@ -36,6 +36,7 @@ class Changes:
         logits_width: int,
     ) -> None:
         self._sampling = sampling
+        self._logits_width = logits_width
         self._repeats = sampling.repetition_penalty != 1
         self._counts_answer = self._repeats or sampling.presence_penalty != 0 or sampling.frequency_penalty != 0
         self._keeps_tokens = sampling.dry_multiplier != 0 or any(len(word) > 1 for word in sampling.bad_words)
@@ -49,7 +50,11 @@ class Changes:
         self._breakers = np.array(sampling.dry_breaker_ids, np.intp)
         self._min_tokens = stopping_min_tokens
         self._stop_ids = np.array(sorted(stop_token_ids), np.intp)
-        self._always_banned = _always_banned(sampling, logits_width)
+        self._always_banned = np.array([*sampling.banned_token_ids, *(word[0] for word in sampling.bad_words if len(word) == 1)], np.intp)
+        self._not_allowed: NDArray[np.bool_] | None = None
+        if sampling.allowed_token_ids:
+            self._not_allowed = np.ones(logits_width, np.bool_)
+            self._not_allowed[list(sampling.allowed_token_ids)] = False
 
     def count(self, token: int) -> None:
         """The answer goes on with a token."""
@@ -72,9 +77,11 @@ class Changes:
         """
         changed = self._change(logits)
         banned = self._banned_at(position)
-        if len(banned):
+        if len(banned) or self._not_allowed is not None:
             changed = changed.copy() if changed is logits else changed
             changed[banned] = -np.inf
+            if self._not_allowed is not None:
+                changed[self._not_allowed] = -np.inf
         return changed
 
     def banning_fields(self, position: int) -> list[str]:
@@ -104,21 +111,24 @@ class Changes:
     def _dry(self) -> tuple[NDArray[np.intp], NDArray[np.float64]]:
         """Tokens that would make a repetition longer, no token twice, and what they lose."""
         sampling = self._sampling
-        length: dict[int, int] = {}
-        if sampling.dry_multiplier != 0:
+        longest = np.zeros(self._logits_width if sampling.dry_multiplier != 0 else 0, np.intp)
+        if len(longest) and self._tokens:
             tokens = np.frombuffer(self._tokens, np.uint32).astype(np.intp)
             breaks = np.isin(tokens, self._breakers)
-            # Where the last n tokens occur before too: the places right behind them.
+            # By place, how many of the last tokens stand before it too.
+            length = np.zeros(len(tokens), np.intp)
             behind = np.arange(len(tokens))
             for n in range(1, min(MAX_DRY_TOKENS, len(tokens)) + 1):
                 if breaks[-n]:
                     break
                 behind = behind[behind >= n]
                 behind = behind[tokens[behind - n] == tokens[-n]]
-                if n >= sampling.dry_allowed_length:
-                    length |= dict.fromkeys(tokens[behind[~breaks[behind]]].tolist(), n)
-        beyond = np.array(list(length.values()), np.float64) - sampling.dry_allowed_length
-        return np.array(list(length), np.intp), sampling.dry_multiplier * sampling.dry_base**beyond
+                length[behind] = n
+            np.maximum.at(longest, tokens, length)
+            longest[self._breakers] = 0
+        repeated = np.flatnonzero(longest >= sampling.dry_allowed_length)
+        beyond = longest[repeated] - sampling.dry_allowed_length
+        return repeated, sampling.dry_multiplier * sampling.dry_base ** beyond.astype(np.float64)
 
     def _banned_at(self, position: int) -> NDArray[np.intp]:
         tokens = self._tokens
@@ -129,11 +139,3 @@ class Changes:
         ]
         stops = self._stop_ids if position < self._min_tokens else self._stop_ids[:0]
         return np.concatenate((self._always_banned, stops, np.array(ends, np.intp)))
-
-
-def _always_banned(sampling: Sampling, logits_width: int) -> NDArray[np.intp]:
-    """Ids that are not allowed, or banned, or a bad word of one token."""
-    banned = [*sampling.banned_token_ids, *(word[0] for word in sampling.bad_words if len(word) == 1)]
-    if sampling.allowed_token_ids:
-        banned += np.delete(np.arange(logits_width), sampling.allowed_token_ids).tolist()
-    return np.array(banned, np.intp)

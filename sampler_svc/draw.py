@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sampler_svc.changes import Changes
-from sampler_svc.noise import block_minima, block_of, exponentials, lane_of, xtc_uniform
+from sampler_svc.noise import LANE_STRIDE, LANES, block_minima, exponentials, xtc_uniform
 from triserve.rpc.sampling import Sampling
 
 
@@ -107,14 +107,13 @@ def _without_top_choices(left: _Left, threshold: float) -> NDArray[np.bool_]:
 
 def _draw(left: _Left, seed: int, position: int) -> int:
     """The id of the largest score - log(e), the lowest of equals."""
-    ids = left.ids.astype(np.uint64)
-    minima = block_minima(seed, position, int(ids[-1]) + 1)
+    minima = block_minima(seed, position, int(left.ids[-1]) + 1)
+    scores = np.full(LANES * len(minima.exponential), -np.inf)
+    scores[left.ids] = left.scores
     # No e is below its block's smallest, so no key is above its bound; and the bound is the key of the id that has the smallest.
-    block = block_of(ids)
-    bounds = left.scores - np.log(minima.exponential)[block]
-    known = bounds[minima.lane[block] == lane_of(ids)]
-    if len(known):
-        contenders = bounds >= known.max()
-        ids, left = ids[contenders], left.of(contenders)
-    keys = left.scores - np.log(exponentials(seed, position, ids, minima))
+    in_lanes, in_blocks = (-1, LANES, LANE_STRIDE), (-1, 1, LANE_STRIDE)
+    bounds = scores.reshape(in_lanes) - np.log(minima.exponential).reshape(in_blocks)
+    known = np.take_along_axis(bounds, minima.lane.astype(np.intp).reshape(in_blocks), axis=1).max()
+    ids = np.flatnonzero(bounds >= known) if known > -np.inf else left.ids
+    keys = scores[ids] - np.log(exponentials(seed, position, ids.astype(np.uint64), minima))
     return int(ids[keys.argmax()])

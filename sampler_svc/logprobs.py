@@ -154,7 +154,8 @@ def token_logprob(logits: NDArray[np.float32], token: int, num_top: int) -> Toke
     exact = logits.astype(np.float64)
     best = exact.max()
     reported = np.concatenate(([token], _likeliest(logits, num_top)))
-    logprobs = (exact[reported] - (best + np.log(np.exp(exact - best).sum()))).astype(np.float32)
+    with np.errstate(over="ignore"):  # two logits may be further apart than float32 reaches
+        logprobs = (exact[reported] - (best + np.log(np.exp(exact - best).sum()))).astype(np.float32)
     top = [TopToken(*pair) for pair in zip(reported[1:].tolist(), logprobs[1:].tolist(), strict=True)]
     return TokenLogprob(token, float(logprobs[0]), top)
 

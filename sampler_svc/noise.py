@@ -10,6 +10,11 @@ from numpy.typing import NDArray
 Words = NDArray[np.uint64]
 """32-bit words, each in a 64-bit integer so that products keep their upper half."""
 
+LANES = 16
+"""Ids in a block."""
+LANE_STRIDE = 256
+"""How far apart they lie."""
+
 _MULTIPLIER_0 = np.uint64(0xD2511F53)
 _MULTIPLIER_1 = np.uint64(0xCD9E8D57)
 _WEYL_0 = np.uint64(0x9E3779B9)
@@ -58,10 +63,10 @@ def lane_of(ids: Words) -> Words:
 
 def block_minima(seed: int, position: int, width: int) -> BlockMinima:
     """The smallest exponentials of all blocks that have an id below `width`."""
-    num_blocks = (width + 4095) // 4096 * 256
+    num_blocks = -(-width // (LANES * LANE_STRIDE)) * LANE_STRIDE
     calls = np.arange(num_blocks // 4, dtype=np.uint64)
     smallest, lane = (_w(seed, position, calls, np.uint64(b), 0).ravel() for b in (0, 1))
-    return BlockMinima(_t(smallest) / 16, lane >> np.uint64(28))
+    return BlockMinima(_t(smallest) / LANES, lane >> np.uint64(28))
 
 
 def exponentials(seed: int, position: int, ids: Words, minima: BlockMinima) -> NDArray[np.float64]:

@@ -46,6 +46,7 @@ MODULES = {
     "gateway/flow/generation.py": ["tests/unit/gateway/flow", "tests/integration/test_gateway_openai.py"],
     "gateway/flow/pipeline.py": ["tests/unit/gateway/flow", "tests/integration/test_gateway_openai.py"],
     "gateway/flow/resolve.py": ["tests/unit/gateway/flow"],
+    "gateway/flow/token_rules.py": ["tests/unit/gateway/flow"],
     "gateway/http/openai_answer.py": ["tests/unit/gateway/http", "tests/integration/test_gateway_openai.py"],
     "prompt_cache/redis_store.py": ["tests/unit/prompt_cache", "tests/integration/test_prompt_cache.py"],
     "sampler_svc/changes.py": ["tests/unit/sampler_svc"],
@@ -55,6 +56,8 @@ MODULES = {
     "sampler_svc/stop_matcher.py": ["tests/unit/sampler_svc"],
     "tokenizer_svc/chat_encoder.py": ["tests/unit/tokenizer_svc"],
     "tokenizer_svc/lanes.py": ["tests/unit/tokenizer_svc"],
+    "tokenizer_svc/sampling_strings.py": ["tests/unit/tokenizer_svc/test_sampling_strings.py"],
+    "tokenizer_svc/token_texts.py": ["tests/unit/tokenizer_svc/test_token_texts.py"],
 }
 _TEST_LIMIT_S = 30
 # Above what the tests allow themselves: whatever reaches it hangs where their own limit does not help.

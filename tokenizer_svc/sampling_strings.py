@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from array import array
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import NamedTuple
 
 from tokenizer_svc.token_texts import TokenTexts
@@ -18,8 +17,7 @@ _MAX_SHOWN_CHARS = 64
 _BYTES_PER_WORD = 32
 
 
-@dataclass(frozen=True)
-class SamplingStrings:
+class SamplingStrings(NamedTuple):
     """Strings of one request, checked.
 
     Attributes:

@@ -6,6 +6,7 @@ import threading
 from array import array
 from bisect import bisect_right
 from collections import OrderedDict
+from collections.abc import Mapping
 from itertools import accumulate
 
 from tokenizer_svc.tokenizer import Tokenizer
@@ -73,19 +74,20 @@ class _Joined:
     """Texts one after the other, where a string is found at the speed of memory.
 
     Args:
-        texts: of ids from 0 on.
+        texts: by their ids.
     """
 
-    def __init__(self, texts: list[str]) -> None:
-        parts = [text.encode() for text in texts]
+    def __init__(self, texts: Mapping[int, str]) -> None:
+        parts = [text.encode() for text in texts.values()]
+        self._ids = array("I", texts)
         self._bytes = _BORDER.join(parts)
         # Where each text starts, and where one behind the last would.
         self._starts = array("I", accumulate((len(part) + len(_BORDER) for part in parts), initial=0))
 
     def find(self, string: bytes, found: set[int], *, most: int) -> None:
-        """Adds the indices of texts with the string to `found`, until they are more than `most`."""
+        """Adds the ids of texts with the string to `found`, until they are more than `most`."""
         place = self._bytes.find(string)
         while place >= 0 and len(found) <= most:
             index = bisect_right(self._starts, place) - 1
-            found.add(index)
+            found.add(self._ids[index])
             place = self._bytes.find(string, self._starts[index + 1])

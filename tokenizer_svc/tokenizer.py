@@ -109,16 +109,17 @@ class Tokenizer:
             raise PromptTooLong.of(got=len(ids), limit=max_tokens, field=field)
         return ids
 
-    def token_texts(self) -> list[str]:
-        """What each id adds to a text that has begun: bytes that are no character are U+FFFD, special tokens and unused ids nothing."""
-        anchor, before = self._anchor()
-        texts = self._named.decode_batch([[*anchor, token_id] for token_id in range(self.vocab_size)], skip_special_tokens=True)
-        return [text.removeprefix(before) for text in texts]
+    def token_texts(self) -> dict[int, str]:
+        """What each id, in rising order, adds to a text that has begun: bytes that are no character are U+FFFD, special tokens nothing."""
+        token_ids = sorted(set(self._named.get_vocab().values()))
+        anchor, before = self._anchor(token_ids)
+        texts = self._named.decode_batch([[*anchor, token_id] for token_id in token_ids], skip_special_tokens=True)
+        return {token_id: text.removeprefix(before) for token_id, text in zip(token_ids, texts, strict=True)}
 
-    def _anchor(self) -> tuple[list[int], str]:
+    def _anchor(self, token_ids: Sequence[int]) -> tuple[list[int], str]:
         """A token that nothing behind it changes, and its text. Without one before it a token would be the beginning of a text, where
         decoders leave out spaces."""
-        for token_id in range(self.vocab_size):
+        for token_id in token_ids:
             text, twice = self._named.decode_batch([[token_id], [token_id, token_id]], skip_special_tokens=True)
             if text.isascii() and text.isalnum() and len(twice) > len(text) and twice.startswith(text):
                 return [token_id], text

@@ -34,7 +34,7 @@ class RowToDraw(NamedTuple):
         return self.tokens.size - self.draw.num_prompt
 
 
-class _Penalties(NamedTuple):
+class Penalties(NamedTuple):
     """Penalties of rows or cells: float64, shaped so that they broadcast."""
 
     repetition: torch.Tensor
@@ -57,7 +57,7 @@ def apply_changes(logits: torch.Tensor, rows: Sequence[RowToDraw], history: Hist
         lists.add(index, row, history)
     packed = lists.packed()
     sent = _Sent(*to_device(packed, logits.device))
-    penalties = _Penalties(*sent.penalties.view(torch.float64).unbind(0))
+    penalties = Penalties(*sent.penalties.view(torch.float64).unbind(0))
     flat, counts = logits.view(-1), history.counts
     if sent.uncounted_cells.numel():
         history.add(sent.uncounted_cells, sent.uncounted_amounts)
@@ -65,7 +65,7 @@ def apply_changes(logits: torch.Tensor, rows: Sequence[RowToDraw], history: Hist
     if sent.adjusted_cells.numel():
         adjusted = _adjusted(logits, counts, penalties, sent)
     if lists.any_penalties:
-        _penalise(logits, lists, counts, penalties, sent)
+        _penalise(logits, counts, penalties, sent.slots)
     if adjusted is not None:
         flat.index_copy_(0, sent.adjusted_cells, adjusted)
     if sent.allowed_cells.numel():
@@ -162,7 +162,7 @@ def _joined(arrays: list[npt.NDArray[_Number]], dtype: type[_Number]) -> npt.NDA
     return np.concatenate(arrays) if arrays else np.empty(0, dtype=dtype)
 
 
-def _penalised(logits: torch.Tensor, counts: torch.Tensor, penalties: _Penalties) -> torch.Tensor:
+def _penalised(logits: torch.Tensor, counts: torch.Tensor, penalties: Penalties) -> torch.Tensor:
     """float64: logits after the penalties for tokens that were seen; all of one shape, or such that they broadcast."""
     values = logits.to(torch.float64)
     repeated = torch.where(values > 0, values / penalties.repetition, values * penalties.repetition)
@@ -181,7 +181,7 @@ def _rounded(values: torch.Tensor, logits: torch.Tensor) -> torch.Tensor:
     return values.clamp_(-_LARGEST, _LARGEST).to(torch.float32).masked_fill_(logits == -torch.inf, -torch.inf)
 
 
-def _adjusted(logits: torch.Tensor, counts: torch.Tensor, penalties: _Penalties, sent: _Sent) -> torch.Tensor:
+def _adjusted(logits: torch.Tensor, counts: torch.Tensor, penalties: Penalties, sent: _Sent) -> torch.Tensor:
     """[n] float32: logits of the adjusted cells, after everything but bans."""
     width = logits.shape[1]
     rows = torch.div(sent.adjusted_cells, width, rounding_mode="floor")
@@ -189,21 +189,38 @@ def _adjusted(logits: torch.Tensor, counts: torch.Tensor, penalties: _Penalties,
     values = raw.to(torch.float64)
     if counts.numel():
         seen = counts.view(-1).index_select(0, sent.adjusted_cells + (sent.slots.index_select(0, rows) - rows) * width)
-        values = _penalised(raw, seen, _Penalties(*(one.index_select(0, rows) for one in penalties)))
+        values = _penalised(raw, seen, Penalties(*(one.index_select(0, rows) for one in penalties)))
     losses, gains = sent.adjustments.view(torch.float64).unbind(0)
     return _rounded(values - losses + gains, raw)
 
 
-def _penalise(logits: torch.Tensor, lists: _Lists, counts: torch.Tensor, penalties: _Penalties, sent: _Sent) -> None:
+def _penalise(logits: torch.Tensor, counts: torch.Tensor, penalties: Penalties, slots: torch.Tensor) -> None:
     """Writes logits after the penalties for tokens that were seen."""
-    seen = counts.index_select(0, sent.slots)
+    seen = counts.index_select(0, slots)
     if logits.device.type == "cpu":
-        # Few of the ids were seen.
-        cells = torch.from_numpy(np.flatnonzero(seen.numpy()))
-        rows = torch.div(cells, logits.shape[1], rounding_mode="floor")
-        some = _Penalties(*(one.index_select(0, rows) for one in penalties))
-        flat = logits.view(-1)
-        raw = flat.index_select(0, cells)
-        flat.index_copy_(0, cells, _rounded(_penalised(raw, seen.view(-1).index_select(0, cells), some), raw))
-        return
-    logits.copy_(_rounded(_penalised(logits, seen, _Penalties(*(one[:, None] for one in penalties))), logits))
+        penalise_seen(logits, seen, penalties)
+    else:
+        penalise_all(logits, seen, penalties)
+
+
+def penalise_seen(logits: torch.Tensor, counts: torch.Tensor, penalties: Penalties) -> None:
+    """Looks for the few ids that were seen, which a device would have to be asked for.
+
+    Args:
+        logits: [rows, width] float32.
+        counts: [rows, width] int32, as the history has them.
+        penalties: [rows] each.
+
+    Effects: writes `logits`.
+    """
+    cells = torch.from_numpy(np.flatnonzero(counts.numpy()))
+    rows = torch.div(cells, logits.shape[1], rounding_mode="floor")
+    raw = logits.view(-1).index_select(0, cells)
+    changed = _penalised(raw, counts.view(-1).index_select(0, cells), Penalties(*(one.index_select(0, rows) for one in penalties)))
+    logits.view(-1).index_copy_(0, cells, _rounded(changed, raw))
+
+
+def penalise_all(logits: torch.Tensor, counts: torch.Tensor, penalties: Penalties) -> None:
+    """As `penalise_seen`, of all ids alike."""
+    changed = _penalised(logits, counts, Penalties(*(one[:, None] for one in penalties)))
+    logits.copy_(_rounded(changed, logits))

@@ -45,6 +45,7 @@ def logprobs(logits: torch.Tensor, tokens: torch.Tensor, k: int, *, whole_rows: 
         decided = torch.ones_like(tokens, dtype=torch.bool)
     else:
         keys = head(logits, blocks.maxima(logits), _HEAD_BLOCKS).keys[:, :k]
+        keys = torch.cat((keys, keys.new_full((len(keys), k - keys.shape[1]), blocks.WORST)), dim=1)
         decided = (keys != blocks.WORST).all(dim=1, keepdim=True)
     normaliser = _log_sum_exp(logits)
     drawn = logits.gather(1, tokens.clamp(0, width - 1))

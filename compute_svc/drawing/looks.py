@@ -11,7 +11,7 @@ import torch
 
 from compute_svc.drawing import blocks
 from compute_svc.drawing.changes import RowToDraw, apply_changes
-from compute_svc.drawing.gumbel_max import FIRST_BLOCKS, choose
+from compute_svc.drawing.gumbel_max import FIRST_BLOCKS, FIRST_HEAD_BLOCKS, choose
 from compute_svc.drawing.history import History
 from compute_svc.drawing.logprobs import logprobs
 from compute_svc.drawing.noise import xtc_uniforms
@@ -22,10 +22,11 @@ from compute_svc.kernels.host_copy import read_once, rows_of
 # Rows of so many logits in all go through together, on a CPU for its cache, elsewhere for the memory of temporaries.
 _CPU_CELLS = 1 << 20
 _DEVICE_CELLS = 1 << 24
-# Of so many times more blocks is the noise computed where it was not enough.
+# So many times more blocks are looked at where it was not enough.
 _GROWTH = 8
 _IS_DRAWN = 1
 _IS_RANKED = 2
+_DECIDED = _IS_DRAWN | _IS_RANKED
 
 
 class _Effort(NamedTuple):
@@ -33,12 +34,12 @@ class _Effort(NamedTuple):
 
     Attributes:
         num_blocks: Of how many blocks to compute all noise.
-        whole_rows: Whether to rank the whole row.
-        whole_logprobs: The same for its log-probabilities.
+        head_blocks: How many blocks the head of its ranking is taken from.
+        whole_logprobs: Whether to rank the whole row for its log-probabilities.
     """
 
     num_blocks: int = FIRST_BLOCKS
-    whole_rows: bool = False
+    head_blocks: int = FIRST_HEAD_BLOCKS
     whole_logprobs: bool = False
 
 
@@ -48,7 +49,7 @@ class _Way(NamedTuple):
     changes: bool
     needs: Needs | None  # None = greedy
     num_blocks: int
-    whole_rows: bool
+    head_blocks: int
 
 
 class _Found(NamedTuple):
@@ -156,7 +157,7 @@ class Step:
             for some in self._pieces(places):
                 parts.append(self._look_at(way, some))
                 self._order += some
-        tokens, raw_best, best, flags = (torch.cat(one).view(1, -1) for one in zip(*parts, strict=True))
+        tokens, raw_best, best, flags = (_joined(one) for one in zip(*parts, strict=True))
         return _Found(tokens, raw_best, best, flags, *self._report(tokens))
 
     def take(self, found: _Found) -> None:
@@ -164,17 +165,21 @@ class Step:
 
         Effects: rows that are decided are no longer open; the others are looked at more closely next time.
         """
-        columns = _Columns(*(one[0] for one in read_once(*found)))
+        on_host = [one.numpy() for one in found] if found.tokens.device.type == "cpu" else read_once(*found)
+        columns = _Columns(*(one[0] for one in on_host))
         wanting, tokens, flags = self._wanting, columns.tokens.tolist(), columns.flags.tolist()
+        is_finite, is_possible = np.isfinite(columns.raw_best).tolist(), (columns.best > -np.inf).tolist()
         undecided = []
         reports = dict(zip(wanting.places, range(len(wanting.places)), strict=True))
         for index, place in enumerate(self._order):
             self.drawn.tokens[place] = tokens[index]
             report = reports.get(place)
-            if not np.isfinite(columns.raw_best[index]):
+            if not is_finite[index]:
                 self.drawn.status[place] = RowStatus.BROKEN
-            elif columns.best[index] == -np.inf:
+            elif not is_possible[index]:
                 self.drawn.status[place] = RowStatus.IMPOSSIBLE
+            elif flags[index] == _DECIDED and report is None:
+                continue
             elif self._look_closer(place, flags[index], is_reported=report is None or bool(columns.is_reported[report])):
                 undecided.append(place)
             elif report is not None:
@@ -189,7 +194,7 @@ class Step:
             if needs is not None and self._logits.device.type != "cpu":
                 # There each operation costs the same for one row and for many: what needs no ranking is kept apart, no more.
                 needs = Needs(rank=needs.rank)
-            way = _Way(row.draw.changes_at(row.position), needs, effort.num_blocks, effort.whole_rows)
+            way = _Way(row.draw.changes_at(row.position), needs, effort.num_blocks, effort.head_blocks)
             ways.setdefault(way, []).append(place)
         return ways
 
@@ -207,9 +212,9 @@ class Step:
             apply_changes(logits, rows, self._history)
         if way.needs is None:
             tokens, best = greedy(logits)
-            flags = torch.full_like(tokens, _IS_DRAWN | _IS_RANKED)
+            flags = torch.full_like(tokens, _DECIDED)
         else:
-            choice = choose(logits, self._numbers(places, rows), min(way.num_blocks, self._num_blocks), whole_rows=way.whole_rows)
+            choice = choose(logits, self._numbers(places, rows), way.num_blocks, way.head_blocks)
             tokens, best = choice.tokens, choice.best
             flags = choice.is_drawn * _IS_DRAWN + choice.is_ranked * _IS_RANKED
         return tokens, best if raw_best is None else raw_best, best, flags
@@ -224,13 +229,18 @@ class Step:
 
     def _numbers(self, places: list[int], rows: Sequence[RowToDraw]) -> RowNumbers:
         drops = [place in self._drops for place in places]
-        needs = Needs(*map(any, zip(*(row.draw.needs(xtc=drop) for row, drop in zip(rows, drops, strict=True)), strict=True)))
-        settings = np.stack([row.draw.settings_with_xtc if drop else row.draw.settings for row, drop in zip(rows, drops, strict=True)])
-        return RowNumbers.send(_seeds(rows), _positions(rows), np.ascontiguousarray(settings.T), needs, self._logits.device)
+        kinds = {row.draw.needs(xtc=drop) for row, drop in zip(rows, drops, strict=True)}
+        needs = kinds.pop() if len(kinds) == 1 else Needs(*map(any, zip(*kinds, strict=True)))
+        settings = np.array([row.draw.settings_with_xtc if drop else row.draw.settings for row, drop in zip(rows, drops, strict=True)])
+        return RowNumbers.send(_seeds(rows), _positions(rows), settings.T, needs, self._logits.device)
 
     def _report(self, tokens: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]:
         """The last four fields of `_Found`."""
         wanted = [(place, index) for index, place in enumerate(self._order) if self._rows[place].draw.top_logprobs is not None]
+        if not wanted:
+            self._wanting = _Wanting([], [], 0)
+            nothing, no_ids = tokens.new_empty((1, 0), dtype=torch.float32), tokens.new_empty((1, 0))
+            return nothing, no_ids, nothing, no_ids
         # Those that need no closer look go first, so that pieces differ from each other and not inside.
         wanted.sort(key=lambda one: self._efforts[one[0]].whole_logprobs)
         places, indices = [place for place, _ in wanted], [index for _, index in wanted]
@@ -242,10 +252,7 @@ class Step:
                 drawn = rows_of(tokens.view(-1, 1), indices[done : done + len(some)])
                 parts.append(logprobs(self._copy(some, writable=False), drawn, k, whole_rows=is_whole))
                 done += len(some)
-        if not parts:
-            nothing = torch.empty((1, 0), device=tokens.device)
-            return nothing, nothing.to(torch.int64), nothing, nothing.to(torch.int64)
-        drawn, ids, values, decided = (torch.cat(one).view(1, -1) for one in zip(*parts, strict=True))
+        drawn, ids, values, decided = (_joined(one) for one in zip(*parts, strict=True))
         return drawn, ids, values, decided.to(torch.int64)
 
     def _look_closer(self, place: int, flags: int, *, is_reported: bool) -> bool:
@@ -254,7 +261,7 @@ class Step:
         is_drawn, is_ranked = bool(flags & _IS_DRAWN), bool(flags & _IS_RANKED)
         self._efforts[place] = closer = _Effort(
             effort.num_blocks if is_drawn or not is_ranked else min(effort.num_blocks * _GROWTH, self._num_blocks),
-            effort.whole_rows or not is_ranked,
+            effort.head_blocks if is_ranked else min(effort.head_blocks * _GROWTH, self._num_blocks),
             effort.whole_logprobs or not is_reported,
         )
         return closer != effort
@@ -264,6 +271,11 @@ class Step:
         assert num is not None, "only rows that want them are reported"
         of_row = slice(report * k, report * k + min(num, k))
         return RowLogprobs(float(columns.logprobs[report]), columns.top_ids[of_row].astype(np.uint32), columns.top_logprobs[of_row])
+
+
+def _joined(pieces: Sequence[torch.Tensor]) -> torch.Tensor:
+    """[1, n]: rows of all pieces, one after the other."""
+    return (pieces[0] if len(pieces) == 1 else torch.cat(list(pieces))).reshape(1, -1)
 
 
 def _dropping(rows: Sequence[RowToDraw]) -> set[int]:

@@ -72,9 +72,9 @@ def of_blocks(keys: Words, positions: Words, blocks: npt.NDArray[np.int64], leas
     state[0] |= positions[:, :, None]
     state[1] = _THIRDS
     words = philox(state.reshape(2, rows, 5 * num), keys).reshape(2, rows, 5, num, 2)
-    each_row, each = np.ogrid[:rows, :num]
+    each_row, each = _counts(rows)[:, None], _counts(num)
     lane = words[(blocks >> 1) & 1, each_row, 0, each, 1 - (blocks & 1)] >> np.uint32(28)
-    beyond = np.empty((rows, num, 4, 2, 2))
+    beyond: Numbers = np.empty((rows, num, 4, 2, 2))
     beyond[...] = words[:, :, 1:, :, ::-1].transpose(1, 3, 2, 0, 4)
     exponentials = _exponentials(beyond, -1.0).reshape(rows, num, 16)
     exponentials[each_row, each, lane] = 0.0
@@ -86,13 +86,19 @@ def xtc_uniforms(keys: Words, positions: Words) -> Numbers:
     """[rows]: the number that decides whether XTC acts."""
     # The only counter whose last word is not 0.
     words = philox(np.stack((positions, np.ones_like(positions))), keys)
-    uniforms: Numbers = (words[0, :, 0, 1] + 0.5) * _SCALE
+    uniforms: Numbers = (words[0, :, 0, 1].astype(np.float64) + 0.5) * _SCALE
     return uniforms
 
 
 @cache
+def _counts(num: int) -> npt.NDArray[np.int64]:
+    """0, 1, ... num - 1."""
+    return np.arange(num)
+
+
+@cache
 def _upper_counts(num: int) -> Words:
-    """0, 1, ... num - 1 in the upper halves."""
+    """The same in the upper halves."""
     return np.arange(num, dtype=np.uint64) << _HALF
 
 

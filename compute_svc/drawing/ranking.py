@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
+import numpy as np
 import torch
 
 from compute_svc.drawing import blocks
 from compute_svc.drawing.arithmetic import exp_, sort_rows
 from compute_svc.drawing.rows import RowNumbers, Survivors
 
-_HEAD_BLOCKS = 64
 # Temporaries in float64 of so many logits stay in a core's cache.
 _CELLS = 1 << 16
 
@@ -27,23 +27,44 @@ class Ranked(NamedTuple):
     level: torch.Tensor
 
 
-def head(logits: torch.Tensor, maxima: torch.Tensor, num_blocks: int = _HEAD_BLOCKS) -> Ranked:
+def head(logits: torch.Tensor, maxima: torch.Tensor, num_blocks: int) -> Ranked:
     """The ids above the largest maximum that is not among the best blocks'. Ids whose logit is -inf are in no head.
 
     Args:
         logits: [rows, width] float32.
         maxima: [rows, blocks] float32.
-        num_blocks: Blocks that are looked at.
+        num_blocks: How many blocks are the best; where ids are likely regardless of their blocks, the head has little more ids.
     """
-    rows, num = maxima.shape
-    best = maxima.topk(min(num_blocks + 1, num), dim=1)
+    if maxima.shape[1] <= num_blocks:
+        return whole(logits)
+    if logits.device.type == "cpu":
+        return head_on_cpu(logits, maxima, num_blocks)
+    return head_on_device(logits, maxima, num_blocks)
+
+
+def head_on_device(logits: torch.Tensor, maxima: torch.Tensor, num_blocks: int) -> Ranked:
+    """As `head`, of fewer blocks than there are, in shapes that depend on no value."""
+    best = maxima.topk(num_blocks + 1, dim=1)
     level = best.values[:, num_blocks:]
-    if num <= num_blocks:
-        level = torch.full_like(best.values[:, :1], -torch.inf)
     ids, values = blocks.gather(logits, best.indices[:, :num_blocks])
-    keys = blocks.rank_keys(values, ids).view(rows, -1)
-    keys = keys.masked_fill_(~(values.view(rows, -1) > level), blocks.WORST)
-    return Ranked(sort_rows(keys), level)
+    keys = blocks.rank_keys(values, ids).flatten(1)
+    return Ranked(sort_rows(keys.masked_fill_(~(values.flatten(1) > level), blocks.WORST)), level)
+
+
+def head_on_cpu(logits: torch.Tensor, maxima: torch.Tensor, num_blocks: int) -> Ranked:
+    """As `head_on_device`, with no more columns than the longest head has ids."""
+    rows, width = logits.shape
+    place = maxima.shape[1] - 1 - num_blocks
+    level = np.partition(maxima.numpy(), place, axis=1)[:, place : place + 1]
+    values = logits.numpy()
+    cells = np.flatnonzero(values > level)
+    of_row, ids = np.divmod(cells, width)
+    counts = np.bincount(of_row, minlength=rows)
+    keys = np.full((rows, max(1, int(counts.max()))), blocks.WORST)
+    columns = np.arange(cells.size) - (np.cumsum(counts) - counts)[of_row]
+    keys[of_row, columns] = blocks.rank_keys(torch.from_numpy(values[of_row, ids]), torch.from_numpy(ids)).numpy()
+    keys.sort(axis=1)
+    return Ranked(torch.from_numpy(keys), torch.from_numpy(level))
 
 
 def whole(logits: torch.Tensor) -> Ranked:

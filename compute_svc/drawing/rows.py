@@ -85,8 +85,11 @@ class RowNumbers:
             positions: [rows].
             settings: [7, rows].
         """
-        packed = np.concatenate((key_words(seeds), positions[None], settings.view(np.int64)))
-        (words,) = to_device([packed[:, :, None]], device)
+        packed = np.empty((10, len(seeds), 1), dtype=np.int64)
+        packed[:2, :, 0] = key_words(seeds)
+        packed[2, :, 0] = positions
+        packed.view(np.float64)[3:, :, 0] = settings
+        words = torch.from_numpy(packed) if device.type == "cpu" else to_device([packed], device)[0]
         return cls(Streams(words[:2], words[2]), words[3:].view(torch.float64), needs)
 
     def of(self, start: int, end: int) -> RowNumbers:

@@ -30,6 +30,8 @@ _FILTERS = {
     "xtc_probability": contract.XTC_PROBABILITY,
     "xtc_threshold": contract.XTC_THRESHOLD,
 }
+# The least number of a float's full precision: the contract refuses the 0 that smaller ones become.
+_LEAST = 2.0**-126
 # What it comes to unset, in the precision of the contract.
 _XTC_THRESHOLD = common_pb2.SamplingParams(xtc_threshold=0.1).xtc_threshold
 
@@ -154,21 +156,26 @@ def _set_truncation(params: common_pb2.SamplingParams, wishes: Wishes, model: Se
     if top_k is not None and top_k > 0:
         params.top_k = top_k
     if top_p is not None and top_p < 1:
-        params.top_p = top_p
+        params.top_p = _above_zero(top_p)
     min_p = model.default_min_p if wishes.min_p is None else wishes.min_p
     if min_p:
         params.min_p = min_p
     typical_p = model.default_typical_p if wishes.typical_p is None else wishes.typical_p
     if typical_p is not None and typical_p < 1:
-        params.typical_p = typical_p
+        params.typical_p = _above_zero(typical_p)
     if wishes.top_n_sigma not in (None, 0, -1):
-        params.top_n_sigma = wishes.top_n_sigma
+        params.top_n_sigma = _above_zero(wishes.top_n_sigma)
     if wishes.xtc_probability:
         params.xtc_probability = wishes.xtc_probability
         if wishes.xtc_threshold is not None:
-            params.xtc_threshold = wishes.xtc_threshold
+            params.xtc_threshold = _above_zero(wishes.xtc_threshold)
             if params.xtc_threshold == _XTC_THRESHOLD:
                 params.ClearField("xtc_threshold")
+
+
+def _above_zero(value: float) -> float:
+    """A number above 0 as one that is so in the precision of the contract too."""
+    return max(value, _LEAST)
 
 
 def _set_penalties(params: common_pb2.SamplingParams, wishes: Wishes, model: ServedModel) -> None:
@@ -176,7 +183,7 @@ def _set_penalties(params: common_pb2.SamplingParams, wishes: Wishes, model: Ser
         contract.REPETITION_PENALTY.check("repetition_penalty", wishes.repetition_penalty)
     penalty = model.default_repetition_penalty if wishes.repetition_penalty is None else wishes.repetition_penalty
     if penalty is not None and penalty != 1:
-        params.repetition_penalty = penalty
+        params.repetition_penalty = _above_zero(penalty)
     for name, allowed in (("presence_penalty", contract.PRESENCE_PENALTY), ("frequency_penalty", contract.FREQUENCY_PENALTY)):
         value = getattr(wishes, name)
         if value is not None:

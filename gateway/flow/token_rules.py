@@ -73,7 +73,7 @@ def check_something_is_left(sampling: common_pb2.SamplingParams, stopping: commo
     Raises:
         InvalidRequest: naming the field that takes the last one.
     """
-    never = {*sampling.banned_token_ids, *(word.token_ids[0] for word in sampling.bad_words if len(word.token_ids) == 1)}
+    never = {*sampling.banned_token_ids, *(token for word in sampling.bad_words if len(word.token_ids) == 1 for token in word.token_ids)}
     allowed: Sequence[int] = sampling.allowed_token_ids or range(model.logits_width)
     at_first = stopping.stop_token_ids if stopping.min_tokens else ()
     if len(never) + len(at_first) < len(allowed):

@@ -19,6 +19,8 @@ KINDS: dict[str, dict[str, Any]] = {
     "filters": {"temperature": 1.2, "top_k": 40, "top_p": 0.9, "min_p": 0.02},
     "penalties": {"presence_penalty": 0.7, "frequency_penalty": 0.4, "repetition_penalty": 1.2},
     "bias and stops": {"logit_bias": {"40": 4, "41": -100}, "min_tokens": 8, "stop": ["e."]},
+    "more filters": {"temperature": 1.5, "typical_p": 0.9, "top_n_sigma": 2, "xtc_probability": 0.5, "xtc_threshold": 0.05},
+    "rules": {"bad_words": ["is", "the"], "banned_token_ids": [40, 41], "dry_multiplier": 0.8, "dry_allowed_length": 1},
     "log-probabilities": {"logprobs": 5, "temperature": 1.1},
 }
 

@@ -98,10 +98,11 @@ def left_by_filters(changed: Sequence[float], sampling: Sampling, position: int)
     ids = ids[: sampling.top_k]
     if sampling.typical_p < 1:
         p = _probabilities(ids, score)
-        entropy = -math.fsum(p[token] * math.log(p[token]) for token in ids if p[token] > 0)
-        # Rounded, so that what is equal but for the last bits is equal.
+        # |-log p - entropy| with the logarithm of the sum, which is in both, left out: what is equal comes out equal.
+        mean = math.fsum(p[token] * (score[token] - score[ids[0]]) for token in ids)
+        surprise = {token: abs(mean - (score[token] - score[ids[0]])) for token in ids}
         rank = {token: place for place, token in enumerate(ids)}
-        nearest = sorted(ids, key=lambda token: (round(abs(-_log(p[token]) - entropy), 9), rank[token]))
+        nearest = sorted(ids, key=lambda token: (surprise[token], rank[token]))
         kept = _prefix(nearest, p, sampling.typical_p)
         ids = [token for token in ids if token in kept]
     if sampling.top_p < 1:
@@ -127,10 +128,6 @@ def literal_draw(logits: Sequence[float], sampling: Sampling, position: int, **o
         for token in left_by_filters(changed, sampling, position)
     }
     return min(keys, key=lambda token: (-keys[token], token))
-
-
-def _log(p: float) -> float:
-    return math.log(p) if p > 0 else -math.inf
 
 
 def _probabilities(ids: Sequence[int], score: dict[int, float]) -> dict[int, float]:

@@ -36,7 +36,7 @@ class WatchedTokenizer(Tokenizer):
         self.go_on = threading.Event()
         self.go_on.set()
 
-    def token_texts(self) -> list[str]:
+    def token_texts(self) -> dict[int, str]:
         self.threads.append(threading.current_thread())
         assert self.go_on.wait(PATIENCE_S)
         return super().token_texts()
@@ -90,7 +90,7 @@ async def test_prompt_and_strings_are_answered_in_one_turn(tokenizer: WatchedTok
     forms = [tokenizer.encode(form, add_special_tokens=False, field="x") for form in ("capital", " capital")]
     assert [list(word.token_ids) for word in both.sampling.bad_words] == forms
     texts = tokenizer.token_texts()
-    assert list(both.sampling.dry_breaker_ids) == [index for index, text in enumerate(texts) if "\n" in text or ":" in text]
+    assert list(both.sampling.dry_breaker_ids) == [index for index, text in texts.items() if "\n" in text or ":" in text]
 
 
 async def test_without_an_input_there_must_be_strings(tokenizer: WatchedTokenizer) -> None:

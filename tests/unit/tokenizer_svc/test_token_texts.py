@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 import pytest
 from hypothesis import given, settings
@@ -28,20 +29,20 @@ def texts_of(tokenizer: Tokenizer, token_ids: Sequence[int]) -> list[str]:
 class FewTexts(Tokenizer):
     """A tokenizer that says what each token is, and counts how often it is asked."""
 
-    def __init__(self, texts: list[str]) -> None:
+    def __init__(self, texts: Sequence[str]) -> None:
         self.texts = texts
         self.asked = 0
 
-    def token_texts(self) -> list[str]:
+    def token_texts(self) -> dict[int, str]:
         self.asked += 1
-        return self.texts
+        return dict(enumerate(self.texts))
 
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_every_id_has_a_text_and_special_tokens_have_none(make_tokenizer: MakeTokenizer, kind: str) -> None:
     tokenizer = make_tokenizer(kind)
     texts = tokenizer.token_texts()
-    assert len(texts) == tokenizer.vocab_size
+    assert list(texts) == list(range(tokenizer.vocab_size))
     for name in SPECIAL_TOKENS:
         if (token_id := tokenizer.token_id(name)) is not None:
             assert texts[token_id] == ""
@@ -63,7 +64,7 @@ def test_texts_of_tokens_make_the_text(make_tokenizer: MakeTokenizer, kind: str,
 @given(breakers=st.lists(st.sampled_from(["\n", ":", '"', "*", ",", "e", " ", "an", "мир", "ü", "世界", "nowhere", "\u0301"]), min_size=1))
 def test_found_are_those_whose_own_text_has_one_of_the_strings(make_tokenizer: MakeTokenizer, kind: str, breakers: list[str]) -> None:
     tokenizer = make_tokenizer(kind)
-    expected = [index for index, text in enumerate(tokenizer.token_texts()) if any(breaker in text for breaker in breakers)]
+    expected = [index for index, text in tokenizer.token_texts().items() if any(breaker in text for breaker in breakers)]
     assert ids_with(tokenizer, *breakers) == expected
 
 
@@ -131,8 +132,19 @@ def test_breakers_of_too_many_tokens_are_refused_by_the_one_with_which_they_are(
 
 def test_a_vocabulary_without_a_plain_token_has_texts_too(make_folder: MakeFolder) -> None:
     class Unanchored(Tokenizer):
-        def _anchor(self) -> tuple[list[int], str]:
+        def _anchor(self, token_ids: Sequence[int]) -> tuple[list[int], str]:
             return [], ""
 
     texts = Unanchored(make_folder("byte_level_bpe", "chatml")).token_texts()
-    assert "\n" in texts
+    assert "\n" in texts.values()
+
+
+def test_ids_far_apart_take_no_room_in_between(make_folder: MakeFolder) -> None:
+    folder = make_folder("whole_words", "chatml")
+    far = 1 << 30
+    vocab = {**folder.definition["model"]["vocab"], "far:": far}
+    model = {**folder.definition["model"], "vocab": vocab}
+    added = [token for token in folder.definition["added_tokens"] if token["content"] in vocab]
+    tokenizer = Tokenizer(replace(folder, definition={**folder.definition, "model": model, "added_tokens": added}))
+    assert tokenizer.vocab_size == far + 1
+    assert ids_with(tokenizer, "far:") == [far]
