@@ -100,7 +100,7 @@ def scheduler_ms(num_requests: int, num_steps: int) -> float:
         plan = scheduler.step(0.0)
         builder.build(plan)
         scheduler.complete(plan)
-        rows = np.concatenate((plan.rows, np.array([chunk.slot for chunk in plan.prefills if chunk.completes], dtype=np.int64)))
+        rows = plan.wanted_rows
         scheduler.accept(rows, tokens[: len(rows)])
 
     while scheduler.num_running < num_requests or any(state.num_computed < state.prefill_end for state in scheduler.running):
