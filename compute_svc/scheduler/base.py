@@ -287,6 +287,18 @@ class Plan:
         return not self.decodes and not self.prefills
 
     @property
+    def wanted(self) -> list[RequestState]:
+        """Requests whose last known token it computes, in the order of the rows of logits: each gets a token."""
+        return [*self.decodes, *(chunk.state for chunk in self.prefills if chunk.completes)]
+
+    @property
+    def wanted_rows(self) -> npt.NDArray[np.int64]:
+        """[len(wanted)] int64, their batch slots."""
+        if not self.prefills:
+            return self.rows
+        return np.concatenate((self.rows, np.array([chunk.slot for chunk in self.prefills if chunk.completes], dtype=np.int64)))
+
+    @property
     def num_tokens(self) -> int:
         """Tokens that it computes."""
         return len(self.decodes) + sum(chunk.length for chunk in self.prefills)

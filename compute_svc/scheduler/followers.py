@@ -29,6 +29,11 @@ class Followers:
         # By number: whom a request waits for, and until how many tokens are computed.
         self._waits: dict[int, tuple[RequestState, int]] = {}
 
+    @property
+    def num_known(self) -> int:
+        """Requests that lead or wait."""
+        return len(self._nodes) + len(self._waits)
+
     def lead(self, state: RequestState) -> None:
         """A running request's prompt goes on behind its prefix, or has come to its end."""
         self.stop(state)
@@ -38,7 +43,8 @@ class Followers:
             self._leaders.setdefault(state.prefix, {})[state.request.number] = state
 
     def stop(self, state: RequestState) -> None:
-        """A request runs no longer, or its prefix changes."""
+        """A request neither leads nor waits any more: it has ended, is preempted, or its prefix changes."""
+        self._waits.pop(state.request.number, None)
         node = self._nodes.pop(state.request.number, None)
         if node is not None:
             leaders = self._leaders[node]

@@ -142,6 +142,7 @@ class Scheduler:
             self._stop(state, num_trusted)
         else:
             self._blocked.pop(number, None)
+            self.followers.stop(state)
         state.phase = Phase.ENDED
         self._policy.leave(state, Leave.ENDED, self._now)
         return state

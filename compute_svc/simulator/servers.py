@@ -44,28 +44,22 @@ class ScheduledServer:
         if plan.is_empty:
             return None
         prefill_tokens = context = 0
-        last_chunks = []
         started: list[int] = []
         for chunk in plan.prefills:
             prefill_tokens += chunk.length
             context += chunk.start
-            if chunk.completes:
-                last_chunks.append(chunk)
-                if chunk.state.num_tokens == chunk.state.num_given:
-                    started.append(chunk.state.request.number)
+            if chunk.completes and chunk.state.num_tokens == chunk.state.num_given:
+                started.append(chunk.state.request.number)
+        states, rows = plan.wanted, plan.wanted_rows
         scheduler.complete(plan)
-        slots = scheduler.memory.slots
-        context += int(slots.num_computed[plan.rows].sum())
         # The token that a row computes is not its context.
-        context -= len(plan.decodes)
-        rows = np.concatenate((plan.rows, [chunk.slot for chunk in last_chunks])) if last_chunks else plan.rows
-        states = [*plan.decodes, *(chunk.state for chunk in last_chunks)]
+        context += int(scheduler.memory.slots.num_computed[plan.rows].sum()) - len(plan.decodes)
         # Every token is zero.
         done = [states[index] for index in scheduler.accept(rows, np.zeros(len(rows), dtype=np.int64)).tolist()]
         ended = [(state.request.number, state.position) for state in done]
         for number, _ in ended:
             scheduler.release(number)
-        return StepEvents(StepWork(len(plan.decodes), prefill_tokens, context), len(plan.decodes) + len(last_chunks), started, ended)
+        return StepEvents(StepWork(len(plan.decodes), prefill_tokens, context), len(rows), started, ended)
 
 
 class _Answer:

@@ -82,8 +82,8 @@ def engine_ms(num_requests: int, num_steps: int) -> float:
     engine = Engine(FreeModel(num_requests), kv, config, logits_width=WIDTH, device=torch.device("cpu"))
     for request in _requests(num_requests, _answer_tokens(num_steps)):
         engine.submit(request)
-    while engine.load.decode_tokens < num_requests:
-        engine.step(0.0)
+    while (output := engine.step(0.0)) is None or output.rows is None or len(output.rows.numbers) < num_requests:
+        pass
     return _median_ms(lambda: engine.step(0.0), num_steps)
 
 
@@ -100,7 +100,7 @@ def scheduler_ms(num_requests: int, num_steps: int) -> float:
         plan = scheduler.step(0.0)
         builder.build(plan)
         scheduler.complete(plan)
-        rows = np.concatenate((plan.rows, np.array([chunk.slot for chunk in plan.prefills if chunk.completes], dtype=np.int64)))
+        rows = plan.wanted_rows
         scheduler.accept(rows, tokens[: len(rows)])
 
     while scheduler.num_running < num_requests or any(state.num_computed < state.prefill_end for state in scheduler.running):

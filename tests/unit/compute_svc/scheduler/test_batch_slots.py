@@ -125,8 +125,7 @@ def test_planning_needs_no_tokens_but_those_that_end_a_request() -> None:
         while scheduler.num_running or scheduler.num_waiting:
             plan = scheduler.step(0.0)
             steps.append((plan.rows.tolist(), [(chunk.slot, chunk.start, chunk.length) for chunk in plan.prefills]))
-            rows = np.concatenate((plan.rows, np.array([chunk.slot for chunk in plan.prefills if chunk.completes], dtype=np.int64)))
-            states = [*plan.decodes, *(chunk.state for chunk in plan.prefills if chunk.completes)]
+            states, rows = plan.wanted, plan.wanted_rows
             scheduler.complete(plan)
             for index in scheduler.accept(rows, np.full(len(rows), token)):
                 scheduler.release(states[index].request.number)

@@ -50,6 +50,23 @@ def test_nobody_waits_for_one_that_does_not_go_on(happens: str) -> None:
     scheduler.assert_consistent()
 
 
+def test_nothing_is_remembered_of_who_led_or_waited_and_has_left() -> None:
+    scheduler = Scheduler(small_config(step_budget_tokens=12))
+    for number in (1, 2, 3):
+        scheduler.submit(request_of(number, list(range(20))))
+    assert chunks_of(step(scheduler)) == [(1, 0, 12)]
+    assert scheduler.followers.num_known == 1, "one leads"
+    assert chunks_of(step(scheduler)) == [(1, 12, 8)]
+    assert scheduler.followers.num_known == 2, "two have waited"
+    for number in (2, 1, 3):
+        scheduler.release(number)
+    assert scheduler.followers.num_known == 0
+    scheduler.submit(request_of(4, [*range(30, 50)]))
+    step(scheduler)
+    scheduler.release(4)
+    assert scheduler.followers.num_known == 0
+
+
 def test_only_uncached_tokens_count_against_the_budget() -> None:
     scheduler = Scheduler(small_config())
     prompt = list(range(16))
