@@ -6,7 +6,6 @@ import logging
 from collections.abc import Callable, Sequence
 from typing import Protocol
 
-import numpy as np
 import torch
 
 from compute_svc.drawing import RowStatus
@@ -291,9 +290,7 @@ class Engine:
         return KvChanges(False, stored, removed) if stored or removed else None
 
     def _compute(self, plan: Plan) -> Rows | None:
-        ends = [chunk for chunk in plan.prefills if chunk.completes]
-        states = [*plan.decodes, *(chunk.state for chunk in ends)]
-        rows = np.concatenate((plan.rows, [chunk.slot for chunk in ends])).astype(np.int64) if ends else plan.rows
+        states, rows = plan.wanted, plan.wanted_rows
         # All that is likely to fail comes before anything counts as computed.
         with torch.inference_mode():
             logits = self._model.forward(self._builder.build(plan), self._kv)
