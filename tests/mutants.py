@@ -2,8 +2,9 @@
 
 cosmic-ray makes the changes. A sample of places is drawn over all modules, a change at each, and the module's own tests run against a copy of
 the tree that has the change. One that hangs counts as noticed only if the tests' own time limit ended it. Places where a change changes nothing that can be
-tested are left out: annotations, which nobody evaluates, asserts, which guard what never happens, and stars that are no operators (`def f(a, *, b)`, `[*a]`,
-`{**a}`), of which cosmic-ray makes operators: what it writes there is no Python, or allows more ways to call and changes none.
+tested are left out: annotations, which nobody evaluates; protocols, which nobody runs; asserts and the `strict=True` of zip, which guard what never happens;
+and stars that are no operators (`def f(a, *, b)`, `[*a]`, `{**a}`), of which cosmic-ray makes operators: what it writes there is no Python, or allows more
+ways to call and changes none.
 """
 
 from __future__ import annotations
@@ -142,7 +143,9 @@ def _left_out(source: str) -> Iterator[tuple[_Place, _Place]]:
     for node in ast.walk(ast.parse(source)):
         if isinstance(node, ast.arg | ast.AnnAssign) and node.annotation is not None:
             yield _Place(node.annotation.lineno, node.annotation.col_offset), _end(node.annotation)
-        elif isinstance(node, ast.Assert):
+        elif isinstance(node, ast.Assert) or (
+            isinstance(node, ast.ClassDef) and any(ast.unparse(base) == "Protocol" for base in node.bases)
+        ):
             yield _Place(node.lineno, node.col_offset), _end(node)
         elif isinstance(node, ast.Starred):
             yield _Place(node.lineno, node.col_offset), _Place(node.value.lineno, node.value.col_offset)
@@ -150,6 +153,8 @@ def _left_out(source: str) -> Iterator[tuple[_Place, _Place]]:
             yield from (_double_star(value) for key, value in zip(node.keys, node.values, strict=True) if key is None)
         elif isinstance(node, ast.keyword) and node.arg is None:
             yield _double_star(node.value)
+        elif isinstance(node, ast.keyword) and node.arg == "strict" and ast.unparse(node.value) == "True":
+            yield _Place(node.value.lineno, node.value.col_offset), _end(node.value)
         elif isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
             if node.returns is not None:
                 yield _Place(node.returns.lineno, node.returns.col_offset), _end(node.returns)
