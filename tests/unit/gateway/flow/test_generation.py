@@ -147,6 +147,21 @@ async def test_what_was_lost_before_anything_was_taken_goes_on_elsewhere_and_is_
     assert scene.generation.usage() == Usage(2, 4, 5 if num_tokens else 2)
 
 
+@pytest.mark.parametrize("stream", [False, True])
+async def test_what_came_before_a_loss_is_not_delivered_before_the_choice_goes_on_and_so_may_be_lost_again(stream: bool) -> None:
+    replicas = [FakeReplica("one"), FakeReplica("two"), FakeReplica("three")]
+    scene = Scene(*replicas, stream=stream)
+    scene.generation.submit()
+    reading = asyncio.create_task(scene.read())
+    for position, replica in enumerate(replicas):
+        await until(lambda replica=replica: replica.attempts)  # type: ignore[misc]
+        answer = replica.attempts[0].answer
+        answer.push(position, [position + 1], "abc"[position], "stop" if position == 2 else None, now=0.0)
+        if position < 2:
+            answer.fail(LOST)
+    assert await reading == {0: Delta("abc", [1, 2, 3], [], "stop")}
+
+
 async def test_what_was_begun_to_be_delivered_is_not_tried_again() -> None:
     first, second = FakeReplica("one"), FakeReplica("two", play=ABC)
     scene = Scene(first, second, stream=True)
@@ -298,6 +313,7 @@ async def test_figures_are_exact() -> None:
 async def test_gaps_are_those_between_deltas_of_one_choice_as_they_are_taken() -> None:
     replica = FakeReplica("one")
     scene = Scene(replica, of=choices(prompt(1), n=2), stream=True)
+    scene.clock.now = 1.5
     scene.generation.submit()
     first, second = (attempt.answer for attempt in replica.attempts)
     for answer, position, finish, wait_s in (
