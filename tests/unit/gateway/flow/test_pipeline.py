@@ -94,6 +94,7 @@ async def test_a_text_is_encoded_resolved_submitted_and_counted() -> None:
 
 async def test_times_are_those_of_the_clock() -> None:
     scene = Scene()
+    scene.clock.now = 1.5
 
     def slowly(attempt: FakeAttempt) -> None:
         scene.clock.now += 2
@@ -218,6 +219,29 @@ async def test_a_chat_needs_a_template() -> None:
     scene = Scene(model=replace(MODEL, has_chat_template=False))
     assert "no chat template" in (await scene.refusal(chat("abc"), prompt_field="messages")).message
     assert not scene.stages.encoded
+
+
+async def test_a_text_needs_no_template() -> None:
+    assert (await Scene(model=replace(MODEL, has_chat_template=False)).answer(text("abc")))[0] == "Hi"
+
+
+@pytest.mark.parametrize(
+    ("refusal", "message"),
+    [
+        (
+            PromptTooLong.of(got=200, limit=99, field="messages"),
+            "This model's maximum context length is 100 tokens. However, prompt has 200 ",
+        ),
+        (InvalidRequest("messages[0].role is wrong", field="messages[0].role"), "messages[0].role is wrong"),
+    ],
+)
+async def test_what_the_tokenizer_refuses_is_refused_in_the_clients_words(refusal: InvalidRequest, message: str) -> None:
+    scene = Scene()
+    scene.stages.refusal = refusal
+    error = await scene.refusal(text("abc"))
+    assert type(error) is type(refusal)
+    assert error.message.startswith(message)
+    assert not scene.replica.attempts
 
 
 async def test_a_prompt_without_tokens_is_refused() -> None:
