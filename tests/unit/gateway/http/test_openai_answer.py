@@ -78,13 +78,18 @@ def test_offsets_are_the_sampler_s() -> None:
 
 
 def test_the_drawn_token_is_known_by_its_id_whatever_the_others_look_like() -> None:
-    tops = ((700, b"ab", -0.125), (1000, b"ab", -0.25), (1300, b"ab", -0.375), (600, b"aa", -0.5), (1400, b"zz", -0.625))
-    (named,) = completion_logprobs([entry(1000, b"ab", "ab", *tops, logprob=-0.25)])["top_logprobs"]
-    assert named == {"token_id:700": -0.125, "ab": -0.25, "token_id:1300": -0.375, "aa": -0.5, "zz": -0.625}
+    tops = ((700, b"ab", -0.125), (1300, b"ab", -0.25), (1000, b"ab", -0.375), (600, b"aa", -0.5), (1400, b"zz", -0.625))
+    (named,) = completion_logprobs([entry(1000, b"ab", "ab", *tops, logprob=-0.375)])["top_logprobs"]
+    assert named == {"token_id:700": -0.125, "token_id:1300": -0.25, "ab": -0.375, "aa": -0.5, "zz": -0.625}
     half = EMOJI[:2]
     (one,) = chat_logprobs([entry(1000, half, "", *((token, half, value) for token, _, value in tops))])["content"]
-    assert [top["token"] for top in one["top_logprobs"]] == ["\\xf0\\x9f", "", *["\\xf0\\x9f"] * 3]
+    assert [top["token"] for top in one["top_logprobs"]] == [*["\\xf0\\x9f"] * 2, "", *["\\xf0\\x9f"] * 2]
     assert [top["logprob"] for top in one["top_logprobs"]] == [-0.125, -0.25, -0.375, -0.5, -0.625]
+
+
+def test_the_drawn_token_has_one_name_where_its_bytes_differ_at_its_place() -> None:
+    (named,) = completion_logprobs([entry(1000, b"Hello", "Hello", (1000, b" Hello", -0.5), (2000, b"Hi", -1.5))])["top_logprobs"]
+    assert named == {"Hello": -0.5, "Hi": -1.5}
 
 
 def test_usage_adds_up() -> None:
