@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 from typing import Any, cast
 
 import pytest
@@ -104,6 +105,24 @@ async def test_after_so_many_failures_in_a_row_redis_is_left_alone_until_a_probe
     assert (scene.redis.commands, scene.store.breaker_open) == (["ping"], False)
     scene.redis.values[KEY.redis_name] = b"value"
     assert await scene.store.read(KEY) == Found(b"value", None)
+
+
+async def test_the_log_says_once_when_redis_is_left_alone_and_once_when_it_is_back(caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.INFO, logger="prompt_cache.redis_store")
+    scene = Scene(breaker_failures=2, breaker_open_s=3.0)
+    await scene.store.read(KEY)
+    scene.redis.error = RedisConnectionError("gone")
+    await scene.store.read(KEY)
+    assert caplog.messages == []
+    await scene.store.read(KEY)
+    await scene.store.read(KEY)
+    assert caplog.messages == [f"Redis is left alone for 3 s after failures in a row, the last: {scene.redis.error!r}"]
+    scene.redis.error = None
+    scene.clock.now += 3
+    await scene.store.read(KEY)
+    await scene.store.drain()
+    await scene.store.read(KEY)
+    assert caplog.messages[1:] == ["Redis is in use again"]
 
 
 async def test_a_success_between_them_forgets_failures() -> None:
