@@ -79,8 +79,7 @@ class RedisStore:
         self._queue: asyncio.Queue[_Write] = asyncio.Queue(config.write_queue_len)
         self._writer: asyncio.Task[None] | None = None
         self._probe: asyncio.Task[None] | None = None
-        self._max_reading = config.max_connections * _READS_PER_CONNECTION
-        self._reading = 0
+        self._free_reads = config.max_connections * _READS_PER_CONNECTION
         self.errors = 0
         self.busy = 0
         self.dropped = 0
@@ -127,14 +126,14 @@ class RedisStore:
         """What Redis holds under the key; None if nothing, or if it could not be asked in time."""
         if not self._usable():
             return None
-        if self._reading >= self._max_reading:
+        if not self._free_reads:
             self.busy += 1
             return None
-        self._reading += 1
+        self._free_reads -= 1
         try:
             return await self._attempt(self._read(key))
         finally:
-            self._reading -= 1
+            self._free_reads += 1
 
     def write(self, key: CacheKey, data: bytes) -> None:
         """Queues a value to be kept for the configured time; drops it if the queue is full or Redis is left alone."""

@@ -74,6 +74,17 @@ def test_a_long_answer_goes_on_as_a_short_one() -> None:
     assert (len(answer.token_ids), answer.error) == (3000, None)
 
 
+def test_a_delta_of_tokens_alone_or_of_text_alone_can_be_taken() -> None:
+    answer, _ = make()
+    answer.push(0, [1], "", now=0.0)
+    assert answer.take() == Delta("", [1], [], None)
+    answer.push(1, [], "he", now=0.0)
+    assert answer.take() == Delta("he", [], [], None)
+    answer.push(1, [], "", "stop", now=0.0)
+    assert answer.take() == Delta("", [], [], "stop")
+    assert answer.take() is None
+
+
 def test_held_back_text_may_come_without_a_token() -> None:
     answer, _ = make()
     answer.push(0, [1], "he", now=0.0)
