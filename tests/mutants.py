@@ -18,11 +18,11 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator, Sequence, Set
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from queue import SimpleQueue
-from typing import NamedTuple
+from typing import NamedTuple, TypeVar
 
 import cosmic_ray.ast
 import cosmic_ray.mutating
@@ -30,6 +30,8 @@ import cosmic_ray.plugins
 import torch
 
 from tests.environment import describe_environment
+
+T = TypeVar("T")
 
 ROOT = Path(__file__).parents[1]
 RESULTS = ROOT / "tests" / "bench" / "results" / "mutants.json"
@@ -186,16 +188,24 @@ def _try_all(mutants: Sequence[Mutant], num_workers: int) -> list[dict[str, obje
             subprocess.run(["tar", "-xf", "tree.tar"], cwd=copy, check=True)
             copies.put(copy)
 
-        def attempt(mutant: Mutant) -> tuple[str, str, float]:
-            copy, began = copies.get(), time.monotonic()
+        def in_a_copy(job: Callable[[Path], T]) -> T:
+            copy = copies.get()
             try:
-                return *_try(copy, mutant), time.monotonic() - began
+                return job(copy)
             finally:
                 copies.put(copy)
 
-        _require_green(copy, {mutant.module for mutant in mutants})
+        def check_green(tests: Sequence[str]) -> None:
+            if in_a_copy(lambda copy: _run_tests(copy, tests, is_shown=True)) != 0:
+                raise SystemExit(f"{' '.join(tests)} fail without any change")
+
+        def attempt(mutant: Mutant) -> tuple[str, str, float]:
+            began = time.monotonic()
+            return *in_a_copy(lambda copy: _try(copy, mutant)), time.monotonic() - began
+
         survivors = []
         with ThreadPoolExecutor(num_workers) as workers:
+            list(workers.map(check_green, sorted({tuple(MODULES[mutant.module]) for mutant in mutants})))
             for number, (mutant, (verdict, change, took_s)) in enumerate(zip(mutants, workers.map(attempt, mutants), strict=True), 1):
                 sys.stdout.write(f"{number:3} {verdict:8} {took_s:5.1f} s  {mutant.module}:{mutant.line} {mutant.operator}\n")
                 if verdict != "noticed":
@@ -203,12 +213,6 @@ def _try_all(mutants: Sequence[Mutant], num_workers: int) -> list[dict[str, obje
                     survivors.append({**mutant._asdict(), "verdict": verdict, "change": change})
                 sys.stdout.flush()
     return survivors
-
-
-def _require_green(copy: Path, modules: Set[str]) -> None:
-    for tests in sorted({tuple(MODULES[module]) for module in modules}):
-        if _run_tests(copy, tests, is_shown=True) != 0:
-            raise SystemExit(f"{' '.join(tests)} fail without any change")
 
 
 def _try(copy: Path, mutant: Mutant) -> tuple[str, str]:
