@@ -236,7 +236,7 @@ def _run_tests(copy: Path, tests: Sequence[str], *, is_shown: bool = False) -> i
     """The tests' exit status; None if they had to be ended from outside."""
     # The limit ends the process: raised within a test it is an error like another, for which hypothesis looks for a shorter example.
     limit = [f"--timeout={_TEST_LIMIT_S}", "--timeout-method=thread"]
-    command = [sys.executable, "-m", "pytest", "-x", "-q", "-p", "no:cacheprovider", *limit, *tests]
+    command = [sys.executable, "-m", "pytest", "-x", "-q", "-p", "no:cacheprovider", "--hypothesis-profile", "no shrinking", *limit, *tests]
     environment = {**os.environ, "PYTHONPATH": f"{copy}{os.pathsep}{copy / 'protos'}", "PYTHONDONTWRITEBYTECODE": "1"}
     try:
         run = subprocess.run(command, cwd=copy, env=environment, capture_output=True, text=True, timeout=_RUN_LIMIT_S, check=False)
