@@ -45,11 +45,11 @@ def test_the_text_before_the_first_counting_stop_is_sent_and_nothing_else(stops:
 
 
 @settings(max_examples=200, deadline=None)
-@given(STOPS, PIECES)
-def test_what_is_sent_can_never_become_part_of_a_stop_string_and_all_else_is_sent(stops: list[str], pieces: list[str]) -> None:
+@given(STOPS, PIECES, st.booleans())
+def test_what_is_sent_can_never_become_part_of_a_stop_string_and_all_else_is_sent(stops: list[str], pieces: list[str], armed: bool) -> None:
     matcher, seen, sent = StopMatcher(StopPatterns(stops)), "", ""
     for piece in pieces:
-        text, stop = matcher.feed(piece, armed=True)
+        text, stop = matcher.feed(piece, armed=armed)
         seen, sent = seen + piece, sent + text
         if stop is not None:
             return
@@ -86,6 +86,8 @@ def test_what_is_held_back_at_the_end_is_sent() -> None:
 def test_a_stop_complete_while_it_does_not_count_is_text() -> None:
     assert run(["aa"], ["aa", "b", "aa"], armed_from=1)[:2] == ("aab", "aa")
     assert run(["aa"], ["aa", "a"], armed_from=1)[:2] == ("a", "aa"), "an overlapping one that is complete later counts"
+    assert run(["ab", "b"], ["ab"], armed_from=1) == ("ab", None, ["ab", ""]), "it holds back what may begin another and no more"
+    assert run(["aba"], ["aba"], armed_from=1) == ("aba", None, ["ab", "a"])
 
 
 def test_one_automaton_serves_many_texts() -> None:
