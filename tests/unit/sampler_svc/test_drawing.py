@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from sampler_svc.candidate_rows import CandidateRows
@@ -17,6 +17,7 @@ from sampler_svc.errors import Disagreement
 from sampler_svc.params import Sampling, Stopping
 from sampler_svc.penalties import Penalties
 from sampler_svc.philox import gumbel
+from tests.examples import examples
 from triserve.rpc.errors import InvalidRequest, ServiceError
 
 
@@ -140,13 +141,13 @@ def whole_rows(draw: st.DrawFn) -> Case:
     )
 
 
-@settings(max_examples=40, deadline=None)
+@examples(40)
 @given(st.lists(whole_rows(), min_size=1, max_size=5))
 def test_a_batch_draws_what_the_specification_says_of_each_row(cases: list[Case]) -> None:
     assert draw_cases(cases, WIDTH) == [reference(case, case.log_sum_exp) for case in cases]
 
 
-@settings(max_examples=40, deadline=None)
+@examples(40)
 @given(st.lists(whole_rows(), min_size=2, max_size=4), st.randoms(use_true_random=False))
 def test_the_draw_depends_neither_on_the_batch_nor_on_the_order_of_candidates(cases: list[Case], random: object) -> None:
     together = draw_cases(cases, WIDTH)
@@ -173,7 +174,7 @@ def falling(case: Case) -> list[int]:
     return sorted(case.logits, key=lambda token: (-np.float32(case.logits[token]), token))
 
 
-@settings(max_examples=40, deadline=None)
+@examples(40)
 @given(whole_rows(), st.integers(1, 6))
 def test_top_k_needs_only_k_unchanged_candidates_and_the_changed_ones(case: Case, top_k: int) -> None:
     case = replace(case, sampling=replace(case.sampling, top_k=top_k))
@@ -185,7 +186,7 @@ def test_top_k_needs_only_k_unchanged_candidates_and_the_changed_ones(case: Case
         assert draw_cases([some], WIDTH, [case.log_sum_exp]) == draw_cases([case], WIDTH)
 
 
-@settings(max_examples=40, deadline=None)
+@examples(40)
 @given(whole_rows(), st.sampled_from([0.1, 0.5, 0.75, 0.95]))
 def test_top_p_at_temperature_one_needs_only_candidates_that_reach_p(case: Case, top_p: float) -> None:
     case = Case(case.logits, Sampling(top_p=top_p, min_p=case.sampling.min_p, seed=case.sampling.seed))

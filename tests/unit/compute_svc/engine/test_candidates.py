@@ -9,12 +9,13 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from compute_svc.engine.candidates import draw_greedy, select_candidates, top_of_rows
 from compute_svc.engine.draw_rule import DEFAULT_LIMITS, NEVER, CandidateLimits, DrawRule
 from compute_svc.wire.request import Request, SamplingOptions
+from tests.examples import examples
 
 Floats = npt.NDArray[np.float64]
 
@@ -152,7 +153,7 @@ def _cases(draw: st.DrawFn) -> Case:
 
 
 @given(st.lists(_cases(), min_size=1, max_size=4), st.sampled_from([3, 30, 1 << 20]), st.integers(0, 1 << 30))
-@settings(max_examples=150, deadline=None)
+@examples(150)
 def test_the_draw_from_candidates_is_the_draw_from_the_full_row(cases: list[Case], levels: int, seed: int) -> None:
     # Small limits make rows of 40 logits go through every branch that rows of 128,000 go through.
     limits = CandidateLimits(first_guess=4, most=12, share=1)
