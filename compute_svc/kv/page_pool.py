@@ -4,11 +4,14 @@ from __future__ import annotations
 
 from bisect import bisect_left, insort
 from collections.abc import Iterable
+from operator import itemgetter
 
 import numpy as np
 import numpy.typing as npt
 
 Pages = npt.NDArray[np.int64]
+
+_LENGTH = itemgetter(0)
 
 
 class PagePool:
@@ -67,16 +70,15 @@ class PagePool:
             [count] int64, rising within each run.
         """
         assert 0 <= count <= self._num_in_runs, f"{count} pages wanted, {self._num_in_runs} allocatable: the caller checks first"
-        if count == 0:
-            return np.empty(0, dtype=np.int64)
         parts: list[Pages] = []
-        if after is not None and after + 1 in self._end_of:
-            parts.append(self._take(after + 1, count))
-            count -= parts[0].size
+        start = None if after is None else after + 1
         while count:
-            parts.append(self._take(self._choose_run(count), count))
-            count -= parts[-1].size
-        return parts[0] if len(parts) == 1 else np.concatenate(parts)
+            if start is None or start not in self._end_of:
+                start = self._choose_run(count)
+            part = self._take(start, count)
+            parts.append(part)
+            count -= part.size
+        return np.concatenate(parts) if parts else np.empty(0, dtype=np.int64)
 
     def release(self, pages: Pages) -> None:
         """Gives pages back; the caller owns them no longer.
@@ -84,8 +86,6 @@ class PagePool:
         Args:
             pages: [n] int64, any order, no page twice, none of them free.
         """
-        if pages.size == 0:
-            return
         assert not self._is_free[pages].any(), "a page is released twice"
         self._add_pages(pages)
 
@@ -109,20 +109,17 @@ class PagePool:
 
     def unreserve(self, pages: Pages) -> None:
         """Makes pages that were reserved free for everybody."""
-        if pages.size == 0:
-            return
         assert self._is_reserved[pages].all(), "what is unreserved was reserved"
         self._is_reserved[pages] = False
         self.num_reserved -= pages.size
         self._add_pages(pages)
 
     def _add_pages(self, pages: Pages) -> None:
+        if not pages.size:
+            return
         ordered = np.sort(pages)
-        breaks = np.flatnonzero(np.diff(ordered) != 1) + 1
-        starts = ordered[np.concatenate(([0], breaks))].tolist()
-        ends = (ordered[np.concatenate((breaks - 1, [ordered.size - 1]))] + 1).tolist()
-        for start, end in zip(starts, ends, strict=True):
-            self._add_run(start, end)
+        for run in np.split(ordered, np.flatnonzero(np.diff(ordered) != 1) + 1):
+            self._add_run(int(run[0]), int(run[-1]) + 1)
 
     def assert_owned_once(self, owned: Iterable[Pages], reserved: Iterable[Pages] = ()) -> None:
         """Checks that the pages of all owners and the free pages are all pages, each once.
@@ -151,10 +148,11 @@ class PagePool:
             in_runs[start:end] += 1
         assert (in_runs == (self._is_free & ~self._is_reserved)).all() and self._num_in_runs == int(in_runs.sum()), "the runs are off"
         assert self._by_length == sorted((end - start, start) for start, end in self._end_of.items()), "the lengths of the runs are off"
+        assert all(start < end for start, end in self._end_of.items()), "a run has pages"
 
     def _choose_run(self, count: int) -> int:
         """Start of the shortest run that holds `count` pages; of the longest one if none does."""
-        index = bisect_left(self._by_length, (count, 0))
+        index = bisect_left(self._by_length, count, key=_LENGTH)
         return self._by_length[min(index, len(self._by_length) - 1)][1]
 
     def _take(self, start: int, count: int) -> Pages:

@@ -20,7 +20,7 @@ class PageTables:
 
     def __init__(self, num_rows: int, pages_per_row: int) -> None:
         self.entries: npt.NDArray[np.int64] = np.zeros((num_rows, pages_per_row), dtype=np.int64)
-        self._free_rows = list(range(num_rows - 1, -1, -1))
+        self._free_rows = list(reversed(range(num_rows)))
 
     def open(self) -> PageTable:
         """A page table without pages, on a row of its own until it is closed."""
@@ -73,7 +73,7 @@ class PageTable:
         """Makes the first page of the room one that the request owns; returns it, [1]."""
         page = self.room[:1]
         assert page.size, "there is room"
-        self._entries[self.length] = page[0]
+        self._entries[self.length] = page.item()
         self.length += 1
         self.room = self.room[1:]
         return page
