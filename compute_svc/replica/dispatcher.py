@@ -84,7 +84,7 @@ class SamplerPort(Protocol):
         """All rows of a request are sent."""
 
 
-@dataclass(slots=True)
+@dataclass
 class _Flight:
     """A request under way.
 
@@ -278,8 +278,8 @@ class Dispatcher:
     def on_sampler_answer(self, link: SamplerPort, answer: SamplerAnswer) -> None:
         """Verdicts go to the engine, parcels to the gateways; requests that the sampler has ended, end."""
         if answer.verdicts:
-            numbers, positions, tokens = zip(*answer.verdicts, strict=True)
-            self._engine.verdicts(numbers, positions, tokens)
+            drawn = answer.verdicts
+            self._engine.verdicts([one.number for one in drawn], [one.position for one in drawn], [one.token for one in drawn])
         for parcel in answer.parcels:
             gateway = self._gateways.get(parcel.gateway)
             if gateway is not None:

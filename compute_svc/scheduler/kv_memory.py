@@ -58,9 +58,12 @@ class KvMemory:
         self.ends = PrefixEnds(self.tree, self._page_size)
         self.tables = PageTables(config.max_running_requests, min(config.num_pages, self._pages_for(config.max_request_tokens)))
         self._window = config.window if config.slides else None
-        self._sliding_pages = self._pages_for(config.sliding_tokens) if config.slides else 0
         # Of a request that holds all its known tokens when it is admitted; a longer one slides from the start.
-        self._most_pages = max(self._sliding_pages, config.num_pages // 2) if config.slides else int(self.tables.entries.shape[1])
+        self._most_pages = self._sliding_pages = int(self.tables.entries.shape[1])
+        if config.slides:
+            self._sliding_pages = self._pages_for(config.sliding_tokens)
+            self._most_pages = max(self._sliding_pages, config.num_pages // 2)
+        self._chunk_tokens = config.chunk_tokens
         self.num_returns = 0
         self.looked_up_tokens = 0
         self.hit_tokens = 0
@@ -85,9 +88,8 @@ class KvMemory:
 
         What those share with others, or is pinned, does not become free; and what of it the waiting one shares too, it does not need.
         """
-        num_pages, known = self.wanted_pages(state), state.tokens[: state.num_tokens - 1]
-        if self._window is not None and num_pages < self._pages_for(state.num_tokens):
-            known = known[: self._window.chunk_tokens]
+        num_pages = self.wanted_pages(state)
+        known = self._sharable(state, num_pages)
         locks = locks_of(self._holdings(other)[1] for other in without)
         held = self.tree.count_held(state.request.tenant, known, locks)
         available = self.num_available
@@ -115,10 +117,9 @@ class KvMemory:
 
         Effects: sets the request's table, prefix, num_found_pages and num_computed.
         """
-        known, num_pages = state.tokens[: state.num_tokens - 1], self.wanted_pages(state)
-        state.is_sliding = self._window is not None and num_pages < self._pages_for(state.num_tokens)
-        if self._window is not None and state.is_sliding:
-            known = known[: self._window.chunk_tokens]
+        num_pages = self.wanted_pages(state)
+        state.is_sliding = num_pages < self._pages_for(state.num_tokens)
+        known = self._sharable(state, num_pages)
         prefix = self._lock_prefix(state.request.tenant, known)
         missing = num_pages - prefix.pages.size
         # Who has room for the maximum does not grow and needs no headroom.
@@ -209,8 +210,8 @@ class KvMemory:
         """
         table, prefix = self._holdings(state)
         first, end = table.shared, state.num_computed // self._page_size
-        if self._window is not None and state.is_sliding:
-            end = min(end, self._window.chunk_tokens // self._page_size)
+        if state.is_sliding:
+            end = min(end, self._chunk_tokens // self._page_size)
         if end <= first:
             return
         own = table.owned[: end - first]
@@ -236,7 +237,7 @@ class KvMemory:
         if dropped <= state.dropped_tokens:
             return
         table, prefix = self._holdings(state)
-        first = self._window.chunk_tokens // self._page_size
+        first = self._chunk_tokens // self._page_size
         end = first + (dropped - state.dropped_tokens) // self._page_size
         if end < table.shared:
             return
@@ -244,7 +245,7 @@ class KvMemory:
         state.is_sliding = True
         given_up = max(0, table.shared - first)
         if given_up:
-            state.prefix = self.tree.lock_match(state.request.tenant, state.tokens[: self._window.chunk_tokens]).node
+            state.prefix = self.tree.lock_match(state.request.tenant, state.tokens[: self._chunk_tokens]).node
             self._unlock(prefix)
             self.num_returns += 1
         table.slide(first, end - first, given_up)
@@ -340,6 +341,11 @@ class KvMemory:
             self.keep_computed(other)
             self._unlock(prefix.node)
 
+    def _sharable(self, state: RequestState, num_pages: int) -> Tokens:
+        """What a request that gets so many pages may find in the prefix cache: all but the last token, or the first chunk if it slides."""
+        known = state.tokens[: state.num_tokens - 1]
+        return known[: self._chunk_tokens] if num_pages < self._pages_for(state.num_tokens) else known
+
     def _holdings(self, state: RequestState) -> tuple[PageTable, Node]:
         assert state.table is not None and state.prefix is not None, "a running request has a page table and a locked prefix"
         return state.table, state.prefix
@@ -378,7 +384,7 @@ class KvMemory:
 
         Effects: evicts pages of the prefix cache if no run is long enough, as long as few pages are free.
         """
-        if room == 0:
+        if not room:
             return 0
         not_owned = self.num_available - count
         while self.pool.longest_run < count + room:
@@ -393,14 +399,12 @@ class KvMemory:
     def _make_allocatable(self, count: int) -> None:
         """Takes pages back until `count` can be allocated: first those reserved, then those of the prefix cache."""
         for holder in reversed(self._running):
-            shortage = count - self.pool.num_allocatable
-            if shortage <= 0 or not self.pool.num_reserved:
+            shortage = max(0, count - self.pool.num_allocatable)
+            if not shortage or not self.pool.num_reserved:
                 break
             table, _ = self._holdings(holder)
             self.pool.unreserve(table.cut_room(shortage))
-        shortage = count - self.pool.num_allocatable
-        if shortage > 0:
-            self.pool.release(self.tree.evict(shortage))
+        self.pool.release(self.tree.evict(max(0, count - self.pool.num_allocatable)))
 
     def _pages_for(self, num_tokens: int) -> int:
         return -(-num_tokens // self._page_size)
