@@ -32,10 +32,24 @@ class Node:
 
     [0, len(pages)) the tree owns. While `locks` is above zero a request reads them, or pages behind them; while `pins` is, somebody has
     said that they, or pages behind them, must stay. `keys` are those of the children, sorted. One that `is_detached` is found by nobody:
-    it keeps its pages for the requests that hold it, and gives them up when the last of those lets go.
+    it keeps its pages for the requests that hold it, and gives them up when the last of those lets go. One that `is_in_line` has an entry among
+    those that may be evicted.
     """
 
-    __slots__ = ("_hashes", "children", "is_detached", "keys", "last_used", "locks", "pages", "parent", "pins", "tenant", "tokens")
+    __slots__ = (
+        "_hashes",
+        "children",
+        "is_detached",
+        "is_in_line",
+        "keys",
+        "last_used",
+        "locks",
+        "pages",
+        "parent",
+        "pins",
+        "tenant",
+        "tokens",
+    )
 
     def __init__(self, parent: Node | None, tokens: Tokens, pages: Pages, *, tenant: str, hashes: list[int] | None = None) -> None:
         self.parent = parent
@@ -49,6 +63,7 @@ class Node:
         self.pins = 0
         self.last_used = 0
         self.is_detached = False
+        self.is_in_line = False
 
     @property
     def hashes(self) -> list[int]:

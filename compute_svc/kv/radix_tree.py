@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import heapq
+import itertools
 from bisect import bisect_left, insort
 from collections import Counter
 from collections.abc import Iterator
@@ -13,6 +14,8 @@ import numpy as np
 from compute_svc.kv.cache_changes import CacheChanges
 from compute_svc.kv.page_pool import Pages
 from compute_svc.kv.radix_node import BYTES_PER_ID, Node, Tokens, count_agreeing, pack_ids
+
+_NOTHING: Pages = np.array([], dtype=np.int64)
 
 
 class Prefix(NamedTuple):
@@ -49,11 +52,12 @@ class RadixTree:
     def __init__(self, page_size_tokens: int) -> None:
         self._page_size = page_size_tokens
         self._roots: dict[str, Node] = {}
-        self._clock = 0
-        # (last_used, push number, node); an entry is stale unless the node still can be evicted and is of that age.
+        self._ticks = itertools.count()
+        self._now = next(self._ticks)
+        # (last_used, push number, node): a heap with one entry at most for each node, brought up to date when it comes up; entries of nodes
+        # that cannot be evicted are dropped then.
         self._leaves: list[tuple[int, int, Node]] = []
-        self._pushes = 0
-        self._num_nodes = 0
+        self._pushes = itertools.count()
         # By tenant and packed ids, in the order of pinning.
         self._pins: dict[tuple[str, bytes], Node] = {}
         self._changes = CacheChanges()
@@ -97,10 +101,10 @@ class RadixTree:
         """
         root = self._roots.get(tenant)
         if root is None:
-            root = self._roots[tenant] = Node(None, np.empty(0, np.int64), np.empty(0, np.int64), tenant=tenant)
+            root = self._roots[tenant] = Node(None, _NOTHING, _NOTHING, tenant=tenant)
         node, parts, _ = self._descend(root, tokens)
         self._hold(node, until=None, locks=1)
-        return Prefix(node, np.concatenate(parts) if parts else np.empty(0, np.int64))
+        return Prefix(node, np.concatenate(parts) if parts else _NOTHING)
 
     def insert(self, locked: Node, tokens: Tokens, pages: Pages) -> Prefix:
         """Adds computed pages behind a locked prefix and moves the lock to their end.
@@ -147,7 +151,7 @@ class RadixTree:
     def take_given_up(self) -> Pages:
         """[n] int64, discarded pages that nobody holds any more; the caller owns them."""
         taken, self._given_up = self._given_up, []
-        return np.concatenate(taken) if taken else np.empty(0, np.int64)
+        return np.concatenate(taken) if taken else _NOTHING
 
     def pin(self, tenant: str, tokens: Tokens) -> bool:
         """Keeps a prefix until it is unpinned; idempotent.
@@ -212,12 +216,14 @@ class RadixTree:
         parts: list[Pages] = []
         while count and self._leaves:
             last_used, _, leaf = heapq.heappop(self._leaves)
-            if leaf.last_used != last_used or not leaf.is_evictable:
-                continue
-            taken = self._cut(leaf, count)
-            parts.append(taken)
-            count -= taken.size
-        return np.concatenate(parts) if parts else np.empty(0, np.int64)
+            leaf.is_in_line = False
+            if leaf.last_used == last_used and leaf.is_evictable:
+                taken = self._cut(leaf, count)
+                parts.append(taken)
+                count -= taken.size
+            else:
+                self._offer(leaf)
+        return np.concatenate(parts) if parts else _NOTHING
 
     def nodes(self) -> Iterator[Node]:
         """Every node that can be found, roots too."""
@@ -235,18 +241,15 @@ class RadixTree:
 
         Effects: splits the last node if the tokens agree with a part of it; marks every node passed as used.
         """
-        self._clock += 1
+        self._now = next(self._ticks)
         size = self._page_size
         parts: list[Pages] = []
         offset = 0
-        while offset + size <= tokens.size:
-            child = node.children.get(pack_ids(tokens[offset : offset + size]))
-            if child is None:
-                break
+        while (child := node.children.get(pack_ids(tokens[offset : offset + size]))) is not None:
             agreed = count_agreeing(child.tokens, tokens[offset:]) // size
             if agreed < child.pages.size:
                 child = self._split(child, agreed)
-            child.last_used = self._clock
+            child.last_used = self._now
             parts.append(child.pages)
             offset += agreed * size
             node = child
@@ -266,7 +269,6 @@ class RadixTree:
         key = self._key(node)
         upper.children[key] = node
         upper.keys.append(key)
-        self._num_nodes += 1
         if node.is_detached:
             upper.is_detached = True
             self.detached.add(upper)
@@ -280,21 +282,18 @@ class RadixTree:
                 many chunks is one node and not a chain of them.
         """
         if is_own and parent.locks == 1 and not (parent.children or parent.pins) and parent.parent is not None:
-            self._count(parent, -1)
             parent.append(tokens, pages)
-            self._count(parent, 1)
             child = parent
         else:
             child = Node(parent, tokens, pages, tenant=parent.tenant)
             key = self._key(child)
             parent.children[key] = child
             insort(parent.keys, key)
-            self._num_nodes += 1
             self._count(child, 1)
             if parent.is_detached:
                 child.is_detached = True
                 self.detached.add(child)
-        child.last_used = self._clock
+        child.last_used = self._now
         self.num_pages += pages.size
         self.stored_pages += pages.size
         if not child.is_detached:
@@ -316,6 +315,8 @@ class RadixTree:
             node.is_detached = True
             self._changes.note(node, 0, are_cached=False)
         self.detached.update(below)
+        self._leaves = [entry for entry in self._leaves if not entry[-1].is_detached]
+        heapq.heapify(self._leaves)
         for node in reversed(below):
             self._give_up(node)
         self._offer(parent)
@@ -331,7 +332,6 @@ class RadixTree:
         self.evicted_pages += node.pages.size
         self._given_up.append(node.pages)
         self.detached.remove(node)
-        self._num_nodes -= 1
         if parent.children.get(self._key(node)) is node:
             self._drop_key(parent, self._key(node))
         node.parent = None
@@ -366,10 +366,10 @@ class RadixTree:
 
     def _let_go(self, node: Node, *, locks: int = 0, pins: int = 0) -> None:
         self._hold(node, until=None, locks=locks, pins=pins)
-        self._clock += 1
+        self._now = next(self._ticks)
         current: Node | None = node
         while current is not None:
-            current.last_used = self._clock
+            current.last_used = self._now
             current = current.parent
         while node.is_detached and node.parent is not None:
             node, detached = node.parent, node
@@ -393,23 +393,18 @@ class RadixTree:
     def _offer(self, node: Node) -> None:
         """Puts a node in line for eviction if it is an unlocked leaf; forgets a tenant that has nothing left."""
         if node.parent is None:
-            if not node.children and node.locks == 0:
+            if not (node.children or node.locks):
                 del self._roots[node.tenant]
             return
-        if not node.is_evictable:
-            return
-        if len(self._leaves) > 2 * self._num_nodes + 64:
-            self._leaves = [entry for entry in self._leaves if entry[2].last_used == entry[0] and entry[2].is_evictable]
-            heapq.heapify(self._leaves)
-        self._pushes += 1
-        heapq.heappush(self._leaves, (node.last_used, self._pushes, node))
+        if node.is_evictable and not node.is_in_line:
+            node.is_in_line = True
+            heapq.heappush(self._leaves, (node.last_used, next(self._pushes), node))
 
     def _remove(self, leaf: Node) -> None:
         parent = leaf.parent
         assert parent is not None, "a root is not evicted"
         self._drop_key(parent, self._key(leaf))
         leaf.parent = None
-        self._num_nodes -= 1
         self._offer(parent)
 
     def _drop_key(self, parent: Node, key: bytes) -> None:

@@ -68,7 +68,8 @@ def test_what_two_requests_share_becomes_free_when_both_leave() -> None:
         memory.keep_computed(state)
     assert (memory.pool.num_free, memory.num_available) == (2, 2)
     state = kv_request(3, 24, max_tokens=4)
-    assert not memory.could_admit(state, without=states[:1], headroom=0)
+    assert not memory.could_admit(kv_request(5, 16, max_tokens=4), without=states[:1], headroom=0)
+    assert memory.could_admit(kv_request(6, 12, max_tokens=4), without=states[:1], headroom=0)
     assert memory.could_admit(state, without=states, headroom=0)
     assert memory.pin("", prompt[:4])
     assert not memory.could_admit(state, without=states, headroom=0)
@@ -102,7 +103,11 @@ def test_a_copy_goes_to_the_page_behind_what_is_shared() -> None:
     assert target == int(memory.tables.entries[table_of(state).row, 1])
 
 
-@pytest.mark.parametrize(("num_pages", "limit"), [(40, 20), (24, 8), (16, 0)], ids=["half", "the longest request fits beside", "none"])
+@pytest.mark.parametrize(
+    ("num_pages", "limit"),
+    [(40, 20), (31, 15), (24, 8), (16, 0)],
+    ids=["half", "half of an odd number", "the longest request fits beside", "none"],
+)
 def test_so_many_pages_can_be_pinned_and_not_one_more(num_pages: int, limit: int) -> None:
     memory = KvMemory(kv_config(num_pages))
     assert memory.max_pinned_pages == limit
