@@ -236,3 +236,22 @@ def test_a_request_grows_when_its_page_is_full_and_not_before() -> None:
     assert decode(memory, state) and lengths_of(state) == (2, 2)
     assert all(decode(memory, state) for _ in range(3))
     assert not decode(memory, state)
+
+
+def test_a_whole_page_that_a_running_request_has_computed_is_shared() -> None:
+    memory = KvMemory(kv_config(16), Reservation.PAGES)
+    first, second = (kv_request(number, np.concatenate((np.arange(5), np.arange(3) + 10 * number)), max_tokens=4) for number in (1, 2))
+    assert memory.admit(first, headroom=0)
+    first.num_computed = 5
+    assert memory.admit(second, headroom=0)
+    assert (table_of(second).shared, second.num_computed, len(memory.copies)) == (1, 5, 1)
+    memory.assert_owned_once([first, second])
+
+
+def test_the_prefix_cache_makes_room_for_the_maximum() -> None:
+    memory = KvMemory(kv_config(16), Reservation.MAXIMUM)
+    for number in (1, 2):
+        _cache(memory, number, 28)
+    state = kv_request(3, 6, max_tokens=34)
+    admit(memory, state)
+    assert (lengths_of(state), memory.tree.num_pages) == ((2, 10), 6)
