@@ -80,7 +80,7 @@ def test_pages_are_held_as_long_as_somebody_else_holds_or_has_pinned_them() -> N
 
 def test_what_is_unpinned_is_counted_in_whole_pages_also_of_a_tenant_nobody_knows() -> None:
     tree = RadixTree(PAGE)
-    assert tree.unpinned_pages("b", _tokens(1, 2, 3, 4, 5, 6)) == 3
+    assert str(tree.unpinned_pages("b", _tokens(1, 2, 3, 4, 5, 6))) == "3", "clients read the number"
     _keep(tree, _tokens(1, 2, 3, 4, 5, 6), 10)
     assert tree.pin("a", _tokens(1, 2))
     assert tree.unpinned_pages("a", _tokens(1, 2, 3, 4, 5, 6)) == 2
@@ -104,6 +104,16 @@ def test_who_begins_to_watch_is_told_of_all_that_is_there() -> None:
     wanted = [page_hashes(tenant_hash("a"), np.array(ids, "<u4").tobytes(), PAGE)[-1] for ids in ((1, 2), (1, 2, 3, 4), (1, 2, 5, 6))]
     assert sorted(tree.watch()) == sorted(wanted)
     assert tree.take_changes() == ([], [])
+
+
+def test_a_node_that_grows_is_told_of_by_its_new_pages_alone() -> None:
+    tree = RadixTree(PAGE)
+    tree.watch()
+    held = _hold(tree, _tokens(1, 2, 3, 4, 5, 6), 10)
+    tree.take_changes()
+    longer = tree.insert(held.node, _tokens(7, 8), np.array([13]))
+    assert longer.node is held.node
+    assert tree.take_changes() == (held.node.hashes[3:], [])
 
 
 def test_new_pages_behind_a_cached_prefix_have_its_tokens_too() -> None:
