@@ -149,7 +149,7 @@ class SamplerLink(PeerSession):
         self._ledger = SamplerLedger(self._hello.logits_width)
         self._has_work.clear()
         self.is_behind = False
-        self._progress_at = 0.0
+        self._progress_at = self._clock()
 
     async def _greet(self, channel: grpc.aio.Channel) -> None:
         stub: Any = sampler_pb2_grpc.SamplerServiceStub(channel)

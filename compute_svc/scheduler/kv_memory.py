@@ -398,13 +398,11 @@ class KvMemory:
 
     def _make_allocatable(self, count: int) -> None:
         """Takes pages back until `count` can be allocated: first those reserved, then those of the prefix cache."""
-        for holder in reversed(self._running):
-            shortage = max(0, count - self.pool.num_allocatable)
-            if not shortage or not self.pool.num_reserved:
-                break
-            table, _ = self._holdings(holder)
+        holders = reversed(self._running)
+        while (shortage := count - self.pool.num_allocatable) > 0 and self.pool.num_reserved:
+            table, _ = self._holdings(next(holders))
             self.pool.unreserve(table.cut_room(shortage))
-        self.pool.release(self.tree.evict(max(0, count - self.pool.num_allocatable)))
+        self.pool.release(self.tree.evict(max(0, shortage)))
 
     def _pages_for(self, num_tokens: int) -> int:
         return -(-num_tokens // self._page_size)

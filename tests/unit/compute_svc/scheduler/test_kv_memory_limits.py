@@ -255,3 +255,24 @@ def test_the_prefix_cache_makes_room_for_the_maximum() -> None:
     state = kv_request(3, 6, max_tokens=34)
     admit(memory, state)
     assert (lengths_of(state), memory.tree.num_pages) == ((2, 10), 6)
+
+
+def test_one_page_of_the_prefix_cache_is_given_up_where_that_is_an_eighth() -> None:
+    memory = KvMemory(kv_config(14))
+    _cache(memory, 1, 48)
+    admit(memory, kv_request(2, 8, max_tokens=1))
+    state = kv_request(3, 4, max_tokens=36)
+    admit(memory, state)
+    # One page for the prompt and one more, of the 11 that are nobody's then.
+    assert (lengths_of(state), memory.tree.num_pages) == ((1, 2), 10)
+
+
+def test_no_more_of_the_prefix_cache_is_displaced_than_makes_a_run_long_enough() -> None:
+    memory = KvMemory(kv_config(86))
+    prompts = [_cache(memory, number, 60) for number in range(1, 6)]
+    for prompt in prompts[:-1]:
+        memory.tree.unlock(memory.tree.lock_match("", prompt).node)
+    assert memory.pool.longest_run == 11
+    state = kv_request(9, 12, max_tokens=37)
+    admit(memory, state)
+    assert (lengths_of(state), table_of(state).num_extents, memory.tree.num_pages) == ((3, 12), 1, 74)

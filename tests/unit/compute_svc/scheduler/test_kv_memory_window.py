@@ -169,3 +169,16 @@ def test_one_that_slides_has_no_room_in_advance() -> None:
     whole = kv_request(2, 4, max_tokens=60)
     assert memory.admit(whole, headroom=0)
     assert lengths_of(whole) == (1, 12), "no more than half of the pages"
+
+
+@pytest.mark.parametrize("reservation", Reservation)
+def test_one_that_cannot_drop_yet_what_it_shares_grows_beyond_half_of_the_pages(reservation: Reservation) -> None:
+    memory = KvMemory(kv_config(24, WINDOW), reservation)
+    state = kv_request(1, 48, max_tokens=12)
+    assert memory.admit(state, headroom=0)
+    state.num_computed = 48
+    memory.keep_computed(state)
+    state.append(7)
+    assert memory.grow(state)
+    assert lengths_of(state) == (13, 13)
+    memory.assert_owned_once([state])

@@ -73,7 +73,10 @@ def test_the_predictor_learns_from_every_answer_that_has_a_token() -> None:
     scheduler.release(3)
     scheduler.release(99)
     scheduler.fail(2)
-    assert predictor.observed == [(1, 2)], "not from one without a token, nor from one that failed"
+    scheduler.submit(request_of(4, 4, max_tokens=8))
+    step(scheduler)
+    scheduler.release(4)
+    assert predictor.observed == [(1, 2), (4, 1)], "not from one without a token, nor from one that failed"
 
 
 def test_what_runs_again_is_not_predicted_again() -> None:
