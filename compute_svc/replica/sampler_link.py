@@ -194,9 +194,11 @@ class SamplerLink(PeerSession):
 
     async def _watch_answers(self) -> None:
         while True:
-            await asyncio.sleep(self._answer_timeout_s / 4)
-            if self._unanswered and self._clock() - self._progress_at > self._answer_timeout_s:
+            now = self._clock()
+            left_s = (self._progress_at if self._unanswered else now) + self._answer_timeout_s - now
+            if left_s <= 0:
                 raise Unavailable(f"it left frame {self._ledger.answered + 1} unanswered for {self._answer_timeout_s:g} s")
+            await asyncio.sleep(left_s)
 
     def _tell_if_behind(self) -> None:
         backlog = self._unanswered + self._frames.num_batches
