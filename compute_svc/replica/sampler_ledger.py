@@ -128,9 +128,10 @@ class SamplerLedger:
         """A frame is on its way: each of its candidate rows is owed a verdict."""
         self.sent = message.frame
         self._num_rows.append(len(message.request))
-        for number, position, kind in zip(message.request, message.position, message.kind, strict=True):
+        for row, kind in enumerate(message.kind):
             if kind == sampler_pb2.ROW_KIND_CANDIDATES:
-                self._owed[number] = (position, message.frame)
+                number = message.request[row]
+                self._owed[number] = (message.position[row], message.frame)
                 self._owed_order.append((message.frame, number))
 
     def take_silent(self) -> list[int]:
@@ -173,10 +174,10 @@ class SamplerLedger:
                 raise MalformedMessage(f"{field} has {len(column)} entries, request has {len(numbers)}")
         if len(set(numbers)) != len(numbers):
             raise MalformedMessage("request has an entry twice")
-        verdicts = [Verdict(*row) for row in zip(numbers, positions, tokens, strict=True)]
+        verdicts = list(map(Verdict, numbers, positions, tokens))
         for verdict in verdicts:
-            position, frame = self._owed.get(verdict.number, (-1, 0))
-            if position != verdict.position or frame > message.frame:
+            owed = self._owed.get(verdict.number)
+            if owed is None or verdict.position != owed[0] or message.frame < owed[1]:
                 raise MalformedMessage("a verdict is about a row that is not awaited")
             if verdict.token >= self._logits_width:
                 raise MalformedMessage(f"token is {verdict.token}, the limit is {self._logits_width - 1}")

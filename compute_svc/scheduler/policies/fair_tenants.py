@@ -78,6 +78,9 @@ class FairTenants(Policy):
                 self._counters[tenant] += state.request.prompt.size * self._prompt_weight
 
     def first(self, now: float) -> RequestState | None:
+        return self._next()
+
+    def _next(self) -> RequestState | None:
         while self._heap:
             counter, arrival, tenant = self._heap[0]
             queue = self._queues.get(tenant)
@@ -131,5 +134,5 @@ class FairTenants(Policy):
         """The least counter of those that wait; if nobody does, that of whoever was admitted last."""
         if self._last is not None:
             self._floor = max(self._floor, self._counters.get(self._last, self._floor))
-        waiting = self.first(0.0)
+        waiting = self._next()
         return self._floor if waiting is None else self._counters[waiting.request.tenant]

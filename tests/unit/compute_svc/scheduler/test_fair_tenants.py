@@ -202,3 +202,20 @@ def test_a_thousand_tenants_that_came_and_went_are_not_remembered_while_another_
     assert queue.policy.num_tenants <= 3
     assert len(queue.policy._away) <= 2 and len(queue.policy._heap) <= 3
     queue.policy.forget(state)
+
+
+def test_who_came_back_and_was_served_more_is_remembered_by_what_it_has_now() -> None:
+    queue = _Queue(FairTenants())
+    policy = queue.policy
+    first = queue.ask("w")
+    for _ in range(2):
+        queue.ask("w")
+    for _ in range(2):
+        queue.serve("a", 4)
+    queue.admit(first, decodes=2)
+    queue.serve("b")
+    assert (policy._counters["w"], policy._counters["a"]) == (5, 8)
+    for _ in range(3):
+        queue.ask("a")
+    # w has 5 until it has 8 too.
+    assert queue.order(2) == "ww"
