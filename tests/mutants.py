@@ -29,19 +29,41 @@ from tests.environment import describe_environment
 
 ROOT = Path(__file__).parents[1]
 RESULTS = ROOT / "tests" / "bench" / "results" / "mutants.json"
-# Each pure module, and the tests that answer for it.
+# Each pure module, and the tests that answer for it, the quick ones first.
 MODULES = {
     "compute_svc/engine/draw_rule.py": ["tests/unit/compute_svc/engine/test_candidates.py", "tests/unit/compute_svc/engine/test_engine.py"],
     "compute_svc/engine/engine.py": ["tests/unit/compute_svc/engine"],
-    "compute_svc/kv/page_pool.py": ["tests/unit/compute_svc/kv"],
-    "compute_svc/kv/page_table.py": ["tests/unit/compute_svc/kv"],
-    "compute_svc/kv/radix_tree.py": ["tests/unit/compute_svc/kv"],
-    "compute_svc/replica/dispatcher.py": ["tests/unit/compute_svc/replica"],
-    "compute_svc/replica/sampler_ledger.py": ["tests/unit/compute_svc/replica"],
-    "compute_svc/replica/sampler_link.py": ["tests/unit/compute_svc/replica"],
-    "compute_svc/scheduler/kv_memory.py": ["tests/unit/compute_svc/scheduler"],
-    "compute_svc/scheduler/policies/fair_tenants.py": ["tests/unit/compute_svc/scheduler"],
-    "compute_svc/scheduler/scheduler.py": ["tests/unit/compute_svc/scheduler", "tests/unit/compute_svc/engine/test_engine.py"],
+    "compute_svc/kv/page_pool.py": ["tests/unit/compute_svc/kv/test_page_pool.py"],
+    "compute_svc/kv/page_table.py": ["tests/unit/compute_svc/kv/test_page_table.py"],
+    "compute_svc/kv/radix_tree.py": [
+        "tests/unit/compute_svc/kv/test_radix_tree_counts.py",
+        "tests/unit/compute_svc/kv/test_radix_tree.py",
+        "tests/unit/compute_svc/kv/test_radix_tree_any_use.py",
+    ],
+    "compute_svc/replica/dispatcher.py": ["tests/unit/compute_svc/replica/test_dispatcher.py"],
+    "compute_svc/replica/sampler_ledger.py": ["tests/unit/compute_svc/replica/test_sampler_ledger.py"],
+    "compute_svc/replica/sampler_link.py": [
+        "tests/unit/compute_svc/replica/test_sampler_link_frames.py",
+        "tests/unit/compute_svc/replica/test_sampler_link.py",
+    ],
+    "compute_svc/scheduler/kv_memory.py": [
+        "tests/unit/compute_svc/scheduler/test_kv_memory_window.py",
+        "tests/unit/compute_svc/scheduler/test_kv_memory_limits.py",
+        "tests/unit/compute_svc/scheduler/test_kv_memory.py",
+        "tests/unit/compute_svc/scheduler/test_kv_memory_any_use.py",
+    ],
+    "compute_svc/scheduler/policies/fair_tenants.py": [
+        "tests/unit/compute_svc/scheduler/test_fair_tenants.py",
+        "tests/unit/compute_svc/scheduler/test_policies.py",
+    ],
+    "compute_svc/scheduler/scheduler.py": [
+        "tests/unit/compute_svc/scheduler/test_scheduler_borders.py",
+        "tests/unit/compute_svc/scheduler/test_scheduler.py",
+        "tests/unit/compute_svc/scheduler/test_making_way.py",
+        "tests/unit/compute_svc/scheduler/test_shared_prompts.py",
+        "tests/unit/compute_svc/scheduler/test_policies.py",
+        "tests/unit/compute_svc/engine/test_engine.py",
+    ],
     "gateway/flow/admission.py": ["tests/unit/gateway/flow"],
     "gateway/flow/answer.py": ["tests/unit/gateway/flow"],
     "gateway/flow/generation.py": ["tests/unit/gateway/flow", "tests/integration/test_gateway_openai.py"],
