@@ -69,7 +69,6 @@ class SamplerLink(PeerSession):
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         super().__init__(target)
-        self.is_behind = False
         self._hello = hello
         self._listener = listener
         self._max_unanswered = max_unanswered

@@ -279,13 +279,11 @@ class Scheduler:
                 self._make_way(candidate, plan, now)
         budget = self.config.step_budget_tokens - len(plan.decodes)
         for state in prefilling:
-            if state.phase is not Phase.RUNNING:
-                continue
             if self._policy.overtakes:
                 budget = self._admit_all(plan, now, budget, before=state)
             if not budget:
                 return
-            # It may have made way for one of those just now.
+            # It may have lost its pages or made way just now.
             if state.phase is Phase.RUNNING:
                 budget = self._add_chunk(plan.prefills, state, budget)
         self._admit_all(plan, now, budget)

@@ -19,6 +19,7 @@ def test_who_waits_and_who_runs_is_counted_apart() -> None:
     scheduler = Scheduler(small_config(max_running_requests=3))
     states = [scheduler.submit(request_of(number, 4)) for number in range(1, 6)]
     assert (scheduler.num_running, scheduler.num_waiting, scheduler.running) == (0, 5, [])
+    assert [state.arrival for state in states] == [1, 2, 3, 4, 5]
     step(scheduler)
     assert (scheduler.num_running, scheduler.num_waiting) == (3, 2)
     assert scheduler.running == states[:3]
@@ -271,8 +272,9 @@ def test_nobody_makes_way_for_one_of_a_worse_rank_whatever_the_policy_says() -> 
     assert ([state.request.number for state in scheduler.running], scheduler.num_preemptions) == ([1, 2], 0)
 
 
-def test_pages_behind_one_that_does_not_make_way_are_out_of_reach() -> None:
-    scheduler = Scheduler(small_config(num_pages=13), _Yielding(2, 4))
+@pytest.mark.parametrize(("num_pages", "running"), [(13, [2, 3, 4]), (14, [2, 3, 4]), (15, [1, 2, 3])])
+def test_pages_behind_one_that_does_not_make_way_are_out_of_reach(num_pages: int, running: list[int]) -> None:
+    scheduler = Scheduler(small_config(num_pages=num_pages), _Yielding(2, 4))
     late = scheduler.submit(request_of(1, 20))
     late.paused = True
     for number in (2, 3, 4):
@@ -282,8 +284,8 @@ def test_pages_behind_one_that_does_not_make_way_are_out_of_reach() -> None:
     assert [state.request.number for state in scheduler.running] == [2, 3, 4]
     late.paused = False
     step(scheduler)
-    # Free are 13 - 3 * 4, and 4 with those of the last one; it needs 5 and one for each that stays.
-    assert ([state.request.number for state in scheduler.running], scheduler.num_preemptions) == ([2, 3, 4], 0)
+    # It needs 5 pages and one for each that stays; there are those that are free and 4 of the last one.
+    assert ([state.request.number for state in scheduler.running], scheduler.num_preemptions) == (running, num_pages == 15)
 
 
 class _PromptsFirst(PriorityFirst):
