@@ -371,10 +371,9 @@ class Scheduler:
         return True
 
     def _add_chunk(self, chunks: list[Chunk], state: RequestState, budget: int) -> int:
-        """Adds as much of a request's prompt as the budget holds, and its pages if they slide; returns what is left of the budget."""
+        """Adds as much of a request's prompt as the budget holds; returns what is left of the budget."""
         assert state.table is not None, "a running request has a page table"
-        room = state.table.length * self.config.page_size_tokens - state.kv_length
-        length = min(budget, state.prefill_end - state.num_computed, room)
-        assert length > 0, "what slides has room for a step"
+        length = min(budget, state.prefill_end - state.num_computed)
+        assert 0 < length <= state.table.length * self.config.page_size_tokens - state.kv_length, "what slides has room for a step"
         chunks.append(Chunk(state, state.num_computed, length))
         return budget - length

@@ -192,6 +192,8 @@ async def test_a_sampler_that_answers_nothing_for_its_time_is_lost() -> None:
     stream.connect()
     watch = stream.parts[-1]
     stream.link.open(_opening(1))
+    await stream.turn()
+    await stream.answer(1)
     await stream.send()
     watch.cancel()
     stream.now = 50.9375
@@ -199,7 +201,7 @@ async def test_a_sampler_that_answers_nothing_for_its_time_is_lost() -> None:
     await stream.turn()
     assert not watch.done()
     stream.now = 51.0
-    with pytest.raises(Unavailable, match=r"^it left frame 1 unanswered for 1 s$"):
+    with pytest.raises(Unavailable, match=r"^it left frame 2 unanswered for 1 s$"):
         await asyncio.wait_for(watch, _HANG_S)
     await stream.close()
 
