@@ -329,3 +329,14 @@ def test_a_request_that_fails_and_one_that_ends_are_both_told_and_open_no_longer
     answer = ledger.read(Response(frame=1, finished=[2], failed=[failure(3, "it broke")]))
     assert (answer.finished, [(one.number, one.error.message) for one in answer.failed]) == ([2], [(3, "it broke")])
     assert (list(ledger.requests), len(ledger), 1 in ledger, 2 in ledger) == ([1], 1, True, False)
+
+
+def test_each_closed_request_is_forgotten_with_the_frame_that_closed_it() -> None:
+    ledger = asked()
+    ledger.close(1, 2)
+    send(ledger)
+    ledger.close(2, 3)
+    send(ledger)
+    for frame, leaving in ((1, [True, True]), (2, [False, True]), (3, [False, False])):
+        ledger.read(Response(frame=frame))
+        assert [ledger.is_leaving(TextKey(1, request, 0)) for request in (101, 102)] == leaving

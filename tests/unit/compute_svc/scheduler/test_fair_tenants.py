@@ -219,3 +219,11 @@ def test_who_came_back_and_was_served_more_is_remembered_by_what_it_has_now() ->
         queue.ask("a")
     # w has 5 until it has 8 too.
     assert queue.order(2) == "ww"
+
+
+@pytest.mark.parametrize(("prompt_weight", "answer_weight"), [(0, 1), (-0.5, 1), (1, 0), (1, -0.5)])
+def test_service_that_costs_nothing_is_refused(prompt_weight: float, answer_weight: float) -> None:
+    with pytest.raises(
+        ValueError, match=f"^prompt_weight and answer_weight are {prompt_weight} and {answer_weight}, they must be above 0$"
+    ):
+        FairTenants(prompt_weight=prompt_weight, answer_weight=answer_weight)
