@@ -276,3 +276,15 @@ def test_no_more_of_the_prefix_cache_is_displaced_than_makes_a_run_long_enough()
     state = kv_request(9, 12, max_tokens=37)
     admit(memory, state)
     assert (lengths_of(state), table_of(state).num_extents, memory.tree.num_pages) == ((3, 12), 1, 74)
+
+
+def test_of_a_request_that_gives_way_its_own_pages_become_free_and_what_it_alone_shares() -> None:
+    memory = KvMemory(kv_config(12), Reservation.PAGES)
+    admit(memory, kv_request(1, 8, max_tokens=1))
+    other = kv_request(2, 13, max_tokens=4)
+    assert memory.admit(other, headroom=0)
+    other.num_computed = 4
+    memory.keep_computed(other)
+    assert (table_of(other).shared, table_of(other).owned.size, memory.num_available) == (1, 3, 6)
+    assert memory.could_admit(kv_request(3, 40, max_tokens=1), without=[other], headroom=0)
+    assert not memory.could_admit(kv_request(4, 41, max_tokens=1), without=[other], headroom=0)
