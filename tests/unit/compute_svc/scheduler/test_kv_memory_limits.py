@@ -288,3 +288,15 @@ def test_of_a_request_that_gives_way_its_own_pages_become_free_and_what_it_alone
     assert (table_of(other).shared, table_of(other).owned.size, memory.num_available) == (1, 3, 6)
     assert memory.could_admit(kv_request(3, 40, max_tokens=1), without=[other], headroom=0)
     assert not memory.could_admit(kv_request(4, 41, max_tokens=1), without=[other], headroom=0)
+
+
+def test_whole_pages_that_a_running_request_has_computed_are_shared_behind_those_in_the_cache() -> None:
+    memory = KvMemory(kv_config(16), Reservation.PAGES)
+    first, second = (kv_request(number, np.arange(14), max_tokens=4) for number in (1, 2))
+    assert memory.admit(first, headroom=0)
+    first.num_computed = 4
+    memory.keep_computed(first)
+    first.num_computed = 12
+    assert memory.admit(second, headroom=0)
+    assert (table_of(first).shared, table_of(second).shared, second.num_computed, memory.copies) == (3, 3, 12, [])
+    memory.assert_owned_once([first, second])

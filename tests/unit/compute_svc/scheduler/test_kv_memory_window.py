@@ -161,8 +161,9 @@ def test_what_is_to_be_pinned_drops_nothing() -> None:
     assert (pins.dropped_tokens, lengths_of(pins)) == (0, (11, 11))
 
 
-def test_one_that_slides_has_no_room_in_advance() -> None:
-    memory = KvMemory(kv_config(24, WINDOW))
+@pytest.mark.parametrize("reservation", [Reservation.PREDICTED, Reservation.MAXIMUM])
+def test_one_that_slides_has_no_room_in_advance(reservation: Reservation) -> None:
+    memory = KvMemory(kv_config(24, WINDOW), reservation)
     state = kv_request(1, 49, max_tokens=12)
     assert memory.admit(state, headroom=0)
     assert lengths_of(state) == (SLIDING, SLIDING)
