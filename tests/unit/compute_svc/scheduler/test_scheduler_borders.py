@@ -12,7 +12,7 @@ from compute_svc.scheduler.policies.priority import PriorityFirst
 from compute_svc.scheduler.scheduler import Scheduler
 from compute_svc.wire.request import Request
 from tests.fakes.scheduler_steps import chunks_of, compute, decodes_of, request_of, small_config, step
-from triserve.rpc.errors import Overloaded
+from triserve.rpc.errors import Overloaded, PromptTooLong
 
 
 def test_who_waits_and_who_runs_is_counted_apart() -> None:
@@ -303,3 +303,19 @@ def test_the_chunk_of_a_prompt_that_makes_way_is_not_computed() -> None:
     plan = step(scheduler)
     assert (decodes_of(plan), chunks_of(plan)) == ([1], [(3, 0, 15)])
     assert [state.request.number for state in scheduler.running] == [3, 1]
+
+
+def test_of_three_that_need_a_page_when_there_are_two_the_last_one_gives_up_its_own() -> None:
+    scheduler = Scheduler(small_config(num_pages=5))
+    states = [scheduler.submit(request_of(number, 4)) for number in (1, 2, 3)]
+    step(scheduler)
+    plan = scheduler.step(0.0)
+    assert (decodes_of(plan), scheduler.running, scheduler.num_preemptions) == ([1, 2], states[:2], 1)
+    compute(scheduler, plan)
+
+
+def test_an_answer_that_does_not_fit_behind_its_prompt_is_told_how_long_it_may_be() -> None:
+    with pytest.raises(
+        PromptTooLong, match=r"^max_tokens is 55, the limit is 54: prompt and answer share 64 tokens and the prompt has 10$"
+    ):
+        Scheduler(small_config()).submit(request_of(1, 10, max_tokens=55))
