@@ -91,4 +91,5 @@ class BatchSlots:
             assert state is not None, "who gets a token runs"
             state.collect()
         is_stop = (self._stops[rows] == tokens[:, None]).any(axis=1) & (known >= self._stops_from[rows])
-        return np.flatnonzero(is_stop | (known >= self._end[rows]))
+        ends: Rows = (is_stop | (known >= self._end[rows])).nonzero()[0]
+        return ends
