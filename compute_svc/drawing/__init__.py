@@ -1,4 +1,4 @@
-"""Draws the tokens of a step's rows on the device of their logits; knows no model, no scheduler and no text."""
+"""Draws the tokens of all rows of a step on the device that has their logits, and their log-probabilities; knows no scheduler and no KV."""
 
 from compute_svc.drawing.changes import RowToDraw
 from compute_svc.drawing.drawer import Drawer

@@ -22,16 +22,13 @@ class RowToDraw(NamedTuple):
 
     Attributes:
         draw: Whose it is.
-        tokens: [n] int64, prompt and answer so far.
+        position: The index in the answer of the token to be drawn.
+        tokens: [n] int64, prompt and answer so far; of a row whose logits do not change, nothing.
     """
 
     draw: RequestDraw
+    position: int
     tokens: npt.NDArray[np.int64]
-
-    @property
-    def position(self) -> int:
-        """The index in the answer of the token to be drawn."""
-        return self.tokens.size - self.draw.num_prompt
 
 
 class Penalties(NamedTuple):

@@ -6,18 +6,15 @@ from typing import NamedTuple
 
 import torch
 
-from compute_svc.drawing import blocks, noise
+from compute_svc.drawing import blocks, gumbel_max_cpu, noise
 from compute_svc.drawing.arithmetic import exp_, log_
+from compute_svc.drawing.gumbel_max_cpu import LARGEST, NEAR, NO_ID, SLACK, LargestSums
 from compute_svc.drawing.ranking import filter_ranked, head, is_typical, scores, sigma_floor
 from compute_svc.drawing.rows import RowNumbers, Survivors
 
 # torch finds one more of 3,072 several times faster than two more.
 FIRST_BLOCKS = 47
 FIRST_HEAD_BLOCKS = 256
-# Sums are compared with bounds that logarithms of other numbers went into, each rounded on its own.
-_SLACK = 1e-12
-_NONE = 1 << 31  # above every id
-_LARGEST = torch.finfo(torch.float64).max
 
 
 class Choice(NamedTuple):
@@ -54,14 +51,24 @@ def choose(logits: torch.Tensor, numbers: RowNumbers, num_blocks: int, head_bloc
         survivors = filter_ranked(logits, ranked, best_score, min_logit, numbers)
     else:
         survivors = Survivors(best_score, best_score, min_logit)
-    tokens, is_drawn = _largest_sums(logits, maxima, survivors, numbers, num_blocks)
+    has_other_filters = numbers.needs.rank or numbers.needs.sigma
+    if logits.device.type == "cpu" and not has_other_filters:
+        tokens, is_drawn = gumbel_max_cpu.largest_sums(logits, maxima, best_score, numbers, num_blocks)
+    else:
+        tokens, is_drawn = largest_sums(logits, maxima, survivors, numbers, num_blocks)
     return Choice(tokens, best, is_drawn, torch.ones_like(is_drawn) if survivors.decided is None else survivors.decided)
 
 
-def _largest_sums(
-    logits: torch.Tensor, maxima: torch.Tensor, survivors: Survivors, numbers: RowNumbers, num_blocks: int
-) -> tuple[torch.Tensor, torch.Tensor]:
-    """[rows, 1] int64, the ids, and [rows, 1] bool, whether no block that was left out can have a larger sum."""
+def largest_sums(logits: torch.Tensor, maxima: torch.Tensor, survivors: Survivors, numbers: RowNumbers, num_blocks: int) -> LargestSums:
+    """Finds the ids among those that the filters leave.
+
+    Args:
+        logits: [rows, width] float32.
+        maxima: [rows, blocks] float32, of each block.
+        survivors: What the filters leave.
+        numbers: Of the rows.
+        num_blocks: Of how many blocks to compute the noise of every id.
+    """
     rows, num = maxima.shape
     least = noise.smallest(numbers.streams, num)
     bounds = scores(maxima, numbers.temperature)
@@ -80,12 +87,13 @@ def _largest_sums(
     if gone is not None:
         sums = sums.masked_fill_(gone, -torch.inf)
     largest = sums.amax(dim=1, keepdim=True)
-    tokens = torch.where(sums == largest, ids, _NONE).amin(dim=1, keepdim=True)
+    tokens = torch.where(sums == largest, ids, NO_ID).amin(dim=1, keepdim=True)
     if num <= num_blocks:
-        return tokens, torch.ones_like(largest, dtype=torch.bool)
+        return LargestSums(tokens, torch.ones_like(largest, dtype=torch.bool))
     rest = top.values[:, num_blocks:]
     # Where no other block has any chance, nothing times anything infinite is compared.
-    return tokens, (largest > rest + rest.abs().add_(64.0).mul_(_SLACK).clamp_(max=_LARGEST)) & (largest > -torch.inf)
+    is_above = largest > rest + rest.abs().add_(64.0).mul_(SLACK).clamp_(max=LARGEST)
+    return LargestSums(tokens, is_above & (largest > -torch.inf))
 
 
 def _hopeless_blocks(maxima: torch.Tensor, best: torch.Tensor, survivors: Survivors, numbers: RowNumbers) -> torch.Tensor | None:
@@ -103,7 +111,7 @@ def _hopeless_blocks(maxima: torch.Tensor, best: torch.Tensor, survivors: Surviv
         hopeless = below if hopeless is None else hopeless.logical_or_(below)
     if numbers.needs.min_p:
         # A little below min_p: what is near is looked at id by id.
-        below = exp_(best - survivors.best_score) < numbers.min_p * (1 - 1e-9)
+        below = exp_(best - survivors.best_score) < numbers.min_p * NEAR
         hopeless = below if hopeless is None else hopeless.logical_or_(below)
     return hopeless
 

@@ -15,6 +15,7 @@ from compute_svc.drawing.gumbel_max import FIRST_BLOCKS, FIRST_HEAD_BLOCKS, choo
 from compute_svc.drawing.history import History
 from compute_svc.drawing.logprobs import logprobs
 from compute_svc.drawing.noise import xtc_uniforms
+from compute_svc.drawing.request_draw import RequestDraw
 from compute_svc.drawing.results import Drawn, RowLogprobs, RowStatus
 from compute_svc.drawing.rows import Needs, RowNumbers
 from compute_svc.kernels.host_copy import read_once, rows_of
@@ -76,6 +77,32 @@ class _Found(NamedTuple):
     is_reported: torch.Tensor
 
 
+class SameDraws:
+    """What stays the same of some requests' draws from step to step.
+
+    Args:
+        draws: Of the requests, in the order of their rows.
+
+    Attributes:
+        draws: The same.
+        is_bare: Whether nothing but the largest logit is wanted of any.
+        is_plain: Whether all are drawn with noise from the logits as the model gives them, behind the same kinds of filters, and nothing else
+            is wanted of them.
+        bare_from: From this position on none bans its stop ids.
+    """
+
+    def __init__(self, draws: Sequence[RequestDraw]) -> None:
+        self.draws = draws
+        self.is_bare = all(draw.is_bare for draw in draws)
+        self.bare_from = max((draw.bare_from for draw in draws), default=0)
+        kinds = {draw.needs(xtc=False) for draw in draws if draw.is_plain}
+        self.is_plain = len(kinds) == 1 and all(draw.is_plain for draw in draws)
+        if self.is_plain:
+            (self.needs,) = kinds
+            self.seeds = np.array([draw.seed for draw in draws], dtype=np.uint64)
+            self.settings = np.array([draw.settings for draw in draws]).T.copy()
+
+
 class _Columns(NamedTuple):
     """The same on the host, flat."""
 
@@ -130,6 +157,32 @@ def draw_step(logits: torch.Tensor, rows: Sequence[RowToDraw], history: History)
     return step.drawn
 
 
+def draw_plain(logits: torch.Tensor, same: SameDraws, positions: npt.NDArray[np.int64]) -> tuple[npt.NDArray[np.int64], list[int]]:
+    """Draws rows that are plain, with one look.
+
+    Args:
+        logits: [rows, width] float32; stays as it is.
+        positions: [rows].
+
+    Returns:
+        [rows] int64, the tokens; and the places of rows that are broken or want a closer look.
+    """
+    parts = []
+    for first in range(0, len(logits), _rows_at_once(logits)):
+        some = slice(first, first + _rows_at_once(logits))
+        numbers = RowNumbers.send(same.seeds[some], positions[some], same.settings[:, some], same.needs, logits.device)
+        choice = choose(logits[some], numbers, FIRST_BLOCKS, FIRST_HEAD_BLOCKS)
+        parts.append((choice.tokens, choice.best, (choice.is_drawn & choice.is_ranked).to(torch.int64)))
+    found = [_joined(one) for one in zip(*parts, strict=True)]
+    tokens, best, decided = (one.numpy() for one in found) if logits.device.type == "cpu" else read_once(*found)
+    return tokens[0], np.flatnonzero((decided[0] == 0) | ~np.isfinite(best[0])).tolist()
+
+
+def _rows_at_once(logits: torch.Tensor) -> int:
+    cells = _CPU_CELLS if logits.device.type == "cpu" else _DEVICE_CELLS
+    return max(1, cells // logits.shape[1])
+
+
 class Step:
     """The rows of a step, some of which are still open.
 
@@ -147,7 +200,7 @@ class Step:
         self._order: list[int] = []
         self._wanting = _Wanting([], [], 0)
         self.open = list(range(num))
-        self.drawn = Drawn([0] * num, [RowStatus.DRAWN] * num, [None] * num)
+        self.drawn = Drawn(np.zeros(num, dtype=np.int64), {}, {})
 
     def look(self) -> _Found:
         """Looks at the open rows, without waiting for the device."""
@@ -167,17 +220,17 @@ class Step:
         """
         on_host = [one.numpy() for one in found] if found.tokens.device.type == "cpu" else read_once(*found)
         columns = _Columns(*(one[0] for one in on_host))
-        wanting, tokens, flags = self._wanting, columns.tokens.tolist(), columns.flags.tolist()
+        wanting, flags = self._wanting, columns.flags.tolist()
+        self.drawn.tokens[self._order] = columns.tokens
         is_finite, is_possible = np.isfinite(columns.raw_best).tolist(), (columns.best > -np.inf).tolist()
         undecided = []
         reports = dict(zip(wanting.places, range(len(wanting.places)), strict=True))
         for index, place in enumerate(self._order):
-            self.drawn.tokens[place] = tokens[index]
             report = reports.get(place)
             if not is_finite[index]:
-                self.drawn.status[place] = RowStatus.BROKEN
+                self.drawn.failed[place] = RowStatus.BROKEN
             elif not is_possible[index]:
-                self.drawn.status[place] = RowStatus.IMPOSSIBLE
+                self.drawn.failed[place] = RowStatus.IMPOSSIBLE
             elif flags[index] == _DECIDED and report is None:
                 continue
             elif self._look_closer(place, flags[index], is_reported=report is None or bool(columns.is_reported[report])):
@@ -199,8 +252,7 @@ class Step:
         return ways
 
     def _pieces(self, places: list[int]) -> Iterator[list[int]]:
-        cells = _CPU_CELLS if self._logits.device.type == "cpu" else _DEVICE_CELLS
-        step = max(1, cells // self._logits.shape[1])
+        step = _rows_at_once(self._logits)
         for start in range(0, len(places), step):
             yield places[start : start + step]
 

@@ -79,6 +79,11 @@ class RequestDraw:
         self._needs_with_xtc, self.settings_with_xtc = self._filters(xtc=True)
 
     @property
+    def is_plain(self) -> bool:
+        """Whether it is drawn with noise, from `bare_from` on from the logits as they are, nothing else is wanted and XTC never acts."""
+        return not (self.greedy or self._changes_always or self.may_drop) and self.top_logprobs is None
+
+    @property
     def may_drop(self) -> bool:
         """Whether XTC acts at some positions."""
         return not self.greedy and self.sampling.xtc_probability > 0

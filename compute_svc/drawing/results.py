@@ -32,14 +32,14 @@ class RowLogprobs(NamedTuple):
 
 
 class Drawn(NamedTuple):
-    """What the rows of a step draw, in their order.
+    """What the rows of a step draw.
 
     Attributes:
-        tokens: The ids; undefined in rows that are not DRAWN.
-        status: What became of each.
-        logprobs: Of rows that are DRAWN and whose requests want them; None elsewhere.
+        tokens: [rows] int64; undefined in rows that failed.
+        failed: What became of rows that are not DRAWN, by place.
+        logprobs: Of rows that are DRAWN and whose requests want them, by place.
     """
 
-    tokens: list[int]
-    status: list[RowStatus]
-    logprobs: list[RowLogprobs | None]
+    tokens: npt.NDArray[np.int64]
+    failed: dict[int, RowStatus]
+    logprobs: dict[int, RowLogprobs]

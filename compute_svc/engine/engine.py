@@ -10,10 +10,11 @@ import torch
 
 from compute_svc.drawing import RowStatus
 from compute_svc.engine.batch_builder import BatchBuilder
-from compute_svc.engine.step_drawing import DrawConfig, DrawnRow, RowsWriter, StepDrawing
+from compute_svc.engine.step_drawing import DrawConfig, DrawnRow, RowsWriter, StepDrawing, StepDraws
 from compute_svc.kv.page_store import KvPageStore
 from compute_svc.layers.forward_batch import ForwardBatch
 from compute_svc.scheduler.base import Plan, PlanFailed, RequestState, SchedulerConfig
+from compute_svc.scheduler.batch_slots import Rows as Slots
 from compute_svc.scheduler.kv_memory import KvMemory
 from compute_svc.scheduler.length_predictor import LengthPredictor
 from compute_svc.scheduler.policies.policy import Policy
@@ -289,16 +290,16 @@ class Engine:
         return KvChanges(False, stored, removed) if stored or removed else None
 
     def _compute(self, plan: Plan) -> Rows | None:
-        states = [*plan.decodes, *(chunk.state for chunk in plan.prefills if chunk.completes)]
+        states, rows = plan.wanted, plan.wanted_rows
         # All that is likely to fail comes before anything counts as computed.
         with torch.inference_mode():
             logits = self._model.forward(self._builder.build(plan), self._kv)
             if len(logits) != len(states):
                 # Rows are told apart by their place alone: one that is missing would hand its neighbours' tokens around.
                 raise RuntimeError(f"the model gave {len(logits)} rows of logits for {len(states)} requests")
-            drawn = self._drawing.draw(states, logits)
+            draws = self._drawing.draw(states, self._scheduler.memory.slots.num_tokens[rows], logits) if states else None
         self._scheduler.complete(plan)
-        return self._give_out(states, drawn) if states else None
+        return None if draws is None else self._give_out(states, rows, len(plan.decodes), draws)
 
     def _fail_step(self, states: Sequence[RequestState], error: Exception) -> None:
         self._failed_steps += 1
@@ -324,27 +325,45 @@ class Engine:
             if wrong.size:
                 raise InvalidRequest(f"{field} has id {int(wrong[0])}, the limit is {self.logits_width - 1}", field=field)
 
-    def _give_out(self, states: list[RequestState], drawn: list[DrawnRow]) -> Rows:
-        """Tells what a step drew and goes on with its requests."""
+    def _give_out(self, states: list[RequestState], slots: Slots, num_decodes: int, draws: StepDraws) -> Rows:
+        """Tells what a step drew and goes on with its requests.
+
+        Args:
+            states: Requests with a row; those that decoded come first.
+            slots: [rows] of the batch.
+            num_decodes: How many decoded.
+            draws: What the rows drew.
+        """
         writer = RowsWriter()
-        for state, row in zip(states, drawn, strict=True):
-            request = state.request
-            if state.num_tokens == state.num_given and not request.pins:
-                assert state.admitted_at is not None, "a running request was admitted"
-                self._started.append(Started(request.number, state.cached_tokens, request.submitted_at, state.admitted_at))
-            if row.status is RowStatus.BROKEN:
-                self._fail_broken(state)
-            elif request.pins:
-                self._keep(state)
-            elif row.status is RowStatus.IMPOSSIBLE:
-                self._release(request.number, _banned_all(request, state.position))
-            else:
-                writer.add(request.number, state.position, row)
-                if row.status is None:
-                    state.awaiting = True
-                else:
-                    self._accept(state, [row.token])
+        # One by one go those that have just computed their prompt, and all where a row is more than its token.
+        many = num_decodes if not draws.others or min(draws.others) >= num_decodes else 0
+        if many:
+            decoded, tokens, batch = slots[:many], draws.tokens[:many], self._scheduler.memory.slots
+            writer.add_many(batch.number[decoded], batch.num_tokens[decoded] - batch.prompt_tokens[decoded], tokens)
+            for index in self._scheduler.accept(decoded, tokens).tolist():
+                self._release(states[index].request.number, None)
+        for index in range(many, len(states)):
+            row = draws.others.get(index)
+            self._give_row(states[index], row or DrawnRow(RowStatus.DRAWN, int(draws.tokens[index]), None, None), writer)
         return writer.rows()
+
+    def _give_row(self, state: RequestState, row: DrawnRow, writer: RowsWriter) -> None:
+        request = state.request
+        if state.num_tokens == state.num_given and not request.pins:
+            assert state.admitted_at is not None, "a running request was admitted"
+            self._started.append(Started(request.number, state.cached_tokens, request.submitted_at, state.admitted_at))
+        if row.status is RowStatus.BROKEN:
+            self._fail_broken(state)
+        elif request.pins:
+            self._keep(state)
+        elif row.status is RowStatus.IMPOSSIBLE:
+            self._release(request.number, _banned_all(request, state.position))
+        else:
+            writer.add(request.number, state.position, row)
+            if row.status is None:
+                state.awaiting = True
+            else:
+                self._accept(state, [row.token])
 
     def _keep(self, state: RequestState) -> None:
         """Pins a prefix that is computed now; of its last token nothing is wanted."""

@@ -10,6 +10,8 @@ from compute_svc.scheduler.base import RECENT_TOKENS, Number, RequestState
 
 Rows = npt.NDArray[np.int64]
 _NO_TOKEN = -1
+# Stop ids of a request that are compared in arrays; models have up to a handful.
+_MAX_STOPS = 8
 
 
 class BatchSlots:
@@ -33,7 +35,9 @@ class BatchSlots:
         self.tables = PageTables(num_slots, num_pages)
         self._recent = np.zeros((num_slots, RECENT_TOKENS), dtype=np.int64)
         self._numbers = np.zeros((len(Number.names), num_slots), dtype=np.int64)
-        self._stops = np.full((num_slots, 1), _NO_TOKEN, dtype=np.int64)
+        self._stops = np.full((num_slots, _MAX_STOPS), _NO_TOKEN, dtype=np.int64)
+        # Of slots that have more of them.
+        self._many_stops: dict[int, frozenset[int]] = {}
         self.num_tokens, self.num_computed, self.dropped_tokens, self.prefill_end, self.last_token = self._numbers[:5]
         self._awaiting, self._paused, self._end, self._stops_from, self.number, self.prompt_tokens = self._numbers[5:]
 
@@ -45,12 +49,11 @@ class BatchSlots:
         self._numbers[:, slot] = state.numbers
         state.numbers, state.recent = self._numbers[:, slot], self._recent[slot]
         stops = sorted(state.request.stop_token_ids)
-        if len(stops) > self._stops.shape[1]:
-            wider = np.full((len(self.states), len(stops)), _NO_TOKEN, dtype=np.int64)
-            wider[:, : self._stops.shape[1]] = self._stops
-            self._stops = wider
         self._stops[slot] = _NO_TOKEN
-        self._stops[slot, : len(stops)] = stops
+        if len(stops) <= _MAX_STOPS:
+            self._stops[slot, : len(stops)] = stops
+        else:
+            self._many_stops[slot] = state.request.stop_token_ids
         return table
 
     def leave(self, state: RequestState, table: PageTable) -> None:
@@ -58,6 +61,7 @@ class BatchSlots:
         state.collect()
         state.numbers, state.recent = state.numbers.copy(), state.recent.copy()
         self.states[table.row] = None
+        self._many_stops.pop(table.row, None)
         self.tables.close(table)
 
     def split(self, rows: Rows) -> tuple[Rows, Rows]:
@@ -90,6 +94,11 @@ class BatchSlots:
             state = self.states[slot]
             assert state is not None, "who gets a token runs"
             state.collect()
-        is_stop = (self._stops[rows] == tokens[:, None]).any(axis=1) & (known >= self._stops_from[rows])
+        is_stop = (self._stops[rows] == tokens[:, None]).any(axis=1)
+        if self._many_stops:
+            # One by one: thousands of one request are not compared with everybody's token.
+            for index, slot in enumerate(rows.tolist()):
+                is_stop[index] |= int(tokens[index]) in self._many_stops.get(slot, ())
+        is_stop &= known >= self._stops_from[rows]
         ends: Rows = (is_stop | (known >= self._end[rows])).nonzero()[0]
         return ends

@@ -15,11 +15,12 @@ from typing import Any
 import numpy as np
 import torch
 
-from compute_svc.drawing import Drawer, RequestDraw, RowStatus, RowToDraw
+from compute_svc.drawing import Drawer, RequestDraw, RowStatus
 from sampler_svc.changes import Changes
 from sampler_svc.draw import draw_token
 from tests.bench.draw_rows import COMBINATIONS, history, realistic_logits, sampling_of
 from tests.environment import describe_environment
+from tests.fakes.rows_to_draw import draw_rows, row_to_draw
 
 RESULTS = Path(__file__).parent / "results" / "draw_agreement.json"
 _STEPS = 2
@@ -48,7 +49,7 @@ def _compare(name: str, width: int, arguments: argparse.Namespace, device: torch
             for sampling, prompt in zip(samplings, prompts, strict=True)
         ]
         for _ in range(_STEPS):
-            drawn = drawer.draw(on_device, [RowToDraw(*one) for one in zip(requests, map(np.array, tokens), strict=True)])
+            drawn = draw_rows(drawer, on_device, [row_to_draw(*one) for one in zip(requests, map(np.array, tokens), strict=True)])
             for row, (sampling, prompt, known) in enumerate(zip(samplings, prompts, tokens, strict=True)):
                 changes = Changes(sampling, 0, (), known[:prompt], width)
                 for token in known[prompt:]:

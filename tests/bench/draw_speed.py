@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from compute_svc.drawing import Drawer, RequestDraw, RowToDraw
+from compute_svc.drawing import Drawer, RequestDraw
 from sampler_svc.changes import Changes
 from sampler_svc.draw import draw_token
 from tests.bench.draw_rows import COMBINATIONS, history, realistic_logits, sampling_of
@@ -39,12 +39,12 @@ def _measure(name: str, logits: torch.Tensor, arguments: argparse.Namespace) -> 
     times = []
     for step in range(arguments.warm_steps + arguments.steps):
         length = _PROMPT_TOKENS + step
-        batch = [RowToDraw(request, tokens[:length]) for request, tokens in zip(requests, known, strict=True)]
+        positions = np.full(len(requests), length - _PROMPT_TOKENS)
         begin = time.perf_counter()
-        drawn = drawer.draw(logits, batch)
+        drawn = drawer.draw(logits, requests, positions, known[:, :length].__getitem__)
         times.append(1e6 * (time.perf_counter() - begin))
         if step == 0:
-            _check(drawn.tokens, logits, samplings, known)
+            _check(drawn.tokens.tolist(), logits, samplings, known)
         known[:, length] = drawn.tokens
     us = statistics.median(times[arguments.warm_steps :])
     result = {

@@ -10,9 +10,10 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from compute_svc.drawing import Drawer, RequestDraw, RowStatus, RowToDraw
+from compute_svc.drawing import Drawer, RequestDraw, RowStatus
 from sampler_svc.changes import Changes
 from sampler_svc.draw import draw_token
+from tests.fakes.rows_to_draw import draw_rows, row_to_draw
 from triserve.rpc.sampling import Sampling
 
 CPU = torch.device("cpu")
@@ -123,8 +124,8 @@ def test_the_device_draws_what_samplers_draw(batch: tuple[int, list[Case], int])
     for position in range(ROUNDS):
         logits = np.stack([_row(random, width) for _ in requests])
         given_logits = logits.copy()
-        rows = [RowToDraw(draw, np.array(one, dtype=np.int64)) for draw, one in zip(draws, tokens, strict=True)]
-        drawn = drawer.draw(torch.from_numpy(logits), rows)
+        rows = [row_to_draw(draw, np.array(one, dtype=np.int64)) for draw, one in zip(draws, tokens, strict=True)]
+        drawn = draw_rows(drawer, torch.from_numpy(logits), rows)
         assert np.array_equal(logits, given_logits)
         for index, request in enumerate(requests):
             expected = draw_token(logits[index], request.sampling, changes[index], position)

@@ -11,10 +11,11 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from compute_svc.drawing import RequestDraw, RowToDraw
+from compute_svc.drawing import RequestDraw
 from compute_svc.drawing.changes import Penalties, apply_changes, penalise_all, penalise_seen
 from compute_svc.drawing.history import IN_ANSWER, IN_PROMPT, History
 from tests.fakes.literal_draw import changed_logits
+from tests.fakes.rows_to_draw import row_to_draw
 from triserve.rpc.sampling import Sampling
 
 CPU = torch.device("cpu")
@@ -60,10 +61,10 @@ def test_changes_are_those_of_the_contract(requests: list[tuple[Sampling, list[i
     draws = [_draw(one, len(prompt), stop_token_ids=stops, min_tokens=least) for one, prompt, _, stops, least in requests]
     # Of some of the answer first: the rest is counted later.
     half = [_tokens(prompt, answer[: len(answer) // 2]) for _, prompt, answer, _, _ in requests]
-    apply_changes(logits.clone(), [RowToDraw(*one) for one in zip(draws, half, strict=True)], history)
+    apply_changes(logits.clone(), [row_to_draw(*one) for one in zip(draws, half, strict=True)], history)
     changed = logits.clone()
     full = [_tokens(prompt, answer) for _, prompt, answer, _, _ in requests]
-    apply_changes(changed, [RowToDraw(*one) for one in zip(draws, full, strict=True)], history)
+    apply_changes(changed, [row_to_draw(*one) for one in zip(draws, full, strict=True)], history)
     for index, (sampling, prompt, answer, stops, least) in enumerate(requests):
         expected = changed_logits(logits[index].tolist(), sampling, prompt, answer, stops, least)
         assert changed[index].tolist() == expected
@@ -80,11 +81,11 @@ def test_long_repetitions_count_up_to_64_tokens() -> None:
 def test_what_lies_beyond_float32_stays_finite_and_what_has_no_chance_keeps_none() -> None:
     logits = torch.tensor([[3e38, -3e38, -torch.inf, *[0.0] * (WIDTH - 3)]])
     draw = _draw(Sampling(repetition_penalty=0.5, logit_bias_ids=(2,), logit_bias_values=(5.0,), seed=0), 3)
-    apply_changes(logits, [RowToDraw(draw, _tokens([0, 1, 2]))], History(WIDTH, CPU))
+    apply_changes(logits, [row_to_draw(draw, _tokens([0, 1, 2]))], History(WIDTH, CPU))
     assert logits[0, 0] == torch.finfo(torch.float32).max and logits[0, 2] == -torch.inf
     strict = _draw(Sampling(repetition_penalty=10.0, seed=0), 1)
     logits = torch.full((1, WIDTH), -3e38)
-    apply_changes(logits, [RowToDraw(strict, _tokens([1]))], History(WIDTH, CPU))
+    apply_changes(logits, [row_to_draw(strict, _tokens([1]))], History(WIDTH, CPU))
     assert logits[0, 1] == torch.finfo(torch.float32).min
 
 
@@ -102,7 +103,7 @@ def test_both_ways_to_penalise_give_the_same(seed: int) -> None:
 
 
 def _count(history: History, draw: RequestDraw, tokens: list[int]) -> list[int]:
-    apply_changes(_logits(), [RowToDraw(draw, _tokens(tokens))], history)
+    apply_changes(_logits(), [row_to_draw(draw, _tokens(tokens))], history)
     counts: list[int] = history.counts[history.slot(draw)].tolist()
     return counts
 
@@ -137,7 +138,7 @@ def test_counts_survive_when_there_are_more_requests_than_slots() -> None:
 
 def test_requests_without_penalties_take_no_slot() -> None:
     history = History(WIDTH, CPU)
-    apply_changes(_logits(), [RowToDraw(_draw(Sampling(banned_token_ids=(3,), seed=0), 1), _tokens([1]))], history)
+    apply_changes(_logits(), [row_to_draw(_draw(Sampling(banned_token_ids=(3,), seed=0), 1), _tokens([1]))], history)
     assert history.counts.numel() == 0
 
 

@@ -60,9 +60,19 @@ def test_a_request_ends_by_max_tokens_or_by_a_stop_id_behind_min_tokens() -> Non
     assert (states[2].last_token, states[2].position) == (11, 3)
 
 
-def test_a_slot_forgets_the_stop_ids_of_who_had_it_before() -> None:
+@pytest.mark.parametrize("num_stops", [8, 9, 16384])
+def test_many_stop_ids_end_their_own_request_and_cost_the_others_nothing(num_stops: int) -> None:
+    slots = BatchSlots(2, 4)
+    rows = [slots.enter(state).row for state in (_state(1, stops=frozenset(range(100, 100 + num_stops))), _state(2, stops=frozenset({3})))]
+    assert slots._stops.shape == (2, 8)
+    assert _accept(slots, {rows[0]: 99, rows[1]: 100}) == []
+    assert _accept(slots, {rows[0]: 99 + num_stops, rows[1]: 3}) == rows
+
+
+@pytest.mark.parametrize("num_stops", [8, 10])
+def test_a_slot_forgets_the_stop_ids_of_who_had_it_before(num_stops: int) -> None:
     slots = BatchSlots(1, 4)
-    first = _state(1, stops=frozenset(range(10, 20)))
+    first = _state(1, stops=frozenset(range(10, 10 + num_stops)))
     slots.leave(first, slots.enter(first))
     row = slots.enter(_state(2, stops=frozenset({5}))).row
     assert _accept(slots, {row: 12}) == [] and _accept(slots, {row: 5}) == [row]
