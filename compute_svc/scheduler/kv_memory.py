@@ -115,6 +115,8 @@ class KvMemory:
         Returns:
             False if there are not so many; then nobody has got one.
         """
+        if not rows.size:
+            return True
         if rows.size > self.num_available:
             return False
         self._evict_for(rows.size)
