@@ -18,7 +18,7 @@ from triserve.rpc.errors import Overloaded
 class KvMemory:
     """All pages of a replica and who owns them: the pool, the prefix cache or a running request.
 
-    A request is admitted with the pages of its known tokens and grows page by page. Others ways to reserve pages are in `reservation.py`.
+    A request is admitted with the pages of its known tokens and grows page by page. Other ways to reserve pages are in `reservation.py`.
 
     Args:
         config: Sizes.
