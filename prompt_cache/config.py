@@ -32,9 +32,11 @@ class CacheConfig:
     # Answers that may wait to be written to Redis; one more is dropped.
     write_queue_len: int = 256
     # Limit on each wait for Redis: to connect, to send, to receive.
-    socket_timeout_ms: int = 20
+    socket_timeout_s: float = 0.02
     # Limit on a whole lookup, connecting and waiting for a free connection included.
-    lookup_timeout_ms: int = 25
+    lookup_timeout_s: float = 0.025
+    # How long closing waits for writes that are queued.
+    flush_timeout_s: float = 1.0
     # Connections to Redis.
     max_connections: int = 16
     # Failures in a row after which Redis is left alone.
@@ -49,8 +51,9 @@ class CacheConfig:
         "l0_max_entries": 0,
         "max_entry_bytes": 1,
         "write_queue_len": 1,
-        "socket_timeout_ms": 1,
-        "lookup_timeout_ms": 1,
+        "socket_timeout_s": 0.001,
+        "lookup_timeout_s": 0.001,
+        "flush_timeout_s": 0.001,
         "max_connections": 1,
         "breaker_failures": 1,
         "breaker_open_s": 0.001,

@@ -21,7 +21,6 @@ logger = logging.getLogger(__name__)
 
 T = TypeVar("T")
 
-_FLUSH_S = 1.0
 # Lookups under way, for each connection. A burst of more would run into the time limit in the pool's queue and look like a failing Redis.
 _READS_PER_CONNECTION = 4
 
@@ -51,14 +50,13 @@ def connect(url: str, config: CacheConfig) -> Redis:
     Raises:
         ValueError: the URL is malformed.
     """
-    socket_timeout_s = config.socket_timeout_ms / 1000
     # The library's default is ten tries with a growing pause: seconds for every lookup while Redis is gone.
     pool = BlockingConnectionPool.from_url(
         url,
         max_connections=config.max_connections,
-        timeout=config.lookup_timeout_ms / 1000,
-        socket_timeout=socket_timeout_s,
-        socket_connect_timeout=socket_timeout_s,
+        timeout=config.lookup_timeout_s,
+        socket_timeout=config.socket_timeout_s,
+        socket_connect_timeout=config.socket_timeout_s,
         retry=Retry(NoBackoff(), 0),
     )
     return Redis.from_pool(pool)
@@ -76,14 +74,12 @@ class RedisStore:
     def __init__(self, redis: Redis, config: CacheConfig, clock: Callable[[], float]) -> None:
         self._config = config
         self._clock = clock
-        self._timeout_s = config.lookup_timeout_ms / 1000
         self._redis = redis
         self._breaker = CircuitBreaker(failures=config.breaker_failures, open_s=config.breaker_open_s)
         self._queue: asyncio.Queue[_Write] = asyncio.Queue(config.write_queue_len)
         self._writer: asyncio.Task[None] | None = None
         self._probe: asyncio.Task[None] | None = None
-        self._max_reading = config.max_connections * _READS_PER_CONNECTION
-        self._reading = 0
+        self._free_reads = config.max_connections * _READS_PER_CONNECTION
         self.errors = 0
         self.busy = 0
         self.dropped = 0
@@ -105,9 +101,9 @@ class RedisStore:
         self._probe = asyncio.create_task(self._ping(), name="prompt-cache-probe")
 
     async def close(self) -> None:
-        """Gives queued writes a second, then lets go of the connections."""
+        """Gives queued writes some time, then lets go of the connections."""
         with contextlib.suppress(TimeoutError):
-            async with asyncio.timeout(_FLUSH_S):
+            async with asyncio.timeout(self._config.flush_timeout_s):
                 await self.drain()
         tasks = [task for task in (self._writer, self._probe) if task is not None]
         self._writer = self._probe = None
@@ -115,7 +111,7 @@ class RedisStore:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
         try:
-            async with asyncio.timeout(self._timeout_s):
+            async with asyncio.timeout(self._config.lookup_timeout_s):
                 await self._redis.aclose()
         except Exception as error:  # noqa: BLE001 - a connection that does not close in peace is let go of
             logger.info("a connection to Redis did not close: %r", error)
@@ -130,14 +126,14 @@ class RedisStore:
         """What Redis holds under the key; None if nothing, or if it could not be asked in time."""
         if not self._usable():
             return None
-        if self._reading >= self._max_reading:
+        if not self._free_reads:
             self.busy += 1
             return None
-        self._reading += 1
+        self._free_reads -= 1
         try:
             return await self._attempt(self._read(key))
         finally:
-            self._reading -= 1
+            self._free_reads += 1
 
     def write(self, key: CacheKey, data: bytes) -> None:
         """Queues a value to be kept for the configured time; drops it if the queue is full or Redis is left alone."""
@@ -187,7 +183,7 @@ class RedisStore:
     async def _attempt(self, operation: Awaitable[T]) -> T | None:
         """The operation's result; None, counted, if it fails or takes too long."""
         try:
-            async with asyncio.timeout(self._timeout_s):
+            async with asyncio.timeout(self._config.lookup_timeout_s):
                 result = await operation
         except Exception as error:  # noqa: BLE001 - whatever Redis or its client does, it costs a request no more than the hit
             self.errors += 1

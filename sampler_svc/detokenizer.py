@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import codecs
 from collections.abc import Sequence
+from itertools import islice
 from typing import NamedTuple, Protocol
 
 from sampler_svc.vocabulary import Vocabulary
@@ -49,12 +50,7 @@ def open_detokenizer(vocabulary: Vocabulary, prompt_token_ids: Sequence[int]) ->
 
     A character that the prompt leaves half belongs to the answer's text.
     """
-    context: list[int] = []
-    for token in reversed(prompt_token_ids):
-        if vocabulary.is_text(token):
-            context.append(token)
-            if len(context) == _CONTEXT_TOKENS:
-                break
+    context = list(islice((token for token in reversed(prompt_token_ids) if vocabulary.is_text(token)), _CONTEXT_TOKENS))
     context.reverse()
     return ByteDetokenizer(vocabulary, context) if vocabulary.independent else WindowDetokenizer(vocabulary, context)
 
@@ -115,14 +111,14 @@ class ByteDetokenizer:
             try:
                 whole, consumed = codecs.utf_8_decode(data, "strict", False)
             except UnicodeDecodeError as error:
-                text += data[: error.start].decode() + self._replace(error.end - error.start)
+                text += data[: error.start].decode() + self._replace(data[error.start : error.end])
                 data = data[error.end :]
             else:
                 self._pending = data[consumed:]
                 return text + whole
 
-    def _replace(self, num_bytes: int) -> str:
-        return REPLACEMENT * (num_bytes if self._vocabulary.one_replacement_per_byte else 1)
+    def _replace(self, bad: bytes) -> str:
+        return REPLACEMENT * (len(bad) if self._vocabulary.one_replacement_per_byte else 1)
 
 
 class WindowDetokenizer:
@@ -145,7 +141,7 @@ class WindowDetokenizer:
     @property
     def pending(self) -> bool:
         """See `Detokenizer`."""
-        return len(self._window) > self._delivered
+        return bool(self._window[self._delivered :])
 
     def feed_exactly(self, token: int) -> Fed:
         """See `Detokenizer`. Bytes of a token that is a part of a character are those it has in the vocabulary."""

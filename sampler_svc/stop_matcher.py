@@ -6,6 +6,7 @@ from collections import deque
 from collections.abc import Sequence
 from typing import NamedTuple
 
+# States are numbered as they are made; of all of them the root alone is false.
 _ROOT = 0
 
 
@@ -45,7 +46,7 @@ class StopPatterns:
     def step(self, state: int, character: str) -> int:
         """The state after one more character."""
         while (following := self._next.get((state, character))) is None:
-            if state == _ROOT:
+            if not state:
                 return _ROOT
             state = self._fail[state]
         return following
@@ -65,7 +66,7 @@ class StopPatterns:
         held = []
         for state in range(len(children)):
             # The end of a stop string that begins no longer one holds nothing back itself, but a shorter end of it may.
-            while state != _ROOT and not children[state]:
+            while state and not children[state]:
                 state = self._fail[state]
             held.append(self._depth[state])
         return held

@@ -2,7 +2,9 @@
 
 cosmic-ray makes the changes. A sample of places is drawn over all modules, a change at each, and the module's own tests run against a copy of
 the tree that has the change. One that hangs counts as noticed only if the tests' own time limit ended it. Places where a change changes nothing that can be
-tested are left out: annotations, which nobody evaluates, and asserts, which guard what never happens.
+tested are left out: annotations, which nobody evaluates; protocols, which nobody runs; asserts and the `strict=True` of zip, which guard what never happens;
+and stars that are no operators (`def f(a, *, b)`, `[*a]`, `{**a}`), of which cosmic-ray makes operators: what it writes there is no Python, or allows more
+ways to call and changes none.
 """
 
 from __future__ import annotations
@@ -16,9 +18,11 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import NamedTuple
+from queue import SimpleQueue
+from typing import NamedTuple, TypeVar
 
 import cosmic_ray.ast
 import cosmic_ray.mutating
@@ -27,38 +31,75 @@ import torch
 
 from tests.environment import describe_environment
 
+T = TypeVar("T")
+
 ROOT = Path(__file__).parents[1]
 RESULTS = ROOT / "tests" / "bench" / "results" / "mutants.json"
 # Each pure module, and the tests that answer for it.
 MODULES = {
     "compute_svc/engine/engine.py": ["tests/unit/compute_svc/engine"],
-    "compute_svc/kv/page_pool.py": ["tests/unit/compute_svc/kv"],
-    "compute_svc/kv/page_table.py": ["tests/unit/compute_svc/kv"],
-    "compute_svc/kv/radix_tree.py": ["tests/unit/compute_svc/kv"],
-    "compute_svc/replica/dispatcher.py": ["tests/unit/compute_svc/replica"],
-    "compute_svc/replica/sampler_ledger.py": ["tests/unit/compute_svc/replica"],
-    "compute_svc/replica/sampler_link.py": ["tests/unit/compute_svc/replica"],
-    "compute_svc/scheduler/batch_slots.py": ["tests/unit/compute_svc/scheduler"],
-    "compute_svc/scheduler/followers.py": ["tests/unit/compute_svc/scheduler"],
-    "compute_svc/scheduler/kv_memory.py": ["tests/unit/compute_svc/scheduler"],
-    "compute_svc/scheduler/policies/fair_tenants.py": ["tests/unit/compute_svc/scheduler"],
-    "compute_svc/scheduler/reservation.py": ["tests/unit/compute_svc/scheduler"],
-    "compute_svc/scheduler/scheduler.py": ["tests/unit/compute_svc/scheduler", "tests/unit/compute_svc/engine/test_engine.py"],
-    "gateway/flow/admission.py": ["tests/unit/gateway/flow"],
-    "gateway/flow/answer.py": ["tests/unit/gateway/flow"],
-    "gateway/flow/generation.py": ["tests/unit/gateway/flow", "tests/integration/test_gateway_openai.py"],
-    "gateway/flow/pipeline.py": ["tests/unit/gateway/flow", "tests/integration/test_gateway_openai.py"],
-    "gateway/flow/resolve.py": ["tests/unit/gateway/flow"],
-    "gateway/flow/token_rules.py": ["tests/unit/gateway/flow"],
-    "gateway/http/openai_answer.py": ["tests/unit/gateway/http", "tests/integration/test_gateway_openai.py"],
-    "prompt_cache/redis_store.py": ["tests/unit/prompt_cache", "tests/integration/test_prompt_cache.py"],
-    "sampler_svc/changes.py": ["tests/unit/sampler_svc"],
-    "sampler_svc/detokenizer.py": ["tests/unit/sampler_svc"],
-    "sampler_svc/draw.py": ["tests/unit/sampler_svc"],
-    "sampler_svc/session.py": ["tests/unit/sampler_svc"],
-    "sampler_svc/stop_matcher.py": ["tests/unit/sampler_svc"],
-    "tokenizer_svc/chat_encoder.py": ["tests/unit/tokenizer_svc"],
-    "tokenizer_svc/lanes.py": ["tests/unit/tokenizer_svc"],
+    "compute_svc/kv/page_pool.py": ["tests/unit/compute_svc/kv/test_page_pool.py"],
+    "compute_svc/kv/page_table.py": ["tests/unit/compute_svc/kv/test_page_table.py"],
+    "compute_svc/kv/radix_tree.py": [
+        "tests/unit/compute_svc/kv/test_radix_tree_counts.py",
+        "tests/unit/compute_svc/kv/test_radix_tree.py",
+        "tests/unit/compute_svc/kv/test_radix_tree_any_use.py",
+    ],
+    "compute_svc/replica/dispatcher.py": ["tests/unit/compute_svc/replica/test_dispatcher.py"],
+    "compute_svc/replica/sampler_ledger.py": ["tests/unit/compute_svc/replica/test_sampler_ledger.py"],
+    "compute_svc/replica/sampler_link.py": [
+        "tests/unit/compute_svc/replica/test_sampler_link_frames.py",
+        "tests/unit/compute_svc/replica/test_sampler_link.py",
+    ],
+    "compute_svc/scheduler/batch_slots.py": ["tests/unit/compute_svc/scheduler/test_batch_slots.py"],
+    "compute_svc/scheduler/followers.py": [
+        "tests/unit/compute_svc/scheduler/test_shared_prompts.py",
+        "tests/unit/compute_svc/scheduler/test_scheduler.py",
+    ],
+    "compute_svc/scheduler/kv_memory.py": [
+        "tests/unit/compute_svc/scheduler/test_kv_memory_window.py",
+        "tests/unit/compute_svc/scheduler/test_kv_memory_limits.py",
+        "tests/unit/compute_svc/scheduler/test_kv_memory.py",
+        "tests/unit/compute_svc/scheduler/test_kv_memory_any_use.py",
+    ],
+    "compute_svc/scheduler/policies/fair_tenants.py": [
+        "tests/unit/compute_svc/scheduler/test_fair_tenants.py",
+        "tests/unit/compute_svc/scheduler/test_policies.py",
+    ],
+    "compute_svc/scheduler/reservation.py": [
+        "tests/unit/compute_svc/scheduler/test_run_pool.py",
+        "tests/unit/compute_svc/scheduler/test_reservation.py",
+        "tests/unit/compute_svc/scheduler/test_kv_memory_any_use.py",
+    ],
+    "compute_svc/scheduler/scheduler.py": [
+        "tests/unit/compute_svc/scheduler/test_scheduler_borders.py",
+        "tests/unit/compute_svc/scheduler/test_scheduler.py",
+        "tests/unit/compute_svc/scheduler/test_making_way.py",
+        "tests/unit/compute_svc/scheduler/test_shared_prompts.py",
+        "tests/unit/compute_svc/scheduler/test_policies.py",
+        "tests/unit/compute_svc/engine/test_engine.py",
+    ],
+    "compute_svc/drawing/changes.py": ["tests/unit/compute_svc/drawing/test_changes.py"],
+    "compute_svc/drawing/gumbel_max.py": ["tests/unit/compute_svc/drawing/test_gumbel_max.py"],
+    "compute_svc/drawing/history.py": ["tests/unit/compute_svc/drawing/test_changes.py"],
+    "compute_svc/drawing/request_draw.py": ["tests/unit/compute_svc/drawing", "tests/integration/test_draws_agree.py"],
+    "compute_svc/engine/step_drawing.py": ["tests/unit/compute_svc/engine/test_engine.py"],
+    "gateway/flow/admission.py": ["tests/unit/gateway/flow/test_admission.py", "tests/unit/gateway/flow"],
+    "gateway/flow/answer.py": ["tests/unit/gateway/flow/test_answer.py", "tests/unit/gateway/flow"],
+    "gateway/flow/generation.py": ["tests/unit/gateway/flow/test_generation.py", "tests/unit/gateway/flow"],
+    "gateway/flow/pipeline.py": ["tests/unit/gateway/flow/test_pipeline.py", "tests/unit/gateway/flow"],
+    "gateway/flow/resolve.py": ["tests/unit/gateway/flow/test_resolve.py", "tests/unit/gateway/flow"],
+    "gateway/flow/token_rules.py": ["tests/unit/gateway/flow/test_token_rules.py"],
+    "gateway/http/openai_answer.py": ["tests/unit/gateway/http/test_openai_answer.py", "tests/unit/gateway/http"],
+    "prompt_cache/redis_store.py": ["tests/unit/prompt_cache/test_redis_store.py"],
+    "sampler_svc/changes.py": ["tests/unit/sampler_svc/test_changes.py"],
+    "sampler_svc/detokenizer.py": ["tests/unit/sampler_svc/test_detokenizer.py", "tests/unit/sampler_svc/test_request_state.py"],
+    "sampler_svc/draw.py": ["tests/unit/sampler_svc/test_draw.py"],
+    "sampler_svc/noise.py": ["tests/unit/sampler_svc/test_noise.py"],
+    "sampler_svc/session.py": ["tests/unit/sampler_svc/test_session.py"],
+    "sampler_svc/stop_matcher.py": ["tests/unit/sampler_svc/test_stop_matcher.py", "tests/unit/sampler_svc/test_request_state.py"],
+    "tokenizer_svc/chat_encoder.py": ["tests/unit/tokenizer_svc/test_chat_encoder.py"],
+    "tokenizer_svc/lanes.py": ["tests/unit/tokenizer_svc/test_lanes.py"],
     "tokenizer_svc/sampling_strings.py": ["tests/unit/tokenizer_svc/test_sampling_strings.py"],
     "tokenizer_svc/token_texts.py": ["tests/unit/tokenizer_svc/test_token_texts.py"],
 }
@@ -88,13 +129,16 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--count", type=int, default=100, help="how many changes")
     parser.add_argument("--seed", type=int, default=0, help="another one draws other changes")
     parser.add_argument("--wanted", type=float, default=0.95, help="share that must be noticed")
+    parser.add_argument(
+        "--workers", type=int, default=len(os.sched_getaffinity(0)), help="how many are tried at once (default: a core each)"
+    )
     parser.add_argument("--output", type=Path, default=RESULTS)
     chosen = parser.parse_args(arguments)
     modules = chosen.modules or list(MODULES)
     if unknown := [module for module in modules if module not in MODULES]:
         parser.error(f"no tests are named for {', '.join(unknown)}")
     mutants = _draw(modules, chosen.count, chosen.seed)
-    survivors = _try_all(mutants)
+    survivors = _try_all(mutants, chosen.workers)
     noticed = len(mutants) - len(survivors)
     document = {
         "what": "small changes of pure modules that a test noticed",
@@ -140,42 +184,76 @@ def _possible(module: str) -> Iterator[tuple[_Place, Mutant]]:
 
 def _left_out(source: str) -> Iterator[tuple[_Place, _Place]]:
     for node in ast.walk(ast.parse(source)):
-        parts: list[ast.AST | None] = []
-        if isinstance(node, ast.arg | ast.AnnAssign):
-            parts = [node.annotation]
+        if isinstance(node, ast.arg | ast.AnnAssign) and node.annotation is not None:
+            yield _Place(node.annotation.lineno, node.annotation.col_offset), _end(node.annotation)
+        elif isinstance(node, ast.Assert) or (
+            isinstance(node, ast.ClassDef) and any(ast.unparse(base) == "Protocol" for base in node.bases)
+        ):
+            yield _Place(node.lineno, node.col_offset), _end(node)
+        elif isinstance(node, ast.Starred):
+            yield _Place(node.lineno, node.col_offset), _Place(node.value.lineno, node.value.col_offset)
+        elif isinstance(node, ast.Dict):
+            yield from (_double_star(value) for key, value in zip(node.keys, node.values, strict=True) if key is None)
+        elif isinstance(node, ast.keyword) and node.arg is None:
+            yield _double_star(node.value)
+        elif isinstance(node, ast.keyword) and node.arg == "strict" and ast.unparse(node.value) == "True":
+            yield _Place(node.value.lineno, node.value.col_offset), _end(node.value)
         elif isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
-            parts = [node.returns]
-        elif isinstance(node, ast.Assert):
-            parts = [node]
-        for part in parts:
-            if isinstance(part, ast.expr | ast.stmt):
-                assert part.end_lineno is not None and part.end_col_offset is not None, "parsed code has ends"
-                yield _Place(part.lineno, part.col_offset), _Place(part.end_lineno, part.end_col_offset)
+            if node.returns is not None:
+                yield _Place(node.returns.lineno, node.returns.col_offset), _end(node.returns)
+            if node.args.kwonlyargs and node.args.vararg is None:
+                before: list[ast.arg | ast.expr] = [*node.args.posonlyargs, *node.args.args, *node.args.defaults]
+                first = node.args.kwonlyargs[0]
+                yield max(map(_end, before), default=_Place(node.lineno, node.col_offset)), _Place(first.lineno, first.col_offset)
 
 
-def _try_all(mutants: Sequence[Mutant]) -> list[dict[str, object]]:
-    survivors = []
+def _double_star(unpacked: ast.expr) -> tuple[_Place, _Place]:
+    end = _Place(unpacked.lineno, unpacked.col_offset)
+    return end._replace(column=end.column - len("**")), end
+
+
+def _end(node: ast.arg | ast.expr | ast.stmt) -> _Place:
+    assert node.end_lineno is not None and node.end_col_offset is not None, "parsed code has ends"
+    return _Place(node.end_lineno, node.end_col_offset)
+
+
+def _try_all(mutants: Sequence[Mutant], num_workers: int) -> list[dict[str, object]]:
+    """Those that survived; as many copies of the tree as workers, each with one change at a time."""
     with tempfile.TemporaryDirectory(prefix="triserve-mutants-") as folder:
-        copy = Path(folder)
+        copies: SimpleQueue[Path] = SimpleQueue()
         tracked = subprocess.run(["git", "ls-files", "-z"], cwd=ROOT, capture_output=True, check=True).stdout
-        subprocess.run(["tar", "-cf", str(copy / "tree.tar"), "--null", "-T", "-"], cwd=ROOT, input=tracked, check=True)
-        subprocess.run(["tar", "-xf", "tree.tar"], cwd=copy, check=True)
-        _require_green(copy, sorted({mutant.module for mutant in mutants}))
-        for number, mutant in enumerate(mutants, 1):
+        for number in range(num_workers):
+            copy = Path(folder, str(number))
+            copy.mkdir()
+            subprocess.run(["tar", "-cf", str(copy / "tree.tar"), "--null", "-T", "-"], cwd=ROOT, input=tracked, check=True)
+            subprocess.run(["tar", "-xf", "tree.tar"], cwd=copy, check=True)
+            copies.put(copy)
+
+        def in_a_copy(job: Callable[[Path], T]) -> T:
+            copy = copies.get()
+            try:
+                return job(copy)
+            finally:
+                copies.put(copy)
+
+        def check_green(tests: Sequence[str]) -> None:
+            if in_a_copy(lambda copy: _run_tests(copy, tests, is_shown=True)) != 0:
+                raise SystemExit(f"{' '.join(tests)} fail without any change")
+
+        def attempt(mutant: Mutant) -> tuple[str, str, float]:
             began = time.monotonic()
-            verdict, change = _try(copy, mutant)
-            sys.stdout.write(f"{number:3} {verdict:8} {time.monotonic() - began:5.1f} s  {mutant.module}:{mutant.line} {mutant.operator}\n")
-            sys.stdout.flush()
-            if verdict != "noticed":
-                sys.stdout.write(change + "\n")
-                survivors.append({**mutant._asdict(), "verdict": verdict, "change": change})
+            return *in_a_copy(lambda copy: _try(copy, mutant)), time.monotonic() - began
+
+        survivors = []
+        with ThreadPoolExecutor(num_workers) as workers:
+            list(workers.map(check_green, sorted({tuple(MODULES[mutant.module]) for mutant in mutants})))
+            for number, (mutant, (verdict, change, took_s)) in enumerate(zip(mutants, workers.map(attempt, mutants), strict=True), 1):
+                sys.stdout.write(f"{number:3} {verdict:8} {took_s:5.1f} s  {mutant.module}:{mutant.line} {mutant.operator}\n")
+                if verdict != "noticed":
+                    sys.stdout.write(change + "\n")
+                    survivors.append({**mutant._asdict(), "verdict": verdict, "change": change})
+                sys.stdout.flush()
     return survivors
-
-
-def _require_green(copy: Path, modules: Sequence[str]) -> None:
-    for module in modules:
-        if _run_tests(copy, module, is_shown=True) != 0:
-            raise SystemExit(f"the tests of {module} fail without any change")
 
 
 def _try(copy: Path, mutant: Mutant) -> tuple[str, str]:
@@ -188,16 +266,18 @@ def _try(copy: Path, mutant: Mutant) -> tuple[str, str]:
     lines = [f"- {a.strip()}\n+ {b.strip()}" for a, b in zip(old, new, strict=False) if a != b]
     try:
         path.write_text(changed)
-        status = _run_tests(copy, mutant.module)
+        status = _run_tests(copy, MODULES[mutant.module])
     finally:
         path.write_text(source)
     verdict = "hung" if status is None else "survived" if status == 0 else "noticed"
     return verdict, "\n".join(lines[:1])
 
 
-def _run_tests(copy: Path, module: str, *, is_shown: bool = False) -> int | None:
+def _run_tests(copy: Path, tests: Sequence[str], *, is_shown: bool = False) -> int | None:
     """The tests' exit status; None if they had to be ended from outside."""
-    command = [sys.executable, "-m", "pytest", "-x", "-q", "-p", "no:cacheprovider", f"--timeout={_TEST_LIMIT_S}", *MODULES[module]]
+    # The limit ends the process: raised within a test it is an error like another, for which hypothesis looks for a shorter example.
+    limit = [f"--timeout={_TEST_LIMIT_S}", "--timeout-method=thread"]
+    command = [sys.executable, "-m", "pytest", "-x", "-q", "-p", "no:cacheprovider", "--hypothesis-profile", "no shrinking", *limit, *tests]
     environment = {**os.environ, "PYTHONPATH": f"{copy}{os.pathsep}{copy / 'protos'}", "PYTHONDONTWRITEBYTECODE": "1"}
     try:
         run = subprocess.run(command, cwd=copy, env=environment, capture_output=True, text=True, timeout=_RUN_LIMIT_S, check=False)

@@ -6,9 +6,10 @@ import hashlib
 import json
 from array import array
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from datetime import date
 from itertools import takewhile
+from types import MappingProxyType
 from typing import NamedTuple
 
 from tokenizer_svc.chat_template import ChatTemplate, Message, TemplateValue
@@ -20,11 +21,10 @@ from triserve.rpc.errors import InvalidRequest
 
 SYSTEM_ROLES = frozenset({"system", "developer"})
 # What the operator or the model itself wrote may use tokens, such as those around a tool call, that are not special.
-_TRUSTED_ROLES = SYSTEM_ROLES | {"assistant"}
+_TRUSTED_ROLES = frozenset({*SYSTEM_ROLES, "assistant"})
 
 
-@dataclass(frozen=True)
-class Chat:
+class Chat(NamedTuple):
     """A chat to be encoded.
 
     Attributes:
@@ -34,7 +34,7 @@ class Chat:
     """
 
     messages: tuple[Message, ...]
-    arguments: Mapping[str, TemplateValue] = field(default_factory=dict)
+    arguments: Mapping[str, TemplateValue] = MappingProxyType({})
     add_generation_prompt: bool = True
 
 
@@ -83,7 +83,7 @@ class ChatEncoder:
             InvalidRequest: the template refuses the messages, fails on them or prints nothing of one of them.
             PromptTooLong: more ids than `max_tokens`.
         """
-        chat = replace(chat, messages=self.forms.adapt(chat.messages))
+        chat = chat._replace(messages=self.forms.adapt(chat.messages))
         text = self._render(chat)
         self.forms.check_printed(chat.messages, chat.arguments, add_generation_prompt=chat.add_generation_prompt)
         token_ids = self._encode(text, max_tokens)
@@ -103,9 +103,9 @@ class ChatEncoder:
         break_points = self._tokenizer.special_tokens.break_points
         cuts = self._template.cuts
         contents = {(message.content, message.role in _TRUSTED_ROLES) for message in chat.messages}
-        names = {message.name for message in chat.messages if message.name is not None}
-        values = {value for value in chat.arguments.values() if isinstance(value, str)}
-        texts = {*contents, *((text, False) for text in names | values)}
+        names = [message.name for message in chat.messages if message.name is not None]
+        values = [value for value in chat.arguments.values() if isinstance(value, str)]
+        texts = {*contents, *((text, False) for text in (*names, *values))}
         points = {key: found for key in texts if (found := break_points(key[0], cuts, model_s_own=key[1]))}
         # A template may build a special token around the role. One it does not know stands apart from what is beside it.
         foreign = {message.role for message in chat.messages} - self._template.known_roles
@@ -114,7 +114,7 @@ class ChatEncoder:
         mark = pick_mark([*foreign, *(text for text, _ in texts)], never=self._template.source)
         if mark is None:
             raise InvalidRequest("messages have a special token's name and every Unicode noncharacter at once", field="messages")
-        roles = {role: insert_mark(role, mark, sorted({0, *break_points(role), len(role)})) for role in foreign}
+        roles = {role: f"{mark}{insert_mark(role, mark, break_points(role))}{mark}" for role in foreign}
 
         def shielded(text: str, trusted: bool = False) -> str:
             return insert_mark(text, mark, points.get((text, trusted), ()))
@@ -129,13 +129,13 @@ class ChatEncoder:
             for message in chat.messages
         )
         arguments = {name: shielded(value) if isinstance(value, str) else value for name, value in chat.arguments.items()}
-        return replace(chat, messages=messages, arguments=arguments), mark
+        return chat._replace(messages=messages, arguments=arguments), mark
 
     def _system_tokens(self, chat: Chat, text: str, token_ids: list[int]) -> int:
         system = tuple(takewhile(lambda message: message.role in SYSTEM_ROLES, chat.messages))
         if not system:
             return 0
-        asked = replace(chat, messages=system, add_generation_prompt=False)
+        asked = chat._replace(messages=system, add_generation_prompt=False)
         key = self._key(asked)
         prompt = self._system_prompts.get(key)
         if prompt is None:
@@ -164,6 +164,6 @@ class ChatEncoder:
     def _try_turns(self, asked: Chat, *contents: str) -> str | None:
         turns = (Message("assistant" if index % 2 else "user", content) for index, content in enumerate(contents))
         try:
-            return self._render(replace(asked, messages=(*asked.messages, *self.forms.adapt(tuple(turns)))))
+            return self._render(asked._replace(messages=(*asked.messages, *self.forms.adapt(tuple(turns)))))
         except InvalidRequest:
             return None

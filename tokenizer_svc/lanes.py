@@ -7,16 +7,14 @@ import time
 from collections import OrderedDict
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future
-from dataclasses import dataclass
-from typing import Any, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
 from triserve.rpc.errors import Overloaded, Unavailable
 
 T = TypeVar("T")
 
 
-@dataclass(frozen=True)
-class LaneLimits:
+class LaneLimits(NamedTuple):
     """Bounds of one lane.
 
     Attributes:
@@ -30,8 +28,7 @@ class LaneLimits:
     max_waiting_bytes: int
 
 
-@dataclass(frozen=True)
-class _Work:
+class _Work(NamedTuple):
     run: Callable[[], Any]
     num_bytes: int
 
@@ -53,13 +50,13 @@ class Lane:
         self._waiting: OrderedDict[Future[Any], _Work] = OrderedDict()
         self._waiting_bytes = 0
         self._idle = limits.threads
+        self._num_threads = limits.threads
         self._progress_at = clock()
         self._closed = False
         self._changed = threading.Condition()
         # Daemons, because work that has begun cannot be stopped and must not hold the process.
-        self._threads = [threading.Thread(target=self._work, name=f"{name}-{index}", daemon=True) for index in range(limits.threads)]
-        for thread in self._threads:
-            thread.start()
+        for index in range(limits.threads):
+            threading.Thread(target=self._work, name=f"{name}-{index}", daemon=True).start()
 
     def submit(self, run: Callable[[], T], num_bytes: int) -> Future[T]:
         """Queues a piece of work.
@@ -103,10 +100,8 @@ class Lane:
 
     def join(self, timeout_s: float) -> bool:
         """Waits for the threads of a closed lane; False if one still works after so many seconds."""
-        deadline = self._clock() + timeout_s
-        for thread in self._threads:
-            thread.join(max(0.0, deadline - self._clock()))
-        return not any(thread.is_alive() for thread in self._threads)
+        with self._changed:
+            return self._changed.wait_for(lambda: not self._num_threads, timeout_s)
 
     @property
     def num_waiting(self) -> int:
@@ -131,6 +126,8 @@ class Lane:
             with self._changed:
                 self._changed.wait_for(lambda: self._waiting or self._closed)
                 if not self._waiting:
+                    self._num_threads -= 1
+                    self._changed.notify_all()
                     return
                 future, work = self._waiting.popitem(last=False)
                 self._waiting_bytes -= work.num_bytes

@@ -84,7 +84,7 @@ class SamplerPort(Protocol):
         """All rows of a request are sent."""
 
 
-@dataclass(slots=True)
+@dataclass
 class _Flight:
     """A request under way.
 

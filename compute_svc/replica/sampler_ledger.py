@@ -130,10 +130,11 @@ class SamplerLedger:
         self.sent = message.frame
         num_owed = 0
         # Without the column every row has its token.
-        for number, position, count in zip(message.request, message.position, message.num_tokens, strict=False):
+        for row, count in enumerate(message.num_tokens):
             if count == 0:
                 num_owed += 1
-                self._owed[number] = (position, message.frame)
+                number = message.request[row]
+                self._owed[number] = (message.position[row], message.frame)
                 self._owed_order.append((message.frame, number))
         self._num_tokens.append(len(message.token) + num_owed)
 
@@ -185,8 +186,8 @@ class SamplerLedger:
             for number, position, count in zip(numbers, positions, counts, strict=True)
         ]
         for verdict in verdicts:
-            position, frame = self._owed.get(verdict.number, (-1, 0))
-            if position != verdict.position or frame > message.frame:
+            owed = self._owed.get(verdict.number)
+            if owed is None or verdict.position != owed[0] or message.frame < owed[1]:
                 raise MalformedMessage("a verdict is about a row that is not awaited")
             if len(verdict.tokens) != 1:
                 raise MalformedMessage(f"num_tokens is {len(verdict.tokens)}, one token was to be drawn")

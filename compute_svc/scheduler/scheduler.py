@@ -282,13 +282,11 @@ class Scheduler:
                 self._make_way(candidate, plan, now)
         budget = self.config.step_budget_tokens - len(plan.decodes)
         for state in prefilling:
-            if state.phase is not Phase.RUNNING:
-                continue
             if self._policy.overtakes:
                 budget = self._admit_all(plan, now, budget, before=state)
             if not budget:
                 return
-            # It may have made way for one of those just now.
+            # It may have lost its pages or made way just now.
             if state.phase is Phase.RUNNING:
                 budget = self._add_chunk(plan.prefills, state, budget)
         self._admit_all(plan, now, budget)
@@ -368,11 +366,10 @@ class Scheduler:
         return True
 
     def _add_chunk(self, chunks: list[Chunk], state: RequestState, budget: int) -> int:
-        """Adds as much of a request's prompt as the budget holds, and its pages if they slide; returns what is left of the budget."""
+        """Adds as much of a request's prompt as the budget holds; returns what is left of the budget."""
         assert state.table is not None, "a running request has a page table"
-        room = state.table.length * self.config.page_size_tokens - state.kv_length
-        length = min(budget, state.prefill_end - state.num_computed, room)
-        assert length > 0, "what slides has room for a step"
+        length = min(budget, state.prefill_end - state.num_computed)
+        assert 0 < length <= state.table.length * self.config.page_size_tokens - state.kv_length, "what slides has room for a step"
         chunks.append(Chunk(state, state.num_computed, length))
         return budget - length
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import Callable, Collection, Sequence
-from dataclasses import dataclass
+from collections import deque
+from collections.abc import Awaitable, Callable, Collection, Sequence
 from typing import Literal, NamedTuple, Protocol, TypeAlias
 
 from gateway.flow.answer import Answer, Delta
@@ -51,8 +51,7 @@ class Timeline(NamedTuple):
     decode_ms: float
 
 
-@dataclass(frozen=True, kw_only=True)
-class EncodedPrompt:
+class EncodedPrompt(NamedTuple):
     """A prompt as compute gets it."""
 
     token_ids: Sequence[int]
@@ -62,11 +61,10 @@ class EncodedPrompt:
     encode_us: int
 
 
-@dataclass(frozen=True, kw_only=True)
-class Choice:
+class Choice(NamedTuple):
     """One answer to be made, with nothing left to default."""
 
-    index: int
+    number: int
     prompt: EncodedPrompt
     # Index of the prompt in the request.
     prompt_index: int
@@ -160,6 +158,7 @@ class LiveGeneration:
         keep_deltas: whether to remember deltas for the prompt cache.
         observer: is told of retries, and of gaps where the client reads deltas.
         clock: seconds, never falling.
+        sleep: waits for so many seconds.
     """
 
     def __init__(
@@ -174,8 +173,10 @@ class LiveGeneration:
         keep_deltas: bool,
         observer: Observer,
         clock: Callable[[], float] = time.monotonic,
+        sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,
     ) -> None:
         self._clock = clock
+        self._sleep = sleep
         self.cache = cache
         self.choices = choices
         self._call = call
@@ -185,7 +186,7 @@ class LiveGeneration:
         self._observer = observer
         self._took_at: dict[int, float] = {}
         self._ready = ReadyAnswers(idle_s=limits.keep_alive_s if call.stream else None)
-        self.answers = [Answer(choice.index, self._ready.put, every_delta=call.stream, keep_deltas=keep_deltas) for choice in choices]
+        self.answers = [Answer(choice.number, self._ready.put, every_delta=call.stream, keep_deltas=keep_deltas) for choice in choices]
         self._attempts: dict[int, Attempt] = {}
         self._replica_of: dict[int, Replica] = {}
         self._failed_on: dict[int, list[Replica]] = {}
@@ -197,7 +198,7 @@ class LiveGeneration:
     @property
     def finished(self) -> bool:
         """Whether every choice has its finish reason and was taken."""
-        return self._unfinished == 0
+        return not self._unfinished
 
     def submit(self) -> None:
         """Gives every choice to a replica.
@@ -281,10 +282,10 @@ class LiveGeneration:
             self._observer.gap(now - before)
 
     def _choose(self, *, without: Sequence[Replica] = ()) -> Replica | None:
-        return self._replicas.choose(by_priority=self._call.priority != 0, without=without)
+        return self._replicas.choose(by_priority=bool(self._call.priority), without=without)
 
     def _submit(self, choice: Choice, replica: Replica, *, epoch: int) -> None:
-        answer = self.answers[choice.index]
+        answer = self.answers[choice.number]
         request = compute_pb2.SubmitRequest(
             epoch=epoch,
             request_id=self._call.request_id,
@@ -297,8 +298,8 @@ class LiveGeneration:
             deadline_ms=self._remaining_ms(),
             priority=self._call.priority,
         )
-        self._replica_of[choice.index] = replica
-        self._attempts[choice.index] = replica.submit(request, answer)
+        self._replica_of[choice.number] = replica
+        self._attempts[choice.number] = replica.submit(request, answer)
 
     def _is_retried(self, answer: Answer, error: ServiceError) -> bool:
         """Has a failed choice tried again, if nothing of it was taken and another attempt may succeed."""
@@ -320,28 +321,28 @@ class LiveGeneration:
         if replica is not None:
             self._resubmit(choice, replica, error)
         else:
-            self._retries[choice.index] = asyncio.create_task(self._resubmit_later(choice, error), name="retry")
+            self._retries[choice.number] = asyncio.create_task(self._resubmit_later(choice, error), name="retry")
         return True
 
     async def _resubmit_later(self, choice: Choice, error: ServiceError) -> None:
         """Waits for a replica, those that have failed the choice included, and gives it the choice."""
-        failed_on = self._failed_on[choice.index]
+        failed_on = self._failed_on[choice.number]
         try:
             async with asyncio.timeout(self._retry_wait_s):
                 # One that takes requests and loses them, as without a sampler, is not asked again and again.
-                await asyncio.sleep(_FIRST_BACKOFF_S * 2 ** (len(failed_on) - 1))
+                await self._sleep(_FIRST_BACKOFF_S * 2 ** (len(failed_on) - 1))
                 while (replica := self._choose(without=failed_on) or self._choose()) is None:
                     await self._replicas.changed()
         except TimeoutError:
-            self._given_up.add(choice.index)
-            self.answers[choice.index].fail(error)
+            self._given_up.add(choice.number)
+            self.answers[choice.number].fail(error)
             return
         self._resubmit(choice, replica, error)
 
     def _resubmit(self, choice: Choice, replica: Replica, error: ServiceError) -> None:
-        self._submit(choice, replica, epoch=self._attempts[choice.index].epoch + 1)
-        num_tokens = len(self.answers[choice.index].token_ids)
-        logger.info("%s choice %d is tried again from token %d on: %s", self._call.request_id, choice.index, num_tokens, error.message)
+        self._submit(choice, replica, epoch=self._attempts[choice.number].epoch + 1)
+        num_tokens = len(self.answers[choice.number].token_ids)
+        logger.info("%s choice %d is tried again from token %d on: %s", self._call.request_id, choice.number, num_tokens, error.message)
         self._observer.retried()
 
 
@@ -358,19 +359,18 @@ class ReplayedGeneration:
     def __init__(self, answer: CachedAnswer, prompt_token_ids: Sequence[int]) -> None:
         self._answer = answer
         self._prompt_token_ids = prompt_token_ids
-        self._delivered = 0
+        self._left = deque(answer.deltas)
 
     @property
     def finished(self) -> bool:
         """Whether every delta was taken."""
-        return self._delivered == len(self._answer.deltas)
+        return not self._left
 
     async def next(self) -> list[Piece]:
         """The next delta."""
         # A long answer is many deltas, and a reader that is never made to wait would keep the event loop for itself.
         await asyncio.sleep(0)
-        kept = self._answer.deltas[self._delivered]
-        self._delivered += 1
+        kept = self._left.popleft()
         return [Piece(0, Delta(kept.text, list(kept.token_ids), [], self._answer.finish_reason if self.finished else None))]
 
     def usage(self) -> Usage:

@@ -97,7 +97,8 @@ class Pipeline:
                 with contextlib.closing(generation):
                     yield generation
                 if self._cache is not None and key is not None and isinstance(generation, LiveGeneration) and generation.finished:
-                    self._cache.put(call, key, generation.answers[0], prompt_tokens=generation.usage().prompt_tokens)
+                    (answer,) = generation.answers
+                    self._cache.put(call, key, answer, prompt_tokens=generation.usage().prompt_tokens)
             record.outcome = "ok"
         except ServiceError as error:
             record.outcome = error.reason.lower()
@@ -128,14 +129,15 @@ class Pipeline:
         if self._cache is not None and key is not None and call.cache.read:
             kept = await self._cache.get(key)
             if kept is not None:
-                return key, ReplayedGeneration(kept, choices[0].prompt.token_ids)
+                (choice,) = choices
+                return key, ReplayedGeneration(kept, choice.prompt.token_ids)
             status = "miss"
         generation = LiveGeneration(
             choices,
             call=call,
             replicas=self._fleet,
             limits=self._limits,
-            remaining_ms=lambda: _remaining_ms(scope),
+            remaining_ms=lambda: remaining_ms(scope.when(), asyncio.get_running_loop().time()),
             cache=status,
             keep_deltas=key is not None and call.cache.write,
             observer=record,
@@ -196,7 +198,7 @@ class Pipeline:
         choices: list[Choice] = []
         for prompt_index, prompt in enumerate(prompts):
             # A client's seed gives each prompt the answer it would get alone; without one, equal prompts get answers of their own.
-            seed = secrets.randbits(64) if call.wishes.seed is None else call.wishes.seed
+            seed = int.from_bytes(secrets.token_bytes()) if call.wishes.seed is None else call.wishes.seed
             stopping = resolve_stopping(
                 call.wishes,
                 model,
@@ -210,7 +212,7 @@ class Pipeline:
                 own = type(sampling)()
                 own.CopyFrom(sampling)
                 own.seed = choice_seed(seed, number)
-                choices.append(Choice(index=len(choices), prompt=prompt, prompt_index=prompt_index, sampling=own, stopping=stopping))
+                choices.append(Choice(number=len(choices), prompt=prompt, prompt_index=prompt_index, sampling=own, stopping=stopping))
         return choices
 
     @contextlib.asynccontextmanager
@@ -285,7 +287,7 @@ class _Record:
             if answer.finish_reason is not None:
                 self._metrics.answers.labels(answer.finish_reason).inc()
             if not answer.blank:
-                self._metrics.time_to_first_token.observe(max(0.0, answer.first_at - self._began_at))
+                self._metrics.time_to_first_token.observe(answer.first_at - self._began_at)
             if answer.started is not None:
                 self._metrics.queue.observe(answer.started.queue_us / 1e6)
                 self._metrics.prefill.observe(answer.started.prefill_us / 1e6)
@@ -302,8 +304,7 @@ def in_clients_words(error: InvalidRequest, prompt_field: str) -> InvalidRequest
     return type(error)(message, field=field)
 
 
-def _remaining_ms(scope: asyncio.Timeout) -> int:
-    """Milliseconds until a scope's deadline, at least 1: 0 would mean none."""
-    when = scope.when()
-    assert when is not None, "every call has a deadline"
-    return max(1, round((when - asyncio.get_running_loop().time()) * 1000))
+def remaining_ms(deadline_s: float | None, now_s: float) -> int:
+    """Milliseconds until a deadline, at least 1: 0 would mean none."""
+    assert deadline_s is not None, "every call has a deadline"
+    return max(1, round((deadline_s - now_s) * 1000))

@@ -114,7 +114,7 @@ def resolve_sampling(
         InvalidRequest: naming the field and its range.
     """
     params = common_pb2.SamplingParams(temperature=_temperature(wishes, model))
-    if params.temperature > 0:
+    if params.temperature:
         _set_truncation(params, wishes, model)
     else:
         _check_truncation(wishes)
@@ -132,7 +132,7 @@ def resolve_sampling(
 def _temperature(wishes: Wishes, model: ServedModel) -> float:
     if wishes.temperature is not None:
         contract.TEMPERATURE.check("temperature", wishes.temperature)
-    if wishes.top_p == 0:
+    if wishes.top_p is not None and not wishes.top_p:
         return 0.0
     if wishes.temperature is None:
         return 1.0 if model.default_temperature is None else model.default_temperature
@@ -195,8 +195,11 @@ def _set_penalties(params: common_pb2.SamplingParams, wishes: Wishes, model: Ser
 def _set_logit_bias(params: common_pb2.SamplingParams, wishes: Wishes, model: ServedModel, limits: Limits) -> None:
     if len(wishes.logit_bias) > limits.max_logit_bias:
         raise InvalidRequest(f"logit_bias has {len(wishes.logit_bias)} entries, the limit is {limits.max_logit_bias}", field="logit_bias")
-    if len({token for token, _ in wishes.logit_bias}) != len(wishes.logit_bias):
-        raise InvalidRequest("logit_bias has a token id twice", field="logit_bias")
+    seen: set[int] = set()
+    for token, _ in wishes.logit_bias:
+        if token in seen:
+            raise InvalidRequest(f"logit_bias has token id {shown(token)} twice", field="logit_bias")
+        seen.add(token)
     check_token_ids("logit_bias", [token for token, _ in wishes.logit_bias], model)
     for token, value in sorted(wishes.logit_bias):
         contract.LOGIT_BIAS.check("logit_bias", value)
@@ -303,7 +306,7 @@ def choice_seed(seed: int, choice: int) -> int:
     Returns:
         A seed in [0, 2**64).
     """
-    if choice == 0:
+    if not choice:
         return seed & _MASK_64
     mixed = (seed + choice * _SPLITMIX_STEP) & _MASK_64
     mixed = ((mixed ^ (mixed >> 30)) * _SPLITMIX_1) & _MASK_64

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 
 from gateway.flow.answer import Answer, Started
 from gateway.flow.served_model import ServedModel
-from triserve.rpc.errors import Unavailable
+from triserve.rpc.errors import ServiceError, Unavailable
 from triserve.v1 import compute_pb2, tokenizer_pb2
 
 MODEL = ServedModel(
@@ -94,6 +94,8 @@ class FakeStages:
         self.replicas = replicas
         self.encoded: list[tokenizer_pb2.EncodeRequest] = []
         self.encode_us = 1500
+        # Raised instead of ids while it is set.
+        self.refusal: ServiceError | None = None
         self._model = model
         self._changed = asyncio.Event()
 
@@ -106,6 +108,8 @@ class FakeStages:
     async def encode(self, request: tokenizer_pb2.EncodeRequest) -> tokenizer_pb2.EncodeResponse:
         """Bytes of the text, or of the chat's words."""
         self.encoded.append(request)
+        if self.refusal is not None:
+            raise self.refusal
         words = request.text.text or "".join(message.content for message in request.chat.messages)
         return tokenizer_pb2.EncodeResponse(token_ids=list(words.encode()), system_tokens=1, encode_us=self.encode_us)
 

@@ -101,7 +101,7 @@ def own_server(tmp_path: Path) -> Iterator[RedisServer]:
 @asynccontextmanager
 async def opened(url: str, *, clock: Clock | None = None, **bounds: float) -> AsyncIterator[PromptCache]:
     """A started cache. Limits are long unless given: a busy test machine is no failing Redis."""
-    limits: dict[str, float] = {"socket_timeout_ms": 30_000, "lookup_timeout_ms": 30_000, "breaker_open_s": OPEN_S, **bounds}
+    limits: dict[str, float] = {"socket_timeout_s": 30, "lookup_timeout_s": 30, "breaker_open_s": OPEN_S, **bounds}
     cache = PromptCache(CacheConfig(redis_url=url, secret=SECRET, **limits), clock=clock or Clock())  # type: ignore[arg-type]
     await cache.start()
     await cache.drain()
@@ -196,9 +196,7 @@ async def test_an_entry_copied_to_another_key_is_a_miss(server: RedisServer, raw
 
 async def test_a_hanging_redis_costs_the_hit_and_comes_back(server: RedisServer) -> None:
     clock = Clock()
-    async with opened(
-        server.url, clock=clock, l0_max_entries=0, socket_timeout_ms=1500, lookup_timeout_ms=1500, breaker_failures=1
-    ) as cache:
+    async with opened(server.url, clock=clock, l0_max_entries=0, socket_timeout_s=1.5, lookup_timeout_s=1.5, breaker_failures=1) as cache:
         key = await keep(cache)
         server.pause()
         try:
@@ -215,7 +213,7 @@ async def test_a_hanging_redis_costs_the_hit_and_comes_back(server: RedisServer)
 
 async def test_many_lookups_on_a_hanging_redis_leave_every_connection_usable(server: RedisServer) -> None:
     clock = Clock()
-    bounds = {"max_connections": 4, "socket_timeout_ms": 1500, "lookup_timeout_ms": 1500, "l0_max_entries": 0}
+    bounds = {"max_connections": 4, "socket_timeout_s": 1.5, "lookup_timeout_s": 1.5, "l0_max_entries": 0}
     async with opened(server.url, clock=clock, **bounds) as cache:
         key = await keep(cache)
         server.pause()
@@ -229,7 +227,7 @@ async def test_many_lookups_on_a_hanging_redis_leave_every_connection_usable(ser
 
 
 async def test_writes_that_redis_does_not_take_are_bounded_and_counted(server: RedisServer) -> None:
-    async with opened(server.url, write_queue_len=2, socket_timeout_ms=1500, lookup_timeout_ms=1500, breaker_failures=1) as cache:
+    async with opened(server.url, write_queue_len=2, socket_timeout_s=1.5, lookup_timeout_s=1.5, breaker_failures=1) as cache:
         await keep(cache)
         server.pause()
         try:
@@ -314,7 +312,7 @@ async def test_something_else_on_the_port_of_redis_costs_the_hit(reply: bytes) -
 
     impostor = await asyncio.start_server(talk, "127.0.0.1", 0)
     port = impostor.sockets[0].getsockname()[1]
-    async with opened(f"redis://127.0.0.1:{port}", socket_timeout_ms=100, lookup_timeout_ms=100) as cache:
+    async with opened(f"redis://127.0.0.1:{port}", socket_timeout_s=0.1, lookup_timeout_s=0.1) as cache:
         key = cache.key(SCOPE, [1])
         assert await cache.get(key) is None
         assert cache.stats.errors + cache.stats.corrupt >= 1
@@ -323,7 +321,7 @@ async def test_something_else_on_the_port_of_redis_costs_the_hit(reply: bytes) -
 
 
 async def test_closing_while_redis_hangs_ends(server: RedisServer) -> None:
-    async with opened(server.url, socket_timeout_ms=1500, lookup_timeout_ms=1500) as cache:
+    async with opened(server.url, socket_timeout_s=1.5, lookup_timeout_s=1.5) as cache:
         await keep(cache)
         server.pause()
         try:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 from typing import Any, cast
 
 import pytest
@@ -18,7 +19,7 @@ from tests.fakes.fake_stages import Clock, until
 KEY = CacheKey("aa", "00" * 32)
 SECRET = b"0123456789abcdef"
 # Long: only a test that waits for the limit sets another.
-PATIENT = {"lookup_timeout_ms": 60_000, "socket_timeout_ms": 60_000}
+PATIENT = {"lookup_timeout_s": 60, "socket_timeout_s": 60}
 
 
 class Scene:
@@ -51,6 +52,13 @@ async def test_a_value_without_an_end_has_none() -> None:
     scene = Scene()
     scene.redis.values[KEY.redis_name] = b"value"
     assert await scene.store.read(KEY) == Found(b"value", None)
+
+
+async def test_a_value_that_ends_while_it_is_read_has_no_time_left() -> None:
+    scene = Scene()
+    scene.redis.values[KEY.redis_name] = b"value"
+    scene.redis.ttls_ms[KEY.redis_name] = -2
+    assert await scene.store.read(KEY) == Found(b"value", -0.002)
 
 
 async def test_of_a_value_too_long_no_more_is_read_than_shows_it() -> None:
@@ -99,6 +107,24 @@ async def test_after_so_many_failures_in_a_row_redis_is_left_alone_until_a_probe
     assert await scene.store.read(KEY) == Found(b"value", None)
 
 
+async def test_the_log_says_once_when_redis_is_left_alone_and_once_when_it_is_back(caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.INFO, logger="prompt_cache.redis_store")
+    scene = Scene(breaker_failures=2, breaker_open_s=3.0)
+    await scene.store.read(KEY)
+    scene.redis.error = RedisConnectionError("gone")
+    await scene.store.read(KEY)
+    assert caplog.messages == []
+    await scene.store.read(KEY)
+    await scene.store.read(KEY)
+    assert caplog.messages == [f"Redis is left alone for 3 s after failures in a row, the last: {scene.redis.error!r}"]
+    scene.redis.error = None
+    scene.clock.now += 3
+    await scene.store.read(KEY)
+    await scene.store.drain()
+    await scene.store.read(KEY)
+    assert caplog.messages[1:] == ["Redis is in use again"]
+
+
 async def test_a_success_between_them_forgets_failures() -> None:
     scene = Scene(breaker_failures=2)
     for error in (RedisConnectionError("gone"), None, RedisConnectionError("gone")):
@@ -108,7 +134,7 @@ async def test_a_success_between_them_forgets_failures() -> None:
 
 
 async def test_a_redis_that_hangs_costs_a_lookup_its_limit_and_no_more() -> None:
-    scene = Scene(lookup_timeout_ms=1)
+    scene = Scene(lookup_timeout_s=0.001)
     scene.redis.flowing.clear()
     assert await scene.store.read(KEY) is None
     assert scene.store.errors == 1
@@ -116,15 +142,14 @@ async def test_a_redis_that_hangs_costs_a_lookup_its_limit_and_no_more() -> None
 
 async def test_lookups_under_way_are_bounded_and_those_above_are_not_failures() -> None:
     scene = Scene(max_connections=2)
-    scene.redis.flowing.clear()
-    lookups = [asyncio.create_task(scene.store.read(KEY)) for _ in range(9)]
-    await until(lambda: scene.store.busy)
-    assert (scene.store.busy, len(scene.redis.commands)) == (1, 8)
-    scene.redis.flowing.set()
-    await asyncio.gather(*lookups)
-    assert (scene.store.busy, scene.store.errors) == (1, 0)
-    await scene.store.read(KEY)
-    assert len(scene.redis.commands) == 9, "a place comes back"
+    for burst in (1, 2):
+        scene.redis.flowing.clear()
+        lookups = [asyncio.create_task(scene.store.read(KEY)) for _ in range(9)]
+        await until(lambda: scene.store.busy == burst)  # noqa: B023 - waited for at once
+        assert len(scene.redis.commands) == 8 * burst, "each place comes back once"
+        scene.redis.flowing.set()
+        await asyncio.gather(*lookups)
+        assert (scene.store.busy, scene.store.errors) == (burst, 0)
 
 
 async def test_writes_that_find_no_place_in_the_queue_are_dropped() -> None:
@@ -171,7 +196,7 @@ async def test_a_write_that_fails_is_dropped_and_the_writer_goes_on() -> None:
 
 async def test_closing_gives_up_on_a_redis_that_hangs_or_fails() -> None:
     for hangs in (True, False):
-        scene = Scene(lookup_timeout_ms=1)
+        scene = Scene(lookup_timeout_s=0.001)
         await scene.store.start()
         await scene.store.drain()
         if hangs:
@@ -180,6 +205,40 @@ async def test_closing_gives_up_on_a_redis_that_hangs_or_fails() -> None:
             scene.redis.error = RedisConnectionError("gone")
         await scene.store.close()
         assert scene.redis.closed
+
+
+async def test_closing_writes_what_is_queued_or_gives_it_up_in_time_and_leaves_no_task() -> None:
+    for hangs in (False, True):
+        scene = Scene(flush_timeout_s=0.001 if hangs else 60.0)
+        await scene.store.start()
+        await scene.store.drain()
+        if hangs:
+            scene.redis.flowing.clear()
+            scene.store.write(KEY, b"first")
+            await until(lambda: scene.redis.commands[-1:] == ["set"])  # noqa: B023 - waited for at once
+        scene.store.write(KEY, b"value")
+        closing = asyncio.create_task(scene.store.close())
+        await until(lambda: scene.redis.closed)  # noqa: B023
+        scene.redis.flowing.set()
+        await closing
+        assert scene.redis.values == ({} if hangs else {KEY.redis_name: b"value"})
+        assert not [task for task in asyncio.all_tasks() if task.get_name().startswith("prompt-cache")]
+        scene.store.write(KEY, b"late")
+        assert (scene.store.dropped, scene.store.queued) == (1, int(hangs))
+
+
+async def test_a_store_that_was_never_started_closes() -> None:
+    scene = Scene()
+    await scene.store.close()
+    assert scene.redis.closed
+
+
+def test_a_client_waits_as_long_as_it_is_told_and_does_not_try_again_by_itself() -> None:
+    config = CacheConfig(redis_url=None, secret=SECRET, socket_timeout_s=0.5, lookup_timeout_s=0.75, max_connections=3)
+    pool = cast(Any, connect("redis://127.0.0.1:1/0", config).connection_pool)
+    settings = pool.connection_kwargs
+    assert (settings["socket_timeout"], settings["socket_connect_timeout"], pool.timeout, pool.max_connections) == (0.5, 0.5, 0.75, 3)
+    assert settings["retry"].get_retries() == 0
 
 
 @pytest.mark.parametrize("url", ["http://127.0.0.1", "127.0.0.1:6379"])

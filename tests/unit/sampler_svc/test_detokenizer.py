@@ -5,12 +5,13 @@ from __future__ import annotations
 from functools import cache
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from tokenizers import Tokenizer, decoders
 
-from sampler_svc.detokenizer import REPLACEMENT, ByteDetokenizer, WindowDetokenizer, open_detokenizer
+from sampler_svc.detokenizer import REPLACEMENT, ByteDetokenizer, Fed, WindowDetokenizer, open_detokenizer
 from sampler_svc.vocabulary import Vocabulary
+from tests.examples import examples
 from tests.fakes.sampler_tokenizers import byte_tokenizer, llama_decoder, tokenizer_of
 from tests.fakes.tokenizers import KINDS
 
@@ -40,7 +41,7 @@ ANSWERS = st.lists(st.integers(0, 620), max_size=12)
 TEXTS = st.text(st.sampled_from("Hello, wie geht's?  \n éüß€こんにちは🙂👩‍👧 .!"), max_size=20)
 
 
-@settings(max_examples=60, deadline=None)
+@examples(60)
 @given(kind=st.sampled_from(sorted(KINDS)), prompt=PROMPTS, answer=ANSWERS)
 def test_deltas_of_any_ids_add_up_to_the_text_after_the_prompt(kind: str, prompt: str, answer: list[int]) -> None:
     library = tokenizer(kind)
@@ -52,7 +53,7 @@ def test_deltas_of_any_ids_add_up_to_the_text_after_the_prompt(kind: str, prompt
     assert "".join(deltas(vocabulary(kind), context, answer)) == whole[len(before) :]
 
 
-@settings(max_examples=60, deadline=None)
+@examples(60)
 @given(kind=st.sampled_from(sorted(KINDS)), prompt=PROMPTS, text=TEXTS)
 def test_deltas_of_a_text_have_no_half_characters(kind: str, prompt: str, text: str) -> None:
     library = tokenizer(kind)
@@ -63,7 +64,7 @@ def test_deltas_of_a_text_have_no_half_characters(kind: str, prompt: str, text: 
     assert REPLACEMENT not in "".join(pieces)
 
 
-@settings(max_examples=60, deadline=None)
+@examples(60)
 @given(st.lists(st.integers(0, 256 + 3), max_size=12))
 def test_any_bytes_give_what_the_library_makes_of_them(answer: list[int]) -> None:
     library = byte_tokenizer("ab", "c")
@@ -112,7 +113,7 @@ def test_the_first_token_keeps_its_space_after_a_prompt_and_drops_it_without_one
     assert deltas(Vocabulary(llama()), [], [SPACE, BOS, HELLO]) == ["", "", " Hello", ""]
 
 
-@settings(max_examples=60, deadline=None)
+@examples(60)
 @given(
     st.lists(
         st.one_of(
@@ -159,6 +160,82 @@ def test_a_window_stays_small_when_tokens_add_nothing() -> None:
     assert [detokenizer.feed(0) for _ in range(200)] == ["a"] + [""] * 199
     assert detokenizer.feed(1) == "b"
     assert len(detokenizer._window) <= 33
+
+
+class WatchedVocabulary(Vocabulary):
+    """Notes what it is asked."""
+
+    def __init__(self, tokenizer: Tokenizer) -> None:
+        super().__init__(tokenizer)
+        self.asked: set[int] = set()
+        self.decoded: list[int] = []
+
+    def is_text(self, token: int) -> bool:
+        """Notes the token."""
+        self.asked.add(token)
+        return super().is_text(token)
+
+    def decode(self, tokens: list[int]) -> str:
+        """Notes how many tokens."""
+        self.decoded.append(len(tokens))
+        return super().decode(tokens)
+
+
+def test_of_a_long_prompt_no_more_is_looked_at_than_half_a_character_and_what_stands_before_it() -> None:
+    watched = WatchedVocabulary(byte_tokenizer())
+    open_detokenizer(watched, [*b"a long prompt"] * 100 + [256, *b"a", 256, *"🙂".encode()[:3]])
+    assert watched.asked == {*b"a", *"🙂".encode()[:3], 256}
+
+
+def test_tokens_that_add_nothing_push_out_the_one_that_did_once_they_are_many() -> None:
+    watched = WatchedVocabulary(tokenizer_of(["a", "b"], decoders.CTC()))
+    detokenizer = WindowDetokenizer(watched, [])
+    for _ in range(34):
+        detokenizer.feed(0)
+    # The first is decoded once more as what follows stands behind; after 32 in vain the newest four are.
+    assert watched.decoded == [0, 1, 1, *range(2, 34), 4, 5]
+
+
+def test_half_a_character_is_pending_until_it_is_whole_or_can_be_none() -> None:
+    detokenizer = open_detokenizer(Vocabulary(byte_tokenizer()), [])
+    first, second = "é".encode()
+    assert detokenizer.pending is False
+    for token, text, pending in ((first, "", True), (second, "é", False), (first, "", True), (ord("x"), f"{REPLACEMENT}x", False)):
+        assert (detokenizer.feed(token), detokenizer.pending) == (text, pending)
+
+
+def test_a_window_s_half_a_character_is_pending_until_it_is_given_up() -> None:
+    detokenizer = WindowDetokenizer(Vocabulary(tokenizer_of([REPLACEMENT, "a"], decoders.WordPiece())), [1])
+    assert detokenizer.pending is False
+    fed = []
+    for _ in range(4):
+        fed.append(detokenizer.feed(0))
+        assert detokenizer.pending is (not fed[-1])
+    assert fed == ["", "", "", f" {REPLACEMENT}" * 4]
+
+
+def test_a_token_s_own_bytes_are_those_it_has_at_its_place() -> None:
+    detokenizer = open_detokenizer(Vocabulary(llama()), [])
+    assert [detokenizer.feed_exactly(token) for token in (HELLO, WORLD, BOS, 0xC3, 0xA9)] == [
+        Fed("Hello", b"Hello"),
+        Fed(" world", b" world"),
+        Fed("", b""),
+        Fed("", b"\xc3"),
+        Fed("é", b"\xa9"),
+    ]
+
+
+def test_the_bytes_of_a_token_in_a_window_are_its_text_unless_that_is_not_its_alone() -> None:
+    library = tokenizer_of(["it", "##s", REPLACEMENT, f"x{REPLACEMENT}y"], decoders.WordPiece(), special=["<s>"])
+    own = Vocabulary(library).text_bytes
+    assert own(0) == b" it", "its own bytes are those it has after others"
+    detokenizer = WindowDetokenizer(Vocabulary(library), [])
+    assert detokenizer.feed_exactly(3) == Fed(f"x{REPLACEMENT}y", own(3)), "not sure to be a character"
+    detokenizer = WindowDetokenizer(Vocabulary(library), [])
+    assert detokenizer.feed_exactly(0) == Fed("it", b"it"), "alone it has no space"
+    assert detokenizer.feed_exactly(1) == Fed("s", b"s")
+    assert detokenizer.feed_exactly(2) == Fed("", own(2)), "held back"
+    assert detokenizer.feed_exactly(0) == Fed(f" {REPLACEMENT} it", own(0)), "comes with what was held back"
 
 
 def test_a_sentence_of_word_pieces_is_spaced_as_the_library_does() -> None:

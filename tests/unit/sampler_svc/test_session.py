@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
@@ -19,6 +19,7 @@ from sampler_svc.request_slots import RequestSlots
 from sampler_svc.request_state import REPLAY_PIECE_TOKENS, Delta, Finish
 from sampler_svc.session import Audits, Frame, Outcome, Session, Verdict
 from sampler_svc.vocabulary import Vocabulary
+from tests.examples import examples
 from tests.fakes.sampler_tokenizers import byte_tokenizer
 from triserve.rpc.errors import Internal, InvalidRequest, Overloaded, Unavailable
 from triserve.rpc.sampling import Sampling
@@ -368,7 +369,7 @@ def conversations(draw: st.DrawFn) -> list[Frame]:
     return frames
 
 
-@settings(max_examples=60, deadline=None)
+@examples(60)
 @given(conversations(), st.randoms(use_true_random=False))
 def test_frames_taken_together_give_what_they_give_one_by_one(frames: list[Frame], random: Any) -> None:
     alone, together, mixed = session(), session(), session()

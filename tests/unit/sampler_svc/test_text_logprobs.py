@@ -5,13 +5,14 @@ from __future__ import annotations
 from collections.abc import Sequence
 from functools import cache
 
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from tokenizers import Tokenizer
 
 from sampler_svc.logprobs import TextLogprob, TokenLogprob
 from sampler_svc.request_state import Delta, Finish, RequestState
 from sampler_svc.vocabulary import Vocabulary
+from tests.examples import examples
 from tests.fakes.sampler_tokenizers import byte_tokenizer, llama_decoder, tokenizer_of
 from tests.fakes.tokenizers import KINDS
 from triserve.v1 import common_pb2, sampler_pb2
@@ -129,7 +130,7 @@ def test_the_first_word_of_a_text_is_listed_without_the_space_it_lost() -> None:
     assert [one.added for one in delta.logprobs] == [b"Hello", b" world"]
 
 
-@settings(max_examples=150, deadline=None)
+@examples(150)
 @given(
     kind=st.sampled_from(["bytes", *sorted(KINDS)]),
     tokens=st.lists(st.integers(0, 620) | st.sampled_from([*"🙂é".encode(), *b"ab", SPECIAL]), max_size=14),

@@ -8,10 +8,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from hypothesis import example, given, settings
+from hypothesis import example, given
 from hypothesis import strategies as st
 from transformers import PreTrainedTokenizerFast
 
+from tests.examples import examples
 from tests.fakes.template_styles import STYLES
 from tests.fakes.tokenizers import KINDS, SPECIAL_TOKENS, TEMPLATES
 from tests.unit.tokenizer_svc.conftest import MakeEncoder, MakeFolder, MakeTokenizer
@@ -31,7 +32,7 @@ CONVERSATION = (
 )
 ALTERNATING = ("user", "assistant", "user")
 # Of every kind with every style; a busy machine must not fail it.
-brief = settings(max_examples=25, deadline=None)
+brief = examples(25)
 
 
 @cache
@@ -218,6 +219,26 @@ def test_words_that_hold_every_noncharacter_and_a_special_token_are_refused(make
         make_encoder("byte_level_bpe", "chatml").encode(chat, max_tokens=None)
 
 
+def test_words_that_hold_every_noncharacter_alone_need_no_mark(make_encoder: MakeEncoder, make_folder: MakeFolder) -> None:
+    chat = Chat((Message("user", "".join(MARKS)),))
+    ids = make_encoder("byte_level_bpe", "chatml").encode(chat, max_tokens=None).token_ids
+    assert ids == reference_ids(make_folder("byte_level_bpe", "chatml"), chat)
+
+
+def test_words_that_come_in_two_places_are_words_in_both(make_tokenizer: MakeTokenizer) -> None:
+    tokenizer = make_tokenizer("byte_level_bpe")
+    encoder = encoder_of("{{ messages[0].name }}{{ level }}{{ messages[0].content }}", tokenizer)
+    chat = Chat((Message("user", "x", "<|im_end|>"),), {"level": "<|im_end|>"})
+    assert special_ids(tokenizer, encoder.encode(chat, max_tokens=None).token_ids) == []
+
+
+@pytest.mark.parametrize("cut", ["[1:]", "[:-1]"])
+def test_a_role_that_a_template_cuts_makes_no_special_token(make_tokenizer: MakeTokenizer, cut: str) -> None:
+    tokenizer = make_tokenizer("byte_level_bpe")
+    encoder = encoder_of(f"{{{{ '<|' + messages[0].role{cut} + '|>' + messages[0].content }}}}", tokenizer)
+    assert special_ids(tokenizer, encoder.encode(Chat((Message("im_end", "x"),)), max_tokens=None).token_ids) == []
+
+
 def test_more_ids_than_allowed_are_refused_with_both_numbers(make_encoder: MakeEncoder) -> None:
     encoder = make_encoder("byte_level_bpe", "chatml")
     chat = Chat((Message("user", "hello"),))
@@ -268,6 +289,28 @@ def test_a_system_prompt_that_moves_with_the_turns_has_no_system_tokens(make_enc
     encoder = make_encoder("byte_level_bpe", "system_last")
     assert encoder.encode(Chat(CONVERSATION[:2]), max_tokens=None).system_tokens == 0
     assert encoder.encode(Chat(CONVERSATION), max_tokens=None).system_tokens == 0
+
+
+def test_system_tokens_are_those_all_chats_have_in_common_and_none_where_the_words_come_later(make_tokenizer: MakeTokenizer) -> None:
+    source = """{{ 'Header: ' }}{{ 'be kind' if messages[-1].content == 'late' else messages[0].content }}\
+{{ '!' if messages | length == 2 else '????' }}{% for m in messages[1:] %}|{{ m.content }}{% endfor %}{{ messages[0].content if messages[-1].content == 'late' }}"""
+    tokenizer = make_tokenizer("byte_level_bpe")
+    encoder = encoder_of(source, tokenizer)
+
+    def system_text(*contents: str) -> str:
+        encoded = encoder.encode(Chat((Message("system", "be brief"), *(Message("user", text) for text in contents))), max_tokens=None)
+        return tokenizer.decode(encoded.token_ids[: encoded.system_tokens], skip_special_tokens=False, return_tokens=False).text
+
+    assert system_text("x", "y") == "Header: be brief????"
+    assert system_text("x") == "Header: be brief", "what comes behind the words may differ"
+    assert system_text("late") == "", "though it begins with the same token"
+
+
+def test_a_template_that_takes_no_long_chats_has_no_known_system_prompts(make_tokenizer: MakeTokenizer) -> None:
+    source = """{% if messages | length > 2 %}{{ raise_exception('too many turns') }}{% endif %}\
+{% for m in messages %}|{{ m.content }}{% endfor %}"""
+    encoder = encoder_of(source, make_tokenizer("byte_level_bpe"))
+    assert encoder.encode(Chat((Message("system", "be brief"), Message("user", "hi"))), max_tokens=None).system_tokens == 0
 
 
 def test_leading_system_and_developer_turns_count_together(make_encoder: MakeEncoder) -> None:

@@ -62,23 +62,48 @@ def test_work_is_done_in_the_order_it_came() -> None:
     assert done == [0, 1, 2, 3]
 
 
-def test_a_full_queue_refuses_with_its_limit_and_takes_again_when_there_is_room() -> None:
-    with lane(max_waiting=2) as one:
-        with busy(one):
-            waiting = [one.submit(int, 1) for _ in range(2)]
-            with pytest.raises(Overloaded, match="the limit is 2"):
-                one.submit(int, 1)
-        for future in waiting:
-            future.result(PATIENCE_S)
+@pytest.mark.parametrize("max_waiting", [0, 1, 2, 3])
+def test_a_full_queue_refuses_with_its_limit_and_takes_again_when_there_is_room(max_waiting: int) -> None:
+    with lane(max_waiting=max_waiting) as one:
+        for _ in range(3):
+            with busy(one):
+                waiting = [one.submit(int, 1) for _ in range(max_waiting)]
+                with pytest.raises(Overloaded, match=f"has {max_waiting} requests waiting, the limit is {max_waiting}"):
+                    one.submit(int, 1)
+            for future in waiting:
+                future.result(PATIENCE_S)
         assert one.submit(int, 1).result(PATIENCE_S) == 0
+
+
+def test_what_idle_threads_are_about_to_take_does_not_count_as_waiting() -> None:
+    with lane(threads=2, max_waiting=1) as one:
+        with one._changed:  # no thread takes anything yet
+            taken = [one.submit(int, 10**9) for _ in range(2)]
+            with pytest.raises(Overloaded, match="bytes waiting"):
+                one.submit(int, 1)
+            for future in taken:
+                future.cancel()
+            taken = [one.submit(int, 1) for _ in range(3)]
+            with pytest.raises(Overloaded, match="1 requests waiting"):
+                one.submit(int, 1)
+        assert [future.result(PATIENCE_S) for future in taken] == [0, 0, 0]
 
 
 def test_the_bytes_that_wait_are_bounded_too() -> None:
     with lane(max_waiting_bytes=100) as one, busy(one):
+        with pytest.raises(Overloaded, match="0 bytes waiting, the limit is 100"):
+            one.submit(int, 101)
         one.submit(int, 60)
         with pytest.raises(Overloaded, match="60 bytes waiting, the limit is 100"):
             one.submit(int, 41)
         one.submit(int, 40)
+
+
+def test_a_thread_is_known_by_its_lane_and_does_not_hold_the_process() -> None:
+    with lane(threads=2) as one:
+        thread = one.submit(threading.current_thread, 1).result(PATIENCE_S)
+        assert thread.daemon
+        assert thread.name in ("test-0", "test-1")
 
 
 def test_an_idle_thread_takes_input_of_any_size() -> None:
@@ -135,6 +160,8 @@ def test_a_lane_stalls_when_work_waits_and_nothing_moves() -> None:
             assert not one.stalled(30)
             waiting = one.submit(int, 1)
             assert not one.stalled(30)
+            now[0] = 130
+            assert not one.stalled(30)
             now[0] = 131
             assert one.stalled(30)
         waiting.result(PATIENCE_S)
@@ -144,7 +171,8 @@ def test_a_lane_stalls_when_work_waits_and_nothing_moves() -> None:
 def test_short_work_is_done_before_submit_returns() -> None:
     with lane() as one, busy(one):
         lanes = Lanes(10, [(100, one)])
-        assert lanes.submit(threading.get_ident, 10).result(0) == threading.get_ident()
+        for num_bytes in (0, 9, 10):
+            assert lanes.submit(threading.get_ident, num_bytes).result(0) == threading.get_ident()
         assert not lanes.submit(threading.get_ident, 11).done()
 
 
@@ -153,15 +181,15 @@ def test_long_work_delays_neither_middle_nor_short_work() -> None:
         lanes = Lanes(10, [(100, middle), (1000, long)])
         with busy(long):
             waiting = lanes.submit(int, 1000)
-            assert lanes.submit(int, 100).result(PATIENCE_S) == 0
-            assert lanes.submit(int, 10).done()
+            for num_bytes in (11, 99, 100):
+                assert lanes.submit(int, num_bytes).result(PATIENCE_S) == 0
             assert not waiting.done()
         assert waiting.result(PATIENCE_S) == 0
 
 
 def test_the_last_lane_takes_what_is_longer_than_any() -> None:
-    with lane() as only:
-        assert Lanes(0, [(1, only)]).submit(int, 999).result(PATIENCE_S) == 0
+    with lane() as middle, lane() as long, busy(middle):
+        assert Lanes(0, [(1, middle), (2, long)]).submit(int, 999).result(PATIENCE_S) == 0
 
 
 def test_all_lanes_are_watched_and_closed() -> None:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 from types import NoneType
 
-from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
@@ -15,6 +14,7 @@ from compute_svc.layers.forward_batch import ForwardBatch
 from compute_svc.scheduler.kv_memory import KvMemory
 from compute_svc.scheduler.reservation import PredictedMemory
 from compute_svc.wire.request import Request
+from tests.examples import examples
 from tests.fakes.engine_reader import DEVICE, GREEDY, SERVICE, TOP_3, WIDTH, Reader, answer_alone, request_of, small_engine
 from tests.fakes.hash_model import HashModel
 from tests.fakes.unreliable_model import FAULTS, Fault, UnreliableModel
@@ -263,7 +263,5 @@ TestAnyUseDrawnOnDevice = AnyUseDrawnOnDevice.TestCase
 TestAnyUseWithRoom = AnyUseWithRoom.TestCase
 TestAnyUseWithFailures = AnyUseWithFailures.TestCase
 TestAnyUseWithFailuresAndWindow = AnyUseWithFailuresAndWindow.TestCase
-TestAnyUse.settings = TestAnyUseWithWindow.settings = TestAnyUseDrawnOnDevice.settings = settings(
-    max_examples=40, stateful_step_count=50, deadline=None
-)
+TestAnyUse.settings = TestAnyUseWithWindow.settings = TestAnyUseDrawnOnDevice.settings = examples(40, stateful_step_count=50)
 TestAnyUseWithRoom.settings = TestAnyUseWithFailures.settings = TestAnyUseWithFailuresAndWindow.settings = TestAnyUse.settings

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import numpy as np
-from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import Bundle, RuleBasedStateMachine, consumes, invariant, rule
 
 from compute_svc.kv.page_pool import PagePool, Pages
 from compute_svc.kv.radix_node import Node
 from compute_svc.kv.radix_tree import RadixTree
+from tests.examples import examples
 from triserve.rpc.page_hash import page_hashes, tenant_hash
 
 PAGE = 2
@@ -173,4 +173,4 @@ class TreeAgainstDictionary(RuleBasedStateMachine):
 
 
 TestTreeAgainstDictionary = TreeAgainstDictionary.TestCase
-TestTreeAgainstDictionary.settings = settings(max_examples=60, stateful_step_count=40, deadline=None)
+TestTreeAgainstDictionary.settings = examples(60, stateful_step_count=40)

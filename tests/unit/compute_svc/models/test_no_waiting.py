@@ -76,6 +76,7 @@ def merge_steps(model: CausalLM, device: torch.device) -> Callable[[], torch.Ten
     return lambda: model.forward(batch, kv)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", MODELS)
 def test_a_forward_pass_waits_for_nothing(name: str, tmp_path: Path) -> None:
     step = merge_steps(load(name, tmp_path, META), META)

@@ -100,6 +100,7 @@ def droppable(window: int, position: int) -> int:
     return max(0, (position + 1 - window) // CHUNK_TOKENS - 1)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize(
     ("family", "fields"),

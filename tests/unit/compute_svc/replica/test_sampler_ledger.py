@@ -278,3 +278,70 @@ def test_text_of_a_number_that_is_used_again_goes_to_its_new_owner() -> None:
 
 def _parcel(content: bytes) -> sampler_pb2.Parcel:
     return sampler_pb2.Parcel(gateway=1, delta_frame=content)
+
+
+@pytest.mark.parametrize("field", ["", "sampling"])
+def test_an_error_may_be_as_long_as_the_limit_its_field_included(field: str) -> None:
+    def told(num_chars: int) -> Response:
+        response = Response(frame=1, request=[1], position=[0], token=[3], failed=[failure(1, "x" * (num_chars - len(field)))])
+        response.failed[0].error.field = field
+        return response
+
+    with pytest.raises(MalformedMessage, match=r"^an error is longer than 4096 characters$"):
+        asked().read(told(4097))
+    assert [failed.number for failed in asked().read(told(4096)).failed] == [1]
+
+
+@pytest.mark.parametrize("token", [WIDTH, WIDTH + 1, 2**32 - 1])
+def test_a_token_without_a_logit_is_named_with_the_limit(token: int) -> None:
+    with pytest.raises(MalformedMessage, match=f"^token is {token}, the limit is 9$"):
+        asked().read(Response(frame=1, request=[1], position=[0], token=[token]))
+
+
+def test_a_last_row_that_was_answered_long_ago_is_told_when_it_is_known_to_be_the_last() -> None:
+    ledger = asked()
+    send(ledger)
+    ledger.read(Response(frame=2, request=[1], position=[0], token=[3]))
+    ledger.expect_end(2, 1)
+    assert ledger.take_silent() == [2]
+    assert ledger.take_silent() == []
+
+
+def test_parcels_have_no_more_tokens_than_the_frames_they_answer_had_rows() -> None:
+    ledger = opened(1)
+    for position in range(3):
+        send(ledger, (1, position, False))
+    ledger.read(Response(frame=3))
+    for position in range(3, 6):
+        send(ledger, (1, position, False))
+    for tokens in (3, 2):
+        response = Response(frame=5, parcels=[_parcel(deltas(101, num_tokens=[tokens], token=[3] * tokens))])
+        if tokens == 3:
+            with pytest.raises(MalformedMessage, match="more tokens than the frames had rows"):
+                ledger.read(response)
+        else:
+            assert len(ledger.read(response).parcels) == 1
+    assert ledger.answered == 5
+    with pytest.raises(MalformedMessage, match=r"^frame is 5, 6 are sent and 5 answered$"):
+        ledger.read(Response(frame=5))
+    assert ledger.read(Response(frame=6, parcels=[_parcel(deltas(101))])).parcels
+    assert not vars(ledger)["_num_rows"]
+
+
+def test_a_request_that_fails_and_one_that_ends_are_both_told_and_open_no_longer() -> None:
+    ledger = opened(1, 2, 3)
+    send(ledger)
+    answer = ledger.read(Response(frame=1, finished=[2], failed=[failure(3, "it broke")]))
+    assert (answer.finished, [(one.number, one.error.message) for one in answer.failed]) == ([2], [(3, "it broke")])
+    assert (list(ledger.requests), len(ledger), 1 in ledger, 2 in ledger) == ([1], 1, True, False)
+
+
+def test_each_closed_request_is_forgotten_with_the_frame_that_closed_it() -> None:
+    ledger = asked()
+    ledger.close(1, 2)
+    send(ledger)
+    ledger.close(2, 3)
+    send(ledger)
+    for frame, leaving in ((1, [True, True]), (2, [False, True]), (3, [False, False])):
+        ledger.read(Response(frame=frame))
+        assert [ledger.is_leaving(TextKey(1, request, 0)) for request in (101, 102)] == leaving

@@ -100,6 +100,7 @@ async def test_a_step_that_fails_once_leaves_the_replica_ready(replica: Replica)
     await replica.ready()
 
 
+@pytest.mark.slow
 async def test_a_model_that_does_not_load_fails_the_process(replica: Replica) -> None:
     settings = Settings.model_validate({"listen": "127.0.0.1:0", "model": replica.folder, "threads": 1})
     replica.service = ComputeService(settings)

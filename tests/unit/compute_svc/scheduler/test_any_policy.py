@@ -9,7 +9,6 @@ from typing import ClassVar
 
 import numpy as np
 import pytest
-from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule, run_state_machine_as_test
 
@@ -25,6 +24,7 @@ from compute_svc.scheduler.policies.shortest_first import ShortestFirst
 from compute_svc.scheduler.reservation import MaximumMemory, PredictedMemory
 from compute_svc.scheduler.scheduler import Scheduler
 from compute_svc.wire.request import Request
+from tests.examples import examples
 from triserve.rpc.errors import Overloaded
 
 PAGE, PAGES, RUNNING = 4, 12, 3
@@ -253,7 +253,7 @@ def test_any_use_leaks_no_page_starves_nobody_and_keeps_decodes_first(name: str,
         def __init__(self) -> None:
             super().__init__(VARIANTS[name], budget)
 
-    run_state_machine_as_test(OfPolicy, settings=settings(max_examples=40, stateful_step_count=40, deadline=None))
+    run_state_machine_as_test(OfPolicy, settings=examples(40, stateful_step_count=40))
 
 
 @pytest.mark.parametrize("make_memory", [PredictedMemory, MaximumMemory])
@@ -263,7 +263,7 @@ def test_the_same_holds_whatever_is_reserved_in_advance(name: str, make_memory: 
         def __init__(self) -> None:
             super().__init__(VARIANTS[name], 7, make_memory)
 
-    run_state_machine_as_test(OfMemory, settings=settings(max_examples=40, stateful_step_count=40, deadline=None))
+    run_state_machine_as_test(OfMemory, settings=examples(40, stateful_step_count=40))
 
 
 class _Flood:

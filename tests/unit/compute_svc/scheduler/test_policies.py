@@ -7,7 +7,7 @@ from collections.abc import Callable
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from compute_svc.scheduler.base import Phase, Plan, RequestState
@@ -20,6 +20,7 @@ from compute_svc.scheduler.policies.priority import PriorityFirst
 from compute_svc.scheduler.policies.ranked import RankedQueue
 from compute_svc.scheduler.policies.shortest_first import ShortestFirst
 from compute_svc.wire.request import Request
+from tests.examples import examples
 from tests.fakes.asked_scheduler import Asked
 
 
@@ -58,7 +59,7 @@ def test_a_size_that_makes_no_sense_is_refused_by_name(make: Callable[[], Policy
 
 
 @given(st.data())
-@settings(max_examples=100, deadline=None)
+@examples(100)
 def test_a_ranked_queue_gives_the_lowest_rank_whatever_came_and_went(data: st.DataObject) -> None:
     queue, here = RankedQueue(), dict[int, RequestState]()
     for number in range(data.draw(st.integers(1, 150))):
@@ -234,7 +235,7 @@ def test_the_longest_cached_prefix_is_admitted_first() -> None:
 
 
 @given(passes=st.integers(0, 6), ahead=st.integers(0, 3))
-@settings(max_examples=30, deadline=None)
+@examples(30)
 def test_the_oldest_is_passed_a_bounded_number_of_times(passes: int, ahead: int) -> None:
     asked = Asked(LongestPrefixFirst(window=8, max_passes=passes))
     shared = list(range(12))
@@ -277,7 +278,7 @@ def test_staying_away_saves_up_nothing() -> None:
     running=st.integers(1, 4),
     lengths=st.lists(st.tuples(st.integers(1, 20), st.integers(1, 20)), min_size=1, max_size=5),
 )
-@settings(max_examples=40, deadline=None)
+@examples(40)
 def test_the_service_of_tenants_that_always_wait_differs_by_the_papers_bound(
     weights: list[int], running: int, lengths: list[tuple[int, int]]
 ) -> None:

@@ -70,23 +70,55 @@ def test_a_request_may_be_as_wide_as_the_limit_where_it_is_alone() -> None:
 
 
 def test_a_wide_request_needs_as_many_places_free_as_it_takes() -> None:
-    for wide, fits in ((6, True), (7, False)):
+    for wide, fits in ((6, True), (7, False), (8, False)):
         admission = Admission(12)
         with admission.enter("a"), admission.enter("b") as ticket:
             if fits:
                 ticket.widen(wide)
                 assert admission.active == 1 + wide
             else:
-                with pytest.raises(Overloaded, match="2 answers are under way, the limit is 12: no room for 7 more"):
+                with pytest.raises(Overloaded, match=f"2 answers are under way, the limit is 12: no room for {wide} more"):
                     ticket.widen(wide)
+
+
+def test_a_ticket_that_is_wide_enough_asks_for_nothing() -> None:
+    for wide in (1, 1000):
+        admission = Admission(2000)
+        with admission.enter("a") as ticket:
+            ticket.widen(wide)
+            admission.close(Unavailable("leaving"))
+            for num_answers in (1, int(str(wide))):
+                ticket.widen(num_answers)
+                assert admission.active == wide
+        assert admission.active == 0
+
+
+def test_a_ticket_gives_its_places_back_once() -> None:
+    admission = Admission(4)
+    ticket = admission.enter("a")
+    with ticket, admission.enter("b"):
+        ticket.widen(2)
+        with ticket:
+            pass
+        assert admission.active == 1
+    assert admission.active == 0
+
+
+async def test_as_long_as_anything_is_under_way_it_is_not_idle() -> None:
+    admission = Admission(4)
+    with admission.enter("a"):
+        with admission.enter("a"):
+            pass
+        assert not await admission.wait_idle(0)
 
 
 def test_a_closed_door_refuses_and_lets_those_inside_end() -> None:
     admission = Admission(4)
     admission.require_open()
+    assert admission.closed is False
     with admission.enter("a"):
         admission.close(Unavailable("leaving"))
-        assert admission.closed
+        assert admission.closed is True
         for enter in (lambda: admission.enter("a"), admission.require_open):
             with pytest.raises(Unavailable, match="leaving"):
                 enter()

@@ -33,10 +33,10 @@ def test_any_cut_with_repeats_and_any_reader_gives_the_same_answer(cuts: list[Cu
     for index, (count, text) in enumerate(cuts):
         delta = (position, list(range(position, position + count)), text)
         sent.append(delta)
-        answer.push(*delta, "stop" if index == len(cuts) - 1 else None)
+        answer.push(*delta, "stop" if index == len(cuts) - 1 else None, now=0.0)
         position += count
         for first, tokens, words in data.draw(st.lists(st.sampled_from(sent), max_size=3)):
-            answer.push(first, tokens, words, data.draw(st.sampled_from([None, "stop"])))
+            answer.push(first, tokens, words, data.draw(st.sampled_from([None, "stop"])), now=0.0)
         if data.draw(st.booleans()) and (delta_taken := answer.take()) is not None:
             taken.append(delta_taken)
     if (rest := answer.take()) is not None:
@@ -53,8 +53,8 @@ def test_any_cut_with_repeats_and_any_reader_gives_the_same_answer(cuts: list[Cu
 def test_a_delta_that_is_neither_next_nor_old_fails_the_answer(have: int, first: int, count: int) -> None:
     answer, told = make()
     if have:
-        answer.push(0, list(range(have)), "x")
-    answer.push(first, list(range(first, first + count)), "y")
+        answer.push(0, list(range(have)), "x", now=0.0)
+    answer.push(first, list(range(first, first + count)), "y", now=0.0)
     is_old = first < have and first + count <= have
     if first == have:
         assert answer.error is None
@@ -67,10 +67,28 @@ def test_a_delta_that_is_neither_next_nor_old_fails_the_answer(have: int, first:
         assert told[-1] == 3
 
 
+def test_a_long_answer_goes_on_as_a_short_one() -> None:
+    answer, _ = make()
+    for first in (0, 1000, 2000):
+        answer.push(first, range(first, first + 1000), "x", now=0.0)
+    assert (len(answer.token_ids), answer.error) == (3000, None)
+
+
+def test_a_delta_of_tokens_alone_or_of_text_alone_can_be_taken() -> None:
+    answer, _ = make()
+    answer.push(0, [1], "", now=0.0)
+    assert answer.take() == Delta("", [1], [], None)
+    answer.push(1, [], "he", now=0.0)
+    assert answer.take() == Delta("he", [], [], None)
+    answer.push(1, [], "", "stop", now=0.0)
+    assert answer.take() == Delta("", [], [], "stop")
+    assert answer.take() is None
+
+
 def test_held_back_text_may_come_without_a_token() -> None:
     answer, _ = make()
-    answer.push(0, [1], "he")
-    answer.push(1, [], "llo", "stop")
+    answer.push(0, [1], "he", now=0.0)
+    answer.push(1, [], "llo", "stop", now=0.0)
     delta = answer.take()
     assert delta is not None
     assert (delta.text, delta.token_ids, delta.finish_reason) == ("hello", [1], "stop")
@@ -78,9 +96,9 @@ def test_held_back_text_may_come_without_a_token() -> None:
 
 def test_what_came_before_an_error_can_be_taken_and_nothing_after_it_comes() -> None:
     answer, told = make()
-    answer.push(0, [1], "a")
+    answer.push(0, [1], "a", now=0.0)
     answer.fail(Unavailable("lost"))
-    answer.push(1, [2], "b")
+    answer.push(1, [2], "b", now=0.0)
     answer.fail(Unavailable("lost again"))
     delta = answer.take()
     assert delta is not None
@@ -93,17 +111,17 @@ def test_what_came_before_an_error_can_be_taken_and_nothing_after_it_comes() -> 
 
 def test_an_error_after_the_finish_changes_nothing() -> None:
     answer, _ = make()
-    answer.push(0, [1], "a", "length")
+    answer.push(0, [1], "a", "length", now=0.0)
     answer.fail(Unavailable("lost"))
     assert answer.error is None
 
 
 def test_a_reader_of_whole_answers_is_told_of_the_end_alone() -> None:
     answer, told = make(every_delta=False)
-    answer.push(0, [1], "a")
-    answer.push(1, [2], "b")
+    answer.push(0, [1], "a", now=0.0)
+    answer.push(1, [2], "b", now=0.0)
     assert told == []
-    answer.push(2, [3], "c", "stop")
+    answer.push(2, [3], "c", "stop", now=0.0)
     assert told == [3]
     delta = answer.take()
     assert delta is not None
@@ -113,7 +131,7 @@ def test_a_reader_of_whole_answers_is_told_of_the_end_alone() -> None:
 def test_log_probabilities_stay_with_their_tokens_when_deltas_are_merged() -> None:
     answer, _ = make()
     for position in range(3):
-        answer.push(position, [position], "x", logprobs=[sampler_pb2.TokenLogprobs(logprob=-position)])
+        answer.push(position, [position], "x", logprobs=[sampler_pb2.TokenLogprobs(logprob=-position)], now=0.0)
     delta = answer.take()
     assert delta is not None
     assert [one.logprob for one in delta.logprobs] == [0, -1, -2]
@@ -122,6 +140,7 @@ def test_log_probabilities_stay_with_their_tokens_when_deltas_are_merged() -> No
 
 def test_times_are_of_the_first_and_the_latest_delta() -> None:
     answer, _ = make()
+    assert (answer.first_at, answer.last_at) == (0.0, 0.0)
     answer.push(0, [1], "a", now=5.0)
     answer.push(1, [2], "b", now=7.0)
     answer.push(0, [1], "a", now=9.0)
@@ -135,12 +154,12 @@ def test_an_answer_of_which_nothing_was_taken_can_be_resumed_and_another_cannot(
     answer.resume()
     assert (answer.error, answer.started, answer.ended) == (None, None, False)
     answer.begin(Started(4, 5, 6))
-    answer.push(0, [1], "a")
+    answer.push(0, [1], "a", now=0.0)
     answer.fail(Unavailable("lost"))
     answer.resume()
     answer.begin(Started(7, 8, 9))
     assert answer.started == Started(4, 5, 6)
-    answer.push(1, [2], "b")
+    answer.push(1, [2], "b", now=0.0)
     assert answer.take() == Delta("ab", [1, 2], [], None)
     with pytest.raises(AssertionError, match="not resumed"):
         answer.resume()
@@ -148,11 +167,12 @@ def test_an_answer_of_which_nothing_was_taken_can_be_resumed_and_another_cannot(
 
 def test_an_answer_that_is_made_anew_forgets_what_came() -> None:
     answer, _ = make()
-    answer.push(0, [1], "a", logprobs=[sampler_pb2.TokenLogprobs(logprob=-1)])
+    answer.push(0, [1], "a", logprobs=[sampler_pb2.TokenLogprobs(logprob=-1)], now=0.0)
     answer.fail(Unavailable("lost"))
     answer.resume(anew=True)
     assert (answer.blank, answer.token_ids, answer.ended) == (True, [], False)
-    answer.push(0, [1, 2], "ab", "stop", logprobs=[sampler_pb2.TokenLogprobs(logprob=-1), sampler_pb2.TokenLogprobs(logprob=-2)])
+    assert answer.deltas == []
+    answer.push(0, [1, 2], "ab", "stop", logprobs=[sampler_pb2.TokenLogprobs(logprob=-1), sampler_pb2.TokenLogprobs(logprob=-2)], now=0.0)
     delta = answer.take()
     assert delta is not None
     assert (delta.text, delta.token_ids, [one.logprob for one in delta.logprobs]) == ("ab", [1, 2], [-1, -2])

@@ -42,7 +42,7 @@ def prompt(*token_ids: int, encode_us: int = 0) -> EncodedPrompt:
 def choices(*prompts: EncodedPrompt, n: int = 1) -> list[Choice]:
     return [
         Choice(
-            index=index * n + number,
+            number=index * n + number,
             prompt=one,
             prompt_index=index,
             sampling=common_pb2.SamplingParams(seed=number),
@@ -62,6 +62,7 @@ class Scene:
         self.stages = FakeStages(*replicas)
         self.notes = Notes()
         self.clock = Clock()
+        self.slept: list[float] = []
         call = Call(
             request_id="cmpl-1",
             tenant="acme",
@@ -82,7 +83,12 @@ class Scene:
             keep_deltas=False,
             observer=self.notes,
             clock=self.clock,
+            sleep=self.sleep,
         )
+
+    async def sleep(self, seconds: float) -> None:
+        """Notes how long it would be."""
+        self.slept.append(seconds)
 
     async def read(self) -> dict[int, Delta]:
         """Reads to the end; what each choice said, as one delta."""
@@ -141,14 +147,29 @@ async def test_what_was_lost_before_anything_was_taken_goes_on_elsewhere_and_is_
     assert scene.generation.usage() == Usage(2, 4, 5 if num_tokens else 2)
 
 
+@pytest.mark.parametrize("stream", [False, True])
+async def test_what_came_before_a_loss_is_not_delivered_before_the_choice_goes_on_and_so_may_be_lost_again(stream: bool) -> None:
+    replicas = [FakeReplica("one"), FakeReplica("two"), FakeReplica("three")]
+    scene = Scene(*replicas, stream=stream)
+    scene.generation.submit()
+    reading = asyncio.create_task(scene.read())
+    for position, replica in enumerate(replicas):
+        await until(lambda replica=replica: replica.attempts)  # type: ignore[misc]
+        answer = replica.attempts[0].answer
+        answer.push(position, [position + 1], "abc"[position], "stop" if position == 2 else None, now=0.0)
+        if position < 2:
+            answer.fail(LOST)
+    assert await reading == {0: Delta("abc", [1, 2, 3], [], "stop")}
+
+
 async def test_what_was_begun_to_be_delivered_is_not_tried_again() -> None:
     first, second = FakeReplica("one"), FakeReplica("two", play=ABC)
     scene = Scene(first, second, stream=True)
     scene.generation.submit()
     answer = first.attempts[0].answer
-    answer.push(0, [1], "a")
+    answer.push(0, [1], "a", now=0.0)
     assert await scene.generation.next() == [Piece(0, Delta("a", [1], [], None))]
-    answer.push(1, [2], "b")
+    answer.push(1, [2], "b", now=0.0)
     answer.fail(LOST)
     assert await scene.generation.next() == [Piece(0, Delta("b", [2], [], None))], "what came before the error is delivered"
     assert await fails(scene.generation.next()) is LOST
@@ -200,6 +221,32 @@ async def test_a_replica_that_does_not_come_back_in_time_is_given_up() -> None:
     assert await fails(scene.generation.next()) is LOST
     assert scene.notes.retries == 0
     assert len(scene.generation._failed_on[0]) == 2, "it was waited for once, and not again for each attempt that is left"
+
+
+async def test_before_replicas_that_failed_it_get_a_choice_again_it_waits_twice_as_long_each_time() -> None:
+    only = FakeReplica("one", play=lambda attempt: attempt.answer.fail(LOST))
+    scene = Scene(only)
+    scene.generation.submit()
+    assert await fails(scene.generation.next()) is LOST
+    assert scene.slept == [0.05, 0.1, 0.2]
+    assert len(only.attempts) == 4
+
+
+async def test_where_nobody_is_to_wait_for_a_lost_replica_the_choice_fails_at_once() -> None:
+    only = FakeReplica("one")
+    scene = Scene(only, retry_wait_s=0.0)
+    scene.generation.submit()
+    only.attempts[0].answer.fail(LOST)
+    assert await fails(scene.generation.next()) is LOST
+    assert (len(only.attempts), scene.slept, scene.generation._retries) == (1, [], {})
+
+
+@pytest.mark.parametrize(("priority", "chosen"), [(0, 0), (-1, 1), (1, 1), (3, 1)])
+async def test_any_priority_but_the_normal_one_goes_to_a_replica_that_looks_at_it(priority: int, chosen: int) -> None:
+    replicas = FakeReplica("one"), FakeReplica("two", by_priority=True)
+    Scene(*replicas, priority=priority).generation.submit()
+    assert [len(replica.attempts) for replica in replicas] == [1 - chosen, chosen]
+    assert replicas[chosen].attempts[0].request.priority == priority
 
 
 @pytest.mark.parametrize("wait_s", [0.0, 15.0])
@@ -254,18 +301,19 @@ async def test_figures_are_exact() -> None:
     assert scene.generation.usage() == Usage(4, 0, 0)
     assert scene.generation.timeline() == Timeline(1.5, 0, 0, 0)
     for number, attempt in enumerate(replica.attempts):
-        attempt.answer.begin(Started(cached_tokens=number + 1, queue_us=1000 * number, prefill_us=7000 - number))
+        attempt.answer.begin(Started(cached_tokens=number + 1, queue_us=1500 * number, prefill_us=7250 - number))
         attempt.answer.push(0, [1], "a", now=clock.now)
         attempt.answer.push(1, [2, 7], "b", "stop", now=clock.now + 0.25 * (number + 1))
     # Of the choices of one prompt the first tells what was cached: 1 of the first prompt, 3 of the second.
     assert scene.generation.usage() == Usage(4, 12, 4)
-    assert scene.generation.timeline() == Timeline(tokenize_ms=1.5, queue_ms=3.0, prefill_ms=7.0, decode_ms=1000.0)
+    assert scene.generation.timeline() == Timeline(tokenize_ms=1.5, queue_ms=4.5, prefill_ms=7.25, decode_ms=1000.0)
     await scene.read()
 
 
 async def test_gaps_are_those_between_deltas_of_one_choice_as_they_are_taken() -> None:
     replica = FakeReplica("one")
     scene = Scene(replica, of=choices(prompt(1), n=2), stream=True)
+    scene.clock.now = 1.5
     scene.generation.submit()
     first, second = (attempt.answer for attempt in replica.attempts)
     for answer, position, finish, wait_s in (
@@ -275,7 +323,7 @@ async def test_gaps_are_those_between_deltas_of_one_choice_as_they_are_taken() -
         (first, 2, "stop", 0.25),
     ):
         scene.clock.now += wait_s
-        answer.push(position, [1], "a", finish)  # type: ignore[arg-type]
+        answer.push(position, [1], "a", finish, now=0.0)  # type: ignore[arg-type]
         await scene.generation.next()
     assert scene.notes.gaps == [2.5, 0.25]
     scene.generation.close()
@@ -305,3 +353,15 @@ async def test_a_replayed_answer_comes_in_the_deltas_in_which_it_was_made() -> N
     assert generation.finished
     assert (generation.usage(), generation.timeline(), generation.cache) == (Usage(5, 3, 0), Timeline(0, 0, 0, 0), "hit")
     generation.close()
+
+
+async def test_a_reader_of_a_replayed_answer_lets_others_run_between_deltas_and_waits_for_nothing() -> None:
+    kept = CachedAnswer(deltas=(CachedDelta("a", (1,)), CachedDelta("b", (2,))), finish_reason="length", prompt_tokens=1)
+    generation = ReplayedGeneration(kept, [1])
+    reading = asyncio.create_task(generation.next())
+    await asyncio.sleep(0)
+    assert not reading.done()
+    await until(reading.done)
+    assert not generation.finished
+    assert generation.prompt_token_ids(0) == [1]
+    generation.wake()

@@ -13,7 +13,7 @@ from gateway.flow.answer_cache import AnswerCache
 from gateway.flow.call import CachePolicy, Call, Prompt, Wishes
 from gateway.flow.generation import LiveGeneration, Usage
 from gateway.flow.limits import Limits
-from gateway.flow.pipeline import Pipeline, in_clients_words
+from gateway.flow.pipeline import Pipeline, in_clients_words, remaining_ms
 from gateway.flow.resolve import choice_seed
 from gateway.flow.served_model import ServedModel, ServedNames
 from gateway.metrics import Metrics
@@ -82,6 +82,8 @@ async def test_a_text_is_encoded_resolved_submitted_and_counted() -> None:
     request = scene.replica.attempts[0].request
     assert (list(request.token_ids), request.system_tokens, request.stopping.max_tokens) == ([97, 98, 99], 1, 5)
     assert list(request.stopping.stop_token_ids) == [7]
+    assert [encode.max_tokens for encode in scene.stages.encoded] == [99]
+    assert 500_000 < request.deadline_ms <= 600_000
     assert scene.count("triserve_requests_total", route="completions", outcome="ok") == 1
     assert scene.count("triserve_prompt_tokens_total") == 3
     assert scene.count("triserve_completion_tokens_total") == 3
@@ -92,6 +94,7 @@ async def test_a_text_is_encoded_resolved_submitted_and_counted() -> None:
 
 async def test_times_are_those_of_the_clock() -> None:
     scene = Scene()
+    scene.clock.now = 1.5
 
     def slowly(attempt: FakeAttempt) -> None:
         scene.clock.now += 2
@@ -109,6 +112,62 @@ async def test_ids_go_to_compute_as_they_are() -> None:
     await scene.answer((5, 6), (7,), n=2)
     assert not scene.stages.encoded
     assert [list(attempt.request.token_ids) for attempt in scene.replica.attempts] == [[5, 6], [5, 6], [7], [7]]
+
+
+async def test_of_several_prompts_that_are_wrong_the_first_is_named() -> None:
+    assert "token id 500," in (await Scene().refusal((500,), (600,), (700,))).message
+
+
+async def test_ids_have_no_system_prompt_and_cost_no_tokenizer() -> None:
+    scene = Scene()
+    with scene.admission.enter("acme") as ticket:
+        async with scene.pipeline.open(call((5, 6)), ticket) as generation:
+            assert generation.timeline().tokenize_ms == 0
+    assert scene.replica.attempts[0].request.system_tokens == 0
+    assert scene.count("triserve_tokenize_seconds_count") == 0
+
+
+async def test_seeds_of_the_gateway_s_own_have_all_their_bits() -> None:
+    scene = Scene(places=64)
+    await scene.answer(*[(5,)] * 64)
+    seeds = [attempt.request.sampling.seed for attempt in scene.replica.attempts]
+    assert max(seeds) >= 2**63
+    assert any(seed % 2 for seed in seeds)
+
+
+@pytest.mark.parametrize(("deadline_s", "now_s", "left_ms"), [(10.0, 7.5, 2500), (7.5, 7.5, 1), (5.0, 7.5, 1), (7.5019, 7.5, 2)])
+def test_the_time_that_is_left_is_in_milliseconds_and_never_none_at_all(deadline_s: float, now_s: float, left_ms: int) -> None:
+    assert remaining_ms(deadline_s, now_s) == left_ms
+
+
+async def test_what_no_replica_takes_in_full_is_aborted_on_those_that_took_a_part() -> None:
+    replica = FakeReplica("one")
+    replica.play = lambda attempt: setattr(replica, "ready", False)
+    scene = Scene(replica=replica)
+    assert isinstance(await scene.refusal((5,), n=2), Unavailable)
+    assert [attempt.cancelled for attempt in replica.attempts] == [True]
+
+
+@pytest.mark.parametrize("error", [RuntimeError("a fault"), TimeoutError("somebody else's")])
+async def test_an_error_that_is_none_of_a_request_s_is_passed_on_and_counted_as_internal(error: Exception) -> None:
+    scene = Scene(replica=FakeReplica("one"))
+    with scene.admission.enter("acme") as ticket, pytest.raises(type(error)) as caught:
+        async with scene.pipeline.open(call((5,)), ticket):
+            raise error
+    assert caught.value is error
+    assert scene.count("triserve_requests_total", route="completions", outcome="internal") == 1
+    assert scene.replica.attempts[0].cancelled
+
+
+@pytest.mark.parametrize(
+    ("cached", "policy", "kept"), [(False, CachePolicy(), None), (True, CachePolicy(write=False), None), (True, CachePolicy(), [])]
+)
+async def test_deltas_are_remembered_for_the_cache_alone(cached: bool, policy: CachePolicy, kept: list[Any] | None) -> None:
+    scene = Scene(replica=FakeReplica("one"), cached=cached)
+    with scene.admission.enter("acme") as ticket:
+        async with scene.pipeline.open(call((5,), wishes=Wishes(temperature=0.0), cache=policy), ticket) as generation:
+            assert isinstance(generation, LiveGeneration)
+            assert [answer.deltas for answer in generation.answers] == [kept]
 
 
 async def test_a_clients_seed_gives_each_prompt_the_answers_it_would_have_alone() -> None:
@@ -160,6 +219,29 @@ async def test_a_chat_needs_a_template() -> None:
     scene = Scene(model=replace(MODEL, has_chat_template=False))
     assert "no chat template" in (await scene.refusal(chat("abc"), prompt_field="messages")).message
     assert not scene.stages.encoded
+
+
+async def test_a_text_needs_no_template() -> None:
+    assert (await Scene(model=replace(MODEL, has_chat_template=False)).answer(text("abc")))[0] == "Hi"
+
+
+@pytest.mark.parametrize(
+    ("refusal", "message"),
+    [
+        (
+            PromptTooLong.of(got=200, limit=99, field="messages"),
+            "This model's maximum context length is 100 tokens. However, prompt has 200 ",
+        ),
+        (InvalidRequest("messages[0].role is wrong", field="messages[0].role"), "messages[0].role is wrong"),
+    ],
+)
+async def test_what_the_tokenizer_refuses_is_refused_in_the_clients_words(refusal: InvalidRequest, message: str) -> None:
+    scene = Scene()
+    scene.stages.refusal = refusal
+    error = await scene.refusal(text("abc"))
+    assert type(error) is type(refusal)
+    assert error.message.startswith(message)
+    assert not scene.replica.attempts
 
 
 async def test_a_prompt_without_tokens_is_refused() -> None:

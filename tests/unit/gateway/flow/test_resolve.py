@@ -93,6 +93,21 @@ def test_values_without_effect_are_left_unset() -> None:
     assert sampling(temperature=0.0, top_p=0.5, top_k=4, min_p=0.5) == sampling(temperature=0.0)
 
 
+@pytest.mark.parametrize("penalty", [0.5, 2.0])
+def test_a_repetition_penalty_below_one_counts_as_one_above_does(penalty: float) -> None:
+    assert sampling(repetition_penalty=penalty) == common_pb2.SamplingParams(temperature=1, repetition_penalty=penalty)
+
+
+def test_an_author_s_top_p_of_more_than_one_truncates_nothing() -> None:
+    assert sampling(replace(MODEL, default_top_p=1.5)) == sampling()
+
+
+def test_the_first_wrong_id_is_named() -> None:
+    for token_ids, wrong in (([0, 95, 96, 97], 96), ([1, -1, -2], -1), ([0, 1, 2**40, -1], 2**40)):
+        with pytest.raises(InvalidRequest, match=f"token id {wrong},"):
+            check_prompt_ids(token_ids, MODEL, field="prompt")
+
+
 def test_biases_are_in_the_order_of_their_ids() -> None:
     params = sampling(logit_bias=((5, 1.0), (2, -1.0)))
     assert (list(params.logit_bias_ids), list(params.logit_bias_values)) == ([2, 5], [-1, 1])
@@ -152,7 +167,7 @@ def test_more_ids_than_fit_are_refused_before_they_are_looked_at() -> None:
 
 
 def test_an_id_has_one_bias() -> None:
-    with pytest.raises(InvalidRequest, match="twice"):
+    with pytest.raises(InvalidRequest, match="token id 5 twice"):
         sampling(logit_bias=((5, 1.0), (5, 2.0)))
 
 

@@ -1,8 +1,21 @@
-"""Log-probabilities as OpenAI's clients read them."""
+"""Whole answers, usage and log-probabilities as OpenAI's clients read them."""
 
 from __future__ import annotations
 
-from gateway.http.openai_answer import chat_logprobs, completion_logprobs
+from typing import Any, cast
+
+from gateway.flow.answer import Delta
+from gateway.flow.generation import Piece, Timeline, Usage
+from gateway.http.openai_answer import (
+    WholeChoice,
+    chat_choice,
+    chat_logprobs,
+    completion_choice,
+    completion_logprobs,
+    gather,
+    timeline_body,
+    usage_body,
+)
 from triserve.v1 import sampler_pb2
 
 EMOJI = "🙂".encode()
@@ -62,3 +75,94 @@ def test_offsets_are_the_sampler_s() -> None:
     later = entry(7, b"!")
     later.text_offset = 1
     assert completion_logprobs([*entries, later])["text_offset"] == [0, 0, 0, 0, 1]
+
+
+def test_the_drawn_token_is_known_by_its_id_whatever_the_others_look_like() -> None:
+    tops = ((700, b"ab", -0.125), (1300, b"ab", -0.25), (1000, b"ab", -0.375), (600, b"aa", -0.5), (1400, b"zz", -0.625))
+    (named,) = completion_logprobs([entry(1000, b"ab", "ab", *tops, logprob=-0.375)])["top_logprobs"]
+    assert named == {"token_id:700": -0.125, "token_id:1300": -0.25, "ab": -0.375, "aa": -0.5, "zz": -0.625}
+    half = EMOJI[:2]
+    (one,) = chat_logprobs([entry(1000, half, "", *((token, half, value) for token, _, value in tops))])["content"]
+    assert [top["token"] for top in one["top_logprobs"]] == [*["\\xf0\\x9f"] * 2, "", *["\\xf0\\x9f"] * 2]
+    assert [top["logprob"] for top in one["top_logprobs"]] == [-0.125, -0.25, -0.375, -0.5, -0.625]
+
+
+def test_the_drawn_token_has_one_name_where_its_bytes_differ_at_its_place() -> None:
+    (named,) = completion_logprobs([entry(1000, b"Hello", "Hello", (1000, b" Hello", -0.5), (2000, b"Hi", -1.5))])["top_logprobs"]
+    assert named == {"Hello": -0.5, "Hi": -1.5}
+
+
+def test_usage_adds_up() -> None:
+    assert usage_body(Usage(prompt_tokens=3, completion_tokens=5, cached_tokens=2)) == {
+        "prompt_tokens": 3,
+        "completion_tokens": 5,
+        "total_tokens": 8,
+        "prompt_tokens_details": {"cached_tokens": 2},
+    }
+
+
+def test_times_are_told_to_the_microsecond() -> None:
+    body = timeline_body(Timeline(tokenize_ms=1.23456, queue_ms=0, prefill_ms=2.0004, decode_ms=99.9996))
+    assert body == {"tokenize_ms": 1.235, "queue_ms": 0, "prefill_ms": 2.0, "decode_ms": 100.0}
+
+
+class FakeGeneration:
+    """Two choices whose deltas come in turns."""
+
+    def __init__(self) -> None:
+        logprob = sampler_pb2.TokenLogprobs(token=1, token_bytes=b"a", text="a", logprob=-0.5)
+        self._rounds = [
+            [Piece(1, Delta("x", [24], [], None)), Piece(0, Delta("a", [1], [logprob], None))],
+            [],
+            [Piece(0, Delta("b", [2, 3], [], "stop"))],
+            [Piece(1, Delta("", [], [], "length"))],
+        ]
+
+    @property
+    def finished(self) -> bool:
+        """Whether all was read."""
+        return not self._rounds
+
+    async def next(self) -> list[Piece]:
+        """The next deltas."""
+        return self._rounds.pop(0)
+
+    def prompt_token_ids(self, choice: int) -> list[int]:
+        """Different ones for each choice."""
+        return [10, choice]
+
+
+async def test_a_whole_answer_is_its_deltas_put_together_by_choice() -> None:
+    first, second = await gather(cast(Any, FakeGeneration()), 2)
+    assert completion_choice(0, first, with_logprobs=True, with_token_ids=True) == {
+        "index": 0,
+        "text": "ab",
+        "logprobs": completion_logprobs(first.logprobs),
+        "finish_reason": "stop",
+        "token_ids": [1, 2, 3],
+        "prompt_token_ids": [10, 0],
+    }
+    assert completion_choice(1, second, with_logprobs=False, with_token_ids=False) == {
+        "index": 1,
+        "text": "x",
+        "logprobs": None,
+        "finish_reason": "length",
+    }
+    assert chat_choice(0, first, with_logprobs=True, with_token_ids=True) == {
+        "index": 0,
+        "message": {"role": "assistant", "content": "ab", "refusal": None},
+        "logprobs": chat_logprobs(first.logprobs),
+        "finish_reason": "stop",
+        "token_ids": [1, 2, 3],
+    }
+    assert chat_choice(1, second, with_logprobs=False, with_token_ids=False) == {
+        "index": 1,
+        "message": {"role": "assistant", "content": "x", "refusal": None},
+        "logprobs": None,
+        "finish_reason": "length",
+    }
+    assert [one.token for one in first.logprobs] == [1]
+
+
+def test_a_choice_of_which_nothing_came_is_empty() -> None:
+    assert completion_choice(0, WholeChoice(), with_logprobs=False, with_token_ids=True)["prompt_token_ids"] == []
