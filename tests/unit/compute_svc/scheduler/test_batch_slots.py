@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from compute_svc.scheduler.base import RECENT_TOKENS, RequestState
 from compute_svc.scheduler.batch_slots import BatchSlots
 from compute_svc.scheduler.scheduler import Scheduler
 from compute_svc.wire.request import Request
+from tests.examples import examples
 from tests.fakes.scheduler_steps import small_config
 
 NONE = np.empty(0, np.int64)
@@ -79,7 +80,7 @@ def test_a_slot_forgets_the_stop_ids_of_who_had_it_before(num_stops: int) -> Non
 
 
 @given(st.data())
-@settings(max_examples=40, deadline=None)
+@examples(40)
 def test_tokens_come_in_order_however_they_are_added_and_looked_at(data: st.DataObject) -> None:
     slots = BatchSlots(2, 4)
     state, other = _state(1, prompt=data.draw(st.integers(1, 2 * RECENT_TOKENS), label="prompt")), _state(2)
