@@ -9,7 +9,8 @@ import pytest
 
 from compute_svc.kv.window import KvWindow
 from compute_svc.scheduler.base import RequestState
-from compute_svc.scheduler.kv_memory import KvMemory, Reservation
+from compute_svc.scheduler.kv_memory import KvMemory
+from compute_svc.scheduler.reservation import MaximumMemory, PredictedMemory
 from tests.fakes.kv_requests import PAGE, admit, kv_config, kv_request, lengths_of, table_of
 
 # Three pages a chunk; a request that drops what it can has room for 5 + 2 * 12 + 8 tokens: 10 pages.
@@ -38,39 +39,39 @@ def _entries(memory: KvMemory, state: RequestState) -> list[int]:
     ids=["half of the pages", "more than half", "what slides needs", "more than it needs", "of the fewest there may be"],
 )
 def test_a_request_slides_from_the_start_if_it_needs_more_than_half_of_the_pages(num_pages: int, tokens: int, pages: int) -> None:
-    memory = KvMemory(kv_config(num_pages, WINDOW), Reservation.PAGES)
+    memory = KvMemory(kv_config(num_pages, WINDOW))
     state = kv_request(1, tokens, max_tokens=4)
     assert memory.wanted_pages(state) == pages
     assert memory.could_admit(state, without=[], headroom=num_pages - pages)
     assert not memory.could_admit(state, without=[], headroom=num_pages - pages + 1)
     assert memory.admit(state, headroom=num_pages - pages)
-    assert (state.is_sliding, lengths_of(state)) == (pages * PAGE < tokens, (pages, pages))
+    assert (state.is_sliding, lengths_of(memory, state)) == (pages * PAGE < tokens, (pages, pages))
 
 
 def test_without_a_window_a_request_gets_pages_for_all_its_tokens_however_many() -> None:
-    memory = KvMemory(kv_config(16), Reservation.PAGES)
+    memory = KvMemory(kv_config(16))
     state = kv_request(1, 60, max_tokens=4)
     admit(memory, state)
-    assert (lengths_of(state), state.is_sliding) == ((15, 15), False)
+    assert (lengths_of(memory, state), state.is_sliding) == ((15, 15), False)
     memory.slide(state)
-    assert (lengths_of(state), state.dropped_tokens) == ((15, 15), 0)
+    assert (lengths_of(memory, state), state.dropped_tokens) == ((15, 15), 0)
 
 
 def test_a_window_that_needs_more_pages_than_there_are_drops_nothing() -> None:
-    memory = KvMemory(kv_config(SLIDING - 1, WINDOW), Reservation.PAGES)
+    memory = KvMemory(kv_config(SLIDING - 1, WINDOW))
     state = kv_request(1, 4, max_tokens=32)
     admit(memory, state)
     _compute(memory, state, 36)
-    assert (state.dropped_tokens, lengths_of(state)) == (0, (9, 9))
+    assert (state.dropped_tokens, lengths_of(memory, state)) == (0, (9, 9))
 
 
 def test_the_pages_of_what_no_query_sees_take_the_tokens_to_come() -> None:
-    memory = KvMemory(kv_config(24, WINDOW), Reservation.PAGES)
+    memory = KvMemory(kv_config(24, WINDOW))
     state = kv_request(1, 4, max_tokens=60)
     assert memory.admit(state, headroom=0)
     _compute(memory, state, 27)
     before = _entries(memory, state)[:7]
-    assert (state.dropped_tokens, state.is_sliding, lengths_of(state)) == (0, False, (7, 7))
+    assert (state.dropped_tokens, state.is_sliding, lengths_of(memory, state)) == (0, False, (7, 7))
     # A query at 28 sees nothing before 24: the chunk behind the first can go.
     _compute(memory, state, 28)
     assert (state.dropped_tokens, state.is_sliding) == (12, True)
@@ -81,7 +82,7 @@ def test_the_pages_of_what_no_query_sees_take_the_tokens_to_come() -> None:
     assert state.dropped_tokens == 12
     before = _entries(memory, state)[:7]
     _compute(memory, state, 40)
-    assert (state.dropped_tokens, lengths_of(state)) == (24, (7, 7))
+    assert (state.dropped_tokens, lengths_of(memory, state)) == (24, (7, 7))
     assert _entries(memory, state)[:8] == [*before[:3], before[6], *before[3:6], 0]
     memory.assert_owned_once([state])
     memory.leave(state)
@@ -89,7 +90,7 @@ def test_the_pages_of_what_no_query_sees_take_the_tokens_to_come() -> None:
 
 
 def test_two_chunks_that_can_go_at_once_go_at_once() -> None:
-    memory = KvMemory(kv_config(24, WINDOW), Reservation.PAGES)
+    memory = KvMemory(kv_config(24, WINDOW))
     state = kv_request(1, 41, max_tokens=8)
     assert memory.admit(state, headroom=0)
     before = _entries(memory, state)[:11]
@@ -100,7 +101,7 @@ def test_two_chunks_that_can_go_at_once_go_at_once() -> None:
 
 
 def test_what_is_shared_is_given_up_when_all_of_it_but_the_first_chunk_can_be() -> None:
-    memory = KvMemory(kv_config(24, WINDOW), Reservation.PAGES)
+    memory = KvMemory(kv_config(24, WINDOW))
     state = kv_request(1, 21, max_tokens=40)
     assert memory.admit(state, headroom=0)
     state.num_computed = 20
@@ -109,7 +110,7 @@ def test_what_is_shared_is_given_up_when_all_of_it_but_the_first_chunk_can_be() 
     _compute(memory, state, 28)
     returns = memory.num_returns
     pages = _entries(memory, state)[:7]
-    assert (state.dropped_tokens, lengths_of(state), table_of(state).shared) == (12, (5, 5), 3)
+    assert (state.dropped_tokens, lengths_of(memory, state), table_of(state).shared) == (12, (5, 5), 3)
     assert (memory.tree.evictable_pages, returns) == (2, 1)
     assert memory.tree.match_length("", state.tokens[:20]) == 20, "others find all of it"
     memory.assert_owned_once([state])
@@ -122,7 +123,7 @@ def test_what_is_shared_is_given_up_when_all_of_it_but_the_first_chunk_can_be() 
 
 
 def test_what_is_shared_stays_as_long_as_a_part_of_it_is_needed() -> None:
-    memory = KvMemory(kv_config(24, WINDOW), Reservation.PAGES)
+    memory = KvMemory(kv_config(24, WINDOW))
     state = kv_request(1, 29, max_tokens=30)
     assert memory.admit(state, headroom=0)
     state.num_computed = 28
@@ -130,13 +131,13 @@ def test_what_is_shared_stays_as_long_as_a_part_of_it_is_needed() -> None:
     memory.slide(state)
     assert (state.dropped_tokens, table_of(state).shared, state.is_sliding) == (0, 7, False)
     _compute(memory, state, 40)
-    assert (state.dropped_tokens, table_of(state).shared, lengths_of(state)) == (24, 3, (6, 6))
+    assert (state.dropped_tokens, table_of(state).shared, lengths_of(memory, state)) == (24, 3, (6, 6))
     assert memory.tree.evictable_pages == 4
     memory.assert_owned_once([state])
 
 
 def test_a_request_that_slides_finds_and_leaves_no_more_than_its_first_chunk() -> None:
-    memory = KvMemory(kv_config(24, WINDOW), Reservation.PAGES)
+    memory = KvMemory(kv_config(24, WINDOW))
     prompt = np.arange(53)
     cached = kv_request(1, prompt[:28], max_tokens=4)
     admit(memory, cached)
@@ -144,7 +145,7 @@ def test_a_request_that_slides_finds_and_leaves_no_more_than_its_first_chunk() -
     state = kv_request(2, prompt, max_tokens=4)
     assert memory.could_admit(state, without=[], headroom=24 - SLIDING + 3 - 3)
     assert memory.admit(state, headroom=0)
-    assert (state.num_computed, table_of(state).shared, lengths_of(state)) == (12, 3, (SLIDING, SLIDING))
+    assert (state.num_computed, table_of(state).shared, lengths_of(memory, state)) == (12, 3, (SLIDING, SLIDING))
     state.num_computed = 32
     memory.keep_computed(state)
     assert table_of(state).shared == 3
@@ -153,33 +154,39 @@ def test_a_request_that_slides_finds_and_leaves_no_more_than_its_first_chunk() -
 
 
 def test_what_is_to_be_pinned_drops_nothing() -> None:
-    memory = KvMemory(kv_config(24, WINDOW), Reservation.PAGES)
+    memory = KvMemory(kv_config(24, WINDOW))
     state = kv_request(1, 41, max_tokens=1)
     pins = RequestState(replace(state.request, pins=True), 1)
     admit(memory, pins)
     memory.slide(pins)
-    assert (pins.dropped_tokens, lengths_of(pins)) == (0, (11, 11))
+    assert (pins.dropped_tokens, lengths_of(memory, pins)) == (0, (11, 11))
 
 
-@pytest.mark.parametrize("reservation", [Reservation.PREDICTED, Reservation.MAXIMUM])
-def test_one_that_slides_has_no_room_in_advance(reservation: Reservation) -> None:
-    memory = KvMemory(kv_config(24, WINDOW), reservation)
+def test_one_that_slides_has_no_room_in_advance() -> None:
+    memory = PredictedMemory(kv_config(24, WINDOW))
     state = kv_request(1, 49, max_tokens=12)
     assert memory.admit(state, headroom=0)
-    assert lengths_of(state) == (SLIDING, SLIDING)
-    whole = kv_request(2, 4, max_tokens=60)
-    assert memory.admit(whole, headroom=0)
-    assert lengths_of(whole) == (1, 12), "no more than half of the pages"
+    assert lengths_of(memory, state) == (SLIDING, SLIDING)
+    memory.assert_owned_once([state])
 
 
-@pytest.mark.parametrize("reservation", Reservation)
-def test_one_that_cannot_drop_yet_what_it_shares_grows_beyond_half_of_the_pages(reservation: Reservation) -> None:
-    memory = KvMemory(kv_config(24, WINDOW), reservation)
+@pytest.mark.parametrize("make_memory", [PredictedMemory, MaximumMemory])
+def test_room_in_advance_is_no_more_than_half_of_the_pages(make_memory: type[KvMemory]) -> None:
+    memory = make_memory(kv_config(24, WINDOW))
+    state = kv_request(1, 4, max_tokens=60)
+    assert memory.admit(state, headroom=0)
+    assert lengths_of(memory, state)[1] == 12
+    assert memory.admit(kv_request(2, 49, max_tokens=12), headroom=0), "one that slides takes no more than what is left"
+
+
+@pytest.mark.parametrize("make_memory", [KvMemory, PredictedMemory, MaximumMemory])
+def test_one_that_cannot_drop_yet_what_it_shares_grows_beyond_half_of_the_pages(make_memory: type[KvMemory]) -> None:
+    memory = make_memory(kv_config(24, WINDOW))
     state = kv_request(1, 48, max_tokens=12)
     assert memory.admit(state, headroom=0)
     state.num_computed = 48
     memory.keep_computed(state)
     state.append(7)
     assert memory.grow(state)
-    assert lengths_of(state) == (13, 13)
+    assert lengths_of(memory, state) == (13, 13)
     memory.assert_owned_once([state])
