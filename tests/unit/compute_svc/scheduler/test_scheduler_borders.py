@@ -38,11 +38,11 @@ def test_a_preempted_request_has_a_place_in_the_queue_whether_it_runs_again_or_n
     scheduler._preempt_last(0.0)
     scheduler.submit(request_of(3, 4))
     assert (scheduler.num_running, scheduler.num_waiting) == (1, 2)
-    with pytest.raises(Overloaded, match="^2 requests are waiting, the limit is 1$"):
+    with pytest.raises(Overloaded, match=r"^2 requests are waiting, the limit is 1$"):
         scheduler.submit(request_of(4, 4))
     step(scheduler)
     assert (scheduler.num_running, scheduler.num_waiting) == (2, 1)
-    with pytest.raises(Overloaded, match="^1 requests are waiting, the limit is 1$"):
+    with pytest.raises(Overloaded, match=r"^1 requests are waiting, the limit is 1$"):
         scheduler.submit(request_of(5, 4))
 
 
