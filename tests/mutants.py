@@ -52,6 +52,10 @@ MODULES = {
         "tests/unit/compute_svc/replica/test_sampler_link.py",
     ],
     "compute_svc/scheduler/batch_slots.py": ["tests/unit/compute_svc/scheduler/test_batch_slots.py"],
+    "compute_svc/scheduler/followers.py": [
+        "tests/unit/compute_svc/scheduler/test_shared_prompts.py",
+        "tests/unit/compute_svc/scheduler/test_scheduler.py",
+    ],
     "compute_svc/scheduler/kv_memory.py": [
         "tests/unit/compute_svc/scheduler/test_kv_memory_window.py",
         "tests/unit/compute_svc/scheduler/test_kv_memory_limits.py",
@@ -61,6 +65,14 @@ MODULES = {
     "compute_svc/scheduler/policies/fair_tenants.py": [
         "tests/unit/compute_svc/scheduler/test_fair_tenants.py",
         "tests/unit/compute_svc/scheduler/test_policies.py",
+    ],
+    "compute_svc/scheduler/reservation.py": [
+        "tests/unit/compute_svc/scheduler/test_reservation_limits.py",
+        "tests/unit/compute_svc/scheduler/test_reservation.py",
+        "tests/unit/compute_svc/scheduler/test_run_pool.py",
+        "tests/unit/compute_svc/scheduler/test_kv_memory_window.py",
+        "tests/unit/compute_svc/scheduler/test_kv_memory_limits.py",
+        "tests/unit/compute_svc/scheduler/test_kv_memory_any_use.py",
     ],
     "compute_svc/scheduler/scheduler.py": [
         "tests/unit/compute_svc/scheduler/test_scheduler_borders.py",
