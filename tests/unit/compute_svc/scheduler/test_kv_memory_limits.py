@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
+from compute_svc.scheduler.base import RequestState
 from compute_svc.scheduler.kv_memory import KvMemory
 from compute_svc.scheduler.reservation import MaximumMemory, PredictedMemory
 from tests.fakes.kv_requests import PAGE, admit, decode, kv_config, kv_request, lengths_of, table_of
@@ -146,6 +147,29 @@ def test_what_may_be_wrong_is_forgotten_behind_what_is_trusted(num_trusted: int 
     memory.leave(state, num_trusted=num_trusted)
     assert (memory.tree.num_pages, memory.num_available) == (left, 16)
     memory.assert_owned_once([])
+
+
+def _grow_all(memory: KvMemory, states: list[RequestState]) -> bool:
+    return memory.grow_all(np.array([table_of(state).row for state in states], dtype=np.int64))
+
+
+def test_some_grow_by_a_page_each_or_none_does() -> None:
+    memory = KvMemory(kv_config(8))
+    states = [kv_request(number, 4, max_tokens=8) for number in (1, 2, 3)]
+    for state in states:
+        admit(memory, state)
+    _cache(memory, 4, 12)
+    assert memory.pool.num_free == 2
+    assert _grow_all(memory, []) and _grow_all(memory, states), "the prefix cache gives up what is missing"
+    assert (memory.pool.num_free, memory.tree.evictable_pages) == (0, 2)
+    assert [table_of(state).length for state in states] == [2, 2, 2]
+    memory.assert_owned_once(states)
+    assert not _grow_all(memory, states)
+    assert ([table_of(state).length for state in states], memory.num_available) == ([2, 2, 2], 2)
+    assert _grow_all(memory, states[1:])
+    assert ([table_of(state).length for state in states], memory.num_available) == ([2, 3, 3], 0)
+    assert _grow_all(memory, []) and not _grow_all(memory, states[:1])
+    memory.assert_owned_once(states)
 
 
 def test_a_request_grows_when_its_page_is_full_and_not_before() -> None:

@@ -106,3 +106,20 @@ def test_no_more_of_the_prefix_cache_is_displaced_than_makes_a_run_long_enough()
     state = kv_request(9, 12, max_tokens=37)
     admit(memory, state)
     assert (lengths_of(memory, state), _extents(memory, state), memory.tree.evictable_pages) == ((3, 12), 1, 74)
+
+
+def test_who_has_room_grows_alone() -> None:
+    memory = PredictedMemory(kv_config(16))
+    state = kv_request(1, 4, max_tokens=8)
+    admit(memory, state)
+    assert memory.grow_all(np.empty(0, dtype=np.int64))
+    assert not memory.grow_all(np.array([table_of(state).row]))
+    assert lengths_of(memory, state) == (1, 3)
+
+
+def test_who_has_the_pages_of_its_longest_answer_needs_no_headroom() -> None:
+    memory = MaximumMemory(kv_config(8))
+    state = kv_request(1, 4, max_tokens=29)
+    assert memory.could_admit(state, without=[], headroom=9) and memory.admit(state, headroom=9)
+    assert (lengths_of(memory, state), memory.num_available) == ((8, 8), 0)
+    assert not memory.could_admit(kv_request(2, 1, max_tokens=1), without=[], headroom=0)
