@@ -67,8 +67,11 @@ MODULES = {
         "tests/unit/compute_svc/scheduler/test_policies.py",
     ],
     "compute_svc/scheduler/reservation.py": [
-        "tests/unit/compute_svc/scheduler/test_run_pool.py",
+        "tests/unit/compute_svc/scheduler/test_reservation_limits.py",
         "tests/unit/compute_svc/scheduler/test_reservation.py",
+        "tests/unit/compute_svc/scheduler/test_run_pool.py",
+        "tests/unit/compute_svc/scheduler/test_kv_memory_window.py",
+        "tests/unit/compute_svc/scheduler/test_kv_memory_limits.py",
         "tests/unit/compute_svc/scheduler/test_kv_memory_any_use.py",
     ],
     "compute_svc/scheduler/scheduler.py": [

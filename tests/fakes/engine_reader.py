@@ -9,8 +9,6 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import torch
-from sampler_svc.changes import Changes
-from sampler_svc.draw import draw_token
 
 from compute_svc.engine.engine import Engine, Model
 from compute_svc.engine.step_drawing import DrawConfig, DrawPlace
@@ -19,6 +17,8 @@ from compute_svc.scheduler.kv_memory import KvMemory
 from compute_svc.wire.request import GREEDY as GREEDY
 from compute_svc.wire.request import Request
 from compute_svc.wire.step_output import StepOutput
+from sampler_svc.changes import Changes
+from sampler_svc.draw import draw_token
 from tests.fakes.hash_model import HashModel, hash_kv
 from triserve.rpc.sampling import Sampling
 

@@ -42,22 +42,20 @@ def test_what_is_evicted_is_no_longer_counted() -> None:
     assert (tree.num_pages, tree.evictable_pages, tree.stored_pages, tree.evicted_pages) == (2, 2, 3, 1)
     assert tree.evict(0).tolist() == []
     assert tree.evict(7).tolist() == [11, 10], "fewer come back if there are no more"
-    assert (tree.num_pages, tree.evictable_pages, tree.num_tenants) == (0, 0, 0)
+    assert (tree.num_pages, tree.evictable_pages, tree.evicted_pages, tree.num_tenants) == (0, 0, 3, 0)
 
 
-def test_a_lookup_counts_whole_pages_alone() -> None:
+def test_a_lookup_counts_whole_pages_and_says_where_they_end() -> None:
     tree = RadixTree(PAGE)
     _keep(tree, _tokens(1, 2), 10)
     for last in (3, 5):
         _keep(tree, _tokens(1, 2, last, 4), 10)
-    assert [tree.match_length("a", _tokens(*ids)) for ids in ((1, 2, 3, 4), (1, 2, 5, 9, 9), (1, 2, 9), (1, 7), (7,), ())] == [
-        4,
-        2,
-        2,
-        0,
-        0,
-        0,
-    ]
+    prompts = [_tokens(*ids) for ids in ((1, 2, 3, 4), (1, 2, 5, 4, 9), (1, 2, 5, 9, 9), (1, 2, 9), (1, 7), ())]
+    assert [tree.match_length("a", prompt) for prompt in prompts] == [4, 4, 2, 2, 0, 0]
+    ends = [tree.find("a", prompt) for prompt in prompts]
+    assert [(node is not None and node.page, length) for node, length in ends] == [(11, 4), (11, 4), (10, 2), (10, 2), (0, 0), (0, 0)]
+    assert [node.page for node in tree.path("a", prompts[0])] == [10, 11]
+    assert (tree.find("b", prompts[0]), tree.path("b", prompts[0])) == ((None, 0), [])
 
 
 def test_pages_are_held_as_long_as_somebody_else_holds_or_has_pinned_them() -> None:
@@ -106,7 +104,7 @@ def test_who_begins_to_watch_is_told_of_all_that_is_there() -> None:
     assert tree.take_changes() == ([], [])
 
 
-def test_a_prefix_that_grows_is_told_of_by_its_new_pages_alone() -> None:
+def test_of_a_prefix_that_grows_its_new_pages_alone_are_told() -> None:
     tree = RadixTree(PAGE)
     tree.watch()
     held = _hold(tree, _tokens(1, 2, 3, 4, 5, 6), 10)
@@ -123,8 +121,9 @@ def test_new_pages_behind_a_cached_prefix_have_its_tokens_too() -> None:
     _keep(tree, prompt[:4], 10)
     longer = tree.insert(root.node, prompt, np.array([20, 21, 22]))
     assert longer.pages.tolist() == [10, 11, 22]
-    assert longer.node.key == np.array([5, 6], "<u4").tobytes()
-    assert tree.lock_match("a", _tokens(*prompt, 7, 8)).pages.tolist() == [10, 11, 22]
+    assert longer.node.key == _tokens(5, 6).astype("<u4").tobytes()
+    found = tree.lock_match("a", _tokens(*prompt, 7, 8))
+    assert (found.node, found.pages.tolist()) == (longer.node, [10, 11, 22])
 
 
 @pytest.mark.parametrize("use", ["look up", "hold", "insert"])
@@ -151,15 +150,17 @@ def test_a_look_up_uses_no_more_of_a_prefix_than_agrees() -> None:
     assert [tree.evict(1).tolist() for _ in range(3)] == [[11], [20], [10]]
 
 
-def test_what_is_used_again_and_again_is_in_line_for_eviction_once() -> None:
+def test_what_is_used_again_and_again_makes_the_line_for_eviction_no_longer_than_twice_the_pages() -> None:
     tree = RadixTree(PAGE)
     for base in (1, 3):
         _keep(tree, _tokens(base, 2, 5, 6), 10 * base)
-    for _ in range(50):
+    longest = 0
+    for _ in range(200):
         tree.unlock(tree.lock_match("a", _tokens(1, 2, 5, 6)).node)
-        assert _waiting_for_eviction(tree) == 2
+        longest = max(longest, _waiting_for_eviction(tree))
+    assert longest == 2 * 4 + 64 + 1
     assert tree.evict(1).tolist() == [31]
-    assert tree.evict(3).tolist() == [30, 11, 10]
+    assert tree.evict(4).tolist() == [30, 11, 10]
     assert _waiting_for_eviction(tree) == 0
 
 
@@ -172,16 +173,15 @@ def test_what_was_held_while_eviction_passed_it_by_is_evicted_when_it_is_let_go(
     assert tree.evict(1).tolist() == [10]
 
 
-def test_a_prefix_is_discarded_behind_what_is_kept_wherever_its_nodes_end() -> None:
+def test_a_prefix_is_discarded_behind_what_is_kept() -> None:
     tree = RadixTree(PAGE)
     prompt = _tokens(1, 2, 3, 4, 5, 6, 7, 8, 9, 9)
-    for end in (2, 8, 10):
-        _keep(tree, prompt[:end], 10)
+    _keep(tree, prompt, 10)
     _keep(tree, _tokens(1, 2, 0, 0), 10)
     for kept, gone in ((5, []), (4, [14]), (2, [12, 13]), (1, [11])):
         assert sorted(tree.discard("a", prompt, kept).tolist()) == gone
         assert tree.match_length("a", prompt) == 2 * kept
-    assert (tree.num_pages, tree.evictable_pages, tree.num_tenants, _waiting_for_eviction(tree)) == (2, 2, 1, 2)
+    assert (tree.num_pages, tree.evictable_pages, tree.evicted_pages, tree.num_tenants) == (2, 2, 4, 1)
     assert sorted(tree.evict(9).tolist()) == [10, 11]
 
 
@@ -198,6 +198,7 @@ def test_two_that_hold_what_was_discarded_give_all_of_it_up_when_the_last_one_go
     assert (tree.unlock(long.node).tolist(), tree.evictable_pages) == ([12], 0)
     assert sorted(tree.unlock(short.node).tolist()) == [10, 11, 21]
     assert (tree.num_pages, tree.evicted_pages, tree.detached, tree.num_tenants) == (0, 4, set(), 0)
+    assert tree.take_changes() == ([], [])
 
 
 def test_a_prefix_locked_twice_stays_until_both_have_let_go() -> None:
@@ -214,6 +215,16 @@ def test_a_tenant_is_known_as_long_as_somebody_holds_a_prefix_without_pages() ->
     one, two = tree.lock_match("a", _tokens(1)), tree.lock_match("b", _tokens(1))
     assert (tree.num_tenants, one.pages.size) == (2, 0)
     tree.unlock(one.node)
-    assert (tree.num_tenants, list(tree.nodes())) == (1, [])
+    assert (tree.num_tenants, two.node.key, list(tree.nodes())) == (1, b"b", [])
+    assert (tree.find("a", _tokens(1))[0], tree.find("b", _tokens(1))[0]) == (None, two.node)
     tree.unlock(two.node)
     assert tree.num_tenants == 0
+
+
+def test_each_page_knows_the_hash_of_its_prefix_whoever_is_asked_first() -> None:
+    tree = RadixTree(PAGE)
+    held = _hold(tree, _tokens(1, 2, 3, 4, 5, 6), 10)
+    whole = page_hashes(tenant_hash("a"), np.array([1, 2, 3, 4, 5, 6], "<u4").tobytes(), PAGE)
+    second = held.node.parent
+    assert second is not None and second.parent is not None
+    assert [node.hash for node in (second, held.node, second.parent)] == [whole[1], whole[2], whole[0]]

@@ -307,7 +307,7 @@ def test_a_last_row_that_was_answered_long_ago_is_told_when_it_is_known_to_be_th
     assert ledger.take_silent() == []
 
 
-def test_parcels_have_no_more_tokens_than_the_frames_they_answer_had_rows() -> None:
+def test_parcels_have_no_more_tokens_than_the_frames_they_answer() -> None:
     ledger = opened(1)
     for position in range(3):
         send(ledger, (1, position, False))
@@ -317,7 +317,7 @@ def test_parcels_have_no_more_tokens_than_the_frames_they_answer_had_rows() -> N
     for tokens in (3, 2):
         response = Response(frame=5, parcels=[_parcel(deltas(101, num_tokens=[tokens], token=[3] * tokens))])
         if tokens == 3:
-            with pytest.raises(MalformedMessage, match="more tokens than the frames had rows"):
+            with pytest.raises(MalformedMessage, match="more tokens than the frames had"):
                 ledger.read(response)
         else:
             assert len(ledger.read(response).parcels) == 1
@@ -325,7 +325,7 @@ def test_parcels_have_no_more_tokens_than_the_frames_they_answer_had_rows() -> N
     with pytest.raises(MalformedMessage, match=r"^frame is 5, 6 are sent and 5 answered$"):
         ledger.read(Response(frame=5))
     assert ledger.read(Response(frame=6, parcels=[_parcel(deltas(101))])).parcels
-    assert not vars(ledger)["_num_rows"]
+    assert not vars(ledger)["_num_tokens"]
 
 
 def test_a_request_that_fails_and_one_that_ends_are_both_told_and_open_no_longer() -> None:

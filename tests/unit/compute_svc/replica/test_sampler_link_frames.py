@@ -19,7 +19,6 @@ from triserve.rpc.session import MalformedMessage
 from triserve.v1 import sampler_pb2
 
 Response = sampler_pb2.SampleResponse
-_NO_IDS, _NO_LOGITS = np.empty(0, np.uint32), np.empty(0, np.float32)
 _HANG_S = 20.0
 
 
@@ -95,7 +94,8 @@ class _Stream:
 
     async def send(self, number: int = 1, position: int = 0) -> None:
         """One step's row of a request."""
-        self.link.send_rows(Rows([number], [position], [3], [0], [0.0], _NO_IDS, _NO_LOGITS), None)
+        positions, counts, tokens = np.array([[position], [1], [3]], dtype=np.uint32)
+        self.link.send_rows(Rows(np.array([number], dtype=np.uint64), positions, counts, tokens, [], []), None)
         await self.turn()
 
     async def answer(self, frame: int, **fields: Any) -> None:

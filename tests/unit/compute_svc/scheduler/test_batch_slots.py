@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
-from compute_svc.scheduler.base import RECENT_TOKENS, RequestState
+from compute_svc.scheduler.base import RECENT_TOKENS, Number, RequestState
 from compute_svc.scheduler.batch_slots import BatchSlots
 from compute_svc.scheduler.scheduler import Scheduler
 from compute_svc.wire.request import Request
+from tests.examples import examples
 from tests.fakes.scheduler_steps import small_config
 
 NONE = np.empty(0, np.int64)
@@ -42,6 +43,42 @@ def test_who_enters_and_leaves_keeps_its_numbers() -> None:
     slots.num_computed[:] = 0
     assert (two.num_computed, two.num_tokens, two.awaiting) == (4, 5, 1)
     assert slots.states[tables[1].row] is None
+
+
+def test_each_number_of_a_request_has_a_column() -> None:
+    slots = BatchSlots(3, 4)
+    slots.enter(_state(1))
+    state = _state(5, prompt=7, max_tokens=20, min_tokens=4)
+    row = slots.enter(state).row
+    names = [name if hasattr(slots, name) else f"_{name}" for name in Number.names]
+    columns: list[np.ndarray[tuple[int], np.dtype[np.int64]]] = [getattr(slots, name) for name in names]
+    assert {name: int(column[row]) for name, column in zip(names, columns, strict=True)} == {
+        "num_tokens": 7,
+        "num_computed": 0,
+        "dropped_tokens": 0,
+        "prefill_end": 7,
+        "last_token": 6,
+        "_awaiting": 0,
+        "_paused": 0,
+        "_end": 27,
+        "_stops_from": 12,
+        "number": 5,
+        "prompt_tokens": 7,
+    }
+    for value, name in enumerate(Number.names, 100):
+        setattr(state, name, value)
+    assert [int(column[row]) for column in columns] == list(range(100, 111))
+    assert [int(column[2]) for column in columns] == [0] * 11, "a free slot"
+
+
+def test_what_was_dropped_is_not_in_pages() -> None:
+    slots = BatchSlots(3, 4)
+    states = [_state(number, prompt=9) for number in range(3)]
+    rows = [slots.enter(state).row for state in states]
+    for state, computed, dropped in zip(states, (9, 8, 0), (4, 0, 0), strict=True):
+        state.num_computed, state.dropped_tokens = computed, dropped
+    assert slots.kv_lengths(np.array([rows[1], rows[0], rows[2]])).tolist() == [8, 5, 0]
+    assert [state.kv_length for state in states] == [5, 8, 0]
 
 
 def test_a_request_ends_by_max_tokens_or_by_a_stop_id_behind_min_tokens() -> None:
@@ -79,7 +116,7 @@ def test_a_slot_forgets_the_stop_ids_of_who_had_it_before(num_stops: int) -> Non
 
 
 @given(st.data())
-@settings(max_examples=40, deadline=None)
+@examples(40)
 def test_tokens_come_in_order_however_they_are_added_and_looked_at(data: st.DataObject) -> None:
     slots = BatchSlots(2, 4)
     state, other = _state(1, prompt=data.draw(st.integers(1, 2 * RECENT_TOKENS), label="prompt")), _state(2)

@@ -32,9 +32,13 @@ class _Queue:
             assert not self.policy.account(Plan(decodes=[state])), "ranks of running requests stay"
         return state
 
+    def end(self, state: RequestState) -> None:
+        """It has come to its end."""
+        self.policy.leave(state, Leave.ENDED, 0.0)
+
     def serve(self, tenant: str, prompt: int = 1, decodes: int = 0) -> None:
         """One comes, runs and is gone."""
-        self.policy.leave(self.admit(self.ask(tenant, prompt), decodes), Leave.ENDED, 0.0)
+        self.end(self.admit(self.ask(tenant, prompt), decodes))
 
     def order(self, count: int, prompt: int = 1) -> str:
         """The tenants of the next that are admitted, each with so long a prompt."""
@@ -97,7 +101,7 @@ def test_a_tenant_that_begins_to_wait_while_nobody_does_begins_where_the_last_on
         queue.ask("a")
     # 10 each: b, then a, then b and a again.
     assert queue.order(4) == "baba"
-    queue.policy.leave(running, Leave.ENDED, 0.0)
+    queue.end(running)
 
 
 def test_who_comes_back_keeps_what_it_was_served_beyond_the_least() -> None:
@@ -134,7 +138,7 @@ def test_a_request_that_is_blocked_or_ends_in_the_queue_costs_nothing() -> None:
     queue = _Queue(FairTenants())
     gone, blocked, kept = queue.ask("a", 9), queue.ask("a", 9), queue.ask("a")
     queue.ask("b")
-    queue.policy.leave(gone, Leave.ENDED, 0.0)
+    queue.end(gone)
     queue.policy.leave(blocked, Leave.BLOCKED, 0.0)
     assert queue.policy.first(0.0) is kept
     queue.policy.enter(blocked, Enter.UNBLOCKED, 0.0)
@@ -172,7 +176,7 @@ def test_who_came_back_before_it_was_forgotten_is_remembered_again_when_it_leave
     queue.admit(first, decodes=2)
     queue.serve("b")
     assert policy._counters["a"] == 8, "it has a request"
-    policy.leave(again, Leave.ENDED, 0.0)
+    queue.end(again)
     queue.admit(second, decodes=1)
     queue.serve("b")
     assert "a" not in policy._counters, "w has 8 too"
@@ -182,9 +186,9 @@ def test_nothing_is_remembered_when_nobody_has_a_request() -> None:
     queue = _Queue(FairTenants())
     policy = queue.policy
     one, other = queue.admit(queue.ask("a", 3)), queue.admit(queue.ask("b", 9))
-    policy.leave(other, Leave.ENDED, 0.0)
+    queue.end(other)
     assert policy.num_tenants == 1, "nobody begins below the last one"
-    policy.leave(one, Leave.ENDED, 0.0)
+    queue.end(one)
     assert policy.num_tenants == 0
     assert not (policy._heap or policy._requests or policy._queues or policy._away or policy._listed_away)
     for tenant in "ba":
@@ -201,7 +205,7 @@ def test_a_thousand_tenants_that_came_and_went_are_not_remembered_while_another_
         queue.admit(queue.ask("stays", 3))
     assert queue.policy.num_tenants <= 3
     assert len(queue.policy._away) <= 2 and len(queue.policy._heap) <= 3
-    queue.policy.leave(state, Leave.ENDED, 0.0)
+    queue.end(state)
 
 
 def test_who_came_back_and_was_served_more_is_remembered_by_what_it_has_now() -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import numpy as np
-from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
@@ -11,6 +10,7 @@ from compute_svc.kv.window import KvWindow
 from compute_svc.scheduler.base import RequestState
 from compute_svc.scheduler.kv_memory import KvMemory
 from compute_svc.scheduler.reservation import MaximumMemory, PredictedMemory
+from tests.examples import examples
 from tests.fakes.kv_requests import PAGE, decode, kv_config, kv_request, table_of
 
 
@@ -258,6 +258,6 @@ TestMaximum = MaximumMachine.TestCase
 TestPages = PagesMachine.TestCase
 TestWindow = WindowMachine.TestCase
 TestTwins = TwinsMachine.TestCase
-TestWindow.settings = TestPredicted.settings = TestMaximum.settings = TestPages.settings = TestTwins.settings = settings(
-    max_examples=40, stateful_step_count=30, deadline=None
+TestWindow.settings = TestPredicted.settings = TestMaximum.settings = TestPages.settings = TestTwins.settings = examples(
+    40, stateful_step_count=30
 )

@@ -5,9 +5,10 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
+from compute_svc.scheduler.base import RequestState
 from compute_svc.scheduler.kv_memory import KvMemory
-from compute_svc.scheduler.reservation import MaximumMemory, PredictedMemory, count_extents
-from tests.fakes.kv_requests import admit, decode, kv_config, kv_request, lengths_of, table_of
+from compute_svc.scheduler.reservation import MaximumMemory, PredictedMemory
+from tests.fakes.kv_requests import PAGE, admit, decode, kv_config, kv_request, lengths_of, table_of
 from triserve.rpc.errors import Overloaded
 
 
@@ -30,12 +31,11 @@ def test_a_new_memory_has_all_its_pages_and_has_given_nothing_back() -> None:
     # The last token is computed in any case, so a page that ends with it is needed though it is cached.
     [(8, 1), (9, 1), (12, 1), (13, 2)],
 )
-def test_whether_a_request_fits_counts_what_it_shares_to_the_token(tokens: int, needed: int) -> None:
+def test_whether_a_request_fits_counts_what_it_shares_to_the_page(tokens: int, needed: int) -> None:
     memory = KvMemory(kv_config(8))
     prompt = np.arange(16)
     holder = kv_request(1, prompt[:8], max_tokens=4)
     admit(memory, holder)
-    memory.keep_computed(holder)
     state = kv_request(2, prompt[:tokens], max_tokens=4)
     free = memory.num_available
     assert memory.could_admit(state, without=[], headroom=free - needed)
@@ -45,13 +45,15 @@ def test_whether_a_request_fits_counts_what_it_shares_to_the_token(tokens: int, 
     assert memory.admit(state, headroom=free - needed)
 
 
-@pytest.mark.parametrize("make_memory", [MaximumMemory, KvMemory, PredictedMemory])
-def test_whether_a_request_fits_in_place_of_another_counts_the_others_pages_once(make_memory: type[KvMemory]) -> None:
+@pytest.mark.parametrize(("make_memory", "pages"), [(KvMemory, (2, 2)), (PredictedMemory, (2, 5)), (MaximumMemory, (5, 5))])
+def test_whether_a_request_fits_in_place_of_another_counts_the_others_pages_once(
+    make_memory: type[KvMemory], pages: tuple[int, int]
+) -> None:
     memory = make_memory(kv_config(12))
     other = kv_request(1, 8, max_tokens=13)
     admit(memory, other)
     admit(memory, kv_request(4, 8, max_tokens=1))
-    assert lengths_of(memory, other)[1] == (2 if make_memory is KvMemory else 5)
+    assert lengths_of(memory, other) == pages
     fits, does_not = (kv_request(number, tokens, max_tokens=1) for number, tokens in ((2, 40), (3, 41)))
     assert memory.could_admit(fits, without=[other], headroom=0)
     assert not memory.could_admit(does_not, without=[other], headroom=0)
@@ -66,7 +68,6 @@ def test_what_two_requests_share_becomes_free_when_both_leave() -> None:
     states = [kv_request(number, prompt, max_tokens=4) for number in (1, 2)]
     for state in states:
         admit(memory, state)
-        memory.keep_computed(state)
     assert (memory.pool.num_free, memory.num_available) == (2, 2)
     state = kv_request(3, 24, max_tokens=4)
     assert not memory.could_admit(kv_request(5, 16, max_tokens=4), without=states[:1], headroom=0)
@@ -92,49 +93,6 @@ def test_so_many_pages_can_be_pinned_and_not_one_more(num_pages: int, limit: int
         memory.pin("", prompts[limit][:4])
     assert raised.value.field == "token_ids"
     assert not limit or memory.pin("", prompts[0][:4]), "what is pinned costs nothing"
-
-
-def test_room_displaces_the_prefix_cache_until_an_eighth_is_free() -> None:
-    memory = PredictedMemory(kv_config(38))
-    for number, num_tokens in ((1, 60), (2, 60), (3, 24)):
-        _cache(memory, number, num_tokens)
-    admit(memory, kv_request(4, 8, max_tokens=1))
-    assert (memory.pool.num_free, memory.tree.evictable_pages) == (0, 36)
-    admit(memory, kv_request(5, 4, max_tokens=40))
-    # 35 pages are nobody's then.
-    assert (memory.pool.num_free, memory.tree.evictable_pages) == (4, 31)
-
-
-def test_the_prefix_cache_is_not_displaced_for_a_run_that_is_there() -> None:
-    memory = PredictedMemory(kv_config(24))
-    _cache(memory, 1, 60)
-    state = kv_request(2, 4, max_tokens=33)
-    admit(memory, state)
-    assert (lengths_of(memory, state), memory.tree.evictable_pages) == ((1, 9), 15)
-
-
-def test_room_is_not_made_of_pieces() -> None:
-    memory = PredictedMemory(kv_config(8))
-    states = [kv_request(number, 4, max_tokens=1) for number in range(1, 9)]
-    for state in states:
-        admit(memory, state)
-    for state in states[::2]:
-        memory.leave(state)
-    memory.pool.release(memory.tree.evict(4))
-    pieces = kv_request(9, 8, max_tokens=20)
-    admit(memory, pieces)
-    assert (lengths_of(memory, pieces), memory.pool.num_free) == ((2, 2), 2)
-
-
-def test_nobodys_room_is_taken_while_there_are_other_pages() -> None:
-    memory = PredictedMemory(kv_config(16))
-    first, second = (kv_request(number, 4, max_tokens=16) for number in (1, 2))
-    admit(memory, first)
-    admit(memory, second)
-    admit(memory, kv_request(3, 24, max_tokens=1))
-    assert (lengths_of(memory, first), lengths_of(memory, second), memory.pool.num_allocatable) == ((1, 5), (1, 5), 0)
-    admit(memory, kv_request(4, 8, max_tokens=1))
-    assert (lengths_of(memory, first), lengths_of(memory, second)) == ((1, 5), (1, 3)), "no more is taken than is needed"
 
 
 def test_pages_computed_twice_are_kept_once() -> None:
@@ -172,14 +130,15 @@ def test_a_request_counts_as_found_what_was_cached_whenever_it_was_admitted() ->
     assert state.num_found_pages == 3
     memory.leave(state)
     memory.pool.release(memory.tree.evict(1))
-    for found in (2, 2):
+    for found in (2, 4):
         assert memory.admit(state, headroom=0)
-        assert state.num_found_pages == found
+        assert (state.num_computed, state.num_found_pages) == (found * PAGE, 2)
         state.num_computed = 16
+        memory.keep_computed(state)
         memory.leave(state)
 
 
-@pytest.mark.parametrize(("num_trusted", "left"), [(None, 4), (0, 0), (1, 1)])
+@pytest.mark.parametrize(("num_trusted", "left"), [(None, 4), (0, 0), (1, 1), (3, 3)])
 def test_what_may_be_wrong_is_forgotten_behind_what_is_trusted(num_trusted: int | None, left: int) -> None:
     memory = KvMemory(kv_config(16))
     prompt = _cache(memory, 1, 12)
@@ -190,6 +149,29 @@ def test_what_may_be_wrong_is_forgotten_behind_what_is_trusted(num_trusted: int 
     memory.assert_owned_once([])
 
 
+def _grow_all(memory: KvMemory, states: list[RequestState]) -> bool:
+    return memory.grow_all(np.array([table_of(state).row for state in states], dtype=np.int64))
+
+
+def test_some_grow_by_a_page_each_or_none_does() -> None:
+    memory = KvMemory(kv_config(8))
+    states = [kv_request(number, 4, max_tokens=8) for number in (1, 2, 3)]
+    for state in states:
+        admit(memory, state)
+    _cache(memory, 4, 12)
+    assert memory.pool.num_free == 2
+    assert _grow_all(memory, []) and _grow_all(memory, states), "the prefix cache gives up what is missing"
+    assert (memory.pool.num_free, memory.tree.evictable_pages) == (0, 2)
+    assert [table_of(state).length for state in states] == [2, 2, 2]
+    memory.assert_owned_once(states)
+    assert not _grow_all(memory, states)
+    assert ([table_of(state).length for state in states], memory.num_available) == ([2, 2, 2], 2)
+    assert _grow_all(memory, states[1:])
+    assert ([table_of(state).length for state in states], memory.num_available) == ([2, 3, 3], 0)
+    assert _grow_all(memory, []) and not _grow_all(memory, states[:1])
+    memory.assert_owned_once(states)
+
+
 def test_a_request_grows_when_its_page_is_full_and_not_before() -> None:
     memory = KvMemory(kv_config(2))
     state = kv_request(1, 3, max_tokens=9)
@@ -198,50 +180,6 @@ def test_a_request_grows_when_its_page_is_full_and_not_before() -> None:
     assert decode(memory, state) and lengths_of(memory, state) == (2, 2)
     assert all(decode(memory, state) for _ in range(3))
     assert not decode(memory, state)
-
-
-def test_a_whole_page_that_a_running_request_has_computed_is_shared() -> None:
-    memory = KvMemory(kv_config(16))
-    first, second = (kv_request(number, np.concatenate((np.arange(5), np.arange(3) + 10 * number)), max_tokens=4) for number in (1, 2))
-    assert memory.admit(first, headroom=0)
-    first.num_computed = 5
-    assert memory.admit(second, headroom=0)
-    assert (table_of(first).shared, table_of(second).shared, second.num_computed) == (1, 1, 4)
-    memory.assert_owned_once([first, second])
-
-
-def test_the_prefix_cache_makes_room_for_the_maximum() -> None:
-    memory = MaximumMemory(kv_config(16))
-    for number in (1, 2):
-        _cache(memory, number, 28)
-    state = kv_request(3, 6, max_tokens=34)
-    admit(memory, state)
-    assert (lengths_of(memory, state), memory.tree.evictable_pages) == ((10, 10), 6)
-
-
-def test_one_page_of_the_prefix_cache_is_given_up_where_that_is_an_eighth() -> None:
-    memory = PredictedMemory(kv_config(14))
-    _cache(memory, 1, 48)
-    admit(memory, kv_request(2, 8, max_tokens=1))
-    state = kv_request(3, 4, max_tokens=36)
-    admit(memory, state)
-    # One page for the prompt and one more, of the 11 that are nobody's then.
-    assert (lengths_of(memory, state), memory.tree.evictable_pages) == ((1, 2), 10)
-
-
-def test_no_more_of_the_prefix_cache_is_displaced_than_makes_a_run_long_enough() -> None:
-    memory = PredictedMemory(kv_config(86))
-    prompts = [_cache(memory, number, 60) for number in range(1, 6)]
-    for prompt in prompts[:-1]:
-        memory.tree.unlock(memory.tree.lock_match("", prompt).node)
-    assert memory.pool.longest_run == 11
-    state = kv_request(9, 12, max_tokens=37)
-    admit(memory, state)
-    assert (lengths_of(memory, state), count_extents(memory.tables.entries[table_of(state).row, :3]), memory.tree.evictable_pages) == (
-        (3, 12),
-        1,
-        74,
-    )
 
 
 def test_of_a_request_that_gives_way_its_own_pages_become_free_and_what_it_alone_shares() -> None:
@@ -256,13 +194,17 @@ def test_of_a_request_that_gives_way_its_own_pages_become_free_and_what_it_alone
     assert not memory.could_admit(kv_request(4, 41, max_tokens=1), without=[other], headroom=0)
 
 
-def test_whole_pages_that_a_running_request_has_computed_are_shared_behind_those_in_the_cache() -> None:
+def test_whole_pages_that_a_running_request_has_handed_over_are_shared_behind_those_in_the_cache() -> None:
     memory = KvMemory(kv_config(16))
-    first, second = (kv_request(number, np.arange(14), max_tokens=4) for number in (1, 2))
+    first, second, third = (kv_request(number, np.arange(14), max_tokens=4) for number in (1, 2, 3))
     assert memory.admit(first, headroom=0)
-    first.num_computed = 4
-    memory.keep_computed(first)
-    first.num_computed = 12
-    assert memory.admit(second, headroom=0)
-    assert (table_of(first).shared, table_of(second).shared, second.num_computed) == (3, 3, 12)
-    memory.assert_owned_once([first, second])
+    for computed, other in ((4, second), (13, third)):
+        first.num_computed = computed
+        memory.keep_computed(first)
+        assert memory.admit(other, headroom=0)
+        assert (table_of(first).shared, table_of(other).shared, other.num_computed) == (
+            computed // PAGE,
+            computed // PAGE,
+            computed // PAGE * PAGE,
+        )
+    memory.assert_owned_once([first, second, third])

