@@ -70,6 +70,11 @@ class BatchSlots:
         decodes = self.num_computed[rows] >= self.prefill_end[rows]
         return rows[goes_on & decodes], rows[goes_on & ~decodes]
 
+    def paused_of(self, rows: Rows) -> Rows:
+        """Of some slots those whose request is paused."""
+        paused: Rows = rows[self._paused[rows] != 0]
+        return paused
+
     def kv_lengths(self, rows: Rows) -> Rows:
         """[n], tokens whose KV is in pages."""
         lengths: Rows = self.num_computed[rows] - self.dropped_tokens[rows]

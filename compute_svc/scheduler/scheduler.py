@@ -30,7 +30,7 @@ class Scheduler:
     each running request; it then grows page by page. It is blocked while one of better rank computes a part of its prompt. When there
     is no page left, the running request of the highest rank gives up its own and is computed again later. So the one of the lowest rank
     always proceeds; that everyone becomes that one at last is the policy's promise. First come, first served ranks by arrival. A policy
-    may also have running requests give up their place for one that waits.
+    may also have running requests give up their place for one that waits, and one that is paused gives up its own for any that finds none.
 
     Args:
         config: Sizes.
@@ -251,9 +251,7 @@ class Scheduler:
     def _plan_decodes(self, plan: Plan, now: float) -> list[RequestState]:
         """Adds all decode rows; returns those whose prompt is not computed, some of which may have been preempted since."""
         slots = self.memory.slots
-        if self._order is None:
-            self._order = _slots_of(self._running)
-        rows, prefilling = slots.split(self._order)
+        rows, prefilling = slots.split(self._slots())
         prompts = [slots.states[slot] for slot in prefilling.tolist()]
         full = rows[slots.kv_lengths(rows) >= self.memory.tables.lengths[rows] * self.config.page_size_tokens]
         if not self.memory.grow_all(full):
@@ -267,8 +265,34 @@ class Scheduler:
         plan.rows, plan.decodes = rows, [state for state in decodes if state is not None]
         return [state for state in prompts if state is not None]
 
+    def _slots(self) -> Rows:
+        """[n] batch slots of the running requests, in the order of rank."""
+        if self._order is None:
+            self._order = _slots_of(self._running)
+        return self._order
+
     def _preempt_last(self, now: float) -> None:
-        state = self._running.pop()
+        self._preempt(self._running[-1], now)
+
+    def _preempt_paused(self, now: float) -> bool:
+        """Preempts the request of the highest rank among those whose sampler is behind; whether there was one.
+
+        Places and pages are for who goes on; what it has computed waits in the prefix cache.
+        """
+        paused = self._paused()
+        if not paused.size:
+            return False
+        state = self.memory.slots.states[int(paused[-1])]
+        assert state is not None, "who runs has a slot"
+        self._preempt(state, now)
+        return True
+
+    def _paused(self) -> Rows:
+        """[n] batch slots of running requests whose sampler is behind, in the order of rank."""
+        return self.memory.slots.paused_of(self._slots())
+
+    def _preempt(self, state: RequestState, now: float) -> None:
+        self._running.remove(state)
         self._stop(state)
         state.phase = Phase.PREEMPTED
         state.preemptions += 1
@@ -293,7 +317,7 @@ class Scheduler:
 
     def _admit_all(self, plan: Plan, now: float, budget: int, before: RequestState | None = None) -> int:
         """Admits requests while there is room for them, those that come before a running one if there is one; returns what is left."""
-        while budget and (len(self._running) < self.config.max_running_requests or self._policy.preempts):
+        while budget and (len(self._running) < self.config.max_running_requests or self._policy.preempts or self._paused().size):
             candidate = self._next_to_admit(now)
             if candidate is None or (before is not None and candidate.rank >= before.rank):
                 break
@@ -301,7 +325,7 @@ class Scheduler:
                 budget = self._add_chunk(plan.prefills, candidate, budget)
             elif self._make_way(candidate, plan, now):
                 budget = self.config.step_budget_tokens - plan.num_tokens
-            else:
+            elif not self._preempt_paused(now):
                 break
         return budget
 

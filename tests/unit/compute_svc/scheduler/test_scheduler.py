@@ -193,6 +193,33 @@ def test_a_request_that_awaits_its_verdict_keeps_its_pages_and_is_not_planned() 
     assert decodes_of(scheduler.step(0.0)) == [1]
 
 
+@pytest.mark.parametrize("sizes", [{"max_running_requests": 2}, {"num_pages": 7}], ids=["no place", "no pages"])
+def test_a_paused_request_gives_up_its_place_to_one_that_finds_none_and_gets_it_back(sizes: dict[str, int]) -> None:
+    scheduler = Scheduler(small_config(**sizes))
+    first, second = (scheduler.submit(request_of(number, 8, max_tokens=4)) for number in (1, 2))
+    assert chunks_of(step(scheduler)) == [(1, 0, 8), (2, 0, 8)]
+    third = scheduler.submit(request_of(3, 8, max_tokens=4))
+    assert chunks_of(step(scheduler)) == []
+    first.paused = True
+    plan = step(scheduler)
+    assert (decodes_of(plan), chunks_of(plan)) == ([2], [(3, 0, 8)])
+    assert (first.phase, first.preemptions, scheduler.num_waiting) == (Phase.PREEMPTED, 1, 1)
+    scheduler.assert_consistent()
+    first.paused = False
+    scheduler.release(2)
+    assert [chunk[0] for chunk in chunks_of(step(scheduler))] == [1] and first.phase is Phase.RUNNING
+    assert third.phase is Phase.RUNNING and second.phase is Phase.ENDED
+
+
+def test_paused_requests_keep_their_places_as_long_as_nobody_wants_them() -> None:
+    scheduler = Scheduler(small_config(max_running_requests=2))
+    states = [scheduler.submit(request_of(number, 8)) for number in (1, 2)]
+    step(scheduler)
+    states[0].paused = True
+    step(scheduler)
+    assert [state.phase for state in states] == [Phase.RUNNING] * 2
+
+
 def test_a_paused_request_does_not_hold_up_the_others() -> None:
     scheduler = Scheduler(small_config())
     one = scheduler.submit(request_of(1, 4))
