@@ -144,7 +144,6 @@ class Engine:
             tenants=tree.num_tenants,
             looked_up_tokens=memory.looked_up_tokens,
             hit_tokens=memory.hit_tokens,
-            copied_tokens=0,
             stored_pages=tree.stored_pages,
             evicted_pages=tree.evicted_pages,
             pins=tree.pinned(),

@@ -84,7 +84,6 @@ class PrefixStats(NamedTuple):
     tenants: int
     looked_up_tokens: int
     hit_tokens: int
-    copied_tokens: int
     stored_pages: int
     evicted_pages: int
     pins: list[tuple[str, int, int]]

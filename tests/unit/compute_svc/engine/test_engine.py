@@ -196,12 +196,12 @@ def test_what_the_engine_has_done_is_counted_exactly() -> None:
     reader.run()
     load, stats = engine.load, engine.prefix_stats
     assert (load.steps, load.prefill_tokens, load.decode_tokens, load.cached_tokens, load.preemptions) == (4, 20, 3, 0, 0)
-    assert (stats.looked_up_tokens, stats.hit_tokens, stats.copied_tokens, stats.stored_pages, stats.evicted_pages) == (20, 0, 0, 5, 0)
+    assert (stats.looked_up_tokens, stats.hit_tokens, stats.stored_pages, stats.evicted_pages) == (20, 0, 5, 0)
     engine.submit(request_of(2, [*range(18), 9, 9], 3))
     reader.run()
     load, stats = engine.load, engine.prefix_stats
     assert (load.steps, load.prefill_tokens, load.decode_tokens, load.cached_tokens, load.preemptions) == (7, 24, 6, 16, 0)
-    assert (stats.looked_up_tokens, stats.hit_tokens, stats.copied_tokens, stats.stored_pages, stats.evicted_pages) == (40, 16, 0, 6, 0)
+    assert (stats.looked_up_tokens, stats.hit_tokens, stats.stored_pages, stats.evicted_pages) == (40, 16, 6, 0)
     assert (stats.cached_pages, stats.evictable_pages, stats.pinned_pages, stats.tenants) == (6, 6, 0, 1)
 
 

@@ -106,7 +106,7 @@ def test_an_output_arrives_as_it_was_sent(computed: Rows | None, number: int, en
 
 
 def test_prefix_stats_arrive_as_they_were_sent() -> None:
-    stats = PrefixStats._make([*range(10), [("a", 8, 2**64 - 1), ("", 4, 0)]])
+    stats = PrefixStats._make([*range(9), [("a", 8, 2**64 - 1), ("", 4, 0)]])
     message = wire.PrefixStats.FromString(encode_stats(7, stats).SerializeToString())
     assert (message.number, decode_stats(message)) == (7, stats)
 
