@@ -136,8 +136,9 @@ def greedy(logits: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
     if logits.device.type == "cpu":
         # numpy's argmax is an order of magnitude faster than torch's, one row after the other.
         values = logits.numpy()
-        tokens = values.argmax(axis=1)[:, None]
-        return torch.from_numpy(tokens), torch.from_numpy(np.take_along_axis(values, tokens, axis=1))
+        tokens = values.argmax(axis=1)
+        best = values[np.arange(len(values)), tokens]
+        return torch.from_numpy(tokens[:, None]), torch.from_numpy(best[:, None])
     ids = logits.argmax(dim=1, keepdim=True)
     return ids, logits.gather(1, ids)
 

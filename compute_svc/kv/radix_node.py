@@ -30,7 +30,7 @@ class Node:
         page: The page, the tree's; nothing of a root.
     """
 
-    __slots__ = ("_hash", "children", "is_detached", "key", "last_used", "locks", "page", "parent", "pins")
+    __slots__ = ("_hash", "children", "is_detached", "is_in_line", "key", "last_used", "locks", "page", "parent", "pins")
 
     def __init__(self, parent: Node | None, key: bytes, page: int = 0) -> None:
         self.parent = parent
@@ -40,6 +40,8 @@ class Node:
         self.locks = 0
         self.pins = 0
         self.last_used = 0
+        # For eviction.
+        self.is_in_line = False
         self.is_detached: bool = parent is not None and parent.is_detached
         self._hash = None if parent is not None else tenant_hash(key.decode())
 

@@ -52,7 +52,7 @@ class RadixTree:
         # By tenant.
         self._roots: dict[bytes, Node] = {}
         self._clock = 0
-        # (last_used, push number, node); an entry is stale unless the node can be evicted and is of that age.
+        # (last_used, push number, node): a heap with one entry at most for each node, brought up to date when it comes up.
         self._leaves: list[tuple[int, int, Node]] = []
         self._pushes = 0
         # By tenant and packed ids, in the order of pinning.
@@ -160,6 +160,8 @@ class RadixTree:
             for node in below:
                 self._changes.note(node, is_cached=False)
                 node.is_detached = True
+            self._leaves = [entry for entry in self._leaves if not entry[-1].is_detached]
+            heapq.heapify(self._leaves)
             parent = top.parent
             assert parent is not None, "a root is no page"
             del parent.children[top.key]
@@ -227,8 +229,11 @@ class RadixTree:
         """
         while len(self._given_up) < count and self._leaves:
             last_used, _, leaf = heapq.heappop(self._leaves)
-            if leaf.last_used == last_used and leaf.is_evictable:
+            leaf.is_in_line = False
+            if leaf.is_evictable and leaf.last_used == last_used:
                 self._drop(leaf)
+            else:
+                self._settle(leaf)
         return self._take_given_up()
 
     def nodes(self) -> Iterator[Node]:
@@ -298,10 +303,8 @@ class RadixTree:
                 del self._roots[node.key]
         elif node.is_detached:
             self._drop(node)
-        elif node.is_evictable:
-            if len(self._leaves) > 2 * self.num_pages + 64:
-                self._leaves = [entry for entry in self._leaves if entry[2].last_used == entry[0] and entry[2].is_evictable]
-                heapq.heapify(self._leaves)
+        elif node.is_evictable and not node.is_in_line:
+            node.is_in_line = True
             self._pushes += 1
             heapq.heappush(self._leaves, (node.last_used, self._pushes, node))
 

@@ -78,7 +78,7 @@ def begun_pages(
         [n], at most one page of each request.
     """
     ends = np.asarray(kv_lengths, dtype=np.int64)
-    first_of_last_page = ends // page_size_tokens * page_size_tokens
-    requests = np.flatnonzero((ends != first_of_last_page) & (first_of_last_page >= ends - np.array(query_lengths, dtype=np.int64)))
+    in_last_page = ends % page_size_tokens
+    requests = ((in_last_page != 0) & (in_last_page <= np.asarray(query_lengths, dtype=np.int64))).nonzero()[0]
     found: npt.NDArray[np.int64] = page_table[requests, ends[requests] // page_size_tokens]
     return found

@@ -100,4 +100,5 @@ class BatchSlots:
             for index, slot in enumerate(rows.tolist()):
                 is_stop[index] |= int(tokens[index]) in self._many_stops.get(slot, ())
         is_stop &= known >= self._stops_from[rows]
-        return np.flatnonzero(is_stop | (known >= self._end[rows]))
+        ends: Rows = (is_stop | (known >= self._end[rows])).nonzero()[0]
+        return ends

@@ -9,7 +9,7 @@ import numpy as np
 from compute_svc.kv.page_pool import PagePool, Pages
 from compute_svc.kv.page_table import PageTable
 from compute_svc.kv.radix_node import Node, Tokens, locks_of
-from compute_svc.kv.radix_tree import RadixTree
+from compute_svc.kv.radix_tree import Prefix, RadixTree
 from compute_svc.scheduler.base import RequestState, SchedulerConfig
 from compute_svc.scheduler.batch_slots import BatchSlots, Rows
 from triserve.rpc.errors import Overloaded
@@ -18,7 +18,7 @@ from triserve.rpc.errors import Overloaded
 class KvMemory:
     """All pages of a replica and who owns them: the pool, the prefix cache or a running request.
 
-    A request is admitted with the pages of its known tokens and grows page by page. Others ways to reserve pages are in `reservation.py`.
+    A request is admitted with the pages of its known tokens and grows page by page. Other ways to reserve pages are in `reservation.py`.
 
     Args:
         config: Sizes.
@@ -80,7 +80,7 @@ class KvMemory:
 
         Effects: sets the request's table, prefix, is_sliding, num_found_pages and num_computed.
         """
-        prefix = self.tree.lock_match(state.request.tenant, self._shareable(state))
+        prefix = self._lock_prefix(state)
         missing = self.wanted_pages(state) - prefix.pages.size
         if missing + headroom > self.num_available:
             self._unlock(prefix.node)
@@ -115,6 +115,8 @@ class KvMemory:
         Returns:
             False if there are not so many; then nobody has got one.
         """
+        if not rows.size:
+            return True
         if rows.size > self.num_available:
             return False
         self._evict_for(rows.size)
@@ -125,6 +127,7 @@ class KvMemory:
     def keep_computed(self, state: RequestState) -> None:
         """Hands whole computed pages to the prefix cache, so that others can share them from now on.
 
+        Prompts are handed over as they are computed, for those that wait for them; answers when somebody needs them or the request leaves.
         Where the cache has such a page already the request goes on with the cache's and gives its own back.
         """
         table, prefix = self._holdings(state)
@@ -167,7 +170,7 @@ class KvMemory:
         state.dropped_tokens = dropped
 
     def leave(self, state: RequestState, *, num_trusted: int | None = None) -> None:
-        """Takes all pages of a request back; what it has handed to the prefix cache stays there as long as there is room.
+        """Takes all pages of a request back; what it computed stays in the prefix cache as long as there is room.
 
         Args:
             state: The request.
@@ -176,6 +179,7 @@ class KvMemory:
 
         Effects: clears the request's table, prefix, num_computed and dropped_tokens.
         """
+        self.keep_computed(state)
         table, prefix = self._holdings(state)
         self.pool.release(table.owned)
         self.slots.leave(state, table)
@@ -227,6 +231,24 @@ class KvMemory:
         self.tree.assert_consistent(node for _, node in holdings)
         assert self.tree.pinned_pages <= self.max_pinned_pages, "the longest request fits beside what is pinned"
         assert {id(state) for state in self.slots.states if state is not None} == {id(state) for state in states}, "who runs has a slot"
+
+    def _lock_prefix(self, state: RequestState) -> Prefix:
+        """The longest prefix of a waiting request that anybody has computed in whole pages, cached now and locked."""
+        known = self._shareable(state)
+        while True:
+            prefix = self.tree.lock_match(state.request.tenant, known)
+            start = prefix.pages.size * self._page_size
+            end = start + self._page_size
+            ahead = (
+                other
+                for other in self.slots.states
+                if other is not None and other.prefix is prefix.node and not other.is_sliding and other.num_computed >= end <= known.size
+            )
+            other = next((other for other in ahead if (other.tokens[start:end] == known[start:end]).all()), None)
+            if other is None:
+                return prefix
+            self.keep_computed(other)
+            self._unlock(prefix.node)
 
     def _slides(self, state: RequestState) -> bool:
         return self._window is not None and self.wanted_pages(state) < self._pages_for(state.num_tokens)

@@ -41,9 +41,13 @@ class MaximumMemory(KvMemory):
         self.pool = RunPool(config.num_pages)
 
     def wanted_pages(self, state: RequestState) -> int:
+        """As without a reservation for one that slides; else those of its longest answer."""
+        wanted = super().wanted_pages(state)
+        if wanted < self._pages_for(state.num_tokens):
+            return wanted
         # Nothing follows the last token, so nothing reads its KV.
         longest = self._pages_for(state.request.prompt.size + state.request.max_tokens - 1)
-        return max(super().wanted_pages(state), min(longest, self._most_pages))
+        return max(wanted, min(longest, self._most_pages))
 
     def could_admit(self, state: RequestState, *, without: Sequence[RequestState], headroom: int) -> bool:
         """As without a reservation, but who has all its pages does not grow and needs no headroom."""

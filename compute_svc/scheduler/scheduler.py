@@ -177,10 +177,7 @@ class Scheduler:
 
     def complete(self, plan: Plan) -> None:
         """Counts the tokens of a plan as computed; their KV is in its pages now."""
-        slots = self.memory.slots
-        slots.num_computed[plan.rows] += 1
-        for index in np.flatnonzero(slots.kv_lengths(plan.rows) % self.config.page_size_tokens == 0).tolist():
-            self.memory.keep_computed(plan.decodes[index])
+        self.memory.slots.num_computed[plan.rows] += 1
         for chunk in plan.prefills:
             chunk.state.num_computed += chunk.length
             self.memory.keep_computed(chunk.state)

@@ -13,6 +13,7 @@ import torch
 from compute_svc.engine.engine import Engine, Model
 from compute_svc.engine.step_drawing import DrawConfig, DrawPlace
 from compute_svc.scheduler.base import SchedulerConfig
+from compute_svc.scheduler.kv_memory import KvMemory
 from compute_svc.wire.request import GREEDY as GREEDY
 from compute_svc.wire.request import Request
 from compute_svc.wire.step_output import StepOutput
@@ -27,7 +28,9 @@ DEVICE = DrawConfig(DrawPlace.DEVICE)
 TOP_3 = Sampling(temperature=1.0, top_k=3, seed=7)
 
 
-def small_engine(model: Model | None = None, drawing: DrawConfig = SERVICE, **changes: int) -> Engine:
+def small_engine(
+    model: Model | None = None, drawing: DrawConfig = SERVICE, make_memory: type[KvMemory] = KvMemory, **changes: int
+) -> Engine:
     """An engine with a few small pages, whose rows the reader draws unless `drawing` says otherwise; `changes` are sizes of its scheduler."""
     sizes = {
         "page_size_tokens": 4,
@@ -39,7 +42,8 @@ def small_engine(model: Model | None = None, drawing: DrawConfig = SERVICE, **ch
     }
     config = SchedulerConfig(**{**sizes, **changes})
     kv = hash_kv(config.num_pages, config.page_size_tokens)
-    return Engine(model or HashModel(WIDTH), kv, config, logits_width=WIDTH, device=torch.device("cpu"), drawing=drawing)
+    device = torch.device("cpu")
+    return Engine(model or HashModel(WIDTH), kv, config, logits_width=WIDTH, device=device, make_memory=make_memory, drawing=drawing)
 
 
 def request_of(number: int, prompt: Sequence[int], max_tokens: int = 8, **changes: Any) -> Request:

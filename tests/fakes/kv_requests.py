@@ -64,7 +64,6 @@ def decode(memory: KvMemory, state: RequestState, token: int = 7) -> bool:
     if not memory.grow(state):
         return False
     state.num_computed += 1
-    memory.keep_computed(state)
     return True
 
 

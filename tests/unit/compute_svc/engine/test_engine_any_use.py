@@ -11,6 +11,8 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, 
 from compute_svc.engine.engine import MAX_FAILED_STEPS
 from compute_svc.kv.window import KvWindow
 from compute_svc.layers.forward_batch import ForwardBatch
+from compute_svc.scheduler.kv_memory import KvMemory
+from compute_svc.scheduler.reservation import PredictedMemory
 from compute_svc.wire.request import Request
 from tests.examples import examples
 from tests.fakes.engine_reader import DEVICE, GREEDY, SERVICE, TOP_3, WIDTH, Reader, answer_alone, request_of, small_engine
@@ -25,6 +27,7 @@ class AnyUse(RuleBasedStateMachine):
 
     window: KvWindow | None = None
     drawing = SERVICE
+    make_memory: type[KvMemory] = KvMemory
     samplings: tuple[Sampling, ...] = (GREEDY, GREEDY, TOP_3)
     most_tokens = 20
     errors: tuple[type, ...] = (DeadlineExceeded, NoneType)
@@ -35,7 +38,7 @@ class AnyUse(RuleBasedStateMachine):
         sizes = {"num_pages": 14, "step_budget_tokens": 7, "max_running_requests": 3, "max_waiting_requests": 3}
         if self.window is not None:
             sizes |= {"window_tokens": self.window.tokens, "chunk_tokens": self.window.chunk_tokens}
-        self.engine = small_engine(self.model, self.drawing, max_model_len_tokens=26 + self.most_tokens, **sizes)
+        self.engine = small_engine(self.model, self.drawing, self.make_memory, max_model_len_tokens=26 + self.most_tokens, **sizes)
         self.pins: dict[int, Request] = {}
         self.reader = Reader(self.engine)
         self.requests: dict[int, Request] = {}
@@ -204,6 +207,12 @@ class AnyUseDrawnOnDevice(AnyUse):
     )
 
 
+class AnyUseWithRoom(AnyUse):
+    """The same where room is reserved for answers that are expected."""
+
+    make_memory = PredictedMemory
+
+
 class AnyUseWithFailures(AnyUse):
     """The same where steps fail, in every way: each costs the requests it was to compute, and nobody else notices."""
 
@@ -251,7 +260,8 @@ class AnyUseWithFailuresAndWindow(AnyUseWithFailures):
 TestAnyUse = AnyUse.TestCase
 TestAnyUseWithWindow = AnyUseWithWindow.TestCase
 TestAnyUseDrawnOnDevice = AnyUseDrawnOnDevice.TestCase
+TestAnyUseWithRoom = AnyUseWithRoom.TestCase
 TestAnyUseWithFailures = AnyUseWithFailures.TestCase
 TestAnyUseWithFailuresAndWindow = AnyUseWithFailuresAndWindow.TestCase
 TestAnyUse.settings = TestAnyUseWithWindow.settings = TestAnyUseDrawnOnDevice.settings = examples(40, stateful_step_count=50)
-TestAnyUseWithFailures.settings = TestAnyUseWithFailuresAndWindow.settings = TestAnyUse.settings
+TestAnyUseWithRoom.settings = TestAnyUseWithFailures.settings = TestAnyUseWithFailuresAndWindow.settings = TestAnyUse.settings

@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule, run_state_machine_as_test
 
 from compute_svc.scheduler.base import Phase, Plan, RequestState, SchedulerConfig
+from compute_svc.scheduler.kv_memory import KvMemory
 from compute_svc.scheduler.policies import POLICIES
 from compute_svc.scheduler.policies.fair_tenants import FairTenants
 from compute_svc.scheduler.policies.longest_prefix import LongestPrefixFirst
@@ -20,6 +21,7 @@ from compute_svc.scheduler.policies.multi_level import MultiLevelFeedback
 from compute_svc.scheduler.policies.policy import Enter, Leave, Policy
 from compute_svc.scheduler.policies.priority import PriorityFirst
 from compute_svc.scheduler.policies.shortest_first import ShortestFirst
+from compute_svc.scheduler.reservation import MaximumMemory, PredictedMemory
 from compute_svc.scheduler.scheduler import Scheduler
 from compute_svc.wire.request import Request
 from tests.examples import examples
@@ -112,10 +114,10 @@ class Recorded(Policy):
 class AnyUse(RuleBasedStateMachine):
     """Random arrivals, growth, verdict delays, cancels, pauses, deadlines and page shortage."""
 
-    def __init__(self, make_policy: Callable[[], Policy], budget: int) -> None:
+    def __init__(self, make_policy: Callable[[], Policy], budget: int, make_memory: type[KvMemory] = KvMemory) -> None:
         super().__init__()
         self.policy = Recorded(make_policy())
-        self.scheduler = Scheduler(_config(budget), self.policy, _Prediction())
+        self.scheduler = Scheduler(_config(budget), self.policy, _Prediction(), make_memory)
         self.live: dict[int, RequestState] = {}
         self.answered: dict[int, int] = {}
         self.wanted: dict[int, int] = {}
@@ -252,6 +254,16 @@ def test_any_use_leaks_no_page_starves_nobody_and_keeps_decodes_first(name: str,
             super().__init__(VARIANTS[name], budget)
 
     run_state_machine_as_test(OfPolicy, settings=examples(40, stateful_step_count=40))
+
+
+@pytest.mark.parametrize("make_memory", [PredictedMemory, MaximumMemory])
+@pytest.mark.parametrize("name", ["fcfs", "shortest-first", "priority, 2 s a level", "multi-level, small"])
+def test_the_same_holds_whatever_is_reserved_in_advance(name: str, make_memory: type[KvMemory]) -> None:
+    class OfMemory(AnyUse):
+        def __init__(self) -> None:
+            super().__init__(VARIANTS[name], 7, make_memory)
+
+    run_state_machine_as_test(OfMemory, settings=examples(40, stateful_step_count=40))
 
 
 class _Flood:

@@ -41,23 +41,25 @@ def test_whole_pages_are_shared_and_a_page_that_agrees_in_part_is_computed_again
     assert (memory.looked_up_tokens, memory.hit_tokens) == (9 + 8, 4)
 
 
-def test_a_page_that_a_running_request_has_filled_is_shared_at_once() -> None:
+def test_a_page_that_a_running_request_has_filled_is_shared_with_who_needs_it() -> None:
     memory = KvMemory(kv_config(16))
     first = kv_request(1, np.array([1, 2, 3, 4, 5, 6]), max_tokens=10)
-    admit(memory, first)
-    for token in (7, 8, 9):
-        assert decode(memory, first, token)
+    other = kv_request(3, np.array([1, 2, 3, 4, 5, 6]), max_tokens=10)
+    for state, tokens in ((first, (7, 8, 9)), (other, (6, 6, 6))):
+        admit(memory, state)
+        for token in tokens:
+            assert decode(memory, state, token)
+    assert memory.tree.num_pages == 1
     second = kv_request(2, np.array([1, 2, 3, 4, 5, 6, 7, 8, 9, 10]), max_tokens=4)
     assert memory.admit(second, headroom=0)
-    assert (table_of(first).shared, table_of(second).shared, second.num_computed) == (2, 2, 8)
-    memory.assert_owned_once([first, second])
+    assert (table_of(first).shared, table_of(other).shared, table_of(second).shared, second.num_computed) == (2, 1, 2, 8)
+    memory.assert_owned_once([first, other, second])
 
 
-def test_what_failed_before_it_was_handed_to_the_cache_is_never_used() -> None:
+def test_what_was_not_computed_to_its_end_is_never_used() -> None:
     memory = KvMemory(kv_config(16))
     state = kv_request(1, 9, max_tokens=4)
     assert memory.admit(state, headroom=0)
-    state.num_computed = state.num_tokens
+    state.num_computed = 7
     memory.leave(state)
-    assert memory.tree.num_pages == 0
-    assert memory.num_available == memory.pool.num_free == 16
+    assert (memory.tree.num_pages, memory.num_available, memory.pool.num_free) == (1, 16, 15)

@@ -102,6 +102,9 @@ class KvMemoryMachine(RuleBasedStateMachine):
         for other in without:
             self.memory.leave(other)
         self.running, self.preempted = staying, self.preempted + without
+        # What who stays has computed and not handed to the cache yet is shared at admission: it may be less that is needed then.
+        for other in staying:
+            self.memory.keep_computed(other)
         exact = self.memory.could_admit(state, without=[], headroom=len(staying))
         assert exact or not could
         assert self.memory.admit(state, headroom=len(staying)) == exact
@@ -138,8 +141,6 @@ class KvMemoryMachine(RuleBasedStateMachine):
         page = int(self.memory.tables.entries[table.row, place // PAGE])
         self.slots[page * PAGE + place % PAGE] = tuple(state.tokens[: state.num_computed + 1].tolist())
         state.num_computed += 1
-        if state.kv_length % PAGE == 0:
-            self.memory.keep_computed(state)
 
     @invariant()
     def every_page_has_one_owner(self) -> None:

@@ -209,13 +209,7 @@ def test_what_who_gave_way_would_have_computed_is_there_for_others() -> None:
 @pytest.mark.parametrize(
     "prompt",
     [
-        pytest.param(
-            4,
-            id="while it decodes",
-            marks=pytest.mark.xfail(
-                strict=True, reason="each page is shared as soon as it is full, so that what is shared always reaches into the window"
-            ),
-        ),
+        pytest.param(4, id="while it decodes"),
         pytest.param(40, id="while its prompt is computed"),
     ],
 )
