@@ -173,8 +173,9 @@ def test_what_is_to_be_pinned_drops_nothing() -> None:
     assert (pins.dropped_tokens, lengths_of(memory, pins)) == (0, (11, 11))
 
 
-def test_one_that_slides_has_no_room_in_advance() -> None:
-    memory = PredictedMemory(kv_config(24, WINDOW))
+@pytest.mark.parametrize("make_memory", [PredictedMemory, MaximumMemory])
+def test_one_that_slides_has_no_room_in_advance(make_memory: type[KvMemory]) -> None:
+    memory = make_memory(kv_config(24, WINDOW))
     state = kv_request(1, 49, max_tokens=12)
     assert memory.admit(state, headroom=0)
     assert lengths_of(memory, state) == (SLIDING, SLIDING)
