@@ -84,6 +84,15 @@ def test_what_is_unpinned_is_counted_in_whole_pages_also_of_a_tenant_nobody_know
     assert tree.unpinned_pages("a", _tokens(1, 2, 3, 4, 5, 6)) == 2
 
 
+def test_a_prefix_of_any_length_is_pinned() -> None:
+    tree = RadixTree(PAGE)
+    prompt = np.arange(1000 * PAGE)
+    _keep(tree, prompt, 0)
+    assert not tree.pin("a", np.append(prompt, (0, 0)))
+    assert tree.pin("a", prompt) and (tree.pinned_pages, tree.evictable_pages) == (1000, 0)
+    assert tree.unpin("a", prompt) and (tree.pinned_pages, tree.evictable_pages) == (0, 1000)
+
+
 def test_what_is_pinned_and_held_is_not_idle() -> None:
     tree = RadixTree(PAGE)
     held = _hold(tree, _tokens(1, 2, 3, 4), 10)

@@ -149,6 +149,24 @@ def test_what_may_be_wrong_is_forgotten_behind_what_is_trusted(num_trusted: int 
     memory.assert_owned_once([])
 
 
+@pytest.mark.parametrize(("tokens", "shared"), [(4, 0), (5, 1), (8, 1), (9, 2), (12, 2), (13, 3), (16, 3), (17, 3)])
+def test_what_a_running_request_has_answered_is_shared_to_the_page(tokens: int, shared: int) -> None:
+    memory = KvMemory(kv_config(16))
+    first = kv_request(1, np.arange(4), max_tokens=12)
+    admit(memory, first)
+    for token in range(4, 15):
+        first.append(token)
+        assert memory.grow(first)
+        first.num_computed += 1
+    assert (first.num_computed, memory.tree.num_pages) == (15, 1)
+    second = kv_request(2, np.arange(tokens), max_tokens=4)
+    assert memory.admit(second, headroom=0)
+    assert (table_of(second).shared, second.num_computed, memory.hit_tokens) == (shared, shared * PAGE, shared * PAGE)
+    assert memory.shared_pages(second).tolist() == memory.tables.entries[table_of(first).row, :shared].tolist()
+    assert memory.tree.num_pages == (3 if shared > 1 else 1), "all that it has computed, when anybody needs more than there is"
+    memory.assert_owned_once([first, second])
+
+
 def _grow_all(memory: KvMemory, states: list[RequestState]) -> bool:
     return memory.grow_all(np.array([table_of(state).row for state in states], dtype=np.int64))
 

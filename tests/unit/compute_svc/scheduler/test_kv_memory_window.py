@@ -153,6 +153,17 @@ def test_a_request_that_slides_finds_and_leaves_no_more_than_its_first_chunk() -
     assert memory.tree.num_pages == 7
 
 
+def test_a_request_that_slides_hands_over_its_first_chunk_once_it_is_computed() -> None:
+    memory = KvMemory(kv_config(24, WINDOW))
+    state = kv_request(1, 53, max_tokens=4)
+    assert memory.admit(state, headroom=0)
+    for computed, shared in ((8, 2), (16, 3), (32, 3)):
+        state.num_computed = computed
+        memory.keep_computed(state)
+        assert (table_of(state).shared, memory.tree.num_pages) == (shared, shared)
+    memory.assert_owned_once([state])
+
+
 def test_what_is_to_be_pinned_drops_nothing() -> None:
     memory = KvMemory(kv_config(24, WINDOW))
     state = kv_request(1, 41, max_tokens=1)
@@ -162,8 +173,9 @@ def test_what_is_to_be_pinned_drops_nothing() -> None:
     assert (pins.dropped_tokens, lengths_of(memory, pins)) == (0, (11, 11))
 
 
-def test_one_that_slides_has_no_room_in_advance() -> None:
-    memory = PredictedMemory(kv_config(24, WINDOW))
+@pytest.mark.parametrize("make_memory", [PredictedMemory, MaximumMemory])
+def test_one_that_slides_has_no_room_in_advance(make_memory: type[KvMemory]) -> None:
+    memory = make_memory(kv_config(24, WINDOW))
     state = kv_request(1, 49, max_tokens=12)
     assert memory.admit(state, headroom=0)
     assert lengths_of(memory, state) == (SLIDING, SLIDING)
@@ -175,7 +187,7 @@ def test_room_in_advance_is_no_more_than_half_of_the_pages(make_memory: type[KvM
     memory = make_memory(kv_config(24, WINDOW))
     state = kv_request(1, 4, max_tokens=60)
     assert memory.admit(state, headroom=0)
-    assert lengths_of(memory, state)[1] == 12
+    assert (lengths_of(memory, state)[1], state.is_sliding) == (12, False)
     assert memory.admit(kv_request(2, 49, max_tokens=12), headroom=0), "one that slides takes no more than what is left"
 
 

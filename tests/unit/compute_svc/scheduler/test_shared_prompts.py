@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 
+from compute_svc.scheduler.policies.priority import PriorityFirst
 from compute_svc.scheduler.scheduler import Scheduler
 from tests.fakes.scheduler_steps import chunks_of, compute, request_of, small_config, step
 
@@ -30,6 +31,16 @@ def test_prompts_that_share_less_than_a_page_do_not_wait_for_each_other() -> Non
     plan = scheduler.step(0.0)
     assert chunks_of(plan) == [(1, 0, 6), (2, 0, 5)]
     compute(scheduler, plan)
+
+
+@pytest.mark.parametrize(("priority", "chunks"), [(0, [(2, 8, 8)]), (5, [(1, 8, 8)])])
+def test_nobody_waits_for_one_of_a_worse_rank(priority: int, chunks: list[tuple[int, int, int]]) -> None:
+    scheduler = Scheduler(small_config(step_budget_tokens=8), PriorityFirst())
+    prompt = list(range(20))
+    scheduler.submit(request_of(1, prompt, priority=5))
+    assert chunks_of(step(scheduler)) == [(1, 0, 8)]
+    scheduler.submit(request_of(2, prompt, priority=priority))
+    assert chunks_of(step(scheduler)) == chunks
 
 
 @pytest.mark.parametrize("happens", ["leaves", "is preempted", "pauses"])
