@@ -85,6 +85,10 @@ bench: $(VENV)/.dev ## Measure what the services cost against the same engine in
 bench-kv: $(VENV)/.dev ## Measure KV memory: reservation by the maximum, by pages, by prediction
 	$(BIN)/python tests/bench/kv_memory.py $(ARGS)
 
+.PHONY: bench-step
+bench-step: $(VENV)/.dev ## Measure what a step costs the host, without a model
+	$(BIN)/python -m tests.bench.step_cost $(ARGS)
+
 .PHONY: bench-simulator
 bench-simulator: $(VENV)/.dev ## Compare scheduling policies in the simulator
 	$(BIN)/python tests/bench/simulator.py $(ARGS)

@@ -54,6 +54,17 @@ class Settings(BaseSettings):
         "pages",
         description="What a request gets in advance: nothing, or room for its predicted answer in one run of pages, at a cost in prefix hits",
     )
+    draw: Literal["device", "service"] = Field(
+        "device",
+        description="Where tokens are drawn that are not simply the likeliest: with the logits, or in the samplers, which then get whole "
+        "rows while their requests wait",
+    )
+    audited_share: float = Field(
+        0.0,
+        ge=0,
+        le=1,
+        description="Share of the rows drawn here that a sampler draws again, to compare; a disagreement is a fault and logged",
+    )
     policy: Literal["fcfs", "priority", "shortest-first", "multi-level", "longest-prefix", "fair-tenants"] = Field(
         "fcfs", description="Who is served first (compute_svc/scheduler/policies); `priority` alone looks at the priorities clients ask for"
     )

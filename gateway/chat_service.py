@@ -16,6 +16,7 @@ from gateway.flow.call import CachePolicy, Call, Wishes
 from gateway.flow.generation import Piece, Usage
 from gateway.flow.limits import Limits
 from gateway.flow.resolve import check_messages
+from triserve.rpc import limits as contract
 from triserve.rpc.errors import Cancelled, InvalidRequest
 from triserve.v1 import chat_pb2, chat_pb2_grpc, common_pb2, sampler_pb2, tokenizer_pb2
 
@@ -86,6 +87,12 @@ def _check_counts(request: chat_pb2.ChatRequest, limits: Limits) -> None:
         ("logit_bias_values", request.sampling.logit_bias_values, limits.max_logit_bias),
         ("stop_token_ids", request.stopping.stop_token_ids, limits.max_stop_token_ids),
         ("stop_strings", request.stopping.stop_strings, limits.max_stop_strings),
+        ("dry_breaker_ids", request.sampling.dry_breaker_ids, contract.MAX_LISTED_TOKEN_IDS),
+        ("allowed_token_ids", request.sampling.allowed_token_ids, contract.MAX_LISTED_TOKEN_IDS),
+        ("banned_token_ids", request.sampling.banned_token_ids, contract.MAX_LISTED_TOKEN_IDS),
+        ("bad_words", request.sampling.bad_words, contract.MAX_BAD_WORDS),
+        ("bad_words", request.bad_words, contract.MAX_BAD_WORD_STRINGS),
+        ("dry_sequence_breakers", request.dry_sequence_breakers.strings, contract.MAX_DRY_BREAKERS),
     ):
         if len(items) > limit:
             raise InvalidRequest(f"{field} has {len(items)} entries, the limit is {limit}", field=field)
@@ -103,7 +110,7 @@ def _call(request: chat_pb2.ChatRequest, grant: Grant, timeout_s: float | None) 
         model=request.model,
         prompts=(tokenizer_pb2.EncodeRequest(chat=chat),),
         prompt_field="messages",
-        wishes=_wishes(request.sampling, request.stopping, ignore_eos=request.ignore_eos),
+        wishes=_wishes(request),
         priority=request.priority,
         lowest_priority=grant.lowest_priority,
         cache=CachePolicy(read=allowed, write=allowed),
@@ -112,7 +119,8 @@ def _call(request: chat_pb2.ChatRequest, grant: Grant, timeout_s: float | None) 
     )
 
 
-def _wishes(sampling: common_pb2.SamplingParams, stopping: common_pb2.StoppingParams, *, ignore_eos: bool) -> Wishes:
+def _wishes(request: chat_pb2.ChatRequest) -> Wishes:
+    sampling, stopping = request.sampling, request.stopping
     if len(sampling.logit_bias_ids) != len(sampling.logit_bias_values):
         raise InvalidRequest(
             f"logit_bias_values has {len(sampling.logit_bias_values)} entries, logit_bias_ids has {len(sampling.logit_bias_ids)}",
@@ -123,7 +131,14 @@ def _wishes(sampling: common_pb2.SamplingParams, stopping: common_pb2.StoppingPa
     return Wishes(
         **given,
         logit_bias=tuple(zip(sampling.logit_bias_ids, sampling.logit_bias_values, strict=True)),
-        ignore_eos=ignore_eos,
+        # A list of the contract cannot be set and empty: an empty one asks for nothing.
+        allowed_token_ids=tuple(sampling.allowed_token_ids) or None,
+        banned_token_ids=tuple(sampling.banned_token_ids),
+        bad_words=tuple(request.bad_words),
+        bad_word_ids=tuple(tuple(word.token_ids) for word in sampling.bad_words),
+        dry_breaker_ids=tuple(sampling.dry_breaker_ids),
+        dry_sequence_breakers=tuple(request.dry_sequence_breakers.strings) if request.HasField("dry_sequence_breakers") else None,
+        ignore_eos=request.ignore_eos,
         stop_token_ids=tuple(stopping.stop_token_ids),
         stop_strings=tuple(stopping.stop_strings),
         spelling={"stop": "stop_strings"},

@@ -1,1 +1,1 @@
-"""Turns drawn tokens and candidates into verdicts and text; knows no weights, no KV cache and no HTTP."""
+"""Turns drawn tokens into text and finds its end; draws rows itself where it is asked to, as the reference; knows no weights, no KV cache and no HTTP."""

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import codecs
+import math
 from collections import deque
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -12,7 +14,6 @@ from numpy.typing import NDArray
 
 from sampler_svc.detokenizer import Fed
 from sampler_svc.errors import Disagreement
-from sampler_svc.sampler import likeliest
 
 
 class TopToken(NamedTuple):
@@ -28,6 +29,30 @@ class TokenLogprob(NamedTuple):
     token: int
     logprob: float
     top: list[TopToken]  # falling
+
+
+class RowLogprobs(NamedTuple):
+    """Log-probabilities that came with one row."""
+
+    token: list[float]  # one for each token
+    top_ids: list[int]  # as many for each token, one token's after the other's
+    top: list[float]
+
+    def entries(self, tokens: Sequence[int], num_top: int) -> list[TokenLogprob]:
+        """Of each token, with so many of the likeliest.
+
+        Raises:
+            Disagreement: there are not as many, or one is no number.
+        """
+        if len(self.top) != num_top * len(tokens):
+            raise Disagreement(f"{len(tokens)} tokens come with {len(self.top)} of the likeliest, each is to have {num_top}")
+        if not all(map(math.isfinite, self.token)) or not all(logprob < math.inf for logprob in self.top):
+            raise Disagreement("a log-probability is NaN or infinite")
+        top = [TopToken(*pair) for pair in zip(self.top_ids, self.top, strict=True)]
+        return [
+            TokenLogprob(token, logprob, top[index * num_top : (index + 1) * num_top])
+            for index, (token, logprob) in enumerate(zip(tokens, self.token, strict=True))
+        ]
 
 
 @dataclass(slots=True)
@@ -118,31 +143,27 @@ def _completed_by_others(fed: Fed) -> int:
     return max(0, len(fed.text) - len(own))
 
 
-def token_logprob(
-    ids: NDArray[np.uint32], logits: NDArray[np.float32], log_sum_exp: float, token: int, num_top: int, logits_width: int
-) -> TokenLogprob:
-    """The log-probabilities to report with a token: logit - log_sum_exp.
+def token_logprob(logits: NDArray[np.float32], token: int, num_top: int) -> TokenLogprob:
+    """The log-probabilities to report with a token.
 
     Args:
-        ids: [candidates] of the token's row.
-        logits: [candidates], raw.
-        log_sum_exp: of all logits of the row.
+        logits: [width], as the model gave them, without NaN and +inf.
         token: the drawn one.
         num_top: how many of the likeliest to report.
-        logits_width: number of logits of the row.
-
-    Raises:
-        Disagreement: the token or enough others are not among the candidates, or a number is not finite.
     """
-    if len(ids) < min(num_top, logits_width):
-        raise Disagreement(f"row has {len(ids)} candidates, top_logprobs is {num_top}")
-    place = np.flatnonzero(ids == token)
-    if len(place) == 0:
-        raise Disagreement(f"drawn token {token} is not among {len(ids)} candidates")
-    logprobs = logits.astype(np.float64) - log_sum_exp
-    if not np.isfinite(logprobs[place[0]]) or np.isnan(logprobs).any():
-        raise Disagreement("a log-probability is not finite")
-    top = likeliest(ids, logprobs, num_top)
-    return TokenLogprob(
-        token, float(logprobs[place[0]]), [TopToken(*pair) for pair in zip(ids[top].tolist(), logprobs[top].tolist(), strict=True)]
-    )
+    exact = logits.astype(np.float64)
+    best = exact.max()
+    reported = np.concatenate(([token], _likeliest(logits, num_top)))
+    with np.errstate(over="ignore"):  # two logits may be further apart than float32 reaches
+        logprobs = (exact[reported] - (best + np.log(np.exp(exact - best).sum()))).astype(np.float32)
+    top = [TopToken(*pair) for pair in zip(reported[1:].tolist(), logprobs[1:].tolist(), strict=True)]
+    return TokenLogprob(token, float(logprobs[0]), top)
+
+
+def _likeliest(logits: NDArray[np.float32], count: int) -> NDArray[np.intp]:
+    """By falling logit, then by rising id; all if there are fewer."""
+    if count == 0:
+        return np.zeros(0, np.intp)
+    least = np.partition(logits, -min(count, len(logits)))[-min(count, len(logits))]
+    at_least = np.flatnonzero(logits >= least)
+    return at_least[np.argsort(-logits[at_least], kind="stable")][:count]

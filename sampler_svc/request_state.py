@@ -4,16 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
-from typing import NamedTuple
+from enum import Enum, auto
 
+from sampler_svc.changes import Changes
 from sampler_svc.detokenizer import open_detokenizer
 from sampler_svc.errors import Disagreement
 from sampler_svc.logprobs import LogprobTrail, TextLogprob, TokenLogprob
-from sampler_svc.params import Finish, Sampling, Stopping, check_ids
-from sampler_svc.penalties import Penalties
 from sampler_svc.stop_matcher import StopMatcher, StopPatterns
 from sampler_svc.vocabulary import Vocabulary
 from triserve.rpc.errors import InvalidRequest
+from triserve.rpc.sampling import Sampling, Stopping, check_ids
+from triserve.v1 import sampler_pb2
 
 # Above any context.
 MAX_TOKENS = 1 << 20
@@ -21,18 +22,11 @@ MAX_TOKENS = 1 << 20
 REPLAY_PIECE_TOKENS = 1024
 
 
-class Opening(NamedTuple):
-    """A request as compute opens it, not checked yet."""
+class Finish(Enum):
+    """Why an answer ended."""
 
-    request: int
-    gateway: int
-    gateway_request: int
-    epoch: int
-    request_id: str
-    prompt_token_ids: Sequence[int]
-    generated_token_ids: Sequence[int]
-    sampling: Sampling
-    stopping: Stopping
+    STOP = auto()
+    LENGTH = auto()
 
 
 @dataclass(slots=True)
@@ -55,10 +49,10 @@ class Delta:
 
 
 class RequestState:
-    """Penalties, text and end of one request. Nothing may be done with it before `replay` has ended.
+    """Changes to logits, text and end of one request. Nothing may be done with it before `replay` has ended.
 
     Args:
-        opening: checked here.
+        opening: as compute sent it; checked here.
         vocabulary: of the tokenizer.
         logits_width: every id is below it.
 
@@ -76,19 +70,18 @@ class RequestState:
         "_sent",
         "_stop_token_ids",
         "_trail",
+        "changes",
         "epoch",
         "gateway",
         "gateway_request",
-        "penalties",
         "position",
         "request_id",
         "sampling",
     )
 
-    def __init__(self, opening: Opening, vocabulary: Vocabulary, logits_width: int) -> None:
-        sampling, stopping = opening.sampling, opening.stopping
-        sampling.check(logits_width)
-        stopping.check(logits_width)
+    def __init__(self, opening: sampler_pb2.OpenRequest, vocabulary: Vocabulary, logits_width: int) -> None:
+        sampling = Sampling.read(opening.sampling, logits_width)
+        stopping = Stopping.read(opening.stopping, logits_width)
         assert stopping.max_tokens is not None, "checked"
         num_tokens = len(opening.prompt_token_ids) + len(opening.generated_token_ids)
         if num_tokens > MAX_TOKENS:
@@ -102,7 +95,7 @@ class RequestState:
         self.epoch = opening.epoch
         self.request_id = opening.request_id
         self.sampling = sampling
-        self.penalties = Penalties(sampling, stopping, opening.prompt_token_ids)
+        self.changes = Changes(sampling, stopping.min_tokens, stopping.stop_token_ids, opening.prompt_token_ids, logits_width)
         self.position = 0
         """Index of the next token of the answer."""
         self._max_tokens = stopping.max_tokens
@@ -115,7 +108,7 @@ class RequestState:
         self._trail = None if sampling.top_logprobs is None else LogprobTrail()
         self._sent = 0
         """Characters of the answer that deltas have; counted for the trail alone."""
-        self._generated = opening.generated_token_ids
+        self._generated: Sequence[int] = opening.generated_token_ids
 
     def delta(self) -> Delta:
         """An empty delta that begins here."""
@@ -137,7 +130,7 @@ class RequestState:
         if stops and count <= self._min_tokens:
             raise Disagreement(f"stop id {token} came at position {self.position}, min_tokens is {self._min_tokens}")
         self.position = count
-        self.penalties.count(token)
+        self.changes.count(token)
         delta.tokens.append(token)
         last = stops or count >= self._max_tokens
         text = "" if stops else self._feed(token, logprob)

@@ -11,7 +11,7 @@ import grpc
 
 from sampler_svc.frame_queue import FrameQueue
 from sampler_svc.request_slots import RequestSlots
-from sampler_svc.session import Frame, Session
+from sampler_svc.session import Audits, Frame, Session
 from sampler_svc.vocabulary import Vocabulary
 from sampler_svc.wire import read_frame, write_outcome
 from triserve.rpc.errors import InvalidRequest, ServiceError, Unavailable
@@ -20,7 +20,7 @@ from triserve.v1 import common_pb2, sampler_pb2, sampler_pb2_grpc
 
 logger = logging.getLogger(__name__)
 
-# Far above any vocabulary; a session keeps eight bytes for each logit.
+# Far above any vocabulary.
 _MAX_LOGITS_WIDTH = 1 << 22
 _MAX_NAME_LENGTH = 64
 
@@ -41,6 +41,7 @@ class SamplerServicer(sampler_pb2_grpc.SamplerServiceServicer):
         self._vocabulary = vocabulary
         self._fingerprint = fingerprint
         self._slots = slots
+        self._audits = Audits()
         self._max_queued_frames = max_queued_frames
         self._queues: set[FrameQueue[sampler_pb2.SampleRequest]] = set()
 
@@ -59,7 +60,7 @@ class SamplerServicer(sampler_pb2_grpc.SamplerServiceServicer):
             Unavailable: the sampler leaves while requests are under way.
         """
         hello = await self._read_hello(request_iterator)
-        session = Session(self._vocabulary, hello.logits_width, self._slots)
+        session = Session(self._vocabulary, hello.logits_width, self._slots, self._audits)
 
         def drop_requests(_: object) -> None:
             session.close()
@@ -102,7 +103,12 @@ class SamplerServicer(sampler_pb2_grpc.SamplerServiceServicer):
             queue.close()
 
     def _info(self) -> sampler_pb2.GetSamplerInfoResponse:
-        return sampler_pb2.GetSamplerInfoResponse(fingerprint=self._fingerprint, open_requests=self._slots.open_requests)
+        return sampler_pb2.GetSamplerInfoResponse(
+            fingerprint=self._fingerprint,
+            open_requests=self._slots.open_requests,
+            audited_rows=self._audits.rows,
+            audit_disagreements=self._audits.disagreements,
+        )
 
     async def _read_hello(self, stream: AsyncIterator[sampler_pb2.SampleRequest]) -> sampler_pb2.ComputeHello:
         if self._slots.closing:

@@ -4,53 +4,52 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from enum import Enum, auto
 from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
-from sampler_svc.candidate_rows import CandidateRows
-from sampler_svc.drawing import CandidateRow, Drawing
+from sampler_svc.draw import draw_token
 from sampler_svc.errors import Disagreement
-from sampler_svc.logprobs import token_logprob
+from sampler_svc.logprobs import RowLogprobs, TokenLogprob, token_logprob
 from sampler_svc.request_slots import RequestSlots
-from sampler_svc.request_state import REPLAY_PIECE_TOKENS, Delta, Opening, RequestState
+from sampler_svc.request_state import REPLAY_PIECE_TOKENS, Delta, RequestState
 from sampler_svc.vocabulary import Vocabulary
 from triserve.rpc.errors import InvalidRequest, ServiceError
+from triserve.v1 import sampler_pb2
 
 logger = logging.getLogger(__name__)
 
 
-class Kind(Enum):
-    """What a row carries."""
-
-    DRAWN = auto()
-    CANDIDATES = auto()
-
-
 class Frame(NamedTuple):
-    """What one step of a replica gave; the columns from `request` on have one entry per row."""
+    """What one step of a replica gave; the columns have one entry per row."""
 
     number: int
-    opens: list[Opening]
-    closes: list[int]
-    request: list[int]
-    position: list[int]
-    kind: list[Kind]
-    token: list[int]  # without meaning in rows that are not drawn
-    log_sum_exp: NDArray[np.float64]  # [rows]
-    candidates: CandidateRows
+    opens: Sequence[sampler_pb2.OpenRequest]
+    closes: Sequence[int]
+    request: Sequence[int]
+    position: Sequence[int]  # of the first token
+    tokens: Sequence[Sequence[int]]  # none = to be drawn here, from the row's logits
+    logprobs: Mapping[int, RowLogprobs]  # by row, of some that were drawn
+    logits: Mapping[int, NDArray[np.float32]]  # by row, [width], of all to be drawn here and of those that are audited
 
 
 class Verdict(NamedTuple):
-    """A candidate row's drawn token."""
+    """A token that was drawn here."""
 
     request: int
     position: int
     token: int
+
+
+@dataclass(slots=True)
+class Audits:
+    """Rows of the process that compute had drawn, and that were drawn here again."""
+
+    rows: int = 0
+    disagreements: int = 0
 
 
 @dataclass(slots=True)
@@ -71,13 +70,14 @@ class Session:
         vocabulary: of the tokenizer.
         logits_width: number of the replica's logits; every id is below it.
         slots: shared by all sessions of the process.
+        audits: shared by all sessions of the process.
     """
 
-    def __init__(self, vocabulary: Vocabulary, logits_width: int, slots: RequestSlots) -> None:
+    def __init__(self, vocabulary: Vocabulary, logits_width: int, slots: RequestSlots, audits: Audits) -> None:
         self._vocabulary = vocabulary
         self._logits_width = logits_width
         self._slots = slots
-        self._drawing = Drawing(logits_width)
+        self._audits = audits
         self._requests: dict[int, RequestState] = {}
         # Requests whose frame is not processed yet, replayed ahead: their state, or why there is none.
         self._prepared: dict[int, RequestState | InvalidRequest] = {}
@@ -124,7 +124,7 @@ class Session:
         self._slots.release(len(self._requests))
         self._requests.clear()
 
-    def _open(self, opening: Opening, outcome: Outcome) -> None:
+    def _open(self, opening: sampler_pb2.OpenRequest, outcome: Outcome) -> None:
         if opening.request in self._requests:
             raise InvalidRequest(f"open has request {opening.request}, which is open already", field="open")
         try:
@@ -138,7 +138,7 @@ class Session:
             self._slots.release()
             outcome.failed.append((opening.request, error))
 
-    def _state_of(self, opening: Opening) -> RequestState:
+    def _state_of(self, opening: sampler_pb2.OpenRequest) -> RequestState:
         prepared = self._prepared.pop(opening.request, None)
         if isinstance(prepared, InvalidRequest):
             raise prepared
@@ -153,51 +153,76 @@ class Session:
             self._slots.release()
 
     def _take_rows(self, frame: Frame, outcome: Outcome) -> None:
-        """Takes drawn rows as they come, then draws all others at once. Rows of requests that are gone are ignored."""
-        undrawn: list[tuple[int, int, RequestState]] = []
-        rows = zip(frame.request, frame.position, frame.kind, frame.token, strict=True)
-        for row, (request, position, kind, token) in enumerate(rows):
-            state = self._requests.get(request)
-            if state is None or position < state.position:
+        """Takes rows as they come. Rows of requests that are gone, and of tokens that are known, are ignored."""
+        requests, logits = self._requests, frame.logits
+        for row, (request, position, tokens) in enumerate(zip(frame.request, frame.position, frame.tokens, strict=True)):
+            state = requests.get(request)
+            if state is None:
                 continue
-            if position > state.position:
-                self._fail(request, Disagreement(f"row is about position {position}, the next is {state.position}"), outcome)
-            elif kind is Kind.DRAWN:
-                self._advance(request, state, token, row, frame, outcome)
-            else:
-                undrawn.append((row, request, state))
-        if undrawn:
-            self._draw(undrawn, frame, outcome)
+            try:
+                if position != state.position:
+                    if position + max(1, len(tokens)) <= state.position:
+                        continue
+                    raise Disagreement(f"row is about position {position}, the next is {state.position}")
+                if not tokens:
+                    self._take_whole(request, state, logits[row], outcome)
+                    continue
+                if row in logits:
+                    self._audit(state, logits[row], tokens[0])
+                entries = None if state.sampling.top_logprobs is None else self._entries(state, frame.logprobs.get(row), tokens)
+                self._advance(request, state, tokens, entries, outcome)
+            except ServiceError as error:
+                self._fail(request, error, outcome)
 
-    def _draw(self, undrawn: Sequence[tuple[int, int, RequestState]], frame: Frame, outcome: Outcome) -> None:
-        wanted = [CandidateRow(row, state.position, state.sampling, state.penalties) for row, _, state in undrawn]
-        results = self._drawing.draw(frame.candidates, frame.log_sum_exp, wanted)
-        for (row, request, state), drawn, result in zip(undrawn, wanted, results, strict=True):
-            if self._requests.get(request) is not state or state.position != drawn.position:
-                continue  # the frame had the row twice
-            if isinstance(result, ServiceError):
-                self._fail(request, result, outcome)
-            elif self._advance(request, state, result, row, frame, outcome):
-                outcome.verdicts.append(Verdict(request, drawn.position, result))
+    def _take_whole(self, request: int, state: RequestState, logits: NDArray[np.float32], outcome: Outcome) -> None:
+        token, num_top = self._draw(state, logits), state.sampling.top_logprobs
+        verdict = Verdict(request, state.position, token)
+        self._advance(request, state, [token], None if num_top is None else [token_logprob(logits, token, num_top)], outcome)
+        outcome.verdicts.append(verdict)
 
-    def _advance(self, request: int, state: RequestState, token: int, row: int, frame: Frame, outcome: Outcome) -> bool:
-        """Whether it went well; if not, the request has failed."""
+    def _entries(self, state: RequestState, logprobs: RowLogprobs | None, tokens: Sequence[int]) -> list[TokenLogprob]:
+        if logprobs is None:
+            raise Disagreement("row has no log-probabilities")
+        return logprobs.entries(tokens, min(state.sampling.top_logprobs or 0, self._logits_width))
+
+    def _advance(
+        self, request: int, state: RequestState, tokens: Sequence[int], entries: Sequence[TokenLogprob] | None, outcome: Outcome
+    ) -> None:
         delta = outcome.deltas.get(request)
         if delta is None:
             delta = outcome.deltas[request] = state.delta()
-        num_top, entry = state.sampling.top_logprobs, None
+        for index, token in enumerate(tokens):
+            state.advance(token, delta, None if entries is None else entries[index])
+            if delta.finish is not None:  # what is behind the end was drawn before it was known
+                outcome.finished.append(request)
+                self._drop(request)
+                return
+
+    def _draw(self, state: RequestState, logits: NDArray[np.float32]) -> int:
+        """The token that comes next.
+
+        Raises:
+            Disagreement: the row is none that a model gives.
+            InvalidRequest: the request leaves nothing that can be drawn.
+        """
+        if not np.isfinite(logits.max()):
+            raise Disagreement("no logit is finite, or one is NaN or infinite")
+        token = draw_token(logits, state.sampling, state.changes, state.position)
+        if token is None:
+            fields = state.changes.banning_fields(state.position)
+            raise InvalidRequest(f"{' and '.join(fields)} leave no token to draw at position {state.position}", field=fields[-1])
+        return token
+
+    def _audit(self, state: RequestState, logits: NDArray[np.float32], token: int) -> None:
+        """Compares a token of compute's with the one that would be drawn here; compute's stands."""
+        self._audits.rows += 1
         try:
-            if num_top is not None:
-                ids, logits = frame.candidates.row(row)
-                entry = token_logprob(ids, logits, float(frame.log_sum_exp[row]), token, num_top, self._logits_width)
-            state.advance(token, delta, entry)
+            ours: int | str = self._draw(state, logits)
         except ServiceError as error:
-            self._fail(request, error, outcome)
-            return False
-        if delta.finish is not None:
-            outcome.finished.append(request)
-            self._drop(request)
-        return True
+            ours = error.detail if isinstance(error, Disagreement) else error.message
+        if ours != token:
+            self._audits.disagreements += 1
+            logger.error("request %s, position %d: compute drew %d, the sampler %s", state.request_id, state.position, token, ours)
 
     def _fail(self, request: int, error: ServiceError, outcome: Outcome) -> None:
         if isinstance(error, Disagreement):

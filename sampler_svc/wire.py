@@ -2,21 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from typing import Any
+from collections.abc import Iterable, Iterator, Sequence
+from itertools import accumulate
+from typing import TypeVar
 
 import numpy as np
+from numpy.typing import NDArray
 
-from sampler_svc.candidate_rows import CandidateRows
-from sampler_svc.logprobs import TextLogprob
-from sampler_svc.params import Finish, Sampling, Stopping
-from sampler_svc.request_state import Delta, Opening
-from sampler_svc.session import Frame, Kind, Outcome
+from sampler_svc.logprobs import RowLogprobs, TextLogprob
+from sampler_svc.request_state import Delta, Finish
+from sampler_svc.session import Frame, Outcome
 from sampler_svc.vocabulary import Vocabulary
 from triserve.rpc.errors import InvalidRequest, to_proto
+from triserve.rpc.sampling import check_ids
 from triserve.v1 import common_pb2, sampler_pb2
 
-_KINDS = {sampler_pb2.ROW_KIND_DRAWN: Kind.DRAWN, sampler_pb2.ROW_KIND_CANDIDATES: Kind.CANDIDATES}
 _FINISH_REASONS = {
     None: common_pb2.FINISH_REASON_UNSPECIFIED,
     Finish.STOP: common_pb2.FINISH_REASON_STOP,
@@ -32,60 +32,68 @@ def read_frame(message: sampler_pb2.SampleRequest, logits_width: int) -> Frame:
     """
     if message.HasField("hello"):
         raise InvalidRequest("hello is in a message that is not the first", field="hello")
-    request, token = list(message.request), list(message.token)
-    counts = list(message.num_candidates)
-    for field in ("position", "kind", "token", "log_sum_exp", "num_candidates"):
-        if len(getattr(message, field)) != len(request):
-            raise InvalidRequest(f"{field} has {len(getattr(message, field))} entries, request has {len(request)}", field=field)
-    kinds = []
-    for kind in message.kind:
-        if kind not in _KINDS:
-            raise InvalidRequest(f"kind has {kind}, which is no kind of row", field="kind")
-        kinds.append(_KINDS[kind])
-    if token and max(token) >= logits_width:
-        raise InvalidRequest(f"token has id {max(token)}, the limit is {logits_width - 1}", field="token")
+    request, position, token = list(message.request), list(message.position), list(message.token)
+    num_tokens = list(message.num_tokens) or [1] * len(request)
+    for field, column in (("position", position), ("num_tokens", num_tokens)):
+        if len(column) != len(request):
+            raise InvalidRequest(f"{field} has {len(column)} entries, request has {len(request)}", field=field)
+    if len(token) != sum(num_tokens):
+        raise InvalidRequest(f"token has {len(token)} entries, num_tokens says {sum(num_tokens)}", field="token")
+    check_ids("token", token, logits_width)
+    ends = list(accumulate(num_tokens))
     return Frame(
         number=message.frame,
-        opens=[_read_open(opening) for opening in message.open],
+        opens=list(message.open),
         closes=list(message.close),
         request=request,
-        position=list(message.position),
-        kind=kinds,
-        token=token,
-        log_sum_exp=np.array(message.log_sum_exp, np.float64),
-        candidates=CandidateRows.parse(message.candidate_ids, message.candidate_logits, counts, logits_width),
+        position=position,
+        tokens=[token[end - count : end] for end, count in zip(ends, num_tokens, strict=True)],
+        logprobs={one.row: _read_logprobs(one, num_tokens, logits_width) for one in _by_row(message.logprobs, "logprobs", len(request))},
+        logits=_read_logits(message, num_tokens, logits_width),
     )
 
 
-def _read_open(message: sampler_pb2.OpenRequest) -> Opening:
-    return Opening(
-        request=message.request,
-        gateway=message.gateway,
-        gateway_request=message.gateway_request,
-        epoch=message.epoch,
-        request_id=message.request_id,
-        prompt_token_ids=message.prompt_token_ids,
-        generated_token_ids=message.generated_token_ids,
-        sampling=_read_sampling(message.sampling),
-        stopping=_read_stopping(message.stopping),
-    )
+_OfRow = TypeVar("_OfRow", sampler_pb2.RowLogprobs, sampler_pb2.RowLogits)
 
 
-def _read_sampling(message: common_pb2.SamplingParams) -> Sampling:
-    # `Sampling` has the contract's names, and a default exactly where an unset field has a meaning.
-    set_fields: dict[str, Any] = {descriptor.name: value for descriptor, value in message.ListFields()}
-    set_fields["logit_bias_ids"] = tuple(message.logit_bias_ids)
-    set_fields["logit_bias_values"] = tuple(message.logit_bias_values)
-    return Sampling(**set_fields)
+def _by_row(column: Iterable[_OfRow], field: str, num_rows: int) -> Iterator[_OfRow]:
+    """The entries of a column that has some rows, which must rise."""
+    least = 0
+    for one in column:
+        if not least <= one.row < num_rows:
+            raise InvalidRequest(f"{field} has row {one.row} out of its order, or there are only {num_rows} rows", field=field)
+        least = one.row + 1
+        yield one
 
 
-def _read_stopping(message: common_pb2.StoppingParams) -> Stopping:
-    return Stopping(
-        max_tokens=message.max_tokens if message.HasField("max_tokens") else None,
-        min_tokens=message.min_tokens,
-        stop_token_ids=frozenset(message.stop_token_ids),
-        stop_strings=tuple(message.stop_strings),
-    )
+def _read_logprobs(message: sampler_pb2.RowLogprobs, num_tokens: Sequence[int], logits_width: int) -> RowLogprobs:
+    count, num_top = num_tokens[message.row], len(message.top_token)
+    if not count or len(message.logprob) != count:
+        raise InvalidRequest(f"logprobs has {len(message.logprob)} entries for a row of {count} tokens", field="logprobs")
+    if len(message.top_logprob) != num_top or num_top % count:
+        raise InvalidRequest(
+            f"logprobs has {num_top} top_token and {len(message.top_logprob)} top_logprob for a row of {count} tokens", field="logprobs"
+        )
+    check_ids("logprobs", message.top_token, logits_width)
+    return RowLogprobs(list(message.logprob), list(message.top_token), list(message.top_logprob))
+
+
+def _read_logits(message: sampler_pb2.SampleRequest, num_tokens: Sequence[int], logits_width: int) -> dict[int, NDArray[np.float32]]:
+    logits = {}
+    for one in _by_row(message.logits, "logits", len(num_tokens)):
+        if len(one.logits) != 4 * logits_width:
+            raise InvalidRequest(
+                f"logits has {len(one.logits)} bytes for a row, {logits_width} logits have {4 * logits_width}", field="logits"
+            )
+        if num_tokens[one.row] > 1:
+            raise InvalidRequest(
+                f"logits has row {one.row}, which has {num_tokens[one.row]} tokens; one can be drawn again", field="logits"
+            )
+        logits[one.row] = np.frombuffer(one.logits, "<f4")
+    missing = [row for row, count in enumerate(num_tokens) if not count and row not in logits]
+    if missing:
+        raise InvalidRequest(f"logits has no row {missing[0]}, which has no token", field="logits")
+    return logits
 
 
 def write_outcome(outcome: Outcome, frame: int, vocabulary: Vocabulary) -> sampler_pb2.SampleResponse:

@@ -12,7 +12,7 @@ from triserve.rpc.folder_audit import Fact, FolderAudit
 _GENERATION, _TOKENIZER, _MAP, _ADDED = "generation_config.json", "tokenizer_config.json", "special_tokens_map.json", "added_tokens.json"
 _NAMES = frozenset({*SPECIAL_TOKEN_NAMES, "additional_special_tokens", "extra_special_tokens"})
 _USED: Mapping[str, frozenset[str]] = {
-    _GENERATION: frozenset({"do_sample", "temperature", "top_k", "top_p", "min_p", "repetition_penalty", "eos_token_id"}),
+    _GENERATION: frozenset({"do_sample", "temperature", "top_k", "top_p", "min_p", "typical_p", "repetition_penalty", "eos_token_id"}),
     _TOKENIZER: _NAMES | {"added_tokens_decoder", "chat_template"},
     _MAP: _NAMES,
     "tokenizer.json": frozenset({"added_tokens", "normalizer", "pre_tokenizer", "post_processor", "decoder", "model"}),
@@ -22,7 +22,6 @@ _ASKS_FOR_NOTHING: Mapping[str, tuple[object, ...]] = {
     "num_beams": (1,),
     "num_beam_groups": (1,),
     "penalty_alpha": (0, 0.0),
-    "typical_p": (1, 1.0),
     "epsilon_cutoff": (0, 0.0),
     "eta_cutoff": (0, 0.0),
     "length_penalty": (1, 1.0),

@@ -152,9 +152,15 @@ class Lanes:
         self._inline_bytes = inline_bytes
         self._lanes = tuple(lanes)
 
-    def submit(self, run: Callable[[], T], num_bytes: int) -> Future[T]:
-        """Does or queues a piece of work; see `Lane.submit`."""
-        if num_bytes <= self._inline_bytes:
+    def submit(self, run: Callable[[], T], num_bytes: int, *, at_once: bool = True) -> Future[T]:
+        """Does or queues a piece of work; see `Lane.submit`.
+
+        Args:
+            run: the work.
+            num_bytes: size of its input.
+            at_once: whether it may be done in the caller's thread if it is short.
+        """
+        if at_once and num_bytes <= self._inline_bytes:
             future: Future[T] = Future()
             _settle(future, run)
             return future

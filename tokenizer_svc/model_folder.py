@@ -29,6 +29,7 @@ class SamplingDefaults:
     top_k: int | None = None
     top_p: float | None = None
     min_p: float | None = None
+    typical_p: float | None = None
     repetition_penalty: float | None = None
 
 
@@ -206,11 +207,13 @@ def _read_defaults(generation: Json, path: Path) -> SamplingDefaults:
     top_k = _number(generation, "top_k", path, "a whole number, 0 or -1 = off", lambda value: value >= -1 and value == int(value))
     top_p = _number(generation, "top_p", path, "above 0 and at most 1", lambda value: 0 < value <= 1)
     min_p = _number(generation, "min_p", path, "from 0 to 1", lambda value: 0 <= value <= 1)
+    typical_p = _number(generation, "typical_p", path, "above 0 and at most 1", lambda value: 0 < value <= 1)
     return SamplingDefaults(
         temperature=temperature,
         top_k=int(top_k) if top_k is not None and top_k > 0 else None,
         top_p=top_p,
         min_p=min_p,
+        typical_p=typical_p,
         repetition_penalty=penalty,
     )
 

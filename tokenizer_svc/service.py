@@ -160,6 +160,7 @@ def _info(folder: ModelFolder, tokenizer: Tokenizer, settings: Settings, *, has_
         default_top_k=folder.defaults.top_k,
         default_top_p=folder.defaults.top_p,
         default_min_p=folder.defaults.min_p,
+        default_typical_p=folder.defaults.typical_p,
         default_repetition_penalty=folder.defaults.repetition_penalty,
         max_input_bytes=settings.max_input_bytes,
     )

@@ -16,11 +16,12 @@ from tokenizer_svc.chat_template import Message, TemplateValue
 from tokenizer_svc.free_memory import release_free_memory
 from tokenizer_svc.input_limits import InputLimits
 from tokenizer_svc.lanes import Lanes
+from tokenizer_svc.sampling_strings import SamplingStringEncoder, SamplingStrings
 from tokenizer_svc.tokenize_stream import Answer, TokenizeStream
 from tokenizer_svc.tokenizer import Tokenizer
 from triserve.rpc.errors import InvalidRequest
+from triserve.v1 import common_pb2, tokenizer_pb2_grpc
 from triserve.v1 import tokenizer_pb2 as pb
-from triserve.v1 import tokenizer_pb2_grpc
 
 # Texts above this size leave more free memory behind than is worth keeping: a hundred times their own.
 _TRIMMED_BYTES = 256 * 1024
@@ -52,6 +53,7 @@ class TokenizerServicer(tokenizer_pb2_grpc.TokenizerServiceServicer):
     ) -> None:
         self._tokenizer = tokenizer
         self._chats = chats
+        self._sampling = SamplingStringEncoder(tokenizer)
         self._limits = limits
         self._lanes = lanes
         self._info = info
@@ -100,26 +102,49 @@ class TokenizerServicer(tokenizer_pb2_grpc.TokenizerServiceServicer):
         raise InvalidRequest("work is not set, it must be encode, decode or cancel", field="work")
 
     def _begin_encode(self, request: pb.EncodeRequest) -> Future[Answer]:
+        encode, size = self._encoding_of(request)
+        if not request.HasField("sampling"):
+            return self._submit(encode, size)
+        strings = SamplingStrings.check(request.sampling.bad_words, request.sampling.dry_sequence_breakers)
+        breaker_ids = self._sampling.kept_breaker_ids(strings)
+
+        def encode_both() -> pb.EncodeResponse:
+            response = encode()
+            ids = self._sampling.encode(strings, breaker_ids)
+            response.sampling.CopyFrom(
+                pb.SamplingIds(
+                    bad_words=[common_pb2.TokenSequence(token_ids=word) for word in ids.bad_words], dry_breaker_ids=ids.breaker_ids
+                )
+            )
+            return response
+
+        # The search through a vocabulary is nothing for the event loop, whatever the size of its input.
+        return self._submit(encode_both, size + strings.num_bytes, at_once=breaker_ids is not None)
+
+    def _encoding_of(self, request: pb.EncodeRequest) -> tuple[Callable[[], pb.EncodeResponse], int]:
+        """What encodes the request's input, and the input's bytes."""
         max_tokens = request.max_tokens if request.HasField("max_tokens") else None
         kind = request.WhichOneof("input")
         if kind == "text":
             text = request.text
             size = self._limits.check_text(text.text)
             add_special_tokens = text.add_special_tokens if text.HasField("add_special_tokens") else True
-            return self._submit(partial(self._encode_text, text.text, add_special_tokens, max_tokens), size)
+            return partial(self._encode_text, text.text, add_special_tokens, max_tokens), size
         if kind == "chat":
             chat = chat_of(request.chat)
             size = self._limits.check_chat(chat)
             if self._chats is None:
                 raise InvalidRequest("messages cannot be encoded: the model has no chat template", field="messages")
-            return self._submit(partial(self._encode_chat, self._chats, chat, max_tokens), size)
+            return partial(self._encode_chat, self._chats, chat, max_tokens), size
+        if request.HasField("sampling"):
+            return pb.EncodeResponse, 0
         raise InvalidRequest("input is not set, it must be text or chat", field="input")
 
     def _begin_decode(self, request: pb.DecodeRequest) -> Future[Answer]:
         size = self._limits.check_token_ids(request.token_ids)
         return self._lanes.submit(partial(self._decode, request), size)
 
-    def _submit(self, encode: Callable[[], pb.EncodeResponse], num_bytes: int) -> Future[Answer]:
+    def _submit(self, encode: Callable[[], pb.EncodeResponse], num_bytes: int, *, at_once: bool = True) -> Future[Answer]:
         arrived = time.perf_counter()
 
         def timed() -> Answer:
@@ -131,7 +156,7 @@ class TokenizerServicer(tokenizer_pb2_grpc.TokenizerServiceServicer):
             response.encode_us = round((time.perf_counter() - arrived) * 1e6)
             return response
 
-        return self._lanes.submit(timed, num_bytes)
+        return self._lanes.submit(timed, num_bytes, at_once=at_once)
 
     def _encode_text(self, text: str, add_special_tokens: bool, max_tokens: int | None) -> pb.EncodeResponse:
         token_ids = self._tokenizer.encode(text, add_special_tokens=add_special_tokens, field="prompt", max_tokens=max_tokens)

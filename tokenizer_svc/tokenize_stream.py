@@ -146,4 +146,6 @@ class TokenizeStream:
 
 def _num_items(response: pb.TokenizeResponse) -> int:
     """Ids, characters and token strings of an answer: its size, without the price of measuring it in bytes."""
-    return len(response.encoded.token_ids) + len(response.decoded.text) + len(response.decoded.tokens)
+    encoded, decoded = response.encoded, response.decoded
+    sampled = len(encoded.sampling.dry_breaker_ids) + sum(len(word.token_ids) for word in encoded.sampling.bad_words)
+    return len(encoded.token_ids) + sampled + len(decoded.text) + len(decoded.tokens)

@@ -39,6 +39,9 @@ class Tokenizer:
     No text encodes to a special token's id by what it says: only `special_tokens.aliases` do, and `unk_token` for what the
     vocabulary has no piece for.
 
+    Attributes:
+        unknown_id: stands for what the vocabulary has no piece for; None = nothing does.
+
     Args:
         folder: the model's.
         frames_with: whether the model's template frames turns with a token; such a token is treated as special though it is not marked
@@ -62,6 +65,7 @@ class Tokenizer:
             self.special_tokens = SpecialTokens(added, framing=framing, salt=new_salt())
             self._aliased = _build(tokenizer_definition.with_aliases(definition, self.special_tokens.aliases))
             self._reach = token_reach(definition, aliases=self.special_tokens.aliases)
+            self.unknown_id = tokenizer_definition.unknown_id(definition)
             self.vocab_size = 1 + max(tokenizer_definition.highest_id(definition), *self._named.get_added_tokens_decoder(), -1)
         except Exception as error:  # the library raises nothing more precise
             # What it says may hold as much of the file as there is.
@@ -104,6 +108,22 @@ class Tokenizer:
         if max_tokens is not None and len(ids) > max_tokens:
             raise PromptTooLong.of(got=len(ids), limit=max_tokens, field=field)
         return ids
+
+    def token_texts(self) -> dict[int, str]:
+        """What each id, in rising order, adds to a text that has begun: bytes that are no character are U+FFFD, special tokens nothing."""
+        token_ids = sorted(set(self._named.get_vocab().values()))
+        anchor, before = self._anchor(token_ids)
+        texts = self._named.decode_batch([[*anchor, token_id] for token_id in token_ids], skip_special_tokens=True)
+        return {token_id: text.removeprefix(before) for token_id, text in zip(token_ids, texts, strict=True)}
+
+    def _anchor(self, token_ids: Sequence[int]) -> tuple[list[int], str]:
+        """A token that nothing behind it changes, and its text. Without one before it a token would be the beginning of a text, where
+        decoders leave out spaces."""
+        for token_id in token_ids:
+            text, twice = self._named.decode_batch([[token_id], [token_id, token_id]], skip_special_tokens=True)
+            if text.isascii() and text.isalnum() and len(twice) > len(text) and twice.startswith(text):
+                return [token_id], text
+        return [], ""
 
     def decode(self, token_ids: Sequence[int], *, skip_special_tokens: bool, return_tokens: bool) -> Decoded:
         """The text of token ids.

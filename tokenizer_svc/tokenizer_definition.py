@@ -96,6 +96,14 @@ def highest_id(definition: Definition) -> int:
     return max(map(int, vocab.values()), default=-1) if isinstance(vocab, dict) else len(vocab) - 1
 
 
+def unknown_id(definition: Definition) -> int | None:
+    """The id that stands for what the vocabulary has no piece for; None if it has none."""
+    model = definition["model"]
+    if isinstance(number := model.get("unk_id"), int):
+        return number
+    return _id_of(model["unk_token"], model["vocab"]) if model.get("unk_token") is not None else None
+
+
 def with_aliases(definition: Definition, aliases: Mapping[str, str]) -> Definition:
     """The definition with special tokens under other names, so that their own names are nothing but text.
 

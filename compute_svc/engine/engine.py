@@ -3,20 +3,21 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Protocol
 
-import numpy as np
 import torch
 
+from compute_svc.drawing import RowStatus
 from compute_svc.engine.batch_builder import BatchBuilder
-from compute_svc.engine.candidates import Candidates, Drawn
-from compute_svc.engine.draw_rule import DrawRule
-from compute_svc.engine.drawing import Drawing, begins, draw, rule_of
+from compute_svc.engine.step_drawing import DrawConfig, DrawnRow, RowsWriter, StepDrawing, StepDraws
 from compute_svc.kv.page_store import KvPageStore
 from compute_svc.layers.forward_batch import ForwardBatch
-from compute_svc.scheduler.base import LengthPredictor, Plan, PlanFailed, Policy, RequestState, SchedulerConfig
-from compute_svc.scheduler.kv_memory import Reservation
+from compute_svc.scheduler.base import Plan, PlanFailed, RequestState, SchedulerConfig
+from compute_svc.scheduler.batch_slots import Rows as Slots
+from compute_svc.scheduler.kv_memory import KvMemory
+from compute_svc.scheduler.length_predictor import LengthPredictor
+from compute_svc.scheduler.policies.policy import Policy
 from compute_svc.scheduler.scheduler import Scheduler
 from compute_svc.wire.request import Request, Tokens
 from compute_svc.wire.step_output import KvChanges, Load, Pinned, PrefixStats, Released, Rows, Started, StepOutput
@@ -44,9 +45,6 @@ class Model(Protocol):
 # that is well; each failure more costs only the requests of a step that a lost device would have failed anyway.
 MAX_FAILED_STEPS = 8
 
-_NO_IDS = np.empty(0, dtype=np.uint32)
-_NO_LOGITS = np.empty(0, dtype=np.float32)
-
 
 class StepsFail(Exception):
     """So many steps have failed in a row that the engine is taken to be broken; its cause is what the last one failed with."""
@@ -55,8 +53,8 @@ class StepsFail(Exception):
 class Engine:
     """Computes requests step by step.
 
-    Greedy rows that need nothing else are drawn here and run ahead. All others come out as candidates and wait for `verdict`.
-    A request ends here by a stop id or by max_tokens; whoever looks at the text may end it earlier with `release`.
+    Rows are drawn here and their requests run ahead, unless they are to be drawn elsewhere: then the row comes out and the request waits for
+    `verdict`. A request ends here by a stop id or by max_tokens; whoever looks at the text may end it earlier with `release`.
 
     A step that raises anything, a want of memory too, fails the requests it was to compute, and what it wrote is never used. The others go
     on as if it had not been, unless `MAX_FAILED_STEPS` fail in a row, or pages are not where they belong after it.
@@ -69,7 +67,8 @@ class Engine:
         device: Where model and KV are.
         policy: The order of service; None = first come, first served.
         predictor: Of the lengths of answers; None = max_tokens is expected.
-        reservation: What admitted requests get of KV in advance.
+        make_memory: Makes the KV memory: how pages are reserved.
+        drawing: How rows are drawn; None = all of them here.
     """
 
     def __init__(
@@ -82,14 +81,16 @@ class Engine:
         device: torch.device,
         policy: Policy | None = None,
         predictor: LengthPredictor | None = None,
-        reservation: Reservation = Reservation.PREDICTED,
+        make_memory: Callable[[SchedulerConfig], KvMemory] = KvMemory,
+        drawing: DrawConfig | None = None,
     ) -> None:
         self.config = config
         self.logits_width = logits_width
         self._model = model
         self._kv = kv
-        self._scheduler = Scheduler(config, policy, predictor, reservation)
-        self._builder = BatchBuilder(config, self._scheduler.memory.tables, device)
+        self._scheduler = Scheduler(config, policy, predictor, make_memory)
+        self._builder = BatchBuilder(config, self._scheduler.memory.slots, device)
+        self._drawing = StepDrawing(logits_width, device, drawing or DrawConfig())
         self._steps = 0
         self._failed_steps = 0
         self._prefill_tokens = 0
@@ -143,7 +144,6 @@ class Engine:
             tenants=tree.num_tenants,
             looked_up_tokens=memory.looked_up_tokens,
             hit_tokens=memory.hit_tokens,
-            copied_tokens=memory.copied_tokens,
             stored_pages=tree.stored_pages,
             evicted_pages=tree.evicted_pages,
             pins=tree.pinned(),
@@ -157,17 +157,17 @@ class Engine:
             Overloaded: The queue is full, or too much would be pinned.
         """
         self._require_known_ids(request)
+        request.sampling.check(self.logits_width)
         if request.pins and request.prompt.size % self.config.page_size_tokens:
             raise InvalidRequest(
                 f"token_ids has {request.prompt.size} ids, what is pinned is whole pages of {self.config.page_size_tokens}",
                 field="token_ids",
             )
-        rule = DrawRule(request, self.logits_width)
         self._has_arrivals = True
         if request.pins and self._scheduler.memory.pin(request.tenant, request.prompt):
             self._pinned.append(Pinned(request.number, request.prompt.size, 0))
             return
-        self._scheduler.submit(request).rule = rule
+        self._scheduler.submit(request).draw = self._drawing.open(request)
 
     def release(self, number: int) -> bool:
         """Ends a request wherever it is, cancelled or finished; its pages are free when this returns.
@@ -187,19 +187,20 @@ class Engine:
         if not wanted:
             self._scheduler.memory.tree.unwatch()
 
-    def verdict(self, number: int, position: int, token: int) -> None:
-        """Takes a token drawn elsewhere, for a row that was given out as candidates; a request that has left is ignored.
+    def verdict(self, number: int, position: int, tokens: Sequence[int]) -> None:
+        """Takes tokens drawn elsewhere, for a row that was given out; a request that has left is ignored.
 
         Effects: a verdict the engine did not ask for, or a token without a logit, fails the request.
         """
         state = self._scheduler.find(number)
         if state is None:
             return
-        if not state.awaiting or position != state.position or not 0 <= token < self.logits_width:
+        is_asked_for = state.awaiting and position == state.position and len(tokens) == 1
+        if not is_asked_for or not all(0 <= token < self.logits_width for token in tokens):
             self.reject(number, Internal("the sampler's verdict does not fit the request"))
             return
         state.awaiting = False
-        self._accept(state, token)
+        self._accept(state, tokens)
 
     def reject(self, number: int, error: ServiceError) -> None:
         """Ends a request with an error; one that has left is ignored."""
@@ -235,8 +236,9 @@ class Engine:
             plan = self._scheduler.step(now)
         except PlanFailed as error:
             logger.exception("a step failed")
-            failed, plan = error, Plan([], [], [], error.failures, [])
+            failed, plan = error, Plan(failures=error.failures)
         for failure in plan.failures:
+            self._drawing.close(failure.state)
             self._released.append(Released(failure.state.request.number, failure.state.preemptions, failure.error))
         if failed is not None:
             # Nobody knows for whom it failed; who waits is as it was.
@@ -287,25 +289,23 @@ class Engine:
         return KvChanges(False, stored, removed) if stored or removed else None
 
     def _compute(self, plan: Plan) -> Rows | None:
-        states = [*plan.decodes, *(chunk.state for chunk in plan.prefills if chunk.completes)]
+        states, rows = plan.wanted, plan.wanted_rows
         # All that is likely to fail comes before anything counts as computed.
         with torch.inference_mode():
-            if plan.copies:
-                sources, targets = zip(*plan.copies, strict=True)
-                self._kv.copy_pages(sources, targets)
             logits = self._model.forward(self._builder.build(plan), self._kv)
             if len(logits) != len(states):
                 # Rows are told apart by their place alone: one that is missing would hand its neighbours' tokens around.
                 raise RuntimeError(f"the model gave {len(logits)} rows of logits for {len(states)} requests")
-            drawing = draw(states, logits)
+            draws = self._drawing.draw(states, self._scheduler.memory.slots.num_tokens[rows], logits) if states else None
         self._scheduler.complete(plan)
-        return self._give_out(states, drawing) if states else None
+        return None if draws is None else self._give_out(states, rows, len(plan.decodes), draws)
 
     def _fail_step(self, states: Sequence[RequestState], error: Exception) -> None:
         self._failed_steps += 1
         logger.error("%d requests fail with their step, failure %d of %d in a row", len(states), self._failed_steps, MAX_FAILED_STEPS)
         for state in states:
             self._scheduler.fail(state.request.number)
+            self._drawing.close(state)
             self._released.append(Released(state.request.number, state.preemptions, Internal("the step that computed the request failed")))
         # So that a caller who waits for something to happen asks for another step.
         self._has_arrivals = True
@@ -319,23 +319,50 @@ class Engine:
     def _require_known_ids(self, request: Request) -> None:
         if not request.prompt.size:
             raise InvalidRequest("token_ids is empty, it must have at least one id", field="token_ids")
-        biased = np.array(request.sampling.bias_ids, dtype=np.int64)
-        for field, ids in (("token_ids", request.prompt), ("generated_token_ids", request.generated), ("logit_bias_ids", biased)):
+        for field, ids in (("token_ids", request.prompt), ("generated_token_ids", request.generated)):
             wrong = ids[(ids < 0) | (ids >= self.logits_width)]
             if wrong.size:
                 raise InvalidRequest(f"{field} has id {int(wrong[0])}, the limit is {self.logits_width - 1}", field=field)
 
-    def _give_out(self, states: list[RequestState], drawing: Drawing) -> Rows:
-        """Tells what a step drew and goes on with its requests."""
-        for state in states:
-            if begins(state) and not state.request.pins:
-                assert state.admitted_at is not None, "a running request was admitted"
-                request = state.request
-                self._started.append(Started(request.number, state.cached_tokens, request.submitted_at, state.admitted_at))
-        rows = Rows([], [], [], [], [], _NO_IDS, _NO_LOGITS)
-        if drawing.drawn is not None:
-            self._accept_drawn(drawing.bare, drawing.drawn, rows)
-        return rows if drawing.chosen is None else self._give_candidates(drawing.full, drawing.chosen, rows)
+    def _give_out(self, states: list[RequestState], slots: Slots, num_decodes: int, draws: StepDraws) -> Rows:
+        """Tells what a step drew and goes on with its requests.
+
+        Args:
+            states: Requests with a row; those that decoded come first.
+            slots: [rows] of the batch.
+            num_decodes: How many decoded.
+            draws: What the rows drew.
+        """
+        writer = RowsWriter()
+        # One by one go those that have just computed their prompt, and all where a row is more than its token.
+        many = num_decodes if not draws.others or min(draws.others) >= num_decodes else 0
+        if many:
+            decoded, tokens, batch = slots[:many], draws.tokens[:many], self._scheduler.memory.slots
+            writer.add_many(batch.number[decoded], batch.num_tokens[decoded] - batch.prompt_tokens[decoded], tokens)
+            for index in self._scheduler.accept(decoded, tokens).tolist():
+                self._release(states[index].request.number, None)
+        for index in range(many, len(states)):
+            row = draws.others.get(index)
+            self._give_row(states[index], row or DrawnRow(RowStatus.DRAWN, int(draws.tokens[index]), None, None), writer)
+        return writer.rows()
+
+    def _give_row(self, state: RequestState, row: DrawnRow, writer: RowsWriter) -> None:
+        request = state.request
+        if state.num_tokens == state.num_given and not request.pins:
+            assert state.admitted_at is not None, "a running request was admitted"
+            self._started.append(Started(request.number, state.cached_tokens, request.submitted_at, state.admitted_at))
+        if row.status is RowStatus.BROKEN:
+            self._fail_broken(state)
+        elif request.pins:
+            self._keep(state)
+        elif row.status is RowStatus.IMPOSSIBLE:
+            self._release(request.number, _banned_all(request, state.position))
+        else:
+            writer.add(request.number, state.position, row)
+            if row.status is None:
+                state.awaiting = True
+            else:
+                self._accept(state, [row.token])
 
     def _keep(self, state: RequestState) -> None:
         """Pins a prefix that is computed now; of its last token nothing is wanted."""
@@ -349,62 +376,38 @@ class Engine:
         self._pinned.append(Pinned(request.number, request.prompt.size, request.prompt.size - state.cached_tokens))
         self._scheduler.release(request.number)
 
-    def _accept_drawn(self, states: list[RequestState], drawn: Drawn, rows: Rows) -> None:
-        """Adds rows of which nothing but the token is wanted."""
-        for state, token, is_finite in zip(states, drawn.tokens, drawn.is_finite, strict=True):
-            if not is_finite:
-                self._fail_broken(state)
-                continue
-            if state.request.pins:
-                self._keep(state)
-                continue
-            rows.numbers.append(state.request.number)
-            rows.positions.append(state.position)
-            rows.tokens.append(token)
-            self._accept(state, token)
-        rows.num_candidates.extend([0] * len(rows.numbers))
-        rows.log_sum_exp.extend([0.0] * len(rows.numbers))
-
-    def _give_candidates(self, states: list[RequestState], chosen: Candidates, rows: Rows) -> Rows:
-        """Adds rows that carry candidates. Those that can be drawn here are; the others wait for their verdict."""
-        for index, state in enumerate(states):
-            if not chosen.is_finite[index]:
-                self._fail_broken(state)
-                continue
-            position = state.position
-            rows.numbers.append(state.request.number)
-            rows.positions.append(position)
-            rows.num_candidates.append(int(chosen.counts[index]))
-            rows.log_sum_exp.append(float(chosen.log_sum_exp[index]))
-            if position >= rule_of(state).drawn_from:
-                token = int(chosen.best[index])
-                rows.tokens.append(token)
-                self._accept(state, token)
-            else:
-                rows.tokens.append(None)
-                state.awaiting = True
-        return rows._replace(candidate_ids=chosen.ids, candidate_logits=chosen.logits)
-
-    def _accept(self, state: RequestState, token: int) -> None:
-        """Adds a token to a request and ends the request if that was its last."""
+    def _accept(self, state: RequestState, tokens: Sequence[int]) -> None:
+        """Adds tokens to a request and ends the request if one of them is its last; what follows that is dropped."""
         request = state.request
-        state.append(token)
-        count = state.num_tokens - request.prompt.size
-        if count >= request.max_tokens or (token in request.stop_token_ids and count > request.min_tokens):
-            self._release(request.number, None)
-        else:
-            rule_of(state).see_next(token)
+        for token in tokens:
+            state.append(token)
+            count = state.position
+            if count >= request.max_tokens or (token in request.stop_token_ids and count > request.min_tokens):
+                self._release(request.number, None)
+                return
 
     def _fail_broken(self, state: RequestState) -> None:
         """Fails a request whose row has no finite logits. Of its KV only what it found in the prefix cache stays there, if it is finite."""
         memory = self._scheduler.memory
         found = memory.shared_pages(state)[: state.num_found_pages]
         self._scheduler.fail(state.request.number, num_trusted=self._kv.count_finite(found))
+        self._drawing.close(state)
         self._released.append(Released(state.request.number, state.preemptions, Internal("the model gave no finite logits")))
 
     def _release(self, number: int, error: ServiceError | None) -> bool:
         state = self._scheduler.release(number)
         if state is None:
             return False
+        self._drawing.close(state)
         self._released.append(Released(number, state.preemptions, error))
         return True
+
+
+def _banned_all(request: Request, position: int) -> InvalidRequest:
+    """Why no token is left to draw at a position."""
+    sampling = request.sampling
+    fields = [name for name in ("allowed_token_ids", "banned_token_ids", "bad_words") if getattr(sampling, name)]
+    if request.stop_token_ids and position < request.min_tokens:
+        fields.append("min_tokens")
+    assert fields, "nothing else bans a token"
+    return InvalidRequest(f"{' and '.join(fields)} leave no token to draw at position {position}", field=fields[-1])

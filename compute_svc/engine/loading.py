@@ -9,6 +9,7 @@ import torch
 from compute_svc.engine.engine import Engine
 from compute_svc.engine.first_pass import require_finite_logits
 from compute_svc.engine.number_format import NumberFormat, choose_format, require_room
+from compute_svc.engine.step_drawing import DrawConfig, DrawPlace
 from compute_svc.kernels.cpu_features import multiplies_bfloat16
 from compute_svc.kernels.kv_chunks import CHUNK_TOKENS
 from compute_svc.kv.page_store import KvPageStore
@@ -17,15 +18,16 @@ from compute_svc.models.folder_audit import audit_checkpoint
 from compute_svc.models.registry import load_model, read_model_config
 from compute_svc.models.weights import count_numbers
 from compute_svc.scheduler.base import SchedulerConfig
-from compute_svc.scheduler.kv_memory import Reservation
+from compute_svc.scheduler.kv_memory import KvMemory
 from compute_svc.scheduler.length_predictor import WindowedLengthPredictor
 from compute_svc.scheduler.policies import make_policy
+from compute_svc.scheduler.reservation import PredictedMemory
 from compute_svc.settings import Settings
 from triserve.rpc.machine import usable_memory_bytes
 
 logger = logging.getLogger(__name__)
 
-_RESERVATIONS = {"pages": Reservation.PAGES, "predicted": Reservation.PREDICTED}
+_MEMORIES = {"pages": KvMemory, "predicted": PredictedMemory}
 _PERCENT_PER_LINE = 10
 # Sines and cosines of so many positions are half a gigabyte at 64 rotary pairs.
 _MAX_STREAMED_TOKENS = 1 << 19
@@ -73,7 +75,8 @@ def load_engine(settings: Settings) -> Engine:
         device=device,
         policy=make_policy(settings.policy),
         predictor=WindowedLengthPredictor(),
-        reservation=_RESERVATIONS[settings.kv_reservation],
+        make_memory=_MEMORIES[settings.kv_reservation],
+        drawing=DrawConfig(DrawPlace[settings.draw.upper()], settings.audited_share),
     )
 
 

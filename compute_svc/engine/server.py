@@ -11,6 +11,7 @@ import logging
 import socket
 import time
 from collections.abc import Callable
+from itertools import islice
 
 from compute_svc.engine.command_reader import CommandReader
 from compute_svc.engine.engine import Engine
@@ -129,17 +130,19 @@ class EngineServer:
             raise AssertionError(f"unknown command {kind}")
 
     def _judge(self, engine: Engine, verdicts: wire.Verdicts) -> None:
-        if not len(verdicts.request) == len(verdicts.position) == len(verdicts.token):
+        columns = len(verdicts.position) == len(verdicts.num_tokens) == len(verdicts.request)
+        if not columns or sum(verdicts.num_tokens) != len(verdicts.token):
             for number in verdicts.request:
                 engine.reject(number, Internal("the sampler's verdicts have columns of unequal length"))
             return
-        for number, position, token in zip(verdicts.request, verdicts.position, verdicts.token, strict=True):
-            engine.verdict(number, position, token)
+        tokens = iter(verdicts.token)
+        for number, position, count in zip(verdicts.request, verdicts.position, verdicts.num_tokens, strict=True):
+            engine.verdict(number, position, list(islice(tokens, count)))
 
     def _submit(self, engine: Engine, message: wire.Submission) -> None:
         error: ServiceError
         try:
-            engine.submit(decode_request(message))
+            engine.submit(decode_request(message, engine.logits_width))
         except ServiceError as refusal:
             error = refusal
         except Exception:

@@ -20,10 +20,10 @@ class CacheChanges:
         """Undoes `watch`."""
         self._is_cached = None
 
-    def note(self, node: Node, first_page: int, *, are_cached: bool) -> None:
-        """A node's pages from the `first_page`-th on have entered, or leave now."""
+    def note(self, node: Node, *, is_cached: bool) -> None:
+        """A node's page has entered, or leaves now."""
         if self._is_cached is not None:
-            self._is_cached |= dict.fromkeys(node.hashes[first_page:], are_cached)
+            self._is_cached[node.hash] = is_cached
 
     def take(self) -> tuple[list[int], list[int]]:
         """Hashes of pages that have entered and of those that have left since the last call: the last change of each page counts."""

@@ -6,13 +6,10 @@ import contextlib
 import math
 import mmap
 import sys
-from collections.abc import Sequence
 
 import numpy as np
 import numpy.typing as npt
 import torch
-
-from compute_svc.kernels.host_copy import to_device
 
 
 class KvPageStore:
@@ -73,11 +70,6 @@ class KvPageStore:
     def v(self, layer: int) -> torch.Tensor:
         """[num_kv_heads, num_pages, page_size_tokens, head_dim], a view."""
         return self._layers[layer][self.num_kv_heads :]
-
-    def copy_pages(self, sources: Sequence[int], targets: Sequence[int]) -> None:
-        """Copies pages in every layer; all are read before the first is written, and no target is named twice."""
-        read, written = to_device([np.array(sources, dtype=np.int64), np.array(targets, dtype=np.int64)], self._kv.device)
-        self._kv.index_copy_(2, written, self._kv.index_select(2, read))
 
     def count_finite(self, pages: npt.NDArray[np.int64]) -> int:
         """How many of some pages, from the first on, hold numbers alone, in every layer.

@@ -7,31 +7,34 @@ import numpy.typing as npt
 
 from compute_svc.kv.page_pool import Pages
 
-_NO_PAGES: Pages = np.empty(0, dtype=np.int64)
-
 
 class PageTables:
-    """The page tables of all running requests, one row each, so that a batch's table is one gather. Unused entries are 0.
+    """The page tables of all running requests, one row each, so that a batch's table is one gather.
 
     Args:
         num_rows: Most requests that run at once.
         pages_per_row: Most pages of one request.
+
+    Attributes:
+        entries: [num_rows, pages_per_row] int64; those not in use are 0.
+        lengths: [num_rows] int64, pages of each row.
     """
 
     def __init__(self, num_rows: int, pages_per_row: int) -> None:
         self.entries: npt.NDArray[np.int64] = np.zeros((num_rows, pages_per_row), dtype=np.int64)
+        self.lengths: npt.NDArray[np.int64] = np.zeros(num_rows, dtype=np.int64)
         self._free_rows = list(range(num_rows - 1, -1, -1))
 
     def open(self) -> PageTable:
         """A page table without pages, on a row of its own until it is closed."""
         assert self._free_rows, "there is a row for every request that may run"
-        row = self._free_rows.pop()
-        return PageTable(row, self.entries[row])
+        return PageTable(self, self._free_rows.pop())
 
     def close(self, table: PageTable) -> None:
         """Takes the row back, cleared; the pages stay the caller's."""
         assert table.row not in self._free_rows, "a page table is closed once"
         self.entries[table.row, : table.length] = 0
+        self.lengths[table.row] = 0
         self._free_rows.append(table.row)
 
 
@@ -39,44 +42,38 @@ class PageTable:
     """The pages of one request, in the order of its tokens.
 
     [0, shared) the radix tree owns, locked by the request · [shared, length) the request owns, released when it leaves.
-    Behind them comes its room, pages reserved for tokens that are not there yet; they enter the row when they are used.
 
     Args:
-        row: Index in the tables.
-        entries: [pages_per_row] int64, the row itself.
+        tables: Where its row is.
+        row: Its index.
     """
 
-    __slots__ = ("_entries", "length", "room", "row", "shared")
+    __slots__ = ("_entries", "_lengths", "row", "shared")
 
-    def __init__(self, row: int, entries: npt.NDArray[np.int64]) -> None:
+    def __init__(self, tables: PageTables, row: int) -> None:
         self.row = row
-        self.length = 0
         self.shared = 0
-        self.room: Pages = _NO_PAGES
-        self._entries = entries
+        self._entries: Pages = tables.entries[row]
+        self._lengths = tables.lengths
+
+    @property
+    def length(self) -> int:
+        """Pages in all."""
+        return int(self._lengths[self.row])
 
     def append(self, pages: Pages) -> None:
-        """Adds pages the request owns behind the others; there is no room left."""
-        assert not self.room.size, "room is used before pages are added"
-        self._entries[self.length : self.length + pages.size] = pages
-        self.length += pages.size
+        """Adds pages the request owns behind the others."""
+        length = self.length
+        self._entries[length : length + pages.size] = pages
+        self._lengths[self.row] = length + pages.size
 
     def share(self, pages: Pages) -> None:
         """Puts pages the tree owns in place of, or behind, the first pages the request owns."""
         end = self.shared + pages.size
-        assert end <= self.length or not self.room.size, "pages are shared in front of the room"
         self._entries[self.shared : end] = pages
         self.shared = end
-        self.length = max(self.length, end)
-
-    def use_room(self) -> Pages:
-        """Makes the first page of the room one that the request owns; returns it, [1]."""
-        page = self.room[:1]
-        assert page.size, "there is room"
-        self._entries[self.length] = page[0]
-        self.length += 1
-        self.room = self.room[1:]
-        return page
+        if end > self._lengths[self.row]:
+            self._lengths[self.row] = end
 
     def slide(self, first: int, count: int, given_up: int) -> None:
         """Takes `count` pages out, from the `first` on, and puts those of them that the request owns behind the others, for tokens to come.
@@ -86,25 +83,13 @@ class PageTable:
             count: How many.
             given_up: How many of them the tree owns; they come first.
         """
-        assert max(first, self.shared) == first + given_up <= first + count <= self.length, "what is taken out is there"
-        taken = self._entries[first : first + count].copy()
-        kept = np.concatenate((self._entries[first + count : self.length], taken[given_up:]))
+        length = self.length
+        assert max(first, self.shared) == first + given_up <= first + count <= length, "what is taken out is there"
+        kept = np.concatenate((self._entries[first + count : length], self._entries[first + given_up : first + count]))
         self._entries[first : first + kept.size] = kept
-        self._entries[first + kept.size : self.length] = 0
-        self.length -= given_up
+        self._entries[first + kept.size : length] = 0
+        self._lengths[self.row] = length - given_up
         self.shared = min(self.shared, first)
-
-    def cut_room(self, count: int) -> Pages:
-        """Takes up to `count` pages from the end of the room; returns them."""
-        kept = max(0, self.room.size - count)
-        pages = self.room[kept:]
-        self.room = self.room[:kept]
-        return pages
-
-    @property
-    def last(self) -> int | None:
-        """The last page that is not room; None if there is none."""
-        return int(self._entries[self.length - 1]) if self.length else None
 
     @property
     def shared_pages(self) -> Pages:
@@ -114,9 +99,8 @@ class PageTable:
     @property
     def owned(self) -> Pages:
         """The pages the request owns, a copy."""
-        return self._entries[self.shared : self.length].copy()
+        return self.owned_to(self.length)
 
-    @property
-    def num_extents(self) -> int:
-        """In how many contiguous runs the pages lie, room not counted."""
-        return int((np.diff(self._entries[: self.length]) != 1).sum()) + (self.length > 0)
+    def owned_to(self, end: int) -> Pages:
+        """Those of the first `end` pages that the request owns, a copy."""
+        return self._entries[self.shared : end].copy()

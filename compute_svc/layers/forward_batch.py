@@ -58,7 +58,10 @@ class ForwardBatch:
 
 
 def begun_pages(
-    page_table: npt.NDArray[np.int64], query_lengths: Sequence[int], kv_lengths: Sequence[int], page_size_tokens: int
+    page_table: npt.NDArray[np.int64],
+    query_lengths: Sequence[int],
+    kv_lengths: Sequence[int] | npt.NDArray[np.int64],
+    page_size_tokens: int,
 ) -> npt.NDArray[np.int64]:
     """The pages that a batch begins and does not fill; a model clears what is left of them.
 
@@ -74,8 +77,8 @@ def begun_pages(
     Returns:
         [n], at most one page of each request.
     """
-    ends = np.array(kv_lengths, dtype=np.int64)
-    first_of_last_page = ends // page_size_tokens * page_size_tokens
-    requests = np.flatnonzero((ends != first_of_last_page) & (first_of_last_page >= ends - np.array(query_lengths, dtype=np.int64)))
+    ends = np.asarray(kv_lengths, dtype=np.int64)
+    in_last_page = ends % page_size_tokens
+    requests = ((in_last_page != 0) & (in_last_page <= np.asarray(query_lengths, dtype=np.int64))).nonzero()[0]
     found: npt.NDArray[np.int64] = page_table[requests, ends[requests] // page_size_tokens]
     return found

@@ -12,7 +12,7 @@ from typing import Protocol
 
 from compute_svc.replica.gateway_link import GatewayLink
 from compute_svc.replica.parcels import TextKey
-from compute_svc.replica.sampler_ledger import SamplerAnswer
+from compute_svc.replica.sampler_ledger import SamplerAnswer, Verdict
 from compute_svc.replica.submission import read_submission
 from compute_svc.wire.request import Request
 from compute_svc.wire.step_output import Released, Rows, Started, StepOutput
@@ -31,7 +31,7 @@ class EnginePort(Protocol):
     def release(self, number: int) -> None:
         """Ends a request."""
 
-    def verdicts(self, numbers: Sequence[int], positions: Sequence[int], tokens: Sequence[int]) -> None:
+    def verdicts(self, verdicts: Sequence[Verdict]) -> None:
         """Takes tokens drawn elsewhere."""
 
     def pause(self, numbers: Sequence[int], *, paused: bool) -> None:
@@ -84,7 +84,7 @@ class SamplerPort(Protocol):
         """All rows of a request are sent."""
 
 
-@dataclass(slots=True)
+@dataclass
 class _Flight:
     """A request under way.
 
@@ -252,10 +252,11 @@ class Dispatcher:
     def on_engine_output(self, output: StepOutput, ended_at: float) -> None:
         """A step has ended: its rows go to the samplers, what has begun and ended to the gateways."""
         if output.rows is not None:
+            numbers = output.rows.numbers.tolist()
             for sampler in self._samplers:
-                chosen = [index for index, number in enumerate(output.rows.numbers) if sampler.has(number)]
+                chosen = [index for index, number in enumerate(numbers) if sampler.has(number)]
                 if chosen:
-                    sampler.send_rows(output.rows, None if len(chosen) == len(output.rows.numbers) else chosen)
+                    sampler.send_rows(output.rows, None if len(chosen) == len(numbers) else chosen)
         for started in output.started:
             self._on_started(started, ended_at)
         for released in output.released:
@@ -278,8 +279,7 @@ class Dispatcher:
     def on_sampler_answer(self, link: SamplerPort, answer: SamplerAnswer) -> None:
         """Verdicts go to the engine, parcels to the gateways; requests that the sampler has ended, end."""
         if answer.verdicts:
-            numbers, positions, tokens = zip(*answer.verdicts, strict=True)
-            self._engine.verdicts(numbers, positions, tokens)
+            self._engine.verdicts(answer.verdicts)
         for parcel in answer.parcels:
             gateway = self._gateways.get(parcel.gateway)
             if gateway is not None:

@@ -13,6 +13,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Protocol, cast
 
+from compute_svc.replica.sampler_ledger import Verdict
 from compute_svc.settings import Settings
 from compute_svc.wire import engine_wire_pb2 as wire
 from compute_svc.wire.codec import MessageCutter, decode_output, decode_stats, encode_request, encode_tokens, pack
@@ -177,9 +178,15 @@ class EngineClient(asyncio.Protocol):
         """Ends a request; `on_engine_output` tells when its pages are free, unless it had left before."""
         self._give(wire.Command(release=number))
 
-    def verdicts(self, numbers: Sequence[int], positions: Sequence[int], tokens: Sequence[int]) -> None:
+    def verdicts(self, verdicts: Sequence[Verdict]) -> None:
         """Tokens drawn elsewhere."""
-        self._give(wire.Command(verdicts=wire.Verdicts(request=numbers, position=positions, token=tokens)))
+        columns = wire.Verdicts(
+            request=[verdict.number for verdict in verdicts],
+            position=[verdict.position for verdict in verdicts],
+            num_tokens=[len(verdict.tokens) for verdict in verdicts],
+            token=[token for verdict in verdicts for token in verdict.tokens],
+        )
+        self._give(wire.Command(verdicts=columns))
 
     def pause(self, numbers: Sequence[int], *, paused: bool) -> None:
         """Keeps requests out of the next steps, or lets them in again."""

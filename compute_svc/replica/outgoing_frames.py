@@ -5,16 +5,17 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from typing import TypeVar
 
 import numpy as np
-import numpy.typing as npt
 
 from compute_svc.wire.step_output import Rows
 from triserve.v1 import sampler_pb2
 
-# Well below the limit of a message; a row of 256,000 logits has 2 MB.
-MAX_CANDIDATE_BYTES = 16 << 20
-_BYTES_PER_CANDIDATE = 8
+_OfRow = TypeVar("_OfRow", sampler_pb2.RowLogprobs, sampler_pb2.RowLogits)
+
+# Well below the limit of a message; a row of 256,000 logits has 1 MB.
+MAX_LOGITS_BYTES = 16 << 20
 
 
 @dataclass(slots=True)
@@ -25,12 +26,10 @@ class _Part:
     close: list[int] = field(default_factory=list)
     request: list[int] = field(default_factory=list)
     position: list[int] = field(default_factory=list)
-    kind: list[sampler_pb2.RowKind.ValueType] = field(default_factory=list)
+    num_tokens: list[int] = field(default_factory=list)
     token: list[int] = field(default_factory=list)
-    log_sum_exp: list[float] = field(default_factory=list)
-    num_candidates: list[int] = field(default_factory=list)
-    ids: list[npt.NDArray[np.uint32]] = field(default_factory=list)
-    logits: list[npt.NDArray[np.float32]] = field(default_factory=list)
+    logprobs: list[sampler_pb2.RowLogprobs] = field(default_factory=list)
+    logits: list[sampler_pb2.RowLogits] = field(default_factory=list)
     num_bytes: int = 0
 
 
@@ -38,10 +37,10 @@ class OutgoingFrames:
     """Collects what a sampler is to be told; what waits longer goes out together.
 
     Args:
-        max_bytes: Most bytes of candidates in one frame, unless one row alone has more.
+        max_bytes: Most bytes of logits in one frame, unless one row alone has more.
     """
 
-    def __init__(self, max_bytes: int = MAX_CANDIDATE_BYTES) -> None:
+    def __init__(self, max_bytes: int = MAX_LOGITS_BYTES) -> None:
         self._max_bytes = max_bytes
         self._parts: deque[_Part] = deque()
         self.num_batches = 0
@@ -66,12 +65,12 @@ class OutgoingFrames:
             chosen: Indices of the rows that are this sampler's, rising; None = all.
         """
         self.num_batches += 1
-        counts = rows.num_candidates if chosen is None else [rows.num_candidates[index] for index in chosen]
-        if sum(counts) * _BYTES_PER_CANDIDATE <= self._max_bytes:
-            self._add(rows, chosen, counts)
+        some = rows if chosen is None else _rows_of(rows, chosen)
+        if sum(len(one.logits) for one in some.logits) <= self._max_bytes:
+            self._add(some)
             return
-        for index, count in zip(range(len(rows.numbers)) if chosen is None else chosen, counts, strict=True):
-            self._add(rows, [index], [count])
+        for index in range(len(some.numbers)):
+            self._add(_rows_of(some, [index]))
 
     def take(self, frame: int) -> sampler_pb2.SampleRequest:
         """The next frame, with that number."""
@@ -84,12 +83,11 @@ class OutgoingFrames:
             frame=frame,
             request=part.request,
             position=part.position,
-            kind=part.kind,
+            # One token in each row is said without a word.
+            num_tokens=part.num_tokens if any(count != 1 for count in part.num_tokens) else (),
             token=part.token,
-            log_sum_exp=part.log_sum_exp,
-            num_candidates=part.num_candidates,
-            candidate_ids=_joined(part.ids, "<u4"),
-            candidate_logits=_joined(part.logits, "<f4"),
+            logprobs=part.logprobs,
+            logits=part.logits,
         )
 
     def _last(self, num_bytes: int) -> _Part:
@@ -97,35 +95,39 @@ class OutgoingFrames:
             self._parts.append(_Part())
         return self._parts[-1]
 
-    def _add(self, rows: Rows, chosen: Sequence[int] | None, counts: list[int]) -> None:
-        num_bytes = sum(counts) * _BYTES_PER_CANDIDATE
+    def _add(self, rows: Rows) -> None:
+        num_bytes = sum(len(one.logits) for one in rows.logits)
         part = self._last(num_bytes)
         part.num_bytes += num_bytes
-        if chosen is None:
-            numbers, positions, tokens, log_sum_exp = rows.numbers, rows.positions, rows.tokens, rows.log_sum_exp
-        else:
-            numbers = [rows.numbers[index] for index in chosen]
-            positions = [rows.positions[index] for index in chosen]
-            tokens = [rows.tokens[index] for index in chosen]
-            log_sum_exp = [rows.log_sum_exp[index] for index in chosen]
-        part.request += numbers
-        part.position += positions
-        part.kind += [sampler_pb2.ROW_KIND_CANDIDATES if token is None else sampler_pb2.ROW_KIND_DRAWN for token in tokens]
-        part.token += [token or 0 for token in tokens]
-        part.log_sum_exp += log_sum_exp
-        part.num_candidates += counts
-        if num_bytes:
-            inside = slice(None) if chosen is None else _cells(rows.num_candidates, chosen)
-            part.ids.append(rows.candidate_ids[inside])
-            part.logits.append(rows.candidate_logits[inside])
+        first = len(part.request)
+        part.request += rows.numbers.tolist()
+        part.position += rows.positions.tolist()
+        part.num_tokens += rows.counts.tolist()
+        part.token += rows.tokens.tolist()
+        part.logprobs += [_moved(one, one.row + first) for one in rows.logprobs]
+        part.logits += [_moved(one, one.row + first) for one in rows.logits]
 
 
-def _cells(counts: Sequence[int], chosen: Sequence[int]) -> npt.NDArray[np.bool_]:
-    """Which candidates belong to the chosen rows."""
-    is_chosen = np.zeros(len(counts), dtype=np.bool_)
-    is_chosen[list(chosen)] = True
-    return np.repeat(is_chosen, counts)
+def _rows_of(rows: Rows, chosen: Sequence[int]) -> Rows:
+    places = {row: place for place, row in enumerate(chosen)}
+    index = np.array(chosen, dtype=np.int64)
+    is_chosen = np.zeros(len(rows.numbers), dtype=np.bool_)
+    is_chosen[index] = True
+    return Rows(
+        rows.numbers[index],
+        rows.positions[index],
+        rows.counts[index],
+        rows.tokens[np.repeat(is_chosen, rows.counts)],
+        [_moved(one, places[one.row]) for one in rows.logprobs if one.row in places],
+        [_moved(one, places[one.row]) for one in rows.logits if one.row in places],
+    )
 
 
-def _joined(arrays: Sequence[npt.NDArray[np.number]], dtype: str) -> bytes:
-    return b"".join(array.astype(dtype, copy=False).tobytes() for array in arrays)
+def _moved(one: _OfRow, row: int) -> _OfRow:
+    """The same for a row at another place."""
+    if one.row == row:
+        return one
+    moved = type(one)()
+    moved.CopyFrom(one)
+    moved.row = row
+    return moved

@@ -1,13 +1,14 @@
 """What one sampler was sent and what it may therefore say: its answers are checked here before anything else sees them. No I/O.
 
 A sampler may speak of requests that are open at it, and of those that were closed in a frame it has not answered yet: what it says of
-these is dropped. It owes a verdict for each candidate row. All else breaks the contract, and with it the stream.
+these is dropped. It owes a verdict for each row that it is to draw. All else breaks the contract, and with it the stream.
 """
 
 from __future__ import annotations
 
 from collections import deque
 from collections.abc import Iterable, Sequence
+from itertools import islice
 from typing import NamedTuple
 
 from compute_svc.replica.parcels import TextKey, read_parcel
@@ -19,11 +20,11 @@ _MAX_ERROR_CHARS = 4096
 
 
 class Verdict(NamedTuple):
-    """A token that the sampler drew from a candidate row."""
+    """Tokens that the sampler drew from a row."""
 
     number: int
     position: int
-    token: int
+    tokens: list[int]
 
 
 class Parcel(NamedTuple):
@@ -78,11 +79,11 @@ class SamplerLedger:
         # Requests by where their text goes; of those in `_opened_in` the open may not have arrived yet.
         self._by_text: dict[int, dict[tuple[int, int], int]] = {}
         self._opened_in: dict[int, int] = {}
-        # Candidate rows without a verdict, by request: position and frame. A request has one at most.
+        # Rows that it is to draw and that have no verdict, by request: position and frame. A request has one at most.
         self._owed: dict[int, tuple[int, int]] = {}
         self._owed_order: deque[tuple[int, int]] = deque()
-        # The number of rows of each frame that is not answered.
-        self._num_rows: deque[int] = deque()
+        # The number of tokens of each frame that is not answered, those to be drawn among them.
+        self._num_tokens: deque[int] = deque()
         # The frame that carries a request's last row.
         self._last_rows: dict[int, int] = {}
 
@@ -125,13 +126,17 @@ class SamplerLedger:
         self._last_rows[number] = frame
 
     def note_sent(self, message: sampler_pb2.SampleRequest) -> None:
-        """A frame is on its way: each of its candidate rows is owed a verdict."""
+        """A frame is on its way: each of its rows that the sampler is to draw is owed a verdict."""
         self.sent = message.frame
-        self._num_rows.append(len(message.request))
-        for number, position, kind in zip(message.request, message.position, message.kind, strict=True):
-            if kind == sampler_pb2.ROW_KIND_CANDIDATES:
-                self._owed[number] = (position, message.frame)
+        num_owed = 0
+        # Without the column every row has its token.
+        for row, count in enumerate(message.num_tokens):
+            if count == 0:
+                num_owed += 1
+                number = message.request[row]
+                self._owed[number] = (message.position[row], message.frame)
                 self._owed_order.append((message.frame, number))
+        self._num_tokens.append(len(message.token) + num_owed)
 
     def take_silent(self) -> list[int]:
         """Open requests that the answers so far should have settled and have not. Each is told once."""
@@ -167,19 +172,27 @@ class SamplerLedger:
         return answer._replace(silent=self.take_silent())
 
     def _read_verdicts(self, message: sampler_pb2.SampleResponse) -> list[Verdict]:
-        numbers, positions, tokens = message.request, message.position, message.token
-        for field, column in (("position", positions), ("token", tokens)):
+        numbers, positions, counts = message.request, message.position, message.num_tokens or [1] * len(message.request)
+        for field, column in (("position", positions), ("num_tokens", counts)):
             if len(column) != len(numbers):
                 raise MalformedMessage(f"{field} has {len(column)} entries, request has {len(numbers)}")
+        if len(message.token) != sum(counts):
+            raise MalformedMessage(f"token has {len(message.token)} entries, num_tokens says {sum(counts)}")
         if len(set(numbers)) != len(numbers):
             raise MalformedMessage("request has an entry twice")
-        verdicts = [Verdict(*row) for row in zip(numbers, positions, tokens, strict=True)]
+        tokens = iter(message.token)
+        verdicts = [
+            Verdict(number, position, list(islice(tokens, count)))
+            for number, position, count in zip(numbers, positions, counts, strict=True)
+        ]
         for verdict in verdicts:
-            position, frame = self._owed.get(verdict.number, (-1, 0))
-            if position != verdict.position or frame > message.frame:
+            owed = self._owed.get(verdict.number)
+            if owed is None or verdict.position != owed[0] or message.frame < owed[1]:
                 raise MalformedMessage("a verdict is about a row that is not awaited")
-            if verdict.token >= self._logits_width:
-                raise MalformedMessage(f"token is {verdict.token}, the limit is {self._logits_width - 1}")
+            if len(verdict.tokens) != 1:
+                raise MalformedMessage(f"num_tokens is {len(verdict.tokens)}, one token was to be drawn")
+            if verdict.tokens[0] >= self._logits_width:
+                raise MalformedMessage(f"token is {verdict.tokens[0]}, the limit is {self._logits_width - 1}")
         return [verdict for verdict in verdicts if verdict.number in self._open]
 
     def _read_failure(self, failure: sampler_pb2.SampleFailure) -> Failed:
@@ -198,23 +211,23 @@ class SamplerLedger:
         gateways = [parcel.gateway for parcel in message.parcels]
         if len(set(gateways)) != len(gateways):
             raise MalformedMessage("a gateway has two parcels")
-        num_rows = sum(rows for rows, _ in zip(self._num_rows, range(message.frame - self.answered), strict=False))
+        num_tokens = sum(islice(self._num_tokens, message.frame - self.answered))
         parcels = []
         for parcel in message.parcels:
             requests = self._by_text.get(parcel.gateway)
             if requests is None:
                 raise MalformedMessage("a parcel is for a gateway that has no request here")
             read = read_parcel(parcel.delta_frame, requests, self._leaving.keys(), logits_width=self._logits_width)
-            num_rows -= read.num_tokens
-            if num_rows < 0:
-                raise MalformedMessage("the parcels have more tokens than the frames had rows")
+            num_tokens -= read.num_tokens
+            if num_tokens < 0:
+                raise MalformedMessage("the parcels have more tokens than the frames had")
             if read.content:
                 parcels.append(Parcel(parcel.gateway, read.content))
         return parcels
 
     def _settle(self, message: sampler_pb2.SampleResponse) -> None:
         for _ in range(message.frame - self.answered):
-            self._num_rows.popleft()
+            self._num_tokens.popleft()
         self.answered = message.frame
         for number in message.request:
             del self._owed[number]

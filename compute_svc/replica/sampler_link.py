@@ -69,7 +69,6 @@ class SamplerLink(PeerSession):
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         super().__init__(target)
-        self.is_behind = False
         self._hello = hello
         self._listener = listener
         self._max_unanswered = max_unanswered
@@ -149,7 +148,7 @@ class SamplerLink(PeerSession):
         self._ledger = SamplerLedger(self._hello.logits_width)
         self._has_work.clear()
         self.is_behind = False
-        self._progress_at = 0.0
+        self._progress_at = self._clock()
 
     async def _greet(self, channel: grpc.aio.Channel) -> None:
         stub: Any = sampler_pb2_grpc.SamplerServiceStub(channel)
@@ -194,9 +193,11 @@ class SamplerLink(PeerSession):
 
     async def _watch_answers(self) -> None:
         while True:
-            await asyncio.sleep(self._answer_timeout_s / 4)
-            if self._unanswered and self._clock() - self._progress_at > self._answer_timeout_s:
+            now = self._clock()
+            left_s = (self._progress_at if self._unanswered else now) + self._answer_timeout_s - now
+            if left_s <= 0:
                 raise Unavailable(f"it left frame {self._ledger.answered + 1} unanswered for {self._answer_timeout_s:g} s")
+            await asyncio.sleep(left_s)
 
     def _tell_if_behind(self) -> None:
         backlog = self._unanswered + self._frames.num_batches

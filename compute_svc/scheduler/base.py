@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from enum import Enum, auto
-from typing import NamedTuple, Protocol
+from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -88,77 +87,120 @@ class Phase(Enum):
     ENDED = auto()
 
 
+# Drawn tokens of running requests are gathered in pieces of so many before they come to each request's own.
+RECENT_TOKENS = 64
+
+
+class Number:
+    """A number of a request that steps read and write for all running requests at once; see `RequestState.numbers`."""
+
+    names: tuple[str, ...] = ()
+
+    def __set_name__(self, owner: type, name: str) -> None:
+        self._index = len(Number.names)
+        Number.names += (name,)
+
+    def __get__(self, state: RequestState, owner: type) -> int:
+        return int(state.numbers[self._index])
+
+    def __set__(self, state: RequestState, value: int) -> None:
+        state.numbers[self._index] = value
+
+
 class RequestState:
     """A request on its way through the scheduler.
 
     Tokens: [0, num_computed) have their KV in pages, apart from `dropped_tokens` that are not needed any more · [num_computed, num_tokens)
     are known and not computed · the rest is room for the answer. One that `is_sliding` drops what it does not need and shares no more than
-    its first chunk. While `awaiting` is set the token behind num_tokens is being drawn elsewhere. The first `num_given` were known at the start.
+    its first chunk. While `awaiting` is set the token behind num_tokens is being drawn elsewhere; while `paused` is, its sampler is behind.
+    The first `num_given` were known at the start.
     The first `num_found_pages` of its pages were in the prefix cache whenever it was admitted: the others it has computed itself.
-    While `leader` computes what this one needs too, up to the `leader_end`-th token, it waits.
     The whole answer is expected to have `predicted_tokens`; it may turn out shorter or longer. `rank` is its policy's: lower is sooner.
-    `rule` is the engine's, which draws; no scheduler looks at it.
+    `draw` is the engine's; no scheduler looks at it.
+
+    While it runs, `numbers` and `recent` are views of what `BatchSlots` holds of all running requests: a column, and a row.
 
     Args:
         request: What was asked.
         arrival: Rises from request to request.
     """
 
+    num_tokens = Number()
+    num_computed = Number()
+    dropped_tokens = Number()
+    prefill_end = Number()
+    last_token = Number()
+    awaiting = Number()
+    paused = Number()
+    # All its tokens when the answer is as long as it may be, and when stop ids begin to count.
+    end = Number()
+    stops_from = Number()
+    number = Number()
+    prompt_tokens = Number()
+
     __slots__ = (
+        "_num_written",
+        "_tokens",
         "admitted_at",
         "arrival",
-        "awaiting",
         "cached_tokens",
-        "dropped_tokens",
+        "draw",
         "is_sliding",
-        "last_token",
-        "leader",
-        "leader_end",
-        "num_computed",
         "num_found_pages",
         "num_given",
-        "num_tokens",
-        "paused",
+        "numbers",
         "phase",
         "predicted_tokens",
         "preemptions",
-        "prefill_end",
         "prefix",
         "rank",
+        "recent",
         "request",
-        "rule",
         "table",
-        "tokens",
     )
 
     def __init__(self, request: Request, arrival: int) -> None:
-        known = request.prompt.size + request.generated.size
+        prompt = request.prompt.size
+        known = prompt + request.generated.size
         self.request = request
         self.arrival = arrival
         self.phase = Phase.WAITING
-        self.tokens: npt.NDArray[np.int64] = np.empty(request.prompt.size + request.max_tokens, dtype=np.int64)
-        self.tokens[: request.prompt.size] = request.prompt
-        self.tokens[request.prompt.size : known] = request.generated
-        self.num_tokens = known
-        self.num_given = known
-        self.num_computed = 0
+        self._tokens: npt.NDArray[np.int64] = np.empty(prompt + request.max_tokens, dtype=np.int64)
+        self._tokens[:prompt] = request.prompt
+        self._tokens[prompt:known] = request.generated
+        self._num_written = known
+        self.recent: npt.NDArray[np.int64] = np.empty(RECENT_TOKENS, dtype=np.int64)
+        self.numbers: npt.NDArray[np.int64] = np.zeros(len(Number.names), dtype=np.int64)
+        self.number = request.number
+        self.prompt_tokens = prompt
+        self.num_tokens = self.prefill_end = self.num_given = known
+        self.last_token = int(self._tokens[known - 1])
+        self.end = prompt + request.max_tokens
+        self.stops_from = prompt + request.min_tokens + 1
         self.num_found_pages = 1 << 62
-        self.prefill_end = known
         self.cached_tokens = 0
         self.preemptions = 0
         self.predicted_tokens = request.max_tokens
         self.rank: tuple[float, int] = (0.0, arrival)
-        self.last_token = int(self.tokens[known - 1])
-        self.rule: object = None
+        self.draw: object = None
         self.admitted_at: float | None = None
-        self.awaiting = False
-        self.paused = False
         self.is_sliding = False
-        self.dropped_tokens = 0
-        self.leader: RequestState | None = None
-        self.leader_end = 0
         self.table: PageTable | None = None
         self.prefix: Node | None = None
+
+    @property
+    def tokens(self) -> npt.NDArray[np.int64]:
+        """[prompt + max_tokens] int64, known up to num_tokens."""
+        self.collect()
+        return self._tokens
+
+    def collect(self) -> None:
+        """Takes in the tokens that `recent` has; once it is full, before the next one comes."""
+        first, end = self._num_written, self.num_tokens
+        if end > first:
+            place = first % RECENT_TOKENS
+            self._tokens[first:end] = self.recent[place : place + end - first]
+            self._num_written = end
 
     @property
     def kv_length(self) -> int:
@@ -167,14 +209,8 @@ class RequestState:
 
     @property
     def is_blocked(self) -> bool:
-        """Whether the next step cannot have it: its last token is not drawn yet, its sampler is behind, or it waits for its leader."""
-        return self.awaiting or self.paused or self.is_led
-
-    @property
-    def is_led(self) -> bool:
-        """Whether another request computes tokens that it needs too, and gets on with it."""
-        leader = self.leader
-        return leader is not None and leader.phase is Phase.RUNNING and not leader.paused and leader.num_computed < self.leader_end
+        """Whether the next step cannot have it: its last token is not drawn yet, or its sampler is behind."""
+        return bool(self.awaiting or self.paused)
 
     @property
     def remaining_tokens(self) -> int:
@@ -194,6 +230,7 @@ class RequestState:
         self.tokens[self.num_tokens] = token
         self.last_token = token
         self.num_tokens += 1
+        self._num_written += 1
 
 
 class Chunk(NamedTuple):
@@ -202,6 +239,12 @@ class Chunk(NamedTuple):
     state: RequestState
     start: int
     length: int
+
+    @property
+    def slot(self) -> int:
+        """The request's place in the batch."""
+        assert self.state.table is not None, "a planned request runs"
+        return self.state.table.row
 
     @property
     def completes(self) -> bool:
@@ -216,7 +259,12 @@ class Failure(NamedTuple):
     error: ServiceError
 
 
-class Plan(NamedTuple):
+def _no_rows() -> npt.NDArray[np.int64]:
+    return np.empty(0, dtype=np.int64)
+
+
+@dataclass(slots=True)
+class Plan:
     """One step.
 
     Attributes:
@@ -224,19 +272,36 @@ class Plan(NamedTuple):
         prefills: Chunks of one or more tokens.
         admitted: Requests that left the queue for the first time.
         failures: Requests whose time is over.
-        copies: Pages to copy before anything is computed, (from, to): all are read before the first is written.
+        rows: [len(decodes)] int64, the batch slots of the decodes.
     """
 
-    decodes: list[RequestState]
-    prefills: list[Chunk]
-    admitted: list[RequestState]
-    failures: list[Failure]
-    copies: list[tuple[int, int]]
+    decodes: list[RequestState] = field(default_factory=list)
+    prefills: list[Chunk] = field(default_factory=list)
+    admitted: list[RequestState] = field(default_factory=list)
+    failures: list[Failure] = field(default_factory=list)
+    rows: npt.NDArray[np.int64] = field(default_factory=_no_rows)
 
     @property
     def is_empty(self) -> bool:
         """Whether there is nothing to compute."""
         return not self.decodes and not self.prefills
+
+    @property
+    def wanted(self) -> list[RequestState]:
+        """Requests whose last known token it computes, in the order of the rows of logits: each gets a token."""
+        return [*self.decodes, *(chunk.state for chunk in self.prefills if chunk.completes)]
+
+    @property
+    def wanted_rows(self) -> npt.NDArray[np.int64]:
+        """[len(wanted)] int64, their batch slots."""
+        if not self.prefills:
+            return self.rows
+        return np.concatenate((self.rows, np.array([chunk.slot for chunk in self.prefills if chunk.completes], dtype=np.int64)))
+
+    @property
+    def num_tokens(self) -> int:
+        """Tokens that it computes."""
+        return len(self.decodes) + sum(chunk.length for chunk in self.prefills)
 
 
 class PlanFailed(Exception):
@@ -249,112 +314,3 @@ class PlanFailed(Exception):
     def __init__(self, failures: list[Failure]) -> None:
         super().__init__("a step could not be planned")
         self.failures = failures
-
-
-class Enter(Enum):
-    """Why a request is in the queue from now on.
-
-    ARRIVED: It is new. Once for each request, and first.
-    PREEMPTED: It ran and has lost its pages.
-    UNBLOCKED: It left the queue as BLOCKED, and what it waited for has come.
-    """
-
-    ARRIVED = auto()
-    PREEMPTED = auto()
-    UNBLOCKED = auto()
-
-
-class Leave(Enum):
-    """Why a request is not in the queue any more.
-
-    ADMITTED: It runs, for the first time or again.
-    BLOCKED: It could have been admitted, but the next step cannot have it; see `RequestState.is_blocked`.
-    ENDED: It is cancelled, or its time is over.
-    """
-
-    ADMITTED = auto()
-    BLOCKED = auto()
-    ENDED = auto()
-
-
-class Policy(Protocol):
-    """Who is served first: keeps the queue, and gives each request a rank among those that run.
-
-    The scheduler says what happens to a request, and why:
-
-        enter(ARRIVED) -> leave(ADMITTED) -> enter(PREEMPTED) -> leave(ADMITTED) -> ... -> forget
-                       -> leave(BLOCKED) -> enter(UNBLOCKED) ->                     -> forget
-                       -> leave(ENDED)                                              -> forget
-
-    Each enter is followed by a leave before the next enter, and `forget` comes once, last, wherever the request was. `state.rank` is set by
-    `enter`; among running requests the lower rank has the first claim to the budget and the higher one gives up its pages first when there
-    is none left. Decode rows come before prompts whatever the ranks.
-
-    A policy that lets others pass bounds how often: nobody starves. All but `enter`, `leave` and `first` have defaults.
-    """
-
-    # Whether one that waits is admitted before the prompts of running ones of a higher rank go on; then `first` follows the ranks.
-    overtakes: bool = False
-    # Whether running ones may be preempted for waiting ones, as `yields` says.
-    preempts: bool = False
-
-    def attach(self, cached_tokens: Callable[[RequestState], int]) -> None:
-        """Called once before all else.
-
-        Args:
-            cached_tokens: How many tokens of a waiting request have their KV in the prefix cache.
-        """
-        return
-
-    def enter(self, state: RequestState, why: Enter, now: float) -> None:
-        """A request is in the queue from now on.
-
-        Args:
-            now: Seconds on the caller's clock: the step's, or when the request arrived.
-
-        Effects: sets the request's rank.
-        """
-        ...
-
-    def leave(self, state: RequestState, why: Leave, now: float) -> None:
-        """A request that entered is in the queue no longer.
-
-        Args:
-            now: Seconds on the caller's clock: the step's, the last step's if it ends between two.
-        """
-        ...
-
-    def first(self, now: float) -> RequestState | None:
-        """The request to admit next, of the queue; None = it is empty.
-
-        If there is no room for it nobody else is admitted in this step.
-        """
-        ...
-
-    def account(self, plan: Plan) -> bool:
-        """A plan was computed.
-
-        Returns:
-            Whether the rank of a running request has changed.
-        """
-        return False
-
-    def yields(self, running: RequestState, waiting: RequestState) -> bool:
-        """Whether a running request is preempted for a waiting one of lower rank that finds no room."""
-        return False
-
-    def forget(self, state: RequestState) -> None:
-        """A request has ended; if it was in the queue it has left before."""
-        return
-
-
-class LengthPredictor(Protocol):
-    """Guesses how long answers will be, from those that have ended."""
-
-    def predict(self, request: Request) -> int:
-        """Answer tokens to expect, at least 1 and at most the request's max_tokens."""
-        ...
-
-    def observe(self, request: Request, answer_tokens: int) -> None:
-        """An answer has ended with so many tokens, at least 1."""
-        ...

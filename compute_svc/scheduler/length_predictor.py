@@ -4,8 +4,21 @@ from __future__ import annotations
 
 import math
 from collections import OrderedDict, deque
+from typing import Protocol
 
 from compute_svc.wire.request import Request
+
+
+class LengthPredictor(Protocol):
+    """Guesses how long answers will be, from those that have ended."""
+
+    def predict(self, request: Request) -> int:
+        """Answer tokens to expect, at least 1 and at most the request's max_tokens."""
+        ...
+
+    def observe(self, request: Request, answer_tokens: int) -> None:
+        """An answer has ended with so many tokens, at least 1."""
+        ...
 
 
 class WindowedLengthPredictor:

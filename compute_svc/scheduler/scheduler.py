@@ -5,24 +5,18 @@ from __future__ import annotations
 import heapq
 from bisect import insort
 from collections.abc import Callable
-from functools import partial
 from operator import attrgetter
 
-from compute_svc.scheduler.base import (
-    Chunk,
-    Enter,
-    Failure,
-    Leave,
-    LengthPredictor,
-    Phase,
-    Plan,
-    PlanFailed,
-    Policy,
-    RequestState,
-    SchedulerConfig,
-)
-from compute_svc.scheduler.kv_memory import KvMemory, Reservation
+import numpy as np
+import numpy.typing as npt
+
+from compute_svc.scheduler.base import Chunk, Failure, Phase, Plan, PlanFailed, RequestState, SchedulerConfig
+from compute_svc.scheduler.batch_slots import Rows
+from compute_svc.scheduler.followers import Followers
+from compute_svc.scheduler.kv_memory import KvMemory
+from compute_svc.scheduler.length_predictor import LengthPredictor
 from compute_svc.scheduler.policies.first_come import FirstComeFirstServed
+from compute_svc.scheduler.policies.policy import Enter, Leave, Policy
 from compute_svc.wire.request import Request
 from triserve.rpc.errors import DeadlineExceeded, InvalidRequest, Overloaded, PromptTooLong
 
@@ -36,13 +30,13 @@ class Scheduler:
     each running request; it then grows page by page. It is blocked while one of better rank computes a part of its prompt. When there
     is no page left, the running request of the highest rank gives up its own and is computed again later. So the one of the lowest rank
     always proceeds; that everyone becomes that one at last is the policy's promise. First come, first served ranks by arrival. A policy
-    may also have running requests give up their place for one that waits.
+    may also have running requests give up their place for one that waits, and one that is paused gives up its own for any that finds none.
 
     Args:
         config: Sizes.
         policy: The order of service, one of its own; None = first come, first served.
         predictor: Of the lengths of answers; None = max_tokens is expected.
-        reservation: What admitted requests get in advance.
+        make_memory: Makes the KV memory: how pages are reserved.
     """
 
     def __init__(
@@ -50,23 +44,22 @@ class Scheduler:
         config: SchedulerConfig,
         policy: Policy | None = None,
         predictor: LengthPredictor | None = None,
-        reservation: Reservation = Reservation.PREDICTED,
+        make_memory: Callable[[SchedulerConfig], KvMemory] = KvMemory,
     ) -> None:
         self.config = config
-        self.memory = KvMemory(config, reservation)
+        self.memory = make_memory(config)
+        self.followers = Followers(self.memory.tree, config.page_size_tokens)
         self.num_preemptions = 0
         self.num_cached_tokens = 0
         self._policy = policy or FirstComeFirstServed()
-        self._policy.attach(self._count_cached)
+        self._policy.cached_tokens = self._count_cached
         self._predictor = predictor
         self._states: dict[int, RequestState] = {}
-        # Those that were never admitted.
-        self._waiting: dict[int, RequestState] = {}
-        self._preempted: dict[int, RequestState] = {}
         # Waiting and preempted ones that left the queue because the next step cannot have them.
         self._blocked: dict[int, RequestState] = {}
-        # In the order of rank.
+        # In the order of rank, and their batch slots; None = that is to be found again.
         self._running: list[RequestState] = []
+        self._order: Rows | None = None
         self._deadlines: list[tuple[float, int]] = []
         self._arrivals = 0
         # Of the last step.
@@ -82,7 +75,7 @@ class Scheduler:
     @property
     def num_waiting(self) -> int:
         """Requests that wait for admission, preempted ones among them."""
-        return len(self._waiting) + len(self._preempted)
+        return len(self._states) - len(self._running)
 
     @property
     def next_deadline(self) -> float | None:
@@ -107,16 +100,14 @@ class Scheduler:
             Overloaded: The queue is full.
         """
         self._require_possible(request)
-        room = self.config.max_waiting_requests + self.config.max_running_requests - len(self._running)
-        if len(self._waiting) >= room:
-            raise Overloaded(f"{len(self._waiting)} requests are waiting, the limit is {self.config.max_waiting_requests}")
+        if len(self._states) >= self.config.max_waiting_requests + self.config.max_running_requests:
+            raise Overloaded(f"{self.num_waiting} requests are waiting, the limit is {self.config.max_waiting_requests}")
         assert request.number not in self._states, "a number is used once"
         self._arrivals += 1
         state = RequestState(request, self._arrivals)
         if self._predictor is not None:
             state.predicted_tokens = self._predictor.predict(request)
         self._states[request.number] = state
-        self._waiting[request.number] = state
         self._policy.enter(state, Enter.ARRIVED, request.submitted_at)
         if request.deadline is not None:
             heapq.heappush(self._deadlines, (request.deadline, request.number))
@@ -128,34 +119,39 @@ class Scheduler:
         Returns:
             The request; None if it has left before.
         """
-        state = self._remove(number, self.memory.leave)
+        state = self._remove(number)
         if state is not None and self._predictor is not None and state.position > 0:
             self._predictor.observe(state.request, state.position)
         return state
 
     def fail(self, number: int, *, num_trusted: int | None = None) -> RequestState | None:
-        """As `release`, for a request whose KV may be wrong: what it computed last does not enter the prefix cache.
+        """As `release`, for a request that has not come to its end: its length says nothing, and its KV may be wrong.
 
         Args:
             number: Of the request.
-            num_trusted: How many of its first pages the cache may keep; None = all that it has.
+            num_trusted: How many of its first pages the prefix cache may keep; None = all that it has.
         """
-        return self._remove(number, partial(self.memory.leave_nothing, num_trusted=num_trusted))
+        return self._remove(number, num_trusted)
 
-    def _remove(self, number: int, leave: Callable[[RequestState], None]) -> RequestState | None:
+    def _remove(self, number: int, num_trusted: int | None = None) -> RequestState | None:
         state = self._states.pop(number, None)
         if state is None:
             return None
         if state.phase is Phase.RUNNING:
             self._running.remove(state)
-            leave(state)
+            self._stop(state, num_trusted)
         else:
-            if self._blocked.pop(number, None) is None:
-                self._policy.leave(state, Leave.ENDED, self._now)
-            del (self._waiting if state.phase is Phase.WAITING else self._preempted)[number]
+            self._blocked.pop(number, None)
+            self.followers.stop(state)
         state.phase = Phase.ENDED
-        self._policy.forget(state)
+        self._policy.leave(state, Leave.ENDED, self._now)
         return state
+
+    def _stop(self, state: RequestState, num_trusted: int | None = None) -> None:
+        """Takes pages and slot of a request that is not in the list of running ones any more."""
+        self._order = None
+        self.followers.stop(state)
+        self.memory.leave(state, num_trusted=num_trusted)
 
     def step(self, now: float) -> Plan:
         """Chooses what to compute next.
@@ -170,36 +166,51 @@ class Scheduler:
             PlanFailed: It came to an error; who runs has to go.
         """
         self._now = now
-        plan = Plan([], [], [], self._expire(now), [])
+        plan = Plan(failures=self._expire(now))
         try:
             self._return_unblocked(now)
             prefilling = self._plan_decodes(plan, now)
             self._plan_prefills(prefilling, plan, now)
         except Exception as error:
             raise PlanFailed(plan.failures) from error
-        plan.copies.extend(self.memory.take_copies())
         return plan
 
     def complete(self, plan: Plan) -> None:
         """Counts the tokens of a plan as computed; their KV is in its pages now."""
-        for state in plan.decodes:
-            state.num_computed += 1
+        self.memory.slots.num_computed[plan.rows] += 1
         for chunk in plan.prefills:
             chunk.state.num_computed += chunk.length
             self.memory.keep_computed(chunk.state)
+            self.followers.lead(chunk.state)
         if self.config.slides:
             for state in (*plan.decodes, *(chunk.state for chunk in plan.prefills)):
                 self.memory.slide(state)
         if self._policy.account(plan):
             self._running.sort(key=_RANK)
+            self._order = None
+
+    def accept(self, rows: Rows, tokens: npt.NDArray[np.int64]) -> Rows:
+        """Adds a drawn token to each of some running requests; who ends is still to be released.
+
+        Args:
+            rows: [n] batch slots, none twice.
+            tokens: [n].
+
+        Returns:
+            Indices into `rows` of those that end with it: by max_tokens, or by a stop id where min_tokens are there.
+        """
+        return self.memory.slots.accept(rows, tokens)
 
     def assert_consistent(self) -> None:
         """Checks ownership of all pages and that each request is in exactly one place."""
         self.memory.assert_owned_once(self._running)
-        places = [*self._waiting.values(), *self._running, *self._preempted.values()]
-        assert len(places) == len(self._states) and {id(state) for state in places} == {id(state) for state in self._states.values()}
+        running = {number: state for number, state in self._states.items() if state.phase is Phase.RUNNING}
+        assert running == {state.request.number: state for state in self._running} and len(running) == len(self._running), (
+            "who runs is listed"
+        )
         assert self._running == sorted(self._running, key=_RANK), "running requests are in the order of rank"
-        assert self._blocked.items() <= (self._waiting | self._preempted).items(), "who is blocked is not running"
+        assert self._order is None or self._order.tolist() == _slots_of(self._running).tolist(), "so are their slots"
+        assert self._blocked.items() <= self._states.items() and not self._blocked.keys() & running.keys(), "who is blocked is not running"
         for state in self._running:
             assert state.table is not None and state.table.shared <= state.table.length
             assert state.kv_length <= state.table.length * self.config.page_size_tokens
@@ -233,43 +244,59 @@ class Scheduler:
         return self.memory.tree.match_length(state.request.tenant, state.tokens[: state.num_tokens - 1])
 
     def _return_unblocked(self, now: float) -> None:
-        for state in [state for state in self._blocked.values() if not state.is_blocked]:
+        for state in [state for state in self._blocked.values() if not (state.is_blocked or self.followers.waits(state))]:
             del self._blocked[state.request.number]
             self._policy.enter(state, Enter.UNBLOCKED, now)
 
     def _plan_decodes(self, plan: Plan, now: float) -> list[RequestState]:
         """Adds all decode rows; returns those whose prompt is not computed, some of which may have been preempted since."""
-        page_size, decodes = self.config.page_size_tokens, plan.decodes
-        prefilling: list[RequestState] = []
-        # Growing may preempt: always from the end of the list, at worst the request itself, never one chosen before. So the list may
-        # lose its end while it is walked.
-        for state in self._running:
-            if state.awaiting or state.paused:
-                continue
-            computed = state.num_computed
-            if computed < state.prefill_end:
-                prefilling.append(state)
-                continue
-            assert state.table is not None, "a running request has a page table"
-            if computed - state.dropped_tokens < state.table.length * page_size or self._grow(state, now):
-                decodes.append(state)
-        return prefilling
+        slots = self.memory.slots
+        rows, prefilling = slots.split(self._slots())
+        prompts = [slots.states[slot] for slot in prefilling.tolist()]
+        full = rows[slots.kv_lengths(rows) >= self.memory.tables.lengths[rows] * self.config.page_size_tokens]
+        if not self.memory.grow_all(full):
+            # Growing may preempt: always from the end of the order, at worst the request itself, never one that has grown before.
+            for state in [slots.states[slot] for slot in full.tolist()]:
+                while state is not None and state.phase is Phase.RUNNING and not self.memory.grow(state):
+                    self._preempt_last(now)
+        decodes = [slots.states[slot] for slot in rows.tolist()]
+        if self._order is None:
+            rows = rows[[state is not None for state in decodes]]
+        plan.rows, plan.decodes = rows, [state for state in decodes if state is not None]
+        return [state for state in prompts if state is not None]
 
-    def _grow(self, state: RequestState, now: float) -> bool:
-        while not self.memory.grow(state):
-            last = self._running[-1]
-            self._preempt_last(now)
-            if last is state:
-                return False
-        return True
+    def _slots(self) -> Rows:
+        """[n] batch slots of the running requests, in the order of rank."""
+        if self._order is None:
+            self._order = _slots_of(self._running)
+        return self._order
 
     def _preempt_last(self, now: float) -> None:
-        state = self._running.pop()
-        self.memory.leave(state)
+        self._preempt(self._running[-1], now)
+
+    def _preempt_paused(self, now: float) -> bool:
+        """Preempts the request of the highest rank among those whose sampler is behind; whether there was one.
+
+        Places and pages are for who goes on; what it has computed waits in the prefix cache.
+        """
+        paused = self._paused()
+        if not paused.size:
+            return False
+        state = self.memory.slots.states[int(paused[-1])]
+        assert state is not None, "who runs has a slot"
+        self._preempt(state, now)
+        return True
+
+    def _paused(self) -> Rows:
+        """[n] batch slots of running requests whose sampler is behind, in the order of rank."""
+        return self.memory.slots.paused_of(self._slots())
+
+    def _preempt(self, state: RequestState, now: float) -> None:
+        self._running.remove(state)
+        self._stop(state)
         state.phase = Phase.PREEMPTED
         state.preemptions += 1
         self.num_preemptions += 1
-        self._preempted[state.request.number] = state
         self._policy.enter(state, Enter.PREEMPTED, now)
 
     def _plan_prefills(self, prefilling: list[RequestState], plan: Plan, now: float) -> None:
@@ -279,29 +306,26 @@ class Scheduler:
                 self._make_way(candidate, plan, now)
         budget = self.config.step_budget_tokens - len(plan.decodes)
         for state in prefilling:
-            if state.phase is not Phase.RUNNING:
-                continue
             if self._policy.overtakes:
                 budget = self._admit_all(plan, now, budget, before=state)
             if not budget:
                 return
-            # It may have made way for one of those just now.
+            # It may have lost its pages or made way just now.
             if state.phase is Phase.RUNNING:
                 budget = self._add_chunk(plan.prefills, state, budget)
         self._admit_all(plan, now, budget)
 
     def _admit_all(self, plan: Plan, now: float, budget: int, before: RequestState | None = None) -> int:
         """Admits requests while there is room for them, those that come before a running one if there is one; returns what is left."""
-        while budget and (len(self._running) < self.config.max_running_requests or self._policy.preempts):
+        while budget and (len(self._running) < self.config.max_running_requests or self._policy.preempts or self._paused().size):
             candidate = self._next_to_admit(now)
             if candidate is None or (before is not None and candidate.rank >= before.rank):
                 break
             if self._admit(candidate, plan, now):
                 budget = self._add_chunk(plan.prefills, candidate, budget)
             elif self._make_way(candidate, plan, now):
-                planned = len(plan.decodes) + sum(chunk.length for chunk in plan.prefills)
-                budget = self.config.step_budget_tokens - planned
-            else:
+                budget = self.config.step_budget_tokens - plan.num_tokens
+            elif not self._preempt_paused(now):
                 break
         return budget
 
@@ -312,17 +336,10 @@ class Scheduler:
         return state
 
     def _follows(self, state: RequestState) -> bool:
-        """Whether a request of better rank computes what this one needs too, so that it is served best by waiting for that.
-
-        A prompt that is asked for several times at once, or begins as others do, is so computed once.
-        """
+        """Whether a request is served best by waiting for another that computes what it needs too; no more wait so than can run."""
         if (state.request.number, self.memory.num_returns) == self._refused or len(self._blocked) >= self.config.max_running_requests:
             return False
-        found = self.memory.ends.find_leader(state)
-        if found is None or found[0].rank > state.rank:
-            return False
-        state.leader, state.leader_end = found
-        return True
+        return self.followers.find_leader(state) is not None
 
     def _make_way(self, candidate: RequestState, plan: Plan, now: float) -> bool:
         """Preempts the running request of the highest rank if the policy wants that and it helps; it leaves the plan."""
@@ -332,8 +349,9 @@ class Scheduler:
         if not self._may_fit(candidate):
             return False
         self._preempt_last(now)
-        plan.decodes[:] = [state for state in plan.decodes if state is not last]
-        plan.prefills[:] = [chunk for chunk in plan.prefills if chunk.state is not last]
+        plan.rows = plan.rows[[state is not last for state in plan.decodes]]
+        plan.decodes = [state for state in plan.decodes if state is not last]
+        plan.prefills = [chunk for chunk in plan.prefills if chunk.state is not last]
         return True
 
     def _may_fit(self, candidate: RequestState) -> bool:
@@ -359,10 +377,7 @@ class Scheduler:
             self._refused = attempt
             return False
         self._policy.leave(state, Leave.ADMITTED, now)
-        if state.phase is Phase.PREEMPTED:
-            del self._preempted[state.request.number]
-        else:
-            del self._waiting[state.request.number]
+        if state.phase is Phase.WAITING:
             state.admitted_at = now
             state.cached_tokens = min(state.num_computed, state.request.prompt.size)
             self.num_cached_tokens += state.cached_tokens
@@ -370,13 +385,18 @@ class Scheduler:
         state.phase = Phase.RUNNING
         state.prefill_end = state.num_tokens
         insort(self._running, state, key=_RANK)
+        self._order = None
+        self.followers.lead(state)
         return True
 
     def _add_chunk(self, chunks: list[Chunk], state: RequestState, budget: int) -> int:
-        """Adds as much of a request's prompt as the budget holds, and its pages if they slide; returns what is left of the budget."""
+        """Adds as much of a request's prompt as the budget holds; returns what is left of the budget."""
         assert state.table is not None, "a running request has a page table"
-        room = state.table.length * self.config.page_size_tokens - state.kv_length
-        length = min(budget, state.prefill_end - state.num_computed, room)
-        assert length > 0, "what slides has room for a step"
+        length = min(budget, state.prefill_end - state.num_computed)
+        assert 0 < length <= state.table.length * self.config.page_size_tokens - state.kv_length, "what slides has room for a step"
         chunks.append(Chunk(state, state.num_computed, length))
         return budget - length
+
+
+def _slots_of(states: list[RequestState]) -> Rows:
+    return np.array([state.table.row for state in states if state.table is not None], dtype=np.int64)

@@ -4,7 +4,11 @@ from __future__ import annotations
 
 from collections import deque
 
-from compute_svc.scheduler.base import LengthPredictor, Policy, SchedulerConfig
+import numpy as np
+
+from compute_svc.scheduler.base import SchedulerConfig
+from compute_svc.scheduler.length_predictor import LengthPredictor
+from compute_svc.scheduler.policies.policy import Policy
 from compute_svc.scheduler.scheduler import Scheduler
 from compute_svc.simulator.cost_model import StepWork
 from compute_svc.simulator.simulation import StepEvents
@@ -31,9 +35,7 @@ class ScheduledServer:
             PromptTooLong: It can never fit.
             Overloaded: The queue is full.
         """
-        state = self.scheduler.submit(request)
-        # Tokens are compared in the prefix cache, so they are to be the same in every run.
-        state.tokens[state.num_tokens :] = 0
+        self.scheduler.submit(request)
 
     def step(self, now: float) -> StepEvents | None:
         """Plans, counts and answers one step."""
@@ -42,30 +44,22 @@ class ScheduledServer:
         if plan.is_empty:
             return None
         prefill_tokens = context = 0
-        last_chunks = []
         started: list[int] = []
         for chunk in plan.prefills:
             prefill_tokens += chunk.length
             context += chunk.start
-            if chunk.completes:
-                last_chunks.append(chunk.state)
-                if chunk.state.num_tokens == chunk.state.num_given:
-                    started.append(chunk.state.request.number)
+            if chunk.completes and chunk.state.num_tokens == chunk.state.num_given:
+                started.append(chunk.state.request.number)
+        states, rows = plan.wanted, plan.wanted_rows
         scheduler.complete(plan)
-        ended: list[tuple[int, int]] = []
-        for rows in (plan.decodes, last_chunks):
-            for state in rows:
-                # The new token's value is zero already.
-                known = state.num_tokens = state.num_tokens + 1
-                if known == state.tokens.size:
-                    ended.append((state.request.number, state.position))
-        for state in plan.decodes:
-            context += state.num_computed
         # The token that a row computes is not its context.
-        context -= len(plan.decodes)
+        context += int(scheduler.memory.slots.num_computed[plan.rows].sum()) - len(plan.decodes)
+        # Every token is zero.
+        done = [states[index] for index in scheduler.accept(rows, np.zeros(len(rows), dtype=np.int64)).tolist()]
+        ended = [(state.request.number, state.position) for state in done]
         for number, _ in ended:
             scheduler.release(number)
-        return StepEvents(StepWork(len(plan.decodes), prefill_tokens, context), len(plan.decodes) + len(last_chunks), started, ended)
+        return StepEvents(StepWork(len(plan.decodes), prefill_tokens, context), len(rows), started, ended)
 
 
 class _Answer:

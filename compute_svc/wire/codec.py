@@ -8,14 +8,13 @@ import numpy as np
 from google.protobuf.message import Message
 
 from compute_svc.wire import engine_wire_pb2 as wire
-from compute_svc.wire.request import Request, SamplingOptions, Tokens
+from compute_svc.wire.request import Request, Tokens
 from compute_svc.wire.step_output import KvChanges, Load, Pinned, PrefixStats, Released, Rows, Started, StepOutput
 from triserve.rpc.errors import from_proto, to_proto
-from triserve.v1 import compute_pb2
+from triserve.rpc.sampling import Sampling
+from triserve.v1 import common_pb2, compute_pb2
 
 _LENGTH = struct.Struct("<I")
-# Stands for a token that is to be drawn from candidates.
-_NOT_DRAWN = -1
 
 
 def pack(message: Message) -> bytes:
@@ -63,53 +62,38 @@ def decode_tokens(content: bytes) -> Tokens:
 
 def encode_request(request: Request) -> wire.Submission:
     """A request as it travels to the engine."""
-    sampling = request.sampling
     return wire.Submission(
         number=request.number,
         tenant=request.tenant,
         prompt=encode_tokens(request.prompt),
         generated=encode_tokens(request.generated),
-        max_tokens=request.max_tokens,
+        sampling=request.sampling.write(),
+        stopping=common_pb2.StoppingParams(
+            max_tokens=request.max_tokens, min_tokens=request.min_tokens, stop_token_ids=request.stop_token_ids
+        ),
         submitted_at=request.submitted_at,
-        min_tokens=request.min_tokens,
-        stop_token_ids=request.stop_token_ids,
-        temperature=sampling.temperature,
-        top_k=sampling.top_k,
-        top_p=sampling.top_p,
-        min_p=sampling.min_p,
-        repetition_penalty=sampling.repetition_penalty,
-        presence_penalty=sampling.presence_penalty,
-        frequency_penalty=sampling.frequency_penalty,
-        bias_ids=sampling.bias_ids,
-        top_logprobs=sampling.top_logprobs,
         deadline=request.deadline,
         priority=request.priority,
         pins=request.pins,
     )
 
 
-def decode_request(message: wire.Submission) -> Request:
-    """The inverse of `encode_request`."""
+def decode_request(message: wire.Submission, logits_width: int) -> Request:
+    """The inverse of `encode_request`.
+
+    Raises:
+        InvalidRequest: a parameter is out of its range.
+    """
     return Request(
         number=message.number,
         tenant=message.tenant,
         prompt=decode_tokens(message.prompt),
         generated=decode_tokens(message.generated),
-        max_tokens=message.max_tokens,
+        max_tokens=message.stopping.max_tokens,
         submitted_at=message.submitted_at,
-        min_tokens=message.min_tokens,
-        stop_token_ids=frozenset(message.stop_token_ids),
-        sampling=SamplingOptions(
-            temperature=message.temperature,
-            top_k=message.top_k if message.HasField("top_k") else None,
-            top_p=message.top_p,
-            min_p=message.min_p,
-            repetition_penalty=message.repetition_penalty,
-            presence_penalty=message.presence_penalty,
-            frequency_penalty=message.frequency_penalty,
-            bias_ids=tuple(message.bias_ids),
-            top_logprobs=message.top_logprobs if message.HasField("top_logprobs") else None,
-        ),
+        min_tokens=message.stopping.min_tokens,
+        stop_token_ids=frozenset(message.stopping.stop_token_ids),
+        sampling=Sampling.read(message.sampling, logits_width),
         deadline=message.deadline if message.HasField("deadline") else None,
         priority=message.priority,
         pins=message.pins,
@@ -175,23 +159,21 @@ def _decode_kv_changes(message: wire.KvChanges) -> KvChanges:
 
 def _encode_rows(rows: Rows) -> wire.Rows:
     return wire.Rows(
-        request=rows.numbers,
-        position=rows.positions,
-        token=[_NOT_DRAWN if token is None else token for token in rows.tokens],
-        num_candidates=rows.num_candidates,
-        log_sum_exp=rows.log_sum_exp,
-        candidate_ids=rows.candidate_ids.astype("<u4", copy=False).tobytes(),
-        candidate_logits=rows.candidate_logits.astype("<f4", copy=False).tobytes(),
+        numbers=rows.numbers.astype("<u8", copy=False).tobytes(),
+        positions=rows.positions.astype("<u4", copy=False).tobytes(),
+        counts=rows.counts.astype("<u4", copy=False).tobytes(),
+        tokens=rows.tokens.astype("<u4", copy=False).tobytes(),
+        logprobs=rows.logprobs,
+        logits=rows.logits,
     )
 
 
 def _decode_rows(message: wire.Rows) -> Rows:
     return Rows(
-        list(message.request),
-        list(message.position),
-        [None if token == _NOT_DRAWN else token for token in message.token],
-        list(message.num_candidates),
-        list(message.log_sum_exp),
-        np.frombuffer(message.candidate_ids, dtype="<u4"),
-        np.frombuffer(message.candidate_logits, dtype="<f4"),
+        np.frombuffer(message.numbers, "<u8"),
+        np.frombuffer(message.positions, "<u4"),
+        np.frombuffer(message.counts, "<u4"),
+        np.frombuffer(message.tokens, "<u4"),
+        list(message.logprobs),
+        list(message.logits),
     )

@@ -11,6 +11,7 @@ from google.protobuf import message as _message
 from google.protobuf.internal import containers as _containers
 from triserve.v1 import common_pb2 as _common_pb2
 from triserve.v1 import compute_pb2 as _compute_pb2
+from triserve.v1 import sampler_pb2 as _sampler_pb2
 import builtins as _builtins
 import sys
 import typing as _typing
@@ -54,19 +55,9 @@ class Submission(_message.Message):
     TENANT_FIELD_NUMBER: _builtins.int
     PROMPT_FIELD_NUMBER: _builtins.int
     GENERATED_FIELD_NUMBER: _builtins.int
-    MAX_TOKENS_FIELD_NUMBER: _builtins.int
+    SAMPLING_FIELD_NUMBER: _builtins.int
+    STOPPING_FIELD_NUMBER: _builtins.int
     SUBMITTED_AT_FIELD_NUMBER: _builtins.int
-    MIN_TOKENS_FIELD_NUMBER: _builtins.int
-    STOP_TOKEN_IDS_FIELD_NUMBER: _builtins.int
-    TEMPERATURE_FIELD_NUMBER: _builtins.int
-    TOP_K_FIELD_NUMBER: _builtins.int
-    TOP_P_FIELD_NUMBER: _builtins.int
-    MIN_P_FIELD_NUMBER: _builtins.int
-    REPETITION_PENALTY_FIELD_NUMBER: _builtins.int
-    PRESENCE_PENALTY_FIELD_NUMBER: _builtins.int
-    FREQUENCY_PENALTY_FIELD_NUMBER: _builtins.int
-    BIAS_IDS_FIELD_NUMBER: _builtins.int
-    TOP_LOGPROBS_FIELD_NUMBER: _builtins.int
     DEADLINE_FIELD_NUMBER: _builtins.int
     PRIORITY_FIELD_NUMBER: _builtins.int
     PINS_FIELD_NUMBER: _builtins.int
@@ -76,24 +67,16 @@ class Submission(_message.Message):
     """Little-endian uint32."""
     generated: _builtins.bytes
     """Little-endian uint32."""
-    max_tokens: _builtins.int
     submitted_at: _builtins.float
-    min_tokens: _builtins.int
-    temperature: _builtins.float
-    top_k: _builtins.int
-    top_p: _builtins.float
-    min_p: _builtins.float
-    repetition_penalty: _builtins.float
-    presence_penalty: _builtins.float
-    frequency_penalty: _builtins.float
-    top_logprobs: _builtins.int
     deadline: _builtins.float
     priority: _builtins.int
     pins: _builtins.bool
     @_builtins.property
-    def stop_token_ids(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]: ...
+    def sampling(self) -> _common_pb2.SamplingParams: ...
     @_builtins.property
-    def bias_ids(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]: ...
+    def stopping(self) -> _common_pb2.StoppingParams:
+        """Without stop strings, which are the sampler's."""
+
     def __init__(
         self,
         *,
@@ -101,39 +84,20 @@ class Submission(_message.Message):
         tenant: _builtins.str = ...,
         prompt: _builtins.bytes = ...,
         generated: _builtins.bytes = ...,
-        max_tokens: _builtins.int = ...,
+        sampling: _common_pb2.SamplingParams | None = ...,
+        stopping: _common_pb2.StoppingParams | None = ...,
         submitted_at: _builtins.float = ...,
-        min_tokens: _builtins.int = ...,
-        stop_token_ids: _abc.Iterable[_builtins.int] | None = ...,
-        temperature: _builtins.float = ...,
-        top_k: _builtins.int | None = ...,
-        top_p: _builtins.float = ...,
-        min_p: _builtins.float = ...,
-        repetition_penalty: _builtins.float = ...,
-        presence_penalty: _builtins.float = ...,
-        frequency_penalty: _builtins.float = ...,
-        bias_ids: _abc.Iterable[_builtins.int] | None = ...,
-        top_logprobs: _builtins.int | None = ...,
         deadline: _builtins.float | None = ...,
         priority: _builtins.int = ...,
         pins: _builtins.bool = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["_deadline", b"_deadline", "_top_k", b"_top_k", "_top_logprobs", b"_top_logprobs", "deadline", b"deadline", "top_k", b"top_k", "top_logprobs", b"top_logprobs"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_deadline", b"_deadline", "deadline", b"deadline", "sampling", b"sampling", "stopping", b"stopping"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_deadline", b"_deadline", "_top_k", b"_top_k", "_top_logprobs", b"_top_logprobs", "bias_ids", b"bias_ids", "deadline", b"deadline", "frequency_penalty", b"frequency_penalty", "generated", b"generated", "max_tokens", b"max_tokens", "min_p", b"min_p", "min_tokens", b"min_tokens", "number", b"number", "pins", b"pins", "presence_penalty", b"presence_penalty", "priority", b"priority", "prompt", b"prompt", "repetition_penalty", b"repetition_penalty", "stop_token_ids", b"stop_token_ids", "submitted_at", b"submitted_at", "temperature", b"temperature", "tenant", b"tenant", "top_k", b"top_k", "top_logprobs", b"top_logprobs", "top_p", b"top_p"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_deadline", b"_deadline", "deadline", b"deadline", "generated", b"generated", "number", b"number", "pins", b"pins", "priority", b"priority", "prompt", b"prompt", "sampling", b"sampling", "stopping", b"stopping", "submitted_at", b"submitted_at", "tenant", b"tenant"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__deadline: _TypeAlias = _typing.Literal["deadline"]  # noqa: Y015
     _WhichOneofArgType__deadline: _TypeAlias = _typing.Literal["_deadline", b"_deadline"]  # noqa: Y015
-    _WhichOneofReturnType__top_k: _TypeAlias = _typing.Literal["top_k"]  # noqa: Y015
-    _WhichOneofArgType__top_k: _TypeAlias = _typing.Literal["_top_k", b"_top_k"]  # noqa: Y015
-    _WhichOneofReturnType__top_logprobs: _TypeAlias = _typing.Literal["top_logprobs"]  # noqa: Y015
-    _WhichOneofArgType__top_logprobs: _TypeAlias = _typing.Literal["_top_logprobs", b"_top_logprobs"]  # noqa: Y015
-    @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__deadline) -> _WhichOneofReturnType__deadline | None: ...
-    @_typing.overload
-    def WhichOneof(self, oneof_group: _WhichOneofArgType__top_k) -> _WhichOneofReturnType__top_k | None: ...
-    @_typing.overload
-    def WhichOneof(self, oneof_group: _WhichOneofArgType__top_logprobs) -> _WhichOneofReturnType__top_logprobs | None: ...
 
 Global___Submission: _TypeAlias = Submission  # noqa: Y015
 
@@ -168,17 +132,20 @@ Global___Unpin: _TypeAlias = Unpin  # noqa: Y015
 
 @_typing.final
 class Verdicts(_message.Message):
-    """Tokens drawn elsewhere, one entry each per token."""
+    """Tokens drawn elsewhere; the columns as in the contract's SampleResponse."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
     REQUEST_FIELD_NUMBER: _builtins.int
     POSITION_FIELD_NUMBER: _builtins.int
+    NUM_TOKENS_FIELD_NUMBER: _builtins.int
     TOKEN_FIELD_NUMBER: _builtins.int
     @_builtins.property
     def request(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]: ...
     @_builtins.property
     def position(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]: ...
+    @_builtins.property
+    def num_tokens(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]: ...
     @_builtins.property
     def token(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]: ...
     def __init__(
@@ -186,11 +153,12 @@ class Verdicts(_message.Message):
         *,
         request: _abc.Iterable[_builtins.int] | None = ...,
         position: _abc.Iterable[_builtins.int] | None = ...,
+        num_tokens: _abc.Iterable[_builtins.int] | None = ...,
         token: _abc.Iterable[_builtins.int] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["position", b"position", "request", b"request", "token", b"token"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["num_tokens", b"num_tokens", "position", b"position", "request", b"request", "token", b"token"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -429,47 +397,39 @@ Global___Released: _TypeAlias = Released  # noqa: Y015
 
 @_typing.final
 class Rows(_message.Message):
-    """See `compute_svc.wire.step_output.Rows`."""
+    """See `compute_svc.wire.step_output.Rows`; columns of little-endian integers."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
-    REQUEST_FIELD_NUMBER: _builtins.int
-    POSITION_FIELD_NUMBER: _builtins.int
-    TOKEN_FIELD_NUMBER: _builtins.int
-    NUM_CANDIDATES_FIELD_NUMBER: _builtins.int
-    LOG_SUM_EXP_FIELD_NUMBER: _builtins.int
-    CANDIDATE_IDS_FIELD_NUMBER: _builtins.int
-    CANDIDATE_LOGITS_FIELD_NUMBER: _builtins.int
-    candidate_ids: _builtins.bytes
-    """Little-endian uint32."""
-    candidate_logits: _builtins.bytes
-    """Little-endian float32."""
+    NUMBERS_FIELD_NUMBER: _builtins.int
+    POSITIONS_FIELD_NUMBER: _builtins.int
+    COUNTS_FIELD_NUMBER: _builtins.int
+    TOKENS_FIELD_NUMBER: _builtins.int
+    LOGPROBS_FIELD_NUMBER: _builtins.int
+    LOGITS_FIELD_NUMBER: _builtins.int
+    numbers: _builtins.bytes
+    """uint64."""
+    positions: _builtins.bytes
+    """uint32, like the rest."""
+    counts: _builtins.bytes
+    tokens: _builtins.bytes
     @_builtins.property
-    def request(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]: ...
+    def logprobs(self) -> _containers.RepeatedCompositeFieldContainer[_sampler_pb2.RowLogprobs]: ...
     @_builtins.property
-    def position(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]: ...
-    @_builtins.property
-    def token(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]:
-        """-1 in rows that are to be drawn from their candidates."""
-
-    @_builtins.property
-    def num_candidates(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]: ...
-    @_builtins.property
-    def log_sum_exp(self) -> _containers.RepeatedScalarFieldContainer[_builtins.float]: ...
+    def logits(self) -> _containers.RepeatedCompositeFieldContainer[_sampler_pb2.RowLogits]: ...
     def __init__(
         self,
         *,
-        request: _abc.Iterable[_builtins.int] | None = ...,
-        position: _abc.Iterable[_builtins.int] | None = ...,
-        token: _abc.Iterable[_builtins.int] | None = ...,
-        num_candidates: _abc.Iterable[_builtins.int] | None = ...,
-        log_sum_exp: _abc.Iterable[_builtins.float] | None = ...,
-        candidate_ids: _builtins.bytes = ...,
-        candidate_logits: _builtins.bytes = ...,
+        numbers: _builtins.bytes = ...,
+        positions: _builtins.bytes = ...,
+        counts: _builtins.bytes = ...,
+        tokens: _builtins.bytes = ...,
+        logprobs: _abc.Iterable[_sampler_pb2.RowLogprobs] | None = ...,
+        logits: _abc.Iterable[_sampler_pb2.RowLogits] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["candidate_ids", b"candidate_ids", "candidate_logits", b"candidate_logits", "log_sum_exp", b"log_sum_exp", "num_candidates", b"num_candidates", "position", b"position", "request", b"request", "token", b"token"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["counts", b"counts", "logits", b"logits", "logprobs", b"logprobs", "numbers", b"numbers", "positions", b"positions", "tokens", b"tokens"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

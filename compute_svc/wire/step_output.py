@@ -8,6 +8,7 @@ import numpy as np
 import numpy.typing as npt
 
 from triserve.rpc.errors import ServiceError
+from triserve.v1 import sampler_pb2
 
 
 class Started(NamedTuple):
@@ -28,25 +29,23 @@ class Released(NamedTuple):
 
 
 class Rows(NamedTuple):
-    """What a step computed: one entry per row in the first five columns, rows without candidates first.
+    """What a step gave for the requests whose last known token it computed, one row each.
 
     Attributes:
-        numbers: Requests.
-        positions: Indices of the generated tokens the rows are about.
-        tokens: Drawn tokens; None in rows that are to be drawn from their candidates.
-        num_candidates: Number of candidates of each row.
-        log_sum_exp: Of each row's logits; 0 in rows without candidates.
-        candidate_ids: [sum of num_candidates] uint32, see `Candidates`.
-        candidate_logits: [sum of num_candidates] float32.
+        numbers: [rows] uint64, the requests.
+        positions: [rows] uint32, index of the row's first generated token.
+        counts: [rows] uint32, number of drawn tokens; 0 where a sampler is to draw one.
+        tokens: [sum of counts] uint32.
+        logprobs: Of rows whose requests asked for them, in the order of the rows.
+        logits: Of rows that a sampler is to draw, or to draw again for comparison; in the order of the rows.
     """
 
-    numbers: list[int]
-    positions: list[int]
-    tokens: list[int | None]
-    num_candidates: list[int]
-    log_sum_exp: list[float]
-    candidate_ids: npt.NDArray[np.uint32]
-    candidate_logits: npt.NDArray[np.float32]
+    numbers: npt.NDArray[np.uint64]
+    positions: npt.NDArray[np.uint32]
+    counts: npt.NDArray[np.uint32]
+    tokens: npt.NDArray[np.uint32]
+    logprobs: list[sampler_pb2.RowLogprobs]
+    logits: list[sampler_pb2.RowLogits]
 
 
 class Pinned(NamedTuple):
@@ -85,7 +84,6 @@ class PrefixStats(NamedTuple):
     tenants: int
     looked_up_tokens: int
     hit_tokens: int
-    copied_tokens: int
     stored_pages: int
     evicted_pages: int
     pins: list[tuple[str, int, int]]

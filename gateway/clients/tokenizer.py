@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Coroutine, Sequence
-from typing import Any, NamedTuple
+from collections.abc import Callable, Coroutine, Mapping, Sequence
+from typing import Any, Literal, NamedTuple, TypeAlias
 
 import grpc
 
@@ -16,6 +16,14 @@ from triserve.v1 import common_pb2, tokenizer_pb2, tokenizer_pb2_grpc
 
 # Far above any model's.
 _MAX_EOS_TOKEN_IDS = 4096
+_Default: TypeAlias = Literal["default_temperature", "default_top_p", "default_min_p", "default_typical_p", "default_repetition_penalty"]
+_DEFAULTS: Mapping[_Default, limits.Range] = {
+    "default_temperature": limits.TEMPERATURE,
+    "default_top_p": limits.TOP_P,
+    "default_min_p": limits.MIN_P,
+    "default_typical_p": limits.TYPICAL_P,
+    "default_repetition_penalty": limits.REPETITION_PENALTY,
+}
 
 
 class _Waiting(NamedTuple):
@@ -146,10 +154,9 @@ def _check_info(info: tokenizer_pb2.GetTokenizerInfoResponse) -> None:
     if len(info.eos_token_ids) > _MAX_EOS_TOKEN_IDS:
         raise MalformedMessage(f"eos_token_ids has {len(info.eos_token_ids)} ids, the limit is {_MAX_EOS_TOKEN_IDS}")
     try:
-        if info.HasField("default_temperature"):
-            limits.TEMPERATURE.check("default_temperature", info.default_temperature)
-        if info.HasField("default_top_p"):
-            limits.TOP_P.check("default_top_p", info.default_top_p)
+        for name, allowed in _DEFAULTS.items():
+            if info.HasField(name):
+                allowed.check(name, getattr(info, name))
     except InvalidRequest as error:
         raise MalformedMessage(error.message) from error
 
@@ -174,7 +181,23 @@ def _check_answer(request: tokenizer_pb2.TokenizeRequest, response: tokenizer_pb
             raise MalformedMessage(f"token_ids has {num_ids} ids, the limit was {encode.max_tokens}")
         if encoded.system_tokens > num_ids:
             raise MalformedMessage(f"system_tokens is {encoded.system_tokens}, there are {num_ids} ids")
+        _check_sampling(encode.sampling, encoded.sampling, vocab_size=vocab_size)
     else:
         wanted = len(request.decode.token_ids) if request.decode.return_tokens else 0
         if len(response.decoded.tokens) != wanted:
             raise MalformedMessage(f"tokens has {len(response.decoded.tokens)} strings, {wanted} were asked for")
+
+
+def _check_sampling(strings: tokenizer_pb2.SamplingStrings, ids: tokenizer_pb2.SamplingIds, *, vocab_size: int) -> None:
+    breakers, words = ids.dry_breaker_ids, ids.bad_words
+    most = limits.MAX_LISTED_TOKEN_IDS if strings.dry_sequence_breakers else 0
+    if len(breakers) > most:
+        raise MalformedMessage(f"dry_breaker_ids has {len(breakers)} ids, the limit is {most}")
+    if not bool(strings.bad_words) <= len(words) <= 2 * len(strings.bad_words):
+        raise MalformedMessage(f"bad_words has {len(words)} sequences, there are {len(strings.bad_words)} words")
+    for word in words:
+        if not 1 <= len(word.token_ids) <= limits.MAX_BAD_WORD_TOKENS:
+            raise MalformedMessage(f"bad_words has a sequence of {len(word.token_ids)} ids, the limit is {limits.MAX_BAD_WORD_TOKENS}")
+    highest = max((max(one) for one in (breakers, *(word.token_ids for word in words)) if one), default=0)
+    if highest >= vocab_size:
+        raise MalformedMessage(f"sampling has id {highest}, the limit is {vocab_size - 1}")

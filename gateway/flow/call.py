@@ -22,9 +22,25 @@ class Wishes:
     # 0 = greedy.
     top_p: float | None = None
     min_p: float | None = None
+    typical_p: float | None = None
+    # 0 or -1 = all tokens.
+    top_n_sigma: float | None = None
+    xtc_probability: float | None = None
+    xtc_threshold: float | None = None
     repetition_penalty: float | None = None
     presence_penalty: float | None = None
     frequency_penalty: float | None = None
+    dry_multiplier: float | None = None
+    dry_base: float | None = None
+    dry_allowed_length: int | None = None
+    # None = the usual ones, if there are no ids of breakers.
+    dry_sequence_breakers: tuple[str, ...] | None = None
+    dry_breaker_ids: tuple[int, ...] = ()
+    allowed_token_ids: tuple[int, ...] | None = None
+    banned_token_ids: tuple[int, ...] = ()
+    # As strings, and as sequences of ids.
+    bad_words: tuple[str, ...] = ()
+    bad_word_ids: tuple[tuple[int, ...], ...] = ()
     # Token ids and what is added to their logits.
     logit_bias: tuple[tuple[int, float], ...] = ()
     seed: int | None = None

@@ -26,6 +26,7 @@ from gateway.flow.resolve import (
     resolve_stopping,
 )
 from gateway.flow.served_model import ServedModel, ServedNames
+from gateway.flow.token_rules import check_something_is_left, sampling_strings
 from gateway.metrics import Metrics
 from prompt_cache import CacheKey
 from triserve.rpc.errors import DeadlineExceeded, InvalidRequest, PromptTooLong, ServiceError
@@ -121,7 +122,8 @@ class Pipeline:
         model = self._fleet.model()
         check_priority(call, model)
         check_template_reads(call, model)
-        choices = self._choices(call, model, await self._tokenize(call, model))
+        prompts, ids = await self._tokenize(call, model, sampling_strings(call.wishes))
+        choices = self._choices(call, model, prompts, ids)
         key = self._cache.key(call, model, choices) if self._cache is not None else None
         status: CacheStatus = "bypass"
         if self._cache is not None and key is not None and call.cache.read:
@@ -148,38 +150,51 @@ class Pipeline:
             raise
         return key, generation
 
-    async def _tokenize(self, call: Call, model: ServedModel) -> list[EncodedPrompt]:
+    async def _tokenize(
+        self, call: Call, model: ServedModel, strings: tokenizer_pb2.SamplingStrings | None
+    ) -> tuple[list[EncodedPrompt], tokenizer_pb2.SamplingIds]:
+        """The prompts, and what the strings come to, which go with the first of them."""
         first, *others = call.prompts
         if not others:
-            return [await self._encode(call, first, model)]
+            prompt, ids = await self._encode(call, first, model, strings)
+            return [prompt], ids
         try:
             async with asyncio.TaskGroup() as group:
-                tasks = [group.create_task(self._encode(call, prompt, model)) for prompt in call.prompts]
+                tasks = [group.create_task(self._encode(call, first, model, strings))]
+                tasks += [group.create_task(self._encode(call, prompt, model)) for prompt in others]
         except BaseExceptionGroup as errors:
             raise errors.exceptions[0] from None
-        return [task.result() for task in tasks]
+        return [task.result()[0] for task in tasks], tasks[0].result()[1]
 
-    async def _encode(self, call: Call, prompt: Prompt, model: ServedModel) -> EncodedPrompt:
+    async def _encode(
+        self, call: Call, prompt: Prompt, model: ServedModel, strings: tokenizer_pb2.SamplingStrings | None = None
+    ) -> tuple[EncodedPrompt, tokenizer_pb2.SamplingIds]:
         if not isinstance(prompt, tokenizer_pb2.EncodeRequest):
             check_prompt_ids(prompt, model, field=call.prompt_field)
-            return EncodedPrompt(token_ids=prompt, system_tokens=0, encode_us=0)
+            ids = tokenizer_pb2.SamplingIds()
+            if strings is not None:
+                ids = (await self._ask_tokenizer(call, model, tokenizer_pb2.EncodeRequest(sampling=strings))).sampling
+            return EncodedPrompt(token_ids=prompt, system_tokens=0, encode_us=0), ids
         if prompt.HasField("chat") and not model.has_chat_template:
             raise InvalidRequest("the model has no chat template: use /v1/completions", field=call.prompt_field)
-        request = tokenizer_pb2.EncodeRequest()
-        request.CopyFrom(prompt)
-        request.max_tokens = model.max_model_len_tokens - 1
-        try:
-            encoded = await self._fleet.encode(request)
-        except InvalidRequest as error:
-            said = in_clients_words(error, call.prompt_field)
-            raise (in_openais_words(said, model) if isinstance(said, PromptTooLong) else said) from error
+        request = tokenizer_pb2.EncodeRequest(max_tokens=model.max_model_len_tokens - 1, sampling=strings)
+        request.MergeFrom(prompt)
+        encoded = await self._ask_tokenizer(call, model, request)
         if not encoded.token_ids:
             raise InvalidRequest(f"{call.prompt_field} has no tokens", field=call.prompt_field)
         self._metrics.tokenize.observe(encoded.encode_us / 1e6)
-        return EncodedPrompt(token_ids=encoded.token_ids, system_tokens=encoded.system_tokens, encode_us=encoded.encode_us)
+        prompt_ids = EncodedPrompt(token_ids=encoded.token_ids, system_tokens=encoded.system_tokens, encode_us=encoded.encode_us)
+        return prompt_ids, encoded.sampling
 
-    def _choices(self, call: Call, model: ServedModel, prompts: Sequence[EncodedPrompt]) -> list[Choice]:
-        sampling = resolve_sampling(call.wishes, model, self._limits)
+    async def _ask_tokenizer(self, call: Call, model: ServedModel, request: tokenizer_pb2.EncodeRequest) -> tokenizer_pb2.EncodeResponse:
+        try:
+            return await self._fleet.encode(request)
+        except InvalidRequest as error:
+            said = in_clients_words(error, call.prompt_field)
+            raise (in_openais_words(said, model) if isinstance(said, PromptTooLong) else said) from error
+
+    def _choices(self, call: Call, model: ServedModel, prompts: Sequence[EncodedPrompt], ids: tokenizer_pb2.SamplingIds) -> list[Choice]:
+        sampling = resolve_sampling(call.wishes, model, self._limits, ids)
         choices: list[Choice] = []
         for prompt_index, prompt in enumerate(prompts):
             # A client's seed gives each prompt the answer it would get alone; without one, equal prompts get answers of their own.
@@ -192,6 +207,7 @@ class Pipeline:
                 prompt_field=call.prompt_field,
                 default_max_tokens=call.default_max_tokens,
             )
+            check_something_is_left(sampling, stopping, model)
             for number in range(call.n):
                 own = type(sampling)()
                 own.CopyFrom(sampling)

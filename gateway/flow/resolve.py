@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from gateway.flow.call import Call, Wishes
 from gateway.flow.limits import Limits
 from gateway.flow.served_model import ServedModel
+from gateway.flow.token_rules import check_token_ids, set_token_rules
 from triserve.rpc import limits as contract
 from triserve.rpc.errors import InvalidRequest, PromptTooLong
 from triserve.rpc.limits import shown
@@ -22,6 +23,17 @@ _SPLITMIX_1 = 0xBF58476D1CE4E5B9
 _SPLITMIX_2 = 0x94D049BB133111EB
 # The contract has no 0: no set of tokens has so little probability. Clients mean the likeliest alone.
 TOP_P = contract.TOP_P._replace(excludes_low=False)
+_FILTERS = {
+    "top_p": TOP_P,
+    "min_p": contract.MIN_P,
+    "typical_p": contract.TYPICAL_P,
+    "xtc_probability": contract.XTC_PROBABILITY,
+    "xtc_threshold": contract.XTC_THRESHOLD,
+}
+# The least number of a float's full precision: the contract refuses the 0 that smaller ones become.
+_LEAST = 2.0**-126
+# What it comes to unset, in the precision of the contract.
+_XTC_THRESHOLD = common_pb2.SamplingParams(xtc_threshold=0.1).xtc_threshold
 
 
 def check_shape(call: Call, limits: Limits) -> None:
@@ -85,10 +97,18 @@ def check_template_reads(call: Call, model: ServedModel) -> None:
             raise InvalidRequest(f"{name} is not supported: the model's chat template does not read it", field=name)
 
 
-def resolve_sampling(wishes: Wishes, model: ServedModel, limits: Limits) -> common_pb2.SamplingParams:
+def resolve_sampling(
+    wishes: Wishes, model: ServedModel, limits: Limits, ids: tokenizer_pb2.SamplingIds | None = None
+) -> common_pb2.SamplingParams:
     """Sampling parameters without a seed, in canonical form: what would change nothing is left unset.
 
     Unset wishes take the model author's defaults, then the contract's.
+
+    Args:
+        wishes: what the client asked.
+        model: what is served.
+        limits: bounds.
+        ids: what the tokenizer made of `token_rules.sampling_strings`; None = there were none.
 
     Raises:
         InvalidRequest: naming the field and its range.
@@ -100,6 +120,7 @@ def resolve_sampling(wishes: Wishes, model: ServedModel, limits: Limits) -> comm
         _check_truncation(wishes)
     _set_penalties(params, wishes, model)
     _set_logit_bias(params, wishes, model, limits)
+    set_token_rules(params, wishes, model, tokenizer_pb2.SamplingIds() if ids is None else ids)
     if wishes.seed is not None:
         _within("seed", wishes.seed, -(2**63), 2**64 - 1)
     if wishes.top_logprobs is not None:
@@ -121,10 +142,11 @@ def _temperature(wishes: Wishes, model: ServedModel) -> float:
 def _check_truncation(wishes: Wishes) -> None:
     if wishes.top_k is not None:
         _within("top_k", wishes.top_k, -1, 2**32 - 1)
-    if wishes.top_p is not None:
-        TOP_P.check("top_p", wishes.top_p)
-    if wishes.min_p is not None:
-        contract.MIN_P.check("min_p", wishes.min_p)
+    if wishes.top_n_sigma not in (None, 0, -1):
+        contract.TOP_N_SIGMA.check("top_n_sigma", wishes.top_n_sigma)
+    for name, allowed in _FILTERS.items():
+        if (value := getattr(wishes, name)) is not None:
+            allowed.check(name, value)
 
 
 def _set_truncation(params: common_pb2.SamplingParams, wishes: Wishes, model: ServedModel) -> None:
@@ -134,10 +156,26 @@ def _set_truncation(params: common_pb2.SamplingParams, wishes: Wishes, model: Se
     if top_k is not None and top_k > 0:
         params.top_k = top_k
     if top_p is not None and top_p < 1:
-        params.top_p = top_p
+        params.top_p = _above_zero(top_p)
     min_p = model.default_min_p if wishes.min_p is None else wishes.min_p
     if min_p:
         params.min_p = min_p
+    typical_p = model.default_typical_p if wishes.typical_p is None else wishes.typical_p
+    if typical_p is not None and typical_p < 1:
+        params.typical_p = _above_zero(typical_p)
+    if wishes.top_n_sigma not in (None, 0, -1):
+        params.top_n_sigma = _above_zero(wishes.top_n_sigma)
+    if wishes.xtc_probability:
+        params.xtc_probability = wishes.xtc_probability
+        if wishes.xtc_threshold is not None:
+            params.xtc_threshold = _above_zero(wishes.xtc_threshold)
+            if params.xtc_threshold == _XTC_THRESHOLD:
+                params.ClearField("xtc_threshold")
+
+
+def _above_zero(value: float) -> float:
+    """A number above 0 as one that is so in the precision of the contract too."""
+    return max(value, _LEAST)
 
 
 def _set_penalties(params: common_pb2.SamplingParams, wishes: Wishes, model: ServedModel) -> None:
@@ -145,7 +183,7 @@ def _set_penalties(params: common_pb2.SamplingParams, wishes: Wishes, model: Ser
         contract.REPETITION_PENALTY.check("repetition_penalty", wishes.repetition_penalty)
     penalty = model.default_repetition_penalty if wishes.repetition_penalty is None else wishes.repetition_penalty
     if penalty is not None and penalty != 1:
-        params.repetition_penalty = penalty
+        params.repetition_penalty = _above_zero(penalty)
     for name, allowed in (("presence_penalty", contract.PRESENCE_PENALTY), ("frequency_penalty", contract.FREQUENCY_PENALTY)):
         value = getattr(wishes, name)
         if value is not None:
@@ -253,17 +291,6 @@ def check_prompt_ids(token_ids: Sequence[int], model: ServedModel, *, field: str
     if len(token_ids) >= model.max_model_len_tokens:
         raise _too_long(len(token_ids), model, field=field)
     check_token_ids(field, token_ids, model)
-
-
-def check_token_ids(field: str, token_ids: Sequence[int], model: ServedModel) -> None:
-    """Refuses token ids that the model cannot give and has no row for.
-
-    Raises:
-        InvalidRequest: naming the first such id and the limit.
-    """
-    if token_ids and not (min(token_ids) >= 0 and max(token_ids) < model.logits_width):
-        wrong = next(token for token in token_ids if not 0 <= token < model.logits_width)
-        raise InvalidRequest(f"{field} has token id {wrong}, ids are in [0, {model.logits_width})", field=field)
 
 
 def choice_seed(seed: int, choice: int) -> int:

@@ -26,6 +26,7 @@ class ServedModel:
     default_top_k: int | None
     default_top_p: float | None
     default_min_p: float | None = None
+    default_typical_p: float | None = None
     default_repetition_penalty: float | None = None
     has_chat_template: bool
     # Arguments that callers may give the chat template and that it reads.
@@ -67,6 +68,7 @@ def served_model(tokenizer: tokenizer_pb2.GetTokenizerInfoResponse, replicas: Se
         default_top_k=tokenizer.default_top_k if tokenizer.HasField("default_top_k") else None,
         default_top_p=tokenizer.default_top_p if tokenizer.HasField("default_top_p") else None,
         default_min_p=tokenizer.default_min_p if tokenizer.HasField("default_min_p") else None,
+        default_typical_p=tokenizer.default_typical_p if tokenizer.HasField("default_typical_p") else None,
         default_repetition_penalty=tokenizer.default_repetition_penalty if tokenizer.HasField("default_repetition_penalty") else None,
         has_chat_template=tokenizer.has_chat_template,
         template_arguments=tuple(tokenizer.template_arguments),

@@ -44,9 +44,7 @@ REFUSED: Refused = {
     "use_beam_search": (False,),
     "length_penalty": (1, 1.0),
     "early_stopping": (False,),
-    "typical_p": (1, 1.0),
-    "allowed_token_ids": (),
-    "bad_words": ([],),
+    "dry_penalty_last_n": (-1,),
     "logits_processors": ([],),
     "verbosity": ("medium",),
     # Another form of the answer.

@@ -115,7 +115,7 @@ def random_tokens(model: CausalLM, count: int, length: int, *, seed: int) -> tor
 def _merge_step(model: CausalLM) -> Callable[[], torch.Tensor]:
     config = SchedulerConfig(16, 64, 256, 128, 16, 16)
     scheduler = Scheduler(config)
-    builder = BatchBuilder(config, scheduler.memory.tables, model.device)
+    builder = BatchBuilder(config, scheduler.memory.slots, model.device)
     kv = KvPageStore(model.config.num_layers, 64, 16, model.config.num_kv_heads, model.config.kv_head_dim, model.dtype, model.device)
     for number in range(4):
         scheduler.submit(Request(number, "", np.arange(30 * number, 30 * number + 20), np.empty(0, np.int64), 8, 0.0))

@@ -91,4 +91,4 @@ class EngineRunner:
         output: StepOutput | None = self._engine.step(0.0)
         assert output is not None, "requests are under way"
         assert all(released.error is None for released in output.released), "no request fails"
-        return [] if output.rows is None else output.rows.numbers
+        return [] if output.rows is None else output.rows.numbers.tolist()

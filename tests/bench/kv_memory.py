@@ -19,7 +19,7 @@ import platform
 import random
 import statistics
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from importlib.metadata import version
@@ -30,8 +30,9 @@ import numpy as np
 
 from compute_svc.kv.page_table import PageTable
 from compute_svc.scheduler.base import Plan, RequestState, SchedulerConfig
-from compute_svc.scheduler.kv_memory import Reservation
+from compute_svc.scheduler.kv_memory import KvMemory
 from compute_svc.scheduler.length_predictor import WindowedLengthPredictor
+from compute_svc.scheduler.reservation import MaximumMemory, PredictedMemory, count_extents
 from compute_svc.scheduler.scheduler import Scheduler
 from compute_svc.wire.request import Request
 from gateway.cli.hardware import describe_hardware
@@ -39,6 +40,7 @@ from gateway.cli.workload import BUNDLED_LENGTHS, PlannedRequest, WorkloadConfig
 
 RESULTS = Path(__file__).parent / "results" / "kv_memory.json"
 VOCAB_SIZE = 32_000
+MEMORIES: dict[str, Callable[[SchedulerConfig], KvMemory]] = {"MAXIMUM": MaximumMemory, "PAGES": KvMemory, "PREDICTED": PredictedMemory}
 # Tokens of a second turn's question.
 FOLLOW_UP_TOKENS = 20
 
@@ -74,7 +76,12 @@ class Run:
     """One case with one way to reserve."""
 
     def __init__(
-        self, case: Case, config: SchedulerConfig, reservation: Reservation, planned: Sequence[PlannedRequest], queue: int
+        self,
+        case: Case,
+        config: SchedulerConfig,
+        make_memory: Callable[[SchedulerConfig], KvMemory],
+        planned: Sequence[PlannedRequest],
+        queue: int,
     ) -> None:
         self._case = case
         self._config = config
@@ -82,7 +89,7 @@ class Run:
         self._turns = len(planned)
         self._arrivals = deque(planned)
         self._queue = queue
-        self._scheduler = Scheduler(config, predictor=WindowedLengthPredictor(), reservation=reservation)
+        self._scheduler = Scheduler(config, predictor=WindowedLengthPredictor(), make_memory=make_memory)
         self._slots = np.full((config.num_pages, config.page_size_tokens), -1, dtype=np.int64)
         self._live: dict[int, RequestState] = {}
         self._ended: dict[int, int] = {}
@@ -116,9 +123,6 @@ class Run:
         self._live[planned.index] = self._scheduler.submit(request)
 
     def _compute(self, plan: Plan) -> None:
-        if plan.copies:
-            sources, targets = zip(*plan.copies, strict=True)
-            self._slots[list(targets)] = self._slots[list(sources)]
         for state in plan.decodes:
             self._write(state, state.num_computed, 1)
         for chunk in plan.prefills:
@@ -140,7 +144,7 @@ class Run:
         pages = self._scheduler.memory.tables.entries[table.row, : table.length]
         stored = self._slots[pages].reshape(-1)[: state.num_computed]
         assert (stored == state.tokens[: state.num_computed]).all(), "a request's pages hold its own tokens"
-        self.tally.extents.append(table.num_extents)
+        self.tally.extents.append(count_extents(pages[: -(-state.num_computed // self._config.page_size_tokens)]))
         self.tally.expected_enough.append(state.position <= state.predicted_tokens)
         self._ended[number] = state.position
         del self._live[number]
@@ -165,7 +169,9 @@ class Run:
         running = [state for state in self._live.values() if state.table is not None]
         used = sum(state.num_computed for state in running)
         owned = sum(_table(state).length for state in running) * self._config.page_size_tokens
-        reserved = owned + sum(_table(state).room.size for state in running) * self._config.page_size_tokens
+        memory = self._scheduler.memory
+        rooms = sum(memory.room(state).size for state in running) if isinstance(memory, PredictedMemory) else 0
+        reserved = owned + rooms * self._config.page_size_tokens
         self.tally.running.append(len(running))
         self.tally.waste_percent.append(100 * (1 - used / reserved))
         self.tally.waste_percent_owned.append(100 * (1 - used / owned))
@@ -239,9 +245,9 @@ def main() -> None:
             max_waiting_requests=arguments.queue + arguments.requests,
         )
         figures = {}
-        for reservation in Reservation:
-            figures[reservation.name] = Run(case, config, reservation, planned, arguments.queue).finish()
-            print(f"{case.name}: {reservation.name} {figures[reservation.name]}", flush=True)
+        for name, make_memory in MEMORIES.items():
+            figures[name] = Run(case, config, make_memory, planned, arguments.queue).finish()
+            print(f"{case.name}: {name} {figures[name]}", flush=True)
         claims = None if case.returns else _check_claims(figures)
         results.append({"case": case.name, "figures": figures, "claims": claims})
         print(f"{case.name}: claims {claims}", flush=True)

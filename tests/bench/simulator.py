@@ -24,9 +24,10 @@ import numpy as np
 import torch
 
 from compute_svc.engine.loading import load_engine
-from compute_svc.scheduler.base import Policy, SchedulerConfig
+from compute_svc.scheduler.base import SchedulerConfig
 from compute_svc.scheduler.policies import POLICIES, make_policy
 from compute_svc.scheduler.policies.multi_level import MultiLevelFeedback
+from compute_svc.scheduler.policies.policy import Policy
 from compute_svc.settings import Settings
 from compute_svc.simulator.cost_model import TINY_MODEL_ON_ONE_CPU_CORE, CostModel, fit, roofline
 from compute_svc.simulator.measure import measure_steps

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import numpy as np
 
-from compute_svc.scheduler.base import Plan, Policy, RequestState, SchedulerConfig
+from compute_svc.scheduler.base import Plan, RequestState, SchedulerConfig
+from compute_svc.scheduler.policies.policy import Policy
 from compute_svc.scheduler.scheduler import Scheduler
 from compute_svc.wire.request import Request
 

@@ -21,6 +21,7 @@ from compute_svc.replica.service import SERVICE_NAME, ComputeService
 from compute_svc.scheduler.base import SchedulerConfig
 from compute_svc.scheduler.policies import make_policy
 from compute_svc.settings import Settings
+from tests.fakes.engine_reader import SERVICE
 from tests.fakes.fake_sampler import FakeSampler
 from tests.fakes.hash_model import HashModel, hash_kv
 from triserve.rpc.channel import is_ready, open_channel
@@ -299,5 +300,5 @@ class Replica:
         config = SchedulerConfig(**self.sizes)
         kv = hash_kv(config.num_pages, config.page_size_tokens)
         policy = make_policy(settings.policy)
-        self.engine = Engine(self.gate, kv, config, logits_width=WIDTH, device=torch.device("cpu"), policy=policy)
+        self.engine = Engine(self.gate, kv, config, logits_width=WIDTH, device=torch.device("cpu"), policy=policy, drawing=SERVICE)
         return self.engine

@@ -3,24 +3,35 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import islice
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import torch
 
 from compute_svc.engine.engine import Engine, Model
+from compute_svc.engine.step_drawing import DrawConfig, DrawPlace
 from compute_svc.scheduler.base import SchedulerConfig
-from compute_svc.wire.request import Request, SamplingOptions
+from compute_svc.scheduler.kv_memory import KvMemory
+from compute_svc.wire.request import GREEDY as GREEDY
+from compute_svc.wire.request import Request
 from compute_svc.wire.step_output import StepOutput
+from sampler_svc.changes import Changes
+from sampler_svc.draw import draw_token
 from tests.fakes.hash_model import HashModel, hash_kv
+from triserve.rpc.sampling import Sampling
 
 WIDTH = 24
-GREEDY = SamplingOptions()
-TOP_3 = SamplingOptions(temperature=1.0, top_k=3)
+SERVICE = DrawConfig(DrawPlace.SERVICE)
+DEVICE = DrawConfig(DrawPlace.DEVICE)
+TOP_3 = Sampling(temperature=1.0, top_k=3, seed=7)
 
 
-def small_engine(model: Model | None = None, **changes: int) -> Engine:
-    """An engine with a few small pages; `changes` are sizes of its scheduler."""
+def small_engine(
+    model: Model | None = None, drawing: DrawConfig = SERVICE, make_memory: type[KvMemory] = KvMemory, **changes: int
+) -> Engine:
+    """An engine with a few small pages, whose rows the reader draws unless `drawing` says otherwise; `changes` are sizes of its scheduler."""
     sizes = {
         "page_size_tokens": 4,
         "num_pages": 16,
@@ -31,7 +42,8 @@ def small_engine(model: Model | None = None, **changes: int) -> Engine:
     }
     config = SchedulerConfig(**{**sizes, **changes})
     kv = hash_kv(config.num_pages, config.page_size_tokens)
-    return Engine(model or HashModel(WIDTH), kv, config, logits_width=WIDTH, device=torch.device("cpu"))
+    device = torch.device("cpu")
+    return Engine(model or HashModel(WIDTH), kv, config, logits_width=WIDTH, device=device, make_memory=make_memory, drawing=drawing)
 
 
 def request_of(number: int, prompt: Sequence[int], max_tokens: int = 8, **changes: Any) -> Request:
@@ -78,18 +90,17 @@ class Reader:
         self.outputs.append(output)
         rows = output.rows
         if rows is not None:
-            start = 0
-            assert len(set(rows.numbers)) == len(rows.numbers), "a request has one row in a step"
-            for number, position, token, count in zip(rows.numbers, rows.positions, rows.tokens, rows.num_candidates, strict=True):
-                ids = rows.candidate_ids[start : start + count].tolist()
-                start += count
+            numbers = rows.numbers.tolist()
+            logits = {one.row: np.frombuffer(one.logits, "<f4") for one in rows.logits}
+            tokens = iter(rows.tokens.tolist())
+            assert len(set(numbers)) == len(numbers), "a request has one row in a step"
+            for row, (number, position, count) in enumerate(zip(numbers, rows.positions.tolist(), rows.counts.tolist(), strict=True)):
                 answer = self.tokens.setdefault(number, [])
                 assert position == len(answer) + self.given.get(number, 0), "positions have no gap and no repetition"
-                if token is None:
+                if count == 0:
                     # A sampler that draws by position alone, the same however the request is batched.
-                    self.awaiting[number] = (position, ids[position % min(3, count)])
-                else:
-                    answer.append(token)
+                    self.awaiting[number] = (position, ranking_of(logits[row])[position % 3])
+                answer.extend(islice(tokens, count))
         for released in output.released:
             assert released.number not in self.errors, "a request leaves once"
             self.errors[released.number] = released.error
@@ -99,7 +110,7 @@ class Reader:
         """Gives the verdict a request awaits."""
         position, token = self.awaiting.pop(number)
         self.tokens[number].append(token)
-        self.engine.verdict(number, position, token)
+        self.engine.verdict(number, position, [token])
 
     def run(self, steps: int = 100) -> None:
         """Steps, with a verdict after each step, until nothing happens."""
@@ -111,19 +122,31 @@ class Reader:
         raise AssertionError("the engine does not come to rest")
 
 
-def answer_alone(model: HashModel, request: Request) -> list[int]:
+def ranking_of(logits: npt.NDArray[np.float32]) -> list[int]:
+    """All ids by falling logit, then by rising id."""
+    ranking: list[int] = np.lexsort((np.arange(logits.size), -logits)).tolist()
+    return ranking
+
+
+def answer_alone(model: HashModel, request: Request, place: DrawPlace = DrawPlace.SERVICE) -> list[int]:
     """What a request is answered, computed without KV, batch or scheduler."""
+    prompt, sampling = request.prompt.tolist(), request.sampling
+    changes = Changes(sampling, request.min_tokens, request.stop_token_ids, prompt, WIDTH)
+    for token in request.generated.tolist():
+        changes.count(token)
     context = [*request.prompt.tolist(), *request.generated.tolist()]
     while True:
         position = len(context) - request.prompt.size
         logits = model.logits_of(context)
-        ranking = np.lexsort((np.arange(WIDTH), -logits)).tolist()
-        if request.sampling.temperature:
-            token = ranking[position % 3]
+        banned = position < request.min_tokens and bool(request.stop_token_ids)
+        if place is DrawPlace.DEVICE:
+            drawn = draw_token(logits, sampling, changes, position)
+            assert drawn is not None, "something can be drawn"
+            token = drawn
         else:
-            # A banned stop id makes a greedy row go to the stand-in sampler, which draws among what it gets.
-            banned = position < request.min_tokens and bool(request.stop_token_ids)
-            token = ranking[position % 3 if banned else 0]
+            # What is not simply the likeliest is drawn by the stand-in sampler.
+            token = ranking_of(logits)[position % 3 if banned or not sampling.greedy or sampling.changes_logits else 0]
+        changes.count(token)
         context.append(token)
         if position + 1 >= request.max_tokens or (token in request.stop_token_ids and position + 1 > request.min_tokens):
             return context[request.prompt.size + request.generated.size :]

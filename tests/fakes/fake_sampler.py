@@ -1,14 +1,15 @@
-"""A sampler over real gRPC that draws the likeliest candidate and does, on demand, what a sampler should not do."""
+"""A sampler over real gRPC that draws the likeliest token and does, on demand, what a sampler should not do."""
 
 from __future__ import annotations
 
 import asyncio
-import struct
 from collections.abc import AsyncIterator, Callable, Sequence
 from dataclasses import dataclass, field
+from itertools import islice
 from typing import Any
 
 import grpc
+import numpy as np
 
 from triserve.rpc.errors import Internal, to_proto
 from triserve.rpc.server import ServiceServer
@@ -112,21 +113,23 @@ class FakeSampler(sampler_pb2_grpc.SamplerServiceServicer):
         for request in frame.close:
             self.open.pop(request, None)
         deltas: dict[int, sampler_pb2.DeltaFrame] = {}
-        start = 0
-        rows = zip(frame.request, frame.position, frame.kind, frame.token, frame.num_candidates, strict=True)
-        for request, position, kind, token, count in rows:
-            ids = struct.unpack(f"<{count}I", frame.candidate_ids[4 * start : 4 * (start + count)])
-            start += count
+        logits = {one.row: np.frombuffer(one.logits, "<f4") for one in frame.logits}
+        tokens = iter(frame.token)
+        rows = zip(frame.request, frame.position, frame.num_tokens or [1] * len(frame.request), strict=True)
+        for row, (request, position, count) in enumerate(rows):
+            drawn = list(islice(tokens, count))
             state = self.open.get(request)
             if state is None:
                 continue
             assert position == len(state.opening.generated_token_ids) + len(state.tokens), "rows come in order"
-            if kind == sampler_pb2.ROW_KIND_CANDIDATES:
-                token = ids[0]
+            if not drawn:
+                drawn = [int(logits[row].argmax())]
                 response.request.append(request)
                 response.position.append(position)
-                response.token.append(token)
-            self._advance(response, deltas, state, position, token)
+                response.token.append(drawn[0])
+            for place, token in enumerate(drawn):
+                if request in self.open:
+                    self._advance(response, deltas, state, position + place, token)
         response.parcels.extend(
             sampler_pb2.Parcel(gateway=gateway, delta_frame=delta.SerializeToString()) for gateway, delta in deltas.items()
         )

@@ -120,13 +120,27 @@ def render(chat: tokenizer_pb2.ChatInput) -> str:
 def _encode(request: tokenizer_pb2.EncodeRequest) -> tokenizer_pb2.EncodeResponse:
     field = "messages" if request.HasField("chat") else "prompt"
     token_ids = list((render(request.chat) if request.HasField("chat") else request.text.text).encode())
+    if request.WhichOneof("input") is None:
+        token_ids = []
     if request.HasField("text") and request.text.add_special_tokens:
         token_ids = [BOS, *token_ids]
     if request.HasField("max_tokens") and len(token_ids) > request.max_tokens:
         raise PromptTooLong.of(got=len(token_ids), limit=request.max_tokens, field=field)
+    sampling = _sampling(request.sampling) if request.HasField("sampling") else None
     system = request.chat.messages[0] if request.HasField("chat") and request.chat.messages[0].role == "system" else None
     return tokenizer_pb2.EncodeResponse(
-        token_ids=token_ids, system_tokens=len(f"system: {system.content}\n".encode()) if system else 0, encode_us=1500
+        token_ids=token_ids,
+        system_tokens=len(f"system: {system.content}\n".encode()) if system else 0,
+        encode_us=1500,
+        sampling=sampling,
+    )
+
+
+def _sampling(strings: tokenizer_pb2.SamplingStrings) -> tokenizer_pb2.SamplingIds:
+    forms = (form for word in strings.bad_words for form in (word, f" {word}"))
+    return tokenizer_pb2.SamplingIds(
+        bad_words=[common_pb2.TokenSequence(token_ids=form.encode()) for form in forms],
+        dry_breaker_ids=sorted({ord(one) for one in strings.dry_sequence_breakers if len(one) == 1 and one.isascii()}),
     )
 
 

@@ -51,7 +51,17 @@ _BEFORE = {
     TOKENIZE: b"",
     DETOKENIZE: b"",
 }
-_GENERATING = ("stop", "stop_token_ids", "tools", "modalities", "functions", "unknown")
+_GENERATING = (
+    "stop",
+    "stop_token_ids",
+    "allowed_token_ids",
+    "bad_words",
+    "dry_sequence_breakers",
+    "tools",
+    "modalities",
+    "functions",
+    "unknown",
+)
 _LISTS = {
     CHAT: ("messages", *_GENERATING),
     COMPLETION: ("prompt", *_GENERATING),

@@ -9,6 +9,7 @@ from compute_svc.kv.page_table import PageTable
 from compute_svc.kv.window import KvWindow
 from compute_svc.scheduler.base import RequestState, SchedulerConfig
 from compute_svc.scheduler.kv_memory import KvMemory
+from compute_svc.scheduler.reservation import PredictedMemory
 from compute_svc.wire.request import Request
 
 PAGE = 4
@@ -50,9 +51,10 @@ def table_of(state: RequestState) -> PageTable:
 
 
 def admit(memory: KvMemory, state: RequestState) -> None:
-    """Gives a request pages and counts its tokens as computed."""
+    """Gives a request pages and computes its tokens."""
     assert memory.admit(state, headroom=0)
     state.num_computed = state.num_tokens
+    memory.keep_computed(state)
 
 
 def decode(memory: KvMemory, state: RequestState, token: int = 7) -> bool:
@@ -65,6 +67,7 @@ def decode(memory: KvMemory, state: RequestState, token: int = 7) -> bool:
     return True
 
 
-def lengths_of(state: RequestState) -> tuple[int, int]:
+def lengths_of(memory: KvMemory, state: RequestState) -> tuple[int, int]:
     """Pages of a request, without its room and with it."""
-    return table_of(state).length, table_of(state).length + table_of(state).room.size
+    room = memory.room(state).size if isinstance(memory, PredictedMemory) else 0
+    return table_of(state).length, table_of(state).length + room

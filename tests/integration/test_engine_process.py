@@ -57,7 +57,7 @@ class Listener:
     def on_engine_output(self, output: StepOutput, ended_at: float) -> None:
         """See `EngineListener`."""
         if output.rows is not None:
-            self.tokens += output.rows.tokens
+            self.tokens += output.rows.tokens.tolist()
         if output.kv_changes is not None:
             self.kv_changes.append(output.kv_changes)
         if output.pinned:

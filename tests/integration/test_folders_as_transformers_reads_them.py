@@ -57,6 +57,7 @@ VARIANTS: dict[str, dict[str, Any]] = {
     "no-eos": {"config": {"eos_token_id": None}},
     "sampled": {"generation_config": {"do_sample": True, "temperature": 0.5, "top_k": 20, "top_p": 0.75}},
     "min-p": {"generation_config": {"do_sample": True, "min_p": 0.25, "repetition_penalty": 1.5}},
+    "typical-p": {"generation_config": {"do_sample": True, "typical_p": 0.75}},
     "greedy": {"generation_config": {"do_sample": False, "repetition_penalty": 1.25}},
     "no-defaults": {"generation_config": {"transformers_version": "4.50.0"}},
     "tokens-as-objects": {"tokenizer_config": {"eos_token": {"__type": "AddedToken", **EXTRA, "content": "<|im_end|>"}}},

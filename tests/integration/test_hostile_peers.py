@@ -226,10 +226,7 @@ async def sampled(target: str, fingerprint: common_pb2.Fingerprint) -> list[byte
                 frame=position + 1,
                 request=[1],
                 position=[position],
-                kind=[sampler_pb2.ROW_KIND_DRAWN],
                 token=[token],
-                log_sum_exp=[0.0],
-                num_candidates=[0],
             )
             await call.write(row)
             answers.append((await call.read()).SerializeToString())
@@ -260,6 +257,7 @@ def frames(draw: st.DrawFn) -> list[bytes]:
     for number in range(1, draw(st.integers(1, 6)) + 1):
         rows = draw(st.lists(st.integers(1, 3), max_size=3))
         count = len(rows)
+        counts = draw(st.lists(st.sampled_from([1, 1, 0, 2]), min_size=count, max_size=count))
         proper = sampler_pb2.SampleRequest(
             frame=number,
             open=[
@@ -268,12 +266,9 @@ def frames(draw: st.DrawFn) -> list[bytes]:
             ],
             request=rows,
             position=draw(st.lists(st.integers(0, 3), min_size=count, max_size=count)),
-            kind=draw(
-                st.lists(st.sampled_from([sampler_pb2.ROW_KIND_DRAWN, sampler_pb2.ROW_KIND_CANDIDATES]), min_size=count, max_size=count)
-            ),
-            token=draw(st.lists(st.integers(0, 256), min_size=count, max_size=count)),
-            log_sum_exp=[0.0] * count,
-            num_candidates=[0] * count,
+            num_tokens=counts,
+            token=draw(st.lists(st.integers(0, 256), min_size=sum(counts), max_size=sum(counts))),
+            logits=[sampler_pb2.RowLogits(row=row, logits=bytes(4 * 257)) for row, number in enumerate(counts) if number == 0],
         )
         sent.append(to_bytes(done(draw(st.one_of(st.just({}), deed(sampler_pb2.SampleRequest))), proper)))
     return sent

@@ -11,16 +11,18 @@ import pytest
 
 from compute_svc.replica.engine_client import EngineClient, EngineFailed
 from compute_svc.settings import Settings
-from compute_svc.wire.request import Request, SamplingOptions
+from compute_svc.wire.request import Request
 from compute_svc.wire.step_output import EngineInfo, Load, PrefixStats, Rows, StepOutput
 from tests.fakes.checkpoints import save_checkpoint
 from triserve.rpc.errors import ServiceError
+from triserve.rpc.sampling import Sampling
+from triserve.v1 import sampler_pb2
 
 ROOT = Path(__file__).parents[2]
 PATIENCE_S = 60
 OTHERS = 24
 ASKED = 1
-Answer = list[tuple[int | None, float, bytes, bytes]]
+Answer = list[tuple[int, bytes, bytes]]
 
 
 class _Listener:
@@ -45,11 +47,11 @@ class _Listener:
         self.news.set()
 
     def _keep(self, rows: Rows) -> None:
-        ends = np.cumsum(rows.num_candidates)
-        for index, number in enumerate(rows.numbers):
-            chosen = slice(int(ends[index]) - rows.num_candidates[index], int(ends[index]))
-            bits = (rows.candidate_ids[chosen].tobytes(), rows.candidate_logits[chosen].tobytes())
-            self.answers.setdefault(number, []).append((rows.tokens[index], rows.log_sum_exp[index], *bits))
+        logits = {one.row: one.logits for one in rows.logits}
+        logprobs = {one.row: sampler_pb2.RowLogprobs(logprob=one.logprob, top_logprob=one.top_logprob) for one in rows.logprobs}
+        for index, number in enumerate(rows.numbers.tolist()):
+            bits = (logits[index], logprobs[index].SerializeToString())
+            self.answers.setdefault(number, []).append((int(rows.tokens[index]), *bits))
 
     async def wait_for(self, *numbers: int) -> None:
         while not self.ended.issuperset(numbers):
@@ -70,7 +72,7 @@ class _Listener:
 
 
 def _request(number: int, prompt: list[int], tenant: str) -> Request:
-    sampling = SamplingOptions(top_logprobs=20)
+    sampling = Sampling(seed=5, top_logprobs=20)
     return Request(number, tenant, np.array(prompt, dtype=np.int64), np.empty(0, dtype=np.int64), 24, 0.0, sampling=sampling)
 
 
@@ -88,7 +90,15 @@ async def test_bits_do_not_depend_on_batch_prefix_or_process(tmp_path: Path, mon
     save_checkpoint(tmp_path, "qwen3")
     (tmp_path / "tokenizer.json").write_text("{}")
     settings = Settings.model_validate(
-        {"model": tmp_path, "threads": 1, "kv_cache_bytes": 1 << 22, "dtype": dtype, "step_budget_tokens": 64, "max_running_requests": 32}
+        {
+            "model": tmp_path,
+            "threads": 1,
+            "kv_cache_bytes": 1 << 22,
+            "dtype": dtype,
+            "step_budget_tokens": 64,
+            "max_running_requests": 32,
+            "audited_share": 1.0,
+        }
     )
     random = np.random.default_rng(3)
     prompt = random.integers(0, 97, 75).tolist()
@@ -106,7 +116,7 @@ async def test_bits_do_not_depend_on_batch_prefix_or_process(tmp_path: Path, mon
         await client.stop()
         assert len(alone) == 24
         assert listener.cached_tokens[2] == 0 and listener.answers[2] == alone, "among others"
-        assert listener.cached_tokens[3] == 74 and listener.answers[3] == alone, "behind a prefix hit"
+        assert listener.cached_tokens[3] == 64 and listener.answers[3] == alone, "behind a prefix hit"
         client, listener = await _started(settings)
         client.submit(_request(ASKED, prompt, "alone"))
         await listener.wait_for(ASKED)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import math
 import os
 import signal
 import socket
@@ -123,25 +124,22 @@ def opening(request: int, *, sampling: common_pb2.SamplingParams | None = None, 
 
 
 def drawn(rows: Sequence[tuple[int, int, int]]) -> dict[str, Any]:
-    """Columns of drawn rows: request, position, token."""
+    """Columns of rows with one token: request, position, token."""
     return {
         "request": [request for request, _, _ in rows],
         "position": [position for _, position, _ in rows],
         "token": [token for _, _, token in rows],
-        "kind": [sampler_pb2.ROW_KIND_DRAWN] * len(rows),
-        "log_sum_exp": [0.0] * len(rows),
-        "num_candidates": [0] * len(rows),
     }
 
 
-def undrawn(request: int, position: int, candidates: dict[int, float]) -> dict[str, Any]:
-    """Columns of one row of candidates."""
-    return drawn([(request, position, 0)]) | {
-        "kind": [sampler_pb2.ROW_KIND_CANDIDATES],
-        "num_candidates": [len(candidates)],
-        "candidate_ids": struct.pack(f"<{len(candidates)}I", *candidates),
-        "candidate_logits": struct.pack(f"<{len(candidates)}f", *candidates.values()),
-    }
+def row_logits(logits: dict[int, float], width: int = WIDTH) -> list[sampler_pb2.RowLogits]:
+    """The logits of row 0; those not given are impossible."""
+    return [sampler_pb2.RowLogits(row=0, logits=struct.pack(f"<{width}f", *(logits.get(token, -math.inf) for token in range(width))))]
+
+
+def undrawn(request: int, position: int, logits: dict[int, float], width: int = WIDTH) -> dict[str, Any]:
+    """Columns of one row that the sampler draws."""
+    return {"request": [request], "position": [position], "num_tokens": [0], "logits": row_logits(logits, width)}
 
 
 def delta_frames(responses: Sequence[sampler_pb2.SampleResponse]) -> list[sampler_pb2.DeltaFrame]:
@@ -170,12 +168,26 @@ async def test_a_request_goes_from_open_to_finished(start: StartService, model: 
         await replica.send(**drawn([(7, 2, EOS)]))
         (third,) = await replica.answers(3)
         assert list(third.finished) == [7]
+        assert not any(len(response.num_tokens) for response in (first, second, third)), "one each"
         frames = delta_frames([first, second, third])
         assert [list(frame.text) for frame in frames] == [["h"], ["i"], [""]]
         assert [list(frame.request) for frame in frames] == [[107]] * 3
         assert [list(frame.first_position) for frame in frames] == [[0], [1], [2]]
         assert list(frames[2].finish_reason) == [common_pb2.FINISH_REASON_STOP]
         assert await replica.open_requests() == 0
+
+
+async def test_audits_are_counted_over_all_streams(start: StartService, model: Path) -> None:
+    service = await start()
+    async with Replica(service, model) as one, Replica(service, model) as other:
+        for replica, logits in ((one, {65: 1.0, 66: 0.0}), (other, {65: 0.0, 66: 1.0})):
+            await replica.greet()
+            await replica.send(open=[opening(1)], **drawn([(1, 0, 65)]), logits=row_logits(logits))
+            (response,) = await replica.answers(1)
+            assert [list(frame.token) for frame in delta_frames([response])] == [[65]]
+            assert list(response.request) == [], "compute has drawn it"
+        info = await one.stub.GetSamplerInfo(sampler_pb2.GetSamplerInfoRequest())
+        assert (info.audited_rows, info.audit_disagreements) == (2, 1)
 
 
 async def test_frames_that_wait_are_answered_together_and_each_is_acknowledged(start: StartService, model: Path) -> None:
@@ -238,10 +250,11 @@ async def test_a_stream_begins_with_a_hello(start: StartService, model: Path) ->
         ({"frame": 5}, "frame"),
         (drawn([(1, 1, WIDTH)]), "token"),
         (drawn([(1, 1, 65)]) | {"position": []}, "position"),
-        (undrawn(1, 1, {WIDTH: 0.0}), "candidate_ids"),
+        (undrawn(1, 1, {5: 0.0}, WIDTH - 1), "logits"),
+        (undrawn(1, 1, {5: 0.0}) | {"logits": []}, "logits"),
         ({"open": [opening(1)]}, "open"),
     ],
-    ids=["gap", "token", "column", "candidate", "open twice"],
+    ids=["gap", "token", "column", "short row", "no row", "open twice"],
 )
 async def test_a_malformed_frame_ends_its_stream_and_no_other(
     start: StartService, model: Path, columns: dict[str, Any], field: str
@@ -349,7 +362,11 @@ def free_port() -> int:
 
 async def test_the_process_is_small_and_leaves_on_sigterm(model: Path) -> None:
     address = f"127.0.0.1:{free_port()}"
-    environment = os.environ | {"SAMPLER_MODEL": str(model), "SAMPLER_LISTEN": address, "PYTHONPATH": str(ROOT)}
+    environment = os.environ | {
+        "SAMPLER_MODEL": str(model),
+        "SAMPLER_LISTEN": address,
+        "PYTHONPATH": os.pathsep.join((str(ROOT), str(ROOT / "protos"))),
+    }
     process = await asyncio.create_subprocess_exec(sys.executable, "-m", "sampler_svc", env=environment, cwd=ROOT)
     try:
         async with open_channel(address) as channel, asyncio.timeout(30):

@@ -8,6 +8,7 @@ from typing import NamedTuple
 import torch
 
 from compute_svc.engine.engine import Engine
+from compute_svc.engine.step_drawing import DrawConfig
 from compute_svc.kv.page_store import KvPageStore
 from compute_svc.models.causal_lm import CausalLM
 from compute_svc.scheduler.base import Plan, SchedulerConfig
@@ -27,7 +28,7 @@ class Served(NamedTuple):
 
     Attributes:
         tokens: Of each request, in order.
-        logits: [answer tokens, vocab] of each request that asked for all of them.
+        logits: [answer tokens, vocab] of each request.
         cached_tokens: How many tokens of each request's prompt had their KV before.
         num_preemptions: Of all.
         num_merged: Steps that computed decode rows and prompts.
@@ -43,7 +44,7 @@ class Served(NamedTuple):
 
 
 def small_engine(model: CausalLM, num_pages: int) -> Engine:
-    """An engine whose steps are short, over KV that is poisoned until it is written."""
+    """An engine whose steps are short and give all logits out, over KV that is poisoned until it is written."""
     config = SchedulerConfig(
         page_size_tokens=PAGE_SIZE_TOKENS,
         num_pages=num_pages,
@@ -56,7 +57,8 @@ def small_engine(model: CausalLM, num_pages: int) -> Engine:
     kv = KvPageStore(*sizes, model.dtype, model.device)
     for layer in range(kv.num_layers):
         kv.kv(layer).fill_(torch.nan)
-    return Engine(model, kv, config, logits_width=model.config.vocab_size, device=model.device)
+    drawing = DrawConfig(audited_share=1.0)
+    return Engine(model, kv, config, logits_width=model.config.vocab_size, device=model.device, drawing=drawing)
 
 
 class Serving:
@@ -112,12 +114,6 @@ class Serving:
         rows = output.rows
         if rows is None:
             return
-        end = 0
-        for number, count in zip(rows.numbers, rows.num_candidates, strict=True):
-            end += count
-            if count == self._engine.logits_width:
-                row = torch.empty(count)
-                row[torch.from_numpy(rows.candidate_ids[end - count : end].astype("int64"))] = torch.from_numpy(
-                    rows.candidate_logits[end - count : end].copy()
-                )
-                self._rows.setdefault(number, []).append(row)
+        numbers = rows.numbers.tolist()
+        for one in rows.logits:
+            self._rows.setdefault(numbers[one.row], []).append(torch.frombuffer(bytearray(one.logits), dtype=torch.float32))

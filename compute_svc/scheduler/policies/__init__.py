@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from compute_svc.scheduler.base import Policy
 from compute_svc.scheduler.policies.fair_tenants import FairTenants
 from compute_svc.scheduler.policies.first_come import FirstComeFirstServed
 from compute_svc.scheduler.policies.longest_prefix import LongestPrefixFirst
 from compute_svc.scheduler.policies.multi_level import MultiLevelFeedback
+from compute_svc.scheduler.policies.policy import Policy
 from compute_svc.scheduler.policies.priority import PriorityFirst
 from compute_svc.scheduler.policies.shortest_first import ShortestFirst
 

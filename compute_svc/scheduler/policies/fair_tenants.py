@@ -5,7 +5,8 @@ from __future__ import annotations
 import heapq
 from collections import Counter
 
-from compute_svc.scheduler.base import Enter, Leave, Plan, Policy, RequestState
+from compute_svc.scheduler.base import Plan, RequestState
+from compute_svc.scheduler.policies.policy import Enter, Leave, Policy
 from compute_svc.scheduler.policies.ranked import RankedQueue
 
 
@@ -41,12 +42,14 @@ class FairTenants(Policy):
         self._last: str | None = None
         self._floor = 0.0
         self._requests: Counter[str] = Counter()
-        self._sweep_at = 64
+        # (counter, tenant) of those that went away, one entry each, brought up to date when the least counter reaches it.
+        self._away: list[tuple[float, str]] = []
+        self._listed_away: set[str] = set()
 
     @property
     def num_tenants(self) -> int:
         """Tenants of which something is remembered: those that have requests, and those that were served more than the least."""
-        return len(self._counters.keys() | self._requests.keys() | self._queues.keys() | self._listed)
+        return len(self._counters.keys() | self._listed)
 
     def enter(self, state: RequestState, why: Enter, now: float) -> None:
         tenant = state.request.tenant
@@ -65,17 +68,21 @@ class FairTenants(Policy):
 
     def leave(self, state: RequestState, why: Leave, now: float) -> None:
         tenant = state.request.tenant
-        queue = self._queues[tenant]
-        queue.remove(state)
-        if not len(queue):
+        queue = self._queues.get(tenant)
+        if queue is not None and queue.remove(state) and not len(queue):
             del self._queues[tenant]
         if why is Leave.ADMITTED:
             self._last = tenant
             # What is computed again was paid for.
             if not state.preemptions:
                 self._counters[tenant] += state.request.prompt.size * self._prompt_weight
+        elif why is Leave.ENDED:
+            self._forget(tenant)
 
     def first(self, now: float) -> RequestState | None:
+        return self._next()
+
+    def _next(self) -> RequestState | None:
         while self._heap:
             counter, arrival, tenant = self._heap[0]
             queue = self._queues.get(tenant)
@@ -95,28 +102,38 @@ class FairTenants(Policy):
             self._counters[state.request.tenant] += self._answer_weight
         return False
 
-    def forget(self, state: RequestState) -> None:
-        tenant = state.request.tenant
+    def _forget(self, tenant: str) -> None:
         self._requests[tenant] -= 1
         if not self._requests[tenant]:
             del self._requests[tenant]
-        if not self._requests:
-            self._counters.clear()
-            self._heap.clear()
-            self._listed.clear()
-            self._last, self._floor = None, 0.0
-        elif len(self._counters) > self._sweep_at:
-            # Who is away and no higher would be lifted to it anyway.
-            least = self._least()
-            self._counters = {name: count for name, count in self._counters.items() if name in self._requests or count > least}
-            self._sweep_at = 2 * len(self._counters) + 64
+            if tenant not in self._listed_away:
+                self._listed_away.add(tenant)
+                heapq.heappush(self._away, (self._counters[tenant], tenant))
+        if self._requests:
+            self._forget_away()
+        else:
+            for remembered in (self._counters, self._heap, self._listed, self._away, self._listed_away):
+                remembered.clear()
+
+    def _forget_away(self) -> None:
+        """Who is away and no higher than the least would be lifted to it anyway."""
+        least = self._least()
+        while self._away and self._away[0][0] <= least:
+            _, tenant = heapq.heappop(self._away)
+            if tenant not in self._requests and self._counters[tenant] > least:
+                heapq.heappush(self._away, (self._counters[tenant], tenant))
+                continue
+            self._listed_away.remove(tenant)
+            if tenant not in self._requests:
+                del self._counters[tenant]
 
     def _lift(self, tenant: str) -> None:
-        self._counters[tenant] = max(self._counters.get(tenant, 0.0), self._least())
+        least = self._least()
+        self._counters[tenant] = max(self._counters.get(tenant, least), least)
 
     def _least(self) -> float:
         """The least counter of those that wait; if nobody does, that of whoever was admitted last."""
         if self._last is not None:
-            self._floor = max(self._floor, self._counters.get(self._last, 0.0))
-        waiting = self.first(0.0)
+            self._floor = max(self._floor, self._counters.get(self._last, self._floor))
+        waiting = self._next()
         return self._floor if waiting is None else self._counters[waiting.request.tenant]

@@ -4,17 +4,13 @@ from __future__ import annotations
 
 from bisect import bisect_left, insort
 from collections import Counter
-from collections.abc import Callable
 
-from compute_svc.scheduler.base import Enter, Leave, Plan, Policy, RequestState
+from compute_svc.scheduler.base import Plan, RequestState
+from compute_svc.scheduler.policies.policy import Enter, Leave, Policy
 
 
 def _arrival(state: RequestState) -> int:
     return state.arrival
-
-
-def _none_cached(state: RequestState) -> int:
-    return 0
 
 
 class LongestPrefixFirst(Policy):
@@ -38,22 +34,22 @@ class LongestPrefixFirst(Policy):
         self._waiting: list[RequestState] = []
         # How often each was passed while it was the oldest.
         self._passes: Counter[int] = Counter()
-        self._cached_tokens: Callable[[RequestState], int] = _none_cached
         # What the last comparison found, while nothing has changed.
         self._chosen: RequestState | None = None
-
-    def attach(self, cached_tokens: Callable[[RequestState], int]) -> None:
-        self._cached_tokens = cached_tokens
 
     def enter(self, state: RequestState, why: Enter, now: float) -> None:
         insort(self._waiting, state, key=_arrival)
         self._chosen = None
 
     def leave(self, state: RequestState, why: Leave, now: float) -> None:
-        del self._waiting[bisect_left(self._waiting, state.arrival, key=_arrival)]
+        place = bisect_left(self._waiting, state.arrival, key=_arrival)
+        if self._waiting[place : place + 1] == [state]:
+            del self._waiting[place]
         self._chosen = None
         if why is Leave.ADMITTED and self._waiting and self._waiting[0].arrival < state.arrival:
             self._passes[self._waiting[0].request.number] += 1
+        elif why is Leave.ENDED:
+            self._passes.pop(state.request.number, None)
 
     def first(self, now: float) -> RequestState | None:
         if not self._waiting:
@@ -61,12 +57,9 @@ class LongestPrefixFirst(Policy):
         if self._passes[self._waiting[0].request.number] >= self._max_passes:
             return self._waiting[0]
         if self._chosen is None:
-            self._chosen = max(self._waiting[: self._window], key=lambda state: (self._cached_tokens(state), -state.arrival))
+            self._chosen = max(self._waiting[: self._window], key=lambda state: (self.cached_tokens(state), -state.arrival))
         return self._chosen
 
     def account(self, plan: Plan) -> bool:
         self._chosen = None
         return False
-
-    def forget(self, state: RequestState) -> None:
-        self._passes.pop(state.request.number, None)

@@ -5,7 +5,8 @@ from __future__ import annotations
 import heapq
 from dataclasses import dataclass
 
-from compute_svc.scheduler.base import Enter, Leave, Plan, Policy, RequestState
+from compute_svc.scheduler.base import Plan, RequestState
+from compute_svc.scheduler.policies.policy import Enter, Leave, Policy
 from compute_svc.scheduler.policies.ranked import RankedQueue
 
 
@@ -74,8 +75,10 @@ class MultiLevelFeedback(Policy):
         self._queue.add(state)
 
     def leave(self, state: RequestState, why: Leave, now: float) -> None:
-        del self._waiting[state.request.number]
+        self._waiting.pop(state.request.number, None)
         self._queue.remove(state)
+        if why is Leave.ENDED:
+            del self._services[state.request.number]
 
     def first(self, now: float) -> RequestState | None:
         self._promote(now)
@@ -96,9 +99,6 @@ class MultiLevelFeedback(Policy):
 
     def yields(self, running: RequestState, waiting: RequestState) -> bool:
         return running.rank[0] > waiting.rank[0]
-
-    def forget(self, state: RequestState) -> None:
-        del self._services[state.request.number]
 
     def _rank(self, state: RequestState, level: int) -> None:
         self._entries += 1

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import heapq
 
-from compute_svc.scheduler.base import Enter, Leave, Policy, RequestState
+from compute_svc.scheduler.base import RequestState
+from compute_svc.scheduler.policies.policy import Enter, Leave, Policy
 
 
 class RankedQueue:
@@ -30,9 +31,9 @@ class RankedQueue:
         else:
             heapq.heappush(self._heap, (state.rank, number))
 
-    def remove(self, state: RequestState) -> None:
-        """Takes a request out that is here."""
-        del self._states[state.request.number]
+    def remove(self, state: RequestState) -> bool:
+        """Takes a request out; returns whether it was here."""
+        return self._states.pop(state.request.number, None) is not None
 
     def first(self) -> RequestState | None:
         """The request of the lowest rank; None if there is none."""

@@ -53,6 +53,12 @@ async def capabilities(request: web.Request) -> web.Response:
             "features": features(gateway),
             "limits": {
                 **gateway.limits.model_dump(),
+                "max_listed_token_ids": contract.MAX_LISTED_TOKEN_IDS,
+                "max_bad_words": contract.MAX_BAD_WORD_STRINGS,
+                "max_bad_word_chars": contract.MAX_BAD_WORD_CHARS,
+                "max_bad_word_tokens": contract.MAX_BAD_WORD_TOKENS,
+                "max_dry_sequence_breakers": contract.MAX_DRY_BREAKERS,
+                "max_dry_sequence_breaker_chars": contract.MAX_DRY_BREAKER_CHARS,
                 "max_model_len": model.max_model_len_tokens,
                 # Ids in prompts and answers are below it.
                 "token_ids": model.logits_width,

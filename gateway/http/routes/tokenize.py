@@ -12,7 +12,8 @@ from aiohttp import web
 
 from gateway.context import GATEWAY, GRANT, Gateway
 from gateway.flow.pipeline import in_clients_words
-from gateway.flow.resolve import check_messages, check_token_ids
+from gateway.flow.resolve import check_messages
+from gateway.flow.token_rules import check_token_ids
 from gateway.http.answering import json_response
 from gateway.http.openai_schema import DetokenizeBody, TokenizeBody
 from gateway.http.paths import add_route

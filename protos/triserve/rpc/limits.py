@@ -13,6 +13,14 @@ MAX_LOGIT_BIAS = 1024
 MAX_TOP_LOGPROBS = 20
 MAX_STOP_STRINGS = 16
 MAX_STOP_STRING_CHARS = 256
+MAX_LISTED_TOKEN_IDS = 1 << 14
+MAX_BAD_WORDS = 1024
+MAX_BAD_WORD_TOKENS = 64
+# Of the strings that clients give in place of ids: a bad word comes to two sequences.
+MAX_BAD_WORD_STRINGS = MAX_BAD_WORDS // 2
+MAX_BAD_WORD_CHARS = 256
+MAX_DRY_BREAKERS = 16
+MAX_DRY_BREAKER_CHARS = 40
 
 
 class Range(NamedTuple):
@@ -47,6 +55,13 @@ MIN_P = Range(0, 1)
 REPETITION_PENALTY = Range(0, 10, excludes_low=True)
 PRESENCE_PENALTY = Range(-10, 10)
 FREQUENCY_PENALTY = Range(-10, 10)
+TYPICAL_P = Range(0, 1, excludes_low=True)
+TOP_N_SIGMA = Range(0, 100, excludes_low=True)
+XTC_PROBABILITY = Range(0, 1)
+XTC_THRESHOLD = Range(0, 1, excludes_low=True)
+DRY_MULTIPLIER = Range(0, 100)
+DRY_BASE = Range(1, 10)
+DRY_ALLOWED_LENGTH = Range(1, 64)
 LOGIT_BIAS = Range(-100, 100)
 PRIORITY = Range(-10, 10)
 

@@ -34,6 +34,8 @@ class ChatRequest(_message.Message):
     TEMPLATE_ARGUMENTS_FIELD_NUMBER: _builtins.int
     BYPASS_CACHE_FIELD_NUMBER: _builtins.int
     PRIORITY_FIELD_NUMBER: _builtins.int
+    BAD_WORDS_FIELD_NUMBER: _builtins.int
+    DRY_SEQUENCE_BREAKERS_FIELD_NUMBER: _builtins.int
     model: _builtins.str
     """Name of the model; empty = the one that is served."""
     ignore_eos: _builtins.bool
@@ -58,6 +60,16 @@ class ChatRequest(_message.Message):
     def template_arguments(self) -> _containers.RepeatedCompositeFieldContainer[_tokenizer_pb2.TemplateArgument]:
         """Extra variables for the chat template."""
 
+    @_builtins.property
+    def bad_words(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """Strings that the answer cannot have, each as it stands and behind a space, besides sampling.bad_words; at most 512 of 1 to 256 characters."""
+
+    @_builtins.property
+    def dry_sequence_breakers(self) -> Global___SequenceBreakers:
+        """Strings over whose tokens no repetition reaches that DRY looks for, besides sampling.dry_breaker_ids. Unset = newline, colon, double quote
+        and asterisk where there are no dry_breaker_ids either.
+        """
+
     def __init__(
         self,
         *,
@@ -69,14 +81,40 @@ class ChatRequest(_message.Message):
         template_arguments: _abc.Iterable[_tokenizer_pb2.TemplateArgument] | None = ...,
         bypass_cache: _builtins.bool = ...,
         priority: _builtins.int = ...,
+        bad_words: _abc.Iterable[_builtins.str] | None = ...,
+        dry_sequence_breakers: Global___SequenceBreakers | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["sampling", b"sampling", "stopping", b"stopping"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["dry_sequence_breakers", b"dry_sequence_breakers", "sampling", b"sampling", "stopping", b"stopping"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["bypass_cache", b"bypass_cache", "ignore_eos", b"ignore_eos", "messages", b"messages", "model", b"model", "priority", b"priority", "sampling", b"sampling", "stopping", b"stopping", "template_arguments", b"template_arguments"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["bad_words", b"bad_words", "bypass_cache", b"bypass_cache", "dry_sequence_breakers", b"dry_sequence_breakers", "ignore_eos", b"ignore_eos", "messages", b"messages", "model", b"model", "priority", b"priority", "sampling", b"sampling", "stopping", b"stopping", "template_arguments", b"template_arguments"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___ChatRequest: _TypeAlias = ChatRequest  # noqa: Y015
+
+@_typing.final
+class SequenceBreakers(_message.Message):
+    """A list of which none differs from unset."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    STRINGS_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def strings(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """At most 16 of 1 to 40 characters."""
+
+    def __init__(
+        self,
+        *,
+        strings: _abc.Iterable[_builtins.str] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["strings", b"strings"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___SequenceBreakers: _TypeAlias = SequenceBreakers  # noqa: Y015
 
 @_typing.final
 class Usage(_message.Message):

@@ -590,7 +590,6 @@ class GetPrefixStatsResponse(_message.Message):
     TENANTS_FIELD_NUMBER: _builtins.int
     LOOKED_UP_TOKENS_FIELD_NUMBER: _builtins.int
     HIT_TOKENS_FIELD_NUMBER: _builtins.int
-    COPIED_TOKENS_FIELD_NUMBER: _builtins.int
     STORED_PAGES_FIELD_NUMBER: _builtins.int
     EVICTED_PAGES_FIELD_NUMBER: _builtins.int
     PINS_FIELD_NUMBER: _builtins.int
@@ -610,8 +609,6 @@ class GetPrefixStatsResponse(_message.Message):
     """Known tokens of requests when they were admitted, each time."""
     hit_tokens: _builtins.int
     """Those whose KV was there."""
-    copied_tokens: _builtins.int
-    """Those of the hits that were copied out of pages which agreed in part."""
     stored_pages: _builtins.int
     """Pages that entered the cache."""
     evicted_pages: _builtins.int
@@ -631,14 +628,13 @@ class GetPrefixStatsResponse(_message.Message):
         tenants: _builtins.int = ...,
         looked_up_tokens: _builtins.int = ...,
         hit_tokens: _builtins.int = ...,
-        copied_tokens: _builtins.int = ...,
         stored_pages: _builtins.int = ...,
         evicted_pages: _builtins.int = ...,
         pins: _abc.Iterable[Global___PinnedPrefix] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["cached_pages", b"cached_pages", "copied_tokens", b"copied_tokens", "evictable_pages", b"evictable_pages", "evicted_pages", b"evicted_pages", "hit_tokens", b"hit_tokens", "looked_up_tokens", b"looked_up_tokens", "max_pinned_pages", b"max_pinned_pages", "page_size_tokens", b"page_size_tokens", "pinned_pages", b"pinned_pages", "pins", b"pins", "stored_pages", b"stored_pages", "tenants", b"tenants"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["cached_pages", b"cached_pages", "evictable_pages", b"evictable_pages", "evicted_pages", b"evicted_pages", "hit_tokens", b"hit_tokens", "looked_up_tokens", b"looked_up_tokens", "max_pinned_pages", b"max_pinned_pages", "page_size_tokens", b"page_size_tokens", "pinned_pages", b"pinned_pages", "pins", b"pins", "stored_pages", b"stored_pages", "tenants", b"tenants"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -53,6 +53,7 @@ class GetTokenizerInfoResponse(_message.Message):
     TEMPLATE_ARGUMENTS_FIELD_NUMBER: _builtins.int
     DEFAULT_MIN_P_FIELD_NUMBER: _builtins.int
     DEFAULT_REPETITION_PENALTY_FIELD_NUMBER: _builtins.int
+    DEFAULT_TYPICAL_P_FIELD_NUMBER: _builtins.int
     vocab_size: _builtins.int
     """Number of token ids, added tokens included."""
     has_chat_template: _builtins.bool
@@ -69,6 +70,8 @@ class GetTokenizerInfoResponse(_message.Message):
     """The model author's min_p; unset = none published."""
     default_repetition_penalty: _builtins.float
     """The model author's repetition_penalty; unset = none published."""
+    default_typical_p: _builtins.float
+    """The model author's typical_p; unset = none published."""
     @_builtins.property
     def fingerprint(self) -> _common_pb2.Fingerprint:
         """Identity of the tokenizer and, where the folder holds them, of the weights."""
@@ -95,10 +98,11 @@ class GetTokenizerInfoResponse(_message.Message):
         template_arguments: _abc.Iterable[_builtins.str] | None = ...,
         default_min_p: _builtins.float | None = ...,
         default_repetition_penalty: _builtins.float | None = ...,
+        default_typical_p: _builtins.float | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["_default_min_p", b"_default_min_p", "_default_repetition_penalty", b"_default_repetition_penalty", "_default_temperature", b"_default_temperature", "_default_top_k", b"_default_top_k", "_default_top_p", b"_default_top_p", "default_min_p", b"default_min_p", "default_repetition_penalty", b"default_repetition_penalty", "default_temperature", b"default_temperature", "default_top_k", b"default_top_k", "default_top_p", b"default_top_p", "fingerprint", b"fingerprint"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_default_min_p", b"_default_min_p", "_default_repetition_penalty", b"_default_repetition_penalty", "_default_temperature", b"_default_temperature", "_default_top_k", b"_default_top_k", "_default_top_p", b"_default_top_p", "_default_typical_p", b"_default_typical_p", "default_min_p", b"default_min_p", "default_repetition_penalty", b"default_repetition_penalty", "default_temperature", b"default_temperature", "default_top_k", b"default_top_k", "default_top_p", b"default_top_p", "default_typical_p", b"default_typical_p", "fingerprint", b"fingerprint"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_default_min_p", b"_default_min_p", "_default_repetition_penalty", b"_default_repetition_penalty", "_default_temperature", b"_default_temperature", "_default_top_k", b"_default_top_k", "_default_top_p", b"_default_top_p", "default_min_p", b"default_min_p", "default_repetition_penalty", b"default_repetition_penalty", "default_temperature", b"default_temperature", "default_top_k", b"default_top_k", "default_top_p", b"default_top_p", "eos_token_ids", b"eos_token_ids", "fingerprint", b"fingerprint", "has_chat_template", b"has_chat_template", "max_input_bytes", b"max_input_bytes", "template_arguments", b"template_arguments", "vocab_size", b"vocab_size"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_default_min_p", b"_default_min_p", "_default_repetition_penalty", b"_default_repetition_penalty", "_default_temperature", b"_default_temperature", "_default_top_k", b"_default_top_k", "_default_top_p", b"_default_top_p", "_default_typical_p", b"_default_typical_p", "default_min_p", b"default_min_p", "default_repetition_penalty", b"default_repetition_penalty", "default_temperature", b"default_temperature", "default_top_k", b"default_top_k", "default_top_p", b"default_top_p", "default_typical_p", b"default_typical_p", "eos_token_ids", b"eos_token_ids", "fingerprint", b"fingerprint", "has_chat_template", b"has_chat_template", "max_input_bytes", b"max_input_bytes", "template_arguments", b"template_arguments", "vocab_size", b"vocab_size"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__default_min_p: _TypeAlias = _typing.Literal["default_min_p"]  # noqa: Y015
     _WhichOneofArgType__default_min_p: _TypeAlias = _typing.Literal["_default_min_p", b"_default_min_p"]  # noqa: Y015
@@ -110,6 +114,8 @@ class GetTokenizerInfoResponse(_message.Message):
     _WhichOneofArgType__default_top_k: _TypeAlias = _typing.Literal["_default_top_k", b"_default_top_k"]  # noqa: Y015
     _WhichOneofReturnType__default_top_p: _TypeAlias = _typing.Literal["default_top_p"]  # noqa: Y015
     _WhichOneofArgType__default_top_p: _TypeAlias = _typing.Literal["_default_top_p", b"_default_top_p"]  # noqa: Y015
+    _WhichOneofReturnType__default_typical_p: _TypeAlias = _typing.Literal["default_typical_p"]  # noqa: Y015
+    _WhichOneofArgType__default_typical_p: _TypeAlias = _typing.Literal["_default_typical_p", b"_default_typical_p"]  # noqa: Y015
     @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__default_min_p) -> _WhichOneofReturnType__default_min_p | None: ...
     @_typing.overload
@@ -120,6 +126,8 @@ class GetTokenizerInfoResponse(_message.Message):
     def WhichOneof(self, oneof_group: _WhichOneofArgType__default_top_k) -> _WhichOneofReturnType__default_top_k | None: ...
     @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__default_top_p) -> _WhichOneofReturnType__default_top_p | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__default_typical_p) -> _WhichOneofReturnType__default_typical_p | None: ...
 
 Global___GetTokenizerInfoResponse: _TypeAlias = GetTokenizerInfoResponse  # noqa: Y015
 
@@ -256,6 +264,66 @@ class TextInput(_message.Message):
 Global___TextInput: _TypeAlias = TextInput  # noqa: Y015
 
 @_typing.final
+class SamplingStrings(_message.Message):
+    """Strings of a request's sampling parameters, whose ids the tokenizer alone knows."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    BAD_WORDS_FIELD_NUMBER: _builtins.int
+    DRY_SEQUENCE_BREAKERS_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def bad_words(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """Each is encoded as it stands and behind a space; at most 512 of 1 to 256 characters."""
+
+    @_builtins.property
+    def dry_sequence_breakers(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """At most 16 of 1 to 40 characters."""
+
+    def __init__(
+        self,
+        *,
+        bad_words: _abc.Iterable[_builtins.str] | None = ...,
+        dry_sequence_breakers: _abc.Iterable[_builtins.str] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["bad_words", b"bad_words", "dry_sequence_breakers", b"dry_sequence_breakers"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___SamplingStrings: _TypeAlias = SamplingStrings  # noqa: Y015
+
+@_typing.final
+class SamplingIds(_message.Message):
+    """What SamplingStrings come to, as SamplingParams takes it."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    BAD_WORDS_FIELD_NUMBER: _builtins.int
+    DRY_BREAKER_IDS_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def bad_words(self) -> _containers.RepeatedCompositeFieldContainer[_common_pb2.TokenSequence]:
+        """Sequences of at most 64 ids, no two alike."""
+
+    @_builtins.property
+    def dry_breaker_ids(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]:
+        """Ids of all tokens in whose own text one of the breakers is, rising; at most 16384. Special tokens have no text."""
+
+    def __init__(
+        self,
+        *,
+        bad_words: _abc.Iterable[_common_pb2.TokenSequence] | None = ...,
+        dry_breaker_ids: _abc.Iterable[_builtins.int] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["bad_words", b"bad_words", "dry_breaker_ids", b"dry_breaker_ids"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___SamplingIds: _TypeAlias = SamplingIds  # noqa: Y015
+
+@_typing.final
 class EncodeRequest(_message.Message):
     """What to encode."""
 
@@ -264,6 +332,7 @@ class EncodeRequest(_message.Message):
     TEXT_FIELD_NUMBER: _builtins.int
     CHAT_FIELD_NUMBER: _builtins.int
     MAX_TOKENS_FIELD_NUMBER: _builtins.int
+    SAMPLING_FIELD_NUMBER: _builtins.int
     max_tokens: _builtins.int
     """Refuse with PROMPT_TOO_LONG when there are more token ids than this; unset = no limit but the server's own."""
     @_builtins.property
@@ -274,16 +343,21 @@ class EncodeRequest(_message.Message):
     def chat(self) -> Global___ChatInput:
         """A chat."""
 
+    @_builtins.property
+    def sampling(self) -> Global___SamplingStrings:
+        """To be resolved in the same turn; unset = none."""
+
     def __init__(
         self,
         *,
         text: Global___TextInput | None = ...,
         chat: Global___ChatInput | None = ...,
         max_tokens: _builtins.int | None = ...,
+        sampling: Global___SamplingStrings | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["_max_tokens", b"_max_tokens", "chat", b"chat", "input", b"input", "max_tokens", b"max_tokens", "text", b"text"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_max_tokens", b"_max_tokens", "chat", b"chat", "input", b"input", "max_tokens", b"max_tokens", "sampling", b"sampling", "text", b"text"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_max_tokens", b"_max_tokens", "chat", b"chat", "input", b"input", "max_tokens", b"max_tokens", "text", b"text"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_max_tokens", b"_max_tokens", "chat", b"chat", "input", b"input", "max_tokens", b"max_tokens", "sampling", b"sampling", "text", b"text"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__max_tokens: _TypeAlias = _typing.Literal["max_tokens"]  # noqa: Y015
     _WhichOneofArgType__max_tokens: _TypeAlias = _typing.Literal["_max_tokens", b"_max_tokens"]  # noqa: Y015
@@ -305,6 +379,7 @@ class EncodeResponse(_message.Message):
     TOKEN_IDS_FIELD_NUMBER: _builtins.int
     SYSTEM_TOKENS_FIELD_NUMBER: _builtins.int
     ENCODE_US_FIELD_NUMBER: _builtins.int
+    SAMPLING_FIELD_NUMBER: _builtins.int
     system_tokens: _builtins.int
     """How many leading ids belong to the system prompt: they do not change with the turns after it. 0 = no system prompt."""
     encode_us: _builtins.int
@@ -313,16 +388,21 @@ class EncodeResponse(_message.Message):
     def token_ids(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]:
         """The ids, each below vocab_size."""
 
+    @_builtins.property
+    def sampling(self) -> Global___SamplingIds:
+        """Set where the request has sampling strings."""
+
     def __init__(
         self,
         *,
         token_ids: _abc.Iterable[_builtins.int] | None = ...,
         system_tokens: _builtins.int = ...,
         encode_us: _builtins.int = ...,
+        sampling: Global___SamplingIds | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["sampling", b"sampling"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["encode_us", b"encode_us", "system_tokens", b"system_tokens", "token_ids", b"token_ids"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["encode_us", b"encode_us", "sampling", b"sampling", "system_tokens", b"system_tokens", "token_ids", b"token_ids"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

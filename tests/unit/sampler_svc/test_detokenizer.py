@@ -5,12 +5,13 @@ from __future__ import annotations
 from functools import cache
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from tokenizers import Tokenizer, decoders
 
 from sampler_svc.detokenizer import REPLACEMENT, ByteDetokenizer, Fed, WindowDetokenizer, open_detokenizer
 from sampler_svc.vocabulary import Vocabulary
+from tests.examples import examples
 from tests.fakes.sampler_tokenizers import byte_tokenizer, llama_decoder, tokenizer_of
 from tests.fakes.tokenizers import KINDS
 
@@ -40,7 +41,7 @@ ANSWERS = st.lists(st.integers(0, 620), max_size=12)
 TEXTS = st.text(st.sampled_from("Hello, wie geht's?  \n éüß€こんにちは🙂👩‍👧 .!"), max_size=20)
 
 
-@settings(max_examples=60, deadline=None)
+@examples(60)
 @given(kind=st.sampled_from(sorted(KINDS)), prompt=PROMPTS, answer=ANSWERS)
 def test_deltas_of_any_ids_add_up_to_the_text_after_the_prompt(kind: str, prompt: str, answer: list[int]) -> None:
     library = tokenizer(kind)
@@ -52,7 +53,7 @@ def test_deltas_of_any_ids_add_up_to_the_text_after_the_prompt(kind: str, prompt
     assert "".join(deltas(vocabulary(kind), context, answer)) == whole[len(before) :]
 
 
-@settings(max_examples=60, deadline=None)
+@examples(60)
 @given(kind=st.sampled_from(sorted(KINDS)), prompt=PROMPTS, text=TEXTS)
 def test_deltas_of_a_text_have_no_half_characters(kind: str, prompt: str, text: str) -> None:
     library = tokenizer(kind)
@@ -63,7 +64,7 @@ def test_deltas_of_a_text_have_no_half_characters(kind: str, prompt: str, text: 
     assert REPLACEMENT not in "".join(pieces)
 
 
-@settings(max_examples=60, deadline=None)
+@examples(60)
 @given(st.lists(st.integers(0, 256 + 3), max_size=12))
 def test_any_bytes_give_what_the_library_makes_of_them(answer: list[int]) -> None:
     library = byte_tokenizer("ab", "c")
@@ -112,7 +113,7 @@ def test_the_first_token_keeps_its_space_after_a_prompt_and_drops_it_without_one
     assert deltas(Vocabulary(llama()), [], [SPACE, BOS, HELLO]) == ["", "", " Hello", ""]
 
 
-@settings(max_examples=60, deadline=None)
+@examples(60)
 @given(
     st.lists(
         st.one_of(

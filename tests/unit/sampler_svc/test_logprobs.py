@@ -2,34 +2,74 @@
 
 from __future__ import annotations
 
+import math
+
 import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from sampler_svc.errors import Disagreement
-from sampler_svc.logprobs import TopToken, token_logprob
+from sampler_svc.logprobs import RowLogprobs, TopToken, token_logprob
 
-IDS = np.array([4, 1, 9], np.uint32)
-LOGITS = np.array([2.0, 1.0, 1.5], np.float32)
+ROW = np.log(np.array([0.25, 0.5, 0.125, 0.125], np.float32))
 
 
 def test_logprobs_are_logits_less_the_log_of_the_rows_sum() -> None:
-    entry = token_logprob(IDS, LOGITS, 2.5, 1, 2, 10)
-    assert entry == (1, -1.5, [TopToken(4, -0.5), TopToken(9, -1.0)])
+    token, logprob, top = token_logprob(ROW + np.float32(7), 2, 2)
+    assert (token, [one.token for one in top]) == (2, [1, 0])
+    assert [logprob, *(one.logprob for one in top)] == pytest.approx([math.log(0.125), math.log(0.5), math.log(0.25)], rel=1e-6)
 
 
 def test_without_top_logprobs_the_drawn_token_alone_is_reported() -> None:
-    assert token_logprob(IDS, LOGITS, 2.5, 9, 0, 10) == (9, -1.0, [])
+    assert token_logprob(ROW, 2, 0).top == []
 
 
-def test_a_vocabulary_smaller_than_top_logprobs_is_reported_whole() -> None:
-    assert len(token_logprob(IDS, LOGITS, 2.5, 9, 20, 3).top) == 3
+def test_equals_come_by_rising_id_and_no_more_than_there_are() -> None:
+    row = np.array([0.0, 1.0, 0.0, 1.0, -np.inf, 0.0], np.float32)
+    assert [[one.token for one in token_logprob(row, 0, num_top).top] for num_top in (3, 4, 20)] == [
+        [1, 3, 0],
+        [1, 3, 0, 2],
+        [1, 3, 0, 2, 5, 4],
+    ]
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.lists(st.integers(-8, 8).map(lambda n: n / 4) | st.just(-math.inf), min_size=1, max_size=40), st.integers(0, 20))
+def test_a_report_is_that_of_a_sorted_row_in_float32(logits: list[float], num_top: int) -> None:
+    best = max(range(len(logits)), key=lambda token: (logits[token], -token))
+    if logits[best] == -math.inf:
+        return
+    total = math.log(math.fsum(math.exp(logit) for logit in logits))
+    expected = sorted(range(len(logits)), key=lambda token: (-logits[token], token))[:num_top]
+    token, logprob, top = token_logprob(np.array(logits, np.float32), best, num_top)
+    assert [one.token for one in top] == expected
+    for one in [TopToken(token, logprob), *top]:
+        assert one.logprob == np.float32(one.logprob)
+        assert one.logprob == pytest.approx(logits[one.token] - total, rel=1e-6, abs=1e-7)
+
+
+def test_a_rows_logprobs_are_dealt_out_to_its_tokens() -> None:
+    row = RowLogprobs([-1.0, -2.0], [5, 6, 7, 8], [-0.5, -0.75, -0.25, -math.inf])
+    assert row.entries([5, 9], 2) == [
+        (5, -1.0, [TopToken(5, -0.5), TopToken(6, -0.75)]),
+        (9, -2.0, [TopToken(7, -0.25), TopToken(8, -math.inf)]),
+    ]
+    assert RowLogprobs([-1.0], [], []).entries([4], 0) == [(4, -1.0, [])]
 
 
 @pytest.mark.parametrize(
-    ("token", "num_top", "log_sum_exp", "why"),
-    [(3, 0, 2.5, "not among"), (4, 4, 2.5, "top_logprobs is 4"), (4, 1, np.nan, "not finite"), (4, 1, np.inf, "not finite")],
+    ("row", "num_top", "why"),
+    [
+        (RowLogprobs([-1.0], [5], [-1.0]), 2, "each is to have 2"),
+        (RowLogprobs([-1.0], [5], [-1.0]), 0, "each is to have 0"),
+        (RowLogprobs([math.nan], [], []), 0, "NaN or infinite"),
+        (RowLogprobs([-math.inf], [], []), 0, "NaN or infinite"),
+        (RowLogprobs([-1.0], [5], [math.nan]), 1, "NaN or infinite"),
+        (RowLogprobs([-1.0], [5], [math.inf]), 1, "NaN or infinite"),
+    ],
 )
-def test_a_row_that_cannot_be_reported_is_refused(token: int, num_top: int, log_sum_exp: float, why: str) -> None:
+def test_a_row_that_cannot_be_reported_is_refused(row: RowLogprobs, num_top: int, why: str) -> None:
     with pytest.raises(Disagreement) as caught:
-        token_logprob(IDS, LOGITS, log_sum_exp, token, num_top, 10)
+        row.entries([5], num_top)
     assert why in caught.value.detail

@@ -5,16 +5,18 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from sampler_svc.errors import Disagreement
-from sampler_svc.params import Finish, Sampling, Stopping
-from sampler_svc.request_state import MAX_TOKENS, REPLAY_PIECE_TOKENS, Delta, Opening, RequestState
+from sampler_svc.request_state import MAX_TOKENS, REPLAY_PIECE_TOKENS, Delta, Finish, RequestState
 from sampler_svc.vocabulary import Vocabulary
 from tests.fakes.sampler_tokenizers import byte_tokenizer
 from triserve.rpc.errors import InvalidRequest
+from triserve.rpc.sampling import Sampling
+from triserve.v1 import common_pb2, sampler_pb2
 
 EOS = 256
 WIDTH = 257
@@ -23,10 +25,20 @@ VOCABULARY = Vocabulary(byte_tokenizer())
 
 def opening(
     *, generated: Sequence[int] = (), prompt: Sequence[int] = (ord("?"),), sampling: Sampling | None = None, **stopping: Any
-) -> Opening:
+) -> sampler_pb2.OpenRequest:
     """A greedy request whose tokens are bytes; id 256 ends it."""
-    fields: dict[str, Any] = {"max_tokens": 100, "stop_token_ids": frozenset({EOS})} | stopping
-    return Opening(1, 5, 7, 2, "r-1", prompt, generated, sampling or Sampling(temperature=0.0), Stopping(**fields))
+    fields: dict[str, Any] = {"max_tokens": 100, "stop_token_ids": [EOS]} | stopping
+    return sampler_pb2.OpenRequest(
+        request=1,
+        gateway=5,
+        gateway_request=7,
+        epoch=2,
+        request_id="r-1",
+        prompt_token_ids=prompt,
+        generated_token_ids=generated,
+        sampling=(sampling or Sampling(temperature=0.0)).write(),
+        stopping=common_pb2.StoppingParams(**fields),
+    )
 
 
 def answer(state: RequestState, text: str | Sequence[int]) -> Delta:
@@ -55,7 +67,7 @@ def test_a_delta_says_whose_it_is_and_where_it_begins() -> None:
 
 def test_a_stop_id_ends_the_answer_is_counted_and_gives_no_text() -> None:
     """PPL.LLM ignored the client's stop ids, and sent stop tokens as text."""
-    delta = answer(state(stop_token_ids=frozenset({ord("!")})), "hi!")
+    delta = answer(state(stop_token_ids=[ord("!")]), "hi!")
     assert (delta.text, delta.tokens, delta.finish) == ("hi", [*b"hi!"], Finish.STOP)
 
 
@@ -123,6 +135,9 @@ def test_a_stop_id_before_min_tokens_breaks_the_contract() -> None:
         ({"generated": [EOS], "min_tokens": 1}, "generated_token_ids"),
         ({"max_tokens": None}, "max_tokens"),
         ({"sampling": Sampling(top_p=0.0, seed=1)}, "top_p"),
+        ({"sampling": Sampling(top_k=0, seed=1)}, "top_k"),
+        ({"sampling": Sampling(temperature=0.0, bad_words=((WIDTH,),))}, "bad_words"),
+        ({"stop_strings": ("",)}, "stop_strings"),
     ],
     ids=str,
 )
@@ -163,12 +178,12 @@ def test_an_attempt_that_goes_on_from_earlier_tokens_sends_exactly_the_rest(text
 
 
 def test_replayed_tokens_are_punished_like_drawn_ones() -> None:
-    sampling = Sampling(temperature=0.0, frequency_penalty=1.0)
+    sampling = Sampling(temperature=0.0, frequency_penalty=1.0, dry_multiplier=1.0)
     first = state(sampling=sampling)
-    answer(first, "aab")
-    second = state(sampling=sampling, generated=[*b"aab"])
-    assert second.penalties._index == first.penalties._index
-    assert second.penalties._answer_counts.tolist() == first.penalties._answer_counts.tolist()
+    answer(first, "aabaa")
+    second = state(sampling=sampling, generated=[*b"aabaa"])
+    row = np.zeros(WIDTH, np.float32)
+    assert second.changes.apply(row, 5).tolist() == first.changes.apply(row, 5).tolist() != row.tolist()
 
 
 def test_a_stop_string_that_is_a_special_token_s_name_ends_the_answer_at_it() -> None:
@@ -176,7 +191,7 @@ def test_a_stop_string_that_is_a_special_token_s_name_ends_the_answer_at_it() ->
     marked = 257
 
     def ended(stops: Sequence[str], tokens: Sequence[int], **stopping: Any) -> Delta:
-        request = RequestState(opening(stop_strings=tuple(stops), stop_token_ids=frozenset(), **stopping), vocabulary, WIDTH + 1)
+        request = RequestState(opening(stop_strings=tuple(stops), stop_token_ids=(), **stopping), vocabulary, WIDTH + 1)
         return answer(request, tokens)
 
     delta = ended(["<|x|>"], [*b"hi", marked])

@@ -4,64 +4,86 @@ from __future__ import annotations
 
 import asyncio
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
+from numpy.typing import NDArray
 
-from sampler_svc.candidate_rows import CandidateRows
-from sampler_svc.params import Finish, Sampling, Stopping
+from sampler_svc.logprobs import RowLogprobs, TopToken
 from sampler_svc.request_slots import RequestSlots
-from sampler_svc.request_state import REPLAY_PIECE_TOKENS, Delta, Opening
-from sampler_svc.session import Frame, Kind, Outcome, Session, Verdict
+from sampler_svc.request_state import REPLAY_PIECE_TOKENS, Delta, Finish
+from sampler_svc.session import Audits, Frame, Outcome, Session, Verdict
 from sampler_svc.vocabulary import Vocabulary
+from tests.examples import examples
 from tests.fakes.sampler_tokenizers import byte_tokenizer
 from triserve.rpc.errors import Internal, InvalidRequest, Overloaded, Unavailable
+from triserve.rpc.sampling import Sampling
+from triserve.v1 import common_pb2, sampler_pb2
 
 WIDTH, EOS = 257, 256
 VOCABULARY = Vocabulary(byte_tokenizer())
 GREEDY = Sampling(temperature=0.0)
 
 
-def opening(request: int, *, sampling: Sampling = GREEDY, generated: Sequence[int] = (), gateway: int = 1, **stopping: Any) -> Opening:
-    fields: dict[str, Any] = {"max_tokens": 50, "stop_token_ids": frozenset({EOS})} | stopping
-    return Opening(request, gateway, 1000 + request, 3, f"r-{request}", [ord("?")], generated, sampling, Stopping(**fields))
+def opening(
+    request: int, *, sampling: Sampling = GREEDY, generated: Sequence[int] = (), gateway: int = 1, **stopping: Any
+) -> sampler_pb2.OpenRequest:
+    fields: dict[str, Any] = {"max_tokens": 50, "stop_token_ids": [EOS]} | stopping
+    return sampler_pb2.OpenRequest(
+        request=request,
+        gateway=gateway,
+        gateway_request=1000 + request,
+        epoch=3,
+        request_id=f"r-{request}",
+        prompt_token_ids=[ord("?")],
+        generated_token_ids=generated,
+        sampling=sampling.write(),
+        stopping=common_pb2.StoppingParams(**fields),
+    )
 
 
-Row = tuple[int, int, int | dict[int, float]]
-"""Request, position, and the drawn token or the candidates; candidates and a drawn token: see `frame`."""
+Row = tuple[int, int, int | Sequence[int] | dict[int, float]]
+"""Request, position, and the drawn token, several of them, or the logits to draw from: those not given are impossible."""
+
+
+def whole(logits: dict[int, float]) -> NDArray[np.float32]:
+    """A row of logits."""
+    row = np.full(WIDTH, -np.inf, np.float32)
+    for token, logit in logits.items():
+        row[token] = logit
+    return row
 
 
 def frame(
     rows: Sequence[Row] = (),
     *,
-    opens: Sequence[Opening] = (),
+    opens: Sequence[sampler_pb2.OpenRequest] = (),
     closes: Sequence[int] = (),
-    beside: dict[int, dict[int, float]] | None = None,
+    logprobs: Mapping[int, RowLogprobs] | None = None,
+    audited: Mapping[int, dict[int, float]] | None = None,
 ) -> Frame:
-    """A frame; `beside` gives candidates to drawn rows, by index."""
-    candidates = [(beside or {}).get(index, {}) if isinstance(what, int) else what for index, (_, _, what) in enumerate(rows)]
-    ids = np.array([token for row in candidates for token in row], "<u4")
-    logits = np.array([value for row in candidates for value in row.values()], "<f4")
+    """A frame; `logprobs` and `audited` give more to drawn rows, by index."""
+    logits = {index: whole(what) for index, (_, _, what) in enumerate(rows) if isinstance(what, dict)}
+    tokens: list[list[int]] = [[] if isinstance(what, dict) else [what] if isinstance(what, int) else [*what] for _, _, what in rows]
     return Frame(
         number=1,
-        opens=list(opens),
-        closes=list(closes),
+        opens=opens,
+        closes=closes,
         request=[request for request, _, _ in rows],
         position=[position for _, position, _ in rows],
-        kind=[Kind.DRAWN if isinstance(what, int) else Kind.CANDIDATES for _, _, what in rows],
-        token=[what if isinstance(what, int) else 0 for _, _, what in rows],
-        log_sum_exp=np.full(len(rows), 2.0),
-        candidates=CandidateRows.parse(ids.tobytes(), logits.tobytes(), [len(row) for row in candidates], WIDTH),
+        tokens=tokens,
+        logprobs=logprobs or {},
+        logits=logits | {index: whole(row) for index, row in (audited or {}).items()},
     )
 
 
 def session(limit: int = 100) -> Session:
-    return Session(VOCABULARY, WIDTH, RequestSlots(limit))
+    return Session(VOCABULARY, WIDTH, RequestSlots(limit), Audits())
 
 
 def texts(outcome: Outcome) -> dict[int, str]:
@@ -79,7 +101,7 @@ def test_drawn_tokens_become_deltas() -> None:
     assert second.deltas[1].first_position == 1
 
 
-def test_candidate_rows_get_a_verdict_and_a_delta() -> None:
+def test_rows_that_are_drawn_here_get_a_verdict_and_a_delta() -> None:
     outcome = session().process([frame([(1, 0, {ord("a"): 1.0, ord("b"): 2.0})], opens=[opening(1)])])
     assert outcome.verdicts == [Verdict(1, 0, ord("b"))]
     assert texts(outcome) == {1: "b"}
@@ -119,7 +141,7 @@ def test_a_position_that_is_done_is_ignored() -> None:
     assert texts(stream.process([frame([(1, 1, ord("b"))])])) == {1: "b"}
 
 
-def test_a_candidate_row_sent_twice_in_a_frame_is_drawn_once() -> None:
+def test_a_row_that_comes_twice_in_a_frame_is_drawn_once() -> None:
     row = {ord("a"): 1.0}
     outcome = session().process([frame([(1, 0, row), (1, 0, row)], opens=[opening(1)])])
     assert (outcome.verdicts, outcome.deltas[1].tokens) == ([Verdict(1, 0, ord("a"))], [ord("a")])
@@ -173,7 +195,7 @@ def test_a_refused_request_takes_no_room() -> None:
 
 def test_a_sampler_that_leaves_takes_no_request_and_serves_those_it_has() -> None:
     slots = RequestSlots(9)
-    stream = Session(VOCABULARY, WIDTH, slots)
+    stream = Session(VOCABULARY, WIDTH, slots, Audits())
     stream.process([frame(opens=[opening(1)])])
     slots.close()
     outcome = stream.process([frame([(1, 0, ord("a"))], opens=[opening(2)])])
@@ -190,7 +212,7 @@ def test_opening_a_request_twice_ends_the_stream() -> None:
 
 def test_closing_the_session_frees_its_requests_once() -> None:
     slots = RequestSlots(9)
-    one, other = Session(VOCABULARY, WIDTH, slots), Session(VOCABULARY, WIDTH, slots)
+    one, other = Session(VOCABULARY, WIDTH, slots, Audits()), Session(VOCABULARY, WIDTH, slots, Audits())
     one.process([frame(opens=[opening(1), opening(2)])])
     other.process([frame(opens=[opening(1)])])
     one.close()
@@ -198,26 +220,105 @@ def test_closing_the_session_frees_its_requests_once() -> None:
     assert slots.open_requests == 1
 
 
-def test_a_drawn_row_reports_logprobs_from_its_candidates() -> None:
+def test_a_row_of_several_tokens_advances_token_by_token_to_the_end() -> None:
+    stream = session()
+    outcome = stream.process([frame([(1, 0, b"abc")], opens=[opening(1)])])
+    assert (texts(outcome), outcome.deltas[1].tokens) == ({1: "abc"}, [*b"abc"])
+    assert texts(stream.process([frame([(1, 3, b"de")])])) == {1: "de"}
+
+
+@pytest.mark.parametrize(
+    ("tokens", "stopping", "text", "finish"),
+    [
+        ([*b"ab", EOS, *b"cd"], {}, "ab", Finish.STOP),
+        ([*b"abcd"], {"stop_strings": ["bc"]}, "a", Finish.STOP),
+        ([*b"abcd"], {"max_tokens": 3}, "abc", Finish.LENGTH),
+    ],
+    ids=["stop id", "stop string", "length"],
+)
+def test_tokens_behind_the_end_are_ignored(tokens: list[int], stopping: dict[str, Any], text: str, finish: Finish) -> None:
+    stream = session()
+    outcome = stream.process([frame([(1, 0, tokens)], opens=[opening(1, **stopping)]), frame([(1, len(tokens), b"xy")])])
+    assert (outcome.deltas[1].text, outcome.deltas[1].tokens, outcome.deltas[1].finish) == (text, tokens[:3], finish)
+    assert (outcome.finished, outcome.failed, outcome.verdicts, stream.num_requests) == ([1], [], [], 0)
+
+
+@pytest.mark.parametrize(
+    ("position", "tokens", "outcome"),
+    [(0, b"ab", "ignored"), (1, b"b", "ignored"), (1, b"bc", "failed"), (2, b"cd", "taken"), (3, b"d", "failed")],
+)
+def test_a_row_is_about_what_is_known_or_about_what_is_next(position: int, tokens: bytes, outcome: str) -> None:
+    stream = session()
+    stream.process([frame([(1, 0, b"ab")], opens=[opening(1)])])
+    result = stream.process([frame([(1, position, tokens)])])
+    assert ("failed" if result.failed else "taken" if result.deltas else "ignored") == outcome
+
+
+LOGPROBS = RowLogprobs([-0.5, -1.5], [ord("a"), ord("c")], [-0.5, -0.25])
+
+
+def test_a_drawn_row_reports_the_logprobs_it_came_with() -> None:
     sampling = replace(GREEDY, top_logprobs=1)
-    beside = {0: {ord("a"): 1.5, ord("b"): 1.0}}
-    outcome = session().process([frame([(1, 0, ord("a"))], opens=[opening(1, sampling=sampling)], beside=beside)])
-    (entry,) = outcome.deltas[1].logprobs
-    assert entry.entry == (ord("a"), -0.5, [(ord("a"), -0.5)])
+    outcome = session().process([frame([(1, 0, b"ab")], opens=[opening(1, sampling=sampling)], logprobs={0: LOGPROBS})])
+    assert [one.entry for one in outcome.deltas[1].logprobs] == [
+        (ord("a"), -0.5, [TopToken(ord("a"), -0.5)]),
+        (ord("b"), -1.5, [TopToken(ord("c"), -0.25)]),
+    ]
 
 
-def test_logprobs_are_raw_whatever_was_drawn_from() -> None:
+def test_logprobs_of_a_row_drawn_here_are_those_of_the_model_whatever_was_drawn_from() -> None:
     sampling = Sampling(temperature=0.0, logit_bias_ids=(ord("b"),), logit_bias_values=(9.0,), top_logprobs=2)
-    outcome = session().process([frame([(1, 0, {ord("a"): 1.5, ord("b"): 1.0})], opens=[opening(1, sampling=sampling)])])
+    row = {ord("a"): math.log(0.75), ord("b"): math.log(0.25)}
+    outcome = session().process([frame([(1, 0, row)], opens=[opening(1, sampling=sampling)])])
     (entry,) = outcome.deltas[1].logprobs
-    assert entry.entry == (ord("b"), -1.0, [(ord("a"), -0.5), (ord("b"), -1.0)])
+    assert (entry.entry.token, [one.token for one in entry.entry.top]) == (ord("b"), [ord("a"), ord("b")])
+    assert math.exp(entry.entry.logprob) == pytest.approx(0.25, rel=1e-6)
 
 
-def test_missing_logprobs_fail_the_request_and_leave_no_token_without_them() -> None:
-    sampling = replace(GREEDY, top_logprobs=1)
-    outcome = session().process([frame([(1, 0, ord("a"))], opens=[opening(1, sampling=sampling)])])
+@pytest.mark.parametrize("logprobs", [{}, {0: RowLogprobs([-0.5], [], [])}, {0: RowLogprobs([math.nan], [5], [-1.0])}], ids=str)
+def test_missing_logprobs_fail_the_request_alone_and_leave_no_token_without_them(logprobs: dict[int, RowLogprobs]) -> None:
+    opens = [opening(1, sampling=replace(GREEDY, top_logprobs=1)), opening(2)]
+    outcome = session().process([frame([(1, 0, ord("a")), (2, 0, ord("x"))], opens=opens, logprobs=logprobs)])
     assert [request for request, _ in outcome.failed] == [1]
-    assert outcome.deltas[1].is_empty
+    assert texts(outcome) == {2: "x"}
+
+
+def audit(rows: Sequence[Row], audited: dict[int, dict[int, float]], **request: Any) -> tuple[Outcome, Audits]:
+    audits = Audits()
+    stream = Session(VOCABULARY, WIDTH, RequestSlots(9), audits)
+    return stream.process([frame(rows, opens=[opening(1, **request)], audited=audited)]), audits
+
+
+def test_an_audited_row_that_agrees_is_counted_and_no_more(caplog: pytest.LogCaptureFixture) -> None:
+    outcome, audits = audit([(1, 0, ord("a")), (1, 1, ord("b"))], {1: {ord("a"): 0.0, ord("b"): 1.0}})
+    assert (audits, texts(outcome), outcome.verdicts, caplog.text) == (Audits(1, 0), {1: "ab"}, [], "")
+
+
+def test_an_audited_row_that_disagrees_is_counted_and_logged_and_computes_token_stands(caplog: pytest.LogCaptureFixture) -> None:
+    outcome, audits = audit([(1, 0, ord("a"))], {0: {ord("a"): 0.0, ord("b"): 1.0}})
+    assert (audits, texts(outcome), outcome.failed) == (Audits(1, 1), {1: "a"}, [])
+    assert f"request r-1, position 0: compute drew {ord('a')}, the sampler {ord('b')}" in caplog.text
+
+
+@pytest.mark.parametrize("row", [{}, {5: math.nan}], ids=["impossible", "NaN"])
+def test_an_audit_that_can_draw_nothing_is_a_disagreement_and_fails_nobody(row: dict[int, float]) -> None:
+    outcome, audits = audit([(1, 0, ord("a"))], {0: row})
+    assert (audits, texts(outcome), outcome.failed) == (Audits(1, 1), {1: "a"}, [])
+
+
+def test_an_audit_draws_from_the_state_before_the_row() -> None:
+    row = {ord("a"): 1.0, ord("b"): 0.5}
+    rows: list[Row] = [(1, 0, ord("a")), (1, 1, ord("b"))]
+    _, audits = audit(rows, {0: row, 1: row}, sampling=replace(GREEDY, presence_penalty=1.0))
+    assert audits == Audits(2, 0)
+
+
+def test_a_request_that_leaves_nothing_to_draw_is_told_which_fields_do() -> None:
+    sampling = replace(GREEDY, allowed_token_ids=(EOS,))
+    outcome = session().process([frame([(1, 0, {EOS: 1.0, 5: 2.0})], opens=[opening(1, sampling=sampling, min_tokens=2)])])
+    ((request, error),) = outcome.failed
+    assert (request, type(error), error.field) == (1, InvalidRequest, "min_tokens")
+    assert error.message == "allowed_token_ids and min_tokens leave no token to draw at position 0"
 
 
 def test_a_row_that_cannot_be_drawn_fails_its_request_alone() -> None:
@@ -261,14 +362,14 @@ def conversations(draw: st.DrawFn) -> list[Frame]:
             position = positions[request] + step - 1
             if position < 0 or draw(st.integers(0, 5)) == 0:
                 continue
-            positions[request] = max(positions[request], position + 1)
-            row = {token: draw(st.floats(-3, 3, width=32)) for token in draw(st.lists(tokens, min_size=1, max_size=4, unique=True))}
-            rows.append((request, position, row if request == 2 else next(iter(row))))
+            some = draw(st.lists(tokens, min_size=1, max_size=4, unique=True))
+            positions[request] = max(positions[request], position + (1 if request == 2 else len(some)))
+            rows.append((request, position, {token: draw(st.floats(-3, 3, width=32)) for token in some} if request == 2 else some))
         frames.append(frame(rows, closes=draw(st.sampled_from([[], [], [], [], [1], [9]]))))
     return frames
 
 
-@settings(max_examples=60, deadline=None)
+@examples(60)
 @given(conversations(), st.randoms(use_true_random=False))
 def test_frames_taken_together_give_what_they_give_one_by_one(frames: list[Frame], random: Any) -> None:
     alone, together, mixed = session(), session(), session()

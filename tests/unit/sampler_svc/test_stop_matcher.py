@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from sampler_svc.stop_matcher import Matched, StopMatcher, StopPatterns
+from tests.examples import examples
 
 
 def run(stops: list[str], pieces: list[str], armed_from: int = 0) -> tuple[str, str | None, list[str]]:
@@ -35,7 +36,7 @@ STOPS = st.lists(st.text("ab", min_size=1, max_size=5), min_size=1, max_size=5)
 PIECES = st.lists(st.text("abc", max_size=4), max_size=12)
 
 
-@settings(max_examples=200, deadline=None)
+@examples(200)
 @given(STOPS, PIECES, st.integers(0, 12))
 def test_the_text_before_the_first_counting_stop_is_sent_and_nothing_else(stops: list[str], pieces: list[str], armed_from: int) -> None:
     text, unarmed = "".join(pieces), len("".join(pieces[:armed_from]))
@@ -44,7 +45,7 @@ def test_the_text_before_the_first_counting_stop_is_sent_and_nothing_else(stops:
     assert (sent, stop) == ((text[: expected[0]], expected[1]) if expected else (text, None))
 
 
-@settings(max_examples=200, deadline=None)
+@examples(200)
 @given(STOPS, PIECES, st.booleans())
 def test_what_is_sent_can_never_become_part_of_a_stop_string_and_all_else_is_sent(stops: list[str], pieces: list[str], armed: bool) -> None:
     matcher, seen, sent = StopMatcher(StopPatterns(stops)), "", ""
@@ -116,7 +117,7 @@ def test_a_hidden_piece_is_matched_and_never_sent() -> None:
     assert matcher.feed("<|x|>", armed=True, hidden=True) == Matched("", "<|x|>")
 
 
-@settings(max_examples=200, deadline=None)
+@examples(200)
 @given(STOPS, st.lists(st.tuples(st.text("abc", max_size=4), st.booleans()), max_size=8))
 def test_hidden_pieces_leave_the_text_as_it_is_but_for_themselves(stops: list[str], pieces: list[tuple[str, bool]]) -> None:
     matcher = StopMatcher(StopPatterns(stops))

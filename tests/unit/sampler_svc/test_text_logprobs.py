@@ -5,16 +5,17 @@ from __future__ import annotations
 from collections.abc import Sequence
 from functools import cache
 
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from tokenizers import Tokenizer
 
 from sampler_svc.logprobs import TextLogprob, TokenLogprob
-from sampler_svc.params import Finish, Sampling, Stopping
-from sampler_svc.request_state import Delta, Opening, RequestState
+from sampler_svc.request_state import Delta, Finish, RequestState
 from sampler_svc.vocabulary import Vocabulary
+from tests.examples import examples
 from tests.fakes.sampler_tokenizers import byte_tokenizer, llama_decoder, tokenizer_of
 from tests.fakes.tokenizers import KINDS
+from triserve.v1 import common_pb2, sampler_pb2
 
 EOS, CAPITAL, SPECIAL = 258, 256, 259
 BYTES = Vocabulary(byte_tokenizer("Ġcapital", "ab<", special=["<eos>", "<|x|>"]))
@@ -24,6 +25,11 @@ WIDTH = 1024
 @cache
 def vocabulary_of(kind: str) -> Vocabulary:
     return BYTES if kind == "bytes" else Vocabulary(Tokenizer.from_str(KINDS[kind]()))
+
+
+def opening(prompt: Sequence[int], stopping: common_pb2.StoppingParams) -> sampler_pb2.OpenRequest:
+    sampling = common_pb2.SamplingParams(temperature=0, top_logprobs=0)
+    return sampler_pb2.OpenRequest(request=1, prompt_token_ids=prompt, sampling=sampling, stopping=stopping)
 
 
 def answer(
@@ -37,8 +43,8 @@ def answer(
     one_delta: bool = True,
 ) -> Delta:
     """All deltas of an answer as one; log-probabilities are asked for, and tell of the token's place."""
-    stopping = Stopping(max_tokens, min_tokens, frozenset({EOS}), tuple(stops))
-    state = RequestState(Opening(1, 5, 7, 2, "r-1", prompt, (), Sampling(temperature=0.0, top_logprobs=0), stopping), vocabulary, WIDTH)
+    stopping = common_pb2.StoppingParams(max_tokens=max_tokens, min_tokens=min_tokens, stop_token_ids=[EOS], stop_strings=stops)
+    state = RequestState(opening(prompt, stopping), vocabulary, WIDTH)
     whole = state.delta()
     for place, token in enumerate(tokens):
         if whole.finish is not None:
@@ -91,11 +97,7 @@ def test_text_held_back_that_comes_to_nothing_is_listed_with_its_text() -> None:
 
 
 def test_entries_of_a_delta_never_run_ahead_of_its_text() -> None:
-    state = RequestState(
-        Opening(1, 5, 7, 2, "r", [ord("?")], (), Sampling(temperature=0.0, top_logprobs=0), Stopping(9, 0, frozenset(), ("ab",))),
-        BYTES,
-        WIDTH,
-    )
+    state = RequestState(opening([ord("?")], common_pb2.StoppingParams(max_tokens=9, stop_strings=["ab"])), BYTES, WIDTH)
     delta = state.delta()
     state.advance(ord("a"), delta, TokenLogprob(ord("a"), 0.0, []))
     assert (delta.text, delta.logprobs, delta.tokens) == ("", [], [ord("a")])
@@ -128,7 +130,7 @@ def test_the_first_word_of_a_text_is_listed_without_the_space_it_lost() -> None:
     assert [one.added for one in delta.logprobs] == [b"Hello", b" world"]
 
 
-@settings(max_examples=150, deadline=None)
+@examples(150)
 @given(
     kind=st.sampled_from(["bytes", *sorted(KINDS)]),
     tokens=st.lists(st.integers(0, 620) | st.sampled_from([*"🙂é".encode(), *b"ab", SPECIAL]), max_size=14),

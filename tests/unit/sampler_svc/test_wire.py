@@ -1,17 +1,15 @@
-"""Messages: unset, zero and set are three things, and malformed columns are refused by name."""
+"""Messages: rows are cut out of the columns, and malformed columns are refused by name."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import fields
-from typing import Any
 
+import numpy as np
 import pytest
 
 from sampler_svc.logprobs import TextLogprob, TokenLogprob, TopToken
-from sampler_svc.params import Finish, Sampling, Stopping
-from sampler_svc.request_state import Delta
-from sampler_svc.session import Kind, Outcome, Verdict
+from sampler_svc.request_state import Delta, Finish
+from sampler_svc.session import Outcome, Verdict
 from sampler_svc.vocabulary import Vocabulary
 from sampler_svc.wire import read_frame, write_outcome
 from tests.fakes.sampler_tokenizers import byte_tokenizer
@@ -23,28 +21,34 @@ VOCABULARY = Vocabulary(byte_tokenizer())
 
 
 def message() -> sampler_pb2.SampleRequest:
-    """A well-formed frame of two rows."""
+    """A well-formed frame: a drawn row, one to be drawn, one that is audited, one of two tokens."""
+    row = np.arange(WIDTH, dtype="<f4").tobytes()
     return sampler_pb2.SampleRequest(
         frame=4,
         close=[8],
-        request=[1, 2],
-        position=[0, 7],
-        kind=[sampler_pb2.ROW_KIND_DRAWN, sampler_pb2.ROW_KIND_CANDIDATES],
-        token=[65, 0],
-        log_sum_exp=[1.5, 2.5],
-        num_candidates=[0, 2],
-        candidate_ids=bytes([3, 0, 0, 0, 4, 0, 0, 0]),
-        candidate_logits=b"\0\0\x80\x3f\0\0\0\0",
+        request=[1, 2, 3, 4],
+        position=[0, 7, 8, 9],
+        num_tokens=[1, 0, 1, 2],
+        token=[65, 66, 67, 68],
+        logprobs=[
+            sampler_pb2.RowLogprobs(row=0, logprob=[-1]),
+            sampler_pb2.RowLogprobs(row=3, logprob=[-1, -2], top_token=[5, 6, 7, 8], top_logprob=[-3, -4, -5, -6]),
+        ],
+        logits=[sampler_pb2.RowLogits(row=1, logits=row), sampler_pb2.RowLogits(row=2, logits=row)],
     )
 
 
-def test_a_frame_is_read_column_by_column() -> None:
+def test_a_frame_is_read_row_by_row() -> None:
     frame = read_frame(message(), WIDTH)
-    assert (frame.number, frame.closes, frame.request, frame.position, frame.token) == (4, [8], [1, 2], [0, 7], [65, 0])
-    assert frame.kind == [Kind.DRAWN, Kind.CANDIDATES]
-    assert frame.log_sum_exp.tolist() == [1.5, 2.5]
-    ids, logits = frame.candidates.row(1)
-    assert (ids.tolist(), logits.tolist(), frame.candidates.count(0)) == ([3, 4], [1.0, 0.0], 0)
+    assert (frame.number, frame.closes, frame.request, frame.position) == (4, [8], [1, 2, 3, 4], [0, 7, 8, 9])
+    assert frame.tokens == [[65], [], [66], [67, 68]]
+    assert frame.logprobs == {0: ([-1.0], [], []), 3: ([-1.0, -2.0], [5, 6, 7, 8], [-3.0, -4.0, -5.0, -6.0])}
+    assert {row: logits.tolist() for row, logits in frame.logits.items()} == {1: [*range(WIDTH)], 2: [*range(WIDTH)]}
+
+
+def test_rows_without_a_number_of_tokens_have_one_each() -> None:
+    frame = read_frame(sampler_pb2.SampleRequest(frame=1, request=[1, 2], position=[3, 4], token=[5, 6]), WIDTH)
+    assert frame.tokens == [[5], [6]]
 
 
 def test_an_empty_frame_is_a_frame() -> None:
@@ -55,18 +59,30 @@ def test_an_empty_frame_is_a_frame() -> None:
     ("spoil", "field"),
     [
         (lambda m: m.position.append(1), "position"),
-        (lambda m: m.kind.pop(), "kind"),
+        (lambda m: m.position.__delitem__(slice(None)), "position"),
+        (lambda m: m.num_tokens.pop(), "num_tokens"),
+        (lambda m: m.num_tokens.append(0), "num_tokens"),
+        (lambda m: m.num_tokens.__delitem__(slice(None)), "logprobs"),
         (lambda m: m.token.pop(), "token"),
-        (lambda m: m.log_sum_exp.append(0.0), "log_sum_exp"),
-        (lambda m: m.num_candidates.append(0), "num_candidates"),
-        (lambda m: m.kind.__setitem__(0, 0), "kind"),
-        (lambda m: m.kind.__setitem__(0, 9), "kind"),
+        (lambda m: m.token.append(1), "token"),
+        (lambda m: m.num_tokens.__setitem__(0, 2**32 - 1), "token"),
         (lambda m: m.token.__setitem__(0, WIDTH), "token"),
-        (lambda m: m.num_candidates.__setitem__(0, 1), "candidate_ids"),
-        (lambda m: m.num_candidates.__setitem__(0, 2**32 - 1), "candidate_ids"),
-        (lambda m: setattr(m, "candidate_logits", b"\0" * 7), "candidate_logits"),
-        (lambda m: setattr(m, "candidate_ids", bytes([3, 0, 0, 0, 1, 1, 0, 0])), "candidate_ids"),
         (lambda m: m.hello.SetInParent(), "hello"),
+        (lambda m: setattr(m.logprobs[1], "row", 4), "logprobs"),
+        (lambda m: setattr(m.logprobs[1], "row", 0), "logprobs"),
+        (lambda m: m.logprobs.reverse(), "logprobs"),
+        (lambda m: setattr(m.logprobs[0], "row", 1), "logprobs"),
+        (lambda m: m.logprobs[1].logprob.pop(), "logprobs"),
+        (lambda m: m.logprobs[1].top_logprob.pop(), "logprobs"),
+        (lambda m: (m.logprobs[1].top_token.pop(), m.logprobs[1].top_logprob.pop()), "logprobs"),
+        (lambda m: m.logprobs[1].top_token.__setitem__(3, WIDTH), "logprobs"),
+        (lambda m: setattr(m.logits[1], "row", 4), "logits"),
+        (lambda m: setattr(m.logits[1], "row", 1), "logits"),
+        (lambda m: m.logits.reverse(), "logits"),
+        (lambda m: setattr(m.logits[1], "row", 3), "logits"),
+        (lambda m: m.logits.pop(0), "logits"),
+        (lambda m: setattr(m.logits[0], "logits", b""), "logits"),
+        (lambda m: setattr(m.logits[0], "logits", bytes(4 * WIDTH + 4)), "logits"),
     ],
 )
 def test_malformed_columns_are_refused_by_name(spoil: Callable[[sampler_pb2.SampleRequest], object], field: str) -> None:
@@ -76,50 +92,6 @@ def test_malformed_columns_are_refused_by_name(spoil: Callable[[sampler_pb2.Samp
         read_frame(spoiled, WIDTH)
     assert caught.value.field == field
     assert field in caught.value.message
-
-
-def read_open(sampling: common_pb2.SamplingParams, stopping: common_pb2.StoppingParams) -> tuple[Sampling, Stopping]:
-    opened = sampler_pb2.OpenRequest(
-        request=1,
-        gateway=2,
-        gateway_request=3,
-        epoch=4,
-        request_id="r",
-        prompt_token_ids=[5],
-        generated_token_ids=[6],
-        sampling=sampling,
-        stopping=stopping,
-    )
-    wire = sampler_pb2.SampleRequest.FromString(sampler_pb2.SampleRequest(frame=1, open=[opened]).SerializeToString())
-    (opening,) = read_frame(wire, WIDTH).opens
-    assert opening[:7] == (1, 2, 3, 4, "r", [5], [6])
-    return opening.sampling, opening.stopping
-
-
-def test_unset_fields_mean_what_the_contract_says() -> None:
-    assert read_open(common_pb2.SamplingParams(), common_pb2.StoppingParams()) == (Sampling(), Stopping(None))
-
-
-def test_zero_is_not_unset() -> None:
-    zero = common_pb2.SamplingParams(
-        temperature=0, top_k=0, top_p=0, min_p=0, repetition_penalty=0, presence_penalty=0, frequency_penalty=0, seed=0, top_logprobs=0
-    )
-    expected = Sampling(temperature=0.0, top_k=0, top_p=0.0, repetition_penalty=0.0, seed=0, top_logprobs=0)
-    assert read_open(zero, common_pb2.StoppingParams(max_tokens=0)) == (expected, Stopping(0))
-
-
-def test_set_fields_arrive() -> None:
-    numbers = ("temperature", "top_p", "min_p", "repetition_penalty", "presence_penalty", "frequency_penalty")
-    given: dict[str, Any] = dict.fromkeys(numbers, 0.5) | dict.fromkeys(("top_k", "seed", "top_logprobs"), 2)
-    stopping = common_pb2.StoppingParams(max_tokens=9, min_tokens=1, stop_token_ids=[3, 3, 4], stop_strings=["a", "b"])
-    assert read_open(common_pb2.SamplingParams(**given, logit_bias_ids=[7], logit_bias_values=[1.5]), stopping) == (
-        Sampling(**given, logit_bias_ids=(7,), logit_bias_values=(1.5,)),
-        Stopping(9, 1, frozenset({3, 4}), ("a", "b")),
-    )
-
-
-def test_every_sampling_field_of_the_contract_is_known() -> None:
-    assert {descriptor.name for descriptor in common_pb2.SamplingParams.DESCRIPTOR.fields} == {field.name for field in fields(Sampling)}
 
 
 def test_an_outcome_is_grouped_by_gateway() -> None:

@@ -8,10 +8,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from hypothesis import example, given, settings
+from hypothesis import example, given
 from hypothesis import strategies as st
 from transformers import PreTrainedTokenizerFast
 
+from tests.examples import examples
 from tests.fakes.template_styles import STYLES
 from tests.fakes.tokenizers import KINDS, SPECIAL_TOKENS, TEMPLATES
 from tests.unit.tokenizer_svc.conftest import MakeEncoder, MakeFolder, MakeTokenizer
@@ -31,7 +32,7 @@ CONVERSATION = (
 )
 ALTERNATING = ("user", "assistant", "user")
 # Of every kind with every style; a busy machine must not fail it.
-brief = settings(max_examples=25, deadline=None)
+brief = examples(25)
 
 
 @cache

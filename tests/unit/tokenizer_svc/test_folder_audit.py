@@ -44,6 +44,7 @@ def test_a_token_of_the_old_map_is_said_to_come_from_it(tmp_path: Path) -> None:
     [
         ({"tokenizer_config": {"pad_token": "<nowhere>"}}, "pad_token '<nowhere>' is no token of the vocabulary: it is text"),
         ({"generation_config": {"num_beams": 4}}, "generation_config.json: num_beams 4 is not applied"),
+        ({"generation_config": {"bad_words_ids": [[3, 4]]}}, "generation_config.json: bad_words_ids [[3, 4]] is not applied"),
         ({"generation_config": {"suppress_tokens": [3]}}, "generation_config.json: suppress_tokens [3] is not applied"),
         ({"config": {"vocab_size": 4000, "eos_token_id": 5000}}, "eos_token_id 5000 is no id of the model"),
     ],
@@ -52,6 +53,13 @@ def test_what_is_not_done_is_said(tmp_path: Path, files: dict[str, Any], problem
     found = audit(tmp_path, **files)
     assert found.problems == (problem,)
     assert f"note: {problem}" in found.lines()
+
+
+def test_a_typical_p_is_a_default_and_no_problem(tmp_path: Path) -> None:
+    found = audit(tmp_path, generation_config={"do_sample": True, "typical_p": 0.5})
+    assert fact(found, "default typical_p") == ("0.5", "generation_config.json: typical_p")
+    assert found.used["generation_config.json"] == ("do_sample", "typical_p")
+    assert found.problems == ()
 
 
 def test_what_asks_for_nothing_is_no_problem(tmp_path: Path) -> None:

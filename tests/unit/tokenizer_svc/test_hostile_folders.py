@@ -7,9 +7,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, given
 from hypothesis import strategies as st
 
+from tests.examples import examples
 from tests.fakes.tokenizers import write_model_folder
 from tokenizer_svc.inspect import audit_folder
 from tokenizer_svc.model_folder import ModelFolderError
@@ -23,6 +24,7 @@ FIELDS: dict[str, tuple[str, ...]] = {
         "top_k",
         "top_p",
         "min_p",
+        "typical_p",
         "repetition_penalty",
         "eos_token_id",
         "num_beams",
@@ -83,7 +85,7 @@ def sound(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return write_model_folder(tmp_path_factory.mktemp("sound"), template=None)
 
 
-@settings(max_examples=300, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@examples(300, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(data=st.data())
 def test_any_values_in_any_fields_are_refused_by_file_or_read(sound: Path, tmp_path: Path, data: st.DataObject) -> None:
     contents: dict[str, dict[str, Any]] = {name: {} for name in FIELDS}

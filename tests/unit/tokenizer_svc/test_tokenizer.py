@@ -7,17 +7,18 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from tokenizers import Tokenizer as FastTokenizer
 
+from tests.examples import examples
 from tests.fakes.tokenizers import KINDS, SPECIAL_TOKENS, TEXT_TOKENS, write_model_folder
 from tests.unit.tokenizer_svc.conftest import MakeFolder, MakeTokenizer
 from tokenizer_svc.model_folder import ModelFolder, ModelFolderError, read_model_folder
 from tokenizer_svc.tokenizer import Tokenizer, eos_token_ids
 from triserve.rpc.errors import InvalidRequest
 
-brief = settings(max_examples=50, deadline=None)
+brief = examples(50)
 any_text = st.text(max_size=60)
 hostile_text = st.lists(
     st.sampled_from([*SPECIAL_TOKENS, *TEXT_TOKENS, "\uff1cs\uff1e", "<", "|", " ", "\n"]) | st.text(max_size=4), max_size=8

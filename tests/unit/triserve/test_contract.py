@@ -90,9 +90,7 @@ def test_rows_of_a_frame_travel_as_packed_columns() -> None:
         frame=1,
         request=[1] * rows,
         position=[2] * rows,
-        kind=[sampler_pb2.ROW_KIND_DRAWN] * rows,
         token=[300] * rows,
-        num_candidates=[0] * rows,
     )
     assert len(frame.SerializeToString()) < rows * 8
 

@@ -24,7 +24,7 @@ def _submit(scheduler: Scheduler, number: int, prompt: list[int]) -> None:
 
 def test_a_merge_step_holds_decodes_then_chunks() -> None:
     scheduler = Scheduler(CONFIG)
-    builder = BatchBuilder(CONFIG, scheduler.memory.tables, torch.device("cpu"))
+    builder = BatchBuilder(CONFIG, scheduler.memory.slots, torch.device("cpu"))
     _submit(scheduler, 1, [10, 11, 12, 13])
     plan = scheduler.step(0.0)
     batch = builder.build(plan)
@@ -55,7 +55,7 @@ def test_a_merge_step_holds_decodes_then_chunks() -> None:
 
 def test_rows_of_the_page_table_are_padded_with_zeros_also_after_use() -> None:
     scheduler = Scheduler(CONFIG)
-    builder = BatchBuilder(CONFIG, scheduler.memory.tables, torch.device("cpu"))
+    builder = BatchBuilder(CONFIG, scheduler.memory.slots, torch.device("cpu"))
     _submit(scheduler, 1, list(range(16)))
     scheduler.complete(scheduler.step(0.0))
     scheduler.release(1)
@@ -81,7 +81,7 @@ def test_begun_pages_are_those_that_get_their_first_token_and_not_their_last(req
 def test_a_device_gets_what_the_cpu_gets() -> None:
     def batch(device: torch.device) -> ForwardBatch:
         scheduler = Scheduler(CONFIG)
-        builder = BatchBuilder(CONFIG, scheduler.memory.tables, device)
+        builder = BatchBuilder(CONFIG, scheduler.memory.slots, device)
         _submit(scheduler, 1, [10, 11, 12, 13, 14])
         _submit(scheduler, 2, [20, 21, 22])
         return builder.build(scheduler.step(0.0))

@@ -46,6 +46,7 @@ def _answers(engine: Engine, prompts: list[list[int]]) -> list[list[int]]:
     return answers
 
 
+@pytest.mark.slow
 def test_what_is_dropped_changes_no_answer(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     random = np.random.default_rng(0)
     prompts = [random.integers(0, 97, length).tolist() for length in (3, 150, 700)]

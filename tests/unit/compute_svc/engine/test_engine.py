@@ -7,11 +7,12 @@ from collections.abc import Sequence
 import numpy as np
 import pytest
 
-from compute_svc.wire.request import SamplingOptions
+from compute_svc.engine.step_drawing import DrawConfig, DrawPlace
 from compute_svc.wire.step_output import Pinned
-from tests.fakes.engine_reader import GREEDY, TOP_3, WIDTH, Reader, request_of, small_engine
+from tests.fakes.engine_reader import DEVICE, GREEDY, TOP_3, WIDTH, Reader, answer_alone, ranking_of, request_of, small_engine
 from tests.fakes.hash_model import HashModel
-from triserve.rpc.errors import Internal, Overloaded
+from triserve.rpc.errors import Internal, InvalidRequest, Overloaded
+from triserve.rpc.sampling import Sampling
 
 
 def test_a_greedy_request_is_answered_and_frees_its_pages() -> None:
@@ -47,12 +48,12 @@ def test_stop_ids_do_not_count_before_min_tokens() -> None:
     for _ in range(4):
         output = reader.step()
         assert output is not None and output.rows is not None
-        rows.append(output.rows.tokens[0])
+        rows.append(output.rows.counts[0])
         if reader.awaiting:
             reader.answer(1)
-    assert rows == [None] * 4
+    assert rows == [0] * 4
     output = reader.step()
-    assert output is not None and output.rows is not None and output.rows.tokens[0] is not None
+    assert output is not None and output.rows is not None and output.rows.counts[0] == 1
     assert len(reader.tokens[1]) == 5
     assert reader.errors == {1: None}
 
@@ -69,20 +70,22 @@ def test_rows_that_wait_for_a_verdict_do_not_hold_up_greedy_ones() -> None:
     assert engine.load.used_pages == 2
 
 
-def test_a_drawn_row_carries_candidates_if_log_probabilities_are_asked_for() -> None:
+def test_log_probabilities_come_with_the_token_if_they_are_asked_for() -> None:
     model = HashModel(WIDTH)
     engine = small_engine(model)
-    engine.submit(request_of(1, range(5), 2, sampling=SamplingOptions(top_logprobs=3)))
-    engine.submit(request_of(2, range(1, 7), 2))
+    engine.submit(request_of(1, range(1, 7), 2))
+    engine.submit(request_of(2, range(5), 2, sampling=Sampling(temperature=0.0, top_logprobs=3)))
     output = engine.step(0.0)
     assert output is not None and output.rows is not None
     rows = output.rows
-    ranking = np.lexsort((np.arange(WIDTH), -model.logits_of(range(5)))).tolist()
-    assert (rows.numbers, rows.positions, rows.num_candidates) == ([2, 1], [0, 0], [0, 4])
-    assert rows.tokens == [model.greedy_answer(range(1, 7), 1)[0], ranking[0]]
-    assert rows.candidate_ids.tolist() == ranking[:4]
-    assert rows.candidate_logits.tolist() == model.logits_of(range(5))[ranking[:4]].tolist()
-    assert rows.log_sum_exp[1] == pytest.approx(float(np.log(np.exp(model.logits_of(range(5)).astype(np.float64)).sum())), rel=1e-6)
+    logits = model.logits_of(range(5))
+    ranking = ranking_of(logits)
+    logprobs = logits - np.log(np.exp(logits.astype(np.float64)).sum())
+    assert (rows.numbers.tolist(), rows.positions.tolist(), rows.counts.tolist()) == ([1, 2], [0, 0], [1, 1])
+    assert rows.tokens.tolist() == [model.greedy_answer(range(1, 7), 1)[0], ranking[0]]
+    assert [(one.row, list(one.top_token)) for one in rows.logprobs] == [(1, ranking[:3])]
+    assert list(rows.logprobs[0].logprob) == pytest.approx([logprobs[ranking[0]]], rel=1e-6)
+    assert list(rows.logprobs[0].top_logprob) == pytest.approx(logprobs[ranking[:3]].tolist(), rel=1e-6)
 
 
 def test_a_request_tells_when_it_was_admitted_started_and_released() -> None:
@@ -96,8 +99,8 @@ def test_a_request_tells_when_it_was_admitted_started_and_released() -> None:
     assert [(item.number, item.preemptions, item.error) for item in third.released] == [(1, 0, None)]
     engine.submit(request_of(2, prompt, 2))
     again = engine.step(6.0)
-    assert again is not None and again.started[0].cached_tokens == 19
-    assert again.load.cached_tokens == 19
+    assert again is not None and again.started[0].cached_tokens == 16
+    assert again.load.cached_tokens == 16
 
 
 def test_replayed_tokens_continue_the_answer() -> None:
@@ -193,12 +196,12 @@ def test_what_the_engine_has_done_is_counted_exactly() -> None:
     reader.run()
     load, stats = engine.load, engine.prefix_stats
     assert (load.steps, load.prefill_tokens, load.decode_tokens, load.cached_tokens, load.preemptions) == (4, 20, 3, 0, 0)
-    assert (stats.looked_up_tokens, stats.hit_tokens, stats.copied_tokens, stats.stored_pages, stats.evicted_pages) == (20, 0, 0, 5, 0)
+    assert (stats.looked_up_tokens, stats.hit_tokens, stats.stored_pages, stats.evicted_pages) == (20, 0, 5, 0)
     engine.submit(request_of(2, [*range(18), 9, 9], 3))
     reader.run()
     load, stats = engine.load, engine.prefix_stats
-    assert (load.steps, load.prefill_tokens, load.decode_tokens, load.cached_tokens, load.preemptions) == (7, 22, 6, 18, 0)
-    assert (stats.looked_up_tokens, stats.hit_tokens, stats.copied_tokens, stats.stored_pages, stats.evicted_pages) == (40, 18, 2, 6, 0)
+    assert (load.steps, load.prefill_tokens, load.decode_tokens, load.cached_tokens, load.preemptions) == (7, 24, 6, 16, 0)
+    assert (stats.looked_up_tokens, stats.hit_tokens, stats.stored_pages, stats.evicted_pages) == (40, 16, 6, 0)
     assert (stats.cached_pages, stats.evictable_pages, stats.pinned_pages, stats.tenants) == (6, 6, 0, 1)
 
 
@@ -214,7 +217,7 @@ def test_each_preemption_is_counted_once_for_the_engine_and_once_for_its_request
 
 @pytest.mark.parametrize("steps", [0, 1, 2, 4], ids=["waiting", "prefilling", "prefilled", "decoding"])
 @pytest.mark.parametrize("sampling", [GREEDY, TOP_3], ids=["greedy", "sampled"])
-def test_a_released_requests_pages_are_free_at_once(steps: int, sampling: SamplingOptions) -> None:
+def test_a_released_requests_pages_are_free_at_once(steps: int, sampling: Sampling) -> None:
     engine = small_engine()
     reader = Reader(engine)
     engine.submit(request_of(1, range(20), 8, sampling=sampling))
@@ -235,7 +238,7 @@ def test_a_verdict_for_a_request_that_has_left_is_ignored() -> None:
     engine.submit(request_of(1, range(5), 4, sampling=TOP_3))
     engine.step(0.0)
     engine.release(1)
-    engine.verdict(1, 0, 3)
+    engine.verdict(1, 0, [3])
     output = engine.step(0.0)
     assert output is not None and output.released[0].error is None
 
@@ -248,7 +251,7 @@ def test_a_verdict_that_does_not_fit_fails_its_request_alone(position: int, toke
     engine.submit(request_of(1, range(5), 4, sampling=TOP_3))
     engine.submit(request_of(2, range(6), 4))
     reader.step()
-    engine.verdict(1, position, token)
+    engine.verdict(1, position, [token])
     reader.awaiting.clear()
     reader.run()
     assert isinstance(reader.errors[1], Internal)
@@ -259,7 +262,7 @@ def test_an_unasked_verdict_fails_its_request() -> None:
     engine = small_engine()
     engine.submit(request_of(1, range(5), 4))
     engine.step(0.0)
-    engine.verdict(1, 1, 3)
+    engine.verdict(1, 1, [3])
     output = engine.step(0.0)
     assert output is not None and isinstance(output.released[0].error, Internal)
 
@@ -272,8 +275,8 @@ class _SometimesBroken(HashModel):
         return np.full_like(logits, np.nan) if seen[0][1] == 9 else logits
 
 
-@pytest.mark.parametrize("sampling", [GREEDY, TOP_3, SamplingOptions(top_logprobs=2)], ids=["greedy", "sampled", "logprobs"])
-def test_a_row_without_numbers_fails_its_request_alone(sampling: SamplingOptions) -> None:
+@pytest.mark.parametrize("sampling", [GREEDY, TOP_3, Sampling(temperature=0.0, top_logprobs=2)], ids=["greedy", "sampled", "logprobs"])
+def test_a_row_without_numbers_fails_its_request_alone(sampling: Sampling) -> None:
     model = _SometimesBroken(WIDTH)
     engine = small_engine(model)
     reader = Reader(engine)
@@ -295,17 +298,67 @@ def test_same_prefix_prompts_in_one_step_are_answered_as_if_alone() -> None:
     assert [reader.tokens[number] for number in range(3)] == [model.greedy_answer([1] * 5, 6)] * 3
 
 
-def test_a_prefix_hit_does_not_inherit_a_strangers_penalties() -> None:
-    options = SamplingOptions(temperature=0.0, presence_penalty=-2.0)
-    prompt = [1] * 8
-    engine = small_engine()
+SAMPLINGS = {
+    "plain": Sampling(seed=3),
+    "penalties": Sampling(seed=3, presence_penalty=2.0, frequency_penalty=0.5, repetition_penalty=1.3),
+    "greedy with penalties": Sampling(temperature=0.0, presence_penalty=8.0, logit_bias_ids=(4,), logit_bias_values=(3.0,)),
+    "filters": Sampling(seed=3, temperature=2.0, top_k=9, top_p=0.9, min_p=0.01),
+    "bans": Sampling(seed=3, banned_token_ids=(1, 2, 3), allowed_token_ids=tuple(range(12))),
+}
+
+
+@pytest.mark.parametrize("sampling", SAMPLINGS.values(), ids=SAMPLINGS)
+def test_sampled_requests_run_ahead_and_draw_what_the_reference_draws(sampling: Sampling) -> None:
+    model = HashModel(WIDTH)
+    engine = small_engine(model, DEVICE, num_pages=64)
     reader = Reader(engine)
-    engine.submit(request_of(1, prompt, 4, sampling=options))
+    requests = [request_of(number, range(number, 6), 12, sampling=sampling) for number in range(1, 4)]
+    for request in requests:
+        engine.submit(request)
+    steps = 0
+    while reader.step() is not None:
+        steps += 1
+    assert steps == 12 and not reader.awaiting, "a token in each step"
+    assert [reader.tokens[request.number] for request in requests] == [
+        answer_alone(model, request, DrawPlace.DEVICE) for request in requests
+    ]
+
+
+def test_a_request_that_bans_every_token_fails_alone() -> None:
+    model = HashModel(WIDTH)
+    engine = small_engine(model, DEVICE)
+    reader = Reader(engine)
+    banned = Sampling(temperature=0.0, allowed_token_ids=(1,), banned_token_ids=(1,))
+    engine.submit(request_of(1, range(5), 4, sampling=banned))
+    engine.submit(request_of(2, range(5), 4))
     reader.run()
-    engine.submit(request_of(2, prompt, 4, sampling=options))
-    output = reader.step()
-    assert output is not None and output.started[0].cached_tokens == 7
-    assert output.rows is not None and output.rows.num_candidates == [1], "nothing of the answer is seen yet"
+    assert isinstance(reader.errors[1], InvalidRequest)
+    assert str(reader.errors[1]) == "allowed_token_ids and banned_token_ids leave no token to draw at position 0"
+    assert reader.tokens == {2: model.greedy_answer(range(5), 4)}
+
+
+def test_an_audited_row_goes_out_whole_beside_its_token() -> None:
+    model = HashModel(WIDTH)
+    engine = small_engine(model, DrawConfig(audited_share=0.5))
+    reader = Reader(engine)
+    engine.submit(request_of(1, range(5), 8))
+    reader.run()
+    rows = [output.rows for output in reader.outputs if output.rows is not None]
+    assert [len(one.logits) for one in rows] == [0, 1] * 4, "every second one"
+    context = [*range(5), *reader.tokens[1][:1]]
+    assert rows[1].logits[0].row == 0 and rows[1].logits[0].logits == model.logits_of(context).tobytes()
+
+
+def test_a_prefix_hit_does_not_inherit_a_strangers_penalties() -> None:
+    model = HashModel(WIDTH)
+    engine = small_engine(model, DEVICE)
+    reader = Reader(engine)
+    requests = [request_of(number, [1] * 8, 4, sampling=SAMPLINGS["greedy with penalties"]) for number in (1, 2)]
+    for request in requests:
+        engine.submit(request)
+        reader.run()
+    assert reader.outputs[-4].started[0].cached_tokens == 4
+    assert reader.tokens[1] == reader.tokens[2] == answer_alone(model, requests[0], DrawPlace.DEVICE)
 
 
 def test_a_cached_prompt_is_answered_as_the_first_time() -> None:

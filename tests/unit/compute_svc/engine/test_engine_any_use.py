@@ -5,24 +5,30 @@ from __future__ import annotations
 import contextlib
 from types import NoneType
 
-from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
 from compute_svc.engine.engine import MAX_FAILED_STEPS
 from compute_svc.kv.window import KvWindow
 from compute_svc.layers.forward_batch import ForwardBatch
-from compute_svc.wire.request import Request, SamplingOptions
-from tests.fakes.engine_reader import GREEDY, TOP_3, WIDTH, Reader, answer_alone, request_of, small_engine
+from compute_svc.scheduler.kv_memory import KvMemory
+from compute_svc.scheduler.reservation import PredictedMemory
+from compute_svc.wire.request import Request
+from tests.examples import examples
+from tests.fakes.engine_reader import DEVICE, GREEDY, SERVICE, TOP_3, WIDTH, Reader, answer_alone, request_of, small_engine
 from tests.fakes.hash_model import HashModel
 from tests.fakes.unreliable_model import FAULTS, Fault, UnreliableModel
 from triserve.rpc.errors import DeadlineExceeded, Internal, Overloaded
+from triserve.rpc.sampling import Sampling
 
 
 class AnyUse(RuleBasedStateMachine):
     """Random arrivals, prefixes, budgets, verdict delays, cancels, pauses, deadlines and page shortage."""
 
     window: KvWindow | None = None
+    drawing = SERVICE
+    make_memory: type[KvMemory] = KvMemory
+    samplings: tuple[Sampling, ...] = (GREEDY, GREEDY, TOP_3)
     most_tokens = 20
     errors: tuple[type, ...] = (DeadlineExceeded, NoneType)
 
@@ -32,7 +38,7 @@ class AnyUse(RuleBasedStateMachine):
         sizes = {"num_pages": 14, "step_budget_tokens": 7, "max_running_requests": 3, "max_waiting_requests": 3}
         if self.window is not None:
             sizes |= {"window_tokens": self.window.tokens, "chunk_tokens": self.window.chunk_tokens}
-        self.engine = small_engine(self.model, max_model_len_tokens=26 + self.most_tokens, **sizes)
+        self.engine = small_engine(self.model, self.drawing, self.make_memory, max_model_len_tokens=26 + self.most_tokens, **sizes)
         self.pins: dict[int, Request] = {}
         self.reader = Reader(self.engine)
         self.requests: dict[int, Request] = {}
@@ -49,7 +55,7 @@ class AnyUse(RuleBasedStateMachine):
         length=st.floats(0, 1),
         generated=st.lists(st.integers(0, WIDTH - 1), max_size=2),
         stops=st.frozensets(st.integers(0, WIDTH - 1), max_size=3),
-        sampling=st.sampled_from([GREEDY, GREEDY, TOP_3]),
+        kind=st.integers(0, 11),
         deadline=st.sampled_from([None, None, None, 5.0]),
     )
     def submit(
@@ -59,7 +65,7 @@ class AnyUse(RuleBasedStateMachine):
         length: float,
         generated: list[int],
         stops: frozenset[int],
-        sampling: SamplingOptions,
+        kind: int,
         deadline: float | None,
     ) -> None:
         number = len(self.requests)
@@ -70,7 +76,7 @@ class AnyUse(RuleBasedStateMachine):
             tenant=tenant,
             generated=generated,
             stop_token_ids=stops,
-            sampling=sampling,
+            sampling=self.samplings[kind % len(self.samplings)],
             deadline=None if deadline is None else self.now + deadline,
         )
         try:
@@ -143,7 +149,7 @@ class AnyUse(RuleBasedStateMachine):
         load = self.engine.load
         assert load.used_pages + load.cached_pages + load.pinned_pages + load.free_pages == 14
         for number, tokens in self.reader.tokens.items():
-            expected = answer_alone(self.model, self.requests[number])
+            expected = answer_alone(self.model, self.requests[number], self.drawing.place)
             assert tokens == expected[: len(tokens)], "what a request is answered does not depend on the others"
 
     def teardown(self) -> None:
@@ -159,7 +165,7 @@ class AnyUse(RuleBasedStateMachine):
         assert len(cached) == self.engine.prefix_stats.cached_pages, "what is told of the cache is so"
         for number, request in self.requests.items():
             if number not in self.cancelled and self.reader.errors[number] is None:
-                assert self.reader.tokens[number] == answer_alone(self.model, request)
+                assert self.reader.tokens[number] == answer_alone(self.model, request, self.drawing.place)
             assert isinstance(self.reader.errors[number], self.errors)
         load = self.engine.load
         assert (load.running_requests, load.waiting_requests, load.used_pages) == (0, 0, 0)
@@ -185,6 +191,26 @@ class AnyUseWithWindow(AnyUse):
 
     window = KvWindow(tokens=5, chunk_tokens=8)
     most_tokens = 150
+
+
+class AnyUseDrawnOnDevice(AnyUse):
+    """The same where every row is drawn with the logits: what the reference draws, whoever is preempted, resumed, paused or beside."""
+
+    drawing = DEVICE
+    samplings = (
+        GREEDY,
+        TOP_3,
+        Sampling(seed=2**63, temperature=1.3),
+        Sampling(temperature=0.0, presence_penalty=3.0, repetition_penalty=1.5, frequency_penalty=-0.5),
+        Sampling(seed=4, top_p=0.8, frequency_penalty=1.0, dry_multiplier=2.0, bad_words=((1, 2), (3,))),
+        Sampling(seed=4, temperature=0.7, min_p=0.1, top_logprobs=2, logit_bias_ids=(1, 5), logit_bias_values=(4.0, -100.0)),
+    )
+
+
+class AnyUseWithRoom(AnyUse):
+    """The same where room is reserved for answers that are expected."""
+
+    make_memory = PredictedMemory
 
 
 class AnyUseWithFailures(AnyUse):
@@ -233,7 +259,9 @@ class AnyUseWithFailuresAndWindow(AnyUseWithFailures):
 
 TestAnyUse = AnyUse.TestCase
 TestAnyUseWithWindow = AnyUseWithWindow.TestCase
+TestAnyUseDrawnOnDevice = AnyUseDrawnOnDevice.TestCase
+TestAnyUseWithRoom = AnyUseWithRoom.TestCase
 TestAnyUseWithFailures = AnyUseWithFailures.TestCase
 TestAnyUseWithFailuresAndWindow = AnyUseWithFailuresAndWindow.TestCase
-TestAnyUse.settings = TestAnyUseWithWindow.settings = settings(max_examples=40, stateful_step_count=50, deadline=None)
-TestAnyUseWithFailures.settings = TestAnyUseWithFailuresAndWindow.settings = TestAnyUse.settings
+TestAnyUse.settings = TestAnyUseWithWindow.settings = TestAnyUseDrawnOnDevice.settings = examples(40, stateful_step_count=50)
+TestAnyUseWithRoom.settings = TestAnyUseWithFailures.settings = TestAnyUseWithFailuresAndWindow.settings = TestAnyUse.settings

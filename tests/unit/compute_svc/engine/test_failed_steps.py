@@ -12,14 +12,15 @@ import torch
 from compute_svc.engine.engine import MAX_FAILED_STEPS, Engine, StepsFail
 from compute_svc.kv.page_store import KvPageStore
 from compute_svc.layers.forward_batch import ForwardBatch
-from compute_svc.scheduler.base import Policy, RequestState, SchedulerConfig
+from compute_svc.scheduler.base import RequestState, SchedulerConfig
 from compute_svc.scheduler.policies.first_come import FirstComeFirstServed
-from compute_svc.wire.request import SamplingOptions
+from compute_svc.scheduler.policies.policy import Policy
 from compute_svc.wire.step_output import Pinned
 from tests.fakes.engine_reader import GREEDY, TOP_3, WIDTH, Reader, answer_alone, request_of, small_engine
 from tests.fakes.hash_model import HashModel, hash_kv
 from tests.fakes.unreliable_model import Fault, UnreliableModel
 from triserve.rpc.errors import Internal, InvalidRequest
+from triserve.rpc.sampling import Sampling
 
 RAISING: tuple[Fault, ...] = ("no memory", "half written", "a row is missing")
 
@@ -54,7 +55,7 @@ class AbsurdModel:
 @pytest.mark.parametrize(
     "kinds", list(itertools.product([GREEDY, TOP_3], repeat=2)), ids=["greedy twice", "greedy, drawn", "drawn, greedy", "drawn twice"]
 )
-def test_a_row_that_is_missing_hands_nobody_his_neighbours_token(kinds: tuple[SamplingOptions, SamplingOptions]) -> None:
+def test_a_row_that_is_missing_hands_nobody_his_neighbours_token(kinds: tuple[Sampling, Sampling]) -> None:
     model = UnreliableModel(WIDTH)
     reader = Reader(small_engine(model))
     requests = [request_of(number, [number] * (3 + number), 8, sampling=kind) for number, kind in enumerate(kinds, 1)]

@@ -13,6 +13,7 @@ from compute_svc.engine.loading import load_engine, scheduler_config
 from compute_svc.models.config import StreamingWindow
 from compute_svc.models.registry import load_model, read_model_config
 from compute_svc.models.weights import CheckpointError
+from compute_svc.scheduler.reservation import count_extents
 from compute_svc.settings import Settings
 from compute_svc.wire.request import Request
 from tests.fakes.checkpoints import save_checkpoint
@@ -108,9 +109,9 @@ def test_the_streaming_window_of_the_settings_is_what_the_engine_serves_under(
     with caplog.at_level(logging.INFO):
         engine = load_engine(Settings())
     engine.submit(Request(0, "", prompt, np.empty(0, np.int64), 20, 0.0))
-    answer: list[int | None] = []
+    answer: list[int] = []
     while (output := engine.step(0.0)) is not None:
-        answer += [] if output.rows is None else output.rows.tokens
+        answer += [] if output.rows is None else output.rows.tokens.tolist()
 
     narrow, plain = (
         greedy(
@@ -133,3 +134,20 @@ def test_a_streaming_window_is_refused_where_positions_do_not_turn(tmp_path: Pat
     monkeypatch.setenv("COMPUTE_STREAMING_WINDOW_TOKENS", "12")
     with pytest.raises(CheckpointError, match="BloomForCausalLM cannot have one: it has ALiBi slopes"):
         load_engine(Settings())
+
+
+@pytest.mark.parametrize(("reservation", "extents"), [("pages", 2), ("predicted", 1)])
+def test_pages_are_reserved_as_the_setting_says(folder: Path, monkeypatch: pytest.MonkeyPatch, reservation: str, extents: int) -> None:
+    monkeypatch.setenv("COMPUTE_KV_RESERVATION", reservation)
+    engine = load_engine(Settings())
+    for number in (1, 2):
+        engine.submit(Request(number, "", np.full(10, number), np.empty(0, np.int64), 20, 0.0))
+    for step in range(12):
+        engine.step(float(step))
+    engine.assert_consistent()
+    memory = engine._scheduler.memory
+    first = engine._scheduler.running[0]
+    assert first.table is not None and first.table.length == 2
+    assert count_extents(memory.tables.entries[first.table.row, :2]) == extents, (
+        "the answer lies behind its prompt, or where a page was free"
+    )

@@ -6,6 +6,7 @@ import contextlib
 import socket
 import threading
 from collections.abc import Callable, Iterator
+from itertools import islice
 from pathlib import Path
 
 from compute_svc.engine.engine import MAX_FAILED_STEPS, Engine
@@ -13,7 +14,7 @@ from compute_svc.engine.server import EngineServer
 from compute_svc.models.weights import CheckpointError
 from compute_svc.settings import Settings
 from compute_svc.wire import engine_wire_pb2 as wire
-from compute_svc.wire.codec import MessageCutter, encode_request, pack
+from compute_svc.wire.codec import MessageCutter, decode_output, encode_request, pack
 from compute_svc.wire.request import Request
 from tests.fakes.engine_reader import TOP_3, WIDTH, request_of, small_engine
 from tests.fakes.hash_model import HashModel
@@ -54,8 +55,11 @@ class Peer:
         left: set[int] = set()
         while not left >= set(numbers):
             output = self.take().output
-            for number, token in zip(output.rows.request, output.rows.token, strict=True):
-                tokens.setdefault(number, []).append(token)
+            rows = decode_output(output).rows
+            if rows is not None:
+                drawn = iter(rows.tokens.tolist())
+                for number, count in zip(rows.numbers.tolist(), rows.counts.tolist(), strict=True):
+                    tokens.setdefault(number, []).extend(islice(drawn, count))
             for released in output.released:
                 left.add(released.request)
                 if released.HasField("error"):
@@ -138,7 +142,7 @@ def test_verdicts_of_unequal_columns_fail_the_requests_they_name_and_no_other(tm
         assert peer.take().HasField("loaded")
         peer.submit(request_of(1, range(5), 4, sampling=TOP_3), request_of(2, range(1, 6), 4))
         assert sorted(peer.take().admitted.request) == [1, 2]
-        peer.give(wire.Command(verdicts=wire.Verdicts(request=[1], position=[0], token=[3, 4])))
+        peer.give(wire.Command(verdicts=wire.Verdicts(request=[1], position=[0], num_tokens=[1], token=[3, 4])))
         tokens, errors = peer.take_until_released(1, 2)
         assert tokens[2] == model.greedy_answer(range(1, 6), 4)
         assert errors == {1: "the sampler's verdicts have columns of unequal length"}

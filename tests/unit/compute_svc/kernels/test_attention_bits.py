@@ -42,6 +42,7 @@ def test_a_row_is_the_same_decoded_alone_decoded_among_others_or_prefilled(shape
     _assert_same_decoded_and_prefilled(shape, dtype)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("group_size", [1, 2, 3, 4])
 @pytest.mark.parametrize("head_dim", range(1, 21))
 def test_a_row_is_the_same_whatever_the_width_of_its_heads(head_dim: int, group_size: int) -> None:

@@ -5,17 +5,12 @@ from __future__ import annotations
 from pathlib import Path
 
 import numpy as np
-import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from compute_svc.engine.candidates import draw_greedy, select_candidates
-from compute_svc.engine.draw_rule import DrawRule
 from compute_svc.kernels import host_copy
 from compute_svc.kernels.host_copy import read_once, rows_of, to_device
-from compute_svc.wire.request import Request, SamplingOptions
-from tests.fakes.wait_detector import CountedReads
 
 CPU = torch.device("cpu")
 META = torch.device("meta")
@@ -60,54 +55,3 @@ def test_rows_are_copies_in_the_order_asked_for() -> None:
     values.zero_()
     assert rows.tolist() == [[9, 10, 11], [3, 4, 5], [9, 10, 11]]
     assert rows_of(values.to(META), [3, 1]).shape == (2, 3)
-
-
-def _rule(**options: object) -> DrawRule:
-    prompt = np.array([1, 2], dtype=np.int64)
-    request = Request(1, "", prompt, np.empty(0, np.int64), 9, 0.0, sampling=SamplingOptions(**options))  # type: ignore[arg-type]
-    rule = DrawRule(request, 5000)
-    rule.see(prompt, 2)
-    return rule
-
-
-def test_what_is_drawn_on_a_device_is_read_once() -> None:
-    logits = torch.empty((3, 5000), device=META)
-    with CountedReads() as reads:
-        assert draw_greedy(logits).tokens == [0, 2, 4]
-    assert reads.count == 1
-
-
-@pytest.mark.parametrize(
-    "options", [{"temperature": 1.0, "top_k": 5}, {"temperature": 0.0, "top_logprobs": 4}], ids=["top-k", "greedy-reported"]
-)
-def test_candidates_of_known_number_are_read_once(options: dict[str, float]) -> None:
-    logits = torch.empty((2, 5000), device=META)
-    with CountedReads() as reads:
-        assert select_candidates(logits, [_rule(**options)] * 2, [0, 0]).counts.tolist() == [5, 5]
-    assert reads.count == 1
-
-
-@pytest.mark.gpu
-@pytest.mark.parametrize(
-    "options",
-    [
-        {"temperature": 1.0, "top_k": 5},
-        {"temperature": 0.0, "top_logprobs": 4},
-        {"temperature": 1.0, "top_p": 0.5},
-        {"temperature": 1.0, "presence_penalty": -1.0, "top_k": 3},
-        {"temperature": 2.0},
-    ],
-)
-def test_cuda_draws_and_picks_what_the_cpu_does(options: dict[str, float]) -> None:
-    if not torch.cuda.is_available():
-        pytest.skip("there is no CUDA device")
-    logits = torch.from_numpy(np.random.default_rng(0).integers(0, 900, (33, 5000)).astype(np.float32) / 30)
-    logits[7, 3] = torch.nan
-    on_device = logits.cuda()
-    drawn, expected = draw_greedy(on_device), draw_greedy(logits)
-    assert drawn.is_finite == expected.is_finite
-    assert [token for row, token in enumerate(drawn.tokens) if row != 7] == [token for row, token in enumerate(expected.tokens) if row != 7]
-    ours, theirs = (select_candidates(one, [_rule(**options) for _ in range(33)], [0] * 33) for one in (on_device, logits))
-    assert ours.counts.tolist() == theirs.counts.tolist() and ours.ids.tolist() == theirs.ids.tolist()
-    assert ours.logits.tolist() == theirs.logits.tolist()
-    np.testing.assert_allclose(ours.log_sum_exp, theirs.log_sum_exp, rtol=1e-6)

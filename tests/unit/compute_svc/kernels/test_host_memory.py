@@ -12,7 +12,8 @@ from compute_svc.kernels.host_memory import keep_freed_memory
 def test_the_next_large_block_costs_no_page_faults() -> None:
     assert keep_freed_memory(), "tests run on glibc"
     faults = []
-    for _ in range(4):
+    # Several, because small things that fall into the hole a block has left make the next one go elsewhere.
+    for _ in range(16):
         before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
         block = torch.ones(4 << 20)
         faults.append(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)

@@ -1,4 +1,4 @@
-"""The page allocator: one owner per page, contiguous where it can be."""
+"""The page allocator: one owner per page."""
 
 from __future__ import annotations
 
@@ -10,54 +10,28 @@ from hypothesis import strategies as st
 from compute_svc.kv.page_pool import PagePool, Pages
 
 
-def test_a_new_pool_gives_one_contiguous_run() -> None:
+def test_a_new_pool_gives_all_its_pages_in_order() -> None:
     pool = PagePool(10)
-    assert pool.allocate(10).tolist() == list(range(10))
-    assert pool.num_free == 0
+    first, others = pool.allocate(4), pool.allocate(6)
+    assert (first.tolist(), others.tolist()) == ([0, 1, 2, 3], [4, 5, 6, 7, 8, 9])
+    assert (pool.num_pages, pool.num_free) == (10, 0)
+    pool.assert_owned_once([others, first])
 
 
-def test_reserving_nothing_takes_nothing() -> None:
+def test_what_was_released_last_is_handed_out_first_and_in_the_same_order() -> None:
+    pool = PagePool(10)
+    pages = pool.allocate(6)
+    pool.release(pages[:2])
+    pool.release(pages[3:])
+    assert pool.allocate(4).tolist() == [3, 4, 5, 0]
+
+
+def test_more_than_is_free_is_not_handed_out() -> None:
     pool = PagePool(3)
     assert pool.allocate(0).size == 0
     assert pool.num_free == 3
-
-
-def test_growth_continues_behind_the_owners_last_page() -> None:
-    pool = PagePool(10)
-    first = pool.allocate(3)
-    other = pool.allocate(2)
-    pool.release(other)
-    assert pool.allocate(1, after=int(first[-1])).tolist() == [3]
-
-
-def test_growth_goes_elsewhere_when_the_next_page_is_taken() -> None:
-    pool = PagePool(10)
-    first = pool.allocate(3)
-    pool.allocate(2)
-    assert pool.allocate(1, after=int(first[-1])).tolist() == [5]
-
-
-def test_a_run_that_fits_is_preferred_to_pieces() -> None:
-    pool = PagePool(16)
-    everything = pool.allocate(16)
-    pool.release(everything[[1, 3, 5]])
-    pool.release(everything[8:13])
-    assert pool.allocate(4).tolist() == [8, 9, 10, 11]
-
-
-def test_pieces_are_used_when_no_run_is_long_enough() -> None:
-    pool = PagePool(8)
-    everything = pool.allocate(8)
-    pool.release(everything[[0, 2, 3, 6]])
-    assert sorted(pool.allocate(4).tolist()) == [0, 2, 3, 6]
-
-
-def test_released_neighbours_become_one_run_again() -> None:
-    pool = PagePool(9)
-    parts = [pool.allocate(3) for _ in range(3)]
-    for part in (parts[0], parts[2], parts[1]):
-        pool.release(part)
-    assert pool.allocate(9).tolist() == list(range(9))
+    with pytest.raises(AssertionError, match="4 pages wanted, 3 free"):
+        pool.allocate(4)
 
 
 def test_releasing_a_page_twice_is_noticed() -> None:
@@ -66,6 +40,27 @@ def test_releasing_a_page_twice_is_noticed() -> None:
     pool.release(pages)
     with pytest.raises(AssertionError, match="released twice"):
         pool.release(pages[:1])
+    assert pool.num_free == 4, "and nothing has changed"
+
+
+def test_pages_handed_out_are_the_owners_to_change() -> None:
+    pool = PagePool(4)
+    pool.allocate(2)[:] = 3
+    assert pool.allocate(2).tolist() == [2, 3]
+
+
+def test_the_check_notices_a_stack_of_free_pages_that_is_off() -> None:
+    pool = PagePool(4)
+    pages = pool.allocate(1)
+    pool.num_free = 2
+    with pytest.raises(AssertionError, match="the stack of free pages is off"):
+        pool.assert_owned_once([pages])
+
+
+@pytest.mark.parametrize("num_pages", [0, -1])
+def test_a_pool_has_pages(num_pages: int) -> None:
+    with pytest.raises(AssertionError, match="a pool has pages"):
+        PagePool(num_pages)
 
 
 def test_the_check_notices_leaks_and_double_owners() -> None:
@@ -79,76 +74,17 @@ def test_the_check_notices_leaks_and_double_owners() -> None:
         pool.assert_owned_once([pages, np.array([3])])
 
 
-def test_the_shortest_run_that_fits_is_taken() -> None:
-    pool = PagePool(20)
-    everything = pool.allocate(20)
-    pool.release(everything[0:7])
-    pool.release(everything[8:12])
-    pool.release(everything[13:18])
-    assert pool.longest_run == 7
-    assert pool.allocate(4).tolist() == [8, 9, 10, 11]
-    assert pool.allocate(4).tolist() == [13, 14, 15, 16]
-
-
-def test_reserved_pages_are_free_and_not_handed_out() -> None:
-    pool = PagePool(6)
-    pages = pool.allocate(5)
-    pool.reserve(pages[2:])
-    assert (pool.num_free, pool.num_reserved, pool.num_allocatable, pool.longest_run) == (4, 3, 1, 1)
-    assert pool.allocate(1).tolist() == [5]
-    with pytest.raises(AssertionError, match="1 pages wanted, 0 allocatable"):
-        pool.allocate(1)
-
-
-def test_reserved_pages_are_claimed_or_given_back() -> None:
-    pool = PagePool(6)
-    pages = pool.allocate(6)
-    pool.reserve(pages[2:])
-    pool.claim(pages[2:3])
-    pool.unreserve(pages[4:])
-    pool.assert_owned_once([pages[:3]], [pages[3:4]])
-    assert (pool.num_free, pool.num_reserved, pool.num_allocatable) == (3, 1, 2)
-
-
-def test_only_owned_pages_are_reserved_and_only_those_come_back() -> None:
-    pool = PagePool(4)
-    pages = pool.allocate(2)
-    with pytest.raises(AssertionError, match="owned pages are reserved"):
-        pool.reserve(np.array([3]))
-    with pytest.raises(AssertionError, match="what is claimed"):
-        pool.claim(pages)
-    with pytest.raises(AssertionError, match="what is unreserved"):
-        pool.unreserve(pages)
-    pool.reserve(pages)
-    with pytest.raises(AssertionError, match="released twice"):
-        pool.release(pages)
-    with pytest.raises(AssertionError, match="reserved not once"):
-        pool.assert_owned_once([], [pages[:1]])
-
-
 @given(st.data())
 def test_any_sequence_of_operations_keeps_every_page_in_one_place(data: st.DataObject) -> None:
     pool = PagePool(data.draw(st.integers(1, 40), label="pages"))
     owned: list[Pages] = []
-    reserved: list[Pages] = []
     for _ in range(data.draw(st.integers(0, 40), label="operations")):
-        operation = data.draw(st.sampled_from(["allocate", "release", "reserve", "claim", "unreserve"]), label="operation")
-        source = {"allocate": None, "release": owned, "reserve": owned, "claim": reserved, "unreserve": reserved}[operation]
-        if source is None:
-            after = data.draw(st.none() | st.integers(0, pool.num_pages - 1), label="after")
-            count = data.draw(st.integers(0, pool.num_allocatable), label="count")
-            fits = count <= pool.longest_run and (after is None or pool.num_free == 0)
-            owned.append(pool.allocate(count, after=after))
-            assert owned[-1].size == count
-            assert not fits or (np.diff(owned[-1]) == 1).all()
-        elif source:
-            pages = source.pop(data.draw(st.integers(0, len(source) - 1), label="whose"))
+        if data.draw(st.booleans(), label="allocates"):
+            owned.append(pool.allocate(data.draw(st.integers(0, pool.num_free), label="count")))
+        elif owned:
+            pages = owned.pop(data.draw(st.integers(0, len(owned) - 1), label="whose"))
             cut = data.draw(st.integers(0, pages.size), label="kept")
-            source.append(pages[:cut])
-            moved = np.array(data.draw(st.permutations(pages[cut:].tolist()), label="order"), dtype=np.int64)
-            {"release": pool.release, "reserve": pool.reserve, "claim": pool.claim, "unreserve": pool.unreserve}[operation](moved)
-            if operation == "reserve":
-                reserved.append(moved)
-            elif operation == "claim":
-                owned.append(moved)
-        pool.assert_owned_once(owned, reserved)
+            owned.append(pages[:cut])
+            pool.release(np.array(data.draw(st.permutations(pages[cut:].tolist()), label="order"), dtype=np.int64))
+        pool.assert_owned_once(owned)
+        assert pool.num_free == pool.num_pages - sum(pages.size for pages in owned)

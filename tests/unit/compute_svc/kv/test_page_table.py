@@ -17,13 +17,22 @@ def test_open_tables_have_rows_of_their_own() -> None:
     assert tables.entries[two.row, :1].tolist() == [7]
 
 
+def test_there_are_as_many_rows_as_requests_may_run() -> None:
+    tables = PageTables(3, 4)
+    assert tables.entries.shape == (3, 4) and not tables.entries.any()
+    assert [tables.open().row for _ in range(3)] == [0, 1, 2]
+    with pytest.raises(AssertionError, match="a row for every request"):
+        tables.open()
+
+
 def test_a_closed_row_is_used_again_and_starts_empty() -> None:
     tables = PageTables(1, 4)
     table = tables.open()
     table.append(np.array([1, 2]))
     tables.close(table)
+    assert (tables.entries.tolist(), tables.lengths.tolist()) == ([[0, 0, 0, 0]], [0])
     again = tables.open()
-    assert (again.row, again.length, again.last) == (table.row, 0, None)
+    assert (again.row, again.length, again.shared) == (table.row, 0, 0)
 
 
 def test_closing_twice_is_noticed() -> None:
@@ -38,8 +47,8 @@ def test_shared_pages_come_first_and_are_not_owned() -> None:
     table = PageTables(1, 6).open()
     table.share(np.array([10, 11]))
     table.append(np.array([3, 4]))
-    assert (table.length, table.shared, table.last) == (4, 2, 4)
-    assert table.owned.tolist() == [3, 4]
+    assert (table.length, table.shared) == (4, 2)
+    assert (table.shared_pages.tolist(), table.owned.tolist(), table.owned_to(3).tolist()) == ([10, 11], [3, 4], [3])
 
 
 def test_sharing_replaces_the_first_owned_pages() -> None:
@@ -49,64 +58,55 @@ def test_sharing_replaces_the_first_owned_pages() -> None:
     table.append(np.array([3, 4]))
     table.share(np.array([20]))
     assert tables.entries[0, :3].tolist() == [10, 20, 4]
-    assert table.owned.tolist() == [4]
+    assert (table.length, table.owned.tolist()) == (3, [4])
 
 
-def test_room_is_not_owned_and_not_in_the_row() -> None:
-    tables = PageTables(1, 8)
-    table = tables.open()
-    table.append(np.array([3]))
-    table.room = np.array([4, 5, 6])
-    assert (table.length, table.last, table.owned.tolist()) == (1, 3, [3])
-    assert tables.entries.tolist() == [[3, 0, 0, 0, 0, 0, 0, 0]]
-
-
-def test_room_is_used_from_the_front_and_cut_from_the_end() -> None:
-    tables = PageTables(1, 8)
-    table = tables.open()
-    table.append(np.array([3]))
-    table.room = np.array([4, 5, 6])
-    assert table.use_room().tolist() == [4]
-    assert table.cut_room(1).tolist() == [6]
-    assert (table.owned.tolist(), table.room.tolist()) == ([3, 4], [5])
-    assert tables.entries.tolist() == [[3, 4, 0, 0, 0, 0, 0, 0]]
-
-
-def test_cutting_more_than_the_room_leaves_the_pages() -> None:
-    table = PageTables(1, 8).open()
-    table.append(np.array([3]))
-    table.room = np.array([4])
-    assert table.cut_room(5).tolist() == [4]
-    assert table.cut_room(5).tolist() == []
-    assert (table.owned.tolist(), table.room.size, table.last) == ([3], 0, 3)
-
-
-def test_pages_are_not_added_in_front_of_room() -> None:
-    table = PageTables(1, 8).open()
-    table.room = np.array([4])
-    with pytest.raises(AssertionError, match="room is used before"):
-        table.append(np.array([5]))
-    with pytest.raises(AssertionError, match="in front of the room"):
-        table.share(np.array([6]))
-    table.use_room()
-    with pytest.raises(AssertionError, match="there is room"):
-        table.use_room()
+def test_the_lengths_of_all_tables_are_in_one_array() -> None:
+    tables = PageTables(2, 6)
+    one, two = tables.open(), tables.open()
+    one.append(np.array([3, 4]))
+    two.share(np.array([10]))
+    assert (tables.lengths.tolist(), one.length, two.length) == ([2, 1], 2, 1)
+    tables.lengths[one.row] += 1
+    assert one.length == 3, "whoever adds a page to many rows at once"
 
 
 @pytest.mark.parametrize(
-    ("pages", "extents"),
-    [([], 0), ([7], 1), ([7, 8, 9], 1), ([7, 9], 2), ([9, 8], 2), ([3, 4, 7, 8, 0], 3)],
+    ("shared", "first", "count", "given_up", "left", "owned"),
+    [
+        pytest.param(0, 1, 2, 0, [10, 13, 14, 11, 12], [10, 13, 14, 11, 12], id="its own pages take the tokens to come"),
+        pytest.param(2, 2, 1, 0, [10, 11, 13, 14, 12], [13, 14, 12], id="behind what is shared"),
+        pytest.param(4, 1, 3, 3, [10, 14], [14], id="shared ones are given up"),
+        pytest.param(3, 2, 3, 1, [10, 11, 13, 14], [13, 14], id="some shared and some its own"),
+        pytest.param(1, 2, 3, 0, [10, 11, 12, 13, 14], [11, 12, 13, 14], id="up to the end"),
+    ],
 )
-def test_extents_are_contiguous_runs_in_order(pages: list[int], extents: int) -> None:
-    table = PageTables(1, 8).open()
-    table.append(np.array(pages, dtype=np.int64))
-    table.room = np.array([30, 40])
-    assert table.num_extents == extents
+def test_pages_taken_out_of_the_middle(shared: int, first: int, count: int, given_up: int, left: list[int], owned: list[int]) -> None:
+    tables = PageTables(1, 7)
+    table = tables.open()
+    table.share(np.arange(10, 10 + shared))
+    table.append(np.arange(10 + shared, 15))
+    table.slide(first, count, given_up)
+    assert tables.entries.tolist() == [left + [0] * (7 - len(left))]
+    assert (table.length, table.owned.tolist()) == (len(left), owned)
+    assert (table.shared, table.shared_pages.tolist()) == (min(shared, first), left[: min(shared, first)])
 
 
-def test_owned_pages_are_a_copy() -> None:
+def test_only_pages_that_are_there_are_taken_out() -> None:
+    for shared, first, count, given_up in ((0, 1, 5, 0), (3, 1, 2, 1), (3, 1, 1, 2), (1, 2, 1, 1)):
+        table = PageTables(1, 7).open()
+        table.share(np.arange(shared))
+        table.append(np.arange(shared, 5))
+        with pytest.raises(AssertionError, match="what is taken out is there"):
+            table.slide(first, count, given_up)
+
+
+def test_pages_that_are_asked_for_are_a_copy() -> None:
     table = PageTables(1, 6).open()
     table.append(np.array([3, 4]))
-    owned = table.owned
+    owned, first = table.owned, table.owned_to(1)
     table.share(np.array([9]))
-    assert owned.tolist() == [3, 4]
+    shared = table.shared_pages
+    table.share(np.array([8]))
+    shared[0] = 5
+    assert (owned.tolist(), first.tolist(), table.shared_pages.tolist()) == ([3, 4], [3], [9, 8])

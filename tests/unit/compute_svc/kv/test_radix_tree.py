@@ -5,7 +5,6 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from compute_svc.kv.radix_node import Node, PartialPage
 from compute_svc.kv.radix_tree import Prefix, RadixTree
 from triserve.rpc.page_hash import page_hashes, tenant_hash
 
@@ -109,28 +108,13 @@ def test_unlocking_more_often_than_locked_is_noticed() -> None:
         tree.unlock(prefix.node)
 
 
-def test_a_page_that_agrees_in_part_is_found_behind_the_whole_ones() -> None:
-    tree = RadixTree(4)
-    root = tree.lock_match("a", _tokens()).node
-    for page, last in ((10, (5, 6, 7, 8)), (11, (5, 6, 9, 9)), (12, (4, 6, 7, 8))):
-        prefix = tree.lock_match("a", _tokens(1, 2, 3, 4))
-        new = np.array([9, page] if not prefix.pages.size else [page])
-        tree.insert(prefix.node, _tokens(*((1, 2, 3, 4, *last) if not prefix.pages.size else last)), new)
-    prefix = tree.lock_match("a", _tokens(1, 2, 3, 4, 5, 6, 9, 1))
-    assert prefix.pages.tolist() == [9]
-    assert prefix.node.find_partial(_tokens(5, 6, 9, 1), 4) == PartialPage(11, 3)
-    assert prefix.node.find_partial(_tokens(5, 6), 4) is not None
-    assert prefix.node.find_partial(_tokens(6, 6, 7, 8), 4) is None
-    assert root.find_partial(_tokens(1, 2), 4) == PartialPage(9, 2)
-
-
 def test_a_lookup_changes_nothing() -> None:
     tree = RadixTree(PAGE)
     tree.unlock(_put(tree, _tokens(1, 2, 3, 4, 5, 6), [10, 11, 12]).node)
-    before = [(node.tokens.tolist(), node.last_used) for node in tree.nodes()]
-    assert tree.match_length("a", _tokens(1, 2, 3, 4, 5, 7, 8)) == 5
+    before = [(node.key, node.last_used) for node in tree.nodes()]
+    assert tree.match_length("a", _tokens(1, 2, 3, 4, 5, 7, 8)) == 4, "a page that agrees in part is not shared"
     assert tree.match_length("b", _tokens(1, 2)) == 0
-    assert [(node.tokens.tolist(), node.last_used) for node in tree.nodes()] == before
+    assert [(node.key, node.last_used) for node in tree.nodes()] == before
 
 
 def test_what_is_pinned_stays_until_it_is_unpinned() -> None:
@@ -166,57 +150,41 @@ def test_a_page_that_left_and_came_back_before_anybody_looked_has_come() -> None
     assert tree.take_changes() == ([], [])
 
 
-def _grow(tree: RadixTree, num_chunks: int) -> Node:
-    """A prompt that is computed chunk by chunk, a page each, beside others that begin as it does."""
-    node = tree.lock_match("a", _tokens()).node
-    for page in range(num_chunks):
-        node = tree.insert(node, _tokens(page % 90, page // 90), np.array([page])).node
-    return node
-
-
-def test_a_prompt_computed_in_many_chunks_is_one_node() -> None:
+def test_a_prompt_computed_in_many_chunks_is_one_prefix_and_hashed_whenever_somebody_asks() -> None:
     tree = RadixTree(PAGE)
     tree.watch()
-    node = _grow(tree, 1001)
-    assert len(list(tree.nodes())) == 2
-    assert (node.pages.tolist(), tree.num_pages, tree.stored_pages) == (list(range(1001)), 1001, 1001)
+    tokens = np.array([(page % 90, page // 90) for page in range(1001)]).reshape(-1)
+    node = tree.lock_match("a", _tokens()).node
+    for page in range(1001):
+        node = tree.insert(node, tokens[page * PAGE : (page + 1) * PAGE], np.array([page])).node
+    assert (len(list(tree.nodes())), tree.num_pages, tree.stored_pages) == (1001, 1001, 1001)
     assert (tree.evictable_pages, node.locks) == (0, 1)
-    whole = page_hashes(tenant_hash("a"), node.tokens.astype("<u4").tobytes(), PAGE)
-    assert node.hashes == whole and sorted(tree.take_changes()[0]) == sorted(whole)
+    whole = page_hashes(tenant_hash("a"), tokens.astype("<u4").tobytes(), PAGE)
+    assert node.hash == whole[-1] and sorted(tree.take_changes()[0]) == sorted(whole)
     tree.unlock(node)
     assert tree.evictable_pages == 1001
+    assert tree.lock_match("a", tokens).pages.tolist() == list(range(1001))
 
 
-def test_hashes_of_a_node_that_grew_are_those_of_its_tokens_whenever_they_were_asked_for() -> None:
+def test_a_lock_reaches_only_what_nobody_has_locked() -> None:
     tree = RadixTree(PAGE)
-    node = tree.lock_match("a", _tokens()).node
-    for page in range(6):
-        node = tree.insert(node, _tokens(page, 1), np.array([page])).node
-        if page % 2:
-            assert node.hashes == page_hashes(tenant_hash("a"), node.tokens.astype("<u4").tobytes(), PAGE)
+    one = _put(tree, _tokens(1, 2, 3, 4), [10, 11]).node
+    two = _put(tree, _tokens(1, 2, 5, 6), [10, 12]).node
+    parent = one.parent
+    assert parent is not None and parent is two.parent
+    assert (one.locks, two.locks, parent.locks) == (1, 1, 2)
+    tree.unlock(one)
+    assert (one.locks, two.locks, parent.locks, tree.evictable_pages) == (0, 1, 1, 1)
 
 
-@pytest.mark.parametrize("holder", ["another request", "a pin", "a child"])
-def test_a_node_that_somebody_else_holds_does_not_grow(holder: str) -> None:
+def test_a_chain_of_any_length_is_hashed_and_given_up() -> None:
     tree = RadixTree(PAGE)
-    held = _put(tree, _tokens(1, 2, 3, 4), [10, 11])
-    if holder == "another request":
-        tree.lock_match("a", _tokens(1, 2, 3, 4))
-    elif holder == "a pin":
-        tree.pin("a", _tokens(1, 2, 3, 4))
-    else:
-        tree.unlock(_put(tree, _tokens(1, 2, 3, 4, 9, 9), [10, 11, 12]).node)
-    longer = tree.insert(held.node, _tokens(5, 6), np.array([13]))
-    assert held.node.pages.tolist() == [10, 11] and longer.node.pages.tolist() == [13]
-    assert (held.node.locks, longer.node.locks) == (1 + (holder == "another request"), 1)
-
-
-def test_a_chain_of_any_length_is_hashed() -> None:
-    node = Node(None, _tokens(), _tokens(), tenant="a")
     tokens = np.arange(3000 * PAGE)
-    for page in range(3000):
-        node = Node(node, tokens[page * PAGE : (page + 1) * PAGE], _tokens(page), tenant="a")
-    assert node.last_hash == page_hashes(tenant_hash("a"), tokens.astype("<u4").tobytes(), PAGE)[-1]
+    held = _put(tree, tokens, list(range(3000)))
+    assert held.node.hash == page_hashes(tenant_hash("a"), tokens.astype("<u4").tobytes(), PAGE)[-1]
+    tree.unlock(held.node)
+    assert sorted(tree.discard("a", tokens, 1).tolist()) == list(range(1, 3000))
+    assert tree.num_pages == tree.evictable_pages == 1
 
 
 def test_what_is_discarded_is_found_by_nobody_and_stays_with_who_holds_it() -> None:
@@ -227,8 +195,7 @@ def test_what_is_discarded_is_found_by_nobody_and_stays_with_who_holds_it() -> N
     assert tree.pin("a", _tokens(1, 2, 3, 4, 5, 6))
     tree.unlock(mine.node)
     tree.take_changes()
-    tree.discard("a", _tokens(1, 2, 3, 4, 5, 6, 9), 1)
-    assert tree.take_given_up().tolist() == [12], "nobody holds that one"
+    assert tree.discard("a", _tokens(1, 2, 3, 4, 5, 6, 9), 1).tolist() == [12], "nobody holds that one"
     assert tree.match_length("a", _tokens(1, 2, 3, 4)) == 2
     assert (tree.pinned(), tree.pinned_pages, tree.idle_pinned_pages) == ([], 0, 0)
     assert (tree.num_pages, tree.evictable_pages, len(tree.detached)) == (3, 0, 2)
@@ -239,8 +206,7 @@ def test_what_is_discarded_is_found_by_nobody_and_stays_with_who_holds_it() -> N
     assert again.pages.tolist() == [20]
     longer = tree.insert(other.node, _tokens(9, 9), np.array([14]))
     assert tree.match_length("a", _tokens(1, 2, 3, 4, 7, 8, 9, 9)) == 4, "what comes behind it is found by nobody either"
-    tree.unlock(longer.node)
-    assert sorted(tree.take_given_up().tolist()) == [11, 13, 14]
+    assert sorted(tree.unlock(longer.node).tolist()) == [11, 13, 14]
     assert (tree.num_pages, tree.evicted_pages, tree.stored_pages, tree.detached) == (2, 4, 6, set())
     tree.unlock(again.node)
     assert sorted(tree.evict(5).tolist()) == [10, 20] and list(tree.nodes()) == []
@@ -249,9 +215,7 @@ def test_what_is_discarded_is_found_by_nobody_and_stays_with_who_holds_it() -> N
 def test_discarding_a_tenants_last_pages_forgets_the_tenant() -> None:
     tree = RadixTree(PAGE)
     tree.unlock(_put(tree, _tokens(1, 2, 3, 4), [10, 11]).node)
-    tree.discard("b", _tokens(1, 2), 0)
-    tree.discard("a", _tokens(5, 6), 0)
-    assert tree.take_given_up().size == 0 and tree.num_tenants == 1
-    tree.discard("a", _tokens(1, 2, 9, 9), 0)
-    assert sorted(tree.take_given_up().tolist()) == [10, 11]
+    assert tree.discard("b", _tokens(1, 2), 0).size == tree.discard("a", _tokens(5, 6), 0).size == 0
+    assert tree.num_tenants == 1
+    assert sorted(tree.discard("a", _tokens(1, 2, 9, 9), 0).tolist()) == [10, 11]
     assert (tree.num_tenants, tree.num_pages, tree.evictable_pages) == (0, 0, 0)

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import numpy as np
-from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import Bundle, RuleBasedStateMachine, consumes, invariant, rule
 
 from compute_svc.kv.page_pool import PagePool, Pages
 from compute_svc.kv.radix_node import Node
 from compute_svc.kv.radix_tree import RadixTree
+from tests.examples import examples
 from triserve.rpc.page_hash import page_hashes, tenant_hash
 
 PAGE = 2
@@ -58,10 +58,7 @@ class TreeAgainstDictionary(RuleBasedStateMachine):
     @rule(tenant=st.sampled_from("ab"), tokens=st.lists(st.integers(0, 1), max_size=10))
     def look_up(self, tenant: str, tokens: list[int]) -> None:
         wanted = tuple(tokens)
-        cached = [tokens for owner, tokens in self.cached if owner == tenant]
-        assert self.tree.match_length(tenant, np.array(tokens, dtype=np.int64)) == max(
-            (_agreeing(wanted, other) for other in cached), default=0
-        )
+        assert self.tree.match_length(tenant, np.array(tokens, dtype=np.int64)) == len(self._cached_pages(tenant, wanted)) * PAGE
 
     @rule(tenant=st.sampled_from("ab"), tokens=st.lists(st.integers(0, 1), min_size=1, max_size=4))
     def pin(self, tenant: str, tokens: list[int]) -> None:
@@ -122,12 +119,11 @@ class TreeAgainstDictionary(RuleBasedStateMachine):
     def unlock(self, holder: Held) -> None:
         if holder in self.holders:
             self.holders.remove(holder)
-            self.tree.unlock(holder.node)
-            self._take_given_up()
+            self._take_given_up(self.tree.unlock(holder.node))
 
     @rule(tenant=st.sampled_from("ab"), tokens=st.lists(st.integers(0, 1), max_size=10), kept=st.integers(0, 3))
     def discard(self, tenant: str, tokens: list[int], kept: int) -> None:
-        self.tree.discard(tenant, np.array(tokens, dtype=np.int64), kept)
+        pages = self.tree.discard(tenant, np.array(tokens, dtype=np.int64), kept)
         number = self.num_discards = self.num_discards + 1
         first = tuple(tokens[: (kept + 1) * PAGE])
         if len(self._cached_pages(tenant, tuple(tokens))) > kept:
@@ -137,11 +133,10 @@ class TreeAgainstDictionary(RuleBasedStateMachine):
             for key in [key for key in self.cached if key[0] == tenant and key[1][: len(first)] == first]:
                 self.lost[number, *key] = self.cached.pop(key)
             self.pins = {key for key in self.pins if key in self.cached}
-        self._take_given_up()
+        self._take_given_up(pages)
 
-    def _take_given_up(self) -> None:
+    def _take_given_up(self, pages: Pages) -> None:
         free = [key for key in self.lost if not any(holder.holds(key[1], key[2], key[0]) for holder in self.holders)]
-        pages = self.tree.take_given_up()
         assert sorted(pages.tolist()) == sorted(self.lost.pop(key) for key in free)
         self.pool.release(pages)
 
@@ -162,9 +157,10 @@ class TreeAgainstDictionary(RuleBasedStateMachine):
     @invariant()
     def every_page_has_one_owner(self) -> None:
         nodes = list(self.tree.nodes())
-        self.pool.assert_owned_once(node.pages for node in [*nodes, *self.tree.detached])
-        assert sorted(self.cached.values()) == sorted(page for node in nodes for page in node.pages.tolist())
-        assert sorted(self.lost.values()) == sorted(page for node in self.tree.detached for page in node.pages.tolist())
+        self.pool.assert_owned_once([np.array([node.page for node in [*nodes, *self.tree.detached]], dtype=np.int64)])
+        assert sorted(self.cached.values()) == sorted(node.page for node in nodes)
+        assert sorted(self.lost.values()) == sorted(node.page for node in self.tree.detached)
+        self.tree.assert_consistent(holder.node for holder in self.holders)
         assert self.tree.num_pages == self.tree.stored_pages - self.tree.evicted_pages == len(self.cached) + len(self.lost)
 
     @invariant()
@@ -176,9 +172,5 @@ class TreeAgainstDictionary(RuleBasedStateMachine):
         assert self.tree.idle_pinned_pages == len(pinned - locked)
 
 
-def _agreeing(some: tuple[int, ...], others: tuple[int, ...]) -> int:
-    return next((index for index, (one, other) in enumerate(zip(some, others, strict=False)) if one != other), min(len(some), len(others)))
-
-
 TestTreeAgainstDictionary = TreeAgainstDictionary.TestCase
-TestTreeAgainstDictionary.settings = settings(max_examples=60, stateful_step_count=40, deadline=None)
+TestTreeAgainstDictionary.settings = examples(60, stateful_step_count=40)

@@ -7,12 +7,13 @@ from typing import Any
 
 import pytest
 import torch
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, given
 from hypothesis import strategies as st
 
 from compute_svc.models.causal_lm import CausalLM
 from compute_svc.models.config import StreamingWindow
 from compute_svc.models.registry import load_model
+from tests.examples import examples
 from tests.fakes.checkpoints import save_checkpoint
 from tests.fakes.forward_driver import DrivenRequest, ForwardDriver
 
@@ -88,7 +89,7 @@ def assert_same_bytes(driver: ForwardDriver, request: DrivenRequest, logits: tor
     assert torch.equal(driver.stored(request), kv)
 
 
-@settings(max_examples=30, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@examples(30, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(
     length=st.integers(1, 300),
     chunks=st.lists(st.integers(1, 150), min_size=1, max_size=6),
@@ -122,6 +123,7 @@ def test_logits_and_kv_depend_on_nothing_but_the_tokens_before(
     assert_same_bytes(driver, request, logits, kv)
 
 
+@pytest.mark.slow
 def test_decoding_among_64_is_decoding_alone(model: CausalLM, num_threads: int) -> None:
     lengths = [1 + (index * 37) % 270 for index in range(64)]
     driver = ForwardDriver(model, num_pages=1200, page_size_tokens=16)
@@ -151,6 +153,7 @@ def test_a_prefix_hit_continues_as_if_the_prefix_had_been_computed(model: Causal
     assert_same_bytes(driver, request, logits, kv)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("page_size_tokens", [1, 7, 24, 128, 256])
 def test_the_page_size_changes_nothing(model: CausalLM, page_size_tokens: int) -> None:
     tokens = tokens_of(261, 5)

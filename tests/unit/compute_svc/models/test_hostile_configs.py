@@ -10,12 +10,13 @@ from typing import Any
 
 import pytest
 import torch
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, given
 from hypothesis import strategies as st
 
 from compute_svc.engine.first_pass import require_finite_logits
 from compute_svc.models.registry import load_model, read_model_config
 from compute_svc.models.weights import CheckpointError
+from tests.examples import examples
 from tests.fakes.checkpoints import EXAMPLES, edit_config, save_checkpoint
 
 CPU = torch.device("cpu")
@@ -99,7 +100,7 @@ def checkpoints(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     return folders
 
 
-@settings(max_examples=300, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@examples(300, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(data=st.data())
 def test_any_values_in_any_fields_are_refused_or_load(checkpoints: dict[str, Path], data: st.DataObject) -> None:
     folder = checkpoints[data.draw(st.sampled_from(sorted(EXAMPLES)))]

@@ -58,7 +58,7 @@ def merge_steps(model: CausalLM, device: torch.device) -> Callable[[], torch.Ten
     """Runs a prefill step that warms what is made once, and returns a merge step: decode rows, the end of a prompt and a new one."""
     config = SchedulerConfig(4, 64, 64, 24, 8, 8)
     scheduler = Scheduler(config)
-    builder = BatchBuilder(config, scheduler.memory.tables, device)
+    builder = BatchBuilder(config, scheduler.memory.slots, device)
     kv = KvPageStore(model.config.num_layers, 64, 4, model.config.num_kv_heads, model.config.kv_head_dim, model.dtype, device)
     for number, length in enumerate((3, 8, 30)):
         scheduler.submit(Request(number, "", np.arange(20 * number, 20 * number + length), np.empty(0, np.int64), 8, 0.0))
@@ -76,6 +76,7 @@ def merge_steps(model: CausalLM, device: torch.device) -> Callable[[], torch.Ten
     return lambda: model.forward(batch, kv)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", MODELS)
 def test_a_forward_pass_waits_for_nothing(name: str, tmp_path: Path) -> None:
     step = merge_steps(load(name, tmp_path, META), META)

@@ -38,6 +38,7 @@ MODELS: dict[str, tuple[str, torch.dtype, dict[str, Any]]] = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", MODELS)
 def test_nine_decodes_together_are_nine_prompts_alone(name: str, tmp_path: Path) -> None:
     family, dtype, sizes = MODELS[name]

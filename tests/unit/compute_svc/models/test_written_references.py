@@ -17,6 +17,7 @@ def prompts_of(*lengths: int) -> list[list[int]]:
     return [torch.randint(0, 97, (length,), generator=generator).tolist() for length in lengths]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("case", PARAMS)
 def test_every_parameter_of_a_reference_moves_its_logits(case: ReferenceCase) -> None:
     """A reference that forgot a tensor would agree with a loader that forgot it too."""

@@ -2,182 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field
-from typing import Any
+import asyncio
 
-import numpy as np
 import pytest
 
-from compute_svc.replica.dispatcher import Dispatcher
-from compute_svc.replica.gateway_link import GatewayLink
 from compute_svc.replica.parcels import TextKey
 from compute_svc.replica.sampler_ledger import Failed, Parcel, SamplerAnswer, Verdict
-from compute_svc.wire.request import Request
-from compute_svc.wire.step_output import Load, Released, Rows, Started, StepOutput
+from compute_svc.wire.step_output import Started
+from tests.fakes.dispatch_desk import Desk, FakeLink, rows_of
 from triserve.rpc.errors import Internal, Overloaded, ServiceError, Unavailable
-from triserve.v1 import common_pb2, compute_pb2, sampler_pb2
+from triserve.v1 import compute_pb2, sampler_pb2
 
-WIDTH = 24
 FINISHED = compute_pb2.REQUEST_OUTCOME_FINISHED
 CANCELLED = compute_pb2.REQUEST_OUTCOME_CANCELLED
 FAILED = compute_pb2.REQUEST_OUTCOME_FAILED
-
-
-@dataclass
-class FakeEngine:
-    """Remembers what it is asked."""
-
-    submitted: list[Request] = field(default_factory=list)
-    released: list[int] = field(default_factory=list)
-    drawn: list[tuple[int, int, int]] = field(default_factory=list)
-    pauses: list[tuple[list[int], bool]] = field(default_factory=list)
-
-    def submit(self, request: Request) -> None:
-        """Remembers it."""
-        self.submitted.append(request)
-
-    def release(self, number: int) -> None:
-        """Remembers it."""
-        self.released.append(number)
-
-    def verdicts(self, numbers: Sequence[int], positions: Sequence[int], tokens: Sequence[int]) -> None:
-        """Remembers them."""
-        self.drawn.extend(zip(numbers, positions, tokens, strict=True))
-
-    def pause(self, numbers: Sequence[int], *, paused: bool) -> None:
-        """Remembers it."""
-        self.pauses.append((list(numbers), paused))
-
-
-@dataclass
-class FakeLink:
-    """A sampler that a test makes ready, slow or gone."""
-
-    target: str = "10.0.0.1:7400"
-    ready: bool = True
-    is_behind: bool = False
-    lags: bool = False
-    opened: dict[int, sampler_pb2.OpenRequest] = field(default_factory=dict)
-    closed: list[int] = field(default_factory=list)
-    sent: list[list[int] | None] = field(default_factory=list)
-    awaits_end: list[int] = field(default_factory=list)
-    leaving: list[TextKey] = field(default_factory=list)
-
-    @property
-    def requests(self) -> Iterable[int]:
-        """Those that are open."""
-        return self.opened
-
-    @property
-    def num_requests(self) -> int:
-        """How many they are."""
-        return len(self.opened)
-
-    def has(self, number: int) -> bool:
-        """Whether one is open."""
-        return number in self.opened
-
-    def is_leaving(self, key: TextKey) -> bool:
-        """As the test says."""
-        return key in self.leaving
-
-    def open(self, opening: sampler_pb2.OpenRequest) -> None:
-        """Opens one."""
-        self.opened[opening.request] = opening
-
-    def close_request(self, number: int) -> None:
-        """Closes one."""
-        if self.opened.pop(number, None) is not None:
-            self.closed.append(number)
-
-    def send_rows(self, rows: Rows, chosen: list[int] | None) -> None:
-        """Remembers which."""
-        self.sent.append(chosen)
-
-    def expect_end(self, number: int) -> None:
-        """Remembers it."""
-        self.awaits_end.append(number)
-
-
-class Desk:
-    """A dispatcher with everything around it."""
-
-    def __init__(self, *links: FakeLink) -> None:
-        self.now = 100.0
-        self.engine = FakeEngine()
-        self.links = links or (FakeLink(),)
-        self.changes = 0
-        self.dispatcher = Dispatcher(
-            self.engine,
-            logits_width=WIDTH,
-            max_request_tokens=64,
-            max_backlog_bytes=1 << 20,
-            on_samplers_change=self._count,
-            clock=lambda: self.now,
-        )
-        for link in self.links:
-            self.dispatcher.add_sampler(link)
-        self.gateway = self.dispatcher.open_gateway("g")
-
-    def _count(self) -> None:
-        self.changes += 1
-
-    @property
-    def link(self) -> FakeLink:
-        """The first sampler."""
-        return self.links[0]
-
-    def submit(self, request: int, gateway: GatewayLink | None = None, **fields: Any) -> int:
-        """Submits; returns the engine's number, or that of the request before if it was refused."""
-        message = compute_pb2.SubmitRequest(
-            request=request,
-            request_id=f"r{request}",
-            token_ids=[1, 2],
-            sampling=common_pb2.SamplingParams(temperature=0),
-            stopping=common_pb2.StoppingParams(max_tokens=4),
-        )
-        message.MergeFrom(compute_pb2.SubmitRequest(**fields))
-        self.dispatcher.submit(gateway or self.gateway, message)
-        return self.engine.submitted[-1].number if self.engine.submitted else 0
-
-    def admit(self, request: int, gateway: GatewayLink | None = None) -> int:
-        """Submits and admits; returns the engine's number."""
-        number = self.submit(request, gateway)
-        self.dispatcher.on_engine_admitted([number])
-        return number
-
-    def output(self, *, rows: Rows | None = None, started: Sequence[Started] = (), released: Sequence[Released] = ()) -> None:
-        """A step ends."""
-        self.dispatcher.on_engine_output(StepOutput(rows, list(started), list(released), Load.nothing(), [], None), self.now)
-
-    def free(self, number: int, error: ServiceError | None = None, preemptions: int = 0) -> None:
-        """A request's KV is free."""
-        self.output(released=[Released(number, preemptions, error)])
-
-    def answer(self, link: FakeLink | None = None, **fields: Any) -> None:
-        """A sampler answers; requests it has ended are open no longer, as its link sees to."""
-        link = link or self.link
-        answer = SamplerAnswer([], [], [], [], [])._replace(**fields)
-        for number in [*answer.finished, *(failed.number for failed in answer.failed)]:
-            del link.opened[number]
-        self.dispatcher.on_sampler_answer(link, answer)
-
-    async def told(self, gateway: GatewayLink | None = None) -> compute_pb2.GenerateResponse:
-        """What waits for a gateway."""
-        response = await (gateway or self.gateway).next_response()
-        assert response is not None
-        return response
-
-    async def ended(self) -> compute_pb2.RequestEnded:
-        """The one request that has ended."""
-        (end,) = (await self.told()).ended
-        return end
-
-
-def rows_of(*numbers: int) -> Rows:
-    count = len(numbers)
-    return Rows(list(numbers), [0] * count, [3] * count, [0] * count, [0.0] * count, np.empty(0, np.uint32), np.empty(0, np.float32))
 
 
 async def test_a_request_that_its_sampler_ends_is_released_and_ends_when_its_pages_are_free() -> None:
@@ -220,6 +58,7 @@ async def test_a_gateway_that_is_gone_is_told_nothing_and_takes_its_requests_wit
     other = desk.dispatcher.open_gateway("other")
     mine, theirs = desk.admit(1), desk.admit(1, other)
     desk.dispatcher.close_gateway(desk.gateway)
+    assert desk.engine.released == [mine]
     desk.dispatcher.close_gateway(desk.gateway)
     assert desk.engine.released == [mine]
     desk.answer(parcels=[Parcel(desk.gateway.number, b"late"), Parcel(other.number, b"text")])
@@ -233,8 +72,8 @@ async def test_a_gateway_that_is_gone_is_told_nothing_and_takes_its_requests_wit
 async def test_verdicts_and_parcels_go_where_they_belong() -> None:
     desk = Desk()
     number = desk.admit(1)
-    desk.answer(verdicts=[Verdict(number, 0, 5)], parcels=[Parcel(desk.gateway.number, b"text")])
-    assert desk.engine.drawn == [(number, 0, 5)]
+    desk.answer(verdicts=[Verdict(number, 0, [5])], parcels=[Parcel(desk.gateway.number, b"text")])
+    assert desk.engine.drawn == [Verdict(number, 0, [5])]
     assert list((await desk.told()).parcels) == [b"text"]
 
 
@@ -331,14 +170,14 @@ def test_requests_of_a_sampler_that_is_behind_pause_until_it_is_not() -> None:
 async def test_a_first_token_is_told_with_its_times() -> None:
     desk = Desk()
     number = desk.admit(1)
-    desk.output(started=[Started(number, 3, 99.0, 99.25), Started(12345, 0, 0.0, 0.0)])
+    desk.output(started=[Started(number, 3, 15.0, 40.25), Started(12345, 0, 0.0, 0.0)])
     desk.dispatcher.on_sampler_answer(desk.link, SamplerAnswer([], [Parcel(desk.gateway.number, b"x")], [], [], []))
     (started,) = (await desk.told()).started
-    assert (started.cached_tokens, started.queue_us, started.prefill_us) == (3, 250_000, 750_000)
-    desk.now = 102.0
+    assert (started.cached_tokens, started.queue_us, started.prefill_us) == (3, 25_250_000, 59_750_000)
+    desk.now = 350.0
     desk.answer(finished=[number])
     desk.free(number)
-    assert (await desk.ended()).decode_us == 2_000_000
+    assert (await desk.ended()).decode_us == 250_000_000
 
 
 async def test_a_request_the_engine_refuses_fails_with_the_engines_words() -> None:
@@ -377,6 +216,7 @@ async def test_a_lost_engine_ends_every_request_once() -> None:
     desk.dispatcher.on_engine_failed(Unavailable("the engine was lost"))
     ends = {end.request: end for end in (await desk.told()).ended}
     assert (ends[1].error.message, ends[2].outcome) == ("the engine was lost", CANCELLED)
+    assert (ends[1].decode_us, ends[1].preemptions) == (0, 0), "nothing was computed of it that is known"
     assert desk.link.closed == [cancelled, running]
     desk.submit(3)
     assert (await desk.ended()).error.reason == "UNAVAILABLE"
@@ -403,3 +243,43 @@ async def test_idle_is_when_the_last_request_has_ended() -> None:
     await desk.dispatcher.wait_until_idle(20)
     assert [end.outcome for end in (await desk.told()).ended] == [FAILED, FAILED]
     assert not desk.gateway.requests
+
+
+async def test_one_request_that_is_under_way_keeps_the_replica_from_being_idle() -> None:
+    desk = Desk()
+    first, last = desk.admit(1), desk.admit(2)
+    desk.dispatcher.fail_all(Unavailable("the replica is shutting down"))
+    idle = asyncio.ensure_future(desk.dispatcher.wait_until_idle(3600))
+    desk.free(first)
+    for _ in range(5):
+        await asyncio.sleep(0)
+    assert not idle.done()
+    desk.free(last)
+    await asyncio.wait_for(idle, 20)
+
+
+def test_gateways_and_requests_are_counted_from_one_so_that_an_unset_field_names_none() -> None:
+    desk = Desk()
+    assert [desk.gateway.number, desk.dispatcher.open_gateway("other").number] == [1, 2]
+    assert [desk.submit(1), desk.submit(2), desk.dispatcher.next_number()] == [1, 2, 3]
+
+
+async def test_a_clock_that_seems_to_go_back_gives_a_time_of_nothing() -> None:
+    desk = Desk()
+    desk.output(started=[Started(desk.admit(1), 0, 100.0, 100.0)])
+    desk.now = 99.0
+    desk.output(started=[Started(desk.admit(2), 0, 99.0, 100.0)])
+    desk.dispatcher.fail_all(Unavailable("the replica is shutting down"))
+    desk.dispatcher.on_engine_failed(Unavailable("the engine was lost"))
+    told = await desk.told()
+    assert [(started.queue_us, started.prefill_us) for started in told.started] == [(0, 0), (1_000_000, 0)]
+    assert [end.decode_us for end in told.ended] == [0, 0]
+
+
+@pytest.mark.parametrize(
+    ("error", "logged"), [(Internal("a row is not finite"), 1), (Overloaded("the queue is full"), 0)], ids=["ours", "not ours"]
+)
+def test_the_log_tells_an_operator_of_faults_of_our_own_alone(error: ServiceError, logged: int, caplog: pytest.LogCaptureFixture) -> None:
+    desk = Desk()
+    desk.free(desk.admit(1), error)
+    assert [record.getMessage() for record in caplog.records] == ["request r1 failed: a row is not finite"] * logged

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from itertools import islice
 from typing import TypeAlias
 
 import numpy as np
@@ -10,43 +11,41 @@ from compute_svc.replica.outgoing_frames import OutgoingFrames
 from compute_svc.wire.step_output import Rows
 from triserve.v1 import sampler_pb2
 
-# Number, position, token, candidate ids.
-Row: TypeAlias = tuple[int, int, int | None, list[int]]
+# Number, position, tokens, and whether the sampler gets the row's logits.
+Row: TypeAlias = tuple[int, int, list[int], bool]
 
-DRAWN: Row = (1, 5, 9, [])
-CANDIDATES: Row = (2, 0, None, [7, 8, 3])
-BOTH: Row = (3, 1, 4, [4, 6])
+DRAWN: Row = (1, 5, [9], False)
+UNDRAWN: Row = (2, 0, [], True)
+AUDITED: Row = (3, 1, [4], True)
+SEVERAL: Row = (4, 7, [1, 2, 3], False)
 
 
 def _rows(*rows: Row) -> Rows:
-    """Rows of which a candidate's logit is its id and a half."""
-    ids = [token for row in rows for token in row[3]]
+    """Rows whose logits, a single one of four bytes, and log-probabilities are their request's number."""
     return Rows(
-        numbers=[row[0] for row in rows],
-        positions=[row[1] for row in rows],
-        tokens=[row[2] for row in rows],
-        num_candidates=[len(row[3]) for row in rows],
-        log_sum_exp=[float(row[0]) for row in rows],
-        candidate_ids=np.array(ids, dtype=np.uint32),
-        candidate_logits=np.array(ids, dtype=np.float32) + np.float32(0.5),
+        numbers=np.array([row[0] for row in rows], dtype=np.uint64),
+        positions=np.array([row[1] for row in rows], dtype=np.uint32),
+        counts=np.array([len(row[2]) for row in rows], dtype=np.uint32),
+        tokens=np.array([token for row in rows for token in row[2]], dtype=np.uint32),
+        logprobs=[sampler_pb2.RowLogprobs(row=index, logprob=[-row[0]] * len(row[2])) for index, row in enumerate(rows) if row[2]],
+        logits=[sampler_pb2.RowLogits(row=index, logits=np.float32(row[0]).tobytes()) for index, row in enumerate(rows) if row[3]],
     )
 
 
 def _read(frame: sampler_pb2.SampleRequest) -> list[Row]:
     """The rows of a frame, checked to be whole."""
-    ids = np.frombuffer(frame.candidate_ids, "<u4")
-    assert (np.frombuffer(frame.candidate_logits, "<f4") == ids.astype(np.float32) + np.float32(0.5)).all()
-    assert list(frame.log_sum_exp) == list(frame.request)
+    tokens = iter(frame.token)
+    logits = {one.row: one.logits for one in frame.logits}
+    logprobs = {one.row: list(one.logprob) for one in frame.logprobs}
+    assert [one.row for one in frame.logits] == sorted(logits) and [one.row for one in frame.logprobs] == sorted(logprobs)
     rows: list[Row] = []
-    start = 0
-    for number, position, kind, token, count in zip(
-        frame.request, frame.position, frame.kind, frame.token, frame.num_candidates, strict=True
+    for index, (number, position, count) in enumerate(
+        zip(frame.request, frame.position, frame.num_tokens or [1] * len(frame.request), strict=True)
     ):
-        is_drawn = kind == sampler_pb2.ROW_KIND_DRAWN
-        assert is_drawn or token == 0
-        rows.append((number, position, token if is_drawn else None, ids[start : start + count].tolist()))
-        start += count
-    assert start == ids.size
+        assert index not in logits or logits[index] == np.float32(number).tobytes()
+        assert logprobs.get(index, []) == [-number] * count
+        rows.append((number, position, list(islice(tokens, count)), index in logits))
+    assert next(tokens, None) is None and max([-1, *logits, *logprobs]) < len(rows)
     return rows
 
 
@@ -56,43 +55,49 @@ def test_nothing_waits_at_first() -> None:
 
 def test_rows_go_out_as_they_came() -> None:
     frames = OutgoingFrames()
-    frames.add_rows(_rows(DRAWN, CANDIDATES, BOTH))
+    frames.add_rows(_rows(DRAWN, UNDRAWN, AUDITED, SEVERAL))
     frame = frames.take(3)
     assert frame.frame == 3
-    assert _read(frame) == [DRAWN, CANDIDATES, BOTH]
+    assert _read(frame) == [DRAWN, UNDRAWN, AUDITED, SEVERAL]
     assert not frames
 
 
-def test_a_samplers_rows_are_picked_with_their_candidates() -> None:
+def test_a_samplers_rows_are_picked_with_what_is_theirs() -> None:
     frames = OutgoingFrames()
-    frames.add_rows(_rows(CANDIDATES, DRAWN, BOTH, (4, 0, None, [1])), [0, 2])
-    assert _read(frames.take(1)) == [CANDIDATES, BOTH]
+    frames.add_rows(_rows(UNDRAWN, DRAWN, AUDITED, SEVERAL), [0, 2])
+    assert _read(frames.take(1)) == [UNDRAWN, AUDITED]
+
+
+def test_one_token_in_every_row_is_said_without_a_column() -> None:
+    frames = OutgoingFrames()
+    frames.add_rows(_rows(DRAWN, AUDITED))
+    assert not frames.take(1).num_tokens
 
 
 def test_steps_that_wait_go_out_together() -> None:
     frames = OutgoingFrames()
     frames.add_rows(_rows(DRAWN))
-    frames.add_rows(_rows(CANDIDATES))
+    frames.add_rows(_rows(UNDRAWN))
     assert frames.num_batches == 2
-    assert _read(frames.take(1)) == [DRAWN, CANDIDATES]
+    assert _read(frames.take(1)) == [DRAWN, UNDRAWN]
     assert frames.num_batches == 0
 
 
 def test_an_open_precedes_its_rows_and_a_close_follows_them_across_frames() -> None:
-    frames = OutgoingFrames(max_bytes=8)
+    frames = OutgoingFrames(max_bytes=4)
     frames.add_open(sampler_pb2.OpenRequest(request=1))
-    frames.add_rows(_rows((1, 0, None, [5])))
-    frames.add_rows(_rows((1, 1, None, [6])))
+    frames.add_rows(_rows((1, 0, [], True)))
+    frames.add_rows(_rows((1, 1, [], True)))
     frames.add_close(1)
     first, second = frames.take(1), frames.take(2)
     assert [opening.request for opening in first.open] == [1]
-    assert (_read(first), _read(second)) == ([(1, 0, None, [5])], [(1, 1, None, [6])])
+    assert (_read(first), _read(second)) == ([(1, 0, [], True)], [(1, 1, [], True)])
     assert (list(first.close), list(second.close)) == ([], [1])
 
 
 def test_large_steps_are_split_between_rows() -> None:
-    frames = OutgoingFrames(max_bytes=32)
-    rows: list[Row] = [(number, 0, None, [number, number + 1, number + 2]) for number in range(1, 5)]
+    frames = OutgoingFrames(max_bytes=7)
+    rows: list[Row] = [(number, 0, [], True) for number in range(1, 5)]
     frames.add_rows(_rows(*rows))
     taken = []
     while frames:
@@ -102,6 +107,6 @@ def test_large_steps_are_split_between_rows() -> None:
 
 
 def test_a_row_above_the_limit_goes_alone() -> None:
-    frames = OutgoingFrames(max_bytes=8)
-    frames.add_rows(_rows(DRAWN, CANDIDATES))
-    assert _read(frames.take(1)) == [DRAWN, CANDIDATES]
+    frames = OutgoingFrames(max_bytes=3)
+    frames.add_rows(_rows(DRAWN, UNDRAWN))
+    assert _read(frames.take(1)) == [DRAWN, UNDRAWN]

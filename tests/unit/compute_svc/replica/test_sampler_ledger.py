@@ -18,13 +18,14 @@ Response = sampler_pb2.SampleResponse
 
 
 def send(ledger: SamplerLedger, *rows: tuple[int, int, bool]) -> None:
-    """Sends a frame of rows: request, position, and whether it is a row of candidates."""
+    """Sends a frame of rows: request, position, and whether the sampler is to draw it."""
     ledger.note_sent(
         sampler_pb2.SampleRequest(
             frame=ledger.sent + 1,
             request=[number for number, _, _ in rows],
             position=[position for _, position, _ in rows],
-            kind=[sampler_pb2.ROW_KIND_CANDIDATES if undrawn else sampler_pb2.ROW_KIND_DRAWN for _, _, undrawn in rows],
+            num_tokens=[0 if undrawn else 1 for _, _, undrawn in rows],
+            token=[3 for _, _, undrawn in rows if not undrawn],
         )
     )
 
@@ -73,7 +74,7 @@ def test_an_answer_that_fits_is_passed_on_whole() -> None:
     response = Response(frame=1, request=[1], position=[0], token=[3], finished=[2])
     response.parcels.add(gateway=1, delta_frame=parcel)
     answer = ledger.read(response)
-    assert answer.verdicts == [Verdict(1, 0, 3)]
+    assert answer.verdicts == [Verdict(1, 0, [3])]
     assert [(one.gateway, one.content) for one in answer.parcels] == [(1, parcel)]
     assert (answer.finished, answer.failed, answer.silent) == ([2], [], [])
     assert list(ledger.requests) == [1]
@@ -86,6 +87,10 @@ MALFORMED: dict[str, Response] = {
     "positions missing": Response(frame=1, request=[1], token=[3]),
     "tokens missing": Response(frame=1, request=[1], position=[0]),
     "tokens too many": Response(frame=1, request=[1], position=[0], token=[3, 3]),
+    "more tokens than counted by a verdict": Response(frame=1, request=[1], position=[0], num_tokens=[1], token=[3, 3]),
+    "two tokens for one row": Response(frame=1, request=[1], position=[0], num_tokens=[2], token=[3, 3]),
+    "no token for a row": Response(frame=1, request=[1], position=[0], num_tokens=[0]),
+    "counts missing": Response(frame=1, request=[1], position=[0], num_tokens=[1, 1], token=[3, 3]),
     "requests missing": Response(frame=1, position=[0], token=[3]),
     "the same verdict twice": Response(frame=1, request=[1, 1], position=[0, 0], token=[3, 3]),
     "another position": Response(frame=1, request=[1], position=[1], token=[3]),
@@ -126,7 +131,7 @@ def test_an_answer_that_does_not_fit_is_refused_and_changes_nothing(response: Re
     with pytest.raises(MalformedMessage):
         ledger.read(response)
     good = ledger.read(Response(frame=1, request=[1], position=[0], token=[3], finished=[2]))
-    assert (good.verdicts, good.finished) == ([Verdict(1, 0, 3)], [2])
+    assert (good.verdicts, good.finished) == ([Verdict(1, 0, [3])], [2])
 
 
 def test_an_answer_may_not_run_ahead_of_its_frame() -> None:
@@ -141,7 +146,7 @@ def test_an_answer_may_not_run_ahead_of_its_frame() -> None:
 
 @pytest.mark.parametrize("limit", [WIDTH - 1, 0])
 def test_the_last_token_that_has_a_logit_is_taken(limit: int) -> None:
-    assert asked().read(Response(frame=1, request=[1], position=[0], token=[limit])).verdicts == [Verdict(1, 0, limit)]
+    assert asked().read(Response(frame=1, request=[1], position=[0], token=[limit])).verdicts == [Verdict(1, 0, [limit])]
 
 
 def test_a_row_without_a_verdict_is_told_once() -> None:
@@ -161,7 +166,7 @@ def test_several_frames_answered_at_once_settle_all_their_rows() -> None:
     send(ledger, (2, 1, True))
     send(ledger)
     answer = ledger.read(Response(frame=3, request=[2], position=[1], token=[4]))
-    assert (answer.verdicts, answer.silent) == ([Verdict(2, 1, 4)], [1])
+    assert (answer.verdicts, answer.silent) == ([Verdict(2, 1, [4])], [1])
 
 
 def test_a_last_row_that_ends_nothing_is_told() -> None:
@@ -246,7 +251,7 @@ def _left_over(ledger: SamplerLedger, keep: Sequence[int]) -> list[object]:
         number for name in ("_leaving", "_opened_in", "_owed", "_last_rows") for number in state[name] if number not in keep
     ]
     rest += [number for requests in state["_by_text"].values() for number in requests.values() if number not in keep]
-    return [*rest, *state["_closes"], *state["_owed_order"], *state["_num_rows"]]
+    return [*rest, *state["_closes"], *state["_owed_order"], *state["_num_tokens"]]
 
 
 def test_nothing_is_remembered_of_requests_that_have_ended() -> None:
@@ -273,3 +278,70 @@ def test_text_of_a_number_that_is_used_again_goes_to_its_new_owner() -> None:
 
 def _parcel(content: bytes) -> sampler_pb2.Parcel:
     return sampler_pb2.Parcel(gateway=1, delta_frame=content)
+
+
+@pytest.mark.parametrize("field", ["", "sampling"])
+def test_an_error_may_be_as_long_as_the_limit_its_field_included(field: str) -> None:
+    def told(num_chars: int) -> Response:
+        response = Response(frame=1, request=[1], position=[0], token=[3], failed=[failure(1, "x" * (num_chars - len(field)))])
+        response.failed[0].error.field = field
+        return response
+
+    with pytest.raises(MalformedMessage, match=r"^an error is longer than 4096 characters$"):
+        asked().read(told(4097))
+    assert [failed.number for failed in asked().read(told(4096)).failed] == [1]
+
+
+@pytest.mark.parametrize("token", [WIDTH, WIDTH + 1, 2**32 - 1])
+def test_a_token_without_a_logit_is_named_with_the_limit(token: int) -> None:
+    with pytest.raises(MalformedMessage, match=f"^token is {token}, the limit is 9$"):
+        asked().read(Response(frame=1, request=[1], position=[0], token=[token]))
+
+
+def test_a_last_row_that_was_answered_long_ago_is_told_when_it_is_known_to_be_the_last() -> None:
+    ledger = asked()
+    send(ledger)
+    ledger.read(Response(frame=2, request=[1], position=[0], token=[3]))
+    ledger.expect_end(2, 1)
+    assert ledger.take_silent() == [2]
+    assert ledger.take_silent() == []
+
+
+def test_parcels_have_no_more_tokens_than_the_frames_they_answer() -> None:
+    ledger = opened(1)
+    for position in range(3):
+        send(ledger, (1, position, False))
+    ledger.read(Response(frame=3))
+    for position in range(3, 6):
+        send(ledger, (1, position, False))
+    for tokens in (3, 2):
+        response = Response(frame=5, parcels=[_parcel(deltas(101, num_tokens=[tokens], token=[3] * tokens))])
+        if tokens == 3:
+            with pytest.raises(MalformedMessage, match="more tokens than the frames had"):
+                ledger.read(response)
+        else:
+            assert len(ledger.read(response).parcels) == 1
+    assert ledger.answered == 5
+    with pytest.raises(MalformedMessage, match=r"^frame is 5, 6 are sent and 5 answered$"):
+        ledger.read(Response(frame=5))
+    assert ledger.read(Response(frame=6, parcels=[_parcel(deltas(101))])).parcels
+    assert not vars(ledger)["_num_tokens"]
+
+
+def test_a_request_that_fails_and_one_that_ends_are_both_told_and_open_no_longer() -> None:
+    ledger = opened(1, 2, 3)
+    send(ledger)
+    answer = ledger.read(Response(frame=1, finished=[2], failed=[failure(3, "it broke")]))
+    assert (answer.finished, [(one.number, one.error.message) for one in answer.failed]) == ([2], [(3, "it broke")])
+    assert (list(ledger.requests), len(ledger), 1 in ledger, 2 in ledger) == ([1], 1, True, False)
+
+
+def test_each_closed_request_is_forgotten_with_the_frame_that_closed_it() -> None:
+    ledger = asked()
+    ledger.close(1, 2)
+    send(ledger)
+    ledger.close(2, 3)
+    send(ledger)
+    for frame, leaving in ((1, [True, True]), (2, [False, True]), (3, [False, False])):
+        ledger.read(Response(frame=frame))
+        assert [ledger.is_leaving(TextKey(1, request, 0)) for request in (101, 102)] == leaving

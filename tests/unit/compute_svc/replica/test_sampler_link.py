@@ -18,7 +18,6 @@ from tests.fakes.fake_sampler import FakeSampler
 from triserve.rpc.errors import Unavailable
 from triserve.v1 import common_pb2, compute_pb2, sampler_pb2
 
-_NO_IDS, _NO_LOGITS = np.empty(0, np.uint32), np.empty(0, np.float32)
 Response = sampler_pb2.SampleResponse
 Spoil = Callable[[Response], Sequence[Response]]
 
@@ -341,7 +340,8 @@ async def test_a_sampler_lags_when_it_leaves_a_frame_unanswered_for_a_second_and
     assert not link.lags
     sampler.may_answer.clear()
     link.open(sampler_pb2.OpenRequest(request=1, gateway=1, gateway_request=5))
-    link.send_rows(Rows([1], [0], [3], [0], [0.0], _NO_IDS, _NO_LOGITS), None)
+    position, count, token = (np.array([value], np.uint32) for value in (0, 1, 3))
+    link.send_rows(Rows(np.array([1], np.uint64), position, count, token, [], []), None)
     await until(lambda: bool(sampler.frames))
     assert not link.lags
     now = 101.5

@@ -22,7 +22,7 @@ async def test_a_greedy_and_a_sampled_request_are_answered(replica: Replica) -> 
     await gateway.submit(2, [4, 5, 6], 5, sampling=SAMPLED)
     ends = await gateway.end_of(1, 2)
     assert [end.outcome for end in ends] == [compute_pb2.REQUEST_OUTCOME_FINISHED] * 2
-    # The fake draws the likeliest candidate, so both are the greedy answer.
+    # The fake draws the likeliest token, so both are the greedy answer.
     assert gateway.tokens == {1: replica.model.greedy_answer([1, 2, 3], 5), 2: replica.model.greedy_answer([4, 5, 6], 5)}
     assert gateway.finish == dict.fromkeys((1, 2), common_pb2.FINISH_REASON_LENGTH)
     assert set(gateway.started) == {1, 2}
@@ -100,6 +100,7 @@ async def test_a_step_that_fails_once_leaves_the_replica_ready(replica: Replica)
     await replica.ready()
 
 
+@pytest.mark.slow
 async def test_a_model_that_does_not_load_fails_the_process(replica: Replica) -> None:
     settings = Settings.model_validate({"listen": "127.0.0.1:0", "model": replica.folder, "threads": 1})
     replica.service = ComputeService(settings)

@@ -7,9 +7,11 @@ from typing import Any
 
 import pytest
 
-from compute_svc.replica.submission import MAX_STOP_TOKEN_IDS, read_submission
-from compute_svc.wire.request import Request, SamplingOptions
+from compute_svc.replica.submission import read_submission
+from compute_svc.wire.request import Request
+from triserve.rpc import limits
 from triserve.rpc.errors import InvalidRequest
+from triserve.rpc.sampling import Sampling
 from triserve.v1 import common_pb2, compute_pb2
 
 WIDTH, MOST = 100, 50
@@ -28,22 +30,12 @@ def _read(message: compute_pb2.SubmitRequest) -> Request:
     return read_submission(message, number=5, logits_width=WIDTH, max_request_tokens=MOST, now=10.0)
 
 
-def _sampling(**fields: Any) -> SamplingOptions:
+def _sampling(**fields: Any) -> Sampling:
     return _read(_message(sampling=common_pb2.SamplingParams(seed=1, **fields))).sampling
 
 
 def test_unset_parameters_mean_what_the_contract_says() -> None:
-    assert _sampling() == SamplingOptions(
-        temperature=1.0,
-        top_k=None,
-        top_p=1.0,
-        min_p=0.0,
-        repetition_penalty=1.0,
-        presence_penalty=0.0,
-        frequency_penalty=0.0,
-        bias_ids=(),
-        top_logprobs=None,
-    )
+    assert _sampling() == Sampling(temperature=1.0, top_p=1.0, min_p=0.0, repetition_penalty=1.0, xtc_probability=0.0, seed=1)
 
 
 def test_zero_is_not_unset() -> None:
@@ -55,7 +47,7 @@ def test_set_parameters_arrive() -> None:
     fields: dict[str, Any] = {"temperature": 0.5, "top_k": 7, "top_p": 0.25, "min_p": 0.125, "top_logprobs": 3}
     penalties: dict[str, Any] = {"repetition_penalty": 1.5, "presence_penalty": -2.0, "frequency_penalty": 0.5}
     options = _sampling(**fields, **penalties, logit_bias_ids=[9, 4], logit_bias_values=[-100, 100])
-    assert options == SamplingOptions(**fields, **penalties, bias_ids=(9, 4))
+    assert options == Sampling(**fields, **penalties, logit_bias_ids=(9, 4), logit_bias_values=(-100, 100), seed=1)
 
 
 def test_the_rest_of_a_submission_arrives() -> None:
@@ -143,7 +135,7 @@ def test_a_wrong_bias_is_refused_by_name(ids: list[int], values: list[float], fi
         ({"generated_token_ids": [1 << 31]}, "generated_token_ids", "generated_token_ids has id"),
         ({"system_tokens": 4}, "system_tokens", "system_tokens is 4, the prompt has 3 tokens"),
         ({"stopping": common_pb2.StoppingParams()}, "max_tokens", "max_tokens is not set"),
-        ({"stopping": common_pb2.StoppingParams(max_tokens=0)}, "max_tokens", "at least 1"),
+        ({"stopping": common_pb2.StoppingParams(max_tokens=0)}, "max_tokens", "max_tokens is not set or 0, the least is 1"),
         ({"stopping": common_pb2.StoppingParams(max_tokens=1, stop_token_ids=[WIDTH])}, "stop_token_ids", "stop_token_ids has id 100"),
         ({"sampling": common_pb2.SamplingParams()}, "seed", "seed is not set"),
         ({"priority": -11}, "priority", r"priority is -11, the range is \[-10, 10\]"),
@@ -167,7 +159,7 @@ def test_a_greedy_request_needs_no_seed() -> None:
         ({"request_id": "x" * 257}, "request_id"),
         ({"token_ids": [1] * MOST}, "token_ids"),
         ({"generated_token_ids": [1] * (MOST + 1)}, "generated_token_ids"),
-        ({"stopping": common_pb2.StoppingParams(max_tokens=1, stop_token_ids=[1] * (MAX_STOP_TOKEN_IDS + 1))}, "stop_token_ids"),
+        ({"stopping": common_pb2.StoppingParams(max_tokens=1, stop_token_ids=[1] * (limits.MAX_LISTED_TOKEN_IDS + 1))}, "stop_token_ids"),
         ({"sampling": common_pb2.SamplingParams(temperature=0, logit_bias_ids=[1] * 1025)}, "logit_bias_ids"),
         ({"sampling": common_pb2.SamplingParams(temperature=0, top_logprobs=21)}, "top_logprobs"),
     ],
@@ -180,7 +172,7 @@ def test_what_is_too_long_is_refused_before_it_is_read(changes: dict[str, Any], 
 
 
 def test_the_longest_that_is_allowed_is_taken() -> None:
-    stopping = common_pb2.StoppingParams(max_tokens=1, stop_token_ids=[1] * MAX_STOP_TOKEN_IDS)
+    stopping = common_pb2.StoppingParams(max_tokens=1, stop_token_ids=[1] * limits.MAX_LISTED_TOKEN_IDS)
     sampling = common_pb2.SamplingParams(temperature=0, top_logprobs=20)
     request = _read(_message(tenant="x" * 256, request_id="x" * 256, token_ids=[1] * (MOST - 1), stopping=stopping, sampling=sampling))
     assert request.prompt.size == MOST - 1

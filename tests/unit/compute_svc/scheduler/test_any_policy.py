@@ -9,19 +9,22 @@ from typing import ClassVar
 
 import numpy as np
 import pytest
-from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule, run_state_machine_as_test
 
-from compute_svc.scheduler.base import Enter, Leave, Phase, Plan, Policy, RequestState, SchedulerConfig
+from compute_svc.scheduler.base import Phase, Plan, RequestState, SchedulerConfig
+from compute_svc.scheduler.kv_memory import KvMemory
 from compute_svc.scheduler.policies import POLICIES
 from compute_svc.scheduler.policies.fair_tenants import FairTenants
 from compute_svc.scheduler.policies.longest_prefix import LongestPrefixFirst
 from compute_svc.scheduler.policies.multi_level import MultiLevelFeedback
+from compute_svc.scheduler.policies.policy import Enter, Leave, Policy
 from compute_svc.scheduler.policies.priority import PriorityFirst
 from compute_svc.scheduler.policies.shortest_first import ShortestFirst
+from compute_svc.scheduler.reservation import MaximumMemory, PredictedMemory
 from compute_svc.scheduler.scheduler import Scheduler
 from compute_svc.wire.request import Request
+from tests.examples import examples
 from triserve.rpc.errors import Overloaded
 
 PAGE, PAGES, RUNNING = 4, 12, 3
@@ -64,13 +67,14 @@ class Recorded(Policy):
         Enter.ARRIVED: set(Leave),
         Enter.PREEMPTED: set(Leave),
         Enter.UNBLOCKED: set(Leave),
-        Leave.ADMITTED: {Enter.PREEMPTED},
-        Leave.BLOCKED: {Enter.UNBLOCKED},
+        Leave.ADMITTED: {Enter.PREEMPTED, Leave.ENDED},
+        Leave.BLOCKED: {Enter.UNBLOCKED, Leave.ENDED},
         Leave.ENDED: set(),
     }
 
     def __init__(self, policy: Policy) -> None:
         self.policy = policy
+        self.policy.cached_tokens = self._count_cached
         self.overtakes, self.preempts = policy.overtakes, policy.preempts
         self.last: dict[int, Enter | Leave] = {}
         self.counts: Counter[Enter | Leave] = Counter()
@@ -84,8 +88,8 @@ class Recorded(Policy):
         self.last[number] = word
         self.counts[word] += 1
 
-    def attach(self, cached_tokens: Callable[[RequestState], int]) -> None:
-        self.policy.attach(cached_tokens)
+    def _count_cached(self, state: RequestState) -> int:
+        return self.cached_tokens(state)
 
     def enter(self, state: RequestState, why: Enter, now: float) -> None:
         self._say(state, why, now)
@@ -106,18 +110,14 @@ class Recorded(Policy):
     def yields(self, running: RequestState, waiting: RequestState) -> bool:
         return self.policy.yields(running, waiting)
 
-    def forget(self, state: RequestState) -> None:
-        assert isinstance(self.last.pop(state.request.number), Leave), "who is forgotten has left, and is forgotten once"
-        self.policy.forget(state)
-
 
 class AnyUse(RuleBasedStateMachine):
     """Random arrivals, growth, verdict delays, cancels, pauses, deadlines and page shortage."""
 
-    def __init__(self, make_policy: Callable[[], Policy], budget: int) -> None:
+    def __init__(self, make_policy: Callable[[], Policy], budget: int, make_memory: type[KvMemory] = KvMemory) -> None:
         super().__init__()
         self.policy = Recorded(make_policy())
-        self.scheduler = Scheduler(_config(budget), self.policy, _Prediction())
+        self.scheduler = Scheduler(_config(budget), self.policy, _Prediction(), make_memory)
         self.live: dict[int, RequestState] = {}
         self.answered: dict[int, int] = {}
         self.wanted: dict[int, int] = {}
@@ -236,11 +236,12 @@ class AnyUse(RuleBasedStateMachine):
         self.scheduler.assert_consistent()
         assert self.scheduler.memory.num_available == PAGES
         assert self.scheduler.step(self.now).is_empty
-        assert not self.policy.last, "every request that arrived was forgotten"
+        assert set(self.policy.last.values()) <= {Leave.ENDED}, "of every request that arrived the policy was told the end"
         counts = self.policy.counts
         assert counts[Enter.ARRIVED] == len(self.wanted)
         assert counts[Enter.PREEMPTED] == self.scheduler.num_preemptions
-        assert sum(counts[word] for word in Enter) == sum(counts[word] for word in Leave)
+        assert counts[Leave.ENDED] == counts[Enter.ARRIVED]
+        assert counts[Enter.UNBLOCKED] <= counts[Leave.BLOCKED] and counts[Enter.PREEMPTED] <= counts[Leave.ADMITTED]
         if isinstance(self.policy.policy, FairTenants):
             assert self.policy.policy.num_tenants == 0, "nothing is remembered of anybody"
 
@@ -252,7 +253,17 @@ def test_any_use_leaks_no_page_starves_nobody_and_keeps_decodes_first(name: str,
         def __init__(self) -> None:
             super().__init__(VARIANTS[name], budget)
 
-    run_state_machine_as_test(OfPolicy, settings=settings(max_examples=40, stateful_step_count=40, deadline=None))
+    run_state_machine_as_test(OfPolicy, settings=examples(40, stateful_step_count=40))
+
+
+@pytest.mark.parametrize("make_memory", [PredictedMemory, MaximumMemory])
+@pytest.mark.parametrize("name", ["fcfs", "shortest-first", "priority, 2 s a level", "multi-level, small"])
+def test_the_same_holds_whatever_is_reserved_in_advance(name: str, make_memory: type[KvMemory]) -> None:
+    class OfMemory(AnyUse):
+        def __init__(self) -> None:
+            super().__init__(VARIANTS[name], 7, make_memory)
+
+    run_state_machine_as_test(OfMemory, settings=examples(40, stateful_step_count=40))
 
 
 class _Flood:

@@ -3,27 +3,27 @@
 from __future__ import annotations
 
 import numpy as np
-from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
-from compute_svc.kv.radix_node import count_agreeing
 from compute_svc.kv.window import KvWindow
 from compute_svc.scheduler.base import RequestState
-from compute_svc.scheduler.kv_memory import KvMemory, Reservation
+from compute_svc.scheduler.kv_memory import KvMemory
+from compute_svc.scheduler.reservation import MaximumMemory, PredictedMemory
+from tests.examples import examples
 from tests.fakes.kv_requests import PAGE, decode, kv_config, kv_request, table_of
 
 
 class KvMemoryMachine(RuleBasedStateMachine):
     """Requests of few different tokens, so that prefixes are shared; every slot remembers which text its KV stands for."""
 
-    reservation = Reservation.PREDICTED
+    make_memory: type[KvMemory] = PredictedMemory
     window: KvWindow | None = None
 
     @initialize(num_pages=st.integers(2, 24))
     def start(self, num_pages: int) -> None:
         self.config = kv_config(num_pages, self.window)
-        self.memory = KvMemory(self.config, self.reservation)
+        self.memory = self.make_memory(self.config)
         self.slots: dict[int, tuple[int, ...]] = {}
         self.running: list[RequestState] = []
         self.preempted: list[RequestState] = []
@@ -50,7 +50,6 @@ class KvMemoryMachine(RuleBasedStateMachine):
     @precondition(lambda self: self.running)
     @rule(data=st.data(), count=st.integers(1, 20))
     def prefill(self, data: st.DataObject, count: int) -> None:
-        self._copy()
         state = data.draw(st.sampled_from(self.running), label="who")
         # A drawn token that found no page is known and cannot be computed.
         computable = min(state.num_tokens, table_of(state).length * PAGE + state.dropped_tokens)
@@ -62,7 +61,6 @@ class KvMemoryMachine(RuleBasedStateMachine):
     @precondition(lambda self: self.running)
     @rule(data=st.data(), tokens=st.lists(st.integers(0, 1), min_size=1, max_size=12))
     def decode(self, data: st.DataObject, tokens: list[int]) -> None:
-        self._copy()
         state = data.draw(st.sampled_from(self.running), label="who")
         for token in tokens:
             if state.num_computed < state.num_tokens - 1:
@@ -94,7 +92,6 @@ class KvMemoryMachine(RuleBasedStateMachine):
         """Some give up their pages for another, who was told before whether that would do."""
         if len(prompt) + 1 > min(64, self.config.max_request_tokens):
             return
-        self._copy()
         self.arrivals += 1
         state = kv_request(self.arrivals, np.array(prompt, dtype=np.int64), 1)
         without = data.draw(st.lists(st.sampled_from(self.running), unique_by=id, max_size=3), label="without")
@@ -117,7 +114,7 @@ class KvMemoryMachine(RuleBasedStateMachine):
     def _admit(self, state: RequestState) -> bool:
         available = self.memory.num_available
         last = state.request.prompt.size + state.request.max_tokens - 1
-        needed = -(-max(state.num_tokens, last if self.reservation is Reservation.MAXIMUM else 0) // PAGE)
+        needed = -(-max(state.num_tokens, last if self.make_memory is MaximumMemory else 0) // PAGE)
         if self.window is not None:
             needed = self.memory.wanted_pages(state)
         cached = self._cached_tokens(state)
@@ -126,28 +123,16 @@ class KvMemoryMachine(RuleBasedStateMachine):
             assert state.num_computed == cached or state.is_sliding, "everything that anybody has computed is used"
             self.running.append(state)
         else:
-            headroom = 0 if self.reservation is Reservation.MAXIMUM else len(self.running)
+            headroom = 0 if self.make_memory is MaximumMemory else len(self.running)
             assert available < needed + headroom, "reserved and unused pages are no reason to refuse"
         return admitted
 
     def _cached_tokens(self, state: RequestState) -> int:
-        """How many of its first tokens, but the last, are in the cache or computed by a request whose pages are not copies to be made."""
-        known = state.tokens[: state.num_tokens - 1]
-        lengths = [self.memory.tree.match_length("", known)]
-        for other in (other for other in self.running if not other.is_sliding):
-            # What is to be copied is not there yet; what the request shares is.
-            whole = table_of(other).shared * PAGE
-            computed = whole if self.memory.is_to_be_copied(other) else other.num_computed
-            lengths.append(count_agreeing(other.tokens[:computed], known))
-        return max(lengths)
-
-    def _copy(self) -> None:
-        self.slots = self._copied(self.memory.take_copies())
-
-    def _copied(self, copies: list[tuple[int, int]]) -> dict[int, tuple[int, ...]]:
-        """What the slots hold behind these copies: all are read before one is written."""
-        read = [(target * PAGE + offset, self.slots.get(source * PAGE + offset, ())) for source, target in copies for offset in range(PAGE)]
-        return self.slots | dict(read)
+        """How many of its first tokens, but the last, are in whole pages that somebody has computed: in the cache or running."""
+        known = state.tokens[: state.num_tokens - 1].tolist()
+        texts = [state.tokens[: state.num_computed].tolist() for state in self.running if not state.is_sliding]
+        whole = [end for end in range(PAGE, len(known) + 1, PAGE) if any(text[:end] == known[:end] for text in texts)]
+        return max([self.memory.tree.match_length("", np.array(known, dtype=np.int64)), *whole])
 
     def _compute(self, state: RequestState) -> None:
         place = state.kv_length
@@ -163,12 +148,11 @@ class KvMemoryMachine(RuleBasedStateMachine):
 
     @invariant()
     def what_a_table_holds_stays_valid(self) -> None:
-        slots = self._copied(self.memory.copies)
         for state in self.running:
             entries = self.memory.tables.entries[table_of(state).row]
             for place in range(state.kv_length):
                 slot = int(entries[place // PAGE]) * PAGE + place % PAGE
-                assert slots[slot] == tuple(state.tokens[: self._position(state, place) + 1].tolist())
+                assert self.slots[slot] == tuple(state.tokens[: self._position(state, place) + 1].tolist())
 
     def _position(self, state: RequestState, place: int) -> int:
         """Which token a request holds at a place."""
@@ -182,7 +166,7 @@ class KvMemoryMachine(RuleBasedStateMachine):
     def _entries(self, state: RequestState) -> list[int]:
         table = table_of(state)
         pages: list[int] = self.memory.tables.entries[table.row, : table.length].tolist()
-        return pages + table.room.tolist() if self.reservation is Reservation.MAXIMUM else pages
+        return pages
 
     def teardown(self) -> None:
         for state in self.running:
@@ -193,17 +177,17 @@ class KvMemoryMachine(RuleBasedStateMachine):
 
 
 class MaximumMachine(KvMemoryMachine):
-    reservation = Reservation.MAXIMUM
+    make_memory = MaximumMemory
 
 
 class PagesMachine(KvMemoryMachine):
-    reservation = Reservation.PAGES
+    make_memory = KvMemory
 
 
 class WindowMachine(KvMemoryMachine):
     """The same with a window: what is needed stays, and a request never holds more than half of the pages or what it needs."""
 
-    reservation = Reservation.PAGES
+    make_memory = KvMemory
     window = KvWindow(tokens=5, chunk_tokens=2 * PAGE)
 
     @invariant()
@@ -224,7 +208,7 @@ class TwinsMachine(RuleBasedStateMachine):
     @initialize(num_pages=st.integers(2, 24))
     def start(self, num_pages: int) -> None:
         self.config = kv_config(num_pages)
-        self.memories = [KvMemory(self.config, reservation) for reservation in (Reservation.PAGES, Reservation.PREDICTED)]
+        self.memories = [make_memory(self.config) for make_memory in (KvMemory, PredictedMemory)]
         self.twins: list[list[RequestState]] = []
         self.arrivals = 0
 
@@ -274,6 +258,6 @@ TestMaximum = MaximumMachine.TestCase
 TestPages = PagesMachine.TestCase
 TestWindow = WindowMachine.TestCase
 TestTwins = TwinsMachine.TestCase
-TestWindow.settings = TestPredicted.settings = TestMaximum.settings = TestPages.settings = TestTwins.settings = settings(
-    max_examples=40, stateful_step_count=30, deadline=None
+TestWindow.settings = TestPredicted.settings = TestMaximum.settings = TestPages.settings = TestTwins.settings = examples(
+    40, stateful_step_count=30
 )

@@ -7,18 +7,20 @@ from collections.abc import Callable
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
-from compute_svc.scheduler.base import Enter, Leave, Phase, Plan, Policy, RequestState
+from compute_svc.scheduler.base import Phase, Plan, RequestState
 from compute_svc.scheduler.policies import POLICIES, make_policy
 from compute_svc.scheduler.policies.fair_tenants import FairTenants
 from compute_svc.scheduler.policies.longest_prefix import LongestPrefixFirst
 from compute_svc.scheduler.policies.multi_level import MultiLevelFeedback
+from compute_svc.scheduler.policies.policy import Enter, Leave, Policy
 from compute_svc.scheduler.policies.priority import PriorityFirst
 from compute_svc.scheduler.policies.ranked import RankedQueue
 from compute_svc.scheduler.policies.shortest_first import ShortestFirst
 from compute_svc.wire.request import Request
+from tests.examples import examples
 from tests.fakes.asked_scheduler import Asked
 
 
@@ -31,6 +33,13 @@ def test_every_name_makes_a_policy_of_its_own_and_an_unknown_one_is_refused_by_n
         assert sorted(asked.run()) == [1, 2, 3, 4, 5]
     with pytest.raises(ValueError, match="no policy is called 'lottery', the names are fcfs, priority"):
         make_policy("lottery")
+
+
+def test_a_policy_is_at_most_five_methods() -> None:
+    for make in POLICIES.values():
+        names = {name for name in dir(make()) if not name.startswith("_") and name in vars(Policy)}
+        methods = {name for name in names if callable(getattr(Policy, name)) and name != "cached_tokens"}
+        assert methods == {"enter", "leave", "first", "account", "yields"}
 
 
 @pytest.mark.parametrize(
@@ -50,7 +59,7 @@ def test_a_size_that_makes_no_sense_is_refused_by_name(make: Callable[[], Policy
 
 
 @given(st.data())
-@settings(max_examples=100, deadline=None)
+@examples(100)
 def test_a_ranked_queue_gives_the_lowest_rank_whatever_came_and_went(data: st.DataObject) -> None:
     queue, here = RankedQueue(), dict[int, RequestState]()
     for number in range(data.draw(st.integers(1, 150))):
@@ -209,7 +218,7 @@ def test_losing_its_place_before_its_first_token_does_not_set_back_the_time_a_re
         policy.enter(state, Enter.PREEMPTED, now)
     assert policy.first(10.0) is state and state.rank[0] == 0
     policy.leave(state, Leave.ADMITTED, 10.0)
-    policy.account(Plan([state], [], [], [], []))
+    policy.account(Plan(decodes=[state]))
     policy.enter(state, Enter.PREEMPTED, 12.0)
     assert policy.first(21.0) is state and state.rank == (0, 2)
 
@@ -226,7 +235,7 @@ def test_the_longest_cached_prefix_is_admitted_first() -> None:
 
 
 @given(passes=st.integers(0, 6), ahead=st.integers(0, 3))
-@settings(max_examples=30, deadline=None)
+@examples(30)
 def test_the_oldest_is_passed_a_bounded_number_of_times(passes: int, ahead: int) -> None:
     asked = Asked(LongestPrefixFirst(window=8, max_passes=passes))
     shared = list(range(12))
@@ -269,7 +278,7 @@ def test_staying_away_saves_up_nothing() -> None:
     running=st.integers(1, 4),
     lengths=st.lists(st.tuples(st.integers(1, 20), st.integers(1, 20)), min_size=1, max_size=5),
 )
-@settings(max_examples=40, deadline=None)
+@examples(40)
 def test_the_service_of_tenants_that_always_wait_differs_by_the_papers_bound(
     weights: list[int], running: int, lengths: list[tuple[int, int]]
 ) -> None:

@@ -8,8 +8,8 @@ import pytest
 
 from compute_svc.kv.radix_tree import Prefix, RadixTree
 from compute_svc.scheduler.base import Phase, Plan, RequestState
+from compute_svc.scheduler.followers import Followers
 from compute_svc.scheduler.policies.ranked import RankedPolicy
-from compute_svc.scheduler.prefix_ends import PrefixEnds
 from compute_svc.scheduler.scheduler import Scheduler
 from tests.fakes.scheduler_steps import chunks_of, compute, decodes_of, request_of, small_config, step
 from triserve.rpc.errors import DeadlineExceeded, InvalidRequest, Overloaded, PromptTooLong
@@ -193,6 +193,33 @@ def test_a_request_that_awaits_its_verdict_keeps_its_pages_and_is_not_planned() 
     assert decodes_of(scheduler.step(0.0)) == [1]
 
 
+@pytest.mark.parametrize("sizes", [{"max_running_requests": 2}, {"num_pages": 7}], ids=["no place", "no pages"])
+def test_a_paused_request_gives_up_its_place_to_one_that_finds_none_and_gets_it_back(sizes: dict[str, int]) -> None:
+    scheduler = Scheduler(small_config(**sizes))
+    first, second = (scheduler.submit(request_of(number, 8, max_tokens=4)) for number in (1, 2))
+    assert chunks_of(step(scheduler)) == [(1, 0, 8), (2, 0, 8)]
+    third = scheduler.submit(request_of(3, 8, max_tokens=4))
+    assert chunks_of(step(scheduler)) == []
+    first.paused = True
+    plan = step(scheduler)
+    assert (decodes_of(plan), chunks_of(plan)) == ([2], [(3, 0, 8)])
+    assert (first.phase, first.preemptions, scheduler.num_waiting) == (Phase.PREEMPTED, 1, 1)
+    scheduler.assert_consistent()
+    first.paused = False
+    scheduler.release(2)
+    assert [chunk[0] for chunk in chunks_of(step(scheduler))] == [1] and first.phase is Phase.RUNNING
+    assert third.phase is Phase.RUNNING and second.phase is Phase.ENDED
+
+
+def test_paused_requests_keep_their_places_as_long_as_nobody_wants_them() -> None:
+    scheduler = Scheduler(small_config(max_running_requests=2))
+    states = [scheduler.submit(request_of(number, 8)) for number in (1, 2)]
+    step(scheduler)
+    states[0].paused = True
+    step(scheduler)
+    assert [state.phase for state in states] == [Phase.RUNNING] * 2
+
+
 def test_a_paused_request_does_not_hold_up_the_others() -> None:
     scheduler = Scheduler(small_config())
     one = scheduler.submit(request_of(1, 4))
@@ -298,34 +325,34 @@ def test_a_queue_that_cannot_be_served_is_not_matched_again_at_every_step() -> N
     assert (scheduler.num_running, tree.matches) == (1, 3)
 
 
-class _CountingEnds(PrefixEnds):
+class _CountingFollowers(Followers):
     searches = 0
 
-    def find_leader(self, state: RequestState) -> tuple[RequestState, int] | None:
+    def find_leader(self, state: RequestState) -> RequestState | None:
         self.searches += 1
         return super().find_leader(state)
 
 
-def _count_searches(scheduler: Scheduler) -> _CountingEnds:
-    ends = scheduler.memory.ends = _CountingEnds(scheduler.memory.tree, scheduler.config.page_size_tokens)
-    return ends
+def _count_searches(scheduler: Scheduler) -> _CountingFollowers:
+    followers = scheduler.followers = _CountingFollowers(scheduler.memory.tree, scheduler.config.page_size_tokens)
+    return followers
 
 
 def test_a_request_that_found_no_room_is_not_compared_with_those_that_run_at_every_step() -> None:
     scheduler = Scheduler(small_config(num_pages=6))
-    ends = _count_searches(scheduler)
+    followers = _count_searches(scheduler)
     scheduler.submit(request_of(1, 15, max_tokens=6))
     scheduler.submit(request_of(2, 16, max_tokens=4))
     step(scheduler)
-    assert ends.searches == 2
+    assert followers.searches == 2
     for _ in range(4):
         step(scheduler)
-    assert ends.searches == 2, "nobody has returned pages"
+    assert followers.searches == 2, "nobody has returned pages"
 
 
 def test_no_more_wait_for_a_leader_than_can_run() -> None:
     scheduler = Scheduler(small_config(max_running_requests=2, max_waiting_requests=20, step_budget_tokens=4))
-    ends = _count_searches(scheduler)
+    followers = _count_searches(scheduler)
     for number in range(10):
         scheduler.submit(request_of(number, [*range(12), 50 + number], max_tokens=2))
     plan = scheduler.step(0.0)
@@ -333,7 +360,7 @@ def test_no_more_wait_for_a_leader_than_can_run() -> None:
     compute(scheduler, plan)
     plan = scheduler.step(0.0)
     compute(scheduler, plan)
-    assert ends.searches <= 1 + 2 + 1, "the first, two that wait for it, and whoever is next"
+    assert followers.searches <= 1 + 2 + 1, "the first, two that wait for it, and whoever is next"
 
 
 class _ShortestPromptFirst(RankedPolicy):

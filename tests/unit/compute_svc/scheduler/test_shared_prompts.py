@@ -1,9 +1,10 @@
-"""What requests share of their prompts: computed once, cached, copied where it is not a whole page."""
+"""What requests share of their prompts: whole pages, computed once."""
 
 from __future__ import annotations
 
 import pytest
 
+from compute_svc.scheduler.policies.priority import PriorityFirst
 from compute_svc.scheduler.scheduler import Scheduler
 from tests.fakes.scheduler_steps import chunks_of, compute, request_of, small_config, step
 
@@ -18,8 +19,7 @@ def test_a_prompt_that_is_asked_for_several_times_is_computed_once() -> None:
     assert chunks_of(plan) == [(1, 0, 10), (4, 0, 5)]
     compute(scheduler, plan)
     plan = scheduler.step(0.0)
-    assert chunks_of(plan) == [(2, 9, 1), (3, 9, 1)]
-    assert len(plan.copies) == 2, "the page that is not full is copied"
+    assert chunks_of(plan) == [(2, 8, 2), (3, 8, 2)], "but for the page that is not full"
     compute(scheduler, plan)
     scheduler.assert_consistent()
 
@@ -31,7 +31,16 @@ def test_prompts_that_share_less_than_a_page_do_not_wait_for_each_other() -> Non
     plan = scheduler.step(0.0)
     assert chunks_of(plan) == [(1, 0, 6), (2, 0, 5)]
     compute(scheduler, plan)
-    assert plan.copies == []
+
+
+@pytest.mark.parametrize(("priority", "chunks"), [(0, [(2, 8, 8)]), (5, [(1, 8, 8)])])
+def test_nobody_waits_for_one_of_a_worse_rank(priority: int, chunks: list[tuple[int, int, int]]) -> None:
+    scheduler = Scheduler(small_config(step_budget_tokens=8), PriorityFirst())
+    prompt = list(range(20))
+    scheduler.submit(request_of(1, prompt, priority=5))
+    assert chunks_of(step(scheduler)) == [(1, 0, 8)]
+    scheduler.submit(request_of(2, prompt, priority=priority))
+    assert chunks_of(step(scheduler)) == chunks
 
 
 @pytest.mark.parametrize("happens", ["leaves", "is preempted", "pauses"])
@@ -50,6 +59,23 @@ def test_nobody_waits_for_one_that_does_not_go_on(happens: str) -> None:
         first.paused = True
     assert chunks_of(step(scheduler))[0] == (2, 8, 8)
     scheduler.assert_consistent()
+
+
+def test_nothing_is_remembered_of_who_led_or_waited_and_has_left() -> None:
+    scheduler = Scheduler(small_config(step_budget_tokens=12))
+    for number in (1, 2, 3):
+        scheduler.submit(request_of(number, list(range(20))))
+    assert chunks_of(step(scheduler)) == [(1, 0, 12)]
+    assert scheduler.followers.num_known == 1, "one leads"
+    assert chunks_of(step(scheduler)) == [(1, 12, 8)]
+    assert scheduler.followers.num_known == 2, "two have waited"
+    for number in (2, 1, 3):
+        scheduler.release(number)
+    assert scheduler.followers.num_known == 0
+    scheduler.submit(request_of(4, [*range(30, 50)]))
+    step(scheduler)
+    scheduler.release(4)
+    assert scheduler.followers.num_known == 0
 
 
 def test_only_uncached_tokens_count_against_the_budget() -> None:
@@ -71,7 +97,7 @@ def test_the_last_prompt_token_is_always_computed() -> None:
     scheduler.submit(request_of(1, prompt, max_tokens=1))
     step(scheduler)
     scheduler.submit(request_of(2, prompt, max_tokens=1))
-    assert chunks_of(step(scheduler)) == [(2, 7, 1)]
+    assert chunks_of(step(scheduler)) == [(2, 4, 4)]
 
 
 def test_another_tenants_prefix_is_computed_again() -> None:

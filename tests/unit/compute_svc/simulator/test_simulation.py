@@ -9,7 +9,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from compute_svc.scheduler.base import SchedulerConfig
@@ -19,6 +19,7 @@ from compute_svc.simulator.servers import ScheduledServer, StaticBatchingServer,
 from compute_svc.simulator.simulation import Outcome, Server, simulate
 from compute_svc.simulator.workload import Workload, log_normal_lengths, poisson_workload
 from compute_svc.wire.request import Request
+from tests.examples import examples
 from triserve.rpc.errors import PromptTooLong
 
 ROOT = Path(__file__).parents[4]
@@ -100,7 +101,7 @@ def test_a_place_needs_kv_for_the_whole_answer() -> None:
     requests=st.lists(st.tuples(st.floats(0, 30), st.integers(1, 60), st.integers(1, 30)), min_size=1, max_size=12),
     name=st.sampled_from(sorted(SERVERS)),
 )
-@settings(max_examples=150, deadline=None)
+@examples(150)
 def test_every_server_gives_every_request_exactly_its_tokens_and_time_only_for_work(
     requests: list[tuple[float, int, int]], name: str
 ) -> None:

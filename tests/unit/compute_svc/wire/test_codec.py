@@ -1,10 +1,8 @@
 from __future__ import annotations
 
-import dataclasses
-from typing import Any, TypeVar
+from typing import Any
 
 import numpy as np
-import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -21,30 +19,23 @@ from compute_svc.wire.codec import (
     encode_tokens,
     pack,
 )
-from compute_svc.wire.request import Request, SamplingOptions
+from compute_svc.wire.request import GREEDY, Request
 from compute_svc.wire.step_output import KvChanges, Load, Pinned, PrefixStats, Released, Rows, Started, StepOutput
 from triserve.rpc.errors import InvalidRequest, ServiceError
+from triserve.rpc.sampling import Sampling
+from triserve.v1 import sampler_pb2
 
-T = TypeVar("T")
 IDS = st.integers(0, 2**31 - 1)
 NUMBERS = st.integers(0, 2**63 - 1)
 REALS = st.floats(allow_nan=False)
 TOKENS = st.lists(IDS, max_size=8).map(lambda ids: np.array(ids, dtype=np.int64))
 
 
+SAMPLINGS = st.sampled_from([GREEDY, Sampling(seed=2**64 - 1), Sampling(temperature=0.5, top_k=3, seed=0, bad_words=((1, 2), (3,)))])
+
+
 @st.composite
 def requests(draw: st.DrawFn) -> Request:
-    sampling = SamplingOptions(
-        temperature=draw(REALS),
-        top_k=draw(st.none() | IDS),
-        top_p=draw(REALS),
-        min_p=draw(REALS),
-        repetition_penalty=draw(REALS),
-        presence_penalty=draw(REALS),
-        frequency_penalty=draw(REALS),
-        bias_ids=tuple(draw(st.lists(IDS, max_size=4))),
-        top_logprobs=draw(st.none() | st.integers(0, 20)),
-    )
     return Request(
         number=draw(NUMBERS),
         tenant=draw(st.text(max_size=8)),
@@ -54,9 +45,10 @@ def requests(draw: st.DrawFn) -> Request:
         submitted_at=draw(REALS),
         min_tokens=draw(IDS),
         stop_token_ids=draw(st.frozensets(IDS, max_size=4)),
-        sampling=sampling,
+        sampling=draw(SAMPLINGS),
         deadline=draw(st.none() | REALS),
         priority=draw(st.integers(-(2**31), 2**31 - 1)),
+        pins=draw(st.booleans()),
     )
 
 
@@ -64,13 +56,14 @@ def requests(draw: st.DrawFn) -> Request:
 def rows(draw: st.DrawFn) -> Rows:
     count = draw(st.integers(0, 5))
 
-    def column(values: st.SearchStrategy[T]) -> list[T]:
-        return draw(st.lists(values, min_size=count, max_size=count))
+    def column(values: st.SearchStrategy[int], dtype: type, size: int = count) -> np.ndarray[tuple[int, ...], np.dtype[Any]]:
+        return np.array(draw(st.lists(values, min_size=size, max_size=size)), dtype=dtype)
 
-    counts = column(st.integers(0, 3))
-    ids = np.array(draw(st.lists(IDS, min_size=sum(counts), max_size=sum(counts))), dtype=np.uint32)
-    logits = (ids / 3).astype(np.float32)
-    return Rows(column(NUMBERS), column(IDS), column(st.none() | IDS), counts, column(REALS), ids, logits)
+    counts = column(st.integers(0, 3), np.uint32)
+    logprobs = [sampler_pb2.RowLogprobs(row=row, logprob=[-1.5], top_token=[7], top_logprob=[-0.5]) for row in range(0, count, 2)]
+    logits = [sampler_pb2.RowLogits(row=row, logits=bytes(8)) for row in range(1, count)]
+    tokens = column(IDS, np.uint32, int(counts.sum()))
+    return Rows(column(NUMBERS, np.uint64), column(IDS, np.uint32), counts, tokens, logprobs, logits)
 
 
 def _fields(value: object) -> dict[str, object]:
@@ -83,18 +76,7 @@ def _fields(value: object) -> dict[str, object]:
 @given(requests())
 def test_a_request_arrives_as_it_was_sent(request: Request) -> None:
     message = wire.Submission.FromString(encode_request(request).SerializeToString())
-    assert _fields(decode_request(message)) == _fields(request)
-
-
-@pytest.mark.parametrize("field", dataclasses.fields(SamplingOptions), ids=lambda field: field.name)
-def test_every_sampling_option_arrives(field: dataclasses.Field[Any]) -> None:
-    other: Any = {"float": 0.25, "int | None": 3, "tuple[int, ...]": (1, 2)}[str(field.type)]
-    changes: dict[str, Any] = {field.name: other}
-    sampling = SamplingOptions(**changes)
-    assert sampling != SamplingOptions()
-    request = Request(1, "", np.array([5]), np.array([], dtype=np.int64), 4, 0.0, sampling=sampling)
-    message = wire.Submission.FromString(encode_request(request).SerializeToString())
-    assert decode_request(message).sampling == sampling
+    assert _fields(decode_request(message, 2**31)) == _fields(request)
 
 
 def test_an_id_travels_in_four_bytes_and_the_largest_arrives() -> None:
@@ -124,7 +106,7 @@ def test_an_output_arrives_as_it_was_sent(computed: Rows | None, number: int, en
 
 
 def test_prefix_stats_arrive_as_they_were_sent() -> None:
-    stats = PrefixStats._make([*range(10), [("a", 8, 2**64 - 1), ("", 4, 0)]])
+    stats = PrefixStats._make([*range(9), [("a", 8, 2**64 - 1), ("", 4, 0)]])
     message = wire.PrefixStats.FromString(encode_stats(7, stats).SerializeToString())
     assert (message.number, decode_stats(message)) == (7, stats)
 

@@ -37,6 +37,7 @@ main({list(arguments)!r})
     return subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=60, check=False)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("command", "package"), [(command, package) for command, packages in IMPORTED.items() for package in packages], ids=str
 )

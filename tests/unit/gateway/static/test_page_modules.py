@@ -156,6 +156,7 @@ HOSTILE = [
 ]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("piece", HOSTILE)
 def test_a_hundred_thousand_characters_made_to_hurt_are_read_at_once(piece: str) -> None:
     """Anything that grows with the square of the text would not end within the limit of `run`: it takes some 10 ms otherwise."""

@@ -232,6 +232,7 @@ def smollm2() -> Path:
     return Path(str(file.locate()))
 
 
+@pytest.mark.slow
 def test_smollm2_gives_the_ids_of_the_tokenizer_transformers_builds_of_its_parts(tmp_path: Path) -> None:
     reader = gguf.GGUFReader(smollm2())
 

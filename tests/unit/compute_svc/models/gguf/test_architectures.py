@@ -98,6 +98,7 @@ def assert_same_bits(folder: Path, tmp_path: Path, *, dtype: torch.dtype = torch
     torch.testing.assert_close(logits(converted, dtype), logits(folder, dtype), rtol=0, atol=0)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", VARIANTS)
 def test_logits_from_gguf_are_those_from_safetensors_bit_for_bit(name: str, tmp_path: Path) -> None:
     family, overrides = VARIANTS[name]
@@ -107,6 +108,7 @@ def test_logits_from_gguf_are_those_from_safetensors_bit_for_bit(name: str, tmp_
     assert_same_bits(folder, tmp_path)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", WRITTEN)
 def test_families_of_written_references_are_read_bit_for_bit_too(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     folder = tmp_path / "published"

@@ -13,6 +13,7 @@ from tests.fakes.gguf_packing import FORMATS
 from tests.gguf_table import ARCHITECTURES, RESULTS, is_equal
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("architecture", ARCHITECTURES)
 def test_packed_matrices_of_every_format_compute_as_their_numbers_do(architecture: str, tmp_path: Path) -> None:
     # By turns: each architecture meets most of the formats here, the table all of them.

@@ -1,0 +1,90 @@
+"""Draws the tokens of a step's rows where their logits are."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+import numpy as np
+import numpy.typing as npt
+import torch
+
+from compute_svc.drawing.changes import RowToDraw
+from compute_svc.drawing.history import History
+from compute_svc.drawing.looks import SameDraws, draw_plain, draw_step, greedy
+from compute_svc.drawing.request_draw import RequestDraw
+from compute_svc.drawing.results import Drawn, RowStatus
+from compute_svc.kernels.host_copy import read_once, rows_of
+
+_NO_TOKENS = np.empty(0, dtype=np.int64)
+
+
+class Drawer:
+    """Draws for all requests of an engine.
+
+    A row's result depends on its logits, its request, its position and its tokens alone.
+
+    Args:
+        logits_width: Number of logits of a row.
+        device: Where logits come.
+    """
+
+    def __init__(self, logits_width: int, device: torch.device) -> None:
+        self._width = logits_width
+        self._history = History(logits_width, device)
+        self._same = SameDraws([])
+
+    def draw(
+        self,
+        logits: torch.Tensor,
+        draws: Sequence[RequestDraw],
+        positions: npt.NDArray[np.int64],
+        tokens_of: Callable[[int], npt.NDArray[np.int64]],
+    ) -> Drawn:
+        """Draws a token of each row.
+
+        Args:
+            logits: [rows, width] float32; stays as it is.
+            draws: Whose the rows of logits are, no request twice.
+            positions: [rows] of the tokens to be drawn.
+            tokens_of: Prompt and answer so far of the request of a row, [n] int64.
+        """
+        assert logits.shape == (len(draws), self._width) and logits.dtype == torch.float32, "logits are those of the rows"
+        if not draws:
+            return Drawn(np.empty(0, dtype=np.int64), {}, {})
+        # Most steps draw for the same requests as the one before.
+        if self._same.draws != draws:
+            self._same = SameDraws(list(draws))
+        if positions.min() >= self._same.bare_from:
+            if self._same.is_bare:
+                return _draw_bare(logits)
+            if self._same.is_plain:
+                return self._draw_plain(logits, positions)
+        rows = [
+            RowToDraw(draw, position, tokens_of(row) if draw.changes_at(position) else _NO_TOKENS)
+            for row, (draw, position) in enumerate(zip(draws, positions.tolist(), strict=True))
+        ]
+        return draw_step(logits, rows, self._history)
+
+    def _draw_plain(self, logits: torch.Tensor, positions: npt.NDArray[np.int64]) -> Drawn:
+        tokens, again = draw_plain(logits, self._same, positions)
+        if not again:
+            return Drawn(tokens, {}, {})
+        rows = [RowToDraw(self._same.draws[place], int(positions[place]), _NO_TOKENS) for place in again]
+        closer = draw_step(rows_of(logits, again), rows, self._history)
+        tokens[again] = closer.tokens
+        return Drawn(tokens, {again[place]: status for place, status in closer.failed.items()}, {})
+
+    def forget(self, draw: RequestDraw) -> None:
+        """A request is over, and what was kept for it is free."""
+        self._history.forget(draw)
+
+
+def _draw_bare(logits: torch.Tensor) -> Drawn:
+    """The likeliest token of each row, the lowest id among equals, and nothing else."""
+    ids, best = greedy(logits)
+    if logits.device.type != "cpu":
+        tokens, values = read_once(ids, best)
+    else:
+        tokens, values = ids.numpy(), best.numpy()
+    broken = np.flatnonzero(~np.isfinite(values[:, 0])).tolist()
+    return Drawn(tokens[:, 0], dict.fromkeys(broken, RowStatus.BROKEN), {})

@@ -1,0 +1,251 @@
+"""What a step's logits give for each of its requests: tokens that are drawn here, whole rows for a sampler. Changes no request."""
+
+from __future__ import annotations
+
+from enum import Enum, auto
+from typing import NamedTuple, TypeVar
+
+import numpy as np
+import numpy.typing as npt
+import torch
+
+from compute_svc.drawing import Drawer, RequestDraw, RowLogprobs, RowStatus
+from compute_svc.kernels.host_copy import rows_of
+from compute_svc.scheduler.base import RequestState
+from compute_svc.wire.request import Request
+from compute_svc.wire.step_output import Rows
+from triserve.v1 import sampler_pb2
+
+_NOTHING = np.empty(0, dtype=np.int64)
+_Unsigned = TypeVar("_Unsigned", np.uint32, np.uint64)
+
+
+class DrawPlace(Enum):
+    """Where rows are drawn of which more is to be known than the likeliest token.
+
+    DEVICE: Here, where the logits are.
+    SERVICE: In the sampler, which gets the row; its request waits for the verdict.
+    """
+
+    DEVICE = auto()
+    SERVICE = auto()
+
+
+class DrawConfig(NamedTuple):
+    """How rows are drawn.
+
+    Attributes:
+        place: Where.
+        audited_share: Of the rows drawn here, the share that a sampler gets whole, to draw them again and compare. Range [0, 1].
+    """
+
+    place: DrawPlace = DrawPlace.DEVICE
+    audited_share: float = 0.0
+
+
+class DrawnRow(NamedTuple):
+    """One row.
+
+    Attributes:
+        status: What became of it; None if a sampler is to draw it.
+        token: Without meaning in rows that were not drawn.
+        logprobs: None if nobody asked for them.
+        logits: [width] float32 for the sampler, None if it does not get them.
+    """
+
+    status: RowStatus | None
+    token: int
+    logprobs: RowLogprobs | None
+    logits: npt.NDArray[np.float32] | None
+
+
+class StepDraws(NamedTuple):
+    """What a step drew.
+
+    Attributes:
+        tokens: [rows] int64.
+        others: Rows of which there is more to say than their token, by place.
+    """
+
+    tokens: npt.NDArray[np.int64]
+    others: dict[int, DrawnRow]
+
+
+class StepDrawing:
+    """Draws the rows of steps.
+
+    Args:
+        logits_width: Number of logits of a row.
+        device: Where they are.
+        config: How.
+    """
+
+    def __init__(self, logits_width: int, device: torch.device, config: DrawConfig) -> None:
+        self._width = logits_width
+        self._config = config
+        self._drawer = Drawer(logits_width, device)
+        # Grows by the share with every row, and is one less for each that is audited.
+        self._audits_due = 0.0
+        # Of the last step: most steps are of the same requests as the one before.
+        self._states: list[RequestState] = []
+        self._draws: list[RequestDraw] = []
+        self._num_prompt = np.empty(0, dtype=np.int64)
+
+    def open(self, request: Request) -> RequestDraw:
+        """What the drawing keeps of a request, until `close`."""
+        return RequestDraw(
+            request.sampling,
+            min_tokens=request.min_tokens,
+            stop_token_ids=request.stop_token_ids,
+            num_prompt=request.prompt.size,
+            logits_width=self._width,
+        )
+
+    def close(self, state: RequestState) -> None:
+        """A request has ended."""
+        self._drawer.forget(_draw_of(state))
+
+    def draw(self, states: list[RequestState], num_tokens: npt.NDArray[np.int64], logits: torch.Tensor) -> StepDraws:
+        """Draws what is drawn here.
+
+        Args:
+            states: Requests whose last known token the step computed, in the order of the rows.
+            num_tokens: [rows], how many tokens of each are known.
+            logits: [rows, width] float32.
+        """
+        if states != self._states:
+            self._states, self._draws = states, [_draw_of(state) for state in states]
+            self._num_prompt = np.array([state.request.prompt.size for state in states], dtype=np.int64)
+        positions = num_tokens - self._num_prompt
+        if self._config.place is DrawPlace.SERVICE:
+            return self._draw_some(states, positions, logits)
+        drawn = self._drawer.draw(logits, self._draws, positions, lambda row: _known(states[row]))
+        others = {row: DrawnRow(status, 0, None, None) for row, status in drawn.failed.items()}
+        for row, logprobs in drawn.logprobs.items():
+            others[row] = DrawnRow(RowStatus.DRAWN, int(drawn.tokens[row]), logprobs, None)
+        if self._config.audited_share:
+            self._add_audited(states, drawn.tokens, logits, others)
+        return StepDraws(drawn.tokens, others)
+
+    def _draw_some(self, states: list[RequestState], positions: npt.NDArray[np.int64], logits: torch.Tensor) -> StepDraws:
+        """The same where samplers draw what is not simply the likeliest."""
+        leaves = [self._leaves(state) for state in states]
+        kept, sent = ([row for row, is_out in enumerate(leaves) if is_out == wanted] for wanted in (False, True))
+        tokens = np.zeros(len(states), dtype=np.int64)
+        others: dict[int, DrawnRow] = {}
+        if kept:
+            draws = [self._draws[row] for row in kept]
+            drawn = self._drawer.draw(rows_of(logits, kept), draws, positions[kept], lambda place: _known(states[kept[place]]))
+            tokens[kept] = drawn.tokens
+            for place, status in drawn.failed.items():
+                others[kept[place]] = DrawnRow(status, 0, None, None)
+            for place, logprobs in drawn.logprobs.items():
+                others[kept[place]] = DrawnRow(RowStatus.DRAWN, int(drawn.tokens[place]), logprobs, None)
+        if sent:
+            for row, whole in zip(sent, rows_of(logits, sent).cpu().numpy(), strict=True):
+                others[row] = DrawnRow(None if np.isfinite(whole.max()) else RowStatus.BROKEN, 0, None, whole)
+        if self._config.audited_share:
+            self._add_audited(states, tokens, logits, others)
+        return StepDraws(tokens, others)
+
+    def _leaves(self, state: RequestState) -> bool:
+        """Whether a sampler draws the next token of a request."""
+        request = state.request
+        if request.pins:
+            return False
+        bans_stops = bool(request.stop_token_ids) and state.position < request.min_tokens
+        return not request.sampling.greedy or request.sampling.changes_logits or bans_stops
+
+    def _add_audited(
+        self, states: list[RequestState], tokens: npt.NDArray[np.int64], logits: torch.Tensor, others: dict[int, DrawnRow]
+    ) -> None:
+        """Adds the logits of some of the drawn rows."""
+        audited = []
+        for row, state in enumerate(states):
+            drawn = others.get(row)
+            if (drawn is None or drawn.status is RowStatus.DRAWN) and not state.request.pins:
+                self._audits_due += self._config.audited_share
+                if self._audits_due >= 1:
+                    self._audits_due -= 1
+                    audited.append(row)
+        if audited:
+            for row, whole in zip(audited, rows_of(logits, audited).cpu().numpy(), strict=True):
+                logprobs = others[row].logprobs if row in others else None
+                others[row] = DrawnRow(RowStatus.DRAWN, int(tokens[row]), logprobs, whole)
+
+
+class RowsWriter:
+    """Collects rows in the columns of `Rows`."""
+
+    def __init__(self) -> None:
+        self._many: tuple[npt.NDArray[np.int64], npt.NDArray[np.int64], npt.NDArray[np.int64]] = (_NOTHING, _NOTHING, _NOTHING)
+        self._numbers: list[int] = []
+        self._positions: list[int] = []
+        self._counts: list[int] = []
+        self._tokens: list[int] = []
+        self._num_rows = 0
+        self._logprobs: list[sampler_pb2.RowLogprobs] = []
+        self._logits: list[sampler_pb2.RowLogits] = []
+
+    def add_many(self, numbers: npt.NDArray[np.int64], positions: npt.NDArray[np.int64], tokens: npt.NDArray[np.int64]) -> None:
+        """Adds rows with a token each and nothing else, before all others.
+
+        Args:
+            numbers: [rows] of the requests.
+            positions: [rows] of the tokens.
+            tokens: [rows].
+        """
+        assert not self._num_rows, "many come first, and once"
+        self._many = (numbers, positions, tokens)
+        self._num_rows = len(numbers)
+
+    def add(self, number: int, position: int, row: DrawnRow) -> None:
+        """Adds a row that was drawn or is to be.
+
+        Args:
+            number: Of the request.
+            position: Of its next token.
+            row: What the step gave.
+        """
+        index = self._num_rows
+        self._num_rows += 1
+        self._numbers.append(number)
+        self._positions.append(position)
+        self._counts.append(0 if row.status is None else 1)
+        if row.status is not None:
+            self._tokens.append(row.token)
+        if row.logprobs is not None:
+            one = row.logprobs
+            self._logprobs.append(
+                sampler_pb2.RowLogprobs(
+                    row=index, logprob=[one.logprob], top_token=one.top_ids.tolist(), top_logprob=one.top_logprobs.tolist()
+                )
+            )
+        if row.logits is not None:
+            self._logits.append(sampler_pb2.RowLogits(row=index, logits=row.logits.astype("<f4", copy=False).tobytes()))
+
+    def rows(self) -> Rows:
+        """All of them."""
+        numbers, positions, tokens = self._many
+        return Rows(
+            _joined(numbers, self._numbers, np.uint64),
+            _joined(positions, self._positions, np.uint32),
+            _joined(np.ones(len(numbers), dtype=np.int64), self._counts, np.uint32),
+            _joined(tokens, self._tokens, np.uint32),
+            self._logprobs,
+            self._logits,
+        )
+
+
+def _joined(many: npt.NDArray[np.int64], others: list[int], dtype: type[_Unsigned]) -> npt.NDArray[_Unsigned]:
+    first = many.astype(dtype)
+    return np.concatenate((first, np.array(others, dtype=dtype))) if others else first
+
+
+def _known(state: RequestState) -> npt.NDArray[np.int64]:
+    return state.tokens[: state.num_tokens]
+
+
+def _draw_of(state: RequestState) -> RequestDraw:
+    assert isinstance(state.draw, RequestDraw), "a submitted request has what its drawing needs"
+    return state.draw

@@ -1,0 +1,232 @@
+"""How a request is drawn from and when it ends, read from the contract and held against its limits: what compute and samplers agree on."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from triserve.rpc import limits
+from triserve.rpc.errors import InvalidRequest
+from triserve.v1 import common_pb2
+
+_RANGES = {
+    "temperature": limits.TEMPERATURE,
+    "top_p": limits.TOP_P,
+    "min_p": limits.MIN_P,
+    "typical_p": limits.TYPICAL_P,
+    "xtc_probability": limits.XTC_PROBABILITY,
+    "xtc_threshold": limits.XTC_THRESHOLD,
+    "repetition_penalty": limits.REPETITION_PENALTY,
+    "presence_penalty": limits.PRESENCE_PENALTY,
+    "frequency_penalty": limits.FREQUENCY_PENALTY,
+    "dry_multiplier": limits.DRY_MULTIPLIER,
+    "dry_base": limits.DRY_BASE,
+    "dry_allowed_length": limits.DRY_ALLOWED_LENGTH,
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Sampling:
+    """How to draw, as `SamplingParams` in common.proto says; the defaults are what an unset field means.
+
+    Attributes:
+        temperature: 0 = greedy.
+        top_k: None = all.
+        top_n_sigma: None = all.
+        logit_bias_ids: token ids that have a bias.
+        logit_bias_values: what is added to the logit of the id at the same index.
+        seed: key of the random stream; may be None only where nothing is random.
+        top_logprobs: likeliest tokens to report with each token; None = no log-probabilities.
+        dry_breaker_ids: no repetition reaches over one of these.
+        allowed_token_ids: nothing else can be drawn; empty = everything can.
+        banned_token_ids: cannot be drawn.
+        bad_words: sequences of ids that cannot be drawn to their end.
+    """
+
+    temperature: float = 1.0
+    top_k: int | None = None
+    top_p: float = 1.0
+    min_p: float = 0.0
+    typical_p: float = 1.0
+    top_n_sigma: float | None = None
+    xtc_probability: float = 0.0
+    xtc_threshold: float = 0.1
+    repetition_penalty: float = 1.0
+    presence_penalty: float = 0.0
+    frequency_penalty: float = 0.0
+    dry_multiplier: float = 0.0
+    dry_base: float = 1.75
+    dry_allowed_length: int = 2
+    dry_breaker_ids: tuple[int, ...] = ()
+    logit_bias_ids: tuple[int, ...] = ()
+    logit_bias_values: tuple[float, ...] = ()
+    allowed_token_ids: tuple[int, ...] = ()
+    banned_token_ids: tuple[int, ...] = ()
+    bad_words: tuple[tuple[int, ...], ...] = ()
+    seed: int | None = None
+    top_logprobs: int | None = None
+
+    @classmethod
+    def read(cls, message: common_pb2.SamplingParams, logits_width: int) -> Sampling:
+        """What a message of the contract says, held against every limit. Counts are checked before the work that grows with them.
+
+        Raises:
+            InvalidRequest: naming the first field that is wrong.
+        """
+        for field, most in _MOST_ENTRIES.items():
+            if (got := len(getattr(message, field))) > most:
+                raise InvalidRequest(f"{field} has {got} entries, the limit is {most}", field=field)
+        for word in message.bad_words:
+            if not 1 <= len(word.token_ids) <= limits.MAX_BAD_WORD_TOKENS:
+                raise InvalidRequest(
+                    f"bad_words has a sequence of {len(word.token_ids)} ids, the limits are 1 and {limits.MAX_BAD_WORD_TOKENS}",
+                    field="bad_words",
+                )
+        # The names are the contract's, and a field that is not set has its default.
+        fields: dict[str, Any] = {descriptor.name: value for descriptor, value in message.ListFields()}
+        for field in _MOST_ENTRIES:
+            if field in fields:
+                fields[field] = tuple(fields[field])
+        fields["bad_words"] = tuple(tuple(word.token_ids) for word in message.bad_words)
+        sampling = cls(**fields)
+        sampling.check(logits_width)
+        return sampling
+
+    def write(self) -> common_pb2.SamplingParams:
+        """The message that `read` reads: fields with their default are not set."""
+        fields: dict[str, Any] = {}
+        for field in dataclasses.fields(self):
+            value = getattr(self, field.name)
+            if value != field.default:
+                fields[field.name] = value
+        if self.bad_words:
+            fields["bad_words"] = [common_pb2.TokenSequence(token_ids=word) for word in self.bad_words]
+        return common_pb2.SamplingParams(**fields)
+
+    @property
+    def greedy(self) -> bool:
+        """Whether the likeliest token is the only one that can be drawn."""
+        return self.temperature == 0 or self.top_k == 1
+
+    @property
+    def changes_logits(self) -> bool:
+        """Whether logits are changed, or ids banned, before anything is drawn."""
+        return bool(
+            self.repetition_penalty != 1
+            or self.presence_penalty
+            or self.frequency_penalty
+            or self.dry_multiplier
+            or self.logit_bias_ids
+            or self.allowed_token_ids
+            or self.banned_token_ids
+            or self.bad_words
+        )
+
+    def check(self, logits_width: int) -> None:
+        """Holds every field against its limit.
+
+        Raises:
+            InvalidRequest: naming the first field that is wrong.
+        """
+        for field, allowed in _RANGES.items():
+            allowed.check(field, getattr(self, field))
+        if self.top_k is not None and self.top_k < 1:
+            raise InvalidRequest(f"top_k is {self.top_k}, the least is 1", field="top_k")
+        if self.top_n_sigma is not None:
+            limits.TOP_N_SIGMA.check("top_n_sigma", self.top_n_sigma)
+        self._check_bias(logits_width)
+        for field in ("dry_breaker_ids", "allowed_token_ids", "banned_token_ids"):
+            check_ids(field, getattr(self, field), logits_width)
+        for word in self.bad_words:
+            check_ids("bad_words", word, logits_width)
+        if self.seed is None and not self.greedy:
+            raise InvalidRequest("seed is not set, and the request is not greedy", field="seed")
+        if self.top_logprobs is not None and self.top_logprobs > limits.MAX_TOP_LOGPROBS:
+            raise InvalidRequest(f"top_logprobs is {self.top_logprobs}, the limit is {limits.MAX_TOP_LOGPROBS}", field="top_logprobs")
+
+    def _check_bias(self, logits_width: int) -> None:
+        ids, values = self.logit_bias_ids, self.logit_bias_values
+        if len(values) != len(ids):
+            raise InvalidRequest(f"logit_bias_values has {len(values)} entries, logit_bias_ids has {len(ids)}", field="logit_bias_values")
+        check_ids("logit_bias_ids", ids, logits_width)
+        if len(set(ids)) < len(ids):
+            raise InvalidRequest("logit_bias_ids has an id twice", field="logit_bias_ids")
+        for value in values:
+            limits.LOGIT_BIAS.check("logit_bias_values", value)
+
+
+_MOST_ENTRIES = {
+    "logit_bias_ids": limits.MAX_LOGIT_BIAS,
+    "logit_bias_values": limits.MAX_LOGIT_BIAS,
+    "dry_breaker_ids": limits.MAX_LISTED_TOKEN_IDS,
+    "allowed_token_ids": limits.MAX_LISTED_TOKEN_IDS,
+    "banned_token_ids": limits.MAX_LISTED_TOKEN_IDS,
+    "bad_words": limits.MAX_BAD_WORDS,
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Stopping:
+    """When to stop.
+
+    Attributes:
+        max_tokens: most tokens to generate; None is an error that `check` names.
+        min_tokens: stop ids cannot be drawn and stop strings do not count before this many.
+        stop_token_ids: a drawn id of these ends the answer.
+        stop_strings: the answer ends before the first of these in its text.
+    """
+
+    max_tokens: int | None
+    min_tokens: int = 0
+    stop_token_ids: frozenset[int] = frozenset()
+    stop_strings: tuple[str, ...] = ()
+
+    @classmethod
+    def read(cls, message: common_pb2.StoppingParams, logits_width: int) -> Stopping:
+        """What a message of the contract says, held against every limit.
+
+        Raises:
+            InvalidRequest: naming the first field that is wrong.
+        """
+        if (got := len(message.stop_token_ids)) > limits.MAX_LISTED_TOKEN_IDS:
+            raise InvalidRequest(f"stop_token_ids has {got} entries, the limit is {limits.MAX_LISTED_TOKEN_IDS}", field="stop_token_ids")
+        stopping = cls(
+            max_tokens=message.max_tokens if message.HasField("max_tokens") else None,
+            min_tokens=message.min_tokens,
+            stop_token_ids=frozenset(message.stop_token_ids),
+            stop_strings=tuple(message.stop_strings),
+        )
+        stopping.check(logits_width)
+        return stopping
+
+    def check(self, logits_width: int) -> None:
+        """Holds every field against its limit.
+
+        Raises:
+            InvalidRequest: naming the first field that is wrong.
+        """
+        if self.max_tokens is None or self.max_tokens < 1:
+            raise InvalidRequest("max_tokens is not set or 0, the least is 1", field="max_tokens")
+        check_ids("stop_token_ids", tuple(self.stop_token_ids), logits_width)
+        if len(self.stop_strings) > limits.MAX_STOP_STRINGS:
+            raise InvalidRequest(
+                f"stop_strings has {len(self.stop_strings)} entries, the limit is {limits.MAX_STOP_STRINGS}", field="stop_strings"
+            )
+        for stop in self.stop_strings:
+            if not 1 <= len(stop) <= limits.MAX_STOP_STRING_CHARS:
+                raise InvalidRequest(
+                    f"stop_strings has a string of {len(stop)} characters, the limits are 1 and {limits.MAX_STOP_STRING_CHARS}",
+                    field="stop_strings",
+                )
+
+
+def check_ids(field: str, ids: Sequence[int], logits_width: int) -> None:
+    """Holds token ids against the number of logits.
+
+    Raises:
+        InvalidRequest: an id has no logit.
+    """
+    if ids and max(ids) >= logits_width:
+        raise InvalidRequest(f"{field} has id {max(ids)}, the limit is {logits_width - 1}", field=field)
