@@ -43,7 +43,7 @@ class HostileServer:
         singles: dict[str, tuple[type[Message], Callable[[], Item]]] | None = None,
         *,
         listen: str = "127.0.0.1:0",
-        lifetime_s: float = 0.2,
+        lifetime_s: float,
     ) -> None:
         self._lifetime_s = lifetime_s
         self._service = service

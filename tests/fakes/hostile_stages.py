@@ -16,6 +16,7 @@ from tests.fakes.hostile_peers import HostileServer, Item
 from triserve.v1 import common_pb2, compute_pb2, sampler_pb2, tokenizer_pb2
 
 _SAMPLER_LIFETIME_S = 60.0
+_LIFETIME_S = 0.2
 
 # What a hostile stage makes of its next answer: another, or a proper one with some fields changed.
 Deed: TypeAlias = "bytes | Changes"
@@ -54,7 +55,7 @@ class HostileSampler:
 class HostileTokenizer:
     """Encodes as the fake does, and spoils its answers in turn; then it ends every stream."""
 
-    def __init__(self, deeds: Sequence[Deed], info: Deed) -> None:
+    def __init__(self, deeds: Sequence[Deed], info: Deed, lifetime_s: float = _LIFETIME_S) -> None:
         self.fake = FakeTokenizer()
         self._deeds = list(deeds)
         self._info = info
@@ -62,6 +63,7 @@ class HostileTokenizer:
             "triserve.v1.TokenizerService",
             {"Tokenize": (tokenizer_pb2.TokenizeRequest, self._talk)},
             {"GetTokenizerInfo": (tokenizer_pb2.GetTokenizerInfoRequest, lambda: done(self._info, self.fake.info))},
+            lifetime_s=lifetime_s,
         )
 
     async def _talk(self, requests: AsyncIterator[Any]) -> AsyncIterator[Item]:
@@ -74,10 +76,12 @@ class HostileTokenizer:
 class HostileCompute:
     """Answers as the fake does, and spoils its messages in turn; then it ends every stream."""
 
-    def __init__(self, deeds: Sequence[Deed]) -> None:
+    def __init__(self, deeds: Sequence[Deed], lifetime_s: float = _LIFETIME_S) -> None:
         self.fake = FakeCompute()
         self._deeds = list(deeds)
-        self.server = HostileServer("triserve.v1.ComputeService", {"Generate": (compute_pb2.GenerateRequest, self._talk)})
+        self.server = HostileServer(
+            "triserve.v1.ComputeService", {"Generate": (compute_pb2.GenerateRequest, self._talk)}, lifetime_s=lifetime_s
+        )
 
     async def _talk(self, requests: AsyncIterator[Any]) -> AsyncIterator[Item]:
         async for message in self.fake.Generate(requests, None):

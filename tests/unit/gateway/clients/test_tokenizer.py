@@ -21,7 +21,8 @@ class Peer:
     """A tokenizer with manners of its own, and the session with it."""
 
     def __init__(self, deeds: list[Deed], info: Deed | None = None) -> None:
-        self.tokenizer = HostileTokenizer(deeds, {} if info is None else info)
+        # The stream outlives any machine's slowness: what ends it is the lie.
+        self.tokenizer = HostileTokenizer(deeds, {} if info is None else info, lifetime_s=60.0)
         self.session: TokenizerPeer | None = None
 
     async def __aenter__(self) -> TokenizerPeer:
