@@ -23,12 +23,14 @@ class Choice(NamedTuple):
     Attributes:
         tokens: [rows, 1] int64.
         best: [rows, 1] float32, the largest logit.
+        maxima: [rows, blocks] float32, of each block.
         is_drawn: [rows, 1] bool, whether more blocks would not change the token.
         is_ranked: [rows, 1] bool, whether a longer head would not.
     """
 
     tokens: torch.Tensor
     best: torch.Tensor
+    maxima: torch.Tensor
     is_drawn: torch.Tensor
     is_ranked: torch.Tensor
 
@@ -56,7 +58,7 @@ def choose(logits: torch.Tensor, numbers: RowNumbers, num_blocks: int, head_bloc
         tokens, is_drawn = gumbel_max_cpu.largest_sums(logits, maxima, best_score, numbers, num_blocks)
     else:
         tokens, is_drawn = largest_sums(logits, maxima, survivors, numbers, num_blocks)
-    return Choice(tokens, best, is_drawn, torch.ones_like(is_drawn) if survivors.decided is None else survivors.decided)
+    return Choice(tokens, best, maxima, is_drawn, torch.ones_like(is_drawn) if survivors.decided is None else survivors.decided)
 
 
 def largest_sums(logits: torch.Tensor, maxima: torch.Tensor, survivors: Survivors, numbers: RowNumbers, num_blocks: int) -> LargestSums:

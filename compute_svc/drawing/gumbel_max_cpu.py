@@ -72,6 +72,40 @@ def largest_sums(logits: torch.Tensor, maxima: torch.Tensor, best: torch.Tensor,
     return LargestSums(torch.from_numpy(tokens), torch.from_numpy(is_drawn))
 
 
+@np.errstate(invalid="ignore")  # rows that are broken go through too
+def in_nucleus(
+    logits: npt.NDArray[np.float32], maxima: npt.NDArray[np.float32], tokens: npt.NDArray[np.int64], numbers: RowNumbers
+) -> npt.NDArray[np.bool_]:
+    """Whether top_p leaves an id for certain, without ranking the row.
+
+    What has the largest sum of all ids has it among any of them that it is one of. So an id that was drawn as if there were no top_p is
+    what top_p draws if it leaves it, which it does with a probability of top_p at least: the others have to be ranked.
+
+    Args:
+        logits: [rows, width].
+        maxima: [rows, blocks], of each block.
+        tokens: [rows, 1], an id of each row.
+        numbers: Of the rows.
+
+    Returns:
+        [rows, 1]; False where it is left out, or so near to it that the order of a sum could tell.
+    """
+    result = np.zeros(tokens.shape, dtype=np.bool_)
+    for row, (temperature, top_p) in enumerate(zip(numbers.temperature.flatten().tolist(), numbers.top_p.flatten().tolist(), strict=True)):
+        values, token = logits[row], int(tokens[row, 0])
+        if token >= values.size:  # the row is broken
+            continue
+        level, top = values[token], np.float64(maxima[row].max()) / temperature
+        mass = np.exp(values[values > level] / np.float64(temperature) - top).sum()
+        mass += np.count_nonzero(values[:token] == level) * np.exp(level / np.float64(temperature) - top)
+        # The likeliest of each block are a part of all, and nearly always enough of it.
+        for some in (maxima[row], values):
+            if mass < top_p * NEAR * np.exp(some / np.float64(temperature) - top).sum():
+                result[row] = True
+                break
+    return result
+
+
 def _scores(logits: npt.NDArray[np.float32], blocks: npt.NDArray[np.int64]) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.float64]]:
     """[rows, n * 16]: the ids of blocks and their logits, -inf for ids that do not exist."""
     rows, width = logits.shape

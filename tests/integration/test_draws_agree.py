@@ -6,6 +6,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
+import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -135,3 +136,34 @@ def test_the_device_draws_what_samplers_draw(batch: tuple[int, list[Case], int])
             following = int(random.integers(0, min(width, FEW_IDS))) if expected is None or random.random() < 0.8 else expected
             tokens[index].append(following)
             changes[index].count(following)
+
+
+PLAIN: dict[str, st.SearchStrategy[dict[str, Any]]] = {
+    "noise alone": st.fixed_dictionaries({}),
+    "min_p": st.fixed_dictionaries({"min_p": st.sampled_from([1e-6, 0.1, 1.0]).map(_f32)}),
+    "top_p": st.fixed_dictionaries({"top_p": st.sampled_from([0.01, 0.25, 0.5, 0.75, 0.9, 0.99]).map(_f32)}),
+    "top_p, min_p": st.fixed_dictionaries(
+        {"top_p": st.sampled_from([0.3, 0.5, 0.9]).map(_f32), "min_p": st.sampled_from([0.001, 0.1]).map(_f32)}
+    ),
+    "top_k": st.fixed_dictionaries({"top_k": st.sampled_from([2, 5, 300, 2000])}),
+}
+
+
+@pytest.mark.parametrize("kind", PLAIN)
+@settings(deadline=None, max_examples=60)
+@given(data=st.data())
+def test_a_batch_of_one_kind_draws_what_samplers_draw(kind: str, data: st.DataObject) -> None:
+    width = data.draw(st.sampled_from(WIDTHS), label="width")
+    temperatures = st.sampled_from([0.3, 1.0, 2.0]).map(_f32)
+    samplings = [
+        Sampling(seed=seed, temperature=data.draw(temperatures), **data.draw(PLAIN[kind], label="filters"))
+        for seed in range(data.draw(st.integers(1, 6), label="rows"))
+    ]
+    draws = [RequestDraw(one, min_tokens=0, stop_token_ids=(), num_prompt=1, logits_width=width) for one in samplings]
+    random, drawer = np.random.default_rng(data.draw(st.integers(0, 2**32 - 1), label="logits")), Drawer(width, CPU)
+    for position in range(ROUNDS):
+        logits = np.stack([_row(random, width) for _ in samplings])
+        rows = [row_to_draw(draw, np.zeros(1 + position, dtype=np.int64)) for draw in draws]
+        drawn = draw_rows(drawer, torch.from_numpy(logits), rows)
+        expected = [draw_token(row, one, Changes(one, 0, (), [0], width), position) for row, one in zip(logits, samplings, strict=True)]
+        assert drawn.tokens == expected
