@@ -6,15 +6,17 @@ from typing import NamedTuple
 
 import torch
 
-from compute_svc.drawing import blocks, gumbel_max_cpu, noise
+from compute_svc.drawing import asking_cpu, blocks, gumbel_max_cpu, noise
 from compute_svc.drawing.arithmetic import exp_, log_
 from compute_svc.drawing.gumbel_max_cpu import LARGEST, NEAR, NO_ID, SLACK, LargestSums
 from compute_svc.drawing.ranking import filter_ranked, head, is_typical, scores, sigma_floor
-from compute_svc.drawing.rows import RowNumbers, Survivors
+from compute_svc.drawing.rows import Needs, RowNumbers, Survivors
 
 # torch finds one more of 3,072 several times faster than two more.
 FIRST_BLOCKS = 47
 FIRST_HEAD_BLOCKS = 256
+# Instead of the head's: rank nothing.
+UNRANKED = 0
 
 
 class Choice(NamedTuple):
@@ -23,14 +25,12 @@ class Choice(NamedTuple):
     Attributes:
         tokens: [rows, 1] int64.
         best: [rows, 1] float32, the largest logit.
-        maxima: [rows, blocks] float32, of each block.
         is_drawn: [rows, 1] bool, whether more blocks would not change the token.
         is_ranked: [rows, 1] bool, whether a longer head would not.
     """
 
     tokens: torch.Tensor
     best: torch.Tensor
-    maxima: torch.Tensor
     is_drawn: torch.Tensor
     is_ranked: torch.Tensor
 
@@ -42,23 +42,36 @@ def choose(logits: torch.Tensor, numbers: RowNumbers, num_blocks: int, head_bloc
         logits: [rows, width] float32, as changed.
         numbers: Of the rows.
         num_blocks: Of how many blocks to compute the noise of every id; all of them decide every row.
-        head_blocks: How many blocks the head of the ranking is taken from; all of them decide every row.
+        head_blocks: How many blocks the head of the ranking is taken from; all of them decide every row. Or `UNRANKED`, where that can be:
+            see `can_ask`.
     """
     maxima = blocks.maxima(logits)
     best = maxima.amax(dim=1, keepdim=True)
     best_score = scores(best, numbers.temperature)
+    if logits.device.type == "cpu" and not numbers.needs.sigma and (head_blocks == UNRANKED or not numbers.needs.rank):
+        floors = asking_cpu.floors(maxima, numbers) if numbers.needs.rank else None
+        sums = gumbel_max_cpu.best_sums(logits, maxima, best_score, numbers, num_blocks, floors)
+        if numbers.needs.rank:
+            tokens, is_drawn, is_ranked = asking_cpu.largest_kept(logits, maxima, best_score, sums, numbers)
+            return Choice(tokens, best, is_drawn, is_ranked)
+        tokens, is_drawn = gumbel_max_cpu.largest(sums)
+        return Choice(tokens, best, is_drawn, torch.ones_like(is_drawn))
     min_logit = sigma_floor(logits, best, numbers) if numbers.needs.sigma else None
     if numbers.needs.rank:
         ranked = head(logits, maxima, head_blocks)
         survivors = filter_ranked(logits, ranked, best_score, min_logit, numbers)
     else:
         survivors = Survivors(best_score, best_score, min_logit)
-    has_other_filters = numbers.needs.rank or numbers.needs.sigma
-    if logits.device.type == "cpu" and not has_other_filters:
-        tokens, is_drawn = gumbel_max_cpu.largest_sums(logits, maxima, best_score, numbers, num_blocks)
-    else:
-        tokens, is_drawn = largest_sums(logits, maxima, survivors, numbers, num_blocks)
-    return Choice(tokens, best, maxima, is_drawn, torch.ones_like(is_drawn) if survivors.decided is None else survivors.decided)
+    tokens, is_drawn = largest_sums(logits, maxima, survivors, numbers, num_blocks)
+    return Choice(tokens, best, is_drawn, torch.ones_like(is_drawn) if survivors.decided is None else survivors.decided)
+
+
+def can_ask(needs: Needs, device: torch.device) -> bool:
+    """Whether the filters can be asked about single ids, which ranks no row: on a CPU, top_k and top_p.
+
+    Elsewhere a row costs as much as all rows, and there nearly always is one that has to be ranked.
+    """
+    return device.type == "cpu" and needs.rank and not (needs.typical or needs.sigma or needs.xtc)
 
 
 def largest_sums(logits: torch.Tensor, maxima: torch.Tensor, survivors: Survivors, numbers: RowNumbers, num_blocks: int) -> LargestSums:

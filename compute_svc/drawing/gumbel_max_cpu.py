@@ -1,4 +1,4 @@
-"""The draw in numpy for rows without filters but min_p, where small operations count: see gumbel_max.py, which draws the same."""
+"""The sums of score and noise in numpy, where small operations count, without filters but min_p: see gumbel_max.py, which draws the same."""
 
 from __future__ import annotations
 
@@ -9,7 +9,8 @@ import numpy.typing as npt
 import torch
 
 from compute_svc.drawing import noise_cpu
-from compute_svc.drawing.blocks import LANES, SPAN, STRIDE
+from compute_svc.drawing.blocks import SPAN, STRIDE
+from compute_svc.drawing.noise_cpu import Numbers
 from compute_svc.drawing.rows import RowNumbers
 
 # Sums are compared with bounds that logarithms of other numbers went into, each rounded on its own.
@@ -33,16 +34,38 @@ class LargestSums(NamedTuple):
     is_drawn: torch.Tensor
 
 
+class Sums(NamedTuple):
+    """Of score and noise of the ids of each row's most promising blocks.
+
+    Attributes:
+        ids: [rows, n] int64; some do not exist where the last block is not full.
+        sums: [rows, n] float64; -inf for ids that do not exist, that min_p drops or that are below the floor.
+        bound: [rows, 1] float64: no id of another block has a sum above, -inf if there is no other.
+    """
+
+    ids: npt.NDArray[np.int64]
+    sums: Numbers
+    bound: Numbers
+
+
 @np.errstate(invalid="ignore")  # rows that are broken go through too
-def largest_sums(logits: torch.Tensor, maxima: torch.Tensor, best: torch.Tensor, numbers: RowNumbers, num_blocks: int) -> LargestSums:
-    """Finds the ids.
+def best_sums(
+    logits: torch.Tensor,
+    maxima: torch.Tensor,
+    best: torch.Tensor,
+    numbers: RowNumbers,
+    num_blocks: int,
+    floors: npt.NDArray[np.float32] | None = None,
+) -> Sums:
+    """Computes them.
 
     Args:
         logits: [rows, width] float32.
         maxima: [rows, blocks] float32, of each block.
         best: [rows, 1] float64, the largest score.
-        numbers: Of the rows; none of their filters is in use but min_p.
+        numbers: Of the rows; none of their filters is looked at but min_p.
         num_blocks: Of how many blocks to compute the noise of every id.
+        floors: [rows, 1]: other filters leave no id whose logit is below.
     """
     rows, num = maxima.shape
     keys, positions = numbers.streams.on_cpu()
@@ -53,68 +76,52 @@ def largest_sums(logits: torch.Tensor, maxima: torch.Tensor, best: torch.Tensor,
     bounds -= np.log(least)
     if hopeless is not None:
         bounds[hopeless] = -np.inf
+    if floors is not None:
+        bounds[maxima.numpy() < floors] = -np.inf
     # Of torch, which is several times faster than numpy at this alone.
     found = torch.from_numpy(bounds).topk(min(num_blocks + 1, num), dim=1)
     values, blocks = found.values.numpy(), np.ascontiguousarray(found.indices.numpy()[:, :num_blocks])
-    ids, scores = _scores(logits.numpy(), blocks)
-    scores /= temperature
     each_row = np.arange(rows)[:, None]
+    ids, scores = ids_of_blocks(logits.numpy(), each_row, blocks)
+    ids, scores = ids.reshape(rows, -1), scores.reshape(rows, -1)
+    is_low = scores < floors if floors is not None else None
+    scores /= temperature
     sums = scores - np.log(noise_cpu.of_blocks(keys, positions, blocks, least[each_row, blocks]).reshape(rows, -1))
     if hopeless is not None:
         sums[np.exp(scores - top) < numbers.min_p.numpy()] = -np.inf
-    largest = sums.max(axis=1, keepdims=True)
-    tokens = np.where(sums == largest, ids, NO_ID).min(axis=1, keepdims=True)
-    is_drawn = np.ones((rows, 1), dtype=np.bool_)
-    if num > num_blocks:
-        rest = values[:, num_blocks:]
-        # Where no other block has any chance, nothing times anything infinite is compared.
-        is_drawn = (largest > rest + np.minimum((np.abs(rest) + 64.0) * SLACK, LARGEST)) & (largest > -np.inf)
-    return LargestSums(torch.from_numpy(tokens), torch.from_numpy(is_drawn))
+    if is_low is not None:
+        sums[is_low] = -np.inf
+    if num <= num_blocks:
+        return Sums(ids, sums, np.full((rows, 1), -np.inf))
+    rest = values[:, num_blocks:]
+    # Where no other block has any chance, nothing times anything infinite is added.
+    return Sums(ids, sums, rest + np.minimum((np.abs(rest) + 64.0) * SLACK, LARGEST))
 
 
-@np.errstate(invalid="ignore")  # rows that are broken go through too
-def in_nucleus(
-    logits: npt.NDArray[np.float32], maxima: npt.NDArray[np.float32], tokens: npt.NDArray[np.int64], numbers: RowNumbers
-) -> npt.NDArray[np.bool_]:
-    """Whether top_p leaves an id for certain, without ranking the row.
+def largest(found: Sums) -> LargestSums:
+    """The ids that have the largest sums, the lowest of equals."""
+    values = found.sums.max(axis=1, keepdims=True)
+    tokens = np.where(found.sums == values, found.ids, NO_ID).min(axis=1, keepdims=True)
+    return LargestSums(torch.from_numpy(tokens), torch.from_numpy(values > found.bound))
 
-    What has the largest sum of all ids has it among any of them that it is one of. So an id that was drawn as if there were no top_p is
-    what top_p draws if it leaves it, which it does with a probability of top_p at least: the others have to be ranked.
+
+def ids_of_blocks(
+    logits: npt.NDArray[np.float32], rows: npt.NDArray[np.int64], blocks: npt.NDArray[np.int64]
+) -> tuple[npt.NDArray[np.int64], Numbers]:
+    """The ids of blocks and their logits, -inf for ids that do not exist.
 
     Args:
         logits: [rows, width].
-        maxima: [rows, blocks], of each block.
-        tokens: [rows, 1], an id of each row.
-        numbers: Of the rows.
+        rows: Whose the blocks are, of a shape that goes with theirs.
+        blocks: Of any shape.
 
     Returns:
-        [rows, 1]; False where it is left out, or so near to it that the order of a sum could tell.
+        [*shape of blocks, 16] int64 and float64.
     """
-    result = np.zeros(tokens.shape, dtype=np.bool_)
-    for row, (temperature, top_p) in enumerate(zip(numbers.temperature.flatten().tolist(), numbers.top_p.flatten().tolist(), strict=True)):
-        values, token = logits[row], int(tokens[row, 0])
-        if token >= values.size:  # the row is broken
-            continue
-        level, top = values[token], np.float64(maxima[row].max()) / temperature
-        mass = np.exp(values[values > level] / np.float64(temperature) - top).sum()
-        mass += np.count_nonzero(values[:token] == level) * np.exp(level / np.float64(temperature) - top)
-        # The likeliest of each block are a part of all, and nearly always enough of it.
-        for some in (maxima[row], values):
-            if mass < top_p * NEAR * np.exp(some / np.float64(temperature) - top).sum():
-                result[row] = True
-                break
-    return result
-
-
-def _scores(logits: npt.NDArray[np.float32], blocks: npt.NDArray[np.int64]) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.float64]]:
-    """[rows, n * 16]: the ids of blocks and their logits, -inf for ids that do not exist."""
-    rows, width = logits.shape
-    base = ((blocks >> 8) << 12) | (blocks & (STRIDE - 1))
-    ids = (base[:, :, None] + _LANES).reshape(rows, -1)
-    each_row = np.arange(rows)[:, None]
-    assert ids.shape[1] == blocks.shape[1] * LANES, "a block has an id a lane"
+    width = logits.shape[1]
+    ids = (((blocks >> 8) << 12) | (blocks & (STRIDE - 1)))[..., None] + _LANES
     if width % SPAN == 0:
-        return ids, logits[each_row, ids].astype(np.float64)
-    values = logits[each_row, np.minimum(ids, width - 1)].astype(np.float64)
+        return ids, logits[rows[..., None], ids].astype(np.float64)
+    values = logits[rows[..., None], np.minimum(ids, width - 1)].astype(np.float64)
     values[ids >= width] = -np.inf
     return ids, values

@@ -11,8 +11,7 @@ import torch
 
 from compute_svc.drawing import blocks
 from compute_svc.drawing.changes import RowToDraw, apply_changes
-from compute_svc.drawing.gumbel_max import FIRST_BLOCKS, FIRST_HEAD_BLOCKS, choose
-from compute_svc.drawing.gumbel_max_cpu import in_nucleus
+from compute_svc.drawing.gumbel_max import FIRST_BLOCKS, FIRST_HEAD_BLOCKS, UNRANKED, can_ask, choose
 from compute_svc.drawing.history import History
 from compute_svc.drawing.logprobs import logprobs
 from compute_svc.drawing.noise import xtc_uniforms
@@ -36,7 +35,7 @@ class _Effort(NamedTuple):
 
     Attributes:
         num_blocks: Of how many blocks to compute all noise.
-        head_blocks: How many blocks the head of its ranking is taken from.
+        head_blocks: How many blocks the head of its ranking is taken from, or that it is not ranked.
         whole_logprobs: Whether to rank the whole row for its log-probabilities.
     """
 
@@ -87,7 +86,6 @@ class SameDraws:
     Attributes:
         draws: The same.
         is_bare: Whether nothing but the largest logit is wanted of any.
-        is_nucleus: Whether they are plain, and top_p is the only one of their filters that ranks ids.
         is_plain: Whether all are drawn with noise from the logits as the model gives them, behind the same kinds of filters, and nothing else
             is wanted of them.
         bare_from: From this position on none bans its stop ids.
@@ -99,10 +97,8 @@ class SameDraws:
         self.bare_from = max((draw.bare_from for draw in draws), default=0)
         kinds = {draw.needs(xtc=False) for draw in draws if draw.is_plain}
         self.is_plain = len(kinds) == 1 and all(draw.is_plain for draw in draws)
-        self.is_nucleus = False
         if self.is_plain:
             (self.needs,) = kinds
-            self.is_nucleus = self.needs.mass and not (self.needs.typical or self.needs.sigma)
             self.seeds = np.array([draw.seed for draw in draws], dtype=np.uint64)
             self.settings = np.array([draw.settings for draw in draws]).T.copy()
 
@@ -173,21 +169,20 @@ def draw_plain(logits: torch.Tensor, same: SameDraws, positions: npt.NDArray[np.
         [rows] int64, the tokens; and the places of rows that are broken or want a closer look.
     """
     parts = []
-    # Elsewhere each row of a step would be looked at anyway.
-    as_if_unranked = same.is_nucleus and logits.device.type == "cpu"
-    needs = same.needs._replace(rank=False, mass=False) if as_if_unranked else same.needs
+    head_blocks = _first_head(same.needs, logits.device)
     for first in range(0, len(logits), _rows_at_once(logits)):
         some = slice(first, first + _rows_at_once(logits))
-        numbers = RowNumbers.send(same.seeds[some], positions[some], same.settings[:, some], needs, logits.device)
-        choice = choose(logits[some], numbers, FIRST_BLOCKS, FIRST_HEAD_BLOCKS)
-        decided = choice.is_drawn & choice.is_ranked
-        if as_if_unranked:
-            found = in_nucleus(logits[some].numpy(), choice.maxima.numpy(), choice.tokens.numpy(), numbers)
-            decided &= torch.from_numpy(found)
-        parts.append((choice.tokens, choice.best, decided.to(torch.int64)))
+        numbers = RowNumbers.send(same.seeds[some], positions[some], same.settings[:, some], same.needs, logits.device)
+        choice = choose(logits[some], numbers, FIRST_BLOCKS, head_blocks)
+        parts.append((choice.tokens, choice.best, (choice.is_drawn & choice.is_ranked).to(torch.int64)))
     joined = [_joined(one) for one in zip(*parts, strict=True)]
     tokens, best, is_decided = (one.numpy() for one in joined) if logits.device.type == "cpu" else read_once(*joined)
     return tokens[0], np.flatnonzero((is_decided[0] == 0) | ~np.isfinite(best[0])).tolist()
+
+
+def _first_head(needs: Needs | None, device: torch.device) -> int:
+    """How many blocks the head of a ranking is taken from first."""
+    return UNRANKED if needs is not None and can_ask(needs, device) else FIRST_HEAD_BLOCKS
 
 
 def _rows_at_once(logits: torch.Tensor) -> int:
@@ -207,8 +202,9 @@ class Step:
         num = len(rows)
         self._logits, self._rows, self._history = logits, rows, history
         self._num_blocks = blocks.count(logits.shape[1])
-        self._efforts = [_Effort()] * num
         self._drops = _dropping(rows)
+        needs = [None if row.draw.greedy else row.draw.needs(xtc=place in self._drops) for place, row in enumerate(rows)]
+        self._efforts = [_Effort(head_blocks=_first_head(one, logits.device)) for one in needs]
         self._order: list[int] = []
         self._wanting = _Wanting([], [], 0)
         self.open = list(range(num))
@@ -325,7 +321,7 @@ class Step:
         is_drawn, is_ranked = bool(flags & _IS_DRAWN), bool(flags & _IS_RANKED)
         self._efforts[place] = closer = _Effort(
             effort.num_blocks if is_drawn or not is_ranked else min(effort.num_blocks * _GROWTH, self._num_blocks),
-            effort.head_blocks if is_ranked else min(effort.head_blocks * _GROWTH, self._num_blocks),
+            effort.head_blocks if is_ranked else min(max(effort.head_blocks * _GROWTH, FIRST_HEAD_BLOCKS), self._num_blocks),
             effort.whole_logprobs or not is_reported,
         )
         return closer != effort

@@ -146,6 +146,10 @@ PLAIN: dict[str, st.SearchStrategy[dict[str, Any]]] = {
         {"top_p": st.sampled_from([0.3, 0.5, 0.9]).map(_f32), "min_p": st.sampled_from([0.001, 0.1]).map(_f32)}
     ),
     "top_k": st.fixed_dictionaries({"top_k": st.sampled_from([2, 5, 300, 2000])}),
+    "top_k, top_p": st.fixed_dictionaries(
+        {"top_k": st.sampled_from([2, 20, 300]), "top_p": st.sampled_from([0.1, 0.5, 0.9, 0.99]).map(_f32)},
+        optional={"min_p": st.sampled_from([0.001, 0.1]).map(_f32)},
+    ),
 }
 
 

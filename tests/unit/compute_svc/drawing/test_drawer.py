@@ -152,9 +152,10 @@ def test_equal_log_probabilities_are_reported_by_rising_id() -> None:
 
 
 def test_what_the_first_look_cannot_decide_is_looked_at_again() -> None:
-    """Equal logits have no head, and a top_k beyond the head needs the whole ranking."""
+    """Equal logits have no head, and a top_k beyond the head needs the whole ranking where top_n_sigma comes before it."""
     logits = torch.zeros((2, 20_000))
-    rows = [row_to_draw(_draw(0, width=20_000, top_p=0.5), _tokens()), row_to_draw(_draw(1, width=20_000, top_k=3000), _tokens())]
+    options: list[dict[str, Any]] = [{"typical_p": 0.5, "top_p": 0.5}, {"top_n_sigma": 1.0, "top_k": 3000}]
+    rows = [row_to_draw(_draw(seed, width=20_000, **one), _tokens()) for seed, one in enumerate(options)]
     step = Step(logits, rows, History(20_000, CPU))
     step.take(step.look())
     assert step.open == [0, 1]
