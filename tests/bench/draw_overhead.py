@@ -1,7 +1,8 @@
 """What it costs to sample instead of taking the likeliest token: the engine with a model whose step takes a fixed time, greedy and sampled in turns.
 
 Tokens per second and steps of the same requests, medians of rounds. "in the service" plays the sampler's part at no cost, with verdicts that come one
-call late: what whole rows and waiting cost at least; steps in which nobody has anything to compute take no time. Writes a results file.
+call late: what whole rows and waiting cost at least; steps in which nobody has anything to compute take no time. A device that computes would draw
+too, so the time of the draw itself, on this CPU, is reported apart: what is left of the difference is what sampling costs the host. Writes a results file.
 """
 
 from __future__ import annotations
@@ -16,6 +17,9 @@ from typing import Any
 import numpy as np
 import torch
 
+from compute_svc.drawing import Drawer
+from compute_svc.drawing.results import Drawn
+from compute_svc.engine import step_drawing
 from compute_svc.engine.step_drawing import DrawPlace
 from compute_svc.wire.request import GREEDY, Request
 from tests.bench.fixed_step import fixed_step_engine
@@ -34,12 +38,26 @@ KINDS = {
 _PROMPT_TOKENS = 8
 
 
+class _TimedDrawer(Drawer):
+    """Adds up the time that draws take."""
+
+    spent_s = 0.0
+
+    def draw(self, *arguments: Any) -> Drawn:
+        """See `Drawer`."""
+        begin = time.perf_counter()
+        drawn = super().draw(*arguments)
+        _TimedDrawer.spent_s += time.perf_counter() - begin
+        return drawn
+
+
 def _run(kind: Sampling, place: DrawPlace, arguments: argparse.Namespace, width: int, concurrency: int) -> dict[str, float]:
     engine = fixed_step_engine(arguments.step_ms / 1000, width, place=place)
     empty = np.empty(0, dtype=np.int64)
     for number in range(concurrency):
         prompt = np.full(_PROMPT_TOKENS, number, dtype=np.int64)
         engine.submit(Request(number, "", prompt, empty, arguments.tokens, 0.0, sampling=kind))
+    _TimedDrawer.spent_s = 0.0
     begin = time.perf_counter()
     tokens = 0
     verdicts: list[tuple[int, int, list[int]]] = []
@@ -58,7 +76,13 @@ def _run(kind: Sampling, place: DrawPlace, arguments: argparse.Namespace, width:
                 verdicts.append((numbers[one.row], positions[one.row], [int(np.frombuffer(one.logits, "<f4").argmax())]))
     seconds = time.perf_counter() - begin
     assert tokens == concurrency * arguments.tokens, "every answer has its length"
-    return {"tokens_per_s": tokens / seconds, "steps": engine.load.steps, "ms_per_step": 1000 * seconds / engine.load.steps}
+    steps = engine.load.steps
+    return {
+        "tokens_per_s": tokens / seconds,
+        "steps": steps,
+        "ms_per_step": 1000 * seconds / steps,
+        "draw_ms_per_step": 1000 * _TimedDrawer.spent_s / steps,
+    }
 
 
 def _compare(arguments: argparse.Namespace, width: int, concurrency: int) -> dict[str, Any]:
@@ -70,6 +94,7 @@ def _compare(arguments: argparse.Namespace, width: int, concurrency: int) -> dic
             _run(KINDS["temperature 1"], DrawPlace.SERVICE, arguments, width, concurrency)
         )
     greedy = statistics.median(run["tokens_per_s"] for run in runs["greedy"])
+    host = {name: statistics.median(run["ms_per_step"] - run["draw_ms_per_step"] for run in of_kind) for name, of_kind in runs.items()}
     rows: dict[str, Any] = {}
     for name, of_kind in runs.items():
         speeds = [run["tokens_per_s"] for run in of_kind]
@@ -78,6 +103,8 @@ def _compare(arguments: argparse.Namespace, width: int, concurrency: int) -> dic
             "of_greedy": round(statistics.median(speeds) / greedy, 4),
             "steps": int(of_kind[0]["steps"]),
             "ms_per_step": round(statistics.median(run["ms_per_step"] for run in of_kind), 3),
+            "draw_ms_per_step": round(statistics.median(run["draw_ms_per_step"] for run in of_kind), 3),
+            "of_greedy_but_for_the_draw": round(host["greedy"] / host[name], 4),
         }
         print(f"width {width} concurrency {concurrency}: {name}: {rows[name]}", flush=True)
     return {"logits_width": width, "concurrency": concurrency, "kinds": rows}
@@ -95,6 +122,7 @@ def main() -> None:
     parser.add_argument("--output", type=Path, default=RESULTS)
     arguments = parser.parse_args()
     torch.set_num_threads(arguments.threads)
+    vars(step_drawing)["Drawer"] = _TimedDrawer
     document = {
         "what": "tokens per second, sampled and greedy, over a model whose step takes a fixed time",
         **describe_environment(torch.device("cpu")),

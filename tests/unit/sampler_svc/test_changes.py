@@ -48,7 +48,7 @@ def test_bias_comes_after_penalties() -> None:
 
 def test_stop_ids_are_banned_before_min_tokens_and_not_from_then_on() -> None:
     for answer, logit in ((), -INF), ((0,), -INF), ((0, 0), 1.0):
-        assert changed([1.0, 1.0], answer=answer, stops=[1], min_tokens=2) == [1.0, logit]
+        assert changed([1.0] * 3, answer=answer, stops=[1, 2], min_tokens=2) == [1.0, logit, logit]
 
 
 def test_allowed_ids_alone_may_come_and_banned_ids_may_not() -> None:

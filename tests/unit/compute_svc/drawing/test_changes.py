@@ -55,6 +55,18 @@ def samplings(draw: st.DrawFn) -> Sampling:
     return Sampling(**options, logit_bias_ids=tuple(bias), logit_bias_values=tuple(bias.values()), seed=0)
 
 
+def test_a_bad_word_is_ended_by_nothing_but_its_beginning_at_the_end() -> None:
+    draw = _draw(Sampling(bad_words=((5, 6),), seed=0), 0)
+    assert draw.bans(_tokens([1, 5])).tolist() == [6] and draw.bans(_tokens([5, 1])).tolist() == []
+
+
+def test_dry_looks_back_to_the_last_breaker() -> None:
+    draw = _draw(Sampling(dry_multiplier=1.0, dry_base=2.0, dry_allowed_length=2, dry_breaker_ids=(9,), seed=0), 0)
+    for tokens, expected in (([1, 2, 3, 9, 1, 2], {3: 1.0}), ([1, 2, 3, 9, 2], {}), ([9, 1, 2, 3, 1, 2], {3: 1.0})):
+        found = draw.adjustments(_tokens(tokens))
+        assert dict(zip(found.ids.tolist(), found.losses.tolist(), strict=True)) == expected
+
+
 @given(st.lists(st.tuples(samplings(), TOKENS, TOKENS, st.lists(IDS, max_size=2), st.integers(0, 3)), min_size=1, max_size=3))
 def test_changes_are_those_of_the_contract(requests: list[tuple[Sampling, list[int], list[int], list[int], int]]) -> None:
     history, logits = History(WIDTH, CPU), _logits(len(requests))

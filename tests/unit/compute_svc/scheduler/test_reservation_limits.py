@@ -55,6 +55,21 @@ def test_who_gets_no_room_displaces_nothing_for_a_run() -> None:
     assert (lengths_of(memory, pieces), _extents(memory, pieces), memory.tree.evictable_pages) == ((3, 3), 3, 1)
 
 
+def test_who_wants_no_room_displaces_nothing_whatever_pieces_it_gets() -> None:
+    memory = PredictedMemory(kv_config(64))
+    states = [kv_request(number, 4, max_tokens=1) for number in range(1, 9)]
+    for state in states:
+        admit(memory, state)
+    for state in states[::2]:
+        memory.leave(state)
+    for number, num_tokens in ((9, 60), (10, 60), (11, 60), (12, 44)):
+        _cache(memory, number, num_tokens)
+    memory.pool.release(memory.tree.evict(4))
+    assert (memory.pool.num_free, memory.pool.longest_run, memory.tree.evictable_pages) == (4, 1, 56)
+    admit(memory, kv_request(13, 12, max_tokens=1))
+    assert (memory.pool.num_free, memory.tree.evictable_pages) == (1, 56)
+
+
 def test_room_is_not_made_of_pieces() -> None:
     memory = PredictedMemory(kv_config(8))
     states = [kv_request(number, 4, max_tokens=1) for number in range(1, 9)]
