@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from functools import lru_cache
 
@@ -18,6 +19,8 @@ from prompt_cache.semantic.guards.tokens import Token, expanded, tokens
 
 # How far a particle may stand from its verb: "turn the dark mode of the app on".
 _SEPARABLE_REACH = 7
+# Megabits; megabytes have a capital B, or no capital at all.
+_BITS = re.compile("[KMGT]i?b")
 # First words of "can you" and its like.
 _ASKING = frozenset(
     ["can", "could", "would", "will", "kannst", "können", "könntest", "könnten", "würdest", "würden", "puedes", "podrías", "podría"]
@@ -84,7 +87,8 @@ class _Parser:
         if quantity is not None:
             self._add(quantity.number)
             if quantity.unit:
-                self._add(self._word(Token("word", quantity.unit, quantity.unit)))
+                unit = quantity.unit if quantity.unit not in token.lower else token.surface[-len(quantity.unit) :]
+                self._add(self._word(Token("word", unit, quantity.unit)))
             return quantity.num_tokens
         self._add(self._word(token))
         return 1
@@ -169,6 +173,8 @@ class _Parser:
         if self._lexicon is None:
             return Item("content", frozenset({token.lower}), token.surface, is_name)
         forms = self._lexicon.forms(token.lower)
+        if _BITS.fullmatch(token.surface):
+            return Item("content", frozenset({token.lower + "it"}), token.surface)
         if is_name:
             forms = frozenset({token.lower}) | frozenset(form for form in self._lexicon.synonyms.get(token.lower, ()))
         past = self._language == "en" and not is_name and is_past(token.lower)

@@ -272,6 +272,11 @@ def _steering_elsewhere(
 ) -> str | None:
     """The same "only" or "all" before another word."""
     mine, theirs = _before(asked, first, "quantifier"), _before(kept, second, "quantifier")
+    if all(any(item.kind == "conjunction" and _SYMMETRIC & item.forms for item in items) for items in (asked, kept)):
+        # What is denied of one of two: "A and not B".
+        denied, also = _before(asked, first, "negation"), _before(kept, second, "negation")
+        if denied and also and denied.keys() != also.keys():
+            return "another word is denied"
     for word in {word for words in (*mine.values(), *theirs.values()) for word in words}:
         left = {number for number, words in mine.items() if word in words}
         right = {number for number, words in theirs.items() if word in words}
