@@ -89,6 +89,14 @@ bench-kv: $(VENV)/.dev ## Measure KV memory: reservation by the maximum, by page
 bench-step: $(VENV)/.dev ## Measure what a step costs the host, without a model
 	$(BIN)/python -m tests.bench.step_cost $(ARGS)
 
+.PHONY: bench-draw
+bench-draw: $(VENV)/.dev ## Measure drawing: alone, over steps of a fixed time, on the wire; and whether device and sampler draw the same
+	$(BIN)/python -m tests.bench.draw_agreement $(ARGS)
+	$(BIN)/python -m tests.bench.draw_speed
+	$(BIN)/python -m tests.bench.draw_overhead
+	$(BIN)/python -m tests.bench.draw_overhead_served
+	$(BIN)/python -m tests.bench.row_bytes
+
 .PHONY: bench-simulator
 bench-simulator: $(VENV)/.dev ## Compare scheduling policies in the simulator
 	$(BIN)/python tests/bench/simulator.py $(ARGS)
