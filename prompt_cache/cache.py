@@ -8,9 +8,10 @@ from dataclasses import dataclass
 
 from prompt_cache.config import CacheConfig
 from prompt_cache.entry import CachedAnswer, CorruptEntry, EntryCodec
+from prompt_cache.guarded_redis import GuardedRedis, connect
 from prompt_cache.keys import CacheKey, CacheScope, KeyMaker
 from prompt_cache.memory_store import MemoryStore
-from prompt_cache.redis_store import RedisStore, connect
+from prompt_cache.redis_store import RedisStore
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -60,23 +61,24 @@ class PromptCache:
         self._keys = KeyMaker(config.secret)
         self._codec = EntryCodec(config.secret)
         self._memory = MemoryStore(max_bytes=config.l0_max_bytes, max_entries=config.l0_max_entries)
-        self._redis = RedisStore(connect(config.redis_url, config), config, clock) if config.redis_url is not None else None
+        self._guarded = GuardedRedis(connect(config.redis_url, config), config, clock) if config.redis_url is not None else None
+        self._redis = RedisStore(self._guarded, config) if self._guarded is not None else None
         self._hits_l0 = self._hits_l1 = self._misses = self._corrupt = self._too_large = 0
 
     async def start(self) -> None:
         """Starts the background writer and a first connection to Redis. Returns at once, whether Redis answers or not."""
-        if self._redis is not None:
-            await self._redis.start()
+        if self._guarded is not None:
+            await self._guarded.start()
 
     async def close(self) -> None:
         """Gives queued writes a second, then lets go of Redis. Takes little more than that, whatever Redis does."""
-        if self._redis is not None:
-            await self._redis.close()
+        if self._guarded is not None:
+            await self._guarded.close()
 
     async def drain(self) -> None:
         """Returns when every queued write was written or dropped and no probe of Redis is under way."""
-        if self._redis is not None:
-            await self._redis.drain()
+        if self._guarded is not None:
+            await self._guarded.drain()
 
     def key(self, scope: CacheScope, prompt_token_ids: Sequence[int]) -> CacheKey:
         """The name of a question's answer.
@@ -120,19 +122,19 @@ class PromptCache:
     @property
     def stats(self) -> CacheStats:
         """Counters since the start, and sizes now."""
-        redis = self._redis
+        guarded = self._guarded
         return CacheStats(
             hits_l0=self._hits_l0,
             hits_l1=self._hits_l1,
             misses=self._misses,
-            errors=redis.errors if redis else 0,
-            busy=redis.busy if redis else 0,
+            errors=guarded.errors if guarded else 0,
+            busy=self._redis.busy if self._redis else 0,
             corrupt=self._corrupt,
-            dropped=redis.dropped if redis else 0,
-            written=redis.written if redis else 0,
+            dropped=guarded.dropped if guarded else 0,
+            written=guarded.written if guarded else 0,
             too_large=self._too_large,
-            breaker_open=redis.breaker_open if redis else False,
-            queued=redis.queued if redis else 0,
+            breaker_open=guarded.breaker_open if guarded else False,
+            queued=guarded.queued if guarded else 0,
             l0_entries=len(self._memory),
             l0_bytes=self._memory.num_bytes,
         )
