@@ -68,7 +68,7 @@ class EntryCodec:
             answer.finish_reason,
             answer.prompt_tokens,
         )
-        answer_from(list(columns))
+        _answer_from(list(columns))
         return self.seal(key, json.dumps(columns, ensure_ascii=False, separators=(",", ":")).encode())
 
     def decode(self, key: CacheKey, data: bytes) -> CachedAnswer:
@@ -77,24 +77,13 @@ class EntryCodec:
         Raises:
             CorruptEntry: they are not a whole entry of this key.
         """
-        body = self.open(key, data)
-        try:
-            return answer_from(json.loads(body))
-        except ValueError as error:
-            raise CorruptEntry from error
-
-    def open(self, key: CacheKey, data: bytes) -> bytes:
-        """The body that was sealed.
-
-        Raises:
-            CorruptEntry: the bytes were not sealed under this key, or are damaged.
-        """
         start = len(_LAYOUT) + _NONCE_BYTES
         if data[: len(_LAYOUT)] != _LAYOUT or len(data) < start:
             raise CorruptEntry
         try:
-            return self._cipher(key).decrypt(data[len(_LAYOUT) : start], data[start:], _LAYOUT)
-        except InvalidTag as error:
+            body = self._cipher(key).decrypt(data[len(_LAYOUT) : start], data[start:], _LAYOUT)
+            return _answer_from(json.loads(body))
+        except (InvalidTag, ValueError) as error:
             raise CorruptEntry from error
 
     def seal(self, key: CacheKey, body: bytes) -> bytes:
@@ -107,7 +96,7 @@ class EntryCodec:
         return AESGCM(hmac.digest(self._secret, bytes.fromhex(key.digest), "sha256"))
 
 
-def answer_from(columns: Any) -> CachedAnswer:
+def _answer_from(columns: Any) -> CachedAnswer:
     """The answer in decoded columns; ValueError where anything is off."""
     if not isinstance(columns, list) or len(columns) != 4:
         raise ValueError("an answer has four columns")

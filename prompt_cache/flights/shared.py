@@ -167,15 +167,13 @@ class SharedFlights:
             self._busy += 1
             return None
         names, token = FlightNames.of(key), secrets.token_hex(16)
-        self._free -= 1
+        boarding = asyncio.create_task(self._boarded(names, token), name="prompt-cache-boarding")
         try:
-            boarded = await self._guarded.attempt(self._scripts.board(names, token))
+            boarded = await asyncio.shield(boarding)
         except asyncio.CancelledError:
-            # Redis may have given the lease to somebody who has left.
-            self._give_back(names, token)
+            # Redis may give the lease to somebody who has left; and not before it has answered can it be told so.
+            boarding.add_done_callback(lambda _: self._give_back(names, token))
             raise
-        finally:
-            self._free += 1
         if boarded is None:
             self._give_back(names, token)
         seat = self._seated(key, names, token, boarded, flight) if boarded is not None and boarded.state != "full" else None
@@ -185,6 +183,13 @@ class SharedFlights:
     def forget(self, followed: Followed) -> None:
         """Stops following a flight; for `Follow`."""
         self._reader.remove(followed)
+
+    async def _boarded(self, names: FlightNames, token: str) -> Boarded | None:
+        self._free -= 1
+        try:
+            return await self._guarded.attempt(self._scripts.board(names, token))
+        finally:
+            self._free += 1
 
     def _seated(self, key: CacheKey, names: FlightNames, token: str, boarded: Boarded, flight: Flight) -> Lead | Follow | None:
         try:
