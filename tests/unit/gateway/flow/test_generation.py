@@ -345,7 +345,7 @@ async def test_a_reader_of_a_silent_stream_is_woken_with_nothing() -> None:
 
 
 async def test_a_replayed_answer_comes_in_the_deltas_in_which_it_was_made() -> None:
-    kept = CachedAnswer(deltas=(CachedDelta("a", (1, 2)), CachedDelta("", (7,))), finish_reason="stop", prompt_tokens=5)
+    kept = CachedAnswer(deltas=(CachedDelta("a", (1, 2)), CachedDelta("", (7,))), finish_reason="stop", prompt_tokens=5, created_at=0)
     generation = ReplayedGeneration(kept, [1, 2, 3, 4, 5])
     assert await generation.next() == [Piece(0, Delta("a", [1, 2], [], None))]
     assert not generation.finished
@@ -356,7 +356,7 @@ async def test_a_replayed_answer_comes_in_the_deltas_in_which_it_was_made() -> N
 
 
 async def test_a_reader_of_a_replayed_answer_lets_others_run_between_deltas_and_waits_for_nothing() -> None:
-    kept = CachedAnswer(deltas=(CachedDelta("a", (1,)), CachedDelta("b", (2,))), finish_reason="length", prompt_tokens=1)
+    kept = CachedAnswer(deltas=(CachedDelta("a", (1,)), CachedDelta("b", (2,))), finish_reason="length", prompt_tokens=1, created_at=0)
     generation = ReplayedGeneration(kept, [1])
     reading = asyncio.create_task(generation.next())
     await asyncio.sleep(0)

@@ -16,7 +16,7 @@ from prompt_cache import CachedAnswer, CachedDelta
 from triserve.rpc.errors import Overloaded
 from triserve.v1 import sampler_pb2
 
-GENERATION = ReplayedGeneration(CachedAnswer(deltas=(CachedDelta("a", (1, 2)),), finish_reason="stop", prompt_tokens=5), [7, 8])
+GENERATION = ReplayedGeneration(CachedAnswer(deltas=(CachedDelta("a", (1, 2)),), finish_reason="stop", prompt_tokens=5, created_at=0), [7, 8])
 NOTHING = Timeline(0, 0, 0, 0)
 
 
