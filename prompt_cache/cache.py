@@ -120,6 +120,10 @@ class PromptCache:
         if self._redis is not None:
             self._redis.write(key, data)
 
+    def generation(self, tenant: str) -> int:
+        """Of the tenant's entries."""
+        return 0
+
     @property
     def stats(self) -> CacheStats:
         """Counters since the start, and sizes now."""

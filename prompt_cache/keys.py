@@ -32,6 +32,10 @@ class CacheScope:
     tokenizer_sha256: str
     # Canonical bytes of every resolved parameter that bears on the answer: sampling, stopping, what is reported with it.
     sampling: bytes
+    # What the client gave to keep its answers apart; empty = nothing.
+    salt: str = ""
+    # Of the tenant's entries; a purge raises it.
+    generation: int = 0
 
 
 class CacheKey(NamedTuple):
