@@ -80,7 +80,7 @@ class GatewayService:
         self._admission = Admission(settings.max_active_requests, shared=shared)
         budget = Shares(settings.max_bodies_bytes, noun="bytes of bodies", least=settings.max_body_bytes, shared=shared)
         self._bodies = BodyReader(limits, budget)
-        answer_cache = AnswerCache(self._cache, settings.model_name) if self._cache is not None else None
+        answer_cache = AnswerCache(self._cache, None, settings.model_name) if self._cache is not None else None
         self._pipeline = Pipeline(fleet=self._fleet, cache=answer_cache, names=names, limits=limits, metrics=metrics)
         cache = self._cache
         metrics.registry.register(

@@ -38,7 +38,7 @@ class Settings(Limits, BaseSettings):
     api_keys_file: FilePath | None = Field(
         None,
         description="File with a line `tenant sha256-of-key-in-hex` for each key, and `lowest_priority=N` after it where the key may ask for"
-        " a priority below 0, `metrics` where it may read /metrics; unset = no keys, everybody is tenant `default`",
+        " a priority below 0, `metrics` where it may read /metrics, `similarity` where it may see how near a question was that the semantic cache answers from; unset = no keys, everybody is tenant `default`",
     )
     allowed_hosts: Annotated[tuple[str, ...], NoDecode] = Field(
         (),

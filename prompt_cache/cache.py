@@ -7,11 +7,12 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from prompt_cache.config import CacheConfig
-from prompt_cache.entry import CachedAnswer, CorruptEntry, EntryCodec
+from prompt_cache.entry import CachedAnswer, EntryCodec
 from prompt_cache.guarded_redis import GuardedRedis, connect
 from prompt_cache.keys import CacheKey, CacheScope, KeyMaker
 from prompt_cache.memory_store import MemoryStore
 from prompt_cache.redis_store import RedisStore
+from prompt_cache.sealing import CorruptEntry, UnknownKey
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -58,8 +59,8 @@ class PromptCache:
     def __init__(self, config: CacheConfig, *, clock: Callable[[], float] = time.monotonic) -> None:
         self._config = config
         self._clock = clock
-        self._keys = KeyMaker(config.secret)
-        self._codec = EntryCodec(config.secret)
+        self._keys = KeyMaker(config.secrets[-1])
+        self._codec = EntryCodec(config.secrets)
         self._memory = MemoryStore(max_bytes=config.l0_max_bytes, max_entries=config.l0_max_entries)
         self._guarded = GuardedRedis(connect(config.redis_url, config), config, clock) if config.redis_url is not None else None
         self._redis = RedisStore(self._guarded, config) if self._guarded is not None else None
@@ -119,6 +120,10 @@ class PromptCache:
         if self._redis is not None:
             self._redis.write(key, data)
 
+    def generation(self, tenant: str) -> int:
+        """Of the tenant's entries."""
+        return 0
+
     @property
     def stats(self) -> CacheStats:
         """Counters since the start, and sizes now."""
@@ -147,6 +152,9 @@ class PromptCache:
             if found.data is None or len(found.data) > self._config.max_entry_bytes:
                 raise CorruptEntry
             answer = self._codec.decode(key, found.data)
+        except UnknownKey:
+            # Of a gateway that has the next secret already, or that is still to get it.
+            return None
         except CorruptEntry:
             self._corrupt += 1
             self._redis.delete(key)

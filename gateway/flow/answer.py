@@ -15,6 +15,10 @@ from triserve.v1 import sampler_pb2
 FinishReason: TypeAlias = Literal["stop", "length"]
 
 
+# Text, token ids and, with the last of them, the finish reason.
+Tee: TypeAlias = Callable[[str, tuple[int, ...], FinishReason | None], None]
+
+
 class Delta(NamedTuple):
     """What came since the reader last took."""
 
@@ -42,6 +46,8 @@ class Answer:
         notify: called with the answer when there is something for the reader.
         every_delta: whether the reader wants each delta; otherwise it is told of the end alone.
         keep_deltas: whether to remember the deltas as they came, for the prompt cache.
+        begun: tokens of the answer that were made and delivered before.
+        tee: is given each delta as it comes, beside the reader.
     """
 
     __slots__ = (
@@ -59,14 +65,24 @@ class Answer:
         "index",
         "last_at",
         "started",
+        "tee",
         "token_ids",
         "untouched",
     )
 
-    def __init__(self, index: int, notify: Callable[[Answer], None], *, every_delta: bool, keep_deltas: bool) -> None:
+    def __init__(
+        self,
+        index: int,
+        notify: Callable[[Answer], None],
+        *,
+        every_delta: bool,
+        keep_deltas: bool,
+        begun: Sequence[int] = (),
+        tee: Tee | None = None,
+    ) -> None:
         self.index = index
         # Every token so far, taken or not; a resumed attempt goes on from its length.
-        self.token_ids: list[int] = []
+        self.token_ids: list[int] = list(begun)
         # Whether nothing has come yet, and whether the reader has taken nothing yet.
         self.blank = True
         self.untouched = True
@@ -82,8 +98,9 @@ class Answer:
         self._text: list[str] = []
         self._logprobs: list[sampler_pb2.TokenLogprobs] = []
         # [0, taken) the reader has · [taken, len(token_ids)) waits for it.
-        self._taken = 0
+        self._taken = len(self.token_ids)
         self._took_finish = False
+        self.tee = tee
 
     @property
     def ended(self) -> bool:
@@ -128,6 +145,8 @@ class Answer:
             self._logprobs += logprobs
         if self.deltas is not None:
             self.deltas.append((text, tuple(token_ids)))
+        if self.tee is not None:
+            self.tee(text, tuple(token_ids), finish_reason)
         self.finish_reason = finish_reason
         if self._every_delta or finish_reason is not None:
             self._notify(self)
@@ -152,6 +171,7 @@ class Answer:
         assert self.untouched, "an answer of which something was taken is not resumed"
         self.error = None
         if anew:
+            assert self.tee is None, "what was given to others cannot be made again"
             self.blank = True
             self.token_ids = []
             self._text = []

@@ -8,13 +8,17 @@ import logging
 import secrets
 import time
 from collections.abc import AsyncIterator, Callable, Sequence
+from dataclasses import replace
 from typing import Protocol
 
+from gateway.errors import NotCached
 from gateway.flow.admission import Ticket
-from gateway.flow.answer_cache import AnswerCache
+from gateway.flow.answer_cache import AnswerCache, Inquiry
 from gateway.flow.call import Call, Prompt
-from gateway.flow.generation import CacheStatus, Choice, EncodedPrompt, Generation, LiveGeneration, ReplayedGeneration, Replicas
+from gateway.flow.flights import Flights, FollowedGeneration, Sharing
+from gateway.flow.generation import CacheReport, Choice, EncodedPrompt, Generation, LiveGeneration, Observer, Replicas
 from gateway.flow.limits import Limits
+from gateway.flow.replay import ReplayedGeneration
 from gateway.flow.resolve import (
     check_priority,
     check_prompt_ids,
@@ -28,11 +32,14 @@ from gateway.flow.resolve import (
 from gateway.flow.served_model import ServedModel, ServedNames
 from gateway.flow.token_rules import check_something_is_left, sampling_strings
 from gateway.metrics import Metrics
-from prompt_cache import CacheKey
+from prompt_cache import CachedDelta
 from triserve.rpc.errors import DeadlineExceeded, InvalidRequest, PromptTooLong, ServiceError
 from triserve.v1 import tokenizer_pb2
 
 logger = logging.getLogger(__name__)
+
+# Answers of the semantic cache that are being checked.
+_MAX_AUDITS = 2
 
 
 class Stages(Replicas, Protocol):
@@ -74,6 +81,8 @@ class Pipeline:
         self._limits = limits
         self._metrics = metrics
         self._scopes: set[asyncio.Timeout] = set()
+        self._audits: set[asyncio.Task[None]] = set()
+        self._flights = Flights()
         self._abort_error: ServiceError | None = None
 
     @contextlib.asynccontextmanager
@@ -92,13 +101,17 @@ class Pipeline:
         record = _Record(call, self._metrics, self._clock)
         try:
             async with self._deadline(call) as scope:
-                key, generation = await self._begin(call, ticket, scope, record)
-                record.generation = generation
-                with contextlib.closing(generation):
-                    yield generation
-                if self._cache is not None and key is not None and isinstance(generation, LiveGeneration) and generation.finished:
-                    (answer,) = generation.answers
-                    self._cache.put(call, key, answer, prompt_tokens=generation.usage().prompt_tokens)
+                with contextlib.closing(self._cache.begin(call)) if self._cache is not None else contextlib.nullcontext() as inquiry:
+                    generation = await self._begin(call, ticket, scope, record, inquiry)
+                    record.generation = generation
+                    try:
+                        with contextlib.closing(generation):
+                            yield generation
+                        if inquiry is not None and isinstance(generation, LiveGeneration) and generation.finished:
+                            self._keep(generation, inquiry)
+                    finally:
+                        if inquiry is not None and inquiry.sharing is not None:
+                            inquiry.sharing.leave(generation.failure if isinstance(generation, LiveGeneration) else None)
             record.outcome = "ok"
         except ServiceError as error:
             record.outcome = error.reason.lower()
@@ -112,10 +125,12 @@ class Pipeline:
     def abort_all(self, error: ServiceError) -> None:
         """Ends every call with the error, now."""
         self._abort_error = error
+        for audit in self._audits:
+            audit.cancel()
         for scope in [one for one in self._scopes if not one.expired()]:
             scope.reschedule(asyncio.get_running_loop().time())
 
-    async def _begin(self, call: Call, ticket: Ticket, scope: asyncio.Timeout, record: _Record) -> tuple[CacheKey | None, Generation]:
+    async def _begin(self, call: Call, ticket: Ticket, scope: asyncio.Timeout, record: _Record, inquiry: Inquiry | None) -> Generation:
         check_shape(call, self._limits)
         ticket.widen(len(call.prompts) * call.n)
         self._names.require(call.model)
@@ -124,23 +139,68 @@ class Pipeline:
         check_template_reads(call, model)
         prompts, ids = await self._tokenize(call, model, sampling_strings(call.wishes))
         choices = self._choices(call, model, prompts, ids)
-        key = self._cache.key(call, model, choices) if self._cache is not None else None
-        status: CacheStatus = "bypass"
-        if self._cache is not None and key is not None and call.cache.read:
-            kept = await self._cache.get(key)
-            if kept is not None:
-                (choice,) = choices
-                return key, ReplayedGeneration(kept, choice.prompt.token_ids)
-            status = "miss"
+        kept = await inquiry.look(model, choices) if inquiry is not None else None
+        if kept is not None and inquiry is not None:
+            if inquiry.found is not None and inquiry.found.audit:
+                self._audit(call, choices, inquiry)
+            (choice,) = choices
+            return ReplayedGeneration(
+                kept.answer, choice.prompt.token_ids, cache=kept.report, tokens_per_s=self._limits.cache_replay_tokens_per_s
+            )
+        if call.cache.only:
+            raise NotCached("no answer is kept that may be given, and only a kept one was asked for")
+
+        def remaining() -> int:
+            return remaining_ms(scope.when(), asyncio.get_running_loop().time())
+
+        if inquiry is not None and inquiry.key is not None and inquiry.shares:
+            sharing = self._flights.join(inquiry.key)
+            if sharing is not None:
+                return self._follow(call, choices, inquiry, sharing, remaining)
+            inquiry.sharing = self._flights.open(inquiry.key, prompt_tokens=len(choices[0].prompt.token_ids))
+        try:
+            return self._submitted(call, choices, inquiry, record, remaining, sharing=inquiry.sharing if inquiry is not None else None)
+        except ServiceError as error:
+            if inquiry is not None and inquiry.sharing is not None:
+                inquiry.sharing.leave(error)
+            raise
+
+    def _follow(
+        self, call: Call, choices: list[Choice], inquiry: Inquiry, sharing: Sharing, remaining: Callable[[], int]
+    ) -> FollowedGeneration:
+        """Follows the answer that is made to the same question."""
+        (choice,) = choices
+        num_tokens = len(choice.prompt.token_ids)
+        return FollowedGeneration(
+            sharing,
+            choice.prompt.token_ids,
+            go_on=lambda begun: self._submitted(call, choices, None, _Unobserved(), remaining, sharing=sharing, begun=begun),
+            keep=lambda deltas, finish_reason: inquiry.keep(deltas, finish_reason, prompt_tokens=num_tokens),
+            idle_s=self._limits.keep_alive_s if call.stream else None,
+        )
+
+    def _submitted(
+        self,
+        call: Call,
+        choices: list[Choice],
+        inquiry: Inquiry | None,
+        observer: Observer,
+        remaining: Callable[[], int],
+        *,
+        sharing: Sharing | None = None,
+        begun: Sequence[int] = (),
+    ) -> LiveGeneration:
         generation = LiveGeneration(
             choices,
             call=call,
             replicas=self._fleet,
             limits=self._limits,
-            remaining_ms=lambda: remaining_ms(scope.when(), asyncio.get_running_loop().time()),
-            cache=status,
-            keep_deltas=key is not None and call.cache.write,
-            observer=record,
+            remaining_ms=remaining,
+            cache=CacheReport("miss" if inquiry is not None and inquiry.asked else "bypass"),
+            keep_deltas=inquiry is not None and inquiry.keeps,
+            observer=observer,
+            begun=begun,
+            tee=sharing.tee if sharing is not None else None,
             clock=self._clock,
         )
         try:
@@ -148,7 +208,32 @@ class Pipeline:
         except BaseException:
             generation.close()
             raise
-        return key, generation
+        return generation
+
+    def _keep(self, generation: LiveGeneration, inquiry: Inquiry) -> None:
+        answer = generation.answers[0]
+        if answer.deltas is not None and answer.finish_reason is not None:
+            deltas = [CachedDelta(text, token_ids) for text, token_ids in answer.deltas]
+            inquiry.keep(deltas, answer.finish_reason, prompt_tokens=generation.usage().prompt_tokens)
+
+    def _audit(self, call: Call, choices: list[Choice], inquiry: Inquiry) -> None:
+        """Has the model answer what the cache has answered, in the background and for nobody but the comparison."""
+        if len(self._audits) < _MAX_AUDITS:
+            task = asyncio.create_task(self._run_audit(replace(call, stream=False), choices, inquiry), name="cache-audit")
+            self._audits.add(task)
+            task.add_done_callback(self._audits.discard)
+
+    async def _run_audit(self, call: Call, choices: list[Choice], inquiry: Inquiry) -> None:
+        timeout_s = self._limits.request_timeout_s
+        try:
+            async with asyncio.timeout(timeout_s):
+                generation = self._submitted(call, choices, inquiry, _Unobserved(), lambda: round(1000 * timeout_s))
+                with contextlib.closing(generation):
+                    while not generation.finished:
+                        await generation.next()
+            self._keep(generation, inquiry)
+        except (ServiceError, TimeoutError) as error:
+            logger.info("%s an answer of the prompt cache was not checked: %s", call.request_id, error)
 
     async def _tokenize(
         self, call: Call, model: ServedModel, strings: tokenizer_pb2.SamplingStrings | None
@@ -232,6 +317,16 @@ class Pipeline:
             raise (self._abort_error or DeadlineExceeded(f"the request took longer than {timeout_s:g} s")) from None
 
 
+class _Unobserved:
+    """Implements `Observer` for what no client waits for."""
+
+    def retried(self) -> None:
+        """Nobody is told."""
+
+    def gap(self, seconds: float) -> None:
+        """Nobody is told."""
+
+
 class _Record:
     """Counts and logs one call when it ends. Never sees a prompt."""
 
@@ -262,7 +357,7 @@ class _Record:
             logger.info("%s %s %s%s %s after %.3f s", call.request_id, call.tenant, call.route, call.label, self.outcome, took_s)
             return
         usage = generation.usage()
-        metrics.cache_lookups.labels(generation.cache).inc()
+        metrics.cache_lookups.labels(generation.cache.status).inc()
         metrics.prompt_tokens.inc(usage.prompt_tokens)
         metrics.completion_tokens.inc(usage.completion_tokens)
         metrics.cached_tokens.inc(usage.cached_tokens)
@@ -279,7 +374,7 @@ class _Record:
             usage.prompt_tokens,
             usage.cached_tokens,
             usage.completion_tokens,
-            generation.cache,
+            generation.cache.status,
         )
 
     def _observe(self, generation: LiveGeneration) -> None:

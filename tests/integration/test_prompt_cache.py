@@ -112,7 +112,7 @@ async def opened(url: str, *, clock: Clock | None = None, **bounds: float) -> As
 
 
 def answer(number: int = 0) -> CachedAnswer:
-    return CachedAnswer(deltas=(CachedDelta(f"answer {number}", (number,)),), finish_reason="stop", prompt_tokens=1)
+    return CachedAnswer(deltas=(CachedDelta(f"answer {number}", (number,)),), finish_reason="stop", prompt_tokens=1, created_at=0)
 
 
 async def keep(cache: PromptCache, number: int = 0) -> CacheKey:

@@ -110,7 +110,7 @@ async def test_after_so_many_failures_in_a_row_redis_is_left_alone_until_a_probe
 
 
 async def test_the_log_says_once_when_redis_is_left_alone_and_once_when_it_is_back(caplog: pytest.LogCaptureFixture) -> None:
-    caplog.set_level(logging.INFO, logger="prompt_cache.redis_store")
+    caplog.set_level(logging.INFO, logger="prompt_cache.guarded_redis")
     scene = Scene(breaker_failures=2, breaker_open_s=3.0)
     await scene.store.read(KEY)
     scene.redis.error = RedisConnectionError("gone")

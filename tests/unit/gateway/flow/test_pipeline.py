@@ -44,7 +44,7 @@ class Scene:
         self.admission = Admission(places)
         self.metrics = Metrics()
         self.clock = Clock()
-        cache = AnswerCache(PromptCache(CacheConfig(redis_url=None, secret=b"0123456789abcdef")), "tiny") if cached else None
+        cache = AnswerCache(PromptCache(CacheConfig(redis_url=None, secret=b"0123456789abcdef")), None, "tiny") if cached else None
         self.pipeline = Pipeline(
             fleet=self.stages, cache=cache, names=ServedNames(name="tiny"), limits=Limits(**limits), metrics=self.metrics, clock=self.clock
         )
@@ -56,7 +56,7 @@ class Scene:
             async with self.pipeline.open(call(*prompts, **fields), ticket) as generation:
                 while not generation.finished:
                     said += "".join(piece.delta.text for piece in await generation.next())
-                return said, generation.usage(), generation.cache
+                return said, generation.usage(), generation.cache.status
 
     async def refusal(self, *prompts: Prompt, **fields: Any) -> ServiceError:
         """The error instead of an answer. Nothing is left of the request."""
@@ -298,9 +298,9 @@ async def test_a_determined_answer_is_kept_and_replayed_without_a_replica() -> N
     scene = Scene(cached=True)
     greedy = Wishes(temperature=0.0)
     assert await scene.answer(text("abc"), wishes=greedy) == ("Hi", Usage(3, 3, 2), "miss")
-    assert await scene.answer(text("abc"), wishes=greedy) == ("Hi", Usage(3, 3, 0), "hit")
+    assert await scene.answer(text("abc"), wishes=greedy) == ("Hi", Usage(3, 3, 3), "hit-exact")
     assert len(scene.replica.attempts) == 1
-    assert scene.count("triserve_cache_lookups_total", result="hit") == 1
+    assert scene.count("triserve_cache_lookups_total", result="hit-exact") == 1
 
 
 @pytest.mark.parametrize(
@@ -324,7 +324,7 @@ async def test_a_fresh_answer_is_kept_for_others() -> None:
     scene = Scene(cached=True)
     greedy = Wishes(temperature=0.0)
     await scene.answer(text("abc"), wishes=greedy, cache=CachePolicy(read=False))
-    assert (await scene.answer(text("abc"), wishes=greedy))[2] == "hit"
+    assert (await scene.answer(text("abc"), wishes=greedy))[2] == "hit-exact"
 
 
 async def test_an_answer_that_was_not_read_to_its_end_is_not_kept() -> None:
