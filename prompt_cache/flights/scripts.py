@@ -3,6 +3,9 @@
 The lease says who leads: the leader's token, for as long as it renews it. The stream holds what it delivered. Every write checks the token, so
 that a leader that lost its lease, and does not know it yet, writes nothing more.
 
+EVALSHA rather than Redis functions: the same one round trip, from Redis 6.2 on where functions need 7; a script is named by its own hash, so that
+gateways of two releases share a server, where a function of one name is the one that was loaded last; and nobody needs FUNCTION LOAD.
+
 A user of Redis who may not do all of this (`+evalsha +eval +script|load +get +set +del +type +pexpire +xadd +xlen +xrange +xread`) flies alone.
 """
 

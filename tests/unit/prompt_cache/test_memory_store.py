@@ -142,7 +142,7 @@ class CostAgainstAList(MemoryStoreAgainstAList):
 
 @pytest.mark.parametrize("machine", [LruAgainstAList, LfuAgainstAList, FifoAgainstAList, CostAgainstAList])
 def test_a_store_does_what_a_list_does_that_is_searched_for_whatever_is_asked(machine: type[MemoryStoreAgainstAList]) -> None:
-    run_state_machine_as_test(machine, settings=settings(max_examples=25, stateful_step_count=40))  # type: ignore[no-untyped-call]
+    run_state_machine_as_test(machine, settings=settings(max_examples=25, stateful_step_count=40))
 
 
 POLICIES: tuple[EvictionPolicy, ...] = ("lru", "lfu", "fifo", "cost")
