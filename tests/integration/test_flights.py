@@ -26,7 +26,7 @@ KEY = CacheKey("aa", "11" * 32)
 NAMES = FlightNames.of(KEY)
 END = Finished("stop", 7)
 # Leases that end only when a test ends them, looked at so often that nobody waits for it.
-LIMITS = FlightLimits(lease_s=3600, publish_every_s=0.001)
+LIMITS = FlightLimits(lease_s=3600, publish_every_s=0.001, publish_unwatched_every_s=0.001)
 WATCHFUL = dataclasses.replace(LIMITS, lease_s=0.02)
 
 
@@ -172,9 +172,10 @@ async def test_a_finished_flight_can_be_joined_until_it_expires(server: RedisSer
 async def test_everything_in_redis_expires_and_nothing_can_be_read_there(server: RedisServer, raw: redis.Redis) -> None:
     async with gateway(server.url) as one:
         lead = await lead_of(one)
+        await follow_of(one)
         lead.put(deltas(2))
         await published(raw)
-        assert set(raw.keys()) == {NAMES.lease.encode(), NAMES.stream.encode()}
+        assert set(raw.keys()) == {name.encode() for name in NAMES}
         assert all(raw.pttl(name) > 0 for name in NAMES)
         (fields,) = entries_of(raw, NAMES.stream)
         assert b"piece" not in b"".join(fields.values())
@@ -204,6 +205,19 @@ async def test_when_the_leader_dies_one_waiter_takes_over_from_what_was_delivere
         successor.finish(*END)
         for follow in others:
             assert await read_all(follow) == (deltas(5), END)
+
+
+async def test_a_leader_that_hangs_is_replaced_when_its_lease_ends(server: RedisServer) -> None:
+    async with gateway(server.url, dataclasses.replace(LIMITS, lease_s=1)) as hung, gateway(server.url, WATCHFUL) as other:
+        lead = await lead_of(hung)
+        lead.put(deltas(1))
+        follow = await follow_of(other)
+        got = list((await follow.read(0)).deltas)
+        assert hung._publisher._task is not None
+        hung._publisher._task.cancel()
+        assert await lost(follow) == "its leader's lease ended"
+        assert got == deltas(1)
+        assert isinstance(await follow.take_over(), Lead)
 
 
 async def test_a_leader_that_lost_its_lease_writes_nothing_more(server: RedisServer, raw: redis.Redis) -> None:
@@ -257,6 +271,26 @@ async def test_a_lease_is_renewed_while_nothing_is_made(server: RedisServer, raw
         lead.renewed_at -= 11
         lead._publisher.wake()
         await until(lambda: raw.pttl(NAMES.lease) > 20_000)
+
+
+async def test_a_leader_that_nobody_follows_writes_seldom_and_one_that_is_followed_at_once(server: RedisServer, raw: redis.Redis) -> None:
+    async with gateway(server.url, dataclasses.replace(LIMITS, publish_unwatched_every_s=3600)) as one, gateway(server.url) as other:
+        lead, beside = await lead_of(one), await lead_of(one, CacheKey("aa", "22" * 32))
+        lead.put(deltas(1))
+        await published(raw)
+        lead.put(deltas(1, 1))
+        beside.finish(*END)
+        await until(lambda: one.stats.leading == 1)
+        assert raw.xlen(NAMES.stream) == 1
+        follow = await follow_of(other)
+        lead.renewed_at -= 3600
+        lead.put(deltas(1, 2))
+        await published(raw, 2)
+        lead.put(deltas(1, 3))
+        lead.put(deltas(1, 4))
+        got = 0
+        while got < 5:
+            got += len((await follow.read(got)).deltas)
 
 
 async def test_a_boarding_that_is_cancelled_leaves_nobody_in_the_lead(server: RedisServer, raw: redis.Redis) -> None:
