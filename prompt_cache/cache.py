@@ -124,6 +124,10 @@ class PromptCache:
         """Of the tenant's entries."""
         return 0
 
+    async def purge(self, tenant: str) -> int:
+        """Forgets all that a tenant has; its new generation."""
+        return 0
+
     @property
     def stats(self) -> CacheStats:
         """Counters since the start, and sizes now."""

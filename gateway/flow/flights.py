@@ -102,6 +102,7 @@ class FollowedGeneration:
         idle_s: float | None,
     ) -> None:
         self.cache = CacheReport("hit-exact", 0)
+        self.saved_s = 0.0
         self._sharing = sharing
         self._prompt_token_ids = prompt_token_ids
         self._go_on = go_on

@@ -84,6 +84,8 @@ class Generation(Protocol):
     """What a door reads a request's answers from."""
 
     cache: CacheReport
+    # Seconds it took to make the answer, where it was made before.
+    saved_s: float
 
     @property
     def finished(self) -> bool:
@@ -190,6 +192,7 @@ class LiveGeneration:
         self._clock = clock
         self._sleep = sleep
         self.cache = cache
+        self.saved_s = 0.0
         self.choices = choices
         self._call = call
         self._replicas = replicas

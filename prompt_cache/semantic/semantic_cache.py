@@ -22,7 +22,7 @@ from prompt_cache.keys import KeyMaker, SemanticScope
 from prompt_cache.sealing import CorruptEntry, UnknownKey
 from prompt_cache.semantic.budgets import Budgets, ScopeReport
 from prompt_cache.semantic.candidate import Candidate, StepResult, Verdict
-from prompt_cache.semantic.config import SemanticConfig
+from prompt_cache.semantic.config import Mode, SemanticConfig
 from prompt_cache.semantic.evaluator import EvaluatorPolicy, evaluate, explain
 from prompt_cache.semantic.normalise import normalise
 from prompt_cache.semantic.records import Record, RecordCodec
@@ -157,6 +157,11 @@ class SemanticCache:
         await asyncio.gather(*tasks, return_exceptions=True)
         await self.embedder.close()
 
+    @property
+    def is_open(self) -> bool:
+        """Whether the embedder has shown what its vectors are, and there is a store."""
+        return self.store is not None
+
     async def drain(self) -> None:
         """Returns when nothing runs in the background."""
         while self._tasks:
@@ -164,8 +169,15 @@ class SemanticCache:
         if self._guarded is not None:
             await self._guarded.drain()
 
+    @property
+    def mode(self) -> Mode:
+        """Whether anything is served."""
+        return self._config.mode
+
     async def embed(self, question: str) -> Vector | None:
         """The vector of a question, to be begun early; None if there is none or it fails."""
+        if len(question) > self._config.max_question_bytes:
+            return None
         try:
             (vector,) = await self.embedder.embed([normalise(question)])
         except EmbeddingFailed as error:
@@ -193,7 +205,10 @@ class SemanticCache:
 
     async def prepare(self, scope: SemanticScope, question: str, vector: Awaitable[Vector | None]) -> Found:
         """What is needed to keep the answer to a question for which nothing is to be looked for."""
-        name, asked = self._keys.scope(scope), normalise(question)
+        name = self._keys.scope(scope)
+        if len(question) > self._config.max_question_bytes:
+            return Found("skipped", name, "")
+        asked = normalise(question)
         try:
             async with asyncio.timeout(self._config.lookup_timeout_s):
                 return Found("skipped", name, asked, await vector)
@@ -233,7 +248,10 @@ class SemanticCache:
         return self.budgets.reports()
 
     async def _look(self, scope: SemanticScope, question: str, vector: Awaitable[Vector | None], terms: Terms) -> Found:
-        name, asked = self._keys.scope(scope), normalise(question)
+        name = self._keys.scope(scope)
+        if len(question) > self._config.max_question_bytes:
+            return Found("skipped", name, "")
+        asked = normalise(question)
         if not asked or len(asked.encode("utf-8", "surrogatepass")) > self._config.max_question_bytes:
             return Found("skipped", name, asked)
         if self.store is None:
@@ -357,6 +375,8 @@ class SemanticCache:
     async def _open(self) -> None:
         while self.store is None:
             try:
+                # An endpoint tells with its first answer how long its vectors are.
+                await self.embedder.embed([_FIRST_WORDS])
                 self.store = await self._open_store()
             except Exception as error:  # noqa: BLE001 - whatever Redis says, it is asked again
                 logger.warning("no store for the semantic cache yet: %s", error)
@@ -365,6 +385,7 @@ class SemanticCache:
 
 
 _OPEN_AGAIN_S = 5.0
+_FIRST_WORDS = "How far is the moon?"
 
 
 async def _finished(work: Awaitable[object]) -> object:

@@ -13,7 +13,8 @@ from gateway.flow.answer_cache import AnswerCache
 from gateway.flow.call import CachePolicy, Call, Prompt, Wishes
 from gateway.flow.generation import LiveGeneration, Usage
 from gateway.flow.limits import Limits
-from gateway.flow.pipeline import Pipeline, in_clients_words, remaining_ms
+from gateway.flow.pipeline import Pipeline, remaining_ms
+from gateway.flow.preparation import in_clients_words
 from gateway.flow.resolve import choice_seed
 from gateway.flow.served_model import ServedModel, ServedNames
 from gateway.metrics import Metrics
