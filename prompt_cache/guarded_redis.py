@@ -117,6 +117,8 @@ class GuardedRedis:
 
     async def attempt(self, operation: Awaitable[T]) -> T | None:
         """The operation's result; None, counted, if it fails or takes longer than a lookup may."""
+        task = asyncio.current_task()
+        cancelled_before = task.cancelling() if task is not None else 0
         try:
             async with asyncio.timeout(self._config.lookup_timeout_s):
                 result = await operation
@@ -125,6 +127,10 @@ class GuardedRedis:
             if self._breaker.failed(self._clock()):
                 logger.warning("Redis is left alone for %.3g s after failures in a row, the last: %r", self._config.breaker_open_s, error)
             return None
+        finally:
+            # The client sends under `asyncio.wait_for`, which before Python 3.12 loses a cancellation that comes as the sending is done.
+            if task is not None and task.cancelling() > cancelled_before:
+                raise asyncio.CancelledError
         if self._breaker.succeeded():
             logger.info("Redis is in use again")
         return result
