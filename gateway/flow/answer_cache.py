@@ -7,12 +7,12 @@ import time
 from collections.abc import Callable, Iterable, Sequence
 from typing import NamedTuple
 
-from gateway.flow.answer import FinishReason
+from gateway.flow.answer import FinishReason, Tee
 from gateway.flow.call import Call
-from gateway.flow.flights import Sharing
 from gateway.flow.generation import CacheReport, Choice
 from gateway.flow.served_model import ServedModel
 from prompt_cache import CachedAnswer, CachedDelta, CacheKey, CacheScope, PromptCache, SemanticScope
+from prompt_cache.flights import Maker
 from prompt_cache.semantic.semantic_cache import Explained, Found, SemanticCache, Terms
 from prompt_cache.semantic.write_gates import reason_not_to_keep
 from triserve.rpc.errors import InvalidRequest
@@ -147,8 +147,6 @@ class Inquiry:
         self._began_at = owner.wall()
         self.key: CacheKey | None = None
         self.found: Found | None = None
-        # Where others follow the answer that is made for this call.
-        self.sharing: Sharing | None = None
 
     @property
     def keeps(self) -> bool:
@@ -176,7 +174,30 @@ class Inquiry:
             kept = await self._look_similarly(model, choice)
         return kept
 
-    def keep(self, deltas: Iterable[CachedDelta], finish_reason: FinishReason, *, prompt_tokens: int) -> None:
+    def tee(self, prompt_tokens: int, maker: Maker | None = None, begun: Iterable[CachedDelta] = ()) -> Tee:
+        """What is to get the answer's deltas beside the client: they are kept when it is whole, and given to all who follow.
+
+        Args:
+            prompt_tokens: of the question.
+            maker: of the answer that others follow.
+            begun: what was made of it before.
+        """
+        deltas = list(begun)
+
+        def take(text: str, token_ids: tuple[int, ...], finish_reason: FinishReason | None) -> None:
+            delta = CachedDelta(text, token_ids)
+            deltas.append(delta)
+            if finish_reason is not None:
+                # First, so that who comes when nobody can follow any more finds it.
+                self._keep(deltas, finish_reason, prompt_tokens=prompt_tokens)
+            if maker is not None:
+                maker.put([delta])
+                if finish_reason is not None:
+                    maker.finish(finish_reason, prompt_tokens)
+
+        return take
+
+    def _keep(self, deltas: Sequence[CachedDelta], finish_reason: FinishReason, *, prompt_tokens: int) -> None:
         """Keeps a finished answer, unless the client objects, and compares it with what was kept for a similar question."""
         now = self._owner.wall()
         made = CachedAnswer(

@@ -8,13 +8,14 @@ import logging
 import time
 from collections.abc import AsyncIterator, Callable, Sequence
 from dataclasses import replace
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 from gateway.errors import NotCached
 from gateway.flow.admission import Ticket
+from gateway.flow.answer import Tee
 from gateway.flow.answer_cache import AnswerCache, Inquiry, Kept
 from gateway.flow.call import Call
-from gateway.flow.flights import Flights, FollowedGeneration, Sharing
+from gateway.flow.flights import FollowedGeneration, reason_of
 from gateway.flow.generation import CacheReport, Choice, Generation, LiveGeneration, Observer, Replicas
 from gateway.flow.limits import Limits
 from gateway.flow.preparation import Preparation, Tokenizers
@@ -23,7 +24,7 @@ from gateway.flow.replay import ReplayedGeneration
 from gateway.flow.resolve import check_priority, check_shape, check_template_reads
 from gateway.flow.served_model import ServedModel, ServedNames
 from gateway.metrics import Metrics
-from prompt_cache import CachedDelta
+from prompt_cache.flights import Flights, Maker, Seat
 from prompt_cache.semantic.semantic_cache import Explained
 from triserve.rpc.errors import DeadlineExceeded, InvalidRequest, ServiceError
 
@@ -31,6 +32,25 @@ logger = logging.getLogger(__name__)
 
 # Answers of the semantic cache that are being checked.
 _MAX_AUDITS = 2
+
+
+_UNOBSERVED = Unobserved()
+
+
+class Order(NamedTuple):
+    """What is to be made, with all that is known of it."""
+
+    call: Call
+    choices: list[Choice]
+    # None = there is no prompt cache.
+    inquiry: Inquiry | None
+    # Milliseconds the request has left.
+    remaining_ms: Callable[[], int]
+
+    @property
+    def prompt_tokens(self) -> int:
+        """Of the first prompt."""
+        return len(self.choices[0].prompt.token_ids)
 
 
 class Stages(Replicas, Tokenizers, Protocol):
@@ -46,6 +66,7 @@ class Pipeline:
     Args:
         fleet: the stages.
         cache: the prompt cache; None = there is none.
+        flights: answers being made, of which identical questions are given the same; None = of this gateway alone.
         names: names of the model.
         limits: bounds on one request.
         metrics: where to count.
@@ -63,9 +84,11 @@ class Pipeline:
         names: ServedNames,
         limits: Limits,
         metrics: Metrics,
+        flights: Flights | None = None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._clock = clock
+        self.flights = flights if flights is not None else Flights(None)
         self._fleet = fleet
         self.cache = cache
         self._names = names
@@ -73,7 +96,6 @@ class Pipeline:
         self._metrics = metrics
         self._scopes: set[asyncio.Timeout] = set()
         self._audits: set[asyncio.Task[None]] = set()
-        self._flights = Flights()
         self._preparation = Preparation(fleet, limits, metrics)
         self._abort_error: ServiceError | None = None
 
@@ -92,18 +114,11 @@ class Pipeline:
         """
         record = Record(call, self._metrics, self._clock)
         try:
-            async with self._deadline(call) as scope:
-                with contextlib.closing(self.cache.begin(call)) if self.cache is not None else contextlib.nullcontext() as inquiry:
-                    generation = await self._begin(call, ticket, scope, record, inquiry)
-                    record.generation = generation
-                    try:
-                        with contextlib.closing(generation):
-                            yield generation
-                        if inquiry is not None and isinstance(generation, LiveGeneration) and generation.finished:
-                            self._keep(generation, inquiry)
-                    finally:
-                        if inquiry is not None and inquiry.sharing is not None:
-                            inquiry.sharing.leave(generation.failure if isinstance(generation, LiveGeneration) else None)
+            async with self._deadline(call) as scope, contextlib.AsyncExitStack() as stack:
+                generation = await self._begin(call, ticket, scope, record, stack)
+                record.generation = generation
+                with contextlib.closing(generation):
+                    yield generation
             record.outcome = "ok"
         except ServiceError as error:
             record.outcome = error.reason.lower()
@@ -137,39 +152,32 @@ class Pipeline:
         for scope in [one for one in self._scopes if not one.expired()]:
             scope.reschedule(asyncio.get_running_loop().time())
 
-    async def _begin(self, call: Call, ticket: Ticket, scope: asyncio.Timeout, record: Record, inquiry: Inquiry | None) -> Generation:
+    async def _begin(
+        self, call: Call, ticket: Ticket, scope: asyncio.Timeout, record: Record, stack: contextlib.AsyncExitStack
+    ) -> Generation:
+        # The question's vector is made while the prompt is tokenized.
+        inquiry = stack.enter_context(contextlib.closing(self.cache.begin(call))) if self.cache is not None else None
         check_shape(call, self._limits)
         ticket.widen(len(call.prompts) * call.n)
         self._names.require(call.model)
         model = self._fleet.model()
         check_priority(call, model)
         check_template_reads(call, model)
-        choices = await self._preparation.choices(call, model)
-        kept = await self._look(inquiry, model, choices, record) if inquiry is not None else None
-        if kept is not None and inquiry is not None:
-            if inquiry.found is not None and inquiry.found.audit:
-                self._audit(call, choices, inquiry)
-            (choice,) = choices
-            return ReplayedGeneration(
-                kept.answer, choice.prompt.token_ids, cache=kept.report, tokens_per_s=self._limits.cache_replay_tokens_per_s
-            )
+        order = Order(call, await self._preparation.choices(call, model), inquiry, self._clock_of(scope))
+        if inquiry is not None:
+            kept = await self._look(inquiry, model, order.choices, record)
+            if kept is not None:
+                if inquiry.found is not None and inquiry.found.audit:
+                    self._audit(order)
+                prompt = order.choices[0].prompt
+                return ReplayedGeneration(
+                    kept.answer, prompt.token_ids, cache=kept.report, tokens_per_s=self._limits.cache_replay_tokens_per_s
+                )
         if call.cache.only:
             raise NotCached("no answer is kept that may be given, and only a kept one was asked for")
-
-        def remaining() -> int:
-            return remaining_ms(scope.when(), asyncio.get_running_loop().time())
-
         if inquiry is not None and inquiry.key is not None and inquiry.shares:
-            sharing = self._flights.join(inquiry.key)
-            if sharing is not None:
-                return self._follow(call, choices, inquiry, sharing, remaining)
-            inquiry.sharing = self._flights.open(inquiry.key, prompt_tokens=len(choices[0].prompt.token_ids))
-        try:
-            return self._submitted(call, choices, inquiry, record, remaining, sharing=inquiry.sharing if inquiry is not None else None)
-        except ServiceError as error:
-            if inquiry is not None and inquiry.sharing is not None:
-                inquiry.sharing.leave(error)
-            raise
+            return self._share(order, await stack.enter_async_context(self.flights.join(inquiry.key)), record, stack)
+        return self._submitted(order, record, tee=inquiry.tee(order.prompt_tokens) if inquiry is not None and inquiry.keeps else None)
 
     async def _look(self, inquiry: Inquiry, model: ServedModel, choices: Sequence[Choice], record: Record) -> Kept | None:
         began = self._clock()
@@ -178,42 +186,37 @@ class Pipeline:
             record.looked(self._clock() - began, found=kept is not None)
         return kept
 
-    def _follow(
-        self, call: Call, choices: list[Choice], inquiry: Inquiry, sharing: Sharing, remaining: Callable[[], int]
-    ) -> FollowedGeneration:
-        """Follows the answer that is made to the same question."""
-        (choice,) = choices
-        num_tokens = len(choice.prompt.token_ids)
-        return FollowedGeneration(
-            sharing,
-            choice.prompt.token_ids,
-            go_on=lambda begun: self._submitted(call, choices, None, Unobserved(), remaining, sharing=sharing, begun=begun),
-            keep=lambda deltas, finish_reason: inquiry.keep(deltas, finish_reason, prompt_tokens=num_tokens),
-            idle_s=self._limits.keep_alive_s if call.stream else None,
-        )
+    def _share(self, order: Order, seat: Seat, record: Record, stack: contextlib.AsyncExitStack) -> Generation:
+        """Makes an answer that others may follow, or follows one that is made to the same question."""
+        inquiry = order.inquiry
+        assert inquiry is not None, "who shares has asked the cache"
 
-    def _submitted(
-        self,
-        call: Call,
-        choices: list[Choice],
-        inquiry: Inquiry | None,
-        observer: Observer,
-        remaining: Callable[[], int],
-        *,
-        sharing: Sharing | None = None,
-        begun: Sequence[int] = (),
-    ) -> LiveGeneration:
+        def make(maker: Maker, begun: Sequence[int], observer: Observer = _UNOBSERVED) -> LiveGeneration:
+            tee = inquiry.tee(order.prompt_tokens, maker, seat.flight.since(0))
+            return self._submitted(order, observer, tee=tee, begun=begun)
+
+        if seat.maker is None or seat.flight.token_ids:
+            idle_s = self._limits.keep_alive_s if order.call.stream else None
+            return FollowedGeneration(seat, order.choices[0].prompt.token_ids, make=make, idle_s=idle_s)
+        try:
+            generation = make(seat.maker, (), record)
+        except ServiceError as error:
+            seat.maker.fail(reason_of(error))
+            raise
+        stack.callback(_tell_failure, seat.maker, generation)
+        return generation
+
+    def _submitted(self, order: Order, observer: Observer, *, tee: Tee | None = None, begun: Sequence[int] = ()) -> LiveGeneration:
         generation = LiveGeneration(
-            choices,
-            call=call,
+            order.choices,
+            call=order.call,
             replicas=self._fleet,
             limits=self._limits,
-            remaining_ms=remaining,
-            cache=CacheReport("miss" if inquiry is not None and inquiry.asked else "bypass"),
-            keep_deltas=inquiry is not None and inquiry.keeps,
+            remaining_ms=order.remaining_ms,
+            cache=CacheReport("miss" if order.inquiry is not None and order.inquiry.asked else "bypass"),
             observer=observer,
             begun=begun,
-            tee=sharing.tee if sharing is not None else None,
+            tee=tee,
             clock=self._clock,
         )
         try:
@@ -223,30 +226,27 @@ class Pipeline:
             raise
         return generation
 
-    def _keep(self, generation: LiveGeneration, inquiry: Inquiry) -> None:
-        answer = generation.answers[0]
-        if answer.deltas is not None and answer.finish_reason is not None:
-            deltas = [CachedDelta(text, token_ids) for text, token_ids in answer.deltas]
-            inquiry.keep(deltas, answer.finish_reason, prompt_tokens=generation.usage().prompt_tokens)
-
-    def _audit(self, call: Call, choices: list[Choice], inquiry: Inquiry) -> None:
+    def _audit(self, order: Order) -> None:
         """Has the model answer what the cache has answered, in the background and for nobody but the comparison."""
         if len(self._audits) < _MAX_AUDITS:
-            task = asyncio.create_task(self._run_audit(replace(call, stream=False), choices, inquiry), name="cache-audit")
+            task = asyncio.create_task(self._run_audit(order), name="cache-audit")
             self._audits.add(task)
             task.add_done_callback(self._audits.discard)
 
-    async def _run_audit(self, call: Call, choices: list[Choice], inquiry: Inquiry) -> None:
+    async def _run_audit(self, order: Order) -> None:
+        assert order.inquiry is not None, "what is compared was found in the cache"
         timeout_s = self._limits.request_timeout_s
+        own = order._replace(call=replace(order.call, stream=False), remaining_ms=lambda: round(1000 * timeout_s))
         try:
             async with asyncio.timeout(timeout_s):
-                generation = self._submitted(call, choices, inquiry, Unobserved(), lambda: round(1000 * timeout_s))
-                with contextlib.closing(generation):
+                with contextlib.closing(self._submitted(own, _UNOBSERVED, tee=order.inquiry.tee(order.prompt_tokens))) as generation:
                     while not generation.finished:
                         await generation.next()
-            self._keep(generation, inquiry)
         except (ServiceError, TimeoutError) as error:
-            logger.info("%s an answer of the prompt cache was not checked: %s", call.request_id, error)
+            logger.info("%s an answer of the prompt cache was not checked: %s", order.call.request_id, error)
+
+    def _clock_of(self, scope: asyncio.Timeout) -> Callable[[], int]:
+        return lambda: remaining_ms(scope.when(), asyncio.get_running_loop().time())
 
     @contextlib.asynccontextmanager
     async def _deadline(self, call: Call) -> AsyncIterator[asyncio.Timeout]:
@@ -263,6 +263,12 @@ class Pipeline:
             if not scope.expired():
                 raise
             raise (self._abort_error or DeadlineExceeded(f"the request took longer than {timeout_s:g} s")) from None
+
+
+def _tell_failure(maker: Maker, generation: LiveGeneration) -> None:
+    """Those who follow are told what the model failed with; without a failure one of them goes on."""
+    if generation.failure is not None:
+        maker.fail(reason_of(generation.failure))
 
 
 def remaining_ms(deadline_s: float | None, now_s: float) -> int:

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
-from prompt_cache.entry import CachedAnswer, CachedDelta, CorruptEntry, EntryCodec, answer_from
+from prompt_cache.entry import CachedAnswer, CachedDelta, answer_from
 from prompt_cache.flights.flight import Failed, Finished
-from prompt_cache.keys import CacheKey, derive_secret
+from prompt_cache.keys import CacheKey
+from prompt_cache.sealing import CorruptEntry, Sealer
 
 
 class Record(NamedTuple):
@@ -24,11 +26,11 @@ class RecordCodec:
     """Turns records into bytes and back, encrypted as entries are but with a secret of their own: neither passes for the other.
 
     Args:
-        secret: the same in all gateways that share a Redis.
+        secrets: as `Sealer` has them.
     """
 
-    def __init__(self, secret: bytes) -> None:
-        self._sealer = EntryCodec(derive_secret(secret, "flight"))
+    def __init__(self, secrets: Sequence[bytes]) -> None:
+        self._sealer = Sealer(secrets, "flight")
 
     def encode(self, key: CacheKey, record: Record) -> bytes:
         """The bytes of a record, valid under this key alone.
@@ -42,7 +44,7 @@ class RecordCodec:
             [delta.token_ids for delta in record.deltas],
             record.end.reason if isinstance(record.end, Failed) else record.end,
         )
-        return self._sealer.seal(key, json.dumps(columns, ensure_ascii=False, separators=(",", ":")).encode())
+        return self._sealer.seal(key.digest, json.dumps(columns, ensure_ascii=False, separators=(",", ":")).encode())
 
     def decode(self, key: CacheKey, data: bytes) -> Record:
         """The record in the bytes.
@@ -50,7 +52,7 @@ class RecordCodec:
         Raises:
             CorruptEntry: they are not a whole record of this key.
         """
-        body = self._sealer.open(key, data)
+        body = self._sealer.open(key.digest, data)
         try:
             return _record_from(json.loads(body))
         except ValueError as error:
@@ -67,7 +69,7 @@ def _record_from(columns: Any) -> Record:
     if not (end is None or isinstance(end, str) or (isinstance(end, list) and len(end) == 2)):
         raise ValueError("an end is a reason, or a finish reason and a count")
     finish_reason, prompt_tokens = end if isinstance(end, list) else ("stop", 0)
-    answer: CachedAnswer = answer_from([texts, ids, finish_reason, prompt_tokens])
+    answer: CachedAnswer = answer_from([texts, ids, finish_reason, prompt_tokens, 0, 0])
     if isinstance(end, list):
         return Record(first, answer.deltas, Finished(answer.finish_reason, answer.prompt_tokens))
     return Record(first, answer.deltas, None if end is None else Failed(end))

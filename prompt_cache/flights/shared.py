@@ -10,7 +10,6 @@ from dataclasses import dataclass
 from redis.asyncio import Redis
 
 from prompt_cache.config import CacheConfig
-from prompt_cache.entry import CorruptEntry
 from prompt_cache.flights.flight import Batch, Flight, Vacant
 from prompt_cache.flights.publisher import Lead, Publisher
 from prompt_cache.flights.records import RecordCodec
@@ -18,6 +17,7 @@ from prompt_cache.flights.scripts import Boarded, FlightLimits, FlightNames, Fli
 from prompt_cache.flights.stream_reader import Followed, StreamReader, absorb
 from prompt_cache.guarded_redis import GuardedRedis
 from prompt_cache.keys import CacheKey
+from prompt_cache.sealing import CorruptEntry
 
 # Boardings under way, for each connection, as with lookups.
 _BOARDS_PER_CONNECTION = 4
@@ -114,7 +114,7 @@ class SharedFlights:
         clock: Callable[[], float],
     ) -> None:
         self._guarded = guarded
-        self._codec = RecordCodec(config.secret)
+        self._codec = RecordCodec(config.secrets)
         self._scripts = FlightScripts(guarded.redis, limits)
         self._publisher = Publisher(guarded, self._scripts, self._codec, limits, clock)
         timeout_s = min(config.socket_timeout_s, config.lookup_timeout_s)

@@ -9,12 +9,12 @@ from typing import Any, NamedTuple, cast
 
 from redis.asyncio import Redis
 
-from prompt_cache.entry import CorruptEntry
 from prompt_cache.flights.flight import Failed, Finished, Flight
 from prompt_cache.flights.records import RecordCodec
 from prompt_cache.flights.scripts import FlightLimits, FlightNames, StreamEntry, id_order
 from prompt_cache.guarded_redis import GuardedRedis
 from prompt_cache.keys import CacheKey
+from prompt_cache.sealing import CorruptEntry
 
 # Entries of one stream in one reply.
 _ENTRIES_PER_READ = 64
