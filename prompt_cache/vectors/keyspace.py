@@ -49,10 +49,19 @@ class Keyspace:
         Raises:
             ValueError: it is not lower-case hex.
         """
-        if not _SCOPE.fullmatch(scope):
-            raise ValueError(f"scope is {scope!r}, must be 1 to 128 lower-case hex digits")
-        base = f"{self.prefix}{{{scope}}}"
+        base = f"{self.prefix}{{{checked_scope(scope)}}}"
         return ScopeKeys(f"{base}:p", f"{base}:x", f"{base}:n", f"{base}:v", f"{base}:g", f"{base}:e:")
+
+
+def checked_scope(scope: str) -> str:
+    """The scope.
+
+    Raises:
+        ValueError: it is not lower-case hex.
+    """
+    if not _SCOPE.fullmatch(scope):
+        raise ValueError(f"scope is {scope!r}, must be 1 to 128 lower-case hex digits")
+    return scope
 
 
 def checked_id(entry_id: str) -> str:

@@ -228,23 +228,6 @@ drop_scope()
 return corrupt
 """
 
-# ARGV: 3 max bytes of an entry, ids from 4 on. Returns corrupt, then id, bytes, observations and ms left of each that is there.
-FETCH = """
-local found = {}
-if is_sound() then
-  for i = 4, #ARGV do
-    local data, observed, left = read(ARGV[i], tonumber(ARGV[3]))
-    if data then
-      for _, value in ipairs({ARGV[i], data, observed, left}) do
-        found[#found + 1] = value
-      end
-    end
-  end
-end
-table.insert(found, 1, corrupt)
-return found
-"""
-
 # For an index that a script can ask: `index_nearest(vector, count)` gives ids, each followed by its score, best first, or a problem.
 # ARGV: 3 vector, 4 k, 5 max bytes of an entry. Returns corrupt, then id, score, bytes, observations and ms left of each.
 # Entries that are gone are still in the index, until now: more are asked for than are wanted, then many more, so that they crowd out none.

@@ -119,8 +119,7 @@ class QueryEngine(SearchedInScript):
                 raise
             await self._check_index()
 
-    def _cosine(self, score: bytes | None) -> float:
-        assert score is not None, "the query returns the distance"
+    def _cosine(self, score: bytes) -> float:
         return clipped(1 - float(score))
 
     async def _check_index(self) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import random
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from redis.asyncio import Redis
@@ -13,7 +13,7 @@ from redis.exceptions import NoScriptError, ResponseError
 from prompt_cache.vectors import ledger_script
 from prompt_cache.vectors.keyspace import Keyspace, ScopeKeys, checked_id
 from prompt_cache.vectors.packing import Garbage, pack_observations, pack_vector, unpack_observations
-from prompt_cache.vectors.vector_store import Neighbour, Observation, StoreLimits
+from prompt_cache.vectors.vector_store import Neighbour, Observation, StoreLimits, check_entry
 
 if TYPE_CHECKING:
     from prompt_cache.embedding.embedder import Vector
@@ -50,8 +50,8 @@ class Row(NamedTuple):
     """An entry as a script returns it, its observations decoded."""
 
     entry_id: str
-    # The index's; None where a script did not ask an index.
-    score: bytes | None
+    # What the script says besides about how it was found.
+    score: bytes
     data: bytes
     observations: tuple[Observation, ...]
     ttl_s: float
@@ -79,7 +79,6 @@ class ScriptedStore:
             body: Script(index, ledger_script.LEDGER, body)
             for body in (ledger_script.ADD, ledger_script.HIT, ledger_script.OBSERVE, ledger_script.REMOVE, ledger_script.PURGE)
         }
-        self._fetch_script = Script(index, ledger_script.LEDGER, ledger_script.FETCH)
         self._random = random.Random()
         self.corrupt = 0
 
@@ -123,22 +122,16 @@ class ScriptedStore:
         reply = await self._script[body].run(self._redis, self._keys.scope(scope), scope, *arguments)
         self.corrupt += reply[0] if isinstance(reply, list) else reply
 
-    async def _fetch(self, scope: str, entry_ids: Sequence[str]) -> list[Row]:
-        """Those of the entries that are there, in this order."""
-        reply = await self._fetch_script.run(self._redis, self._keys.scope(scope), scope, self._limits.max_entry_bytes, *entry_ids)
+    async def _rows(self, scope: str, reply: list[Any]) -> list[Row]:
+        """What a script found, decoded: corrupt, then five values of each entry. Entries that cannot be decoded are removed."""
         flat = iter(reply[1:])
-        return await self._rows(scope, reply[0], ((entry_id, None, *rest) for entry_id, *rest in zip(flat, flat, flat, flat, strict=True)))
-
-    async def _rows(self, scope: str, corrupt: int, raw: Iterator[tuple[Any, ...]]) -> list[Row]:
-        """What a script returned, decoded; what cannot be is removed."""
-        self.corrupt += corrupt
         rows, garbage = [], []
-        for entry_id, score, data, observed, left_ms in raw:
+        for entry_id, score, data, observed, left_ms in zip(flat, flat, flat, flat, flat, strict=True):
             try:
                 rows.append(Row(entry_id.decode(), score, data, unpack_observations(observed), left_ms / 1000))
             except Garbage:
                 garbage.append(entry_id.decode())
-        self.corrupt += len(garbage)
+        self.corrupt += reply[0] + len(garbage)
         await self.remove(scope, garbage)
         return rows
 
@@ -158,20 +151,9 @@ class SearchedInScript(ScriptedStore):
         """See `VectorStore`."""
         packed = pack_vector(vector, self._dimensions)
         reply = await self._search_script.run(self._redis, self._keys.scope(scope), scope, packed, k, self._limits.max_entry_bytes)
-        flat = iter(reply[1:])
-        rows = await self._rows(scope, reply[0], zip(flat, flat, flat, flat, flat, strict=True))
+        rows = await self._rows(scope, reply)
         return [Neighbour(row.entry_id, self._cosine(row.score), row.data, row.observations, row.ttl_s) for row in rows]
 
-    def _cosine(self, score: bytes | None) -> float:
+    def _cosine(self, score: bytes) -> float:
         """The cosine that the index's score stands for."""
         raise NotImplementedError
-
-
-def check_entry(data: bytes, ttl_s: float, saved_tokens: int, limits: StoreLimits) -> None:
-    """Raises ValueError for what no store keeps."""
-    if not 0 < len(data) <= limits.max_entry_bytes:
-        raise ValueError(f"data has {len(data)} bytes, must have 1 to {limits.max_entry_bytes}")
-    if not ttl_s > 0:
-        raise ValueError(f"ttl_s is {ttl_s}, must be over 0")
-    if saved_tokens < 0:
-        raise ValueError(f"saved_tokens is {saved_tokens}, the least is 0")

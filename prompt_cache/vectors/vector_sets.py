@@ -58,6 +58,5 @@ class VectorSets(SearchedInScript):
     def __init__(self, redis: Redis, *, dimensions: int, limits: StoreLimits) -> None:
         super().__init__(redis, keyspace=Keyspace("vs"), index=_INDEX, dimensions=dimensions, limits=limits)
 
-    def _cosine(self, score: bytes | None) -> float:
-        assert score is not None, "VSIM was asked for scores"
+    def _cosine(self, score: bytes) -> float:
         return clipped(2 * float(score) - 1)

@@ -78,6 +78,16 @@ class StoreLimits:
             raise ValueError(f"ttl_jitter is {self.ttl_jitter}, must be in [0, 1)")
 
 
+def check_entry(data: bytes, ttl_s: float, saved_tokens: int, limits: StoreLimits) -> None:
+    """Raises ValueError for what no store keeps."""
+    if not 0 < len(data) <= limits.max_entry_bytes:
+        raise ValueError(f"data has {len(data)} bytes, must have 1 to {limits.max_entry_bytes}")
+    if not ttl_s > 0:
+        raise ValueError(f"ttl_s is {ttl_s}, must be over 0")
+    if saved_tokens < 0:
+        raise ValueError(f"saved_tokens is {saved_tokens}, the least is 0")
+
+
 class VectorStore(Protocol):
     """Entries by vector, apart by scope.
 
