@@ -206,7 +206,7 @@ class Publisher:
             return False
         for (lead, draft), outcome in zip(drafts.items(), written, strict=True):
             if isinstance(outcome, Exception):
-                logger.info("Redis refuses a flight's record: %r", outcome)
+                self._scripts.note_refusal(outcome)
             if outcome is not True:
                 self._lose(lead)
                 continue

@@ -6,7 +6,7 @@ import json
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
-from prompt_cache.entry import CachedAnswer, CachedDelta, answer_from
+from prompt_cache.entry import CachedDelta, answer_from
 from prompt_cache.flights.flight import Failed, Finished
 from prompt_cache.keys import CacheKey
 from prompt_cache.sealing import CorruptEntry, Sealer
@@ -23,10 +23,10 @@ class Record(NamedTuple):
 
 
 class RecordCodec:
-    """Turns records into bytes and back, encrypted as entries are but with a secret of their own: neither passes for the other.
+    """Turns records into bytes and back, sealed as entries are but for a purpose of their own: neither passes for the other.
 
     Args:
-        secrets: as `Sealer` has them.
+        secrets: as `Sealer` has them; the same in all gateways that share a Redis.
     """
 
     def __init__(self, secrets: Sequence[bytes]) -> None:
@@ -69,7 +69,7 @@ def _record_from(columns: Any) -> Record:
     if not (end is None or isinstance(end, str) or (isinstance(end, list) and len(end) == 2)):
         raise ValueError("an end is a reason, or a finish reason and a count")
     finish_reason, prompt_tokens = end if isinstance(end, list) else ("stop", 0)
-    answer: CachedAnswer = answer_from([texts, ids, finish_reason, prompt_tokens, 0, 0])
+    answer = answer_from([texts, ids, finish_reason, prompt_tokens, 0])
     if isinstance(end, list):
         return Record(first, answer.deltas, Finished(answer.finish_reason, answer.prompt_tokens))
     return Record(first, answer.deltas, None if end is None else Failed(end))

@@ -2,19 +2,24 @@
 
 The lease says who leads: the leader's token, for as long as it renews it. The stream holds what it delivered. Every write checks the token, so
 that a leader that lost its lease, and does not know it yet, writes nothing more.
+
+A user of Redis who may not do all of this (`+evalsha +eval +script|load +get +set +del +type +pexpire +xadd +xlen +xrange +xread`) flies alone.
 """
 
 from __future__ import annotations
 
 import hashlib
+import logging
 from collections.abc import Sequence
 from dataclasses import dataclass, fields
 from typing import Any, Literal, NamedTuple
 
 from redis.asyncio import Redis
-from redis.exceptions import NoScriptError
+from redis.exceptions import NoScriptError, ResponseError
 
 from prompt_cache.keys import SCHEMA_VERSION, CacheKey
+
+logger = logging.getLogger(__name__)
 
 # What a leader writes: deltas, the end of the answer, or that it gave up. "drop" gives the lease back and writes nothing.
 RecordKind = Literal["more", "end", "gone", "drop"]
@@ -77,8 +82,8 @@ class FlightLimits:
     lease_s: float = 2.0
     publish_every_s: float = 0.02
     linger_s: float = 10.0
-    max_records: int = 16_384
-    max_bytes: int = 4 * 1024 * 1024
+    max_records: int = 8192
+    max_bytes: int = 2 * 1024 * 1024
     max_follows: int = 256
 
     def __post_init__(self) -> None:
@@ -131,7 +136,7 @@ def id_order(entry_id: bytes) -> tuple[int, int]:
 class Boarded(NamedTuple):
     """What boarding found."""
 
-    state: Literal["lead", "follow", "full"]
+    state: Literal["lead", "follow", "full", "refused"]
     # Token of the leader; empty if the flight has ended.
     holder: bytes
     entries: list[StreamEntry]
@@ -152,9 +157,13 @@ class FlightScripts:
     Args:
         redis: where.
         limits: bounds.
+
+    Attributes:
+        refused: What Redis answered with an error: a missing permission, no memory. That is no failing Redis, and opens no breaker.
     """
 
     def __init__(self, redis: Redis, limits: FlightLimits) -> None:
+        self.refused = 0
         self._redis = redis
         self._limits = limits
 
@@ -162,14 +171,18 @@ class FlightScripts:
         """Takes the lease if it is free and the flight has not ended, and reads the stream.
 
         Raises:
-            RedisError, ValueError: Redis did not do it, or answered something else.
+            RedisError, ValueError: Redis did not answer, or something else.
         """
         limits = self._limits
         arguments = (names.lease, names.stream, token, _ms(limits.lease_s), limits.max_records, limits.max_bytes)
         try:
-            reply = await self._redis.evalsha(_BOARD_SHA, 2, *arguments)
-        except NoScriptError:
-            reply = await self._redis.eval(_BOARD, 2, *arguments)
+            try:
+                reply = await self._redis.evalsha(_BOARD_SHA, 2, *arguments)
+            except NoScriptError:
+                reply = await self._redis.eval(_BOARD, 2, *arguments)
+        except ResponseError as error:
+            self.note_refusal(error)
+            return Boarded("refused", b"", [])
         try:
             state, holder, entries = reply
             if state not in (b"lead", b"follow", b"full"):
@@ -186,9 +199,18 @@ class FlightScripts:
         """
         replies = await self._put(puts)
         if any(isinstance(reply, NoScriptError) for reply in replies):
-            await self._redis.script_load(_PUT)
+            try:
+                await self._redis.script_load(_PUT)
+            except ResponseError as error:
+                return [error] * len(puts)
             replies = await self._put(puts)
         return [reply if isinstance(reply, Exception) else reply == 1 for reply in replies]
+
+    def note_refusal(self, error: Exception) -> None:
+        """Counts what Redis refused, and logs the first of it."""
+        if not self.refused:
+            logger.warning("Redis refuses what flights across gateways need, this once among others: %r", error)
+        self.refused += 1
 
     async def _put(self, puts: list[Put]) -> list[Any]:
         limits = self._limits

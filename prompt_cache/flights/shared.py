@@ -17,10 +17,12 @@ from prompt_cache.flights.scripts import Boarded, FlightLimits, FlightNames, Fli
 from prompt_cache.flights.stream_reader import Followed, StreamReader, absorb
 from prompt_cache.guarded_redis import GuardedRedis
 from prompt_cache.keys import CacheKey
-from prompt_cache.sealing import CorruptEntry
+from prompt_cache.sealing import CorruptEntry, UnknownKey
 
 # Boardings under way, for each connection, as with lookups.
 _BOARDS_PER_CONNECTION = 4
+# Entries of a long stream that are opened before others get a turn of the event loop.
+_ENTRIES_PER_TURN = 64
 
 
 class LeaderLost(Exception):
@@ -43,6 +45,7 @@ class FlightStats:
         leaders_lost: Flights whose leader was lost to this process, which followed it.
         leads_lost: Flights this process led until it lost the lease or Redis.
         corrupt: Streams that were none.
+        refused: What Redis answered with an error.
         leading: Flights led now.
         following: Flights followed now.
     """
@@ -54,6 +57,7 @@ class FlightStats:
     leaders_lost: int
     leads_lost: int
     corrupt: int
+    refused: int
     leading: int
     following: int
 
@@ -118,7 +122,7 @@ class SharedFlights:
         self._scripts = FlightScripts(guarded.redis, limits)
         self._publisher = Publisher(guarded, self._scripts, self._codec, limits, clock)
         timeout_s = min(config.socket_timeout_s, config.lookup_timeout_s)
-        self._reader = StreamReader(guarded, reader, self._codec, timeout_s=timeout_s, limits=limits, clock=clock)
+        self._reader = StreamReader(guarded, reader, self._scripts, self._codec, timeout_s=timeout_s, limits=limits, clock=clock)
         self._free = config.max_connections * _BOARDS_PER_CONNECTION
         self._led = self._followed = self._alone = self._busy = self._corrupt = 0
 
@@ -133,6 +137,7 @@ class SharedFlights:
             leaders_lost=self._reader.leaders_lost,
             leads_lost=self._publisher.leads_lost,
             corrupt=self._corrupt + self._reader.corrupt,
+            refused=self._scripts.refused,
             leading=len(self._publisher),
             following=len(self._reader),
         )
@@ -176,7 +181,13 @@ class SharedFlights:
             raise
         if boarded is None:
             self._give_back(names, token)
-        seat = self._seated(key, names, token, boarded, flight) if boarded is not None and boarded.state != "full" else None
+        seat = None
+        if boarded is not None and boarded.state in ("lead", "follow"):
+            try:
+                seat = await self._seated(key, names, token, boarded, flight)
+            except asyncio.CancelledError:
+                self._give_back(names, token)
+                raise
         self._alone += seat is None
         return seat
 
@@ -191,11 +202,18 @@ class SharedFlights:
         finally:
             self._free += 1
 
-    def _seated(self, key: CacheKey, names: FlightNames, token: str, boarded: Boarded, flight: Flight) -> Lead | Follow | None:
+    async def _seated(self, key: CacheKey, names: FlightNames, token: str, boarded: Boarded, flight: Flight) -> Lead | Follow | None:
+        num_streamed = 0
         try:
-            num_streamed = absorb(self._codec, key, boarded.entries, flight, 0)
+            for first in range(0, len(boarded.entries), _ENTRIES_PER_TURN):
+                num_streamed = absorb(self._codec, key, boarded.entries[first : first + _ENTRIES_PER_TURN], flight, num_streamed)
+                await asyncio.sleep(0)
             if flight.end is not None if boarded.state == "lead" else flight.end is None and not boarded.holder:
                 raise CorruptEntry
+        except UnknownKey:
+            # Its gateway has a newer secret: there it is sound.
+            self._give_back(names, token)
+            return None
         except CorruptEntry:
             self._corrupt += 1
             self._guarded.enqueue(lambda: self._guarded.redis.delete(*names))

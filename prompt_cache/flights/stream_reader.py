@@ -8,13 +8,14 @@ from dataclasses import dataclass
 from typing import Any, NamedTuple, cast
 
 from redis.asyncio import Redis
+from redis.exceptions import ResponseError
 
 from prompt_cache.flights.flight import Failed, Finished, Flight
 from prompt_cache.flights.records import RecordCodec
-from prompt_cache.flights.scripts import FlightLimits, FlightNames, StreamEntry, id_order
+from prompt_cache.flights.scripts import FlightLimits, FlightNames, FlightScripts, StreamEntry, id_order
 from prompt_cache.guarded_redis import GuardedRedis
 from prompt_cache.keys import CacheKey
-from prompt_cache.sealing import CorruptEntry
+from prompt_cache.sealing import CorruptEntry, UnknownKey
 
 # Entries of one stream in one reply.
 _ENTRIES_PER_READ = 64
@@ -93,6 +94,7 @@ class StreamReader:
     Args:
         guarded: the same Redis, for its limits of time and its breaker.
         redis: a client of one connection; closed here.
+        scripts: count what Redis refuses.
         codec: opens records.
         timeout_s: within which Redis has to answer.
         limits: bounds.
@@ -107,6 +109,7 @@ class StreamReader:
         self,
         guarded: GuardedRedis,
         redis: Redis,
+        scripts: FlightScripts,
         codec: RecordCodec,
         *,
         timeout_s: float,
@@ -117,6 +120,7 @@ class StreamReader:
         self.corrupt = 0
         self._guarded = guarded
         self._redis = redis
+        self._scripts = scripts
         self._codec = codec
         self._block_ms = max(1, min(_MAX_BLOCK_MS, int(timeout_s * 1000 / 2)))
         self._limits = limits
@@ -171,7 +175,7 @@ class StreamReader:
                 # What comes in the meantime is read together.
                 await asyncio.sleep(self._limits.publish_every_s / 2)
 
-    async def _round(self, followed: Sequence[Followed]) -> _Round:
+    async def _round(self, followed: Sequence[Followed]) -> _Round | None:
         # Several may follow one stream from different places: it is read from the first, and each skips what it has.
         cursors: dict[str, bytes] = {}
         for one in followed:
@@ -182,9 +186,16 @@ class StreamReader:
             async with self._redis.pipeline(transaction=False) as pipeline:
                 for lease in leases:
                     pipeline.get(lease)
-                holders = dict(zip(leases, await pipeline.execute(), strict=True))
+                replies = await pipeline.execute(raise_on_error=False)
+            # A lease that cannot be read is none.
+            holders = {lease: reply if isinstance(reply, bytes) else None for lease, reply in zip(leases, replies, strict=True)}
             self._looked_at = self._clock()
-        reply = await cast(Awaitable[Any], self._redis.xread(cast(Any, cursors), count=_ENTRIES_PER_READ, block=self._block_ms))
+        try:
+            reply = await cast(Awaitable[Any], self._redis.xread(cast(Any, cursors), count=_ENTRIES_PER_READ, block=self._block_ms))
+        except ResponseError as error:
+            # Of one stream among them, maybe: all of them are boarded again, which clears away what is none.
+            self._scripts.note_refusal(error)
+            return None
         # Which of the two depends on the client's release and the protocol.
         streams = [(name, *rest) for name, rest in reply.items()] if isinstance(reply, dict) else reply
         entries = {
@@ -197,6 +208,9 @@ class StreamReader:
         try:
             one.num_streamed = absorb(self._codec, one.key, entries, one.flight, one.num_streamed)
             gave_up = self._codec.decode(one.key, entries[-1].data).end if entries else None
+        except UnknownKey:
+            self._lose([one], "its secret is unknown here")
+            return
         except CorruptEntry:
             self.corrupt += 1
             self._lose([one], "its stream is damaged")

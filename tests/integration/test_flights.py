@@ -8,7 +8,7 @@ import dataclasses
 import time
 from collections.abc import AsyncIterator, Callable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import pytest
 import redis
@@ -119,6 +119,10 @@ async def lost(follow: Follow) -> str:
     return caught.value.reason
 
 
+def entries_of(raw: redis.Redis, stream: str) -> list[dict[Any, Any]]:
+    return [fields for _, fields in cast(Any, raw.xrange(stream))]
+
+
 async def published(raw: redis.Redis, count: int = 1) -> None:
     await until(lambda: raw.xlen(NAMES.stream) >= count)
 
@@ -172,7 +176,8 @@ async def test_everything_in_redis_expires_and_nothing_can_be_read_there(server:
         await published(raw)
         assert set(raw.keys()) == {NAMES.lease.encode(), NAMES.stream.encode()}
         assert all(raw.pttl(name) > 0 for name in NAMES)
-        assert b"piece" not in b"".join(value for _, fields in raw.xrange(NAMES.stream) for value in fields.values())
+        (fields,) = entries_of(raw, NAMES.stream)
+        assert b"piece" not in b"".join(fields.values())
         assert NAMES.lease.split("{")[1].split("}")[0] == KEY.digest, "a cluster keeps both on one node"
 
 
@@ -265,6 +270,7 @@ async def test_a_boarding_that_is_cancelled_leaves_nobody_in_the_lead(server: Re
             if isinstance(seat, Lead):
                 seat.release("the test")
             assert cancelled or isinstance(seat, Lead)
+            await until(lambda: "prompt-cache-boarding" not in {task.get_name() for task in asyncio.all_tasks()})
             await until(lambda: not raw.exists(NAMES.lease) and not one.stats.leading)
 
 
@@ -284,7 +290,9 @@ async def test_rubbish_in_the_stream_costs_the_flight_and_is_removed(
         assert (one.stats.corrupt, other.stats.corrupt, lead.lost) == (1, 1, False)
 
 
-async def test_a_record_of_another_question_or_secret_or_place_is_rubbish(server: RedisServer, raw: redis.Redis) -> None:
+async def test_a_record_of_another_question_or_place_is_rubbish_and_one_of_another_secret_tells_nothing(
+    server: RedisServer, raw: redis.Redis
+) -> None:
     other_key = CacheKey("aa", "22" * 32)
     async with gateway(server.url) as one, gateway(server.url, secret=b"another secret, as long") as stranger:
         lead = await lead_of(one, other_key)
@@ -292,20 +300,59 @@ async def test_a_record_of_another_question_or_secret_or_place_is_rubbish(server
         stream = FlightNames.of(other_key).stream
         await until(lambda: raw.xlen(stream))
         assert await stranger.board(other_key) is None
-        assert stranger.stats.corrupt == 1
-        await until(lambda: not raw.exists(stream))
-        again = await lead_of(one, other_key)
-        again.put(deltas(2))
-        await until(lambda: raw.xlen(stream))
-        again.put(deltas(1, 2))
+        lead.put(deltas(1, 2))
         await until(lambda: raw.xlen(stream) == 2)
-        (_, _), (_, second) = raw.xrange(stream)
+        _, second = entries_of(raw, stream)
         raw.xadd(NAMES.stream, second)
         assert await one.board(KEY) is None
         raw.delete(*NAMES)
         third = CacheKey("aa", "33" * 32)
         raw.xadd(FlightNames.of(third).stream, second)
         assert await one.board(third) is None
+
+
+async def test_a_flight_whose_secret_is_unknown_here_is_left_alone_and_known_ones_are_followed(
+    server: RedisServer, raw: redis.Redis
+) -> None:
+    new = b"a newer secret, as long"
+    async with gateway(server.url, secret=new, old_secrets=(SECRET,)) as one, gateway(server.url) as behind:
+        lead = await lead_of(one)
+        lead.put(deltas(2))
+        await published(raw)
+        assert await behind.board(KEY) is None
+        assert behind.stats.corrupt == 0
+        lead.finish(*END)
+        await until(lambda: not one.stats.leading)
+        assert not lead.lost
+    raw.flushall()
+    async with gateway(server.url) as behind, gateway(server.url, secret=new, old_secrets=(SECRET,)) as one:
+        old = await lead_of(behind)
+        follow = await follow_of(one)
+        old.put(deltas(2))
+        old.finish(*END)
+        assert await read_all(follow) == (deltas(2), END)
+
+
+@pytest.mark.parametrize("missing", ["-evalsha", "-xadd", "-xread", "-eval"])
+async def test_a_user_of_redis_who_may_not_do_it_flies_alone_and_the_cache_goes_on(
+    server: RedisServer, raw: redis.Redis, missing: str
+) -> None:
+    raw.script_flush()
+    cast(Any, raw).execute_command("ACL", "SETUSER", "limited", "reset", "on", ">secret", "~*", "+@all", missing)
+    url = server.url.replace("redis://", "redis://limited:secret@")
+    async with gateway(server.url) as able, gateway(url, breaker_failures=1) as limited:
+        for number in range(3):
+            key = CacheKey("aa", f"{number:064x}")
+            seat = await limited.board(key)
+            if isinstance(seat, Lead):
+                seat.put(deltas(1))
+            await lead_of(able, CacheKey("aa", f"{number + 9:064x}"))
+            seat = await limited.board(CacheKey("aa", f"{number + 9:064x}"))
+            if isinstance(seat, Follow) and missing == "-xread":
+                await lost(seat)
+        await until(lambda: limited.stats.refused)
+        assert not limited._guarded.breaker_open
+    cast(Any, raw).execute_command("ACL", "DELUSER", "limited")
 
 
 async def test_keys_of_another_type_are_cleared_away(server: RedisServer, raw: redis.Redis) -> None:
