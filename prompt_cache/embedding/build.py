@@ -29,7 +29,7 @@ from prompt_cache.embedding.folder import (
 )
 from prompt_cache.embedding.onnx_embedder import ATTENTION_MASK, INPUT_IDS, OnnxEmbedder, SentenceTokenizer, open_session, run_session
 from prompt_cache.embedding.probes import MANY_LANGUAGES, UNRELATED
-from prompt_cache.embedding.vector_checks import check_unit_vector
+from prompt_cache.embedding.vector_checks import check_unit_vector, check_unrelated
 
 # The least cosine to the float32 vectors of the source at which a folder is written.
 MIN_COSINE = 0.99
@@ -143,10 +143,12 @@ class _Build:
         return data
 
     def _vectors(self, session: onnxruntime.InferenceSession, sentences: list[list[int]], dimensions: int) -> list[Vector]:
+        """One per sentence, of which the first are the unrelated ones."""
         try:
             vectors = [run_session(session, ids) for ids in sentences]
             for vector in vectors:
                 check_unit_vector(vector, dimensions)
+            check_unrelated(UNRELATED, vectors[: len(UNRELATED)])
         except EmbeddingFailed as error:
             raise EmbedderRefused(f"{self._source_folder}: {error}") from error
         return vectors
