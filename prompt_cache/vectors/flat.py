@@ -18,7 +18,7 @@ from prompt_cache.vectors.scripted_store import Row, Script, ScriptedStore
 from prompt_cache.vectors.vector_store import Neighbour, StoreLimits
 
 # Removals that a scope remembers. A process that has missed more than that reads the scope anew.
-_MAX_GONE = 4096
+_MAX_GONE = 1024
 
 # Vectors in one reply: a megabyte or so, which holds nobody up.
 _PAGE = 512

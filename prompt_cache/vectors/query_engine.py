@@ -103,10 +103,10 @@ class QueryEngine(SearchedInScript):
         except ResponseError as error:
             if not _is_missing_index(error):
                 raise
-        await self.create_index()
+        await self.prepare()
         return await super().search(scope, vector, k)
 
-    async def create_index(self) -> None:
+    async def prepare(self) -> None:
         """Creates the index, if there is none.
 
         Raises:

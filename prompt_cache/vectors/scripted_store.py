@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import random
+from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -57,7 +58,7 @@ class Row(NamedTuple):
     ttl_s: float
 
 
-class ScriptedStore:
+class ScriptedStore(ABC):
     """Entries in hashes, a ledger per scope, and an index of the back end's.
 
     Args:
@@ -81,6 +82,10 @@ class ScriptedStore:
         }
         self._random = random.Random()
         self.corrupt = 0
+
+    @abstractmethod
+    async def search(self, scope: str, vector: Vector, k: int) -> list[Neighbour]:
+        """See `VectorStore`."""
 
     async def add(self, scope: str, entry_id: str, vector: Vector, data: bytes, *, ttl_s: float, saved_tokens: int) -> None:
         """See `VectorStore`."""
@@ -154,6 +159,6 @@ class SearchedInScript(ScriptedStore):
         rows = await self._rows(scope, reply)
         return [Neighbour(row.entry_id, self._cosine(row.score), row.data, row.observations, row.ttl_s) for row in rows]
 
+    @abstractmethod
     def _cosine(self, score: bytes) -> float:
         """The cosine that the index's score stands for."""
-        raise NotImplementedError

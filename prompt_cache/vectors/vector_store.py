@@ -12,6 +12,9 @@ if TYPE_CHECKING:
 
 EvictionPolicy = Literal["lru", "lfu", "fifo", "cost"]
 
+# In Redis, fastest first.
+BackendName = Literal["query-engine", "vector-sets", "flat"]
+
 # Of one entry; the oldest goes.
 MAX_OBSERVATIONS = 64
 

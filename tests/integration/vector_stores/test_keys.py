@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from pathlib import Path
 
 import pytest
 import redis
+from redis.asyncio import Redis
 
 from prompt_cache.vectors.keyspace import PREFIX
 from prompt_cache.vectors.vector_store import Observation, StoreLimits, VectorStore
-from tests.fakes.vector_backends import BACKENDS, OTHER_SCOPE, SCOPE, Backend, at, entry_key, found, keep, key_of, random_vectors
+from tests.fakes.redis_servers import SERVERS, RedisServer
+from tests.fakes.vector_backends import BACKENDS, NO_JITTER, OTHER_SCOPE, SCOPE, Backend, at, entry_key, found, keep, key_of, random_vectors
 
 
 @pytest.fixture(params=[backend.name for backend in BACKENDS.values() if backend.server is not None])
@@ -192,6 +195,29 @@ async def test_a_redis_that_somebody_else_empties_is_empty_and_then_used_again(m
         await keep(other, name, at(0.9))
     assert sorted(await found(one)) == list("uvwxyz")
     assert one.corrupt == other.corrupt == 0
+
+
+@pytest.fixture
+def own_server(backend: Backend, tmp_path: Path) -> Iterator[RedisServer]:
+    """A server that the test may kill."""
+    assert backend.server is not None
+    server = SERVERS[backend.server](tmp_path)
+    yield server
+    server.kill()
+
+
+async def test_a_redis_that_was_restarted_is_empty_and_then_used_again(backend: Backend, own_server: RedisServer) -> None:
+    async with Redis.from_url(own_server.url) as client:
+        store = backend.make(client, NO_JITTER)
+        await keep(store, "a")
+        assert await found(store) == ["a"]
+        await client.connection_pool.disconnect()
+        own_server.kill()
+        own_server.start()
+        assert await found(store) == []
+        await keep(store, "b")
+        assert await found(store) == ["b"]
+        assert store.corrupt == 0
 
 
 async def test_scripts_that_redis_forgot_are_sent_again(store: VectorStore, raw: redis.Redis) -> None:
