@@ -4,8 +4,6 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from prompt_cache.vectors.probe import choose
-
 from gateway.settings import Settings
 from prompt_cache import PromptCache
 from prompt_cache.embedding.batching import EmbeddingQueue
@@ -14,9 +12,9 @@ from prompt_cache.embedding.endpoint_embedder import EndpointConfig, EndpointEmb
 from prompt_cache.embedding.folder import read_folder
 from prompt_cache.embedding.ngram_embedder import NgramEmbedder
 from prompt_cache.embedding.onnx_embedder import OnnxEmbedder
-from prompt_cache.semantic.semantic_cache import SemanticCache
+from prompt_cache.semantic.semantic_cache import OpenedStore, SemanticCache
 from prompt_cache.vectors.local import LocalStore
-from prompt_cache.vectors.vector_store import VectorStore
+from prompt_cache.vectors.probe import choose
 
 NGRAMS = "ngrams"
 _SCHEMES = ("http://", "https://")
@@ -32,14 +30,15 @@ def make_semantic_cache(settings: Settings, cache: PromptCache) -> SemanticCache
     embedder = EmbeddingQueue(_embedder(settings))
     config = settings.semantic_config()
 
-    async def open_store() -> VectorStore:
+    async def open_store() -> OpenedStore:
         if cache.guarded is None or settings.semantic_store == "local":
             if settings.semantic_store not in ("auto", "local"):
                 raise ValueError(f"GATEWAY_SEMANTIC_STORE is {settings.semantic_store}, which needs GATEWAY_REDIS_URL")
-            return LocalStore(dimensions=embedder.dimensions, limits=config.limits)
-        return await choose(
+            return OpenedStore(LocalStore(dimensions=embedder.dimensions, limits=config.limits), "this process", ())
+        choice = await choose(
             cache.guarded.redis, settings.semantic_store, embedder_id=embedder.id, dimensions=embedder.dimensions, limits=config.limits
         )
+        return OpenedStore(choice.store, choice.server, (*choice.passed_over, *choice.advice))
 
     guarded = None if settings.semantic_store == "local" else cache.guarded
     return SemanticCache(config, embedder=embedder, keys=cache.keys, all_secrets=cache.secrets, open_store=open_store, guarded=guarded)

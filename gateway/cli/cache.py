@@ -93,6 +93,8 @@ async def _stats(client: ApiClient, arguments: argparse.Namespace) -> int:
     print(
         f"semantic  {semantic['mode']}, embedder {semantic['embedder'] or 'not ready'}{weak}, vectors in {semantic['store'] or 'no store yet'}"
     )
+    for sentence in semantic["advice"]:
+        print(f"          {sentence}")
     print(f"lookups   {_counts(semantic['outcomes']) or 'none'}")
     print(f"refused   {_counts(semantic['refusals']) or 'none'}")
     print(f"compared  {_counts(semantic['comparisons']) or 'none'}")

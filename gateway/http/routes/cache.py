@@ -78,6 +78,8 @@ def _semantic(semantic: SemanticCache) -> dict[str, Any]:
         "embedder": semantic.embedder.id if semantic.is_open else None,
         "is_weak": semantic.embedder.is_weak,
         "store": semantic.store.name if semantic.store is not None else None,
+        "server": semantic.server,
+        "advice": list(semantic.advice),
         "outcomes": semantic.outcomes,
         "refusals": semantic.refusals,
         "comparisons": semantic.comparisons,
