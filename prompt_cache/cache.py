@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from prompt_cache.config import CacheConfig
 from prompt_cache.entry import CachedAnswer, EntryCodec
+from prompt_cache.flights import FlightLimits, SharedFlights
 from prompt_cache.guarded_redis import GuardedRedis, connect
 from prompt_cache.keys import CacheKey, CacheScope, KeyMaker
 from prompt_cache.memory_store import MemoryStore
@@ -54,32 +55,38 @@ class PromptCache:
 
     Raises:
         ValueError: the Redis URL is malformed.
+
+    Attributes:
+        keys: names entries and scopes.
+        secrets: as `Sealer` has them.
+        guarded: Redis; None = there is none.
     """
 
     def __init__(self, config: CacheConfig, *, clock: Callable[[], float] = time.monotonic) -> None:
         self._config = config
         self._clock = clock
-        self._keys = KeyMaker(config.secrets[-1])
+        self.keys = KeyMaker(config.secrets[-1])
+        self.secrets = config.secrets
         self._codec = EntryCodec(config.secrets)
         self._memory = MemoryStore(max_bytes=config.l0_max_bytes, max_entries=config.l0_max_entries)
-        self._guarded = GuardedRedis(connect(config.redis_url, config), config, clock) if config.redis_url is not None else None
-        self._redis = RedisStore(self._guarded, config) if self._guarded is not None else None
+        self.guarded = GuardedRedis(connect(config.redis_url, config), config, clock) if config.redis_url is not None else None
+        self._redis = RedisStore(self.guarded, config) if self.guarded is not None else None
         self._hits_l0 = self._hits_l1 = self._misses = self._corrupt = self._too_large = 0
 
     async def start(self) -> None:
         """Starts the background writer and a first connection to Redis. Returns at once, whether Redis answers or not."""
-        if self._guarded is not None:
-            await self._guarded.start()
+        if self.guarded is not None:
+            await self.guarded.start()
 
     async def close(self) -> None:
         """Gives queued writes a second, then lets go of Redis. Takes little more than that, whatever Redis does."""
-        if self._guarded is not None:
-            await self._guarded.close()
+        if self.guarded is not None:
+            await self.guarded.close()
 
     async def drain(self) -> None:
         """Returns when every queued write was written or dropped and no probe of Redis is under way."""
-        if self._guarded is not None:
-            await self._guarded.drain()
+        if self.guarded is not None:
+            await self.guarded.drain()
 
     def key(self, scope: CacheScope, prompt_token_ids: Sequence[int]) -> CacheKey:
         """The name of a question's answer.
@@ -91,7 +98,7 @@ class PromptCache:
         Raises:
             OverflowError: an id is out of range.
         """
-        return self._keys.key(scope, prompt_token_ids)
+        return self.keys.key(scope, prompt_token_ids)
 
     async def get(self, key: CacheKey) -> CachedAnswer | None:
         """The answer to a question asked before; None if there is none or it cannot be had in time."""
@@ -120,14 +127,25 @@ class PromptCache:
         if self._redis is not None:
             self._redis.write(key, data)
 
+    def share_flights(self) -> SharedFlights | None:
+        """What lets identical questions at all gateways of the Redis be answered once, to be started and closed by the caller; None without one."""
+        if self.guarded is None or self._config.redis_url is None:
+            return None
+        reader = connect(self._config.redis_url, replace(self._config, max_connections=1))
+        return SharedFlights(self.guarded, reader, self._config, FlightLimits(), self._clock)
+
     def generation(self, tenant: str) -> int:
         """Of the tenant's entries."""
+        return 0
+
+    async def purge(self, tenant: str) -> int:
+        """Forgets all that a tenant has; its new generation."""
         return 0
 
     @property
     def stats(self) -> CacheStats:
         """Counters since the start, and sizes now."""
-        guarded = self._guarded
+        guarded = self.guarded
         return CacheStats(
             hits_l0=self._hits_l0,
             hits_l1=self._hits_l1,

@@ -34,6 +34,8 @@ class CachedAnswer:
     prompt_tokens: int
     # When it was finished, in whole seconds since 1970.
     created_at: int
+    # How long it took to make, in milliseconds.
+    took_ms: int = 0
 
     @property
     def text(self) -> str:
@@ -87,16 +89,16 @@ def columns_of(answer: CachedAnswer) -> list[Any]:
         ValueError: the answer breaks its own types.
     """
     texts, ids = [delta.text for delta in answer.deltas], [list(delta.token_ids) for delta in answer.deltas]
-    columns = [texts, ids, answer.finish_reason, answer.prompt_tokens, answer.created_at]
+    columns = [texts, ids, answer.finish_reason, answer.prompt_tokens, answer.created_at, answer.took_ms]
     answer_from(columns)
     return columns
 
 
 def answer_from(columns: Any) -> CachedAnswer:
     """The answer in decoded columns; ValueError where anything is off."""
-    if not isinstance(columns, list) or len(columns) != 5:
-        raise ValueError("an answer has five columns")
-    texts, ids, finish_reason, prompt_tokens, created_at = columns
+    if not isinstance(columns, list) or len(columns) != 6:
+        raise ValueError("an answer has six columns")
+    texts, ids, finish_reason, prompt_tokens, created_at, took_ms = columns
     if not (isinstance(texts, list) and isinstance(ids, list) and len(texts) == len(ids)):
         raise ValueError("each delta has text and token ids")
     if not all(isinstance(text, str) for text in texts) or not all(_is_ids(some) for some in ids):
@@ -107,8 +109,10 @@ def answer_from(columns: Any) -> CachedAnswer:
         raise ValueError("prompt_tokens is a count")
     if not _is_count(created_at):
         raise ValueError("created_at is a time")
+    if not _is_count(took_ms):
+        raise ValueError("took_ms is a time")
     deltas = tuple(CachedDelta(text, tuple(some)) for text, some in zip(texts, ids, strict=True))
-    return CachedAnswer(deltas=deltas, finish_reason=finish_reason, prompt_tokens=prompt_tokens, created_at=created_at)
+    return CachedAnswer(deltas=deltas, finish_reason=finish_reason, prompt_tokens=prompt_tokens, created_at=created_at, took_ms=took_ms)
 
 
 def _is_count(value: object) -> TypeGuard[int]:

@@ -45,7 +45,6 @@ class Answer:
         index: of the choice in the request.
         notify: called with the answer when there is something for the reader.
         every_delta: whether the reader wants each delta; otherwise it is told of the end alone.
-        keep_deltas: whether to remember the deltas as they came, for the prompt cache.
         begun: tokens of the answer that were made and delivered before.
         tee: is given each delta as it comes, beside the reader.
     """
@@ -58,7 +57,6 @@ class Answer:
         "_text",
         "_took_finish",
         "blank",
-        "deltas",
         "error",
         "finish_reason",
         "first_at",
@@ -76,7 +74,6 @@ class Answer:
         notify: Callable[[Answer], None],
         *,
         every_delta: bool,
-        keep_deltas: bool,
         begun: Sequence[int] = (),
         tee: Tee | None = None,
     ) -> None:
@@ -92,7 +89,6 @@ class Answer:
         self.started: Started | None = None
         self.finish_reason: FinishReason | None = None
         self.error: ServiceError | None = None
-        self.deltas: list[tuple[str, tuple[int, ...]]] | None = [] if keep_deltas else None
         self._notify = notify
         self._every_delta = every_delta
         self._text: list[str] = []
@@ -143,8 +139,6 @@ class Answer:
             self._text.append(text)
         if logprobs:
             self._logprobs += logprobs
-        if self.deltas is not None:
-            self.deltas.append((text, tuple(token_ids)))
         if self.tee is not None:
             self.tee(text, tuple(token_ids), finish_reason)
         self.finish_reason = finish_reason
@@ -176,8 +170,6 @@ class Answer:
             self.token_ids = []
             self._text = []
             self._logprobs = []
-            if self.deltas is not None:
-                self.deltas = []
         if self.blank:
             self.started = None
 

@@ -7,18 +7,20 @@ import time
 from collections.abc import Callable, Iterable, Sequence
 from typing import NamedTuple
 
-from gateway.flow.answer import FinishReason
+from gateway.flow.answer import FinishReason, Tee
 from gateway.flow.call import Call
-from gateway.flow.flights import Sharing
 from gateway.flow.generation import CacheReport, Choice
 from gateway.flow.served_model import ServedModel
 from prompt_cache import CachedAnswer, CachedDelta, CacheKey, CacheScope, PromptCache, SemanticScope
-from prompt_cache.semantic.semantic_cache import Found, SemanticCache, Terms
+from prompt_cache.flights import Maker
+from prompt_cache.semantic.semantic_cache import Explained, Found, SemanticCache, Terms
 from prompt_cache.semantic.write_gates import reason_not_to_keep
 from triserve.rpc.errors import InvalidRequest
 from triserve.v1 import common_pb2, tokenizer_pb2
 
 _USER = "user"
+# What a clock that is set makes of a request's time is no more than this.
+_MAX_MS = 86_400_000
 
 
 class Kept(NamedTuple):
@@ -66,6 +68,20 @@ class AnswerCache:
         if call.cache.threshold is not None and self.semantic is None:
             raise InvalidRequest("cache.threshold is set, and there is no semantic cache here", field="cache.threshold")
         return Inquiry(self, call)
+
+    async def explain(self, call: Call, model: ServedModel, choices: Sequence[Choice]) -> list[Explained]:
+        """What is said of every entry near a call's question.
+
+        Raises:
+            InvalidRequest: there is no semantic cache, or the call has no question for it.
+        """
+        question = _last_question(call) if len(choices) == 1 else None
+        if self.semantic is None or not self.semantic.is_open:
+            raise InvalidRequest("there is no semantic cache here", field="cache")
+        if question is None:
+            raise InvalidRequest("messages must end with what a user asks, and n must be 1", field="messages")
+        terms = Terms(threshold=call.cache.threshold, max_age_s=call.cache.max_age_s, most_tokens=choices[0].stopping.max_tokens)
+        return await self.semantic.explain(self.scope(call, model, choices[0]), question, terms)
 
     def key(self, call: Call, model: ServedModel, choice: Choice) -> CacheKey | None:
         """The name of the answer; None if the same request would not get it again: greedy ones do, and those with a seed of the client's."""
@@ -128,10 +144,9 @@ class Inquiry:
         self._vector = None
         if self._question is not None and owner.semantic is not None:
             self._vector = asyncio.create_task(owner.semantic.embed(self._question), name="embedding")
+        self._began_at = owner.wall()
         self.key: CacheKey | None = None
         self.found: Found | None = None
-        # Where others follow the answer that is made for this call.
-        self.sharing: Sharing | None = None
 
     @property
     def keeps(self) -> bool:
@@ -159,10 +174,38 @@ class Inquiry:
             kept = await self._look_similarly(model, choice)
         return kept
 
-    def keep(self, deltas: Iterable[CachedDelta], finish_reason: FinishReason, *, prompt_tokens: int) -> None:
+    def tee(self, prompt_tokens: int, maker: Maker | None = None, begun: Iterable[CachedDelta] = ()) -> Tee:
+        """What is to get the answer's deltas beside the client: they are kept when it is whole, and given to all who follow.
+
+        Args:
+            prompt_tokens: of the question.
+            maker: of the answer that others follow.
+            begun: what was made of it before.
+        """
+        deltas = list(begun)
+
+        def take(text: str, token_ids: tuple[int, ...], finish_reason: FinishReason | None) -> None:
+            delta = CachedDelta(text, token_ids)
+            deltas.append(delta)
+            if finish_reason is not None:
+                # First, so that who comes when nobody can follow any more finds it.
+                self._keep(deltas, finish_reason, prompt_tokens=prompt_tokens)
+            if maker is not None:
+                maker.put([delta])
+                if finish_reason is not None:
+                    maker.finish(finish_reason, prompt_tokens)
+
+        return take
+
+    def _keep(self, deltas: Sequence[CachedDelta], finish_reason: FinishReason, *, prompt_tokens: int) -> None:
         """Keeps a finished answer, unless the client objects, and compares it with what was kept for a similar question."""
+        now = self._owner.wall()
         made = CachedAnswer(
-            deltas=tuple(deltas), finish_reason=finish_reason, prompt_tokens=prompt_tokens, created_at=int(self._owner.wall())
+            deltas=tuple(deltas),
+            finish_reason=finish_reason,
+            prompt_tokens=prompt_tokens,
+            created_at=int(now),
+            took_ms=min(max(0, round(1000 * (now - self._began_at))), _MAX_MS),
         )
         if self.key is not None and self._call.cache.write:
             self._owner.cache.put(self.key, made)
@@ -209,7 +252,8 @@ class Inquiry:
 
     def _may_be_similar(self, choice: Choice) -> bool:
         """A client that gives a seed wants the answer of that seed."""
-        if self._question is None or self._call.wishes.seed is not None:
+        semantic = self._owner.semantic
+        if semantic is None or not semantic.is_open or self._question is None or self._call.wishes.seed is not None:
             return False
         return choice.sampling.temperature == 0 or self._owner.similar_sampled
 

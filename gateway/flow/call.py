@@ -8,6 +8,8 @@ from typing import TypeAlias
 
 from triserve.v1 import tokenizer_pb2
 
+MAX_SALT_CHARS = 256
+
 # Text or chat to be encoded, or token ids as they are.
 Prompt: TypeAlias = tokenizer_pb2.EncodeRequest | tuple[int, ...]
 

@@ -1,8 +1,4 @@
-"""Identical questions at once: one of them is answered by the model, the others follow its answer as it is made.
-
-The answer of a flight has one maker, who is a client of it too. Where the maker leaves - its client is gone, or its time is over - one of
-those who follow goes on from what was delivered. Where the model fails, all of them are told.
-"""
+"""An answer that is made for several clients at once: identical questions are answered by the model once, here and in all gateways of a Redis."""
 
 from __future__ import annotations
 
@@ -12,108 +8,46 @@ from collections.abc import Callable, Sequence
 
 from gateway.flow.answer import Delta, FinishReason
 from gateway.flow.generation import CacheReport, LiveGeneration, Piece, Timeline, Usage
-from prompt_cache.entry import CachedDelta
-from prompt_cache.flights.flight import Failed, Finished, Flight
-from prompt_cache.keys import CacheKey
-from triserve.rpc.errors import Internal, ServiceError
+from prompt_cache import CachedDelta
+from prompt_cache.flights import Failed, Finished, Maker, Seat
+from prompt_cache.flights.flight import Batch
+from triserve.rpc.errors import Internal, ServiceError, from_proto
+from triserve.v1 import common_pb2
 
-# Makes the rest of an answer behind tokens that were made before.
-Continue = Callable[[Sequence[int]], LiveGeneration]
-
-
-class Flights:
-    """The answers of one gateway that others may follow, by key."""
-
-    def __init__(self) -> None:
-        self._flights: dict[CacheKey, Sharing] = {}
-
-    def __len__(self) -> int:
-        return len(self._flights)
-
-    def join(self, key: CacheKey) -> Sharing | None:
-        """The answer that is being made to the same question; None if there is none: the caller is to `open` it."""
-        return self._flights.get(key)
-
-    def open(self, key: CacheKey, *, prompt_tokens: int) -> Sharing:
-        """Begins one, of which the caller is the maker."""
-        assert key not in self._flights, "the caller has looked"
-        sharing = self._flights[key] = Sharing(prompt_tokens, lambda: self._forget(key, sharing))
-        return sharing
-
-    def _forget(self, key: CacheKey, sharing: Sharing) -> None:
-        if self._flights.get(key) is sharing:
-            del self._flights[key]
+# Makes an answer, or what is missing of it behind tokens that were made before.
+Make = Callable[[Maker, Sequence[int]], LiveGeneration]
 
 
-class Sharing:
-    """One answer that others may follow.
-
-    Args:
-        prompt_tokens: of the question.
-        forget: lets nobody follow it any more.
-    """
-
-    def __init__(self, prompt_tokens: int, forget: Callable[[], object]) -> None:
-        self.prompt_tokens = prompt_tokens
-        self.flight = Flight()
-        self.flight.take_over()
-        self.error: ServiceError | None = None
-        self._forget = forget
-
-    def tee(self, text: str, token_ids: tuple[int, ...], finish_reason: FinishReason | None) -> None:
-        """Takes a delta from its maker."""
-        self.flight.put([CachedDelta(text, token_ids)])
-        if finish_reason is not None:
-            self.flight.finish(finish_reason, self.prompt_tokens)
-
-    def leave(self, failure: ServiceError | None = None) -> None:
-        """The maker leaves: whoever follows may go on, or is told that the model has failed."""
-        if failure is not None:
-            self.error = failure
-            self.flight.fail(failure.message)
-        else:
-            self.flight.vacate("its maker left")
-        self.close_if_empty()
-
-    def close_if_empty(self) -> None:
-        """Forgets an answer that has ended, or that nobody makes and nobody waits for."""
-        if self.flight.end is not None or (self.flight.vacant and not self.flight.num_readers):
-            self._forget()
+def reason_of(error: ServiceError) -> str:
+    """A failure in one line, for those who follow."""
+    return f"{error.reason} {error.message}"
 
 
 class FollowedGeneration:
-    """An answer that is made for another client, or that this one has taken over.
+    """An answer that another client has the model make, until that one leaves: then this client may be the one who goes on.
 
     Args:
-        sharing: the answer.
+        seat: at the making of the answer.
         prompt_token_ids: what it answers.
-        go_on: makes the rest of it.
-        keep: keeps the whole answer, if this client made its end.
+        make: makes the rest of it.
         idle_s: `next` returns nothing after so long; None = never.
     """
 
-    def __init__(
-        self,
-        sharing: Sharing,
-        prompt_token_ids: Sequence[int],
-        *,
-        go_on: Continue,
-        keep: Callable[[Sequence[CachedDelta], FinishReason], None],
-        idle_s: float | None,
-    ) -> None:
+    def __init__(self, seat: Seat, prompt_token_ids: Sequence[int], *, make: Make, idle_s: float | None) -> None:
         self.cache = CacheReport("hit-exact", 0)
-        self._sharing = sharing
+        self.saved_s = 0.0
+        self._seat = seat
         self._prompt_token_ids = prompt_token_ids
-        self._go_on = go_on
-        self._keep = keep
+        self._make = make
         self._idle_s = idle_s
         self._num_taken = 0
         self._num_tokens = 0
         self._woken = asyncio.Event()
-        self._maker: asyncio.Task[None] | None = None
+        self._reading: asyncio.Task[Batch] | None = None
+        self._making: asyncio.Task[None] | None = None
         self._finished = False
-        self._seat = contextlib.ExitStack()
-        self._seat.enter_context(sharing.flight.reader())
+        if seat.maker is not None:
+            self._go_on()
 
     @property
     def finished(self) -> bool:
@@ -122,20 +56,19 @@ class FollowedGeneration:
 
     async def next(self) -> list[Piece]:
         """See `Generation.next`."""
-        flight = self._sharing.flight
-        while True:
-            if flight.vacant and len(flight) == self._num_taken and flight.take_over():
-                self._maker = asyncio.create_task(self._make(), name="flight")
-            if not await self._something_came():
-                return []
-            batch = await flight.read(self._num_taken)
+        while (batch := await self._read()) is not None:
             self._num_taken += len(batch.deltas)
-            state = batch.state
-            if batch.deltas or isinstance(state, Finished):
-                self._finished = isinstance(state, Finished)
-                return [self._piece(batch.deltas, state.finish_reason if isinstance(state, Finished) else None)]
-            if isinstance(state, Failed):
-                raise self._sharing.error or Internal("the answer could not be made")
+            if isinstance(batch.state, Finished):
+                self._finished = True
+                return [self._piece(batch.deltas, batch.state.finish_reason)]
+            if batch.deltas:
+                return [self._piece(batch.deltas, None)]
+            if isinstance(batch.state, Failed):
+                reason, _, message = batch.state.reason.partition(" ")
+                raise from_proto(common_pb2.Error(reason=reason, message=message))
+            # Nobody makes it any more, and this client is to.
+            self._go_on()
+        return []
 
     def usage(self) -> Usage:
         """What is delivered; this client's prompt was not computed."""
@@ -155,41 +88,42 @@ class FollowedGeneration:
         self._woken.set()
 
     def close(self) -> None:
-        """Leaves; if this client made the answer, another may go on."""
-        if self._maker is not None:
-            self._maker.cancel()
-        self._seat.close()
-        self._sharing.close_if_empty()
+        """Stops reading, and making if it did; whose seat it is lets another one go on."""
+        for task in (self._reading, self._making):
+            if task is not None:
+                task.cancel()
+
+    async def _read(self) -> Batch | None:
+        """What comes next; None where the reader was woken, or nothing came for too long."""
+        if self._reading is None:
+            self._reading = asyncio.create_task(self._seat.read(self._num_taken), name="follow")
+        waking = asyncio.create_task(self._woken.wait(), name="wake")
+        try:
+            await asyncio.wait({self._reading, waking}, timeout=self._idle_s, return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            self._woken.clear()
+            waking.cancel()
+        if not self._reading.done():
+            return None
+        reading, self._reading = self._reading, None
+        return reading.result()
 
     def _piece(self, deltas: Sequence[CachedDelta], finish_reason: FinishReason | None) -> Piece:
         token_ids = [token for delta in deltas for token in delta.token_ids]
         self._num_tokens += len(token_ids)
         return Piece(0, Delta("".join(delta.text for delta in deltas), token_ids, [], finish_reason))
 
-    async def _something_came(self) -> bool:
-        """Waits for the answer to go on; False where the reader was woken, or nothing came for too long."""
-        reading = asyncio.ensure_future(self._sharing.flight.read(self._num_taken))
-        waking = asyncio.ensure_future(self._woken.wait())
-        try:
-            await asyncio.wait({reading, waking}, timeout=self._idle_s, return_when=asyncio.FIRST_COMPLETED)
-            return reading.done()
-        finally:
-            self._woken.clear()
-            reading.cancel()
-            waking.cancel()
+    def _go_on(self) -> None:
+        maker = self._seat.maker
+        if maker is None or self._making is not None:
+            raise Internal("an answer that is shared has stopped")
+        self._making = asyncio.create_task(self._make_rest(maker), name="flight")
 
-    async def _make(self) -> None:
+    async def _make_rest(self, maker: Maker) -> None:
         """Makes the rest of the answer, as long as this client is there."""
-        sharing, failure = self._sharing, None
         try:
-            generation = self._go_on(sharing.flight.token_ids)
-            with contextlib.closing(generation):
+            with contextlib.closing(self._make(maker, self._seat.flight.token_ids)) as generation:
                 while not generation.finished:
                     await generation.next()
-            end = sharing.flight.end
-            assert isinstance(end, Finished), "a generation that is finished has finished its flight"
-            self._keep(sharing.flight.since(0), end.finish_reason)
         except ServiceError as error:
-            failure = error
-        finally:
-            sharing.leave(failure)
+            maker.fail(reason_of(error))

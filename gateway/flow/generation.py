@@ -84,6 +84,8 @@ class Generation(Protocol):
     """What a door reads a request's answers from."""
 
     cache: CacheReport
+    # Seconds it took to make the answer, where it was made before.
+    saved_s: float
 
     @property
     def finished(self) -> bool:
@@ -163,7 +165,6 @@ class LiveGeneration:
         limits: bounds on the request.
         remaining_ms: gives the time the request has left.
         cache: what the prompt cache said.
-        keep_deltas: whether to remember deltas for the prompt cache.
         observer: is told of retries, and of gaps where the client reads deltas.
         begun: tokens of the one choice that were made before.
         tee: is given each delta of it as it comes.
@@ -180,7 +181,6 @@ class LiveGeneration:
         limits: Limits,
         remaining_ms: Callable[[], int],
         cache: CacheReport,
-        keep_deltas: bool,
         observer: Observer,
         begun: Sequence[int] = (),
         tee: Tee | None = None,
@@ -190,6 +190,7 @@ class LiveGeneration:
         self._clock = clock
         self._sleep = sleep
         self.cache = cache
+        self.saved_s = 0.0
         self.choices = choices
         self._call = call
         self._replicas = replicas
@@ -198,10 +199,7 @@ class LiveGeneration:
         self._observer = observer
         self._took_at: dict[int, float] = {}
         self._ready = ReadyAnswers(idle_s=limits.keep_alive_s if call.stream else None)
-        self.answers = [
-            Answer(choice.number, self._ready.put, every_delta=call.stream, keep_deltas=keep_deltas, begun=begun, tee=tee)
-            for choice in choices
-        ]
+        self.answers = [Answer(choice.number, self._ready.put, every_delta=call.stream, begun=begun, tee=tee) for choice in choices]
         self._attempts: dict[int, Attempt] = {}
         self._replica_of: dict[int, Replica] = {}
         self._failed_on: dict[int, list[Replica]] = {}

@@ -32,6 +32,7 @@ class ReplayedGeneration:
         sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,
     ) -> None:
         self.cache = cache
+        self.saved_s = answer.took_ms / 1000
         self._answer = answer
         self._prompt_token_ids = prompt_token_ids
         self._tokens_per_s = tokens_per_s

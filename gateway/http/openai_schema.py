@@ -7,7 +7,7 @@ from typing import Annotated, Any, Literal, NoReturn, TypeVar
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, PlainValidator, ValidationError, model_validator
 
-from gateway.flow.call import Wishes
+from gateway.flow.call import MAX_SALT_CHARS, Wishes
 from gateway.flow.limits import Limits
 from gateway.http.body_counts import check_counts
 from gateway.http.openai_fields import MAX_SHOWN_CHARS, REFUSED, REFUSED_IN_MESSAGE, REFUSED_IN_STREAM_OPTIONS, unknown, without_idle
@@ -58,7 +58,7 @@ class CacheField(Body):
     threshold: float | None = Field(None, ge=-1, le=1)
     max_age_s: float | None = Field(None, ge=0, le=10**9)
     # Answers are found under the salt they were kept with.
-    salt: str | None = Field(None, max_length=256)
+    salt: str | None = Field(None, max_length=MAX_SALT_CHARS)
 
 
 def _without_effect(why: str) -> Any:

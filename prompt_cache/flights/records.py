@@ -69,7 +69,7 @@ def _record_from(columns: Any) -> Record:
     if not (end is None or isinstance(end, str) or (isinstance(end, list) and len(end) == 2)):
         raise ValueError("an end is a reason, or a finish reason and a count")
     finish_reason, prompt_tokens = end if isinstance(end, list) else ("stop", 0)
-    answer = answer_from([texts, ids, finish_reason, prompt_tokens, 0])
+    answer = answer_from([texts, ids, finish_reason, prompt_tokens, 0, 0])
     if isinstance(end, list):
         return Record(first, answer.deltas, Finished(answer.finish_reason, answer.prompt_tokens))
     return Record(first, answer.deltas, None if end is None else Failed(end))

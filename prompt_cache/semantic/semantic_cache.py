@@ -20,9 +20,10 @@ from prompt_cache.entry import CachedAnswer
 from prompt_cache.guarded_redis import GuardedRedis
 from prompt_cache.keys import KeyMaker, SemanticScope
 from prompt_cache.sealing import CorruptEntry, UnknownKey
+from prompt_cache.semantic.budget import HitBudget
 from prompt_cache.semantic.budgets import Budgets, ScopeReport
 from prompt_cache.semantic.candidate import Candidate, StepResult, Verdict
-from prompt_cache.semantic.config import SemanticConfig
+from prompt_cache.semantic.config import Mode, SemanticConfig
 from prompt_cache.semantic.evaluator import EvaluatorPolicy, evaluate, explain
 from prompt_cache.semantic.normalise import normalise
 from prompt_cache.semantic.records import Record, RecordCodec
@@ -91,6 +92,20 @@ class Found(NamedTuple):
     refused_by: str | None = None
 
 
+class OpenedStore(NamedTuple):
+    """A store that works.
+
+    Attributes:
+        store: The store.
+        server: What it runs on.
+        advice: What an operator should know or change, one sentence each.
+    """
+
+    store: VectorStore
+    server: str
+    advice: tuple[str, ...]
+
+
 class Explained(NamedTuple):
     """What was said of one entry near a question."""
 
@@ -121,7 +136,7 @@ class SemanticCache:
         embedder: Embedder,
         keys: KeyMaker,
         all_secrets: tuple[bytes, ...],
-        open_store: Callable[[], Awaitable[VectorStore]],
+        open_store: Callable[[], Awaitable[OpenedStore]],
         guarded: GuardedRedis | None,
         clock: Callable[[], float] = time.monotonic,
         wall: Callable[[], float] = time.time,
@@ -139,7 +154,9 @@ class SemanticCache:
         self._opening: asyncio.Task[None] | None = None
         self._tasks: set[asyncio.Task[object]] = set()
         self.store: VectorStore | None = None
-        self.budgets = Budgets(config.max_wrong_share, guarded)
+        self.server = ""
+        self.advice: tuple[str, ...] = ()
+        self.budgets = Budgets(HitBudget(limit=config.max_wrong_share), guarded)
         self.outcomes: dict[Outcome, int] = dict.fromkeys(("hit", "would_hit", "near", "miss", "skipped", "off", "failed"), 0)
         self.refusals: dict[str, int] = {}
         self.comparisons = {"same": 0, "different": 0}
@@ -149,6 +166,11 @@ class SemanticCache:
         """Looks for the store in the background."""
         self._opening = asyncio.create_task(self._open(), name="semantic-cache-store")
 
+    async def opened(self) -> None:
+        """Returns when there is a store."""
+        if self._opening is not None:
+            await self._opening
+
     async def close(self) -> None:
         """Lets go of the embedder and of what runs in the background."""
         tasks = [task for task in (self._opening, *self._tasks) if task is not None]
@@ -157,6 +179,11 @@ class SemanticCache:
         await asyncio.gather(*tasks, return_exceptions=True)
         await self.embedder.close()
 
+    @property
+    def is_open(self) -> bool:
+        """Whether the embedder has shown what its vectors are, and there is a store."""
+        return self.store is not None
+
     async def drain(self) -> None:
         """Returns when nothing runs in the background."""
         while self._tasks:
@@ -164,8 +191,15 @@ class SemanticCache:
         if self._guarded is not None:
             await self._guarded.drain()
 
+    @property
+    def mode(self) -> Mode:
+        """Whether anything is served."""
+        return self._config.mode
+
     async def embed(self, question: str) -> Vector | None:
         """The vector of a question, to be begun early; None if there is none or it fails."""
+        if len(question) > self._config.max_question_bytes:
+            return None
         try:
             (vector,) = await self.embedder.embed([normalise(question)])
         except EmbeddingFailed as error:
@@ -188,12 +222,15 @@ class SemanticCache:
             self.refusals[found.refused_by] = self.refusals.get(found.refused_by, 0) + 1
         if found.outcome == "hit" and found.served is not None:
             self._background(lambda store: store.hit(found.scope, found.served.entry_id))  # type: ignore[union-attr]
-            self.budgets.served(found.scope)
+            self.budgets.served(found.scope, self._wall())
         return found
 
     async def prepare(self, scope: SemanticScope, question: str, vector: Awaitable[Vector | None]) -> Found:
         """What is needed to keep the answer to a question for which nothing is to be looked for."""
-        name, asked = self._keys.scope(scope), normalise(question)
+        name = self._keys.scope(scope)
+        if len(question) > self._config.max_question_bytes:
+            return Found("skipped", name, "")
+        asked = normalise(question)
         try:
             async with asyncio.timeout(self._config.lookup_timeout_s):
                 return Found("skipped", name, asked, await vector)
@@ -230,10 +267,13 @@ class SemanticCache:
 
     def reports(self) -> list[ScopeReport]:
         """What is known of each scope's wrong hits."""
-        return self.budgets.reports()
+        return self.budgets.reports(self._wall())
 
     async def _look(self, scope: SemanticScope, question: str, vector: Awaitable[Vector | None], terms: Terms) -> Found:
-        name, asked = self._keys.scope(scope), normalise(question)
+        name = self._keys.scope(scope)
+        if len(question) > self._config.max_question_bytes:
+            return Found("skipped", name, "")
+        asked = normalise(question)
         if not asked or len(asked.encode("utf-8", "surrogatepass")) > self._config.max_question_bytes:
             return Found("skipped", name, asked)
         if self.store is None:
@@ -319,10 +359,10 @@ class SemanticCache:
     def _policy(self, terms: Terms) -> EvaluatorPolicy:
         return EvaluatorPolicy(
             threshold=self._config.threshold if terms.threshold is None else terms.threshold,
-            is_weak=self.embedder.is_weak,
+            is_weak_embedder=self.embedder.is_weak,
             max_age_s=terms.max_age_s,
-            learned=self._config.learned,
-            max_wrong_share=self._config.max_wrong_share,
+            bound="explore" if self._config.learned else "suffice",
+            target_error_rate=self._config.max_wrong_share,
         )
 
     async def _compare(self, found: Found, near: Near, text: str) -> None:
@@ -357,14 +397,19 @@ class SemanticCache:
     async def _open(self) -> None:
         while self.store is None:
             try:
-                self.store = await self._open_store()
+                # An endpoint tells with its first answer how long its vectors are.
+                await self.embedder.embed([_FIRST_WORDS])
+                self.store, self.server, self.advice = await self._open_store()
             except Exception as error:  # noqa: BLE001 - whatever Redis says, it is asked again
                 logger.warning("no store for the semantic cache yet: %s", error)
                 await asyncio.sleep(_OPEN_AGAIN_S)
-        logger.info("semantic cache: %s, embedder %s", self.store.name, self.embedder.id)
+        logger.info("semantic cache: %s on %s, embedder %s", self.store.name, self.server, self.embedder.id)
+        for sentence in self.advice:
+            logger.warning("semantic cache: %s", sentence)
 
 
 _OPEN_AGAIN_S = 5.0
+_FIRST_WORDS = "How far is the moon?"
 
 
 async def _finished(work: Awaitable[object]) -> object:

@@ -60,7 +60,7 @@ async def respond(request: web.Request, style: Style, kind: type[B], prompts: An
     async with gateway.bodies.read(request, kind, tenant=tenant) as body:
         if body.stream_options is not None and not body.stream:
             raise InvalidRequest("stream_options is set, stream must be true with it", field="stream_options")
-        call = _call(request, style, body, prompts(body))
+        call = call_of(request, style, body, prompts(body))
         shape = _shape(style, body, call, gateway)
         with gateway.admission.enter(tenant) as ticket:
             if not body.stream:
@@ -68,7 +68,12 @@ async def respond(request: web.Request, style: Style, kind: type[B], prompts: An
             return await respond_stream(request, gateway.pipeline, call, ticket, shape, stall_timeout_s=gateway.limits.stall_timeout_s)
 
 
-def _call(request: web.Request, style: Style, body: ChatBody | CompletionBody, prompts: tuple[Prompt, ...]) -> Call:
+def call_of(request: web.Request, style: Style, body: ChatBody | CompletionBody, prompts: tuple[Prompt, ...]) -> Call:
+    """What a body asks.
+
+    Raises:
+        InvalidRequest: fields contradict each other.
+    """
     grant = request[GRANT]
     return Call(
         request_id=style.id_prefix + request[REQUEST_ID],

@@ -81,7 +81,6 @@ class Scene:
             limits=Limits(**limits),
             remaining_ms=lambda: 4321,
             cache=CacheReport("miss"),
-            keep_deltas=False,
             observer=self.notes,
             clock=self.clock,
             sleep=self.sleep,

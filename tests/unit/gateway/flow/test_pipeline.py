@@ -13,7 +13,8 @@ from gateway.flow.answer_cache import AnswerCache
 from gateway.flow.call import CachePolicy, Call, Prompt, Wishes
 from gateway.flow.generation import LiveGeneration, Usage
 from gateway.flow.limits import Limits
-from gateway.flow.pipeline import Pipeline, in_clients_words, remaining_ms
+from gateway.flow.pipeline import Pipeline, remaining_ms
+from gateway.flow.preparation import in_clients_words
 from gateway.flow.resolve import choice_seed
 from gateway.flow.served_model import ServedModel, ServedNames
 from gateway.metrics import Metrics
@@ -160,14 +161,14 @@ async def test_an_error_that_is_none_of_a_request_s_is_passed_on_and_counted_as_
 
 
 @pytest.mark.parametrize(
-    ("cached", "policy", "kept"), [(False, CachePolicy(), None), (True, CachePolicy(write=False), None), (True, CachePolicy(), [])]
+    ("cached", "policy", "kept"), [(False, CachePolicy(), False), (True, CachePolicy(write=False), False), (True, CachePolicy(), True)]
 )
-async def test_deltas_are_remembered_for_the_cache_alone(cached: bool, policy: CachePolicy, kept: list[Any] | None) -> None:
+async def test_deltas_are_remembered_for_the_cache_alone(cached: bool, policy: CachePolicy, kept: bool) -> None:
     scene = Scene(replica=FakeReplica("one"), cached=cached)
     with scene.admission.enter("acme") as ticket:
         async with scene.pipeline.open(call((5,), wishes=Wishes(temperature=0.0), cache=policy), ticket) as generation:
             assert isinstance(generation, LiveGeneration)
-            assert [answer.deltas for answer in generation.answers] == [kept]
+            assert [answer.tee is not None for answer in generation.answers] == [kept]
 
 
 async def test_a_clients_seed_gives_each_prompt_the_answers_it_would_have_alone() -> None:
@@ -327,12 +328,22 @@ async def test_a_fresh_answer_is_kept_for_others() -> None:
     assert (await scene.answer(text("abc"), wishes=greedy))[2] == "hit-exact"
 
 
-async def test_an_answer_that_was_not_read_to_its_end_is_not_kept() -> None:
+async def test_an_answer_that_was_made_to_its_end_is_kept_however_much_its_client_read() -> None:
     scene = Scene(cached=True)
     greedy = call(text("abc"), wishes=Wishes(temperature=0.0))
     with scene.admission.enter("acme") as ticket:
         async with scene.pipeline.open(greedy, ticket) as generation:
             assert isinstance(generation, LiveGeneration)
+    assert (await scene.answer(text("abc"), wishes=Wishes(temperature=0.0)))[2] == "hit-exact"
+
+
+async def test_an_answer_whose_client_left_before_its_end_is_not_kept() -> None:
+    scene = Scene(replica=FakeReplica("one"), cached=True)
+    greedy = call(text("abc"), wishes=Wishes(temperature=0.0))
+    with scene.admission.enter("acme") as ticket:
+        async with scene.pipeline.open(greedy, ticket):
+            scene.replica.attempts[0].answer.push(0, [1], "a", now=1.0)
+    scene.replica.play = HI
     assert (await scene.answer(text("abc"), wishes=Wishes(temperature=0.0)))[2] == "miss"
 
 
