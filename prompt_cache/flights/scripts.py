@@ -80,6 +80,7 @@ class FlightLimits:
 
     Attributes:
         lease_s: How long a leader that says nothing is believed to live. It renews three times as often.
+        look_every_s: How often followers look whether the lease is still their leader's.
         publish_every_s: How often what leaders made is written; what came in between goes together.
         publish_unwatched_every_s: The same as long as nobody follows: most questions are asked once at a time.
         linger_s: How long a finished flight can still be joined. The prompt cache has the answer by then.
@@ -89,6 +90,7 @@ class FlightLimits:
     """
 
     lease_s: float = 2.0
+    look_every_s: float = 0.5
     publish_every_s: float = 0.02
     publish_unwatched_every_s: float = 0.25
     linger_s: float = 10.0

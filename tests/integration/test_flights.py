@@ -17,17 +17,19 @@ from prompt_cache.config import CacheConfig
 from prompt_cache.entry import CachedDelta
 from prompt_cache.flights import Failed, Finished, FlightLimits, Flights, Follow, Lead, LeaderLost, Maker, Seat, SharedFlights
 from prompt_cache.flights.scripts import FlightNames
+from prompt_cache.generations import Generations
 from prompt_cache.guarded_redis import GuardedRedis, connect
 from prompt_cache.keys import CacheKey
-from tests.integration.test_prompt_cache import RedisServer
+from tests.fakes.redis_servers import RedisServer, plain
 
 SECRET = b"0123456789abcdef"
 KEY = CacheKey("aa", "11" * 32)
 NAMES = FlightNames.of(KEY)
 END = Finished("stop", 7)
-# Leases that end only when a test ends them, looked at so often that nobody waits for it.
+# Leases that end only when a test ends them.
 LIMITS = FlightLimits(lease_s=3600, publish_every_s=0.001, publish_unwatched_every_s=0.001)
-WATCHFUL = dataclasses.replace(LIMITS, lease_s=0.02)
+# And followers who look so often that nobody waits for it.
+WATCHFUL = dataclasses.replace(LIMITS, look_every_s=0.005)
 
 
 @pytest.fixture(scope="module")
@@ -406,7 +408,7 @@ async def test_keys_of_another_type_are_cleared_away(server: RedisServer, raw: r
 async def test_an_answer_too_long_to_be_shared_is_made_alone_from_there_on(server: RedisServer) -> None:
     for limits in (dataclasses.replace(LIMITS, max_records=2), dataclasses.replace(LIMITS, max_bytes=100)):
         key = CacheKey("aa", f"{limits.max_records:064x}")
-        async with gateway(server.url, limits) as one, gateway(server.url, dataclasses.replace(limits, lease_s=0.02)) as other:
+        async with gateway(server.url, limits) as one, gateway(server.url, dataclasses.replace(limits, look_every_s=0.005)) as other:
             lead = await lead_of(one, key)
             follow = await follow_of(other, key)
             count = 0
@@ -505,6 +507,31 @@ async def test_a_redis_that_was_never_there_makes_everybody_alone(own_server: Re
     async with gateway(own_server.url) as one:
         assert await one.board(KEY) is None
         assert one.stats.alone == 1
+
+
+async def test_an_old_redis_without_functions_or_modules_does(tmp_path: Path) -> None:
+    server = plain(tmp_path)
+    try:
+        async with gateway(server.url) as one, gateway(server.url) as other:
+            lead = await lead_of(one)
+            follow = await follow_of(other)
+            lead.put(deltas(2))
+            assert (await follow.read(0)).deltas == tuple(deltas(2))
+            lead.release("the test")
+            await lost(follow)
+            successor = await follow.take_over()
+            assert isinstance(successor, Lead)
+            again = await follow_of(one)
+            successor.put(deltas(1, 2))
+            successor.finish(*END)
+            assert await read_all(again) == (deltas(3), END)
+            generations = Generations(one._guarded, clock=time.monotonic)
+            number, purged = await generations.current("aa"), await generations.purge("aa")
+            assert number is not None
+            assert purged is not None
+            assert purged > number
+    finally:
+        server.kill()
 
 
 @contextlib.asynccontextmanager

@@ -14,7 +14,8 @@ import redis
 from prompt_cache.config import CacheConfig
 from prompt_cache.generations import Generations
 from prompt_cache.guarded_redis import GuardedRedis, connect
-from tests.integration.test_prompt_cache import Clock, RedisServer
+from tests.fakes.redis_servers import RedisServer
+from tests.integration.test_prompt_cache import Clock
 
 NAME = "triserve:cache:generation:aa"
 # What another release or another hand may have left there.
