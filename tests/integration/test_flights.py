@@ -602,6 +602,22 @@ async def test_requests_that_leave_one_after_the_other_pass_the_making_on_in_the
         assert (len(one), len(other)) == (0, 0)
 
 
+async def test_a_seat_that_is_left_while_it_takes_over_leaves_nobody_in_the_lead(server: RedisServer, raw: redis.Redis) -> None:
+    async with gateway(server.url) as one, gateway(server.url) as other:
+        lead = await lead_of(one)
+        flights = Flights(other)
+        async with flights.join(KEY) as seat:
+            lead.release("the test")
+            await until(lambda: seat.flight.vacant)
+            reading = asyncio.create_task(seat.read(0))
+            await asyncio.sleep(0)
+            assert not seat.flight.vacant
+        await until(lambda: other.stats.led == 1)
+        await until(lambda: not raw.exists(NAMES.lease) and not other.stats.leading)
+        assert (seat.maker, seat.flight.vacant, len(flights)) == (None, True, 0)
+        reading.cancel()
+
+
 async def test_a_failure_is_told_to_its_gateway_and_another_one_goes_on(server: RedisServer) -> None:
     async with two_gateways(server.url) as (one, other), one.join(KEY) as here, one.join(KEY) as beside, other.join(KEY) as there:
         assert (here.maker is not None, beside.maker, there.maker) == (True, None, None)
