@@ -73,6 +73,8 @@ class Seat:
     async def read(self, after: int) -> Batch:
         """Waits for deltas from number `after` on, or the end. No delta and no end: the seat has become the maker's.
 
+        A seat that is left meanwhile hears that it is vacant.
+
         Raises:
             ValueError: the reader cannot have had so many.
         """
@@ -85,6 +87,8 @@ class Seat:
             await self.settle()
             if self.maker is not None:
                 return Batch((), None)
+            if self._left:
+                return batch
 
     async def settle(self) -> None:
         """Finds out who makes the answer, if nobody here does."""
@@ -178,7 +182,7 @@ class _Room:
         self._is_abandoned = False
 
     async def board(self) -> bool:
-        """Finds out who makes the answer; returns whether this process does."""
+        """Finds out who makes the answer; returns whether it is left to this process."""
         if self.lead is not None and not self.lead.lost:
             # The maker left, and the next one is here.
             return True
@@ -191,6 +195,7 @@ class _Room:
             self._follow = boarded
         if self._is_abandoned:
             self._let_go()
+            return True
         return self._follow is None
 
     def empty(self) -> None:
@@ -200,6 +205,7 @@ class _Room:
     def _let_go(self) -> None:
         if self.lead is not None:
             self.lead.release("nobody at its gateway waits for it")
+            self.lead = None
         if self._follow is not None:
             self._follow.close()
 

@@ -21,6 +21,8 @@ from prompt_cache.sealing import CorruptEntry, UnknownKey
 _ENTRIES_PER_READ = 64
 # How long a read waits in Redis at most: a flight that is joined meanwhile waits as long for its next deltas.
 _MAX_BLOCK_MS = 10
+# How long nothing is followed after Redis refused to read: or those who wait would board again and again.
+_REFUSED_S = 1.0
 
 
 @dataclass(eq=False)
@@ -125,6 +127,7 @@ class StreamReader:
         self._clock = clock
         self._followed: set[Followed] = set()
         self._looked_at = 0.0
+        self._refused_until = 0.0
         self._some = asyncio.Event()
         self._task: asyncio.Task[None] | None = None
 
@@ -145,8 +148,8 @@ class StreamReader:
         await self._guarded.attempt(self._redis.aclose())
 
     def add(self, followed: Followed) -> bool:
-        """Follows a flight, whose state changes as its leader's does; returns whether it does: not if there are too many."""
-        if self._task is None or len(self._followed) >= self._limits.max_follows:
+        """Follows a flight, whose state changes as its leader's does; returns whether it does: not if there are too many, or Redis refused lately."""
+        if self._task is None or len(self._followed) >= self._limits.max_follows or self._clock() < self._refused_until:
             return False
         self._followed.add(followed)
         self._some.set()
@@ -193,6 +196,7 @@ class StreamReader:
         except ResponseError as error:
             # Of one stream among them, maybe: all of them are boarded again, which clears away what is none.
             self._scripts.note_refusal(error)
+            self._refused_until = self._clock() + _REFUSED_S
             return None
         # Which of the two depends on the client's release and the protocol.
         streams = [(name, *rest) for name, rest in reply.items()] if isinstance(reply, dict) else reply
