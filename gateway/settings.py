@@ -106,7 +106,7 @@ class Settings(Limits, BaseSettings):
         0.02, ge=0, le=1, description="Share of answers given to similar questions that the model is asked for too, and that are compared"
     )
     semantic_max_wrong_share: float = Field(
-        0.01, gt=0, le=1, description="Share of them that may be wrong; where there is evidence of more, a scope is switched off"
+        0.01, gt=0, lt=1, description="Share of them that may be wrong; where there is evidence of more, a scope is switched off"
     )
     semantic_timeout_ms: float = Field(25.0, ge=1, le=10_000, description="Most milliseconds a look for similar questions may take")
     semantic_max_question_bytes: int = Field(4096, ge=16, le=_MIB, description="Longest question that is looked for")

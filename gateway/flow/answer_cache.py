@@ -13,7 +13,8 @@ from gateway.flow.generation import CacheReport, Choice
 from gateway.flow.served_model import ServedModel
 from prompt_cache import CachedAnswer, CachedDelta, CacheKey, CacheScope, PromptCache, SemanticScope
 from prompt_cache.flights import Maker
-from prompt_cache.semantic.semantic_cache import Explained, Found, SemanticCache, Terms
+from prompt_cache.semantic.lookup import Explained, Found, Terms
+from prompt_cache.semantic.semantic_cache import SemanticCache
 from prompt_cache.semantic.write_gates import reason_not_to_keep
 from triserve.rpc.errors import InvalidRequest
 from triserve.v1 import common_pb2, tokenizer_pb2

@@ -25,7 +25,7 @@ from gateway.flow.resolve import check_priority, check_shape, check_template_rea
 from gateway.flow.served_model import ServedModel, ServedNames
 from gateway.metrics import Metrics
 from prompt_cache.flights import Flights, Maker, Seat
-from prompt_cache.semantic.semantic_cache import Explained
+from prompt_cache.semantic.lookup import Explained
 from triserve.rpc.errors import DeadlineExceeded, InvalidRequest, ServiceError
 
 logger = logging.getLogger(__name__)

@@ -15,7 +15,8 @@ from gateway.http.openai_schema import ChatBody
 from gateway.http.paths import add_route
 from gateway.http.routes.chat import STYLE
 from gateway.http.routes.generating import call_of
-from prompt_cache.semantic.semantic_cache import Explained, SemanticCache
+from prompt_cache.semantic.lookup import Explained
+from prompt_cache.semantic.semantic_cache import SemanticCache
 from triserve.rpc.errors import InvalidRequest
 
 
