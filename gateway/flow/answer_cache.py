@@ -221,7 +221,13 @@ class Inquiry:
             self._vector.cancel()
 
     def _keep_similar(self, semantic: SemanticCache, found: Found, made: CachedAnswer) -> None:
-        reason = reason_not_to_keep(found.question, made.text, made.finish_reason)
+        reason = reason_not_to_keep(
+            found.question,
+            made.text,
+            finish_reason=made.finish_reason,
+            num_bytes=len(made.text.encode()),
+            max_bytes=self._owner.cache.max_entry_bytes,
+        )
         if reason is not None:
             self._owner.not_kept(reason)
         else:
