@@ -47,7 +47,7 @@ def test_a_folder_is_built_where_it_is_asked_for(source: Path, tmp_path: Path, c
     assert said.out == (
         f"{tmp_path / 'out'}\n{card.id}: 16 dimensions, texts of up to 48 tokens, cosine to float32 at least {card.cosine_to_float32:.4f}\n"
     )
-    assert "6/6" in said.err
+    assert "5/5" in said.err
     assert card.source_name == "small-model"
 
 
