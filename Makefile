@@ -111,6 +111,10 @@ bench-device: $(VENV)/.dev ## Measure the engine alone on one device beside tran
 bench-invariance: $(VENV)/.dev ## Measure what it costs that bits do not depend on the batch
 	$(BIN)/python -m tests.bench.batch_invariance $(ARGS)
 
+.PHONY: bench-embedding
+bench-embedding: $(VENV)/.dev ## Measure what the vector of a question costs, alone and beside an engine
+	$(BIN)/python -m tests.bench.embedding_speed $(ARGS)
+
 .PHONY: gpu
 gpu: ## Everything that needs a CUDA GPU, with an interpreter that is there: tests, oracle, baseline
 	tests/bench/on_gpu.sh
