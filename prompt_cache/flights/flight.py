@@ -52,7 +52,8 @@ class Flight:
         self._state: Finished | Failed | Vacant | None = Vacant("nobody has begun")
         self._num_readers = 0
         self._on_abandoned = on_abandoned
-        self._changed = asyncio.Event()
+        # What readers wait for; None = nobody waits.
+        self._changed: asyncio.Event | None = None
 
     def __len__(self) -> int:
         return len(self._deltas)
@@ -132,6 +133,8 @@ class Flight:
         if not 0 <= after <= len(self._deltas):
             raise ValueError(f"after is {after}, the flight has {len(self._deltas)} deltas")
         while after == len(self._deltas) and self._state is None:
+            if self._changed is None:
+                self._changed = asyncio.Event()
             await self._changed.wait()
         return Batch(self.since(after), self._state)
 
@@ -141,5 +144,6 @@ class Flight:
             self._wake()
 
     def _wake(self) -> None:
-        self._changed.set()
-        self._changed = asyncio.Event()
+        if self._changed is not None:
+            self._changed.set()
+            self._changed = None

@@ -45,8 +45,7 @@ class Flights:
                     await seat.settle()
                     yield seat
                 finally:
-                    if seat.maker is not None and not seat.maker.detached:
-                        seat.maker.leave()
+                    seat.leave()
         finally:
             if not room.flight.num_readers:
                 self.empty(room)
@@ -69,6 +68,7 @@ class Seat:
         self.flight: Flight = room.flight
         self.maker: Maker | None = None
         self._room = room
+        self._left = False
 
     async def read(self, after: int) -> Batch:
         """Waits for deltas from number `after` on, or the end. No delta and no end: the seat has become the maker's.
@@ -95,8 +95,16 @@ class Seat:
         except BaseException:
             self.flight.vacate("who was to make it left")
             raise
-        if makes:
+        if makes and self._left:
+            self.flight.vacate("who was to make it left")
+        elif makes:
             self.maker = self._room.maker = Maker(self._room)
+
+    def leave(self) -> None:
+        """Leaves what it made to another seat, unless its maker is detached; for `Flights`."""
+        self._left = True
+        if self.maker is not None and not self.maker.detached:
+            self.maker.leave()
 
 
 class Maker:
@@ -167,6 +175,7 @@ class _Room:
         self.lead: Lead | None = None
         self._follow: Follow | None = None
         self._flights = flights
+        self._is_abandoned = False
 
     async def board(self) -> bool:
         """Finds out who makes the answer; returns whether this process does."""
@@ -180,18 +189,23 @@ class _Room:
             self.lead = boarded
         elif isinstance(boarded, Follow):
             self._follow = boarded
-            return False
-        return True
+        if self._is_abandoned:
+            self._let_go()
+        return self._follow is None
 
     def empty(self) -> None:
         """Lets nobody else in."""
         self._flights.empty(self)
 
-    def _abandoned(self) -> None:
-        self.empty()
+    def _let_go(self) -> None:
         if self.lead is not None:
             self.lead.release("nobody at its gateway waits for it")
         if self._follow is not None:
             self._follow.close()
+
+    def _abandoned(self) -> None:
+        self._is_abandoned = True
+        self.empty()
+        self._let_go()
         if self.maker is not None:
             self.maker.abandon()

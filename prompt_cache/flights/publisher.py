@@ -29,6 +29,8 @@ class Lead:
     Attributes:
         flight: What it delivered; its first deltas may be those of a leader before it. Readers in the process read it here.
         lost: Whether the lease is lost. The answer goes on for the readers in the process; nobody else sees more of it.
+        watched: Whether somebody in another process follows, as far as is known; before the first write nothing is.
+        renewed_at: When it was last written, or its lease renewed.
     """
 
     def __init__(
@@ -44,12 +46,20 @@ class Lead:
         self._num_published = num_published
         self._num_bytes = num_bytes
         self._gave_up: Failed | None = None
+        self.watched = True
         self.renewed_at = 0.0
 
     @property
-    def due(self) -> bool:
+    def pending(self) -> bool:
         """Whether there is something to write."""
         return self._num_published < len(self.flight) or self._end is not None
+
+    def due(self, now: float, limits: FlightLimits) -> bool:
+        """Whether it is to be written now."""
+        age_s = now - self.renewed_at
+        if not self.pending:
+            return age_s >= limits.lease_s / _RENEWALS_PER_LEASE
+        return self.watched or self._end is not None or age_s >= limits.publish_unwatched_every_s
 
     def put(self, deltas: Iterable[CachedDelta]) -> None:
         """Adds what was made; it is written in the background."""
@@ -84,8 +94,12 @@ class Lead:
         data = self._publisher.codec.encode(self._key, Record(self._num_published, deltas, end))
         return _Draft(Put(self._names, self._token, kind, data), len(deltas), end is not None)
 
-    def was_put(self, draft: _Draft, now: float) -> None:
+    def was_put(self, draft: _Draft, *, watched: bool, now: float) -> None:
         """Notes that it was written."""
+        if draft.num_deltas:
+            self.watched = watched
+        else:
+            self.watched |= watched
         self._num_published += draft.num_deltas
         self._num_bytes += len(draft.put.data)
         self.renewed_at = now
@@ -171,16 +185,22 @@ class Publisher:
     async def _run(self) -> None:
         while True:
             with contextlib.suppress(TimeoutError):
-                async with asyncio.timeout(self._limits.lease_s / _RENEWALS_PER_LEASE if self._leads else None):
+                async with asyncio.timeout(self._pause_s()):
                     await self._something.wait()
             self._something.clear()
             now = self._clock()
-            renewed_before = now - self._limits.lease_s / _RENEWALS_PER_LEASE
-            due = [lead for lead in self._leads if lead.due or lead.renewed_at <= renewed_before]
+            due = [lead for lead in self._leads if lead.due(now, self._limits)]
             for first in range(0, len(due), _PUTS_PER_TRIP):
                 await self._publish(due[first : first + _PUTS_PER_TRIP])
             # What is made in the meantime goes together, and a Redis that fails is not asked faster than one that does not.
             await asyncio.sleep(self._limits.publish_every_s)
+
+    def _pause_s(self) -> float | None:
+        """How long nothing may have to be written, if nothing is made meanwhile."""
+        if not self._leads:
+            return None
+        renewal_s = self._limits.lease_s / _RENEWALS_PER_LEASE
+        return min(renewal_s, self._limits.publish_unwatched_every_s) if any(lead.pending for lead in self._leads) else renewal_s
 
     async def _publish(self, leads: list[Lead]) -> bool:
         """Writes what the leads have; returns whether Redis was there."""
@@ -207,10 +227,10 @@ class Publisher:
         for (lead, draft), outcome in zip(drafts.items(), written, strict=True):
             if isinstance(outcome, Exception):
                 self._scripts.note_refusal(outcome)
-            if outcome is not True:
+            if isinstance(outcome, Exception) or not outcome.written:
                 self._lose(lead)
                 continue
-            lead.was_put(draft, now)
+            lead.was_put(draft, watched=outcome.watched, now=now)
             if draft.is_last:
                 self._leads.pop(lead, None)
             elif lead.num_bytes > self._limits.max_bytes:

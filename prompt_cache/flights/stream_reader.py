@@ -21,8 +21,6 @@ from prompt_cache.sealing import CorruptEntry, UnknownKey
 _ENTRIES_PER_READ = 64
 # How long a read waits in Redis at most: a flight that is joined meanwhile waits as long for its next deltas.
 _MAX_BLOCK_MS = 10
-# Leases are looked at so often before they can have ended.
-_LOOKS_PER_LEASE = 4
 
 
 @dataclass(eq=False)
@@ -181,7 +179,7 @@ class StreamReader:
         for one in followed:
             cursors[one.names.stream] = min(cursors.get(one.names.stream, one.last_id), one.last_id, key=id_order)
         holders: dict[str, bytes | None] = {}
-        if self._clock() >= self._looked_at + self._limits.lease_s / _LOOKS_PER_LEASE:
+        if self._clock() >= self._looked_at + self._limits.look_every_s:
             leases = sorted({one.names.lease for one in followed})
             async with self._redis.pipeline(transaction=False) as pipeline:
                 for lease in leases:

@@ -17,17 +17,19 @@ from prompt_cache.config import CacheConfig
 from prompt_cache.entry import CachedDelta
 from prompt_cache.flights import Failed, Finished, FlightLimits, Flights, Follow, Lead, LeaderLost, Maker, Seat, SharedFlights
 from prompt_cache.flights.scripts import FlightNames
+from prompt_cache.generations import Generations
 from prompt_cache.guarded_redis import GuardedRedis, connect
 from prompt_cache.keys import CacheKey
-from tests.integration.test_prompt_cache import RedisServer
+from tests.fakes.redis_servers import RedisServer, plain
 
 SECRET = b"0123456789abcdef"
 KEY = CacheKey("aa", "11" * 32)
 NAMES = FlightNames.of(KEY)
 END = Finished("stop", 7)
-# Leases that end only when a test ends them, looked at so often that nobody waits for it.
-LIMITS = FlightLimits(lease_s=3600, publish_every_s=0.001)
-WATCHFUL = dataclasses.replace(LIMITS, lease_s=0.02)
+# Leases that end only when a test ends them.
+LIMITS = FlightLimits(lease_s=3600, publish_every_s=0.001, publish_unwatched_every_s=0.001)
+# And followers who look so often that nobody waits for it.
+WATCHFUL = dataclasses.replace(LIMITS, look_every_s=0.005)
 
 
 @pytest.fixture(scope="module")
@@ -172,9 +174,10 @@ async def test_a_finished_flight_can_be_joined_until_it_expires(server: RedisSer
 async def test_everything_in_redis_expires_and_nothing_can_be_read_there(server: RedisServer, raw: redis.Redis) -> None:
     async with gateway(server.url) as one:
         lead = await lead_of(one)
+        await follow_of(one)
         lead.put(deltas(2))
         await published(raw)
-        assert set(raw.keys()) == {NAMES.lease.encode(), NAMES.stream.encode()}
+        assert set(raw.keys()) == {name.encode() for name in NAMES}
         assert all(raw.pttl(name) > 0 for name in NAMES)
         (fields,) = entries_of(raw, NAMES.stream)
         assert b"piece" not in b"".join(fields.values())
@@ -204,6 +207,19 @@ async def test_when_the_leader_dies_one_waiter_takes_over_from_what_was_delivere
         successor.finish(*END)
         for follow in others:
             assert await read_all(follow) == (deltas(5), END)
+
+
+async def test_a_leader_that_hangs_is_replaced_when_its_lease_ends(server: RedisServer) -> None:
+    async with gateway(server.url, dataclasses.replace(LIMITS, lease_s=1)) as hung, gateway(server.url, WATCHFUL) as other:
+        lead = await lead_of(hung)
+        lead.put(deltas(1))
+        follow = await follow_of(other)
+        got = list((await follow.read(0)).deltas)
+        assert hung._publisher._task is not None
+        hung._publisher._task.cancel()
+        assert await lost(follow) == "its leader's lease ended"
+        assert got == deltas(1)
+        assert isinstance(await follow.take_over(), Lead)
 
 
 async def test_a_leader_that_lost_its_lease_writes_nothing_more(server: RedisServer, raw: redis.Redis) -> None:
@@ -257,6 +273,26 @@ async def test_a_lease_is_renewed_while_nothing_is_made(server: RedisServer, raw
         lead.renewed_at -= 11
         lead._publisher.wake()
         await until(lambda: raw.pttl(NAMES.lease) > 20_000)
+
+
+async def test_a_leader_that_nobody_follows_writes_seldom_and_one_that_is_followed_at_once(server: RedisServer, raw: redis.Redis) -> None:
+    async with gateway(server.url, dataclasses.replace(LIMITS, publish_unwatched_every_s=3600)) as one, gateway(server.url) as other:
+        lead, beside = await lead_of(one), await lead_of(one, CacheKey("aa", "22" * 32))
+        lead.put(deltas(1))
+        await published(raw)
+        lead.put(deltas(1, 1))
+        beside.finish(*END)
+        await until(lambda: one.stats.leading == 1)
+        assert raw.xlen(NAMES.stream) == 1
+        follow = await follow_of(other)
+        lead.renewed_at -= 3600
+        lead.put(deltas(1, 2))
+        await published(raw, 2)
+        lead.put(deltas(1, 3))
+        lead.put(deltas(1, 4))
+        got = 0
+        while got < 5:
+            got += len((await follow.read(got)).deltas)
 
 
 async def test_a_boarding_that_is_cancelled_leaves_nobody_in_the_lead(server: RedisServer, raw: redis.Redis) -> None:
@@ -372,7 +408,7 @@ async def test_keys_of_another_type_are_cleared_away(server: RedisServer, raw: r
 async def test_an_answer_too_long_to_be_shared_is_made_alone_from_there_on(server: RedisServer) -> None:
     for limits in (dataclasses.replace(LIMITS, max_records=2), dataclasses.replace(LIMITS, max_bytes=100)):
         key = CacheKey("aa", f"{limits.max_records:064x}")
-        async with gateway(server.url, limits) as one, gateway(server.url, dataclasses.replace(limits, lease_s=0.02)) as other:
+        async with gateway(server.url, limits) as one, gateway(server.url, dataclasses.replace(limits, look_every_s=0.005)) as other:
             lead = await lead_of(one, key)
             follow = await follow_of(other, key)
             count = 0
@@ -473,6 +509,31 @@ async def test_a_redis_that_was_never_there_makes_everybody_alone(own_server: Re
         assert one.stats.alone == 1
 
 
+async def test_an_old_redis_without_functions_or_modules_does(tmp_path: Path) -> None:
+    server = plain(tmp_path)
+    try:
+        async with gateway(server.url) as one, gateway(server.url) as other:
+            lead = await lead_of(one)
+            follow = await follow_of(other)
+            lead.put(deltas(2))
+            assert (await follow.read(0)).deltas == tuple(deltas(2))
+            lead.release("the test")
+            await lost(follow)
+            successor = await follow.take_over()
+            assert isinstance(successor, Lead)
+            again = await follow_of(one)
+            successor.put(deltas(1, 2))
+            successor.finish(*END)
+            assert await read_all(again) == (deltas(3), END)
+            generations = Generations(one._guarded, clock=time.monotonic)
+            number, purged = await generations.current("aa"), await generations.purge("aa")
+            assert number is not None
+            assert purged is not None
+            assert purged > number
+    finally:
+        server.kill()
+
+
 @contextlib.asynccontextmanager
 async def two_gateways(url: str) -> AsyncIterator[tuple[Flights, Flights]]:
     async with gateway(url) as one, gateway(url) as other:
@@ -539,6 +600,22 @@ async def test_requests_that_leave_one_after_the_other_pass_the_making_on_in_the
         answerer.going.set()
         assert await asyncio.gather(*there) == [(deltas(10), END)] * 2
         assert (len(one), len(other)) == (0, 0)
+
+
+async def test_a_seat_that_is_left_while_it_takes_over_leaves_nobody_in_the_lead(server: RedisServer, raw: redis.Redis) -> None:
+    async with gateway(server.url) as one, gateway(server.url) as other:
+        lead = await lead_of(one)
+        flights = Flights(other)
+        async with flights.join(KEY) as seat:
+            lead.release("the test")
+            await until(lambda: seat.flight.vacant)
+            reading = asyncio.create_task(seat.read(0))
+            await asyncio.sleep(0)
+            assert not seat.flight.vacant
+        await until(lambda: other.stats.led == 1)
+        await until(lambda: not raw.exists(NAMES.lease) and not other.stats.leading)
+        assert (seat.maker, seat.flight.vacant, len(flights)) == (None, True, 0)
+        reading.cancel()
 
 
 async def test_a_failure_is_told_to_its_gateway_and_another_one_goes_on(server: RedisServer) -> None:
