@@ -1,0 +1,62 @@
+"""Takes a Chinese question apart: the longest known words from the left, single characters where none is known."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+
+from prompt_cache.semantic.guards.items import Item
+from prompt_cache.semantic.guards.lexicon import Lexicon
+from prompt_cache.semantic.guards.quantities import HAN_NUMERAL, han_value, number_item, read_quantity
+from prompt_cache.semantic.guards.tables.lexicons import LEXICONS
+from prompt_cache.semantic.guards.tokens import Token
+
+_LONGEST = 8
+
+
+def chinese_items(found: Sequence[Token]) -> list[Item]:
+    """The items of a text whose language is Chinese; Latin words in it are names."""
+    result: list[Item] = []
+    for place, token in enumerate(found):
+        if token.kind == "pause":
+            result.append(Item("pause", frozenset({"stop" if token.ends_sentence else "comma"}), token.surface))
+        elif token.kind == "verbatim":
+            result.append(Item("verbatim", frozenset({token.surface}), token.surface, is_name=True))
+        elif token.kind == "number":
+            quantity = read_quantity(found, place, "zh")
+            assert quantity is not None, "a token of digits is a number"
+            result.append(quantity.number)
+            if quantity.unit:
+                result.append(_content(quantity.unit, LEXICONS["zh"]))
+        elif token.kind == "word":
+            result.append(Item("content", frozenset({token.lower}), token.surface, is_name=True))
+        else:
+            result.extend(_segmented(token.surface, LEXICONS["zh"]))
+    return result
+
+
+def _segmented(text: str, lexicon: Lexicon) -> Iterator[Item]:
+    place = 0
+    while place < len(text):
+        for length in range(min(_LONGEST, len(text) - place), 0, -1):
+            word = text[place : place + length]
+            rules = lexicon.phrases.get(word)
+            if length > 1 and _is_numeral(word):
+                yield number_item(han_value(word), word)
+            elif rules is not None and not (length == 1 and _is_numeral(word)):
+                yield from rules[0].items
+            elif word in lexicon.synonyms:
+                yield _content(word, lexicon)
+            elif length == 1:
+                yield number_item(han_value(word), word) if _is_numeral(word) and word != "一" else _content(word, lexicon)
+            else:
+                continue
+            place += length
+            break
+
+
+def _is_numeral(word: str) -> bool:
+    return HAN_NUMERAL.fullmatch(word) is not None
+
+
+def _content(word: str, lexicon: Lexicon) -> Item:
+    return Item("content", lexicon.forms(word), word)
