@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from prompt_cache.semantic.budget import PUBLISHED_CONFIDENCE, upper_bound
 from tests.question_pairs import QuestionPair
 
 # Of each question asked, the index of the pair whose first question's answer was served; None = a miss.
@@ -42,9 +43,15 @@ class Score:
         hits = self.true_hits + self.false_hits + self.strays
         return self.true_hits / hits if hits else None
 
+    @property
+    def false_hit_bound(self) -> float:
+        """What share of near misses is served wrongly at most, with 95 % confidence."""
+        return upper_bound(self.false_hits, self.near_misses, PUBLISHED_CONFIDENCE)
+
     def as_json(self) -> dict[str, Any]:
         """Counts and shares."""
-        return {**vars(self), "true_hit_rate": _rounded(self.true_hit_rate), "precision": _rounded(self.precision)}
+        shares = {name: getattr(self, name) for name in ("true_hit_rate", "precision", "false_hit_bound")}
+        return {**vars(self), **{name: None if share is None else round(share, 4) for name, share in shares.items()}}
 
 
 def score(pairs: Sequence[QuestionPair], served: Served) -> Score:
@@ -89,12 +96,13 @@ def cells(counted: Score) -> list[str]:
         f"{counted.true_hits}/{counted.paraphrases}",
         _percent(counted.true_hit_rate),
         f"{counted.false_hits}/{counted.near_misses}",
+        f"<= {100 * counted.false_hit_bound:.1f} %",
         str(counted.strays),
         _percent(counted.precision),
     ]
 
 
-CELL_HEADINGS = ("true hits", "rate", "false hits", "strays", "precision")
+CELL_HEADINGS = ("true hits", "rate", "false hits", "of all", "strays", "precision")
 
 
 def _score(rows: Sequence[tuple[QuestionPair, int | None, int]]) -> Score:
@@ -109,7 +117,3 @@ def _score(rows: Sequence[tuple[QuestionPair, int | None, int]]) -> Score:
 
 def _percent(share: float | None) -> str:
     return "-" if share is None else f"{100 * share:.1f} %"
-
-
-def _rounded(share: float | None) -> float | None:
-    return None if share is None else round(share, 4)
