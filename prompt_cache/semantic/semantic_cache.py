@@ -116,6 +116,11 @@ class SemanticCache:
             await self._guarded.drain()
 
     @property
+    def uses_redis(self) -> bool:
+        """Whether what is kept is in Redis."""
+        return self._guarded is not None
+
+    @property
     def mode(self) -> Mode:
         """Whether anything is served."""
         return self._config.mode
