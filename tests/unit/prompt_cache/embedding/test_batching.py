@@ -180,6 +180,7 @@ async def test_a_text_that_nobody_waits_for_is_not_embedded_and_gives_its_place_
     await turns()
     third = asyncio.create_task(queue.embed(["c"]))
     await turns()
+    assert not third.done()
     third.cancel()
     await turns()
     embedder.gate.set()
