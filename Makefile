@@ -111,6 +111,20 @@ bench-device: $(VENV)/.dev ## Measure the engine alone on one device beside tran
 bench-invariance: $(VENV)/.dev ## Measure what it costs that bits do not depend on the batch
 	$(BIN)/python -m tests.bench.batch_invariance $(ARGS)
 
+.PHONY: bench-embedding
+bench-embedding: $(VENV)/.dev ## Measure what the vector of a question costs, alone and beside an engine
+	$(BIN)/python -m tests.bench.embedding_speed $(ARGS)
+
+.venv-semantic-peers/.done: tests/bench/semantic_peers/requirements.txt $(VENV)/.dev
+	@test -x .venv-semantic-peers/bin/python || $(PYTHON) -m venv --without-pip .venv-semantic-peers
+	$(PIP) --python .venv-semantic-peers/bin/python install --quiet --requirement tests/bench/semantic_peers/requirements.txt
+	@touch $@
+
+.PHONY: bench-semantic-quality
+bench-semantic-quality: $(VENV)/.dev .venv-semantic-peers/.done ## Count what a semantic cache serves rightly and wrongly, beside GPTCache and redisvl; 0.5 GB in .venv-semantic-peers
+	@test -d build/embedder || $(BIN)/triserve cache build-embedder --output build/embedder
+	$(BIN)/python -m tests.bench.semantic_quality --embedder build/embedder $(ARGS)
+
 .PHONY: gpu
 gpu: ## Everything that needs a CUDA GPU, with an interpreter that is there: tests, oracle, baseline
 	tests/bench/on_gpu.sh

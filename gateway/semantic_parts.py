@@ -12,7 +12,8 @@ from prompt_cache.embedding.endpoint_embedder import EndpointConfig, EndpointEmb
 from prompt_cache.embedding.folder import read_folder
 from prompt_cache.embedding.ngram_embedder import NgramEmbedder
 from prompt_cache.embedding.onnx_embedder import OnnxEmbedder
-from prompt_cache.semantic.semantic_cache import OpenedStore, SemanticCache
+from prompt_cache.semantic.lookup import OpenedStore
+from prompt_cache.semantic.semantic_cache import SemanticCache
 from prompt_cache.vectors.local import LocalStore
 from prompt_cache.vectors.probe import choose
 

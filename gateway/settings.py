@@ -69,6 +69,11 @@ class Settings(Limits, BaseSettings):
     cache_ttl_s: float = Field(3600.0, gt=0, le=30 * 86400, description="Seconds for which Redis remembers an answer")
     cache_local_ttl_s: float = Field(60.0, gt=0, le=30 * 86400, description="Seconds for which the process itself remembers an answer")
     cache_local_bytes: int = Field(64 * _MIB, ge=0, le=64 * 1024 * _MIB, description="Memory for answers the process itself remembers")
+    cache_local_eviction: Literal["lru", "lfu", "fifo", "cost"] = Field(
+        "lru",
+        description="Which of them goes when the memory is full: the one used longest ago, least often, oldest, or that saves the fewest tokens per byte",
+    )
+    cache_local_tenant_share: float = Field(0.5, gt=0, le=1, description="Share of that memory that one tenant may fill")
     cache_max_entry_bytes: int = Field(256 * _KIB, ge=1, le=16 * _MIB, description="Longest answer that is remembered")
 
     semantic_cache: Literal["off", "shadow", "on"] = Field(
@@ -106,7 +111,7 @@ class Settings(Limits, BaseSettings):
         0.02, ge=0, le=1, description="Share of answers given to similar questions that the model is asked for too, and that are compared"
     )
     semantic_max_wrong_share: float = Field(
-        0.01, gt=0, le=1, description="Share of them that may be wrong; where there is evidence of more, a scope is switched off"
+        0.01, gt=0, lt=1, description="Share of them that may be wrong; where there is evidence of more, a scope is switched off"
     )
     semantic_timeout_ms: float = Field(25.0, ge=1, le=10_000, description="Most milliseconds a look for similar questions may take")
     semantic_max_question_bytes: int = Field(4096, ge=16, le=_MIB, description="Longest question that is looked for")
@@ -207,5 +212,7 @@ class Settings(Limits, BaseSettings):
             ttl_s=self.cache_ttl_s,
             l0_ttl_s=self.cache_local_ttl_s,
             l0_max_bytes=self.cache_local_bytes,
+            l0_eviction=self.cache_local_eviction,
+            l0_tenant_share=self.cache_local_tenant_share,
             max_entry_bytes=self.cache_max_entry_bytes,
         )

@@ -9,6 +9,7 @@ from dataclasses import dataclass, replace
 from prompt_cache.config import CacheConfig
 from prompt_cache.entry import CachedAnswer, EntryCodec
 from prompt_cache.flights import FlightLimits, SharedFlights
+from prompt_cache.generations import Generations
 from prompt_cache.guarded_redis import GuardedRedis, connect
 from prompt_cache.keys import CacheKey, CacheScope, KeyMaker
 from prompt_cache.memory_store import MemoryStore
@@ -59,6 +60,7 @@ class PromptCache:
     Attributes:
         keys: names entries and scopes.
         secrets: as `Sealer` has them.
+        max_entry_bytes: answers longer than this are not kept.
         guarded: Redis; None = there is none.
     """
 
@@ -67,10 +69,17 @@ class PromptCache:
         self._clock = clock
         self.keys = KeyMaker(config.secrets[-1])
         self.secrets = config.secrets
+        self.max_entry_bytes = config.max_entry_bytes
         self._codec = EntryCodec(config.secrets)
-        self._memory = MemoryStore(max_bytes=config.l0_max_bytes, max_entries=config.l0_max_entries)
+        self._memory = MemoryStore(
+            max_bytes=config.l0_max_bytes,
+            max_entries=config.l0_max_entries,
+            policy=config.l0_eviction,
+            namespace_share=config.l0_tenant_share,
+        )
         self.guarded = GuardedRedis(connect(config.redis_url, config), config, clock) if config.redis_url is not None else None
         self._redis = RedisStore(self.guarded, config) if self.guarded is not None else None
+        self._generations = Generations(self.guarded, clock=clock)
         self._hits_l0 = self._hits_l1 = self._misses = self._corrupt = self._too_large = 0
 
     async def start(self) -> None:
@@ -80,6 +89,7 @@ class PromptCache:
 
     async def close(self) -> None:
         """Gives queued writes a second, then lets go of Redis. Takes little more than that, whatever Redis does."""
+        await self._generations.close()
         if self.guarded is not None:
             await self.guarded.close()
 
@@ -100,13 +110,18 @@ class PromptCache:
         """
         return self.keys.key(scope, prompt_token_ids)
 
-    async def get(self, key: CacheKey) -> CachedAnswer | None:
-        """The answer to a question asked before; None if there is none or it cannot be had in time."""
+    async def get(self, key: CacheKey, *, ask_redis: bool = True) -> CachedAnswer | None:
+        """The answer to a question asked before; None if there is none or it cannot be had in time.
+
+        Args:
+            key: name of the answer.
+            ask_redis: whether Redis is asked for what is not in the process.
+        """
         data = self._memory.get(key, self._clock())
         if data is not None:
             self._hits_l0 += 1
             return self._codec.decode(key, data)
-        answer = await self._from_redis(key)
+        answer = await self._from_redis(key) if ask_redis else None
         if answer is None:
             self._misses += 1
         else:
@@ -123,7 +138,8 @@ class PromptCache:
         if len(data) > self._config.max_entry_bytes:
             self._too_large += 1
             return
-        self._memory.put(key, data, now=self._clock(), ttl_s=min(self._config.l0_ttl_s, self._config.ttl_s))
+        saved = answer.prompt_tokens + answer.completion_tokens
+        self._memory.put(key, data, now=self._clock(), ttl_s=min(self._config.l0_ttl_s, self._config.ttl_s), saved_tokens=saved)
         if self._redis is not None:
             self._redis.write(key, data)
 
@@ -134,13 +150,18 @@ class PromptCache:
         reader = connect(self._config.redis_url, replace(self._config, max_connections=1))
         return SharedFlights(self.guarded, reader, self._config, FlightLimits(), self._clock)
 
-    def generation(self, tenant: str) -> int:
-        """Of the tenant's entries."""
-        return 0
+    @property
+    def errors(self) -> int:
+        """Operations on Redis that failed or took too long: who sees the number rise while it waits asks no more of Redis."""
+        return self.guarded.errors if self.guarded is not None else 0
 
-    async def purge(self, tenant: str) -> int:
-        """Forgets all that a tenant has; its new generation."""
-        return 0
+    async def generation(self, tenant: str) -> int:
+        """Of the tenant's entries; 0 while Redis has never told it, which it never is otherwise: what is kept by then is not found later."""
+        return await self._generations.current(self.keys.namespace(tenant)) or 0
+
+    async def purge(self, tenant: str) -> int | None:
+        """Forgets all that a tenant has, in every gateway of the Redis. The new generation; None = Redis could not be told, and nothing is forgotten."""
+        return await self._generations.purge(self.keys.namespace(tenant))
 
     @property
     def stats(self) -> CacheStats:
@@ -178,5 +199,6 @@ class PromptCache:
             self._redis.delete(key)
             return None
         left_s = self._config.l0_ttl_s if found.ttl_s is None else min(self._config.l0_ttl_s, found.ttl_s)
-        self._memory.put(key, found.data, now=self._clock(), ttl_s=left_s)
+        saved = answer.prompt_tokens + answer.completion_tokens
+        self._memory.put(key, found.data, now=self._clock(), ttl_s=left_s, saved_tokens=saved)
         return answer

@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass, field, fields
 from typing import ClassVar
 
+from prompt_cache.eviction import EvictionPolicy
+
 _MIN_SECRET_BYTES = 16
 
 
@@ -30,6 +32,10 @@ class CacheConfig:
     # Bytes and entries the process's own store may hold; 0 entries = no such store.
     l0_max_bytes: int = 64 * 1024 * 1024
     l0_max_entries: int = 4096
+    # Which of them goes when it is full: least recently used, least often, oldest, or of the fewest tokens saved per byte; and how much of it one
+    # tenant may fill.
+    l0_eviction: EvictionPolicy = "lru"
+    l0_tenant_share: float = 1.0
     # Encoded answers longer than this are not kept.
     max_entry_bytes: int = 256 * 1024
     # Answers that may wait to be written to Redis; one more is dropped.

@@ -13,7 +13,8 @@ from gateway.flow.generation import CacheReport, Choice
 from gateway.flow.served_model import ServedModel
 from prompt_cache import CachedAnswer, CachedDelta, CacheKey, CacheScope, PromptCache, SemanticScope
 from prompt_cache.flights import Maker
-from prompt_cache.semantic.semantic_cache import Explained, Found, SemanticCache, Terms
+from prompt_cache.semantic.lookup import Explained, Found, Terms
+from prompt_cache.semantic.semantic_cache import SemanticCache
 from prompt_cache.semantic.write_gates import reason_not_to_keep
 from triserve.rpc.errors import InvalidRequest
 from triserve.v1 import common_pb2, tokenizer_pb2
@@ -81,9 +82,10 @@ class AnswerCache:
         if question is None:
             raise InvalidRequest("messages must end with what a user asks, and n must be 1", field="messages")
         terms = Terms(threshold=call.cache.threshold, max_age_s=call.cache.max_age_s, most_tokens=choices[0].stopping.max_tokens)
-        return await self.semantic.explain(self.scope(call, model, choices[0]), question, terms)
+        generation = await self.cache.generation(call.tenant)
+        return await self.semantic.explain(self.scope(call, model, choices[0], generation), question, terms)
 
-    def key(self, call: Call, model: ServedModel, choice: Choice) -> CacheKey | None:
+    def key(self, call: Call, model: ServedModel, choice: Choice, generation: int) -> CacheKey | None:
         """The name of the answer; None if the same request would not get it again: greedy ones do, and those with a seed of the client's."""
         greedy = choice.sampling.temperature == 0
         if not greedy and call.wishes.seed is None:
@@ -96,11 +98,11 @@ class AnswerCache:
             tokenizer_sha256=model.tokenizer_sha256,
             sampling=_canonical(choice.sampling, choice.stopping, without_seed=greedy),
             salt=call.cache.salt,
-            generation=self.cache.generation(call.tenant),
+            generation=generation,
         )
         return self.cache.key(scope, choice.prompt.token_ids)
 
-    def scope(self, call: Call, model: ServedModel, choice: Choice) -> SemanticScope:
+    def scope(self, call: Call, model: ServedModel, choice: Choice, generation: int) -> SemanticScope:
         """Within what an answer may serve a question of a call that was asked in other words."""
         assert self.semantic is not None, "only a semantic cache has such scopes"
         (prompt,) = call.prompts
@@ -121,7 +123,7 @@ class AnswerCache:
             context=context.SerializeToString(deterministic=True),
             embedder=self.semantic.embedder.id,
             salt=call.cache.salt,
-            generation=self.cache.generation(call.tenant),
+            generation=generation,
         )
 
 
@@ -147,6 +149,8 @@ class Inquiry:
         self._began_at = owner.wall()
         self.key: CacheKey | None = None
         self.found: Found | None = None
+        # Whether Redis has failed while this request waited for it.
+        self.redis_fails = False
 
     @property
     def keeps(self) -> bool:
@@ -168,10 +172,16 @@ class Inquiry:
         if not self._is_kept:
             return None
         (choice,) = choices
-        self.key = self._owner.key(self._call, model, choice)
+        errors = self._owner.cache.errors
+        generation = await self._owner.cache.generation(self._call.tenant)
+        self.key = self._owner.key(self._call, model, choice, generation)
+        # A Redis that hangs costs a request one wait and not one for each thing that it is asked.
+        self.redis_fails = self._owner.cache.errors > errors
         kept = await self._look_exactly() if self.key is not None else None
+        self.redis_fails = self._owner.cache.errors > errors
         if kept is None and self._may_be_similar(choice):
-            kept = await self._look_similarly(model, choice)
+            kept = await self._look_similarly(model, choice, generation)
+            self.redis_fails = self._owner.cache.errors > errors
         return kept
 
     def tee(self, prompt_tokens: int, maker: Maker | None = None, begun: Iterable[CachedDelta] = ()) -> Tee:
@@ -220,7 +230,13 @@ class Inquiry:
             self._vector.cancel()
 
     def _keep_similar(self, semantic: SemanticCache, found: Found, made: CachedAnswer) -> None:
-        reason = reason_not_to_keep(found.question, made.text, made.finish_reason)
+        reason = reason_not_to_keep(
+            found.question,
+            made.text,
+            finish_reason=made.finish_reason,
+            num_bytes=len(made.text.encode()),
+            max_bytes=self._owner.cache.max_entry_bytes,
+        )
         if reason is not None:
             self._owner.not_kept(reason)
         else:
@@ -229,21 +245,21 @@ class Inquiry:
     async def _look_exactly(self) -> Kept | None:
         if not self._call.cache.read or self.key is None:
             return None
-        answer = await self._owner.cache.get(self.key)
+        answer = await self._owner.cache.get(self.key, ask_redis=not self.redis_fails)
         if answer is None or not answer.deltas:
             return None
         report = CacheReport("hit-exact", self._age_s(answer))
         return Kept(answer, report) if self._is_fresh(answer) else None
 
-    async def _look_similarly(self, model: ServedModel, choice: Choice) -> Kept | None:
+    async def _look_similarly(self, model: ServedModel, choice: Choice, generation: int) -> Kept | None:
         semantic, question, vector = self._owner.semantic, self._question, self._vector
         assert semantic is not None and question is not None and vector is not None, "the caller has looked"
         policy = self._call.cache
         terms = Terms(threshold=policy.threshold, max_age_s=policy.max_age_s, most_tokens=choice.stopping.max_tokens)
         if not policy.read:
-            self.found = await semantic.prepare(self._owner.scope(self._call, model, choice), question, vector)
+            self.found = await semantic.prepare(self._owner.scope(self._call, model, choice, generation), question, vector)
             return None
-        self.found = await semantic.look(self._owner.scope(self._call, model, choice), question, vector, terms)
+        self.found = await semantic.look(self._owner.scope(self._call, model, choice, generation), question, vector, terms)
         served = self.found.served
         if served is None or not served.record.answer.deltas:
             return None
@@ -253,7 +269,13 @@ class Inquiry:
     def _may_be_similar(self, choice: Choice) -> bool:
         """A client that gives a seed wants the answer of that seed."""
         semantic = self._owner.semantic
-        if semantic is None or not semantic.is_open or self._question is None or self._call.wishes.seed is not None:
+        if (
+            semantic is None
+            or not semantic.is_open
+            or (self.redis_fails and semantic.uses_redis)
+            or self._question is None
+            or self._call.wishes.seed is not None
+        ):
             return False
         return choice.sampling.temperature == 0 or self._owner.similar_sampled
 

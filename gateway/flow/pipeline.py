@@ -25,7 +25,7 @@ from gateway.flow.resolve import check_priority, check_shape, check_template_rea
 from gateway.flow.served_model import ServedModel, ServedNames
 from gateway.metrics import Metrics
 from prompt_cache.flights import Flights, Maker, Seat
-from prompt_cache.semantic.semantic_cache import Explained
+from prompt_cache.semantic.lookup import Explained
 from triserve.rpc.errors import DeadlineExceeded, InvalidRequest, ServiceError
 
 logger = logging.getLogger(__name__)
@@ -176,7 +176,9 @@ class Pipeline:
         if call.cache.only:
             raise NotCached("no answer is kept that may be given, and only a kept one was asked for")
         if inquiry is not None and inquiry.key is not None and inquiry.shares:
-            return self._share(order, await stack.enter_async_context(self.flights.join(inquiry.key)), record, stack)
+            return self._share(
+                order, await stack.enter_async_context(self.flights.join(inquiry.key, only_here=inquiry.redis_fails)), record, stack
+            )
         return self._submitted(order, record, tee=inquiry.tee(order.prompt_tokens) if inquiry is not None and inquiry.keeps else None)
 
     async def _look(self, inquiry: Inquiry, model: ServedModel, choices: Sequence[Choice], record: Record) -> Kept | None:

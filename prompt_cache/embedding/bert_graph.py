@@ -18,6 +18,7 @@ from prompt_cache.embedding.onnx_embedder import ATTENTION_MASK, INPUT_IDS, OUTP
 _OPSET = 20
 _IR_VERSION = 9
 _INT8_MAX = 127
+_UINT8_ZERO = 128
 # Added to the scores of padding; exp of it is 0.
 _MASKED = -1e9
 
@@ -41,7 +42,7 @@ def float_graph(weights: Mapping[str, Array], shape: BertShape, pooling: Pooling
 
 
 def int8_graph(
-    weights: Mapping[str, Array], shape: BertShape, pooling: Pooling, *, window_tokens: int, peaks: Sequence[Array]
+    weights: Mapping[str, Array], shape: BertShape, pooling: Pooling, *, window_tokens: int, peaks: Sequence[Array], unsigned: bool = False
 ) -> onnx.ModelProto:
     """As `float_graph`, without the further outputs, nearly the same numbers and a quarter of the bytes.
 
@@ -53,8 +54,10 @@ def int8_graph(
 
     Args:
         peaks: Largest value of each channel of each layer, [intermediate], as the float graph gave them for some sentences.
+        unsigned: Whether the matrices are uint8: the same numbers, but for processors with AVX2 and no VNNI, on which onnxruntime's sums of
+            uint8 times int8 saturate and those of uint8 times uint8, which are slower, do not.
     """
-    return _BertGraph(weights, shape, peaks).build(pooling, window_tokens)
+    return _BertGraph(weights, shape, peaks, unsigned=unsigned).build(pooling, window_tokens)
 
 
 def peaks_name(layer: int) -> str:
@@ -90,11 +93,12 @@ class _Graph:
 class _BertGraph:
     """A graph while it is made; of float32 where no peaks are known."""
 
-    def __init__(self, weights: Mapping[str, Array], shape: BertShape, peaks: Sequence[Array] | None) -> None:
+    def __init__(self, weights: Mapping[str, Array], shape: BertShape, peaks: Sequence[Array] | None, *, unsigned: bool = False) -> None:
         self._weights = weights
         self._shape = shape
         self._peaks = peaks
         self._is_int8 = peaks is not None
+        self._is_unsigned = unsigned
         self._graph = _Graph()
 
     def build(self, pooling: Pooling, window_tokens: int) -> onnx.ModelProto:
@@ -198,8 +202,11 @@ class _BertGraph:
         rounded, scale = _rounded(weight, axis=0)
         # onnxruntime makes one operation of these: it knows them by their order.
         x_int8, x_scale, x_zero = graph.add_many("DynamicQuantizeLinear", [x], 3)
-        zero = graph.constant(np.zeros(len(scale), np.int8))
-        product = graph.add("MatMulInteger", x_int8, graph.constant(rounded), x_zero, zero)
+        matrix: npt.NDArray[Any] = rounded
+        zeros: npt.NDArray[Any] = np.zeros(len(scale), np.int8)
+        if self._is_unsigned:
+            matrix, zeros = (rounded.astype(np.int16) + _UINT8_ZERO).astype(np.uint8), np.full(len(scale), _UINT8_ZERO, np.uint8)
+        product = graph.add("MatMulInteger", x_int8, graph.constant(matrix), x_zero, graph.constant(zeros))
         product = graph.add("Cast", product, to=onnx.TensorProto.FLOAT)
         scaled = graph.add("Mul", product, graph.add("Mul", x_scale, graph.constant(scale)))
         return graph.add("Add", scaled, graph.constant(bias))

@@ -29,7 +29,7 @@ _MAX_CARD_BYTES = 4 * 1024 * 1024
 _MAX_KNOWN_ANSWERS = 32
 _MAX_KNOWN_TEXT_CHARS = 1000
 
-NUMBER_FORMATS = ("int8", "float32")
+NUMBER_FORMATS = ("int8", "uint8", "float32")
 _NAME = re.compile(r"[A-Za-z0-9][\w.-]{0,99}", re.ASCII)
 _SHA256 = re.compile(r"[0-9a-f]{64}")
 # A tensor whose bytes lie in a file of their own names that file under this key, as protobuf writes it.
@@ -53,7 +53,7 @@ class EmbedderCard:
         source_sha256: Of its weights' file.
         dimensions: Length of a vector.
         window_tokens: The longest text, the tokens at its ends included.
-        number_format: Of the weights: "int8" or "float32".
+        number_format: Of the weights: "int8", "uint8" or "float32".
         cosine_to_float32: The least that was measured between vectors of this model and of its source.
         model_sha256: Of `model.onnx`.
         tokenizer_sha256: Of `tokenizer.json`.

@@ -27,18 +27,19 @@ class Flights:
         return len(self._rooms)
 
     @contextlib.asynccontextmanager
-    async def join(self, key: CacheKey) -> AsyncIterator[Seat]:
+    async def join(self, key: CacheKey, *, only_here: bool = False) -> AsyncIterator[Seat]:
         """Joins the making of an answer. Takes at most a lookup's time longer than nothing.
 
         Leaving the body before the answer has ended is harmless: another seat takes over, in this process or in another one.
 
         Args:
             key: name of the answer.
+            only_here: whether other gateways are not asked, as where Redis has just failed.
         """
         room = self._rooms.get(key)
         if room is None or room.flight.end is not None:
             room = self._rooms[key] = _Room(self, key)
-        seat = Seat(room)
+        seat = Seat(room, only_here=only_here)
         try:
             with room.flight.reader():
                 try:
@@ -64,10 +65,11 @@ class Seat:
         maker: Not None = this request is to make what is missing: the tokens behind `flight.token_ids`.
     """
 
-    def __init__(self, room: _Room) -> None:
+    def __init__(self, room: _Room, *, only_here: bool = False) -> None:
         self.flight: Flight = room.flight
         self.maker: Maker | None = None
         self._room = room
+        self._only_here = only_here
         self._left = False
 
     async def read(self, after: int) -> Batch:
@@ -95,7 +97,7 @@ class Seat:
         if not self.flight.take_over():
             return
         try:
-            makes = await self._room.board()
+            makes = self._only_here or await self._room.board()
         except BaseException:
             self.flight.vacate("who was to make it left")
             raise

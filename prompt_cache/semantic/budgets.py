@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import OrderedDict
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import NamedTuple
 
@@ -128,7 +129,7 @@ def _name(scope: str) -> str:
     return f"triserve:cache:{SCHEMA_VERSION}:{{{scope}}}:b"
 
 
-def _read(fields: list[bytes | None]) -> HitCounts | None:
+def _read(fields: Sequence[bytes | str | None]) -> HitCounts | None:
     """None where what Redis holds cannot be counts."""
     try:
         return HitCounts.from_ints([int(field or 0) for field in fields])

@@ -7,6 +7,8 @@ import unicodedata
 # Format characters that join or direct what stands beside them; they are seen by nobody, and would make equal questions differ.
 _INVISIBLE = frozenset({"Cc", "Cf", "Co", "Cs", "Cn"})
 
+_SENTENCE_MARKS = "".join(dict.fromkeys(".,!?;:…¿¡。，、！？；：«»“”„\"'‘’"))
+
 
 def normalise(text: str) -> str:
     """The text in NFC, without control, format and unassigned characters, white space collapsed to single spaces, trimmed; case is kept.
@@ -25,5 +27,5 @@ def folded(text: str) -> str:
 
     Marks inside a word or a number stay, and so does what programs are written with: C is not C++, 3.5 is not 35, 5 is not -5.
     """
-    words = (word.strip(".,!?;:…¿¡。,、！？；：«»“”„\"'‘’") for word in normalise(text).casefold().split())
+    words = (word.strip(_SENTENCE_MARKS) for word in normalise(text).casefold().split())
     return " ".join(word for word in words if word)

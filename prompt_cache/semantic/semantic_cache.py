@@ -12,8 +12,6 @@ import random
 import secrets
 import time
 from collections.abc import Awaitable, Callable
-from dataclasses import dataclass
-from typing import Literal, NamedTuple
 
 from prompt_cache.embedding.embedder import Embedder, EmbeddingFailed, Vector
 from prompt_cache.entry import CachedAnswer
@@ -22,9 +20,10 @@ from prompt_cache.keys import KeyMaker, SemanticScope
 from prompt_cache.sealing import CorruptEntry, UnknownKey
 from prompt_cache.semantic.budget import HitBudget
 from prompt_cache.semantic.budgets import Budgets, ScopeReport
-from prompt_cache.semantic.candidate import Candidate, StepResult, Verdict
+from prompt_cache.semantic.candidate import Candidate
 from prompt_cache.semantic.config import Mode, SemanticConfig
 from prompt_cache.semantic.evaluator import EvaluatorPolicy, evaluate, explain
+from prompt_cache.semantic.lookup import Explained, Found, Near, OpenedStore, Outcome, Terms
 from prompt_cache.semantic.normalise import normalise
 from prompt_cache.semantic.records import Record, RecordCodec
 from prompt_cache.semantic.same_answer import is_same_answer
@@ -32,86 +31,11 @@ from prompt_cache.vectors.vector_store import Neighbour, Observation, VectorStor
 
 logger = logging.getLogger(__name__)
 
-Outcome = Literal["hit", "would_hit", "near", "miss", "skipped", "off", "failed"]
 # Of the softmax over the cosines of answers that may be served.
 _TEMPERATURE = 0.02
 _ENTRY_ID_BYTES = 12
-
-
-@dataclass(frozen=True, kw_only=True)
-class Terms:
-    """What one request asks of an entry.
-
-    Attributes:
-        threshold: Least cosine, instead of the configuration's.
-        max_age_s: Oldest answer that may be served.
-        most_tokens: Longest answer that may be served.
-    """
-
-    threshold: float | None = None
-    max_age_s: float | None = None
-    most_tokens: int | None = None
-
-
-class Near(NamedTuple):
-    """An entry that was looked at.
-
-    Attributes:
-        entry_id: Its name in the scope.
-        record: What it holds.
-        cosine: To the question.
-    """
-
-    entry_id: str
-    record: Record
-    cosine: float
-
-
-class Found(NamedTuple):
-    """What a lookup came to.
-
-    Attributes:
-        outcome: "hit": `served` is to be served. "would_hit": it would have been, in shadow mode. "near": there was an entry, and a guard refused
-            it. "skipped": the question is not one that is looked at. "off": the scope is switched off.
-        scope: The scope's name.
-        question: Normalised.
-        vector: Of it; None if there is none.
-        served: The entry.
-        compare: An entry whose answer is to be compared with the model's, once that is there.
-        audit: Whether the model is to answer although the entry is served.
-        refused_by: The guard that refused the nearest.
-    """
-
-    outcome: Outcome
-    scope: str
-    question: str
-    vector: Vector | None = None
-    served: Near | None = None
-    compare: Near | None = None
-    audit: bool = False
-    refused_by: str | None = None
-
-
-class OpenedStore(NamedTuple):
-    """A store that works.
-
-    Attributes:
-        store: The store.
-        server: What it runs on.
-        advice: What an operator should know or change, one sentence each.
-    """
-
-    store: VectorStore
-    server: str
-    advice: tuple[str, ...]
-
-
-class Explained(NamedTuple):
-    """What was said of one entry near a question."""
-
-    near: Near
-    steps: list[StepResult]
-    verdict: Verdict
+_OPEN_AGAIN_S = 5.0
+_FIRST_WORDS = "How far is the moon?"
 
 
 class SemanticCache:
@@ -190,6 +114,11 @@ class SemanticCache:
             await asyncio.wait(set(self._tasks))
         if self._guarded is not None:
             await self._guarded.drain()
+
+    @property
+    def uses_redis(self) -> bool:
+        """Whether what is kept is in Redis."""
+        return self._guarded is not None
 
     @property
     def mode(self) -> Mode:
@@ -406,10 +335,6 @@ class SemanticCache:
         logger.info("semantic cache: %s on %s, embedder %s", self.store.name, self.server, self.embedder.id)
         for sentence in self.advice:
             logger.warning("semantic cache: %s", sentence)
-
-
-_OPEN_AGAIN_S = 5.0
-_FIRST_WORDS = "How far is the moon?"
 
 
 async def _finished(work: Awaitable[object]) -> object:

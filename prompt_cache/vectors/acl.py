@@ -11,8 +11,8 @@ from prompt_cache.vectors.vector_store import BackendName
 _EVERY_BACK_END = (
     *("evalsha", "eval", "time", "info"),
     *("exists", "unlink", "pttl", "pexpire", "pexpireat"),
-    *("hset", "hget", "hmget", "hstrlen", "hexists", "hincrby"),
-    *("zadd", "zcard", "zincrby", "zrange", "zrangebyscore", "zrem", "zscore"),
+    *("hset", "hget", "hmget", "hdel", "hlen", "hstrlen", "hexists", "hincrby"),
+    *("zadd", "zcard", "zrange", "zrangebyscore", "zrem", "zscore"),
 )
 
 COMMANDS: dict[BackendName, tuple[str, ...]] = {

@@ -35,7 +35,7 @@ local function index_is_sound(count)
 end
 
 local function next_number()
-  return redis.call('ZINCRBY', KEYS[3], 1, '#seq')
+  return redis.call('HINCRBY', KEYS[3], '#seq', 1)
 end
 
 local function index_put(id, vector)
@@ -48,7 +48,7 @@ local function index_drop(id, known)
     redis.call('ZREM', index, id)
     redis.call('ZADD', gone, next_number(), id)
     if redis.call('ZCARD', gone) > {_MAX_GONE} then
-      redis.call('ZADD', KEYS[3], redis.call('ZPOPMIN', gone)[2], '#floor')
+      redis.call('HSET', KEYS[3], '#floor', redis.call('ZPOPMIN', gone)[2])
     end
   end
 end
@@ -63,11 +63,11 @@ end
 # ids removed, and ids and vectors changed.
 _CHANGES = f"""
 local sound = is_sound()
-if not sound or card(numbers) == 0 then
+if not sound or redis.call('EXISTS', records) == 0 then
   return {{corrupt, '0', 0, 0, 1, {{}}, {{}}}}
 end
 sweep(16)
-local epoch, since = redis.call('ZSCORE', numbers, '#epoch'), tonumber(ARGV[4])
+local epoch, since = redis.call('HGET', records, '#epoch'), tonumber(ARGV[4])
 local upto = counter('#seq')
 if ARGV[3] == '0' then
   since = 0
@@ -104,7 +104,7 @@ return {{corrupt, epoch, 0, upto, is_all, removed, vectors}}
 # Returns corrupt, then id, number of the last change, bytes, observations and ms left of the first k that are there.
 _FETCH = """
 local found, live, k = {}, 0, tonumber(ARGV[4])
-if is_sound() and redis.call('ZSCORE', numbers, '#epoch') == ARGV[3] then
+if is_sound() and redis.call('HGET', records, '#epoch') == ARGV[3] then
   for i = 6, #ARGV do
     local data, observed, left = read(ARGV[i], tonumber(ARGV[5]))
     if data then
@@ -263,7 +263,7 @@ class FlatStore(ScriptedStore):
         self.corrupt += corrupt
         pairs = zip(flat[::2], flat[1::2], strict=True)
         vectors = [(entry_id.decode(), np.frombuffer(data, "<f4")) for entry_id, data in pairs]
-        return _Changes(int(float(now)), bool(is_stale), last, bool(is_all), [entry_id.decode() for entry_id in removed], vectors)
+        return _Changes(int(now), bool(is_stale), last, bool(is_all), [entry_id.decode() for entry_id in removed], vectors)
 
     async def _fetch(self, scope: str, epoch: int, k: int, entry_ids: list[str]) -> list[Row]:
         """The first k of the entries that are there, in this order; none if the scope is no longer the one that is known."""

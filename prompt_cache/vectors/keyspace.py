@@ -17,10 +17,10 @@ _ENTRY_ID = re.compile(r"[0-9A-Za-z_-]{1,128}")
 class ScopeKeys(NamedTuple):
     """The keys of one scope. All have the scope as their hash tag: in a cluster they lie on one node, and one script may use them all."""
 
-    # Sorted sets: who is evicted first; when each expires (ms since 1970); how many bytes each has, and counters.
+    # Sorted sets: who is evicted first; when each expires (ms since 1970). A hash: a record of each, and counters.
     priorities: str
     expiries: str
-    numbers: str
+    records: str
     # What the back end finds entries by: a vector set, or the order of changes; and what was removed lately.
     vectors: str
     gone: str
@@ -41,7 +41,9 @@ class Keyspace:
     """
 
     def __init__(self, family: str) -> None:
-        self.prefix = f"{PREFIX}{family}:"
+        self._base = f"{PREFIX}{family}:"
+        # What the names of all entries of all scopes begin with, and of no other key.
+        self.entries = f"{self._base}e:"
 
     def scope(self, scope: str) -> ScopeKeys:
         """The keys of a scope.
@@ -49,8 +51,9 @@ class Keyspace:
         Raises:
             ValueError: it is not lower-case hex.
         """
-        base = f"{self.prefix}{{{checked_scope(scope)}}}"
-        return ScopeKeys(f"{base}:p", f"{base}:x", f"{base}:n", f"{base}:v", f"{base}:g", f"{base}:e:")
+        tag = f"{{{checked_scope(scope)}}}:"
+        base = self._base + tag
+        return ScopeKeys(f"{base}p", f"{base}x", f"{base}r", f"{base}v", f"{base}g", self.entries + tag)
 
 
 def checked_scope(scope: str) -> str:

@@ -87,10 +87,10 @@ class QueryEngine(SearchedInScript):
     def __init__(self, redis: Redis, *, embedder_id: str, dimensions: int, limits: StoreLimits) -> None:
         kind = hashlib.sha256(f"{SCHEMA_VERSION} {dimensions} {embedder_id}".encode()).hexdigest()[:16]
         keyspace = Keyspace(f"ft-{kind}")
-        self.index_name = f"{keyspace.prefix}index"
+        self.index_name = f"{keyspace.entries}index"
         hnsw = ("TYPE", "FLOAT32", "DIM", dimensions, "DISTANCE_METRIC", "COSINE", "M", _M, "EF_CONSTRUCTION", _EF_CONSTRUCTION)
         schema = ("s", "TAG", "v", "VECTOR", "HNSW", len(hnsw), *hnsw)
-        self._create = ("FT.CREATE", self.index_name, "ON", "HASH", "PREFIX", 1, keyspace.prefix, "SCHEMA", *schema)
+        self._create = ("FT.CREATE", self.index_name, "ON", "HASH", "PREFIX", 1, keyspace.entries, "SCHEMA", *schema)
         # The words are ours, of letters, digits, ":", "." and "-": they need no escaping.
         create = ", ".join(f"'{word}'" for word in self._create)
         index = _INDEX.replace("CREATE_INDEX", create).replace("INDEX_NAME", self.index_name).replace("EF_VALUE", str(_EF_RUNTIME))
@@ -124,7 +124,7 @@ class QueryEngine(SearchedInScript):
 
     async def _check_index(self) -> None:
         words = set(_words(await execute(self._redis, "FT.INFO", self.index_name)))
-        missing = {self._keys.prefix, "HNSW", "FLOAT32", "COSINE", str(self._dimensions)} - words
+        missing = {self._keys.entries, "HNSW", "FLOAT32", "COSINE", str(self._dimensions)} - words
         if missing:
             raise WrongIndex(
                 f"the index {self.index_name} is none of ours (it has no {', '.join(sorted(missing))}): drop it with FT.DROPINDEX"

@@ -125,7 +125,7 @@ class ScriptedStore(ABC):
 
     async def _run(self, body: str, scope: str, *arguments: Any) -> None:
         reply = await self._script[body].run(self._redis, self._keys.scope(scope), scope, *arguments)
-        self.corrupt += reply[0] if isinstance(reply, list) else reply
+        self.corrupt += reply
 
     async def _rows(self, scope: str, reply: list[Any]) -> list[Row]:
         """What a script found, decoded: corrupt, then five values of each entry. Entries that cannot be decoded are removed."""

@@ -87,8 +87,8 @@ def check_entry(data: bytes, ttl_s: float, saved_tokens: int, limits: StoreLimit
         raise ValueError(f"data has {len(data)} bytes, must have 1 to {limits.max_entry_bytes}")
     if not ttl_s > 0:
         raise ValueError(f"ttl_s is {ttl_s}, must be over 0")
-    if saved_tokens < 0:
-        raise ValueError(f"saved_tokens is {saved_tokens}, the least is 0")
+    if not 0 <= saved_tokens < 2**32:
+        raise ValueError(f"saved_tokens is {saved_tokens}, must be in [0, 2**32)")
 
 
 class VectorStore(Protocol):

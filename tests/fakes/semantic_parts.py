@@ -12,7 +12,8 @@ from prompt_cache.embedding.embedder import EmbeddingFailed, Vector
 from prompt_cache.entry import CachedAnswer, CachedDelta
 from prompt_cache.keys import KeyMaker, SemanticScope
 from prompt_cache.semantic.config import SemanticConfig
-from prompt_cache.semantic.semantic_cache import Found, OpenedStore, SemanticCache, Terms
+from prompt_cache.semantic.lookup import Found, OpenedStore, Terms
+from prompt_cache.semantic.semantic_cache import SemanticCache
 from prompt_cache.vectors.local import LocalStore
 
 SECRET = b"0123456789abcdef"

@@ -84,7 +84,7 @@ async def found(store: VectorStore, k: int = 10, *, scope: str = SCOPE) -> list[
 
 def entry_key(raw: redis.Redis, name: str) -> bytes:
     """The key of an entry."""
-    return _only_key(raw, f"{PREFIX}*:e:{name}")
+    return _only_key(raw, f"{PREFIX}*:e:*:{name}")
 
 
 def key_of(raw: redis.Redis, suffix: str) -> bytes:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import struct
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -73,7 +74,7 @@ async def test_an_entry_whose_time_has_come_is_swept_by_the_next_add(store: Vect
     await keep(store, "b")
     assert await found(store) == ["b"]
     assert await store.count(SCOPE) == 1
-    assert not raw.keys(f"{PREFIX}*:e:a")
+    assert not raw.keys(f"{PREFIX}*:e:*:a")
 
 
 async def test_an_entry_that_lost_its_expiry_is_served_and_gets_it_back(store: VectorStore, raw: redis.Redis) -> None:
@@ -89,7 +90,7 @@ async def test_an_observation_of_an_entry_that_is_gone_makes_none(store: VectorS
     await store.remove(SCOPE, ["a"])
     await store.observe(SCOPE, "a", Observation(0.5, True))
     await store.hit(SCOPE, "a")
-    assert not raw.keys("*:e:a")
+    assert not raw.keys("*:e:*:a")
 
 
 async def test_what_cannot_fit_is_not_kept_and_evicts_no_more_than_it_may(make: Callable[..., VectorStore]) -> None:
@@ -104,15 +105,23 @@ async def test_what_cannot_fit_is_not_kept_and_evicts_no_more_than_it_may(make: 
     assert "new" in await found(few)
 
 
-GARBAGE: dict[str, Callable[[redis.Redis, bytes], object]] = {
-    "a string": lambda raw, key: raw.delete(key) and raw.set(key, b"x"),
-    "a list": lambda raw, key: raw.delete(key) and raw.rpush(key, b"x"),
-    "no data": lambda raw, key: raw.hdel(key, "d"),
-    "1 MB of data": lambda raw, key: raw.hset(key, "d", bytes(1_000_000)),
-    "observations of another length": lambda raw, key: raw.hset(key, "o", b"1234567"),
-    "too many observations": lambda raw, key: raw.hset(key, "o", bytes(5 * 65)),
-    "a cosine of 1e30": lambda raw, key: raw.hset(key, "o", b"\xff\xff\x7f\x7f\x01"),
-    "a verdict of 7": lambda raw, key: raw.hset(key, "o", b"\0\0\0\0\x07"),
+Spoil = Callable[[redis.Redis, bytes, bytes], object]
+
+# Bytes, hits and tokens saved.
+RECORD = struct.pack("<3I", 3, 1, 1)
+
+# What becomes of an entry's key, or of its record.
+GARBAGE: dict[str, Spoil] = {
+    "a string": lambda raw, key, _: raw.delete(key) and raw.set(key, b"x"),
+    "a list": lambda raw, key, _: raw.delete(key) and raw.rpush(key, b"x"),
+    "no data": lambda raw, key, _: raw.hset(key, "other", b"") and raw.hdel(key, "d"),
+    "1 MB of data": lambda raw, key, _: raw.hset(key, "d", bytes(1_000_000)),
+    "no bytes": lambda raw, _, records: raw.hset(records, "bad", bytes(12)),
+    "half a record": lambda raw, _, records: raw.hset(records, "bad", b"1234567"),
+    "observations of another length": lambda raw, _, records: raw.hset(records, "bad", RECORD + bytes(6)),
+    "too many observations": lambda raw, _, records: raw.hset(records, "bad", RECORD + bytes(5 * 65)),
+    "a cosine of 1e38": lambda raw, _, records: raw.hset(records, "bad", RECORD + b"\xff\xff\x7f\x7f\x01"),
+    "a verdict of 7": lambda raw, _, records: raw.hset(records, "bad", RECORD + b"\0\0\0\0\x07"),
 }
 
 
@@ -120,42 +129,48 @@ GARBAGE: dict[str, Callable[[redis.Redis, bytes], object]] = {
 async def test_garbage_in_place_of_an_entry_is_skipped_removed_and_counted(store: VectorStore, raw: redis.Redis, kind: str) -> None:
     await keep(store, "bad", at(1))
     await keep(store, "good", at(0.9))
-    key = entry_key(raw, "bad")
-    GARBAGE[kind](raw, key)
-    before = [hit.entry_id for hit in await store.search(SCOPE, at(1), 1) + await store.search(SCOPE, at(1), 1)]
-    assert before[-1] == "good" and "bad" not in before
+    GARBAGE[kind](raw, entry_key(raw, "bad"), key_of(raw, "r"))
+    seen = [hit.entry_id for hit in await store.search(SCOPE, at(1), 1) + await store.search(SCOPE, at(1), 1)]
+    assert seen[-1] == "good" and "bad" not in seen
     # The query engine's index drops what is no hash (any more) by itself.
     assert store.corrupt == (0 if store.name == "query-engine" and kind in ("a string", "a list") else 1)
     await keep(store, "bad", at(1))
     assert await found(store) == ["bad", "good"]
 
 
-@pytest.mark.parametrize("kind", ["a string", "a list", "no hits"])
-async def test_a_hit_or_an_observation_of_garbage_removes_it(make: Callable[..., VectorStore], raw: redis.Redis, kind: str) -> None:
-    store = make(StoreLimits(policy="cost"))
+@pytest.mark.parametrize("operation", ["hit", "observe"])
+async def test_a_hit_or_an_observation_of_an_entry_with_half_a_record_removes_it(
+    store: VectorStore, raw: redis.Redis, operation: str
+) -> None:
     await keep(store, "bad")
     await keep(store, "good")
-    if kind == "no hits":
-        raw.hset(entry_key(raw, "bad"), "h", b"many")
-    else:
-        GARBAGE[kind](raw, entry_key(raw, "bad"))
-        await store.observe(SCOPE, "bad", Observation(0.5, True))
-    await store.hit(SCOPE, "bad")
+    GARBAGE["half a record"](raw, b"", key_of(raw, "r"))
+    await (store.hit(SCOPE, "bad") if operation == "hit" else store.observe(SCOPE, "bad", Observation(0.5, True)))
     assert await found(store) == ["good"]
     assert store.corrupt == 1
 
 
+@pytest.mark.parametrize("operation", ["hit", "observe"])
+async def test_a_hit_or_an_observation_of_an_entry_that_is_gone_takes_it_off_the_books(
+    store: VectorStore, raw: redis.Redis, operation: str
+) -> None:
+    await keep(store, "a")
+    raw.delete(entry_key(raw, "a"))
+    await (store.hit(SCOPE, "a") if operation == "hit" else store.observe(SCOPE, "a", Observation(0.5, True)))
+    assert await store.count(SCOPE) == 0
+
+
 @pytest.mark.parametrize("spoil", ["deleted", "a string", "a hash", "another member"])
-@pytest.mark.parametrize("suffix", ["p", "x", "n", "v"])
+@pytest.mark.parametrize("suffix", ["p", "x", "r", "v"])
 async def test_a_scope_whose_records_are_lost_or_garbage_starts_anew(store: VectorStore, raw: redis.Redis, suffix: str, spoil: str) -> None:
     await keep(store, "a", at(0.5))
     if not raw.keys(f"{PREFIX}*}}:{suffix}"):
         pytest.skip("this back end has no such key")
     key = key_of(raw, suffix)
     if spoil == "another member":
-        if raw.type(key) != b"zset":
-            pytest.skip("only sorted sets have members")
-        raw.zadd(key, {"other": 1})
+        if raw.type(key) not in (b"zset", b"hash"):
+            pytest.skip("only sorted sets and hashes have members")
+        raw.zadd(key, {"other": 1}) if raw.type(key) == b"zset" else raw.hset(key, "other", 1)
     else:
         raw.delete(key)
         if spoil != "deleted":
@@ -166,6 +181,15 @@ async def test_a_scope_whose_records_are_lost_or_garbage_starts_anew(store: Vect
     await keep(store, "b", at(0.9))
     await store.hit(SCOPE, "b")
     assert await found(store) == ["b"]
+
+
+@pytest.mark.parametrize("counter", ["#bytes", "#clock", "#epoch", "#seq", "#floor"])
+async def test_a_scope_whose_counters_are_no_numbers_starts_anew(store: VectorStore, raw: redis.Redis, counter: str) -> None:
+    await keep(store, "a")
+    raw.hset(key_of(raw, "r"), counter, b"many")
+    await keep(store, "b")
+    assert await found(store) == ["b"]
+    assert store.corrupt == 1
 
 
 async def test_others_entries_are_found_at_once(make: Callable[..., VectorStore]) -> None:

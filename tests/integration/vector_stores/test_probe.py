@@ -200,7 +200,7 @@ async def use_all_of(choice: Choice, name: BackendName, admin: Redis, client: Re
     await keep(few.store, "a")
     await few.store.hit(SCOPE, "a")
     await few.store.observe(SCOPE, "a", Observation(0.5, True))
-    for key in await admin.keys(f"{PREFIX}*:e:a"):
+    for key in await admin.keys(f"{PREFIX}*:e:*:a"):
         await admin.persist(key)
     assert await found(few.store) == ["a"]
     for number in range(1100 if choice.store.name == "flat" else 2):

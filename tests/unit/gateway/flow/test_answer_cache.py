@@ -22,7 +22,7 @@ DRAWN: dict[str, Any] = {"temperature": 0.5, "seed": 7}
 def key(sampling: common_pb2.SamplingParams, stopping: common_pb2.StoppingParams | None = None, **wishes: Any) -> CacheKey | None:
     call = Call(request_id="x", tenant="t", route="chat", model="", prompts=((1, 2),), prompt_field="prompt", wishes=Wishes(**wishes))
     chosen = stopping or common_pb2.StoppingParams(max_tokens=9)
-    return CACHE.key(call, MODEL, Choice(number=0, prompt=PROMPT, prompt_index=0, sampling=sampling, stopping=chosen))
+    return CACHE.key(call, MODEL, Choice(number=0, prompt=PROMPT, prompt_index=0, sampling=sampling, stopping=chosen), 0)
 
 
 def with_field(message: Any, field: FieldDescriptor) -> Any:

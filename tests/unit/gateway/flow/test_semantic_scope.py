@@ -85,7 +85,7 @@ NOT_SPLIT: dict[str, dict[str, str]] = {
 
 def scope(call: Call = CALL, model: ServedModel = MODEL, sampling: Any = SAMPLING, stopping: Any = STOPPING) -> Any:
     cache = AnswerCache(PromptCache(CacheConfig(redis_url=None, secret=b"0123456789abcdef")), SemanticScene().cache, "tiny")
-    return cache.scope(call, model, Choice(number=0, prompt=PROMPT, prompt_index=0, sampling=sampling, stopping=stopping))
+    return cache.scope(call, model, Choice(number=0, prompt=PROMPT, prompt_index=0, sampling=sampling, stopping=stopping), 0)
 
 
 def with_field(message: Any, field: FieldDescriptor) -> Any:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -36,16 +37,22 @@ def reference(folder: Path, ids: list[int], pooling: str = "mean_tokens") -> Vec
     return vector
 
 
-def graphs(source: BertSource, **changes: Array) -> tuple[onnx.ModelProto, onnx.ModelProto]:
-    """In float32 and int8."""
-    weights = {**read_weights(source), **changes}
+def graphs(
+    source: BertSource, *, unsigned: bool = False, changes: Mapping[str, Array] | None = None
+) -> tuple[onnx.ModelProto, onnx.ModelProto]:
+    """In float32 and 8 bits.
+
+    Args:
+        changes: Weights that differ from the source's.
+    """
+    weights = {**read_weights(source), **(changes or {})}
     exact = float_graph(weights, source.shape, source.pooling, window_tokens=source.window_tokens)
     peaks = [np.full(source.shape.intermediate, -np.inf, np.float32) for _ in range(source.shape.layers)]
     opened = session(exact)
     for ids in inputs():
         found = opened.run([peaks_name(layer) for layer in range(len(peaks))], feed([ids]))
         peaks = [np.maximum(one, other) for one, other in zip(peaks, found, strict=True)]
-    return exact, int8_graph(weights, source.shape, source.pooling, window_tokens=source.window_tokens, peaks=peaks)
+    return exact, int8_graph(weights, source.shape, source.pooling, window_tokens=source.window_tokens, peaks=peaks, unsigned=unsigned)
 
 
 def session(model: onnx.ModelProto) -> onnxruntime.InferenceSession:
@@ -77,9 +84,10 @@ def test_the_float_graph_gives_what_transformers_gives(tmp_path: Path, pooling: 
         np.testing.assert_allclose(found, reference(folder, ids, pooling), atol=1e-5)
 
 
-def test_the_int8_graph_gives_nearly_that(tmp_path: Path) -> None:
+@pytest.mark.parametrize("unsigned", [False, True], ids=["int8", "uint8"])
+def test_the_graph_of_8_bits_gives_nearly_that(tmp_path: Path, unsigned: bool) -> None:
     folder = write_sentence_model(tmp_path / "source")
-    exact, rounded = graphs(read_source(folder))
+    exact, rounded = graphs(read_source(folder), unsigned=unsigned)
     cosines = [float(one @ other) for one, other in zip(vectors(exact, inputs()), vectors(rounded, inputs()), strict=True)]
     assert min(cosines) > 0.99
     # It is not the float graph by another name.
@@ -101,7 +109,7 @@ def test_a_channel_with_huge_values_takes_no_resolution_from_the_others(tmp_path
     weights[f"{widen}.bias"][3] = 500.0
     # What it adds is no larger than what others add.
     weights[f"{narrow}.weight"][:, 3] *= 0.002
-    exact, rounded = graphs(source, **{name: weights[name] for name in (f"{widen}.bias", f"{narrow}.weight")})
+    exact, rounded = graphs(source, changes={name: weights[name] for name in (f"{widen}.bias", f"{narrow}.weight")})
     assert min(float(one @ other) for one, other in zip(vectors(exact, inputs()), vectors(rounded, inputs()), strict=True)) > 0.99
 
 

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from prompt_cache.keys import SemanticScope
-from prompt_cache.semantic.semantic_cache import Terms
+from prompt_cache.semantic.lookup import Terms
 from tests.fakes.semantic_parts import SCOPE, SemanticScene, answered
 
 ASKED = "What is the capital of France?"
