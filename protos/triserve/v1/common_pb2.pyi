@@ -111,7 +111,8 @@ class SamplingParams(_message.Message):
         (not allowed, banned, the end of a bad word that the tokens so far complete, stop ids before min_tokens) becomes -inf.
      2. Greedy, temperature 0 or top_k 1: the largest logit, the lowest id among equals; nothing below applies.
      3. Scores are logits / temperature. Ids are ranked by falling logit, then by rising id.
-     4. Filters, each over what the one before has left, with probabilities that sum to 1 over that:
+     4. Filters, each over what the one before has left, with probabilities that sum to 1 over that; they are compared as weights,
+        exp(score - best score), whose sums are held against a share times the sum of all that is left:
         top_n_sigma: logits of at least the largest - top_n_sigma * their standard deviation (of the population; -inf left out).
         top_k: the first k ids.
         typical_p: by rising |-log p - entropy|, then by rank, the shortest prefix whose probabilities reach typical_p.

@@ -63,7 +63,9 @@ def test_who_wants_no_room_displaces_nothing_whatever_pieces_it_gets() -> None:
     for state in states[::2]:
         memory.leave(state)
     for number, num_tokens in ((9, 60), (10, 60), (11, 60), (12, 44)):
-        _cache(memory, number, num_tokens)
+        cached = kv_request(number, num_tokens, max_tokens=1)
+        admit(memory, cached)
+        memory.leave(cached)
     memory.pool.release(memory.tree.evict(4))
     assert (memory.pool.num_free, memory.pool.longest_run, memory.tree.evictable_pages) == (4, 1, 56)
     admit(memory, kv_request(13, 12, max_tokens=1))
