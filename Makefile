@@ -117,6 +117,10 @@ bench-semantic-quality: $(VENV)/.dev .venv-semantic-peers/.done ## Count what a 
 	@test -d build/embedder || $(BIN)/triserve cache build-embedder --output build/embedder
 	$(BIN)/python -m tests.bench.semantic_quality --embedder build/embedder $(ARGS)
 
+.PHONY: bench-embedding
+bench-embedding: $(VENV)/.dev ## Measure what the vector of a question costs, alone and beside an engine
+	$(BIN)/python -m tests.bench.embedding_speed $(ARGS)
+
 .PHONY: gpu
 gpu: ## Everything that needs a CUDA GPU, with an interpreter that is there: tests, oracle, baseline
 	tests/bench/on_gpu.sh

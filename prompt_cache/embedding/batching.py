@@ -74,7 +74,7 @@ class EmbeddingQueue:
 
     Args:
         embedder: Computes vectors off the event loop. Closed with the queue.
-        max_batch: Texts given to it at once.
+        max_batch: Texts given to it at once. 1 for an embedder that computes one after the other: a batch would make the first wait for the last.
         max_waiting: Texts that may wait; one more fails.
         max_cached: Vectors remembered; the least recently used goes first. 0 = none.
         clock: Seconds, never falling.
@@ -251,6 +251,13 @@ class EmbeddingQueue:
         except EmbeddingFailed:
             self.stats.failures += 1
             raise
+        except asyncio.CancelledError as error:
+            task = asyncio.current_task()
+            if task is None or task.cancelling():
+                raise
+            # Not this queue is ended but what the embedder waits for: its thread was closed.
+            self.stats.failures += 1
+            raise EmbeddingFailed("the embedder gave up") from error
         except Exception as error:
             self.stats.failures += 1
             raise EmbeddingFailed(f"the embedder failed: {type(error).__name__}") from error

@@ -19,7 +19,7 @@ class ScriptedEmbedder:
         self.batches: list[list[str]] = []
         self.gate = asyncio.Event()
         self.gate.set()
-        self.fail: Callable[[Sequence[str]], Exception | None] = lambda texts: None
+        self.fail: Callable[[Sequence[str]], BaseException | None] = lambda texts: None
         self.is_closed = False
 
     id = "scripted"
@@ -230,6 +230,16 @@ async def test_whatever_an_embedder_raises_is_a_failure_without_its_message(erro
         await queue.embed(["a", "b"])
     embedder.fail = lambda texts: None
     assert same(await queue.embed(["a", "b"]), ["a", "b"])
+
+
+async def test_an_embedder_that_gives_up_leaves_nobody_waiting() -> None:
+    embedder = ScriptedEmbedder()
+    embedder.fail = lambda texts: asyncio.CancelledError()
+    queue = EmbeddingQueue(embedder)
+    with pytest.raises(EmbeddingFailed, match="gave up"):
+        await queue.embed(["a"])
+    embedder.fail = lambda texts: None
+    assert same(await queue.embed(["a"]), ["a"])
 
 
 async def test_a_wrong_number_of_vectors_is_a_failure() -> None:

@@ -10,6 +10,8 @@ from pathlib import Path
 import numpy as np
 import onnx
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 from onnx import helper
 
 from prompt_cache.embedding.build import build_embedder
@@ -28,6 +30,9 @@ from tests.fakes.sentence_models import (
 )
 
 TEXTS = ("how old is it", "a", "what, then?", "it is 12 years old", "b c d e f g h i j k l m n o p")
+
+
+TOKENIZER = SentenceTokenizer(json.dumps(tokenizer_definition()).encode(), Path("tokenizer.json"), window_tokens=16)
 
 
 @pytest.fixture(scope="module")
@@ -87,6 +92,20 @@ async def test_it_computes_in_a_thread_of_its_own() -> None:
         await worker.run(threading.get_ident)
 
 
+async def test_what_is_no_exception_in_the_thread_is_a_failure_outside() -> None:
+    class Panic(BaseException):
+        pass
+
+    def panic() -> None:
+        raise Panic
+
+    worker = WorkerThread("worker")
+    with pytest.raises(EmbeddingFailed, match=r"^the embedder failed: Panic$"):
+        await worker.run(panic)
+    assert await worker.run(lambda: 1) == 1
+    await worker.close()
+
+
 async def test_a_closed_embedder_says_so(folder: Path) -> None:
     embedder = OnnxEmbedder.open(folder)
     await embedder.close()
@@ -117,6 +136,15 @@ def test_special_tokens_in_a_text_are_text() -> None:
     definition["model"]["vocab"] = {**VOCABULARY, "[": len(VOCABULARY), "]": len(VOCABULARY) + 1}
     ids = tokenizer(**definition).token_ids("[SEP]")
     assert ids == [VOCABULARY["[CLS]"], len(VOCABULARY), *(VOCABULARY[token] for token in ("s", "##e", "##p")), len(VOCABULARY) + 1, 3]
+
+
+@given(st.text(max_size=40) | st.text(alphabet=st.characters(), max_size=40) | st.text(alphabet="ab [SEP]#", max_size=40))
+def test_any_text_has_ids_of_words_that_are_known_within_the_window_or_none(text: str) -> None:
+    ids = TOKENIZER.token_ids(text)
+    if ids is not None:
+        assert 2 < len(ids) <= 16
+        assert (ids[0], ids[-1]) == (VOCABULARY["[CLS]"], VOCABULARY["[SEP]"])
+        assert set(ids[1:-1]).isdisjoint(range(5))
 
 
 @pytest.mark.parametrize("data", [b"\xff", b"{}", b"null"])
