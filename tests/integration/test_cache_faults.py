@@ -77,31 +77,35 @@ async def test_a_redis_that_is_not_there_costs_no_request_its_answer() -> None:
 async def test_a_redis_that_hangs_costs_no_request_its_answer_and_is_used_again(server: RedisServer) -> None:
     async with asking(server.url) as (fleet, ask):
         cache = fleet.service.gateway.pipeline.cache
-        assert cache is not None and cache.semantic is not None
-        await eventually(lambda: cache.semantic.is_open)
+        assert cache is not None and cache.semantic is not None and cache.cache.guarded is not None
+        guarded = cache.cache.guarded
+        await cache.semantic.opened()
         await ask_everything(ask)
         server.pause()
         await ask_everything(ask)
         server.resume()
-        await eventually(lambda: not cache.cache.stats.breaker_open or cache.cache.guarded.usable(), "Redis is in use")
+        await eventually(lambda: not cache.cache.stats.breaker_open or guarded.usable(), "Redis is in use")
         await ask_everything(ask)
 
 
 async def test_a_redis_that_dies_and_comes_back_empty_is_used_again(server: RedisServer) -> None:
     async with asking(server.url) as (fleet, ask):
         cache = fleet.service.gateway.pipeline.cache
-        assert cache is not None and cache.semantic is not None
-        await eventually(lambda: cache.semantic.is_open)
+        assert cache is not None and cache.semantic is not None and cache.cache.guarded is not None
+        guarded = cache.cache.guarded
+        await cache.semantic.opened()
         await ask_everything(ask)
         server.kill()
         await ask_everything(ask)
         server.start()
-        await eventually(lambda: cache.cache.guarded.usable(), "Redis is in use")
-        written = cache.cache.stats.written
-        await ask("How tall is the Eiffel Tower?")
-        await cache.semantic.drain()
-        assert cache.cache.stats.written > written
-        assert await ask("how tall is the eiffel tower") == "hit-semantic"
+        # Connections of before are found dead one by one, each of them by somebody who is answered without the cache.
+        for _ in range(100):
+            await eventually(lambda: guarded.usable(), "Redis is in use")
+            await ask("How tall is the Eiffel Tower?")
+            await cache.semantic.drain()
+            if await ask("how tall is the eiffel tower") == "hit-semantic":
+                return
+        raise AssertionError("Redis is there and is not used")
 
 
 @pytest.mark.parametrize("fault", ["wrong password", "no permission", "full"])
@@ -112,7 +116,7 @@ async def test_a_redis_that_refuses_costs_no_request_its_answer(server: RedisSer
             url = server.url.replace("redis://", "redis://default:wrong@")
             admin.config_set("requirepass", "right")
         elif fault == "no permission":
-            admin.execute_command("ACL", "SETUSER", "nobody", "on", ">secret", "~*", "-@all", "+ping")  # type: ignore[no-untyped-call]
+            admin.execute_command("ACL", "SETUSER", "nobody", "on", ">secret", "~*", "-@all", "+ping")
             url = server.url.replace("redis://", "redis://nobody:secret@")
         else:
             admin.config_set("maxmemory", 1)
@@ -124,15 +128,18 @@ async def test_values_that_somebody_spoils_are_misses_and_go(server: RedisServer
     with redis_py.Redis.from_url(server.url) as admin:
         async with asking(server.url) as (fleet, ask):
             cache = fleet.service.gateway.pipeline.cache
-            assert cache is not None and cache.semantic is not None
-            await eventually(lambda: cache.semantic.is_open)
+            assert cache is not None and cache.semantic is not None and cache.cache.guarded is not None
+            await cache.semantic.opened()
             await ask_everything(ask)
             await cache.semantic.drain()
-            keys = [key for key in admin.keys("triserve:cache:*")]
+            keys = list(admin.keys("triserve:cache:*"))
             assert keys
             for number, key in enumerate(keys):
                 admin.delete(key)
-                (admin.set(key, b"rubbish") if number % 2 else admin.rpush(key, b"rubbish"))
+                if number % 2:
+                    admin.set(key, b"rubbish")
+                else:
+                    admin.rpush(key, b"rubbish")
             await ask_everything(ask)
             await cache.semantic.drain()
             await ask_everything(ask)
@@ -141,11 +148,11 @@ async def test_values_that_somebody_spoils_are_misses_and_go(server: RedisServer
 @pytest.mark.parametrize("name", ["vector-sets", "flat"])
 async def test_a_user_who_may_do_no_more_than_is_documented_has_the_whole_cache(server: RedisServer, name: Any) -> None:
     with redis_py.Redis.from_url(server.url) as admin:
-        admin.execute_command(*acl_rule(name, password="secret").split())  # type: ignore[no-untyped-call]
+        admin.execute_command(*acl_rule(name, password="secret").split())
         async with asking(server.url.replace("redis://", "redis://triserve:secret@")) as (fleet, ask):
             cache = fleet.service.gateway.pipeline.cache
-            assert cache is not None and cache.semantic is not None
-            await eventually(lambda: cache.semantic.is_open)
+            assert cache is not None and cache.semantic is not None and cache.cache.guarded is not None
+            await cache.semantic.opened()
             await ask_everything(ask)
             await cache.semantic.drain()
             statuses = await ask_everything(ask)
