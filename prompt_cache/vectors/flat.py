@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -58,13 +59,33 @@ local function more_fields(vector)
 end
 """
 
-# ARGV: 3 epoch known, "0" = none; 4 number of the last change known; 5 bytes of a vector.
+# Of the ids in ARGV from `first` on: id, number of the last change, bytes, observations and ms left of the first k that are there.
+_FETCHING = """
+local function fetch(first, k, max_bytes)
+  local found, live = {}, 0
+  for i = first, #ARGV do
+    if live == k then
+      break
+    end
+    local data, observed, left = read(ARGV[i], max_bytes)
+    if data then
+      live = live + 1
+      for _, value in ipairs({ARGV[i], redis.call('ZSCORE', index, ARGV[i]), data, observed, left}) do
+        found[#found + 1] = value
+      end
+    end
+  end
+  return found
+end
+"""
+
+# ARGV: 3 epoch known, "0" = none; 4 number of the last change known; 5 bytes of a vector; 6 k, 7 max bytes of an entry, ids from 8 on.
 # Returns corrupt, epoch ("0" = the scope is empty), whether what is known is of no use, number up to which this is, whether that is all,
-# ids removed, and ids and vectors changed.
+# ids removed, ids and vectors changed; and if nothing changed, whether that is so and the first k of the ids that are there.
 _CHANGES = f"""
 local sound = is_sound()
 if not sound or redis.call('EXISTS', records) == 0 then
-  return {{corrupt, '0', 0, 0, 1, {{}}, {{}}}}
+  return {{corrupt, '0', 0, 0, 1, {{}}, {{}}, 0, {{}}}}
 end
 sweep(16)
 local epoch, since = redis.call('HGET', records, '#epoch'), tonumber(ARGV[4])
@@ -72,7 +93,10 @@ local upto = counter('#seq')
 if ARGV[3] == '0' then
   since = 0
 elseif ARGV[3] ~= epoch or since < counter('#floor') or since > upto then
-  return {{corrupt, epoch, 1, 0, 0, {{}}, {{}}}}
+  return {{corrupt, epoch, 1, 0, 0, {{}}, {{}}, 0, {{}}}}
+elseif since == upto then
+  local found = fetch(8, tonumber(ARGV[6]), tonumber(ARGV[7]))
+  return {{corrupt, epoch, 0, upto, 1, {{}}, {{}}, 1, found}}
 end
 local changes = redis.call('ZRANGEBYSCORE', index, '(' .. string.format('%.17g', since), '+inf', 'WITHSCORES', 'LIMIT', 0, {_PAGE})
 local is_all = 1
@@ -81,7 +105,7 @@ if #changes == {2 * _PAGE} then
 end
 local removed = {{}}
 if since > 0 then
-  removed = redis.call('ZRANGEBYSCORE', gone, '(' .. string.format('%.17g', since), upto)
+  removed = redis.call('ZRANGEBYSCORE', gone, '(' .. string.format('%.17g', since), upto, 'LIMIT', 0, {_MAX_GONE})
 end
 local vectors = {{}}
 for i = 1, #changes, 2 do
@@ -97,29 +121,16 @@ for i = 1, #changes, 2 do
     forget_corrupt(id)
   end
 end
-return {{corrupt, epoch, 0, upto, is_all, removed, vectors}}
+return {{corrupt, epoch, 0, upto, is_all, removed, vectors, 0, {{}}}}
 """
 
-# ARGV: 3 epoch, 4 k, 5 max bytes of an entry, ids from 6 on.
-# Returns corrupt, then id, number of the last change, bytes, observations and ms left of the first k that are there.
+# ARGV: 3 epoch, 4 k, 5 max bytes of an entry, ids from 6 on. Returns corrupt, and the first k that are there.
 _FETCH = """
-local found, live, k = {}, 0, tonumber(ARGV[4])
+local found = {}
 if is_sound() and redis.call('HGET', records, '#epoch') == ARGV[3] then
-  for i = 6, #ARGV do
-    local data, observed, left = read(ARGV[i], tonumber(ARGV[5]))
-    if data then
-      live = live + 1
-      for _, value in ipairs({ARGV[i], redis.call('ZSCORE', index, ARGV[i]), data, observed, left}) do
-        found[#found + 1] = value
-      end
-      if live == k then
-        break
-      end
-    end
-  end
+  found = fetch(6, tonumber(ARGV[4]), tonumber(ARGV[5]))
 end
-table.insert(found, 1, corrupt)
-return found
+return {corrupt, found}
 """
 
 
@@ -130,6 +141,15 @@ class _Changes(NamedTuple):
     is_all: bool
     removed: list[str]
     vectors: list[tuple[str, Vector]]
+    # If nothing changed: what was asked for besides.
+    found: list[Any] | None
+
+
+class _Progress(NamedTuple):
+    # Whether all that is known is still so, and is all.
+    is_current: bool
+    # If it was so before: what was asked for besides.
+    found: list[Any] | None
 
 
 class _Resident:
@@ -149,7 +169,10 @@ class _Resident:
 
 
 class FlatStore(ScriptedStore):
-    """Entries found in the process. A search is two round trips: what changed, then the entries; exact among all vectors of the scope.
+    """Entries found in the process, exactly: every vector of the scope is compared.
+
+    A search is one round trip as long as nothing changes in the scope: those that are nearest as far as the process knows are asked for, on the
+    condition that it knows all. If not, it gets what changed, and then, in a second one, the nearest.
 
     Args:
         redis: a client that does not decode replies.
@@ -163,8 +186,8 @@ class FlatStore(ScriptedStore):
 
     def __init__(self, redis: Redis, *, dimensions: int, limits: StoreLimits, max_resident_bytes: int = 256 * 1024 * 1024) -> None:
         super().__init__(redis, keyspace=Keyspace("flat"), index=_INDEX, dimensions=dimensions, limits=limits)
-        self._changes_script = Script(_INDEX, ledger_script.LEDGER, _CHANGES)
-        self._fetch_script = Script(_INDEX, ledger_script.LEDGER, _FETCH)
+        self._changes_script = Script(_INDEX, ledger_script.LEDGER, _FETCHING, _CHANGES)
+        self._fetch_script = Script(_INDEX, ledger_script.LEDGER, _FETCHING, _FETCH)
         self._max_resident_bytes = max_resident_bytes
         self._resident: ResidentScopes[_Resident] = ResidentScopes(max_resident_bytes)
 
@@ -176,7 +199,28 @@ class FlatStore(ScriptedStore):
     async def search(self, scope: str, vector: Vector, k: int) -> list[Neighbour]:
         """See `VectorStore`."""
         pack_vector(vector, self._dimensions)
-        resident = await self._current(scope)
+        resident = self._resident.use(scope)
+        if resident is None or not resident.epoch:
+            resident = await self._current(scope)
+        else:
+            near = resident.matrix.nearest(vector, k + _SPARE)
+            progress = await self._catch_up(scope, resident, k, [row.entry_id for row in near])
+            if progress.found is not None:
+                cosines = dict(near)
+                rows = await self._rows(scope, progress.found)
+                if len(rows) == min(k, len(near)):
+                    return [Neighbour(row.entry_id, cosines[row.entry_id], row.data, row.observations, row.ttl_s) for row in rows]
+            if not progress.is_current:
+                resident = await self._current(scope)
+        return await self._nearest(scope, resident, vector, k)
+
+    async def purge(self, scope: str) -> None:
+        """See `VectorStore`."""
+        await super().purge(scope)
+        self._resident.drop(scope)
+
+    async def _nearest(self, scope: str, resident: _Resident, vector: Vector, k: int) -> list[Neighbour]:
+        """The nearest of what is known that is there."""
         hits: list[Neighbour] = []
         looked: set[str] = set()
         spare = _SPARE
@@ -198,18 +242,13 @@ class FlatStore(ScriptedStore):
             spare *= 8
         return hits
 
-    async def purge(self, scope: str) -> None:
-        """See `VectorStore`."""
-        await super().purge(scope)
-        self._resident.drop(scope)
-
     async def _current(self, scope: str) -> _Resident:
         """The scope's vectors, as of now or later."""
         resident = self._resident.use(scope)
         if resident is None:
             resident = _Resident(Matrix(self._dimensions, self._max_resident_bytes))
             self._resident.keep(scope, resident, resident.matrix.num_bytes)
-        while not (resident.epoch and await self._catch_up(scope, resident)):
+        while not (resident.epoch and (await self._catch_up(scope, resident)).is_current):
             async with resident.reading:
                 if not resident.epoch:
                     await self._read_all(scope, resident)
@@ -236,44 +275,58 @@ class FlatStore(ScriptedStore):
             is_all = changes.is_all
         resident.epoch, resident.upto = epoch, upto
 
-    async def _catch_up(self, scope: str, resident: _Resident) -> bool:
-        """Applies what changed; returns whether the scope is still the one that is known.
+    async def _catch_up(self, scope: str, resident: _Resident, k: int = 0, entry_ids: Sequence[str] = ()) -> _Progress:
+        """Applies what changed. Others may do the same at the same time: what they have applied already is not applied again.
 
-        Others may do the same at the same time: what they have applied already is not applied again.
+        Args:
+            k: entries wanted.
+            entry_ids: of which, if nothing changed.
         """
         while True:
             epoch, upto = resident.epoch, resident.upto
-            changes = await self._changes(scope, epoch, upto)
+            changes = await self._changes(scope, epoch, upto, k, entry_ids)
             if resident.epoch != epoch:
-                return False
+                return _Progress(False, None)
             if changes.is_stale or changes.epoch != epoch:
                 # If others have got further meanwhile, it was only too far behind.
                 if resident.upto == upto:
                     resident.forget()
-                return False
+                return _Progress(False, None)
+            if changes.found is not None:
+                return _Progress(True, changes.found)
             if changes.upto > resident.upto:
                 resident.upto = changes.upto
                 await self._apply(scope, changes, resident.matrix)
             if changes.is_all:
-                return True
+                self._resident.keep(scope, resident, resident.matrix.num_bytes)
+                return _Progress(True, None)
+            entry_ids = ()
 
-    async def _changes(self, scope: str, epoch: int, upto: int) -> _Changes:
-        reply: Any = await self._changes_script.run(self._redis, self._keys.scope(scope), scope, epoch, upto, 4 * self._dimensions)
-        corrupt, now, is_stale, last, is_all, removed, flat = reply
+    async def _changes(self, scope: str, epoch: int, upto: int, k: int = 0, entry_ids: Sequence[str] = ()) -> _Changes:
+        arguments = (epoch, upto, 4 * self._dimensions, k, self._limits.max_entry_bytes, *entry_ids)
+        reply: Any = await self._changes_script.run(self._redis, self._keys.scope(scope), scope, *arguments)
+        corrupt, now, is_stale, last, is_all, removed, flat, is_unchanged, found = reply
         self.corrupt += corrupt
         pairs = zip(flat[::2], flat[1::2], strict=True)
-        vectors = [(entry_id.decode(), np.frombuffer(data, "<f4")) for entry_id, data in pairs]
-        return _Changes(int(now), bool(is_stale), last, bool(is_all), [entry_id.decode() for entry_id in removed], vectors)
+        return _Changes(
+            epoch=int(now),
+            is_stale=bool(is_stale),
+            upto=last,
+            is_all=bool(is_all),
+            removed=[entry_id.decode() for entry_id in removed],
+            vectors=[(entry_id.decode(), np.frombuffer(data, "<f4")) for entry_id, data in pairs],
+            found=found if is_unchanged else None,
+        )
 
     async def _fetch(self, scope: str, epoch: int, k: int, entry_ids: list[str]) -> list[Row]:
         """The first k of the entries that are there, in this order; none if the scope is no longer the one that is known."""
         arguments = (scope, epoch, k, self._limits.max_entry_bytes, *entry_ids)
         reply: Any = await self._fetch_script.run(self._redis, self._keys.scope(scope), *arguments)
-        return await self._rows(scope, reply)
+        self.corrupt += reply[0]
+        return await self._rows(scope, reply[1])
 
     async def _apply(self, scope: str, changes: _Changes, matrix: Matrix) -> None:
         for entry_id in changes.removed:
             matrix.discard(entry_id)
         garbage = [entry_id for entry_id, vector in changes.vectors if not matrix.put(entry_id, vector)]
-        self.corrupt += len(garbage)
-        await self.remove(scope, garbage)
+        await self._remove_garbage(scope, garbage)

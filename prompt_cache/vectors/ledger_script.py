@@ -147,8 +147,11 @@ local id, vector, data, live_ms, tokens = ARGV[3], ARGV[4], ARGV[5], tonumber(AR
 local max_entries, max_bytes, policy = tonumber(ARGV[8]), tonumber(ARGV[9]), ARGV[10]
 
 is_sound()
+-- A Redis that is full refuses a script's first write, and lets it go on if that was one that frees memory: so the first is one that takes some.
 if redis.call('EXISTS', records) == 0 then
   redis.call('HSET', records, '#bytes', 0, '#clock', 0, '#epoch', ARGV[11], '#seq', 0, '#floor', 0)
+else
+  redis.call('HINCRBY', records, '#bytes', 0)
 end
 sweep({_SWEPT_BY_ADD})
 forget(id)
@@ -167,7 +170,6 @@ end
 
 local problem = index_put(id, vector)
 if problem then
-  drop_scope()
   return problem
 end
 local key = entries .. id

@@ -18,7 +18,8 @@ from prompt_cache.vectors.vector_store import Neighbour, StoreLimits
 if TYPE_CHECKING:
     from prompt_cache.embedding.embedder import Vector
 
-_EF_RUNTIME = 100
+# Nodes of the graph that a search looks at; below a few thousand entries of a scope, each is compared.
+_EF_RUNTIME = 64
 _EF_CONSTRUCTION = 200
 _M = 16
 

@@ -127,18 +127,21 @@ class ScriptedStore(ABC):
         reply = await self._script[body].run(self._redis, self._keys.scope(scope), scope, *arguments)
         self.corrupt += reply
 
-    async def _rows(self, scope: str, reply: list[Any]) -> list[Row]:
-        """What a script found, decoded: corrupt, then five values of each entry. Entries that cannot be decoded are removed."""
-        flat = iter(reply[1:])
+    async def _rows(self, scope: str, found: list[Any]) -> list[Row]:
+        """What a script found, five values of each entry, decoded. Entries that cannot be decoded are removed."""
+        flat = iter(found)
         rows, garbage = [], []
         for entry_id, score, data, observed, left_ms in zip(flat, flat, flat, flat, flat, strict=True):
             try:
                 rows.append(Row(entry_id.decode(), score, data, unpack_observations(observed), left_ms / 1000))
             except Garbage:
                 garbage.append(entry_id.decode())
-        self.corrupt += reply[0] + len(garbage)
-        await self.remove(scope, garbage)
+        await self._remove_garbage(scope, garbage)
         return rows
+
+    async def _remove_garbage(self, scope: str, entry_ids: list[str]) -> None:
+        self.corrupt += len(entry_ids)
+        await self.remove(scope, entry_ids)
 
 
 class SearchedInScript(ScriptedStore):
@@ -156,7 +159,8 @@ class SearchedInScript(ScriptedStore):
         """See `VectorStore`."""
         packed = pack_vector(vector, self._dimensions)
         reply = await self._search_script.run(self._redis, self._keys.scope(scope), scope, packed, k, self._limits.max_entry_bytes)
-        rows = await self._rows(scope, reply)
+        self.corrupt += reply[0]
+        rows = await self._rows(scope, reply[1:])
         return [Neighbour(row.entry_id, self._cosine(row.score), row.data, row.observations, row.ttl_s) for row in rows]
 
     @abstractmethod

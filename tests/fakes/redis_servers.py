@@ -79,7 +79,7 @@ def plain(folder: Path, *, settings: Sequence[str] = ()) -> RedisServer:
 
 
 # By what they know of vectors.
-SERVERS: dict[str, Callable[[Path], RedisServer]] = {"plain": plain, "vectors": RedisServer, "query-engine": with_query_engine}
+SERVERS: dict[str, Callable[..., RedisServer]] = {"plain": plain, "vectors": RedisServer, "query-engine": with_query_engine}
 
 
 def _old_redis() -> str:

@@ -74,11 +74,14 @@ async def fill(store: FlatStore, count: int, *, scope: str = SCOPE, first: int =
     await asyncio.gather(*(one(str(first + number), vector) for number, vector in enumerate(vectors)))
 
 
-async def test_a_search_is_two_round_trips(client: Redis, watched: Interrupted) -> None:
+async def test_a_search_is_one_round_trip_and_two_after_a_change(client: Redis, watched: Interrupted) -> None:
     other, store = flat(client), flat(watched)
     await fill(other, 20)
     assert len(await found(store, 5)) == 5
     for number in range(3):
+        watched.replies = 0
+        assert len(await found(store, 5)) == 5
+        assert watched.replies == 1
         await keep(other, str(number), at(1))
         watched.replies = 0
         assert len(await found(store, 5)) == 5
@@ -124,9 +127,11 @@ async def test_an_entry_that_changed_under_a_search_is_not_found_with_its_old_co
         if replies == 1:
             await keep(other, "a", at(0.1), data=b"new")
 
+    await keep(other, "b", at(0.5))
     watched.replies, watched.after = 0, replace
-    assert await found(store) == []
+    assert await found(store) == ["b"]
     watched.after = None
+    await other.remove(SCOPE, ["b"])
     [hit] = await store.search(SCOPE, at(1), 1)
     assert hit.data == b"new"
     assert hit.cosine == pytest.approx(0.1, abs=1e-5)
@@ -137,16 +142,15 @@ async def test_a_scope_that_is_made_anew_under_a_search_is_not_mixed_with_the_ol
 ) -> None:
     other, store = flat(client), flat(watched)
     await fill(other, 600)
-    watched.after = None
 
     async def empty(replies: int) -> None:
-        if replies == 2:
+        if replies == 1:
             raw.flushall()
             await fill(other, 30)
 
-    # While it reads the second page, and again while it fetches what it found.
+    # Between the first page and the second; further down, between what changed and what is fetched.
     watched.after = empty
-    await found(store)
+    assert set(await found(store)) <= {str(number) for number in range(30)}
     assert sorted(await found(store, 50)) == sorted(str(number) for number in range(30))
     watched.replies = 0
 
@@ -155,6 +159,8 @@ async def test_a_scope_that_is_made_anew_under_a_search_is_not_mixed_with_the_ol
             raw.flushall()
             await keep(other, "0", at(0.5), data=b"another")
 
+    watched.after = None
+    await keep(other, "new", at(1))
     watched.after = empty_again
     assert await found(store) == []
     [hit] = await store.search(SCOPE, at(1), 5)

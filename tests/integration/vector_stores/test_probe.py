@@ -24,7 +24,7 @@ Servers = Callable[[str], RedisServer]
 
 
 @asynccontextmanager
-async def connected(servers: Servers, kind: str, rule: str | None = None) -> AsyncIterator[Redis]:
+async def connected(servers: Servers, kind: str, rule: str | None = None, *, protocol: int = 3) -> AsyncIterator[Redis]:
     """A client of an empty server; of a user made by a rule, if given."""
     url = servers(kind).url
     async with Redis.from_url(url) as admin:
@@ -32,7 +32,7 @@ async def connected(servers: Servers, kind: str, rule: str | None = None) -> Asy
         if rule is not None:
             await admin.execute_command("ACL", "DELUSER", "triserve")  # type: ignore[no-untyped-call]
             await admin.execute_command(*rule.split())  # type: ignore[no-untyped-call]
-    async with Redis.from_url(url if rule is None else url.replace("//", "//triserve:PASSWORD@")) as client:
+    async with Redis.from_url(url if rule is None else url.replace("//", "//triserve:PASSWORD@"), protocol=protocol) as client:
         yield client
 
 
@@ -40,6 +40,7 @@ async def chosen(client: Redis, want: Want = "auto") -> Choice:
     return await choose(client, want, embedder_id="test", dimensions=DIMENSIONS, limits=NO_JITTER)
 
 
+@pytest.mark.parametrize("protocol", [2, 3])
 @pytest.mark.parametrize(
     ("kind", "name", "version", "missing"),
     [
@@ -49,9 +50,9 @@ async def chosen(client: Redis, want: Want = "auto") -> Choice:
     ],
 )
 async def test_the_fastest_that_works_is_picked_and_leaves_nothing_behind(
-    servers: Servers, kind: str, name: str, version: str, missing: list[str]
+    servers: Servers, kind: str, name: str, version: str, missing: list[str], protocol: int
 ) -> None:
-    async with connected(servers, kind) as client:
+    async with connected(servers, kind, protocol=protocol) as client:
         choice = await chosen(client)
         assert (choice.store.name, choice.server[: len(version)]) == (name, version)
         assert [command in reason for command, reason in zip(missing, choice.passed_over, strict=True)] == [True] * len(missing)
@@ -127,6 +128,56 @@ async def test_settings_under_which_a_cache_fails_are_named_and_left_alone(
             await admin.config_set("maxmemory-policy", "noeviction")
     assert [says in each and "volatile-lfu" in each for each in advice if says] == [True] * bool(says)
     assert bool(advice) == bool(says)
+
+
+@pytest.mark.parametrize("name", list(COMMANDS))
+async def test_a_full_server_still_finds_and_refuses_what_is_new(servers: Servers, name: BackendName) -> None:
+    server = BACKENDS[name].server
+    assert server is not None
+    async with connected(servers, server) as admin:
+        store = BACKENDS[name].make(admin, NO_JITTER)
+        await keep(store, "a")
+        await admin.config_set("maxmemory", "1")
+        try:
+            for entry_id in ("b", "a"):
+                with pytest.raises(redis.exceptions.ResponseError, match="maxmemory"):
+                    await keep(store, entry_id, data=b"new")
+            [hit] = await store.search(SCOPE, at(1), 5)
+            assert (hit.entry_id, hit.data) == ("a", b"a")
+            await store.remove(SCOPE, ["a"])
+            assert await found(store) == []
+        finally:
+            await admin.config_set("maxmemory", "0")
+
+
+async def test_a_vector_set_of_other_vectors_under_our_name_costs_the_scope_once(servers: Servers) -> None:
+    async with connected(servers, "vectors") as admin:
+        store = BACKENDS["vector-sets"].make(admin, NO_JITTER)
+        for operation in (lambda: found(store), lambda: keep(store, "b")):
+            await keep(store, "a")
+            [key] = await admin.keys(f"{PREFIX}*:v")
+            await admin.delete(key)
+            await admin.execute_command("VADD", key, "VALUES", 2, 1, 1, "a")  # type: ignore[no-untyped-call]
+            with pytest.raises(redis.exceptions.ResponseError, match="mismatch"):
+                await operation()
+            assert await found(store) == []
+
+
+@pytest.mark.slow
+async def test_in_a_cluster_no_script_leaves_its_node(tmp_path: Path) -> None:
+    server = RedisServer(tmp_path, settings=("--cluster-enabled", "yes"))
+    try:
+        async with Redis.from_url(server.url) as client:
+            for first in range(0, 16384, 1024):
+                await client.execute_command("CLUSTER ADDSLOTS", *range(first, first + 1024))  # type: ignore[no-untyped-call]
+            while (await client.cluster("INFO"))["cluster_state"] != "ok":
+                # A node that has just come up takes no commands for two seconds; it waits here for a replica that does not exist.
+                await client.execute_command("WAIT", 1, 50)  # type: ignore[no-untyped-call]
+            names: tuple[BackendName, ...] = ("vector-sets", "flat")
+            for name in names:
+                await use_all_of(await chosen(client, name), name, client, client)
+    finally:
+        server.kill()
 
 
 async def test_on_a_full_server_nothing_works_and_that_is_said(servers: Servers) -> None:
