@@ -58,7 +58,7 @@ _PERSONAL = _either(
     r"\bmy (?:full |first |last |user ?)?name(?:'s|’s| is)\b|\b(?:i am|i'm|i’m) (?:called|\d{1,3} years old|from|a patient|diagnosed)|\bi (?:was born|live) (?:on|in|at)\b|\bcall me [A-Z]",
     r"\b(?:order|invoice|ticket|tracking|customer|account|booking|reservation|policy|contract|reference|case|passport|licen[cs]e|member(?:ship)?|serial|card) ?(?:number|no\.?|nr\.?|id|#|code)? ?[:#]? ?(?=[A-Z\d-]*\d)[A-Z\d][A-Z\d-]{4,}\b",
     rf"^(?!.*\bhow (?:do|can|should|would|could|to|might)\b).*\b(?:my|our) (?:last |next |latest |own |current |\w+ )?(?:{_OWN_THINGS})\b",
-    r"\b(?:how much|how many|what|when|whom?|where) (?:do|did|have|will|am) i (?:owe|own|owed|have|paid|pay|ordered?|booked|buy|bought|spent|earn|meet)\b|\bwho am i\b|\bwhere am i\b|\bremember (?:me|that i|what i)\b|\b(?:i|we) (?:told|said|asked|mentioned)\b",
+    r"\b(?:how much|how many|what|when|whom?|where) (?:do|did|have|will|am) i (?:owe|own|owed|have|paid|pay|ordered?|booked|buy|bought|spent|earn|meet)\b|\bwho am i\b|\bwhere am i\b|\bremember (?:me|that i|what i)\b|\b(?:i|we) (?:told|said|asked|mentioned)\b|\bdid (?:i|we) (?:say|tell|ask|mention)\b",
     # German
     r"\bich hei(?:ß|ss)e\b|\bmein name ist\b|\bich bin \d{1,3}(?: jahre)?\b|\bich wohne in\b|\bich bin (?:am .{1,20} )?geboren\b",
     r"\b(?:bestell|rechnungs|kunden|konto|vertrags|sendungs|vorgangs|buchungs|ausweis|mitglieds|ticket)(?:nummer|nr\.?|-nr\.?) ?:? ?(?=[a-z\d-]*\d)[a-z\d][a-z\d-]{3,}",

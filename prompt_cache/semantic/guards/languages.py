@@ -6,10 +6,12 @@ import re
 import unicodedata
 from collections.abc import Sequence
 
+from prompt_cache.semantic.guards.tables.lexicons import LEXICONS
+
 # Words that are frequent in a language and rare in the others. Those of uncovered languages are here so that these are recognised.
 _FREQUENT = {
     "en": "the what how is are do does did can could should would i my you your of to and for which who when where why with from that this an it be was were have has not"
-    " will there at on or by if please give me tell show explain write about between into than more most make use does in list name describe compare recommend a",
+    " will there at on or by if please give me tell show explain write about between into than more most make use does in list name describe compare recommend a all any some many much only no as been being did had they their",
     "de": "der die das und ist nicht ein eine einen einem einer wie wer wo wann warum wieso welche welcher welches welchen kann ich mein meine meinen meinem meiner mir mich du"
     " sie es wir für mit von zu zum zur auf aus bei im am den dem des was sind wird werden kannst bitte man gibt nach oder auch habe hat haben soll sollte muss über viel viele"
     " erkläre wozu woher wohin darf in",
@@ -64,9 +66,14 @@ def language_of(text: str, words: Sequence[str]) -> str | None:
         return None
     votes: dict[str, float] = {}
     for word in words:
-        languages = _LANGUAGES_OF.get(word, ())
+        # Single letters are names of things as often as words.
+        languages = _LANGUAGES_OF.get(word, ()) if len(word) > 1 else ()
         for language in languages:
             votes[language] = votes.get(language, 0.0) + 1 / len(languages)
+        # Words of content tell a little: many are those of several languages.
+        for language in _LETTERS:
+            if LEXICONS[language].is_known(word):
+                votes[language] = votes.get(language, 0.0) + 0.25
     if not votes:
         return None
     ranked = sorted(votes.items(), key=lambda vote: -vote[1])

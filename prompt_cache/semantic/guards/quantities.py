@@ -257,12 +257,17 @@ def han_value(numeral: str) -> int:
     for char in numeral:
         if char in _HAN_DIGITS:
             digit = _HAN_DIGITS[char]
-        elif (scale := _HAN_SCALES[char]) < 10**4:
+            continue
+        scale = _HAN_SCALES[char]
+        if scale < 10**4:
             section += (digit or 1) * scale
-            digit = 0
+        elif scale == 10**4:
+            total += (section + digit or 1) * scale
+            section = 0
         else:
-            total = (total + section + digit) * scale if total + section + digit else scale
-            section = digit = 0
+            total = (total + section + digit or 1) * scale
+            section = 0
+        digit = 0
     return total + section + digit
 
 

@@ -16,8 +16,9 @@ _CODE_MARK = re.compile(r"[{}\[\]\\^=<>|;*$&](?=.)|\w[$^*]$|\(\)")
 def check(asked: Question, kept: Question) -> str | None:
     """Refuses unless each piece of code, path, address, flag and identifier of one stands in the other, with the same operators around."""
     for one, other in ((asked, kept), (kept, asked)):
+        pieces = {item.surface for item in other.of("verbatim")}
         for item in one.of("verbatim"):
-            if not _stands_in(item.surface, other.text):
+            if item.surface not in pieces and not _stands_in(item.surface, other.text):
                 return f"{item.surface!r} in one alone"
     mine, theirs = _code_words(asked.text), _code_words(kept.text)
     if mine != theirs:

@@ -18,7 +18,7 @@ do you know | do you happen to know | would you happen to know | would you know 
 any idea | any ideas | do you have any idea | have you any idea | i was wondering | i am wondering | i wonder | i want to know | i would like to know | i would love to know =
 i need to know | i am curious | i am curious about | i am trying to find out | i want to find out | i would like to find out | i am interested in | i am asking | may i ask | can i ask | let me know =
 i am new to this | i hope you can help me | i hope you can help | can you help me | could you help me | please help me | *help me | *help | i need help | i need some help | i need your help =
-can you help me with | can you help me | could you help me with | please help me with | help me with | i need help with = ?how
+can you help me with | could you help me with | please help me with | help me with | i need help with = ?how
 i do not know | i have no idea | i am not sure | i do not understand | i forgot | not sure =
 do you think | in your opinion | would you say | according to you | if possible | by any chance | for me | to me =
 what do you know about = ?what
@@ -185,7 +185,7 @@ of = <of
 for = <for
 with | along with | together with | by means of = <with
 by = <by
-about | regarding | concerning | on the subject of = <about
+regarding | concerning | on the subject of = <about
 as = <as
 than = <than
 between | among | amongst = <between

@@ -11,7 +11,7 @@ denn | eigentlich | mal | genau | überhaupt | so | etwa | also | wohl | doch | 
 kannst du mir sagen | können sie mir sagen | könntest du mir sagen | könnten sie mir sagen | kannst du mir bitte sagen | können sie mir bitte sagen | könnten sie mir bitte sagen | könntest du mir bitte sagen =
 sag mir | sagen sie mir | sag mir bitte | weißt du | wissen sie | ich möchte wissen | ich würde gerne wissen | ich würde gern wissen | ich wüsste gern | ich frage mich | verrate mir =
 *kannst du | *können sie | *könntest du | *könnten sie | *würdest du | *würden sie =
-*erkläre mir | *erkläre | *erklär mir | *erklär | *erklären sie mir | *erklären sie | *beschreibe | *beschreiben sie | erklären =  ?explain
+*erkläre mir | *erkläre | *erklär mir | *erklär | *erklären sie mir | *erklären sie | *beschreibe | *beschreiben sie | erklären = ?explain
 hilf mir | helfen sie mir | kannst du mir helfen | können sie mir helfen =
 was | wie heißt | wie heißen | wie lautet | wie lauten | welche | welcher | welches | welchen | welchem | *nenne | *nenne mir | *nennen sie | *liste | *gib mir | *zeig mir | *zeige mir | *zeigen sie mir | *geben sie mir = ?what/explain/what.city/what.country/what.state/what.year/what.day/what.date/what.time/what.month/what.company
 wer | wem | wen | von wem | durch wen | welche person = ?who
@@ -121,7 +121,7 @@ und = &and
 oder | bzw = &or
 aber = &but
 wenn | falls | sofern | ob = &if
-weil | da = &because
+weil = &because
 obwohl = &although
 damit | um zu = &sothat
 einschalten | anschalten | aktivieren | anmachen | eingeschaltet | aktiviere = +einschalten
