@@ -74,6 +74,7 @@ class Settings(Limits, BaseSettings):
         description="Which of them goes when the memory is full: the one used longest ago, least often, oldest, or that saves the fewest tokens per byte",
     )
     cache_local_tenant_share: float = Field(0.5, gt=0, le=1, description="Share of that memory that one tenant may fill")
+    cache_timeout_ms: float = Field(25.0, ge=1, le=10_000, description="Most milliseconds a request waits for a Redis that does not answer")
     cache_max_entry_bytes: int = Field(256 * _KIB, ge=1, le=16 * _MIB, description="Longest answer that is remembered")
 
     semantic_cache: Literal["off", "shadow", "on"] = Field(
@@ -211,6 +212,9 @@ class Settings(Limits, BaseSettings):
             secret=secret,
             ttl_s=self.cache_ttl_s,
             l0_ttl_s=self.cache_local_ttl_s,
+            lookup_timeout_s=self.cache_timeout_ms / 1000,
+            # A little less, so that a connection that hangs is given up as one and not with all that waits for it.
+            socket_timeout_s=0.8 * self.cache_timeout_ms / 1000,
             l0_max_bytes=self.cache_local_bytes,
             l0_eviction=self.cache_local_eviction,
             l0_tenant_share=self.cache_local_tenant_share,

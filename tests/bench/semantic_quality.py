@@ -218,7 +218,12 @@ def report(half: HalfOfPairs, served: Mapping[str, Served], chosen: str) -> dict
     return {
         "pairs": len(half.pairs),
         "questions_without_vector": half.num_without_vector,
-        "systems": {name: {language: counted.as_json() for language, counted in of.items()} for name, of in scores.items()},
+        "systems": {
+            name: of["all"].as_json()
+            | {"by_language": {language: " | ".join(cells(counted)) for language, counted in of.items() if language != "all"}}
+            for name, of in scores.items()
+        },
+        "columns_by_language": " | ".join(CELL_HEADINGS),
     }
 
 

@@ -25,7 +25,13 @@ KEYS = (
     "zorg d9298a10d1b0735837dc4bd85dac641b0f3cef27a47e5d53a54f2f3f5b2fcffa\n"
 )
 # Of the embedder of spelling, which needs no model; the questions of these tests differ by little.
-SETTINGS: dict[str, Any] = {"semantic_cache": "on", "embedder": "ngrams", "semantic_audited_share": 0.0, "semantic_timeout_ms": 10_000}
+SETTINGS: dict[str, Any] = {
+    "semantic_cache": "on",
+    "embedder": "ngrams",
+    "semantic_audited_share": 0.0,
+    "semantic_timeout_ms": 10_000,
+    "cache_timeout_ms": 10_000,
+}
 
 
 class Model:
@@ -192,7 +198,7 @@ async def test_a_share_of_hits_is_checked_against_the_model_and_a_wrong_one_is_n
             async with session.get("/metrics") as response:
                 metrics = await response.text()
             assert 'triserve_semantic_comparisons_total{result="different"} 1.0' in metrics
-            assert 'triserve_cache_lookups_total{result="hit-semantic"} 1.0' in metrics
+            assert 'triserve_cache_lookups_total{result="hit-semantic"} 2.0' in metrics
 
 
 async def test_shadow_mode_gives_nothing_and_says_what_it_would_have_given() -> None:
@@ -265,7 +271,7 @@ async def test_two_gateways_of_a_redis_share_answers_and_a_purge(redis: RedisSer
 
 
 async def test_two_hundred_identical_requests_at_two_gateways_are_one_generation(redis: RedisServer) -> None:
-    shared: dict[str, Any] = {"redis_url": redis.url, "cache_secret": "0123456789abcdef"}
+    shared: dict[str, Any] = {"redis_url": redis.url, "cache_secret": "0123456789abcdef", "cache_timeout_ms": 10_000}
     computes = [FakeCompute(Model()), FakeCompute(Model())]
     async with running_fleet(computes=computes[:1], **shared) as one, running_fleet(computes=computes[1:], **shared) as two:
         for compute in computes:

@@ -16,6 +16,7 @@ from prompt_cache.semantic.guards import (
     question_type,
     verbatim,
     word_order,
+    wording,
 )
 from prompt_cache.semantic.guards.items import Question
 from prompt_cache.semantic.guards.parse import parse
@@ -36,6 +37,7 @@ GUARDS: Mapping[str, Guard] = MappingProxyType(
         "entities": entities.check,
         "word_order": word_order.check,
         "content_words": content_words.check,
+        "wording": wording.check,
     }
 )
 

@@ -39,10 +39,10 @@ def _segmented(text: str, lexicon: Lexicon) -> Iterator[Item]:
     while place < len(text):
         for length in range(min(_LONGEST, len(text) - place), 0, -1):
             word = text[place : place + length]
-            rules = lexicon.phrases.get(word)
+            rules = lexicon.single(word)
             if length > 1 and _is_numeral(word):
                 yield number_item(han_value(word), word)
-            elif rules is not None and not (length == 1 and _is_numeral(word)):
+            elif rules and not (length == 1 and _is_numeral(word)):
                 yield from rules[0].items
             elif word in lexicon.synonyms:
                 yield _content(word, lexicon)

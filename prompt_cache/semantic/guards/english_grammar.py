@@ -12,6 +12,35 @@ _NOMINAL = frozenset({"content", "number", "verbatim", "quantifier"})
 _INSIDE_SUBJECT = _NOMINAL | {"preposition", "person", "negation"}
 
 
+def with_main_verbs(items: Sequence[Item]) -> list[Item]:
+    """Makes content of "do", "have" and "like" where they are the verb: "what does the heart do", "what does he like"."""
+    result = list(items)
+    for place, item in enumerate(result):
+        before = {form for one in result[:place] for form in one.forms if one.kind in ("auxiliary", "modal")}
+        if item.kind == "auxiliary" and "do" in item.forms and before and _ends_clause(result, place):
+            result[place] = Item("content", frozenset({"do"}), item.surface)
+        elif item.kind == "auxiliary" and "have" in item.forms and not _has_participle(result, place):
+            result[place] = Item("content", frozenset({"have"}), item.surface)
+        elif item.kind == "preposition" and "like" in item.forms and before & {"do", "would", "can", "should"}:
+            result[place] = Item("content", frozenset({"like"}), item.surface)
+    return result
+
+
+def _ends_clause(items: list[Item], place: int) -> bool:
+    return place + 1 == len(items) or items[place + 1].kind in ("pause", "preposition", "conjunction", "wh")
+
+
+def _has_participle(items: list[Item], place: int) -> bool:
+    for item in items[place + 1 :]:
+        if item.kind in ("pause", "conjunction", "wh"):
+            return False
+        if (item.kind == "auxiliary" and "be" in item.forms) or (
+            item.kind == "content" and is_participle(item.surface.split()[0].casefold())
+        ):
+            return True
+    return False
+
+
 def without_genitives(items: Sequence[Item]) -> list[Item]:
     """Puts what stands after "of" before the word it belongs to."""
     result = list(items)
@@ -69,7 +98,7 @@ def _is_verb(items: list[Item], place: int) -> bool:
     item = items[place]
     if item.kind != "content" or item.is_name or not is_participle(item.surface.split()[0].casefold()):
         return False
-    return place + 1 == len(items) or items[place + 1].kind in ("pause", "preposition", "conjunction", "wh")
+    return _ends_clause(items, place)
 
 
 def _rebuilt(items: list[Item], subject: int, verb: int) -> list[Item]:

@@ -9,7 +9,7 @@ nothing. `*` before a phrase: at the start of a sentence alone ("list the planet
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -41,22 +41,38 @@ class Lexicon:
     """What is known of a language.
 
     Attributes:
-        phrases: By their first word, longest first.
+        phrases: By their first word and their second ("" for single words), longest first.
         synonyms: Groups a base form belongs to.
         opposites: Words that mean the contrary, by base form; symmetric.
         base_forms: Of a lower-case word, itself first.
         separable: Verb and particle that stand apart ("turn ... on"), and what they stand for together.
+        requests: What one may be asked to do after "can you", by base form.
         names_are_capitalised: Whether a capital inside a sentence says that a word is a name.
         known: Words the tables hold, which are therefore no typing errors.
     """
 
-    phrases: Mapping[str, tuple[Phrase, ...]]
+    phrases: Mapping[str, Mapping[str, tuple[Phrase, ...]]]
     synonyms: Mapping[str, frozenset[str]]
     opposites: Mapping[str, frozenset[str]]
     base_forms: Callable[[str], tuple[str, ...]]
     separable: Mapping[tuple[str, str], str]
+    requests: frozenset[str]
     names_are_capitalised: bool
     known: frozenset[str]
+
+    def phrases_from(self, first: str, second: str) -> Sequence[Phrase]:
+        """Phrases that may begin with two words, longest first. Their first word may be inflected where they are content."""
+        found: list[Phrase] = []
+        for place, base in enumerate(self.base_forms(first)):
+            by_second = self.phrases.get(base)
+            if by_second is not None:
+                several = by_second.get(second, ()) if second else ()
+                found += several if place == 0 else [phrase for phrase in several if all(item.kind == "content" for item in phrase.items)]
+        return [*found, *self.single(first)]
+
+    def single(self, word: str) -> Sequence[Phrase]:
+        """What a word means alone."""
+        return self.phrases[word].get("", ()) if word in self.phrases else ()
 
     def forms(self, word: str) -> frozenset[str]:
         """What a lower-case word may stand for."""
@@ -76,6 +92,7 @@ def build(
     opposites: str,
     base_forms: Callable[[str], tuple[str, ...]],
     separable: str = "",
+    requests: frozenset[str] = frozenset(),
     names_are_capitalised: bool = True,
 ) -> Lexicon:
     """A lexicon from its tables."""
@@ -84,9 +101,9 @@ def build(
         for member in line.split():
             groups[member].add(f"={number}")
     rules = [rule for line in _lines(phrases) for rule in _phrases(line, groups)]
-    by_first: dict[str, list[Phrase]] = defaultdict(list)
+    by_words: dict[str, dict[str, list[Phrase]]] = defaultdict(lambda: defaultdict(list))
     for rule in rules:
-        by_first[rule.words[0]].append(rule)
+        by_words[rule.words[0]][rule.words[1] if len(rule.words) > 1 else ""].append(rule)
     contrary: dict[str, set[str]] = defaultdict(set)
     for line in _lines(opposites):
         left, right = (side.split() for side in line.split("/"))
@@ -96,11 +113,15 @@ def build(
             contrary[one].update(left)
     pairs = [line.split() for line in _lines(separable)]
     return Lexicon(
-        phrases={first: tuple(sorted(found, key=lambda rule: -len(rule.words))) for first, found in by_first.items()},
+        phrases={
+            first: {second: tuple(sorted(found, key=lambda rule: -len(rule.words))) for second, found in by_second.items()}
+            for first, by_second in by_words.items()
+        },
         synonyms={word: frozenset(found) for word, found in groups.items()},
         opposites={word: frozenset(found) for word, found in contrary.items()},
         base_forms=base_forms,
         separable={(verb, particle): result for verb, particle, result in pairs},
+        requests=requests,
         names_are_capitalised=names_are_capitalised,
         known=frozenset(groups) | frozenset(contrary) | {word for rule in rules for word in rule.words},
     )

@@ -14,6 +14,8 @@ def is_misspelt(one: str, other: str, lexicon: Lexicon) -> bool:
     Two words that are both known are never each other's misspelling, and words that are known to be confused are not either. A letter
     replaced, left out or put in is not forgiven: it makes other words (nitrate, nitrite; country, county).
     """
+    if not (one.isalpha() and other.isalpha()):
+        return False
     if min(len(one), len(other)) < _MIN_LETTERS or one[0] != other[0] or {one, other} & ENGLISH_CONFUSABLE:
         return False
     if lexicon.is_known(one) and lexicon.is_known(other):

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from functools import lru_cache
 
 from prompt_cache.semantic.guards.chinese import chinese_items
-from prompt_cache.semantic.guards.english_grammar import as_active, without_genitives
+from prompt_cache.semantic.guards.english_grammar import as_active, with_main_verbs, without_genitives
 from prompt_cache.semantic.guards.items import Item, Question
 from prompt_cache.semantic.guards.languages import language_of
 from prompt_cache.semantic.guards.lexicon import Lexicon, Phrase
@@ -18,20 +19,26 @@ from prompt_cache.semantic.guards.tokens import Token, expanded, tokens
 
 # How far a particle may stand from its verb: "turn the dark mode of the app on".
 _SEPARABLE_REACH = 7
+# Megabits; megabytes have a capital B, or no capital at all.
+_BITS = re.compile("[KMGT]i?b")
+# First words of "can you" and its like.
+_ASKING = frozenset(
+    ["can", "could", "would", "will", "kannst", "können", "könntest", "könnten", "würdest", "würden", "puedes", "podrías", "podría"]
+)
 
 
 @lru_cache(maxsize=512)
 def parse(text: str) -> Question:
     """The parts of a normalised question. The last few are remembered: one question is compared with several."""
     found = tokens(text)
-    language = language_of(text, [token.lower for token in found if token.kind == "word"])
+    language = language_of(text, [token.lower.partition("'")[0] for token in found if token.kind == "word"])
     if language == "zh":
         return Question(text, language, tuple(chinese_items(found)))
     if language == "en":
         found = expanded(found)
     items = _Parser(found, language).items()
     if language == "en":
-        items = without_genitives(as_active(items))
+        items = without_genitives(as_active(with_main_verbs(items)))
     return Question(text, language, tuple(items))
 
 
@@ -80,7 +87,8 @@ class _Parser:
         if quantity is not None:
             self._add(quantity.number)
             if quantity.unit:
-                self._add(self._word(Token("word", quantity.unit, quantity.unit)))
+                unit = quantity.unit if quantity.unit not in token.lower else token.surface[-len(quantity.unit) :]
+                self._add(self._word(Token("word", unit, quantity.unit)))
             return quantity.num_tokens
         self._add(self._word(token))
         return 1
@@ -92,10 +100,14 @@ class _Parser:
     def _phrase(self, position: int) -> Phrase | None:
         assert self._lexicon is not None, "only covered languages have phrases"
         token = self._tokens[position]
-        is_acronym = len(token.surface) > 1 and token.surface.isupper() and not self._is_shouted
+        # "US", "IT" and the A of "from A to B" are no pronouns and no article.
+        is_acronym = (
+            token.surface.isupper() and not self._is_shouted and (len(token.surface) > 1 or (token.surface == "A" and self._is_name(token)))
+        )
         looks_like_name = self._is_name(token) and token.lower in ENGLISH_HOMOGRAPHS
-        for phrase in self._phrases_from(token.lower):
-            if phrase.is_opening and not self._opening:
+        following = self._tokens[position + 1].lower if position + 1 < len(self._tokens) else ""
+        for phrase in self._lexicon.phrases_from(token.lower, following):
+            if phrase.is_opening and not (self._opening and self._is_request(position, phrase)):
                 continue
             if len(phrase.words) == 1 and (is_acronym or looks_like_name) and not any(item.kind == "content" for item in phrase.items):
                 continue
@@ -103,11 +115,14 @@ class _Parser:
                 return phrase
         return None
 
-    def _phrases_from(self, word: str) -> Sequence[Phrase]:
+    def _is_request(self, position: int, phrase: Phrase) -> bool:
+        """Whether "can you" asks for something, rather than whether one can: a verb says so, next or, in German, in the sentence."""
         assert self._lexicon is not None, "only covered languages have phrases"
-        exact = self._lexicon.phrases.get(word, ())
-        bases = self._lexicon.base_forms(word)[1:]
-        return [*exact, *(phrase for base in bases for phrase in self._lexicon.phrases.get(base, ()) if _is_content(phrase))]
+        if phrase.items or phrase.words[0] not in _ASKING:
+            return True
+        after = self._tokens[position + len(phrase.words) :]
+        reach = after if self._language == "de" else after[:2]
+        return any(token.lower in self._lexicon.requests for token in reach)
 
     def _follows(self, position: int, phrase: Phrase) -> bool:
         if position + len(phrase.words) > len(self._tokens):
@@ -141,7 +156,7 @@ class _Parser:
             return True
         following = self._tokens[place + 1].lower
         assert self._lexicon is not None, "only covered languages have particles"
-        kinds = {item.kind for phrase in self._lexicon.phrases.get(following, ()) if len(phrase.words) == 1 for item in phrase.items}
+        kinds = {item.kind for phrase in self._lexicon.single(following) for item in phrase.items}
         return bool(kinds & {"preposition", "conjunction", "wh"})
 
     def _is_name(self, token: Token) -> bool:
@@ -158,6 +173,8 @@ class _Parser:
         if self._lexicon is None:
             return Item("content", frozenset({token.lower}), token.surface, is_name)
         forms = self._lexicon.forms(token.lower)
+        if _BITS.fullmatch(token.surface):
+            return Item("content", frozenset({token.lower + "it"}), token.surface)
         if is_name:
             forms = frozenset({token.lower}) | frozenset(form for form in self._lexicon.synonyms.get(token.lower, ()))
         past = self._language == "en" and not is_name and is_past(token.lower)
@@ -199,7 +216,3 @@ def _asks_for_way(items: list[Item], start: int) -> bool:
         if item.kind not in ("auxiliary", "content", "quantifier"):
             return False
     return False
-
-
-def _is_content(phrase: Phrase) -> bool:
-    return len(phrase.words) > 1 and all(item.kind == "content" for item in phrase.items)

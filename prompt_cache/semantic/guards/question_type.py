@@ -6,6 +6,8 @@ from prompt_cache.semantic.guards.items import Item, Question, unmatched
 
 _WHAT = Item("wh", frozenset({"what", "explain"}), "what")
 _MANNER = frozenset({"how"})
+_SUBJECTS = frozenset({"i", "we", "ich", "wir", "yo", "nosotros"})
+_OBJECTS = frozenset({"me", "us", "mich", "mir", "uns"})
 _EXTENT = frozenset({"howlong", "howoften", "howmuch", "howmany"})
 # "How do they differ" is "what is the difference".
 _MANNER_IS_MATTER = frozenset({"difference", "todo"})
@@ -78,12 +80,33 @@ def _is_finite(one: Item, past: Item) -> bool:
 
 def _person(asked: Question, kept: Question, forms: set[str]) -> str | None:
     mine, theirs = ({form for item in question.of("person") for form in item.forms} for question in (asked, kept))
-    for one in ("he", "she"):
-        if (one in mine) != (one in theirs):
-            return f"{one!r} in one alone"
+    for form in ("he", "she"):
+        if (form in mine) != (form in theirs):
+            return f"{form!r} in one alone"
+    if _order_of_persons(asked) != _order_of_persons(kept):
+        return "persons change places"
+    for one, other in ((asked, kept), (kept, asked)):
+        if _is_object_alone(one) and _is_subject_alone(other):
+            return "'me' against 'I'"
     if (_MANNER | _EXTENT) & forms:
         return None
     for left, right in ((mine, theirs), (theirs, mine)):
         if "me" in left - right and "you" in right - left:
             return "'me' against 'you'"
     return None
+
+
+def _order_of_persons(question: Question) -> list[str]:
+    """Who stands before whom, where several do."""
+    order = [min(item.forms) for item in question.of("person")]
+    return order if len(set(order)) > 1 else []
+
+
+def _is_subject_alone(question: Question) -> bool:
+    surfaces = {item.surface.casefold() for item in question.of("person")}
+    return bool(surfaces & _SUBJECTS) and not surfaces & _OBJECTS
+
+
+def _is_object_alone(question: Question) -> bool:
+    surfaces = {item.surface.casefold() for item in question.of("person")}
+    return bool(surfaces & _OBJECTS) and not surfaces & _SUBJECTS

@@ -50,6 +50,30 @@ _AT_ODDS = frozenset(
 )
 # What is said of several alike, wherever it stands.
 _SYMMETRIC_WORDS = frozenset({"difference", "similarity", "unterschied", "diferencia"})
+# Measures: "how old is the universe" has the age before it, "the age of the universe" behind.
+_MEASURES = frozenset(
+    [
+        "height",
+        "depth",
+        "width",
+        "age",
+        "size",
+        "weight",
+        "temperature",
+        "speed",
+        "price",
+        "strength",
+        "distance",
+        "population",
+        "meaning",
+        "höhe",
+        "größe",
+        "alter",
+        "preis",
+        "altura",
+        "precio",
+    ]
+)
 # Words that may stand anywhere in their clause.
 _FREE = ("ly", "mente")
 
@@ -81,7 +105,10 @@ def check(asked: Question, kept: Question) -> str | None:
     first, second = numbering
     if asked.language == "de":
         _free_german_verbs(asked.items, first, kept.items, second)
-    odd = _prepositions_at_odds(asked.items, first, kept.items, second) or _steering_elsewhere(asked.items, first, kept.items, second)
+    _free_single_superlative(asked.items, first, kept.items, second)
+    if asked.language == "zh" and _is_topic_first(asked, second):
+        return None
+    odd = _prepositions_at_odds(asked, first, kept, second) or _steering_elsewhere(asked.items, first, kept.items, second)
     if odd is not None:
         return odd
     order = [number for number in second if number is not None]
@@ -115,7 +142,34 @@ def _corresponding(asked: Sequence[Item], kept: Sequence[Item]) -> tuple[list[in
 
 
 def _counts(item: Item) -> bool:
-    return item.kind in _ORDERED and not item.surface.casefold().endswith(_FREE) and not (_SYMMETRIC_WORDS & item.forms)
+    if item.kind == "person":
+        return not item.forms.isdisjoint(("he", "she"))
+    return item.kind in _ORDERED and not item.surface.casefold().endswith(_FREE) and not ((_SYMMETRIC_WORDS | _MEASURES) & item.forms)
+
+
+def _free_single_superlative(asked: Sequence[Item], first: list[int | None], kept: Sequence[Item], second: list[int | None]) -> None:
+    """Takes the only superlative out of the order: "the fastest animal", "which animal is the fastest"."""
+    if any(sum(_is_superlative(item) for item in items) != 1 for items in (asked, kept)):
+        return
+    for items, numbers in ((asked, first), (kept, second)):
+        for place, item in enumerate(items):
+            if _is_superlative(item):
+                numbers[place] = None
+
+
+def _is_superlative(item: Item) -> bool:
+    return item.kind == "content" and not item.is_name and item.surface.endswith("est") and len(item.surface) > 5
+
+
+def _is_topic_first(asked: Question, second: Sequence[int | None]) -> bool:
+    """Whether what a Chinese "how" question is about only went to its front: the order is turned round like a ring."""
+    if any(item.kind == "preposition" for item in asked.items) or not any("how" in item.forms for item in asked.of("wh")):
+        return False
+    order = [number for number in second if number is not None]
+    if not order:
+        return False
+    start = order.index(min(order))
+    return order[start:] + order[:start] == sorted(order)
 
 
 def _free_german_verbs(asked: Sequence[Item], first: list[int | None], kept: Sequence[Item], second: list[int | None]) -> None:
@@ -195,21 +249,21 @@ def _before(items: Sequence[Item], numbers: Sequence[int | None], kind: str) -> 
     return found
 
 
-def _prepositions_at_odds(
-    asked: Sequence[Item], first: Sequence[int | None], kept: Sequence[Item], second: Sequence[int | None]
-) -> str | None:
-    mine, theirs = _before(asked, first, "preposition"), _before(kept, second, "preposition")
+def _prepositions_at_odds(asked: Question, first: Sequence[int | None], kept: Question, second: Sequence[int | None]) -> str | None:
+    items = asked.items
+    mine, theirs = _before(items, first, "preposition"), _before(kept.items, second, "preposition")
     for number in mine.keys() & theirs.keys():
         left, right = mine[number] - theirs[number], theirs[number] - mine[number]
         for one in left:
             for other in right:
-                if frozenset({one, other}) in _AT_ODDS:
-                    return f"{one!r} against {other!r} before {asked[number].surface!r}"
+                is_place = {one, other} == {"in", "on"} and asked.language == "en" and not items[number].is_name
+                if is_place or frozenset({one, other}) in _AT_ODDS:
+                    return f"{one!r} against {other!r} before {items[number].surface!r}"
     for marker in ("from", "to", "into", "than", "for", "by", "against"):
         here = {number for number, markers in mine.items() if marker in markers}
         there = {number for number, markers in theirs.items() if marker in markers}
         if here - there and there - here:
-            return f"{marker!r} stands before {asked[min(here - there)].surface!r} and before {asked[min(there - here)].surface!r}"
+            return f"{marker!r} stands before {items[min(here - there)].surface!r} and before {items[min(there - here)].surface!r}"
     return None
 
 
@@ -218,6 +272,11 @@ def _steering_elsewhere(
 ) -> str | None:
     """The same "only" or "all" before another word."""
     mine, theirs = _before(asked, first, "quantifier"), _before(kept, second, "quantifier")
+    if all(any(item.kind == "conjunction" and _SYMMETRIC & item.forms for item in items) for items in (asked, kept)):
+        # What is denied of one of two: "A and not B".
+        denied, also = _before(asked, first, "negation"), _before(kept, second, "negation")
+        if denied and also and denied.keys() != also.keys():
+            return "another word is denied"
     for word in {word for words in (*mine.values(), *theirs.values()) for word in words}:
         left = {number for number, words in mine.items() if word in words}
         right = {number for number, words in theirs.items() if word in words}

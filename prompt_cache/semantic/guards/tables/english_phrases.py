@@ -8,9 +8,9 @@ the | a | an | this | that | these | those | it | its | itself | they | them | t
 please | kindly | hello | hi | hey | dear | thanks | thank you | thank you very much | thank you in advance | thanks in advance | thanks a lot | many thanks | cheers =
 excuse me | sorry | quick question | a quick question | one question | i have a question | i have a quick question | good morning | good evening | good day =
 *so | *well | okay so | ok so | just wondering | actually | really | basically | simply put | exactly | precisely | specifically | literally | kind of | sort of =
-very | quite | such | then | also | respectively | etc | eg | ie =
+located | situated | very | quite | such | then | also | respectively | etc | eg | ie =
 *can you tell me | could you tell me | would you tell me | can you please tell me | could you please tell me | will you tell me | please tell me | tell me =
-*can you | *could you | *would you | *will you | can you please | could you please | would you please | would you mind | could you kindly =
+*can you | *could you | *would you | *will you | *can you please | *could you please | *would you please | *would you mind | *could you kindly =
 can you explain to me | could you explain to me | can you explain | could you explain | can you please explain | could you please explain | please explain | explain to me = ?explain
 *explain | *describe | *outline | give me an explanation of | give an explanation of | *help me understand | i want to understand | i would like to understand | walk me through = ?explain
 tell me about | tell me something about | i want to learn about | i would like to learn about | give me information about | give me information on | i need information about | i need information on = ?explain
@@ -28,36 +28,36 @@ teh =
 
 # Question words: which answers there can be. What shares a form may ask for the same.
 _QUESTION_WORDS = """
-what | which | whats | what is called | *name | *list | *give me | *give me some | give me a list of | *show me | *show me some | *show me a list of | *list me = ?what/explain/city/country/place/state/year/day/date/person/people/company/time/thing/month
+what | which | whats | what is called | *name | *list | *give me | *give me some | give me a list of | *show me | *show me some | *show me a list of | *list me = ?what/explain/what.city/what.country/what.state/what.year/what.day/what.date/what.time/what.month/what.company
 explain why = ?why
-who | whom | whos | which person | what person = ?who/person/people
+who | whom | whos | which person | what person = ?who
 whose = ?whose
-by whom = ?who/person/people
-when | at what time | at which time | at what point | at which point = ?when/year/day/date/time/month
-which people | what people | what kind of people = ?people
-what year | which year | in what year | in which year = ?year
-what day | which day | on what day | on which day = ?day
-what date | which date | on what date | on which date = ?date
-what month | which month | in what month | in which month = ?month
-what time = ?time
-where | in what place | in which place | at which place | what place | which place | what location | which location | in which location = ?where/city/country/place/state
-what city | which city | in what city | in which city | what town | which town = ?city
-what country | which country | in what country | in which country = ?country
-what state | which state | in what state | in which state = ?state
-what company | which company = ?company
+by whom = ?who
+when | at what time | at which time | at what point | at which point = ?when/when.year/when.day/when.date/when.time/when.month
+which people | what people | what kind of people = ?who.people
+what year | which year | in what year | in which year = ?what.year/when.year
+what day | which day | on what day | on which day = ?what.day/when.day
+what date | which date | on what date | on which date = ?what.date/when.date
+what month | which month | in what month | in which month = ?what.month/when.month
+what time = ?what.time/when.time
+where | in what place | in which place | at which place | what place | which place | what location | which location | in which location = ?where/where.city/where.country/where.state
+what city | which city | in what city | in which city | what town | which town = ?what.city/where.city
+what country | which country | in what country | in which country = ?what.country/where.country
+what state | which state | in what state | in which state = ?what.state/where.state
+what company | which company = ?what.company/where.company
 why | why is it that | how come | for what reason | for which reason | what is the reason | what is the reason that | what is the reason why | what are the reasons | what are the reasons why | what is the reason for | what are the reasons for | reasons for | reason for | the reason why = ?why
 what makes | what causes | what is causing | what is the cause of | what are the causes of | cause of | causes of | what caused | what leads to | what was the cause of | what were the causes of = ?why
 how | in what way | in which way | in what manner | by what means | how do i go about | how do you go about | how would i go about | how can i go about | how should i go about | how would you go about = ?how
 how to | way to | ways to | a way to | best way to | the best way to | a good way to | good way to | good ways to | best ways to | right way to | the right way to | correct way to | proper way to = ?how
 way of | ways of | best way of | good way of | method to | methods to | method for | methods for | best method to | best method for | good method for | method of | methods of = ?how
-steps to | steps for | step to | what steps | which steps | the procedure for | procedure for | procedure to | process for | process of | process to | instructions for | instructions to | instructions on = ?how
+steps to | steps for | step to | what steps | which steps | what steps do i need to take to | what steps should i take to | what steps do i have to take to | what steps must i take to | what steps are needed to | what steps are required to | the procedure for | procedure for | procedure to | process for | process of | process to | instructions for | instructions to | instructions on = ?how
 guide to | guide for | guide on | tutorial on | tutorial for | tips for | tips on | tips to | recommended way to | usual way to | standard way to | simplest way is to = ?how
 what is the way to | what is a way to | what is the best way to | what is a good way to | what are good ways to | what are some ways to | what are the steps to | what are the steps for | what are the steps involved in = ?how
 what is the process for | what is the process of | what is the process to | what is the procedure for | what is the procedure to | what is the right way to | what is the correct way to | what is the proper way to = ?how
 what is the best method for | what is the best method to | what is the method for | what is the method to | what do i need to do to | what do i have to do to | what must i do to | what should i do to | what can i do to | what do you need to do to = ?how
 what would be the best way to | what would be a good way to | what is the recommended way to | what is the easiest way for me to | by what process = ?how
 is there a way to | is there any way to | is there a way i can | is there any way i can | are there ways to | are there any ways to | is there a method to | is there a good way to = ?how
-i want to | i would like to | i am trying to = +want
+i want to | i would like to | i am trying to | i need help to = ?how
 show me how to | show me how | tell me how to | teach me how to | teach me to | explain how to | explain how = ?how
 how many | what number of | which number of | what is the number of | number of | the number of | how large a number of = ?howmany
 how much = ?howmuch
@@ -77,12 +77,23 @@ how hot | what temperature | at what temperature | at which temperature | which 
 how fast | how quickly | what speed | at what speed = ?what +speed
 how expensive = ?what +price
 how strong = ?what +strength
+how many people live in | how many people are living in | how many people are there in = ?what +population
+who is the author of | who was the author of | who are the authors of | who were the authors of = ?who +write
+who is the writer of | who was the writer of | who are the writers of | who were the writers of = ?who +write
+who is the inventor of | who was the inventor of | who are the inventors of | who were the inventors of = ?who +invent
+who is the discoverer of | who was the discoverer of | who are the discoverers of | who were the discoverers of = ?who +discover
+who is the founder of | who was the founder of | who are the founders of | who were the founders of = ?who +found
+who is the composer of | who was the composer of | who are the composers of | who were the composers of = ?who +compose
+who is the director of | who was the director of | who are the directors of | who were the directors of = ?who +direct
+who is the painter of | who was the painter of | who are the painters of | who were the painters of = ?who +paint
+who is the creator of | who was the creator of | who are the creators of | who were the creators of = ?who +create
+who is the owner of | who was the owner of | who are the owners of | who were the owners of = ?who +own
 is it possible to | is it possible that | is it possible for me to | am i able to | are you able to = ?yesno ~can
 """
 
 # Misspelt so often that they are words of the table.
 _MISSPELT = """
-waht | wich = ?what/explain/city/country/place/state/year/day/date/person/people/company/time/thing/month
+waht | wich = ?what/explain/what.city/what.country/what.state/what.year/what.day/what.date/what.time/what.month/what.company
 hwo = ?how
 shoud | shuold | shoudl = ~should
 coud | cuold | coudl | cna = ~can
@@ -119,7 +130,8 @@ less | fewer = %less
 fewest = %least
 many | a lot of | lots of | plenty of | numerous | a large number of = %many
 much = %much
-few | a few | little | a little = %few
+few | little = %few
+a few | a little = %some
 several = %some
 always | constantly | at all times = %always
 usually | normally | generally | typically | commonly | in general | ordinarily | as a rule = %usually
@@ -158,7 +170,7 @@ did = ^do/past
 have | has = ^have/present
 had = ^have/past
 will | going to | gonna | is going to | are going to | am going to = ^will/future
-used to = ^do/past
+used to = +usedto
 i | me | my | mine | myself | we | us | our | ours | ourselves = @me
 you | your | yours | yourself | one | ones = @you
 he | him | his | himself = @he
@@ -289,11 +301,12 @@ is it legal to | is it lawful to = ?yesno +legal
 is it illegal to | is it against the law to | is it unlawful to = ?yesno +illegal
 is it worth | is it worthwhile to = ?yesno +worth
 what should i do | what can i do | what do i do | what am i supposed to do | what are my options = ?what +todo
-what happens | what will happen | what would happen | what occurs = ?what +happen
 what is the price of | how much is | how much are = ?howmuch/what +price
 what do i need = ?what ~must
 what kind of | which kind of | what type of | which type of | what sort of | what kinds of | what types of | which types of | types of | kinds of | sorts of = ?what +kind
 as soon as possible | asap = +asap
+on time = +ontime
+in time = +intime
 in front of = <infrontof
 on top of = <over
 next to | beside = <nextto
@@ -323,6 +336,50 @@ put off +postpone
 throw away +discard
 throw out +discard
 """
+
+# What one is asked to do after "can you"; anything else asks whether one can.
+ENGLISH_REQUESTS = frozenset(
+    [
+        "explain",
+        "tell",
+        "give",
+        "show",
+        "help",
+        "write",
+        "compose",
+        "summarize",
+        "summarise",
+        "recommend",
+        "list",
+        "describe",
+        "translate",
+        "create",
+        "suggest",
+        "compare",
+        "provide",
+        "generate",
+        "walk",
+        "please",
+        "name",
+        "define",
+        "outline",
+        "rewrite",
+        "convert",
+        "calculate",
+        "draft",
+        "find",
+        "correct",
+        "fix",
+        "check",
+        "solve",
+        "teach",
+        "advise",
+        "share",
+        "elaborate",
+        "clarify",
+        "illustrate",
+    ]
+)
 
 # A capital says which is meant: the other is another word.
 ENGLISH_HOMOGRAPHS = frozenset(

@@ -13,16 +13,16 @@ sag mir | sagen sie mir | sag mir bitte | weißt du | wissen sie | ich möchte w
 *kannst du | *können sie | *könntest du | *könnten sie | *würdest du | *würden sie =
 *erkläre mir | *erkläre | *erklär mir | *erklär | *erklären sie mir | *erklären sie | *beschreibe | *beschreiben sie | erklären =  ?explain
 hilf mir | helfen sie mir | kannst du mir helfen | können sie mir helfen =
-was | welche | welcher | welches | welchen | welchem | *nenne | *nenne mir | *nennen sie | *liste | *gib mir | *zeig mir | *zeige mir | *zeigen sie mir | *geben sie mir = ?what/explain/city/country/place/state/year/day/date/person/people/company/time/thing/month
-wer | wem | wen | welche person = ?who/person/people
+was | wie heißt | wie heißen | wie lautet | wie lauten | welche | welcher | welches | welchen | welchem | *nenne | *nenne mir | *nennen sie | *liste | *gib mir | *zeig mir | *zeige mir | *zeigen sie mir | *geben sie mir = ?what/explain/what.city/what.country/what.state/what.year/what.day/what.date/what.time/what.month/what.company
+wer | wem | wen | von wem | durch wen | welche person = ?who
 wessen = ?whose
-wann | zu welcher zeit | zu welchem zeitpunkt = ?when/year/day/date/time/month
-in welchem jahr | welches jahr = ?year
-an welchem tag | welcher tag = ?day
-um wie viel uhr | um wieviel uhr | wie spät = ?time
-wo | an welchem ort = ?where/city/country/place/state
-in welcher stadt | welche stadt = ?city
-in welchem land | welches land = ?country
+wann | zu welcher zeit | zu welchem zeitpunkt = ?when/when.year/when.day/when.date/when.time/when.month
+in welchem jahr | welches jahr = ?what.year/when.year
+an welchem tag | welcher tag = ?what.day/when.day
+um wie viel uhr | um wieviel uhr | wie spät = ?what.time/when.time
+wo | an welchem ort = ?where/where.city/where.country/where.state
+in welcher stadt | welche stadt = ?what.city/where.city
+in welchem land | welches land = ?what.country/where.country
 woher = ?wherefrom
 wohin = ?whereto
 warum | wieso | weshalb | aus welchem grund | was ist der grund dafür dass | wie kommt es dass | warum ist es so dass = ?why
@@ -130,6 +130,28 @@ loswerden = +entfernen
 vereinigten staaten | vereinigte staaten | usa = +usa
 unterschied zwischen | unterschiede zwischen | unterscheiden sich | unterscheidet sich = +unterschied
 """
+
+GERMAN_REQUESTS = frozenset(
+    [
+        "erklären",
+        "sagen",
+        "geben",
+        "zeigen",
+        "helfen",
+        "schreiben",
+        "zusammenfassen",
+        "empfehlen",
+        "auflisten",
+        "beschreiben",
+        "übersetzen",
+        "erstellen",
+        "vorschlagen",
+        "vergleichen",
+        "nennen",
+        "verraten",
+        "erläutern",
+    ]
+)
 
 GERMAN_SEPARABLE = """
 schalte ein +einschalten

@@ -12,16 +12,16 @@ me puede decir | me puedes decir | puede decirme | puedes decirme | podría deci
 sabes | sabe usted | quiero saber | quisiera saber | me gustaría saber | necesito saber | alguien sabe | sabrías decirme | sabe alguien =
 *puedes | *podrías | *podría =
 me puedes explicar | puedes explicarme | podrías explicarme | *explica | *explícame | *explique | *describe | *descríbeme | explicarme = ?explain
-qué | cuál | cuáles | *nombra | *enumera | *dame | *muéstrame | *enséñame | que es = ?what/explain/city/country/place/state/year/day/date/person/people/company/time/thing/month
-quién | quiénes | qué persona = ?who/person/people
+qué | cuál | cuáles | *nombra | *enumera | *dame | *muéstrame | *enséñame | que es = ?what/explain/what.city/what.country/what.state/what.year/what.day/what.date/what.time/what.month/what.company
+quién | quiénes | qué persona = ?who
 de quién = ?whose
-cuándo | en qué momento = ?when/year/day/date/time/month
-en qué año | qué año = ?year
-en qué día | qué día = ?day
-a qué hora | qué hora = ?time
-dónde | en qué lugar | en qué sitio = ?where/city/country/place/state
-en qué ciudad | qué ciudad = ?city
-en qué país | qué país = ?country
+cuándo | en qué momento = ?when/when.year/when.day/when.date/when.time/when.month
+en qué año | qué año = ?what.year/when.year
+en qué día | qué día = ?what.day/when.day
+a qué hora | qué hora = ?what.time/when.time
+dónde | en qué lugar | en qué sitio = ?where/where.city/where.country/where.state
+en qué ciudad | qué ciudad = ?what.city/where.city
+en qué país | qué país = ?what.country/where.country
 de dónde = ?wherefrom
 adónde | a dónde = ?whereto
 por qué | por qué razón | por qué motivo | a qué se debe que | cuál es la razón por la que | cuál es el motivo por el que = ?why
@@ -121,6 +121,27 @@ mientras = &while
 estados unidos | ee uu | eeuu = +usa
 diferencia entre | diferencias entre | diferencia hay entre | se diferencian | se diferencia = +diferencia
 """
+
+SPANISH_REQUESTS = frozenset(
+    [
+        "explicar",
+        "explicarme",
+        "decir",
+        "decirme",
+        "dar",
+        "darme",
+        "mostrar",
+        "mostrarme",
+        "ayudar",
+        "ayudarme",
+        "escribir",
+        "resumir",
+        "recomendar",
+        "describir",
+        "traducir",
+        "crear",
+    ]
+)
 
 SPANISH_SYNONYMS = """
 cambiar modificar alterar
