@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Iterable
+from typing import TYPE_CHECKING
 
 from prometheus_client import CollectorRegistry, Counter, Histogram, ProcessCollector
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
@@ -11,7 +12,10 @@ from prometheus_client.registry import Collector
 
 from gateway.clients.fleet import Fleet
 from prompt_cache import CacheStats
-from prompt_cache.semantic.semantic_cache import SemanticCache
+
+# Packages of an extra, which a gateway without a semantic cache does without.
+if TYPE_CHECKING:
+    from prompt_cache.semantic.semantic_cache import SemanticCache
 
 _SHORT_S = (0.001, 0.0025, 0.005, 0.01, 0.02, 0.03, 0.05, 0.075, 0.1, 0.15, 0.25, 0.5, 1.0, 2.5)
 _FAST_S = (0.00005, 0.0001, 0.0002, 0.0005, 0.001, 0.002, 0.005, 0.01, 0.025, 0.05, 0.1)

@@ -6,7 +6,7 @@ import asyncio
 import logging
 import socket
 import time
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import grpc
 from aiohttp import web
@@ -29,10 +29,13 @@ from gateway.metrics import Metrics, StateCollector
 from gateway.settings import Settings
 from prompt_cache import PromptCache
 from prompt_cache.flights import Flights
-from prompt_cache.semantic.semantic_cache import SemanticCache
 from triserve.rpc.errors import Unavailable
 from triserve.rpc.server import ServiceServer
 from triserve.v1 import chat_pb2_grpc
+
+# Packages of an extra, which a gateway without a semantic cache does without.
+if TYPE_CHECKING:
+    from prompt_cache.semantic.semantic_cache import SemanticCache
 
 logger = logging.getLogger(__name__)
 

@@ -199,6 +199,7 @@ class Settings(Limits, BaseSettings):
             max_wrong_share=self.semantic_max_wrong_share,
             lookup_timeout_s=self.semantic_timeout_ms / 1000,
             max_question_bytes=self.semantic_max_question_bytes,
+            max_entry_bytes=self.cache_max_entry_bytes,
             limits=StoreLimits(max_entries=self.semantic_max_entries, max_bytes=self.semantic_max_bytes, policy=self.semantic_eviction),
         )
 

@@ -60,7 +60,6 @@ class PromptCache:
     Attributes:
         keys: names entries and scopes.
         secrets: as `Sealer` has them.
-        max_entry_bytes: answers longer than this are not kept.
         guarded: Redis; None = there is none.
     """
 
@@ -69,7 +68,6 @@ class PromptCache:
         self._clock = clock
         self.keys = KeyMaker(config.secrets[-1])
         self.secrets = config.secrets
-        self.max_entry_bytes = config.max_entry_bytes
         self._codec = EntryCodec(config.secrets)
         self._memory = MemoryStore(
             max_bytes=config.l0_max_bytes,

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Callable, Iterable, Sequence
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 from gateway.flow.answer import FinishReason, Tee
 from gateway.flow.call import Call
@@ -14,10 +14,12 @@ from gateway.flow.served_model import ServedModel
 from prompt_cache import CachedAnswer, CachedDelta, CacheKey, CacheScope, PromptCache, SemanticScope
 from prompt_cache.flights import Maker
 from prompt_cache.semantic.lookup import Explained, Found, Terms
-from prompt_cache.semantic.semantic_cache import SemanticCache
-from prompt_cache.semantic.write_gates import reason_not_to_keep
 from triserve.rpc.errors import InvalidRequest
 from triserve.v1 import common_pb2, tokenizer_pb2
+
+# Packages of an extra, which a gateway without a semantic cache does without.
+if TYPE_CHECKING:
+    from prompt_cache.semantic.semantic_cache import SemanticCache
 
 _USER = "user"
 # What a clock that is set makes of a request's time is no more than this.
@@ -222,25 +224,14 @@ class Inquiry:
         if self.found is not None and self._owner.semantic is not None:
             self._owner.semantic.compare(self.found, made.text)
             if self._call.cache.write:
-                self._keep_similar(self._owner.semantic, self.found, made)
+                reason = self._owner.semantic.keep(self.found, made)
+                if reason is not None:
+                    self._owner.not_kept(reason)
 
     def close(self) -> None:
         """Lets go of the vector if it is still being made."""
         if self._vector is not None:
             self._vector.cancel()
-
-    def _keep_similar(self, semantic: SemanticCache, found: Found, made: CachedAnswer) -> None:
-        reason = reason_not_to_keep(
-            found.question,
-            made.text,
-            finish_reason=made.finish_reason,
-            num_bytes=len(made.text.encode()),
-            max_bytes=self._owner.cache.max_entry_bytes,
-        )
-        if reason is not None:
-            self._owner.not_kept(reason)
-        else:
-            semantic.keep(found, made)
 
     async def _look_exactly(self) -> Kept | None:
         if not self._call.cache.read or self.key is None:

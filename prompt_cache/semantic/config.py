@@ -27,6 +27,7 @@ class SemanticConfig:
         max_wrong_share: Budget of wrong hits of a scope, which switches itself off beyond it.
         lookup_timeout_s: Of embedding and search together.
         max_question_bytes: Longest question that is looked at, in UTF-8.
+        max_entry_bytes: Longest answer that is kept, in UTF-8.
         limits: Of one scope.
     """
 
@@ -40,4 +41,5 @@ class SemanticConfig:
     max_wrong_share: float = 0.01
     lookup_timeout_s: float = 0.025
     max_question_bytes: int = 4096
+    max_entry_bytes: int = 256 * 1024
     limits: StoreLimits = field(default_factory=StoreLimits)

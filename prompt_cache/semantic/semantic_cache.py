@@ -27,6 +27,7 @@ from prompt_cache.semantic.lookup import Explained, Found, Near, OpenedStore, Ou
 from prompt_cache.semantic.normalise import normalise
 from prompt_cache.semantic.records import Record, RecordCodec
 from prompt_cache.semantic.same_answer import is_same_answer
+from prompt_cache.semantic.write_gates import reason_not_to_keep
 from prompt_cache.vectors.vector_store import Neighbour, Observation, VectorStore
 
 logger = logging.getLogger(__name__)
@@ -166,14 +167,25 @@ class SemanticCache:
         except TimeoutError:
             return Found("skipped", name, asked)
 
-    def keep(self, found: Found, answer: CachedAnswer) -> None:
-        """Keeps the model's answer to a question that was looked for, in the background."""
+    def keep(self, found: Found, answer: CachedAnswer) -> str | None:
+        """Keeps the model's answer to a question that was looked for, in the background; or says in a word why not."""
         if found.vector is None:
-            return
+            return "no_vector"
+        text = answer.text
+        reason = reason_not_to_keep(
+            found.question,
+            text,
+            finish_reason=answer.finish_reason,
+            num_bytes=len(text.encode()),
+            max_bytes=self._config.max_entry_bytes,
+        )
+        if reason is not None:
+            return reason
         vector, entry_id = found.vector, secrets.token_hex(_ENTRY_ID_BYTES)
         data = self._codec.encode(found.scope, entry_id, Record(question=found.question, answer=answer))
         saved = answer.prompt_tokens + answer.completion_tokens
         self._background(lambda store: store.add(found.scope, entry_id, vector, data, ttl_s=self._config.ttl_s, saved_tokens=saved))
+        return None
 
     def compare(self, found: Found, text: str) -> None:
         """Learns from the model's answer to a question for which there was an entry, in the background."""

@@ -4,19 +4,18 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import AsyncIterator, Callable, Iterator, Sequence
+from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from functools import partial
 from typing import Any, Protocol
 
 import pytest
 
+from tests.fakes.chat_page import ask, prompt_of, says, scripted, settled
 from tests.fakes.chromium import Page, connected, find_chromium, running_chromium
-from tests.fakes.fake_compute import FakeCompute, Say, Script
-from tests.fakes.fake_tokenizer import EOS
+from tests.fakes.fake_compute import FakeCompute, Script
 from tests.fakes.gateway_fleet import GatewayFleet, eventually, running_fleet
-from triserve.rpc.errors import Overloaded, ServiceError
-from triserve.v1 import common_pb2, compute_pb2
+from triserve.rpc.errors import Overloaded
 
 PROGRAM = find_chromium()
 pytestmark = [
@@ -25,23 +24,6 @@ pytestmark = [
     ),
     pytest.mark.timeout(180),
 ]
-
-DONE = Say("", [EOS], common_pb2.FINISH_REASON_STOP)
-
-
-def says(*texts: str, last: Say | ServiceError = DONE) -> Script:
-    """A model that always answers so, a token for each text."""
-    return lambda request: [*(Say(text, [65]) for text in texts), last]
-
-
-def scripted(*scripts: Script) -> Script:
-    """A model that answers each request by the next script, and the last one from then on."""
-    left = list(scripts)
-
-    def script(request: compute_pb2.SubmitRequest) -> Sequence[Say | ServiceError]:
-        return (left.pop(0) if len(left) > 1 else left[0])(request)
-
-    return script
 
 
 class Opener(Protocol):
@@ -77,23 +59,6 @@ async def _opened(browser_address: str, script: Script, **settings: Any) -> Asyn
         yield page, fleet
         assert page.complaints == []
         assert {address.removeprefix(fleet.url)[0] for address in page.requests} == {"/"}, "nothing is asked of anybody else"
-
-
-async def ask(page: Page, text: str) -> None:
-    """Writes a question and sends it."""
-    await page.run("document.querySelector('#question').focus()")
-    await page.type(text)
-    await page.press("Enter")
-
-
-async def settled(page: Page, num_turns: int) -> None:
-    """Returns when so many turns are there and no answer is under way."""
-    await page.until(f"document.querySelectorAll('.turn').length === {num_turns} && !document.querySelector('#send').hidden")
-
-
-def prompt_of(fleet: GatewayFleet, index: int = -1) -> str:
-    """The prompt of a request that compute got."""
-    return bytes(fleet.compute.submitted[index].token_ids).decode()
 
 
 MARKDOWN = """# Title

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import asdict
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from aiohttp import web
 
@@ -16,8 +16,11 @@ from gateway.http.paths import add_route
 from gateway.http.routes.chat import STYLE
 from gateway.http.routes.generating import call_of
 from prompt_cache.semantic.lookup import Explained
-from prompt_cache.semantic.semantic_cache import SemanticCache
 from triserve.rpc.errors import InvalidRequest, Unavailable
+
+# Packages of an extra, which a gateway without a semantic cache does without.
+if TYPE_CHECKING:
+    from prompt_cache.semantic.semantic_cache import SemanticCache
 
 
 def add_to(app: web.Application) -> None:
