@@ -91,6 +91,8 @@ class _Round(NamedTuple):
 class StreamReader:
     """Reads the streams of all flights that this process follows.
 
+    One command reads all of them, which a cluster refuses where they are on several of its nodes: there, answers are made in each gateway.
+
     Args:
         guarded: the same Redis, for its limits of time and its breaker.
         redis: a client of one connection; closed here.

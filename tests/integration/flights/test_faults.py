@@ -181,6 +181,22 @@ async def test_a_redis_that_hangs_costs_a_boarding_a_lookups_time_and_followers_
         await until(lambda: not one.stats.leading)
 
 
+async def test_closing_while_redis_hangs_ends(server: RedisServer) -> None:
+    async with gateway(server.url, lookup_timeout_s=1.0) as one, gateway(server.url) as other:
+        lead = await lead_of(one)
+        led_elsewhere = CacheKey("aa", "22" * 32)
+        await lead_of(other, led_elsewhere)
+        follow = await follow_of(one, led_elsewhere)
+        server.pause()
+        try:
+            lead.put(deltas(1))
+            await one.close()
+        finally:
+            server.resume()
+        assert lead.lost
+        assert follow.flight.vacant
+
+
 async def test_a_redis_that_restarts_costs_the_flight_and_the_next_one_flies(own_server: RedisServer) -> None:
     async with gateway(own_server.url) as one, gateway(own_server.url) as other:
         lead = await lead_of(one)
