@@ -7,44 +7,11 @@ from prompt_cache.semantic.guards.misspellings import is_misspelt
 from prompt_cache.semantic.guards.tables.lexicons import LEXICONS
 
 # Prepositions that say where or when; the others are told by what they stand before.
-_TELLING = frozenset(
-    [
-        "from",
-        "into",
-        "between",
-        "before",
-        "after",
-        "during",
-        "since",
-        "until",
-        "over",
-        "under",
-        "against",
-        "through",
-        "across",
-        "per",
-        "like",
-        "behind",
-        "outside",
-        "off",
-        "up",
-        "down",
-        "out",
-        "away",
-        "near",
-        "insteadof",
-        "except",
-        "including",
-        "despite",
-        "becauseof",
-        "infrontof",
-        "nextto",
-        "by",
-        "than",
-        "about",
-        "without",
-    ]
-)
+_TELLING_LIST = """
+from into between before after during since until over under against through across per like behind outside off up down out away
+near insteadof except including despite becauseof infrontof nextto by than about without
+"""
+_TELLING = frozenset(_TELLING_LIST.split())
 _TELLING_CONJUNCTIONS = frozenset({"if", "unless", "although", "sothat", "but"})
 
 

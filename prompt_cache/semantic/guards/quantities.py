@@ -26,61 +26,11 @@ class Quantity(NamedTuple):
 
 _GLUED = re.compile(r"(?P<sign>[$€£¥])?(?P<digits>-?\d(?:[\d.,:]*\d)?)(?P<unit>[a-z]{1,4}|%|°[cf]?|[€£¥])?")
 _SIGNS = {"$": "dollar", "€": "euro", "£": "gbp", "¥": "yen", "%": "percent", "°c": "celsius", "°f": "fahrenheit", "°": "degree"}
-_UNITS = frozenset(
-    [
-        "km",
-        "m",
-        "cm",
-        "mm",
-        "mi",
-        "ft",
-        "in",
-        "kg",
-        "g",
-        "mg",
-        "mcg",
-        "lb",
-        "lbs",
-        "oz",
-        "l",
-        "ml",
-        "dl",
-        "s",
-        "sec",
-        "min",
-        "h",
-        "hr",
-        "hrs",
-        "ms",
-        "kb",
-        "mb",
-        "gb",
-        "tb",
-        "hz",
-        "khz",
-        "mhz",
-        "ghz",
-        "w",
-        "kw",
-        "kwh",
-        "v",
-        "mv",
-        "a",
-        "mah",
-        "px",
-        "pt",
-        "x",
-        "k",
-        "c",
-        "f",
-        "mph",
-        "kmh",
-        "kph",
-        "usd",
-        "eur",
-        "gbp",
-    ]
-)
+_UNITS_LIST = """
+km m cm mm mi ft in kg g mg mcg lb lbs oz l ml dl s sec min h hr hrs ms kb mb gb tb hz khz mhz ghz w kw kwh v mv a mah px pt x k c
+f mph kmh kph usd eur gbp
+"""
+_UNITS = frozenset(_UNITS_LIST.split())
 _MULTIPLIERS = {"k": 3, "m": 6, "bn": 9}
 _ORDINAL_ENDINGS = frozenset({"st", "nd", "rd", "th", "º", "ª"})
 

@@ -46,31 +46,10 @@ _TOKEN = re.compile(
 )
 _VERBATIM = frozenset({"code", "url", "email", "path", "flag", "call", "name"})
 # First halves that belong to the word after the hyphen.
-_JOINED = frozenset(
-    [
-        "e",
-        "wi",
-        "on",
-        "off",
-        "co",
-        "re",
-        "pre",
-        "hi",
-        "non",
-        "un",
-        "in",
-        "de",
-        "dis",
-        "anti",
-        "multi",
-        "sub",
-        "over",
-        "under",
-        "semi",
-        "auto",
-        "self",
-    ]
-)
+_JOINED_LIST = """
+e wi on off co re pre hi non un in de dis anti multi sub over under semi auto self
+"""
+_JOINED = frozenset(_JOINED_LIST.split())
 
 
 def tokens(text: str) -> list[Token]:

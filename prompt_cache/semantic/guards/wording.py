@@ -21,65 +21,19 @@ _ABOUT_WORDS = {
 _PATTERNS = {language: re.compile(pattern, re.IGNORECASE) for language, pattern in _ABOUT_WORDS.items()}
 _WORD = re.compile(r"[^\W\d_\u3400-\u9fff]+|[\u3400-\u9fff]")
 # May stand in one of two questions about a word.
-_SHELL = frozenset(
-    [
-        "please",
-        "what",
-        "whats",
-        "s",
-        "is",
-        "the",
-        "how",
-        "you",
-        "tell",
-        "me",
-        "explain",
-        "could",
-        "would",
-        "kindly",
-        "thanks",
-        "hello",
-        "hi",
-        "do",
-        "does",
-        "can",
-        "should",
-        "i",
-        "bitte",
-        "mir",
-        "por",
-        "favor",
-    ]
-) | frozenset("请问您好谢的了吗呢是什么啥")
-# Words of questions that hold one word of content: they tell nothing apart, all others do. Articles are not among them.
-_FRAME = (_SHELL | frozenset(["one", "we", "to", "are", "describe", "way", "best", "good", "my", "your"])) - {"the"}
-_FRAME_OF = {
-    "en": _FRAME,
-    "de": _FRAME
-    | frozenset(
-        [
-            "wie",
-            "ist",
-            "sind",
-            "man",
-            "ich",
-            "kann",
-            "kannst",
-            "können",
-            "könnten",
-            "könntest",
-            "du",
-            "sie",
-            "mir",
-            "sagen",
-            "meine",
-            "mein",
-            "meinen",
-        ]
-    ),
-    "es": _FRAME | frozenset(["cómo", "cuál", "qué", "es", "son", "puedo", "puede", "se", "puedes", "podrías", "decirme", "me", "mi"]),
-    "zh": _FRAME | frozenset("怎么样如何请告诉我能不可以想知道好意思"),
+_SHELL_WORDS = """
+please what whats s is the how you tell me explain could would kindly thanks hello hi do does can should i bitte mir por favor
+"""
+_SHELL = frozenset(_SHELL_WORDS.split()) | frozenset("请问您好谢的了吗呢是什啥")
+_FRAME_WORDS = {
+    "en": "",
+    "de": "wie ist sind man ich kann kannst können könnten könntest du sie mir sagen meine mein meinen",
+    "es": "cómo cuál qué es son puedo puede se puedes podrías decirme me mi",
+    "zh": "怎 么 样 如 何 请 告 诉 我 能 不 可 以 想 知 道 好 意 思",
 }
+# Words of questions that hold one word of content: they tell nothing apart, all others do. Articles are not among them.
+_FRAME = (_SHELL | {"one", "we", "to", "are", "describe", "way", "best", "good", "my", "your"}) - {"the"}
+_FRAME_OF = {language: _FRAME | frozenset(words.split()) for language, words in _FRAME_WORDS.items()}
 
 
 def check(asked: Question, kept: Question) -> str | None:
@@ -128,49 +82,7 @@ def _differing_without_synonyms(asked: Question, kept: Question) -> str | None:
 
 
 # Words without content that are compared as words.
-_COMPARED = frozenset(
-    [
-        "a",
-        "an",
-        "this",
-        "that",
-        "these",
-        "those",
-        "it",
-        "its",
-        "they",
-        "them",
-        "their",
-        "there",
-        "can",
-        "could",
-        "may",
-        "might",
-        "shall",
-        "should",
-        "will",
-        "would",
-        "must",
-        "is",
-        "are",
-        "was",
-        "were",
-        "do",
-        "does",
-        "did",
-        "have",
-        "has",
-        "had",
-        "who",
-        "whom",
-        "which",
-        "in",
-        "on",
-        "at",
-        "to",
-        "for",
-        "of",
-        "with",
-        "by",
-    ]
-) - {"is", "are", "do", "does", "the", "of"}
+_COMPARED_WORDS = """
+a an this that these those it its they them their there can could may might shall should will would must was were did have has had who whom which in on at to for with by
+"""
+_COMPARED = frozenset(_COMPARED_WORDS.split())
