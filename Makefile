@@ -101,6 +101,10 @@ bench-device: $(VENV)/.dev ## Measure the engine alone on one device beside tran
 bench-invariance: $(VENV)/.dev ## Measure what it costs that bits do not depend on the batch
 	$(BIN)/python -m tests.bench.batch_invariance $(ARGS)
 
+.PHONY: bench-vectors
+bench-vectors: $(VENV)/.dev ## Measure every vector store by number of entries (ARGS="--entries 100000 --peers-python .venv-semantic-peers/bin/python")
+	$(BIN)/python -m tests.bench.vector_stores $(ARGS)
+
 .PHONY: gpu
 gpu: ## Everything that needs a CUDA GPU, with an interpreter that is there: tests, oracle, baseline
 	tests/bench/on_gpu.sh
