@@ -13,7 +13,7 @@ from prompt_cache.vectors.vector_store import BackendName
 _EXACT = ("ping", "client|setinfo", "getrange", "pttl", "set", "del")
 _GENERATIONS = ("eval", "type", "get", "time")
 _BUDGETS = ("multi", "exec", "hsetnx", "hset", "hincrby", "hmget", "expire")
-_FLIGHTS = ("evalsha", "script|load", "exists", "get", "set", "del", "pexpire", "type", "xadd", "xlen", "xrange", "xread")
+_FLIGHTS = ("evalsha", "eval", "script|load", "get", "set", "del", "pexpire", "type", "xadd", "xlen", "xrange", "xread")
 
 
 def acl_rule(name: BackendName | None, *, user: str = "triserve", password: str = "PASSWORD") -> str:

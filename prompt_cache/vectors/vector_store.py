@@ -9,8 +9,7 @@ from typing import TYPE_CHECKING, Literal, NamedTuple, Protocol, get_args
 if TYPE_CHECKING:
     # numpy is the embedders' and the matrix's: whoever caches exact answers alone has none.
     from prompt_cache.embedding.embedder import Vector
-
-EvictionPolicy = Literal["lru", "lfu", "fifo", "cost"]
+from prompt_cache.eviction import EvictionPolicy
 
 # In Redis, fastest first.
 BackendName = Literal["query-engine", "vector-sets", "flat"]

@@ -10,7 +10,7 @@ import argparse
 import asyncio
 import json
 import os
-import statistics
+import subprocess
 import tempfile
 import time
 from collections.abc import Awaitable, Callable, Sequence
@@ -20,7 +20,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 import uvloop
 from redis.asyncio import Redis
 
@@ -31,42 +30,13 @@ from prompt_cache.vectors.local import LocalStore
 from prompt_cache.vectors.query_engine import QueryEngine
 from prompt_cache.vectors.vector_sets import VectorSets
 from prompt_cache.vectors.vector_store import StoreLimits, VectorStore
+from tests.bench.made_vectors import Rows, clustered, milliseconds, paraphrases
 from tests.fakes.redis_servers import SERVERS
 
+ROOT = Path(__file__).parents[2]
 RESULTS = Path(__file__).parent / "results" / "vector_stores.json"
 SCOPE = "00ff"
-# Cosine between a query and the entry that it paraphrases.
-CLOSENESS = 0.9
 _FILLING_AT_ONCE = 16
-
-Rows = npt.NDArray[np.float32]
-
-
-def unit(rows: Rows) -> Rows:
-    """The rows scaled to length 1."""
-    scaled: Rows = (rows / np.linalg.norm(rows, axis=1, keepdims=True)).astype(np.float32)
-    return scaled
-
-
-def clustered(entries: int, dimensions: int, seed: int) -> Rows:
-    """Unit vectors, [entries, dimensions]: one to a hundred or so around each centre."""
-    random = np.random.default_rng(seed)
-    centres = random.standard_normal((max(1, entries // 50), dimensions), np.float32)
-    rows = centres[random.integers(0, len(centres), entries)] + 0.6 * random.standard_normal((entries, dimensions), np.float32)
-    return unit(rows)
-
-
-def paraphrases(rows: Rows, count: int, seed: int) -> Rows:
-    """Unit vectors, [count, dimensions], each near a row."""
-    random = np.random.default_rng(seed)
-    noise = random.standard_normal((count, rows.shape[1]), np.float32)
-    near = CLOSENESS * rows[random.integers(0, len(rows), count)] + np.sqrt(1 - CLOSENESS**2) * unit(noise)
-    return unit(near)
-
-
-def milliseconds(seconds: Sequence[float]) -> dict[str, float]:
-    """Median and 99th percentile."""
-    return {"p50_ms": round(1e3 * statistics.median(seconds), 4), "p99_ms": round(1e3 * float(np.percentile(seconds, 99)), 4)}
 
 
 async def timed(operations: Sequence[Callable[[], Awaitable[Any]]]) -> tuple[list[float], list[Any]]:
@@ -159,6 +129,26 @@ async def on_server(name: str, arguments: argparse.Namespace, entries: int) -> d
     return {"store": name, "redis": about["redis_version"], **figures}
 
 
+def peers(arguments: argparse.Namespace, entries: int) -> list[dict[str, Any]]:
+    """The figures of redisvl and GPTCache, in a process of their own environment."""
+    with tempfile.TemporaryDirectory() as folder:
+        server = SERVERS["query-engine"](Path(folder))
+        try:
+            command = [str(arguments.peers_python), "-m", "tests.bench.semantic_peers.store_speed", "--redis-url", server.url]
+            for name, value in {"entries": entries, "searches": arguments.searches, "dimensions": arguments.dimensions}.items():
+                command += [f"--{name}", str(value)]
+            command += ["--data-bytes", str(arguments.data_bytes)]
+            done = subprocess.run(
+                command, cwd=folder, env={**os.environ, "PYTHONPATH": str(ROOT)}, capture_output=True, text=True, check=False
+            )
+            if done.returncode:
+                raise RuntimeError(f"the peers' measurement failed:\n{done.stderr[-2000:]}")
+        finally:
+            server.kill()
+    figures: list[dict[str, Any]] = json.loads(done.stdout.splitlines()[-1])
+    return figures
+
+
 def main() -> None:
     """Measures and writes the results file."""
     parser = argparse.ArgumentParser(description=__doc__)
@@ -169,6 +159,9 @@ def main() -> None:
     parser.add_argument("--searches", type=int, default=1_000)
     parser.add_argument("--adds", type=int, default=300)
     parser.add_argument("--k", nargs="+", type=int, default=[1, 5])
+    parser.add_argument(
+        "--peers-python", type=Path, help="interpreter of the environment of semantic_peers: measures redisvl and GPTCache too"
+    )
     parser.add_argument("--contended", action="store_true", help="other work ran on the machine: say so in the results")
     parser.add_argument("--output", type=Path, default=RESULTS)
     arguments = parser.parse_args()
@@ -178,7 +171,10 @@ def main() -> None:
             with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
                 runs.append(runner.run(on_server(name, arguments, entries)))
             print(json.dumps(runs[-1]), flush=True)
-    settings = {key: value for key, value in vars(arguments).items() if key not in ("output", "contended")}
+        if arguments.peers_python is not None:
+            runs += peers(arguments, entries)
+            print(json.dumps(runs[-2:]), flush=True)
+    settings = {key: value for key, value in vars(arguments).items() if key not in ("output", "contended", "peers_python")}
     report = {
         "what": "latency of a vector store's calls, memory per entry and recall; Redis on loopback TCP",
         "contended": arguments.contended,

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from prompt_cache.vectors.vector_store import EvictionPolicy, Observation, StoreLimits, VectorStore
-from tests.fakes.vector_backends import DIMENSIONS, SCOPE, at, found, keep, random_vectors
+from tests.fakes.vector_backends import DIMENSIONS, OTHER_SCOPE, SCOPE, at, found, keep, random_vectors
 
 
 async def test_the_nearest_come_first_with_their_cosines(store: VectorStore) -> None:
@@ -53,6 +53,15 @@ async def test_an_entry_takes_the_place_of_the_one_of_its_name(store: VectorStor
     assert (hit.data, hit.observations) == (b"new", ())
     assert hit.cosine == pytest.approx(0.5, abs=1e-5)
     assert await store.count(SCOPE) == 1
+
+
+async def test_nearer_entries_of_another_scope_crowd_out_none(store: VectorStore) -> None:
+    for number in range(100):
+        await keep(store, str(number), at(1), scope=OTHER_SCOPE)
+    await keep(store, "mine", at(0.1))
+    await keep(store, "0", at(0.2))
+    assert await found(store, 2) == ["0", "mine"]
+    assert [hit.data for hit in await store.search(SCOPE, at(1), 100)] == [b"0", b"mine"]
 
 
 async def test_a_removed_entry_is_not_found(store: VectorStore) -> None:
