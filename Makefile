@@ -111,7 +111,6 @@ bench-device: $(VENV)/.dev ## Measure the engine alone on one device beside tran
 bench-invariance: $(VENV)/.dev ## Measure what it costs that bits do not depend on the batch
 	$(BIN)/python -m tests.bench.batch_invariance $(ARGS)
 
-<<<<<<< HEAD
 .PHONY: bench-embedding
 bench-embedding: $(VENV)/.dev ## Measure what the vector of a question costs, alone and beside an engine
 	$(BIN)/python -m tests.bench.embedding_speed $(ARGS)
@@ -125,11 +124,10 @@ bench-embedding: $(VENV)/.dev ## Measure what the vector of a question costs, al
 bench-semantic-quality: $(VENV)/.dev .venv-semantic-peers/.done ## Count what a semantic cache serves rightly and wrongly, beside GPTCache and redisvl; 0.5 GB in .venv-semantic-peers
 	@test -d build/embedder || $(BIN)/triserve cache build-embedder --output build/embedder
 	$(BIN)/python -m tests.bench.semantic_quality --embedder build/embedder $(ARGS)
-=======
+
 .PHONY: bench-vectors
 bench-vectors: $(VENV)/.dev ## Measure every vector store by number of entries (ARGS="--entries 100000 --peers-python .venv-semantic-peers/bin/python")
 	$(BIN)/python -m tests.bench.vector_stores $(ARGS)
->>>>>>> w-vec
 
 .PHONY: gpu
 gpu: ## Everything that needs a CUDA GPU, with an interpreter that is there: tests, oracle, baseline

@@ -7,7 +7,8 @@ from collections.abc import Callable
 import numpy as np
 import pytest
 
-from prompt_cache.vectors.vector_store import EvictionPolicy, Observation, StoreLimits, VectorStore
+from prompt_cache.eviction import EvictionPolicy
+from prompt_cache.vectors.vector_store import Observation, StoreLimits, VectorStore
 from tests.fakes.vector_backends import DIMENSIONS, OTHER_SCOPE, SCOPE, at, found, keep, random_vectors
 
 

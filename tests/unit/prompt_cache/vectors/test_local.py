@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from prompt_cache.eviction import EvictionPolicy
 from prompt_cache.vectors.local import LocalStore
-from prompt_cache.vectors.vector_store import EvictionPolicy, Observation, StoreLimits
+from prompt_cache.vectors.vector_store import Observation, StoreLimits
 from tests.fakes.vector_backends import DIMENSIONS, NO_JITTER, SCOPE, at, found, keep
 
 
