@@ -59,8 +59,6 @@ class _Scope:
 
     def put(self, entry_id: str, vector: Vector, entry: _Entry) -> None:
         self.discard(entry_id)
-        if len(entry.data) > self._limits.max_bytes:
-            return
         max_entries = min(self._limits.max_entries, self.matrix.max_rows)
         while len(self.entries) >= max_entries or self.data_bytes + len(entry.data) > self._limits.max_bytes:
             self._evict()

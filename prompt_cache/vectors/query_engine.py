@@ -1,4 +1,8 @@
-"""The query engine (`FT.SEARCH`; RediSearch, Redis 8, Redis Stack): one HNSW index for all scopes, each search kept to one of them by a tag."""
+"""The query engine (`FT.SEARCH`; RediSearch, Redis 8, Redis Stack): one HNSW index for all scopes, each search kept to one of them by a tag.
+
+A search is a script that asks the index. A cluster of several nodes refuses that ("Cannot block"), as do some versions that search in threads of
+their own: there the probe's test fails, and another back end is used.
+"""
 
 from __future__ import annotations
 

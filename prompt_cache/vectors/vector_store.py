@@ -82,8 +82,9 @@ class StoreLimits:
 
 def check_entry(data: bytes, ttl_s: float, saved_tokens: int, limits: StoreLimits) -> None:
     """Raises ValueError for what no store keeps."""
-    if not 0 < len(data) <= limits.max_entry_bytes:
-        raise ValueError(f"data has {len(data)} bytes, must have 1 to {limits.max_entry_bytes}")
+    most = min(limits.max_entry_bytes, limits.max_bytes)
+    if not 0 < len(data) <= most:
+        raise ValueError(f"data has {len(data)} bytes, must have 1 to {most}")
     if not ttl_s > 0:
         raise ValueError(f"ttl_s is {ttl_s}, must be over 0")
     if not 0 <= saved_tokens < 2**32:
@@ -112,7 +113,7 @@ class VectorStore(Protocol):
         """Keeps an entry, in place of the one of that name.
 
         Args:
-            data: Not empty, at most `max_entry_bytes`.
+            data: Not empty, at most `max_entry_bytes` and `max_bytes`.
             saved_tokens: What a hit saves, for the cost-aware policy.
 
         Effects: evicts entries of the scope to make room. Where that takes more than a script may do at once, the entry is not kept.

@@ -65,6 +65,13 @@ async def test_nearer_entries_of_another_scope_crowd_out_none(store: VectorStore
     assert [hit.data for hit in await store.search(SCOPE, at(1), 100)] == [b"0", b"mine"]
 
 
+async def test_who_asks_for_none_gets_none(store: VectorStore) -> None:
+    await keep(store, "a")
+    assert await store.search(SCOPE, at(1), 0) == []
+    assert await store.search(SCOPE, at(1), 1) != []
+    assert await store.search(SCOPE, at(1), 0) == []
+
+
 async def test_a_removed_entry_is_not_found(store: VectorStore) -> None:
     for name in "abc":
         await keep(store, name)
@@ -136,6 +143,14 @@ async def test_bytes_are_bounded_and_the_books_stay_true(make: Callable[..., Vec
     await keep(store, "all", data=bytes(1000))
     assert await found(store) == ["all"]
     assert await store.count(SCOPE) == 1
+
+
+async def test_an_entry_larger_than_its_scope_may_be_is_refused_and_evicts_nothing(make: Callable[..., VectorStore]) -> None:
+    store = make(StoreLimits(max_bytes=10))
+    await keep(store, "a")
+    with pytest.raises(ValueError, match="data has 11 bytes, must have 1 to 10"):
+        await keep(store, "b", data=bytes(11))
+    assert await found(store) == ["a"]
 
 
 @pytest.mark.parametrize("field", ["data", "ttl_s", "saved_tokens", "entry id", "scope", "vector"])
