@@ -14,7 +14,7 @@ from prompt_cache.semantic.normalise import normalise
 # Under these two questions are not worth comparing. They keep work away from the guards; they do not tell right from wrong, guards do.
 DEFAULT_THRESHOLD = 0.75
 # Of an embedder that compares spelling: other questions share words too.
-DEFAULT_THRESHOLD_WEAK = 0.45
+DEFAULT_THRESHOLD_WEAK = 0.5
 
 # off: observations are ignored but for those that show the entry wrong. suffice: guards are trusted until an observation shows the entry
 # wrong; then the bound decides. explore: an entry is served only once the bound allows it, as vCache does.

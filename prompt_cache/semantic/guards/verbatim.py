@@ -8,7 +8,9 @@ from collections import Counter
 from prompt_cache.semantic.guards.items import Question
 
 # Operators and brackets of programs and formulas; a hyphen and a slash between words are neither.
-_SYMBOLS = re.compile(r"[+*^=<>|\\{}\[\]~@#×÷≤≥≠√∑∫π]|(?<!\w)-(?=\d)|(?<=\s)[-−](?=\s)|(?<![^\W\d])/|/(?![^\W\d])")
+_SYMBOLS = re.compile(
+    r"(?<!\d)(?<!\d )%|&&|(?<![^\W\d]\s)&|[+*^=<>|\\{}\[\]~@#×÷≤≥≠√∑∫π]|(?<!\w)-(?=\d)|(?<=\s)[-−](?=\s)|(?<![^\W\d])/|/(?![^\W\d])"
+)
 
 _CODE_MARK = re.compile(r"[{}\[\]\\^=<>|;*$&](?=.)|\w[$^*]$|\(\)")
 

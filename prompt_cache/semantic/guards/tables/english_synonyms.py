@@ -13,8 +13,8 @@ allow permit let ; amount quantity ; ancestor forebear ; angry mad furious ; ans
 app application ; apply application ; appear seem look ; appoint name ; appointment meeting ; approve approval ; argument dispute
 arrive arrival ; article piece ; ask request inquire ; assist help aid assistance ; attempt try ; attorney lawyer solicitor
 author writer ; auto car automobile ; autumn fall ; baby infant ; ban prohibit forbid ; bathroom restroom toilet ; beautiful pretty lovely
-begin start commence beginning ; behavior conduct ; belong belongings ; beverage drink ; bicycle bike cycle ; big large huge great
-biggest largest greatest ; birth born birthday ; bill invoice ; blaze fire ; book reserve booking reservation ; border frontier
+begin start commence beginning ; behavior conduct ; belong belongings ; beverage drink ; bicycle bike cycle ; big large
+biggest largest ; birth born birthday ; bill invoice ; blaze fire ; book reserve booking reservation ; border frontier
 bottom underside ; boss manager supervisor ; boy lad ; brave courageous ; bug defect ; build construct construction
 business company firm enterprise ; buy purchase ; calculate compute calculation ; call phone telephone ring ; cancel cancellation annul
 card cardboard ; car automobile vehicle ; careful cautious ; cash money ; catch capture ; cat feline ; cause trigger ; center middle
@@ -29,11 +29,11 @@ cost price fee charge ; country nation ; couple pair ; courgette zucchini ; aube
 creator maker inventor ; crucial essential vital ; cure remedy ; curriculum syllabus ; customer client ; damage harm ; damaged broken
 dangerous hazardous risky unsafe ; daybreak dawn ; debate discussion ; deceased dead ; decrease reduce lower lessen decline
 delete remove erase ; deliver delivery ship shipping ; describe explain ; design plan ; desire want wish ; destroy demolish ; detect spot
-develop create development ; device gadget ; die death pass ; difference differ distinction ; difficult hard tough challenging
+develop create development ; device gadget ; die death ; difference differ distinction ; difficult hard tough challenging
 difficulty problem ; dinner supper ; directory folder ; dirty filthy ; disable deactivate switchoff ; discount reduction
 discover find discovery ; disease illness sickness ; dish meal ; display show ; divide split ; doctor physician ; document paper file
-dog canine ; drive disk ; drug medication medicine ; dwelling house ; earn make ; earth globe ; easy simple ; easiest simplest
-effect impact ; effective efficient ; eliminate remove ; email mail ; employ hire ; enable activate ; end finish ; enemy foe
+dog canine ; drive disk ; medication medicine ; dwelling house ; earn make ; earth globe ; easy simple ; easiest simplest
+effect impact ; effective efficient ; eliminate remove ; employ hire ; enable activate ; end finish ; enemy foe
 enhance improve ; enjoy like ; enormous huge ; enter input ; error fault mistake ; evidence proof ; examine inspect ; example instance
 exam examination test ; exercise workout ; expand extend ; expense cost ; expensive costly dear ; expire expiry
 explain explanation clarify ; explode explosion ; fabric cloth ; factory plant ; fail failure ; false untrue ; famous wellknown renowned
@@ -50,7 +50,7 @@ javascript js ; typescript ts ; kubernetes k8s ; postgresql postgres ; job occup
 keep retain ; kind type sort ; label tag ; laptop notebook ; law legislation ; lawful legal ; unlawful illegal ; learn study
 leave depart departure ; license permit ; life lifetime lifespan ; lift elevator ; live reside ; location place ; lodging accommodation
 lose loss ; lorry truck ; loud noisy ; luggage baggage ; mail post ; maintain maintenance ; main principal primary chief ; make produce
-marry marriage wed ; mean signify ; memory ram ; method approach technique ; mobile cell ; mom mother ; dad father
+marry marriage wed ; mean signify ; method approach technique ; mobile cell ; mom mother ; dad father
 monitor screen display ; move relocate ; mix blend ; nappy diaper ; need require ; neighborhood district ; newest latest ; normal usual
 option alternative choice ; order purchase ; organize arrange ; own possess ; package parcel ; pants trousers ; password passcode
 path route ; pavement sidewalk ; pay payment ; perform execute run ; permission authorization ; pet stroke ; plane airplane aircraft
@@ -66,8 +66,8 @@ store keep ; story tale ; strange odd weird ; strong powerful ; subway undergrou
 sum total ; sure certain ; surgery operation ; surname lastname ; symptom sign ; tablet pill ; tall high ; task assignment ; taxi cab
 teach instruct ; teacher instructor ; television tv telly ; thin slim ; think believe ; throw toss ; tired exhausted ; tomb grave
 toxic poisonous ; trail path ; translate translation ; transport transportation ; travel trip ; treat treatment ; twilight dusk
-understand comprehend ; university college ; update upgrade ; usage use ; use utilize employ using ; useful helpful ; value worth
-verify check confirm ; victory win ; violin fiddle ; wash clean ; wealth riches ; website site webpage ; weight weigh ; wireless wifi
+understand comprehend ; update upgrade ; usage use ; use utilize employ using ; useful helpful ; value worth
+verify check confirm ; victory win ; violin fiddle ; wash clean ; wealth riches ; website site ; weight weigh ; wireless wifi
 win victory ; wipe clean ; wrong incorrect ; yell shout scream ; kilometer km kilometre ; meter metre m ; centimeter cm ; millimeter mm
 mile mi ; foot ft ; inch in ; gram g ; kilogram kg kilo ; milligram mg ; pound lb lbs ; ounce oz ; liter l ; milliliter ml ; second sec s
 minute min ; hour hr h ; celsius centigrade ; megabyte mb ; gigabyte gb ; terabyte tb ; kilobyte kb ; percent % ; dollar usd $ buck

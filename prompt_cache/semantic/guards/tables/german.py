@@ -14,7 +14,8 @@ sag mir | sagen sie mir | sag mir bitte | weißt du | wissen sie | ich möchte w
 *erkläre mir | *erkläre | *erklär mir | *erklär | *erklären sie mir | *erklären sie | *beschreibe | *beschreiben sie | erklären = ?explain
 hilf mir | helfen sie mir | kannst du mir helfen | können sie mir helfen =
 was | wie heißt | wie heißen | wie lautet | wie lauten | welche | welcher | welches | welchen | welchem | *nenne | *nenne mir | *nennen sie | *liste | *gib mir | *zeig mir | *zeige mir | *zeigen sie mir | *geben sie mir = ?what/explain/what.city/what.country/what.state/what.year/what.day/what.date/what.time/what.month/what.company
-wer | wem | wen | von wem | durch wen | welche person = ?who
+wem | wen = ?whom
+wer | von wem | durch wen | welche person = ?who
 wessen = ?whose
 wann | zu welcher zeit | zu welchem zeitpunkt = ?when/when.year/when.day/when.date/when.time/when.month
 in welchem jahr | welches jahr = ?what.year/when.year
