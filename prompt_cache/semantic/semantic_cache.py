@@ -126,6 +126,10 @@ class SemanticCache:
         """Whether anything is served."""
         return self._config.mode
 
+    def scope_name(self, scope: SemanticScope) -> str:
+        """Of a scope, where what is kept in it lies."""
+        return self._keys.scope(scope)
+
     async def embed(self, question: str) -> Vector | None:
         """The vector of a question, to be begun early; None if there is none or it fails."""
         if len(question) > self._config.max_question_bytes:
