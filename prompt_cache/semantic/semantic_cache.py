@@ -11,7 +11,8 @@ import math
 import random
 import secrets
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterator
+from functools import partial
 
 from prompt_cache.embedding.embedder import Embedder, EmbeddingFailed, Vector
 from prompt_cache.entry import CachedAnswer
@@ -257,6 +258,8 @@ class SemanticCache:
             verdict = evaluate(asked, candidate, policy, self._draw())
             if verdict.serve:
                 may_serve.append(near)
+                if self._config.choice == "first":
+                    break
             elif verdict.explore and explored is None:
                 explored = near
             elif first_refusal is None:
@@ -284,9 +287,8 @@ class SemanticCache:
                     return near
         return may_serve[0]
 
-    def _opened(self, scope: str, neighbours: list[Neighbour]) -> list[tuple[Near, Candidate]]:
-        """Those whose bytes can be read; what cannot be is removed."""
-        opened = []
+    def _opened(self, scope: str, neighbours: list[Neighbour]) -> Iterator[tuple[Near, Candidate]]:
+        """Those whose bytes can be read, one by one; what cannot be is removed."""
         for one in neighbours:
             try:
                 record = self._codec.decode(scope, one.entry_id, one.data)
@@ -294,12 +296,11 @@ class SemanticCache:
                 continue
             except CorruptEntry:
                 self.corrupt += 1
-                self._background(lambda store, entry_id=one.entry_id: store.remove(scope, [entry_id]))  # type: ignore[misc]
+                self._background(partial(_remove, scope, one.entry_id))
                 continue
             age_s = max(0.0, self._wall() - record.answer.created_at)
             candidate = Candidate(question=record.question, cosine=one.cosine, age_s=age_s, observations=one.observations)
-            opened.append((Near(one.entry_id, record, one.cosine), candidate))
-        return opened
+            yield Near(one.entry_id, record, one.cosine), candidate
 
     def _policy(self, terms: Terms) -> EvaluatorPolicy:
         return EvaluatorPolicy(
@@ -351,6 +352,10 @@ class SemanticCache:
         logger.info("semantic cache: %s on %s, embedder %s", self.store.name, self.server, self.embedder.id)
         for sentence in self.advice:
             logger.warning("semantic cache: %s", sentence)
+
+
+async def _remove(scope: str, entry_id: str, store: VectorStore) -> None:
+    await store.remove(scope, [entry_id])
 
 
 async def _finished(work: Awaitable[object]) -> object:

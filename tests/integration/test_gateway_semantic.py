@@ -142,10 +142,17 @@ async def test_tenants_never_share_whatever_they_ask(tmp_path: Path) -> None:
     async with running_fleet(computes=[FakeCompute(Model())], api_keys_file=keys, **SETTINGS) as fleet:
         await opened(fleet)
         async with aiohttp.ClientSession(fleet.url) as session:
-            await ask(session, ASKED, acme)
+            assert await ask(session, ASKED, acme) == ("miss", "answer b")
             await settled(fleet)
-            for question in (ASKED, SIMILAR):
-                assert (await ask(session, question, zorg, cache={"threshold": -1.0, "salt": ""}))[0] != "hit-exact"
+            # The other tenant asks for anything near, and then leaves an answer for the first to find.
+            assert await ask(session, SIMILAR, zorg, cache={"threshold": -1.0}) == ("miss", "answer c")
+            await settled(fleet)
+            assert await ask(session, SIMILAR, zorg) == ("hit-semantic", "answer c")
+            assert await ask(session, OTHER, zorg) == ("miss", "answer d")
+            await settled(fleet)
+            assert await ask(session, OTHER, acme, cache={"threshold": -1.0}) == ("miss", "answer e")
+            assert await ask(session, ASKED, acme, temperature=0) == ("miss", "answer f")
+            assert await ask(session, ASKED, zorg, temperature=0) == ("miss", "answer g")
             assert await ask(session, SIMILAR, acme) == ("hit-semantic", "answer b")
             async with session.post(CHAT, json={"messages": [{"role": "user", "content": SIMILAR}]}, headers=acme) as response:
                 assert "X-Triserve-Cache-Similarity" not in response.headers
