@@ -104,6 +104,8 @@ def _american(word: str) -> list[str]:
             found.append(word[:2] + word[2:].replace("our", "or", 1))
         for british, american in (
             ("isation", "ization"),
+            ("iser", "izer"),
+            ("isers", "izers"),
             ("ising", "izing"),
             ("ised", "ized"),
             ("ises", "izes"),

@@ -168,6 +168,15 @@ def test_only_slips_that_make_no_other_word_are_forgiven(first: str, second: str
     assert (refused_by(first, second) is None) == same
 
 
+@pytest.mark.parametrize("piece", ["a", "a.", "f(", "a_", "a::", "'a ", "zeros 0 ", "say a ", "not ", "不", "/a", "and from "])
+def test_a_question_of_any_length_is_compared_in_bounded_steps(piece: str) -> None:
+    """Up to a length words are compared, beyond it texts; neither hangs on texts made to be hard."""
+    for length in (1990, 100_000):
+        text = piece * (length // len(piece))
+        assert refused_by(text, text) is None
+        assert refused_by(text, text + " zq17") is not None
+
+
 def test_guards_have_stable_names() -> None:
     assert list(GUARDS) == [
         "language",
