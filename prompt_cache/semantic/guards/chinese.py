@@ -11,6 +11,8 @@ from prompt_cache.semantic.guards.tables.lexicons import LEXICONS
 from prompt_cache.semantic.guards.tokens import Token
 
 _LONGEST = 8
+# Whole questions; inside one their last character begins another word: 怎么 + 办理.
+_AT_END = frozenset({"怎么办", "怎么做", "怎么弄", "怎么处理", "应该怎么处理", "怎么卖"})
 
 
 def chinese_items(found: Sequence[Token]) -> list[Item]:
@@ -34,11 +36,31 @@ def chinese_items(found: Sequence[Token]) -> list[Item]:
     return result
 
 
+def chinese_courtesy(found: Sequence[Token]) -> tuple[str, ...]:
+    """The characters of words of greeting, thanks and the like."""
+    text = "".join(token.surface if token.kind == "han" else " " for token in found)
+    lexicon = LEXICONS["zh"]
+    said: list[str] = []
+    place = 0
+    while place < len(text):
+        lengths = (length for length in range(_LONGEST, 1, -1) if _is_empty(lexicon, text[place : place + length]))
+        length = next(lengths, 0)
+        said += text[place : place + length]
+        place += length or 1
+    return tuple(said)
+
+
+def _is_empty(lexicon: Lexicon, word: str) -> bool:
+    return any(not rule.items for rule in lexicon.single(word))
+
+
 def _segmented(text: str, lexicon: Lexicon) -> Iterator[Item]:
     place = 0
     while place < len(text):
         for length in range(min(_LONGEST, len(text) - place), 0, -1):
             word = text[place : place + length]
+            if word in _AT_END and text[place + length : place + length + 1].strip("吗呢啊呀了"):
+                continue
             rules = lexicon.single(word)
             if length > 1 and _is_numeral(word):
                 yield number_item(han_value(word), word)

@@ -44,11 +44,13 @@ class Question:
         text: Normalised.
         language: "en", "de", "es" or "zh"; None where it is another, or cannot be told.
         items: In the order of the text; words without meaning of their own are left out.
+        courtesy: Words of greetings, thanks and "could you tell me", which are left out too.
     """
 
     text: str
     language: str | None
     items: tuple[Item, ...]
+    courtesy: tuple[str, ...] = ()
 
     def of(self, *kinds: Kind) -> list[Item]:
         """The items of some kinds, in order."""

@@ -12,7 +12,7 @@ from prompt_cache.semantic.guards.tables.lexicons import LEXICONS
 _FREQUENT = {
     "en": "the what how is are do does did can could should would i my you your of to and for which who when where why with from that this an it be was were have has not"
     " will there at on or by if please give me tell show explain write about between into than more most make use does in list name describe compare recommend a all any some many much only no as been being did had they their",
-    "de": "der die das und ist nicht ein eine einen einem einer wie wer wo wann warum wieso welche welcher welches welchen kann ich mein meine meinen meinem meiner mir mich du"
+    "de": "der die das und ist nicht ein eine einen einem einer wie wer wo wann warum weshalb wieso welche welcher welches welchen kann ich mein meine meinen meinem meiner mir mich du"
     " sie es wir für mit von zu zum zur auf aus bei im am den dem des was sind wird werden kannst bitte man gibt nach oder auch habe hat haben soll sollte muss über viel viele"
     " erkläre wozu woher wohin darf in",
     "es": "el los las una qué cómo cuál cuáles quién quiénes cuándo dónde cuánto cuánta cuántos cuántas por para con es está están son mi mis tu del al y puedo puede debo"

@@ -6,8 +6,8 @@ import re
 from collections.abc import Sequence
 from functools import lru_cache
 
-from prompt_cache.semantic.guards.chinese import chinese_items
-from prompt_cache.semantic.guards.english_grammar import as_active, with_main_verbs, without_genitives
+from prompt_cache.semantic.guards.chinese import chinese_courtesy, chinese_items
+from prompt_cache.semantic.guards.english_grammar import as_active, with_main_verbs
 from prompt_cache.semantic.guards.items import Item, Question
 from prompt_cache.semantic.guards.languages import language_of
 from prompt_cache.semantic.guards.lexicon import Lexicon, Phrase
@@ -17,6 +17,15 @@ from prompt_cache.semantic.guards.tables.english_phrases import ENGLISH_HOMOGRAP
 from prompt_cache.semantic.guards.tables.lexicons import LEXICONS
 from prompt_cache.semantic.guards.tokens import Token, expanded, tokens
 
+# A longer question is compared as a whole: comparing words costs more than proportionally, and embedders do not read so far.
+MAX_CHARS = 2000
+# Single words of courtesy. Those of phrases are known by being several.
+_COURTESY_WORDS = (
+    "please kindly hello hi hey dear thanks cheers sorry bitte hallo danke hola gracias perdón perdone perdona disculpe disculpa"
+)
+_COURTESY = frozenset(_COURTESY_WORDS.split())
+# They are courtesy at the beginning and after a pause alone: "how do I say thanks".
+_GREETINGS = _COURTESY - {"please", "kindly", "bitte"}
 # How far a particle may stand from its verb: "turn the dark mode of the app on".
 _SEPARABLE_REACH = 7
 # Megabits; megabytes have a capital B, or no capital at all.
@@ -30,16 +39,19 @@ _ASKING = frozenset(
 @lru_cache(maxsize=512)
 def parse(text: str) -> Question:
     """The parts of a normalised question. The last few are remembered: one question is compared with several."""
+    if len(text) > MAX_CHARS:
+        return Question(text, None, ())
     found = tokens(text)
     language = language_of(text, [token.lower.partition("'")[0] for token in found if token.kind == "word"])
     if language == "zh":
-        return Question(text, language, tuple(chinese_items(found)))
+        return Question(text, language, tuple(chinese_items(found)), chinese_courtesy(found))
     if language == "en":
         found = expanded(found)
-    items = _Parser(found, language).items()
+    parser = _Parser(found, language)
+    items = parser.items()
     if language == "en":
-        items = without_genitives(as_active(with_main_verbs(items)))
-    return Question(text, language, tuple(items))
+        items = as_active(with_main_verbs(items))
+    return Question(text, language, tuple(items), tuple(parser.courtesy))
 
 
 class _Parser:
@@ -50,6 +62,7 @@ class _Parser:
         self._language = language
         self._lexicon: Lexicon | None = LEXICONS.get(language) if language else None
         self._found: list[Item] = []
+        self.courtesy: list[str] = []
         self._sentence_start = True
         # Nothing but politeness stands before this place in its sentence.
         self._opening = True
@@ -82,6 +95,8 @@ class _Parser:
         if self._lexicon is not None and (phrase := self._phrase(position)) is not None:
             if phrase.items:
                 self._add(*phrase.items)
+            elif len(phrase.words) > 1 or token.lower in _COURTESY:
+                self.courtesy += phrase.words
             return len(phrase.words)
         quantity = read_quantity(self._tokens, position, self._language)
         if quantity is not None:
@@ -109,7 +124,12 @@ class _Parser:
         for phrase in self._lexicon.phrases_from(token.lower, following):
             if phrase.is_opening and not (self._opening and self._is_request(position, phrase)):
                 continue
+            if token.lower in _GREETINGS and len(phrase.words) == 1 and not (self._opening or self._tokens[position - 1].kind == "pause"):
+                continue
             if len(phrase.words) == 1 and (is_acronym or looks_like_name) and not any(item.kind == "content" for item in phrase.items):
+                continue
+            if token.lower == "a" and len(phrase.words) == 1 and self._is_particle(position):
+                # The a of "the ratio of a to b": no noun follows.
                 continue
             if self._follows(position, phrase):
                 return phrase

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from itertools import pairwise
 from typing import NamedTuple
 
+from prompt_cache.semantic.guards.english_grammar import without_genitives
 from prompt_cache.semantic.guards.items import Item, Question
 
 _ORDERED = frozenset({"content", "number", "verbatim"})
@@ -99,31 +100,35 @@ class _OpenSegment(NamedTuple):
 
 def check(asked: Question, kept: Question) -> str | None:
     """Refuses the same words in other roles; phrases may move as a whole ("in Python, how do I ...")."""
-    numbering = _corresponding(asked.items, kept.items)
-    if numbering is None:
-        return None
-    first, second = numbering
+    mine, theirs = asked.items, kept.items
+    if asked.language == "en" and _num_genitives(mine) != _num_genitives(theirs):
+        mine, theirs = tuple(without_genitives(mine)), tuple(without_genitives(theirs))
+    first, second = _corresponding(mine, theirs)
     if asked.language == "de":
-        _free_german_verbs(asked.items, first, kept.items, second)
-    _free_single_superlative(asked.items, first, kept.items, second)
+        _free_german_verbs(mine, first, theirs, second)
+    _free_single_superlative(mine, first, theirs, second)
     if asked.language == "zh" and _is_topic_first(asked, second):
         return None
-    odd = _prepositions_at_odds(asked, first, kept, second) or _steering_elsewhere(asked.items, first, kept.items, second)
+    odd = _prepositions_at_odds(mine, first, theirs, second, asked.language) or _steering_elsewhere(mine, first, theirs, second)
     if odd is not None:
         return odd
     order = [number for number in second if number is not None]
     if order == sorted(order):
         return None
     nouns_end_phrases = asked.language == "de"
-    if Counter(_segments(asked.items, first, nouns_end_phrases)) == Counter(_segments(kept.items, second, nouns_end_phrases)):
+    if Counter(_segments(mine, first, nouns_end_phrases)) == Counter(_segments(theirs, second, nouns_end_phrases)):
         return None
-    words = {number: item.surface for item, number in zip(asked.items, first, strict=True) if number is not None}
+    words = {number: item.surface for item, number in zip(mine, first, strict=True) if number is not None}
     before, after = next(pair for pair in pairwise(order) if pair[0] > pair[1])
     return f"{words.get(after, '?')!r} and {words.get(before, '?')!r} change places"
 
 
-def _corresponding(asked: Sequence[Item], kept: Sequence[Item]) -> tuple[list[int | None], list[int | None]] | None:
-    """Numbers the words so that those that correspond have one number; None where they cannot all be paired."""
+def _num_genitives(items: Sequence[Item]) -> int:
+    return sum(item.kind == "preposition" and "of" in item.forms for item in items)
+
+
+def _corresponding(asked: Sequence[Item], kept: Sequence[Item]) -> tuple[list[int | None], list[int | None]]:
+    """Numbers the words so that those that correspond have one number, and those without a counterpart none."""
     first: list[int | None] = [place if _counts(item) else None for place, item in enumerate(asked)]
     second: list[int | None] = [None] * len(kept)
     free = {place for place, number in enumerate(first) if number is not None}
@@ -148,13 +153,25 @@ def _counts(item: Item) -> bool:
 
 
 def _free_single_superlative(asked: Sequence[Item], first: list[int | None], kept: Sequence[Item], second: list[int | None]) -> None:
-    """Takes the only superlative out of the order: "the fastest animal", "which animal is the fastest"."""
-    if any(sum(_is_superlative(item) for item in items) != 1 for items in (asked, kept)):
+    """Takes the only superlative out of the order where it stands once before what it tells and once behind.
+
+    "What is the fastest animal" and "which animal is the fastest" ask for one; "the son of the tallest man" and "the tallest son of the man"
+    do not.
+    """
+    places = [[place for place, item in enumerate(items) if _is_superlative(item)] for items in (asked, kept)]
+    if any(len(found) != 1 for found in places):
         return
-    for items, numbers in ((asked, first), (kept, second)):
-        for place, item in enumerate(items):
-            if _is_superlative(item):
-                numbers[place] = None
+    told = [_told_by(items, numbers, found[0]) for (items, numbers), found in zip(((asked, first), (kept, second)), places, strict=True)]
+    starts = [next((number for number in numbers if number is not None), None) for numbers in (first, second)]
+    if (told[0] is None and told[1] is not None and told[1] == starts[0]) or (
+        told[1] is None and told[0] is not None and told[0] == starts[1]
+    ):
+        first[places[0][0]] = second[places[1][0]] = None
+
+
+def _told_by(items: Sequence[Item], numbers: Sequence[int | None], place: int) -> int | None:
+    """The number of the word a superlative stands right before, None where it ends its phrase."""
+    return numbers[place + 1] if place + 1 < len(items) else None
 
 
 def _is_superlative(item: Item) -> bool:
@@ -207,6 +224,9 @@ def _segments(items: Sequence[Item], numbers: Sequence[int | None], nouns_end_ph
     clause = current = _OpenSegment("", [])
     segments = [clause]
     for item, number in zip(items, numbers, strict=True):
+        if item.kind == "preposition" and "of" in item.forms:
+            # What belongs to a word stays with it.
+            continue
         if item.kind in _MARKERS and not (_SYMMETRIC & item.forms):
             current = _OpenSegment(min(item.forms), [])
             segments.append(current)
@@ -249,14 +269,15 @@ def _before(items: Sequence[Item], numbers: Sequence[int | None], kind: str) -> 
     return found
 
 
-def _prepositions_at_odds(asked: Question, first: Sequence[int | None], kept: Question, second: Sequence[int | None]) -> str | None:
-    items = asked.items
-    mine, theirs = _before(items, first, "preposition"), _before(kept.items, second, "preposition")
+def _prepositions_at_odds(
+    items: Sequence[Item], first: Sequence[int | None], others: Sequence[Item], second: Sequence[int | None], language: str | None
+) -> str | None:
+    mine, theirs = _before(items, first, "preposition"), _before(others, second, "preposition")
     for number in mine.keys() & theirs.keys():
         left, right = mine[number] - theirs[number], theirs[number] - mine[number]
         for one in left:
             for other in right:
-                is_place = {one, other} == {"in", "on"} and asked.language == "en" and not items[number].is_name
+                is_place = {one, other} == {"in", "on"} and language == "en" and not items[number].is_name
                 if is_place or frozenset({one, other}) in _AT_ODDS:
                     return f"{one!r} against {other!r} before {items[number].surface!r}"
     for marker in ("from", "to", "into", "than", "for", "by", "against"):

@@ -41,7 +41,7 @@ def check(asked: Question, kept: Question) -> str | None:
     language = asked.language
     if language not in _PATTERNS or language != kept.language:
         return None
-    different = _different_words(asked.text, kept.text)
+    different = _different_words(asked, kept)
     quoted = quotations(asked.text)
     if not quoted and (_PATTERNS[language].search(asked.text) or _PATTERNS[language].search(kept.text)):
         odd = different - _SHELL
@@ -60,8 +60,10 @@ def check(asked: Question, kept: Question) -> str | None:
     return None
 
 
-def _different_words(first: str, second: str) -> set[str]:
-    mine, theirs = Counter(_WORD.findall(first.casefold())), Counter(_WORD.findall(second.casefold()))
+def _different_words(asked: Question, kept: Question) -> set[str]:
+    mine, theirs = (
+        Counter(_WORD.findall(question.text.casefold().replace("-", ""))) - Counter(question.courtesy) for question in (asked, kept)
+    )
     return set(mine - theirs) | set(theirs - mine)
 
 
@@ -71,7 +73,7 @@ def _num_contents(question: Question) -> int:
 
 def _differing_without_synonyms(asked: Question, kept: Question) -> str | None:
     """The difference between two words for one thing is not that between one of them and a third."""
-    if min(_num_contents(asked), _num_contents(kept)) <= 2 and _different_words(asked.text, kept.text) & _COMPARED:
+    if min(_num_contents(asked), _num_contents(kept)) <= 2 and _different_words(asked, kept) & _COMPARED:
         return "function words are compared"
     for one, other in ((asked, kept), (kept, asked)):
         bases = {form for item in other.of("content", "verbatim") for form in item.forms if form[0] != "="}

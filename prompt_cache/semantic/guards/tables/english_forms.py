@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from functools import lru_cache
 
+from prompt_cache.semantic.guards.tables.english_misspellings import ENGLISH_MISSPELLINGS
+
 # Base form first.
 _IRREGULAR = """
 arise arose arisen; awake awoke; be been being; bear bore borne; beat beaten; become became; begin began begun; bend bent; bind bound; bite bit bitten; bleed bled
@@ -75,6 +77,8 @@ _NO_ADVERBS = frozenset(
 def english_base_forms(word: str) -> tuple[str, ...]:
     """A lower-case word and what it may be a form of: plural, tense, noun of a verb, British spelling."""
     found = dict.fromkeys([word])
+    if word in ENGLISH_MISSPELLINGS:
+        found[ENGLISH_MISSPELLINGS[word]] = None
     for form in _american(word):
         found[form] = None
     for form in tuple(found):
@@ -104,6 +108,8 @@ def _american(word: str) -> list[str]:
             found.append(word[:2] + word[2:].replace("our", "or", 1))
         for british, american in (
             ("isation", "ization"),
+            ("iser", "izer"),
+            ("isers", "izers"),
             ("ising", "izing"),
             ("ised", "ized"),
             ("ises", "izes"),

@@ -16,7 +16,7 @@ author writer ; auto car automobile ; autumn fall ; baby infant ; ban prohibit f
 begin start commence beginning ; behavior conduct ; belong belongings ; beverage drink ; bicycle bike cycle ; big large
 biggest largest ; birth born birthday ; bill invoice ; blaze fire ; book reserve booking reservation ; border frontier
 bottom underside ; boss manager supervisor ; boy lad ; brave courageous ; bug defect ; build construct construction
-business company firm enterprise ; buy purchase ; calculate compute calculation ; call phone telephone ring ; cancel cancellation annul
+business company firm enterprise ; buy purchase ; brief short ; calculate compute calculation ; call phone telephone ring ; cancel cancellation annul
 card cardboard ; car automobile vehicle ; careful cautious ; cash money ; catch capture ; cat feline ; cause trigger ; center middle
 change modify alter edit modification ; cheap inexpensive affordable ; cheapest lowestpriced ; check verify inspect
 chemist pharmacy drugstore ; child kid ; choose select pick choice ; cinema theater ; clean cleanse ; clever smart intelligent

@@ -62,7 +62,7 @@ def test_the_error_of_simulated_users_stays_under_the_target(middle: float, slop
     """Users ask at random similarities; who is served wrong is not noticed, who is answered by the model teaches the entry."""
     target, num_requests = 0.05, 0
     source, errors = random.Random(7), 0
-    for _ in range(12):
+    for _ in range(6):
         seen: list[Observation] = []
         for _ in range(100):
             cosine = source.uniform(lowest, 1.0)
@@ -72,5 +72,4 @@ def test_the_error_of_simulated_users_stays_under_the_target(middle: float, slop
                 seen = [*seen, Observation(cosine, right)][-64:]
             else:
                 errors += not right
-    # 1200 requests at the target rate would show more than 78 errors once in 100 tries.
     assert errors <= target * num_requests

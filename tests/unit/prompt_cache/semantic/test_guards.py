@@ -26,13 +26,13 @@ def test_most_paraphrases_pass() -> None:
     assert passed >= 0.75 * len(PARAPHRASES)
 
 
-@pytest.mark.parametrize("first, second", NEAR_MISSES[::7] + PARAPHRASES)
-def test_it_does_not_matter_which_of_two_was_asked_first(first: str, second: str) -> None:
-    assert (refused_by(first, second) is None) == (refused_by(second, first) is None)
+def test_it_does_not_matter_which_of_two_was_asked_first() -> None:
+    odd = [pair for pair in NEAR_MISSES[::5] + PARAPHRASES if (refused_by(*pair) is None) != (refused_by(*pair[::-1]) is None)]
+    assert odd == []
 
 
 def test_a_question_is_always_its_own_paraphrase() -> None:
-    questions = {question for pair in NEAR_MISSES + PARAPHRASES for question in pair}
+    questions = {question for pair in NEAR_MISSES[::4] + PARAPHRASES for question in pair}
     assert [question for question in questions if refused_by(question, question) is not None] == []
 
 
@@ -156,6 +156,8 @@ def test_other_numbers_and_units_are_told_apart(first: str, second: str) -> None
     [
         ("How can I improve my writing?", "How can I imporve my writing?", True),
         ("How do I aply for leave?", "How do I apply for leave?", True),
+        ("What ingrediants do I need for hummus?", "What ingredients do I need for hummus?", True),
+        ("How do I recieve a refund?", "How do I receive a refund?", True),
         ("Who is my guardian angel?", "Who is my guardian angle?", False),
         ("What is a good dessert?", "What is a good desert?", False),
         ("What is a nitrate salt?", "What is a nitrite salt?", False),
@@ -166,6 +168,15 @@ def test_other_numbers_and_units_are_told_apart(first: str, second: str) -> None
 )
 def test_only_slips_that_make_no_other_word_are_forgiven(first: str, second: str, same: bool) -> None:
     assert (refused_by(first, second) is None) == same
+
+
+@pytest.mark.parametrize("piece", ["a", "a.", "f(", "a_", "a::", "'a ", "zeros 0 ", "say a ", "not ", "不", "/a", "and from "])
+def test_a_question_of_any_length_is_compared_in_bounded_steps(piece: str) -> None:
+    """Up to a length words are compared, beyond it texts; neither hangs on texts made to be hard."""
+    for length in (1990, 100_000):
+        text = piece * (length // len(piece))
+        assert refused_by(text, text) is None
+        assert refused_by(text, text + " zq17") is not None
 
 
 def test_guards_have_stable_names() -> None:

@@ -34,6 +34,11 @@ def test_flags_and_size_are_heeded() -> None:
     assert _reason(answer=" \u200b ") == "empty"
 
 
+def test_a_question_too_long_to_be_compared_is_not_kept() -> None:
+    assert _reason("why " * 500) is None
+    assert _reason("why " * 500 + "y") == "question_too_long"
+
+
 @pytest.mark.parametrize(
     "question",
     [
