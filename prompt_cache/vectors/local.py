@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from prompt_cache.embedding.embedder import Vector
 from prompt_cache.vectors.keyspace import checked_id, checked_scope
 from prompt_cache.vectors.matrix import Matrix
-from prompt_cache.vectors.packing import pack_vector
+from prompt_cache.vectors.packing import checked_cosine, pack_vector
 from prompt_cache.vectors.resident_scopes import ResidentScopes
 from prompt_cache.vectors.vector_store import MAX_OBSERVATIONS, Neighbour, Observation, StoreLimits, check_entry
 
@@ -159,6 +159,7 @@ class LocalStore:
         """See `VectorStore`."""
         kept = self._scopes.use(checked_scope(scope))
         entry = kept.live(checked_id(entry_id), self._clock()) if kept is not None else None
+        checked_cosine(observation.cosine)
         if entry is not None:
             entry.observations.append(observation)
 

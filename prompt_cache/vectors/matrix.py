@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from typing import NamedTuple
 
 import numpy as np
@@ -34,7 +33,7 @@ class Matrix:
     def __init__(self, dimensions: int, max_bytes: int) -> None:
         self.max_rows = max(1, max_bytes // (4 * dimensions + ROW_OVERHEAD_BYTES))
         # Rows [0, len(ids)) are in use, in no order.
-        self._rows: npt.NDArray[np.float32] = np.empty((min(_FIRST_CAPACITY, self.max_rows), dimensions), np.float32)
+        self._rows = self._no_rows(dimensions)
         self._ids: list[str] = []
         # Oldest first.
         self._row_of: dict[str, int] = {}
@@ -84,7 +83,8 @@ class Matrix:
             self._row_of[last] = row
 
     def clear(self) -> None:
-        """Removes everything."""
+        """Removes everything, and gives the memory back."""
+        self._rows = self._no_rows(self._rows.shape[1])
         self._ids.clear()
         self._row_of.clear()
 
@@ -105,6 +105,5 @@ class Matrix:
         best = best[np.argsort(-cosines[best], kind="stable")]
         return [Near(self._ids[row], float(np.clip(cosines[row], -1.0, 1.0))) for row in best]
 
-    def ids(self) -> Iterator[str]:
-        """Names of all rows, oldest first."""
-        return iter(self._row_of)
+    def _no_rows(self, dimensions: int) -> npt.NDArray[np.float32]:
+        return np.empty((min(_FIRST_CAPACITY, self.max_rows), dimensions), np.float32)

@@ -27,8 +27,23 @@ class Garbage(Exception):
 
 
 def pack_observations(observations: Iterable[Observation]) -> bytes:
-    """Bytes of observations, one after the other."""
-    return b"".join(_OBSERVATION.pack(cosine, is_same) for cosine, is_same in observations)
+    """Bytes of observations, one after the other.
+
+    Raises:
+        ValueError: a cosine is none.
+    """
+    return b"".join(_OBSERVATION.pack(checked_cosine(cosine), is_same) for cosine, is_same in observations)
+
+
+def checked_cosine(cosine: float) -> float:
+    """The cosine.
+
+    Raises:
+        ValueError: it is not in [-1, 1], give or take what rounding adds.
+    """
+    if not _is_cosine(cosine):
+        raise ValueError(f"cosine is {cosine}, must be in [-1, 1]")
+    return cosine
 
 
 def unpack_observations(data: bytes) -> tuple[Observation, ...]:
@@ -65,7 +80,11 @@ def clipped(cosine: float) -> float:
 
 
 def _observation(cosine: float, same: int) -> Observation:
-    # NaN fails the comparison too.
-    if not abs(cosine) <= 1 + _COSINE_SLACK or same > 1:
+    if not _is_cosine(cosine) or same > 1:
         raise Garbage
     return Observation(cosine, bool(same))
+
+
+def _is_cosine(value: float) -> bool:
+    # NaN is not, by this comparison.
+    return abs(value) <= 1 + _COSINE_SLACK

@@ -14,6 +14,9 @@ from prompt_cache.eviction import EvictionPolicy
 # In Redis, fastest first.
 BackendName = Literal["query-engine", "vector-sets", "flat"]
 
+# Ten years.
+_MAX_TTL_S = 10 * 366 * 24 * 3600
+
 # Of one entry; the oldest goes.
 MAX_OBSERVATIONS = 64
 
@@ -85,8 +88,8 @@ def check_entry(data: bytes, ttl_s: float, saved_tokens: int, limits: StoreLimit
     most = min(limits.max_entry_bytes, limits.max_bytes)
     if not 0 < len(data) <= most:
         raise ValueError(f"data has {len(data)} bytes, must have 1 to {most}")
-    if not ttl_s > 0:
-        raise ValueError(f"ttl_s is {ttl_s}, must be over 0")
+    if not 0 < ttl_s <= _MAX_TTL_S:
+        raise ValueError(f"ttl_s is {ttl_s}, must be over 0 and at most {_MAX_TTL_S}")
     if not 0 <= saved_tokens < 2**32:
         raise ValueError(f"saved_tokens is {saved_tokens}, must be in [0, 2**32)")
 
@@ -123,7 +126,11 @@ class VectorStore(Protocol):
         """Notes that an entry was served, for eviction."""
 
     async def observe(self, scope: str, entry_id: str, observation: Observation) -> None:
-        """Adds an observation to an entry, if it still exists."""
+        """Adds an observation to an entry, if it still exists.
+
+        Raises:
+            ValueError: its cosine is none.
+        """
 
     async def remove(self, scope: str, entry_ids: Sequence[str]) -> None:
         """Removes entries."""

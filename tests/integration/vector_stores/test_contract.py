@@ -145,6 +145,22 @@ async def test_bytes_are_bounded_and_the_books_stay_true(make: Callable[..., Vec
     assert await store.count(SCOPE) == 1
 
 
+@pytest.mark.parametrize("cosine", [1.01, -1.01, np.nan, np.inf])
+async def test_an_observation_that_could_not_be_read_again_is_refused(store: VectorStore, cosine: float) -> None:
+    await keep(store, "a")
+    with pytest.raises(ValueError, match="cosine is "):
+        await store.observe(SCOPE, "a", Observation(cosine, True))
+    await store.observe(SCOPE, "a", Observation(1.0000001, True))
+    [hit] = await store.search(SCOPE, at(1), 1)
+    assert len(hit.observations) == 1
+
+
+@pytest.mark.parametrize("ttl_s", [0, -1.0, np.nan, np.inf, 1e12])
+async def test_a_time_to_live_that_redis_cannot_count_is_refused(store: VectorStore, ttl_s: float) -> None:
+    with pytest.raises(ValueError, match="ttl_s is "):
+        await keep(store, "a", ttl_s=ttl_s)
+
+
 async def test_an_entry_larger_than_its_scope_may_be_is_refused_and_evicts_nothing(make: Callable[..., VectorStore]) -> None:
     store = make(StoreLimits(max_bytes=10))
     await keep(store, "a")

@@ -104,6 +104,7 @@ async def test_who_missed_more_removals_than_are_remembered_reads_the_scope_anew
     for first in range(100, 1300, 100):
         await one.remove(SCOPE, [str(number) for number in range(first, first + 100)])
     assert sorted(await found(other, 2000)) == list("01234")
+    assert other.resident_bytes < 20 * ROW_BYTES
     await keep(one, "new", at(1))
     assert (await found(other, 1)) == ["new"]
 

@@ -48,6 +48,7 @@ async def test_expired_and_evicted_entries_never_crowd_out_those_that_live(store
         await keep(store, f"gone{number}", at(1))
     for name in ("near", "far"):
         await keep(store, name, at(0.9 if name == "near" else 0.5))
+    assert len(await found(store, 2)) == 2
     for number in range(60):
         if number % 2:
             raw.pexpire(entry_key(raw, f"gone{number}"), -1)
