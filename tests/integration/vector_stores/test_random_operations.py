@@ -11,8 +11,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from redis.asyncio import Redis
 
+from prompt_cache.eviction import EvictionPolicy
 from prompt_cache.vectors.local import LocalStore
-from prompt_cache.vectors.vector_store import EvictionPolicy, StoreLimits, VectorStore
+from prompt_cache.vectors.vector_store import StoreLimits, VectorStore
 from tests.fakes.redis_servers import RedisServer
 from tests.fakes.vector_backends import BACKENDS, DIMENSIONS, NO_JITTER, OTHER_SCOPE, SCOPE, at
 
