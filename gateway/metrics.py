@@ -158,6 +158,8 @@ def _semantic_families(semantic: SemanticCache) -> Iterable[Metric]:
         for result, value in counts.items():
             counter.add_metric((result,), value)
         yield counter
+    for name, number in semantic.embedding_counts().items():
+        yield CounterMetricFamily(f"triserve_embedding_{name}", f"Embedder: {name}", value=number)
     reports = semantic.reports()
     yield GaugeMetricFamily(
         "triserve_semantic_open", "Whether the semantic cache has its embedder and its store", value=float(semantic.is_open)

@@ -46,6 +46,10 @@ _UNSENT_BYTES = 16 * 1024
 _MESSAGE_SLACK_BYTES = 64 * 1024
 
 
+class NoEmbedder(Exception):
+    """The semantic cache's embedder cannot be had; the message says why and what to do."""
+
+
 class CannotListen(OSError):
     """An address of the gateway cannot be listened on; the message names it."""
 
@@ -62,6 +66,7 @@ class GatewayService:
     Raises:
         BadKeysFile: the file of API keys cannot be read.
         CannotListen: an address cannot be listened on.
+        NoEmbedder: there is to be a semantic cache, and no embedder can be had.
     """
 
     def __init__(self, settings: Settings) -> None:
@@ -208,12 +213,24 @@ class GatewayService:
 
 
 def _semantic_cache(settings: Settings, cache: PromptCache | None) -> SemanticCache | None:
+    """None where there is to be none.
+
+    Raises:
+        NoEmbedder: see there.
+    """
     if settings.semantic_cache == "off" or cache is None:
         return None
-    # Of an extra, which a gateway without a semantic cache does without.
-    from gateway.semantic_parts import make_semantic_cache  # noqa: PLC0415
-
-    return make_semantic_cache(settings, cache)
+    try:
+        # Of an extra, which a gateway without a semantic cache does without.
+        from gateway.semantic_parts import EmbedderRefused, make_semantic_cache  # noqa: PLC0415
+    except ModuleNotFoundError as error:
+        raise NoEmbedder(
+            f"GATEWAY_SEMANTIC_CACHE={settings.semantic_cache}: {error.name} is not installed: pip install 'triserve[semantic]'"
+        ) from None
+    try:
+        return make_semantic_cache(settings, cache)
+    except (EmbedderRefused, ValueError) as error:
+        raise NoEmbedder(f"GATEWAY_EMBEDDER: {error}") from error
 
 
 def _add(servicer: ChatServicer, server: grpc.aio.Server) -> None:

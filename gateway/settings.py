@@ -186,6 +186,12 @@ class Settings(Limits, BaseSettings):
             )
         return self
 
+    @model_validator(mode="after")
+    def _has_the_redis_that_vectors_are_in(self) -> Settings:
+        if self.semantic_cache != "off" and self.redis_url is None and self.semantic_store not in ("auto", "local"):
+            raise ValueError(f"GATEWAY_SEMANTIC_STORE={self.semantic_store} needs GATEWAY_REDIS_URL")
+        return self
+
     def semantic_config(self) -> SemanticConfig:
         """Bounds and policy of the semantic cache, where there is one."""
         assert self.semantic_cache != "off", "the caller has looked"

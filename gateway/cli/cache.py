@@ -91,12 +91,13 @@ async def _stats(client: ApiClient, arguments: argparse.Namespace) -> int:
         return 0
     weak = " (weak: compares spelling)" if semantic["is_weak"] else ""
     print(
-        f"semantic  {semantic['mode']}, embedder {semantic['embedder'] or 'not ready'}{weak}, vectors in {semantic['store'] or 'no store yet'}"
+        f"semantic  {semantic['mode']}, embedder {semantic['embedder'] or 'not ready'}{weak}, vectors in {semantic['store'] or 'no store yet'} on {semantic['server'] or 'nothing yet'}"
     )
     for sentence in semantic["advice"]:
         print(f"          {sentence}")
     print(f"lookups   {_counts(semantic['outcomes']) or 'none'}")
     print(f"refused   {_counts(semantic['refusals']) or 'none'}")
+    print(f"embedded  {_counts({name: value for name, value in semantic['embedding'].items() if name != 'seconds'}) or 'nothing'}")
     print(f"compared  {_counts(semantic['comparisons']) or 'none'}")
     for scope in semantic["scopes"]:
         state = ", switched off" if scope["is_off"] else ""

@@ -11,7 +11,7 @@ import math
 import random
 import secrets
 import time
-from collections.abc import Awaitable, Callable, Iterator
+from collections.abc import Awaitable, Callable, Iterator, Mapping
 from functools import partial
 
 from prompt_cache.embedding.embedder import Embedder, EmbeddingFailed, Vector
@@ -53,6 +53,7 @@ class SemanticCache:
         clock: Seconds, never falling.
         wall: Seconds since 1970.
         draw: Gives numbers in [0, 1).
+        embedding_counts: What the embedder has counted, by name.
     """
 
     def __init__(
@@ -67,6 +68,7 @@ class SemanticCache:
         clock: Callable[[], float] = time.monotonic,
         wall: Callable[[], float] = time.time,
         draw: Callable[[], float] = random.random,
+        embedding_counts: Callable[[], Mapping[str, float]] = dict,
     ) -> None:
         self._config = config
         self.embedder = embedder
@@ -77,6 +79,7 @@ class SemanticCache:
         self._clock = clock
         self._wall = wall
         self._draw = draw
+        self.embedding_counts = embedding_counts
         self._opening: asyncio.Task[None] | None = None
         self._tasks: set[asyncio.Task[object]] = set()
         self.store: VectorStore | None = None

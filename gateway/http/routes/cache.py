@@ -94,6 +94,7 @@ def _semantic(semantic: SemanticCache) -> dict[str, Any]:
         "refusals": semantic.refusals,
         "comparisons": semantic.comparisons,
         "corrupt": semantic.corrupt,
+        "embedding": dict(semantic.embedding_counts()),
         "scopes": [report._asdict() for report in semantic.reports()],
     }
 
