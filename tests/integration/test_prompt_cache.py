@@ -59,10 +59,12 @@ def own_server(tmp_path: Path) -> Iterator[RedisServer]:
 
 
 @asynccontextmanager
-async def opened(url: str, *, clock: Clock | None = None, **bounds: float) -> AsyncIterator[PromptCache]:
+async def opened(
+    url: str, *, clock: Clock | None = None, secret: bytes = SECRET, old_secrets: tuple[bytes, ...] = (), **bounds: float
+) -> AsyncIterator[PromptCache]:
     """A started cache. Limits are long unless given: a busy test machine is no failing Redis."""
     limits: dict[str, float] = {"socket_timeout_s": 30, "lookup_timeout_s": 30, "breaker_open_s": OPEN_S, **bounds}
-    cache = PromptCache(CacheConfig(redis_url=url, secret=SECRET, **limits), clock=clock or Clock())  # type: ignore[arg-type]
+    cache = PromptCache(CacheConfig(redis_url=url, secret=secret, old_secrets=old_secrets, **limits), clock=clock or Clock())  # type: ignore[arg-type]
     await cache.start()
     await cache.drain()
     try:
@@ -97,6 +99,30 @@ async def test_an_answer_kept_by_one_process_is_found_by_another(server: RedisSe
         assert await other.get(key) == answer()
         assert (other.stats.hits_l1, other.stats.hits_l0, other.stats.misses) == (1, 1, 0)
         assert (one.stats.written, one.stats.dropped) == (1, 0)
+
+
+async def test_while_secrets_are_changed_gateways_of_both_kinds_find_what_they_can_open_and_spoil_nothing(server: RedisServer) -> None:
+    new = b"a secret of later"
+    async with opened(server.url) as before, opened(server.url, secret=new, old_secrets=(SECRET,)) as both:
+        old_key = await keep(before, 1)
+        assert await both.get(old_key) == answer(1), "what was kept before is found"
+        new_key = await keep(both, 2)
+        assert await before.get(new_key) is None, "it lacks the secret"
+        assert (before.stats.corrupt, before.stats.errors) == (0, 0)
+    async with opened(server.url, secret=new, old_secrets=(SECRET,)) as again:
+        assert await again.get(new_key) == answer(2), "who could not open it has not removed it"
+    async with opened(server.url, secret=new) as after:
+        assert await after.get(after.key(SCOPE, [2])) is None, "without the old secret names are new"
+
+
+async def test_a_purge_is_of_one_tenant_and_reaches_the_others(server: RedisServer) -> None:
+    async with opened(server.url) as one, opened(server.url) as other:
+        assert await one.generation("a") == await other.generation("a") and await one.generation("b") == await other.generation("b")
+        before = await other.generation("b")
+        purged = await one.purge("a")
+        assert purged is not None and purged > await other.generation("a") and await other.generation("b") == before
+    async with opened(server.url) as later:
+        assert await later.generation("a") == purged
 
 
 async def test_what_redis_holds_expires(server: RedisServer, raw: redis.Redis) -> None:
