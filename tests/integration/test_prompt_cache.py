@@ -7,6 +7,7 @@ import os
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager
 from pathlib import Path
+from typing import Any
 
 import pytest
 import redis
@@ -199,7 +200,7 @@ async def test_a_hanging_redis_costs_the_hit_and_comes_back(server: RedisServer)
 
 async def test_many_lookups_on_a_hanging_redis_leave_every_connection_usable(server: RedisServer) -> None:
     clock = Clock()
-    bounds = {"max_connections": 4, "socket_timeout_s": 1.5, "lookup_timeout_s": 1.5, "l0_max_entries": 0}
+    bounds: dict[str, Any] = {"max_connections": 4, "socket_timeout_s": 1.5, "lookup_timeout_s": 1.5, "l0_max_entries": 0}
     async with opened(server.url, clock=clock, **bounds) as cache:
         key = await keep(cache)
         server.pause()
