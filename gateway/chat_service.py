@@ -12,8 +12,8 @@ import grpc
 from gateway.auth import Grant
 from gateway.context import Gateway
 from gateway.flow.answer import FinishReason
-from gateway.flow.call import CachePolicy, Call, Wishes
-from gateway.flow.generation import Piece, Usage
+from gateway.flow.call import MAX_SALT_CHARS, CachePolicy, Call, Wishes
+from gateway.flow.generation import CacheReport, Piece
 from gateway.flow.limits import Limits
 from gateway.flow.resolve import check_messages
 from triserve.rpc import limits as contract
@@ -68,7 +68,11 @@ class ChatServicer(chat_pb2_grpc.ChatServiceServicer):
                 while not generation.finished:
                     for piece in await generation.next():
                         last = piece.delta.finish_reason is not None
-                        await self._write(context, _response(call.request_id, piece, generation.usage() if last else None))
+                        response = _response(call.request_id, piece)
+                        if last:
+                            response.usage.CopyFrom(chat_pb2.Usage(**generation.usage()._asdict()))
+                            response.cache.CopyFrom(_cache_report(generation.cache, call))
+                        await self._write(context, response)
 
     async def _write(self, context: Context, response: chat_pb2.ChatResponse) -> None:
         timeout_s = self._gateway.limits.stall_timeout_s
@@ -102,7 +106,6 @@ def _call(request: chat_pb2.ChatRequest, grant: Grant, timeout_s: float | None) 
     if not request.messages:
         raise InvalidRequest("messages is empty, at least one is needed", field="messages")
     chat = tokenizer_pb2.ChatInput(messages=request.messages, template_arguments=request.template_arguments)
-    allowed = not request.bypass_cache
     return Call(
         request_id="chat-" + secrets.token_hex(16),
         tenant=grant.tenant,
@@ -113,9 +116,33 @@ def _call(request: chat_pb2.ChatRequest, grant: Grant, timeout_s: float | None) 
         wishes=_wishes(request),
         priority=request.priority,
         lowest_priority=grant.lowest_priority,
-        cache=CachePolicy(read=allowed, write=allowed),
+        cache=_cache_policy(request),
+        sees_similarity=grant.sees_similarity,
         stream=True,
         timeout_s=timeout_s,
+    )
+
+
+def _cache_policy(request: chat_pb2.ChatRequest) -> CachePolicy:
+    wanted, modes = request.cache, chat_pb2.CacheMode
+    if wanted.mode not in modes.values():
+        raise InvalidRequest(f"cache.mode is {wanted.mode}, which is none of {', '.join(modes.keys())}", field="cache.mode")
+    threshold = wanted.threshold if wanted.HasField("threshold") else None
+    max_age_s = wanted.max_age_s if wanted.HasField("max_age_s") else None
+    if threshold is not None and not -1 <= threshold <= 1:
+        raise InvalidRequest(f"cache.threshold is {threshold:g}, the range is [-1, 1]", field="cache.threshold")
+    if max_age_s is not None and not max_age_s >= 0:
+        raise InvalidRequest(f"cache.max_age_s is {max_age_s:g}, the least is 0", field="cache.max_age_s")
+    if len(wanted.salt) > MAX_SALT_CHARS:
+        raise InvalidRequest(f"cache.salt has {len(wanted.salt)} characters, the limit is {MAX_SALT_CHARS}", field="cache.salt")
+    is_bypass = request.bypass_cache or wanted.mode == chat_pb2.CACHE_MODE_BYPASS
+    return CachePolicy(
+        read=not is_bypass and wanted.mode != chat_pb2.CACHE_MODE_REFRESH,
+        write=not is_bypass,
+        only=wanted.mode == chat_pb2.CACHE_MODE_ONLY,
+        max_age_s=max_age_s,
+        threshold=threshold,
+        salt=wanted.salt,
     )
 
 
@@ -153,14 +180,18 @@ _OPTIONAL = {
 }
 
 
-def _response(request_id: str, piece: Piece, usage: Usage | None) -> chat_pb2.ChatResponse:
+def _cache_report(report: CacheReport, call: Call) -> chat_pb2.CacheReport:
+    similarity = report.similarity if call.sees_similarity else None
+    return chat_pb2.CacheReport(status=report.status, age_s=report.age_s, similarity=similarity)
+
+
+def _response(request_id: str, piece: Piece) -> chat_pb2.ChatResponse:
     delta = piece.delta
     return chat_pb2.ChatResponse(
         request_id=request_id,
         text=delta.text,
         token_ids=delta.token_ids,
         finish_reason=_FINISH_REASONS[delta.finish_reason],
-        usage=None if usage is None else chat_pb2.Usage(**usage._asdict()),
         logprobs=_logprobs(delta.logprobs),
     )
 

@@ -2,7 +2,8 @@
 
     NotFound
     ├── ModelNotFound          404  a model that is not served here
-    └── RouteNotFound          404  a path that is none
+    ├── RouteNotFound          404  a path that is none
+    └── NotCached              504  an answer that is not kept, where only a kept one is wanted (RFC 9111, 5.2.1.7)
     InvalidRequest
     ├── MethodNotAllowed       405  a path that does not take this method
     ├── BodyTimeout            408  a body that does not come
@@ -31,6 +32,12 @@ class ModelNotFound(NotFound):
 
 class RouteNotFound(NotFound):
     """A path that is none of ours."""
+
+
+class NotCached(NotFound):
+    """An answer that is not kept, where only a kept one is wanted."""
+
+    http_status = 504
 
 
 class MethodNotAllowed(InvalidRequest):

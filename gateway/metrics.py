@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Iterable
+from typing import TYPE_CHECKING
 
 from prometheus_client import CollectorRegistry, Counter, Histogram, ProcessCollector
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
@@ -12,8 +13,17 @@ from prometheus_client.registry import Collector
 from gateway.clients.fleet import Fleet
 from prompt_cache import CacheStats
 
+# Packages of an extra, which a gateway without a semantic cache does without.
+if TYPE_CHECKING:
+    from prompt_cache.semantic.semantic_cache import SemanticCache
+
 _SHORT_S = (0.001, 0.0025, 0.005, 0.01, 0.02, 0.03, 0.05, 0.075, 0.1, 0.15, 0.25, 0.5, 1.0, 2.5)
+_FAST_S = (0.00005, 0.0001, 0.0002, 0.0005, 0.001, 0.002, 0.005, 0.01, 0.025, 0.05, 0.1)
 _LONG_S = (0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 120.0, 300.0, 600.0)
+
+# A label each: the busiest.
+_MAX_SHOWN_SCOPES = 50
+_SCOPE_CHARS = 24
 
 _COMPUTE_GAUGES = {
     "running_requests": "Requests admitted to the batch",
@@ -49,6 +59,16 @@ class Metrics:
         self.completion_tokens = self._counter("completion_tokens", "Answer tokens delivered")
         self.cached_tokens = self._counter("cached_prompt_tokens", "Prompt tokens whose KV was reused")
         self.cache_lookups = Counter("triserve_cache_lookups", "Requests by what the prompt cache did", ("result",), registry=self.registry)
+        self.not_kept = Counter(
+            "triserve_semantic_not_kept", "Answers not kept for similar questions, by why", ("reason",), registry=self.registry
+        )
+        self.saved_tokens = Counter(
+            "triserve_cache_saved_tokens", "Tokens of answers that no replica had to make", ("tier",), registry=self.registry
+        )
+        self.saved_seconds = self._counter("cache_saved_seconds", "Time it took to make answers that were given again")
+        self.cache_lookup = Histogram(
+            "triserve_cache_lookup_seconds", "What asking the prompt cache took", ("result",), buckets=_FAST_S, registry=self.registry
+        )
         self.retries = Counter("triserve_retries", "Requests given to another process after one failed", ("stage",), registry=self.registry)
         self.stale_deltas = self._counter("stale_deltas", "Deltas discarded because their attempt was over")
         self.time_to_first_token = self._histogram("time_to_first_token", "From arrival to the first token", _LONG_S)
@@ -73,15 +93,23 @@ class StateCollector(Collector):
         active: gives the number of answers under way.
         body_bytes: gives the bytes of all bodies under way.
         cache_stats: gives the prompt cache's counters; None = there is no cache.
+        semantic: the semantic cache; None = there is none.
     """
 
     def __init__(
-        self, fleet: Fleet, *, active: Callable[[], int], body_bytes: Callable[[], int], cache_stats: Callable[[], CacheStats] | None
+        self,
+        fleet: Fleet,
+        *,
+        active: Callable[[], int],
+        body_bytes: Callable[[], int],
+        cache_stats: Callable[[], CacheStats] | None,
+        semantic: SemanticCache | None = None,
     ) -> None:
         self._fleet = fleet
         self._active = active
         self._body_bytes = body_bytes
         self._cache_stats = cache_stats
+        self._semantic = semantic
 
     def collect(self) -> Iterable[Metric]:
         """All families, with their values now."""
@@ -97,6 +125,8 @@ class StateCollector(Collector):
         yield from self._compute_loads()
         if self._cache_stats is not None:
             yield from _cache_families(self._cache_stats())
+        if self._semantic is not None:
+            yield from _semantic_families(self._semantic)
 
     def _compute_loads(self) -> Iterable[Metric]:
         for name, text in _COMPUTE_GAUGES.items():
@@ -116,3 +146,33 @@ def _cache_families(stats: CacheStats) -> Iterable[Metric]:
         yield GaugeMetricFamily(f"triserve_prompt_cache_{name}", text, value=float(getattr(stats, name)))
     for name in ("hits_l0", "hits_l1", "misses", "errors", "busy", "corrupt", "dropped", "written", "too_large"):
         yield CounterMetricFamily(f"triserve_prompt_cache_{name}", f"Prompt cache: {name}", value=getattr(stats, name))
+
+
+def _semantic_families(semantic: SemanticCache) -> Iterable[Metric]:
+    for name, text, counts in (
+        ("lookups", "Looks for similar questions by how they ended", semantic.outcomes),
+        ("refusals", "Nearest entries that were refused, by the step that did", semantic.refusals),
+        ("comparisons", "Kept answers compared with the model's", semantic.comparisons),
+    ):
+        counter = CounterMetricFamily(f"triserve_semantic_{name}", text, labels=("result",))
+        for result, value in counts.items():
+            counter.add_metric((result,), value)
+        yield counter
+    for name, number in semantic.embedding_counts().items():
+        yield CounterMetricFamily(f"triserve_embedding_{name}", f"Embedder: {name}", value=number)
+    reports = semantic.reports()
+    yield GaugeMetricFamily(
+        "triserve_semantic_open", "Whether the semantic cache has its embedder and its store", value=float(semantic.is_open)
+    )
+    yield GaugeMetricFamily(
+        "triserve_semantic_scopes_off", "Scopes switched off for wrong answers", value=sum(one.is_off for one in reports)
+    )
+    checked, wrong = sum(one.checked for one in reports), sum(one.wrong for one in reports)
+    yield CounterMetricFamily(
+        "triserve_semantic_checked", "Answers given to similar questions that were compared with the model's", value=checked
+    )
+    yield CounterMetricFamily("triserve_semantic_wrong", "Of these, those that were not as good", value=wrong)
+    bound = GaugeMetricFamily("triserve_semantic_wrong_bound", "Upper confidence bound of the share of wrong answers", labels=("scope",))
+    for one in reports[:_MAX_SHOWN_SCOPES]:
+        bound.add_metric((one.scope[:_SCOPE_CHARS],), one.bound)
+    yield bound

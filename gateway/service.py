@@ -6,7 +6,7 @@ import asyncio
 import logging
 import socket
 import time
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import grpc
 from aiohttp import web
@@ -28,9 +28,14 @@ from gateway.http.cors import Cors
 from gateway.metrics import Metrics, StateCollector
 from gateway.settings import Settings
 from prompt_cache import PromptCache
+from prompt_cache.flights import Flights
 from triserve.rpc.errors import Unavailable
 from triserve.rpc.server import ServiceServer
 from triserve.v1 import chat_pb2_grpc
+
+# Packages of an extra, which a gateway without a semantic cache does without.
+if TYPE_CHECKING:
+    from prompt_cache.semantic.semantic_cache import SemanticCache
 
 logger = logging.getLogger(__name__)
 
@@ -39,6 +44,10 @@ _LAST_WORDS_S = 1.0
 _BACKLOG = 1024
 _UNSENT_BYTES = 16 * 1024
 _MESSAGE_SLACK_BYTES = 64 * 1024
+
+
+class NoEmbedder(Exception):
+    """The semantic cache's embedder cannot be had; the message says why and what to do."""
 
 
 class CannotListen(OSError):
@@ -57,6 +66,7 @@ class GatewayService:
     Raises:
         BadKeysFile: the file of API keys cannot be read.
         CannotListen: an address cannot be listened on.
+        NoEmbedder: there is to be a semantic cache, and no embedder can be had.
     """
 
     def __init__(self, settings: Settings) -> None:
@@ -80,8 +90,20 @@ class GatewayService:
         self._admission = Admission(settings.max_active_requests, shared=shared)
         budget = Shares(settings.max_bodies_bytes, noun="bytes of bodies", least=settings.max_body_bytes, shared=shared)
         self._bodies = BodyReader(limits, budget)
-        answer_cache = AnswerCache(self._cache, settings.model_name) if self._cache is not None else None
-        self._pipeline = Pipeline(fleet=self._fleet, cache=answer_cache, names=names, limits=limits, metrics=metrics)
+        self._semantic = _semantic_cache(settings, self._cache)
+        answer_cache = None
+        if self._cache is not None:
+            answer_cache = AnswerCache(
+                self._cache,
+                self._semantic,
+                settings.model_name,
+                similar_sampled=settings.semantic_sampled,
+                not_kept=lambda reason: metrics.not_kept.labels(reason).inc(),
+            )
+        self._shared = self._cache.share_flights() if self._cache is not None else None
+        self._pipeline = Pipeline(
+            fleet=self._fleet, cache=answer_cache, flights=Flights(self._shared), names=names, limits=limits, metrics=metrics
+        )
         cache = self._cache
         metrics.registry.register(
             StateCollector(
@@ -89,6 +111,7 @@ class GatewayService:
                 active=lambda: self._admission.active,
                 body_bytes=lambda: budget.used,
                 cache_stats=(lambda: cache.stats) if cache is not None else None,
+                semantic=self._semantic,
             )
         )
         self.gateway = Gateway(
@@ -135,6 +158,10 @@ class GatewayService:
         """Listens; ready as soon as each stage is."""
         if self._cache is not None:
             await self._cache.start()
+        if self._shared is not None:
+            await self._shared.start()
+        if self._semantic is not None:
+            await self._semantic.start()
         await self._grpc.start()
         self._fleet.start()
         await self._runner.setup()
@@ -158,6 +185,10 @@ class GatewayService:
         await self._fleet.close()
         if self._readiness is not None:
             await self._readiness
+        if self._shared is not None:
+            await self._shared.close()
+        if self._semantic is not None:
+            await self._semantic.close()
         if self._cache is not None:
             await self._cache.close()
 
@@ -179,6 +210,27 @@ class GatewayService:
             await self._grpc.health.set_ready(ready)
             if ready == (self._fleet.ready and not self._admission.closed):
                 return
+
+
+def _semantic_cache(settings: Settings, cache: PromptCache | None) -> SemanticCache | None:
+    """None where there is to be none.
+
+    Raises:
+        NoEmbedder: see there.
+    """
+    if settings.semantic_cache == "off" or cache is None:
+        return None
+    try:
+        # Of an extra, which a gateway without a semantic cache does without.
+        from gateway.semantic_parts import EmbedderRefused, make_semantic_cache  # noqa: PLC0415
+    except ModuleNotFoundError as error:
+        raise NoEmbedder(
+            f"GATEWAY_SEMANTIC_CACHE={settings.semantic_cache}: {error.name} is not installed: pip install 'triserve[semantic]'"
+        ) from None
+    try:
+        return make_semantic_cache(settings, cache)
+    except (EmbedderRefused, ValueError) as error:
+        raise NoEmbedder(f"GATEWAY_EMBEDDER: {error}") from error
 
 
 def _add(servicer: ChatServicer, server: grpc.aio.Server) -> None:

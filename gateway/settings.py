@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 import secrets
-from typing import Annotated
+from typing import Annotated, Literal
 
 from pydantic import Field, FilePath, SecretStr, field_validator, model_validator
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
@@ -13,6 +13,8 @@ from gateway.flow.limits import Limits
 from gateway.flow.served_model import ServedNames
 from gateway.http.cors import ANY_ORIGIN
 from prompt_cache import CacheConfig
+from prompt_cache.semantic.config import SemanticConfig
+from prompt_cache.vectors.vector_store import StoreLimits
 
 _ADDRESS = r"^.+:\d{1,5}$"
 # As browsers send it: no path, and the port only where it is not the scheme's own.
@@ -38,7 +40,7 @@ class Settings(Limits, BaseSettings):
     api_keys_file: FilePath | None = Field(
         None,
         description="File with a line `tenant sha256-of-key-in-hex` for each key, and `lowest_priority=N` after it where the key may ask for"
-        " a priority below 0, `metrics` where it may read /metrics; unset = no keys, everybody is tenant `default`",
+        " a priority below 0, `metrics` where it may read /metrics, `similarity` where it may see how near a question was that the semantic cache answers from; unset = no keys, everybody is tenant `default`",
     )
     allowed_hosts: Annotated[tuple[str, ...], NoDecode] = Field(
         (),
@@ -59,10 +61,70 @@ class Settings(Limits, BaseSettings):
         min_length=16,
         description="Key that names and encrypts remembered answers, of all gateways that share the Redis; unset = a new one at each start",
     )
+    cache_old_secrets: SecretStr | None = Field(
+        None,
+        description="Keys used before GATEWAY_CACHE_SECRET, the latest first, separated by commas: what they encrypted can be read still, until"
+        " they are taken out",
+    )
     cache_ttl_s: float = Field(3600.0, gt=0, le=30 * 86400, description="Seconds for which Redis remembers an answer")
     cache_local_ttl_s: float = Field(60.0, gt=0, le=30 * 86400, description="Seconds for which the process itself remembers an answer")
     cache_local_bytes: int = Field(64 * _MIB, ge=0, le=64 * 1024 * _MIB, description="Memory for answers the process itself remembers")
+    cache_local_eviction: Literal["lru", "lfu", "fifo", "cost"] = Field(
+        "lru",
+        description="Which of them goes when the memory is full: the one used longest ago, least often, oldest, or that saves the fewest tokens per byte",
+    )
+    cache_local_tenant_share: float = Field(0.5, gt=0, le=1, description="Share of that memory that one tenant may fill")
+    cache_timeout_ms: float = Field(25.0, ge=1, le=10_000, description="Most milliseconds a request waits for a Redis that does not answer")
     cache_max_entry_bytes: int = Field(256 * _KIB, ge=1, le=16 * _MIB, description="Longest answer that is remembered")
+
+    semantic_cache: Literal["off", "shadow", "on"] = Field(
+        "off",
+        description="Whether a remembered answer may be given to a question that means the same; `shadow` gives none, and counts and checks what"
+        " would have been",
+    )
+    embedder: str | None = Field(
+        None,
+        description="What tells which questions are near: a folder from `triserve cache build-embedder`, the http(s) address of an embeddings"
+        " endpoint, or `ngrams`, which compares spelling alone",
+    )
+    embedder_model: str = Field("", max_length=256, description="Model to ask an embeddings endpoint for")
+    embedder_key: SecretStr | None = Field(None, description="Key of an embeddings endpoint")
+    embedder_window_chars: int = Field(1000, ge=16, le=32_768, description="Longest question an embeddings endpoint is asked about")
+    semantic_store: Literal["auto", "query-engine", "vector-sets", "flat", "local"] = Field(
+        "auto",
+        description="Where vectors are: what the Redis has, its query engine, its vector sets, any Redis and this process's memory, or this process"
+        " alone, which keeps vectors out of Redis",
+    )
+    semantic_threshold: float | None = Field(None, ge=-1, le=1, description="Least cosine of two questions; unset = the embedder's own")
+    semantic_ttl_s: float = Field(
+        86_400.0, gt=0, le=365 * 86400, description="Seconds for which an answer may be given to similar questions"
+    )
+    semantic_choice: Literal["first", "freshest", "softmax"] = Field(
+        "first", description="Which of several answers is given: the nearest, the newest, or one at random, nearer ones likelier"
+    )
+    semantic_learned: bool = Field(
+        False,
+        description="Whether an answer is given again only once comparisons with the model have shown how near is near enough; else until they show"
+        " the contrary",
+    )
+    semantic_sampled: bool = Field(True, description="Whether answers drawn at random, without a seed of the client's, may be given again")
+    semantic_audited_share: float = Field(
+        0.02, ge=0, le=1, description="Share of answers given to similar questions that the model is asked for too, and that are compared"
+    )
+    semantic_max_wrong_share: float = Field(
+        0.01, gt=0, lt=1, description="Share of them that may be wrong; where there is evidence of more, a scope is switched off"
+    )
+    semantic_timeout_ms: float = Field(25.0, ge=1, le=10_000, description="Most milliseconds a look for similar questions may take")
+    semantic_max_question_bytes: int = Field(4096, ge=16, le=_MIB, description="Longest question that is looked for")
+    semantic_max_entries: int = Field(
+        10_000, ge=1, le=10_000_000, description="Most answers of one scope: of one tenant, system prompt and so on"
+    )
+    semantic_max_bytes: int = Field(64 * _MIB, ge=_KIB, le=64 * 1024 * _MIB, description="Most bytes of the answers of one scope")
+    semantic_eviction: Literal["lru", "lfu", "fifo", "cost"] = Field(
+        "lru",
+        description="Which answer of a full scope goes: the one not given for longest, given least often, oldest, or that saves the fewest tokens"
+        " per byte",
+    )
 
     max_active_requests: int = Field(1024, ge=1, le=65536, description="Answers under way at once; more are refused with 429")
     max_bodies_bytes: int = Field(
@@ -114,14 +176,54 @@ class Settings(Limits, BaseSettings):
         """The names of the model."""
         return ServedNames(name=self.model_name, aliases=self.model_aliases)
 
+    @model_validator(mode="after")
+    def _has_what_a_semantic_cache_needs(self) -> Settings:
+        if self.semantic_cache != "off" and not self.cache:
+            raise ValueError("GATEWAY_SEMANTIC_CACHE needs GATEWAY_CACHE")
+        if self.semantic_cache != "off" and self.embedder is None:
+            raise ValueError(
+                "GATEWAY_SEMANTIC_CACHE needs GATEWAY_EMBEDDER: a folder that `triserve cache build-embedder` makes, an address, or ngrams"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _has_the_redis_that_vectors_are_in(self) -> Settings:
+        if self.semantic_cache != "off" and self.redis_url is None and self.semantic_store not in ("auto", "local"):
+            raise ValueError(f"GATEWAY_SEMANTIC_STORE={self.semantic_store} needs GATEWAY_REDIS_URL")
+        return self
+
+    def semantic_config(self) -> SemanticConfig:
+        """Bounds and policy of the semantic cache, where there is one."""
+        assert self.semantic_cache != "off", "the caller has looked"
+        return SemanticConfig(
+            mode=self.semantic_cache,
+            threshold=self.semantic_threshold,
+            ttl_s=self.semantic_ttl_s,
+            choice=self.semantic_choice,
+            learned=self.semantic_learned,
+            audited_share=self.semantic_audited_share,
+            max_wrong_share=self.semantic_max_wrong_share,
+            lookup_timeout_s=self.semantic_timeout_ms / 1000,
+            max_question_bytes=self.semantic_max_question_bytes,
+            max_entry_bytes=self.cache_max_entry_bytes,
+            limits=StoreLimits(max_entries=self.semantic_max_entries, max_bytes=self.semantic_max_bytes, policy=self.semantic_eviction),
+        )
+
     def cache_config(self) -> CacheConfig:
         """Bounds of the prompt cache."""
         secret = self.cache_secret.get_secret_value().encode() if self.cache_secret else secrets.token_bytes(32)
+        old = self.cache_old_secrets.get_secret_value().split(",") if self.cache_old_secrets else []
         return CacheConfig(
+            old_secrets=tuple(one.strip().encode() for one in old if one.strip()),
             redis_url=self.redis_url.get_secret_value() if self.redis_url else None,
             secret=secret,
             ttl_s=self.cache_ttl_s,
             l0_ttl_s=self.cache_local_ttl_s,
+            lookup_timeout_s=self.cache_timeout_ms / 1000,
+            # A little less, so that a connection that hangs is given up as one and not with all that waits for it.
+            socket_timeout_s=0.8 * self.cache_timeout_ms / 1000,
             l0_max_bytes=self.cache_local_bytes,
+            l0_eviction=self.cache_local_eviction,
+            l0_tenant_share=self.cache_local_tenant_share,
             max_entry_bytes=self.cache_max_entry_bytes,
         )

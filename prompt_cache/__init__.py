@@ -13,6 +13,6 @@ A caller needs `CacheConfig`, `PromptCache`, `CacheScope` and `CachedAnswer`:
 from prompt_cache.cache import CacheStats, PromptCache
 from prompt_cache.config import CacheConfig
 from prompt_cache.entry import CachedAnswer, CachedDelta
-from prompt_cache.keys import CacheKey, CacheScope
+from prompt_cache.keys import CacheKey, CacheScope, SemanticScope
 
-__all__ = ["CacheConfig", "CacheKey", "CacheScope", "CacheStats", "CachedAnswer", "CachedDelta", "PromptCache"]
+__all__ = ["CacheConfig", "CacheKey", "CacheScope", "CacheStats", "CachedAnswer", "CachedDelta", "PromptCache", "SemanticScope"]

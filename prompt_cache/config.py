@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass, field, fields
 from typing import ClassVar
 
+from prompt_cache.eviction import EvictionPolicy
+
 _MIN_SECRET_BYTES = 16
 
 
@@ -20,6 +22,9 @@ class CacheConfig:
     redis_url: str | None
     # Keys the names of entries and encrypts them; gateways that share a Redis share it. At least 16 bytes.
     secret: bytes = field(repr=False)
+    # Secrets that were used before, the latest first: what they sealed can be read still. Names are made with the oldest of all, so that a
+    # new secret forgets nothing; without the old ones everything is new.
+    old_secrets: tuple[bytes, ...] = field(default=(), repr=False)
     # How long an answer stays in Redis.
     ttl_s: float = 3600.0
     # How long an answer stays in the process; never longer than what is left of it in Redis.
@@ -27,6 +32,10 @@ class CacheConfig:
     # Bytes and entries the process's own store may hold; 0 entries = no such store.
     l0_max_bytes: int = 64 * 1024 * 1024
     l0_max_entries: int = 4096
+    # Which of them goes when it is full: least recently used, least often, oldest, or of the fewest tokens saved per byte; and how much of it one
+    # tenant may fill.
+    l0_eviction: EvictionPolicy = "lru"
+    l0_tenant_share: float = 1.0
     # Encoded answers longer than this are not kept.
     max_entry_bytes: int = 256 * 1024
     # Answers that may wait to be written to Redis; one more is dropped.
@@ -60,9 +69,15 @@ class CacheConfig:
     }
 
     def __post_init__(self) -> None:
-        if len(self.secret) < _MIN_SECRET_BYTES:
-            raise ValueError(f"secret has {len(self.secret)} bytes, the least is {_MIN_SECRET_BYTES}")
+        for secret in self.secrets:
+            if len(secret) < _MIN_SECRET_BYTES:
+                raise ValueError(f"a secret has {len(secret)} bytes, the least is {_MIN_SECRET_BYTES}")
         for item in fields(self):
             least = self._MINIMUM.get(item.name)
             if least is not None and not getattr(self, item.name) >= least:
                 raise ValueError(f"{item.name} is {getattr(self, item.name)}, the least is {least}")
+
+    @property
+    def secrets(self) -> tuple[bytes, ...]:
+        """All of them, the one that seals first."""
+        return (self.secret, *self.old_secrets)

@@ -1,28 +1,19 @@
-"""A kept answer and its encrypted bytes."""
+"""A kept answer and its sealed bytes."""
 
 from __future__ import annotations
 
-import hmac
 import json
-import secrets
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, NamedTuple, TypeGuard
 
-from cryptography.exceptions import InvalidTag
-from cryptography.hazmat.primitives.ciphers.aead import AESGCM
-
-from prompt_cache.keys import CacheKey, derive_secret
+from prompt_cache.keys import CacheKey
+from prompt_cache.sealing import CorruptEntry, Sealer
 
 FinishReason = Literal["stop", "length"]
 
 _FINISH_REASONS: tuple[FinishReason, ...] = ("stop", "length")
-_LAYOUT = b"\x02"
-_NONCE_BYTES = 12
 _MAX_TOKEN_ID = 2**32 - 1
-
-
-class CorruptEntry(Exception):
-    """Bytes that are no entry of this key: damaged, of another layout, or written by someone without the secret."""
 
 
 class CachedDelta(NamedTuple):
@@ -41,20 +32,31 @@ class CachedAnswer:
     finish_reason: FinishReason
     # Tokens of the prompt, for the usage report.
     prompt_tokens: int
+    # When it was finished, in whole seconds since 1970.
+    created_at: int
+    # How long it took to make, in milliseconds.
+    took_ms: int = 0
+
+    @property
+    def text(self) -> str:
+        """All of it."""
+        return "".join(delta.text for delta in self.deltas)
+
+    @property
+    def completion_tokens(self) -> int:
+        """Tokens of the answer."""
+        return sum(len(delta.token_ids) for delta in self.deltas)
 
 
 class EntryCodec:
-    """Turns answers into encrypted bytes and back.
-
-    AES-256-GCM, with a key of each entry's own that is derived from the secret and the entry's name: who can read Redis and lacks the
-    secret learns no answer, and an entry that was damaged, moved to another name or written by somebody else does not open.
+    """Turns answers into sealed bytes and back.
 
     Args:
-        secret: the same in all gateways that share a Redis.
+        secrets: as `Sealer` has them; the same in all gateways that share a Redis.
     """
 
-    def __init__(self, secret: bytes) -> None:
-        self._secret = derive_secret(secret, "entry")
+    def __init__(self, secrets: Sequence[bytes]) -> None:
+        self._sealer = Sealer(secrets, "entry")
 
     def encode(self, key: CacheKey, answer: CachedAnswer) -> bytes:
         """The bytes of an answer, valid under this key alone.
@@ -62,45 +64,41 @@ class EntryCodec:
         Raises:
             ValueError: the answer breaks its own types (an id out of range, text that is not Unicode).
         """
-        columns = (
-            [delta.text for delta in answer.deltas],
-            [list(delta.token_ids) for delta in answer.deltas],
-            answer.finish_reason,
-            answer.prompt_tokens,
-        )
-        _answer_from(list(columns))
-        return self.seal(key, json.dumps(columns, ensure_ascii=False, separators=(",", ":")).encode())
+        return self.seal(key, json.dumps(columns_of(answer), ensure_ascii=False, separators=(",", ":")).encode())
 
     def decode(self, key: CacheKey, data: bytes) -> CachedAnswer:
         """The answer in the bytes.
 
         Raises:
-            CorruptEntry: they are not a whole entry of this key.
+            CorruptEntry: they are not a whole entry of this key; or, as UnknownKey, sealed with a secret that is not here.
         """
-        start = len(_LAYOUT) + _NONCE_BYTES
-        if data[: len(_LAYOUT)] != _LAYOUT or len(data) < start:
-            raise CorruptEntry
         try:
-            body = self._cipher(key).decrypt(data[len(_LAYOUT) : start], data[start:], _LAYOUT)
-            return _answer_from(json.loads(body))
-        except (InvalidTag, ValueError) as error:
+            return answer_from(json.loads(self._sealer.open(key.digest, data)))
+        except ValueError as error:
             raise CorruptEntry from error
 
     def seal(self, key: CacheKey, body: bytes) -> bytes:
         """The encrypted bytes of a body, with what it takes to open them under this key."""
-        nonce = secrets.token_bytes(_NONCE_BYTES)
-        return _LAYOUT + nonce + self._cipher(key).encrypt(nonce, body, _LAYOUT)
-
-    def _cipher(self, key: CacheKey) -> AESGCM:
-        # One key for all entries would allow no more than 2**32 of them.
-        return AESGCM(hmac.digest(self._secret, bytes.fromhex(key.digest), "sha256"))
+        return self._sealer.seal(key.digest, body)
 
 
-def _answer_from(columns: Any) -> CachedAnswer:
+def columns_of(answer: CachedAnswer) -> list[Any]:
+    """What is kept of an answer, for JSON.
+
+    Raises:
+        ValueError: the answer breaks its own types.
+    """
+    texts, ids = [delta.text for delta in answer.deltas], [list(delta.token_ids) for delta in answer.deltas]
+    columns = [texts, ids, answer.finish_reason, answer.prompt_tokens, answer.created_at, answer.took_ms]
+    answer_from(columns)
+    return columns
+
+
+def answer_from(columns: Any) -> CachedAnswer:
     """The answer in decoded columns; ValueError where anything is off."""
-    if not isinstance(columns, list) or len(columns) != 4:
-        raise ValueError("an answer has four columns")
-    texts, ids, finish_reason, prompt_tokens = columns
+    if not isinstance(columns, list) or len(columns) != 6:
+        raise ValueError("an answer has six columns")
+    texts, ids, finish_reason, prompt_tokens, created_at, took_ms = columns
     if not (isinstance(texts, list) and isinstance(ids, list) and len(texts) == len(ids)):
         raise ValueError("each delta has text and token ids")
     if not all(isinstance(text, str) for text in texts) or not all(_is_ids(some) for some in ids):
@@ -109,8 +107,12 @@ def _answer_from(columns: Any) -> CachedAnswer:
         raise ValueError("unknown finish reason")
     if not _is_count(prompt_tokens):
         raise ValueError("prompt_tokens is a count")
+    if not _is_count(created_at):
+        raise ValueError("created_at is a time")
+    if not _is_count(took_ms):
+        raise ValueError("took_ms is a time")
     deltas = tuple(CachedDelta(text, tuple(some)) for text, some in zip(texts, ids, strict=True))
-    return CachedAnswer(deltas=deltas, finish_reason=finish_reason, prompt_tokens=prompt_tokens)
+    return CachedAnswer(deltas=deltas, finish_reason=finish_reason, prompt_tokens=prompt_tokens, created_at=created_at, took_ms=took_ms)
 
 
 def _is_count(value: object) -> TypeGuard[int]:

@@ -64,3 +64,14 @@ def test_no_file_is_much_over_400_lines() -> None:
 def test_no_cpu_service_imports_torch(module: str) -> None:
     code = f"import sys, {module}; sys.exit('torch' in sys.modules)"
     subprocess.run([sys.executable, "-c", code], check=True, env={**os.environ, "PYTHONPATH": str(ROOT)})
+
+
+@pytest.mark.parametrize("module", ["prompt_cache", "gateway.__main__", "gateway.cli.__main__", "gateway.cli.cache_embedder"])
+def test_the_gateway_starts_without_what_only_an_embedder_needs(module: str) -> None:
+    code = (
+        f"import sys, {module}; sys.exit(str(sorted({{'numpy', 'onnx', 'onnxruntime', 'safetensors', 'tokenizers'}} & set(sys.modules))))"
+    )
+    ended = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=False, env={**os.environ, "PYTHONPATH": str(ROOT)}
+    )
+    assert ended.stderr == "[]\n"

@@ -18,6 +18,7 @@ _COMMANDS = (
     ("bench", "gateway.cli.bench", "measure a server"),
     ("convert", "gateway.cli.convert", "make a model folder of a GGUF file or of pytorch_model*.bin"),
     ("inspect", "gateway.cli.inspect", "say what would be made of a model, without serving it"),
+    ("cache", "gateway.cli.cache", "look into a server's prompt cache, fill it, forget it, explain it; build an embedder"),
     ("pin", "gateway.cli.pin", "keep a system prompt in the prefix cache of compute replicas"),
 )
 # The status of a program that a closed pipe ends: 128 and the number of SIGPIPE.

@@ -91,6 +91,18 @@ class ApiClient:
             raise ApiError(f"{self._url} serves no {chosen}; it lists {', '.join(sorted(listed))[:500]}", field="model")
         return ModelInfo(chosen, _count(listed[chosen], "max_model_len"), _count(listed[chosen], "vocab_size"))
 
+    async def ask(self, method: str, path: str, body: object = None) -> Any:
+        """The JSON of an answer.
+
+        Raises:
+            ApiError: the server cannot be asked, refuses, or its answer is no JSON.
+        """
+        answer = await self._ask(method, path, body)
+        try:
+            return json.loads(answer)
+        except ValueError as error:
+            raise ApiError(f"{self._url}{path} answered what is no JSON") from error
+
     async def system_prompt_ids(self, text: str) -> list[int]:
         """The token ids with which every chat under a system prompt begins.
 

@@ -18,6 +18,7 @@ from gateway.cli.redis_server import redis_command
 # A client's request is ended with an error by the stage before the one that stops: the gateway goes first.
 _GATEWAY, _COMPUTE, _TOKENIZER_AND_SAMPLER, _REDIS = range(4)
 # Less than its share of the time in which all parts have to end.
+_SEMANTIC_TIMEOUT_MS = "250"
 _DRAIN_S = "0.5"
 # The longest that can be set.
 _NEVER_S = "86400"
@@ -52,6 +53,8 @@ class PipelineConfig:
     runtime: Path
     # How long a part, or the engine, may keep silent before it is replaced; None = for ever.
     hang: HangLimits | None = None
+    # The gateway's embedder for a semantic cache; None = there is none.
+    embedder: str | None = None
 
     def __post_init__(self) -> None:
         for name in ("num_tokenizers", "num_samplers", "num_computes"):
@@ -196,13 +199,19 @@ def _gateway(config: PipelineConfig, inherited: Mapping[str, str], tokenizers: S
     if config.redis_program is not None:
         settings["GATEWAY_REDIS_URL"] = f"unix://{config.runtime / 'redis.sock'}"
         settings["GATEWAY_CACHE_SECRET"] = config.cache_secret
+    if config.embedder is not None:
+        settings["GATEWAY_EMBEDDER"] = config.embedder
+    defaults = {"GATEWAY_DRAIN_TIMEOUT_S": _DRAIN_S}
+    if config.embedder is not None:
+        # One machine computes, embeds and waits: what is worth a wait of a moment there differs from a gateway's with cores of its own.
+        defaults |= {"GATEWAY_SEMANTIC_CACHE": "on", "GATEWAY_SEMANTIC_TIMEOUT_MS": _SEMANTIC_TIMEOUT_MS}
     health = f"http://{HOST}:{config.port}/health"
     return _part(
         "gateway",
         _module("gateway"),
         inherited,
         settings=settings,
-        defaults={"GATEWAY_DRAIN_TIMEOUT_S": _DRAIN_S},
+        defaults=defaults,
         wait_ready=partial(until_http_ready, health),
         answers=partial(http_answers, health),
         stop_rank=_GATEWAY,

@@ -27,9 +27,12 @@ from gateway.cli.options import real, whole
 from gateway.cli.part import PartFailed
 from gateway.cli.ports import HOST, PortTaken, free_ports, require_free
 from gateway.cli.redis_server import RedisChoice, find_redis
+from gateway.cli.semantic_choice import choose_embedder
 from gateway.cli.supervisor import Supervisor
 
 DEFAULT_PORT = 8000
+_SEMANTIC_TRIES = 50
+_SEMANTIC_TRY_S = 0.1
 _MAX_HANG_TIMEOUT_S = 86_400
 
 
@@ -70,6 +73,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="start a part again that answers nothing for so long; 0 = never, for debuggers (default: %(default)g)",
     )
     parser.add_argument("--no-cache", action="store_true", help="remember no answers")
+    parser.add_argument(
+        "--semantic-cache",
+        action="store_true",
+        help="answer a question from what was said to one that means the same, with the embedder that is installed",
+    )
     parser.add_argument("--ask", metavar="QUESTION", help="when all is ready, ask this and show the answer")
     parser.add_argument("--exit-after-ask", action="store_true", help="stop when the answer to --ask is complete")
 
@@ -80,6 +88,8 @@ def run(arguments: argparse.Namespace) -> int:
         require_installed(EXTRA_OF)
         if arguments.exit_after_ask and arguments.ask is None:
             raise ValueError("--exit-after-ask needs --ask")
+        if arguments.semantic_cache and arguments.no_cache:
+            raise ValueError("--semantic-cache and --no-cache are both given")
         model = resolve_model(arguments.model, download_from_hub, os.environ)
         with tempfile.TemporaryDirectory(prefix="triserve-") as runtime:
             return asyncio.run(_Up(arguments, model, Path(runtime)).run())
@@ -111,6 +121,7 @@ class _Up:
         self._arguments = arguments
         self._stop = asyncio.Event()
         self._redis = find_redis() if not arguments.no_cache else RedisChoice(None, "off")
+        self._embedder = choose_embedder(os.environ) if arguments.semantic_cache else None
         port, grpc_port = _gateway_ports(arguments.port, arguments.grpc_port)
         self._config = PipelineConfig(
             model=model,
@@ -127,6 +138,7 @@ class _Up:
             num_cores=num_cores(),
             runtime=runtime,
             hang=HangLimits(silence_s=arguments.hang_timeout) if arguments.hang_timeout else None,
+            embedder=self._embedder.setting if self._embedder is not None else None,
         )
         self._url = f"http://{HOST}:{port}"
         parts = plan_parts(self._config, free_ports(self._config.num_internal_ports), os.environ)
@@ -155,6 +167,7 @@ class _Up:
             f"  chat    {_chat_command(config.port)}",
             "  stop    Ctrl-C",
             f"  cache   {self._cache_words()}",
+            *([f"  similar questions: embedder {self._embedder.words}"] if self._embedder is not None else []),
             "",
         ]
 
@@ -176,6 +189,8 @@ class _Up:
             if self._arguments.exit_after_ask:
                 self._stop.set()
                 return
+        if self._embedder is not None:
+            self._console.line(await _semantic_words(self._url))
         for line in _how_to_ask(self._url, self._config.model.name, self._config.port):
             self._console.line(line)
 
@@ -187,6 +202,21 @@ class _Up:
             if self._arguments.exit_after_ask:
                 raise
             self._console.line(f"The question got no answer: {error}")
+
+
+async def _semantic_words(url: str) -> str:
+    """What the semantic cache works with, once it does."""
+    async with ApiClient(url, api_key=os.environ.get(API_KEY_VARIABLE, "")) as client:
+        for _ in range(_SEMANTIC_TRIES):
+            try:
+                semantic = (await client.ask("GET", "/v1/cache"))["semantic"]
+            except ApiError as error:
+                return f"Semantic cache: on; it does not say with what: {error}"
+            if semantic and semantic["store"]:
+                weak = " (weak: compares spelling)" if semantic["is_weak"] else ""
+                return f"Semantic cache: {semantic['mode']}, embedder {semantic['embedder']}{weak}, vectors in {semantic['store']}"
+            await asyncio.sleep(_SEMANTIC_TRY_S)
+    return "Semantic cache: not ready yet; the gateway's log says why"
 
 
 def _gateway_ports(port: int, grpc_port: int) -> tuple[int, int]:

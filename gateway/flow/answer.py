@@ -15,6 +15,10 @@ from triserve.v1 import sampler_pb2
 FinishReason: TypeAlias = Literal["stop", "length"]
 
 
+# Text, token ids and, with the last of them, the finish reason.
+Tee: TypeAlias = Callable[[str, tuple[int, ...], FinishReason | None], None]
+
+
 class Delta(NamedTuple):
     """What came since the reader last took."""
 
@@ -41,7 +45,8 @@ class Answer:
         index: of the choice in the request.
         notify: called with the answer when there is something for the reader.
         every_delta: whether the reader wants each delta; otherwise it is told of the end alone.
-        keep_deltas: whether to remember the deltas as they came, for the prompt cache.
+        begun: tokens of the answer that were made and delivered before.
+        tee: is given each delta as it comes, beside the reader.
     """
 
     __slots__ = (
@@ -52,21 +57,29 @@ class Answer:
         "_text",
         "_took_finish",
         "blank",
-        "deltas",
         "error",
         "finish_reason",
         "first_at",
         "index",
         "last_at",
         "started",
+        "tee",
         "token_ids",
         "untouched",
     )
 
-    def __init__(self, index: int, notify: Callable[[Answer], None], *, every_delta: bool, keep_deltas: bool) -> None:
+    def __init__(
+        self,
+        index: int,
+        notify: Callable[[Answer], None],
+        *,
+        every_delta: bool,
+        begun: Sequence[int] = (),
+        tee: Tee | None = None,
+    ) -> None:
         self.index = index
         # Every token so far, taken or not; a resumed attempt goes on from its length.
-        self.token_ids: list[int] = []
+        self.token_ids: list[int] = list(begun)
         # Whether nothing has come yet, and whether the reader has taken nothing yet.
         self.blank = True
         self.untouched = True
@@ -76,14 +89,14 @@ class Answer:
         self.started: Started | None = None
         self.finish_reason: FinishReason | None = None
         self.error: ServiceError | None = None
-        self.deltas: list[tuple[str, tuple[int, ...]]] | None = [] if keep_deltas else None
         self._notify = notify
         self._every_delta = every_delta
         self._text: list[str] = []
         self._logprobs: list[sampler_pb2.TokenLogprobs] = []
         # [0, taken) the reader has · [taken, len(token_ids)) waits for it.
-        self._taken = 0
+        self._taken = len(self.token_ids)
         self._took_finish = False
+        self.tee = tee
 
     @property
     def ended(self) -> bool:
@@ -126,8 +139,8 @@ class Answer:
             self._text.append(text)
         if logprobs:
             self._logprobs += logprobs
-        if self.deltas is not None:
-            self.deltas.append((text, tuple(token_ids)))
+        if self.tee is not None:
+            self.tee(text, tuple(token_ids), finish_reason)
         self.finish_reason = finish_reason
         if self._every_delta or finish_reason is not None:
             self._notify(self)
@@ -152,12 +165,11 @@ class Answer:
         assert self.untouched, "an answer of which something was taken is not resumed"
         self.error = None
         if anew:
+            assert self.tee is None, "what was given to others cannot be made again"
             self.blank = True
             self.token_ids = []
             self._text = []
             self._logprobs = []
-            if self.deltas is not None:
-                self.deltas = []
         if self.blank:
             self.started = None
 

@@ -8,6 +8,8 @@ from typing import TypeAlias
 
 from triserve.v1 import tokenizer_pb2
 
+MAX_SALT_CHARS = 256
+
 # Text or chat to be encoded, or token ids as they are.
 Prompt: TypeAlias = tokenizer_pb2.EncodeRequest | tuple[int, ...]
 
@@ -61,10 +63,19 @@ class Wishes:
 
 @dataclass(frozen=True, kw_only=True)
 class CachePolicy:
-    """Whether the prompt cache may answer, and whether it may keep the answer."""
+    """What the client wants of the prompt cache."""
 
+    # Whether it may answer, and whether it may keep the answer.
     read: bool = True
     write: bool = True
+    # Whether nothing else may answer.
+    only: bool = False
+    # Oldest answer that is wanted, in seconds; None = any.
+    max_age_s: float | None = None
+    # Least cosine between the question and one that was asked before; None = the gateway's.
+    threshold: float | None = None
+    # Answers are found under the salt they were kept with; empty = none.
+    salt: str = ""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -91,6 +102,8 @@ class Call:
     priority: int = 0
     lowest_priority: int = 0
     cache: CachePolicy = field(default_factory=CachePolicy)
+    # Whether its client may see how near a question was whose answer it gets.
+    sees_similarity: bool = False
     # Whether the client reads deltas as they come.
     stream: bool = False
     # Seconds the client gives it; None = as long as the gateway does.

@@ -1,30 +1,38 @@
-"""One request's answers under way: on replicas, or replayed from the prompt cache."""
+"""One request's answers under way on replicas; replay.py has those that the prompt cache knows."""
 
 from __future__ import annotations
 
 import asyncio
 import logging
 import time
-from collections import deque
 from collections.abc import Awaitable, Callable, Collection, Sequence
 from typing import Literal, NamedTuple, Protocol, TypeAlias
 
-from gateway.flow.answer import Answer, Delta
+from gateway.flow.answer import Answer, Delta, Tee
 from gateway.flow.call import Call
 from gateway.flow.limits import Limits
 from gateway.flow.ready_answers import ReadyAnswers
-from prompt_cache import CachedAnswer
 from triserve.rpc.errors import Overloaded, ServiceError, Unavailable
 from triserve.v1 import common_pb2, compute_pb2
 
 logger = logging.getLogger(__name__)
 
-CacheStatus: TypeAlias = Literal["hit", "miss", "bypass"]
+CacheStatus: TypeAlias = Literal["hit-exact", "hit-semantic", "miss", "bypass"]
 
 # How often a choice of which nothing was taken is tried again.
 _MAX_RETRIES = 3
 # Before it goes to a replica that has failed it; doubled each time.
 _FIRST_BACKOFF_S = 0.05
+
+
+class CacheReport(NamedTuple):
+    """What the prompt cache did for a request."""
+
+    status: CacheStatus
+    # Seconds since the answer was made; None = it is made now.
+    age_s: int | None = None
+    # Cosine between the question and the one whose answer this is; None = it is this one's.
+    similarity: float | None = None
 
 
 class Piece(NamedTuple):
@@ -75,7 +83,9 @@ class Choice(NamedTuple):
 class Generation(Protocol):
     """What a door reads a request's answers from."""
 
-    cache: CacheStatus
+    cache: CacheReport
+    # Seconds it took to make the answer, where it was made before.
+    saved_s: float
 
     @property
     def finished(self) -> bool:
@@ -155,8 +165,9 @@ class LiveGeneration:
         limits: bounds on the request.
         remaining_ms: gives the time the request has left.
         cache: what the prompt cache said.
-        keep_deltas: whether to remember deltas for the prompt cache.
         observer: is told of retries, and of gaps where the client reads deltas.
+        begun: tokens of the one choice that were made before.
+        tee: is given each delta of it as it comes.
         clock: seconds, never falling.
         sleep: waits for so many seconds.
     """
@@ -169,15 +180,17 @@ class LiveGeneration:
         replicas: Replicas,
         limits: Limits,
         remaining_ms: Callable[[], int],
-        cache: CacheStatus,
-        keep_deltas: bool,
+        cache: CacheReport,
         observer: Observer,
+        begun: Sequence[int] = (),
+        tee: Tee | None = None,
         clock: Callable[[], float] = time.monotonic,
         sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,
     ) -> None:
         self._clock = clock
         self._sleep = sleep
         self.cache = cache
+        self.saved_s = 0.0
         self.choices = choices
         self._call = call
         self._replicas = replicas
@@ -186,7 +199,7 @@ class LiveGeneration:
         self._observer = observer
         self._took_at: dict[int, float] = {}
         self._ready = ReadyAnswers(idle_s=limits.keep_alive_s if call.stream else None)
-        self.answers = [Answer(choice.number, self._ready.put, every_delta=call.stream, keep_deltas=keep_deltas) for choice in choices]
+        self.answers = [Answer(choice.number, self._ready.put, every_delta=call.stream, begun=begun, tee=tee) for choice in choices]
         self._attempts: dict[int, Attempt] = {}
         self._replica_of: dict[int, Replica] = {}
         self._failed_on: dict[int, list[Replica]] = {}
@@ -199,6 +212,11 @@ class LiveGeneration:
     def finished(self) -> bool:
         """Whether every choice has its finish reason and was taken."""
         return not self._unfinished
+
+    @property
+    def failure(self) -> ServiceError | None:
+        """What a choice failed with, once the reader was told."""
+        return self._failure
 
     def submit(self) -> None:
         """Gives every choice to a replica.
@@ -344,49 +362,3 @@ class LiveGeneration:
         num_tokens = len(self.answers[choice.number].token_ids)
         logger.info("%s choice %d is tried again from token %d on: %s", self._call.request_id, choice.number, num_tokens, error.message)
         self._observer.retried()
-
-
-class ReplayedGeneration:
-    """An answer the prompt cache had, delivered in the deltas in which it was made.
-
-    Args:
-        answer: what the cache had.
-        prompt_token_ids: what it answers.
-    """
-
-    cache: CacheStatus = "hit"
-
-    def __init__(self, answer: CachedAnswer, prompt_token_ids: Sequence[int]) -> None:
-        self._answer = answer
-        self._prompt_token_ids = prompt_token_ids
-        self._left = deque(answer.deltas)
-
-    @property
-    def finished(self) -> bool:
-        """Whether every delta was taken."""
-        return not self._left
-
-    async def next(self) -> list[Piece]:
-        """The next delta."""
-        # A long answer is many deltas, and a reader that is never made to wait would keep the event loop for itself.
-        await asyncio.sleep(0)
-        kept = self._left.popleft()
-        return [Piece(0, Delta(kept.text, list(kept.token_ids), [], self._answer.finish_reason if self.finished else None))]
-
-    def usage(self) -> Usage:
-        """What the request cost when it was made; no KV was needed now."""
-        return Usage(self._answer.prompt_tokens, sum(len(delta.token_ids) for delta in self._answer.deltas), 0)
-
-    def timeline(self) -> Timeline:
-        """No stage had any work."""
-        return Timeline(0, 0, 0, 0)
-
-    def prompt_token_ids(self, choice: int) -> Sequence[int]:
-        """The prompt that its one choice answers."""
-        return self._prompt_token_ids
-
-    def wake(self) -> None:
-        """Does nothing: `next` never waits."""
-
-    def close(self) -> None:
-        """Does nothing: nothing is held."""

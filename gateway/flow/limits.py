@@ -46,3 +46,9 @@ class Limits(BaseModel):
     )
     stall_timeout_s: float = Field(30.0, gt=0, le=3600, description="Seconds a client may leave its stream unread before it is cut")
     keep_alive_s: float = Field(15.0, gt=0, le=3600, description="Seconds of silence after which a stream gets a comment")
+    cache_replay_tokens_per_s: float = Field(
+        0.0,
+        ge=0,
+        le=1e6,
+        description="How fast a remembered answer is delivered; 0 = at once. As fast as new ones, it does not tell who asked what before",
+    )

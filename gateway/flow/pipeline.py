@@ -5,44 +5,59 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-import secrets
 import time
 from collections.abc import AsyncIterator, Callable, Sequence
-from typing import Protocol
+from dataclasses import replace
+from typing import NamedTuple, Protocol
 
+from gateway.errors import NotCached
 from gateway.flow.admission import Ticket
-from gateway.flow.answer_cache import AnswerCache
-from gateway.flow.call import Call, Prompt
-from gateway.flow.generation import CacheStatus, Choice, EncodedPrompt, Generation, LiveGeneration, ReplayedGeneration, Replicas
+from gateway.flow.answer import Tee
+from gateway.flow.answer_cache import AnswerCache, Inquiry, Kept
+from gateway.flow.call import Call
+from gateway.flow.flights import FollowedGeneration, reason_of
+from gateway.flow.generation import CacheReport, Choice, Generation, LiveGeneration, Observer, Replicas
 from gateway.flow.limits import Limits
-from gateway.flow.resolve import (
-    check_priority,
-    check_prompt_ids,
-    check_shape,
-    check_template_reads,
-    choice_seed,
-    in_openais_words,
-    resolve_sampling,
-    resolve_stopping,
-)
+from gateway.flow.preparation import Preparation, Tokenizers
+from gateway.flow.record import Record, Unobserved
+from gateway.flow.replay import ReplayedGeneration
+from gateway.flow.resolve import check_priority, check_shape, check_template_reads
 from gateway.flow.served_model import ServedModel, ServedNames
-from gateway.flow.token_rules import check_something_is_left, sampling_strings
 from gateway.metrics import Metrics
-from prompt_cache import CacheKey
-from triserve.rpc.errors import DeadlineExceeded, InvalidRequest, PromptTooLong, ServiceError
-from triserve.v1 import tokenizer_pb2
+from prompt_cache.flights import Flights, Maker, Seat
+from prompt_cache.semantic.lookup import Explained
+from triserve.rpc.errors import DeadlineExceeded, InvalidRequest, ServiceError
 
 logger = logging.getLogger(__name__)
 
+# Answers of the semantic cache that are being checked.
+_MAX_AUDITS = 2
 
-class Stages(Replicas, Protocol):
+
+_UNOBSERVED = Unobserved()
+
+
+class Order(NamedTuple):
+    """What is to be made, with all that is known of it."""
+
+    call: Call
+    choices: list[Choice]
+    # None = there is no prompt cache.
+    inquiry: Inquiry | None
+    # Milliseconds the request has left.
+    remaining_ms: Callable[[], int]
+
+    @property
+    def prompt_tokens(self) -> int:
+        """Of the first prompt."""
+        return len(self.choices[0].prompt.token_ids)
+
+
+class Stages(Replicas, Tokenizers, Protocol):
     """The stages as a request needs them."""
 
     def model(self) -> ServedModel:
         """What is served now."""
-
-    async def encode(self, request: tokenizer_pb2.EncodeRequest) -> tokenizer_pb2.EncodeResponse:
-        """Encodes a text or chat."""
 
 
 class Pipeline:
@@ -51,10 +66,14 @@ class Pipeline:
     Args:
         fleet: the stages.
         cache: the prompt cache; None = there is none.
+        flights: answers being made, of which identical questions are given the same; None = of this gateway alone.
         names: names of the model.
         limits: bounds on one request.
         metrics: where to count.
         clock: seconds, never falling.
+
+    Attributes:
+        cache: the same.
     """
 
     def __init__(
@@ -65,15 +84,19 @@ class Pipeline:
         names: ServedNames,
         limits: Limits,
         metrics: Metrics,
+        flights: Flights | None = None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._clock = clock
+        self.flights = flights if flights is not None else Flights(None)
         self._fleet = fleet
-        self._cache = cache
+        self.cache = cache
         self._names = names
         self._limits = limits
         self._metrics = metrics
         self._scopes: set[asyncio.Timeout] = set()
+        self._audits: set[asyncio.Task[None]] = set()
+        self._preparation = Preparation(fleet, limits, metrics)
         self._abort_error: ServiceError | None = None
 
     @contextlib.asynccontextmanager
@@ -89,16 +112,13 @@ class Pipeline:
         Raises:
             ServiceError: the call is refused, fails, or its time is over.
         """
-        record = _Record(call, self._metrics, self._clock)
+        record = Record(call, self._metrics, self._clock)
         try:
-            async with self._deadline(call) as scope:
-                key, generation = await self._begin(call, ticket, scope, record)
+            async with self._deadline(call) as scope, contextlib.AsyncExitStack() as stack:
+                generation = await self._begin(call, ticket, scope, record, stack)
                 record.generation = generation
                 with contextlib.closing(generation):
                     yield generation
-                if self._cache is not None and key is not None and isinstance(generation, LiveGeneration) and generation.finished:
-                    (answer,) = generation.answers
-                    self._cache.put(call, key, answer, prompt_tokens=generation.usage().prompt_tokens)
             record.outcome = "ok"
         except ServiceError as error:
             record.outcome = error.reason.lower()
@@ -109,38 +129,96 @@ class Pipeline:
         finally:
             record.close()
 
+    async def explain(self, call: Call) -> list[Explained]:
+        """What every step of the semantic cache says of every entry near a call's question. Runs and counts nothing.
+
+        Raises:
+            InvalidRequest: there is no semantic cache, or the call has no question for it.
+            ServiceError: as `open`.
+        """
+        check_shape(call, self._limits)
+        self._names.require(call.model)
+        if self.cache is None:
+            raise InvalidRequest("there is no prompt cache here", field="cache")
+        async with self._deadline(call):
+            model = self._fleet.model()
+            return await self.cache.explain(call, model, await self._preparation.choices(call, model))
+
     def abort_all(self, error: ServiceError) -> None:
         """Ends every call with the error, now."""
         self._abort_error = error
+        for audit in self._audits:
+            audit.cancel()
         for scope in [one for one in self._scopes if not one.expired()]:
             scope.reschedule(asyncio.get_running_loop().time())
 
-    async def _begin(self, call: Call, ticket: Ticket, scope: asyncio.Timeout, record: _Record) -> tuple[CacheKey | None, Generation]:
+    async def _begin(
+        self, call: Call, ticket: Ticket, scope: asyncio.Timeout, record: Record, stack: contextlib.AsyncExitStack
+    ) -> Generation:
+        # The question's vector is made while the prompt is tokenized.
+        inquiry = stack.enter_context(contextlib.closing(self.cache.begin(call))) if self.cache is not None else None
         check_shape(call, self._limits)
         ticket.widen(len(call.prompts) * call.n)
         self._names.require(call.model)
         model = self._fleet.model()
         check_priority(call, model)
         check_template_reads(call, model)
-        prompts, ids = await self._tokenize(call, model, sampling_strings(call.wishes))
-        choices = self._choices(call, model, prompts, ids)
-        key = self._cache.key(call, model, choices) if self._cache is not None else None
-        status: CacheStatus = "bypass"
-        if self._cache is not None and key is not None and call.cache.read:
-            kept = await self._cache.get(key)
+        order = Order(call, await self._preparation.choices(call, model), inquiry, self._clock_of(scope))
+        if inquiry is not None:
+            kept = await self._look(inquiry, model, order.choices, record)
             if kept is not None:
-                (choice,) = choices
-                return key, ReplayedGeneration(kept, choice.prompt.token_ids)
-            status = "miss"
+                if inquiry.found is not None and inquiry.found.audit:
+                    self._audit(order)
+                prompt = order.choices[0].prompt
+                return ReplayedGeneration(
+                    kept.answer, prompt.token_ids, cache=kept.report, tokens_per_s=self._limits.cache_replay_tokens_per_s
+                )
+        if call.cache.only:
+            raise NotCached("no answer is kept that may be given, and only a kept one was asked for")
+        if inquiry is not None and inquiry.key is not None and inquiry.shares:
+            return self._share(
+                order, await stack.enter_async_context(self.flights.join(inquiry.key, only_here=inquiry.redis_fails)), record, stack
+            )
+        return self._submitted(order, record, tee=inquiry.tee(order.prompt_tokens) if inquiry is not None and inquiry.keeps else None)
+
+    async def _look(self, inquiry: Inquiry, model: ServedModel, choices: Sequence[Choice], record: Record) -> Kept | None:
+        began = self._clock()
+        kept = await inquiry.look(model, choices)
+        if inquiry.asked:
+            record.looked(self._clock() - began, found=kept is not None)
+        return kept
+
+    def _share(self, order: Order, seat: Seat, record: Record, stack: contextlib.AsyncExitStack) -> Generation:
+        """Makes an answer that others may follow, or follows one that is made to the same question."""
+        inquiry = order.inquiry
+        assert inquiry is not None, "who shares has asked the cache"
+
+        def make(maker: Maker, begun: Sequence[int], observer: Observer = _UNOBSERVED) -> LiveGeneration:
+            tee = inquiry.tee(order.prompt_tokens, maker, seat.flight.since(0))
+            return self._submitted(order, observer, tee=tee, begun=begun)
+
+        if seat.maker is None or seat.flight.token_ids:
+            idle_s = self._limits.keep_alive_s if order.call.stream else None
+            return FollowedGeneration(seat, order.choices[0].prompt.token_ids, make=make, idle_s=idle_s)
+        try:
+            generation = make(seat.maker, (), record)
+        except ServiceError as error:
+            seat.maker.fail(reason_of(error))
+            raise
+        stack.callback(_tell_failure, seat.maker, generation)
+        return generation
+
+    def _submitted(self, order: Order, observer: Observer, *, tee: Tee | None = None, begun: Sequence[int] = ()) -> LiveGeneration:
         generation = LiveGeneration(
-            choices,
-            call=call,
+            order.choices,
+            call=order.call,
             replicas=self._fleet,
             limits=self._limits,
-            remaining_ms=lambda: remaining_ms(scope.when(), asyncio.get_running_loop().time()),
-            cache=status,
-            keep_deltas=key is not None and call.cache.write,
-            observer=record,
+            remaining_ms=order.remaining_ms,
+            cache=CacheReport("miss" if order.inquiry is not None and order.inquiry.asked else "bypass"),
+            observer=observer,
+            begun=begun,
+            tee=tee,
             clock=self._clock,
         )
         try:
@@ -148,72 +226,29 @@ class Pipeline:
         except BaseException:
             generation.close()
             raise
-        return key, generation
+        return generation
 
-    async def _tokenize(
-        self, call: Call, model: ServedModel, strings: tokenizer_pb2.SamplingStrings | None
-    ) -> tuple[list[EncodedPrompt], tokenizer_pb2.SamplingIds]:
-        """The prompts, and what the strings come to, which go with the first of them."""
-        first, *others = call.prompts
-        if not others:
-            prompt, ids = await self._encode(call, first, model, strings)
-            return [prompt], ids
+    def _audit(self, order: Order) -> None:
+        """Has the model answer what the cache has answered, in the background and for nobody but the comparison."""
+        if len(self._audits) < _MAX_AUDITS:
+            task = asyncio.create_task(self._run_audit(order), name="cache-audit")
+            self._audits.add(task)
+            task.add_done_callback(self._audits.discard)
+
+    async def _run_audit(self, order: Order) -> None:
+        assert order.inquiry is not None, "what is compared was found in the cache"
+        timeout_s = self._limits.request_timeout_s
+        own = order._replace(call=replace(order.call, stream=False), remaining_ms=lambda: round(1000 * timeout_s))
         try:
-            async with asyncio.TaskGroup() as group:
-                tasks = [group.create_task(self._encode(call, first, model, strings))]
-                tasks += [group.create_task(self._encode(call, prompt, model)) for prompt in others]
-        except BaseExceptionGroup as errors:
-            raise errors.exceptions[0] from None
-        return [task.result()[0] for task in tasks], tasks[0].result()[1]
+            async with asyncio.timeout(timeout_s):
+                with contextlib.closing(self._submitted(own, _UNOBSERVED, tee=order.inquiry.tee(order.prompt_tokens))) as generation:
+                    while not generation.finished:
+                        await generation.next()
+        except (ServiceError, TimeoutError) as error:
+            logger.info("%s an answer of the prompt cache was not checked: %s", order.call.request_id, error)
 
-    async def _encode(
-        self, call: Call, prompt: Prompt, model: ServedModel, strings: tokenizer_pb2.SamplingStrings | None = None
-    ) -> tuple[EncodedPrompt, tokenizer_pb2.SamplingIds]:
-        if not isinstance(prompt, tokenizer_pb2.EncodeRequest):
-            check_prompt_ids(prompt, model, field=call.prompt_field)
-            ids = tokenizer_pb2.SamplingIds()
-            if strings is not None:
-                ids = (await self._ask_tokenizer(call, model, tokenizer_pb2.EncodeRequest(sampling=strings))).sampling
-            return EncodedPrompt(token_ids=prompt, system_tokens=0, encode_us=0), ids
-        if prompt.HasField("chat") and not model.has_chat_template:
-            raise InvalidRequest("the model has no chat template: use /v1/completions", field=call.prompt_field)
-        request = tokenizer_pb2.EncodeRequest(max_tokens=model.max_model_len_tokens - 1, sampling=strings)
-        request.MergeFrom(prompt)
-        encoded = await self._ask_tokenizer(call, model, request)
-        if not encoded.token_ids:
-            raise InvalidRequest(f"{call.prompt_field} has no tokens", field=call.prompt_field)
-        self._metrics.tokenize.observe(encoded.encode_us / 1e6)
-        prompt_ids = EncodedPrompt(token_ids=encoded.token_ids, system_tokens=encoded.system_tokens, encode_us=encoded.encode_us)
-        return prompt_ids, encoded.sampling
-
-    async def _ask_tokenizer(self, call: Call, model: ServedModel, request: tokenizer_pb2.EncodeRequest) -> tokenizer_pb2.EncodeResponse:
-        try:
-            return await self._fleet.encode(request)
-        except InvalidRequest as error:
-            said = in_clients_words(error, call.prompt_field)
-            raise (in_openais_words(said, model) if isinstance(said, PromptTooLong) else said) from error
-
-    def _choices(self, call: Call, model: ServedModel, prompts: Sequence[EncodedPrompt], ids: tokenizer_pb2.SamplingIds) -> list[Choice]:
-        sampling = resolve_sampling(call.wishes, model, self._limits, ids)
-        choices: list[Choice] = []
-        for prompt_index, prompt in enumerate(prompts):
-            # A client's seed gives each prompt the answer it would get alone; without one, equal prompts get answers of their own.
-            seed = int.from_bytes(secrets.token_bytes()) if call.wishes.seed is None else call.wishes.seed
-            stopping = resolve_stopping(
-                call.wishes,
-                model,
-                self._limits,
-                prompt_tokens=len(prompt.token_ids),
-                prompt_field=call.prompt_field,
-                default_max_tokens=call.default_max_tokens,
-            )
-            check_something_is_left(sampling, stopping, model)
-            for number in range(call.n):
-                own = type(sampling)()
-                own.CopyFrom(sampling)
-                own.seed = choice_seed(seed, number)
-                choices.append(Choice(number=len(choices), prompt=prompt, prompt_index=prompt_index, sampling=own, stopping=stopping))
-        return choices
+    def _clock_of(self, scope: asyncio.Timeout) -> Callable[[], int]:
+        return lambda: remaining_ms(scope.when(), asyncio.get_running_loop().time())
 
     @contextlib.asynccontextmanager
     async def _deadline(self, call: Call) -> AsyncIterator[asyncio.Timeout]:
@@ -232,76 +267,10 @@ class Pipeline:
             raise (self._abort_error or DeadlineExceeded(f"the request took longer than {timeout_s:g} s")) from None
 
 
-class _Record:
-    """Counts and logs one call when it ends. Never sees a prompt."""
-
-    def __init__(self, call: Call, metrics: Metrics, clock: Callable[[], float]) -> None:
-        self._call = call
-        self._metrics = metrics
-        self._clock = clock
-        self._began_at = clock()
-        self.generation: Generation | None = None
-        # What it is when nothing else was noted: the handler was cancelled.
-        self.outcome = "cancelled"
-
-    def retried(self) -> None:
-        """Counts an attempt after the first."""
-        self._metrics.retries.labels("compute").inc()
-
-    def gap(self, seconds: float) -> None:
-        """Notes the time between two deltas."""
-        self._metrics.inter_token_latency.observe(seconds)
-
-    def close(self) -> None:
-        """Counts and logs."""
-        metrics, call, generation = self._metrics, self._call, self.generation
-        took_s = self._clock() - self._began_at
-        metrics.requests.labels(call.route, self.outcome).inc()
-        metrics.duration.observe(took_s)
-        if generation is None:
-            logger.info("%s %s %s%s %s after %.3f s", call.request_id, call.tenant, call.route, call.label, self.outcome, took_s)
-            return
-        usage = generation.usage()
-        metrics.cache_lookups.labels(generation.cache).inc()
-        metrics.prompt_tokens.inc(usage.prompt_tokens)
-        metrics.completion_tokens.inc(usage.completion_tokens)
-        metrics.cached_tokens.inc(usage.cached_tokens)
-        if isinstance(generation, LiveGeneration):
-            self._observe(generation)
-        logger.info(
-            "%s %s %s%s %s after %.3f s: %d prompt tokens, %d cached, %d generated, cache %s",
-            call.request_id,
-            call.tenant,
-            call.route,
-            call.label,
-            self.outcome,
-            took_s,
-            usage.prompt_tokens,
-            usage.cached_tokens,
-            usage.completion_tokens,
-            generation.cache,
-        )
-
-    def _observe(self, generation: LiveGeneration) -> None:
-        for answer in generation.answers:
-            if answer.finish_reason is not None:
-                self._metrics.answers.labels(answer.finish_reason).inc()
-            if not answer.blank:
-                self._metrics.time_to_first_token.observe(answer.first_at - self._began_at)
-            if answer.started is not None:
-                self._metrics.queue.observe(answer.started.queue_us / 1e6)
-                self._metrics.prefill.observe(answer.started.prefill_us / 1e6)
-
-
-def in_clients_words(error: InvalidRequest, prompt_field: str) -> InvalidRequest:
-    """A tokenizer's refusal, with the field as the gateway's clients call it."""
-    field = {"template_arguments": "chat_template_kwargs", "token_ids": "tokens", "prompt": prompt_field, "messages": prompt_field}.get(
-        error.field, error.field or prompt_field
-    )
-    message = error.message
-    if error.field and message.startswith(error.field):
-        message = field + message.removeprefix(error.field)
-    return type(error)(message, field=field)
+def _tell_failure(maker: Maker, generation: LiveGeneration) -> None:
+    """Those who follow are told what the model failed with; without a failure one of them goes on."""
+    if generation.failure is not None:
+        maker.fail(reason_of(generation.failure))
 
 
 def remaining_ms(deadline_s: float | None, now_s: float) -> int:

@@ -14,6 +14,7 @@ from aiohttp import web
 from gateway.context import WAKE
 from gateway.flow.admission import Ticket
 from gateway.flow.call import Call
+from gateway.flow.generation import CacheReport
 from gateway.flow.pipeline import Pipeline
 from gateway.http.error_map import as_service_error
 from gateway.http.openai_answer import WholeChoice, gather, timeline_body, usage_body
@@ -21,6 +22,7 @@ from gateway.http.sse import KEEP_ALIVE, EventForm, error_event
 from triserve.rpc.errors import Cancelled
 
 CACHE_HEADER = "X-Triserve-Cache"
+_SIMILARITY_HEADER = "X-Triserve-Cache-Similarity"
 _STREAM_HEADERS = {"Content-Type": "text/event-stream; charset=utf-8", "Cache-Control": "no-cache", "X-Accel-Buffering": "no"}
 # A write of less than this to a transport that holds nothing never waits.
 _SMALL_WRITE_BYTES = 16 * 1024
@@ -62,7 +64,17 @@ async def respond_whole(pipeline: Pipeline, call: Call, ticket: Ticket, shape: S
         body["prompt_token_ids"] = list(generation.prompt_token_ids(0))
     if shape.timeline:
         body["triserve"] = timeline_body(generation.timeline())
-    return json_response(body, headers={CACHE_HEADER: generation.cache})
+    return json_response(body, headers=cache_headers(generation.cache, call))
+
+
+def cache_headers(report: CacheReport, call: Call) -> dict[str, str]:
+    """What the prompt cache did, for the client."""
+    headers: dict[str, str] = {CACHE_HEADER: report.status}
+    if report.age_s is not None:
+        headers["Age"] = str(report.age_s)
+    if report.similarity is not None and call.sees_similarity:
+        headers[_SIMILARITY_HEADER] = f"{report.similarity:.4f}"
+    return headers
 
 
 def json_response(body: Any, *, status: int = 200, headers: dict[str, str] | None = None) -> web.Response:
@@ -81,7 +93,7 @@ async def respond_stream(
     stream = EventStream(request, stall_timeout_s=stall_timeout_s)
     try:
         async with pipeline.open(call, ticket) as generation:
-            stream.headers[CACHE_HEADER] = generation.cache
+            stream.headers.update(cache_headers(generation.cache, call))
             request[WAKE] = generation.wake
             while not generation.finished:
                 pieces = await generation.next()

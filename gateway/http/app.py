@@ -6,7 +6,7 @@ from aiohttp import web
 
 from gateway.context import GATEWAY, Gateway
 from gateway.http.middleware import add_headers, answer_options, authenticate, check_host, deliver, identify, translate_errors
-from gateway.http.routes import capabilities, chat, completions, health, metrics, models, page, tokenize, version
+from gateway.http.routes import cache, capabilities, chat, completions, health, metrics, models, page, tokenize, version
 
 
 def make_app(gateway: Gateway) -> web.Application:
@@ -17,6 +17,6 @@ def make_app(gateway: Gateway) -> web.Application:
     )
     app[GATEWAY] = gateway
     app.on_response_prepare.append(add_headers)
-    for routes in (chat, completions, models, capabilities, version, tokenize, health, metrics, page):
+    for routes in (chat, completions, models, capabilities, version, tokenize, cache, health, metrics, page):
         routes.add_to(app)
     return app

@@ -8,7 +8,7 @@ from aiohttp import web
 
 ANY_ORIGIN = "*"
 _PREFLIGHT_AGE_S = "600"
-_SHOWN_HEADERS = "X-Request-Id, X-Client-Request-Id, X-Triserve-Cache, Retry-After"
+_SHOWN_HEADERS = "X-Request-Id, X-Client-Request-Id, X-Triserve-Cache, X-Triserve-Cache-Similarity, Age, Retry-After"
 
 
 class Cors:

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Annotated, Any, NoReturn, TypeVar
+from typing import Annotated, Any, Literal, NoReturn, TypeVar
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, PlainValidator, ValidationError, model_validator
 
-from gateway.flow.call import Wishes
+from gateway.flow.call import MAX_SALT_CHARS, Wishes
 from gateway.flow.limits import Limits
 from gateway.http.body_counts import check_counts
 from gateway.http.openai_fields import MAX_SHOWN_CHARS, REFUSED, REFUSED_IN_MESSAGE, REFUSED_IN_STREAM_OPTIONS, unknown, without_idle
@@ -49,6 +49,18 @@ class StreamOptions(Body):
     continuous_usage_stats: bool | None = None
 
 
+class CacheField(Body):
+    """What the client wants of the prompt cache."""
+
+    # "refresh": a fresh answer, which is kept; "only": a kept one or none; "bypass": a fresh one that is not kept.
+    mode: Literal["default", "refresh", "only", "bypass"] | None = None
+    # Least cosine of a question that was asked before, for the semantic cache.
+    threshold: float | None = Field(None, ge=-1, le=1)
+    max_age_s: float | None = Field(None, ge=0, le=10**9)
+    # Answers are found under the salt they were kept with.
+    salt: str | None = Field(None, max_length=MAX_SALT_CHARS)
+
+
 def _without_effect(why: str) -> Any:
     """A field that is accepted though nothing comes of it, since it asks for nothing that the answer could lack."""
     return Field(None, json_schema_extra={WITHOUT_EFFECT: why})
@@ -87,6 +99,7 @@ class Generating(Body):
     stop: Annotated[list[Text] | None, BeforeValidator(listed)] = Field(None, fail_fast=True)
     stop_token_ids: list[int] | None = Field(None, fail_fast=True)
     priority: int | None = None
+    cache: CacheField | None = None
     user: Label | None = None
     return_token_ids: bool | None = None
     return_timeline: bool | None = None

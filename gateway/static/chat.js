@@ -1,6 +1,6 @@
 // The chat page. Everything a model or a person writes enters it as text nodes, never as markup.
 
-import { Conversation, factsOf, readKept, requestOf } from "./conversation.js";
+import { Conversation, factsOf, readKept, requestOf, sourceOf } from "./conversation.js";
 import { Server } from "./server.js";
 import { SettingsDialog } from "./settings.js";
 import { copy, isSend, makeFailure, TurnView } from "./turns.js";
@@ -57,7 +57,7 @@ function restore() {
 // ---- turns on the page ----
 
 function addView(turn) {
-  const view = new TurnView(turn, { retry, edit });
+  const view = new TurnView(turn, { retry, refresh: (old) => retry(old, true), edit });
   state.views.set(turn, view);
   log.append(view.element);
   element("welcome").hidden = true;
@@ -93,9 +93,9 @@ function ask(text) {
 }
 
 /** Gets the answer to the last question; returns as `ask` does. */
-async function answer(asked) {
+async function answer(asked, isFresh = false) {
   const abort = new AbortController();
-  const request = requestOf(server.model?.id, conversation, state.settings);
+  const request = requestOf(server.model?.id, conversation, state.settings, isFresh);
   const turn = conversation.add("assistant", "");
   const view = addView(turn);
   view.setWaiting(true);
@@ -105,6 +105,7 @@ async function answer(asked) {
   try {
     const told = await server.answer(request, { signal: abort.signal, onText: painter(view) });
     turn.facts = factsOf(told);
+    turn.source = sourceOf(told.cache);
   } catch (error) {
     if (error.name === "AbortError") turn.facts = "stopped";
     else failure = error;
@@ -179,7 +180,7 @@ async function askShorter(takeQuestion) {
   } while (failure?.code === FULL && conversation.sent().length);
 }
 
-function retry(turn) {
+function retry(turn, isFresh = false) {
   if (state.abort) return;
   clearFailure();
   const index = conversation.turns.indexOf(turn);
@@ -187,7 +188,7 @@ function retry(turn) {
   removeViews(conversation.cut(turn));
   asked.isLeftOut = false;
   state.views.get(asked).paint();
-  answer(asked);
+  answer(asked, isFresh);
 }
 
 /** Asks a question anew in other words; all that came after it goes. Returns whether it could. */

@@ -48,11 +48,12 @@ export class Conversation {
   }
 }
 
-/** The body of the request for the next answer. */
-export function requestOf(model, conversation, settings) {
+/** The body of the request for the next answer; a fresh one is one that the prompt cache does not give. */
+export function requestOf(model, conversation, settings, isFresh = false) {
   const body = { model, messages: conversation.messages(settings.system?.trim()), stream: true };
   body.stream_options = { include_usage: true };
   body.return_timeline = true;
+  if (isFresh) body.cache = { mode: "refresh" };
   for (const [name, read] of Object.entries(SAMPLING)) {
     const given = String(settings[name] ?? "").trim();
     if (given) body[name] = read(given);
@@ -61,17 +62,26 @@ export function requestOf(model, conversation, settings) {
 }
 
 /** The line under an answer: how fast the server made it, by its own clock. A browser may read in one go what took a second to make. */
-export function factsOf({ usage, timeline, finish, isCached }) {
+export function factsOf({ usage, timeline, finish, cache }) {
   const facts = [];
   const tokens = usage?.completion_tokens;
-  if (timeline && !isCached) {
+  if (timeline && !cache) {
     facts.push(`first token ${Math.round(timeline.tokenize_ms + timeline.queue_ms + timeline.prefill_ms)} ms`);
     if (tokens > 1 && timeline.decode_ms >= MIN_DECODE_MS) facts.push(`${((tokens - 1) / (timeline.decode_ms / 1000)).toFixed(1)} tokens/s`);
   }
   if (tokens) facts.push(tokens === 1 ? "1 token" : `${tokens} tokens`);
-  if (isCached) facts.push("from the prompt cache");
+  if (cache) facts.push("from the prompt cache");
   if (finish === "length") facts.push("cut at the length limit");
   return facts.join(" · ");
+}
+
+/** What a reader should know of an answer that the prompt cache gave; empty where it was made now. */
+export function sourceOf(cache) {
+  if (!cache) return "";
+  const minutes = Math.floor(cache.ageS / 60);
+  const hours = Math.floor(minutes / 60);
+  const age = hours ? `${hours} h` : minutes ? `${minutes} min` : "less than a minute";
+  return `Made ${age} ago ${cache.isSimilar ? "for a question that was much like this one" : "for the same question"}.`;
 }
 
 /** What was kept, as far as it is what this page keeps: others may have written to the same place. */
@@ -85,6 +95,6 @@ export function readKept(text) {
   const turns = Array.isArray(kept?.turns) ? kept.turns : [];
   const settings = {};
   for (const [name, value] of Object.entries(kept?.settings ?? {})) if (typeof value === "string") settings[name] = value;
-  const isTurn = (turn) => ROLES.includes(turn?.role) && typeof turn.text === "string" && (turn.facts === undefined || typeof turn.facts === "string");
+  const isTurn = (turn) => ROLES.includes(turn?.role) && typeof turn.text === "string" && ["facts", "source"].every((name) => turn[name] === undefined || typeof turn[name] === "string");
   return { isKept: kept?.isKept !== false, settings, turns: turns.every(isTurn) ? turns : [] };
 }

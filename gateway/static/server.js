@@ -29,7 +29,7 @@ export class Server {
    */
   async answer(body, { signal, onText }) {
     const response = await this.fetch("/v1/chat/completions", { method: "POST", signal, body: JSON.stringify(body) });
-    const told = { usage: null, timeline: null, finish: null, isCached: response.headers.get("X-Triserve-Cache") === "hit" };
+    const told = { usage: null, timeline: null, finish: null, cache: cacheOf(response.headers) };
     for await (const event of eventsOf(response)) {
       if (event.error) throw new ServerError(event.error.message, event.error);
       told.usage = event.usage ?? told.usage;
@@ -51,6 +51,12 @@ export class Server {
     const { error } = (await response.json().catch(() => null)) ?? {};
     throw new ServerError(error?.message ?? `the server answered HTTP ${response.status}`, { code: error?.code, status: response.status });
   }
+}
+
+/** Where an answer came from: null where it was made now, else { isSimilar, ageS }. */
+function cacheOf(headers) {
+  const status = headers.get("X-Triserve-Cache") ?? "";
+  return status.startsWith("hit") ? { isSimilar: status === "hit-semantic", ageS: Number(headers.get("Age") ?? 0) } : null;
 }
 
 /** Yields the JSON of each event of a response, whatever pieces it arrives in. */

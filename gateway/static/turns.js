@@ -5,7 +5,7 @@ import { parse } from "./markdown.js";
 
 const DONE_MS = 1500;
 
-/** One turn's element. `on` has the functions its actions call: retry, edit. */
+/** One turn's element. `on` has the functions its actions call: retry, refresh, edit. */
 export class TurnView {
   constructor(turn, on) {
     this.turn = turn;
@@ -14,7 +14,9 @@ export class TurnView {
     this.element.setAttribute("aria-label", turn.role === "user" ? "You" : "Answer");
     this.bubble = make("div", "bubble");
     this.facts = make("span", "facts");
-    this.element.append(this.bubble, this.makeBar());
+    this.source = make("div", "source");
+    this.source.hidden = true;
+    this.element.append(this.bubble, this.source, this.makeBar());
     this.paint();
   }
 
@@ -31,7 +33,15 @@ export class TurnView {
     if (this.turn.role === "user") show(this.bubble, [this.turn.text]);
     else show(this.bubble, parse(this.turn.text));
     this.facts.textContent = this.turn.facts ?? "";
+    this.paintSource();
     this.element.classList.toggle("left-out", Boolean(this.turn.isLeftOut));
+  }
+
+  /** Says that an answer was made before, and offers a fresh one. */
+  paintSource() {
+    this.source.hidden = !this.turn.source;
+    if (this.source.hidden) return;
+    this.source.replaceChildren(make("span", "", this.turn.source), makeButton("Get a fresh answer", "action", () => this.on.refresh(this.turn)));
   }
 
   setWaiting(isWaiting) {

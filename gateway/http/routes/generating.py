@@ -9,8 +9,9 @@ from typing import Any, NamedTuple, Protocol, TypeVar
 from aiohttp import web
 
 from gateway.context import CLIENT_LABEL, GATEWAY, GRANT, REQUEST_ID, Gateway
-from gateway.flow.call import CachePolicy, Call, Prompt
+from gateway.flow.call import Call, Prompt
 from gateway.http.answering import Shape, respond_stream, respond_whole
+from gateway.http.cache_control import cache_policy
 from gateway.http.openai_answer import WholeChoice
 from gateway.http.openai_schema import ChatBody, CompletionBody
 from gateway.http.sse import ChatEvents, CompletionEvents
@@ -59,7 +60,7 @@ async def respond(request: web.Request, style: Style, kind: type[B], prompts: An
     async with gateway.bodies.read(request, kind, tenant=tenant) as body:
         if body.stream_options is not None and not body.stream:
             raise InvalidRequest("stream_options is set, stream must be true with it", field="stream_options")
-        call = _call(request, style, body, prompts(body))
+        call = call_of(request, style, body, prompts(body))
         shape = _shape(style, body, call, gateway)
         with gateway.admission.enter(tenant) as ticket:
             if not body.stream:
@@ -67,7 +68,12 @@ async def respond(request: web.Request, style: Style, kind: type[B], prompts: An
             return await respond_stream(request, gateway.pipeline, call, ticket, shape, stall_timeout_s=gateway.limits.stall_timeout_s)
 
 
-def _call(request: web.Request, style: Style, body: ChatBody | CompletionBody, prompts: tuple[Prompt, ...]) -> Call:
+def call_of(request: web.Request, style: Style, body: ChatBody | CompletionBody, prompts: tuple[Prompt, ...]) -> Call:
+    """What a body asks.
+
+    Raises:
+        InvalidRequest: fields contradict each other.
+    """
     grant = request[GRANT]
     return Call(
         request_id=style.id_prefix + request[REQUEST_ID],
@@ -82,7 +88,8 @@ def _call(request: web.Request, style: Style, body: ChatBody | CompletionBody, p
         default_max_tokens=style.default_max_tokens,
         priority=body.priority or 0,
         lowest_priority=grant.lowest_priority,
-        cache=cache_policy(request.headers.get("Cache-Control", "")),
+        cache=cache_policy(request.headers.get("Cache-Control", ""), body.cache),
+        sees_similarity=grant.sees_similarity,
         stream=bool(body.stream),
         label=_label(request[CLIENT_LABEL], body.user),
     )
@@ -112,13 +119,6 @@ def _shape(style: Style, body: ChatBody | CompletionBody, call: Call, gateway: G
         system_fingerprint=system_fingerprint,
         prompt_token_ids=with_token_ids and isinstance(body, ChatBody),
     )
-
-
-def cache_policy(header: str) -> CachePolicy:
-    """What a Cache-Control header allows: no-cache asks for a fresh answer, no-store also for none to be kept."""
-    directives = {part.strip().lower() for part in header.split(",")}
-    no_store = "no-store" in directives
-    return CachePolicy(read=not no_store and "no-cache" not in directives, write=not no_store)
 
 
 def _label(client_id: str, user: str | None) -> str:

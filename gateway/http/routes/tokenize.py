@@ -11,7 +11,7 @@ from typing import TypeVar
 from aiohttp import web
 
 from gateway.context import GATEWAY, GRANT, Gateway
-from gateway.flow.pipeline import in_clients_words
+from gateway.flow.preparation import in_clients_words
 from gateway.flow.resolve import check_messages
 from gateway.flow.token_rules import check_token_ids
 from gateway.http.answering import json_response

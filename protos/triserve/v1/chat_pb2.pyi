@@ -7,6 +7,7 @@ from collections import abc as _abc
 from google.protobuf import descriptor as _descriptor
 from google.protobuf import message as _message
 from google.protobuf.internal import containers as _containers
+from google.protobuf.internal import enum_type_wrapper as _enum_type_wrapper
 from triserve.v1 import common_pb2 as _common_pb2
 from triserve.v1 import tokenizer_pb2 as _tokenizer_pb2
 import builtins as _builtins
@@ -19,6 +20,34 @@ else:
     from typing_extensions import TypeAlias as _TypeAlias, Never as _Never
 
 DESCRIPTOR: _descriptor.FileDescriptor
+
+class _CacheMode:
+    ValueType = _typing.NewType("ValueType", _builtins.int)
+    V: _TypeAlias = ValueType  # noqa: Y015
+
+class _CacheModeEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_CacheMode.ValueType], _builtins.type):
+    DESCRIPTOR: _descriptor.EnumDescriptor
+    CACHE_MODE_UNSPECIFIED: _CacheMode.ValueType  # 0
+    """It gives and keeps."""
+    CACHE_MODE_REFRESH: _CacheMode.ValueType  # 1
+    """A fresh answer, which is kept."""
+    CACHE_MODE_ONLY: _CacheMode.ValueType  # 2
+    """A kept answer or none: the call ends in NOT_FOUND."""
+    CACHE_MODE_BYPASS: _CacheMode.ValueType  # 3
+    """A fresh answer, which is not kept."""
+
+class CacheMode(_CacheMode, metaclass=_CacheModeEnumTypeWrapper):
+    """Which answers the prompt cache may give and keep."""
+
+CACHE_MODE_UNSPECIFIED: CacheMode.ValueType  # 0
+"""It gives and keeps."""
+CACHE_MODE_REFRESH: CacheMode.ValueType  # 1
+"""A fresh answer, which is kept."""
+CACHE_MODE_ONLY: CacheMode.ValueType  # 2
+"""A kept answer or none: the call ends in NOT_FOUND."""
+CACHE_MODE_BYPASS: CacheMode.ValueType  # 3
+"""A fresh answer, which is not kept."""
+Global___CacheMode: _TypeAlias = CacheMode  # noqa: Y015
 
 @_typing.final
 class ChatRequest(_message.Message):
@@ -36,6 +65,7 @@ class ChatRequest(_message.Message):
     PRIORITY_FIELD_NUMBER: _builtins.int
     BAD_WORDS_FIELD_NUMBER: _builtins.int
     DRY_SEQUENCE_BREAKERS_FIELD_NUMBER: _builtins.int
+    CACHE_FIELD_NUMBER: _builtins.int
     model: _builtins.str
     """Name of the model; empty = the one that is served."""
     ignore_eos: _builtins.bool
@@ -70,6 +100,10 @@ class ChatRequest(_message.Message):
         and asterisk where there are no dry_breaker_ids either.
         """
 
+    @_builtins.property
+    def cache(self) -> Global___CacheControl:
+        """What is wanted of the prompt cache; unset = that it answers and keeps as it may."""
+
     def __init__(
         self,
         *,
@@ -83,14 +117,95 @@ class ChatRequest(_message.Message):
         priority: _builtins.int = ...,
         bad_words: _abc.Iterable[_builtins.str] | None = ...,
         dry_sequence_breakers: Global___SequenceBreakers | None = ...,
+        cache: Global___CacheControl | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["dry_sequence_breakers", b"dry_sequence_breakers", "sampling", b"sampling", "stopping", b"stopping"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["cache", b"cache", "dry_sequence_breakers", b"dry_sequence_breakers", "sampling", b"sampling", "stopping", b"stopping"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["bad_words", b"bad_words", "bypass_cache", b"bypass_cache", "dry_sequence_breakers", b"dry_sequence_breakers", "ignore_eos", b"ignore_eos", "messages", b"messages", "model", b"model", "priority", b"priority", "sampling", b"sampling", "stopping", b"stopping", "template_arguments", b"template_arguments"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["bad_words", b"bad_words", "bypass_cache", b"bypass_cache", "cache", b"cache", "dry_sequence_breakers", b"dry_sequence_breakers", "ignore_eos", b"ignore_eos", "messages", b"messages", "model", b"model", "priority", b"priority", "sampling", b"sampling", "stopping", b"stopping", "template_arguments", b"template_arguments"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___ChatRequest: _TypeAlias = ChatRequest  # noqa: Y015
+
+@_typing.final
+class CacheControl(_message.Message):
+    """What a client wants of the prompt cache."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    MODE_FIELD_NUMBER: _builtins.int
+    THRESHOLD_FIELD_NUMBER: _builtins.int
+    MAX_AGE_S_FIELD_NUMBER: _builtins.int
+    SALT_FIELD_NUMBER: _builtins.int
+    mode: Global___CacheMode.ValueType
+    """Which answers it may give and keep."""
+    threshold: _builtins.float
+    """Least cosine between the question and one that was asked before, whose answer may be given; range [-1, 1]. Unset = the gateway's; refused where
+    there is no semantic cache.
+    """
+    max_age_s: _builtins.float
+    """Oldest answer that may be given, in seconds; at least 0. Unset = any."""
+    salt: _builtins.str
+    """Answers are found under the salt they were kept with; at most 256 characters, empty = none."""
+    def __init__(
+        self,
+        *,
+        mode: Global___CacheMode.ValueType = ...,
+        threshold: _builtins.float | None = ...,
+        max_age_s: _builtins.float | None = ...,
+        salt: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_max_age_s", b"_max_age_s", "_threshold", b"_threshold", "max_age_s", b"max_age_s", "threshold", b"threshold"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_max_age_s", b"_max_age_s", "_threshold", b"_threshold", "max_age_s", b"max_age_s", "mode", b"mode", "salt", b"salt", "threshold", b"threshold"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType__max_age_s: _TypeAlias = _typing.Literal["max_age_s"]  # noqa: Y015
+    _WhichOneofArgType__max_age_s: _TypeAlias = _typing.Literal["_max_age_s", b"_max_age_s"]  # noqa: Y015
+    _WhichOneofReturnType__threshold: _TypeAlias = _typing.Literal["threshold"]  # noqa: Y015
+    _WhichOneofArgType__threshold: _TypeAlias = _typing.Literal["_threshold", b"_threshold"]  # noqa: Y015
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__max_age_s) -> _WhichOneofReturnType__max_age_s | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__threshold) -> _WhichOneofReturnType__threshold | None: ...
+
+Global___CacheControl: _TypeAlias = CacheControl  # noqa: Y015
+
+@_typing.final
+class CacheReport(_message.Message):
+    """What the prompt cache did."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    STATUS_FIELD_NUMBER: _builtins.int
+    AGE_S_FIELD_NUMBER: _builtins.int
+    SIMILARITY_FIELD_NUMBER: _builtins.int
+    status: _builtins.str
+    """"hit-exact", "hit-semantic", "miss" or "bypass"."""
+    age_s: _builtins.int
+    """Seconds since the answer was made; unset = it was made now."""
+    similarity: _builtins.float
+    """Cosine between the question and the one whose answer this is; unset = it is this one's, or this client may not see it."""
+    def __init__(
+        self,
+        *,
+        status: _builtins.str = ...,
+        age_s: _builtins.int | None = ...,
+        similarity: _builtins.float | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_age_s", b"_age_s", "_similarity", b"_similarity", "age_s", b"age_s", "similarity", b"similarity"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_age_s", b"_age_s", "_similarity", b"_similarity", "age_s", b"age_s", "similarity", b"similarity", "status", b"status"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType__age_s: _TypeAlias = _typing.Literal["age_s"]  # noqa: Y015
+    _WhichOneofArgType__age_s: _TypeAlias = _typing.Literal["_age_s", b"_age_s"]  # noqa: Y015
+    _WhichOneofReturnType__similarity: _TypeAlias = _typing.Literal["similarity"]  # noqa: Y015
+    _WhichOneofArgType__similarity: _TypeAlias = _typing.Literal["_similarity", b"_similarity"]  # noqa: Y015
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__age_s) -> _WhichOneofReturnType__age_s | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__similarity) -> _WhichOneofReturnType__similarity | None: ...
+
+Global___CacheReport: _TypeAlias = CacheReport  # noqa: Y015
 
 @_typing.final
 class SequenceBreakers(_message.Message):
@@ -158,6 +273,7 @@ class ChatResponse(_message.Message):
     FINISH_REASON_FIELD_NUMBER: _builtins.int
     USAGE_FIELD_NUMBER: _builtins.int
     LOGPROBS_FIELD_NUMBER: _builtins.int
+    CACHE_FIELD_NUMBER: _builtins.int
     request_id: _builtins.str
     """Server-made id, the same in every message of the answer."""
     text: _builtins.str
@@ -176,6 +292,10 @@ class ChatResponse(_message.Message):
     def logprobs(self) -> _containers.RepeatedCompositeFieldContainer[Global___ChatTokenLogprobs]:
         """Log-probabilities, if asked for: one entry for each token of the answer's text, with the text, which may be later than the id."""
 
+    @_builtins.property
+    def cache(self) -> Global___CacheReport:
+        """In the last message."""
+
     def __init__(
         self,
         *,
@@ -185,10 +305,11 @@ class ChatResponse(_message.Message):
         finish_reason: _common_pb2.FinishReason.ValueType = ...,
         usage: Global___Usage | None = ...,
         logprobs: _abc.Iterable[Global___ChatTokenLogprobs] | None = ...,
+        cache: Global___CacheReport | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["usage", b"usage"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["cache", b"cache", "usage", b"usage"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["finish_reason", b"finish_reason", "logprobs", b"logprobs", "request_id", b"request_id", "text", b"text", "token_ids", b"token_ids", "usage", b"usage"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["cache", b"cache", "finish_reason", b"finish_reason", "logprobs", b"logprobs", "request_id", b"request_id", "text", b"text", "token_ids", b"token_ids", "usage", b"usage"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

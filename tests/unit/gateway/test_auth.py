@@ -44,7 +44,7 @@ def test_the_hash_is_no_key(keys: ApiKeys) -> None:
 
 
 def test_without_a_file_nobody_is_asked() -> None:
-    assert ApiKeys.load(None).grant_of(None) == Grant(DEFAULT_TENANT, 0, reads_metrics=True)
+    assert ApiKeys.load(None).grant_of(None) == Grant(DEFAULT_TENANT, 0, reads_metrics=True, sees_similarity=True)
 
 
 @pytest.mark.parametrize(
@@ -54,6 +54,13 @@ def test_metrics_are_for_the_keys_whose_line_says_so(tmp_path: Path, options: st
     path = tmp_path / "keys"
     path.write_text(line("acme", "one", options))
     assert ApiKeys.load(path).grant_of("Bearer one") == Grant("acme", lowest, reads)
+
+
+def test_how_near_a_question_was_is_for_the_keys_whose_line_says_so(tmp_path: Path) -> None:
+    path = tmp_path / "keys"
+    path.write_text(line("acme", "one", " similarity") + line("acme", "two", " metrics similarity") + line("acme", "three", " metrics"))
+    keys = ApiKeys.load(path)
+    assert [keys.grant_of(f"Bearer {key}").sees_similarity for key in ("one", "two", "three")] == [True, True, False]
 
 
 def test_tenants_are_counted_once_each(keys: ApiKeys) -> None:
@@ -75,8 +82,8 @@ def test_the_ends_of_the_range_of_granted_priorities_belong_to_it(tmp_path: Path
         ("lowest_priority=1", r"line 1 has lowest_priority=1, the range is \[-10, 0\]"),
         ("lowest_priority=low", "with or without lowest_priority=N"),
         ("lowest_priority=", "with or without lowest_priority=N"),
-        ("metrics metrics", "with or without lowest_priority=N and metrics"),
-        ("metrics lowest_priority=-3", "with or without lowest_priority=N and metrics"),
+        ("metrics metrics", "with or without lowest_priority=N, metrics and similarity"),
+        ("metrics lowest_priority=-3", "with or without lowest_priority=N, metrics and similarity"),
         ("-3", "with or without lowest_priority=N"),
         ("lowest_priority=-1 lowest_priority=-2", "with or without lowest_priority=N"),
     ],

@@ -86,3 +86,10 @@ def test_keys_are_read_from_a_file(monkeypatch: pytest.MonkeyPatch, tmp_path: Pa
     (tmp_path / "keys").write_text("")
     monkeypatch.setenv("GATEWAY_API_KEYS_FILE", str(tmp_path / "keys"))
     assert Settings().api_keys_file == tmp_path / "keys"
+
+
+def test_old_secrets_are_read_in_their_order(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("GATEWAY_CACHE_SECRET", "a secret of sixteen")
+    monkeypatch.setenv("GATEWAY_CACHE_OLD_SECRETS", "the one before it, and the first one of all,")
+    config = Settings().cache_config()
+    assert config.secrets == (b"a secret of sixteen", b"the one before it", b"and the first one of all")

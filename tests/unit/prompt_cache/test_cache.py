@@ -7,7 +7,7 @@ import pytest
 from prompt_cache import CacheConfig, CachedAnswer, CachedDelta, CacheScope, PromptCache
 
 SECRET = b"0123456789abcdef"
-ANSWER = CachedAnswer(deltas=(CachedDelta("Hi", (1, 2)),), finish_reason="stop", prompt_tokens=3)
+ANSWER = CachedAnswer(deltas=(CachedDelta("Hi", (1, 2)),), finish_reason="stop", prompt_tokens=3, created_at=0)
 
 
 class Clock:
@@ -59,7 +59,7 @@ async def test_an_answer_lives_no_longer_than_either_limit(ttl_s: float, l0_ttl_
 async def test_an_answer_too_long_to_keep_is_counted_and_not_kept() -> None:
     cache = make(max_entry_bytes=100)
     key = cache.key(scope(), [1])
-    cache.put(key, CachedAnswer(deltas=(CachedDelta("x" * 100, (1,)),), finish_reason="stop", prompt_tokens=1))
+    cache.put(key, CachedAnswer(deltas=(CachedDelta("x" * 100, (1,)),), finish_reason="stop", prompt_tokens=1, created_at=0))
     assert await cache.get(key) is None
     assert cache.stats.too_large == 1
 

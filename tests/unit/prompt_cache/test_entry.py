@@ -9,10 +9,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from prompt_cache.entry import CachedAnswer, CachedDelta, CorruptEntry, EntryCodec
+from prompt_cache.entry import CachedAnswer, CachedDelta, EntryCodec
 from prompt_cache.keys import CacheKey
+from prompt_cache.sealing import CorruptEntry, UnknownKey
 
-CODEC = EntryCodec(b"0123456789abcdef")
+CODEC = EntryCodec([b"0123456789abcdef"])
 KEY = CacheKey("00", hashlib.sha256(b"a").hexdigest())
 OTHER_KEY = CacheKey("00", hashlib.sha256(b"b").hexdigest())
 
@@ -22,8 +23,10 @@ answers = st.builds(
     deltas=st.lists(st.builds(CachedDelta, st.text(max_size=5), st.lists(ids, max_size=3).map(tuple)), max_size=5).map(tuple),
     finish_reason=st.sampled_from(["stop", "length"]),
     prompt_tokens=ids,
+    created_at=ids,
+    took_ms=ids,
 )
-ANSWER = CachedAnswer(deltas=(CachedDelta("Grüße", (1, 2)), CachedDelta("", ())), finish_reason="stop", prompt_tokens=3)
+ANSWER = CachedAnswer(deltas=(CachedDelta("Grüße", (1, 2)), CachedDelta("", ())), finish_reason="stop", prompt_tokens=3, created_at=0)
 
 
 @given(answers)
@@ -59,7 +62,7 @@ def test_an_entry_under_another_key_is_corrupt() -> None:
 
 def test_an_entry_made_with_another_secret_is_corrupt() -> None:
     with pytest.raises(CorruptEntry):
-        CODEC.decode(KEY, EntryCodec(b"fedcba9876543210").encode(KEY, ANSWER))
+        CODEC.decode(KEY, EntryCodec([b"fedcba9876543210"]).encode(KEY, ANSWER))
 
 
 @pytest.mark.parametrize(
@@ -67,18 +70,22 @@ def test_an_entry_made_with_another_secret_is_corrupt() -> None:
     [
         {},
         [],
-        [["a"], [[1]], "stop"],
-        [["a"], [], "stop", 1],
-        [[1], [[1]], "stop", 1],
-        [["a"], [1], "stop", 1],
-        [["a"], [[-1]], "stop", 1],
-        [["a"], [[2**32]], "stop", 1],
-        [["a"], [[True]], "stop", 1],
-        [["a"], [[1.0]], "stop", 1],
-        [["a"], [[1]], "error", 1],
-        [["a"], [[1]], ["stop"], 1],
-        [["a"], [[1]], "stop", None],
-        [["a"], [[1]], "stop", -1],
+        [["a"], [[1]], "stop", 1],
+        [["a"], [], "stop", 1, 0, 0],
+        [[1], [[1]], "stop", 1, 0, 0],
+        [["a"], [1], "stop", 1, 0, 0],
+        [["a"], [[-1]], "stop", 1, 0, 0],
+        [["a"], [[2**32]], "stop", 1, 0, 0],
+        [["a"], [[True]], "stop", 1, 0, 0],
+        [["a"], [[1.0]], "stop", 1, 0, 0],
+        [["a"], [[1]], "error", 1, 0, 0],
+        [["a"], [[1]], ["stop"], 1, 0, 0],
+        [["a"], [[1]], "stop", None, 0, 0],
+        [["a"], [[1]], "stop", -1, 0, 0],
+        [["a"], [[1]], "stop", 1, 0.5, 0],
+        [["a"], [[1]], "stop", 1, -1, 0],
+        [["a"], [[1]], "stop", 1, 0, None],
+        [["a"], [[1]], "stop", 1, 0, 2.5],
     ],
 )
 def test_an_encrypted_entry_of_another_shape_is_corrupt(columns: object) -> None:
@@ -88,7 +95,7 @@ def test_an_encrypted_entry_of_another_shape_is_corrupt(columns: object) -> None
 
 
 def test_who_reads_an_entry_without_the_secret_learns_no_answer() -> None:
-    secret = CachedAnswer(deltas=(CachedDelta("confidential", (4711,)),) * 20, finish_reason="stop", prompt_tokens=3)
+    secret = CachedAnswer(deltas=(CachedDelta("confidential", (4711,)),) * 20, finish_reason="stop", prompt_tokens=3, created_at=0)
     encoded = CODEC.encode(KEY, secret)
     assert b"confidential" not in encoded
     assert b"4711" not in encoded
@@ -98,9 +105,28 @@ def test_who_reads_an_entry_without_the_secret_learns_no_answer() -> None:
 @pytest.mark.parametrize("text", ["\ud800"])
 def test_text_that_is_not_unicode_is_refused_when_encoding(text: str) -> None:
     with pytest.raises(ValueError, match="surrogates"):
-        CODEC.encode(KEY, CachedAnswer(deltas=(CachedDelta(text, (1,)),), finish_reason="stop", prompt_tokens=1))
+        CODEC.encode(KEY, CachedAnswer(deltas=(CachedDelta(text, (1,)),), finish_reason="stop", prompt_tokens=1, created_at=0))
 
 
 def test_an_id_out_of_range_is_refused_when_encoding() -> None:
     with pytest.raises(ValueError, match="token ids"):
-        CODEC.encode(KEY, CachedAnswer(deltas=(CachedDelta("a", (-1,)),), finish_reason="stop", prompt_tokens=1))
+        CODEC.encode(KEY, CachedAnswer(deltas=(CachedDelta("a", (-1,)),), finish_reason="stop", prompt_tokens=1, created_at=0))
+
+
+OLD, NEW = b"0123456789abcdef", b"fedcba9876543210"
+
+
+def test_after_a_change_of_secrets_old_entries_open_and_new_ones_are_sealed_with_the_new_secret() -> None:
+    before, both, after = EntryCodec([OLD]), EntryCodec([NEW, OLD]), EntryCodec([NEW])
+    assert both.decode(KEY, before.encode(KEY, ANSWER)) == ANSWER
+    assert after.decode(KEY, both.encode(KEY, ANSWER)) == ANSWER
+    with pytest.raises(UnknownKey):
+        before.decode(KEY, both.encode(KEY, ANSWER))
+
+
+def test_an_entry_of_the_layout_before_is_skipped_and_never_misread() -> None:
+    """Bytes as version 2 wrote them: its own header, then nonce and ciphertext under a key of its own; the names differ by the version too."""
+    version_2 = bytes.fromhex("02" + "a0a1a2a3a4a5a6a7a8a9aaab" + "5e" * 64)
+    with pytest.raises(CorruptEntry):
+        CODEC.decode(KEY, version_2)
+    assert not KEY.redis_name.startswith("triserve:cache:2:")

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import fields, replace
+from typing import Any
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from prompt_cache.keys import CacheKey, CacheScope, KeyMaker
+from prompt_cache.keys import CacheKey, CacheScope, KeyMaker, SemanticScope
 
 KEYS = KeyMaker(b"0123456789abcdef")
 SCOPE = CacheScope(tenant="a", model="m", weights_revision="w", computation="c", tokenizer_sha256="t", sampling=b"s")
@@ -45,11 +46,37 @@ def test_another_tenant_has_another_namespace_and_another_digest(scope: CacheSco
         assert mine.digest != theirs.digest
 
 
+def another(value: Any) -> Any:
+    return value + 1 if isinstance(value, int) else value + (b"x" if isinstance(value, bytes) else "x")
+
+
 @pytest.mark.parametrize("name", [item.name for item in fields(CacheScope)])
 def test_every_field_of_the_scope_is_part_of_the_key(name: str) -> None:
-    value = getattr(SCOPE, name)
-    other = value + (b"x" if isinstance(value, bytes) else "x")
-    assert KEYS.key(replace(SCOPE, **{name: other}), [1]) != KEYS.key(SCOPE, [1])
+    assert KEYS.key(replace(SCOPE, **{name: another(getattr(SCOPE, name))}), [1]) != KEYS.key(SCOPE, [1])
+
+
+SEMANTIC = SemanticScope(
+    tenant="a",
+    model="m",
+    weights_revision="w",
+    computation="c",
+    tokenizer_sha256="t",
+    sampling=b"s",
+    context=b"x",
+    embedder="e",
+    salt="",
+    generation=0,
+)
+
+
+@pytest.mark.parametrize("name", [item.name for item in fields(SemanticScope)])
+def test_every_field_of_a_semantic_scope_is_part_of_its_name(name: str) -> None:
+    assert KEYS.scope(replace(SEMANTIC, **{name: another(getattr(SEMANTIC, name))})) != KEYS.scope(SEMANTIC)
+
+
+def test_scopes_of_two_tenants_have_not_even_a_namespace_in_common() -> None:
+    mine, theirs = KEYS.scope(SEMANTIC), KEYS.scope(replace(SEMANTIC, tenant="b"))
+    assert mine[:16] == KEYS.namespace("a") and theirs[:16] == KEYS.namespace("b") != mine[:16] and mine[16:] != theirs[16:]
 
 
 def test_text_moved_from_one_field_to_the_next_changes_the_key() -> None:
@@ -74,4 +101,4 @@ def test_the_name_in_redis_shows_neither_tenant_nor_model() -> None:
 
 
 def test_names_in_redis_begin_with_schema_version_and_namespace() -> None:
-    assert CacheKey("0a", "ff").redis_name == "triserve:cache:2:0a:x:ff"
+    assert CacheKey("0a", "ff").redis_name == "triserve:cache:3:0a:x:ff"

@@ -73,7 +73,7 @@ async def test_a_parcel_that_does_not_fit_fails_what_the_replica_has_and_gives_n
     peer = session_with(replica)
     peer.start()
     await eventually(lambda: peer.ready)
-    answer = Answer(0, lambda one: None, every_delta=True, keep_deltas=False)
+    answer = Answer(0, lambda one: None, every_delta=True)
     peer.submit(compute_pb2.SubmitRequest(token_ids=[1]), answer)
     replica.send(compute_pb2.GenerateResponse(parcels=[parcel]))
     await eventually(lambda: answer.error is not None)

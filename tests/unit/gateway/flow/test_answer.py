@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -13,9 +15,9 @@ from triserve.v1 import sampler_pb2
 Cut = tuple[int, str]
 
 
-def make(*, every_delta: bool = True) -> tuple[Answer, list[int]]:
+def make(*, every_delta: bool = True, **more: Any) -> tuple[Answer, list[int]]:
     told: list[int] = []
-    return Answer(3, lambda answer: told.append(answer.index), every_delta=every_delta, keep_deltas=True), told
+    return Answer(3, lambda answer: told.append(answer.index), every_delta=every_delta, **more), told
 
 
 @st.composite
@@ -26,7 +28,8 @@ def cut_answers(draw: st.DrawFn) -> list[Cut]:
 
 @given(cut_answers(), st.data())
 def test_any_cut_with_repeats_and_any_reader_gives_the_same_answer(cuts: list[Cut], data: st.DataObject) -> None:
-    answer, _ = make()
+    teed: list[tuple[str, tuple[int, ...], str | None]] = []
+    answer, _ = make(tee=lambda *delta: teed.append(delta))
     taken: list[Delta] = []
     sent: list[tuple[int, list[int], str]] = []
     position = 0
@@ -45,7 +48,8 @@ def test_any_cut_with_repeats_and_any_reader_gives_the_same_answer(cuts: list[Cu
     assert [token for delta in taken for token in delta.token_ids] == answer.token_ids == list(range(position))
     assert [delta.finish_reason for delta in taken] == [None] * (len(taken) - 1) + ["stop"]
     assert answer.error is None
-    assert answer.deltas == [(text, tuple(tokens)) for _, tokens, text in sent]
+    assert [(text, tokens) for text, tokens, _ in teed] == [(text, tuple(tokens)) for _, tokens, text in sent]
+    assert [finish for _, _, finish in teed] == [None] * (len(sent) - 1) + ["stop"]
     assert answer.take() is None
 
 
@@ -165,13 +169,19 @@ def test_an_answer_of_which_nothing_was_taken_can_be_resumed_and_another_cannot(
         answer.resume()
 
 
+def test_an_answer_that_was_begun_by_another_goes_on_behind_its_tokens() -> None:
+    answer, _ = make(begun=[5, 6])
+    answer.push(0, [5, 6], "again", now=0.0)
+    answer.push(2, [7], "on", "stop", now=0.0)
+    assert answer.take() == Delta("on", [7], [], "stop") and answer.token_ids == [5, 6, 7]
+
+
 def test_an_answer_that_is_made_anew_forgets_what_came() -> None:
     answer, _ = make()
     answer.push(0, [1], "a", logprobs=[sampler_pb2.TokenLogprobs(logprob=-1)], now=0.0)
     answer.fail(Unavailable("lost"))
     answer.resume(anew=True)
     assert (answer.blank, answer.token_ids, answer.ended) == (True, [], False)
-    assert answer.deltas == []
     answer.push(0, [1, 2], "ab", "stop", logprobs=[sampler_pb2.TokenLogprobs(logprob=-1), sampler_pb2.TokenLogprobs(logprob=-2)], now=0.0)
     delta = answer.take()
     assert delta is not None

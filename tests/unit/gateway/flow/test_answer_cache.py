@@ -14,7 +14,7 @@ from prompt_cache import CacheConfig, CacheKey, PromptCache
 from tests.fakes.fake_stages import MODEL
 from triserve.v1 import common_pb2
 
-CACHE = AnswerCache(PromptCache(CacheConfig(redis_url=None, secret=b"0123456789abcdef")), "tiny")
+CACHE = AnswerCache(PromptCache(CacheConfig(redis_url=None, secret=b"0123456789abcdef")), None, "tiny")
 PROMPT = EncodedPrompt(token_ids=[1, 2], system_tokens=0, encode_us=0)
 DRAWN: dict[str, Any] = {"temperature": 0.5, "seed": 7}
 
@@ -22,7 +22,7 @@ DRAWN: dict[str, Any] = {"temperature": 0.5, "seed": 7}
 def key(sampling: common_pb2.SamplingParams, stopping: common_pb2.StoppingParams | None = None, **wishes: Any) -> CacheKey | None:
     call = Call(request_id="x", tenant="t", route="chat", model="", prompts=((1, 2),), prompt_field="prompt", wishes=Wishes(**wishes))
     chosen = stopping or common_pb2.StoppingParams(max_tokens=9)
-    return CACHE.key(call, MODEL, [Choice(number=0, prompt=PROMPT, prompt_index=0, sampling=sampling, stopping=chosen)])
+    return CACHE.key(call, MODEL, Choice(number=0, prompt=PROMPT, prompt_index=0, sampling=sampling, stopping=chosen), 0)
 
 
 def with_field(message: Any, field: FieldDescriptor) -> Any:

@@ -10,8 +10,9 @@ import pytest
 
 from gateway.flow.answer import Delta, Started
 from gateway.flow.call import Call
-from gateway.flow.generation import Choice, EncodedPrompt, LiveGeneration, Piece, ReplayedGeneration, Timeline, Usage
+from gateway.flow.generation import CacheReport, Choice, EncodedPrompt, LiveGeneration, Piece, Timeline, Usage
 from gateway.flow.limits import Limits
+from gateway.flow.replay import ReplayedGeneration
 from prompt_cache import CachedAnswer, CachedDelta
 from tests.fakes.fake_stages import Clock, FakeReplica, FakeStages, says, until
 from triserve.rpc.errors import Internal, InvalidRequest, Overloaded, ServiceError, Unavailable
@@ -79,8 +80,7 @@ class Scene:
             replicas=self.stages,
             limits=Limits(**limits),
             remaining_ms=lambda: 4321,
-            cache="miss",
-            keep_deltas=False,
+            cache=CacheReport("miss"),
             observer=self.notes,
             clock=self.clock,
             sleep=self.sleep,
@@ -345,19 +345,23 @@ async def test_a_reader_of_a_silent_stream_is_woken_with_nothing() -> None:
 
 
 async def test_a_replayed_answer_comes_in_the_deltas_in_which_it_was_made() -> None:
-    kept = CachedAnswer(deltas=(CachedDelta("a", (1, 2)), CachedDelta("", (7,))), finish_reason="stop", prompt_tokens=5)
-    generation = ReplayedGeneration(kept, [1, 2, 3, 4, 5])
+    kept = CachedAnswer(deltas=(CachedDelta("a", (1, 2)), CachedDelta("", (7,))), finish_reason="stop", prompt_tokens=5, created_at=0)
+    generation = ReplayedGeneration(kept, [1, 2, 3, 4, 5], cache=CacheReport("hit-exact", 9))
     assert await generation.next() == [Piece(0, Delta("a", [1, 2], [], None))]
     assert not generation.finished
     assert await generation.next() == [Piece(0, Delta("", [7], [], "stop"))]
     assert generation.finished
-    assert (generation.usage(), generation.timeline(), generation.cache) == (Usage(5, 3, 0), Timeline(0, 0, 0, 0), "hit")
+    assert (generation.usage(), generation.timeline(), generation.cache) == (
+        Usage(5, 3, 5),
+        Timeline(0, 0, 0, 0),
+        CacheReport("hit-exact", 9),
+    )
     generation.close()
 
 
 async def test_a_reader_of_a_replayed_answer_lets_others_run_between_deltas_and_waits_for_nothing() -> None:
-    kept = CachedAnswer(deltas=(CachedDelta("a", (1,)), CachedDelta("b", (2,))), finish_reason="length", prompt_tokens=1)
-    generation = ReplayedGeneration(kept, [1])
+    kept = CachedAnswer(deltas=(CachedDelta("a", (1,)), CachedDelta("b", (2,))), finish_reason="length", prompt_tokens=1, created_at=0)
+    generation = ReplayedGeneration(kept, [1], cache=CacheReport("hit-exact", 9))
     reading = asyncio.create_task(generation.next())
     await asyncio.sleep(0)
     assert not reading.done()

@@ -13,7 +13,8 @@ from gateway.flow.answer_cache import AnswerCache
 from gateway.flow.call import CachePolicy, Call, Prompt, Wishes
 from gateway.flow.generation import LiveGeneration, Usage
 from gateway.flow.limits import Limits
-from gateway.flow.pipeline import Pipeline, in_clients_words, remaining_ms
+from gateway.flow.pipeline import Pipeline, remaining_ms
+from gateway.flow.preparation import in_clients_words
 from gateway.flow.resolve import choice_seed
 from gateway.flow.served_model import ServedModel, ServedNames
 from gateway.metrics import Metrics
@@ -44,7 +45,7 @@ class Scene:
         self.admission = Admission(places)
         self.metrics = Metrics()
         self.clock = Clock()
-        cache = AnswerCache(PromptCache(CacheConfig(redis_url=None, secret=b"0123456789abcdef")), "tiny") if cached else None
+        cache = AnswerCache(PromptCache(CacheConfig(redis_url=None, secret=b"0123456789abcdef")), None, "tiny") if cached else None
         self.pipeline = Pipeline(
             fleet=self.stages, cache=cache, names=ServedNames(name="tiny"), limits=Limits(**limits), metrics=self.metrics, clock=self.clock
         )
@@ -56,7 +57,7 @@ class Scene:
             async with self.pipeline.open(call(*prompts, **fields), ticket) as generation:
                 while not generation.finished:
                     said += "".join(piece.delta.text for piece in await generation.next())
-                return said, generation.usage(), generation.cache
+                return said, generation.usage(), generation.cache.status
 
     async def refusal(self, *prompts: Prompt, **fields: Any) -> ServiceError:
         """The error instead of an answer. Nothing is left of the request."""
@@ -160,14 +161,14 @@ async def test_an_error_that_is_none_of_a_request_s_is_passed_on_and_counted_as_
 
 
 @pytest.mark.parametrize(
-    ("cached", "policy", "kept"), [(False, CachePolicy(), None), (True, CachePolicy(write=False), None), (True, CachePolicy(), [])]
+    ("cached", "policy", "kept"), [(False, CachePolicy(), False), (True, CachePolicy(write=False), False), (True, CachePolicy(), True)]
 )
-async def test_deltas_are_remembered_for_the_cache_alone(cached: bool, policy: CachePolicy, kept: list[Any] | None) -> None:
+async def test_deltas_are_remembered_for_the_cache_alone(cached: bool, policy: CachePolicy, kept: bool) -> None:
     scene = Scene(replica=FakeReplica("one"), cached=cached)
     with scene.admission.enter("acme") as ticket:
         async with scene.pipeline.open(call((5,), wishes=Wishes(temperature=0.0), cache=policy), ticket) as generation:
             assert isinstance(generation, LiveGeneration)
-            assert [answer.deltas for answer in generation.answers] == [kept]
+            assert [answer.tee is not None for answer in generation.answers] == [kept]
 
 
 async def test_a_clients_seed_gives_each_prompt_the_answers_it_would_have_alone() -> None:
@@ -298,9 +299,9 @@ async def test_a_determined_answer_is_kept_and_replayed_without_a_replica() -> N
     scene = Scene(cached=True)
     greedy = Wishes(temperature=0.0)
     assert await scene.answer(text("abc"), wishes=greedy) == ("Hi", Usage(3, 3, 2), "miss")
-    assert await scene.answer(text("abc"), wishes=greedy) == ("Hi", Usage(3, 3, 0), "hit")
+    assert await scene.answer(text("abc"), wishes=greedy) == ("Hi", Usage(3, 3, 3), "hit-exact")
     assert len(scene.replica.attempts) == 1
-    assert scene.count("triserve_cache_lookups_total", result="hit") == 1
+    assert scene.count("triserve_cache_lookups_total", result="hit-exact") == 1
 
 
 @pytest.mark.parametrize(
@@ -324,15 +325,25 @@ async def test_a_fresh_answer_is_kept_for_others() -> None:
     scene = Scene(cached=True)
     greedy = Wishes(temperature=0.0)
     await scene.answer(text("abc"), wishes=greedy, cache=CachePolicy(read=False))
-    assert (await scene.answer(text("abc"), wishes=greedy))[2] == "hit"
+    assert (await scene.answer(text("abc"), wishes=greedy))[2] == "hit-exact"
 
 
-async def test_an_answer_that_was_not_read_to_its_end_is_not_kept() -> None:
+async def test_an_answer_that_was_made_to_its_end_is_kept_however_much_its_client_read() -> None:
     scene = Scene(cached=True)
     greedy = call(text("abc"), wishes=Wishes(temperature=0.0))
     with scene.admission.enter("acme") as ticket:
         async with scene.pipeline.open(greedy, ticket) as generation:
             assert isinstance(generation, LiveGeneration)
+    assert (await scene.answer(text("abc"), wishes=Wishes(temperature=0.0)))[2] == "hit-exact"
+
+
+async def test_an_answer_whose_client_left_before_its_end_is_not_kept() -> None:
+    scene = Scene(replica=FakeReplica("one"), cached=True)
+    greedy = call(text("abc"), wishes=Wishes(temperature=0.0))
+    with scene.admission.enter("acme") as ticket:
+        async with scene.pipeline.open(greedy, ticket):
+            scene.replica.attempts[0].answer.push(0, [1], "a", now=1.0)
+    scene.replica.play = HI
     assert (await scene.answer(text("abc"), wishes=Wishes(temperature=0.0)))[2] == "miss"
 
 

@@ -11,7 +11,6 @@ from hypothesis import strategies as st
 from gateway.flow.limits import Limits
 from gateway.http.openai_fields import REFUSED, REFUSED_IN_MESSAGE
 from gateway.http.openai_schema import ChatBody, CompletionBody, Generating, parse_body
-from gateway.http.routes.generating import cache_policy
 from triserve.rpc.errors import InvalidRequest
 from triserve.v1 import tokenizer_pb2
 
@@ -193,23 +192,8 @@ def test_the_speakers_name_reaches_the_template_and_none_differs_from_empty() ->
     assert isinstance(messages[0], tokenizer_pb2.ChatMessage)
 
 
-@pytest.mark.parametrize(
-    ("header", "read", "write"),
-    [
-        ("", True, True),
-        ("no-cache", False, True),
-        ("no-store", False, False),
-        ("max-age=0, No-Store", False, False),
-        ("private", True, True),
-    ],
-)
-def test_cache_control_says_what_the_cache_may_do(header: str, read: bool, write: bool) -> None:
-    policy = cache_policy(header)
-    assert (policy.read, policy.write) == (read, write)
-
-
 # What a body says besides how to draw and when to stop.
-_NO_WISHES = {"model", "n", "stream", "stream_options", "priority", "user", "return_token_ids", "return_timeline"}
+_NO_WISHES = {"cache", "model", "n", "stream", "stream_options", "priority", "user", "return_token_ids", "return_timeline"}
 _OTHER = {"float": 0.25, "int": 3, "bool": True, "dict": {"5": 1.0}, "list[int]": [3], "list": ["end"]}
 
 

@@ -10,13 +10,18 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from gateway.flow.answer import Delta, FinishReason
-from gateway.flow.generation import Piece, ReplayedGeneration, Timeline, Usage
+from gateway.flow.generation import CacheReport, Piece, Timeline, Usage
+from gateway.flow.replay import ReplayedGeneration
 from gateway.http.sse import DONE, ChatEvents, CompletionEvents, error_event
 from prompt_cache import CachedAnswer, CachedDelta
 from triserve.rpc.errors import Overloaded
 from triserve.v1 import sampler_pb2
 
-GENERATION = ReplayedGeneration(CachedAnswer(deltas=(CachedDelta("a", (1, 2)),), finish_reason="stop", prompt_tokens=5), [7, 8])
+GENERATION = ReplayedGeneration(
+    CachedAnswer(deltas=(CachedDelta("a", (1, 2)),), finish_reason="stop", prompt_tokens=5, created_at=0),
+    [7, 8],
+    cache=CacheReport("hit-exact", 0),
+)
 NOTHING = Timeline(0, 0, 0, 0)
 
 
@@ -108,7 +113,7 @@ def test_continuous_usage_counts_the_tokens_of_the_events_so_far() -> None:
         made = form(kind, continuous_usage=True, include_usage=True)
         seen = events(made.pieces([piece("a"), piece("b", [2, 3], choice=1)], GENERATION)) + events(made.pieces([piece("c")], GENERATION))
         assert [event["usage"]["completion_tokens"] for event in seen] == counts
-        assert {event["usage"]["prompt_tokens"] for event in seen} == {5}
+        assert {event["usage"]["prompt_tokens"] for event in seen} == {2}
 
 
 def test_the_first_event_of_each_choice_has_the_ids_of_its_prompt() -> None:

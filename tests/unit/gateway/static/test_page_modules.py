@@ -215,11 +215,11 @@ def test_the_speed_is_the_servers_and_left_out_where_it_says_nothing() -> None:
     timeline = {"tokenize_ms": 1.4, "queue_ms": 0.2, "prefill_ms": 10, "decode_ms": 500}
     usage = {"completion_tokens": 51}
     given = [
-        {"usage": usage, "timeline": timeline, "finish": "stop", "isCached": False},
-        {"usage": usage, "timeline": {**timeline, "decode_ms": 0.5}, "finish": "length", "isCached": False},
-        {"usage": usage, "timeline": timeline, "finish": "stop", "isCached": True},
-        {"usage": {"completion_tokens": 1}, "timeline": {**timeline, "decode_ms": 0}, "finish": "stop", "isCached": False},
-        {"usage": None, "timeline": None, "finish": None, "isCached": False},
+        {"usage": usage, "timeline": timeline, "finish": "stop", "cache": None},
+        {"usage": usage, "timeline": {**timeline, "decode_ms": 0.5}, "finish": "length", "cache": None},
+        {"usage": usage, "timeline": timeline, "finish": "stop", "cache": {"isSimilar": False, "ageS": 5}},
+        {"usage": {"completion_tokens": 1}, "timeline": {**timeline, "decode_ms": 0}, "finish": "stop", "cache": None},
+        {"usage": None, "timeline": None, "finish": None, "cache": None},
     ]
     assert run("const result = given.map((told) => conversation.factsOf(told));", given) == [
         "first token 12 ms · 100.0 tokens/s · 51 tokens",
@@ -228,6 +228,25 @@ def test_the_speed_is_the_servers_and_left_out_where_it_says_nothing() -> None:
         "first token 12 ms · 1 token",
         "",
     ]
+
+
+def test_an_answer_of_the_cache_says_when_and_for_what_it_was_made() -> None:
+    given = [None, {"isSimilar": False, "ageS": 59}, {"isSimilar": True, "ageS": 60}, {"isSimilar": True, "ageS": 7200}]
+    assert run("const result = given.map((cache) => conversation.sourceOf(cache));", given) == [
+        "",
+        "Made less than a minute ago for the same question.",
+        "Made 1 min ago for a question that was much like this one.",
+        "Made 2 h ago for a question that was much like this one.",
+    ]
+
+
+def test_a_fresh_answer_is_asked_for_past_the_cache() -> None:
+    script = """
+    const chat = new conversation.Conversation();
+    chat.add("user", "a");
+    const result = [false, true].map((isFresh) => conversation.requestOf("m", chat, {}, isFresh).cache ?? null);
+    """
+    assert run(script, None) == [None, {"mode": "refresh"}]
 
 
 def test_what_was_kept_is_read_as_far_as_it_is_a_chat() -> None:

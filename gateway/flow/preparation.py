@@ -1,0 +1,125 @@
+"""From what is asked to what compute is given: prompts encoded, parameters resolved, nothing left to default."""
+
+from __future__ import annotations
+
+import asyncio
+import secrets
+from collections.abc import Sequence
+from typing import Protocol
+
+from gateway.flow.call import Call, Prompt
+from gateway.flow.generation import Choice, EncodedPrompt
+from gateway.flow.limits import Limits
+from gateway.flow.resolve import check_prompt_ids, choice_seed, in_openais_words, resolve_sampling, resolve_stopping
+from gateway.flow.served_model import ServedModel
+from gateway.flow.token_rules import check_something_is_left, sampling_strings
+from gateway.metrics import Metrics
+from triserve.rpc.errors import InvalidRequest, PromptTooLong
+from triserve.v1 import tokenizer_pb2
+
+
+class Tokenizers(Protocol):
+    """The tokenizer stage as a request needs it."""
+
+    async def encode(self, request: tokenizer_pb2.EncodeRequest) -> tokenizer_pb2.EncodeResponse:
+        """Encodes a text or chat."""
+
+
+class Preparation:
+    """Makes choices of calls.
+
+    Args:
+        tokenizers: encode.
+        limits: bounds on one request.
+        metrics: where to count.
+    """
+
+    def __init__(self, tokenizers: Tokenizers, limits: Limits, metrics: Metrics) -> None:
+        self._tokenizers = tokenizers
+        self._limits = limits
+        self._metrics = metrics
+
+    async def choices(self, call: Call, model: ServedModel) -> list[Choice]:
+        """The answers to be made.
+
+        Raises:
+            ServiceError: a field is wrong, or no tokenizer is there.
+        """
+        prompts, ids = await self._tokenize(call, model, sampling_strings(call.wishes))
+        return self._choices(call, model, prompts, ids)
+
+    async def _tokenize(
+        self, call: Call, model: ServedModel, strings: tokenizer_pb2.SamplingStrings | None
+    ) -> tuple[list[EncodedPrompt], tokenizer_pb2.SamplingIds]:
+        """The prompts, and what the strings come to, which go with the first of them."""
+        first, *others = call.prompts
+        if not others:
+            prompt, ids = await self._encode(call, first, model, strings)
+            return [prompt], ids
+        try:
+            async with asyncio.TaskGroup() as group:
+                tasks = [group.create_task(self._encode(call, first, model, strings))]
+                tasks += [group.create_task(self._encode(call, prompt, model)) for prompt in others]
+        except BaseExceptionGroup as errors:
+            raise errors.exceptions[0] from None
+        return [task.result()[0] for task in tasks], tasks[0].result()[1]
+
+    async def _encode(
+        self, call: Call, prompt: Prompt, model: ServedModel, strings: tokenizer_pb2.SamplingStrings | None = None
+    ) -> tuple[EncodedPrompt, tokenizer_pb2.SamplingIds]:
+        if not isinstance(prompt, tokenizer_pb2.EncodeRequest):
+            check_prompt_ids(prompt, model, field=call.prompt_field)
+            ids = tokenizer_pb2.SamplingIds()
+            if strings is not None:
+                ids = (await self._ask_tokenizer(call, model, tokenizer_pb2.EncodeRequest(sampling=strings))).sampling
+            return EncodedPrompt(token_ids=prompt, system_tokens=0, encode_us=0), ids
+        if prompt.HasField("chat") and not model.has_chat_template:
+            raise InvalidRequest("the model has no chat template: use /v1/completions", field=call.prompt_field)
+        request = tokenizer_pb2.EncodeRequest(max_tokens=model.max_model_len_tokens - 1, sampling=strings)
+        request.MergeFrom(prompt)
+        encoded = await self._ask_tokenizer(call, model, request)
+        if not encoded.token_ids:
+            raise InvalidRequest(f"{call.prompt_field} has no tokens", field=call.prompt_field)
+        self._metrics.tokenize.observe(encoded.encode_us / 1e6)
+        prompt_ids = EncodedPrompt(token_ids=encoded.token_ids, system_tokens=encoded.system_tokens, encode_us=encoded.encode_us)
+        return prompt_ids, encoded.sampling
+
+    async def _ask_tokenizer(self, call: Call, model: ServedModel, request: tokenizer_pb2.EncodeRequest) -> tokenizer_pb2.EncodeResponse:
+        try:
+            return await self._tokenizers.encode(request)
+        except InvalidRequest as error:
+            said = in_clients_words(error, call.prompt_field)
+            raise (in_openais_words(said, model) if isinstance(said, PromptTooLong) else said) from error
+
+    def _choices(self, call: Call, model: ServedModel, prompts: Sequence[EncodedPrompt], ids: tokenizer_pb2.SamplingIds) -> list[Choice]:
+        sampling = resolve_sampling(call.wishes, model, self._limits, ids)
+        choices: list[Choice] = []
+        for prompt_index, prompt in enumerate(prompts):
+            # A client's seed gives each prompt the answer it would get alone; without one, equal prompts get answers of their own.
+            seed = int.from_bytes(secrets.token_bytes()) if call.wishes.seed is None else call.wishes.seed
+            stopping = resolve_stopping(
+                call.wishes,
+                model,
+                self._limits,
+                prompt_tokens=len(prompt.token_ids),
+                prompt_field=call.prompt_field,
+                default_max_tokens=call.default_max_tokens,
+            )
+            check_something_is_left(sampling, stopping, model)
+            for number in range(call.n):
+                own = type(sampling)()
+                own.CopyFrom(sampling)
+                own.seed = choice_seed(seed, number)
+                choices.append(Choice(number=len(choices), prompt=prompt, prompt_index=prompt_index, sampling=own, stopping=stopping))
+        return choices
+
+
+def in_clients_words(error: InvalidRequest, prompt_field: str) -> InvalidRequest:
+    """A tokenizer's refusal, with the field as the gateway's clients call it."""
+    field = {"template_arguments": "chat_template_kwargs", "token_ids": "tokens", "prompt": prompt_field, "messages": prompt_field}.get(
+        error.field, error.field or prompt_field
+    )
+    message = error.message
+    if error.field and message.startswith(error.field):
+        message = field + message.removeprefix(error.field)
+    return type(error)(message, field=field)

@@ -1,0 +1,1 @@
+"""Turns questions into unit vectors; knows no Redis and no answers."""

@@ -1,0 +1,1 @@
+"""What is known of the words of each language; knows no question."""

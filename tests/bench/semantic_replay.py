@@ -1,0 +1,234 @@
+"""Questions drawn Zipf-like from the pair set, asked of SmolLM2 through all services with the semantic cache on: what it saves and what it gives wrongly.
+
+First the model answers every question by itself, greedily. Then the stream of questions is asked with the cache, and a part of it without. What is
+given to a question that was asked in other words is judged twice: by the pair set (the two are a pair of the same meaning), and by the model's own
+answers to both. Writes a results file.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import json
+import os
+import statistics
+import subprocess
+import tempfile
+import time
+from collections.abc import Sequence
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import aiohttp
+import numpy as np
+from tqdm import tqdm
+
+from gateway.cli import cache_embedder
+from gateway.cli.hardware import describe_hardware
+from gateway.cli.local_parts import PipelineConfig, plan_parts
+from gateway.cli.model_folder import download_from_hub, resolve_model
+from gateway.cli.redis_server import find_redis
+from prompt_cache.semantic.same_answer import is_same_answer
+from tests.e2e.local_pipeline import free_port
+from tests.question_pairs import HALVES, read_pairs
+
+ROOT = Path(__file__).parents[2]
+RESULTS = Path(__file__).parent / "results" / "semantic_replay.json"
+
+
+class Asked(NamedTuple):
+    """What came of one question."""
+
+    question: str
+    status: str
+    text: str
+    tokens: int
+    ttft_ms: float
+
+
+class Stream(NamedTuple):
+    """Questions in the order in which they are asked, and which of them mean the same."""
+
+    questions: list[str]
+    # By question: all that one answer serves.
+    same: dict[str, set[str]]
+
+
+def make_stream(count: int, exponent: float, seed: int) -> Stream:
+    """Draws questions by rank: a pair's two questions share its rank, near misses are as likely as paraphrases."""
+    random = np.random.default_rng(seed)
+    pairs = [pair for half in HALVES for pair in read_pairs(half)]
+    random.shuffle(pairs)
+    weights = np.arange(1, len(pairs) + 1) ** -exponent
+    drawn = random.choice(len(pairs), size=count, p=weights / weights.sum())
+    sides = random.integers(0, 2, count)
+    same: dict[str, set[str]] = {}
+    for pair in pairs:
+        for question in (pair.first, pair.second):
+            same.setdefault(question, {question})
+        if pair.same:
+            same[pair.first].add(pair.second)
+            same[pair.second].add(pair.first)
+    questions = [(pairs[index].first, pairs[index].second)[side] for index, side in zip(drawn.tolist(), sides.tolist(), strict=True)]
+    return Stream(questions, same)
+
+
+async def ask_all(url: str, questions: Sequence[str], arguments: argparse.Namespace, label: str, **fields: Any) -> list[Asked]:
+    """Asks in order, so many at once."""
+    results: list[Asked | None] = [None] * len(questions)
+    waiting = iter(list(enumerate(questions)))
+    with tqdm(total=len(questions), desc=label) as bar:
+        async with aiohttp.ClientSession(url) as session:
+
+            async def work() -> None:
+                for index, question in waiting:
+                    results[index] = await _ask(session, question, arguments.max_tokens, fields)
+                    bar.update()
+
+            await asyncio.gather(*(work() for _ in range(arguments.concurrency)))
+    return [one for one in results if one is not None]
+
+
+async def _ask(session: aiohttp.ClientSession, question: str, max_tokens: int, fields: dict[str, Any]) -> Asked:
+    body = {
+        "messages": [{"role": "user", "content": question}],
+        "temperature": 0,
+        "max_tokens": max_tokens,
+        # One sentence: an answer that is cut at a length is not kept for others.
+        "stop": ["\n", ". ", "。"],
+        "stream": True,
+        "stream_options": {"include_usage": True},
+        **fields,
+    }
+    began, first, text, tokens = time.perf_counter(), None, "", 0
+    async with session.post("/v1/chat/completions", json=body) as response:
+        assert response.status == 200, await response.text()
+        async for line in response.content:
+            if not line.startswith(b"data: {"):
+                continue
+            event = json.loads(line[6:])
+            for choice in event["choices"]:
+                piece = choice["delta"].get("content") or ""
+                if piece and first is None:
+                    first = time.perf_counter()
+                text += piece
+            tokens = (event.get("usage") or {}).get("completion_tokens", tokens)
+        return Asked(question, response.headers["X-Triserve-Cache"], text, tokens, 1000 * ((first or time.perf_counter()) - began))
+
+
+def judge(asked: Sequence[Asked], own: dict[str, Asked], same: dict[str, set[str]]) -> dict[str, Any]:
+    """Counts, and what was given wrongly.
+
+    An answer of the cache is that of the questions whose own answer it is word for word; it is right by the pair set if one of them means the same.
+    """
+    by_text: dict[str, set[str]] = {}
+    for question, answer in own.items():
+        by_text.setdefault(answer.text, set()).add(question)
+    statuses: dict[str, int] = {}
+    for one in asked:
+        statuses[one.status] = statuses.get(one.status, 0) + 1
+    semantic = [one for one in asked if one.status == "hit-semantic"]
+    by_pairs = [one for one in semantic if not by_text.get(one.text, set()) & same[one.question]]
+    by_model = [one for one in semantic if not is_same_answer(own[one.question].text, one.text, None)]
+    hits = [one for one in asked if one.status.startswith("hit")]
+    exact_changed = [one for one in asked if one.status == "hit-exact" and one.text != own[one.question].text]
+    return {
+        "statuses": statuses,
+        "hit_rate": round(len(hits) / len(asked), 4),
+        "tokens": sum(one.tokens for one in asked),
+        "tokens_saved": sum(one.tokens for one in hits),
+        "wrong_by_pairs": len(by_pairs),
+        "other_words_than_the_models_own": len(by_model),
+        "exact_hits_that_differ_from_the_model": len(exact_changed),
+        "examples_wrong_by_pairs": [
+            {"asked": one.question, "answered_as": sorted(by_text.get(one.text, set()))[:2]} for one in by_pairs[:5]
+        ],
+        "ttft_ms": _ttft(asked),
+        "ttft_ms_of_hits": _ttft(hits),
+    }
+
+
+def _ttft(asked: Sequence[Asked]) -> dict[str, float] | None:
+    if not asked:
+        return None
+    times = sorted(one.ttft_ms for one in asked)
+    return {"p50": round(statistics.median(times), 2), "p90": round(times[int(0.9 * len(times))], 2)}
+
+
+async def _run(arguments: argparse.Namespace, url: str, health: Sequence[Any]) -> dict[str, Any]:
+    async with asyncio.timeout(180):
+        await asyncio.gather(*(part.wait_ready() for part in health))
+    stream = make_stream(arguments.questions, arguments.exponent, arguments.seed)
+    unique = list(dict.fromkeys(stream.questions))
+    answers = await ask_all(url, unique, arguments, "the model's own", cache={"mode": "bypass"})
+    own = {one.question: one for one in answers}
+    cached = await ask_all(url, stream.questions, arguments, "with the cache")
+    without = await ask_all(url, stream.questions[: arguments.without], arguments, "without", cache={"mode": "bypass"})
+    async with aiohttp.ClientSession(url) as session, session.get("/v1/cache") as response:
+        counters = (await response.json())["semantic"]
+    return {
+        "unique_questions": len(unique),
+        "with_cache": judge(cached, own, stream.same),
+        "ttft_ms_without": _ttft(without),
+        "semantic": {name: counters[name] for name in ("embedder", "store", "outcomes", "refusals", "comparisons")},
+    }
+
+
+def main() -> None:
+    """Measures and writes the results file."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--questions", type=int, default=5000)
+    parser.add_argument("--without", type=int, default=300, help="questions that are asked without the cache")
+    parser.add_argument("--exponent", type=float, default=1.0, help="of the Zipf-like distribution")
+    parser.add_argument("--max-tokens", type=int, default=48)
+    parser.add_argument("--concurrency", type=int, default=8)
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--embedder", type=Path, required=True, help="a folder from `triserve cache build-embedder`")
+    parser.add_argument("--output", type=Path, default=RESULTS)
+    arguments = parser.parse_args()
+    assert cache_embedder.NAME, "the embedder is the one that the command builds"
+    with tempfile.TemporaryDirectory() as runtime:
+        port = free_port()
+        config = PipelineConfig(
+            model=resolve_model(None, download_from_hub, os.environ),
+            port=port,
+            grpc_port=free_port(),
+            num_tokenizers=1,
+            num_samplers=1,
+            num_computes=1,
+            dtype=None,
+            max_model_len=None,
+            cache=True,
+            redis_program=find_redis().program,
+            cache_secret="0123456789abcdef",
+            num_cores=2,
+            runtime=Path(runtime),
+            embedder=str(arguments.embedder.resolve()),
+        )
+        environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(ROOT), str(ROOT / "protos")])}
+        parts = plan_parts(config, [free_port() for _ in range(config.num_internal_ports)], environment)
+        processes = [
+            subprocess.Popen(part.command, env=dict(part.environment), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+            for part in parts
+        ]
+        try:
+            measured = asyncio.run(_run(arguments, f"http://127.0.0.1:{port}", parts))
+        finally:
+            for process in reversed(processes):
+                process.terminate()
+            for process in processes:
+                process.wait()
+    document = {
+        "what": "a Zipf-like stream of questions against SmolLM2 with the semantic cache",
+        "finished_at": datetime.now(UTC).isoformat(timespec="seconds"),
+        "hardware": describe_hardware(),
+        "settings": {name: value for name, value in vars(arguments).items() if name not in ("output", "embedder")},
+        **measured,
+    }
+    arguments.output.write_text(json.dumps(document, indent=1, ensure_ascii=False) + "\n")
+    print(json.dumps(document, indent=1, ensure_ascii=False))
+
+
+if __name__ == "__main__":
+    main()

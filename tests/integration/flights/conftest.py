@@ -1,0 +1,40 @@
+"""Servers for tests of flights."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import redis
+
+from tests.fakes.redis_servers import RedisServer
+
+
+@pytest.fixture(scope="module")
+def shared_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RedisServer]:
+    server = RedisServer(tmp_path_factory.mktemp("redis"))
+    yield server
+    server.kill()
+
+
+@pytest.fixture
+def raw(shared_server: RedisServer) -> Iterator[redis.Redis]:
+    """A plain client, to look at and to spoil what flights keep."""
+    with redis.Redis.from_url(shared_server.url) as client:
+        yield client
+
+
+@pytest.fixture
+def server(shared_server: RedisServer, raw: redis.Redis) -> RedisServer:
+    """An empty server that the test leaves running."""
+    raw.flushall()
+    return shared_server
+
+
+@pytest.fixture
+def own_server(tmp_path: Path) -> Iterator[RedisServer]:
+    """A server the test may kill."""
+    server = RedisServer(tmp_path)
+    yield server
+    server.kill()

@@ -1,0 +1,163 @@
+"""Whatever happens to Redis, every request is answered; and once Redis is well again, it is used again."""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any
+
+import aiohttp
+import pytest
+import redis as redis_py
+
+from prompt_cache.acl import acl_rule
+from tests.fakes.fake_compute import FakeCompute, Say
+from tests.fakes.fake_tokenizer import EOS
+from tests.fakes.gateway_fleet import GatewayFleet, eventually, running_fleet
+from tests.fakes.redis_servers import RedisServer
+from triserve.v1 import common_pb2
+
+CHAT = "/v1/chat/completions"
+SETTINGS: dict[str, Any] = {
+    "semantic_cache": "on",
+    "embedder": "ngrams",
+    "semantic_audited_share": 1.0,
+    "cache_secret": "0123456789abcdef",
+    # Longer than anything takes on a busy machine, short where all is waited for.
+    "cache_timeout_ms": 500,
+    "semantic_timeout_ms": 500,
+}
+
+
+def says(request: Any) -> list[Say]:
+    """A short answer."""
+    return [Say("Paris.", [1, 2]), Say("", [EOS], common_pb2.FINISH_REASON_STOP)]
+
+
+@asynccontextmanager
+async def asking(url: str) -> AsyncIterator[tuple[GatewayFleet, Callable[..., Any]]]:
+    """A gateway on a Redis, and a function that asks it and returns what the cache did."""
+    async with running_fleet(computes=[FakeCompute(says)], redis_url=url, **SETTINGS) as fleet, aiohttp.ClientSession(fleet.url) as session:
+
+        async def ask(question: str, **fields: Any) -> str:
+            body = {"messages": [{"role": "user", "content": question}], **fields}
+            async with session.post(CHAT, json=body) as response:
+                assert response.status == 200, await response.text()
+                assert (await response.json())["choices"][0]["message"]["content"] == "Paris."
+                return response.headers["X-Triserve-Cache"]
+
+        yield fleet, ask
+
+
+async def ask_everything(ask: Callable[..., Any]) -> list[str]:
+    """An exact question, one of meaning, and many at once."""
+    exact = [await ask("What is the capital of France?", temperature=0) for _ in range(2)]
+    near = [await ask(question) for question in ("What is the capital of France?", "what's the capital of france")]
+    return [*exact, *near, *await asyncio.gather(*(ask("Who wrote Faust?", temperature=0) for _ in range(10)))]
+
+
+@pytest.fixture
+def server(tmp_path: Path) -> Any:
+    server = RedisServer(tmp_path)
+    yield server
+    server.kill()
+
+
+async def test_a_redis_that_is_not_there_costs_no_request_its_answer() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        port = free.getsockname()[1]
+    async with asking(f"redis://127.0.0.1:{port}/0") as (fleet, ask):
+        await ask_everything(ask)
+        assert fleet.service.gateway.pipeline.cache.cache.stats.errors  # type: ignore[union-attr]
+
+
+async def test_a_redis_that_hangs_costs_no_request_its_answer_and_is_used_again(server: RedisServer) -> None:
+    async with asking(server.url) as (fleet, ask):
+        cache = fleet.service.gateway.pipeline.cache
+        assert cache is not None and cache.semantic is not None and cache.cache.guarded is not None
+        guarded = cache.cache.guarded
+        await cache.semantic.opened()
+        await ask_everything(ask)
+        server.pause()
+        await ask_everything(ask)
+        server.resume()
+        await eventually(lambda: not cache.cache.stats.breaker_open or guarded.usable(), "Redis is in use")
+        await ask_everything(ask)
+
+
+async def test_a_redis_that_dies_and_comes_back_empty_is_used_again(server: RedisServer) -> None:
+    async with asking(server.url) as (fleet, ask):
+        cache = fleet.service.gateway.pipeline.cache
+        assert cache is not None and cache.semantic is not None and cache.cache.guarded is not None
+        guarded = cache.cache.guarded
+        await cache.semantic.opened()
+        await ask_everything(ask)
+        server.kill()
+        await ask_everything(ask)
+        server.start()
+        # Connections of before are found dead one by one, each of them by somebody who is answered without the cache.
+        for _ in range(100):
+            await eventually(lambda: guarded.usable(), "Redis is in use")
+            await ask("How tall is the Eiffel Tower?")
+            await cache.semantic.drain()
+            if await ask("how tall is the eiffel tower") == "hit-semantic":
+                return
+        raise AssertionError("Redis is there and is not used")
+
+
+@pytest.mark.parametrize("fault", ["wrong password", "no permission", "full"])
+async def test_a_redis_that_refuses_costs_no_request_its_answer(server: RedisServer, fault: str) -> None:
+    with redis_py.Redis.from_url(server.url) as admin:
+        url = server.url
+        if fault == "wrong password":
+            url = server.url.replace("redis://", "redis://default:wrong@")
+            admin.config_set("requirepass", "right")
+        elif fault == "no permission":
+            admin.execute_command("ACL", "SETUSER", "nobody", "on", ">secret", "~*", "-@all", "+ping")
+            url = server.url.replace("redis://", "redis://nobody:secret@")
+        else:
+            admin.config_set("maxmemory", 1)
+    async with asking(url) as (_, ask):
+        await ask_everything(ask)
+
+
+async def test_values_that_somebody_spoils_are_misses_and_go(server: RedisServer) -> None:
+    with redis_py.Redis.from_url(server.url) as admin:
+        async with asking(server.url) as (fleet, ask):
+            cache = fleet.service.gateway.pipeline.cache
+            assert cache is not None and cache.semantic is not None and cache.cache.guarded is not None
+            await cache.semantic.opened()
+            await ask_everything(ask)
+            await cache.semantic.drain()
+            keys = list(admin.keys("triserve:cache:*"))
+            assert keys
+            for number, key in enumerate(keys):
+                admin.delete(key)
+                if number % 2:
+                    admin.set(key, b"rubbish")
+                else:
+                    admin.rpush(key, b"rubbish")
+            await ask_everything(ask)
+            await cache.semantic.drain()
+            await ask_everything(ask)
+
+
+@pytest.mark.parametrize("name", ["vector-sets", "flat"])
+async def test_a_user_who_may_do_no_more_than_is_documented_has_the_whole_cache(server: RedisServer, name: Any) -> None:
+    with redis_py.Redis.from_url(server.url) as admin:
+        admin.execute_command(*acl_rule(name, password="secret").split())
+        async with asking(server.url.replace("redis://", "redis://triserve:secret@")) as (fleet, ask):
+            cache = fleet.service.gateway.pipeline.cache
+            assert cache is not None and cache.semantic is not None and cache.cache.guarded is not None
+            await cache.semantic.opened()
+            await ask_everything(ask)
+            await cache.semantic.drain()
+            statuses = await ask_everything(ask)
+            assert statuses[:4] == ["hit-exact", "hit-exact", "hit-semantic", "hit-semantic"] and set(statuses[4:]) == {"hit-exact"}
+            await cache.semantic.drain()
+            assert cache.cache.stats.errors == 0 and cache.semantic.store is not None and cache.semantic.store.name == name
+            denied = [entry for entry in admin.acl_log() if entry["username"] == "triserve"]
+            assert not denied or name == "flat", "flat is what is left where a user may not use vector sets"
