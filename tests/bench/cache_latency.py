@@ -30,7 +30,7 @@ from prompt_cache.semantic.records import Record, RecordCodec
 from prompt_cache.semantic.semantic_cache import SemanticCache
 from tests.bench.made_vectors import Rows, clustered, milliseconds, paraphrases
 from tests.bench.vector_stores import make
-from tests.fakes.redis_servers import SERVERS
+from tests.fakes.redis_servers import SERVERS, RedisServer
 from tests.fakes.semantic_parts import SCOPE, FakeEmbedder
 
 RESULTS = Path(__file__).parent / "results" / "cache_latency.json"
@@ -76,6 +76,25 @@ async def _exact(url: str, arguments: argparse.Namespace) -> dict[str, Any]:
         figures[f"miss, {where}"] = milliseconds(seconds)
         await cache.close()
     return figures
+
+
+async def _hanging(server: RedisServer) -> dict[str, Any]:
+    """What a Redis that hangs adds to requests that come one after the other, as the gateway asks it: the first few wait, then it is left alone."""
+    cache = PromptCache(CacheConfig(redis_url=server.url, secret=SECRET))
+    await cache.start()
+    await cache.drain()
+    scope = CacheScope(tenant="a", model="m", weights_revision="w", computation="c", tokenizer_sha256="t", sampling=b"")
+    await cache.generation("a")
+    server.pause()
+    waits = []
+    for number in range(200):
+        begin, errors = time.perf_counter(), cache.errors
+        await cache.generation("a")
+        assert await cache.get(cache.key(scope, [number]), ask_redis=cache.errors == errors) is None
+        waits.append(time.perf_counter() - begin)
+    server.resume()
+    await cache.close()
+    return {**milliseconds(waits), "max_ms": round(1e3 * max(waits), 3), "waited_over_1_ms": sum(wait > 1e-3 for wait in waits)}
 
 
 async def _semantic(name: str, url: str, arguments: argparse.Namespace, entries: int) -> dict[str, Any]:
@@ -151,8 +170,9 @@ def main() -> None:
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner, tempfile.TemporaryDirectory() as folder:
         server = SERVERS["vectors"](Path(folder))
         exact = runner.run(_exact(server.url, arguments))
+        hanging = runner.run(_hanging(server))
         server.kill()
-        print(json.dumps(exact))
+        print(json.dumps({"exact": exact, "hanging": hanging}))
         for entries in arguments.entries:
             for name in arguments.stores:
                 with tempfile.TemporaryDirectory() as own:
@@ -167,6 +187,7 @@ def main() -> None:
         **{package: version(package) for package in ("triserve", "numpy", "redis", "hiredis", "uvloop")},
         "settings": {name: value for name, value in vars(arguments).items() if name != "output"},
         "exact": exact,
+        "redis_hangs": hanging,
         "semantic": runs,
     }
     arguments.output.write_text(json.dumps(document, indent=1) + "\n")
