@@ -83,7 +83,7 @@ MODULES = {
         "tests/unit/compute_svc/engine/test_engine.py",
     ],
     "compute_svc/drawing/changes.py": ["tests/unit/compute_svc/drawing/test_changes.py"],
-    "compute_svc/drawing/gumbel_max.py": ["tests/unit/compute_svc/drawing/test_gumbel_max.py"],
+    "compute_svc/drawing/gumbel_max.py": ["tests/unit/compute_svc/drawing"],
     "compute_svc/drawing/history.py": ["tests/unit/compute_svc/drawing/test_changes.py"],
     "compute_svc/drawing/request_draw.py": ["tests/unit/compute_svc/drawing", "tests/integration/test_draws_agree.py"],
     "compute_svc/engine/step_drawing.py": ["tests/unit/compute_svc/engine/test_engine.py"],

@@ -54,6 +54,7 @@ class SemanticCache:
         wall: Seconds since 1970.
         draw: Gives numbers in [0, 1).
         embedding_counts: What the embedder has counted, by name.
+        sleep: Waits for so many seconds.
     """
 
     def __init__(
@@ -69,6 +70,7 @@ class SemanticCache:
         wall: Callable[[], float] = time.time,
         draw: Callable[[], float] = random.random,
         embedding_counts: Callable[[], Mapping[str, float]] = dict,
+        sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,
     ) -> None:
         self._config = config
         self.embedder = embedder
@@ -80,6 +82,7 @@ class SemanticCache:
         self._wall = wall
         self._draw = draw
         self.embedding_counts = embedding_counts
+        self._sleep = sleep
         self._opening: asyncio.Task[None] | None = None
         self._tasks: set[asyncio.Task[object]] = set()
         self.store: VectorStore | None = None
@@ -351,7 +354,7 @@ class SemanticCache:
                 self.store, self.server, self.advice = await self._open_store()
             except Exception as error:  # noqa: BLE001 - whatever Redis says, it is asked again
                 logger.warning("no store for the semantic cache yet: %s", error)
-                await asyncio.sleep(_OPEN_AGAIN_S)
+                await self._sleep(_OPEN_AGAIN_S)
         logger.info("semantic cache: %s on %s, embedder %s", self.store.name, self.server, self.embedder.id)
         for sentence in self.advice:
             logger.warning("semantic cache: %s", sentence)

@@ -70,6 +70,9 @@ class SemanticScene:
         self.embedder = FakeEmbedder(cosines)
         self.now = 1_000_000.0
         self.draws = 0.5
+        # Raised in turn where the store is looked for; and for how long was waited then.
+        self.store_errors: list[Exception] = []
+        self.slept: list[float] = []
         self.config = SemanticConfig(**{"audited_share": 0.0, "lookup_timeout_s": 60.0, **config})
         self.store = LocalStore(dimensions=DIMENSIONS, limits=self.config.limits, clock=lambda: self.now)
         self.cache = SemanticCache(
@@ -82,9 +85,15 @@ class SemanticScene:
             clock=lambda: self.now,
             wall=lambda: self.now,
             draw=lambda: self.draws,
+            sleep=self._sleep,
         )
 
+    async def _sleep(self, seconds: float) -> None:
+        self.slept.append(seconds)
+
     async def _open(self) -> OpenedStore:
+        if self.store_errors:
+            raise self.store_errors.pop(0)
         return OpenedStore(self.store, "a test", ())
 
     async def started(self) -> SemanticScene:

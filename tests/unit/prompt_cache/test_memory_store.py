@@ -247,3 +247,12 @@ def test_a_share_out_of_its_range_is_refused(share: float) -> None:
 def test_a_policy_that_is_none_is_refused() -> None:
     with pytest.raises(ValueError, match="the eviction policy is 'random', known are lru, lfu, fifo, cost"):
         MemoryStore(max_bytes=1, max_entries=1, policy="random")  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("ttl_s", [0.0, -1.0])
+def test_a_value_whose_time_is_over_is_not_kept_and_takes_the_old_one_away(ttl_s: float) -> None:
+    store = MemoryStore(max_bytes=10_000, max_entries=4)
+    key = CacheKey("aa", "1")
+    store.put(key, b"old", now=0.0, ttl_s=9.0)
+    store.put(key, b"new", now=5.0, ttl_s=ttl_s)
+    assert len(store) == 0 and store.get(key, 0.0) is None

@@ -115,3 +115,12 @@ def test_counts_that_cannot_be_are_refused(ints: tuple[int, ...]) -> None:
 def test_a_budget_out_of_range_names_the_field(field: str, value: float) -> None:
     with pytest.raises(ValueError, match=field):
         HitBudget(**{field: value})  # type: ignore[arg-type]
+
+
+def test_counts_are_those_of_a_week_and_a_pause_is_of_a_quarter_of_a_day() -> None:
+    budget, day = HitBudget(), 86_400
+    counts = budget.with_hit(budget.with_hit(HitCounts(), 1.0), 7 * day)
+    assert counts.served == 2, "a second less than a week later"
+    assert budget.with_hit(counts, 1 + 7 * day).served == 1
+    bad = HitCounts(served=2, checked=2, wrong=2, since_s=1, off_since_s=10)
+    assert budget.is_off(bad, 10 + day / 4 - 1) and not budget.is_off(bad, 10 + day / 4)

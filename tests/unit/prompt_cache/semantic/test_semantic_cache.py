@@ -80,6 +80,21 @@ async def test_before_there_is_a_store_nothing_is_found_and_nothing_fails() -> N
     assert (await scene.ask(ASKED, "Paris.")).outcome == "miss"
 
 
+async def test_a_store_that_is_not_there_is_looked_for_again_every_few_seconds() -> None:
+    scene = SemanticScene()
+    scene.store_errors = [ConnectionError("gone"), ValueError("full")]
+    await scene.started()
+    assert scene.slept == [5.0, 5.0]
+    assert (await scene.ask(ASKED, "Paris.")).outcome == "miss"
+
+
+async def test_an_answer_for_which_there_is_no_vector_in_time_is_not_kept() -> None:
+    scene = await SemanticScene(lookup_timeout_s=0.01).started()
+    prepared = await scene.cache.prepare(SCOPE, ASKED, asyncio.Event().wait())  # type: ignore[arg-type]
+    assert (prepared.outcome, prepared.vector) == ("skipped", None)
+    assert scene.cache.keep(prepared, answered("Paris.", now=scene.now)) == "no_vector"
+
+
 async def test_an_answer_longer_than_the_request_allows_is_not_served() -> None:
     scene = await SemanticScene().started()
     found = await scene.look(ASKED)
