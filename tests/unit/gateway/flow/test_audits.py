@@ -17,6 +17,7 @@ from gateway.flow.served_model import ServedNames
 from gateway.metrics import Metrics
 from prompt_cache import CacheConfig, PromptCache
 from tests.fakes.fake_stages import MODEL, Clock, FakeAttempt, FakeReplica, FakeStages, until
+from tests.fakes.gateway_fleet import eventually
 from tests.fakes.semantic_parts import SemanticScene
 from triserve.rpc.errors import Internal, Unavailable
 from triserve.v1 import tokenizer_pb2
@@ -93,8 +94,7 @@ async def test_a_check_of_a_model_that_says_nothing_ends_with_the_time_of_a_requ
     scene.replica.play = lambda attempt: None
     with caplog.at_level(logging.INFO):
         assert await scene.ask() == ("hit-semantic", "Paris.")
-        while "was not checked" not in caplog.text:
-            await asyncio.sleep(0)
+        await eventually(lambda: "was not checked" in caplog.text)
     assert scene.replica.attempts[-1].cancelled
 
 
