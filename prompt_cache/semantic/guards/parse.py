@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Sequence, Set
 from functools import lru_cache
 
 from prompt_cache.semantic.guards.chinese import chinese_courtesy, chinese_items
@@ -12,6 +12,7 @@ from prompt_cache.semantic.guards.items import Item, Question
 from prompt_cache.semantic.guards.languages import language_of
 from prompt_cache.semantic.guards.lexicon import Lexicon, Phrase
 from prompt_cache.semantic.guards.quantities import read_quantity
+from prompt_cache.semantic.guards.small_talk import unwrapped
 from prompt_cache.semantic.guards.tables.english_forms import is_past
 from prompt_cache.semantic.guards.tables.english_phrases import ENGLISH_HOMOGRAPHS
 from prompt_cache.semantic.guards.tables.lexicons import LEXICONS
@@ -25,7 +26,7 @@ _COURTESY_WORDS = (
 )
 _COURTESY = frozenset(_COURTESY_WORDS.split())
 # They are courtesy at the beginning and after a pause alone: "how do I say thanks".
-_GREETINGS = _COURTESY - {"please", "kindly", "bitte"}
+_GREETINGS = _COURTESY - {"please", "kindly", "bitte"} | {"thank", "many", "good", "excuse"}
 # How far a particle may stand from its verb: "turn the dark mode of the app on".
 _SEPARABLE_REACH = 7
 # Megabits; megabytes have a capital B, or no capital at all.
@@ -45,20 +46,21 @@ def parse(text: str) -> Question:
     language = language_of(text, [token.lower.partition("'")[0] for token in found if token.kind == "word"])
     if language == "zh":
         return Question(text, language, tuple(chinese_items(found)), chinese_courtesy(found))
-    if language == "en":
-        found = expanded(found)
-    parser = _Parser(found, language)
-    items = parser.items()
-    if language == "en":
-        items = as_active(with_main_verbs(items))
-    return Question(text, language, tuple(items), tuple(parser.courtesy))
+    if language != "en":
+        parser = _Parser(found, language)
+        return Question(text, language, tuple(parser.items()), tuple(parser.courtesy))
+    bare = unwrapped(expanded(found))
+    parser = _Parser(bare.tokens, language, bare.yes_no)
+    items = as_active(with_main_verbs(parser.items()))
+    return Question(text, language, tuple(items), (*bare.said, *parser.courtesy))
 
 
 class _Parser:
     """One pass over the tokens of a question in a language that is written with spaces, or in none that is covered."""
 
-    def __init__(self, found: Sequence[Token], language: str | None) -> None:
+    def __init__(self, found: Sequence[Token], language: str | None, yes_no: Set[int] = frozenset()) -> None:
         self._tokens = found
+        self._yes_no = yes_no
         self._language = language
         self._lexicon: Lexicon | None = LEXICONS.get(language) if language else None
         self._found: list[Item] = []
@@ -88,6 +90,9 @@ class _Parser:
             return 1
         if token.kind == "verbatim":
             self._add(Item("verbatim", frozenset({token.surface}), token.surface, is_name=True))
+            return 1
+        if position in self._yes_no:
+            self._add(Item("wh", frozenset({"yesno"}), token.surface))
             return 1
         if position in self._particles:
             self._add(*self._particles[position])
@@ -124,7 +129,7 @@ class _Parser:
         for phrase in self._lexicon.phrases_from(token.lower, following):
             if phrase.is_opening and not (self._opening and self._is_request(position, phrase)):
                 continue
-            if token.lower in _GREETINGS and len(phrase.words) == 1 and not (self._opening or self._tokens[position - 1].kind == "pause"):
+            if not phrase.items and token.lower in _GREETINGS and not (self._opening or self._tokens[position - 1].kind == "pause"):
                 continue
             if len(phrase.words) == 1 and (is_acronym or looks_like_name) and not any(item.kind == "content" for item in phrase.items):
                 continue

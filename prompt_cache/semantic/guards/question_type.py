@@ -88,6 +88,8 @@ def _person(asked: Question, kept: Question, forms: set[str]) -> str | None:
     for one, other in ((asked, kept), (kept, asked)):
         if _is_object_alone(one) and _is_subject_alone(other):
             return "'me' against 'I'"
+        if _num(one, _SUBJECTS) > _num(other, _SUBJECTS) and _num(one, _OBJECTS) < _num(other, _OBJECTS):
+            return "'I' against 'me'"
     if (_MANNER | _EXTENT) & forms:
         return None
     for left, right in ((mine, theirs), (theirs, mine)):
@@ -100,6 +102,10 @@ def _order_of_persons(question: Question) -> list[str]:
     """Who stands before whom, where several do."""
     order = [min(item.forms) for item in question.of("person")]
     return order if len(set(order)) > 1 else []
+
+
+def _num(question: Question, surfaces: frozenset[str]) -> int:
+    return sum(item.surface.casefold() in surfaces for item in question.of("person"))
 
 
 def _is_subject_alone(question: Question) -> bool:

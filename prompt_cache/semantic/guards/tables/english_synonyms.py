@@ -31,7 +31,7 @@ dangerous hazardous risky unsafe ; daybreak dawn ; debate discussion ; deceased 
 delete remove erase ; deliver delivery ship shipping ; describe explain ; design plan ; desire want wish ; destroy demolish ; detect spot
 develop create development ; device gadget ; die death ; difference differ distinction ; difficult hard tough challenging
 difficulty problem ; dinner supper ; directory folder ; dirty filthy ; disable deactivate switchoff ; discount reduction
-discover find discovery ; disease illness sickness ; dish meal ; display show ; doctor physician ; document paperwork
+discover find discovery ; disease illness sickness ; dish meal ; display show ; doctor physician ; document paper paperwork
 dog canine ; drive disk ; medication medicine ; dwelling house ; earn make ; earth globe ; easy simple ; easiest simplest
 effect impact ; eliminate remove ; employ hire ; enable activate ; end finish ; enemy foe
 enhance improve ; enjoy like ; enormous huge ; enter input ; error fault mistake ; evidence proof ; examine inspect ; example instance
@@ -86,7 +86,7 @@ coupon voucher ; courteous polite ; deadly fatal lethal ; defective faulty broke
 drowsy sleepy ; earthquake quake ; extraterrestrial alien ; flashlight torch ; foolish silly stupid ; forbidden prohibited banned ; fridge refrigerator
 glasses eyeglasses spectacles ; honest truthful ; humanity mankind humankind ; hurry rush ; impolite rude ; jammed stuck ; jungle rainforest
 ladybird ladybug ; lately recently ; likelihood probability chance ; maybe perhaps possibly ; melody tune ; misplace lose ; mailbox inbox ; odor smell scent ; outlet socket
-perspire sweat perspiration ; postpone defer ; pup puppy ; quit resign ; rare uncommon ; renter tenant ; ripped torn ; shy timid
+petted stroked ; petting stroking ; perspire sweat perspiration ; postpone defer ; pup puppy ; quit resign ; rare uncommon ; renter tenant ; ripped torn ; shy timid
 staircase stairs ; starter appetizer ; stove cooker ; teen teenager adolescent ; thaw defrost ; trek hike ; vocalist singer
 write draft ; handy useful ; shrub bush
 """
