@@ -26,6 +26,30 @@ def with_main_verbs(items: Sequence[Item]) -> list[Item]:
     return result
 
 
+# Nouns that belong to something: "the formula for salt" is that of salt.
+_RELATIONAL_WORDS = """
+abbreviation cause chemical definition formula price symbol synonym term word name equation explanation
+"""
+_RELATIONAL = frozenset(_RELATIONAL_WORDS.split())
+_TRANSLATING = frozenset({"translate", "convert", "translation", "conversion"})
+
+
+def with_plain_prepositions(items: Sequence[Item]) -> list[Item]:
+    """Reads prepositions that say the same behind some words as one: "the formula for" and "of", "translate into" and "to"."""
+    result: list[Item] = []
+    is_translating = False
+    for place, item in enumerate(items):
+        is_translating |= item.kind == "content" and not _TRANSLATING.isdisjoint(item.forms)
+        if item.kind == "preposition":
+            before = items[place - 1] if place else None
+            if "for" in item.forms and before is not None and before.kind == "content" and not _RELATIONAL.isdisjoint(before.forms):
+                item = replace(item, forms=frozenset({"of"}))
+            elif "into" in item.forms and is_translating:
+                item = replace(item, forms=frozenset({"to"}))
+        result.append(item)
+    return result
+
+
 def _ends_clause(items: list[Item], place: int) -> bool:
     return place + 1 == len(items) or items[place + 1].kind in ("pause", "preposition", "conjunction", "wh")
 

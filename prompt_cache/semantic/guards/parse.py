@@ -7,7 +7,7 @@ from collections.abc import Sequence, Set
 from functools import lru_cache
 
 from prompt_cache.semantic.guards.chinese import chinese_courtesy, chinese_items
-from prompt_cache.semantic.guards.english_grammar import as_active, with_main_verbs
+from prompt_cache.semantic.guards.english_grammar import as_active, with_main_verbs, with_plain_prepositions
 from prompt_cache.semantic.guards.items import Item, Question
 from prompt_cache.semantic.guards.languages import language_of
 from prompt_cache.semantic.guards.lexicon import Lexicon, Phrase
@@ -51,7 +51,7 @@ def parse(text: str) -> Question:
         return Question(text, language, tuple(parser.items()), tuple(parser.courtesy))
     bare = unwrapped(expanded(found))
     parser = _Parser(bare.tokens, language, bare.yes_no)
-    items = as_active(with_main_verbs(parser.items()))
+    items = as_active(with_main_verbs(with_plain_prepositions(parser.items())))
     return Question(text, language, tuple(items), (*bare.said, *parser.courtesy))
 
 
@@ -86,7 +86,7 @@ class _Parser:
         if token.kind == "pause":
             self._found.append(Item("pause", frozenset({"stop" if token.ends_sentence else "comma"}), token.surface))
             self._sentence_start |= token.ends_sentence
-            self._opening |= token.ends_sentence or not any(item.kind != "pause" for item in self._found)
+            self._opening |= token.ends_sentence or self._is_fronted()
             return 1
         if token.kind == "verbatim":
             self._add(Item("verbatim", frozenset({token.surface}), token.surface, is_name=True))
@@ -113,6 +113,16 @@ class _Parser:
         self._add(self._word(token))
         return 1
 
+    def _is_fronted(self) -> bool:
+        """Whether nothing stands before this place in its sentence but a phrase that could stand at its end: "in two sentences, ..."."""
+        sentence: list[Item] = []
+        for item in reversed(self._found):
+            if item.kind == "pause" and "stop" in item.forms:
+                break
+            sentence.append(item)
+        first = next((item.kind for item in reversed(sentence) if item.kind != "pause"), None)
+        return first is None or (first in ("preposition", "conjunction") and not any(item.kind in ("wh", "modal") for item in sentence))
+
     def _add(self, *items: Item) -> None:
         self._found.extend(items)
         self._sentence_start = self._opening = False
@@ -133,12 +143,22 @@ class _Parser:
                 continue
             if len(phrase.words) == 1 and (is_acronym or looks_like_name) and not any(item.kind == "content" for item in phrase.items):
                 continue
+            if token.lower == "one" and self._is_numeral(position):
+                continue
             if token.lower == "a" and len(phrase.words) == 1 and self._is_particle(position):
                 # The a of "the ratio of a to b": no noun follows.
                 continue
             if self._follows(position, phrase):
                 return phrase
         return None
+
+    def _is_numeral(self, position: int) -> bool:
+        """Whether "one" counts what stands behind it: "one item", and not "does one tip"."""
+        assert self._lexicon is not None, "only covered languages have phrases"
+        before = self._tokens[position - 1].lower if position else ""
+        after = self._tokens[position + 1] if position + 1 < len(self._tokens) else None
+        is_subject = any(item.kind in ("auxiliary", "modal") for phrase in self._lexicon.single(before) for item in phrase.items)
+        return not is_subject and after is not None and after.kind == "word" and not self._lexicon.single(after.lower)
 
     def _is_request(self, position: int, phrase: Phrase) -> bool:
         """Whether "can you" asks for something, rather than whether one can: a verb says so, next or, in German, in the sentence."""

@@ -2,12 +2,18 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
+
 from prompt_cache.semantic.guards.items import Item, Question, unmatched
 
 _WHAT = Item("wh", frozenset({"what", "explain"}), "what")
 _MANNER = frozenset({"how"})
 _SUBJECTS = frozenset({"i", "we", "ich", "wir", "yo", "nosotros"})
 _OBJECTS = frozenset({"me", "us", "mich", "mir", "uns"})
+# They may be anybody: "how did they build it" is "how was it built".
+_NOBODY = frozenset({"they", "one", "ones"})
+# What a clause begins with.
+_OPENERS = frozenset({"if", "unless", "because", "while", "when", "before", "after", "until", "although"})
 _EXTENT = frozenset({"howlong", "howoften", "howmuch", "howmany"})
 # "How do they differ" is "what is the difference".
 _MANNER_IS_MATTER = frozenset({"difference", "todo"})
@@ -90,6 +96,10 @@ def _person(asked: Question, kept: Question, forms: set[str]) -> str | None:
             return "'me' against 'I'"
         if _num(one, _SUBJECTS) > _num(other, _SUBJECTS) and _num(one, _OBJECTS) < _num(other, _OBJECTS):
             return "'I' against 'me'"
+    left_clauses, right_clauses = _clause_subjects(asked), _clause_subjects(kept)
+    for opener in left_clauses.keys() & right_clauses.keys():
+        if (left_clauses[opener] == "they") != (right_clauses[opener] == "they"):
+            return f"{left_clauses[opener]!r} against {right_clauses[opener]!r} after {opener!r}"
     if (_MANNER | _EXTENT) & forms:
         return None
     for left, right in ((mine, theirs), (theirs, mine)):
@@ -100,8 +110,18 @@ def _person(asked: Question, kept: Question, forms: set[str]) -> str | None:
 
 def _order_of_persons(question: Question) -> list[str]:
     """Who stands before whom, where several do."""
-    order = [min(item.forms) for item in question.of("person")]
+    order = [min(item.forms) for item in question.of("person") if item.surface.casefold() not in _NOBODY]
     return order if len(set(order)) > 1 else []
+
+
+def _clause_subjects(question: Question) -> dict[str, str]:
+    """The pronoun right behind "if", "before" and the like, by the word that begins the clause."""
+    return {
+        opener: min(person.forms)
+        for item, person in pairwise(question.items)
+        if person.kind == "person"
+        for opener in _OPENERS & {form.partition(".")[0] for form in item.forms}
+    }
 
 
 def _num(question: Question, surfaces: frozenset[str]) -> int:

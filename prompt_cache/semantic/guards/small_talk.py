@@ -14,7 +14,7 @@ _SMALL_TALK_WORDS = """
 hello hi hey dear good morning afternoon evening day everyone everybody all folks guys team support there sir madam thanks thank you many a lot so very much
 for your help time patience support reply answer assistance earlier again in advance cheers sorry to bother disturb trouble if this is it might be may sounds
 an silly stupid dumb basic simple obvious strange odd question questions but i am have one more quick last small short simple other another thing just bit little
-stuck confused here hope doing well fine nice great please any would appreciated greatly appreciate kind warm best regards wishes
+stuck confused here hope doing well fine nice great please any are you would appreciated greatly appreciate kind warm best regards wishes
 """
 _SMALL_TALK = frozenset(_SMALL_TALK_WORDS.split())
 # One of these must be there: "so am I" is no small talk.

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from itertools import pairwise
 from typing import NamedTuple
 
+from prompt_cache.semantic.guards.complements import other_complement, with_conjuncts_of
 from prompt_cache.semantic.guards.english_grammar import without_genitives
 from prompt_cache.semantic.guards.items import Item, Question
 
@@ -103,6 +104,10 @@ def check(asked: Question, kept: Question) -> str | None:
     mine, theirs = asked.items, kept.items
     if asked.language == "en" and _num_genitives(mine) != _num_genitives(theirs):
         mine, theirs = tuple(without_genitives(mine)), tuple(without_genitives(theirs))
+    odd = other_complement(mine, theirs) if asked.language == "en" else None
+    if odd is not None:
+        return odd
+    theirs = with_conjuncts_of(mine, theirs)
     first, second = _corresponding(mine, theirs)
     if asked.language == "de":
         _free_german_verbs(mine, first, theirs, second)
@@ -223,18 +228,25 @@ def _has_nouns(items: Sequence[Item]) -> bool:
 def _segments(items: Sequence[Item], numbers: Sequence[int | None], nouns_end_phrases: bool) -> list[_Segment]:
     clause = current = _OpenSegment("", [])
     segments = [clause]
+    is_fronted = bool(items) and items[0].kind == "preposition"
     for item, number in zip(items, numbers, strict=True):
         if item.kind == "preposition" and "of" in item.forms:
             # What belongs to a word stays with it.
             continue
-        if item.kind in _MARKERS and not (_SYMMETRIC & item.forms):
+        if "but" in item.forms:
+            # Either half may come first.
+            clause = current = _OpenSegment("", [])
+            segments.append(clause)
+        elif item.kind in _MARKERS and not (_SYMMETRIC & item.forms):
             current = _OpenSegment(min(item.forms), [])
             segments.append(current)
         elif item.kind in ("wh", "pause"):
             clause = current = _OpenSegment(" ".join(sorted(item.forms)) if item.kind == "wh" else "", [])
             segments.append(clause)
-        elif item.kind in ("auxiliary", "modal") and current.places:
+        elif (item.kind in ("auxiliary", "modal") or (item.kind == "person" and is_fronted)) and current.places:
+            # "Since the update my watch ...": the phrase at the front ends where the subject begins.
             current = clause
+            is_fronted = False
         elif item.kind == "conjunction":
             current.places.append(-1)
         elif number is not None:

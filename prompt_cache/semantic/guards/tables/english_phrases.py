@@ -4,7 +4,7 @@ from __future__ import annotations
 
 # Words that carry nothing: articles, politeness, what asks to be answered.
 _EMPTY = """
-the | a | an | this | that | these | those | it | its | itself | they | them | their | theirs | themselves | there | here | one's | someone's =
+the | a | an | this | that | these | those | it | its | itself | them | their | theirs | themselves | there | here | one's | someone's =
 please | kindly | hello | hi | hey | dear | thanks | thank you | thank you very much | thank you in advance | thanks in advance | thanks a lot | many thanks | cheers =
 excuse me | sorry | sorry to bother you | sorry to bother you but | sorry but | just out of curiosity | out of curiosity | out of interest | let me ask | let me ask you | just a quick question | quick question | a quick question | one question | i have a question | i have a quick question | good morning | good evening | good day =
 *but | *and | *so | *well | okay so | ok so | just wondering | actually | really | basically | simply put | exactly | precisely | specifically | literally | kind of | sort of =
@@ -173,6 +173,7 @@ will | going to | gonna | is going to | are going to | am going to = ^will/futur
 used to = +usedto
 i | me | my | mine | myself | we | us | our | ours | ourselves = @me
 you | your | yours | yourself | one | ones = @you
+they = @they
 he | him | his | himself = @he
 she | her | hers | herself = @she
 from | out of | away from = <from
@@ -183,7 +184,7 @@ on | upon | onto = <on
 at = <at
 of = <of
 for = <for
-with | along with | together with | by means of = <with
+with | along with | together with | by means of | with the help of | with the aid of | with the use of = <with
 by = <by
 regarding | concerning | on the subject of = <about
 as = <as
