@@ -31,6 +31,12 @@ _RELATIONAL_WORDS = """
 abbreviation cause chemical definition formula price symbol synonym term word name equation explanation
 """
 _RELATIONAL = frozenset(_RELATIONAL_WORDS.split())
+# What is followed by another verb in -ing.
+_BEFORE_DOING_WORDS = """
+stop start begin keep avoid quit continue finish resume like enjoy recommend try consider prevent risk about mind hate suggest advise go cease practice
+benefit advantage disadvantage drawback risk point worth danger cost reason experience problem trouble difference alternative
+"""
+_BEFORE_DOING = frozenset(_BEFORE_DOING_WORDS.split())
 _TRANSLATING = frozenset({"translate", "convert", "translation", "conversion"})
 
 
@@ -46,8 +52,15 @@ def with_plain_prepositions(items: Sequence[Item]) -> list[Item]:
                 item = replace(item, forms=frozenset({"of"}))
             elif "into" in item.forms and is_translating:
                 item = replace(item, forms=frozenset({"to"}))
+        elif item.surface.casefold() == "using" and place and _may_have_means(items[place - 1]):
+            item = Item("preposition", frozenset({"with"}), item.surface)
         result.append(item)
     return result
+
+
+def _may_have_means(item: Item) -> bool:
+    """Whether "using" behind a word says by what means, and is not what is stopped or begun."""
+    return item.kind in ("content", "number", "verbatim") and _BEFORE_DOING.isdisjoint(item.forms)
 
 
 def _ends_clause(items: list[Item], place: int) -> bool:

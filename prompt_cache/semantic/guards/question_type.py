@@ -11,6 +11,9 @@ _MANNER = frozenset({"how"})
 _SUBJECTS = frozenset({"i", "we", "ich", "wir", "yo", "nosotros"})
 _OBJECTS = frozenset({"me", "us", "mich", "mir", "uns"})
 # They may be anybody: "how did they build it" is "how was it built".
+_DO = frozenset({"do", "present"})
+# Questions in which "do I" asks what to do; "why do I cough" asks for no advice.
+_DELIBERATING = frozenset({"where", "who", "what"})
 _NOBODY = frozenset({"they", "one", "ones"})
 # What a clause begins with.
 _OPENERS = frozenset({"if", "unless", "because", "while", "when", "before", "after", "until", "although"})
@@ -48,7 +51,21 @@ def _modality(asked: Question, kept: Question, forms: set[str]) -> str | None:
         mine, theirs = ({"should" if form == "must" else form for form in side} for side in (mine, theirs))
     if mine == theirs:
         return None
+    if _asks_what_to_do(asked, mine, theirs) or _asks_what_to_do(kept, theirs, mine):
+        return None
     return f"{'/'.join(sorted(mine)) or 'no modal verb'} against {'/'.join(sorted(theirs)) or 'no modal verb'}"
+
+
+def _asks_what_to_do(question: Question, its: set[str], other: set[str]) -> bool:
+    """Whether "do I" says what the other says by "should": "who do I talk to", "where do I find it"."""
+    first = next((item for item in question.items if item.kind == "wh"), None)
+    if its or len(other) != 1 or first is None or first.forms.isdisjoint(_DELIBERATING):
+        return False
+    if "should" not in other and ("can" not in other or "where" not in first.forms):
+        return False
+    return any(
+        item.kind == "auxiliary" and item.forms == _DO and after.surface.casefold() in _SUBJECTS for item, after in pairwise(question.items)
+    )
 
 
 def _tense(asked: Question, kept: Question) -> str | None:

@@ -7,7 +7,7 @@ from functools import lru_cache
 GERMAN_PHRASES = """
 der | die | das | den | dem | des | ein | eine | einen | einem | einer | eines | es | man | sich | dieser | diese | dieses | diesen | diesem | da | hier | dazu =
 bitte | hallo | guten tag | guten morgen | hi | danke | vielen dank | danke schön | entschuldigung | entschuldigen sie | kurze frage | eine frage | ich habe eine frage =
-denn | eigentlich | mal | genau | überhaupt | so | etwa | also | wohl | doch | halt | eben =
+denn | eigentlich | mal | genau | überhaupt | so | etwa | also | wohl | doch | halt | eben | dann =
 kannst du mir sagen | können sie mir sagen | könntest du mir sagen | könnten sie mir sagen | kannst du mir bitte sagen | können sie mir bitte sagen | könnten sie mir bitte sagen | könntest du mir bitte sagen =
 sag mir | sagen sie mir | sag mir bitte | weißt du | wissen sie | ich möchte wissen | ich würde gerne wissen | ich würde gern wissen | ich wüsste gern | ich frage mich | verrate mir =
 *kannst du | *können sie | *könntest du | *könnten sie | *würdest du | *würden sie =
@@ -190,6 +190,22 @@ löschen entfernen beseitigen
 kaufen erwerben
 auto wagen pkw fahrzeug
 fahrrad rad
+unterlage dokument
+aufzug lift fahrstuhl
+sofa couch
+möhre karotte
+medikament arznei arzneimittel
+bildschirm monitor
+ordner verzeichnis
+schicken senden
+bestellen ordern
+erlaubt gestattet
+verboten untersagt
+notwendig nötig erforderlich
+fernseher tv
+metzger fleischer
+kartoffel erdapfel
+geschenk präsent
 arzt doktor mediziner
 firma unternehmen betrieb
 beginnen anfangen starten
