@@ -9,6 +9,8 @@ from prompt_cache.semantic.guards.items import Item
 
 # "Stop to smoke" and "stop smoking" are two things.
 _TAKES_BOTH = frozenset({"stop", "remember", "forget", "regret", "quit", "try"})
+# Prepositions that go with the word right before them.
+_TELLS_OF_ONE = frozenset({"from", "with", "without"})
 _THINGS = frozenset({"what", "who"})
 # What cannot stand inside one of two things that "and" joins.
 _ENDS_CONJUNCT = frozenset({"conjunction", "wh", "pause", "auxiliary", "modal"})
@@ -24,7 +26,7 @@ def other_complement(asked: Sequence[Item], kept: Sequence[Item]) -> str | None:
         hanging = _left_hanging(items)
         if hanging is not None and not any(item.kind == "preposition" and item.corresponds(hanging) for item in others):
             return f"{hanging.surface!r} stands behind in one alone"
-    return None
+    return _other_compared(asked, kept)
 
 
 def _with_to(items: Sequence[Item]) -> set[str]:
@@ -54,6 +56,21 @@ def with_conjuncts_of(asked: Sequence[Item], kept: Sequence[Item]) -> Sequence[I
     if not (_alike(left, asked[mine[1] + 1 : mine[2]]) and _alike(right, asked[mine[0] : mine[1]])):
         return kept
     return [*kept[:start], *right, kept[joint], *left, *kept[end:]]
+
+
+def _other_compared(asked: Sequence[Item], kept: Sequence[Item]) -> str | None:
+    """What is told of the second of two things that are compared is told of the other: "a cat and a dog that bites"."""
+    mine, theirs = _conjuncts(asked), _conjuncts(kept)
+    if mine is None or theirs is None or not all(any("difference" in item.forms for item in items) for items in (asked, kept)):
+        return None
+    (first, other), (second, another) = ((items[at[0]], items[at[1] + 1]) for items, at in ((asked, mine), (kept, theirs)))
+    if not (first.corresponds(another) and other.corresponds(second)) or first.corresponds(second):
+        return None
+    is_told = any(
+        at[2] - at[1] - 1 > at[1] - at[0] or (at[2] < len(items) and not _TELLS_OF_ONE.isdisjoint(items[at[2]].forms))
+        for items, at in ((asked, mine), (kept, theirs))
+    )
+    return f"{other.surface!r} and {another.surface!r} are told more of" if is_told else None
 
 
 def _conjuncts(items: Sequence[Item]) -> tuple[int, int, int] | None:

@@ -123,7 +123,7 @@ def _small_talk_from(found: Sequence[Token], start: int) -> int | None:
         if found[place].lower == "but" and place > start + 1:
             break
         place += 1
-    if place >= len(found) - 1 or (found[place].kind != "pause" and found[place].lower != "but") or not _is_small_talk(found[start:place]):
+    if place >= len(found) - 1 or "?" in found[place].surface or (found[place].kind != "pause" and found[place].lower != "but") or not _is_small_talk(found[start:place]):
         return None
     return place + 2 if found[place + 1].lower == "but" and place + 2 < len(found) else place + 1
 
@@ -136,7 +136,8 @@ def _small_talk_until(found: Sequence[Token], start: int, end: int) -> int | Non
     place = last
     while place > start and found[place - 1].kind == "word":
         place -= 1
-    if place <= start or found[place - 1].kind != "pause" or place == last:
+    asks = any("?" in token.surface for token in found[last:end])
+    if asks or place <= start or found[place - 1].kind != "pause" or place == last:
         return None
     piece = found[place:last]
     if found[place - 1].ends_sentence:
