@@ -23,12 +23,14 @@ def with_main_verbs(items: Sequence[Item]) -> list[Item]:
             result[place] = Item("content", frozenset({"have"}), item.surface)
         elif item.kind == "preposition" and "like" in item.forms and before & {"do", "would", "can", "should"}:
             result[place] = Item("content", frozenset({"like"}), item.surface)
+        elif item.kind == "content" and item.surface.casefold() == "mean" and "do" in before:
+            result[place] = replace(item, forms=item.forms | {"meaning"})
     return result
 
 
 # Nouns that belong to something: "the formula for salt" is that of salt.
 _RELATIONAL_WORDS = """
-abbreviation cause chemical definition formula price symbol synonym term word name equation explanation
+syntax abbreviation cause chemical definition formula price symbol synonym term word name equation explanation
 """
 _RELATIONAL = frozenset(_RELATIONAL_WORDS.split())
 # What is followed by another verb in -ing.
@@ -86,7 +88,7 @@ def without_genitives(items: Sequence[Item]) -> list[Item]:
         if item.kind != "preposition" or "of" not in item.forms or result[place - 1].kind not in ("content", "number"):
             continue
         end = place + 1
-        while end < len(result) and result[end].kind in _NOMINAL:
+        while end < len(result) and (result[end].kind in _NOMINAL or (end == place + 1 and result[end].kind == "person")):
             end += 1
         if end > place + 1:
             result[place - 1 : end] = [*result[place + 1 : end], result[place - 1]]

@@ -7,6 +7,7 @@ from collections.abc import Sequence, Set
 from functools import lru_cache
 
 from prompt_cache.semantic.guards.chinese import chinese_courtesy, chinese_items
+from prompt_cache.semantic.guards.english_clauses import with_conditions, with_plain_clauses
 from prompt_cache.semantic.guards.english_grammar import as_active, with_main_verbs, with_plain_prepositions
 from prompt_cache.semantic.guards.items import Item, Question
 from prompt_cache.semantic.guards.languages import language_of
@@ -51,7 +52,8 @@ def parse(text: str) -> Question:
         return Question(text, language, tuple(parser.items()), tuple(parser.courtesy))
     bare = unwrapped(expanded(found))
     parser = _Parser(bare.tokens, language, bare.yes_no)
-    items = as_active(with_main_verbs(with_plain_prepositions(parser.items())))
+    items = with_conditions(with_main_verbs(with_plain_prepositions(parser.items())))
+    items = as_active(with_plain_clauses(items))
     return Question(text, language, tuple(items), (*bare.said, *parser.courtesy))
 
 

@@ -26,9 +26,7 @@ _SIGN_OFFS = frozenset({"regards", "wishes", "thanks", "cheers"})
 
 _ADVERBS = r"(?:\ (?:please|kindly|possibly|perhaps|maybe|just|quickly|be\ able\ to))*"
 _SOMEBODY = "(?:you|someone|anyone|anybody|somebody)"
-_WORTH_SAYING = (
-    r"(?:wondering|curious|interested|keen|unsure|not\ sure|not\ certain|trying\ to\ (?:find\ out|figure\ out|understand|work\ out|determine))"
-)
+_WORTH_SAYING = r"(?:wondering|curious|interested|keen|unsure|not\ sure|not\ certain|trying\ to\ (?:find\ out|figure\ out|understand|work\ out|determine))"
 _VERBS = "|".join(sorted(ENGLISH_REQUESTS))
 # Always a wrapping, whatever follows.
 _REQUEST = re.compile(
@@ -123,7 +121,12 @@ def _small_talk_from(found: Sequence[Token], start: int) -> int | None:
         if found[place].lower == "but" and place > start + 1:
             break
         place += 1
-    if place >= len(found) - 1 or "?" in found[place].surface or (found[place].kind != "pause" and found[place].lower != "but") or not _is_small_talk(found[start:place]):
+    if (
+        place >= len(found) - 1
+        or "?" in found[place].surface
+        or (found[place].kind != "pause" and found[place].lower != "but")
+        or not _is_small_talk(found[start:place])
+    ):
         return None
     return place + 2 if found[place + 1].lower == "but" and place + 2 < len(found) else place + 1
 

@@ -229,20 +229,29 @@ def _segments(items: Sequence[Item], numbers: Sequence[int | None], nouns_end_ph
     clause = current = _OpenSegment("", [])
     segments = [clause]
     is_fronted = bool(items) and items[0].kind == "preposition"
-    for item, number in zip(items, numbers, strict=True):
+    condition = ""
+    for place, (item, number) in enumerate(zip(items, numbers, strict=True)):
         if item.kind == "preposition" and "of" in item.forms:
             # What belongs to a word stays with it.
             continue
         if "but" in item.forms:
             # Either half may come first.
-            clause = current = _OpenSegment("", [])
+            clause = current = _OpenSegment(condition, [])
             segments.append(clause)
         elif item.kind in _MARKERS and not (_SYMMETRIC & item.forms):
             current = _OpenSegment(min(item.forms), [])
             segments.append(current)
+            if item.kind == "conjunction":
+                condition = current.marker
         elif item.kind in ("wh", "pause"):
             clause = current = _OpenSegment(" ".join(sorted(item.forms)) if item.kind == "wh" else "", [])
             segments.append(clause)
+            condition = ""
+        elif condition and current.marker == condition and not _begins_question(items, place):
+            if number is not None:
+                current.places.append(number)
+            elif item.kind == "conjunction":
+                current.places.append(-1)
         elif (item.kind in ("auxiliary", "modal") or (item.kind == "person" and is_fronted)) and current.places:
             # "Since the update my watch ...": the phrase at the front ends where the subject begins.
             current = clause
@@ -254,6 +263,12 @@ def _segments(items: Sequence[Item], numbers: Sequence[int | None], nouns_end_ph
             if nouns_end_phrases and _is_noun(item):
                 current = clause
     return [_Segment(segment.marker, _sorted_pairs(segment.places)) for segment in segments if segment.places]
+
+
+def _begins_question(items: Sequence[Item], place: int) -> bool:
+    """Whether an auxiliary begins what is asked behind a condition: "if it rains do I ...", and not "if it is wet"."""
+    after = items[place + 1].kind if place + 1 < len(items) else None
+    return items[place].kind in ("auxiliary", "modal") and (after == "person" or ("do" in items[place].forms and after != "negation"))
 
 
 def _sorted_pairs(numbers: Sequence[int]) -> tuple[int, ...]:

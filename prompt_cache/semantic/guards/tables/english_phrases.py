@@ -102,7 +102,9 @@ becuase | becasue = &because
 
 _STEERING = """
 not | no | never | neither | nor | cannot | none | nobody | nothing | nowhere | noone | lacking | aint = !not
-without = !not <without
+without | with no | with zero = !not <without
+what will happen if | what would happen if | what happens if = ?what +happen &if/when
+what will happen when | what happens when = ?what +happen &if/when
 no one = !not
 no longer | not any more | not anymore | no more = !not %anymore
 dont | do not = ^do/present !not
@@ -256,6 +258,9 @@ more quickly | more rapidly | more swiftly = +faster
 more easily = +easier
 more cheaply = +cheaper
 most recent | most recently = +latest
+*give me a summary of | *write a summary of | *provide a summary of | *summarize | *sum up = +summarize
+tell if | tell whether | know if | know whether | find out if | find out whether | check if | check whether | check that | see if | see whether | test if | test whether = +know &if
+send back | sending back | sent back = +return
 get better | getting better = +improve
 get worse = +worsen
 throw away | throw out | dispose of = +discard
@@ -322,6 +327,7 @@ ENGLISH_PHRASES = _EMPTY + _QUESTION_WORDS + _MISSPELT + _STEERING + _TURNS
 
 # Verb, particle that may stand apart from it, what they mean together.
 ENGLISH_SEPARABLE = """
+send back +return
 turn on +enable
 switch on +enable
 turn off +disable
