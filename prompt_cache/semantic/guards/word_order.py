@@ -228,47 +228,53 @@ def _has_nouns(items: Sequence[Item]) -> bool:
 def _segments(items: Sequence[Item], numbers: Sequence[int | None], nouns_end_phrases: bool) -> list[_Segment]:
     clause = current = _OpenSegment("", [])
     segments = [clause]
-    is_fronted = bool(items) and items[0].kind == "preposition"
+    # What a condition begins with, inside one.
     condition = ""
     for place, (item, number) in enumerate(zip(items, numbers, strict=True)):
         if item.kind == "preposition" and "of" in item.forms:
             # What belongs to a word stays with it.
             continue
-        if "but" in item.forms:
-            # Either half may come first.
-            clause = current = _OpenSegment(condition, [])
-            segments.append(clause)
-        elif item.kind in _MARKERS and not (_SYMMETRIC & item.forms):
-            current = _OpenSegment(min(item.forms), [])
-            segments.append(current)
-            if item.kind == "conjunction":
-                condition = current.marker
-        elif item.kind in ("wh", "pause"):
-            clause = current = _OpenSegment(" ".join(sorted(item.forms)) if item.kind == "wh" else "", [])
-            segments.append(clause)
-            condition = ""
-        elif condition and current.marker == condition and not _begins_question(items, place):
-            if number is not None:
-                current.places.append(number)
-            elif item.kind == "conjunction":
-                current.places.append(-1)
-        elif (item.kind in ("auxiliary", "modal") or (item.kind == "person" and is_fronted)) and current.places:
-            # "Since the update my watch ...": the phrase at the front ends where the subject begins.
+        opened = _opened(item, condition)
+        if opened is not None:
+            current = opened
+            segments.append(opened)
+            if item.kind in ("wh", "pause") or "but" in item.forms:
+                clause = opened
+            if item.kind != "preposition":
+                condition = "" if item.kind in ("wh", "pause") else opened.marker
+        elif current.places and _ends_segment(items, place, bool(condition) and current.marker == condition):
             current = clause
-            is_fronted = False
         elif item.kind == "conjunction":
             current.places.append(-1)
         elif number is not None:
             current.places.append(number)
-            if nouns_end_phrases and _is_noun(item):
+            if nouns_end_phrases and _is_noun(item) and not condition:
                 current = clause
     return [_Segment(segment.marker, _sorted_pairs(segment.places)) for segment in segments if segment.places]
 
 
-def _begins_question(items: Sequence[Item], place: int) -> bool:
-    """Whether an auxiliary begins what is asked behind a condition: "if it rains do I ...", and not "if it is wet"."""
-    after = items[place + 1].kind if place + 1 < len(items) else None
-    return items[place].kind in ("auxiliary", "modal") and (after == "person" or ("do" in items[place].forms and after != "negation"))
+def _opened(item: Item, condition: str) -> _OpenSegment | None:
+    """The segment that begins with an item, if one does. Either half of what "but" joins may come first."""
+    if "but" in item.forms:
+        return _OpenSegment(condition, [])
+    if item.kind == "wh":
+        return _OpenSegment(" ".join(sorted(item.forms)), [])
+    if item.kind == "pause":
+        return _OpenSegment("", [])
+    return _OpenSegment(min(item.forms), []) if item.kind in _MARKERS and not (_SYMMETRIC & item.forms) else None
+
+
+def _ends_segment(items: Sequence[Item], place: int, is_condition: bool) -> bool:
+    """Whether the clause goes on behind what was said before: at its auxiliary, or at the subject behind a phrase at the front.
+
+    A condition has an auxiliary of its own: "if it is wet"; what is asked begins with "do" or before a pronoun: "if it rains do I ...".
+    """
+    item, following = items[place], items[place + 1].kind if place + 1 < len(items) else None
+    if item.kind in ("auxiliary", "modal"):
+        return not is_condition or following == "person" or ("do" in item.forms and following != "negation")
+    # "Since the update my watch ...".
+    is_fronted = items[0].kind == "preposition" and not any(before.kind in ("person", "pause", "wh") for before in items[1:place])
+    return item.kind == "person" and is_fronted
 
 
 def _sorted_pairs(numbers: Sequence[int]) -> tuple[int, ...]:
