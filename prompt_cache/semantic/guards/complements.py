@@ -11,6 +11,7 @@ from prompt_cache.semantic.guards.items import Item
 _TAKES_BOTH = frozenset({"stop", "remember", "forget", "regret", "quit", "try"})
 # Prepositions that go with the word right before them.
 _TELLS_OF_ONE = frozenset({"from", "with", "without"})
+_PARTICLES = frozenset({"in", "on"})
 _THINGS = frozenset({"what", "who"})
 # What cannot stand inside one of two things that "and" joins.
 _ENDS_CONJUNCT = frozenset({"conjunction", "wh", "pause", "auxiliary", "modal"})
@@ -23,10 +24,25 @@ def other_complement(asked: Sequence[Item], kept: Sequence[Item]) -> str | None:
         for verb in _with_to(items) - there:
             if any(item.kind == "content" and verb in item.forms for item in others):
                 return f"{verb!r} is followed by 'to' in one alone"
+        plain = _verbs(others, has_particle=False)
+        for verb in _verbs(items, has_particle=True):
+            if any(verb.corresponds(other) for other in plain):
+                return f"{verb.surface!r} has a particle in one alone"
         hanging = _left_hanging(items)
         if hanging is not None and not any(item.kind == "preposition" and item.corresponds(hanging) for item in others):
             return f"{hanging.surface!r} stands behind in one alone"
     return _other_compared(asked, kept)
+
+
+def _verbs(items: Sequence[Item], *, has_particle: bool) -> list[Item]:
+    """Verbs behind a pronoun, with "in" or "on" right behind them or with what they are done to: "lock in a rate", "lock a rate"."""
+    return [
+        verb
+        for subject, verb, after in zip(items, items[1:], items[2:], strict=False)
+        if subject.kind == "person"
+        and verb.kind == "content"
+        and (after.kind == "preposition" and not _PARTICLES.isdisjoint(after.forms) if has_particle else after.kind == "content")
+    ]
 
 
 def _with_to(items: Sequence[Item]) -> set[str]:

@@ -44,9 +44,9 @@ def _shown(words: list[Item]) -> str:
 
 
 def _modality(asked: Question, kept: Question, forms: set[str]) -> str | None:
-    if _MANNER & forms:
-        return None
     mine, theirs = ({form for item in question.of("modal") for form in item.forms} - {"would"} for question in (asked, kept))
+    if _MANNER & forms and mine | theirs != {"can", "must"}:
+        return None
     if _EXTENT & forms:
         mine, theirs = ({"should" if form == "must" else form for form in side} for side in (mine, theirs))
     if mine == theirs:

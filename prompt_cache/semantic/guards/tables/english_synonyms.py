@@ -10,40 +10,40 @@ abbreviation abbr ; ability capability capacity ; accelerate speedup hasten ; ac
 acquire obtain get receive ; address adress ; advantage benefit pro upside
 disadvantage drawback con downside ; advice recommendation tip suggestion guidance ; advise recommend suggest ; afraid scared frightened
 allow permit let ; amount quantity ; ancestor forebear ; angry mad furious ; answer reply respond response ; apartment flat
-app application ; apply application ; appear seem look ; appoint name ; appointment meeting ; approve approval ; argument dispute
-arrive arrival ; article piece ; ask request inquire ; assist help aid assistance ; attempt try ; attorney lawyer
+app application ; apply application ; appear seem look ; appoint name ; approve approval ; argument dispute
+arrive arrival ; ask request inquire ; assist help aid assistance ; attempt try ; attorney lawyer
 author writer ; auto car automobile ; autumn fall ; baby infant ; ban prohibit forbid ; bathroom restroom ; beautiful pretty lovely
 begin start commence beginning ; behavior conduct ; belong belongings ; beverage drink ; bicycle bike cycle ; big large
 biggest largest ; birth born ; bill invoice ; blaze fire ; book reserve booking reservation ; border frontier
 bottom underside ; boss manager supervisor ; boy lad ; brave courageous ; bug defect ; build construct construction
 business company firm enterprise ; buy purchase ; brief short ; calculate compute calculation ; call phone telephone ; cancel cancellation annul
-careful cautious ; cash money ; catch capture ; cat feline ; cause trigger ; center middle
+careful cautious ; cash money ; catch capture ; cat feline ; center middle
 change modify alter edit modification ; cheap inexpensive affordable ; cheapest lowestpriced ; check inspect
 chemist pharmacy drugstore ; child kid ; choose select pick choice ; clean cleanse ; clever smart intelligent
 close shut ; close terminate end ; closest nearest ; farthest furthest ; clothes clothing garment ; coach bus ; cold chilly
 collect gather ; color colour ; combine unite ; common widespread prevalent ; company firm ; complete finish
 completely fully totally ; complicated complex ; component part ; compose write ; computer pc ; concern worry ; conclude finish
-condition state ; configure setup configuration set ; connect link attach connection ; consequence result outcome ; consume eat
+configure setup configuration set ; connect link attach connection ; consequence result outcome ; consume eat
 contain include ; convert transform turn ; cook prepare ; copy duplicate ; correct right proper
 cost price fee ; country nation ; couple pair ; courgette zucchini ; aubergine eggplant ; create make generate
 creator maker inventor ; crucial essential vital ; cure remedy ; curriculum syllabus ; customer client ; damage harm ; damaged broken
 dangerous hazardous risky unsafe ; daybreak dawn ; debate discussion ; deceased dead ; decrease reduce lower lessen decline
-delete remove erase ; deliver delivery ship shipping ; describe explain ; design plan ; desire want wish ; destroy demolish ; detect spot
+delete remove erase ; deliver delivery ship shipping ; describe explain ; desire want wish ; destroy demolish ; detect spot
 develop create development ; device gadget ; die death ; difference differ distinction ; difficult hard tough challenging
 difficulty problem ; dinner supper ; directory folder ; dirty filthy ; disable deactivate switchoff ; discount reduction
-discover find discovery ; disease illness sickness ; dish meal ; display show ; doctor physician ; document paper paperwork
+discover find discovery ; disease illness sickness ; dish meal ; display show ; doctor physician ; documents papers paperwork
 dog canine ; drive disk ; medication medicine ; dwelling house ; earn make ; earth globe ; easy simple ; easiest simplest
 effect impact ; eliminate remove ; employ hire ; enable activate ; end finish ; enemy foe
 enhance improve ; enjoy like ; enormous huge ; enter input ; error fault mistake ; evidence proof ; examine inspect ; example instance
-exam examination test ; exercise workout ; expand extend ; expense cost ; expensive costly dear ; expire expiry
-explain explanation clarify ; explode explosion ; fabric cloth ; factory plant ; fail failure ; false untrue ; famous wellknown renowned
+exam examination ; exercise workout ; expand extend ; expense cost ; expensive costly dear ; expire expiry
+explain explanation clarify ; explode explosion ; fabric cloth ; fail failure ; false untrue ; famous wellknown renowned
 fast quick rapid swift quickly rapidly ; fastest quickest ; faucet tap ; feeling emotion ; film movie ; find locate ; fine penalty
-fix repair mend ; flatmate roommate ; flower blossom ; food nourishment ; forecast prediction ; form shape ; form questionnaire
+fix repair mend ; flatmate roommate ; flower blossom ; food nourishment ; forecast prediction ; form questionnaire
 found establish ; freedom liberty ; friend buddy ; function purpose ; function work operate ; garbage trash rubbish waste ; garden yard
 gas gasoline petrol ; generate produce ; gift present ; glad happy ; goal aim objective ; golang go ; grandma grandmother
 grandpa grandfather ; grasp understand ; grow cultivate ; guarantee warranty ; handle manage ; happen occur ; harm hurt damage
 hate loathe ; heal recover ; heat warm ; height tall ; hide conceal ; highest tallest ; hint clue ; hire recruit ; holiday vacation
-home house ; hoover vacuum ; hurt injure ; image picture photo photograph ; immediately instantly
+hoover vacuum ; hurt injure ; image picture photo photograph ; immediately instantly
 important significant ; improve enhance better improvement ; increase raise boost ; inform notify ; inhabitant resident population
 injury wound ; insect bug ; install installation ; invent invention create ; issue problem trouble ; iterate loop
 javascript js ; typescript ts ; kubernetes k8s ; postgresql postgres ; job occupation profession ; journey trip ; jumper sweater pullover
@@ -63,12 +63,12 @@ sad unhappy ; safe okay secure ; salary wage pay ; schedule timetable ; see view
 sick ill unwell ; similar alike ; site website ; slow sluggish ; small little tiny ; smallest tiniest littlest
 solve solution ; sound noise ; speak talk ; spell spelling ; stain spot ; start begin launch ; stop cease halt
 store keep ; story tale ; strange odd weird ; strong powerful ; subway underground metro tube ; succeed success ; suitable appropriate
-sum total ; sure certain ; surgery operation ; surname lastname ; symptom sign ; tall high ; task assignment ; taxi cab
+sum total ; sure certain ; surgery operation ; surname lastname ; symptom sign ; tall high ; taxi cab
 teach instruct ; teacher instructor ; television tv telly ; thin slim ; think believe ; throw toss ; tired exhausted ; tomb grave
 toxic poisonous ; trail path ; translate translation ; transport transportation ; travel trip ; treat treatment ; twilight dusk
 understand comprehend ; usage use ; use utilize employ using ; useful helpful ; value worth
 verify confirm ; victory win ; violin fiddle ; wash clean ; wealth riches ; website site ; weight weigh ; wireless wifi
-win victory ; wipe clean ; wrong incorrect ; yell shout scream ; kilometer km kilometre ; meter metre m ; centimeter cm ; millimeter mm
+win victory ; erase wipe ; wrong incorrect ; yell shout scream ; kilometer km kilometre ; meter metre m ; centimeter cm ; millimeter mm
 mile mi ; foot ft ; inch in ; gram g ; kilogram kg kilo ; milligram mg ; pound lb lbs ; ounce oz ; liter l ; milliliter ml ; second sec s
 minute min ; hour hr h ; celsius centigrade ; megabyte mb ; gigabyte gb ; terabyte tb ; kilobyte kb ; percent % ; dollar usd $ buck
 euro eur € ; pound gbp £ quid ; yen jpy ¥ ; usa us america ; uk britain ; oscar academyaward ; wedding marriage ; spider arachnid

@@ -188,7 +188,7 @@ handyvertrag mobilfunkvertrag
 lieferadresse versandadresse
 löschen entfernen beseitigen
 kaufen erwerben
-auto wagen pkw fahrzeug
+auto wagen pkw
 fahrrad rad
 unterlage dokument
 aufzug lift fahrstuhl
@@ -217,20 +217,17 @@ kochen zubereiten
 schnell rasch zügig
 preis kosten
 gehalt lohn
-fehler problem
 passwort kennwort
 computer rechner pc
 laptop notebook
 foto bild
 film spielfilm
-urlaub ferien
 wohnung apartment
 sofort umgehend
 wichtig bedeutend
 einfach leicht simpel
 schwierig schwer kompliziert
 gefährlich riskant
-kind kleinkind
 telefon fernsprecher
 rechnung faktura
 auswählen wählen aussuchen
@@ -257,7 +254,6 @@ hilfe unterstützung
 vorteil pluspunkt
 nachteil minuspunkt
 ursache grund
-hauptstadt regierungssitz
 heilen kurieren
 anmelden einloggen
 abmelden ausloggen
