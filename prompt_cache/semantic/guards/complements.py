@@ -82,8 +82,11 @@ def _other_compared(asked: Sequence[Item], kept: Sequence[Item]) -> str | None:
     (first, other), (second, another) = ((items[at[0]], items[at[1] + 1]) for items, at in ((asked, mine), (kept, theirs)))
     if not (first.corresponds(another) and other.corresponds(second)) or first.corresponds(second):
         return None
+    swapped = _alike(asked[mine[0] : mine[1]], kept[theirs[1] + 1 : theirs[2]]) and _alike(
+        asked[mine[1] + 1 : mine[2]], kept[theirs[0] : theirs[1]]
+    )
     is_told = any(
-        at[2] - at[1] - 1 > at[1] - at[0] or (at[2] < len(items) and not _TELLS_OF_ONE.isdisjoint(items[at[2]].forms))
+        (not swapped and at[2] - at[1] - 1 > at[1] - at[0]) or (at[2] < len(items) and not _TELLS_OF_ONE.isdisjoint(items[at[2]].forms))
         for items, at in ((asked, mine), (kept, theirs))
     )
     return f"{other.surface!r} and {another.surface!r} are told more of" if is_told else None

@@ -16,6 +16,8 @@ know tell find see check say show explain remember decide choose determine calcu
 mention forget recall wonder control influence affect matter depend know care set change pick figure define remind notify hear discover
 """
 _KNOWING = frozenset(_KNOWING_WORDS.split())
+_HAVING = frozenset({"have", "has", "contain"})
+_TEMPORAL = frozenset({"since", "after", "before", "during"})
 _SUBJECTS = frozenset({"i", "we", "you"})
 
 
@@ -27,17 +29,22 @@ def with_conditions(items: Sequence[Item]) -> list[Item]:
     for place in range(len(items) + 1):
         if place == len(items) or (items[place].kind == "pause" and "stop" in items[place].forms):
             sentence = items[start:place]
-            result += [_IF, *sentence] if asks and _is_statement(sentence) else _with_occasions(sentence)
+            subject = _subject_of_statement(sentence) if asks else None
+            result += _with_occasions(sentence) if subject is None else [*sentence[:subject], _IF, *sentence[subject:]]
             result += items[place : place + 1]
             start = place + 1
     return result
 
 
-def _is_statement(sentence: Sequence[Item]) -> bool:
+def _subject_of_statement(sentence: Sequence[Item]) -> int | None:
+    """Where the subject of a sentence that asks for nothing stands; None if it asks for something, or may."""
     if not sentence or any(item.kind == "wh" for item in sentence):
-        return False
+        return None
+    if sentence[0].kind == "preposition" and not _TEMPORAL.isdisjoint(sentence[0].forms):
+        # "Since the update my watch ...".
+        return next((place for place, item in enumerate(sentence) if place > 1 and item.kind == "person"), None)
     has_verb = any(item.kind in ("auxiliary", "modal") for item in sentence[1:])
-    return sentence[0].kind == "person" or (sentence[0].kind in ("content", "number") and has_verb)
+    return 0 if sentence[0].kind == "person" or (sentence[0].kind in ("content", "number") and has_verb) else None
 
 
 def _with_occasions(sentence: Sequence[Item]) -> list[Item]:
@@ -68,7 +75,7 @@ def _is_object(sentence: Sequence[Item], place: int) -> bool:
 def with_plain_clauses(items: Sequence[Item]) -> list[Item]:
     """Reads "what effects does it have" as "what are the effects of it", and "which papers do I need" as "what need papers"."""
     places = [place for place, item in enumerate(items) if item.kind == "wh"]
-    if len(places) != 1 or items[places[0]].forms.isdisjoint(("what", "howmany")):
+    if len(places) != 1 or items[places[0]].forms.isdisjoint(("what", "howmany", "howmuch")):
         return list(items)
     start = places[0] + 1
     do = start
@@ -80,12 +87,14 @@ def with_plain_clauses(items: Sequence[Item]) -> list[Item]:
     if rest[0].kind == "person" and rest[0].surface.casefold() in _SUBJECTS and rest[1].kind == "content":
         return [*items[:start], items[do], *rest[:2], *thing, *rest[2:]]
     owner = 0
-    while owner < len(rest) and rest[owner].kind in ("content", "number") and rest[owner].surface.casefold() not in ("have", "has"):
+    while owner < len(rest) and rest[owner].kind in ("content", "number") and rest[owner].surface.casefold() not in _HAVING:
         owner += 1
-    if not owner or owner == len(rest) or rest[owner].surface.casefold() != "have":
+    if not owner or owner == len(rest) or rest[owner].surface.casefold() not in _HAVING:
         return list(items)
     if owner + 1 < len(rest) and rest[owner + 1].kind not in ("pause", "preposition", "conjunction"):
         return list(items)
-    if "howmany" in wh.forms:
+    if not wh.forms.isdisjoint(("howmany", "howmuch")):
         return [*items[:start], *thing, _BE, _IN, *rest[:owner], *rest[owner + 1 :]]
+    if rest[owner].surface.casefold() == "contain":
+        return list(items)
     return [*items[:start], _BE, *thing, _OF, *rest[:owner], *rest[owner + 1 :]]

@@ -33,6 +33,25 @@ _RELATIONAL_WORDS = """
 syntax abbreviation cause chemical definition formula price symbol synonym term word name equation explanation
 """
 _RELATIONAL = frozenset(_RELATIONAL_WORDS.split())
+# What is on something is about it: "an essay on war".
+_WRITTEN = frozenset(
+    {
+        "poem",
+        "haiku",
+        "essay",
+        "story",
+        "article",
+        "speech",
+        "paragraph",
+        "report",
+        "lecture",
+        "information",
+        "advice",
+        "joke",
+        "limerick",
+        "sonnet",
+    }
+)
 # What is followed by another verb in -ing.
 _BEFORE_DOING_WORDS = """
 stop start begin keep avoid quit continue finish resume like enjoy recommend try consider prevent risk about mind hate suggest advise go cease practice
@@ -52,6 +71,8 @@ def with_plain_prepositions(items: Sequence[Item]) -> list[Item]:
             before = items[place - 1] if place else None
             if "for" in item.forms and before is not None and before.kind == "content" and not _RELATIONAL.isdisjoint(before.forms):
                 item = replace(item, forms=frozenset({"of"}))
+            elif "on" in item.forms and before is not None and before.kind == "content" and not _WRITTEN.isdisjoint(before.forms):
+                item = replace(item, forms=frozenset({"about"}))
             elif "into" in item.forms and is_translating:
                 item = replace(item, forms=frozenset({"to"}))
         elif item.surface.casefold() == "using" and place and _may_have_means(items[place - 1]):
@@ -66,7 +87,9 @@ def _may_have_means(item: Item) -> bool:
 
 
 def _ends_clause(items: list[Item], place: int) -> bool:
-    return place + 1 == len(items) or items[place + 1].kind in ("pause", "preposition", "conjunction", "wh")
+    following = [item.kind for item in items[place + 1 : place + 3]]
+    # "Without" is a negation and a preposition.
+    return not following or following[0] in ("pause", "preposition", "conjunction", "wh") or following == ["negation", "preposition"]
 
 
 def _has_participle(items: list[Item], place: int) -> bool:

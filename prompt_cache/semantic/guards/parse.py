@@ -12,7 +12,7 @@ from prompt_cache.semantic.guards.english_grammar import as_active, with_main_ve
 from prompt_cache.semantic.guards.items import Item, Question
 from prompt_cache.semantic.guards.languages import language_of
 from prompt_cache.semantic.guards.lexicon import Lexicon, Phrase
-from prompt_cache.semantic.guards.quantities import read_quantity
+from prompt_cache.semantic.guards.quantities import number_item, read_quantity
 from prompt_cache.semantic.guards.small_talk import unwrapped
 from prompt_cache.semantic.guards.tables.english_forms import is_past
 from prompt_cache.semantic.guards.tables.english_phrases import ENGLISH_HOMOGRAPHS
@@ -99,6 +99,9 @@ class _Parser:
         if position in self._particles:
             self._add(*self._particles[position])
             return 1
+        if token.lower == "one" and self._language == "en" and self._is_numeral(position):
+            self._add(number_item(1, token.surface))
+            return 1
         if self._lexicon is not None and (phrase := self._phrase(position)) is not None:
             if phrase.items:
                 self._add(*phrase.items)
@@ -144,8 +147,6 @@ class _Parser:
             if not phrase.items and token.lower in _GREETINGS and not (self._opening or self._tokens[position - 1].kind == "pause"):
                 continue
             if len(phrase.words) == 1 and (is_acronym or looks_like_name) and not any(item.kind == "content" for item in phrase.items):
-                continue
-            if token.lower == "one" and self._is_numeral(position):
                 continue
             if token.lower == "a" and len(phrase.words) == 1 and self._is_particle(position):
                 # The a of "the ratio of a to b": no noun follows.

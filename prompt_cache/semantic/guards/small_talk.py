@@ -42,7 +42,7 @@ _REQUEST = re.compile(
     | (?:can|could|would|will)\ {_SOMEBODY}{_ADVERBS}(?=\ (?:tell|explain|help|recommend|suggest|clarify|(?:show|give|teach)\ me)\b)
     | please\ (?:can|could|would|will)\ you
     | (?:can|could|would|will)\ you\ (?:please|kindly)
-    | (?:would|do)\ you\ mind(?=\ \w+ing\b)
+    | would\ you\ mind(?=\ \w+ing\b)
     )(?:{_ADVERBS})\ """,
     re.VERBOSE,
 )  # fmt: skip
@@ -161,7 +161,10 @@ def _is_small_talk(piece: Sequence[Token]) -> bool:
 
 def _frame(found: Sequence[Token], start: int, end: int) -> tuple[int, bool]:
     """How many tokens of a frame begin at a place, and whether they ask for yes or no."""
-    text = " ".join("," if token.kind == "pause" else token.lower for token in found[start : min(end, start + 24)])
+    # One piece without a space for each token.
+    text = " ".join(
+        token.lower if token.kind == "word" else "," if token.kind == "pause" else "#" for token in found[start : min(end, start + 24)]
+    )
     taken = 0
     while True:
         rest = text[taken:]

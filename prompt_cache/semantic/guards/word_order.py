@@ -258,7 +258,7 @@ def _opened(item: Item, condition: str) -> _OpenSegment | None:
     if "but" in item.forms:
         return _OpenSegment(condition, [])
     if item.kind == "wh":
-        return _OpenSegment(" ".join(sorted(item.forms)), [])
+        return _OpenSegment("what" if "explain" in item.forms else " ".join(sorted(item.forms)), [])
     if item.kind == "pause":
         return _OpenSegment("", [])
     return _OpenSegment(min(item.forms), []) if item.kind in _MARKERS and not (_SYMMETRIC & item.forms) else None

@@ -88,6 +88,11 @@ who is the director of | who was the director of | who are the directors of | wh
 who is the painter of | who was the painter of | who are the painters of | who were the painters of = ?who +paint
 who is the creator of | who was the creator of | who are the creators of | who were the creators of = ?who +create
 who is the owner of | who was the owner of | who are the owners of | who were the owners of = ?who +own
+am i allowed to | are we allowed to | is it allowed to | is it permitted to | am i permitted to | are we permitted to | do i have permission to = ?yesno ~can
+why will not = ?why ^do/present !not
+when is the best time to | what is the best time to | what would be the best time to = ?when %best +time
+when is the deadline for | what is the deadline for | when is the deadline of = ?when +deadline
+is there a difference between | is there any difference between | are there differences between | are there any differences between = ?what +difference
 is it possible to | is it possible that | is it possible for me to | am i able to | are you able to = ?yesno ~can
 """
 
@@ -365,18 +370,22 @@ ENGLISH_HOMOGRAPHS = frozenset(_ENGLISH_HOMOGRAPHS.split())
 
 # Pairs that are both words, and one letter doubled or two exchanged apart: none is the other misspelt.
 _ENGLISH_CONFUSABLE = """
-allot alot altar alter angel anger angle aural ballot ballots baring barring bated batted beard beast beats bellow below berry bery
-board bother brain bread brian broad brother bruise burise calvary caned caning canned canning cannon canon caret carry carte carve cary
-casual cater causal cavalry chili chilli claps clasp closer closet colonel coma comma conservation conversation corp corps crate crave
-creation curry cury cuter cutter dairy desert deserts dessert desserts diary dined diner dinned dinner discreet discrete dyeing dying
-eased eror error ferry fery filing filling form from furry fury gallop gallup gaols goals grasp griped gripped harry hary hated hatted
-holly holy hoping hopping horror hostel hotel ingenious ingenuous kernel ladder later latter leased lightening lightning loose lose lots
-manager manger manner manor marital marry martial mary maternal mating matting medal meddle merry mery metal mettle miror mirror moping
-mopping nerve nerves never nevers nuclear parental paternal pedal peddle perspective petal petals pining pink pinky pinning planed
-planned polar poplar prenatal prospective quiet quite ranger raping rapping rated ratted react reaction rebus reserve reserved revered
-reverse reversed rubes rural sacred salt sauce scared scraped scrapped serve serves sever severs signing silver singeing singing sinking
-sinning skate slat slimmy slimy sliver sloped slopped slot sorry sory source spilt split stake stared starred stationary stationery
-steak striped stripped super supper taper tapper tennor tenor terror tiling tilling tinged tingled tinny tiny tires trace trail trial
-tries unclear united untied warp widow window wined winned wrap
+allot alot altar alter angel anger angle aural ballot ballots barely baring barley barring bated batted beard beast beats bellow below
+berry bery best bets bier board boarder boast boats border bother brain bread brian brie broad brother bruise burise calm calvary caned
+caning canned canning cannon canon caret carp carry carte carve cary cast casual cater cats causal cavalry chain chili chilli china clam
+claps clasp clod closer closet coal coast coats cola cold colonel coma comma compliant conservation conversation corp corps cost cots
+crap crate crave creation crud curd curry cury cuter cutter dairies dairy decease desert deserts dessert desserts diaries diary diet
+dined diner dinned dinner discreet discrete dyeing dying eased eror error fast fats feast feats ferry fery field filed files filing
+filling fired fist fits flies form fried fries from furry fury gallop gallup gaols gird goals grasp grid griped gripped gust guts harry
+hary hated hatted holly holy hoping hopping horror host hostel hotel hots ingenious ingenuous kernel ladder lair later latter leased
+liar lien lightening lightning line lion loin loose lose lost lots manager manger manner manor marital marry martial mary mast maternal
+mating mats matting medal meddle merry mery metal mettle minuet minute miror mirror moping mopping nerve nerves nest nets never nevers
+nuclear parental paternal pedal peddle perfect perform perspective pest petal petals pets pining pink pinky pinning planed planned polar
+poplar post pots prefect preform prenatal prospective quiet quite ranger raping rapping rated ratted react reaction rebus reserve
+reserved revered reverse reversed rogue rouge rubes rural rust ruts sacred salt salve satin sauce scared scraped scrapped serve serves
+sever severs sign signer signing signs silver sing singeing singer singing sings sinking sinning skate slat slave slimmy slimy sliver
+sloped slopped slot sorry sory source spilt split stain stake stared starred stationary stationery steak stein striped stripped super
+supper taper tapper tarp tennor tenor terror tide tied tier tiling tilling tinged tingled tinny tiny tire tired tires trace trail trap
+trial tried tries trifle unclear unite united untie untied vest vets waist waits warp widow window wined winned wrap
 """
 ENGLISH_CONFUSABLE = frozenset(_ENGLISH_CONFUSABLE.split())

@@ -80,7 +80,7 @@ know knowledge ; move movement ; permit permission ; prefer preference ; propose
 react reaction ; refuse refusal ; renew renewal ; resist resistance ; sell sale ; serve service ; sign signature ; speak speech
 store storage ; subscribe subscription ; survive survival ; think thought ; withdraw withdrawal ; long length ; wide width ; deep depth
 strong strength ; heavy weight ; warm warmth ; hungry hunger ; thirsty thirst ; angry anger ; poor poverty ; die dead ; mower lawnmower
-ache hurt ; faster quicker ; list show ; pair connect ; ache pain ; abroad overseas ; adhesive glue ; anxious nervous worried ; attic loft ; backpack rucksack ; barbecue bbq ; basement cellar
+ache hurt ; correct fix ; faster quicker ; list show ; pair connect ; ache pain ; abroad overseas ; adhesive glue ; anxious nervous worried ; attic loft ; backpack rucksack ; barbecue bbq ; basement cellar
 belly stomach tummy ; blurry fuzzy ; bulb lightbulb ; bunny rabbit ; colleague coworker ; compulsory mandatory obligatory ; corridor hallway ; cosmos universe ; couch sofa settee
 coupon voucher ; courteous polite ; deadly fatal lethal ; defective faulty broken ; delicious tasty ; dismiss sack ; dispatch ship ; send ship ; disappear vanish ; drip leak
 drowsy sleepy ; earthquake quake ; extraterrestrial alien ; flashlight torch ; foolish silly stupid ; forbidden prohibited banned ; fridge refrigerator
