@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from itertools import pairwise
 
-from prompt_cache.semantic.guards.items import Item
+from prompt_cache.semantic.guards.items import Item, unmatched
 
 # "Stop to smoke" and "stop smoking" are two things.
 _TAKES_BOTH = frozenset({"stop", "remember", "forget", "regret", "quit", "try"})
@@ -24,10 +24,9 @@ def other_complement(asked: Sequence[Item], kept: Sequence[Item]) -> str | None:
         for verb in _with_to(items) - there:
             if any(item.kind == "content" and verb in item.forms for item in others):
                 return f"{verb!r} is followed by 'to' in one alone"
-        plain = _verbs(others, has_particle=False)
-        for verb in _verbs(items, has_particle=True):
-            if any(verb.corresponds(other) for other in plain):
-                return f"{verb.surface!r} has a particle in one alone"
+        for joined in unmatched(_verbs(items, has_particle=True), _verbs(others, has_particle=True)):
+            if any(joined.corresponds(plain) for plain in _verbs(others, has_particle=False)):
+                return f"{joined.surface!r} has a particle in one alone"
         hanging = _left_hanging(items)
         if hanging is not None and not any(item.kind == "preposition" and item.corresponds(hanging) for item in others):
             return f"{hanging.surface!r} stands behind in one alone"

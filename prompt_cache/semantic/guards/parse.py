@@ -9,6 +9,7 @@ from functools import lru_cache
 from prompt_cache.semantic.guards.chinese import chinese_courtesy, chinese_items
 from prompt_cache.semantic.guards.english_clauses import with_conditions, with_plain_clauses
 from prompt_cache.semantic.guards.english_grammar import as_active, with_main_verbs, with_plain_prepositions
+from prompt_cache.semantic.guards.german_grammar import with_whole_verbs
 from prompt_cache.semantic.guards.items import Item, Question
 from prompt_cache.semantic.guards.languages import language_of
 from prompt_cache.semantic.guards.lexicon import Lexicon, Phrase
@@ -47,6 +48,8 @@ def parse(text: str) -> Question:
     language = language_of(text, [token.lower.partition("'")[0] for token in found if token.kind == "word"])
     if language == "zh":
         return Question(text, language, tuple(chinese_items(found)), chinese_courtesy(found))
+    if language == "de":
+        found = with_whole_verbs(found, LEXICONS["de"].separable)
     if language != "en":
         parser = _Parser(found, language)
         return Question(text, language, tuple(parser.items()), tuple(parser.courtesy))

@@ -101,7 +101,8 @@ class _OpenSegment(NamedTuple):
 
 def check(asked: Question, kept: Question) -> str | None:
     """Refuses the same words in other roles; phrases may move as a whole ("in Python, how do I ...")."""
-    mine, theirs = asked.items, kept.items
+    mine: Sequence[Item] = asked.items
+    theirs: Sequence[Item] = kept.items
     if asked.language == "en" and _num_genitives(mine) != _num_genitives(theirs):
         mine, theirs = tuple(without_genitives(mine)), tuple(without_genitives(theirs))
     odd = other_complement(mine, theirs) if asked.language == "en" else None

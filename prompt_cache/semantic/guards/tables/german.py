@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from functools import lru_cache
 
 GERMAN_PHRASES = """
@@ -301,6 +302,12 @@ ankommen ankunft / abfahren abfahrt
 süß / sauer
 """
 
+_PARTICLES = """
+ab an auf aus bei ein fest fort frei her herunter herauf heraus hin hinzu hoch los mit nach nieder um vor vorbei weg weiter wieder zu zurück zusammen
+"""
+# First parts of verbs, which stand at the end of main clauses.
+GERMAN_VERB_PARTICLES = frozenset(_PARTICLES.split())
+_WITH_PARTICLE = re.compile(f"({'|'.join(sorted(GERMAN_VERB_PARTICLES, key=len, reverse=True))})(?:zu|ge)(?=\\w{{4}})")
 _ENDINGS = ("ern", "em", "en", "er", "es", "st", "et", "e", "n", "s", "t")
 _UMLAUTS = str.maketrans({"ä": "a", "ö": "o", "ü": "u"})
 
@@ -308,7 +315,10 @@ _UMLAUTS = str.maketrans({"ä": "a", "ö": "o", "ü": "u"})
 @lru_cache(maxsize=4096)
 def german_base_forms(word: str) -> tuple[str, ...]:
     """A lower-case word and what it may be inflected from; stems are marked by a hyphen."""
-    found = dict.fromkeys([word])
+    # "Zurückzusetzen" and "zurückgesetzt".
+    plain = _WITH_PARTICLE.sub(r"\1", word, count=1) if _WITH_PARTICLE.match(word) else word
+    found = dict.fromkeys([word, plain])
+    word = plain
     bare = word.removeprefix("ge") if word.startswith("ge") and len(word) > 6 and word.endswith(("t", "en")) else word
     for ending in _ENDINGS:
         stem = bare.removesuffix(ending)

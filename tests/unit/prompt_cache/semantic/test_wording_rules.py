@@ -78,6 +78,7 @@ def test_whether_behind_a_frame_asks_for_yes_or_no() -> None:
         # What "do I" asks is what one should.
         ("Who do I call about a leak?", "Who should I call about a leak?"),
         ("Where do I find my PIN?", "Where can I find my PIN?"),
+        ("Wie setze ich mein Passwort zurück?", "Wie kann ich mein Passwort zurücksetzen?"),
         ("What are the sympoms of flu?", "What are the symptoms of flu?"),
     ],
 )
@@ -101,6 +102,7 @@ def test_two_wordings_of_one_question_pass(first: str, second: str) -> None:
         ("How do I delete one message?", "How do I delete messages?", "numbers"),
         ("My cat bit my dog. What do I do?", "My dog bit my cat. What do I do?", "word_order"),
         ("Which effect does heat have on ice?", "Which effect does ice have on heat?", "word_order"),
+        ("Wie hebe ich Geld ab?", "Wie hebe ich Geld auf?", "content_words"),
         ("How do I feed the lion?", "How do I feed the loin?", "content_words"),
         ("How do I update my account?", "How do I upgrade my account?", "content_words"),
     ],
