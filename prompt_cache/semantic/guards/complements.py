@@ -61,6 +61,21 @@ def _left_hanging(items: Sequence[Item]) -> Item | None:
     return last if last is not None and last.kind == "preposition" else None
 
 
+def in_another_sequence(asked: Sequence[Item], kept: Sequence[Item]) -> str | None:
+    """Refuses two steps the other way round: "by name and then by date"; where things are sorted, "and" says so too."""
+    steps = []
+    for items in (asked, kept):
+        is_sorting = any(item.kind == "content" and "sort" in item.forms for item in items)
+        joints = [place for place, item in enumerate(items) if "andthen" in item.forms or (is_sorting and "and" in item.forms)]
+        if len(joints) != 1:
+            return None
+        steps.append(next((item for item in items[joints[0] + 1 :] if item.kind in ("content", "number", "verbatim")), None))
+    first, second = steps
+    if first is None or second is None or first.corresponds(second):
+        return None
+    return f"{first.surface!r} against {second.surface!r} as the second step"
+
+
 def with_conjuncts_of(asked: Sequence[Item], kept: Sequence[Item]) -> Sequence[Item]:
     """The kept items; where "and" joins the same two things the other way round, in the order of the asked ones."""
     mine, theirs = _conjuncts(asked), _conjuncts(kept)
@@ -99,8 +114,14 @@ def _conjuncts(items: Sequence[Item]) -> tuple[int, int, int] | None:
     start = end = joints[0]
     while start and not _bounds(items[start - 1]):
         start -= 1
+    is_repeated = start > 0 and end + 1 < len(items) and items[start - 1].kind == items[end + 1].kind == "preposition"
+    if is_repeated:
+        # "In the morning or in the evening".
+        end += 1
     while end + 1 < len(items) and not _bounds(items[end + 1]):
         end += 1
+    if is_repeated:
+        return (start - 1, joints[0], end + 1) if start < joints[0] < end - 1 else None
     # A thing begins behind a preposition; "the difference between" is one word.
     is_bound = start > 0 and (items[start - 1].kind == "preposition" or "difference" in items[start - 1].forms)
     return (start, joints[0], end + 1) if is_bound and start < joints[0] < end else None

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from itertools import pairwise
 from typing import NamedTuple
 
-from prompt_cache.semantic.guards.complements import other_complement, with_conjuncts_of
+from prompt_cache.semantic.guards.complements import in_another_sequence, other_complement, with_conjuncts_of
 from prompt_cache.semantic.guards.english_grammar import without_genitives
 from prompt_cache.semantic.guards.items import Item, Question
 
@@ -105,7 +105,7 @@ def check(asked: Question, kept: Question) -> str | None:
     theirs: Sequence[Item] = kept.items
     if asked.language == "en" and _num_genitives(mine) != _num_genitives(theirs):
         mine, theirs = tuple(without_genitives(mine)), tuple(without_genitives(theirs))
-    odd = other_complement(mine, theirs) if asked.language == "en" else None
+    odd = other_complement(mine, theirs) or in_another_sequence(mine, theirs) if asked.language == "en" else None
     if odd is not None:
         return odd
     theirs = with_conjuncts_of(mine, theirs)

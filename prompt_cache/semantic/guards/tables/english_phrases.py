@@ -59,7 +59,7 @@ what would be the best way to | what would be a good way to | what is the recomm
 is there a way to | is there any way to | is there a way i can | is there any way i can | are there ways to | are there any ways to | is there a method to | is there a good way to = ?how
 i want to | i would like to | i am trying to | i need help to = ?how
 show me how to | show me how | tell me how to | teach me how to | teach me to | explain how to | explain how = ?how
-how many | what number of | which number of | what is the number of | number of | the number of | how large a number of = ?howmany
+how many | what number of | which number of | what is the number of | *number of | the number of | how large a number of = ?howmany
 how much = ?howmuch
 how much does cost | how expensive is | how expensive are = ?what +price
 how long does it take | how long does it take to | how long will it take | how long will it take to | how much time does it take | how much time does it take to | how much time do i need to | how long do i need to = ?howlong/duration +take
@@ -223,6 +223,7 @@ including = <including
 despite | in spite of = <despite
 because of | due to | owing to = <becauseof
 and | as well as | & = &and
+and then | and afterwards | and later | and finally | and after that = &andthen
 or = &or
 versus | vs | v = &versus
 but = &but

@@ -57,6 +57,7 @@ def test_whether_behind_a_frame_asks_for_yes_or_no() -> None:
     [
         # What "and" joins may be turned round as a whole.
         ("What is the difference between a red fox and a wolf?", "What is the difference between a wolf and a red fox?"),
+        ("Should I run in the morning or in the evening?", "Should I run in the evening or in the morning?"),
         # A statement is the condition of the question beside it.
         ("My laptop is wet. What should I do?", "What should I do if my laptop is wet?"),
         ("I have a cold. Can I swim?", "Can I swim? I have a cold."),
@@ -91,6 +92,7 @@ def test_two_wordings_of_one_question_pass(first: str, second: str) -> None:
     "first, second, guard",
     [
         ("Should I stop to smoke?", "Should I stop smoking?", "word_order"),
+        ("How do I sort by name and then by date?", "How do I sort by date and then by name?", "word_order"),
         ("How do I lock in a rate?", "How do I lock a rate?", "word_order"),
         ("What attracts bees?", "What are bees attracted to?", "word_order"),
         ("What is the difference between a dog and a cat that bites?", "What is the difference between a cat and a dog that bites?", "word_order"),
