@@ -23,11 +23,73 @@ def with_main_verbs(items: Sequence[Item]) -> list[Item]:
             result[place] = Item("content", frozenset({"have"}), item.surface)
         elif item.kind == "preposition" and "like" in item.forms and before & {"do", "would", "can", "should"}:
             result[place] = Item("content", frozenset({"like"}), item.surface)
+        elif item.kind == "content" and item.surface.casefold() == "mean" and "do" in before:
+            result[place] = replace(item, forms=item.forms | {"meaning"})
     return result
 
 
+# Nouns that belong to something: "the formula for salt" is that of salt.
+_RELATIONAL_WORDS = """
+syntax abbreviation cause chemical definition formula price symbol synonym term word name equation explanation
+"""
+_RELATIONAL = frozenset(_RELATIONAL_WORDS.split())
+# What is on something is about it: "an essay on war".
+_WRITTEN = frozenset(
+    {
+        "poem",
+        "haiku",
+        "essay",
+        "story",
+        "article",
+        "speech",
+        "paragraph",
+        "report",
+        "lecture",
+        "information",
+        "advice",
+        "joke",
+        "limerick",
+        "sonnet",
+    }
+)
+# What is followed by another verb in -ing.
+_BEFORE_DOING_WORDS = """
+stop start begin keep avoid quit continue finish resume like enjoy recommend try consider prevent risk about mind hate suggest advise go cease practice
+benefit advantage disadvantage drawback risk point worth danger cost reason experience problem trouble difference alternative
+"""
+_BEFORE_DOING = frozenset(_BEFORE_DOING_WORDS.split())
+_TRANSLATING = frozenset({"translate", "convert", "translation", "conversion"})
+
+
+def with_plain_prepositions(items: Sequence[Item]) -> list[Item]:
+    """Reads prepositions that say the same behind some words as one: "the formula for" and "of", "translate into" and "to"."""
+    result: list[Item] = []
+    is_translating = False
+    for place, item in enumerate(items):
+        is_translating |= item.kind == "content" and not _TRANSLATING.isdisjoint(item.forms)
+        if item.kind == "preposition":
+            before = items[place - 1] if place else None
+            if "for" in item.forms and before is not None and before.kind == "content" and not _RELATIONAL.isdisjoint(before.forms):
+                item = replace(item, forms=frozenset({"of"}))
+            elif "on" in item.forms and before is not None and before.kind == "content" and not _WRITTEN.isdisjoint(before.forms):
+                item = replace(item, forms=frozenset({"about"}))
+            elif "into" in item.forms and is_translating:
+                item = replace(item, forms=frozenset({"to"}))
+        elif item.surface.casefold() == "using" and place and _may_have_means(items[place - 1]):
+            item = Item("preposition", frozenset({"with"}), item.surface)
+        result.append(item)
+    return result
+
+
+def _may_have_means(item: Item) -> bool:
+    """Whether "using" behind a word says by what means, and is not what is stopped or begun."""
+    return item.kind in ("content", "number", "verbatim") and _BEFORE_DOING.isdisjoint(item.forms)
+
+
 def _ends_clause(items: list[Item], place: int) -> bool:
-    return place + 1 == len(items) or items[place + 1].kind in ("pause", "preposition", "conjunction", "wh")
+    following = [item.kind for item in items[place + 1 : place + 3]]
+    # "Without" is a negation and a preposition.
+    return not following or following[0] in ("pause", "preposition", "conjunction", "wh") or following == ["negation", "preposition"]
 
 
 def _has_participle(items: list[Item], place: int) -> bool:
@@ -49,7 +111,7 @@ def without_genitives(items: Sequence[Item]) -> list[Item]:
         if item.kind != "preposition" or "of" not in item.forms or result[place - 1].kind not in ("content", "number"):
             continue
         end = place + 1
-        while end < len(result) and result[end].kind in _NOMINAL:
+        while end < len(result) and (result[end].kind in _NOMINAL or (end == place + 1 and result[end].kind == "person")):
             end += 1
         if end > place + 1:
             result[place - 1 : end] = [*result[place + 1 : end], result[place - 1]]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import unicodedata
 from collections.abc import Sequence
+from functools import lru_cache
 
 from prompt_cache.semantic.guards.tables.lexicons import LEXICONS
 
@@ -66,14 +67,8 @@ def language_of(text: str, words: Sequence[str]) -> str | None:
         return None
     votes: dict[str, float] = {}
     for word in words:
-        # Single letters are names of things as often as words.
-        languages = _LANGUAGES_OF.get(word, ()) if len(word) > 1 else ()
-        for language in languages:
-            votes[language] = votes.get(language, 0.0) + 1 / len(languages)
-        # Words of content tell a little: many are those of several languages.
-        for language in _LETTERS:
-            if LEXICONS[language].is_known(word):
-                votes[language] = votes.get(language, 0.0) + 0.25
+        for language, vote in _votes(word):
+            votes[language] = votes.get(language, 0.0) + vote
     if not votes:
         return None
     ranked = sorted(votes.items(), key=lambda vote: -vote[1])
@@ -82,6 +77,16 @@ def language_of(text: str, words: Sequence[str]) -> str | None:
         return None
     foreign = [word for word in words if not _LETTERS[best].issuperset(word.replace("'", "").replace("+", "").replace("#", ""))]
     return None if foreign else best
+
+
+@lru_cache(maxsize=4096)
+def _votes(word: str) -> tuple[tuple[str, float], ...]:
+    """How much a word speaks for which languages."""
+    # Single letters are names of things as often as words.
+    languages = _LANGUAGES_OF.get(word, ()) if len(word) > 1 else ()
+    # Words of content tell a little: many are those of several languages.
+    known = [(language, 0.25) for language in _LETTERS if LEXICONS[language].is_known(word)]
+    return (*((language, 1 / len(languages)) for language in languages), *known)
 
 
 def _is_chinese(letters: Sequence[str], num_han: int, words: Sequence[str]) -> bool:

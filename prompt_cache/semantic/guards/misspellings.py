@@ -1,4 +1,4 @@
-"""Typing errors that cannot be another word: two letters exchanged, or one not doubled."""
+"""Typing errors that cannot be another word: two letters exchanged, one not doubled, one left out of a long word."""
 
 from __future__ import annotations
 
@@ -6,13 +6,16 @@ from prompt_cache.semantic.guards.lexicon import Lexicon
 from prompt_cache.semantic.guards.tables.english_phrases import ENGLISH_CONFUSABLE
 
 _MIN_LETTERS = 4
+# Shorter words with a letter less are often words: county, country.
+_MIN_LETTERS_OMITTED = 8
+_INFLECTIONS = ("ing", "ings", "ed", "er", "ers")
 
 
 def is_misspelt(one: str, other: str, lexicon: Lexicon) -> bool:
     """Whether one word is the other with a slip of the finger.
 
     Two words that are both known are never each other's misspelling, and words that are known to be confused are not either. A letter
-    replaced, left out or put in is not forgiven: it makes other words (nitrate, nitrite; country, county).
+    replaced or put in is not forgiven: it makes other words (nitrate, nitrite; country, county).
     """
     if not (one.isalpha() and other.isalpha()):
         return False
@@ -20,7 +23,23 @@ def is_misspelt(one: str, other: str, lexicon: Lexicon) -> bool:
         return False
     if lexicon.is_known(one) and lexicon.is_known(other):
         return False
-    return _is_exchange(one, other) or _is_doubling(one, other) or _is_doubling(other, one)
+    return (
+        _is_omission(one, other, lexicon)
+        or _is_omission(other, one, lexicon)
+        or _is_exchange(one, other)
+        or _is_doubling(one, other)
+        or _is_doubling(other, one)
+    )
+
+
+def _is_omission(longer: str, shorter: str, lexicon: Lexicon) -> bool:
+    """Whether a letter is left out inside a long word of the tables; not where endings make other words: starting, staring."""
+    if len(longer) != len(shorter) + 1 or len(longer) < _MIN_LETTERS_OMITTED or longer.endswith(_INFLECTIONS):
+        return False
+    if longer not in lexicon.known and longer.removesuffix("s") not in lexicon.known:
+        return False
+    place = next((place for place, char in enumerate(shorter) if longer[place] != char), len(shorter))
+    return 2 <= place < len(longer) - 2 and longer[place + 1 :] == shorter[place:]
 
 
 def _is_exchange(one: str, other: str) -> bool:

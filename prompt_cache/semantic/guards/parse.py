@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Sequence, Set
 from functools import lru_cache
 
 from prompt_cache.semantic.guards.chinese import chinese_courtesy, chinese_items
-from prompt_cache.semantic.guards.english_grammar import as_active, with_main_verbs
+from prompt_cache.semantic.guards.english_clauses import with_conditions, with_plain_clauses
+from prompt_cache.semantic.guards.english_grammar import as_active, with_main_verbs, with_plain_prepositions
+from prompt_cache.semantic.guards.german_grammar import with_whole_verbs
 from prompt_cache.semantic.guards.items import Item, Question
 from prompt_cache.semantic.guards.languages import language_of
 from prompt_cache.semantic.guards.lexicon import Lexicon, Phrase
-from prompt_cache.semantic.guards.quantities import read_quantity
+from prompt_cache.semantic.guards.quantities import number_item, read_quantity
+from prompt_cache.semantic.guards.small_talk import unwrapped
 from prompt_cache.semantic.guards.tables.english_forms import is_past
 from prompt_cache.semantic.guards.tables.english_phrases import ENGLISH_HOMOGRAPHS
 from prompt_cache.semantic.guards.tables.lexicons import LEXICONS
@@ -25,7 +28,7 @@ _COURTESY_WORDS = (
 )
 _COURTESY = frozenset(_COURTESY_WORDS.split())
 # They are courtesy at the beginning and after a pause alone: "how do I say thanks".
-_GREETINGS = _COURTESY - {"please", "kindly", "bitte"}
+_GREETINGS = _COURTESY - {"please", "kindly", "bitte"} | {"thank", "many", "good", "excuse"}
 # How far a particle may stand from its verb: "turn the dark mode of the app on".
 _SEPARABLE_REACH = 7
 # Megabits; megabytes have a capital B, or no capital at all.
@@ -45,20 +48,24 @@ def parse(text: str) -> Question:
     language = language_of(text, [token.lower.partition("'")[0] for token in found if token.kind == "word"])
     if language == "zh":
         return Question(text, language, tuple(chinese_items(found)), chinese_courtesy(found))
-    if language == "en":
-        found = expanded(found)
-    parser = _Parser(found, language)
-    items = parser.items()
-    if language == "en":
-        items = as_active(with_main_verbs(items))
-    return Question(text, language, tuple(items), tuple(parser.courtesy))
+    if language == "de":
+        found = with_whole_verbs(found, LEXICONS["de"].separable)
+    if language != "en":
+        parser = _Parser(found, language)
+        return Question(text, language, tuple(parser.items()), tuple(parser.courtesy))
+    bare = unwrapped(expanded(found))
+    parser = _Parser(bare.tokens, language, bare.yes_no)
+    items = with_conditions(with_main_verbs(with_plain_prepositions(parser.items())))
+    items = as_active(with_plain_clauses(items))
+    return Question(text, language, tuple(items), (*bare.said, *parser.courtesy))
 
 
 class _Parser:
     """One pass over the tokens of a question in a language that is written with spaces, or in none that is covered."""
 
-    def __init__(self, found: Sequence[Token], language: str | None) -> None:
+    def __init__(self, found: Sequence[Token], language: str | None, yes_no: Set[int] = frozenset()) -> None:
         self._tokens = found
+        self._yes_no = yes_no
         self._language = language
         self._lexicon: Lexicon | None = LEXICONS.get(language) if language else None
         self._found: list[Item] = []
@@ -84,13 +91,19 @@ class _Parser:
         if token.kind == "pause":
             self._found.append(Item("pause", frozenset({"stop" if token.ends_sentence else "comma"}), token.surface))
             self._sentence_start |= token.ends_sentence
-            self._opening |= token.ends_sentence or not any(item.kind != "pause" for item in self._found)
+            self._opening |= token.ends_sentence or self._is_fronted()
             return 1
         if token.kind == "verbatim":
             self._add(Item("verbatim", frozenset({token.surface}), token.surface, is_name=True))
             return 1
+        if position in self._yes_no:
+            self._add(Item("wh", frozenset({"yesno"}), token.surface))
+            return 1
         if position in self._particles:
             self._add(*self._particles[position])
+            return 1
+        if token.lower == "one" and self._language == "en" and self._is_numeral(position):
+            self._add(number_item(1, token.surface))
             return 1
         if self._lexicon is not None and (phrase := self._phrase(position)) is not None:
             if phrase.items:
@@ -108,6 +121,16 @@ class _Parser:
         self._add(self._word(token))
         return 1
 
+    def _is_fronted(self) -> bool:
+        """Whether nothing stands before this place in its sentence but a phrase that could stand at its end: "in two sentences, ..."."""
+        sentence: list[Item] = []
+        for item in reversed(self._found):
+            if item.kind == "pause" and "stop" in item.forms:
+                break
+            sentence.append(item)
+        first = next((item.kind for item in reversed(sentence) if item.kind != "pause"), None)
+        return first is None or (first in ("preposition", "conjunction") and not any(item.kind in ("wh", "modal") for item in sentence))
+
     def _add(self, *items: Item) -> None:
         self._found.extend(items)
         self._sentence_start = self._opening = False
@@ -124,7 +147,7 @@ class _Parser:
         for phrase in self._lexicon.phrases_from(token.lower, following):
             if phrase.is_opening and not (self._opening and self._is_request(position, phrase)):
                 continue
-            if token.lower in _GREETINGS and len(phrase.words) == 1 and not (self._opening or self._tokens[position - 1].kind == "pause"):
+            if not phrase.items and token.lower in _GREETINGS and not (self._opening or self._tokens[position - 1].kind == "pause"):
                 continue
             if len(phrase.words) == 1 and (is_acronym or looks_like_name) and not any(item.kind == "content" for item in phrase.items):
                 continue
@@ -134,6 +157,14 @@ class _Parser:
             if self._follows(position, phrase):
                 return phrase
         return None
+
+    def _is_numeral(self, position: int) -> bool:
+        """Whether "one" counts what stands behind it: "one item", and not "does one tip"."""
+        assert self._lexicon is not None, "only covered languages have phrases"
+        before = self._tokens[position - 1].lower if position else ""
+        after = self._tokens[position + 1] if position + 1 < len(self._tokens) else None
+        is_subject = any(item.kind in ("auxiliary", "modal") for phrase in self._lexicon.single(before) for item in phrase.items)
+        return not is_subject and after is not None and after.kind == "word" and not self._lexicon.single(after.lower)
 
     def _is_request(self, position: int, phrase: Phrase) -> bool:
         """Whether "can you" asks for something, rather than whether one can: a verb says so, next or, in German, in the sentence."""

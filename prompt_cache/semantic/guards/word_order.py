@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from itertools import pairwise
 from typing import NamedTuple
 
+from prompt_cache.semantic.guards.complements import in_another_sequence, other_complement, with_conjuncts_of
 from prompt_cache.semantic.guards.english_grammar import without_genitives
 from prompt_cache.semantic.guards.items import Item, Question
 
@@ -100,9 +101,14 @@ class _OpenSegment(NamedTuple):
 
 def check(asked: Question, kept: Question) -> str | None:
     """Refuses the same words in other roles; phrases may move as a whole ("in Python, how do I ...")."""
-    mine, theirs = asked.items, kept.items
+    mine: Sequence[Item] = asked.items
+    theirs: Sequence[Item] = kept.items
     if asked.language == "en" and _num_genitives(mine) != _num_genitives(theirs):
         mine, theirs = tuple(without_genitives(mine)), tuple(without_genitives(theirs))
+    odd = other_complement(mine, theirs) or in_another_sequence(mine, theirs) if asked.language == "en" else None
+    if odd is not None:
+        return odd
+    theirs = with_conjuncts_of(mine, theirs)
     first, second = _corresponding(mine, theirs)
     if asked.language == "de":
         _free_german_verbs(mine, first, theirs, second)
@@ -223,25 +229,53 @@ def _has_nouns(items: Sequence[Item]) -> bool:
 def _segments(items: Sequence[Item], numbers: Sequence[int | None], nouns_end_phrases: bool) -> list[_Segment]:
     clause = current = _OpenSegment("", [])
     segments = [clause]
-    for item, number in zip(items, numbers, strict=True):
+    # What a condition begins with, inside one.
+    condition = ""
+    for place, (item, number) in enumerate(zip(items, numbers, strict=True)):
         if item.kind == "preposition" and "of" in item.forms:
             # What belongs to a word stays with it.
             continue
-        if item.kind in _MARKERS and not (_SYMMETRIC & item.forms):
-            current = _OpenSegment(min(item.forms), [])
-            segments.append(current)
-        elif item.kind in ("wh", "pause"):
-            clause = current = _OpenSegment(" ".join(sorted(item.forms)) if item.kind == "wh" else "", [])
-            segments.append(clause)
-        elif item.kind in ("auxiliary", "modal") and current.places:
+        opened = _opened(item, condition)
+        if opened is not None:
+            current = opened
+            segments.append(opened)
+            if item.kind in ("wh", "pause") or "but" in item.forms:
+                clause = opened
+            if item.kind != "preposition":
+                condition = "" if item.kind in ("wh", "pause") else opened.marker
+        elif current.places and _ends_segment(items, place, bool(condition) and current.marker == condition):
             current = clause
         elif item.kind == "conjunction":
             current.places.append(-1)
         elif number is not None:
             current.places.append(number)
-            if nouns_end_phrases and _is_noun(item):
+            if nouns_end_phrases and _is_noun(item) and not condition:
                 current = clause
     return [_Segment(segment.marker, _sorted_pairs(segment.places)) for segment in segments if segment.places]
+
+
+def _opened(item: Item, condition: str) -> _OpenSegment | None:
+    """The segment that begins with an item, if one does. Either half of what "but" joins may come first."""
+    if "but" in item.forms:
+        return _OpenSegment(condition, [])
+    if item.kind == "wh":
+        return _OpenSegment("what" if "explain" in item.forms else " ".join(sorted(item.forms)), [])
+    if item.kind == "pause":
+        return _OpenSegment("", [])
+    return _OpenSegment(min(item.forms), []) if item.kind in _MARKERS and not (_SYMMETRIC & item.forms) else None
+
+
+def _ends_segment(items: Sequence[Item], place: int, is_condition: bool) -> bool:
+    """Whether the clause goes on behind what was said before: at its auxiliary, or at the subject behind a phrase at the front.
+
+    A condition has an auxiliary of its own: "if it is wet"; what is asked begins with "do" or before a pronoun: "if it rains do I ...".
+    """
+    item, following = items[place], items[place + 1].kind if place + 1 < len(items) else None
+    if item.kind in ("auxiliary", "modal"):
+        return not is_condition or following == "person" or ("do" in item.forms and following != "negation")
+    # "Since the update my watch ...".
+    is_fronted = items[0].kind == "preposition" and not any(before.kind in ("person", "pause", "wh") for before in items[1:place])
+    return item.kind == "person" and is_fronted
 
 
 def _sorted_pairs(numbers: Sequence[int]) -> tuple[int, ...]:

@@ -20,6 +20,8 @@ slide slid; smell smelt; speak spoke spoken; spell spelt; spend spent; spill spi
 stick stuck; sting stung; strike struck; swear swore sworn; sweep swept; swim swam swum; swing swung; take took taken; teach taught; tear tore torn
 tell told; think thought; throw threw thrown; understand understood; wake woke woken; wear wore worn; weave wove woven; weep wept; win won; wind wound
 withdraw withdrew withdrawn; write wrote written; do did done does; have had has
+"""
+_IRREGULAR_NOUNS = """
 child children; foot feet; goose geese; man men; mouse mice; person people; tooth teeth; woman women; ox oxen; leaf leaves; loaf loaves; knife knives
 wife wives; life lives; half halves; shelf shelves; wolf wolves; thief thieves; calf calves; index indices; matrix matrices; vertex vertices
 analysis analyses; crisis crises; basis bases; thesis theses; hypothesis hypotheses; diagnosis diagnoses; criterion criteria; phenomenon phenomena
@@ -27,8 +29,9 @@ bacterium bacteria; datum data; medium media; cactus cacti; fungus fungi; nucleu
 species; series; news; means; physics; mathematics; gas gases; bus buses; potato potatoes; tomato tomatoes; hero heroes; echo echoes
 """
 _BASE_OF: dict[str, str] = {
-    form: words[0] for entry in _IRREGULAR.replace("\n", ";").split(";") if (words := entry.split()) for form in words
+    form: words[0] for entry in (_IRREGULAR + _IRREGULAR_NOUNS).replace("\n", ";").split(";") if (words := entry.split()) for form in words
 }
+_PLURALS = frozenset(_IRREGULAR_NOUNS.replace(";", " ").split())
 # Past forms that are not also the base form; "read", "put" and their like tell nothing.
 _PAST_LIST = """
 arose awoke bore beat became began bit bled blew broke bred brought built bought caught chose came crept dealt dug drew drank
@@ -98,7 +101,7 @@ def is_past(word: str) -> bool:
 
 def is_participle(word: str) -> bool:
     """Whether a lower-case word may be a past participle."""
-    return is_past(word) or (word in _BASE_OF and _BASE_OF[word] != word and not word.endswith("s"))
+    return is_past(word) or (word in _BASE_OF and word not in _PLURALS and _BASE_OF[word] != word and not word.endswith("s"))
 
 
 def _american(word: str) -> list[str]:

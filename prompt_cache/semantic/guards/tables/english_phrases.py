@@ -4,7 +4,7 @@ from __future__ import annotations
 
 # Words that carry nothing: articles, politeness, what asks to be answered.
 _EMPTY = """
-the | a | an | this | that | these | those | it | its | itself | they | them | their | theirs | themselves | there | here | one's | someone's =
+the | a | an | this | that | these | those | it | its | itself | them | their | theirs | themselves | there | here | one's | someone's =
 please | kindly | hello | hi | hey | dear | thanks | thank you | thank you very much | thank you in advance | thanks in advance | thanks a lot | many thanks | cheers =
 excuse me | sorry | sorry to bother you | sorry to bother you but | sorry but | just out of curiosity | out of curiosity | out of interest | let me ask | let me ask you | just a quick question | quick question | a quick question | one question | i have a question | i have a quick question | good morning | good evening | good day =
 *but | *and | *so | *well | okay so | ok so | just wondering | actually | really | basically | simply put | exactly | precisely | specifically | literally | kind of | sort of =
@@ -12,7 +12,7 @@ located | situated | very | quite | such | then | also | respectively | etc | eg
 *can you tell me | could you tell me | would you tell me | can you please tell me | could you please tell me | will you tell me | please tell me | tell me =
 *can you | *could you | *would you | *will you | *can you please | *could you please | *would you please | *would you mind | *could you kindly =
 can you explain to me | could you explain to me | can you explain | could you explain | can you please explain | could you please explain | please explain | explain to me = ?explain
-*explain | *describe | *outline | give me an explanation of | give an explanation of | *help me understand | can you help me understand | could you help me understand | please help me understand | i want to understand | i would like to understand | walk me through = ?explain
+*explain | *explaining | *describe | *describing | *outline | *outlining | give me an explanation of | give an explanation of | *help me understand | can you help me understand | could you help me understand | please help me understand | i want to understand | i would like to understand | walk me through = ?explain
 tell me about | tell me something about | i want to learn about | i would like to learn about | give me information about | give me information on | i need information about | i need information on = ?explain
 do you know | do you happen to know | would you happen to know | would you know | might you know | does anyone know | does anybody know | anyone know =
 would you mind telling me | could you let me know | can you let me know | may i know | might i ask | could i ask | do you have an idea | any idea | any ideas | do you have any idea | have you any idea | i was wondering | i am wondering | i wonder | i want to know | i would like to know | i would love to know =
@@ -59,7 +59,7 @@ what would be the best way to | what would be a good way to | what is the recomm
 is there a way to | is there any way to | is there a way i can | is there any way i can | are there ways to | are there any ways to | is there a method to | is there a good way to = ?how
 i want to | i would like to | i am trying to | i need help to = ?how
 show me how to | show me how | tell me how to | teach me how to | teach me to | explain how to | explain how = ?how
-how many | what number of | which number of | what is the number of | number of | the number of | how large a number of = ?howmany
+how many | what number of | which number of | what is the number of | *number of | the number of | how large a number of = ?howmany
 how much = ?howmuch
 how much does cost | how expensive is | how expensive are = ?what +price
 how long does it take | how long does it take to | how long will it take | how long will it take to | how much time does it take | how much time does it take to | how much time do i need to | how long do i need to = ?howlong/duration +take
@@ -88,6 +88,11 @@ who is the director of | who was the director of | who are the directors of | wh
 who is the painter of | who was the painter of | who are the painters of | who were the painters of = ?who +paint
 who is the creator of | who was the creator of | who are the creators of | who were the creators of = ?who +create
 who is the owner of | who was the owner of | who are the owners of | who were the owners of = ?who +own
+am i allowed to | are we allowed to | is it allowed to | is it permitted to | am i permitted to | are we permitted to | do i have permission to = ?yesno ~can
+why will not = ?why ^do/present !not
+when is the best time to | what is the best time to | what would be the best time to = ?when %best +time
+when is the deadline for | what is the deadline for | when is the deadline of = ?when +deadline
+is there a difference between | is there any difference between | are there differences between | are there any differences between = ?what +difference
 is it possible to | is it possible that | is it possible for me to | am i able to | are you able to = ?yesno ~can
 """
 
@@ -102,7 +107,9 @@ becuase | becasue = &because
 
 _STEERING = """
 not | no | never | neither | nor | cannot | none | nobody | nothing | nowhere | noone | lacking | aint = !not
-without = !not <without
+without | with no | with zero = !not <without
+what will happen if | what would happen if | what happens if = ?what +happen &if/when
+what will happen when | what happens when = ?what +happen &if/when
 no one = !not
 no longer | not any more | not anymore | no more = !not %anymore
 dont | do not = ^do/present !not
@@ -173,6 +180,7 @@ will | going to | gonna | is going to | are going to | am going to = ^will/futur
 used to = +usedto
 i | me | my | mine | myself | we | us | our | ours | ourselves = @me
 you | your | yours | yourself | one | ones = @you
+they = @they
 he | him | his | himself = @he
 she | her | hers | herself = @she
 from | out of | away from = <from
@@ -183,7 +191,7 @@ on | upon | onto = <on
 at = <at
 of = <of
 for = <for
-with | along with | together with | by means of = <with
+with | along with | together with | by means of | with the help of | with the aid of | with the use of = <with
 by = <by
 regarding | concerning | on the subject of = <about
 as = <as
@@ -215,6 +223,7 @@ including = <including
 despite | in spite of = <despite
 because of | due to | owing to = <becauseof
 and | as well as | & = &and
+and then | and afterwards | and later | and finally | and after that = &andthen
 or = &or
 versus | vs | v = &versus
 but = &but
@@ -251,6 +260,13 @@ give up = +quit
 put off = +postpone
 look after | take care of | care for = +carefor
 look like | looks like = +look
+more quickly | more rapidly | more swiftly = +faster
+more easily = +easier
+more cheaply = +cheaper
+most recent | most recently = +latest
+*give me a summary of | *write a summary of | *provide a summary of | *summarize | *sum up = +summarize
+tell if | tell whether | know if | know whether | find out if | find out whether | check if | check whether | check that | see if | see whether | test if | test whether = +know &if
+send back | sending back | sent back = +return
 get better | getting better = +improve
 get worse = +worsen
 throw away | throw out | dispose of = +discard
@@ -317,6 +333,7 @@ ENGLISH_PHRASES = _EMPTY + _QUESTION_WORDS + _MISSPELT + _STEERING + _TURNS
 
 # Verb, particle that may stand apart from it, what they mean together.
 ENGLISH_SEPARABLE = """
+send back +return
 turn on +enable
 switch on +enable
 turn off +disable
@@ -354,18 +371,22 @@ ENGLISH_HOMOGRAPHS = frozenset(_ENGLISH_HOMOGRAPHS.split())
 
 # Pairs that are both words, and one letter doubled or two exchanged apart: none is the other misspelt.
 _ENGLISH_CONFUSABLE = """
-allot alot altar alter angel anger angle aural ballot ballots baring barring bated batted beard beast beats bellow below berry bery
-board bother brain bread brian broad brother bruise burise calvary caned caning canned canning cannon canon caret carry carte carve cary
-casual cater causal cavalry chili chilli claps clasp closer closet colonel coma comma conservation conversation corp corps crate crave
-creation curry cury cuter cutter dairy desert deserts dessert desserts diary dined diner dinned dinner discreet discrete dyeing dying
-eased eror error ferry fery filing filling form from furry fury gallop gallup gaols goals grasp griped gripped harry hary hated hatted
-holly holy hoping hopping horror hostel hotel ingenious ingenuous kernel ladder later latter leased lightening lightning loose lose lots
-manager manger manner manor marital marry martial mary maternal mating matting medal meddle merry mery metal mettle miror mirror moping
-mopping nerve nerves never nevers nuclear parental paternal pedal peddle perspective petal petals pining pink pinky pinning planed
-planned polar poplar prenatal prospective quiet quite ranger raping rapping rated ratted react reaction rebus reserve reserved revered
-reverse reversed rubes rural sacred salt sauce scared scraped scrapped serve serves sever severs signing silver singeing singing sinking
-sinning skate slat slimmy slimy sliver sloped slopped slot sorry sory source spilt split stake stared starred stationary stationery
-steak striped stripped super supper taper tapper tennor tenor terror tiling tilling tinged tingled tinny tiny tires trace trail trial
-tries unclear united untied warp widow window wined winned wrap
+allot alot altar alter angel anger angle aural ballot ballots barely baring barley barring bated batted beard beast beats bellow below
+berry bery best bets bier board boarder boast boats border bother brain bread brian brie broad brother bruise burise calm calvary caned
+caning canned canning cannon canon caret carp carry carte carve cary cast casual cater cats causal cavalry chain chili chilli china clam
+claps clasp clod closer closet coal coast coats cola cold colonel coma comma compliant conservation conversation corp corps cost cots
+crap crate crave creation crud curd curry cury cuter cutter dairies dairy decease desert deserts dessert desserts diaries diary diet
+dined diner dinned dinner discreet discrete dyeing dying eased eror error fast fats feast feats ferry fery field filed files filing
+filling fired fist fits flies form fried fries from furry fury gallop gallup gaols gird goals grasp grid griped gripped gust guts harry
+hary hated hatted holly holy hoping hopping horror host hostel hotel hots ingenious ingenuous kernel ladder lair later latter leased
+liar lien lightening lightning line lion loin loose lose lost lots manager manger manner manor marital marry martial mary mast maternal
+mating mats matting medal meddle merry mery metal mettle minuet minute miror mirror moping mopping nerve nerves nest nets never nevers
+nuclear parental paternal pedal peddle perfect perform perspective pest petal petals pets pining pink pinky pinning planed planned polar
+poplar post pots prefect preform prenatal prospective quiet quite ranger raping rapping rated ratted react reaction rebus reserve
+reserved revered reverse reversed rogue rouge rubes rural rust ruts sacred salt salve satin sauce scared scraped scrapped serve serves
+sever severs sign signer signing signs silver sing singeing singer singing sings sinking sinning skate slat slave slimmy slimy sliver
+sloped slopped slot sorry sory source spilt split stain stake stared starred stationary stationery steak stein striped stripped super
+supper taper tapper tarp tennor tenor terror tide tied tier tiling tilling tinged tingled tinny tiny tire tired tires trace trail trap
+trial tried tries trifle unclear unite united untie untied vest vets waist waits warp widow window wined winned wrap
 """
 ENGLISH_CONFUSABLE = frozenset(_ENGLISH_CONFUSABLE.split())

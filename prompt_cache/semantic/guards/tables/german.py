@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import re
 from functools import lru_cache
 
 GERMAN_PHRASES = """
 der | die | das | den | dem | des | ein | eine | einen | einem | einer | eines | es | man | sich | dieser | diese | dieses | diesen | diesem | da | hier | dazu =
 bitte | hallo | guten tag | guten morgen | hi | danke | vielen dank | danke schön | entschuldigung | entschuldigen sie | kurze frage | eine frage | ich habe eine frage =
-denn | eigentlich | mal | genau | überhaupt | so | etwa | also | wohl | doch | halt | eben =
+denn | eigentlich | mal | genau | überhaupt | so | etwa | also | wohl | doch | halt | eben | dann =
 kannst du mir sagen | können sie mir sagen | könntest du mir sagen | könnten sie mir sagen | kannst du mir bitte sagen | können sie mir bitte sagen | könnten sie mir bitte sagen | könntest du mir bitte sagen =
 sag mir | sagen sie mir | sag mir bitte | weißt du | wissen sie | ich möchte wissen | ich würde gerne wissen | ich würde gern wissen | ich wüsste gern | ich frage mich | verrate mir =
 *kannst du | *können sie | *könntest du | *könnten sie | *würdest du | *würden sie =
@@ -188,8 +189,24 @@ handyvertrag mobilfunkvertrag
 lieferadresse versandadresse
 löschen entfernen beseitigen
 kaufen erwerben
-auto wagen pkw fahrzeug
+auto wagen pkw
 fahrrad rad
+unterlage dokument
+aufzug lift fahrstuhl
+sofa couch
+möhre karotte
+medikament arznei arzneimittel
+bildschirm monitor
+ordner verzeichnis
+schicken senden
+bestellen ordern
+erlaubt gestattet
+verboten untersagt
+notwendig nötig erforderlich
+fernseher tv
+metzger fleischer
+kartoffel erdapfel
+geschenk präsent
 arzt doktor mediziner
 firma unternehmen betrieb
 beginnen anfangen starten
@@ -201,20 +218,17 @@ kochen zubereiten
 schnell rasch zügig
 preis kosten
 gehalt lohn
-fehler problem
 passwort kennwort
 computer rechner pc
 laptop notebook
 foto bild
 film spielfilm
-urlaub ferien
 wohnung apartment
 sofort umgehend
 wichtig bedeutend
 einfach leicht simpel
 schwierig schwer kompliziert
 gefährlich riskant
-kind kleinkind
 telefon fernsprecher
 rechnung faktura
 auswählen wählen aussuchen
@@ -241,7 +255,6 @@ hilfe unterstützung
 vorteil pluspunkt
 nachteil minuspunkt
 ursache grund
-hauptstadt regierungssitz
 heilen kurieren
 anmelden einloggen
 abmelden ausloggen
@@ -289,6 +302,12 @@ ankommen ankunft / abfahren abfahrt
 süß / sauer
 """
 
+_PARTICLES = """
+ab an auf aus bei ein fest fort frei her herunter herauf heraus hin hinzu hoch los mit nach nieder um vor vorbei weg weiter wieder zu zurück zusammen
+"""
+# First parts of verbs, which stand at the end of main clauses.
+GERMAN_VERB_PARTICLES = frozenset(_PARTICLES.split())
+_WITH_PARTICLE = re.compile(f"({'|'.join(sorted(GERMAN_VERB_PARTICLES, key=len, reverse=True))})(?:zu|ge)(?=\\w{{4}})")
 _ENDINGS = ("ern", "em", "en", "er", "es", "st", "et", "e", "n", "s", "t")
 _UMLAUTS = str.maketrans({"ä": "a", "ö": "o", "ü": "u"})
 
@@ -296,7 +315,10 @@ _UMLAUTS = str.maketrans({"ä": "a", "ö": "o", "ü": "u"})
 @lru_cache(maxsize=4096)
 def german_base_forms(word: str) -> tuple[str, ...]:
     """A lower-case word and what it may be inflected from; stems are marked by a hyphen."""
-    found = dict.fromkeys([word])
+    # "Zurückzusetzen" and "zurückgesetzt".
+    plain = _WITH_PARTICLE.sub(r"\1", word, count=1) if _WITH_PARTICLE.match(word) else word
+    found = dict.fromkeys([word, plain])
+    word = plain
     bare = word.removeprefix("ge") if word.startswith("ge") and len(word) > 6 and word.endswith(("t", "en")) else word
     for ending in _ENDINGS:
         stem = bare.removesuffix(ending)

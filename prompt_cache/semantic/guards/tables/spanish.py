@@ -10,7 +10,7 @@ por favor | hola | buenos días | buenas tardes | buenas | gracias | muchas grac
 exactamente | realmente | pues | entonces | así =
 me puede decir | me puedes decir | puede decirme | puedes decirme | podría decirme | podrías decirme | me podría decir | me podrías decir | dime | dígame =
 sabes | sabe usted | quiero saber | quisiera saber | me gustaría saber | necesito saber | alguien sabe | sabrías decirme | sabe alguien =
-*puedes | *podrías | *podría =
+*puedes | *podrías | *podría | *me puedes | *me podrías | *me puede | *me podría | *nos puedes | *nos puede =
 me puedes explicar | puedes explicarme | podrías explicarme | *explica | *explícame | *explique | *describe | *descríbeme | explicarme = ?explain
 qué | cuál | cuáles | *nombra | *enumera | *dame | *muéstrame | *enséñame | que es = ?what/explain/what.city/what.country/what.state/what.year/what.day/what.date/what.time/what.month/what.company
 quién | quiénes | qué persona = ?who
@@ -30,7 +30,7 @@ cuáles son los pasos para | qué pasos hay que seguir para | pasos para | maner
 cuántos | cuántas | qué número de | qué cantidad de = ?howmany
 cuánto | cuánta = ?howmuch
 cuánto cuesta | cuánto vale | qué precio tiene | cuál es el precio de | cuál es el precio del | cuánto cuestan | cuál es el coste de = ?what +precio
-cuánto tiempo | cuánto dura | cuánto tarda | cuánto se tarda en = ?howlong/duration
+cuánto tiempo | cuánto dura | cuánto tarda | cuánto demora | cuánto se demora en | cuánto se tarda en = ?howlong/duration
 con qué frecuencia | cada cuánto | cuántas veces = ?howoften
 a qué distancia = ?what +distancia
 cuánto mide | qué altura tiene | cuál es la altura de | cuál es la altura del = ?what +altura
@@ -193,6 +193,19 @@ billete boleto
 patata papa
 judía frijol
 zumo jugo
+encontrar hallar
+contestar responder
+gafas lentes anteojos
+nevera frigorífico refrigerador
+ascensor elevador
+melocotón durazno
+plátano banana
+conducir manejar
+regresar volver
+regalo obsequio
+enfadado enojado
+alquilar arrendar rentar
+necesitar requerir
 autobús bus
 kilómetro km
 metro m
