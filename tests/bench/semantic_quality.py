@@ -32,7 +32,7 @@ from prompt_cache.semantic.normalise import normalise
 from prompt_cache.vectors.vector_store import Observation
 from tests.bench.semantic_decisions import Decide, Nearest, by_bound_alone, by_guards, by_learned_bound, by_threshold, observe
 from tests.bench.semantic_scores import CELL_HEADINGS, Served, cells, kinds_failed, scores_by_language, table
-from tests.question_pairs import HALVES, Half, read_pairs
+from tests.question_pairs import PairFile, read_pairs
 
 ROOT = Path(__file__).parents[2]
 RESULTS = Path(__file__).parent / "results" / "semantic_quality.json"
@@ -50,10 +50,14 @@ SHOWN_THRESHOLDS = (0.7, 0.75, 0.8, 0.85, 0.9, 0.95, 0.97, 0.99)
 GRID = tuple(round(0.5 + step / 100, 2) for step in range(50))
 
 
+# What guards and thresholds are fitted to first, then what they are only measured with.
+FILES: tuple[PairFile, ...] = ("tuning", "tuning_more", "held_out", "fresh")
+
+
 class HalfOfPairs:
     """The pairs of a half, their vectors, and each asked question's nearest kept ones."""
 
-    def __init__(self, half: Half, embedder: OnnxEmbedder, num_neighbours: int) -> None:
+    def __init__(self, half: PairFile, embedder: OnnxEmbedder, num_neighbours: int) -> None:
         self.name = half
         self.pairs = read_pairs(half)
         self.vectors: dict[str, Vector] = {}
@@ -175,7 +179,7 @@ def main() -> None:
         "--embedder", type=Path, default=embedders_folder(os.environ) / NAME, help="folder that `triserve cache build-embedder` made"
     )
     parser.add_argument("--neighbours", type=int, default=4, help="how many entries near a question our chain looks at")
-    parser.add_argument("--half", choices=HALVES, nargs="*", default=list(HALVES), help="which halves to measure")
+    parser.add_argument("--half", choices=FILES, nargs="*", default=list(FILES), help="which files of pairs to measure")
     parser.add_argument("--kinds", action="store_true", help="also print which kinds of pairs our chain fails on")
     parser.add_argument("--peers-python", type=Path, default=PEERS_PYTHON, help="interpreter of the environment of semantic_peers")
     parser.add_argument("--output", type=Path, default=RESULTS, help="written when both halves are measured")
@@ -204,7 +208,7 @@ def main() -> None:
         if arguments.kinds:
             sys.stdout.write(json.dumps(kinds_failed(half.pairs, served[f"{_CHAIN} {threshold}"]), indent=1) + "\n")
     document["finished_at"] = datetime.now(UTC).isoformat(timespec="seconds")
-    if set(arguments.half) == set(HALVES):
+    if set(arguments.half) == set(FILES):
         arguments.output.write_text(json.dumps(document, indent=1) + "\n")
 
 
