@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from prompt_cache.semantic.guards.items import Item, Question, unmatched
+from prompt_cache.semantic.guards.items import Item, Question, unmatched, unpaired
 from prompt_cache.semantic.guards.misspellings import is_misspelt
 from prompt_cache.semantic.guards.tables.lexicons import LEXICONS
 
@@ -19,9 +19,13 @@ def check(asked: Question, kept: Question) -> str | None:
     """Refuses when a word of one has neither the same base form nor a synonym in the other."""
     for one, other in ((asked, kept), (kept, asked)):
         counterparts = other.of("content", "verbatim")
-        for item in unmatched(one.of("content"), counterparts):
+        differs = unmatched(one.of("content"), counterparts)
+        for item in differs:
             if not _is_misspelling(item, one, other):
                 return f"{item.surface!r} in one alone"
+        # What is said of a thing is told by how often it is named: "My car and my bike are old. What is the bike worth?"
+        if not differs and (left := unpaired(one.of("content"), counterparts)):
+            return f"{left[0].surface!r} more often in one"
         for item in unmatched(one.of("preposition", "conjunction"), other.of("preposition", "conjunction")):
             if (_TELLING | _TELLING_CONJUNCTIONS) & item.forms:
                 return f"{item.surface!r} in one alone"

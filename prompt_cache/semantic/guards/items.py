@@ -10,6 +10,8 @@ Kind = Literal[
     "content", "number", "verbatim", "wh", "negation", "quantifier", "modal", "preposition", "conjunction", "auxiliary", "person", "pause"
 ]
 
+MAX_PAIRED = 64
+
 
 @dataclass(frozen=True, slots=True)
 class Item:
@@ -60,3 +62,25 @@ class Question:
 def unmatched(first: list[Item], second: list[Item]) -> list[Item]:
     """Items of the first that correspond to none of the second."""
     return [item for item in first if not any(item.corresponds(other) for other in second)]
+
+
+def unpaired(first: list[Item], second: list[Item]) -> list[Item]:
+    """Items of the first that are left when each is paired with one of the second that corresponds, and no two with the same.
+
+    As many as can be are paired (Kuhn's algorithm): a word that stands twice in one question has to stand twice in the other. None of texts of
+    more than `MAX_PAIRED` items, where that would cost too much.
+    """
+    if max(len(first), len(second)) > MAX_PAIRED:
+        return []
+    taken: dict[int, int] = {}
+
+    def is_paired(index: int, seen: set[int]) -> bool:
+        for place, other in enumerate(second):
+            if place not in seen and first[index].corresponds(other):
+                seen.add(place)
+                if place not in taken or is_paired(taken[place], seen):
+                    taken[place] = index
+                    return True
+        return False
+
+    return [item for index, item in enumerate(first) if not is_paired(index, set())]
