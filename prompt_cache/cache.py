@@ -154,7 +154,7 @@ class PromptCache:
         return self.guarded.errors if self.guarded is not None else 0
 
     async def generation(self, tenant: str) -> int:
-        """Of the tenant's entries; 0 while Redis has never told it, which it never is otherwise: what is kept by then is not found later."""
+        """Of the tenant's entries; 0 while Redis has not told it. Redis counts on from the time of day, so what is kept by then is not found later."""
         return await self._generations.current(self.keys.namespace(tenant)) or 0
 
     async def purge(self, tenant: str) -> int | None:

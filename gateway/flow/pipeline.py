@@ -33,7 +33,6 @@ logger = logging.getLogger(__name__)
 # Answers of the semantic cache that are being checked.
 _MAX_AUDITS = 2
 
-
 _UNOBSERVED = Unobserved()
 
 

@@ -50,7 +50,6 @@ class SemanticCache:
         all_secrets: As `Sealer` has them.
         open_store: Chooses the store; is called until it succeeds once.
         guarded: Redis; None = the store is in the process.
-        clock: Seconds, never falling.
         wall: Seconds since 1970.
         draw: Gives numbers in [0, 1).
         embedding_counts: What the embedder has counted, by name.
@@ -66,7 +65,6 @@ class SemanticCache:
         all_secrets: tuple[bytes, ...],
         open_store: Callable[[], Awaitable[OpenedStore]],
         guarded: GuardedRedis | None,
-        clock: Callable[[], float] = time.monotonic,
         wall: Callable[[], float] = time.time,
         draw: Callable[[], float] = random.random,
         embedding_counts: Callable[[], Mapping[str, float]] = dict,
@@ -78,7 +76,6 @@ class SemanticCache:
         self._codec = RecordCodec(all_secrets)
         self._open_store = open_store
         self._guarded = guarded
-        self._clock = clock
         self._wall = wall
         self._draw = draw
         self.embedding_counts = embedding_counts
@@ -93,6 +90,21 @@ class SemanticCache:
         self.refusals: dict[str, int] = {}
         self.comparisons = {"same": 0, "different": 0}
         self.corrupt = 0
+
+    @property
+    def is_open(self) -> bool:
+        """Whether the embedder has shown what its vectors are, and there is a store."""
+        return self.store is not None
+
+    @property
+    def uses_redis(self) -> bool:
+        """Whether what is kept is in Redis."""
+        return self._guarded is not None
+
+    @property
+    def mode(self) -> Mode:
+        """Whether anything is served."""
+        return self._config.mode
 
     async def start(self) -> None:
         """Looks for the store in the background."""
@@ -111,27 +123,12 @@ class SemanticCache:
         await asyncio.gather(*tasks, return_exceptions=True)
         await self.embedder.close()
 
-    @property
-    def is_open(self) -> bool:
-        """Whether the embedder has shown what its vectors are, and there is a store."""
-        return self.store is not None
-
     async def drain(self) -> None:
         """Returns when nothing runs in the background."""
         while self._tasks:
             await asyncio.wait(set(self._tasks))
         if self._guarded is not None:
             await self._guarded.drain()
-
-    @property
-    def uses_redis(self) -> bool:
-        """Whether what is kept is in Redis."""
-        return self._guarded is not None
-
-    @property
-    def mode(self) -> Mode:
-        """Whether anything is served."""
-        return self._config.mode
 
     def scope_name(self, scope: SemanticScope) -> str:
         """Of a scope, where what is kept in it lies."""
@@ -162,7 +159,8 @@ class SemanticCache:
         if found.refused_by is not None:
             self.refusals[found.refused_by] = self.refusals.get(found.refused_by, 0) + 1
         if found.outcome == "hit" and found.served is not None:
-            self._background(lambda store: store.hit(found.scope, found.served.entry_id))  # type: ignore[union-attr]
+            entry_id = found.served.entry_id
+            self._background(lambda store: store.hit(found.scope, entry_id))
             self.budgets.served(found.scope, self._wall())
         return found
 

@@ -82,7 +82,6 @@ class SemanticScene:
             all_secrets=(SECRET,),
             open_store=self._open,
             guarded=None,
-            clock=lambda: self.now,
             wall=lambda: self.now,
             draw=lambda: self.draws,
             sleep=self._sleep,

@@ -52,6 +52,27 @@ async def asking(url: str) -> AsyncIterator[tuple[GatewayFleet, Callable[..., An
         yield fleet, ask
 
 
+def cache_of(fleet: GatewayFleet) -> Any:
+    """The whole cache of the fleet's gateway: exact, by meaning, and its Redis."""
+    cache = fleet.service.gateway.pipeline.cache
+    assert cache is not None and cache.semantic is not None and cache.cache.guarded is not None
+    return cache
+
+
+async def used_again(ask: Callable[..., Any], cache: Any) -> None:
+    """Returns when a question's answer was found by meaning, in Redis.
+
+    Connections of before are found dead one by one, each of them by somebody who is answered without the cache.
+    """
+    for _ in range(100):
+        await eventually(cache.cache.guarded.usable, "Redis is in use")
+        await ask("How tall is the Eiffel Tower?")
+        await cache.semantic.drain()
+        if await ask("how tall is the eiffel tower") == "hit-semantic":
+            return
+    raise AssertionError("Redis is there and is not used")
+
+
 async def ask_everything(ask: Callable[..., Any]) -> list[str]:
     """An exact question, one of meaning, and many at once."""
     exact = [await ask("What is the capital of France?", temperature=0) for _ in range(2)]
@@ -71,41 +92,29 @@ async def test_a_redis_that_is_not_there_costs_no_request_its_answer() -> None:
         port = free.getsockname()[1]
     async with asking(f"redis://127.0.0.1:{port}/0") as (fleet, ask):
         await ask_everything(ask)
-        assert fleet.service.gateway.pipeline.cache.cache.stats.errors  # type: ignore[union-attr]
+        assert cache_of(fleet).cache.stats.errors
 
 
 async def test_a_redis_that_hangs_costs_no_request_its_answer_and_is_used_again(server: RedisServer) -> None:
     async with asking(server.url) as (fleet, ask):
-        cache = fleet.service.gateway.pipeline.cache
-        assert cache is not None and cache.semantic is not None and cache.cache.guarded is not None
-        guarded = cache.cache.guarded
+        cache = cache_of(fleet)
         await cache.semantic.opened()
         await ask_everything(ask)
         server.pause()
         await ask_everything(ask)
         server.resume()
-        await eventually(lambda: not cache.cache.stats.breaker_open or guarded.usable(), "Redis is in use")
-        await ask_everything(ask)
+        await used_again(ask, cache)
 
 
 async def test_a_redis_that_dies_and_comes_back_empty_is_used_again(server: RedisServer) -> None:
     async with asking(server.url) as (fleet, ask):
-        cache = fleet.service.gateway.pipeline.cache
-        assert cache is not None and cache.semantic is not None and cache.cache.guarded is not None
-        guarded = cache.cache.guarded
+        cache = cache_of(fleet)
         await cache.semantic.opened()
         await ask_everything(ask)
         server.kill()
         await ask_everything(ask)
         server.start()
-        # Connections of before are found dead one by one, each of them by somebody who is answered without the cache.
-        for _ in range(100):
-            await eventually(lambda: guarded.usable(), "Redis is in use")
-            await ask("How tall is the Eiffel Tower?")
-            await cache.semantic.drain()
-            if await ask("how tall is the eiffel tower") == "hit-semantic":
-                return
-        raise AssertionError("Redis is there and is not used")
+        await used_again(ask, cache)
 
 
 @pytest.mark.parametrize("fault", ["wrong password", "no permission", "full"])
@@ -120,15 +129,16 @@ async def test_a_redis_that_refuses_costs_no_request_its_answer(server: RedisSer
             url = server.url.replace("redis://", "redis://nobody:secret@")
         else:
             admin.config_set("maxmemory", 1)
-    async with asking(url) as (_, ask):
-        await ask_everything(ask)
+    async with asking(url) as (fleet, ask):
+        statuses = await ask_everything(ask)
+        assert "hit-semantic" not in statuses, "what is found by meaning lies in Redis, which keeps nothing"
+        assert cache_of(fleet).cache.stats.errors
 
 
 async def test_values_that_somebody_spoils_are_misses_and_go(server: RedisServer) -> None:
     with redis_py.Redis.from_url(server.url) as admin:
         async with asking(server.url) as (fleet, ask):
-            cache = fleet.service.gateway.pipeline.cache
-            assert cache is not None and cache.semantic is not None and cache.cache.guarded is not None
+            cache = cache_of(fleet)
             await cache.semantic.opened()
             await ask_everything(ask)
             await cache.semantic.drain()
@@ -141,8 +151,8 @@ async def test_values_that_somebody_spoils_are_misses_and_go(server: RedisServer
                 else:
                     admin.rpush(key, b"rubbish")
             await ask_everything(ask)
-            await cache.semantic.drain()
-            await ask_everything(ask)
+            await used_again(ask, cache)
+            assert await ask("what's the capital of france") == "hit-semantic", "what was spoiled is kept anew"
 
 
 @pytest.mark.parametrize("name", ["vector-sets", "flat"])
@@ -150,8 +160,7 @@ async def test_a_user_who_may_do_no_more_than_is_documented_has_the_whole_cache(
     with redis_py.Redis.from_url(server.url) as admin:
         admin.execute_command(*acl_rule(name, password="secret").split())
         async with asking(server.url.replace("redis://", "redis://triserve:secret@")) as (fleet, ask):
-            cache = fleet.service.gateway.pipeline.cache
-            assert cache is not None and cache.semantic is not None and cache.cache.guarded is not None
+            cache = cache_of(fleet)
             await cache.semantic.opened()
             await ask_everything(ask)
             await cache.semantic.drain()
