@@ -6,7 +6,6 @@ import asyncio
 import socket
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
-from pathlib import Path
 from typing import Any
 
 import aiohttp
@@ -80,13 +79,6 @@ async def ask_everything(ask: Callable[..., Any]) -> list[str]:
     return [*exact, *near, *await asyncio.gather(*(ask("Who wrote Faust?", temperature=0) for _ in range(10)))]
 
 
-@pytest.fixture
-def server(tmp_path: Path) -> Any:
-    server = RedisServer(tmp_path)
-    yield server
-    server.kill()
-
-
 async def test_a_redis_that_is_not_there_costs_no_request_its_answer() -> None:
     with socket.create_server(("127.0.0.1", 0)) as free:
         port = free.getsockname()[1]
@@ -95,38 +87,38 @@ async def test_a_redis_that_is_not_there_costs_no_request_its_answer() -> None:
         assert cache_of(fleet).cache.stats.errors
 
 
-async def test_a_redis_that_hangs_costs_no_request_its_answer_and_is_used_again(server: RedisServer) -> None:
-    async with asking(server.url) as (fleet, ask):
+async def test_a_redis_that_hangs_costs_no_request_its_answer_and_is_used_again(own_server: RedisServer) -> None:
+    async with asking(own_server.url) as (fleet, ask):
         cache = cache_of(fleet)
         await cache.semantic.opened()
         await ask_everything(ask)
-        server.pause()
+        own_server.pause()
         await ask_everything(ask)
-        server.resume()
+        own_server.resume()
         await used_again(ask, cache)
 
 
-async def test_a_redis_that_dies_and_comes_back_empty_is_used_again(server: RedisServer) -> None:
-    async with asking(server.url) as (fleet, ask):
+async def test_a_redis_that_dies_and_comes_back_empty_is_used_again(own_server: RedisServer) -> None:
+    async with asking(own_server.url) as (fleet, ask):
         cache = cache_of(fleet)
         await cache.semantic.opened()
         await ask_everything(ask)
-        server.kill()
+        own_server.kill()
         await ask_everything(ask)
-        server.start()
+        own_server.start()
         await used_again(ask, cache)
 
 
 @pytest.mark.parametrize("fault", ["wrong password", "no permission", "full"])
-async def test_a_redis_that_refuses_costs_no_request_its_answer(server: RedisServer, fault: str) -> None:
-    with redis_py.Redis.from_url(server.url) as admin:
-        url = server.url
+async def test_a_redis_that_refuses_costs_no_request_its_answer(own_server: RedisServer, fault: str) -> None:
+    with redis_py.Redis.from_url(own_server.url) as admin:
+        url = own_server.url
         if fault == "wrong password":
-            url = server.url.replace("redis://", "redis://default:wrong@")
+            url = own_server.url.replace("redis://", "redis://default:wrong@")
             admin.config_set("requirepass", "right")
         elif fault == "no permission":
             admin.execute_command("ACL", "SETUSER", "nobody", "on", ">secret", "~*", "-@all", "+ping")
-            url = server.url.replace("redis://", "redis://nobody:secret@")
+            url = own_server.url.replace("redis://", "redis://nobody:secret@")
         else:
             admin.config_set("maxmemory", 1)
     async with asking(url) as (fleet, ask):
@@ -135,9 +127,9 @@ async def test_a_redis_that_refuses_costs_no_request_its_answer(server: RedisSer
         assert cache_of(fleet).cache.stats.errors
 
 
-async def test_values_that_somebody_spoils_are_misses_and_go(server: RedisServer) -> None:
-    with redis_py.Redis.from_url(server.url) as admin:
-        async with asking(server.url) as (fleet, ask):
+async def test_values_that_somebody_spoils_are_misses_and_go(own_server: RedisServer) -> None:
+    with redis_py.Redis.from_url(own_server.url) as admin:
+        async with asking(own_server.url) as (fleet, ask):
             cache = cache_of(fleet)
             await cache.semantic.opened()
             await ask_everything(ask)
@@ -156,10 +148,10 @@ async def test_values_that_somebody_spoils_are_misses_and_go(server: RedisServer
 
 
 @pytest.mark.parametrize("name", ["vector-sets", "flat"])
-async def test_a_user_who_may_do_no_more_than_is_documented_has_the_whole_cache(server: RedisServer, name: Any) -> None:
-    with redis_py.Redis.from_url(server.url) as admin:
+async def test_a_user_who_may_do_no_more_than_is_documented_has_the_whole_cache(own_server: RedisServer, name: Any) -> None:
+    with redis_py.Redis.from_url(own_server.url) as admin:
         admin.execute_command(*acl_rule(name, password="secret").split())
-        async with asking(server.url.replace("redis://", "redis://triserve:secret@")) as (fleet, ask):
+        async with asking(own_server.url.replace("redis://", "redis://triserve:secret@")) as (fleet, ask):
             cache = cache_of(fleet)
             await cache.semantic.opened()
             await ask_everything(ask)

@@ -255,15 +255,8 @@ async def test_a_threshold_without_a_semantic_cache_is_refused_by_name() -> None
             assert (await response.json())["semantic"] is None
 
 
-@pytest.fixture
-async def redis(tmp_path: Path) -> AsyncIterator[RedisServer]:
-    server = RedisServer(tmp_path)
-    yield server
-    server.kill()
-
-
-async def test_two_gateways_of_a_redis_share_answers_and_a_purge(redis: RedisServer) -> None:
-    shared = {**SETTINGS, "redis_url": redis.url, "cache_secret": "0123456789abcdef"}
+async def test_two_gateways_of_a_redis_share_answers_and_a_purge(server: RedisServer) -> None:
+    shared = {**SETTINGS, "redis_url": server.url, "cache_secret": "0123456789abcdef"}
     model = Model()
     async with running_fleet(computes=[FakeCompute(model)], **shared) as one, running_fleet(computes=[FakeCompute(model)], **shared) as two:
         await opened(one)
@@ -277,8 +270,8 @@ async def test_two_gateways_of_a_redis_share_answers_and_a_purge(redis: RedisSer
             assert (await ask(first, SIMILAR))[0] == "miss"
 
 
-async def test_two_hundred_identical_requests_at_two_gateways_are_one_generation(redis: RedisServer) -> None:
-    shared: dict[str, Any] = {"redis_url": redis.url, "cache_secret": "0123456789abcdef", "cache_timeout_ms": 10_000}
+async def test_two_hundred_identical_requests_at_two_gateways_are_one_generation(server: RedisServer) -> None:
+    shared: dict[str, Any] = {"redis_url": server.url, "cache_secret": "0123456789abcdef", "cache_timeout_ms": 10_000}
     computes = [FakeCompute(Model()), FakeCompute(Model())]
     async with running_fleet(computes=computes[:1], **shared) as one, running_fleet(computes=computes[1:], **shared) as two:
         for compute in computes:

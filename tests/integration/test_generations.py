@@ -4,11 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import AsyncIterator, Iterator
-from pathlib import Path
+from collections.abc import AsyncIterator
 from typing import Any
 
-import pytest
 import redis
 
 from prompt_cache.config import CacheConfig
@@ -20,29 +18,6 @@ from tests.integration.test_prompt_cache import Clock
 NAME = "triserve:cache:generation:aa"
 # What another release or another hand may have left there.
 RUBBISH = ["x", "-1", "1.5", "1e300", "", "9007199254740993"]
-
-
-@pytest.fixture(scope="module")
-def shared_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RedisServer]:
-    server = RedisServer(tmp_path_factory.mktemp("redis"))
-    yield server
-    server.kill()
-
-
-@pytest.fixture
-def raw(shared_server: RedisServer) -> Iterator[redis.Redis]:
-    """A plain client of an empty server."""
-    with redis.Redis.from_url(shared_server.url) as client:
-        client.flushall()
-        yield client
-
-
-@pytest.fixture
-def own_server(tmp_path: Path) -> Iterator[RedisServer]:
-    """A server the test may kill."""
-    server = RedisServer(tmp_path)
-    yield server
-    server.kill()
 
 
 @contextlib.asynccontextmanager
@@ -63,9 +38,9 @@ async def number_of(generations: Generations) -> int:
     return number
 
 
-async def test_a_purge_counts_at_once_here_and_soon_elsewhere(shared_server: RedisServer, raw: redis.Redis) -> None:
+async def test_a_purge_counts_at_once_here_and_soon_elsewhere(server: RedisServer, raw: redis.Redis) -> None:
     clock = Clock()
-    async with gateway(shared_server.url, clock) as one, gateway(shared_server.url, clock) as other:
+    async with gateway(server.url, clock) as one, gateway(server.url, clock) as other:
         before = await number_of(one)
         assert await number_of(other) == before
         assert await one.current("bb") == await other.current("bb")
@@ -86,22 +61,20 @@ async def test_a_purge_counts_at_once_here_and_soon_elsewhere(shared_server: Red
         assert await one.current("bb") == await other.current("bb")
 
 
-async def test_a_number_that_redis_lost_or_holds_as_rubbish_is_replaced_by_a_higher_one(
-    shared_server: RedisServer, raw: redis.Redis
-) -> None:
+async def test_a_number_that_redis_lost_or_holds_as_rubbish_is_replaced_by_a_higher_one(server: RedisServer, raw: redis.Redis) -> None:
     clock = Clock()
-    async with gateway(shared_server.url, clock) as one:
+    async with gateway(server.url, clock) as one:
         await one.purge("aa")
         highest = await number_of(one)
         for value in RUBBISH:
             raw.set(NAME, value)
-            async with gateway(shared_server.url, clock) as new:
+            async with gateway(server.url, clock) as new:
                 number = await number_of(new)
                 assert number >= highest
                 assert int(raw.get(NAME) or b"") == number
         raw.delete(NAME)
         raw.rpush(NAME, "x")
-        async with gateway(shared_server.url, clock) as new:
+        async with gateway(server.url, clock) as new:
             assert await number_of(new) >= highest
         assert raw.pttl(NAME) > 365 * 24 * 3600 * 1000
 
@@ -119,10 +92,10 @@ async def test_a_redis_that_is_gone_leaves_what_is_known_and_tells_nothing_new(o
 
 
 async def test_a_burst_of_requests_asks_once_and_one_that_leaves_takes_nothing_from_the_others(
-    shared_server: RedisServer, raw: redis.Redis
+    server: RedisServer, raw: redis.Redis
 ) -> None:
     raw.config_resetstat()
-    async with gateway(shared_server.url, Clock()) as one:
+    async with gateway(server.url, Clock()) as one:
         asking = [asyncio.create_task(one.current("aa")) for _ in range(50)]
         await asyncio.sleep(0)
         asking[0].cancel()

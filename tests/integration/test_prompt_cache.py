@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import os
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -28,35 +27,6 @@ class Clock:
 
     def __call__(self) -> float:
         return self.now
-
-
-@pytest.fixture(scope="module")
-def shared_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RedisServer]:
-    server = RedisServer(tmp_path_factory.mktemp("redis"))
-    yield server
-    server.kill()
-
-
-@pytest.fixture
-def server(shared_server: RedisServer, raw: redis.Redis) -> RedisServer:
-    """An empty server that the test leaves running."""
-    raw.flushall()
-    return shared_server
-
-
-@pytest.fixture
-def raw(shared_server: RedisServer) -> Iterator[redis.Redis]:
-    """A plain client, to look at and to spoil what the cache keeps."""
-    with redis.Redis.from_url(shared_server.url) as client:
-        yield client
-
-
-@pytest.fixture
-def own_server(tmp_path: Path) -> Iterator[RedisServer]:
-    """A server the test may kill."""
-    server = RedisServer(tmp_path)
-    yield server
-    server.kill()
 
 
 @asynccontextmanager

@@ -1,4 +1,4 @@
-"""Servers for tests of flights."""
+"""Redis servers: one for all tests of a file, empty at the start of each, and one that a test may kill."""
 
 from __future__ import annotations
 
@@ -20,15 +20,15 @@ def shared_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RedisSer
 
 @pytest.fixture
 def raw(shared_server: RedisServer) -> Iterator[redis.Redis]:
-    """A plain client, to look at and to spoil what flights keep."""
+    """A plain client of the empty server, to look at and to spoil what is kept."""
     with redis.Redis.from_url(shared_server.url) as client:
+        client.flushall()
         yield client
 
 
 @pytest.fixture
 def server(shared_server: RedisServer, raw: redis.Redis) -> RedisServer:
     """An empty server that the test leaves running."""
-    raw.flushall()
     return shared_server
 
 
