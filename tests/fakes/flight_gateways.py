@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import contextlib
 import dataclasses
 import time
@@ -18,6 +17,7 @@ from prompt_cache.flights import Finished, FlightLimits, Follow, Lead, LeaderLos
 from prompt_cache.flights.scripts import FlightNames
 from prompt_cache.guarded_redis import GuardedRedis, connect
 from prompt_cache.keys import CacheKey
+from tests.fakes.gateway_fleet import eventually
 
 SECRET = b"0123456789abcdef"
 KEY = CacheKey("aa", "11" * 32)
@@ -56,12 +56,6 @@ def deltas(count: int, first: int = 0) -> list[CachedDelta]:
     return [delta(number) for number in range(first, first + count)]
 
 
-async def until(condition: Callable[[], object]) -> None:
-    """Waits for something that the event loop or Redis brings about; pytest's own limit ends it."""
-    while not condition():  # noqa: ASYNC110 - what Redis brings about sets no event
-        await asyncio.sleep(0.001)
-
-
 async def lead_of(shared: SharedFlights, key: CacheKey = KEY) -> Lead:
     seat = await shared.board(key)
     assert isinstance(seat, Lead)
@@ -96,4 +90,4 @@ def entries_of(raw: redis.Redis, stream: str) -> list[dict[Any, Any]]:
 
 
 async def published(raw: redis.Redis, count: int = 1) -> None:
-    await until(lambda: raw.xlen(NAMES.stream) >= count)
+    await eventually(lambda: raw.xlen(NAMES.stream) >= count)

@@ -32,8 +32,8 @@ from tests.fakes.flight_gateways import (
     lost,
     published,
     read_all,
-    until,
 )
+from tests.fakes.gateway_fleet import eventually
 from tests.fakes.redis_servers import RedisServer, plain
 
 
@@ -45,7 +45,7 @@ async def test_rubbish_in_the_stream_costs_the_flight_and_is_removed(
     async with gateway(server.url) as one, gateway(server.url) as other:
         raw.xadd(NAMES.stream, {kind: rubbish})
         assert await one.board(KEY) is None
-        await until(lambda: not raw.exists(*NAMES))
+        await eventually(lambda: not raw.exists(*NAMES))
         lead = await lead_of(one)
         follow = await follow_of(other)
         raw.xadd(NAMES.stream, {kind: rubbish, "second": b"x"})
@@ -61,10 +61,10 @@ async def test_a_record_of_another_question_or_place_is_rubbish_and_one_of_anoth
         lead = await lead_of(one, other_key)
         lead.put(deltas(1))
         stream = FlightNames.of(other_key).stream
-        await until(lambda: raw.xlen(stream))
+        await eventually(lambda: raw.xlen(stream))
         assert await stranger.board(other_key) is None
         lead.put(deltas(1, 2))
-        await until(lambda: raw.xlen(stream) == 2)
+        await eventually(lambda: raw.xlen(stream) == 2)
         _, second = entries_of(raw, stream)
         raw.xadd(NAMES.stream, second)
         assert await one.board(KEY) is None
@@ -85,7 +85,7 @@ async def test_a_flight_whose_secret_is_unknown_here_is_left_alone_and_known_one
         assert await behind.board(KEY) is None
         assert behind.stats.corrupt == 0
         lead.finish(*END)
-        await until(lambda: not one.stats.leading)
+        await eventually(lambda: not one.stats.leading)
         assert not lead.lost
     raw.flushall()
     async with gateway(server.url) as behind, gateway(server.url, secret=new, old_secrets=(SECRET,)) as one:
@@ -113,7 +113,7 @@ async def test_a_user_of_redis_who_may_not_do_it_flies_alone_and_the_cache_goes_
             seat = await limited.board(CacheKey("aa", f"{number + 9:064x}"))
             if isinstance(seat, Follow) and missing == "-xread":
                 await lost(seat)
-        await until(lambda: limited.stats.refused)
+        await eventually(lambda: limited.stats.refused)
         if missing == "-xread":
             assert limited.stats.followed == 1, "who cannot follow does not try again at once"
         assert not limited._guarded.breaker_open
@@ -130,7 +130,7 @@ async def test_keys_of_another_type_are_cleared_away(server: RedisServer, raw: r
         raw.delete(NAMES.stream)
         raw.set(NAMES.stream, "x")
         lead.put(deltas(1, 1))
-        await until(lambda: lead.lost)
+        await eventually(lambda: lead.lost)
         assert one.stats.leads_lost == 1
 
 
@@ -178,7 +178,7 @@ async def test_a_redis_that_hangs_costs_a_boarding_a_lookups_time_and_followers_
         finally:
             server.resume()
         lead.finish(*END)
-        await until(lambda: not one.stats.leading)
+        await eventually(lambda: not one.stats.leading)
 
 
 async def test_closing_while_redis_hangs_ends(server: RedisServer) -> None:
@@ -208,7 +208,7 @@ async def test_a_redis_that_restarts_costs_the_flight_and_the_next_one_flies(own
         assert await follow.take_over() is None
         own_server.start()
         lead.put(deltas(1, 2))
-        await until(lambda: lead.lost)
+        await eventually(lambda: lead.lost)
         assert lead.flight.token_ids == [0, 1, 2], "its own readers lost nothing"
         key = CacheKey("aa", "33" * 32)
         again = await lead_of(one, key)

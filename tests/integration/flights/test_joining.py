@@ -18,8 +18,8 @@ from tests.fakes.flight_gateways import (
     deltas,
     gateway,
     lead_of,
-    until,
 )
+from tests.fakes.gateway_fleet import eventually
 from tests.fakes.redis_servers import RedisServer
 
 
@@ -78,14 +78,14 @@ async def test_requests_that_leave_one_after_the_other_pass_the_making_on_in_the
     answerer = Answerer()
     async with two_gateways(server.url) as (one, other):
         here = [asyncio.create_task(answerer.ask(one)) for _ in range(2)]
-        await until(lambda: answerer.began_at == [0])
+        await eventually(lambda: answerer.began_at == [0])
         there = [asyncio.create_task(answerer.ask(other)) for _ in range(2)]
         assert other.shared is not None
-        await until(lambda: other.shared is not None and other.shared.stats.following == 1)
+        await eventually(lambda: other.shared is not None and other.shared.stats.following == 1)
         here[0].cancel()
-        await until(lambda: answerer.began_at == [0, 5])
+        await eventually(lambda: answerer.began_at == [0, 5])
         here[1].cancel()
-        await until(lambda: answerer.began_at == [0, 5, 6])
+        await eventually(lambda: answerer.began_at == [0, 5, 6])
         answerer.going.set()
         assert await asyncio.gather(*there) == [(deltas(10), END)] * 2
         assert (len(one), len(other)) == (0, 0)
@@ -97,12 +97,12 @@ async def test_a_seat_that_is_left_while_it_takes_over_leaves_nobody_in_the_lead
         flights = Flights(other)
         async with flights.join(KEY) as seat:
             lead.release("the test")
-            await until(lambda: seat.flight.vacant)
+            await eventually(lambda: seat.flight.vacant)
             reading = asyncio.create_task(seat.read(0))
             await asyncio.sleep(0)
             assert not seat.flight.vacant
-        await until(lambda: other.stats.led == 1)
-        await until(lambda: not raw.exists(NAMES.lease) and not other.stats.leading)
+        await eventually(lambda: other.stats.led == 1)
+        await eventually(lambda: not raw.exists(NAMES.lease) and not other.stats.leading)
         assert isinstance((await reading).state, Vacant)
         assert (seat.maker, seat.flight.vacant, len(flights)) == (None, True, 0)
 

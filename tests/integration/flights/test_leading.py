@@ -27,8 +27,8 @@ from tests.fakes.flight_gateways import (
     lost,
     published,
     read_all,
-    until,
 )
+from tests.fakes.gateway_fleet import eventually
 from tests.fakes.redis_servers import RedisServer
 
 
@@ -44,7 +44,7 @@ async def test_of_200_boardings_at_once_in_three_gateways_one_leads_and_all_hear
             await asyncio.sleep(0)
         leads[0].finish(*END)
         assert await asyncio.gather(*reading) == [(deltas(50), END)] * 199
-        await until(lambda: not one.stats.following + two.stats.following + three.stats.following + one.stats.leading)
+        await eventually(lambda: not one.stats.following + two.stats.following + three.stats.following + one.stats.leading)
 
 
 async def test_a_follower_reads_live_what_came_before_and_after_it_boarded(server: RedisServer, raw: redis.Redis) -> None:
@@ -65,7 +65,7 @@ async def test_a_finished_flight_can_be_joined_until_it_expires(server: RedisSer
         lead = await lead_of(one)
         lead.put(deltas(2))
         lead.finish(*END)
-        await until(lambda: not one.stats.leading)
+        await eventually(lambda: not one.stats.leading)
         assert await read_all(await follow_of(other)) == (deltas(2), END)
         raw.delete(NAMES.lease)
         assert await read_all(await follow_of(other)) == (deltas(2), END), "its lease is not what makes it whole"
@@ -98,7 +98,7 @@ async def test_when_the_leader_dies_one_waiter_takes_over_from_what_was_delivere
         follows = [await follow_of(shared) for shared in waiting]
         got: list[list[CachedDelta]] = [[] for _ in follows]
         reading = [asyncio.create_task(read_all(follow, some)) for follow, some in zip(follows, got, strict=True)]
-        await until(lambda: all(len(some) == 3 for some in got))
+        await eventually(lambda: all(len(some) == 3 for some in got))
         raw.delete(NAMES.lease)
         assert all(isinstance(error, LeaderLost) for error in await asyncio.gather(*reading, return_exceptions=True))
         seats = await asyncio.gather(*(follow.take_over() for follow in follows))
@@ -131,11 +131,11 @@ async def test_a_leader_that_lost_its_lease_writes_nothing_more(server: RedisSer
         old.put(deltas(1))
         await published(raw)
         raw.pexpire(NAMES.lease, 1)
-        await until(lambda: not raw.exists(NAMES.lease))
+        await eventually(lambda: not raw.exists(NAMES.lease))
         new = await lead_of(other)
         assert new.flight.token_ids == [0]
         old.put([CachedDelta("of the old one", (99,))])
-        await until(lambda: old.lost)
+        await eventually(lambda: old.lost)
         old.put([CachedDelta("still", (98,))])
         new.put(deltas(1, 1))
         new.finish(*END)
@@ -175,7 +175,7 @@ async def test_a_lease_is_renewed_while_nothing_is_made(server: RedisServer, raw
         raw.pexpire(NAMES.lease, 10_000)
         lead.renewed_at -= 11
         lead._publisher.wake()
-        await until(lambda: raw.pttl(NAMES.lease) > 20_000)
+        await eventually(lambda: raw.pttl(NAMES.lease) > 20_000)
 
 
 async def test_a_leader_that_nobody_follows_writes_seldom_and_one_that_is_followed_at_once(server: RedisServer, raw: redis.Redis) -> None:
@@ -185,7 +185,7 @@ async def test_a_leader_that_nobody_follows_writes_seldom_and_one_that_is_follow
         await published(raw)
         lead.put(deltas(1, 1))
         beside.finish(*END)
-        await until(lambda: one.stats.leading == 1)
+        await eventually(lambda: one.stats.leading == 1)
         assert raw.xlen(NAMES.stream) == 1
         follow = await follow_of(other)
         lead.renewed_at -= 3600
@@ -209,5 +209,5 @@ async def test_a_boarding_that_is_cancelled_leaves_nobody_in_the_lead(server: Re
             if isinstance(seat, Lead):
                 seat.release("the test")
             assert cancelled or isinstance(seat, Lead)
-            await until(lambda: "prompt-cache-boarding" not in {task.get_name() for task in asyncio.all_tasks()})
-            await until(lambda: not raw.exists(NAMES.lease) and not one.stats.leading)
+            await eventually(lambda: "prompt-cache-boarding" not in {task.get_name() for task in asyncio.all_tasks()})
+            await eventually(lambda: not raw.exists(NAMES.lease) and not one.stats.leading)
