@@ -1,1 +1,1 @@
-"""Decides whether the answer to a question that is near may be served for another; knows no Redis and no vectors but their cosine."""
+"""Decides whether the answer to a question that is near may be served for another; knows vectors by their cosine, and Redis by a store's calls."""

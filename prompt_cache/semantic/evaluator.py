@@ -8,8 +8,9 @@ from typing import Literal
 
 from prompt_cache.semantic.bound import exploration_probability
 from prompt_cache.semantic.candidate import Candidate, StepResult, Verdict
-from prompt_cache.semantic.guards import GUARDS, parse
+from prompt_cache.semantic.guards import GUARDS
 from prompt_cache.semantic.normalise import normalise
+from prompt_cache.semantic.parsing.parse import parse
 
 # Under these two questions are not worth comparing. They keep work away from the guards; they do not tell right from wrong, guards do.
 DEFAULT_THRESHOLD = 0.75

@@ -8,8 +8,8 @@ from __future__ import annotations
 
 import re
 
-from prompt_cache.semantic.guards.parse import MAX_CHARS
 from prompt_cache.semantic.normalise import normalise
+from prompt_cache.semantic.parsing.parse import MAX_CHARS
 
 # Of the sealed entry, unless the caller has another cap.
 DEFAULT_MAX_BYTES = 64 * 1024

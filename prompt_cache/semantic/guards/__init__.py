@@ -18,8 +18,7 @@ from prompt_cache.semantic.guards import (
     word_order,
     wording,
 )
-from prompt_cache.semantic.guards.items import Question
-from prompt_cache.semantic.guards.parse import parse
+from prompt_cache.semantic.parsing.items import Question
 
 # Says why the answer to one question is no answer to the other; None if it finds nothing.
 Guard = Callable[[Question, Question], str | None]
@@ -41,4 +40,4 @@ GUARDS: Mapping[str, Guard] = MappingProxyType(
     }
 )
 
-__all__ = ["GUARDS", "Guard", "Question", "parse"]
+__all__ = ["GUARDS", "Guard"]

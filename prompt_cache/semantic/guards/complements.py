@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from itertools import pairwise
 
-from prompt_cache.semantic.guards.items import Item, unmatched
+from prompt_cache.semantic.parsing.items import Item, unmatched
 
 # "Stop to smoke" and "stop smoking" are two things.
 _TAKES_BOTH = frozenset({"stop", "remember", "forget", "regret", "quit", "try"})

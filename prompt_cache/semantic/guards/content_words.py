@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from prompt_cache.semantic.guards.items import Item, Question, unmatched, unpaired
 from prompt_cache.semantic.guards.misspellings import is_misspelt
-from prompt_cache.semantic.guards.tables.lexicons import LEXICONS
+from prompt_cache.semantic.parsing.items import Item, Question, unmatched, unpaired
+from prompt_cache.semantic.parsing.tables.lexicons import LEXICONS
 
 # Prepositions that say where or when; the others are told by what they stand before.
 _TELLING_LIST = """

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from prompt_cache.semantic.guards.items import Question
 from prompt_cache.semantic.normalise import folded
+from prompt_cache.semantic.parsing.items import Question
 
 
 def check(asked: Question, kept: Question) -> str | None:

@@ -5,8 +5,8 @@ from __future__ import annotations
 import re
 from collections import Counter
 
-from prompt_cache.semantic.guards.items import Item, Question, unmatched
-from prompt_cache.semantic.guards.tables.english_phrases import ENGLISH_HOMOGRAPHS
+from prompt_cache.semantic.parsing.items import Item, Question, unmatched
+from prompt_cache.semantic.parsing.tables.english_phrases import ENGLISH_HOMOGRAPHS
 
 _QUOTED = re.compile(r"\"([^\"]+)\"|“([^”]+)”|„([^“”]+)[“”]|«([^»]+)»|「([^」]+)」|『([^』]+)』|《([^》]+)》|(?<!\w)['‘]([^'’]+)['’](?!\w)")
 

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from prompt_cache.semantic.guards.lexicon import Lexicon
-from prompt_cache.semantic.guards.tables.english_phrases import ENGLISH_CONFUSABLE
+from prompt_cache.semantic.parsing.lexicon import Lexicon
+from prompt_cache.semantic.parsing.tables.english_phrases import ENGLISH_CONFUSABLE
 
 _MIN_LETTERS = 4
 # Shorter words with a letter less are often words: county, country.

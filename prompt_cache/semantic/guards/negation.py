@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from prompt_cache.semantic.guards.items import Item, Question, unmatched
+from prompt_cache.semantic.parsing.items import Item, Question, unmatched
 
 _PREFIXES = {
     "en": ("un", "in", "im", "il", "ir", "dis", "non", "de", "mis", "anti", "counter"),

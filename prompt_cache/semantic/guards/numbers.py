@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 
-from prompt_cache.semantic.guards.items import Question
+from prompt_cache.semantic.parsing.items import Question
 
 
 def check(asked: Question, kept: Question) -> str | None:

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from prompt_cache.semantic.guards.items import Item, Question
-from prompt_cache.semantic.guards.tables.lexicons import LEXICONS
+from prompt_cache.semantic.parsing.items import Item, Question
+from prompt_cache.semantic.parsing.tables.lexicons import LEXICONS
 
 
 def check(asked: Question, kept: Question) -> str | None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from itertools import pairwise
 
-from prompt_cache.semantic.guards.items import Item, Question, unmatched
+from prompt_cache.semantic.parsing.items import Item, Question, unmatched
 
 _WHAT = Item("wh", frozenset({"what", "explain"}), "what")
 _MANNER = frozenset({"how"})

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections import Counter
 
-from prompt_cache.semantic.guards.items import Question
+from prompt_cache.semantic.parsing.items import Question
 
 # Operators and brackets of programs and formulas; a hyphen and a slash between words are neither.
 _SYMBOLS = re.compile(

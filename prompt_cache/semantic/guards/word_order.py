@@ -8,8 +8,8 @@ from itertools import pairwise
 from typing import NamedTuple
 
 from prompt_cache.semantic.guards.complements import in_another_sequence, other_complement, with_conjuncts_of
-from prompt_cache.semantic.guards.english_grammar import without_genitives
-from prompt_cache.semantic.guards.items import Item, Question
+from prompt_cache.semantic.parsing.english_grammar import without_genitives
+from prompt_cache.semantic.parsing.items import Item, Question
 
 _ORDERED = frozenset({"content", "number", "verbatim"})
 _MARKERS = frozenset({"preposition", "conjunction"})

@@ -6,7 +6,7 @@ import re
 from collections import Counter
 
 from prompt_cache.semantic.guards.entities import quotations
-from prompt_cache.semantic.guards.items import Question
+from prompt_cache.semantic.parsing.items import Question
 
 _ABOUT_WORDS = {
     "en": r"\b(?:spell(?:s|ed|t|ing)?|pronounc\w+|pronunciation|synonyms?|antonyms?|opposites?|rhymes?|etymology|plural|singular|conjugat\w+|translat\w+|syllables?|prefix|suffix"

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from prompt_cache.semantic.guards import GUARDS, parse
+from prompt_cache.semantic.guards import GUARDS
 from prompt_cache.semantic.normalise import normalise
+from prompt_cache.semantic.parsing.parse import parse
 
 
 def pairs(name: str) -> list[tuple[str, str]]:

@@ -8,8 +8,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from prompt_cache.semantic.guards import GUARDS, parse
+from prompt_cache.semantic.guards import GUARDS
 from prompt_cache.semantic.normalise import normalise
+from prompt_cache.semantic.parsing.parse import parse
 from tests.unit.prompt_cache.semantic.pairs import pairs, refused_by
 
 NEAR_MISSES = pairs("near_misses.txt")

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import pytest
 
-from prompt_cache.semantic.guards.lexicon import Lexicon
-from prompt_cache.semantic.guards.quantities import han_value
-from prompt_cache.semantic.guards.tables.english_forms import english_base_forms
-from prompt_cache.semantic.guards.tables.lexicons import LEXICONS
+from prompt_cache.semantic.parsing.lexicon import Lexicon
+from prompt_cache.semantic.parsing.quantities import han_value
+from prompt_cache.semantic.parsing.tables.english_forms import english_base_forms
+from prompt_cache.semantic.parsing.tables.lexicons import LEXICONS
 
 
 @pytest.mark.parametrize("lexicon", LEXICONS.values(), ids=LEXICONS)

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import pytest
 
-from prompt_cache.semantic.guards import parse
-from prompt_cache.semantic.guards.small_talk import unwrapped
-from prompt_cache.semantic.guards.tokens import expanded, tokens
+from prompt_cache.semantic.parsing.parse import parse
+from prompt_cache.semantic.parsing.small_talk import unwrapped
+from prompt_cache.semantic.parsing.tokens import expanded, tokens
 from tests.unit.prompt_cache.semantic.pairs import refused_by
 
 

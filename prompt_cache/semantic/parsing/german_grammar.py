@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
-from prompt_cache.semantic.guards.tables.german import GERMAN_VERB_PARTICLES, german_base_forms
-from prompt_cache.semantic.guards.tokens import Token
+from prompt_cache.semantic.parsing.tables.german import GERMAN_VERB_PARTICLES, german_base_forms
+from prompt_cache.semantic.parsing.tokens import Token
 
 _PRONOUNS = frozenset({"ich", "man", "wir", "du", "sie", "er", "es", "ihr"})
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from functools import lru_cache
 
-from prompt_cache.semantic.guards.tables.english_misspellings import ENGLISH_MISSPELLINGS
+from prompt_cache.semantic.parsing.tables.english_misspellings import ENGLISH_MISSPELLINGS
 
 # Base form first.
 _IRREGULAR = """

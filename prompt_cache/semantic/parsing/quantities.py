@@ -6,8 +6,8 @@ import re
 from collections.abc import Sequence
 from typing import NamedTuple
 
-from prompt_cache.semantic.guards.items import Item
-from prompt_cache.semantic.guards.tokens import Token
+from prompt_cache.semantic.parsing.items import Item
+from prompt_cache.semantic.parsing.tokens import Token
 
 
 class Quantity(NamedTuple):

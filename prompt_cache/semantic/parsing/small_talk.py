@@ -6,8 +6,8 @@ import re
 from collections.abc import Sequence
 from typing import NamedTuple
 
-from prompt_cache.semantic.guards.tables.english_phrases import ENGLISH_REQUESTS
-from prompt_cache.semantic.guards.tokens import Token
+from prompt_cache.semantic.parsing.tables.english_phrases import ENGLISH_REQUESTS
+from prompt_cache.semantic.parsing.tokens import Token
 
 # A sentence made of these alone says nothing about what is asked.
 _SMALL_TALK_WORDS = """

@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections.abc import Mapping
 from types import MappingProxyType
 
-from prompt_cache.semantic.guards.lexicon import Lexicon, build
-from prompt_cache.semantic.guards.tables.chinese import CHINESE_OPPOSITES, CHINESE_PHRASES, CHINESE_SYNONYMS
-from prompt_cache.semantic.guards.tables.english_forms import english_base_forms
-from prompt_cache.semantic.guards.tables.english_phrases import ENGLISH_PHRASES, ENGLISH_REQUESTS, ENGLISH_SEPARABLE
-from prompt_cache.semantic.guards.tables.english_synonyms import ENGLISH_OPPOSITES, ENGLISH_SYNONYMS
-from prompt_cache.semantic.guards.tables.german import (
+from prompt_cache.semantic.parsing.lexicon import Lexicon, build
+from prompt_cache.semantic.parsing.tables.chinese import CHINESE_OPPOSITES, CHINESE_PHRASES, CHINESE_SYNONYMS
+from prompt_cache.semantic.parsing.tables.english_forms import english_base_forms
+from prompt_cache.semantic.parsing.tables.english_phrases import ENGLISH_PHRASES, ENGLISH_REQUESTS, ENGLISH_SEPARABLE
+from prompt_cache.semantic.parsing.tables.english_synonyms import ENGLISH_OPPOSITES, ENGLISH_SYNONYMS
+from prompt_cache.semantic.parsing.tables.german import (
     GERMAN_OPPOSITES,
     GERMAN_PHRASES,
     GERMAN_REQUESTS,
@@ -18,7 +18,7 @@ from prompt_cache.semantic.guards.tables.german import (
     GERMAN_SYNONYMS,
     german_base_forms,
 )
-from prompt_cache.semantic.guards.tables.spanish import (
+from prompt_cache.semantic.parsing.tables.spanish import (
     SPANISH_OPPOSITES,
     SPANISH_PHRASES,
     SPANISH_REQUESTS,

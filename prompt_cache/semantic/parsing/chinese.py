@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 
-from prompt_cache.semantic.guards.items import Item
-from prompt_cache.semantic.guards.lexicon import Lexicon
-from prompt_cache.semantic.guards.quantities import HAN_NUMERAL, han_value, number_item, read_quantity
-from prompt_cache.semantic.guards.tables.lexicons import LEXICONS
-from prompt_cache.semantic.guards.tokens import Token
+from prompt_cache.semantic.parsing.items import Item
+from prompt_cache.semantic.parsing.lexicon import Lexicon
+from prompt_cache.semantic.parsing.quantities import HAN_NUMERAL, han_value, number_item, read_quantity
+from prompt_cache.semantic.parsing.tables.lexicons import LEXICONS
+from prompt_cache.semantic.parsing.tokens import Token
 
 _LONGEST = 8
 # Whole questions; inside one their last character begins another word: 怎么 + 办理.

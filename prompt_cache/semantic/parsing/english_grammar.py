@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import replace
 
-from prompt_cache.semantic.guards.items import Item
-from prompt_cache.semantic.guards.tables.english_forms import is_participle
+from prompt_cache.semantic.parsing.items import Item
+from prompt_cache.semantic.parsing.tables.english_forms import is_participle
 
 _NOMINAL = frozenset({"content", "number", "verbatim", "quantifier"})
 _INSIDE_SUBJECT = _NOMINAL | {"preposition", "person", "negation"}

@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
-from prompt_cache.semantic.guards.items import Item, Kind
+from prompt_cache.semantic.parsing.items import Item, Kind
 
 _KIND_OF_SIGN: Mapping[str, Kind] = {
     "?": "wh",

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from prompt_cache.semantic.guards.items import Item
+from prompt_cache.semantic.parsing.items import Item
 
 _IF = Item("conjunction", frozenset({"if", "when"}), "if")
 _OF = Item("preposition", frozenset({"of"}), "of")

@@ -7,7 +7,7 @@ import unicodedata
 from collections.abc import Sequence
 from functools import lru_cache
 
-from prompt_cache.semantic.guards.tables.lexicons import LEXICONS
+from prompt_cache.semantic.parsing.tables.lexicons import LEXICONS
 
 # Words that are frequent in a language and rare in the others. Those of uncovered languages are here so that these are recognised.
 _FREQUENT = {

@@ -6,19 +6,19 @@ import re
 from collections.abc import Sequence, Set
 from functools import lru_cache
 
-from prompt_cache.semantic.guards.chinese import chinese_courtesy, chinese_items
-from prompt_cache.semantic.guards.english_clauses import with_conditions, with_plain_clauses
-from prompt_cache.semantic.guards.english_grammar import as_active, with_main_verbs, with_plain_prepositions
-from prompt_cache.semantic.guards.german_grammar import with_whole_verbs
-from prompt_cache.semantic.guards.items import Item, Question
-from prompt_cache.semantic.guards.languages import language_of
-from prompt_cache.semantic.guards.lexicon import Lexicon, Phrase
-from prompt_cache.semantic.guards.quantities import number_item, read_quantity
-from prompt_cache.semantic.guards.small_talk import unwrapped
-from prompt_cache.semantic.guards.tables.english_forms import is_past
-from prompt_cache.semantic.guards.tables.english_phrases import ENGLISH_HOMOGRAPHS
-from prompt_cache.semantic.guards.tables.lexicons import LEXICONS
-from prompt_cache.semantic.guards.tokens import Token, expanded, tokens
+from prompt_cache.semantic.parsing.chinese import chinese_courtesy, chinese_items
+from prompt_cache.semantic.parsing.english_clauses import with_conditions, with_plain_clauses
+from prompt_cache.semantic.parsing.english_grammar import as_active, with_main_verbs, with_plain_prepositions
+from prompt_cache.semantic.parsing.german_grammar import with_whole_verbs
+from prompt_cache.semantic.parsing.items import Item, Question
+from prompt_cache.semantic.parsing.languages import language_of
+from prompt_cache.semantic.parsing.lexicon import Lexicon, Phrase
+from prompt_cache.semantic.parsing.quantities import number_item, read_quantity
+from prompt_cache.semantic.parsing.small_talk import unwrapped
+from prompt_cache.semantic.parsing.tables.english_forms import is_past
+from prompt_cache.semantic.parsing.tables.english_phrases import ENGLISH_HOMOGRAPHS
+from prompt_cache.semantic.parsing.tables.lexicons import LEXICONS
+from prompt_cache.semantic.parsing.tokens import Token, expanded, tokens
 
 # A longer question is compared as a whole: comparing words costs more than proportionally, and embedders do not read so far.
 MAX_CHARS = 2000
