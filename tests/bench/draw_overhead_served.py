@@ -6,9 +6,7 @@ The same requests greedy and at temperature 1, in turns, on SmolLM2's tokenizer.
 from __future__ import annotations
 
 import argparse
-import asyncio
 import json
-import os
 import statistics
 import subprocess
 import sys
@@ -19,41 +17,18 @@ from typing import Any
 
 import torch
 
-from gateway.cli.local_parts import PipelineConfig, plan_parts
-from gateway.cli.model_folder import download_from_hub, resolve_model
 from gateway.cli.part import Part
+from tests.bench.whole_pipeline import ROOT, plan_one_of_each, running
 from tests.e2e.local_pipeline import free_port
 from tests.environment import describe_environment
 
-ROOT = Path(__file__).parents[2]
 RESULTS = Path(__file__).parent / "results" / "draw_overhead_served.json"
 _TEMPERATURES = {"greedy": 0.0, "temperature 1": 1.0}
 
 
 def _parts(arguments: argparse.Namespace, port: int, runtime: Path) -> list[Part]:
-    config = PipelineConfig(
-        model=resolve_model(None, download_from_hub, os.environ),
-        port=port,
-        grpc_port=free_port(),
-        num_tokenizers=1,
-        num_samplers=1,
-        num_computes=1,
-        dtype=None,
-        max_model_len=None,
-        cache=False,
-        redis_program=None,
-        cache_secret="",
-        num_cores=2,
-        runtime=runtime,
-    )
-    environment = {
-        **os.environ,
-        "PYTHONPATH": os.pathsep.join([str(ROOT), str(ROOT / "protos")]),
-        "FIXED_STEP_MS": str(arguments.step_ms),
-        "FIXED_STEP_WIDTH": str(arguments.width),
-        "COMPUTE_DRAW": arguments.draw,
-    }
-    parts = plan_parts(config, [free_port() for _ in range(config.num_internal_ports)], environment)
+    step = {"FIXED_STEP_MS": str(arguments.step_ms), "FIXED_STEP_WIDTH": str(arguments.width), "COMPUTE_DRAW": arguments.draw}
+    parts = plan_one_of_each(port, runtime, step)
     command = (sys.executable, "-m", "tests.bench.fixed_step")
     return [replace(part, command=command) if part.name == "compute" else part for part in parts]
 
@@ -69,11 +44,6 @@ def _bench(arguments: argparse.Namespace, port: int, concurrency: int, temperatu
         figures = json.loads(output.read_text())["figures"]
     assert figures["completed"] == figures["num_requests"], "every request is answered before anything is reported"
     return float(figures["output_tokens_per_s"])
-
-
-async def _wait_ready(parts: list[Part]) -> None:
-    async with asyncio.timeout(60):
-        await asyncio.gather(*(part.wait_ready() for part in parts))
 
 
 def _measure(arguments: argparse.Namespace, port: int) -> list[dict[str, Any]]:
@@ -110,16 +80,8 @@ def main() -> None:
     arguments = parser.parse_args()
     with tempfile.TemporaryDirectory() as runtime:
         port = free_port()
-        parts = _parts(arguments, port, Path(runtime))
-        processes = [subprocess.Popen(part.command, env=dict(part.environment)) for part in parts]
-        try:
-            asyncio.run(_wait_ready(parts))
+        with running(_parts(arguments, port, Path(runtime))):
             comparisons = _measure(arguments, port)
-        finally:
-            for process in reversed(processes):
-                process.terminate()
-            for process in processes:
-                process.wait()
     document = {
         "what": "output tokens per second through all services over a model whose step takes a fixed time, sampled and greedy",
         **describe_environment(torch.device("cpu")),

@@ -10,9 +10,7 @@ from __future__ import annotations
 import argparse
 import asyncio
 import json
-import os
 import statistics
-import subprocess
 import tempfile
 import time
 from collections.abc import Sequence
@@ -24,16 +22,13 @@ import aiohttp
 import numpy as np
 from tqdm import tqdm
 
-from gateway.cli import cache_embedder
 from gateway.cli.hardware import describe_hardware
-from gateway.cli.local_parts import PipelineConfig, plan_parts
-from gateway.cli.model_folder import download_from_hub, resolve_model
 from gateway.cli.redis_server import find_redis
 from prompt_cache.semantic.same_answer import is_same_answer
+from tests.bench.whole_pipeline import plan_one_of_each, running
 from tests.e2e.local_pipeline import free_port
 from tests.question_pairs import HALVES, read_pairs
 
-ROOT = Path(__file__).parents[2]
 RESULTS = Path(__file__).parent / "results" / "semantic_replay.json"
 
 
@@ -156,9 +151,7 @@ def _ttft(asked: Sequence[Asked]) -> dict[str, float] | None:
     return {"p50": round(statistics.median(times), 2), "p90": round(times[int(0.9 * len(times))], 2)}
 
 
-async def _run(arguments: argparse.Namespace, url: str, health: Sequence[Any]) -> dict[str, Any]:
-    async with asyncio.timeout(180):
-        await asyncio.gather(*(part.wait_ready() for part in health))
+async def _run(arguments: argparse.Namespace, url: str) -> dict[str, Any]:
     stream = make_stream(arguments.questions, arguments.exponent, arguments.seed)
     unique = list(dict.fromkeys(stream.questions))
     answers = await ask_all(url, unique, arguments, "the model's own", cache={"mode": "bypass"})
@@ -187,38 +180,12 @@ def main() -> None:
     parser.add_argument("--embedder", type=Path, required=True, help="a folder from `triserve cache build-embedder`")
     parser.add_argument("--output", type=Path, default=RESULTS)
     arguments = parser.parse_args()
-    assert cache_embedder.NAME, "the embedder is the one that the command builds"
     with tempfile.TemporaryDirectory() as runtime:
         port = free_port()
-        config = PipelineConfig(
-            model=resolve_model(None, download_from_hub, os.environ),
-            port=port,
-            grpc_port=free_port(),
-            num_tokenizers=1,
-            num_samplers=1,
-            num_computes=1,
-            dtype=None,
-            max_model_len=None,
-            cache=True,
-            redis_program=find_redis().program,
-            cache_secret="0123456789abcdef",
-            num_cores=2,
-            runtime=Path(runtime),
-            embedder=str(arguments.embedder.resolve()),
-        )
-        environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(ROOT), str(ROOT / "protos")])}
-        parts = plan_parts(config, [free_port() for _ in range(config.num_internal_ports)], environment)
-        processes = [
-            subprocess.Popen(part.command, env=dict(part.environment), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-            for part in parts
-        ]
-        try:
-            measured = asyncio.run(_run(arguments, f"http://127.0.0.1:{port}", parts))
-        finally:
-            for process in reversed(processes):
-                process.terminate()
-            for process in processes:
-                process.wait()
+        cache = {"cache": True, "redis_program": find_redis().program, "cache_secret": "0123456789abcdef"}
+        parts = plan_one_of_each(port, Path(runtime), {}, **cache, embedder=str(arguments.embedder.resolve()))
+        with running(parts):
+            measured = asyncio.run(_run(arguments, f"http://127.0.0.1:{port}"))
     document = {
         "what": "a Zipf-like stream of questions against SmolLM2 with the semantic cache",
         "finished_at": datetime.now(UTC).isoformat(timespec="seconds"),

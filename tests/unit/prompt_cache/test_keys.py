@@ -10,6 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from prompt_cache.keys import CacheKey, CacheScope, KeyMaker, SemanticScope
+from tests.fakes.semantic_parts import SCOPE as SEMANTIC
 
 KEYS = KeyMaker(b"0123456789abcdef")
 SCOPE = CacheScope(tenant="a", model="m", weights_revision="w", computation="c", tokenizer_sha256="t", sampling=b"s")
@@ -53,20 +54,6 @@ def another(value: Any) -> Any:
 @pytest.mark.parametrize("name", [item.name for item in fields(CacheScope)])
 def test_every_field_of_the_scope_is_part_of_the_key(name: str) -> None:
     assert KEYS.key(replace(SCOPE, **{name: another(getattr(SCOPE, name))}), [1]) != KEYS.key(SCOPE, [1])
-
-
-SEMANTIC = SemanticScope(
-    tenant="a",
-    model="m",
-    weights_revision="w",
-    computation="c",
-    tokenizer_sha256="t",
-    sampling=b"s",
-    context=b"x",
-    embedder="e",
-    salt="",
-    generation=0,
-)
 
 
 @pytest.mark.parametrize("name", [item.name for item in fields(SemanticScope)])

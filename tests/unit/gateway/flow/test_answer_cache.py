@@ -12,6 +12,7 @@ from gateway.flow.call import Call, Wishes
 from gateway.flow.generation import Choice, EncodedPrompt
 from prompt_cache import CacheConfig, CacheKey, PromptCache
 from tests.fakes.fake_stages import MODEL
+from tests.unit.gateway.flow.changed_fields import with_field
 from triserve.v1 import common_pb2
 
 CACHE = AnswerCache(PromptCache(CacheConfig(redis_url=None, secret=b"0123456789abcdef")), None, "tiny")
@@ -23,19 +24,6 @@ def key(sampling: common_pb2.SamplingParams, stopping: common_pb2.StoppingParams
     call = Call(request_id="x", tenant="t", route="chat", model="", prompts=((1, 2),), prompt_field="prompt", wishes=Wishes(**wishes))
     chosen = stopping or common_pb2.StoppingParams(max_tokens=9)
     return CACHE.key(call, MODEL, Choice(number=0, prompt=PROMPT, prompt_index=0, sampling=sampling, stopping=chosen), 0)
-
-
-def with_field(message: Any, field: FieldDescriptor) -> Any:
-    """The message with another value of one field."""
-    changed = type(message)()
-    changed.CopyFrom(message)
-    if field.message_type is not None:
-        getattr(changed, field.name).add(token_ids=[3])
-    elif field.is_repeated:
-        getattr(changed, field.name).append("x" if field.type == FieldDescriptor.TYPE_STRING else 3)
-    else:
-        setattr(changed, field.name, getattr(changed, field.name) + 1)
-    return changed
 
 
 @pytest.mark.parametrize("field", [*common_pb2.SamplingParams.DESCRIPTOR.fields], ids=lambda field: field.name)

@@ -15,6 +15,7 @@ from gateway.flow.served_model import ServedModel
 from prompt_cache import CacheConfig, PromptCache
 from tests.fakes.fake_stages import MODEL
 from tests.fakes.semantic_parts import SemanticScene
+from tests.unit.gateway.flow.changed_fields import with_field
 from triserve.v1 import common_pb2, tokenizer_pb2
 
 PROMPT = EncodedPrompt(token_ids=[1, 2], system_tokens=0, encode_us=0)
@@ -86,20 +87,6 @@ NOT_SPLIT: dict[str, dict[str, str]] = {
 def scope(call: Call = CALL, model: ServedModel = MODEL, sampling: Any = SAMPLING, stopping: Any = STOPPING) -> Any:
     cache = AnswerCache(PromptCache(CacheConfig(redis_url=None, secret=b"0123456789abcdef")), SemanticScene().cache, "tiny")
     return cache.scope(call, model, Choice(number=0, prompt=PROMPT, prompt_index=0, sampling=sampling, stopping=stopping), 0)
-
-
-def with_field(message: Any, field: FieldDescriptor) -> Any:
-    """The message with another value of one field."""
-    changed = type(message)()
-    changed.CopyFrom(message)
-    if field.message_type is not None:
-        getattr(changed, field.name).add(token_ids=[3])
-    elif field.is_repeated:
-        getattr(changed, field.name).append("x" if field.type == FieldDescriptor.TYPE_STRING else 3)
-    else:
-        value = getattr(changed, field.name)
-        setattr(changed, field.name, value + "x" if isinstance(value, str) else not value if isinstance(value, bool) else value + 1)
-    return changed
 
 
 @pytest.mark.parametrize("field", [*common_pb2.SamplingParams.DESCRIPTOR.fields], ids=lambda field: field.name)
