@@ -13,8 +13,8 @@ from gateway.flow.generation import CacheReport, Choice
 from gateway.flow.served_model import ServedModel
 from prompt_cache import CachedAnswer, CachedDelta, CacheKey, CacheScope, PromptCache, SemanticScope
 from prompt_cache.flights import Maker
-from prompt_cache.semantic.lookup import Explained, Found, Terms
-from triserve.rpc.errors import InvalidRequest
+from prompt_cache.semantic.lookup import Explained, Found, NotExplained, Terms
+from triserve.rpc.errors import InvalidRequest, Unavailable
 from triserve.v1 import common_pb2, tokenizer_pb2
 
 # Packages of an extra, which a gateway without a semantic cache does without.
@@ -77,6 +77,7 @@ class AnswerCache:
 
         Raises:
             InvalidRequest: there is no semantic cache, or the call has no question for it.
+            Unavailable: the question has no vector, or Redis does not answer.
         """
         question = _last_question(call) if len(choices) == 1 else None
         if self.semantic is None or not self.semantic.is_open:
@@ -85,7 +86,10 @@ class AnswerCache:
             raise InvalidRequest("messages must end with what a user asks, and n must be 1", field="messages")
         terms = Terms(threshold=call.cache.threshold, max_age_s=call.cache.max_age_s, most_tokens=choices[0].stopping.max_tokens)
         generation = await self.cache.generation(call.tenant)
-        return await self.semantic.explain(self.scope(call, model, choices[0], generation), question, terms)
+        try:
+            return await self.semantic.explain(self.scope(call, model, choices[0], generation), question, terms)
+        except NotExplained as error:
+            raise Unavailable(str(error)) from error
 
     def key(self, call: Call, model: ServedModel, choice: Choice, generation: int) -> CacheKey | None:
         """The name of the answer; None if the same request would not get it again: greedy ones do, and those with a seed of the client's."""

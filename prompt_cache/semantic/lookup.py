@@ -47,7 +47,8 @@ class Found(NamedTuple):
 
     Attributes:
         outcome: "hit": `served` is to be served. "would_hit": it would have been, in shadow mode. "near": there was an entry, and a guard refused
-            it. "skipped": the question is not one that is looked at. "off": the scope is switched off.
+            it. "miss": there was none. "skipped": the question is not one that is looked at. "off": the scope is switched off. "failed": the
+            store or the vector could not be had in time.
         scope: The scope's name.
         question: Normalised.
         vector: Of it; None if there is none.
@@ -79,6 +80,10 @@ class OpenedStore(NamedTuple):
     store: VectorStore
     server: str
     advice: tuple[str, ...]
+
+
+class NotExplained(Exception):
+    """Nothing can be said of the entries near a question, not even that there are none; says why."""
 
 
 class Explained(NamedTuple):

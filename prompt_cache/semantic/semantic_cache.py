@@ -24,7 +24,7 @@ from prompt_cache.semantic.budgets import Budgets, ScopeReport
 from prompt_cache.semantic.candidate import Candidate
 from prompt_cache.semantic.config import Mode, SemanticConfig
 from prompt_cache.semantic.evaluator import EvaluatorPolicy, evaluate, explain
-from prompt_cache.semantic.lookup import Explained, Found, Near, OpenedStore, Outcome, Terms
+from prompt_cache.semantic.lookup import Explained, Found, Near, NotExplained, OpenedStore, Outcome, Terms
 from prompt_cache.semantic.normalise import normalise
 from prompt_cache.semantic.records import Record, RecordCodec
 from prompt_cache.semantic.same_answer import is_same_answer
@@ -204,12 +204,18 @@ class SemanticCache:
             task.add_done_callback(self._tasks.discard)
 
     async def explain(self, scope: SemanticScope, question: str, terms: Terms) -> list[Explained]:
-        """What every step says of every entry near a question. Counts nothing."""
+        """What every step says of every entry near a question. Counts nothing.
+
+        Raises:
+            NotExplained: the question has no vector, or the store cannot be asked.
+        """
         name, asked = self._keys.scope(scope), normalise(question)
         vector = await self.embed(question)
-        if vector is None or self.store is None:
-            return []
-        neighbours = await self.store.search(name, vector, self._config.neighbours)
+        if vector is None:
+            raise NotExplained("the question has no vector: the embedder fails, or the question is too long or in words it does not know")
+        neighbours = await self._search(name, vector) if self.store is not None else None
+        if neighbours is None:
+            raise NotExplained("the store of the semantic cache cannot be asked now")
         policy, result = self._policy(terms), []
         for near, candidate in self._opened(name, neighbours):
             result.append(Explained(near, explain(asked, candidate, policy, 0.5), evaluate(asked, candidate, policy, 0.5)))

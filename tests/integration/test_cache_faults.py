@@ -98,6 +98,17 @@ async def test_a_redis_that_hangs_costs_no_request_its_answer_and_is_used_again(
         await used_again(ask, cache)
 
 
+async def test_while_redis_hangs_a_question_is_not_explained_and_the_client_hears_why(own_server: RedisServer) -> None:
+    async with asking(own_server.url) as (fleet, ask), aiohttp.ClientSession(fleet.url) as session:
+        await cache_of(fleet).semantic.opened()
+        await ask("What is the capital of France?")
+        own_server.pause()
+        async with session.post("/v1/cache/explain", json={"messages": [{"role": "user", "content": "a"}]}) as response:
+            assert response.status == 503
+            assert (await response.json())["error"]["message"] == "the store of the semantic cache cannot be asked now"
+        own_server.resume()
+
+
 async def test_a_redis_that_dies_and_comes_back_empty_is_used_again(own_server: RedisServer) -> None:
     async with asking(own_server.url) as (fleet, ask):
         cache = cache_of(fleet)

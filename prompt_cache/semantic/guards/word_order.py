@@ -35,7 +35,6 @@ _AT_ODDS = frozenset(
         "from-with",
         "from-about",
         "from-by",
-        "from-for",
         "into-from",
         "over-under",
         "before-after",
@@ -47,7 +46,6 @@ _AT_ODDS = frozenset(
         "before-on",
         "after-on",
         "under-on",
-        "in-on-behind",
     ]
 )
 # What is said of several alike, wherever it stands.

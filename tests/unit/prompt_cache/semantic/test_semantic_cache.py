@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from prompt_cache.keys import SemanticScope
-from prompt_cache.semantic.lookup import Terms
+from prompt_cache.semantic.lookup import NotExplained, Terms
 from tests.fakes.semantic_parts import SCOPE, SemanticScene, answered
 
 ASKED = "What is the capital of France?"
@@ -208,6 +208,16 @@ async def test_explaining_says_what_every_step_found_and_counts_nothing() -> Non
     assert explained.near.record.question == ASKED and not explained.verdict.serve
     assert any(not step.passed for step in explained.steps) and any(step.passed for step in explained.steps)
     assert scene.cache.outcomes == before
+
+
+async def test_what_cannot_be_looked_at_is_not_explained_as_a_miss() -> None:
+    scene = SemanticScene()
+    with pytest.raises(NotExplained, match="the store of the semantic cache cannot be asked now"):
+        await scene.cache.explain(SCOPE, ASKED, Terms())
+    await scene.started()
+    scene.embedder.failing = True
+    with pytest.raises(NotExplained, match="the question has no vector"):
+        await scene.cache.explain(SCOPE, ASKED, Terms())
 
 
 async def test_closing_lets_go_of_the_embedder() -> None:
