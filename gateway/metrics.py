@@ -152,12 +152,18 @@ def _semantic_families(semantic: SemanticCache) -> Iterable[Metric]:
     for name, text, counts in (
         ("lookups", "Looks for similar questions by how they ended", semantic.outcomes),
         ("refusals", "Nearest entries that were refused, by the step that did", semantic.refusals),
-        ("comparisons", "Kept answers compared with the model's", semantic.comparisons),
+        ("comparisons", "Kept answers compared with the model's", semantic.comparer.comparisons),
     ):
         counter = CounterMetricFamily(f"triserve_semantic_{name}", text, labels=("result",))
         for result, value in counts.items():
             counter.add_metric((result,), value)
         yield counter
+    judged = CounterMetricFamily(
+        "triserve_semantic_judged", "Judgements of answers that differ, and of entries that a guard refused", labels=("subject", "result")
+    )
+    for labels, value in semantic.comparer.judged.items():
+        judged.add_metric(labels, value)
+    yield judged
     for name, number in semantic.embedding_counts().items():
         yield CounterMetricFamily(f"triserve_embedding_{name}", f"Embedder: {name}", value=number)
     reports = semantic.reports()

@@ -12,6 +12,7 @@ from prompt_cache.embedding.embedder import EmbedderRefused
 from prompt_cache.embedding.endpoint_embedder import EndpointConfig, EndpointEmbedder
 from prompt_cache.embedding.ngram_embedder import NgramEmbedder
 from prompt_cache.embedding.onnx_embedder import OnnxEmbedder
+from prompt_cache.semantic.judge import EndpointJudge
 from prompt_cache.semantic.lookup import OpenedStore
 from prompt_cache.semantic.semantic_cache import SemanticCache
 from prompt_cache.vectors.local import LocalStore
@@ -50,7 +51,18 @@ def make_semantic_cache(settings: Settings, cache: PromptCache) -> SemanticCache
         open_store=open_store,
         guarded=guarded,
         embedding_counts=lambda: asdict(embedder.stats),
+        judge=_judge(settings),
     )
+
+
+def _judge(settings: Settings) -> EndpointJudge | None:
+    if settings.semantic_judge is None:
+        return None
+    key = settings.semantic_judge_key.get_secret_value() if settings.semantic_judge_key else None
+    try:
+        return EndpointJudge(settings.semantic_judge, model=settings.semantic_judge_model, key=key)
+    except ValueError as error:
+        raise ValueError(f"GATEWAY_SEMANTIC_JUDGE: {error}") from None
 
 
 def _queued(settings: Settings) -> EmbeddingQueue:

@@ -114,6 +114,20 @@ class Settings(Limits, BaseSettings):
     semantic_max_wrong_share: float = Field(
         0.01, gt=0, lt=1, description="Share of them that may be wrong; where there is evidence of more, a scope is switched off"
     )
+    semantic_judge: str | None = Field(
+        None,
+        description="The http(s) address of a chat completions endpoint whose model is asked in the background whether two questions ask the same:"
+        " where an answer given again was not the model's, and where a guard refused one; unset = nobody is",
+    )
+    semantic_judge_model: str = Field("", max_length=200, description="Model to ask for judgements")
+    semantic_judge_key: SecretStr | None = Field(None, description="Key of the judge's endpoint")
+    semantic_grey_margin: float = Field(
+        0.1,
+        ge=0,
+        le=2,
+        description="With a judge: how far below the threshold an answer is compared with the model's, and given once that has shown it right often"
+        " enough",
+    )
     semantic_timeout_ms: float = Field(25.0, ge=1, le=10_000, description="Most milliseconds a look for similar questions may take")
     semantic_max_question_bytes: int = Field(4096, ge=16, le=_MIB, description="Longest question that is looked for")
     semantic_max_entries: int = Field(
@@ -187,6 +201,16 @@ class Settings(Limits, BaseSettings):
         return self
 
     @model_validator(mode="after")
+    def _judge_has_a_model(self) -> Settings:
+        if self.semantic_judge is None and (self.semantic_judge_model or self.semantic_judge_key):
+            raise ValueError("GATEWAY_SEMANTIC_JUDGE_MODEL and GATEWAY_SEMANTIC_JUDGE_KEY need GATEWAY_SEMANTIC_JUDGE")
+        if self.semantic_judge is not None and not self.semantic_judge_model:
+            raise ValueError("GATEWAY_SEMANTIC_JUDGE needs GATEWAY_SEMANTIC_JUDGE_MODEL")
+        if self.semantic_judge is not None and self.semantic_cache == "off":
+            raise ValueError("GATEWAY_SEMANTIC_JUDGE needs GATEWAY_SEMANTIC_CACHE")
+        return self
+
+    @model_validator(mode="after")
     def _has_the_redis_that_vectors_are_in(self) -> Settings:
         if self.semantic_cache != "off" and self.redis_url is None and self.semantic_store not in ("auto", "local"):
             raise ValueError(f"GATEWAY_SEMANTIC_STORE={self.semantic_store} needs GATEWAY_REDIS_URL")
@@ -202,6 +226,7 @@ class Settings(Limits, BaseSettings):
             choice=self.semantic_choice,
             learned=self.semantic_learned,
             audited_share=self.semantic_audited_share,
+            grey_margin=self.semantic_grey_margin,
             max_wrong_share=self.semantic_max_wrong_share,
             lookup_timeout_s=self.semantic_timeout_ms / 1000,
             max_question_bytes=self.semantic_max_question_bytes,

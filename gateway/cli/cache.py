@@ -99,6 +99,8 @@ async def _stats(client: ApiClient, arguments: argparse.Namespace) -> int:
     print(f"refused   {_counts(semantic['refusals']) or 'none'}")
     print(f"embedded  {_counts({name: value for name, value in semantic['embedding'].items() if name != 'seconds'}) or 'nothing'}")
     print(f"compared  {_counts(semantic['comparisons']) or 'none'}")
+    for subject, judgements in semantic["judged"].items():
+        print(f"judged    {subject}: {_counts(judgements)}")
     for scope in semantic["scopes"]:
         state = ", switched off" if scope["is_off"] else ""
         checked = f"{scope['wrong']} of {scope['checked']} checked were wrong, at most {scope['bound']:.1%} are{state}"

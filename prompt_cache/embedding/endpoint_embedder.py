@@ -7,84 +7,62 @@ import hashlib
 import json
 import unicodedata
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
-from urllib.parse import urlsplit
 
-import aiohttp
 import numpy as np
 
 from prompt_cache.embedding.embedder import EmbeddingFailed, TextRefused, Vector
 from prompt_cache.embedding.folder import MAX_DIMENSIONS
 from prompt_cache.embedding.probes import UNRELATED
 from prompt_cache.embedding.vector_checks import SameVectorWatch, check_unrelated, digest_of
+from prompt_cache.json_endpoint import EndpointFailed, JsonEndpoint, JsonEndpointConfig
 
 MAX_TEXTS = 2048
 _MIN_NORM = 1e-6
 # Statuses that may be one text's fault: malformed, too large, not to be processed.
 _TEXT_STATUSES = (400, 413, 422)
-_CHUNK_BYTES = 64 * 1024
 
 
 @dataclass(frozen=True, kw_only=True)
-class EndpointConfig:
-    """An endpoint as its operator describes it; nothing of it comes from a client.
+class EndpointConfig(JsonEndpointConfig):
+    """An embeddings endpoint, such as "http://embeddings:8080/v1/embeddings", as its operator describes it.
 
     Attributes:
-        url: Of the resource itself, such as "http://embeddings:8080/v1/embeddings".
-        model: Sent as `model`.
         revision: Goes into the embedder's id; to be changed when the model behind the name changes.
-        key: Sent as a bearer token; None = none.
         dimensions: Of a vector; None = those of the first answer.
         window_chars: Longer texts get no vector. An endpoint may cut what is too long without a word, so that this must fit its model's window.
-        timeout_s: Limit on one request.
-        max_response_bytes: Limit on one answer.
 
     Raises:
         ValueError: a field is out of its range; names it.
     """
 
-    url: str
-    model: str
     revision: str = ""
-    key: str | None = field(default=None, repr=False)
     dimensions: int | None = None
     window_chars: int = 1000
-    timeout_s: float = 1.0
-    max_response_bytes: int = 8 * 1024 * 1024
 
     def __post_init__(self) -> None:
-        parts = urlsplit(self.url)
-        if parts.scheme not in ("http", "https") or not parts.hostname:
-            raise ValueError("url must be of the form http://HOST/v1/embeddings or https://...")
-        if parts.username is not None or parts.password is not None:
-            raise ValueError("url must hold no user and no password: the key is a field of its own")
-        if not 1 <= len(self.model) <= 200:
-            raise ValueError(f"model has {len(self.model)} characters, it must have 1 to 200")
-        if self.key is not None and not (self.key.isascii() and self.key.isprintable() and self.key):
-            raise ValueError("key must be printable ASCII characters")
+        super().__post_init__()
         if self.dimensions is not None and not 1 <= self.dimensions <= MAX_DIMENSIONS:
             raise ValueError(f"dimensions is {self.dimensions}, it must be from 1 to {MAX_DIMENSIONS}")
-        for name, least in (("window_chars", 1), ("timeout_s", 0.001), ("max_response_bytes", 1024)):
-            if not getattr(self, name) >= least:
-                raise ValueError(f"{name} is {getattr(self, name)}, the least is {least}")
+        if self.window_chars < 1:
+            raise ValueError(f"window_chars is {self.window_chars}, the least is 1")
 
 
 class EndpointEmbedder:
     """Embeds by HTTP.
 
     Before its first text it asks for the vectors of sentences that have nothing to do with each other, and refuses an endpoint that gives them
-    almost the same. Vectors are brought to unit length. Proxies of the environment are not used and redirects not followed.
+    almost the same. Vectors are brought to unit length.
     """
 
     def __init__(self, config: EndpointConfig) -> None:
         self._config = config
         self._dimensions = config.dimensions
         self._watch = SameVectorWatch()
-        self._session: aiohttp.ClientSession | None = None
+        self._endpoint = JsonEndpoint(config, "the embeddings endpoint")
         self._start = asyncio.Lock()
         self._is_started = False
-        self._is_closed = False
 
     @property
     def id(self) -> str:
@@ -147,9 +125,7 @@ class EndpointEmbedder:
 
     async def close(self) -> None:
         """Closes connections."""
-        self._is_closed = True
-        if self._session is not None:
-            await self._session.close()
+        await self._endpoint.close()
 
     def _fits(self, text: str) -> bool:
         if len(text) > self._config.window_chars or not text.strip():
@@ -173,36 +149,11 @@ class EndpointEmbedder:
         return [_unit(row, self._dimensions or len(rows[0])) for row in rows]
 
     async def _ask(self, question: dict[str, Any]) -> bytes:
-        """The body of the answer to one request. Errors hold neither key nor texts."""
-        if self._is_closed:
-            raise EmbeddingFailed("the embedder is closed")
-        if self._session is None:
-            # Not decompressed: a small answer could become a large one.
-            self._session = aiohttp.ClientSession(
-                timeout=aiohttp.ClientTimeout(total=self._config.timeout_s), auto_decompress=False, cookie_jar=aiohttp.DummyCookieJar()
-            )
-        headers = {"Accept-Encoding": "identity"}
-        if self._config.key is not None:
-            headers["Authorization"] = f"Bearer {self._config.key}"
         try:
-            async with self._session.post(self._config.url, json=question, headers=headers, allow_redirects=False) as response:
-                if response.status in _TEXT_STATUSES and self._is_started:
-                    raise TextRefused(f"the embeddings endpoint answered with status {response.status}")
-                if response.status != 200:
-                    raise EmbeddingFailed(f"the embeddings endpoint answered with status {response.status}")
-                return await self._read(response)
-        except TimeoutError:
-            raise EmbeddingFailed(f"the embeddings endpoint took longer than {self._config.timeout_s} s") from None
-        except (aiohttp.ClientError, OSError, ValueError) as error:
-            raise EmbeddingFailed(f"the embeddings endpoint cannot be asked: {type(error).__name__}") from None
-
-    async def _read(self, response: aiohttp.ClientResponse) -> bytes:
-        body = bytearray()
-        async for chunk in response.content.iter_chunked(_CHUNK_BYTES):
-            body += chunk
-            if len(body) > self._config.max_response_bytes:
-                raise EmbeddingFailed(f"the answer of the embeddings endpoint is longer than {self._config.max_response_bytes} bytes")
-        return bytes(body)
+            return await self._endpoint.ask(question)
+        except EndpointFailed as error:
+            kind = TextRefused if error.status in _TEXT_STATUSES and self._is_started else EmbeddingFailed
+            raise kind(str(error)) from None
 
 
 def _rows(answer: Any, num_texts: int) -> list[list[Any]]:

@@ -24,6 +24,7 @@ class SemanticConfig:
         learned: Whether an entry is served only once comparisons with the model have shown how near is near enough (vCache), and not as long
             as none has shown the contrary.
         audited_share: Of hits, how many go to the model too and are compared.
+        grey_margin: How far below the threshold an entry is explored where there is a judge, and served once the bound allows it.
         max_wrong_share: Budget of wrong hits of a scope, which switches itself off beyond it.
         lookup_timeout_s: Of embedding and search together.
         max_question_bytes: Longest question that is looked at, in UTF-8.
@@ -38,6 +39,7 @@ class SemanticConfig:
     choice: Choice = "first"
     learned: bool = False
     audited_share: float = 0.02
+    grey_margin: float = 0.1
     max_wrong_share: float = 0.01
     lookup_timeout_s: float = 0.025
     max_question_bytes: int = 4096

@@ -35,6 +35,7 @@ class EvaluatorPolicy:
         max_age_s: Oldest answer that is served; None for any. 0 serves what was made this instant alone.
         bound: How observations are used.
         target_error_rate: Share of requests the bound lets be answered wrong, in (0, 1).
+        grey_margin: How far below the threshold a candidate may be to be explored, and served once the bound allows it: the grey zone. In [0, 2].
 
     Raises:
         ValueError: a field is out of its range.
@@ -45,6 +46,7 @@ class EvaluatorPolicy:
     max_age_s: float | None = None
     bound: BoundMode = "suffice"
     target_error_rate: float = 0.01
+    grey_margin: float = 0.0
 
     def __post_init__(self) -> None:
         if self.threshold is not None and not -1.0 <= self.threshold <= 1.0:
@@ -53,6 +55,8 @@ class EvaluatorPolicy:
             raise ValueError(f"max_age_s is {self.max_age_s}, it must be at least 0")
         if not 0.0 < self.target_error_rate < 1.0:
             raise ValueError(f"target_error_rate is {self.target_error_rate}, it must be in (0, 1)")
+        if not 0.0 <= self.grey_margin <= 2.0:
+            raise ValueError(f"grey_margin is {self.grey_margin}, it must be in [0, 2]")
         if self.bound not in ("off", "suffice", "explore"):
             raise ValueError(f"bound is {self.bound!r}, it must be 'off', 'suffice' or 'explore'")
 
@@ -89,8 +93,9 @@ def _steps(asked: str, candidate: Candidate, policy: EvaluatorPolicy, draw: floa
     if not 0.0 <= draw < 1.0:
         raise ValueError(f"draw is {draw}, it must be in [0, 1)")
     # Written so that a cosine that is no number is refused.
-    near = candidate.cosine >= policy.least_cosine - _ROUNDING
-    yield StepResult("threshold", near, f"cosine {candidate.cosine:.4f}, at least {policy.least_cosine:.4f} is asked")
+    near = candidate.cosine >= policy.least_cosine - policy.grey_margin - _ROUNDING
+    grey = " (in the grey zone)" if near and _is_grey(candidate, policy) else ""
+    yield StepResult("threshold", near, f"cosine {candidate.cosine:.4f}, at least {policy.least_cosine:.4f} is asked{grey}")
     mine, theirs = parse(normalise(asked)), parse(normalise(candidate.question))
     for name, guard in GUARDS.items():
         reason = guard(mine, theirs)
@@ -116,10 +121,16 @@ def _seen_wrong(candidate: Candidate) -> StepResult:
 
 
 def _learned(candidate: Candidate, policy: EvaluatorPolicy, draw: float) -> StepResult:
-    if policy.bound == "off":
+    is_grey = _is_grey(candidate, policy)
+    if policy.bound == "off" and not is_grey:
         return StepResult("learned", True, "not in use")
-    if policy.bound == "suffice" and all(observation.is_same for observation in candidate.observations):
+    if policy.bound == "suffice" and not is_grey and all(observation.is_same for observation in candidate.observations):
         return StepResult("learned", True, "nothing observed against it")
     explored = exploration_probability(candidate.cosine, candidate.observations, policy.target_error_rate)
     detail = f"{len(candidate.observations)} observations: explores with probability {explored:.3f}"
     return StepResult("learned", draw >= explored, detail)
+
+
+def _is_grey(candidate: Candidate, policy: EvaluatorPolicy) -> bool:
+    """Whether it is below the threshold: what was observed of the entry alone can let it be served."""
+    return candidate.cosine < policy.least_cosine - _ROUNDING

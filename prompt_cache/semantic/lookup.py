@@ -55,7 +55,8 @@ class Found(NamedTuple):
         served: The entry.
         compare: An entry whose answer is to be compared with the model's, once that is there.
         audit: Whether the model is to answer although the entry is served.
-        refused_by: The guard that refused the nearest.
+        refused_by: The step that refused the nearest.
+        refused: That entry, where a guard refused it.
     """
 
     outcome: Outcome
@@ -66,6 +67,7 @@ class Found(NamedTuple):
     compare: Near | None = None
     audit: bool = False
     refused_by: str | None = None
+    refused: Near | None = None
 
 
 class OpenedStore(NamedTuple):

@@ -11,8 +11,9 @@ import math
 import random
 import secrets
 import time
-from collections.abc import Awaitable, Callable, Iterator, Mapping
+from collections.abc import Awaitable, Callable, Coroutine, Iterator, Mapping
 from functools import partial
+from typing import Any
 
 from prompt_cache.embedding.embedder import Embedder, EmbeddingFailed, Vector
 from prompt_cache.entry import CachedAnswer
@@ -22,12 +23,14 @@ from prompt_cache.sealing import CorruptEntry, UnknownKey
 from prompt_cache.semantic.budget import HitBudget
 from prompt_cache.semantic.budgets import Budgets, ScopeReport
 from prompt_cache.semantic.candidate import Candidate
+from prompt_cache.semantic.comparing import Comparer
 from prompt_cache.semantic.config import Mode, SemanticConfig
 from prompt_cache.semantic.evaluator import EvaluatorPolicy, evaluate, explain
+from prompt_cache.semantic.guards import GUARDS
+from prompt_cache.semantic.judge import Judge
 from prompt_cache.semantic.lookup import Explained, Found, Near, NotExplained, OpenedStore, Outcome, Terms
 from prompt_cache.semantic.normalise import normalise
 from prompt_cache.semantic.records import Record, RecordCodec
-from prompt_cache.semantic.same_answer import is_same_answer
 from prompt_cache.semantic.write_gates import reason_not_to_keep
 from prompt_cache.vectors.vector_store import Neighbour, Observation, VectorStore
 
@@ -54,6 +57,7 @@ class SemanticCache:
         draw: Gives numbers in [0, 1).
         embedding_counts: What the embedder has counted, by name.
         sleep: Waits for so many seconds.
+        judge: Is asked in the background where comparing answers cannot tell; None = nobody is.
     """
 
     def __init__(
@@ -69,6 +73,7 @@ class SemanticCache:
         draw: Callable[[], float] = random.random,
         embedding_counts: Callable[[], Mapping[str, float]] = dict,
         sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,
+        judge: Judge | None = None,
     ) -> None:
         self._config = config
         self.embedder = embedder
@@ -88,7 +93,7 @@ class SemanticCache:
         self.budgets = Budgets(HitBudget(limit=config.max_wrong_share), guarded)
         self.outcomes: dict[Outcome, int] = dict.fromkeys(("hit", "would_hit", "near", "miss", "skipped", "off", "failed"), 0)
         self.refusals: dict[str, int] = {}
-        self.comparisons = {"same": 0, "different": 0}
+        self.comparer = Comparer(embedder, judge)
         self.corrupt = 0
 
     @property
@@ -121,6 +126,7 @@ class SemanticCache:
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
+        await self.comparer.close()
         await self.embedder.close()
 
     async def drain(self) -> None:
@@ -162,6 +168,8 @@ class SemanticCache:
             entry_id = found.served.entry_id
             self._background(lambda store: store.hit(found.scope, entry_id))
             self.budgets.served(found.scope, self._wall())
+        if found.refused is not None and found.refused_by is not None and self.comparer.judge is not None:
+            self._run(self.comparer.check_refusal(found.refused_by, found.question, found.refused.record.question))
         return found
 
     async def prepare(self, scope: SemanticScope, question: str, vector: Awaitable[Vector | None]) -> Found:
@@ -199,9 +207,7 @@ class SemanticCache:
     def compare(self, found: Found, text: str) -> None:
         """Learns from the model's answer to a question for which there was an entry, in the background."""
         if found.compare is not None:
-            task = asyncio.get_running_loop().create_task(self._compare(found, found.compare, text))
-            self._tasks.add(task)
-            task.add_done_callback(self._tasks.discard)
+            self._run(self._compare(found, found.compare, text))
 
     async def explain(self, scope: SemanticScope, question: str, terms: Terms) -> list[Explained]:
         """What every step says of every entry near a question. Counts nothing.
@@ -261,6 +267,7 @@ class SemanticCache:
         policy = self._policy(terms)
         may_serve: list[Near] = []
         first_refusal: str | None = None
+        refused: Near | None = None
         explored: Near | None = None
         for near, candidate in self._opened(scope, neighbours):
             if terms.most_tokens is not None and near.record.answer.completion_tokens > terms.most_tokens:
@@ -274,9 +281,10 @@ class SemanticCache:
                 explored = near
             elif first_refusal is None:
                 first_refusal = verdict.refused_by
+                refused = near if first_refusal in GUARDS else None
         if not may_serve:
             outcome: Outcome = "near" if first_refusal is not None or explored is not None else "miss"
-            return Found(outcome, scope, asked, vector, compare=explored, refused_by=first_refusal)
+            return Found(outcome, scope, asked, vector, compare=explored, refused_by=first_refusal, refused=refused)
         served = self._choose(may_serve)
         if self._config.mode == "shadow":
             return Found("would_hit", scope, asked, vector, compare=served)
@@ -319,19 +327,11 @@ class SemanticCache:
             max_age_s=terms.max_age_s,
             bound="explore" if self._config.learned else "suffice",
             target_error_rate=self._config.max_wrong_share,
+            grey_margin=self._config.grey_margin if self.comparer.judge is not None else 0.0,
         )
 
     async def _compare(self, found: Found, near: Near, text: str) -> None:
-        kept = near.record.answer.text
-        cosine: float | None = None
-        if kept != text:
-            try:
-                first, second = await self.embedder.embed([normalise(kept), normalise(text)])
-            except EmbeddingFailed:
-                first = second = None
-            cosine = float(first @ second) if first is not None and second is not None else None
-        is_same = is_same_answer(kept, text, cosine)
-        self.comparisons["same" if is_same else "different"] += 1
+        is_same = await self.comparer.is_same(found.question, near.record.question, near.record.answer.text, text)
         self._background(lambda store: store.observe(found.scope, near.entry_id, Observation(near.cosine, is_same)))
         # What was only explored was not served, and says nothing of what is.
         if found.outcome != "near":
@@ -346,7 +346,10 @@ class SemanticCache:
         if self._guarded is not None:
             self._guarded.enqueue(lambda: work(store))
             return
-        task = asyncio.ensure_future(_finished(work(store)))
+        self._run(_finished(work(store)))
+
+    def _run(self, work: Coroutine[Any, Any, object]) -> None:
+        task = asyncio.get_running_loop().create_task(work)
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
 

@@ -32,7 +32,11 @@ class _Entry:
 
 
 class _Scope:
-    """The entries of one scope: as the ledger in Redis, with the same policies."""
+    """The entries of one scope: as the ledger in Redis, with the same policies.
+
+    It evicts exactly what the ledger does. Of equal priorities that is the lowest id, where `eviction.Order`, the process's own store's, takes the one
+    used longest ago: hence an order of its own.
+    """
 
     def __init__(self, matrix: Matrix, limits: StoreLimits) -> None:
         self.matrix = matrix

@@ -12,6 +12,7 @@ from prompt_cache.embedding.embedder import EmbeddingFailed, Vector
 from prompt_cache.entry import CachedAnswer, CachedDelta
 from prompt_cache.keys import KeyMaker, SemanticScope
 from prompt_cache.semantic.config import SemanticConfig
+from prompt_cache.semantic.judge import Judge, Judgement
 from prompt_cache.semantic.lookup import Found, OpenedStore, Terms
 from prompt_cache.semantic.semantic_cache import SemanticCache
 from prompt_cache.vectors.local import LocalStore
@@ -63,10 +64,28 @@ class FakeEmbedder:
         self.closed = True
 
 
+class FakeJudge:
+    """Says what it was told to, and notes what it was asked."""
+
+    def __init__(self, says: Judgement) -> None:
+        self.says = says
+        self.asked: list[tuple[str, str]] = []
+        self.closed = False
+
+    async def compare(self, first: str, second: str) -> Judgement:
+        """See `Judge`."""
+        self.asked.append((first, second))
+        return self.says
+
+    async def close(self) -> None:
+        """Notes it."""
+        self.closed = True
+
+
 class SemanticScene:
     """A semantic cache on a store in the process, at a time that stands still, with draws of 0.5."""
 
-    def __init__(self, cosines: dict[str, float | None] | None = None, **config: Any) -> None:
+    def __init__(self, cosines: dict[str, float | None] | None = None, judge: Judge | None = None, **config: Any) -> None:
         self.embedder = FakeEmbedder(cosines)
         self.now = 1_000_000.0
         self.draws = 0.5
@@ -85,6 +104,7 @@ class SemanticScene:
             wall=lambda: self.now,
             draw=lambda: self.draws,
             sleep=self._sleep,
+            judge=judge,
         )
 
     async def _sleep(self, seconds: float) -> None:

@@ -23,8 +23,8 @@ from prompt_cache.embedding.endpoint_embedder import EndpointConfig, EndpointEmb
 from prompt_cache.embedding.ngram_embedder import NgramEmbedder
 from prompt_cache.embedding.onnx_embedder import OnnxEmbedder
 from prompt_cache.embedding.probes import UNRELATED
-from tests.fakes.embeddings_endpoint import Answer, Endpoint, endpoint, honest, listing, numbers_of
 from tests.fakes.minilm import minilm_folder, minilm_source
+from tests.fakes.openai_endpoint import Answer, Endpoint, endpoint, honest, listing, numbers_of
 
 SENTENCES = (
     "What is the capital of France?",

@@ -30,9 +30,27 @@ def _started(**variables: str) -> subprocess.CompletedProcess[str]:
         ({"GATEWAY_EMBEDDER": "ngrams", "GATEWAY_CACHE": "false"}, "GATEWAY_SEMANTIC_CACHE needs GATEWAY_CACHE"),
         ({"GATEWAY_EMBEDDER": "ngrams", "GATEWAY_SEMANTIC_STORE": "flat"}, "GATEWAY_SEMANTIC_STORE=flat needs GATEWAY_REDIS_URL"),
         ({"GATEWAY_EMBEDDER": "ftp://x/y"}, "GATEWAY_EMBEDDER"),
+        (
+            {"GATEWAY_EMBEDDER": "ngrams", "GATEWAY_SEMANTIC_JUDGE": "http://x/y"},
+            "GATEWAY_SEMANTIC_JUDGE needs GATEWAY_SEMANTIC_JUDGE_MODEL",
+        ),
+        (
+            {"GATEWAY_EMBEDDER": "ngrams", "GATEWAY_SEMANTIC_JUDGE": "x/y", "GATEWAY_SEMANTIC_JUDGE_MODEL": "m"},
+            "GATEWAY_SEMANTIC_JUDGE: url must be",
+        ),
+        ({"GATEWAY_EMBEDDER": "ngrams", "GATEWAY_SEMANTIC_JUDGE_KEY": "k"}, "need GATEWAY_SEMANTIC_JUDGE"),
         ({"GATEWAY_EMBEDDER": "/nowhere/at/all"}, "/nowhere/at/all"),
     ],
-    ids=["no embedder", "no cache", "no redis", "no folder", "a folder that is not there"],
+    ids=[
+        "no embedder",
+        "no cache",
+        "no redis",
+        "no folder",
+        "a judge without a model",
+        "a judge that is no address",
+        "a judge's key alone",
+        "a folder that is not there",
+    ],
 )
 def test_what_a_semantic_cache_lacks_is_named(variables: dict[str, str], words: str) -> None:
     ended = _started(**variables)

@@ -14,6 +14,7 @@ import pytest
 from tests.fakes.fake_compute import FakeCompute, Say
 from tests.fakes.fake_tokenizer import EOS
 from tests.fakes.gateway_fleet import GatewayFleet, eventually, running_fleet
+from tests.fakes.openai_endpoint import endpoint, judging
 from tests.fakes.redis_servers import RedisServer
 from triserve.v1 import common_pb2, compute_pb2
 
@@ -196,7 +197,7 @@ async def test_a_share_of_hits_is_checked_against_the_model_and_a_wrong_one_is_n
             assert await ask(session, SIMILAR) == ("hit-semantic", "Paris.")
             semantic = fleet.service.gateway.pipeline.cache.semantic  # type: ignore[union-attr]
             assert semantic is not None
-            await eventually(lambda: semantic.comparisons["different"] == 1, "the hit was compared")
+            await eventually(lambda: semantic.comparer.comparisons["different"] == 1, "the hit was compared")
             await settled(fleet)
             assert await ask(session, SIMILAR) == ("hit-semantic", "It is Lyon, and it was never Paris."), "the model's own answer was kept"
             async with session.get("/v1/cache") as response:
@@ -206,6 +207,25 @@ async def test_a_share_of_hits_is_checked_against_the_model_and_a_wrong_one_is_n
                 metrics = await response.text()
             assert 'triserve_semantic_comparisons_total{result="different"} 1.0' in metrics
             assert 'triserve_cache_lookups_total{result="hit-semantic"} 2.0' in metrics
+
+
+async def test_a_judge_is_asked_what_a_guard_was_worth_and_its_judgements_are_published() -> None:
+    async with (
+        endpoint(judging("SAME"), "/v1/chat/completions") as judge,
+        running_fleet(computes=[FakeCompute(Model())], semantic_judge=judge.url, semantic_judge_model="m", **SETTINGS) as fleet,
+        aiohttp.ClientSession(fleet.url) as session,
+    ):
+        semantic = (await opened(fleet)).service.gateway.pipeline.cache.semantic  # type: ignore[union-attr]
+        assert semantic is not None
+        await ask(session, ASKED)
+        await settled(fleet)
+        assert (await ask(session, OTHER))[0] == "miss"
+        (guard,) = semantic.refusals
+        await eventually(lambda: bool(semantic.comparer.judged), "the refusal was judged")
+        async with session.get("/metrics") as response:
+            assert f'triserve_semantic_judged_total{{result="same",subject="{guard}"}} 1.0' in await response.text()
+        async with session.get("/v1/cache") as response:
+            assert (await response.json())["semantic"]["judged"] == {guard: {"same": 1}}
 
 
 async def test_shadow_mode_gives_nothing_and_says_what_it_would_have_given() -> None:

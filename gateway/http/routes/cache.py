@@ -92,11 +92,20 @@ def _semantic(semantic: SemanticCache) -> dict[str, Any]:
         "advice": list(semantic.advice),
         "outcomes": semantic.outcomes,
         "refusals": semantic.refusals,
-        "comparisons": semantic.comparisons,
+        "comparisons": semantic.comparer.comparisons,
+        "judged": _judged(semantic),
         "corrupt": semantic.corrupt,
         "embedding": dict(semantic.embedding_counts()),
         "scopes": [report._asdict() for report in semantic.reports()],
     }
+
+
+def _judged(semantic: SemanticCache) -> dict[str, dict[str, int]]:
+    """Judgements by what was judged and by what was said."""
+    judged: dict[str, dict[str, int]] = {}
+    for (subject, judgement), number in semantic.comparer.judged.items():
+        judged.setdefault(subject, {})[judgement] = number
+    return judged
 
 
 def _explained(one: Explained) -> dict[str, Any]:

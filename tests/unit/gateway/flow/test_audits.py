@@ -75,8 +75,8 @@ async def test_a_hit_is_compared_with_what_the_model_says_now(now_says: str, com
     scene = await Scene().warmed()
     scene.replica.play = _says(now_says)
     assert await scene.ask() == ("hit-semantic", "Paris.")
-    await until(lambda: len(scene.replica.attempts) == 2 and scene.semantic.cache.comparisons[comparison])
-    assert sum(scene.semantic.cache.comparisons.values()) == 1
+    await until(lambda: len(scene.replica.attempts) == 2 and scene.semantic.cache.comparer.comparisons[comparison])
+    assert sum(scene.semantic.cache.comparer.comparisons.values()) == 1
 
 
 @pytest.mark.parametrize("error", [Unavailable("gone"), Internal("broken")])
@@ -86,7 +86,7 @@ async def test_a_check_that_fails_is_told_in_the_log_and_counts_for_nothing(erro
     with caplog.at_level(logging.INFO):
         assert await scene.ask() == ("hit-semantic", "Paris.")
         await until(lambda: "was not checked" in caplog.text)
-    assert scene.semantic.cache.comparisons == {"same": 0, "different": 0}
+    assert scene.semantic.cache.comparer.comparisons == {"same": 0, "different": 0}
 
 
 async def test_a_check_of_a_model_that_says_nothing_ends_with_the_time_of_a_request(caplog: pytest.LogCaptureFixture) -> None:

@@ -48,6 +48,29 @@ def test_a_weak_embedder_has_a_threshold_of_its_own() -> None:
     assert EvaluatorPolicy(is_weak_embedder=True, threshold=0.0).least_cosine == 0.0
 
 
+def test_below_the_threshold_what_was_observed_of_the_entry_alone_lets_it_be_served() -> None:
+    policy = EvaluatorPolicy(threshold=0.8, grey_margin=0.1, bound="suffice", target_error_rate=0.1)
+    unknown = evaluate(ASKED, _candidate(cosine=0.75), policy, 0.0)
+    assert (unknown.serve, unknown.refused_by, unknown.explore) == (False, "learned", True)
+    seen = tuple(Observation(0.72, True) for _ in range(40))
+    assert evaluate(ASKED, _candidate(cosine=0.75, observations=seen), policy, 0.999).serve
+    assert evaluate(ASKED, _candidate(cosine=0.69, observations=seen), policy, 0.999).refused_by == "threshold"
+    assert (
+        evaluate(ASKED, _candidate("How do I not reset my password?", cosine=0.75, observations=seen), policy, 0.999).refused_by
+        == "negation"
+    )
+
+
+def test_at_the_threshold_no_observation_is_needed_whatever_the_grey_zone() -> None:
+    assert evaluate(ASKED, _candidate(cosine=0.8), EvaluatorPolicy(threshold=0.8, grey_margin=0.1), 0.0).serve
+
+
+@pytest.mark.parametrize("margin", [-0.1, 2.1, math.nan])
+def test_a_grey_zone_out_of_range_is_refused_by_name(margin: float) -> None:
+    with pytest.raises(ValueError, match="grey_margin"):
+        EvaluatorPolicy(grey_margin=margin)
+
+
 def test_a_cosine_that_is_no_number_is_not_served() -> None:
     assert evaluate(ASKED, _candidate(cosine=math.nan), EvaluatorPolicy(threshold=-1.0), 0.5).refused_by == "threshold"
 

@@ -145,7 +145,7 @@ async def test_in_shadow_mode_nothing_is_served_and_what_would_have_been_is_comp
     await scene.ask(ASKED, "Paris.")
     for answer in ("Paris.", "Lyon, of course, and nothing else."):
         assert (await scene.ask(ASKED, answer)).outcome == "would_hit"
-    assert scene.cache.comparisons == {"same": 1, "different": 1}
+    assert scene.cache.comparer.comparisons == {"same": 1, "different": 1}
     (report,) = scene.cache.reports()
     assert (report.served, report.checked, report.wrong) == (0, 2, 1)
 

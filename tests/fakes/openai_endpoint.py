@@ -1,4 +1,4 @@
-"""An OpenAI-compatible embeddings endpoint on a free port of this machine, as honest as a test wants it."""
+"""An OpenAI-compatible endpoint on a free port of this machine, for embeddings unless told otherwise, as honest as a test wants it."""
 
 from __future__ import annotations
 
@@ -47,18 +47,27 @@ async def honest(request: web.Request, question: dict[str, Any]) -> web.StreamRe
     return web.json_response(listing([numbers_of(text) for text in question["input"]]))
 
 
+def judging(text: Any) -> Answer:
+    """A chat model that gives this answer to everything."""
+
+    async def answer(request: web.Request, question: dict[str, Any]) -> web.StreamResponse:
+        return web.json_response({"choices": [{"message": {"role": "assistant", "content": text}}]})
+
+    return answer
+
+
 @asynccontextmanager
-async def endpoint(answer: Answer = honest) -> AsyncIterator[Endpoint]:
-    """A server until the context ends."""
+async def endpoint(answer: Answer = honest, path: str = "/v1/embeddings") -> AsyncIterator[Endpoint]:
+    """A server of one resource until the context ends."""
     found = Endpoint(answer=answer)
     app = web.Application()
-    app.router.add_post("/v1/embeddings", found.handle)
+    app.router.add_post(path, found.handle)
     runner = web.AppRunner(app, shutdown_timeout=0)
     await runner.setup()
     site = web.TCPSite(runner, "127.0.0.1", 0)
     await site.start()
     host, port = runner.addresses[0][:2]
-    found.url = f"http://{host}:{port}/v1/embeddings"
+    found.url = f"http://{host}:{port}{path}"
     try:
         yield found
     finally:
