@@ -12,7 +12,7 @@ from prompt_cache.embedding.embedder import EmbedderRefused
 from prompt_cache.embedding.endpoint_embedder import EndpointConfig, EndpointEmbedder
 from prompt_cache.embedding.ngram_embedder import NgramEmbedder
 from prompt_cache.embedding.onnx_embedder import OnnxEmbedder
-from prompt_cache.semantic.judge import EndpointJudge
+from prompt_cache.semantic.endpoint_judge import EndpointJudge
 from prompt_cache.semantic.lookup import OpenedStore
 from prompt_cache.semantic.semantic_cache import SemanticCache
 from prompt_cache.vectors.local import LocalStore

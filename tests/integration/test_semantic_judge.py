@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from aiohttp import web
 
-from prompt_cache.semantic.judge import EndpointJudge
+from prompt_cache.semantic.endpoint_judge import EndpointJudge
 from tests.fakes.openai_endpoint import Answer, endpoint, judging
 
 PATH = "/v1/chat/completions"
