@@ -2,7 +2,8 @@
 
 First the model answers every question by itself, greedily. Then the stream of questions is asked with the cache, and a part of it without. What is
 given to a question that was asked in other words is judged twice: by the pair set (the two are a pair of the same meaning), and by the model's own
-answers to both. Writes a results file.
+answers to both. Then all of it again with a judge, which is asked where the model's answers differ and knows the pair set: what the audits are worth
+where who judges is right. Writes a results file.
 """
 
 from __future__ import annotations
@@ -13,23 +14,27 @@ import json
 import statistics
 import tempfile
 import time
-from collections.abc import Sequence
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import aiohttp
 import numpy as np
+from aiohttp import web
 from tqdm import tqdm
 
 from gateway.cli.hardware import describe_hardware
 from gateway.cli.redis_server import find_redis
+from prompt_cache.semantic.normalise import normalise
 from prompt_cache.semantic.same_answer import is_same_answer
 from tests.bench.whole_pipeline import plan_one_of_each, running
 from tests.e2e.local_pipeline import free_port
 from tests.question_pairs import HALVES, read_pairs
 
 RESULTS = Path(__file__).parent / "results" / "semantic_replay.json"
+_JUDGE_PATH = "/v1/chat/completions"
 
 
 class Asked(NamedTuple):
@@ -112,7 +117,7 @@ async def _ask(session: aiohttp.ClientSession, question: str, max_tokens: int, f
         return Asked(question, response.headers["X-Triserve-Cache"], text, tokens, 1000 * ((first or time.perf_counter()) - began))
 
 
-def judge(asked: Sequence[Asked], own: dict[str, Asked], same: dict[str, set[str]]) -> dict[str, Any]:
+def judged(asked: Sequence[Asked], own: dict[str, Asked], same: dict[str, set[str]]) -> dict[str, Any]:
     """Counts, and what was given wrongly.
 
     An answer of the cache is that of the questions whose own answer it is word for word; it is right by the pair set if one of them means the same.
@@ -151,8 +156,34 @@ def _ttft(asked: Sequence[Asked]) -> dict[str, float] | None:
     return {"p50": round(statistics.median(times), 2), "p90": round(times[int(0.9 * len(times))], 2)}
 
 
-async def _run(arguments: argparse.Namespace, url: str) -> dict[str, Any]:
+@asynccontextmanager
+async def judging(same: dict[str, set[str]], port: int) -> AsyncIterator[None]:
+    """A judge that says of two questions what the pair set does."""
+
+    async def answer(request: web.Request) -> web.Response:
+        pair = json.loads((await request.json())["messages"][-1]["content"])
+        known = {normalise(question): {normalise(one) for one in others} for question, others in same.items()}
+        word = "SAME" if pair["second"] in known.get(pair["first"], ()) else "DIFFERENT"
+        return web.json_response({"choices": [{"message": {"role": "assistant", "content": word}}]})
+
+    app = web.Application()
+    app.router.add_post(_JUDGE_PATH, answer)
+    runner = web.AppRunner(app)
+    await runner.setup()
+    await web.TCPSite(runner, "127.0.0.1", port).start()
+    try:
+        yield
+    finally:
+        await runner.cleanup()
+
+
+async def _run(arguments: argparse.Namespace, url: str, judge_port: int) -> dict[str, Any]:
     stream = make_stream(arguments.questions, arguments.exponent, arguments.seed)
+    async with judging(stream.same, judge_port):
+        return await _replay(arguments, url, stream)
+
+
+async def _replay(arguments: argparse.Namespace, url: str, stream: Stream) -> dict[str, Any]:
     unique = list(dict.fromkeys(stream.questions))
     answers = await ask_all(url, unique, arguments, "the model's own", cache={"mode": "bypass"})
     own = {one.question: one for one in answers}
@@ -162,9 +193,9 @@ async def _run(arguments: argparse.Namespace, url: str) -> dict[str, Any]:
         counters = (await response.json())["semantic"]
     return {
         "unique_questions": len(unique),
-        "with_cache": judge(cached, own, stream.same),
+        "with_cache": judged(cached, own, stream.same),
         "ttft_ms_without": _ttft(without),
-        "semantic": {name: counters[name] for name in ("embedder", "store", "outcomes", "refusals", "comparisons")},
+        "semantic": {name: counters[name] for name in ("embedder", "store", "outcomes", "refusals", "comparisons", "judged")},
     }
 
 
@@ -180,12 +211,16 @@ def main() -> None:
     parser.add_argument("--embedder", type=Path, required=True, help="a folder from `triserve cache build-embedder`")
     parser.add_argument("--output", type=Path, default=RESULTS)
     arguments = parser.parse_args()
-    with tempfile.TemporaryDirectory() as runtime:
-        port = free_port()
-        cache = {"cache": True, "redis_program": find_redis().program, "cache_secret": "0123456789abcdef"}
-        parts = plan_one_of_each(port, Path(runtime), {}, **cache, embedder=str(arguments.embedder.resolve()))
-        with running(parts):
-            measured = asyncio.run(_run(arguments, f"http://127.0.0.1:{port}"))
+    judge_port = free_port()
+    judge = {"GATEWAY_SEMANTIC_JUDGE": f"http://127.0.0.1:{judge_port}{_JUDGE_PATH}", "GATEWAY_SEMANTIC_JUDGE_MODEL": "pairs"}
+    measured = {}
+    for name, variables in (("without_a_judge", {}), ("with_a_judge_that_knows_the_pairs", judge)):
+        with tempfile.TemporaryDirectory() as runtime:
+            port = free_port()
+            cache = {"cache": True, "redis_program": find_redis().program, "cache_secret": "0123456789abcdef"}
+            parts = plan_one_of_each(port, Path(runtime), variables, **cache, embedder=str(arguments.embedder.resolve()))
+            with running(parts):
+                measured[name] = asyncio.run(_run(arguments, f"http://127.0.0.1:{port}", judge_port))
     document = {
         "what": "a Zipf-like stream of questions against SmolLM2 with the semantic cache",
         "finished_at": datetime.now(UTC).isoformat(timespec="seconds"),
