@@ -10,6 +10,7 @@ from pydantic import DirectoryPath, Field, ValidationInfo, field_validator
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 from triserve.rpc.machine import usable_cores
+from triserve.rpc.peer_names import parse_peer_names
 
 _ADDRESS = r"^.+:\d{1,5}$"
 
@@ -27,8 +28,14 @@ class Settings(BaseSettings):
     listen: str = Field("127.0.0.1:7300", pattern=_ADDRESS, description="Address to listen on, host:port; port 0 picks a free one")
     name: str = Field("compute", min_length=1, max_length=64, description="Name of the process in the logs of its samplers")
     model: DirectoryPath = Field(description="Folder with config.json, safetensors and tokenizer.json")
-    samplers: Annotated[tuple[Annotated[str, Field(pattern=_ADDRESS)], ...], NoDecode] = Field(
-        ("127.0.0.1:7400",), min_length=1, description="Samplers to connect to, host:port, separated by commas"
+    samplers: Annotated[tuple[str, ...], NoDecode] = Field(
+        ("127.0.0.1:7400",),
+        min_length=1,
+        description="Samplers to connect to, separated by commas: host:port, or `dns:///name:port` for one at every A or AAAA record of a name, or"
+        " `srv:///name` for one for every SRV record, which are looked up again and again",
+    )
+    dns_interval_s: float = Field(
+        3.0, ge=0.1, le=300, description="Seconds between two lookups of these names; a sampler that is lost is looked for at once"
     )
     dtype: Literal["auto", "float32", "bfloat16"] = Field(
         "auto",
@@ -124,6 +131,12 @@ class Settings(BaseSettings):
     @classmethod
     def _split(cls, value: object) -> object:
         return tuple(part.strip() for part in value.split(",") if part.strip()) if isinstance(value, str) else value
+
+    @field_validator("samplers")
+    @classmethod
+    def _are_addresses(cls, value: tuple[str, ...]) -> tuple[str, ...]:
+        parse_peer_names(value)
+        return value
 
     @field_validator("model")
     @classmethod

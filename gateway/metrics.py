@@ -121,7 +121,12 @@ class StateCollector(Collector):
         for peer in self._fleet.peers:
             ready.add_metric((peer.stage, peer.target), float(peer.ready))
             in_flight.add_metric((peer.stage, peer.target), peer.in_flight)
-        yield from (ready, in_flight)
+        members = GaugeMetricFamily("triserve_group_ready", "Processes that serve one model together", labels=("group", "stage"))
+        for group in self._fleet.groups:
+            members.add_metric((group.key.name, "tokenizer"), len(group.members.tokenizers))
+            members.add_metric((group.key.name, "compute"), len(group.members.computes))
+        yield from (ready, in_flight, members)
+        yield CounterMetricFamily("triserve_dns_failures", "Lookups of peers that DNS did not answer", value=self._fleet.lookup_failures)
         yield from self._compute_loads()
         if self._cache_stats is not None:
             yield from _cache_families(self._cache_stats())

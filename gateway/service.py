@@ -30,6 +30,7 @@ from gateway.settings import Settings
 from prompt_cache import PromptCache
 from prompt_cache.flights import Flights
 from triserve.rpc.errors import Unavailable
+from triserve.rpc.peer_names import parse_peer_names
 from triserve.rpc.server import ServiceServer
 from triserve.v1 import chat_pb2_grpc
 
@@ -76,8 +77,9 @@ class GatewayService:
         metrics = Metrics()
         self._cache = PromptCache(settings.cache_config()) if settings.cache else None
         self._fleet = Fleet(
-            settings.tokenizers,
-            settings.computes,
+            parse_peer_names(settings.tokenizers),
+            parse_peer_names(settings.computes),
+            dns_interval_s=settings.dns_interval_s,
             gateway_name=f"gateway {socket.gethostname()}:{self.port}",
             policy=LeastLoad(),
             on_change=self._schedule_readiness,

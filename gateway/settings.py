@@ -15,6 +15,7 @@ from gateway.http.cors import ANY_ORIGIN
 from prompt_cache import CacheConfig
 from prompt_cache.semantic.config import SemanticConfig
 from prompt_cache.vectors.vector_store import StoreLimits
+from triserve.rpc.peer_names import parse_peer_names
 
 _ADDRESS = r"^.+:\d{1,5}$"
 # As browsers send it: no path, and the port only where it is not the scheme's own.
@@ -30,10 +31,14 @@ class Settings(Limits, BaseSettings):
     listen: str = Field("127.0.0.1:8000", pattern=_ADDRESS, description="Address of the HTTP API, host:port; port 0 picks a free one")
     grpc_listen: str = Field("127.0.0.1:8001", pattern=_ADDRESS, description="Address of the gRPC API, host:port; port 0 picks a free one")
     tokenizers: Annotated[tuple[str, ...], NoDecode] = Field(
-        ("127.0.0.1:7200",), min_length=1, description="Tokenizer processes, host:port, separated by commas"
+        ("127.0.0.1:7200",),
+        min_length=1,
+        description="Tokenizer processes, separated by commas: host:port, or `dns:///name:port` for one at every A or AAAA record of a name, or"
+        " `srv:///name` for one for every SRV record, which are looked up again and again; `dns://10.0.0.10:53/name:port` asks that DNS server",
     )
-    computes: Annotated[tuple[str, ...], NoDecode] = Field(
-        ("127.0.0.1:7300",), min_length=1, description="Compute replicas, host:port, separated by commas"
+    computes: Annotated[tuple[str, ...], NoDecode] = Field(("127.0.0.1:7300",), min_length=1, description="Compute replicas, as tokenizers")
+    dns_interval_s: float = Field(
+        3.0, ge=0.1, le=300, description="Seconds between two lookups of these names; a peer that is lost is looked for at once"
     )
     model_name: str = Field("triserve", min_length=1, max_length=256, description="Name under which the model is served")
     model_aliases: Annotated[tuple[str, ...], NoDecode] = Field((), description="Other names clients may use for it, separated by commas")
@@ -168,12 +173,7 @@ class Settings(Limits, BaseSettings):
     @field_validator("tokenizers", "computes")
     @classmethod
     def _are_addresses(cls, value: tuple[str, ...]) -> tuple[str, ...]:
-        for target in value:
-            host, _, port = target.rpartition(":")
-            if not host or not port.isdecimal() or not 1 <= int(port) <= 65535:
-                raise ValueError(f"{target!r} is no host:port")
-        if len(set(value)) != len(value):
-            raise ValueError("an address is given twice")
+        parse_peer_names(value)
         return value
 
     @model_validator(mode="after")

@@ -62,7 +62,7 @@ class SamplerPort(Protocol):
         """Requests that are open there."""
 
     @property
-    def num_requests(self) -> int:
+    def in_flight(self) -> int:
         """How many they are."""
 
     def has(self, number: int) -> bool:
@@ -162,6 +162,10 @@ class Dispatcher:
     def add_sampler(self, sampler: SamplerPort) -> None:
         """From now on requests may go to this sampler."""
         self._samplers.append(sampler)
+
+    def remove_sampler(self, sampler: SamplerPort) -> None:
+        """A sampler that has no requests any more was left."""
+        self._samplers.remove(sampler)
 
     def open_gateway(self, name: str) -> GatewayLink:
         """A gateway has connected."""
@@ -311,7 +315,7 @@ class Dispatcher:
         if not ready:
             self._fail(flight, Unavailable("no sampler is ready"))
             return
-        sampler = min(ready, key=lambda sampler: (sampler.lags, sampler.num_requests))
+        sampler = min(ready, key=lambda sampler: (sampler.lags, sampler.in_flight))
         message = flight.message
         assert message is not None, "a request is admitted once"
         flight.sampler, flight.message = sampler, None

@@ -84,7 +84,7 @@ class SamplerLink(PeerSession):
         return self._ledger.requests
 
     @property
-    def num_requests(self) -> int:
+    def in_flight(self) -> int:
         """How many they are."""
         return len(self._ledger)
 

@@ -23,6 +23,8 @@ from compute_svc.settings import Settings
 from compute_svc.wire.step_output import EngineInfo, Load, PrefixStats, StepOutput
 from triserve.rpc.errors import Internal, ServiceError, Unavailable
 from triserve.rpc.fingerprint import fingerprint_of
+from triserve.rpc.peer_names import parse_peer_names
+from triserve.rpc.peer_set import PeerSet
 from triserve.rpc.server import ServiceServer
 from triserve.v1 import compute_pb2, compute_pb2_grpc, sampler_pb2
 
@@ -53,13 +55,14 @@ class ComputeService:
         self._prefix_servicer = PrefixCacheServicer(self._kv_watch)
         self._server = ServiceServer([SERVICE_NAME, PREFIX_CACHE_SERVICE_NAME], self._register, settings.listen)
         self._fingerprint = fingerprint_of(settings.model)
-        self._samplers: list[SamplerLink] = []
+        self._samplers: PeerSet[SamplerLink] | None = None
         self._dispatcher: Dispatcher | None = None
         self._prefixes: PrefixCalls | None = None
         self._heartbeat: asyncio.Task[None] | None = None
         self._failure: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self._changed = asyncio.Event()
         self._is_draining = False
+        self._started_at_ms = int(time.time() * 1000)
 
     @property
     def port(self) -> int:
@@ -94,8 +97,8 @@ class ComputeService:
         if self._dispatcher is not None:
             await self._drain(self._dispatcher)
         await self._server.stop(_LAST_WORDS_S)
-        for sampler in self._samplers:
-            await sampler.close()
+        if self._samplers is not None:
+            await self._samplers.close()
         await self._engine.stop()
 
     def on_engine_loaded(self, info: EngineInfo, load: Load) -> None:
@@ -108,20 +111,10 @@ class ComputeService:
             logits_width=info.logits_width,
             max_request_tokens=info.max_request_tokens,
             max_backlog_bytes=settings.max_backlog_bytes,
-            on_samplers_change=self._changed.set,
+            on_samplers_change=self._on_samplers_change,
         )
-        hello = sampler_pb2.ComputeHello(compute_name=settings.name, fingerprint=self._fingerprint, logits_width=info.logits_width)
-        for target in settings.samplers:
-            sampler = SamplerLink(
-                target,
-                hello,
-                self._dispatcher,
-                max_unanswered=settings.max_unanswered_frames,
-                answer_timeout_s=settings.sampler_timeout_s,
-            )
-            self._samplers.append(sampler)
-            self._dispatcher.add_sampler(sampler)
-            sampler.start()
+        self._samplers = self._find_samplers(self._dispatcher, info.logits_width)
+        self._samplers.start()
         replica = ReplicaInfo(
             fingerprint=self._fingerprint,
             max_model_len_tokens=info.max_request_tokens,
@@ -132,6 +125,7 @@ class ComputeService:
             dtype=info.dtype,
             device=settings.device.partition(":")[0],
             policy=settings.policy,
+            started_at_ms=self._started_at_ms,
         )
         self._prefixes = PrefixCalls(self._engine, self._dispatcher.next_number)
         self._servicer.open(replica, self._dispatcher)
@@ -140,6 +134,26 @@ class ComputeService:
             error = Unavailable("the replica is shutting down")
             self._dispatcher.refuse(error)
             self._end_prefix_calls(error)
+
+    def _find_samplers(self, dispatcher: Dispatcher, logits_width: int) -> PeerSet[SamplerLink]:
+        settings = self._settings
+        hello = sampler_pb2.ComputeHello(compute_name=settings.name, fingerprint=self._fingerprint, logits_width=logits_width)
+
+        def make(target: str) -> SamplerLink:
+            sampler = SamplerLink(
+                target, hello, dispatcher, max_unanswered=settings.max_unanswered_frames, answer_timeout_s=settings.sampler_timeout_s
+            )
+            dispatcher.add_sampler(sampler)
+            return sampler
+
+        names = parse_peer_names(settings.samplers)
+        return PeerSet(names, make, interval_s=settings.dns_interval_s, on_removed=dispatcher.remove_sampler)
+
+    def _on_samplers_change(self) -> None:
+        self._changed.set()
+        # Who was lost may be gone for good, and another one in its place.
+        if self._samplers is not None:
+            self._samplers.look_now()
 
     def on_engine_refused(self, number: int, error: ServiceError) -> None:
         """See `Dispatcher` and `PrefixCalls`."""

@@ -41,6 +41,7 @@ class ReplicaInfo(NamedTuple):
     dtype: str
     device: str
     policy: str
+    started_at_ms: int
 
 
 class ComputeServicer(compute_pb2_grpc.ComputeServiceServicer):
@@ -72,7 +73,8 @@ class ComputeServicer(compute_pb2_grpc.ComputeServiceServicer):
         info, dispatcher = self._require_loaded()
         first = await _first_message(request_iterator)
         name = first.hello.gateway_name[:_MAX_NAME_LENGTH]
-        require_same(info.fingerprint, first.hello.fingerprint, peer=f"gateway {name!r}")
+        if first.hello.HasField("fingerprint"):
+            require_same(info.fingerprint, first.hello.fingerprint, peer=f"gateway {name!r}")
         gateway = dispatcher.open_gateway(name)
         # The generator may hang in a send when the gateway goes; this tells of the end whatever it hangs in.
         context.add_done_callback(lambda _: dispatcher.close_gateway(gateway))  # type: ignore[arg-type]  # the stubs want a class here

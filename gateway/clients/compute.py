@@ -47,7 +47,6 @@ class ComputePeer(Peer):
     Args:
         target: "host:port".
         hello: what we tell it that our tokenizer is; waits until that is known.
-        agree: see `Peer`.
         on_change: see `Peer`.
         on_stale: called with the number of deltas that belong to no attempt under way.
     """
@@ -60,11 +59,10 @@ class ComputePeer(Peer):
         target: str,
         *,
         hello: Callable[[], Any],
-        agree: Callable[[Peer, common_pb2.Fingerprint], None],
         on_change: Callable[[], None],
         on_stale: Callable[[int], None],
     ) -> None:
-        super().__init__(target, agree=agree, on_change=on_change)
+        super().__init__(target, on_change=on_change)
         self.info: compute_pb2.GetComputeInfoResponse | None = None
         self.load = compute_pb2.ComputeLoad()
         # Requests of other gateways, as far as the last report tells.
@@ -76,6 +74,8 @@ class ComputePeer(Peer):
         self._greeting: compute_pb2.GatewayHello | None = None
         self._stream: grpc.aio.StreamStreamCall[Any, Any] | None = None
         self._attempts: dict[int, Attempt] = {}
+        # Those of them that wait for admission, or for their first token.
+        self._unstarted: set[int] = set()
         self._submits: dict[int, compute_pb2.SubmitRequest] = {}
         self._cancels: list[int] = []
         self._wake = asyncio.Event()
@@ -84,6 +84,11 @@ class ComputePeer(Peer):
     def in_flight(self) -> int:
         """Requests of ours that have not left it."""
         return len(self._attempts)
+
+    @property
+    def waiting(self) -> int:
+        """Requests that wait there: as many as it says, or as we have given it since."""
+        return max(self.load.waiting_requests, len(self._unstarted))
 
     def submit(self, request: compute_pb2.SubmitRequest, answer: Answer) -> Attempt:
         """Gives the replica a request; its deltas go to the answer.
@@ -101,6 +106,7 @@ class ComputePeer(Peer):
         request.request = self.submitted
         attempt = Attempt(self, self.submitted, request.epoch, answer)
         self._attempts[attempt.number] = attempt
+        self._unstarted.add(attempt.number)
         self._submits[attempt.number] = request
         self._wake.set()
         return attempt
@@ -110,7 +116,7 @@ class ComputePeer(Peer):
         attempt = self._attempts.get(number)
         if attempt is None or attempt.answer.finish_reason is not None:
             return
-        del self._attempts[number]
+        self._forget(number)
         if self._submits.pop(number, None) is None and self._open:
             self._cancels.append(number)
             self._wake.set()
@@ -128,8 +134,7 @@ class ComputePeer(Peer):
         for field, value, least in (("logits_width", info.logits_width, 1), ("max_model_len_tokens", info.max_model_len_tokens, 2)):
             if value < least:
                 raise MalformedMessage(f"{field} is {value}, the least is {least}")
-        self._admit(info.fingerprint)
-        self.info = info
+        self.info, self.fingerprint = info, info.fingerprint
         self._see_load(info.load)
 
     def _parts(self) -> Sequence[Coroutine[Any, Any, None]]:
@@ -144,6 +149,7 @@ class ComputePeer(Peer):
         for started in message.started:
             attempt = self._attempts.get(started.request)
             if attempt is not None and attempt.epoch == started.epoch:
+                self._unstarted.discard(started.request)
                 attempt.answer.begin(Started(started.cached_tokens, started.queue_us, started.prefill_us))
         # All are read before the first is delivered: of a message that is malformed nobody gets anything.
         assert self.info is not None, "the replica has said hello"
@@ -182,12 +188,16 @@ class ComputePeer(Peer):
         attempt = self._attempts.get(ended.request)
         if attempt is None or attempt.epoch != ended.epoch:
             return
-        del self._attempts[ended.request]
+        self._forget(ended.request)
         if ended.outcome == compute_pb2.REQUEST_OUTCOME_FAILED:
             attempt.answer.fail(from_proto(ended.error))
         else:
             # Without effect on an answer that has its finish reason, as all have that end well.
             attempt.answer.fail(Internal("the answer ended without a finish reason"))
+
+    def _forget(self, number: int) -> None:
+        del self._attempts[number]
+        self._unstarted.discard(number)
 
     def _see_load(self, load: compute_pb2.ComputeLoad) -> None:
         self.load = load
@@ -206,6 +216,7 @@ class ComputePeer(Peer):
         self._submits.clear()
         self._cancels.clear()
         attempts, self._attempts = self._attempts, {}
+        self._unstarted.clear()
         self.load = compute_pb2.ComputeLoad()
         self.others = 0
         for attempt in attempts.values():

@@ -1,29 +1,37 @@
-"""All tokenizers and replicas of one gateway, and the rule that they serve the same."""
+"""All tokenizers and replicas of one gateway, and which of them serve together.
+
+While other weights or another tokenizer are rolled out, peers of both models are there. They are grouped by what they say they serve; a request is led
+through one group from its first stage to its last. New requests go to the newest group that is complete and has room, so that a new model takes over as its
+replicas come, and what the old ones hold ends there.
+"""
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, Collection, Sequence
-from typing import TypeVar
+import logging
+from collections.abc import Callable, Sequence
+from weakref import WeakValueDictionary
 
 from gateway.clients.compute import ComputePeer
 from gateway.clients.peer import Peer
+from gateway.clients.peer_group import GroupKey, Members, PeerGroup
 from gateway.clients.replica_choice import ChoicePolicy
 from gateway.clients.tokenizer import TokenizerPeer
-from gateway.flow.served_model import ServedModel, is_by_priority, served_model
 from triserve.rpc.errors import Unavailable
-from triserve.rpc.fingerprint import require_same
-from triserve.v1 import common_pb2, compute_pb2, tokenizer_pb2
+from triserve.rpc.peer_names import PeerName
+from triserve.rpc.peer_set import PeerSet
+from triserve.v1 import compute_pb2
 
-T = TypeVar("T")
+logger = logging.getLogger(__name__)
 
 
 class Fleet:
     """The peers of a gateway.
 
     Args:
-        tokenizers: "host:port" of each tokenizer.
-        computes: "host:port" of each compute replica.
+        tokenizers: where the tokenizers are.
+        computes: where the compute replicas are.
+        dns_interval_s: between two lookups of names.
         gateway_name: told to replicas, for their logs.
         policy: chooses the replica of a request.
         on_change: called when a peer becomes ready or stops being so.
@@ -34,9 +42,10 @@ class Fleet:
 
     def __init__(
         self,
-        tokenizers: Sequence[str],
-        computes: Sequence[str],
+        tokenizers: Sequence[PeerName],
+        computes: Sequence[PeerName],
         *,
+        dns_interval_s: float,
         gateway_name: str,
         policy: ChoicePolicy,
         on_change: Callable[[], None],
@@ -50,11 +59,28 @@ class Fleet:
         self._on_change = on_change
         self._on_retry = on_retry
         self._changed = asyncio.Event()
-        self.tokenizers = [TokenizerPeer(target, agree=self._require_same, on_change=self._change) for target in tokenizers]
-        self.computes = [
-            ComputePeer(target, hello=self._hello, agree=self._require_same, on_change=self._change, on_stale=on_stale)
-            for target in computes
-        ]
+        # Those that have a replica; and those that a request still knows, which are the same ones when a replica comes.
+        self._groups: dict[GroupKey, PeerGroup] = {}
+        self._known: WeakValueDictionary[GroupKey, PeerGroup] = WeakValueDictionary()
+        self._tokenizers = PeerSet(
+            tokenizers, lambda target: TokenizerPeer(target, on_change=self._change), interval_s=dns_interval_s, on_removed=self._leave
+        )
+        self._computes = PeerSet(
+            computes,
+            lambda target: ComputePeer(target, hello=self._hello, on_change=self._change, on_stale=on_stale),
+            interval_s=dns_interval_s,
+            on_removed=self._leave,
+        )
+
+    @property
+    def tokenizers(self) -> list[TokenizerPeer]:
+        """Those that are known now."""
+        return self._tokenizers.peers
+
+    @property
+    def computes(self) -> list[ComputePeer]:
+        """Those that are known now."""
+        return self._computes.peers
 
     @property
     def peers(self) -> list[Peer]:
@@ -62,9 +88,19 @@ class Fleet:
         return [*self.tokenizers, *self.computes]
 
     @property
+    def groups(self) -> list[PeerGroup]:
+        """Peers that serve together, the newest first; some may lack a tokenizer."""
+        return sorted(self._groups.values(), key=lambda group: (-group.since_ms, group.key))
+
+    @property
+    def lookup_failures(self) -> int:
+        """Times that DNS did not answer."""
+        return self._tokenizers.failures + self._computes.failures
+
+    @property
     def ready(self) -> bool:
-        """Whether a request can be served: each stage has a peer that is ready."""
-        return not self.missing
+        """Whether a request can be served."""
+        return any(group.is_complete for group in self._groups.values())
 
     @property
     def missing(self) -> list[str]:
@@ -74,72 +110,28 @@ class Fleet:
 
     def start(self) -> None:
         """Connects to all, for as long as the gateway lives."""
-        for peer in self.peers:
-            peer.start()
+        self._tokenizers.start()
+        self._computes.start()
 
     async def close(self) -> None:
         """Leaves all."""
-        await asyncio.gather(*(peer.close() for peer in self.peers))
+        await asyncio.gather(self._tokenizers.close(), self._computes.close())
 
-    def model(self) -> ServedModel:
-        """What is served now.
+    def serving(self) -> PeerGroup:
+        """The group that is to get a request: the newest that has room, or else the one where the fewest wait.
 
         Raises:
-            Unavailable: a stage has no ready peer; names it.
+            Unavailable: none is complete; names what is missing.
         """
-        if self.missing:
+        complete = [group for group in self._groups.values() if group.is_complete]
+        if len(complete) == 1:
+            return complete[0]
+        if not complete and self.missing:
             raise Unavailable(f"no {' and no '.join(self.missing)} process is ready")
-        tokenizer = next(peer.info for peer in self.tokenizers if peer.ready and peer.info is not None)
-        return served_model(tokenizer, [peer.info for peer in self.computes if peer.ready and peer.info is not None])
-
-    async def encode(self, request: tokenizer_pb2.EncodeRequest) -> tokenizer_pb2.EncodeResponse:
-        """Encodes on the least busy tokenizer; if that one is lost, once more on another or on the same one when it is back.
-
-        Raises:
-            Unavailable: no tokenizer is ready, two were lost, or none came back in time.
-            ServiceError: whatever the tokenizer says.
-        """
-        return await self._on_tokenizer(lambda peer: peer.encode(request))
-
-    async def decode(self, request: tokenizer_pb2.DecodeRequest) -> tokenizer_pb2.DecodeResponse:
-        """Decodes, as `encode` encodes."""
-        return await self._on_tokenizer(lambda peer: peer.decode(request))
-
-    async def _on_tokenizer(self, ask: Callable[[TokenizerPeer], Awaitable[T]]) -> T:
-        first = self._free_tokenizer()
-        if first is None:
-            raise Unavailable("no tokenizer process is ready")
-        try:
-            return await ask(first)
-        except Unavailable as error:
-            try:
-                async with asyncio.timeout(self._retry_wait_s):
-                    # The same process, once it is back, is as good as another.
-                    while (again := self._free_tokenizer(without=first) or self._free_tokenizer()) is None:
-                        await self.changed()
-            except TimeoutError:
-                raise error from None
-        self._on_retry("tokenizer")
-        return await ask(again)
-
-    def _free_tokenizer(self, *, without: TokenizerPeer | None = None) -> TokenizerPeer | None:
-        """The least busy tokenizer that is ready; None if there is none."""
-        ready = [peer for peer in self.tokenizers if peer.ready and peer is not without]
-        return min(ready, key=lambda peer: peer.in_flight, default=None)
-
-    def choose(self, *, by_priority: bool = False, without: Collection[object] = ()) -> ComputePeer | None:
-        """The replica that is to get a request; None if none is ready.
-
-        Args:
-            by_priority: whether it must be one that looks at priorities.
-            without: replicas that have failed it.
-        """
-        ready = [peer for peer in self.computes if peer.ready and peer not in without]
-        if by_priority:
-            ready = [peer for peer in ready if peer.info is not None and is_by_priority(peer.info)]
-        if not ready:
-            return None
-        return ready[self._policy.best(ready)]
+        if not complete:
+            raise Unavailable("no tokenizer and compute processes of the same model are ready")
+        newest = sorted(complete, key=lambda group: (-group.since_ms, group.key))
+        return next((group for group in newest if group.has_room), None) or min(newest, key=lambda group: group.waiting)
 
     async def changed(self) -> None:
         """Waits until a peer becomes ready or stops being so."""
@@ -147,17 +139,52 @@ class Fleet:
         await self._changed.wait()
 
     async def _hello(self) -> compute_pb2.GatewayHello:
+        """As soon as a tokenizer is ready. One that has several models' tokenizers does not say which: it finds the replica's own itself."""
         while True:
-            for peer in self.tokenizers:
-                if peer.ready and peer.fingerprint is not None:
-                    return compute_pb2.GatewayHello(gateway_name=self._name, fingerprint=peer.fingerprint)
+            known = {peer.fingerprint.SerializeToString(): peer.fingerprint for peer in self.tokenizers if peer.ready and peer.fingerprint}
+            if known:
+                (fingerprint,) = known.values() if len(known) == 1 else (None,)
+                return compute_pb2.GatewayHello(gateway_name=self._name, fingerprint=fingerprint)
             await self.changed()
 
     def _change(self) -> None:
+        self._regroup()
+        # Who was lost may be gone for good, and another one in its place.
+        self._tokenizers.look_now()
+        self._computes.look_now()
         self._changed.set()
         self._on_change()
 
-    def _require_same(self, newcomer: Peer, fingerprint: common_pb2.Fingerprint) -> None:
-        for peer in self.peers:
-            if peer is not newcomer and peer.ready and peer.fingerprint is not None:
-                require_same(peer.fingerprint, fingerprint, peer=newcomer.stage)
+    def _leave(self, peer: Peer) -> None:
+        self._regroup()
+
+    def _regroup(self) -> None:
+        computes = [peer for peer in self.computes if peer.ready and peer.info is not None]
+        keys = {GroupKey.of(peer.info.fingerprint) for peer in computes if peer.info is not None}
+        if len(keys) > 1 and not keys <= self._groups.keys():
+            logger.warning(
+                "replicas serve %d different models, the newest is preferred: %s",
+                len(keys),
+                "; ".join(f"{key.name} {_shown(key)}" for key in keys),
+            )
+        before, self._groups = self._groups, {key: self._known.get(key) or self._new_group(key) for key in keys}
+        for key in before.keys() - keys:
+            before[key].set_members(Members([], []))
+        for key, group in self._groups.items():
+            tokenizers = [peer for peer in self.tokenizers if peer.ready and peer.fingerprint is not None and key.takes(peer.fingerprint)]
+            group.set_members(Members(tokenizers, [peer for peer in computes if _key_of(peer) == key]))
+
+    def _new_group(self, key: GroupKey) -> PeerGroup:
+        group = self._known[key] = PeerGroup(
+            key, policy=self._policy, changed=self.changed, on_retry=self._on_retry, retry_wait_s=self._retry_wait_s
+        )
+        return group
+
+
+def _key_of(peer: ComputePeer) -> GroupKey | None:
+    return GroupKey.of(peer.info.fingerprint) if peer.info is not None else None
+
+
+def _shown(key: GroupKey) -> str:
+    """What is in the log of what peers say of themselves."""
+    return " ".join(ascii(part[:length])[1:-1] for part, length in zip(key, (12, 12, 64), strict=True))

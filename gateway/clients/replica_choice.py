@@ -25,14 +25,14 @@ class Replica(Protocol):
 class ChoicePolicy(Protocol):
     """Chooses among replicas that are ready."""
 
-    def best(self, replicas: Sequence[Replica]) -> int:
-        """Index of the best replica."""
+    def best(self, replicas: Sequence[Replica], token_ids: Sequence[int], tenant: str) -> int:
+        """Index of the best replica for a prompt of a tenant's; there are at least two."""
 
 
 class LeastLoad:
     """The replica with the fewest requests; of equals the one that has been given the fewest so far."""
 
-    def best(self, replicas: Sequence[Replica]) -> int:
-        """Index of the best replica."""
+    def best(self, replicas: Sequence[Replica], token_ids: Sequence[int], tenant: str) -> int:
+        """See `ChoicePolicy`."""
         load = [(replica.in_flight + replica.others, replica.submitted) for replica in replicas]
         return min(range(len(replicas)), key=load.__getitem__)

@@ -12,7 +12,7 @@ from gateway.clients.peer import Peer
 from triserve.rpc import limits
 from triserve.rpc.errors import InvalidRequest, Unavailable, from_proto
 from triserve.rpc.session import MalformedMessage, read_message
-from triserve.v1 import common_pb2, tokenizer_pb2, tokenizer_pb2_grpc
+from triserve.v1 import tokenizer_pb2, tokenizer_pb2_grpc
 
 # Far above any model's.
 _MAX_EOS_TOKEN_IDS = 4096
@@ -38,15 +38,14 @@ class TokenizerPeer(Peer):
 
     Args:
         target: "host:port".
-        agree: see `Peer`.
         on_change: see `Peer`.
     """
 
     stage = "tokenizer"
     service = "triserve.v1.TokenizerService"
 
-    def __init__(self, target: str, *, agree: Callable[[Peer, common_pb2.Fingerprint], None], on_change: Callable[[], None]) -> None:
-        super().__init__(target, agree=agree, on_change=on_change)
+    def __init__(self, target: str, *, on_change: Callable[[], None]) -> None:
+        super().__init__(target, on_change=on_change)
         self.info: tokenizer_pb2.GetTokenizerInfoResponse | None = None
         self._stream: grpc.aio.StreamStreamCall[Any, Any] | None = None
         self._waiting: dict[int, _Waiting] = {}
@@ -107,8 +106,7 @@ class TokenizerPeer(Peer):
         if not isinstance(info, tokenizer_pb2.GetTokenizerInfoResponse):
             raise MalformedMessage("its information is none")
         _check_info(info)
-        self._admit(info.fingerprint)
-        self.info = info
+        self.info, self.fingerprint = info, info.fingerprint
         self._stream = stub.Tokenize()
 
     def _parts(self) -> Sequence[Coroutine[Any, Any, None]]:

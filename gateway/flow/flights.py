@@ -36,6 +36,7 @@ class FollowedGeneration:
     def __init__(self, seat: Seat, prompt_token_ids: Sequence[int], *, make: Make, idle_s: float | None) -> None:
         self.cache = CacheReport("hit-exact", 0)
         self.saved_s = 0.0
+        self.system_fingerprint = ""
         self._seat = seat
         self._prompt_token_ids = prompt_token_ids
         self._make = make

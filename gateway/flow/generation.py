@@ -86,6 +86,8 @@ class Generation(Protocol):
     cache: CacheReport
     # Seconds it took to make the answer, where it was made before.
     saved_s: float
+    # Of the model whose answers these are; set by the pipeline before anybody reads.
+    system_fingerprint: str
 
     @property
     def finished(self) -> bool:
@@ -135,8 +137,10 @@ class Replica(Protocol):
 class Replicas(Protocol):
     """The replicas there are."""
 
-    def choose(self, *, by_priority: bool = False, without: Collection[object] = ()) -> Replica | None:
-        """The replica that is to get a request; None if none is ready."""
+    def choose(
+        self, token_ids: Sequence[int], tenant: str, *, by_priority: bool = False, without: Collection[object] = ()
+    ) -> Replica | None:
+        """The replica that is to get a prompt of a tenant's; None if none is ready."""
 
     async def changed(self) -> None:
         """Waits until one becomes ready or stops being so."""
@@ -191,6 +195,7 @@ class LiveGeneration:
         self._sleep = sleep
         self.cache = cache
         self.saved_s = 0.0
+        self.system_fingerprint = ""
         self.choices = choices
         self._call = call
         self._replicas = replicas
@@ -225,7 +230,7 @@ class LiveGeneration:
             Unavailable: no replica is ready.
         """
         for choice in self.choices:
-            replica = self._choose()
+            replica = self._choose(choice)
             if replica is None:
                 raise Unavailable(f"no compute process {'that serves by priority ' if self._call.priority else ''}is ready")
             self._submit(choice, replica, epoch=0)
@@ -299,8 +304,8 @@ class LiveGeneration:
         if before is not None:
             self._observer.gap(now - before)
 
-    def _choose(self, *, without: Sequence[Replica] = ()) -> Replica | None:
-        return self._replicas.choose(by_priority=bool(self._call.priority), without=without)
+    def _choose(self, choice: Choice, *, without: Sequence[Replica] = ()) -> Replica | None:
+        return self._replicas.choose(choice.prompt.token_ids, self._call.tenant, by_priority=bool(self._call.priority), without=without)
 
     def _submit(self, choice: Choice, replica: Replica, *, epoch: int) -> None:
         answer = self.answers[choice.number]
@@ -331,7 +336,7 @@ class LiveGeneration:
         ):
             return False
         choice = self.choices[answer.index]
-        replica = self._choose(without=failed_on)
+        replica = self._choose(choice, without=failed_on)
         if replica is None and (isinstance(error, Overloaded) or not self._retry_wait_s):
             # A full replica is not less full for being asked again at once; its client is to wait.
             return False
@@ -349,7 +354,7 @@ class LiveGeneration:
             async with asyncio.timeout(self._retry_wait_s):
                 # One that takes requests and loses them, as without a sampler, is not asked again and again.
                 await self._sleep(_FIRST_BACKOFF_S * 2 ** (len(failed_on) - 1))
-                while (replica := self._choose(without=failed_on) or self._choose()) is None:
+                while (replica := self._choose(choice, without=failed_on) or self._choose(choice)) is None:
                     await self._replicas.changed()
         except TimeoutError:
             self._given_up.add(choice.number)

@@ -26,7 +26,7 @@ from gateway.flow.served_model import ServedModel, ServedNames
 from gateway.metrics import Metrics
 from prompt_cache.flights import Flights, Maker, Seat
 from prompt_cache.semantic.lookup import Explained
-from triserve.rpc.errors import DeadlineExceeded, InvalidRequest, ServiceError
+from triserve.rpc.errors import DeadlineExceeded, InvalidRequest, ServiceError, Unavailable
 
 logger = logging.getLogger(__name__)
 
@@ -41,6 +41,7 @@ class Order(NamedTuple):
 
     call: Call
     choices: list[Choice]
+    stages: Stages
     # None = there is no prompt cache.
     inquiry: Inquiry | None
     # Milliseconds the request has left.
@@ -53,10 +54,22 @@ class Order(NamedTuple):
 
 
 class Stages(Replicas, Tokenizers, Protocol):
-    """The stages as a request needs them."""
+    """Tokenizers and replicas that serve the same."""
 
-    def model(self) -> ServedModel:
-        """What is served now."""
+    @property
+    def is_complete(self) -> bool:
+        """Whether there are both."""
+
+
+class StagesNow(Protocol):
+    """What is served, which changes while other weights are rolled out."""
+
+    def serving(self) -> Stages:
+        """The stages that are to have a request from its beginning to its end.
+
+        Raises:
+            Unavailable: there are none.
+        """
 
 
 class Pipeline:
@@ -78,7 +91,7 @@ class Pipeline:
     def __init__(
         self,
         *,
-        fleet: Stages,
+        fleet: StagesNow,
         cache: AnswerCache | None,
         names: ServedNames,
         limits: Limits,
@@ -95,7 +108,7 @@ class Pipeline:
         self._metrics = metrics
         self._scopes: set[asyncio.Timeout] = set()
         self._audits: set[asyncio.Task[None]] = set()
-        self._preparation = Preparation(fleet, limits, metrics)
+        self._preparation = Preparation(limits, metrics)
         self._abort_error: ServiceError | None = None
 
     @contextlib.asynccontextmanager
@@ -114,7 +127,11 @@ class Pipeline:
         record = Record(call, self._metrics, self._clock)
         try:
             async with self._deadline(call) as scope, contextlib.AsyncExitStack() as stack:
-                generation = await self._begin(call, ticket, scope, record, stack)
+                # The question's vector is made while the prompt is tokenized.
+                inquiry = stack.enter_context(contextlib.closing(self.cache.begin(call))) if self.cache is not None else None
+                order = await self._ordered(call, ticket, inquiry, scope)
+                generation = await self._begin(order, record, stack)
+                generation.system_fingerprint = order.stages.model.system_fingerprint
                 record.generation = generation
                 with contextlib.closing(generation):
                     yield generation
@@ -140,8 +157,8 @@ class Pipeline:
         if self.cache is None:
             raise InvalidRequest("there is no prompt cache here", field="cache")
         async with self._deadline(call):
-            model = self._fleet.model()
-            return await self.cache.explain(call, model, await self._preparation.choices(call, model))
+            stages = self._fleet.serving()
+            return await self.cache.explain(call, stages.model, await self._preparation.choices(call, stages))
 
     def abort_all(self, error: ServiceError) -> None:
         """Ends every call with the error, now."""
@@ -151,20 +168,10 @@ class Pipeline:
         for scope in [one for one in self._scopes if not one.expired()]:
             scope.reschedule(asyncio.get_running_loop().time())
 
-    async def _begin(
-        self, call: Call, ticket: Ticket, scope: asyncio.Timeout, record: Record, stack: contextlib.AsyncExitStack
-    ) -> Generation:
-        # The question's vector is made while the prompt is tokenized.
-        inquiry = stack.enter_context(contextlib.closing(self.cache.begin(call))) if self.cache is not None else None
-        check_shape(call, self._limits)
-        ticket.widen(len(call.prompts) * call.n)
-        self._names.require(call.model)
-        model = self._fleet.model()
-        check_priority(call, model)
-        check_template_reads(call, model)
-        order = Order(call, await self._preparation.choices(call, model), inquiry, self._clock_of(scope))
+    async def _begin(self, order: Order, record: Record, stack: contextlib.AsyncExitStack) -> Generation:
+        call, inquiry = order.call, order.inquiry
         if inquiry is not None:
-            kept = await self._look(inquiry, model, order.choices, record)
+            kept = await self._look(inquiry, order.stages.model, order.choices, record)
             if kept is not None:
                 if inquiry.found is not None and inquiry.found.audit:
                     self._audit(order)
@@ -179,6 +186,25 @@ class Pipeline:
                 order, await stack.enter_async_context(self.flights.join(inquiry.key, only_here=inquiry.redis_fails)), record, stack
             )
         return self._submitted(order, record, tee=inquiry.tee(order.prompt_tokens) if inquiry is not None and inquiry.keeps else None)
+
+    async def _ordered(self, call: Call, ticket: Ticket, inquiry: Inquiry | None, scope: asyncio.Timeout) -> Order:
+        """What is to be made, of the model that serves the call to its end."""
+        check_shape(call, self._limits)
+        ticket.widen(len(call.prompts) * call.n)
+        self._names.require(call.model)
+        while True:
+            stages = self._fleet.serving()
+            check_priority(call, stages.model)
+            check_template_reads(call, stages.model)
+            try:
+                order = Order(call, await self._preparation.choices(call, stages), stages, inquiry, self._clock_of(scope))
+            except Unavailable:
+                if stages.is_complete or self._fleet.serving() is stages:
+                    raise
+                continue
+            # Meanwhile the model may have been replaced: what has not begun is begun with the one that is served now.
+            if stages.is_complete or self._fleet.serving() is stages:
+                return order
 
     async def _look(self, inquiry: Inquiry, model: ServedModel, choices: Sequence[Choice], record: Record) -> Kept | None:
         began = self._clock()
@@ -211,7 +237,7 @@ class Pipeline:
         generation = LiveGeneration(
             order.choices,
             call=order.call,
-            replicas=self._fleet,
+            replicas=order.stages,
             limits=self._limits,
             remaining_ms=order.remaining_ms,
             cache=CacheReport("miss" if order.inquiry is not None and order.inquiry.asked else "bypass"),

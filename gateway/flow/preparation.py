@@ -21,6 +21,10 @@ from triserve.v1 import tokenizer_pb2
 class Tokenizers(Protocol):
     """The tokenizer stage as a request needs it."""
 
+    @property
+    def model(self) -> ServedModel:
+        """What is served."""
+
     async def encode(self, request: tokenizer_pb2.EncodeRequest) -> tokenizer_pb2.EncodeResponse:
         """Encodes a text or chat."""
 
@@ -29,67 +33,70 @@ class Preparation:
     """Makes choices of calls.
 
     Args:
-        tokenizers: encode.
         limits: bounds on one request.
         metrics: where to count.
     """
 
-    def __init__(self, tokenizers: Tokenizers, limits: Limits, metrics: Metrics) -> None:
-        self._tokenizers = tokenizers
+    def __init__(self, limits: Limits, metrics: Metrics) -> None:
         self._limits = limits
         self._metrics = metrics
 
-    async def choices(self, call: Call, model: ServedModel) -> list[Choice]:
+    async def choices(self, call: Call, stages: Tokenizers) -> list[Choice]:
         """The answers to be made.
+
+        Args:
+            call: what is asked.
+            stages: the model that is to answer, and what encodes for it.
 
         Raises:
             ServiceError: a field is wrong, or no tokenizer is there.
         """
-        prompts, ids = await self._tokenize(call, model, sampling_strings(call.wishes))
-        return self._choices(call, model, prompts, ids)
+        prompts, ids = await self._tokenize(call, stages, sampling_strings(call.wishes))
+        return self._choices(call, stages.model, prompts, ids)
 
     async def _tokenize(
-        self, call: Call, model: ServedModel, strings: tokenizer_pb2.SamplingStrings | None
+        self, call: Call, stages: Tokenizers, strings: tokenizer_pb2.SamplingStrings | None
     ) -> tuple[list[EncodedPrompt], tokenizer_pb2.SamplingIds]:
         """The prompts, and what the strings come to, which go with the first of them."""
         first, *others = call.prompts
         if not others:
-            prompt, ids = await self._encode(call, first, model, strings)
+            prompt, ids = await self._encode(call, first, stages, strings)
             return [prompt], ids
         try:
             async with asyncio.TaskGroup() as group:
-                tasks = [group.create_task(self._encode(call, first, model, strings))]
-                tasks += [group.create_task(self._encode(call, prompt, model)) for prompt in others]
+                tasks = [group.create_task(self._encode(call, first, stages, strings))]
+                tasks += [group.create_task(self._encode(call, prompt, stages)) for prompt in others]
         except BaseExceptionGroup as errors:
             raise errors.exceptions[0] from None
         return [task.result()[0] for task in tasks], tasks[0].result()[1]
 
     async def _encode(
-        self, call: Call, prompt: Prompt, model: ServedModel, strings: tokenizer_pb2.SamplingStrings | None = None
+        self, call: Call, prompt: Prompt, stages: Tokenizers, strings: tokenizer_pb2.SamplingStrings | None = None
     ) -> tuple[EncodedPrompt, tokenizer_pb2.SamplingIds]:
+        model = stages.model
         if not isinstance(prompt, tokenizer_pb2.EncodeRequest):
             check_prompt_ids(prompt, model, field=call.prompt_field)
             ids = tokenizer_pb2.SamplingIds()
             if strings is not None:
-                ids = (await self._ask_tokenizer(call, model, tokenizer_pb2.EncodeRequest(sampling=strings))).sampling
+                ids = (await self._ask_tokenizer(call, stages, tokenizer_pb2.EncodeRequest(sampling=strings))).sampling
             return EncodedPrompt(token_ids=prompt, system_tokens=0, encode_us=0), ids
         if prompt.HasField("chat") and not model.has_chat_template:
             raise InvalidRequest("the model has no chat template: use /v1/completions", field=call.prompt_field)
         request = tokenizer_pb2.EncodeRequest(max_tokens=model.max_model_len_tokens - 1, sampling=strings)
         request.MergeFrom(prompt)
-        encoded = await self._ask_tokenizer(call, model, request)
+        encoded = await self._ask_tokenizer(call, stages, request)
         if not encoded.token_ids:
             raise InvalidRequest(f"{call.prompt_field} has no tokens", field=call.prompt_field)
         self._metrics.tokenize.observe(encoded.encode_us / 1e6)
         prompt_ids = EncodedPrompt(token_ids=encoded.token_ids, system_tokens=encoded.system_tokens, encode_us=encoded.encode_us)
         return prompt_ids, encoded.sampling
 
-    async def _ask_tokenizer(self, call: Call, model: ServedModel, request: tokenizer_pb2.EncodeRequest) -> tokenizer_pb2.EncodeResponse:
+    async def _ask_tokenizer(self, call: Call, stages: Tokenizers, request: tokenizer_pb2.EncodeRequest) -> tokenizer_pb2.EncodeResponse:
         try:
-            return await self._tokenizers.encode(request)
+            return await stages.encode(request)
         except InvalidRequest as error:
             said = in_clients_words(error, call.prompt_field)
-            raise (in_openais_words(said, model) if isinstance(said, PromptTooLong) else said) from error
+            raise (in_openais_words(said, stages.model) if isinstance(said, PromptTooLong) else said) from error
 
     def _choices(self, call: Call, model: ServedModel, prompts: Sequence[EncodedPrompt], ids: tokenizer_pb2.SamplingIds) -> list[Choice]:
         sampling = resolve_sampling(call.wishes, model, self._limits, ids)

@@ -33,6 +33,7 @@ class ReplayedGeneration:
     ) -> None:
         self.cache = cache
         self.saved_s = answer.took_ms / 1000
+        self.system_fingerprint = ""
         self._answer = answer
         self._prompt_token_ids = prompt_token_ids
         self._tokens_per_s = tokens_per_s

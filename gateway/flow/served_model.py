@@ -43,8 +43,13 @@ class ServedModel:
     @property
     def system_fingerprint(self) -> str:
         """OpenAI's name for what decides an answer besides the request: the same where tokenizer, weights and computation are."""
-        parts = "\n".join((self.tokenizer_sha256, self.weights_revision, self.computation))
-        return f"fp_{hashlib.sha256(parts.encode()).hexdigest()[:16]}"
+        return name_of_model(self.tokenizer_sha256, self.weights_revision, self.computation)
+
+
+def name_of_model(tokenizer_sha256: str, weights_revision: str, computation: str) -> str:
+    """A short name for what decides an answer besides the request."""
+    parts = "\n".join((tokenizer_sha256, weights_revision, computation))
+    return f"fp_{hashlib.sha256(parts.encode()).hexdigest()[:16]}"
 
 
 def is_by_priority(replica: compute_pb2.GetComputeInfoResponse) -> bool:

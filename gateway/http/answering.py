@@ -35,10 +35,9 @@ class Shape(NamedTuple):
     kind: str
     # Makes a choice's body from its index and what was gathered.
     choice: Callable[[int, WholeChoice], dict[str, Any]]
-    # Makes the events of a stream.
-    events: EventForm
+    # Makes what makes the events of a stream, from the system fingerprint.
+    events: Callable[[str], EventForm]
     timeline: bool
-    system_fingerprint: str
     # Whether the whole answer has the one prompt's ids; a completion has them in its choices.
     prompt_token_ids: bool
 
@@ -56,7 +55,7 @@ async def respond_whole(pipeline: Pipeline, call: Call, ticket: Ticket, shape: S
         "object": shape.kind,
         "created": int(time.time()),
         "model": model,
-        "system_fingerprint": shape.system_fingerprint,
+        "system_fingerprint": generation.system_fingerprint,
         "choices": [shape.choice(index, choice) for index, choice in enumerate(choices)],
         "usage": usage_body(generation.usage()),
     }
@@ -95,11 +94,12 @@ async def respond_stream(
         async with pipeline.open(call, ticket) as generation:
             stream.headers.update(cache_headers(generation.cache, call))
             request[WAKE] = generation.wake
+            events = shape.events(generation.system_fingerprint)
             while not generation.finished:
                 pieces = await generation.next()
-                if events := shape.events.pieces(pieces, generation) if pieces else KEEP_ALIVE:
-                    await stream.send(events)
-            await stream.send(shape.events.last(generation.usage(), generation.timeline()))
+                if data := events.pieces(pieces, generation) if pieces else KEEP_ALIVE:
+                    await stream.send(data)
+            await stream.send(events.last(generation.usage(), generation.timeline()))
     except Exception as error:
         if not stream.begun:
             raise

@@ -66,7 +66,7 @@ class FakeLink:
         return self.opened
 
     @property
-    def num_requests(self) -> int:
+    def in_flight(self) -> int:
         """How many they are."""
         return len(self.opened)
 

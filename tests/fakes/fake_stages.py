@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, field
 
 from gateway.flow.answer import Answer, Started
@@ -99,11 +99,21 @@ class FakeStages:
         self._model = model
         self._changed = asyncio.Event()
 
+    @property
     def model(self) -> ServedModel:
-        """The fake's model, as long as a replica is ready."""
-        if not any(replica.ready for replica in self.replicas):
-            raise Unavailable("no compute process is ready")
+        """The fake's model."""
         return self._model
+
+    @property
+    def is_complete(self) -> bool:
+        """Whether a replica is ready."""
+        return any(replica.ready for replica in self.replicas)
+
+    def serving(self) -> FakeStages:
+        """Itself, as long as a replica is ready."""
+        if not self.is_complete:
+            raise Unavailable("no compute process is ready")
+        return self
 
     async def encode(self, request: tokenizer_pb2.EncodeRequest) -> tokenizer_pb2.EncodeResponse:
         """Bytes of the text, or of the chat's words."""
@@ -113,7 +123,9 @@ class FakeStages:
         words = request.text.text or "".join(message.content for message in request.chat.messages)
         return tokenizer_pb2.EncodeResponse(token_ids=list(words.encode()), system_tokens=1, encode_us=self.encode_us)
 
-    def choose(self, *, by_priority: bool = False, without: Collection[object] = ()) -> FakeReplica | None:
+    def choose(
+        self, token_ids: Sequence[int], tenant: str, *, by_priority: bool = False, without: Collection[object] = ()
+    ) -> FakeReplica | None:
         """The first that is ready."""
         allowed = (one for one in self.replicas if one.ready and not any(one is other for other in without))
         return next((one for one in allowed if one.by_priority or not by_priority), None)

@@ -237,25 +237,6 @@ async def test_without_a_seed_equal_prompts_have_seeds_of_their_own_and_with_one
             assert len({request.sampling.seed for request in fleet.compute.submitted}) == num_seeds
 
 
-async def test_peers_that_serve_another_model_are_refused() -> None:
-    compute = FakeCompute(fingerprint=OTHER)
-    async with running_fleet(computes=[compute], wait=False) as fleet, aiohttp.ClientSession(fleet.url) as session:
-        await eventually(lambda: "tokenizer ef" in fleet.service.gateway.fleet.computes[0].problem)
-        assert (await health(session))[0] == 503
-        assert (await complete(session))[0] == 503
-        assert not compute.submitted
-
-
-async def test_replicas_with_other_weights_do_not_serve_together() -> None:
-    other = common_pb2.Fingerprint(tokenizer_sha256=FINGERPRINT.tokenizer_sha256, weights_revision="99" * 32)
-    tokenizer = FakeTokenizer(fingerprint=common_pb2.Fingerprint(tokenizer_sha256=FINGERPRINT.tokenizer_sha256))
-    computes = [FakeCompute(), FakeCompute(fingerprint=other)]
-    async with running_fleet(tokenizers=[tokenizer], computes=computes, wait=False) as fleet:
-        peers = fleet.service.gateway.fleet.computes
-        await eventually(lambda: any("weights" in peer.problem for peer in peers))
-        assert sum(peer.ready for peer in peers) == 1
-
-
 async def test_compute_is_told_who_the_gateway_is() -> None:
     async with running_fleet() as fleet:
         assert fleet.compute.hellos[0].fingerprint == FINGERPRINT

@@ -46,7 +46,7 @@ def add_to(app: web.Application) -> None:
 async def capabilities(request: web.Request) -> web.Response:
     """What may be asked here, and of which size."""
     gateway = request.app[GATEWAY]
-    model = gateway.fleet.model()
+    model = gateway.fleet.serving().model
     return json_response(
         {
             "object": "capabilities",
@@ -74,7 +74,7 @@ async def capabilities(request: web.Request) -> web.Response:
 
 def features(gateway: Gateway) -> dict[str, Any]:
     """What the model, the replicas and the schema have."""
-    model = gateway.fleet.model()
+    model = gateway.fleet.serving().model
     return {
         "chat": model.has_chat_template,
         "template_arguments": list(model.template_arguments),

@@ -99,15 +99,14 @@ def _shape(style: Style, body: ChatBody | CompletionBody, call: Call, gateway: G
     options = body.stream_options
     with_timeline = bool(body.return_timeline)
     with_token_ids = bool(body.return_token_ids)
+    created = int(time.time())
     include_usage = bool(options and options.include_usage)
-    # Without a stage that is ready there is no fingerprint, and will be no answer.
-    system_fingerprint = gateway.fleet.model().system_fingerprint if gateway.fleet.ready else ""
     return Shape(
         kind=style.kind,
         choice=partial(style.choice, with_logprobs=call.wishes.top_logprobs is not None, with_token_ids=with_token_ids),
-        events=style.events(
+        events=lambda system_fingerprint: style.events(
             request_id=call.request_id,
-            created=int(time.time()),
+            created=created,
             model=gateway.names.name,
             system_fingerprint=system_fingerprint,
             include_usage=include_usage,
@@ -116,7 +115,6 @@ def _shape(style: Style, body: ChatBody | CompletionBody, call: Call, gateway: G
             timeline=with_timeline,
         ),
         timeline=with_timeline,
-        system_fingerprint=system_fingerprint,
         prompt_token_ids=with_token_ids and isinstance(body, ChatBody),
     )
 

@@ -28,6 +28,16 @@ async def health(request: web.Request) -> web.Response:
         "missing": gateway.fleet.missing,
         "tokenizers": {"ready": sum(peer.ready for peer in gateway.fleet.tokenizers), "known": len(gateway.fleet.tokenizers)},
         "computes": {"ready": sum(peer.ready for peer in gateway.fleet.computes), "known": len(gateway.fleet.computes)},
+        # What serves together, the newest first.
+        "groups": [
+            {
+                "name": group.key.name,
+                "complete": group.is_complete,
+                "tokenizers": len(group.members.tokenizers),
+                "computes": len(group.members.computes),
+            }
+            for group in gateway.fleet.groups
+        ],
     }
     if ready:
         return json_response(body)

@@ -33,7 +33,7 @@ async def get_model(request: web.Request) -> web.Response:
 
 
 def _model(gateway: Gateway, name: str) -> dict[str, Any]:
-    served = gateway.fleet.model()
+    served = gateway.fleet.serving().model
     return {
         "id": name,
         "object": "model",

@@ -39,18 +39,18 @@ async def tokenize(request: web.Request) -> web.Response:
     async with _admitted(request, TokenizeBody) as body:
         gateway.names.require(body.model)
         field = "prompt" if body.messages is None else "messages"
-        encode = body.input()
+        encode, stages = body.input(), gateway.fleet.serving()
         check_messages(encode.chat, field, gateway.limits)
-        encoded = await _in_time(gateway, gateway.fleet.encode(encode), field)
+        encoded = await _in_time(gateway, stages.encode(encode), field)
         strings = "null"
         if body.return_token_strs:
             decode = tokenizer_pb2.DecodeRequest(return_tokens=True)
             await _add_ids(decode, encoded.token_ids)
-            strings = await _json_list((await _in_time(gateway, gateway.fleet.decode(decode), field)).tokens)
+            strings = await _json_list((await _in_time(gateway, stages.decode(decode), field)).tokens)
         tokens = await _json_list(encoded.token_ids)
         rest = {
             "count": len(encoded.token_ids),
-            "max_model_len": gateway.fleet.model().max_model_len_tokens,
+            "max_model_len": stages.model.max_model_len_tokens,
             # Leading tokens that are the same in every chat with this system prompt.
             "system_tokens": encoded.system_tokens,
         }
@@ -63,10 +63,11 @@ async def detokenize(request: web.Request) -> web.Response:
     gateway = request.app[GATEWAY]
     async with _admitted(request, DetokenizeBody) as body:
         gateway.names.require(body.model)
-        check_token_ids("tokens", body.tokens, gateway.fleet.model())
+        stages = gateway.fleet.serving()
+        check_token_ids("tokens", body.tokens, stages.model)
         decode = tokenizer_pb2.DecodeRequest(skip_special_tokens=False)
         await _add_ids(decode, body.tokens)
-        return json_response({"prompt": (await _in_time(gateway, gateway.fleet.decode(decode), "tokens")).text})
+        return json_response({"prompt": (await _in_time(gateway, stages.decode(decode), "tokens")).text})
 
 
 @asynccontextmanager

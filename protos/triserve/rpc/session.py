@@ -38,8 +38,8 @@ class MalformedMessage(Exception):
 class PeerSession(abc.ABC):
     """Keeps one stream to one process of another stage, for as long as it is not closed.
 
-    A session begins when the peer's health says that it is ready, and ends with the stream. In between, a peer that stops being ready
-    gets no new requests and goes on with those it has.
+    A session begins when the peer's health says that it is ready, and ends with the stream. In between, a peer that stops being ready, or is
+    retired, gets no new requests and goes on with those it has.
 
     Args:
         target: "host:port".
@@ -54,6 +54,7 @@ class PeerSession(abc.ABC):
         # Why there is no session now, for the log; empty if there is one.
         self.problem = "not connected yet"
         self._serving = asyncio.Event()
+        self.is_retiring = False
         self._open = False
         self._is_closing = False
         self._task: asyncio.Task[None] | None = None
@@ -61,7 +62,24 @@ class PeerSession(abc.ABC):
     @property
     def ready(self) -> bool:
         """Whether it takes new requests."""
-        return self._open and self._serving.is_set()
+        return self._open and self._serving.is_set() and not self.is_retiring
+
+    @property
+    def is_open(self) -> bool:
+        """Whether there is a session."""
+        return self._open
+
+    @property
+    @abc.abstractmethod
+    def in_flight(self) -> int:
+        """Requests of ours that it has."""
+
+    def retire(self, is_retiring: bool) -> None:
+        """Gives it no new requests any more, or does so again."""
+        was_ready = self.ready
+        self.is_retiring = is_retiring
+        if self.ready != was_ready:
+            self._changed()
 
     def start(self) -> None:
         """Keeps a session from now on."""

@@ -81,6 +81,7 @@ class GetComputeInfoResponse(_message.Message):
     DEVICE_FIELD_NUMBER: _builtins.int
     LOAD_FIELD_NUMBER: _builtins.int
     POLICY_FIELD_NUMBER: _builtins.int
+    STARTED_AT_MS_FIELD_NUMBER: _builtins.int
     max_model_len_tokens: _builtins.int
     """Most tokens of prompt and answer together."""
     logits_width: _builtins.int
@@ -97,6 +98,8 @@ class GetComputeInfoResponse(_message.Message):
     """"cpu" or "cuda"."""
     policy: _builtins.str
     """The order of service, as the operator names it: "fcfs", "priority", ... Only "priority" looks at a request's priority."""
+    started_at_ms: _builtins.int
+    """When the process began, Unix time in milliseconds: of two models that are served at once, the one that was rolled out later is the newer."""
     @_builtins.property
     def fingerprint(self) -> _common_pb2.Fingerprint:
         """Identity of tokenizer and weights."""
@@ -118,10 +121,11 @@ class GetComputeInfoResponse(_message.Message):
         device: _builtins.str = ...,
         load: Global___ComputeLoad | None = ...,
         policy: _builtins.str = ...,
+        started_at_ms: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["fingerprint", b"fingerprint", "load", b"load"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["device", b"device", "dtype", b"dtype", "fingerprint", b"fingerprint", "load", b"load", "logits_width", b"logits_width", "max_model_len_tokens", b"max_model_len_tokens", "max_waiting_requests", b"max_waiting_requests", "num_pages", b"num_pages", "page_size_tokens", b"page_size_tokens", "policy", b"policy"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["device", b"device", "dtype", b"dtype", "fingerprint", b"fingerprint", "load", b"load", "logits_width", b"logits_width", "max_model_len_tokens", b"max_model_len_tokens", "max_waiting_requests", b"max_waiting_requests", "num_pages", b"num_pages", "page_size_tokens", b"page_size_tokens", "policy", b"policy", "started_at_ms", b"started_at_ms"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -201,7 +205,9 @@ class GatewayHello(_message.Message):
     """Name of the gateway process, for logs."""
     @_builtins.property
     def fingerprint(self) -> _common_pb2.Fingerprint:
-        """What the gateway's tokenizer is; weights_revision may be empty. A replica with another refuses the stream."""
+        """What the gateway's tokenizer is; weights_revision may be empty. A replica with another refuses the stream. Unset = the gateway has tokenizers of
+        several models, and gives a replica only what its own have made.
+        """
 
     def __init__(
         self,

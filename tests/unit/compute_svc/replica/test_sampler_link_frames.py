@@ -217,14 +217,14 @@ async def test_a_sampler_of_whom_nothing_is_asked_is_not_lost() -> None:
 
 async def test_what_is_open_is_known_until_it_is_closed(stream: _Stream) -> None:
     link, key = stream.link, TextKey(1, 101, 2)
-    assert (link.has(1), link.has(2), list(link.requests), link.num_requests) == (True, False, [1], 1)
+    assert (link.has(1), link.has(2), list(link.requests), link.in_flight) == (True, False, [1], 1)
     assert list(stream.call.written[0].open) == [_opening(1)]
     link.close_request(2)
     await stream.turn()
     assert len(stream.call.written) == 1, "what is not open is not closed"
     assert not link.is_leaving(key)
     link.close_request(1)
-    assert (link.has(1), link.num_requests, link.is_leaving(key)) == (False, 0, True)
+    assert (link.has(1), link.in_flight, link.is_leaving(key)) == (False, 0, True)
     await stream.turn()
     assert list(stream.call.written[1].close) == [1]
     await stream.answer(2)
@@ -280,7 +280,7 @@ async def test_a_lost_stream_leaves_nothing_but_word_of_its_requests(stream: _St
     assert stream.link.is_behind and stream.link.lags
     stream.link._lost(Unavailable("it is gone"))
     assert stream.heard.lost == [([1], "it is gone")]
-    assert not (stream.link.is_behind or stream.link.lags or stream.link.num_requests)
+    assert not (stream.link.is_behind or stream.link.lags or stream.link.in_flight)
     stream.link._lost(Unavailable("again"))
     assert len(stream.heard.lost) == 1, "nobody was there"
     await stream.close()

@@ -19,9 +19,7 @@ async def hello() -> compute_pb2.GatewayHello:
 
 
 def session_with(replica: FakeCompute) -> ComputePeer:
-    return ComputePeer(
-        replica.target, hello=hello, agree=lambda peer, fingerprint: None, on_change=lambda: None, on_stale=lambda count: None
-    )
+    return ComputePeer(replica.target, hello=hello, on_change=lambda: None, on_stale=lambda count: None)
 
 
 @pytest.mark.parametrize(

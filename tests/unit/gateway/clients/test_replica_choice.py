@@ -17,7 +17,7 @@ class Replica(NamedTuple):
 
 
 def best(replicas: list[Replica]) -> int:
-    return LeastLoad().best(replicas)
+    return LeastLoad().best(replicas, [1], "acme")
 
 
 @given(st.lists(st.builds(Replica, st.integers(0, 9), st.integers(0, 9), st.integers(0, 99)), min_size=1))

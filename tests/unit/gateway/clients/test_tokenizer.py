@@ -28,7 +28,7 @@ class Peer:
     async def __aenter__(self) -> TokenizerPeer:
         await self.tokenizer.fake.start()
         server = await self.tokenizer.server.__aenter__()
-        self.session = TokenizerPeer(server.target, agree=lambda peer, fingerprint: None, on_change=lambda: None)
+        self.session = TokenizerPeer(server.target, on_change=lambda: None)
         self.session.start()
         return self.session
 

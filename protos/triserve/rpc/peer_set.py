@@ -1,0 +1,97 @@
+"""Sessions with all processes of a stage, as many as there are now: newcomers are connected, those that vanish are drained."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Callable, Sequence
+from typing import Generic, TypeVar
+
+from triserve.rpc.peer_finder import PeerFinder
+from triserve.rpc.peer_names import PeerName
+from triserve.rpc.session import PeerSession
+
+logger = logging.getLogger(__name__)
+
+# How often a peer that is to be left is looked at.
+_SWEEP_S = 0.2
+
+P = TypeVar("P", bound=PeerSession)
+
+
+class PeerSet(Generic[P]):
+    """The peers of one stage.
+
+    A peer whose address is no longer found gets no new requests, and is left when it has none, or when its session ends. If it is found again
+    before, it stays.
+
+    Args:
+        names: where the stage is.
+        make: makes the session with an address; it is started here.
+        interval_s: between two lookups of names.
+        on_removed: called with a peer that was left.
+        finder: makes what finds addresses; of `PeerFinder`'s arguments.
+    """
+
+    def __init__(
+        self,
+        names: Sequence[PeerName],
+        make: Callable[[str], P],
+        *,
+        interval_s: float,
+        on_removed: Callable[[P], None] = lambda peer: None,
+        finder: Callable[..., PeerFinder] = PeerFinder,
+    ) -> None:
+        self._make = make
+        self._on_removed = on_removed
+        self._peers: dict[str, P] = {}
+        self._finder = finder(names, interval_s=interval_s, on_found=self._find)
+        self._sweeping: asyncio.Task[None] | None = None
+
+    @property
+    def peers(self) -> list[P]:
+        """All there are, those to be left among them."""
+        return list(self._peers.values())
+
+    @property
+    def failures(self) -> int:
+        """Lookups that failed."""
+        return self._finder.failures
+
+    def start(self) -> None:
+        """Connects to all that is found, from now on."""
+        self._finder.start()
+
+    def look_now(self) -> None:
+        """Looks at once for who has come and gone, as where a peer was lost."""
+        self._finder.look_now()
+
+    async def close(self) -> None:
+        """Leaves all."""
+        await self._finder.close()
+        if self._sweeping is not None:
+            self._sweeping.cancel()
+            await asyncio.gather(self._sweeping, return_exceptions=True)
+        await asyncio.gather(*(peer.close() for peer in self.peers))
+
+    def _find(self, targets: tuple[str, ...]) -> None:
+        for target in targets:
+            if target not in self._peers:
+                self._peers[target] = self._make(target)
+                self._peers[target].start()
+        for target, peer in self._peers.items():
+            if peer.is_retiring != (target not in targets):
+                logger.info("%s %s %s", peer.stage, target, "is found again" if peer.is_retiring else "is not found any more and is left")
+                peer.retire(target not in targets)
+        if any(peer.is_retiring for peer in self.peers) and self._sweeping is None:
+            self._sweeping = asyncio.create_task(self._sweep(), name="peer-set")
+
+    async def _sweep(self) -> None:
+        while any(peer.is_retiring for peer in self.peers):
+            await asyncio.sleep(_SWEEP_S)
+            for target, peer in list(self._peers.items()):
+                if peer.is_retiring and (not peer.in_flight or not peer.is_open):
+                    del self._peers[target]
+                    await peer.close()
+                    self._on_removed(peer)
+        self._sweeping = None
