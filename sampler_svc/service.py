@@ -46,7 +46,7 @@ class SamplerService:
 
     async def stop(self) -> None:
         """Lets requests under way end, then takes the server down."""
-        await self._server.health.set_ready(False)
+        await self._server.leave(has_peers=self._servicer.has_streams)
         await self._servicer.drain(self._settings.drain_timeout_s)
         await self._server.stop(_LAST_ANSWERS_S)
 

@@ -87,6 +87,11 @@ class SamplerServicer(sampler_pb2_grpc.SamplerServiceServicer):
             session.close()
             logger.info("stream of compute %r ends", name)
 
+    @property
+    def has_streams(self) -> bool:
+        """Whether a replica is connected."""
+        return bool(self._queues)
+
     async def drain(self, timeout_s: float) -> None:
         """Takes no more requests, lets those under way end, then ends all streams.
 

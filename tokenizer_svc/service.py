@@ -85,7 +85,7 @@ class TokenizerService:
         assert self._server is not None and self._watch is not None, "the service was started"
         deadline = time.monotonic() + self._settings.drain_timeout_s
         self._watch.cancel()
-        await self._server.health.set_ready(False)
+        await self._server.leave(has_peers=self._servicer.has_streams)
         self._servicer.leave()
         await self._server.stop(self._settings.drain_timeout_s)
         self._lanes.close()

@@ -61,6 +61,11 @@ class TokenizerServicer(tokenizer_pb2_grpc.TokenizerServiceServicer):
         self._streams: set[TokenizeStream] = set()
         self._leaving = False
 
+    @property
+    def has_streams(self) -> bool:
+        """Whether anybody is connected."""
+        return bool(self._streams)
+
     def leave(self) -> None:
         """Ends streams as soon as what is under way on them is answered."""
         self._leaving = True

@@ -90,7 +90,7 @@ class ComputeService:
     async def stop(self) -> None:
         """Takes no new request, lets those under way end, then takes the service down."""
         self._is_draining = True
-        await self._server.health.set_ready(False)
+        await self._server.leave(has_peers=self._dispatcher is not None and bool(self._dispatcher.gateways))
         if self._heartbeat is not None:
             self._heartbeat.cancel()
             await asyncio.gather(self._heartbeat, return_exceptions=True)
@@ -235,7 +235,13 @@ class ComputeService:
 
     def _is_ready(self) -> bool:
         is_stalled = self._engine.silent_s > self._settings.stall_timeout_s
-        return self._dispatcher is not None and self._dispatcher.has_sampler and not is_stalled and not self._failure.done()
+        return (
+            self._dispatcher is not None
+            and self._dispatcher.has_sampler
+            and not is_stalled
+            and not self._failure.done()
+            and not self._is_draining
+        )
 
     async def _drain(self, dispatcher: Dispatcher) -> None:
         error = Unavailable("the replica is shutting down")

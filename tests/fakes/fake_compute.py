@@ -65,12 +65,13 @@ class FakeCompute(compute_pb2_grpc.ComputeServiceServicer):
         self.submitted: list[compute_pb2.SubmitRequest] = []
         self.cancelled: list[int] = []
         self._streams: list[asyncio.Queue[compute_pb2.GenerateResponse]] = []
+        self.host = listen.rpartition(":")[0]
         self.server = ServiceServer(["triserve.v1.ComputeService"], self._register, listen)
 
     @property
     def target(self) -> str:
         """Where it listens."""
-        return f"127.0.0.1:{self.server.port}"
+        return f"{self.host}:{self.server.port}"
 
     async def start(self) -> None:
         """Listens, ready."""

@@ -41,12 +41,13 @@ class FakeTokenizer(tokenizer_pb2_grpc.TokenizerServiceServicer):
         # Everything asked, and the numbers of what was cancelled.
         self.asked: list[tokenizer_pb2.TokenizeRequest] = []
         self.cancelled: list[int] = []
+        self.host = listen.rpartition(":")[0]
         self.server = ServiceServer(["triserve.v1.TokenizerService"], self._register, listen)
 
     @property
     def target(self) -> str:
         """Where it listens."""
-        return f"127.0.0.1:{self.server.port}"
+        return f"{self.host}:{self.server.port}"
 
     async def start(self) -> None:
         """Listens, ready."""

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
+from types import MappingProxyType
 from typing import Any
 
 from gateway.service import GatewayService
@@ -64,13 +65,19 @@ class GatewayFleet:
 
 @asynccontextmanager
 async def running_fleet(
-    *, tokenizers: Sequence[FakeTokenizer] | None = None, computes: Sequence[FakeCompute] | None = None, wait: bool = True, **settings: Any
+    *,
+    tokenizers: Sequence[FakeTokenizer] | None = None,
+    computes: Sequence[FakeCompute] | None = None,
+    addresses: Mapping[str, Any] = MappingProxyType({}),
+    wait: bool = True,
+    **settings: Any,
 ) -> AsyncIterator[GatewayFleet]:
     """Starts fakes and a gateway on free ports, waits until all are connected, and takes them down.
 
     Args:
         tokenizers: default: one.
         computes: default: one.
+        addresses: settings of the gateway that say where its stages are, in place of those of the fakes.
         wait: whether to wait until all are connected.
         settings: of the gateway, besides addresses.
     """
@@ -87,7 +94,7 @@ async def running_fleet(
         "model_name": "tiny",
         "drain_timeout_s": 0.0,
     }
-    service = GatewayService(Settings(**{**known, **settings}))
+    service = GatewayService(Settings(**{**known, **addresses, **settings}))
     await service.start()
     fleet = GatewayFleet(service, list(tokenizers), list(computes))
     try:

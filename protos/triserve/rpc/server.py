@@ -42,6 +42,9 @@ SERVER_OPTIONS: tuple[tuple[str, int], ...] = (
 
 S = TypeVar("S", bound=BaseSettings)
 
+# A peer hears within a round trip that a process leaves.
+_LAST_ARRIVALS_S = 0.25
+
 
 class Health:
     """Readiness of the services of one server: "" is alive, a service's full name is ready.
@@ -106,6 +109,12 @@ class ServiceServer:
         """Listens, alive and not ready."""
         await self.health.start()
         await self._server.start()
+
+    async def leave(self, *, has_peers: bool) -> None:
+        """Tells the peers that nothing new is taken, and waits a moment for what they sent before they heard it: none of it needs to be refused."""
+        await self.health.set_ready(False)
+        if has_peers:
+            await asyncio.sleep(_LAST_ARRIVALS_S)
 
     async def stop(self, grace_s: float) -> None:
         """Takes no new call, gives those under way `grace_s` seconds, then ends them."""

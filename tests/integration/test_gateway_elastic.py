@@ -1,0 +1,187 @@
+"""Stages grow and shrink behind a name: newcomers serve, those that vanish finish what they have, and no request is lost."""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager, contextmanager
+from typing import Any, TypeAlias
+
+import aiohttp
+
+from tests.fakes.dns_server import DnsServer, dns_server
+from tests.fakes.fake_compute import FakeCompute
+from tests.fakes.fake_tokenizer import FakeTokenizer
+from tests.fakes.gateway_fleet import GatewayFleet, eventually, running_fleet
+
+Fake: TypeAlias = FakeTokenizer | FakeCompute
+MOST = 8
+
+
+def free_ports() -> tuple[int, int]:
+    """Two ports that are free on this machine."""
+    with socket.create_server(("127.0.0.1", 0)) as one, socket.create_server(("127.0.0.1", 0)) as two:
+        return one.getsockname()[1], two.getsockname()[1]
+
+
+class Stage:
+    """Processes of one stage behind a name: each has an address of its own and the port of all."""
+
+    def __init__(self, kind: type[Fake], name: str, network: int, port: int, dns: DnsServer) -> None:
+        self.processes: list[Fake] = []
+        self._kind, self._name, self._network, self._port, self._dns = kind, name, network, port, dns
+
+    @property
+    def target(self) -> str:
+        """As the gateway is told of it."""
+        return f"dns://{self._dns.authority}/{self._name}:{self._port}"
+
+    async def scale(self, count: int) -> None:
+        """Has so many processes. Those that go vanish from DNS first, and end when they have nothing left, as pods do."""
+        while len(self.processes) < count:
+            address = f"127.{self._network}.0.{len(self.processes) + 1}:{self._port}"
+            process = self._kind(listen=address)
+            await process.start()
+            self.processes.append(process)
+        leaving, self.processes = self.processes[count:], self.processes[:count]
+        self.publish()
+        for process in leaving:
+            await process.server.health.set_ready(False)
+            await process.server.stop(20)
+
+    def publish(self) -> None:
+        """Tells DNS who is there."""
+        self._dns.records[self._name, "A"] = [process.host for process in self.processes]
+
+
+@asynccontextmanager
+async def elastic_fleet() -> AsyncIterator[tuple[GatewayFleet, Stage, Stage, DnsServer]]:
+    """A gateway that finds its stages by name."""
+    tokenizer_port, compute_port = free_ports()
+    async with dns_server() as dns:
+        tokenizers = Stage(FakeTokenizer, "tokenizer.test", 1, tokenizer_port, dns)
+        computes = Stage(FakeCompute, "compute.test", 2, compute_port, dns)
+        await tokenizers.scale(1)
+        await computes.scale(1)
+        addresses = {"tokenizers": (tokenizers.target,), "computes": (computes.target,)}
+        try:
+            async with running_fleet(tokenizers=[], computes=[], addresses=addresses, dns_interval_s=0.1) as fleet:
+                await eventually(lambda: fleet.service.gateway.fleet.ready, "each stage is found")
+                yield fleet, tokenizers, computes, dns
+        finally:
+            for process in (*tokenizers.processes, *computes.processes):
+                await process.kill()
+
+
+class Load:
+    """Clients that ask one question after the other, and stream the answers."""
+
+    def __init__(self, url: str, clients: int) -> None:
+        self.answered = 0
+        self.wrong: list[Any] = []
+        self._url = url
+        self._tasks = [asyncio.create_task(self._ask()) for _ in range(clients)]
+        self._ending = False
+
+    async def _ask(self) -> None:
+        async with aiohttp.ClientSession(self._url) as session:
+            while not self._ending:
+                async with session.post("/v1/completions", json={"prompt": "abc", "stream": True}) as response:
+                    body = await response.text()
+                if response.status != 200 or '"text":"c"' not in body or not body.endswith("data: [DONE]\n\n"):
+                    self.wrong.append((response.status, body))
+                self.answered += 1
+
+    async def end(self) -> None:
+        """Lets every client have its last answer."""
+        self._ending = True
+        await asyncio.gather(*self._tasks)
+
+
+@contextmanager
+def no_wrong_answers(load: Load) -> Iterator[None]:
+    """Says at once what a client got wrongly."""
+    yield
+    assert not load.wrong, load.wrong[0]
+
+
+async def test_each_stage_grows_from_one_to_eight_and_shrinks_to_two_under_load_and_no_request_is_lost() -> None:
+    async with elastic_fleet() as (fleet, tokenizers, computes, _):
+        gateway = fleet.service.gateway.fleet
+        load = Load(fleet.url, clients=8)
+        with no_wrong_answers(load):
+            await asyncio.gather(tokenizers.scale(MOST), computes.scale(MOST))
+            await eventually(lambda: sum(peer.ready for peer in gateway.peers) == 2 * MOST, "newcomers are connected")
+            grown = [*tokenizers.processes, *computes.processes]
+            await eventually(lambda: all(_was_asked(process) for process in grown), "newcomers serve")
+            await asyncio.gather(tokenizers.scale(2), computes.scale(2))
+            await eventually(lambda: len(gateway.peers) == 4, "those that are gone are left")
+            before = load.answered
+            await eventually(lambda: load.answered > before + 20, "the rest serve")
+            await load.end()
+
+
+async def test_an_answer_of_a_replica_that_vanished_is_streamed_to_its_end_and_then_it_is_left() -> None:
+    async with elastic_fleet() as (fleet, _, computes, _), aiohttp.ClientSession(fleet.url) as session:
+        await computes.scale(2)
+        gateway = fleet.service.gateway.fleet
+        await eventually(lambda: sum(peer.ready for peer in gateway.computes) == 2)
+        (first, second) = computes.processes
+        assert isinstance(first, FakeCompute) and isinstance(second, FakeCompute)
+        for process in (first, second):
+            process.flowing.clear()
+        asking = [asyncio.create_task(_answer(session)) for _ in range(2)]
+        await eventually(lambda: first.submitted and second.submitted)
+        computes.processes = [first]
+        computes.publish()
+        await eventually(lambda: sum(peer.ready for peer in gateway.computes) == 1)
+        assert len(gateway.computes) == 2, "what it holds ends there"
+        second.flowing.set()
+        await eventually(lambda: len(gateway.computes) == 1)
+        first.flowing.set()
+        assert await asyncio.gather(*asking) == [(200, "abc")] * 2
+        assert not second.cancelled
+        await second.kill()
+
+
+async def test_a_process_that_is_found_again_before_it_was_left_stays() -> None:
+    async with elastic_fleet() as (fleet, _, computes, _), aiohttp.ClientSession(fleet.url) as session:
+        await computes.scale(2)
+        gateway = fleet.service.gateway.fleet
+        await eventually(lambda: sum(peer.ready for peer in gateway.computes) == 2)
+        both = computes.processes
+        for process in both:
+            process.flowing.clear()
+        asking = [asyncio.create_task(_answer(session)) for _ in range(2)]
+        await eventually(lambda: all(_was_asked(process) for process in both))
+        peers = gateway.computes
+        computes.processes = both[:1]
+        computes.publish()
+        await eventually(lambda: sum(peer.ready for peer in gateway.computes) == 1)
+        computes.processes = both
+        computes.publish()
+        await eventually(lambda: sum(peer.ready for peer in gateway.computes) == 2)
+        assert gateway.computes == peers
+        for process in both:
+            process.flowing.set()
+        assert await asyncio.gather(*asking) == [(200, "abc")] * 2
+
+
+async def test_while_dns_is_silent_everything_serves_on() -> None:
+    async with elastic_fleet() as (fleet, _, _, dns), aiohttp.ClientSession(fleet.url) as session:
+        dns.mood = "failing"
+        before = fleet.service.gateway.fleet.lookup_failures
+        await eventually(lambda: fleet.service.gateway.fleet.lookup_failures > before + 2)
+        assert await _answer(session) == (200, "abc")
+        async with session.get("/metrics") as response:
+            assert "triserve_dns_failures_total" in await response.text()
+
+
+def _was_asked(process: Fake) -> bool:
+    return bool(process.submitted if isinstance(process, FakeCompute) else process.asked)
+
+
+async def _answer(session: aiohttp.ClientSession) -> tuple[int, str]:
+    async with session.post("/v1/completions", json={"prompt": "abc"}) as response:
+        return response.status, (await response.json())["choices"][0]["text"]
