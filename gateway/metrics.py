@@ -126,6 +126,12 @@ class StateCollector(Collector):
             members.add_metric((group.key.name, "tokenizer"), len(group.members.tokenizers))
             members.add_metric((group.key.name, "compute"), len(group.members.computes))
         yield from (ready, in_flight, members)
+        known = GaugeMetricFamily("triserve_prefix_pages", "KV pages that a replica is known to hold", labels=("peer",))
+        dropped = CounterMetricFamily("triserve_prefix_pages_dropped", "KV pages that there was no room to know of", labels=("peer",))
+        for compute in self._fleet.computes:
+            known.add_metric((compute.target,), len(compute.prefixes))
+            dropped.add_metric((compute.target,), compute.prefixes.dropped)
+        yield from (known, dropped)
         yield CounterMetricFamily("triserve_dns_failures", "Lookups of peers that DNS did not answer", value=self._fleet.lookup_failures)
         yield from self._compute_loads()
         if self._cache_stats is not None:

@@ -6,6 +6,7 @@ import asyncio
 import logging
 import socket
 import time
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 import grpc
@@ -14,7 +15,7 @@ from aiohttp import web
 from gateway.auth import ApiKeys
 from gateway.chat_service import SERVICE_NAME, ChatServicer
 from gateway.clients.fleet import Fleet
-from gateway.clients.replica_choice import LeastLoad
+from gateway.clients.replica_choice import ChoicePolicy, LeastLoad, LeastWork, Random
 from gateway.context import Gateway
 from gateway.flow.admission import Admission
 from gateway.flow.answer_cache import AnswerCache
@@ -45,6 +46,7 @@ _LAST_WORDS_S = 1.0
 _BACKLOG = 1024
 _UNSENT_BYTES = 16 * 1024
 _MESSAGE_SLACK_BYTES = 64 * 1024
+_POLICIES: dict[str, Callable[[], ChoicePolicy]] = {"prefix": LeastWork, "least-load": LeastLoad, "random": Random}
 
 
 class NoEmbedder(Exception):
@@ -81,11 +83,12 @@ class GatewayService:
             parse_peer_names(settings.computes),
             dns_interval_s=settings.dns_interval_s,
             gateway_name=f"gateway {socket.gethostname()}:{self.port}",
-            policy=LeastLoad(),
+            policy=_POLICIES[settings.routing](),
             on_change=self._schedule_readiness,
             on_stale=metrics.stale_deltas.inc,
             on_retry=lambda stage: metrics.retries.labels(stage).inc(),
             retry_wait_s=settings.retry_wait_s,
+            prefix_index_bytes=settings.prefix_index_bytes if settings.routing == "prefix" else 0,
         )
         limits, names = settings.limits(), settings.names()
         shared = keys.num_tenants > 1

@@ -40,6 +40,14 @@ class Settings(Limits, BaseSettings):
     dns_interval_s: float = Field(
         3.0, ge=0.1, le=300, description="Seconds between two lookups of these names; a peer that is lost is looked for at once"
     )
+    routing: Literal["prefix", "least-load", "random"] = Field(
+        "prefix",
+        description="Which replica gets a request: where the first token costs least, by what it has cached of the prompt and what waits there; the"
+        " one with the fewest requests; or any",
+    )
+    prefix_index_bytes: int = Field(
+        64 * _MIB, ge=0, le=16 * 1024 * _MIB, description="Memory for knowing what replicas have cached, 100 bytes for each KV page"
+    )
     model_name: str = Field("triserve", min_length=1, max_length=256, description="Name under which the model is served")
     model_aliases: Annotated[tuple[str, ...], NoDecode] = Field((), description="Other names clients may use for it, separated by commas")
     api_keys_file: FilePath | None = Field(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import time
 from collections.abc import Callable, Coroutine, Sequence
 from typing import Any, NamedTuple
@@ -10,12 +11,18 @@ from typing import Any, NamedTuple
 import grpc
 
 from gateway.clients.peer import Peer
+from gateway.clients.prefix_index import PageBudget, PrefixIndex
 from gateway.flow.answer import Answer, FinishReason, Started
 from triserve.rpc.delta_frame import read_delta_frame
 from triserve.rpc.errors import Internal, Unavailable, from_proto
 from triserve.rpc.session import MalformedMessage, read_message
 from triserve.v1 import common_pb2, compute_pb2, compute_pb2_grpc, sampler_pb2
 
+logger = logging.getLogger(__name__)
+
+# Of a new value in the mean.
+_MEAN_WEIGHT = 0.1
+_WATCH_AGAIN_S = 5.0
 # Requests in one message: with prompts of a megabyte each it stays under the channel's limit.
 _MAX_SUBMITS_PER_MESSAGE = 32
 # As many as a replica takes.
@@ -35,6 +42,7 @@ class Attempt(NamedTuple):
     number: int
     epoch: int
     answer: Answer
+    prompt_tokens: int
 
     def cancel(self) -> None:
         """Aborts it, unless it has ended."""
@@ -49,6 +57,8 @@ class ComputePeer(Peer):
         hello: what we tell it that our tokenizer is; waits until that is known.
         on_change: see `Peer`.
         on_stale: called with the number of deltas that belong to no attempt under way.
+        prefixes: is told what KV pages the replica holds.
+        wants_prefixes: set while somebody wants to know of them; None = nobody ever does.
     """
 
     stage = "compute"
@@ -61,8 +71,14 @@ class ComputePeer(Peer):
         hello: Callable[[], Any],
         on_change: Callable[[], None],
         on_stale: Callable[[int], None],
+        prefixes: PrefixIndex | None = None,
+        wants_prefixes: asyncio.Event | None = None,
     ) -> None:
         super().__init__(target, on_change=on_change)
+        self.prefixes = PrefixIndex(PageBudget(0)) if prefixes is None else prefixes
+        self._wants_prefixes = wants_prefixes
+        # Of the prompts that it has begun.
+        self.mean_prefill_tokens = 0.0
         self.info: compute_pb2.GetComputeInfoResponse | None = None
         self.load = compute_pb2.ComputeLoad()
         # Requests of other gateways, as far as the last report tells.
@@ -90,6 +106,11 @@ class ComputePeer(Peer):
         """Requests that wait there: as many as it says, or as we have given it since."""
         return max(self.load.waiting_requests, len(self._unstarted))
 
+    @property
+    def page_size_tokens(self) -> int:
+        """Of its KV pages; 0 = it has none that it tells of."""
+        return self.info.page_size_tokens if self.info is not None else 0
+
     def submit(self, request: compute_pb2.SubmitRequest, answer: Answer) -> Attempt:
         """Gives the replica a request; its deltas go to the answer.
 
@@ -104,7 +125,7 @@ class ComputePeer(Peer):
             raise Unavailable("there is no session with the compute replica")
         self.submitted += 1
         request.request = self.submitted
-        attempt = Attempt(self, self.submitted, request.epoch, answer)
+        attempt = Attempt(self, self.submitted, request.epoch, answer, len(request.token_ids) + len(request.generated_token_ids))
         self._attempts[attempt.number] = attempt
         self._unstarted.add(attempt.number)
         self._submits[attempt.number] = request
@@ -126,6 +147,7 @@ class ComputePeer(Peer):
 
     async def _greet(self, channel: grpc.aio.Channel) -> None:
         self._stream = compute_pb2_grpc.ComputeServiceStub(channel).Generate()
+        self._prefix_cache = compute_pb2_grpc.PrefixCacheServiceStub(channel)
         await self._stream.write(compute_pb2.GenerateRequest(hello=self._greeting))
         message = await read_message(self._stream, compute_pb2.GenerateResponse, before=" before its hello")
         if not message.HasField("hello"):
@@ -139,7 +161,8 @@ class ComputePeer(Peer):
 
     def _parts(self) -> Sequence[Coroutine[Any, Any, None]]:
         assert self._stream is not None, "the replica has said hello"
-        return (self._read(self._stream), self._write(self._stream))
+        watch = () if self._wants_prefixes is None else (self._watch_prefixes(self._wants_prefixes),)
+        return (self._read(self._stream), self._write(self._stream), *watch)
 
     async def _read(self, stream: grpc.aio.StreamStreamCall[Any, Any]) -> None:
         while True:
@@ -150,6 +173,8 @@ class ComputePeer(Peer):
             attempt = self._attempts.get(started.request)
             if attempt is not None and attempt.epoch == started.epoch:
                 self._unstarted.discard(started.request)
+                computed = max(0, attempt.prompt_tokens - started.cached_tokens)
+                self.mean_prefill_tokens += _MEAN_WEIGHT * (computed - self.mean_prefill_tokens)
                 attempt.answer.begin(Started(started.cached_tokens, started.queue_us, started.prefill_us))
         # All are read before the first is delivered: of a message that is malformed nobody gets anything.
         assert self.info is not None, "the replica has said hello"
@@ -212,7 +237,26 @@ class ComputePeer(Peer):
                 cancels, self._cancels = self._cancels[:_MAX_CANCELS_PER_MESSAGE], self._cancels[_MAX_CANCELS_PER_MESSAGE:]
                 await stream.write(compute_pb2.GenerateRequest(submit=submits, cancel=cancels))
 
+    async def _watch_prefixes(self, wanted: asyncio.Event) -> None:
+        """Keeps the index current. A replica that does not tell is one of which nothing is known."""
+        while True:
+            await wanted.wait()
+            try:
+                events = self._prefix_cache.WatchKvEvents(compute_pb2.WatchKvEventsRequest())
+                while True:
+                    message = await read_message(events, compute_pb2.WatchKvEventsResponse)
+                    if message.reset:
+                        self.prefixes.clear()
+                    self.prefixes.change(removed=message.removed, stored=message.stored)
+            except grpc.aio.AioRpcError as error:
+                logger.info("what compute %s holds is not known: %s", self.target, error.code().name)
+            except Unavailable as error:
+                logger.info("what compute %s holds is not known: %s", self.target, error.message)
+            self.prefixes.clear()
+            await asyncio.sleep(_WATCH_AGAIN_S)
+
     def _lost(self, error: Unavailable) -> None:
+        self.prefixes.clear()
         self._submits.clear()
         self._cancels.clear()
         attempts, self._attempts = self._attempts, {}

@@ -15,6 +15,7 @@ from weakref import WeakValueDictionary
 from gateway.clients.compute import ComputePeer
 from gateway.clients.peer import Peer
 from gateway.clients.peer_group import GroupKey, Members, PeerGroup
+from gateway.clients.prefix_index import PageBudget, PrefixIndex
 from gateway.clients.replica_choice import ChoicePolicy
 from gateway.clients.tokenizer import TokenizerPeer
 from triserve.rpc.errors import Unavailable
@@ -38,6 +39,7 @@ class Fleet:
         on_stale: called with the number of deltas that belong to no attempt under way.
         on_retry: called with the stage when a request is tried again.
         retry_wait_s: how long a request waits for a process in place of one that was lost.
+        prefix_index_bytes: memory for what KV pages the replicas hold; 0 = they are not asked.
     """
 
     def __init__(
@@ -52,6 +54,7 @@ class Fleet:
         on_stale: Callable[[int], None],
         on_retry: Callable[[str], None],
         retry_wait_s: float,
+        prefix_index_bytes: int,
     ) -> None:
         self._retry_wait_s = retry_wait_s
         self._policy = policy
@@ -62,12 +65,22 @@ class Fleet:
         # Those that have a replica; and those that a request still knows, which are the same ones when a replica comes.
         self._groups: dict[GroupKey, PeerGroup] = {}
         self._known: WeakValueDictionary[GroupKey, PeerGroup] = WeakValueDictionary()
+        # A replica that is the only one gets everything, whatever it holds.
+        self._wants_prefixes = asyncio.Event()
+        budget = PageBudget(prefix_index_bytes)
         self._tokenizers = PeerSet(
             tokenizers, lambda target: TokenizerPeer(target, on_change=self._change), interval_s=dns_interval_s, on_removed=self._leave
         )
         self._computes = PeerSet(
             computes,
-            lambda target: ComputePeer(target, hello=self._hello, on_change=self._change, on_stale=on_stale),
+            lambda target: ComputePeer(
+                target,
+                hello=self._hello,
+                on_change=self._change,
+                on_stale=on_stale,
+                prefixes=PrefixIndex(budget),
+                wants_prefixes=self._wants_prefixes if prefix_index_bytes else None,
+            ),
             interval_s=dns_interval_s,
             on_removed=self._leave,
         )
@@ -160,6 +173,10 @@ class Fleet:
 
     def _regroup(self) -> None:
         computes = [peer for peer in self.computes if peer.ready and peer.info is not None]
+        if len(computes) > 1:
+            self._wants_prefixes.set()
+        else:
+            self._wants_prefixes.clear()
         keys = {GroupKey.of(peer.info.fingerprint) for peer in computes if peer.info is not None}
         if len(keys) > 1 and not keys <= self._groups.keys():
             logger.warning(

@@ -66,6 +66,8 @@ class FakeCompute(compute_pb2_grpc.ComputeServiceServicer):
         self.cancelled: list[int] = []
         self._streams: list[asyncio.Queue[compute_pb2.GenerateResponse]] = []
         self.host = listen.rpartition(":")[0]
+        # What its prefix cache tells those who watch it; None = it has none.
+        self.kv_events: asyncio.Queue[compute_pb2.WatchKvEventsResponse] | None = None
         self.server = ServiceServer(["triserve.v1.ComputeService"], self._register, listen)
 
     @property
@@ -94,6 +96,7 @@ class FakeCompute(compute_pb2_grpc.ComputeServiceServicer):
 
     def _register(self, server: grpc.aio.Server) -> None:
         compute_pb2_grpc.add_ComputeServiceServicer_to_server(self, server)
+        compute_pb2_grpc.add_PrefixCacheServiceServicer_to_server(_PrefixCache(self), server)
 
     async def GetComputeInfo(self, request: Any, context: Any) -> compute_pb2.GetComputeInfoResponse:
         """What it says it is."""
@@ -168,6 +171,33 @@ class FakeCompute(compute_pb2_grpc.ComputeServiceServicer):
                 wait.cancel()
             with contextlib.suppress(asyncio.CancelledError):
                 await asyncio.gather(*waits, return_exceptions=True)
+
+
+class _PrefixCache(compute_pb2_grpc.PrefixCacheServiceServicer):
+    """Tells what a test says."""
+
+    def __init__(self, compute: FakeCompute) -> None:
+        self._compute = compute
+
+    async def PinPrefix(self, request: Any, context: Any) -> Any:
+        """Pins nothing."""
+        await context.abort(grpc.StatusCode.UNIMPLEMENTED, "nothing is pinned")
+
+    async def UnpinPrefix(self, request: Any, context: Any) -> Any:
+        """Pins nothing."""
+        await context.abort(grpc.StatusCode.UNIMPLEMENTED, "nothing is pinned")
+
+    async def GetPrefixStats(self, request: Any, context: Any) -> compute_pb2.GetPrefixStatsResponse:
+        """Counts nothing."""
+        return compute_pb2.GetPrefixStatsResponse()
+
+    async def WatchKvEvents(self, request: Any, context: Any) -> AsyncIterator[compute_pb2.WatchKvEventsResponse]:
+        """The test's events."""
+        if self._compute.kv_events is None:
+            await context.abort(grpc.StatusCode.UNIMPLEMENTED, "there is no prefix cache")
+        else:
+            while True:
+                yield await self._compute.kv_events.get()
 
 
 def frame(number: int, epoch: int, first_position: int, say: Say, *, logprobs: common_pb2.SamplingParams | None = None) -> bytes:

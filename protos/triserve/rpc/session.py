@@ -197,7 +197,9 @@ class PeerSession(abc.ABC):
         return "its stream broke"
 
 
-async def read_message(stream: grpc.aio.StreamStreamCall[Any, M], kind: type[M], *, before: str = "") -> M:
+async def read_message(
+    stream: grpc.aio.StreamStreamCall[Any, M] | grpc.aio.UnaryStreamCall[Any, M], kind: type[M], *, before: str = ""
+) -> M:
     """The next message of a stream.
 
     Args:
