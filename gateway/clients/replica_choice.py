@@ -14,7 +14,7 @@ from gateway.clients.prefix_index import PrefixIndex, prompt_pages
 _TOKENS_PER_RUNNING = 32
 # A replica is passed over while it has more than so many times the mean of all, however much of the prompt it holds: what everybody asks for is then
 # computed once more elsewhere, and spreads.
-_MOST_OF_MEAN = 1.5
+_MOST_OF_MEAN = 1.25
 _MORE_THAN_MEAN = 2
 
 

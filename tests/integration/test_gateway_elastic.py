@@ -185,3 +185,29 @@ def _was_asked(process: Fake) -> bool:
 async def _answer(session: aiohttp.ClientSession) -> tuple[int, str]:
     async with session.post("/v1/completions", json={"prompt": "abc"}) as response:
         return response.status, (await response.json())["choices"][0]["text"]
+
+
+async def test_the_last_process_of_a_stage_is_not_left_before_another_works() -> None:
+    async with elastic_fleet() as (fleet, tokenizers, computes, _):
+        gateway = fleet.service.gateway.fleet
+        load = Load(fleet.url, clients=2)
+        for stage in (computes, tokenizers):
+            old = stage.processes
+            await stage.scale(2)
+            stage.processes = stage.processes[1:]
+            # One answer of DNS has the newcomer and no longer the old one.
+            stage.publish()
+            await eventually(lambda stage=stage: _was_asked(stage.processes[0]))  # type: ignore[misc]
+            await eventually(lambda: len(gateway.peers) == 2)
+            await old[0].kill()
+        await load.end()
+        assert not load.wrong, load.wrong[0]
+
+
+async def test_a_stage_of_which_nothing_is_left_in_dns_serves_as_long_as_it_is_there() -> None:
+    async with elastic_fleet() as (fleet, _, computes, dns), aiohttp.ClientSession(fleet.url) as session:
+        dns.records["compute.test", "A"] = []
+        before = fleet.service.gateway.fleet.lookup_failures
+        await eventually(lambda: fleet.service.gateway.fleet.lookup_failures > before + 2)
+        assert await _answer(session) == (200, "abc")
+        assert len(computes.processes) == 1

@@ -22,8 +22,8 @@ P = TypeVar("P", bound=PeerSession)
 class PeerSet(Generic[P]):
     """The peers of one stage.
 
-    A peer whose address is no longer found gets no new requests, and is left when it has none, or when its session ends. If it is found again
-    before, it stays.
+    A peer whose address is no longer found gets no new requests once another one works, and is left when it has none, or when its session ends. If
+    it is found again before, it stays.
 
     Args:
         names: where the stage is.
@@ -45,6 +45,7 @@ class PeerSet(Generic[P]):
         self._make = make
         self._on_removed = on_removed
         self._peers: dict[str, P] = {}
+        self._targets: tuple[str, ...] = ()
         self._finder = finder(names, interval_s=interval_s, on_found=self._find)
         self._sweeping: asyncio.Task[None] | None = None
 
@@ -75,22 +76,31 @@ class PeerSet(Generic[P]):
         await asyncio.gather(*(peer.close() for peer in self.peers))
 
     def _find(self, targets: tuple[str, ...]) -> None:
+        self._targets = targets
         for target in targets:
             if target not in self._peers:
                 self._peers[target] = self._make(target)
                 self._peers[target].start()
-        for target, peer in self._peers.items():
-            if peer.is_retiring != (target not in targets):
-                logger.info("%s %s %s", peer.stage, target, "is found again" if peer.is_retiring else "is not found any more and is left")
-                peer.retire(target not in targets)
-        if any(peer.is_retiring for peer in self.peers) and self._sweeping is None:
+        self._retire()
+        if self._peers.keys() - set(targets) and self._sweeping is None:
             self._sweeping = asyncio.create_task(self._sweep(), name="peer-set")
 
+    def _retire(self) -> None:
+        """Those that are not found any more, unless there is nobody in their place: newcomers that are found with the same answer are still to connect."""
+        has_others = any(self._peers[target].ready for target in self._targets)
+        for target, peer in self._peers.items():
+            is_gone = target not in self._targets
+            if peer.is_retiring != is_gone and (has_others or not is_gone):
+                logger.info("%s %s is %s", peer.stage, target, "not found any more and is left" if is_gone else "found again")
+                peer.retire(is_gone)
+
     async def _sweep(self) -> None:
-        while any(peer.is_retiring for peer in self.peers):
+        while gone := self._peers.keys() - set(self._targets):
             await asyncio.sleep(_SWEEP_S)
-            for target, peer in list(self._peers.items()):
-                if peer.is_retiring and (not peer.in_flight or not peer.is_open):
+            self._retire()
+            for target in gone - set(self._targets):
+                peer = self._peers[target]
+                if not peer.is_open or (peer.is_retiring and not peer.in_flight):
                     del self._peers[target]
                     await peer.close()
                     self._on_removed(peer)
