@@ -1,4 +1,4 @@
-"""Unit vectors of one scope as rows of a matrix in the process: the nearest are one product away."""
+"""Unit vectors of one scope as rows of a matrix in the process: the nearest are one product away, of many thousands two small ones."""
 
 from __future__ import annotations
 
@@ -8,11 +8,14 @@ import numpy as np
 import numpy.typing as npt
 
 from prompt_cache.embedding.embedder import Vector
+from prompt_cache.vectors.sketch import BYTES_PER_ROW, NUM_DIRECTIONS, Sketch
 
 # What a row costs besides its numbers: its name, and its places in the list and in the dictionary.
 ROW_OVERHEAD_BYTES = 200
 
 _FIRST_CAPACITY = 16
+# Up to here all rows are compared: a millisecond. Beyond, those that a sketch says may be near.
+_MOST_COMPARED = 16_384
 
 
 class Near(NamedTuple):
@@ -28,10 +31,14 @@ class Matrix:
     Args:
         dimensions: of every vector.
         max_bytes: it may take; it holds at least one row.
+        most_compared: rows up to which every one is compared, and the nearest are exact.
     """
 
-    def __init__(self, dimensions: int, max_bytes: int) -> None:
-        self.max_rows = max(1, max_bytes // (4 * dimensions + ROW_OVERHEAD_BYTES))
+    def __init__(self, dimensions: int, max_bytes: int, *, most_compared: int = _MOST_COMPARED) -> None:
+        has_sketch = dimensions > NUM_DIRECTIONS
+        self.max_rows = max(1, max_bytes // (4 * dimensions + (BYTES_PER_ROW if has_sketch else 0) + ROW_OVERHEAD_BYTES))
+        self._most_compared = most_compared if has_sketch else self.max_rows
+        self._sketch: Sketch | None = None
         # Rows [0, len(ids)) are in use, in no order.
         self._rows = self._no_rows(dimensions)
         self._ids: list[str] = []
@@ -47,7 +54,7 @@ class Matrix:
     @property
     def num_bytes(self) -> int:
         """What it takes."""
-        return self._rows.nbytes + ROW_OVERHEAD_BYTES * len(self._ids)
+        return self._rows.nbytes + (self._sketch.num_bytes if self._sketch is not None else 0) + ROW_OVERHEAD_BYTES * len(self._ids)
 
     def put(self, entry_id: str, vector: Vector) -> bool:
         """Keeps a vector, scaled to length 1, in place of the one of that name.
@@ -65,10 +72,14 @@ class Matrix:
         if len(self) == len(self._rows):
             grown = np.empty((min(2 * len(self._rows), self.max_rows), self._rows.shape[1]), np.float32)
             grown[: len(self)] = self._rows
-            self._rows = grown
+            self._rows, self._sketch = grown, None
         np.divide(vector, length, out=self._rows[len(self)])
+        if self._sketch is not None:
+            self._sketch.set(len(self), self._rows[len(self)])
         self._row_of[entry_id] = len(self)
         self._ids.append(entry_id)
+        if self._sketch is None and len(self) > self._most_compared:
+            self._sketch = Sketch(self._rows[: len(self)], len(self._rows))
         return True
 
     def discard(self, entry_id: str) -> None:
@@ -79,31 +90,45 @@ class Matrix:
         last = self._ids.pop()
         if last != entry_id:
             self._rows[row] = self._rows[len(self._ids)]
+            if self._sketch is not None:
+                self._sketch.move(len(self._ids), row)
             self._ids[row] = last
             self._row_of[last] = row
 
     def clear(self) -> None:
         """Removes everything, and gives the memory back."""
-        self._rows = self._no_rows(self._rows.shape[1])
+        self._rows, self._sketch = self._no_rows(self._rows.shape[1]), None
         self._ids.clear()
         self._row_of.clear()
 
     def nearest(self, vector: Vector, k: int) -> list[Near]:
-        """The k nearest, nearest first.
+        """The k nearest, nearest first. Of very many rows one that is not near at all may be missing; see `Sketch`.
 
         Args:
             vector: [dimensions], not zero.
         """
         if k < 1 or not self._ids:
             return []
+        unit = vector / np.sqrt(vector @ vector)
+        if self._sketch is not None and len(self) > self._most_compared:
+            rows = self._sketch.candidates(unit, len(self))
+            found = _best(np.vecdot(self._rows[rows], unit), k)
+            return [self._near(int(rows[place]), cosine) for place, cosine in found]
         # Row by row: the product of matrix and vector would be shared among BLAS's threads, which spin and wait for one another (8 ms in place
         # of 0.2 where the cores are busy); alone it is no faster than this.
-        cosines = np.vecdot(self._rows[: len(self)], vector / np.sqrt(vector @ vector))
-        k = min(k, len(cosines))
-        # Selecting is linear, sorting is not.
-        best = np.argpartition(-cosines, k - 1)[:k] if k < len(cosines) else np.arange(k)
-        best = best[np.argsort(-cosines[best], kind="stable")]
-        return [Near(self._ids[row], float(np.clip(cosines[row], -1.0, 1.0))) for row in best]
+        return [self._near(row, cosine) for row, cosine in _best(np.vecdot(self._rows[: len(self)], unit), k)]
+
+    def _near(self, row: int, cosine: float) -> Near:
+        return Near(self._ids[row], float(np.clip(cosine, -1.0, 1.0)))
 
     def _no_rows(self, dimensions: int) -> npt.NDArray[np.float32]:
         return np.empty((min(_FIRST_CAPACITY, self.max_rows), dimensions), np.float32)
+
+
+def _best(cosines: npt.NDArray[np.float32], k: int) -> list[tuple[int, float]]:
+    """The k largest and where they are, largest first."""
+    k = min(k, len(cosines))
+    # Selecting is linear, sorting is not.
+    best = np.argpartition(-cosines, k - 1)[:k] if k < len(cosines) else np.arange(k)
+    best = best[np.argsort(-cosines[best], kind="stable")]
+    return list(zip(best.tolist(), cosines[best].tolist(), strict=True))

@@ -10,6 +10,7 @@ import signal
 import socket
 import subprocess
 import sys
+import threading
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
@@ -48,6 +49,9 @@ class RedisServer:
         for line in self._process.stdout:
             said.append(line)
             if "Ready to accept connections" in line:
+                # A server whose log nobody reads stops in the midst of a command, once the pipe is full.
+                self._drain = threading.Thread(target=self._process.stdout.read, daemon=True)
+                self._drain.start()
                 return
         raise AssertionError(f"redis-server ended before it was ready: {''.join(said)}")
 
@@ -64,6 +68,7 @@ class RedisServer:
         """Ends the process at once."""
         self._process.kill()
         self._process.wait()
+        self._drain.join()
         assert self._process.stdout is not None
         self._process.stdout.close()
 

@@ -48,6 +48,12 @@ BACKENDS = {
         ),
     )
 }
+# As it searches scopes of many entries.
+BACKENDS["query-engine, by its graph"] = Backend(
+    "query-engine",
+    "query-engine",
+    lambda redis, limits: QueryEngine(redis, embedder_id="test", dimensions=DIMENSIONS, limits=limits, most_compared=0),
+)
 
 
 def at(cosine: float, axis: int = 1) -> Vector:

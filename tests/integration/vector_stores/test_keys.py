@@ -17,7 +17,7 @@ from tests.fakes.redis_servers import SERVERS, RedisServer
 from tests.fakes.vector_backends import BACKENDS, NO_JITTER, OTHER_SCOPE, SCOPE, Backend, at, entry_key, found, keep, key_of, random_vectors
 
 
-@pytest.fixture(params=[backend.name for backend in BACKENDS.values() if backend.server is not None])
+@pytest.fixture(params=[name for name, backend in BACKENDS.items() if backend.server is not None])
 def backend(request: pytest.FixtureRequest) -> Backend:
     return BACKENDS[request.param]
 
