@@ -13,6 +13,7 @@ from gateway.flow.limits import Limits
 from gateway.flow.served_model import ServedNames
 from gateway.http.cors import ANY_ORIGIN
 from prompt_cache import CacheConfig
+from prompt_cache.redis_tls import TlsFiles, check_redis_url
 from prompt_cache.semantic.config import SemanticConfig
 from prompt_cache.vectors.vector_store import StoreLimits
 from triserve.rpc.peer_names import parse_peer_names
@@ -67,8 +68,15 @@ class Settings(Limits, BaseSettings):
 
     cache: bool = Field(True, description="Whether finished answers are remembered")
     redis_url: SecretStr | None = Field(
-        None, description="Redis that gateways share for remembered answers; unset = each has its own memory alone"
+        None,
+        description="Redis that gateways share for remembered answers, redis://USER:PASSWORD@HOST:PORT/DB, or rediss:// for TLS; unset = each has its"
+        " own memory alone",
     )
+    redis_ca_file: FilePath | None = Field(
+        None, description="What the certificate of a rediss:// is checked against; unset = what the system trusts"
+    )
+    redis_cert_file: FilePath | None = Field(None, description="Certificate for a Redis that asks for one; with its key")
+    redis_key_file: FilePath | None = Field(None, description="Key of that certificate")
     cache_secret: SecretStr | None = Field(
         None,
         min_length=16,
@@ -209,6 +217,24 @@ class Settings(Limits, BaseSettings):
         return self
 
     @model_validator(mode="after")
+    def _can_ask_redis(self) -> Settings:
+        files = self.redis_tls()
+        if self.redis_url is not None:
+            try:
+                check_redis_url(self.redis_url.get_secret_value(), files)
+            except ValueError as error:
+                raise ValueError(
+                    f"GATEWAY_REDIS_URL, GATEWAY_REDIS_CA_FILE, GATEWAY_REDIS_CERT_FILE, GATEWAY_REDIS_KEY_FILE: {error}"
+                ) from None
+        elif files.given:
+            raise ValueError("GATEWAY_REDIS_CA_FILE, GATEWAY_REDIS_CERT_FILE and GATEWAY_REDIS_KEY_FILE need GATEWAY_REDIS_URL")
+        return self
+
+    def redis_tls(self) -> TlsFiles:
+        """Files for TLS to Redis."""
+        return TlsFiles(ca=self.redis_ca_file, cert=self.redis_cert_file, key=self.redis_key_file)
+
+    @model_validator(mode="after")
     def _judge_has_a_model(self) -> Settings:
         if self.semantic_judge is None and (self.semantic_judge_model or self.semantic_judge_key):
             raise ValueError("GATEWAY_SEMANTIC_JUDGE_MODEL and GATEWAY_SEMANTIC_JUDGE_KEY need GATEWAY_SEMANTIC_JUDGE")
@@ -249,6 +275,7 @@ class Settings(Limits, BaseSettings):
         return CacheConfig(
             old_secrets=tuple(one.strip().encode() for one in old if one.strip()),
             redis_url=self.redis_url.get_secret_value() if self.redis_url else None,
+            redis_tls=self.redis_tls(),
             secret=secret,
             ttl_s=self.cache_ttl_s,
             l0_ttl_s=self.cache_local_ttl_s,

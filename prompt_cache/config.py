@@ -6,6 +6,7 @@ from dataclasses import dataclass, field, fields
 from typing import ClassVar
 
 from prompt_cache.eviction import EvictionPolicy
+from prompt_cache.redis_tls import TlsFiles
 
 _MIN_SECRET_BYTES = 16
 
@@ -20,6 +21,8 @@ class CacheConfig:
 
     # Redis that gateways share, such as "redis://127.0.0.1:6379/0"; None = the process's own store alone.
     redis_url: str | None
+    # For a "rediss://".
+    redis_tls: TlsFiles = field(default_factory=TlsFiles)
     # Keys the names of entries and encrypts them; gateways that share a Redis share it. At least 16 bytes.
     secret: bytes = field(repr=False)
     # Secrets that were used before, the latest first: what they sealed can be read still. Names are made with the oldest of all, so that a

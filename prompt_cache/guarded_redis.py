@@ -6,14 +6,16 @@ import asyncio
 import contextlib
 import logging
 from collections.abc import Awaitable, Callable
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from redis.asyncio import BlockingConnectionPool, Redis
+from redis.asyncio.connection import parse_url
 from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
 
 from prompt_cache.circuit_breaker import CircuitBreaker
 from prompt_cache.config import CacheConfig
+from prompt_cache.redis_tls import TlsConnection, TlsContexts, check_redis_url, is_tls
 
 logger = logging.getLogger(__name__)
 
@@ -26,15 +28,19 @@ def connect(url: str, config: CacheConfig) -> Redis:
     """A client of a Redis; it connects when it is first used.
 
     Args:
-        url: as redis-py understands it.
+        url: "redis://USER:PASSWORD@HOST:PORT/DB", "rediss://" for TLS, or "unix://PATH".
         config: timeouts and the number of connections.
 
     Raises:
-        ValueError: the URL is malformed.
+        ValueError: the URL is malformed, or does not go with the files for TLS.
     """
+    check_redis_url(url, config.redis_tls)
+    options: dict[str, Any] = dict(parse_url(url))
+    if is_tls(url):
+        options |= {"connection_class": TlsConnection, "contexts": TlsContexts(config.redis_tls)}
     # The library's default is ten tries with a growing pause: seconds for every lookup while Redis is gone.
-    pool = BlockingConnectionPool.from_url(
-        url,
+    pool = BlockingConnectionPool(
+        **options,
         max_connections=config.max_connections,
         timeout=config.lookup_timeout_s,
         socket_timeout=config.socket_timeout_s,
@@ -125,7 +131,9 @@ class GuardedRedis:
         except Exception as error:  # noqa: BLE001 - whatever Redis or its client does, it costs a request no more than the hit
             self.errors += 1
             if self._breaker.failed(self._clock()):
-                logger.warning("Redis is left alone for %.3g s after failures in a row, the last: %r", self._config.breaker_open_s, error)
+                # Not its repr, which has no reason.
+                last = f"{type(error).__name__}: {error}"
+                logger.warning("Redis is left alone for %.3g s after failures in a row, the last: %s", self._config.breaker_open_s, last)
             return None
         finally:
             # The client sends under `asyncio.wait_for`, which before Python 3.12 loses a cancellation that comes as the sending is done.

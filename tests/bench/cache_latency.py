@@ -161,7 +161,7 @@ def main() -> None:
     """Measures and writes the results file."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--stores", nargs="+", default=["flat", "vector-sets", "query-engine"])
-    parser.add_argument("--entries", nargs="+", type=int, default=[1_000, 10_000])
+    parser.add_argument("--entries", nargs="+", type=int, default=[1_000, 10_000, 100_000])
     parser.add_argument("--dimensions", type=int, default=384)
     parser.add_argument("--searches", type=int, default=500)
     parser.add_argument("--output", type=Path, default=RESULTS)

@@ -43,7 +43,7 @@ class RedisServer:
     def start(self) -> None:
         """Returns when it accepts connections."""
         command = [self._program, "--port", str(self.port), "--bind", "127.0.0.1", "--save", "", "--appendonly", "no", *self._settings]
-        self._process = subprocess.Popen(command, cwd=self._folder, stdout=subprocess.PIPE, text=True)
+        self._process = subprocess.Popen(command, cwd=self._folder, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
         assert self._process.stdout is not None
         said = []
         for line in self._process.stdout:
@@ -53,6 +53,8 @@ class RedisServer:
                 self._drain = threading.Thread(target=self._process.stdout.read, daemon=True)
                 self._drain.start()
                 return
+        self._process.wait()
+        self._process.stdout.close()
         raise AssertionError(f"redis-server ended before it was ready: {''.join(said)}")
 
     def pause(self) -> None:

@@ -245,5 +245,5 @@ def test_a_client_waits_as_long_as_it_is_told_and_does_not_try_again_by_itself()
 
 @pytest.mark.parametrize("url", ["http://127.0.0.1", "127.0.0.1:6379"])
 def test_a_malformed_url_is_refused(url: str) -> None:
-    with pytest.raises(ValueError, match="scheme"):
+    with pytest.raises(ValueError, match="must begin with"):
         connect(url, CacheConfig(redis_url=url, secret=SECRET))
