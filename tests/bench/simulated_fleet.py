@@ -128,7 +128,8 @@ class FleetRun:
             if isinstance(what, _Chat):
                 self._ask(what, now)
             else:
-                self._end_step(*what, now)
+                replica, step = what
+                self._end_step(replica, step, now)
         return self
 
     def _at(self, when: float, what: Any) -> None:
