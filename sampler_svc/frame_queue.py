@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterable
+import time
+from collections.abc import AsyncIterable, Callable
 from typing import Generic, TypeVar
 
 T = TypeVar("T")
@@ -14,20 +15,30 @@ class FrameQueue(Generic[T]):
 
     Args:
         limit: most messages that wait; the stream is not read on before they are taken.
+        clock: seconds, never falling.
     """
 
-    def __init__(self, limit: int) -> None:
+    def __init__(self, limit: int, *, clock: Callable[[], float] = time.monotonic) -> None:
         self._limit = limit
         self._messages: list[T] = []
+        # Of the oldest that waits.
+        self._since: float | None = None
+        self._clock = clock
         self._closed = False
         self._arrived = asyncio.Event()
         self._room = asyncio.Event()
+
+    @property
+    def oldest_s(self) -> float:
+        """For how long the oldest message has waited."""
+        return 0.0 if self._since is None else self._clock() - self._since
 
     async def fill(self, stream: AsyncIterable[T]) -> None:
         """Reads a stream to its end, however it ends."""
         try:
             async for message in stream:
                 self._messages.append(message)
+                self._since = self._clock() if self._since is None else self._since
                 self._arrived.set()
                 if len(self._messages) >= self._limit:
                     self._room.clear()
@@ -43,7 +54,7 @@ class FrameQueue(Generic[T]):
     async def take_all(self) -> list[T]:
         """Waits for a message and takes all there are; none means that none will come."""
         await self._arrived.wait()
-        messages, self._messages = self._messages, []
+        messages, self._messages, self._since = self._messages, [], None
         if not self._closed:
             self._arrived.clear()
         self._room.set()

@@ -8,7 +8,7 @@ import logging
 import time
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 from compute_svc.replica.gateway_link import GatewayLink
 from compute_svc.replica.parcels import TextKey
@@ -99,12 +99,21 @@ class _Flight:
     deadline: float | None
     # What its sampler is told at its admission; gone after that.
     message: compute_pb2.SubmitRequest | None
+    num_tokens: int
+    submitted_at: float
     sampler: SamplerPort | None = None
     first_token_at: float | None = None
     preemptions: int = 0
     is_free: bool = False
     outcome: compute_pb2.RequestOutcome.ValueType | None = None
     error: ServiceError | None = None
+
+
+class QueuedPrefill(NamedTuple):
+    """Requests whose first token is not computed yet: their prompts' tokens, cached or not, and for how long the oldest has waited."""
+
+    tokens: int
+    oldest_s: float
 
 
 class Dispatcher:
@@ -153,6 +162,13 @@ class Dispatcher:
     def has_sampler(self) -> bool:
         """Whether a sampler is ready."""
         return any(sampler.ready for sampler in self._samplers)
+
+    @property
+    def queued_prefill(self) -> QueuedPrefill:
+        """What waits for its first token."""
+        waiting = [flight for flight in self._flights.values() if flight.first_token_at is None and flight.outcome is None]
+        oldest = min((flight.submitted_at for flight in waiting), default=0.0)
+        return QueuedPrefill(sum(flight.num_tokens for flight in waiting), self._clock() - oldest if waiting else 0.0)
 
     def next_number(self) -> int:
         """A number for the engine that nothing else has."""
@@ -209,7 +225,15 @@ class Dispatcher:
             )
             return
         self._flights[request.number] = _Flight(
-            request.number, gateway, message.request, message.epoch, message.request_id, request.deadline, message
+            request.number,
+            gateway,
+            message.request,
+            message.epoch,
+            message.request_id,
+            request.deadline,
+            message,
+            request.prompt.size + request.generated.size,
+            self._clock(),
         )
         gateway.requests[message.request] = request.number
         self._is_idle.clear()
