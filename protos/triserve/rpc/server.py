@@ -18,6 +18,7 @@ from grpc_health.v1.health import aio as health_aio
 from grpc_reflection.v1alpha import reflection
 from prometheus_client import CollectorRegistry
 from pydantic import ValidationError
+from pydantic_core import ErrorDetails
 from pydantic_settings import BaseSettings
 
 from triserve.rpc.channel import KEEPALIVE_MS, MAX_MESSAGE_BYTES, PING_TIMEOUT_MS
@@ -212,6 +213,16 @@ def load_settings(settings_class: type[S]) -> S:
         return settings_class()
     except ValidationError as error:
         for item in error.errors():
-            variable = f"{prefix}{'_'.join(str(part) for part in item['loc'])}".upper()
-            sys.stderr.write(f"{variable}={item.get('input')!r}: {item['msg']}\n")
+            sys.stderr.write(f"{_shown(settings_class, item)}{item['msg']}\n")
         raise SystemExit(2) from None
+
+
+def _shown(settings_class: type[BaseSettings], error: ErrorDetails) -> str:
+    """The variable that is wrong and what it is, unless that is a secret; nothing where several are wrong together, since secrets may be among them."""
+    if not error["loc"]:
+        return ""
+    prefix = settings_class.model_config.get("env_prefix", "")
+    variable = f"{prefix}{'_'.join(str(part) for part in error['loc'])}".upper()
+    field = settings_class.model_fields.get(str(error["loc"][0]))
+    is_secret = field is not None and "Secret" in str(field.annotation)
+    return f"{variable}: " if is_secret else f"{variable}={error.get('input')!r}: "
