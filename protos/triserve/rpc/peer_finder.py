@@ -82,7 +82,7 @@ class PeerFinder:
     async def _ask(self, name: PeerName) -> None:
         try:
             self._answers[name] = await self._look_up(name)
-        except Exception as error:  # noqa: BLE001 - whatever becomes of a lookup, the next one is made
+        except Exception as error:
             if not isinstance(error, LookupFailed):
                 logger.error("looking for %s failed", name.host, exc_info=error)
             self.failures += 1
