@@ -27,6 +27,7 @@ _LONG_S = (0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 1
 _MAX_SHOWN_SCOPES = 50
 _SCOPE_CHARS = 24
 
+_VLLM_LABELS = {"finish_reason": "finished_reason"}
 _COMPUTE_GAUGES = {
     "running_requests": "Requests admitted to the batch",
     "waiting_requests": "Requests that wait for admission",
@@ -50,9 +51,13 @@ _CACHE_GAUGES = {
 
 
 class Metrics:
-    """What is counted as it happens. Each gateway has a registry of its own."""
+    """What is counted as it happens. Each gateway has a registry of its own.
 
-    def __init__(self) -> None:
+    Args:
+        model_name: for vLLM's label.
+    """
+
+    def __init__(self, model_name: str = "") -> None:
         self.registry = new_registry("gateway", version("triserve"))
         self.refused = Counter(
             "triserve_gateway_refused", "Requests answered with an error, by its reason", ("reason",), registry=self.registry
@@ -94,7 +99,8 @@ class Metrics:
                     "vllm:inter_token_latency_seconds": self.inter_token_latency,
                     "vllm:e2e_request_latency_seconds": self.duration,
                     "vllm:request_success": self.answers,
-                }
+                },
+                model_name,
             )
         )
 
@@ -110,10 +116,12 @@ class AliasCollector(Collector):
 
     Args:
         metrics: By their other names.
+        model_name: A label that those have.
     """
 
-    def __init__(self, metrics: Mapping[str, Counter | Histogram]) -> None:
+    def __init__(self, metrics: Mapping[str, Counter | Histogram], model_name: str) -> None:
         self._metrics = metrics
+        self._model_name = model_name
 
     def collect(self) -> Iterable[Metric]:
         """All families, with their values now."""
@@ -121,7 +129,9 @@ class AliasCollector(Collector):
             for family in metric.collect():
                 alias = Metric(name, family.documentation, family.type)
                 for sample in family.samples:
-                    alias.samples.append(sample._replace(name=name + sample.name.removeprefix(family.name)))
+                    labels = {_VLLM_LABELS.get(label, label): value for label, value in sample.labels.items()}
+                    labels["model_name"] = self._model_name
+                    alias.samples.append(sample._replace(name=name + sample.name.removeprefix(family.name), labels=labels))
                 yield alias
 
 

@@ -78,7 +78,7 @@ class GatewayService:
         self._settings = settings
         keys = ApiKeys.load(settings.api_keys_file)
         self._listener = _listen(settings.listen)
-        metrics = Metrics()
+        metrics = Metrics(settings.model_name)
         self._cache = PromptCache(settings.cache_config()) if settings.cache else None
         self._fleet = Fleet(
             parse_peer_names(settings.tokenizers),

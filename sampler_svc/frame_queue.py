@@ -23,6 +23,8 @@ class FrameQueue(Generic[T]):
         self._messages: list[T] = []
         # Of the oldest that waits.
         self._since: float | None = None
+        # Of the oldest that was taken, and is not answered before more is asked for.
+        self._taken_since: float | None = None
         self._clock = clock
         self._closed = False
         self._arrived = asyncio.Event()
@@ -30,8 +32,9 @@ class FrameQueue(Generic[T]):
 
     @property
     def oldest_s(self) -> float:
-        """For how long the oldest message has waited."""
-        return 0.0 if self._since is None else self._clock() - self._since
+        """For how long the oldest message has waited for its answer."""
+        oldest = self._since if self._taken_since is None else self._taken_since
+        return 0.0 if oldest is None else self._clock() - oldest
 
     async def fill(self, stream: AsyncIterable[T]) -> None:
         """Reads a stream to its end, however it ends."""
@@ -53,8 +56,10 @@ class FrameQueue(Generic[T]):
 
     async def take_all(self) -> list[T]:
         """Waits for a message and takes all there are; none means that none will come."""
+        self._taken_since = None
         await self._arrived.wait()
-        messages, self._messages, self._since = self._messages, [], None
+        messages, self._messages = self._messages, []
+        self._taken_since, self._since = self._since, None
         if not self._closed:
             self._arrived.clear()
         self._room.set()

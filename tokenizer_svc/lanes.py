@@ -55,8 +55,8 @@ class Lane:
         self._idle = limits.threads
         self._num_threads = limits.threads
         self._progress_at = clock()
-        # Of one thread, as measured; 0 = not yet.
-        self._bytes_per_s = 0.0
+        # Means over what was done last, for the pace of one thread.
+        self._mean_bytes = self._mean_s = 0.0
         self._closed = False
         self._changed = threading.Condition()
         # Daemons, because work that has begun cannot be stopped and must not hold the process.
@@ -119,9 +119,9 @@ class Lane:
         with self._changed:
             if not self._waiting:
                 return 0.0
-            if not self._bytes_per_s:
+            if not self._mean_bytes:
                 return self._clock() - self._progress_at
-            return self._waiting_bytes / (self._bytes_per_s * self._limits.threads)
+            return self._waiting_bytes * self._mean_s / (self._mean_bytes * self._limits.threads)
 
     def _check_room(self, num_bytes: int) -> None:
         waiting, limit = len(self._waiting) - self._idle + 1, self._limits.max_waiting
@@ -153,9 +153,10 @@ class Lane:
                 _settle(future, work.run)
             with self._changed:
                 self._progress_at = self._clock()
-                if ran and self._progress_at > began:
-                    pace = work.num_bytes / (self._progress_at - began)
-                    self._bytes_per_s += (_PACE_WEIGHT if self._bytes_per_s else 1.0) * (pace - self._bytes_per_s)
+                if ran:
+                    weight = _PACE_WEIGHT if self._mean_bytes else 1.0
+                    self._mean_bytes += weight * (work.num_bytes - self._mean_bytes)
+                    self._mean_s += weight * (self._progress_at - began - self._mean_s)
                 self._idle += 1
 
 

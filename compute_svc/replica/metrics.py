@@ -25,13 +25,18 @@ class PrefillPace:
 
     def observe(self, now: float, prefill_tokens: int, *, is_busy: bool) -> None:
         """So many were computed since the start, and whether some wait now."""
-        if self._last is not None and now > self._last[0] and prefill_tokens > self._last[1]:
+        if not is_busy:
+            # A while in which nothing waited says how much was asked for, and not how fast it is done.
+            self._last = None
+        elif self._last is None:
+            self._last = (now, prefill_tokens)
+        elif now > self._last[0] and prefill_tokens > self._last[1]:
+            # Over all the time since there was progress: a step may take longer than a look.
             pace = (prefill_tokens - self._last[1]) / (now - self._last[0])
             self._tokens_per_s = pace if not self._tokens_per_s else self._tokens_per_s + _WEIGHT * (pace - self._tokens_per_s)
-        # A while in which nothing waited says how much was asked for, and not how fast it is done.
-        self._last = (now, prefill_tokens) if is_busy else None
+            self._last = (now, prefill_tokens)
 
-    def seconds(self, tokens: int, oldest_s: float) -> float:
+    def seconds(self, tokens: float, oldest_s: float) -> float:
         """How long so many will take; as long as the oldest has waited where nothing was measured yet."""
         return tokens / self._tokens_per_s if self._tokens_per_s else oldest_s if tokens else 0.0
 
@@ -53,11 +58,12 @@ class StepMetrics:
         )
         self._last: tuple[float, Load] | None = None
 
-    def observe(self, load: Load, ended_at: float) -> None:
-        """A step has ended."""
+    def observe(self, load: Load, ended_at: float, num_started: int) -> None:
+        """A step has ended, and so many requests have their first token: its row is a token of their prompt, and counted as one already."""
         if self._last is not None and load.steps == self._last[1].steps + 1:
             before = self._last[1]
-            self._batch_tokens.observe(load.prefill_tokens - before.prefill_tokens + load.decode_tokens - before.decode_tokens)
+            tokens = load.prefill_tokens - before.prefill_tokens + load.decode_tokens - before.decode_tokens - num_started
+            self._batch_tokens.observe(max(0, tokens))
             if before.running_requests:
                 self._step_seconds.observe(max(0.0, ended_at - self._last[0]))
         self._last = (ended_at, load)

@@ -179,7 +179,7 @@ class ComputeService:
     def on_engine_output(self, output: StepOutput, ended_at: float) -> None:
         """See `Dispatcher`, `PrefixCalls` and `KvWatch`."""
         self._servicer.load = output.load
-        self._step_metrics.observe(output.load, ended_at)
+        self._step_metrics.observe(output.load, ended_at, len(output.started))
         self._require_dispatcher().on_engine_output(output, ended_at)
         self._require_prefixes().on_output(output)
         if output.kv_changes is not None:
@@ -237,8 +237,12 @@ class ComputeService:
             self._changed.clear()
 
     def _queued_prefill_s(self) -> float:
-        """Seconds of prefill that wait."""
-        return self._prefill_pace.seconds(*self._dispatcher.queued_prefill) if self._dispatcher is not None else 0.0
+        """Seconds of prefill that wait. How much of a prompt is cached is known when it is admitted: until then, as much as of those before."""
+        if self._dispatcher is None:
+            return 0.0
+        queued, load = self._dispatcher.queued_prefill, self._servicer.load
+        seen = load.prefill_tokens + load.cached_tokens
+        return self._prefill_pace.seconds(queued.tokens * (load.prefill_tokens / seen if seen else 1.0), queued.oldest_s)
 
     def _watch_engine(self) -> None:
         """An engine that hangs will not come back by itself: it ends, and the process with it, which whoever runs it starts again."""

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import threading
+import time
 from collections.abc import Callable, Iterable
 from concurrent.futures import TimeoutError as FutureTimeoutError
 from socketserver import ThreadingMixIn
@@ -18,6 +19,7 @@ from prometheus_client.exposition import CONTENT_TYPE_LATEST, generate_latest
 
 # How long the event loop may be busy before it counts as hanging: far above what any of its work takes.
 _LOOP_TIMEOUT_S = 10.0
+_BEAT_S = 0.5
 # A scraper that is slow to ask, or to read.
 _CLIENT_TIMEOUT_S = 10.0
 _MAX_CLIENTS = 16
@@ -47,6 +49,7 @@ class MetricsServer:
         except OSError as error:
             raise OSError(error.errno, f"cannot listen on {listen}: {error.strerror}") from error
         self._server.set_app(self._answer)
+        self._beat()
         threading.Thread(target=self._server.serve_forever, name="metrics", daemon=True).start()
 
     @property
@@ -56,13 +59,19 @@ class MetricsServer:
 
     def close(self) -> None:
         """Listens no more."""
+        self._loop.call_soon_threadsafe(self._next_beat.cancel)
         self._server.shutdown()
         self._server.server_close()
 
     def _answer(self, environ: dict[str, Any], start_response: StartResponse) -> Iterable[bytes]:
         if environ["REQUEST_METHOD"] not in ("GET", "HEAD"):
             return _say(start_response, "405 Method Not Allowed", b"only GET is answered here\n")
-        work = {"/metrics": self._told, "/livez": lambda: b"alive\n", "/readyz": self._told_ready}.get(environ["PATH_INFO"])
+        if time.monotonic() > self._beat_at + _LOOP_TIMEOUT_S:
+            # At once: who asks waits a second and no longer.
+            return _say(start_response, "503 Service Unavailable", b"the event loop hangs\n")
+        if environ["PATH_INFO"] == "/livez":
+            return _say(start_response, "200 OK", b"alive\n")
+        work = {"/metrics": self._told, "/readyz": self._told_ready}.get(environ["PATH_INFO"])
         if work is None:
             return _say(start_response, "404 Not Found", b"there are /metrics, /livez and /readyz\n")
         try:
@@ -74,6 +83,10 @@ class MetricsServer:
             return _say(start_response, "503 Service Unavailable", b"not ready\n")
         kind = CONTENT_TYPE_LATEST if environ["PATH_INFO"] == "/metrics" else "text/plain; charset=utf-8"
         return _say(start_response, "200 OK", body, kind)
+
+    def _beat(self) -> None:
+        self._beat_at = time.monotonic()
+        self._next_beat = self._loop.call_later(_BEAT_S, self._beat)
 
     def _told(self) -> bytes:
         return generate_latest(self._registry)

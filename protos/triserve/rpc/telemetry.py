@@ -9,7 +9,7 @@ import sys
 from datetime import UTC, datetime
 
 # As gateways make them; lines of a request begin with its id, or name it.
-_REQUEST_ID = re.compile(r"\b(?:chatcmpl|cmpl|chat)-[0-9a-f]{32}\b")
+_REQUEST_ID = re.compile(r"\b(?:(?:chatcmpl|cmpl|chat)-)?[0-9a-f]{32}\b")
 
 
 class _Formatter(logging.Formatter):

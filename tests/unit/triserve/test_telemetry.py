@@ -44,7 +44,7 @@ def test_each_event_is_one_object_with_all_fields(capsys: pytest.CaptureFixture[
     assert str(first["time"]).endswith("Z")
 
 
-@pytest.mark.parametrize("prefix", ["cmpl-", "chatcmpl-", "chat-"])
+@pytest.mark.parametrize("prefix", ["", "cmpl-", "chatcmpl-", "chat-"])
 def test_the_request_a_line_is_about_is_a_field(capsys: pytest.CaptureFixture[str], prefix: str) -> None:
     configure_logging("gateway", as_json=True)
     request_id = prefix + "0123456789abcdef" * 2

@@ -25,6 +25,13 @@ def test_seconds_are_tokens_at_the_pace_of_the_last_steps() -> None:
     assert pace.seconds(4000, 9.0) == pytest.approx(8.0, rel=0.01)
 
 
+def test_a_step_that_takes_longer_than_a_look_is_not_taken_for_a_fast_one() -> None:
+    pace = PrefillPace()
+    for look in range(21):
+        pace.observe(look / 10, 512 * (look // 10), is_busy=True)
+    assert pace.seconds(512, 0.0) == pytest.approx(1.0)
+
+
 def test_a_pause_says_nothing_of_the_pace() -> None:
     pace = PrefillPace()
     pace.observe(0.0, 0, is_busy=True)
@@ -57,8 +64,8 @@ def test_a_step_is_measured_from_the_one_before_and_a_pause_is_none() -> None:
     load = Load.nothing()._replace(running_requests=1)
     for number, (ended_at, running) in enumerate([(1.0, 1), (1.02, 1), (1.04, 0), (9.0, 1)]):
         load = load._replace(steps=number, decode_tokens=4 * number, running_requests=running)
-        steps.observe(load, ended_at)
+        steps.observe(load, ended_at, num_started=number == 1)
     assert _value(registry, "triserve_compute_batch_tokens_count") == 3
-    assert _value(registry, "triserve_compute_batch_tokens_sum") == 12
+    assert _value(registry, "triserve_compute_batch_tokens_sum") == 11
     assert _value(registry, "triserve_compute_step_seconds_count") == 2
     assert _value(registry, "triserve_compute_step_seconds_sum") == pytest.approx(0.04)
