@@ -175,16 +175,20 @@ def main() -> None:
     runs = []
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner, tempfile.TemporaryDirectory() as folder:
         server = SERVERS["vectors"](Path(folder))
-        exact = runner.run(_exact(server.url, arguments))
-        hanging = runner.run(_hanging(server))
-        server.kill()
+        try:
+            exact = runner.run(_exact(server.url, arguments))
+            hanging = runner.run(_hanging(server))
+        finally:
+            server.kill()
         print(json.dumps({"exact": exact, "hanging": hanging}))
         for entries in arguments.entries:
             for name in arguments.stores:
                 with tempfile.TemporaryDirectory() as own:
                     server = SERVERS[KINDS[name]](Path(own))
-                    runs.append(runner.run(_semantic(name, server.url, arguments, entries)))
-                    server.kill()
+                    try:
+                        runs.append(runner.run(_semantic(name, server.url, arguments, entries)))
+                    finally:
+                        server.kill()
                 print(json.dumps(runs[-1]), flush=True)
     document = {
         "what": "a lookup in the prompt cache at the gateway's call, embedding left out",
