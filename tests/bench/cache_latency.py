@@ -41,7 +41,8 @@ KINDS = {"flat": "plain", "vector-sets": "vectors", "query-engine": "query-engin
 QUESTION, SIMILAR, OTHER = "What is the capital of {}?", "What's the capital of {}?", "Who was the first king of {}?"
 _WORDS = "answer " * 40
 _FILLING_AT_ONCE = 16
-_PATIENT: dict[str, Any] = {"lookup_timeout_s": 5.0, "socket_timeout_s": 5.0}
+# Filling a hundred thousand vectors makes single commands wait.
+_PATIENT: dict[str, Any] = {"lookup_timeout_s": 60.0, "socket_timeout_s": 60.0}
 
 
 def _answer(number: int) -> CachedAnswer:
