@@ -6,11 +6,14 @@ import os
 from pathlib import Path
 from typing import Annotated, Literal
 
-from pydantic import DirectoryPath, Field, ValidationInfo, field_validator
+from pydantic import DirectoryPath, Field, FilePath, ValidationInfo, field_validator, model_validator
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 from triserve.rpc.machine import usable_cores
 from triserve.rpc.peer_names import parse_peer_names
+from triserve.rpc.tls.certificate import CertificateFiles
+from triserve.rpc.tls.choice import DNS_NAME, stage_files
+from triserve.rpc.tls.loopback import PlainText, require_no_plain_text
 
 _ADDRESS = r"^.+:\d{1,5}$"
 
@@ -30,6 +33,18 @@ class Settings(BaseSettings):
         None, pattern=_ADDRESS, description="Address of /metrics, /livez and /readyz, host:port, apart from the data port; unset = none"
     )
     log_format: Literal["text", "json"] = Field("text", description="Form of the log: lines of text, or a JSON object a line")
+    tls_cert_file: FilePath | None = Field(
+        None, description="Certificate shown to gateways and samplers, PEM; with key and CA, or none of the three; read again when replaced"
+    )
+    tls_key_file: FilePath | None = Field(None, description="Key of that certificate, without a passphrase")
+    tls_ca_file: FilePath | None = Field(None, description="What their certificates is checked against")
+    tls_clients: Annotated[tuple[Annotated[str, Field(pattern=DNS_NAME)], ...], NoDecode] = Field(
+        ("gateway",), min_length=1, description="DNS names of which a gateway's certificate must have one, separated by commas"
+    )
+    tls_sampler_name: str = Field(
+        "sampler", pattern=DNS_NAME, description="DNS name that a sampler's certificate must have, whatever address was dialled"
+    )
+    require_tls: bool = Field(False, description="Whether to refuse to start where it listens or connects beyond loopback in plain text")
     name: str = Field("compute", min_length=1, max_length=64, description="Name of the process in the logs of its samplers")
     model: DirectoryPath = Field(description="Folder with config.json, safetensors and tokenizer.json")
     samplers: Annotated[tuple[str, ...], NoDecode] = Field(
@@ -131,7 +146,7 @@ class Settings(BaseSettings):
         window = "" if self.streaming_window_tokens is None else f", window {self.streaming_window_tokens} and {self.num_sinks} sinks"
         return f"{dtype} on {self.device.partition(':')[0]}{window}"
 
-    @field_validator("samplers", mode="before")
+    @field_validator("samplers", "tls_clients", mode="before")
     @classmethod
     def _split(cls, value: object) -> object:
         return tuple(part.strip() for part in value.split(",") if part.strip()) if isinstance(value, str) else value
@@ -165,3 +180,18 @@ class Settings(BaseSettings):
         if value > budget:
             raise ValueError(f"the limit is step_budget_tokens, {budget}")
         return value
+
+    @model_validator(mode="after")
+    def _keeps_plain_text_on_this_machine(self) -> Settings:
+        if self.tls_files() is None and self.require_tls:
+            ways = [("COMPUTE_LISTEN", self.listen), *(("COMPUTE_SAMPLERS", target) for target in self.samplers)]
+            require_no_plain_text("COMPUTE_REQUIRE_TLS", [PlainText(*way, "COMPUTE_TLS_CERT_FILE") for way in ways])
+        return self
+
+    def tls_files(self) -> CertificateFiles | None:
+        """For the connections to gateways and samplers; None = plain text.
+
+        Raises:
+            ValueError: they cannot be used; names them.
+        """
+        return stage_files("COMPUTE_", cert=self.tls_cert_file, key=self.tls_key_file, ca=self.tls_ca_file)

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from gateway.auth import BadKeysFile
-from gateway.service import CannotListen, GatewayService, NoEmbedder
+from gateway.http.server import CannotListen
+from gateway.service import GatewayService, NoEmbedder
 from gateway.settings import Settings
 from triserve.rpc.server import run_service
 

@@ -5,12 +5,14 @@ from __future__ import annotations
 import hashlib
 import hmac
 import re
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
 
 from triserve.rpc import limits
 from triserve.rpc.errors import Unauthenticated
+from triserve.rpc.reread import Reread
 
 DEFAULT_TENANT = "default"
 _LINE = re.compile(
@@ -57,12 +59,16 @@ class ApiKeys:
             path: of the file; None = no key is asked for.
 
         Raises:
-            BadKeysFile: a line is malformed, its lowest_priority is out of range, a key is there twice, or there is no key at all.
+            BadKeysFile: the file cannot be read, a line is malformed, its lowest_priority is out of range, a key is there twice, or there is no key at all.
         """
         if path is None:
             return cls({})
+        try:
+            text = path.read_text()
+        except (OSError, UnicodeError) as error:
+            raise BadKeysFile(f"{path} cannot be read: {error}") from None
         grants: dict[bytes, Grant] = {}
-        for number, line in enumerate(path.read_text().splitlines(), start=1):
+        for number, line in enumerate(text.splitlines(), start=1):
             if not line.strip() or line.startswith("#"):
                 continue
             match = _LINE.fullmatch(line.strip())
@@ -112,3 +118,33 @@ class ApiKeys:
         if found is None:
             raise Unauthenticated("the API key is not known", field="Authorization")
         return found
+
+
+class LiveKeys:
+    """The keys that are in the file now. It is looked at with every request: a key that is taken out is refused from then on, and what was asked
+    with it before is answered to its end. A file that cannot be read, or has a wrong line, changes nothing.
+
+    Args:
+        path: of the file; None = no key is asked for.
+        on_change: called when other keys have come.
+
+    Raises:
+        BadKeysFile: see `ApiKeys.load`; at the start alone.
+    """
+
+    def __init__(self, path: Path | None, *, on_change: Callable[[ApiKeys], None]) -> None:
+        self._read = Reread(() if path is None else (path,), lambda: ApiKeys.load(path), refused=BadKeysFile)
+        self._keys = self._read.current()
+        self._on_change = on_change
+
+    def current(self) -> ApiKeys:
+        """Those that are let in."""
+        keys = self._read.current()
+        if keys is not self._keys:
+            self._keys = keys
+            self._on_change(keys)
+        return keys
+
+    def grant_of(self, authorization: str | None) -> Grant:
+        """See `ApiKeys.grant_of`."""
+        return self.current().grant_of(authorization)

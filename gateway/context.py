@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from aiohttp import web
 
-from gateway.auth import ApiKeys, Grant
+from gateway.auth import Grant, LiveKeys
 from gateway.clients.fleet import Fleet
 from gateway.flow.admission import Admission
 from gateway.flow.limits import Limits
@@ -27,7 +27,7 @@ class Gateway:
     fleet: Fleet
     admission: Admission
     bodies: BodyReader
-    keys: ApiKeys
+    keys: LiveKeys
     hosts: AllowedHosts
     cors: Cors
     names: ServedNames

@@ -13,9 +13,9 @@ import grpc
 from aiohttp import web
 from prometheus_client import CollectorRegistry
 
-from gateway.auth import ApiKeys
+from gateway.auth import ApiKeys, LiveKeys
 from gateway.chat_service import SERVICE_NAME, ChatServicer
-from gateway.clients.fleet import Fleet
+from gateway.clients.fleet import Fleet, FleetTls
 from gateway.clients.replica_choice import ChoicePolicy, LeastLoad, LeastWork, Random
 from gateway.context import Gateway
 from gateway.flow.admission import Admission
@@ -25,15 +25,17 @@ from gateway.flow.shares import Shares
 from gateway.hosts import AllowedHosts
 from gateway.http.app import make_app
 from gateway.http.bodies import BodyReader
-from gateway.http.connection import Connection, MalformedRequests
 from gateway.http.cors import Cors
+from gateway.http.server import HttpServer
 from gateway.metrics import Metrics, StateCollector
 from gateway.settings import Settings
 from prompt_cache import PromptCache
 from prompt_cache.flights import Flights
 from triserve.rpc.errors import Unavailable
+from triserve.rpc.metrics_server import RefusedCollector
 from triserve.rpc.peer_names import parse_peer_names
 from triserve.rpc.server import Health, ServiceServer
+from triserve.rpc.tls.ends import ClientTls, OwnCertificate, ServerTls
 from triserve.v1 import chat_pb2_grpc
 
 # Packages of an extra, which a gateway without a semantic cache does without.
@@ -44,22 +46,13 @@ logger = logging.getLogger(__name__)
 
 # For answers that were told to end, to say so to their clients.
 _LAST_WORDS_S = 1.0
-_BACKLOG = 1024
 _LAG_INTERVAL_S = 0.25
-_UNSENT_BYTES = 16 * 1024
 _MESSAGE_SLACK_BYTES = 64 * 1024
 _POLICIES: dict[str, Callable[[], ChoicePolicy]] = {"prefix": LeastWork, "least-load": LeastLoad, "random": Random}
 
 
 class NoEmbedder(Exception):
     """The semantic cache's embedder cannot be had; the message says why and what to do."""
-
-
-class CannotListen(OSError):
-    """An address of the gateway cannot be listened on; the message names it."""
-
-    def __str__(self) -> str:
-        return str(self.strerror)
 
 
 class GatewayService:
@@ -76,8 +69,9 @@ class GatewayService:
 
     def __init__(self, settings: Settings) -> None:
         self._settings = settings
-        keys = ApiKeys.load(settings.api_keys_file)
-        self._listener = _listen(settings.listen)
+        self._keys = LiveKeys(settings.api_keys_file, on_change=self._share)
+        door = settings.http_tls_files()
+        self._http = HttpServer(settings.listen, door, idle_timeout_s=settings.idle_timeout_s)
         metrics = Metrics(settings.model_name)
         self._cache = PromptCache(settings.cache_config()) if settings.cache else None
         self._fleet = Fleet(
@@ -91,11 +85,13 @@ class GatewayService:
             on_retry=lambda stage: metrics.retries.labels(stage).inc(),
             retry_wait_s=settings.retry_wait_s,
             prefix_index_bytes=settings.prefix_index_bytes if settings.routing == "prefix" else 0,
+            tls=_fleet_tls(settings),
         )
         limits, names = settings.limits(), settings.names()
-        shared = keys.num_tenants > 1
+        shared = self._keys.current().num_tenants > 1
         self._admission = Admission(settings.max_active_requests, shared=shared)
         budget = Shares(settings.max_bodies_bytes, noun="bytes of bodies", least=settings.max_body_bytes, shared=shared)
+        self._budget = budget
         self._bodies = BodyReader(limits, budget)
         self._semantic = _semantic_cache(settings, self._cache)
         answer_cache = None
@@ -126,8 +122,10 @@ class GatewayService:
             fleet=self._fleet,
             admission=self._admission,
             bodies=self._bodies,
-            keys=keys,
-            hosts=AllowedHosts.anybody() if keys.grants else AllowedHosts.of(settings.listen, settings.allowed_hosts),
+            keys=self._keys,
+            hosts=AllowedHosts.anybody()
+            if settings.api_keys_file is not None
+            else AllowedHosts.of(settings.listen, settings.allowed_hosts),
             cors=Cors(settings.cors_origins),
             names=names,
             limits=limits,
@@ -136,13 +134,19 @@ class GatewayService:
         )
         # Without cancellation a handler would not notice that its client is gone.
         self._runner = web.AppRunner(make_app(self.gateway), handler_cancellation=True, shutdown_timeout=_LAST_WORDS_S)
-        self._http: asyncio.Server | None = None
         self._grpc = ServiceServer(
             [SERVICE_NAME],
             lambda server: _add(ChatServicer(self.gateway), server),
             settings.grpc_listen,
             # What is a little above the limit is refused by our own words.
             max_receive_bytes=settings.max_body_bytes + _MESSAGE_SLACK_BYTES,
+            tls=ServerTls(OwnCertificate(door), clients=None) if door is not None else None,
+        )
+        http, grpc_server = self._http, self._grpc
+        metrics.registry.register(
+            RefusedCollector(
+                peers=lambda: grpc_server.refused_peers, handshakes=lambda: grpc_server.refused_handshakes + http.refused_handshakes
+            )
         )
         self._readiness: asyncio.Task[None] | None = None
         self._lag: asyncio.Task[None] | None = None
@@ -160,7 +164,7 @@ class GatewayService:
     @property
     def port(self) -> int:
         """Where HTTP is served."""
-        return int(self._listener.getsockname()[1])
+        return self._http.port
 
     @property
     def grpc_port(self) -> int:
@@ -184,7 +188,8 @@ class GatewayService:
         self._lag = asyncio.create_task(self._measure_lag(), name="loop-lag")
         self._fleet.start()
         await self._runner.setup()
-        self._http = await self._serve_http()
+        assert self._runner.server is not None, "the runner is set up"
+        await self._http.start(self._runner.server)
         logger.info("HTTP on port %d, gRPC on port %d", self.port, self.grpc_port)
 
     async def stop(self) -> None:
@@ -198,8 +203,7 @@ class GatewayService:
             logger.warning("%d answers are ended after %g s", self._admission.active, self._settings.drain_timeout_s)
             self._pipeline.abort_all(leaving)
             await self._admission.wait_idle(_LAST_WORDS_S)
-        if self._http is not None:
-            self._http.close()
+        await self._http.close()
         await self._runner.cleanup()
         self._bodies.close()
         await self._grpc.stop(_LAST_WORDS_S)
@@ -213,12 +217,11 @@ class GatewayService:
         if self._cache is not None:
             await self._cache.close()
 
-    async def _serve_http(self) -> asyncio.Server:
-        server, malformed, idle_timeout_s = self._runner.server, MalformedRequests(), self._settings.idle_timeout_s
-        assert server is not None, "the runner is set up"
-        return await asyncio.get_running_loop().create_server(
-            lambda: Connection(server, malformed=malformed, idle_timeout_s=idle_timeout_s), sock=self._listener, backlog=_BACKLOG
-        )
+    def _share(self, keys: ApiKeys) -> None:
+        """Another file of keys: whether there is somebody to leave a part to."""
+        shared = keys.num_tenants > 1
+        self._admission.set_shared(shared)
+        self._budget.set_shared(shared)
 
     async def _measure_lag(self) -> None:
         loop = asyncio.get_running_loop()
@@ -238,6 +241,14 @@ class GatewayService:
             await self._grpc.health.set_ready(ready)
             if ready == (self._fleet.ready and not self._admission.closed):
                 return
+
+
+def _fleet_tls(settings: Settings) -> FleetTls | None:
+    files = settings.stage_tls_files()
+    if files is None:
+        return None
+    own = OwnCertificate(files)
+    return FleetTls(ClientTls(own, settings.tls_tokenizer_name), ClientTls(own, settings.tls_compute_name))
 
 
 def _semantic_cache(settings: Settings, cache: PromptCache | None) -> SemanticCache | None:
@@ -264,26 +275,3 @@ def _semantic_cache(settings: Settings, cache: PromptCache | None) -> SemanticCa
 def _add(servicer: ChatServicer, server: grpc.aio.Server) -> None:
     add: Any = chat_pb2_grpc.add_ChatServiceServicer_to_server
     add(servicer, server)
-
-
-def _listen(address: str) -> socket.socket:
-    host, _, port = address.rpartition(":")
-    host = host.strip("[]")
-    family = socket.AF_INET6 if ":" in host else socket.AF_INET
-    try:
-        listener = socket.create_server((host, int(port)), family=family, backlog=_BACKLOG)
-    except OSError as error:
-        raise CannotListen(error.errno, f"cannot listen on {address}: {error.strerror}") from error
-    listener.setblocking(False)
-    _limit_unsent(listener)
-    return listener
-
-
-def _limit_unsent(listener: socket.socket) -> None:
-    """Lets the kernel hold only so many unsent bytes of each connection.
-
-    Otherwise megabytes of an answer wait there for a client that does not read, where they can be neither merged nor taken back.
-    """
-    option = getattr(socket, "TCP_NOTSENT_LOWAT", None)
-    if option is not None:
-        listener.setsockopt(socket.IPPROTO_TCP, option, _UNSENT_BYTES)

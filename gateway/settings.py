@@ -13,10 +13,13 @@ from gateway.flow.limits import Limits
 from gateway.flow.served_model import ServedNames
 from gateway.http.cors import ANY_ORIGIN
 from prompt_cache import CacheConfig
-from prompt_cache.redis_tls import TlsFiles, check_redis_url
+from prompt_cache.redis_tls import TlsFiles, check_redis_url, is_tls
 from prompt_cache.semantic.config import SemanticConfig
 from prompt_cache.vectors.vector_store import StoreLimits
 from triserve.rpc.peer_names import parse_peer_names
+from triserve.rpc.tls.certificate import CertificateFiles
+from triserve.rpc.tls.choice import DNS_NAME, client_door_files, stage_files
+from triserve.rpc.tls.loopback import PlainText, require_no_plain_text
 
 _ADDRESS = r"^.+:\d{1,5}$"
 # As browsers send it: no path, and the port only where it is not the scheme's own.
@@ -37,6 +40,21 @@ class Settings(Limits, BaseSettings):
         description="Address of /metrics without a key, /livez and /readyz, host:port, for those who watch; unset = none",
     )
     log_format: Literal["text", "json"] = Field("text", description="Form of the log: lines of text, or a JSON object a line")
+    http_tls_cert_file: FilePath | None = Field(
+        None, description="Certificate shown to clients of both APIs, PEM; with its key; read again when replaced; unset = plain text"
+    )
+    http_tls_key_file: FilePath | None = Field(None, description="Key of that certificate, without a passphrase")
+    tls_cert_file: FilePath | None = Field(
+        None,
+        description="Certificate shown to tokenizers and compute replicas, PEM; with key and CA, or none of the three; read again when replaced",
+    )
+    tls_key_file: FilePath | None = Field(None, description="Key of that certificate, without a passphrase")
+    tls_ca_file: FilePath | None = Field(None, description="What their certificates is checked against")
+    tls_tokenizer_name: str = Field(
+        "tokenizer", pattern=DNS_NAME, description="DNS name that a tokenizer's certificate must have, whatever address was dialled"
+    )
+    tls_compute_name: str = Field("compute", pattern=DNS_NAME, description="DNS name that a compute replica's certificate must have")
+    require_tls: bool = Field(False, description="Whether to refuse to start where it listens or connects beyond loopback in plain text")
     tokenizers: Annotated[tuple[str, ...], NoDecode] = Field(
         ("127.0.0.1:7200",),
         min_length=1,
@@ -235,6 +253,38 @@ class Settings(Limits, BaseSettings):
         elif files.given:
             raise ValueError("GATEWAY_REDIS_CA_FILE, GATEWAY_REDIS_CERT_FILE and GATEWAY_REDIS_KEY_FILE need GATEWAY_REDIS_URL")
         return self
+
+    @model_validator(mode="after")
+    def _keeps_plain_text_on_this_machine(self) -> Settings:
+        between_stages, door = self.stage_tls_files(), self.http_tls_files()
+        if not self.require_tls:
+            return self
+        ways: list[PlainText] = []
+        if door is None:
+            doors = (("GATEWAY_LISTEN", self.listen), ("GATEWAY_GRPC_LISTEN", self.grpc_listen))
+            ways += [PlainText(*one, "GATEWAY_HTTP_TLS_CERT_FILE") for one in doors]
+        if between_stages is None:
+            stages = (("GATEWAY_TOKENIZERS", self.tokenizers), ("GATEWAY_COMPUTES", self.computes))
+            ways += [PlainText(variable, target, "GATEWAY_TLS_CERT_FILE") for variable, targets in stages for target in targets]
+        if self.redis_url is not None and not is_tls(self.redis_url.get_secret_value()):
+            ways.append(PlainText("GATEWAY_REDIS_URL", self.redis_url.get_secret_value(), "rediss://"))
+        for variable, url in (("GATEWAY_EMBEDDER", self.embedder), ("GATEWAY_SEMANTIC_JUDGE", self.semantic_judge)):
+            if url is not None and url.startswith("http://"):
+                ways.append(PlainText(variable, url, "https://"))
+        require_no_plain_text("GATEWAY_REQUIRE_TLS", ways)
+        return self
+
+    def stage_tls_files(self) -> CertificateFiles | None:
+        """For the connections to tokenizers and compute replicas; None = plain text.
+
+        Raises:
+            ValueError: they cannot be used; names them.
+        """
+        return stage_files("GATEWAY_", cert=self.tls_cert_file, key=self.tls_key_file, ca=self.tls_ca_file)
+
+    def http_tls_files(self) -> CertificateFiles | None:
+        """For clients of both APIs; as `stage_tls_files`."""
+        return client_door_files("GATEWAY_", cert=self.http_tls_cert_file, key=self.http_tls_key_file)
 
     def redis_tls(self) -> TlsFiles:
         """Files for TLS to Redis."""

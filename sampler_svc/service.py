@@ -37,7 +37,8 @@ class SamplerService:
         servicer = SamplerServicer(vocabulary, fingerprint_of(settings.model), slots, settings.max_queued_frames, Metrics(self.registry))
         self._servicer = servicer
         self.registry.register(StateCollector(open_requests=lambda: slots.open_requests, oldest_frame_s=lambda: servicer.oldest_frame_s))
-        self._server = ServiceServer([SERVICE_NAME], self._register, settings.listen)
+        self._server = ServiceServer([SERVICE_NAME], self._register, settings.listen, tls=settings.server_tls())
+        self._server.tell(self.registry)
 
     @property
     def health(self) -> Health:

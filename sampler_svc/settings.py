@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Literal
+from typing import Annotated, Literal
 
-from pydantic import DirectoryPath, Field, field_validator
-from pydantic_settings import BaseSettings, SettingsConfigDict
+from pydantic import DirectoryPath, Field, FilePath, field_validator, model_validator
+from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
+
+from triserve.rpc.tls.choice import DNS_NAME, stage_files
+from triserve.rpc.tls.ends import OwnCertificate, ServerTls
+from triserve.rpc.tls.loopback import PlainText, require_no_plain_text
 
 
 class Settings(BaseSettings):
@@ -21,6 +25,15 @@ class Settings(BaseSettings):
         description="Address of /metrics, /livez and /readyz, host:port, apart from the data port; unset = none.",
     )
     log_format: Literal["text", "json"] = Field("text", description="Form of the log: lines of text, or a JSON object a line.")
+    tls_cert_file: FilePath | None = Field(
+        None, description="Certificate shown to compute replicas, PEM; with key and CA, or none of the three; read again when replaced."
+    )
+    tls_key_file: FilePath | None = Field(None, description="Key of that certificate, without a passphrase.")
+    tls_ca_file: FilePath | None = Field(None, description="What their certificates is checked against.")
+    tls_clients: Annotated[tuple[Annotated[str, Field(pattern=DNS_NAME)], ...], NoDecode] = Field(
+        ("compute",), min_length=1, description="DNS names of which a compute replica's certificate must have one, separated by commas."
+    )
+    require_tls: bool = Field(False, description="Whether to refuse to start where it listens beyond loopback in plain text.")
     model: DirectoryPath = Field(description="Model folder. Of its files only tokenizer.json is loaded; the others give the fingerprint.")
     max_open_requests: int = Field(4096, ge=1, le=1_000_000, description="Requests under way at once; one more is refused as overloaded.")
     max_queued_frames: int = Field(
@@ -31,9 +44,30 @@ class Settings(BaseSettings):
     )
     drain_timeout_s: float = Field(20.0, ge=0, le=3600, description="Seconds that requests under way may take to end after SIGTERM.")
 
+    @field_validator("tls_clients", mode="before")
+    @classmethod
+    def _split(cls, value: object) -> object:
+        return tuple(part.strip() for part in value.split(",") if part.strip()) if isinstance(value, str) else value
+
     @field_validator("model")
     @classmethod
     def _require_tokenizer(cls, value: Path) -> Path:
         if not (value / "tokenizer.json").is_file():
             raise ValueError("the folder has no tokenizer.json")
         return value
+
+    @model_validator(mode="after")
+    def _keeps_plain_text_on_this_machine(self) -> Settings:
+        files = stage_files("SAMPLER_", cert=self.tls_cert_file, key=self.tls_key_file, ca=self.tls_ca_file)
+        if self.require_tls and files is None:
+            require_no_plain_text("SAMPLER_REQUIRE_TLS", [PlainText("SAMPLER_LISTEN", self.listen, "SAMPLER_TLS_CERT_FILE")])
+        return self
+
+    def server_tls(self) -> ServerTls | None:
+        """What clients are shown and asked for; None = plain text.
+
+        Raises:
+            BadCertificate: a file was replaced by one that cannot be used since it was checked.
+        """
+        files = stage_files("SAMPLER_", cert=self.tls_cert_file, key=self.tls_key_file, ca=self.tls_ca_file)
+        return None if files is None else ServerTls(OwnCertificate(files), frozenset(self.tls_clients))

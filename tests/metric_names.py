@@ -70,4 +70,6 @@ NAMES: Mapping[str, frozenset[str]] = {
         }
     ),
 }
-EVERY_SERVICE = frozenset({"process_cpu_seconds_total", "process_resident_memory_bytes", "triserve_build_info"})
+EVERY_SERVICE = frozenset(
+    {"process_cpu_seconds_total", "process_resident_memory_bytes", "triserve_build_info", "triserve_tls_refused_total"}
+)

@@ -85,7 +85,8 @@ class TokenizerService:
     async def start(self) -> None:
         """Listens, ready."""
         register = partial(tokenizer_pb2_grpc.add_TokenizerServiceServicer_to_server, self._servicer)
-        server = ServiceServer([SERVICE], register, self._settings.listen)
+        server = ServiceServer([SERVICE], register, self._settings.listen, tls=self._settings.server_tls())
+        server.tell(self.registry)
         self._server = server
         await server.start()
         await server.health.set_ready(True)

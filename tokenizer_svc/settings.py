@@ -5,11 +5,14 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Annotated, Literal
 
-from pydantic import DirectoryPath, Field, ValidationInfo, field_validator
+from pydantic import DirectoryPath, Field, FilePath, ValidationInfo, field_validator, model_validator
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 from tokenizer_svc.chat_template import RESERVED_NAMES
 from tokenizer_svc.model_folder import SPECIAL_TOKEN_NAMES
+from triserve.rpc.tls.choice import DNS_NAME, stage_files
+from triserve.rpc.tls.ends import OwnCertificate, ServerTls
+from triserve.rpc.tls.loopback import PlainText, require_no_plain_text
 
 
 class Settings(BaseSettings):
@@ -26,6 +29,15 @@ class Settings(BaseSettings):
         description="Address of /metrics, /livez and /readyz, host:port, apart from the data port; unset = none",
     )
     log_format: Literal["text", "json"] = Field(default="text", description="Form of the log: lines of text, or a JSON object a line")
+    tls_cert_file: FilePath | None = Field(
+        None, description="Certificate shown to gateways, PEM; with key and CA, or none of the three; read again when replaced"
+    )
+    tls_key_file: FilePath | None = Field(None, description="Key of that certificate, without a passphrase")
+    tls_ca_file: FilePath | None = Field(None, description="What their certificates is checked against")
+    tls_clients: Annotated[tuple[Annotated[str, Field(pattern=DNS_NAME)], ...], NoDecode] = Field(
+        ("gateway",), min_length=1, description="DNS names of which a gateway's certificate must have one, separated by commas"
+    )
+    require_tls: bool = Field(False, description="Whether to refuse to start where it listens beyond loopback in plain text")
     model: DirectoryPath = Field(description="Folder with tokenizer.json and the model's other small files")
     max_input_bytes: int = Field(default=4 * 1024 * 1024, ge=1024, le=32 * 1024 * 1024, description="Most UTF-8 bytes of one text or chat")
     max_messages: int = Field(default=4096, ge=1, le=65536, description="Most turns of one chat")
@@ -57,7 +69,7 @@ class Settings(BaseSettings):
         default=10.0, ge=0, le=3600, description="Most seconds for work under way when the process is told to stop"
     )
 
-    @field_validator("template_allowed_arguments", mode="before")
+    @field_validator("template_allowed_arguments", "tls_clients", mode="before")
     @classmethod
     def _split(cls, value: object) -> object:
         return tuple(name.strip() for name in value.split(",") if name.strip()) if isinstance(value, str) else value
@@ -83,3 +95,19 @@ class Settings(BaseSettings):
         if value < info.data.get("max_input_bytes", 0):
             raise ValueError("the queue must have room for one input of TOKENIZER_MAX_INPUT_BYTES")
         return value
+
+    @model_validator(mode="after")
+    def _keeps_plain_text_on_this_machine(self) -> Settings:
+        files = stage_files("TOKENIZER_", cert=self.tls_cert_file, key=self.tls_key_file, ca=self.tls_ca_file)
+        if self.require_tls and files is None:
+            require_no_plain_text("TOKENIZER_REQUIRE_TLS", [PlainText("TOKENIZER_LISTEN", self.listen, "TOKENIZER_TLS_CERT_FILE")])
+        return self
+
+    def server_tls(self) -> ServerTls | None:
+        """What clients are shown and asked for; None = plain text.
+
+        Raises:
+            BadCertificate: a file was replaced by one that cannot be used since it was checked.
+        """
+        files = stage_files("TOKENIZER_", cert=self.tls_cert_file, key=self.tls_key_file, ca=self.tls_ca_file)
+        return None if files is None else ServerTls(OwnCertificate(files), frozenset(self.tls_clients))

@@ -16,6 +16,7 @@ from compute_svc.wire.step_output import Rows
 from triserve.rpc.errors import Unavailable
 from triserve.rpc.fingerprint import require_same
 from triserve.rpc.session import MalformedMessage, PeerSession, read_message
+from triserve.rpc.tls.ends import ClientTls
 from triserve.v1 import sampler_pb2, sampler_pb2_grpc
 
 # A sampler that has left its frames unanswered for so long gets no new requests while another does better.
@@ -52,6 +53,7 @@ class SamplerLink(PeerSession):
         listener: Who hears about it.
         max_unanswered: Frames that may be on their way at once.
         answer_timeout_s: A frame that is unanswered for so long means that the sampler is lost.
+        tls: See `PeerSession`.
         clock: Seconds, monotonic.
     """
 
@@ -66,9 +68,10 @@ class SamplerLink(PeerSession):
         *,
         max_unanswered: int,
         answer_timeout_s: float,
+        tls: ClientTls | None = None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        super().__init__(target)
+        super().__init__(target, tls)
         self._hello = hello
         self._listener = listener
         self._max_unanswered = max_unanswered

@@ -29,6 +29,7 @@ from triserve.rpc.metrics_server import new_registry
 from triserve.rpc.peer_names import parse_peer_names
 from triserve.rpc.peer_set import PeerSet
 from triserve.rpc.server import Health, ServiceServer
+from triserve.rpc.tls.ends import ClientTls, OwnCertificate, ServerTls
 from triserve.v1 import compute_pb2, compute_pb2_grpc, sampler_pb2
 
 logger = logging.getLogger(__name__)
@@ -56,7 +57,11 @@ class ComputeService:
         self._engine_watch = EngineWatch(freeze_timeout_s=settings.freeze_timeout_s, step_timeout_s=settings.step_timeout_s)
         self._kv_watch = KvWatch(self._engine.watch)
         self._prefix_servicer = PrefixCacheServicer(self._kv_watch)
-        self._server = ServiceServer([SERVICE_NAME, PREFIX_CACHE_SERVICE_NAME], self._register, settings.listen)
+        files = settings.tls_files()
+        own = OwnCertificate(files) if files is not None else None
+        self._sampler_tls = ClientTls(own, settings.tls_sampler_name) if own is not None else None
+        tls = ServerTls(own, frozenset(settings.tls_clients)) if own is not None else None
+        self._server = ServiceServer([SERVICE_NAME, PREFIX_CACHE_SERVICE_NAME], self._register, settings.listen, tls=tls)
         self._fingerprint = fingerprint_of(settings.model)
         self._samplers: PeerSet[SamplerLink] | None = None
         self._dispatcher: Dispatcher | None = None
@@ -67,6 +72,7 @@ class ComputeService:
         self._is_draining = False
         self._started_at_ms = int(time.time() * 1000)
         self.registry = new_registry("compute", version("triserve"))
+        self._server.tell(self.registry)
         self._step_metrics = StepMetrics(self.registry)
         self._prefill_pace = PrefillPace()
         self.registry.register(LoadCollector(lambda: self._servicer.load, self._queued_prefill_s, settings.model.name))
@@ -153,7 +159,12 @@ class ComputeService:
 
         def make(target: str) -> SamplerLink:
             sampler = SamplerLink(
-                target, hello, dispatcher, max_unanswered=settings.max_unanswered_frames, answer_timeout_s=settings.sampler_timeout_s
+                target,
+                hello,
+                dispatcher,
+                max_unanswered=settings.max_unanswered_frames,
+                answer_timeout_s=settings.sampler_timeout_s,
+                tls=self._sampler_tls,
             )
             dispatcher.add_sampler(sampler)
             return sampler

@@ -16,6 +16,7 @@ from gateway.flow.answer import Answer, FinishReason, Started
 from triserve.rpc.delta_frame import read_delta_frame
 from triserve.rpc.errors import Internal, Unavailable, from_proto
 from triserve.rpc.session import MalformedMessage, read_message
+from triserve.rpc.tls.ends import ClientTls
 from triserve.v1 import common_pb2, compute_pb2, compute_pb2_grpc, sampler_pb2
 
 logger = logging.getLogger(__name__)
@@ -59,6 +60,7 @@ class ComputePeer(Peer):
         on_stale: called with the number of deltas that belong to no attempt under way.
         prefixes: is told what KV pages the replica holds.
         wants_prefixes: set while somebody wants to know of them; None = nobody ever does.
+        tls: see `PeerSession`.
     """
 
     stage = "compute"
@@ -73,8 +75,9 @@ class ComputePeer(Peer):
         on_stale: Callable[[int], None],
         prefixes: PrefixIndex | None = None,
         wants_prefixes: asyncio.Event | None = None,
+        tls: ClientTls | None = None,
     ) -> None:
-        super().__init__(target, on_change=on_change)
+        super().__init__(target, on_change=on_change, tls=tls)
         self.prefixes = PrefixIndex(PageBudget(0)) if prefixes is None else prefixes
         self._wants_prefixes = wants_prefixes
         # Of the prompts that it has begun.

@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Callable, Sequence
+from typing import NamedTuple
 from weakref import WeakValueDictionary
 
 from gateway.clients.compute import ComputePeer
@@ -21,9 +22,17 @@ from gateway.clients.tokenizer import TokenizerPeer
 from triserve.rpc.errors import Unavailable
 from triserve.rpc.peer_names import PeerName
 from triserve.rpc.peer_set import PeerSet
+from triserve.rpc.tls.ends import ClientTls
 from triserve.v1 import compute_pb2
 
 logger = logging.getLogger(__name__)
+
+
+class FleetTls(NamedTuple):
+    """The gateway's end of the connections to each stage."""
+
+    tokenizer: ClientTls
+    compute: ClientTls
 
 
 class Fleet:
@@ -40,6 +49,7 @@ class Fleet:
         on_retry: called with the stage when a request is tried again.
         retry_wait_s: how long a request waits for a process in place of one that was lost.
         prefix_index_bytes: memory for what KV pages the replicas hold; 0 = they are not asked.
+        tls: of each stage's sessions; None = in plain text.
     """
 
     def __init__(
@@ -55,6 +65,7 @@ class Fleet:
         on_retry: Callable[[str], None],
         retry_wait_s: float,
         prefix_index_bytes: int,
+        tls: FleetTls | None = None,
     ) -> None:
         self._retry_wait_s = retry_wait_s
         self._policy = policy
@@ -69,7 +80,10 @@ class Fleet:
         self._wants_prefixes = asyncio.Event()
         budget = PageBudget(prefix_index_bytes)
         self._tokenizers = PeerSet(
-            tokenizers, lambda target: TokenizerPeer(target, on_change=self._change), interval_s=dns_interval_s, on_removed=self._leave
+            tokenizers,
+            lambda target: TokenizerPeer(target, on_change=self._change, tls=tls.tokenizer if tls is not None else None),
+            interval_s=dns_interval_s,
+            on_removed=self._leave,
         )
         self._computes = PeerSet(
             computes,
@@ -80,6 +94,7 @@ class Fleet:
                 on_stale=on_stale,
                 prefixes=PrefixIndex(budget),
                 wants_prefixes=self._wants_prefixes if prefix_index_bytes else None,
+                tls=tls.compute if tls is not None else None,
             ),
             interval_s=dns_interval_s,
             on_removed=self._leave,

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from triserve.rpc.session import PeerSession
+from triserve.rpc.tls.ends import ClientTls
 from triserve.v1 import common_pb2
 
 
@@ -14,10 +15,11 @@ class Peer(PeerSession):
     Args:
         target: "host:port".
         on_change: called when the peer becomes ready or stops being so.
+        tls: see `PeerSession`.
     """
 
-    def __init__(self, target: str, *, on_change: Callable[[], None]) -> None:
-        super().__init__(target)
+    def __init__(self, target: str, *, on_change: Callable[[], None], tls: ClientTls | None = None) -> None:
+        super().__init__(target, tls)
         self.fingerprint: common_pb2.Fingerprint | None = None
         self._on_change = on_change
 

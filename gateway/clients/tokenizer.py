@@ -12,6 +12,7 @@ from gateway.clients.peer import Peer
 from triserve.rpc import limits
 from triserve.rpc.errors import InvalidRequest, Unavailable, from_proto
 from triserve.rpc.session import MalformedMessage, read_message
+from triserve.rpc.tls.ends import ClientTls
 from triserve.v1 import tokenizer_pb2, tokenizer_pb2_grpc
 
 # Far above any model's.
@@ -39,13 +40,14 @@ class TokenizerPeer(Peer):
     Args:
         target: "host:port".
         on_change: see `Peer`.
+        tls: see `PeerSession`.
     """
 
     stage = "tokenizer"
     service = "triserve.v1.TokenizerService"
 
-    def __init__(self, target: str, *, on_change: Callable[[], None]) -> None:
-        super().__init__(target, on_change=on_change)
+    def __init__(self, target: str, *, on_change: Callable[[], None], tls: ClientTls | None = None) -> None:
+        super().__init__(target, on_change=on_change, tls=tls)
         self.info: tokenizer_pb2.GetTokenizerInfoResponse | None = None
         self._stream: grpc.aio.StreamStreamCall[Any, Any] | None = None
         self._waiting: dict[int, _Waiting] = {}

@@ -23,6 +23,10 @@ class Admission:
         self._idle = asyncio.Event()
         self._idle.set()
 
+    def set_shared(self, shared: bool) -> None:
+        """See `Shares.set_shared`."""
+        self._shares.set_shared(shared)
+
     @property
     def active(self) -> int:
         """Answers under way."""

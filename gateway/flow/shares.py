@@ -29,8 +29,12 @@ class Shares:
         self.used = 0
         self._noun = noun
         self._least = least
-        self._reserve = max(least, limit // _RESERVED_PART) if shared else 0
         self._held: Counter[str] = Counter()
+        self.set_shared(shared)
+
+    def set_shared(self, shared: bool) -> None:
+        """Whether there is more than one tenant, from now on. What is held is held on."""
+        self._reserve = max(self._least, self.limit // _RESERVED_PART) if shared else 0
 
     def hold(self, tenant: str) -> Holding:
         """A holding of nothing yet; use it as a context manager."""

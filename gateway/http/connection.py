@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from itertools import chain, repeat
 
 from aiohttp import web
@@ -55,11 +55,14 @@ class Connection(web.RequestHandler):
         server: of the application.
         malformed: told of what is no HTTP.
         idle_timeout_s: until a request is complete, from the start or from the end of the one before.
+        on_connected: called when the connection is there, after the handshake where there is one.
     """
 
-    __slots__ = ("_malformed", "_pauses_s", "_probe")
+    __slots__ = ("_malformed", "_on_connected", "_pauses_s", "_probe")
 
-    def __init__(self, server: web.Server, *, malformed: MalformedRequests, idle_timeout_s: float) -> None:
+    def __init__(
+        self, server: web.Server, *, malformed: MalformedRequests, idle_timeout_s: float, on_connected: Callable[[], None]
+    ) -> None:
         super().__init__(
             server,
             loop=asyncio.get_running_loop(),
@@ -69,13 +72,21 @@ class Connection(web.RequestHandler):
             auto_decompress=False,
         )
         self._malformed = malformed
+        self._on_connected = on_connected
         self._probe: asyncio.TimerHandle | None = None
         self._pauses_s: Iterator[float] = chain((0.02, 0.1, 0.5), repeat(2.0))
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        """The connection is there."""
+        self._on_connected()
+        super().connection_made(transport)
 
     def eof_received(self) -> bool:  # type: ignore[override]  # aiohttp always closes
         """The client sends no more. Whether the connection stays for an answer that is under way."""
         is_idle = self._waiter is not None and not self._waiter.done()
-        if is_idle or not self._can_be_answered():
+        # Neither asyncio nor uvloop can keep half of a connection over TLS.
+        is_tls = self.transport is not None and self.transport.get_extra_info("ssl_object") is not None
+        if is_idle or is_tls or not self._can_be_answered():
             return False
         self.close()
         self._ask_whether_it_is_there()

@@ -5,6 +5,8 @@ from __future__ import annotations
 import grpc
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
+from triserve.rpc.tls.ends import ClientTls
+
 MAX_MESSAGE_BYTES = 64 * 1024 * 1024
 KEEPALIVE_MS = 2_000
 PING_TIMEOUT_MS = 2_000
@@ -27,13 +29,16 @@ CHANNEL_OPTIONS: tuple[tuple[str, int], ...] = (
 )
 
 
-def open_channel(target: str) -> grpc.aio.Channel:
+def open_channel(target: str, tls: ClientTls | None = None) -> grpc.aio.Channel:
     """A channel to a peer.
 
     Args:
         target: "host:port" or any gRPC name.
+        tls: with which certificate, and whose is expected; None = in plain text.
     """
-    return grpc.aio.insecure_channel(target, options=CHANNEL_OPTIONS)
+    if tls is None:
+        return grpc.aio.insecure_channel(target, options=CHANNEL_OPTIONS)
+    return grpc.aio.secure_channel(target, tls.credentials(), options=(*CHANNEL_OPTIONS, *tls.options))
 
 
 async def is_ready(channel: grpc.aio.Channel, service: str, *, timeout_s: float) -> bool:

@@ -4,6 +4,7 @@
     ├── InvalidRequest      INVALID_ARGUMENT     400  a field is wrong; names it and its limit
     │   └── PromptTooLong   INVALID_ARGUMENT     400  more tokens than fit
     ├── Unauthenticated     UNAUTHENTICATED      401  no key, or not one of ours
+    ├── PeerRefused         PERMISSION_DENIED    403  a process that this stage does not serve
     ├── NotFound            NOT_FOUND            404  a model or route that is not served
     ├── FingerprintMismatch FAILED_PRECONDITION  503  peers that serve different models
     ├── Overloaded          RESOURCE_EXHAUSTED   429  capacity exists and is taken; try again
@@ -70,6 +71,14 @@ class Unauthenticated(ServiceError):
     reason = "UNAUTHENTICATED"
 
 
+class PeerRefused(ServiceError):
+    """The certificate is good, and of a process that has no business here."""
+
+    code = grpc.StatusCode.PERMISSION_DENIED
+    http_status = 403
+    reason = "PEER_REFUSED"
+
+
 class NotFound(ServiceError):
     """A model or route that is not served here."""
 
@@ -126,6 +135,7 @@ _CLASSES: tuple[type[ServiceError], ...] = (
     InvalidRequest,
     PromptTooLong,
     Unauthenticated,
+    PeerRefused,
     NotFound,
     FingerprintMismatch,
     Overloaded,

@@ -15,7 +15,9 @@ from typing import Any
 from wsgiref.simple_server import WSGIRequestHandler, WSGIServer
 
 from prometheus_client import CollectorRegistry, Info, ProcessCollector
+from prometheus_client.core import CounterMetricFamily, Metric
 from prometheus_client.exposition import CONTENT_TYPE_LATEST, generate_latest
+from prometheus_client.registry import Collector
 
 # How long the event loop may be busy before it counts as hanging: far above what any of its work takes.
 _LOOP_TIMEOUT_S = 10.0
@@ -101,6 +103,26 @@ def new_registry(service: str, version: str) -> CollectorRegistry:
     ProcessCollector(registry=registry)
     Info("triserve_build", "What runs here", registry=registry).info({"service": service, "version": version})
     return registry
+
+
+class RefusedCollector(Collector):
+    """Who was not let in, because of a certificate.
+
+    Args:
+        peers: Gives the calls of clients with a good certificate of a name that is not let in.
+        handshakes: Gives the connections that did not get past TLS.
+    """
+
+    def __init__(self, *, peers: Callable[[], int], handshakes: Callable[[], int]) -> None:
+        self._peers = peers
+        self._handshakes = handshakes
+
+    def collect(self) -> Iterable[Metric]:
+        """The counters as they are."""
+        refused = CounterMetricFamily("triserve_tls_refused", "Calls and connections refused because of TLS", labels=("reason",))
+        refused.add_metric(("peer",), self._peers())
+        refused.add_metric(("handshake",), self._handshakes())
+        yield refused
 
 
 async def _in_loop(work: Callable[[], bytes | None]) -> bytes | None:

@@ -23,8 +23,12 @@ from pydantic_settings import BaseSettings
 
 from triserve.rpc.channel import KEEPALIVE_MS, MAX_MESSAGE_BYTES, PING_TIMEOUT_MS
 from triserve.rpc.interceptors import ErrorInterceptor
-from triserve.rpc.metrics_server import MetricsServer
+from triserve.rpc.metrics_server import MetricsServer, RefusedCollector
 from triserve.rpc.telemetry import configure_logging
+from triserve.rpc.tls.allowed_clients import AllowedClients
+from triserve.rpc.tls.ends import ServerTls
+from triserve.rpc.tls.handshakes import Handshakes
+from triserve.rpc.tls.loopback import is_loopback
 from triserve.rpc.variables import unknown_variables
 
 logger = logging.getLogger(__name__)
@@ -45,6 +49,8 @@ SERVER_OPTIONS: tuple[tuple[str, int], ...] = (
 
 S = TypeVar("S", bound=BaseSettings)
 
+# For a connection to get past TLS; many times what a busy machine takes.
+HANDSHAKE_TIMEOUT_S = 10.0
 # A peer hears within a round trip that a process leaves.
 _LAST_ARRIVALS_S = 0.25
 
@@ -93,6 +99,8 @@ class ServiceServer:
         register: adds the servicers to the server.
         listen: "host:port"; port 0 picks a free one.
         max_receive_bytes: of one message; a longer one is refused before it is parsed.
+        tls: with which certificate, and who may call; None = in plain text, and whoever can connect may.
+        handshake_timeout_s: for a connection to get past TLS.
     """
 
     def __init__(
@@ -102,21 +110,52 @@ class ServiceServer:
         listen: str,
         *,
         max_receive_bytes: int = MAX_MESSAGE_BYTES,
+        tls: ServerTls | None = None,
+        handshake_timeout_s: float = HANDSHAKE_TIMEOUT_S,
     ) -> None:
         self.health = Health(services)
-        options = (*SERVER_OPTIONS, ("grpc.max_receive_message_length", max_receive_bytes))
-        self._server = grpc.aio.server(interceptors=[ErrorInterceptor()], options=options)
+        self._listen = listen
+        self._tls = tls
+        self._handshakes = Handshakes(handshake_timeout_s, lambda: self.port)
+        self._clients = AllowedClients(tls.clients if tls is not None else None, on_connection=self._handshakes.complete)
+        options = (
+            *SERVER_OPTIONS,
+            ("grpc.max_receive_message_length", max_receive_bytes),
+            ("grpc.server_handshake_timeout_ms", int(1000 * handshake_timeout_s)),
+        )
+        self._server = grpc.aio.server(interceptors=[ErrorInterceptor(), *([self._clients] if tls is not None else [])], options=options)
         register(self._server)
         self.health.add_to(self._server)
         reflection.enable_server_reflection(
             (*services, health_pb2.DESCRIPTOR.services_by_name["Health"].full_name, reflection.SERVICE_NAME), self._server
         )
-        self.port = self._server.add_insecure_port(listen)
+        if tls is None:
+            self.port = self._server.add_insecure_port(listen)
+        else:
+            self.port = self._server.add_secure_port(listen, tls.credentials(self._handshakes.begin))
+
+    @property
+    def refused_peers(self) -> int:
+        """Calls of clients whose certificate is good and whose name is not one that is let in."""
+        return self._clients.refused
+
+    @property
+    def refused_handshakes(self) -> int:
+        """Connections that did not get past TLS."""
+        return self._handshakes.refused
+
+    def tell(self, registry: CollectorRegistry) -> None:
+        """Has Prometheus told of who was refused."""
+        registry.register(RefusedCollector(peers=lambda: self.refused_peers, handshakes=lambda: self.refused_handshakes))
 
     async def start(self) -> None:
         """Listens, alive and not ready."""
         await self.health.start()
         await self._server.start()
+        if self._tls is not None:
+            self._handshakes.start()
+        else:
+            warn_of_plain_text(self._listen)
 
     async def leave(self, *, has_peers: bool) -> None:
         """Tells the peers that nothing new is taken, and waits a moment for what they sent before they heard it: none of it needs to be refused."""
@@ -127,7 +166,14 @@ class ServiceServer:
     async def stop(self, grace_s: float) -> None:
         """Takes no new call, gives those under way `grace_s` seconds, then ends them."""
         await self.health.set_ready(False)
+        await self._handshakes.close()
         await self._server.stop(grace_s)
+
+
+def warn_of_plain_text(listen: str) -> None:
+    """Says loudly where anybody on the network could read and call."""
+    if not is_loopback(listen):
+        logger.warning("LISTENING ON %s WITHOUT TLS: whoever reaches it can call this service, and whoever is on the way can read", listen)
 
 
 class Service(Protocol):

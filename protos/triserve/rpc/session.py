@@ -14,6 +14,8 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 
 from triserve.rpc.channel import open_channel
 from triserve.rpc.errors import ServiceError, Unavailable, from_rpc_error
+from triserve.rpc.tls.ends import ClientTls
+from triserve.rpc.tls.failures import why_not_connected
 
 logger = logging.getLogger(__name__)
 
@@ -43,14 +45,16 @@ class PeerSession(abc.ABC):
 
     Args:
         target: "host:port".
+        tls: with which certificate, and whose is expected; read again at every attempt. None = in plain text.
     """
 
     stage: ClassVar[str]
     # Full name, for the health watch.
     service: ClassVar[str]
 
-    def __init__(self, target: str) -> None:
+    def __init__(self, target: str, tls: ClientTls | None = None) -> None:
         self.target = target
+        self._tls = tls
         # Why there is no session now, for the log; empty if there is one.
         self.problem = "not connected yet"
         self._serving = asyncio.Event()
@@ -123,7 +127,7 @@ class PeerSession(abc.ABC):
             # Says why if the session is closed in the midst.
             cause, words = "", "it was left"
             is_malformed = was_open = False
-            channel = open_channel(self.target)
+            channel = open_channel(self.target, self._tls)
             try:
                 await self._session(channel)
             except ExceptionGroup as group:
@@ -131,7 +135,7 @@ class PeerSession(abc.ABC):
                 is_malformed = isinstance(error, MalformedMessage)
                 words = self._words(error)
                 # The log may have the peer's own words, too.
-                cause = _one_line(from_rpc_error(error, peer="it").message) if isinstance(error, grpc.aio.AioRpcError) else words
+                cause = _one_line(self._cause(error)) if isinstance(error, grpc.aio.AioRpcError) else words
             finally:
                 was_open = self._open
                 self._end_session(words)
@@ -179,6 +183,11 @@ class PeerSession(abc.ABC):
                 logger.info("%s %s is %s", self.stage, self.target, "ready" if self.ready else "not ready")
                 self._changed()
         raise Unavailable("it ended its health watch")
+
+    def _cause(self, error: grpc.aio.AioRpcError) -> str:
+        """What happened to the peer, for the log."""
+        tls_reason = why_not_connected(error, server_name=self._tls.server_name if self._tls is not None else None)
+        return from_rpc_error(error, peer="it").message + (f": {tls_reason}" if tls_reason else "")
 
     def _words(self, error: Exception) -> str:
         """What happened to the peer, for clients: neither its address nor its own text, which it may have made up."""

@@ -12,6 +12,7 @@ ALL = [
     errors.InvalidRequest,
     errors.PromptTooLong,
     errors.Unauthenticated,
+    errors.PeerRefused,
     errors.NotFound,
     errors.FingerprintMismatch,
     errors.Overloaded,
