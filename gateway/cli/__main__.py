@@ -42,6 +42,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
         if name == wanted:
             _fill(command, module)
     parsed = parser.parse_args(given)
+    if getattr(parsed, "ca", None) is not None and not parsed.url.startswith("https://"):
+        parser.error("argument --ca: --url has no https:// address, so there is no certificate to check")
     if wanted is None:
         parser.print_help()
         sys.exit(0)

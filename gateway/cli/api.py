@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import ssl
 from collections.abc import AsyncGenerator, Mapping, Sequence
+from pathlib import Path
 from types import TracebackType
 from typing import Any, NamedTuple
 
@@ -46,9 +48,12 @@ class ApiClient:
         url: such as "http://127.0.0.1:8000".
         api_key: empty = none.
         key_from: where a key is given, in words.
+        ca: what the certificate of an https:// server is checked against; None = what this machine trusts.
     """
 
-    def __init__(self, url: str, *, api_key: str, key_from: str = f"--api-key or the variable {API_KEY_VARIABLE}") -> None:
+    def __init__(
+        self, url: str, *, api_key: str, key_from: str = f"--api-key or the variable {API_KEY_VARIABLE}", ca: Path | None = None
+    ) -> None:
         self._key_from = key_from
         self._url = url.rstrip("/")
         self._has_key = bool(api_key)
@@ -57,7 +62,7 @@ class ApiClient:
         self._session = aiohttp.ClientSession(
             headers=headers,
             timeout=aiohttp.ClientTimeout(total=None, sock_connect=_CONNECT_S),
-            connector=aiohttp.TCPConnector(force_close=True),
+            connector=aiohttp.TCPConnector(force_close=True, ssl=True if ca is None else ssl.create_default_context(cafile=ca)),
         )
 
     async def __aenter__(self) -> ApiClient:
@@ -175,6 +180,11 @@ class ApiClient:
     def _unreachable(self, error: BaseException) -> str:
         if isinstance(error, aiohttp.InvalidURL):
             return f"{self._url} is no address of a server"
+        if isinstance(error, aiohttp.ClientConnectorCertificateError):
+            why = getattr(error.certificate_error, "verify_message", "") or error.certificate_error
+            return f"the certificate of {self._url} is refused: {why}; --ca FILE says what it is checked against"
+        if isinstance(error, aiohttp.ClientConnectorSSLError):
+            return f"{self._url} does not speak TLS as it should: {error.os_error.strerror or error}"
         if isinstance(error, aiohttp.ClientConnectorError):
             return f"no server answers at {self._url}; start one with: triserve up"
         return f"the connection to {self._url} broke: {str(error) or type(error).__name__}"

@@ -96,7 +96,7 @@ async def _run(arguments: argparse.Namespace) -> int:
         max_output=arguments.max_output,
     )
     concurrency = DEFAULT_CONCURRENCY if arguments.concurrency is None else arguments.concurrency
-    async with ApiClient(arguments.url, api_key=arguments.api_key) as client:
+    async with ApiClient(arguments.url, api_key=arguments.api_key, ca=arguments.ca) as client:
         model = await client.model(arguments.model)
     exact = model.max_model_len is not None and model.vocab_size is not None
     if not exact:
@@ -110,6 +110,7 @@ async def _run(arguments: argparse.Namespace) -> int:
         arguments.url,
         model=model.name,
         api_key=arguments.api_key,
+        ca=arguments.ca,
         timeout_s=arguments.timeout,
         exact=exact,
         temperature=arguments.temperature,

@@ -69,7 +69,7 @@ def run(arguments: argparse.Namespace) -> int:
 
 
 async def _with_server(arguments: argparse.Namespace) -> int:
-    async with ApiClient(arguments.url, api_key=arguments.api_key) as client:
+    async with ApiClient(arguments.url, api_key=arguments.api_key, ca=arguments.ca) as client:
         status: int = await arguments.act(client, arguments)
         return status
 

@@ -11,7 +11,7 @@ from collections.abc import AsyncGenerator, Callable, Mapping
 from typing import Any, TextIO
 
 from gateway.cli.api import API_KEY_VARIABLE, ApiClient, ApiError
-from gateway.cli.options import api_key, real, server_url, whole
+from gateway.cli.options import api_key, certificates_file, real, server_url, whole
 
 with contextlib.suppress(ImportError):
     # Gives `input` a history and editing keys, where the platform has it.
@@ -187,6 +187,12 @@ def add_server_arguments(parser: argparse.ArgumentParser) -> None:
         default=os.environ.get(API_KEY_VARIABLE, ""),
         help=f"key of the server, if it asks for one (default: the variable {API_KEY_VARIABLE})",
     )
+    parser.add_argument(
+        "--ca",
+        type=certificates_file,
+        metavar="FILE",
+        help="what the certificate of an https:// server is checked against (default: what this machine trusts, or the variable SSL_CERT_FILE)",
+    )
 
 
 def request_parameters(arguments: argparse.Namespace) -> dict[str, Any]:
@@ -223,4 +229,4 @@ def run(arguments: argparse.Namespace) -> int:
 
 
 async def _make_client(arguments: argparse.Namespace) -> ApiClient:
-    return ApiClient(arguments.url, api_key=arguments.api_key)
+    return ApiClient(arguments.url, api_key=arguments.api_key, ca=arguments.ca)

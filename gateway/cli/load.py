@@ -11,6 +11,7 @@ import json
 import ssl
 import time
 from collections.abc import Awaitable, Callable, Sequence
+from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
 from urllib.parse import urlsplit
 
@@ -40,8 +41,10 @@ class Target(NamedTuple):
     temperature: float
 
 
-def make_target(url: str, *, model: str, api_key: str, timeout_s: float, exact: bool = True, temperature: float = 0.0) -> Target:
-    """A server.
+def make_target(
+    url: str, *, model: str, api_key: str, timeout_s: float, ca: Path | None = None, exact: bool = True, temperature: float = 0.0
+) -> Target:
+    """A server; `ca` is as of `ApiClient`.
 
     Raises:
         ValueError: the URL is not http:// or https:// with a host.
@@ -49,7 +52,7 @@ def make_target(url: str, *, model: str, api_key: str, timeout_s: float, exact: 
     parts = urlsplit(url)
     if parts.scheme not in ("http", "https") or not parts.hostname:
         raise ValueError(f"{url} is no http:// or https:// address")
-    tls = ssl.create_default_context() if parts.scheme == "https" else None
+    tls = ssl.create_default_context(cafile=ca) if parts.scheme == "https" else None
     port = parts.port or (443 if tls else 80)
     return Target(parts.hostname, port, tls, parts.path.rstrip("/"), model, api_key, timeout_s, exact, temperature)
 

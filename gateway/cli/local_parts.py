@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import sys
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -17,6 +18,7 @@ from gateway.cli.redis_server import redis_command
 
 # A client's request is ended with an error by the stage before the one that stops: the gateway goes first.
 _GATEWAY, _COMPUTE, _TOKENIZER_AND_SAMPLER, _REDIS = range(4)
+_TLS_FILE = re.compile(r"(GATEWAY|TOKENIZER|COMPUTE|SAMPLER)_(HTTP_)?TLS_(CERT|KEY|CA)_FILE")
 # Less than its share of the time in which all parts have to end.
 _SEMANTIC_TIMEOUT_MS = "250"
 _DRAIN_S = "0.5"
@@ -75,7 +77,14 @@ def plan_parts(config: PipelineConfig, internal_ports: Sequence[int], environmen
         internal_ports: free ones, `config.num_internal_ports` of them.
         environment: what every part inherits. What the plan needs to hold together is set over it; what is only a preference, such as
             the number of threads, is not.
+
+    Raises:
+        ValueError: the environment has files for TLS: the parts speak plain text, and on loopback alone.
     """
+    if given := sorted(name for name in environment if _TLS_FILE.fullmatch(name)):
+        raise ValueError(
+            f"its parts speak plain text, on loopback alone, and {', '.join(given)} would change that: unset it, or start services alone"
+        )
     inherited = {**environment, "PYTHONUNBUFFERED": "1"}
     addresses = [f"{HOST}:{port}" for port in internal_ports]
     tokenizers = addresses[: config.num_tokenizers]

@@ -10,6 +10,8 @@ from pathlib import Path
 from typing import NoReturn
 from urllib.parse import urlsplit
 
+from triserve.rpc.tls.certificate import BadCertificate, require_certificates
+
 _Refused = argparse.ArgumentTypeError
 
 
@@ -109,6 +111,16 @@ def readable_file(text: str) -> Path:
             return path
     except OSError as error:
         raise _Refused(f"{text} cannot be read: {os.strerror(error.errno or 0)}") from None
+
+
+def certificates_file(text: str) -> Path:
+    """A type of option: a file of certificates in PEM."""
+    path = readable_file(text)
+    try:
+        require_certificates(path)
+    except BadCertificate as error:
+        raise _Refused(str(error)) from None
+    return path
 
 
 def writable_file(text: str) -> Path:

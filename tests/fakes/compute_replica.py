@@ -7,6 +7,7 @@ import socket
 import threading
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import grpc
@@ -26,6 +27,7 @@ from tests.fakes.fake_sampler import FakeSampler
 from tests.fakes.hash_model import HashModel, hash_kv
 from triserve.rpc.channel import is_ready, open_channel
 from triserve.rpc.fingerprint import fingerprint_of
+from triserve.rpc.tls.ends import ClientTls
 from triserve.v1 import common_pb2, compute_pb2, compute_pb2_grpc, sampler_pb2
 
 WIDTH = 24
@@ -49,6 +51,7 @@ class Gateway:
 
     Args:
         port: Of the replica.
+        tls: As of `open_channel`.
 
     Attributes:
         stub: Of the stage.
@@ -62,8 +65,8 @@ class Gateway:
         status: How the stream ended, if with an error.
     """
 
-    def __init__(self, port: int) -> None:
-        self._channel = open_channel(f"127.0.0.1:{port}")
+    def __init__(self, port: int, tls: ClientTls | None = None) -> None:
+        self._channel = open_channel(f"127.0.0.1:{port}", tls)
         self.stub: Any = compute_pb2_grpc.ComputeServiceStub(self._channel)
         self.prefixes: Any = compute_pb2_grpc.PrefixCacheServiceStub(self._channel)
         self.hello: compute_pb2.GetComputeInfoResponse | None = None
@@ -202,9 +205,13 @@ class Replica:
 
     Args:
         folder: Holds config.json and tokenizer.json, whatever is in them.
+        tls: With which tests connect to it.
+        sampler_options: Of the samplers' servers.
     """
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, tls: ClientTls | None = None, sampler_options: Mapping[str, Any] = MappingProxyType({})) -> None:
+        self.tls = tls
+        self.sampler_options = sampler_options
         self.fingerprint = fingerprint_of(folder)
         self.folder = folder
         self.model = HashModel(WIDTH)
@@ -244,7 +251,7 @@ class Replica:
         targets = []
         for _ in range(num_samplers):
             self.samplers.append(FakeSampler(self.fingerprint))
-            targets.append(await self.samplers[-1].start())
+            targets.append(await self.samplers[-1].start(**self.sampler_options))
         self.sizes = {"page_size_tokens": 4, "num_pages": 32, "max_model_len_tokens": 64, "step_budget_tokens": 16}
         self.sizes |= {"max_running_requests": 4, "max_waiting_requests": 4} | (sizes or {})
         self.settings = Settings.model_validate(
@@ -260,7 +267,7 @@ class Replica:
 
     async def is_ready(self) -> bool:
         """What the service's health says."""
-        async with open_channel(f"127.0.0.1:{self.port}") as channel:
+        async with open_channel(f"127.0.0.1:{self.port}", self.tls) as channel:
             return await is_ready(channel, SERVICE_NAME, timeout_s=TIMEOUT_S)
 
     async def is_not_ready(self) -> bool:
@@ -269,12 +276,12 @@ class Replica:
 
     async def gateway(self, fingerprint: common_pb2.Fingerprint | None = None, *, reads: bool = True) -> Gateway:
         """Connects a gateway, of the same model unless a fingerprint says otherwise."""
-        self.gateways.append(Gateway(self.port))
+        self.gateways.append(Gateway(self.port, self.tls))
         return await self.gateways[-1].connect(fingerprint or self.fingerprint, reads=reads)
 
     async def idle(self) -> None:
         """Waits until no request and no page of one is left."""
-        gateway = Gateway(self.port)
+        gateway = Gateway(self.port, self.tls)
 
         async def is_idle() -> bool:
             load = await gateway.load()

@@ -11,7 +11,8 @@ import grpc
 
 from tests.fakes.fake_tokenizer import EOS, FINGERPRINT, VOCAB_SIZE
 from triserve.rpc.errors import ServiceError, to_proto
-from triserve.rpc.server import ServiceServer
+from triserve.rpc.server import HANDSHAKE_TIMEOUT_S, ServiceServer
+from triserve.rpc.tls.ends import ServerTls
 from triserve.v1 import common_pb2, compute_pb2, compute_pb2_grpc, sampler_pb2
 
 
@@ -50,10 +51,20 @@ class FakeCompute(compute_pb2_grpc.ComputeServiceServicer):
     Args:
         script: what becomes of a request.
         listen: "host:port".
+        tls: as of `ServiceServer`.
+        handshake_timeout_s: as of `ServiceServer`.
         info: fields of the info that differ from a plain model's.
     """
 
-    def __init__(self, script: Script = echo, listen: str = "127.0.0.1:0", **info: Any) -> None:
+    def __init__(
+        self,
+        script: Script = echo,
+        listen: str = "127.0.0.1:0",
+        *,
+        tls: ServerTls | None = None,
+        handshake_timeout_s: float = HANDSHAKE_TIMEOUT_S,
+        **info: Any,
+    ) -> None:
         known = {"fingerprint": FINGERPRINT, "max_model_len_tokens": 4096, "logits_width": VOCAB_SIZE, "dtype": "float32", "device": "cpu"}
         self.info = compute_pb2.GetComputeInfoResponse(**{**known, **info})
         self.script = script
@@ -68,7 +79,9 @@ class FakeCompute(compute_pb2_grpc.ComputeServiceServicer):
         self.host = listen.rpartition(":")[0]
         # What its prefix cache tells those who watch it; None = it has none.
         self.kv_events: asyncio.Queue[compute_pb2.WatchKvEventsResponse] | None = None
-        self.server = ServiceServer(["triserve.v1.ComputeService"], self._register, listen)
+        self.server = ServiceServer(
+            ["triserve.v1.ComputeService"], self._register, listen, tls=tls, handshake_timeout_s=handshake_timeout_s
+        )
 
     @property
     def target(self) -> str:

@@ -57,12 +57,18 @@ class FakeSampler(sampler_pb2_grpc.SamplerServiceServicer):
         self.open: dict[int, _Open] = {}
         self._server: ServiceServer | None = None
 
-    async def start(self, listen: str = "127.0.0.1:0") -> str:
-        """Listens; returns where."""
-        self._server = ServiceServer(["triserve.v1.SamplerService"], self._register, listen)
+    async def start(self, listen: str = "127.0.0.1:0", **options: Any) -> str:
+        """Listens; returns where. Options are those of `ServiceServer`."""
+        self._server = ServiceServer(["triserve.v1.SamplerService"], self._register, listen, **options)
         await self._server.start()
         await self._server.health.set_ready(True)
         return f"127.0.0.1:{self._server.port}"
+
+    @property
+    def server(self) -> ServiceServer:
+        """It listens."""
+        assert self._server is not None, "the test has started it"
+        return self._server
 
     async def stop(self) -> None:
         """Breaks all streams."""

@@ -9,7 +9,8 @@ from typing import Any
 import grpc
 
 from triserve.rpc.errors import PromptTooLong, ServiceError, to_proto
-from triserve.rpc.server import ServiceServer
+from triserve.rpc.server import HANDSHAKE_TIMEOUT_S, ServiceServer
+from triserve.rpc.tls.ends import ServerTls
 from triserve.v1 import common_pb2, tokenizer_pb2, tokenizer_pb2_grpc
 
 EOS = 256
@@ -23,10 +24,19 @@ class FakeTokenizer(tokenizer_pb2_grpc.TokenizerServiceServicer):
 
     Args:
         listen: "host:port".
+        tls: as of `ServiceServer`.
+        handshake_timeout_s: as of `ServiceServer`.
         info: fields of the info that differ from a plain model's.
     """
 
-    def __init__(self, listen: str = "127.0.0.1:0", **info: Any) -> None:
+    def __init__(
+        self,
+        listen: str = "127.0.0.1:0",
+        *,
+        tls: ServerTls | None = None,
+        handshake_timeout_s: float = HANDSHAKE_TIMEOUT_S,
+        **info: Any,
+    ) -> None:
         known = {
             "fingerprint": FINGERPRINT,
             "vocab_size": VOCAB_SIZE,
@@ -42,7 +52,9 @@ class FakeTokenizer(tokenizer_pb2_grpc.TokenizerServiceServicer):
         self.asked: list[tokenizer_pb2.TokenizeRequest] = []
         self.cancelled: list[int] = []
         self.host = listen.rpartition(":")[0]
-        self.server = ServiceServer(["triserve.v1.TokenizerService"], self._register, listen)
+        self.server = ServiceServer(
+            ["triserve.v1.TokenizerService"], self._register, listen, tls=tls, handshake_timeout_s=handshake_timeout_s
+        )
 
     @property
     def target(self) -> str:

@@ -48,7 +48,7 @@ class CertificateFiles:
         pem = Pem(_bytes_of(self.cert), _bytes_of(self.key), b"" if self.ca is None else _bytes_of(self.ca))
         for file in (self.cert, self.ca):
             if file is not None:
-                _require_certificates(file)
+                require_certificates(file)
         self.load_into(ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER))
         return pem
 
@@ -70,6 +70,20 @@ class CertificateFiles:
             raise BadCertificate(f"{self.cert} or {self.key} cannot be read: {error.strerror}") from None
 
 
+def require_certificates(file: Path) -> None:
+    """Checks that a file holds certificates.
+
+    Raises:
+        BadCertificate: it does not.
+    """
+    try:
+        ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT).load_verify_locations(file)
+    except ssl.SSLError as error:
+        raise BadCertificate(f"{file} holds no certificate in PEM: {error.reason or error}") from None
+    except OSError as error:
+        raise BadCertificate(f"{file} cannot be read: {error.strerror}") from None
+
+
 class _HasPassphrase(Exception):
     """A key is encrypted."""
 
@@ -77,15 +91,6 @@ class _HasPassphrase(Exception):
 def _refuse_passphrase() -> str:
     # Without this OpenSSL would ask on the terminal, and wait.
     raise _HasPassphrase
-
-
-def _require_certificates(file: Path) -> None:
-    try:
-        ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT).load_verify_locations(file)
-    except ssl.SSLError as error:
-        raise BadCertificate(f"{file} holds no certificate in PEM: {error.reason or error}") from None
-    except OSError as error:
-        raise BadCertificate(f"{file} cannot be read: {error.strerror}") from None
 
 
 def _bytes_of(file: Path) -> bytes:
