@@ -251,9 +251,9 @@ async def test_a_stream_outlives_the_certificates_it_began_with_and_new_connecti
 ) -> None:
     async with fleet_over_tls(ours) as (fleet, files), aiohttp.ClientSession(fleet.url) as session:
         fleet.compute.flowing.clear()
+        fleet.compute.let_through(1)
         before = client_end(ours.files("gateway"), "compute")
         async with chat(session) as response:
-            fleet.compute.let_through(1)
             await response.content.readuntil(b'"content":"u"')
             for name, one in files.items():
                 theirs.put(one, name)
