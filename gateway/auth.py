@@ -65,8 +65,10 @@ class ApiKeys:
             return cls({})
         try:
             text = path.read_text()
-        except (OSError, UnicodeError) as error:
-            raise BadKeysFile(f"{path} cannot be read: {error}") from None
+        except OSError as error:
+            raise BadKeysFile(f"{path} cannot be read: {error.strerror}") from None
+        except UnicodeError:
+            raise BadKeysFile(f"{path} is not UTF-8") from None
         grants: dict[bytes, Grant] = {}
         for number, line in enumerate(text.splitlines(), start=1):
             if not line.strip() or line.startswith("#"):

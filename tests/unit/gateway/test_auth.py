@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from gateway.auth import DEFAULT_TENANT, ApiKeys, BadKeysFile, Grant
+from gateway.auth import DEFAULT_TENANT, ApiKeys, BadKeysFile, Grant, LiveKeys
 from triserve.rpc.errors import Unauthenticated
 
 
@@ -104,3 +104,49 @@ def test_a_bad_file_is_refused_naming_the_line_and_not_its_content(tmp_path: Pat
     with pytest.raises(BadKeysFile) as caught:
         ApiKeys.load(path)
     assert "a" * 64 not in str(caught.value).lower()
+
+
+@pytest.mark.parametrize("content", [None, b"\xff\xfe"], ids=["gone", "binary"])
+def test_a_file_that_cannot_be_read_is_named(tmp_path: Path, content: bytes | None) -> None:
+    path = tmp_path / "keys"
+    if content is not None:
+        path.write_bytes(content)
+    with pytest.raises(BadKeysFile, match=f"{path} (cannot be read: No such file or directory|is not UTF-8)"):
+        ApiKeys.load(path)
+
+
+class Changes(list[int]):
+    """The number of tenants of every file that came."""
+
+    def note(self, keys: ApiKeys) -> None:
+        self.append(keys.num_tenants)
+
+
+def test_a_key_is_known_as_soon_as_it_is_in_the_file_and_no_longer_than_that(tmp_path: Path) -> None:
+    path, changes = tmp_path / "keys", Changes()
+    path.write_text(line("acme", "one"))
+    keys = LiveKeys(path, on_change=changes.note)
+    assert keys.grant_of("Bearer one").tenant == "acme" and changes == []
+    path.write_text(line("zorg", "two", " metrics") + line("acme", "three"))
+    assert keys.grant_of("Bearer two") == Grant("zorg", reads_metrics=True)
+    with pytest.raises(Unauthenticated):
+        keys.grant_of("Bearer one")
+    assert changes == [2]
+
+
+def test_a_broken_file_changes_nothing_and_is_named_once(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    path, changes = tmp_path / "keys", Changes()
+    path.write_text(line("acme", "one"))
+    keys = LiveKeys(path, on_change=changes.note)
+    for text, words in ((line("acme", "two") + "half a li", "line 2 is not a tenant"), ("", "has no key")):
+        path.write_text(text)
+        caplog.clear()
+        assert [keys.grant_of("Bearer one").tenant for _ in range(3)] == ["acme"] * 3
+        (record,) = caplog.records
+        assert f"{path} {words}" in record.getMessage() and hashlib.sha256(b"two").hexdigest() not in record.getMessage()
+    path.unlink()
+    assert keys.grant_of("Bearer one").tenant == "acme" and changes == []
+
+
+def test_without_a_file_nothing_is_looked_at() -> None:
+    assert LiveKeys(None, on_change=Changes().note).grant_of(None).tenant == DEFAULT_TENANT

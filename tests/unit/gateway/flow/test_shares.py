@@ -72,3 +72,14 @@ def test_what_a_request_holds_comes_back_however_it_ends() -> None:
         held.add(7)
         held.add(4)
     assert shares.used == 0
+
+
+def test_a_second_tenant_finds_a_reserve_as_soon_as_there_is_one() -> None:
+    shares = Shares(64, noun="answers", shared=False)
+    with ExitStack() as stack:
+        assert fill(shares, stack, "first") == 64
+    shares.set_shared(True)
+    with ExitStack() as stack:
+        assert fill(shares, stack, "first") == 64 - 64 // 8
+        shares.set_shared(False)
+        assert fill(shares, stack, "first") == 64 // 8
