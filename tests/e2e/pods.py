@@ -6,6 +6,7 @@ import asyncio
 import itertools
 import os
 import signal
+import ssl
 import sys
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
@@ -15,9 +16,10 @@ from typing import Any, Literal, NamedTuple
 
 import aiohttp
 
-from gateway.cli.readiness import grpc_answers
 from tests.e2e.local_pipeline import free_port
 from tests.fakes.dns_server import DnsServer, dns_server
+from triserve.rpc.channel import is_ready, open_channel
+from triserve.rpc.tls.ends import ClientTls
 
 Stage = Literal["tokenizer", "sampler", "compute"]
 SERVICES = {"tokenizer": "triserve.v1.TokenizerService", "sampler": "triserve.v1.SamplerService", "compute": "triserve.v1.ComputeService"}
@@ -38,18 +40,29 @@ class Pod(NamedTuple):
     process: asyncio.subprocess.Process
 
 
+class PodsTls(NamedTuple):
+    """How a test speaks to processes that speak TLS."""
+
+    # To each stage, as its clients do.
+    ends: Mapping[str, ClientTls]
+    # What the gateway's certificate is checked against.
+    ca_file: Path
+
+
 @dataclass
 class Pods:
     """All processes, and the name of each stage.
 
     Attributes:
         url: Of the gateway's HTTP.
+        tls: None = in plain text.
         variables: Of the environment of each stage's processes, and of the gateway's.
     """
 
     dns: DnsServer
     variables: Mapping[str, Mapping[str, str]]
     url: str = ""
+    tls: PodsTls | None = None
     alive: list[Pod] = field(default_factory=list)
     ports: dict[str, int] = field(default_factory=lambda: {stage: free_port() for stage in SERVICES})
     _numbers: Any = field(default_factory=lambda: itertools.count(1))
@@ -73,7 +86,7 @@ class Pods:
         pod = Pod(stage, address, model, await self._start(f"{stage}_svc", {**settings, **self.variables.get(stage, {})}))
         self.alive.append(pod)
         async with asyncio.timeout(_START_S):
-            while not await grpc_answers(address, SERVICES[stage], 2.0):
+            while not await self._is_ready(stage, address):
                 assert pod.process.returncode is None, f"{stage} has ended with status {pod.process.returncode}"
                 await asyncio.sleep(0.05)
         self._publish(stage)
@@ -91,7 +104,7 @@ class Pods:
     async def start_gateway(self, **settings: str) -> asyncio.subprocess.Process:
         """Starts the gateway; does not wait for it to be ready."""
         port = free_port()
-        self.url = f"http://127.0.0.1:{port}"
+        self.url = f"{'http' if self.tls is None else 'https'}://127.0.0.1:{port}"
         own = {
             "GATEWAY_LISTEN": f"127.0.0.1:{port}",
             "GATEWAY_GRPC_LISTEN": "127.0.0.1:0",
@@ -105,7 +118,7 @@ class Pods:
 
     async def until_ready(self) -> None:
         """Returns when the gateway serves."""
-        async with asyncio.timeout(_START_S), aiohttp.ClientSession(self.url) as session:
+        async with asyncio.timeout(_START_S), self.session() as session:
             while True:
                 try:
                     async with session.get("/health") as response:
@@ -114,6 +127,15 @@ class Pods:
                 except aiohttp.ClientConnectionError:
                     pass
                 await asyncio.sleep(0.05)
+
+    def session(self) -> aiohttp.ClientSession:
+        """With the gateway."""
+        trusted = True if self.tls is None else ssl.create_default_context(cafile=self.tls.ca_file)
+        return aiohttp.ClientSession(self.url, connector=aiohttp.TCPConnector(ssl=trusted))
+
+    async def _is_ready(self, stage: Stage, address: str) -> bool:
+        async with open_channel(address, None if self.tls is None else self.tls.ends[stage]) as channel:
+            return await is_ready(channel, SERVICES[stage], timeout_s=2.0)
 
     def _publish(self, stage: Stage) -> None:
         self.dns.records[f"{stage}.test", "A"] = [pod.address.partition(":")[0] for pod in self.of(stage)]
@@ -124,15 +146,18 @@ class Pods:
 
 
 @asynccontextmanager
-async def running_pods(variables: Mapping[str, Mapping[str, str]] | None = None, **gateway: str) -> AsyncIterator[Pods]:
+async def running_pods(
+    variables: Mapping[str, Mapping[str, str]] | None = None, *, tls: PodsTls | None = None, **gateway: str
+) -> AsyncIterator[Pods]:
     """A DNS and a gateway, and room for processes; everything is ended at the end.
 
     Args:
         variables: Of each stage's processes.
+        tls: See `Pods`.
         gateway: Settings of the gateway.
     """
     async with dns_server() as dns:
-        pods = Pods(dns, variables or {})
+        pods = Pods(dns, variables or {}, tls=tls)
         process = await pods.start_gateway(**gateway)
         try:
             yield pods
