@@ -49,7 +49,7 @@ class Settings(Limits, BaseSettings):
         description="Certificate shown to tokenizers and compute replicas, PEM; with key and CA, or none of the three; read again when replaced",
     )
     tls_key_file: FilePath | None = Field(None, description="Key of that certificate, without a passphrase")
-    tls_ca_file: FilePath | None = Field(None, description="What their certificates is checked against")
+    tls_ca_file: FilePath | None = Field(None, description="What their certificates are checked against")
     tls_tokenizer_name: str = Field(
         "tokenizer", pattern=DNS_NAME, description="DNS name that a tokenizer's certificate must have, whatever address was dialled"
     )

@@ -33,7 +33,7 @@ class Settings(BaseSettings):
         None, description="Certificate shown to gateways, PEM; with key and CA, or none of the three; read again when replaced"
     )
     tls_key_file: FilePath | None = Field(None, description="Key of that certificate, without a passphrase")
-    tls_ca_file: FilePath | None = Field(None, description="What their certificates is checked against")
+    tls_ca_file: FilePath | None = Field(None, description="What their certificates are checked against")
     tls_clients: Annotated[tuple[Annotated[str, Field(pattern=DNS_NAME)], ...], NoDecode] = Field(
         ("gateway",), min_length=1, description="DNS names of which a gateway's certificate must have one, separated by commas"
     )

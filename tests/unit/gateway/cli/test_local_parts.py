@@ -103,3 +103,10 @@ def test_every_variable_is_a_setting_of_its_stage(settings: type[BaseSettings], 
     prefix = settings.model_config["env_prefix"]
     given = {name.removeprefix(prefix).lower() for part in plan(config).values() for name in part.environment if name.startswith(prefix)}
     assert given and given <= settings.model_fields.keys()
+
+
+@pytest.mark.parametrize("name", ["GATEWAY_HTTP_TLS_CERT_FILE", "SAMPLER_TLS_CA_FILE"])
+def test_files_for_tls_in_the_environment_are_refused_and_not_passed_over(name: str) -> None:
+    with pytest.raises(ValueError, match=f"{name} would change that"):
+        plan(environment={name: "/x.pem"})
+    assert plan(environment={"COMPUTE_TLS_CLIENTS": "gateway", "GATEWAY_REQUIRE_TLS": "true"})

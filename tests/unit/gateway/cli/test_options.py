@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from gateway.cli.options import OptionParser, api_key, host_port, readable_file, real, server_url, whole, writable_file
+from gateway.cli.options import OptionParser, api_key, certificates_file, host_port, readable_file, real, server_url, whole, writable_file
 
 
 @pytest.mark.parametrize(
@@ -69,6 +69,8 @@ def test_a_number_may_be_at_the_ends_of_its_range(text: str, value: float) -> No
         (api_key, "käy", "the key has"),
         (api_key, " k", "the key has"),
         (readable_file, "/no/such", "/no/such cannot be read: No such file or directory"),
+        (certificates_file, "/no/such", "/no/such cannot be read: No such file or directory"),
+        (certificates_file, __file__, f"{__file__} holds no certificate in PEM"),
         (writable_file, "/no/such/file", "/no/such/file cannot be written: there is no folder /no/such"),
     ],
 )
