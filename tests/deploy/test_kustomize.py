@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 import yaml
@@ -69,7 +70,7 @@ def test_lists_without_a_key_are_replaced() -> None:
 
 def test_json_patches_add_replace_and_remove() -> None:
     document = {"a": {"b/c": [1, 2]}, "d": 1}
-    operations = [
+    operations: list[dict[str, Any]] = [
         {"op": "add", "path": "/a/b~1c/-", "value": 3},
         {"op": "add", "path": "/a/b~1c/0", "value": 0},
         {"op": "replace", "path": "/a/b~1c/1", "value": 9},
@@ -88,7 +89,7 @@ def test_json_patches_add_replace_and_remove() -> None:
         {"op": "add", "path": "/x/y", "value": 1},
     ],
 )
-def test_a_json_patch_that_does_not_fit_is_refused(operation: dict[str, object]) -> None:
+def test_a_json_patch_that_does_not_fit_is_refused(operation: dict[str, Any]) -> None:
     with pytest.raises(UnsupportedPatch):
         json_patched({"a": [1]}, [operation])
 
