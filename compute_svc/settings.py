@@ -26,6 +26,10 @@ class Settings(BaseSettings):
     model_config = SettingsConfigDict(env_prefix="COMPUTE_", frozen=True)
 
     listen: str = Field("127.0.0.1:7300", pattern=_ADDRESS, description="Address to listen on, host:port; port 0 picks a free one")
+    metrics_listen: str | None = Field(
+        None, pattern=_ADDRESS, description="Address of /metrics, /livez and /readyz, host:port, apart from the data port; unset = none"
+    )
+    log_format: Literal["text", "json"] = Field("text", description="Form of the log: lines of text, or a JSON object a line")
     name: str = Field("compute", min_length=1, max_length=64, description="Name of the process in the logs of its samplers")
     model: DirectoryPath = Field(description="Folder with config.json, safetensors and tokenizer.json")
     samplers: Annotated[tuple[str, ...], NoDecode] = Field(

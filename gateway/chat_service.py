@@ -17,7 +17,7 @@ from gateway.flow.generation import CacheReport, Piece
 from gateway.flow.limits import Limits
 from gateway.flow.resolve import check_messages
 from triserve.rpc import limits as contract
-from triserve.rpc.errors import Cancelled, InvalidRequest
+from triserve.rpc.errors import Cancelled, InvalidRequest, ServiceError
 from triserve.v1 import chat_pb2, chat_pb2_grpc, common_pb2, sampler_pb2, tokenizer_pb2
 
 SERVICE_NAME = chat_pb2.DESCRIPTOR.services_by_name["ChatService"].full_name
@@ -48,7 +48,11 @@ class ChatServicer(chat_pb2_grpc.ChatServiceServicer):
             ServiceError: it is refused or fails.
         """
         # Written to the context and not yielded: only so can a deadline or a client that does not read interrupt a write.
-        await self._answer(request, context)
+        try:
+            await self._answer(request, context)
+        except ServiceError as error:
+            self._gateway.metrics.refused.labels(error.reason.lower()).inc()
+            raise
         nothing: tuple[chat_pb2.ChatResponse, ...] = ()
         for response in nothing:
             yield response

@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
+from importlib.metadata import version
 from typing import TYPE_CHECKING
 
-from prometheus_client import CollectorRegistry, Counter, Histogram, ProcessCollector
+from prometheus_client import Counter, Histogram
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
 
 from gateway.clients.fleet import Fleet
 from prompt_cache import CacheStats
+from triserve.rpc.metrics_server import new_registry
 
 # Packages of an extra, which a gateway without a semantic cache does without.
 if TYPE_CHECKING:
@@ -25,6 +27,7 @@ _LONG_S = (0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 1
 _MAX_SHOWN_SCOPES = 50
 _SCOPE_CHARS = 24
 
+_VLLM_LABELS = {"finish_reason": "finished_reason"}
 _COMPUTE_GAUGES = {
     "running_requests": "Requests admitted to the batch",
     "waiting_requests": "Requests that wait for admission",
@@ -48,11 +51,20 @@ _CACHE_GAUGES = {
 
 
 class Metrics:
-    """What is counted as it happens. Each gateway has a registry of its own."""
+    """What is counted as it happens. Each gateway has a registry of its own.
 
-    def __init__(self) -> None:
-        self.registry = CollectorRegistry()
-        ProcessCollector(registry=self.registry)
+    Args:
+        model_name: for vLLM's label.
+    """
+
+    def __init__(self, model_name: str = "") -> None:
+        self.registry = new_registry("gateway", version("triserve"))
+        self.refused = Counter(
+            "triserve_gateway_refused", "Requests answered with an error, by its reason", ("reason",), registry=self.registry
+        )
+        self.loop_lag = Histogram(
+            "triserve_gateway_loop_lag_seconds", "How late the event loop is for what was due", buckets=_SHORT_S, registry=self.registry
+        )
         self.requests = Counter("triserve_requests", "Requests by how they ended", ("route", "outcome"), registry=self.registry)
         self.answers = Counter("triserve_answers", "Finished answers by finish reason", ("finish_reason",), registry=self.registry)
         self.prompt_tokens = self._counter("prompt_tokens", "Prompt tokens of finished requests")
@@ -70,6 +82,9 @@ class Metrics:
             "triserve_cache_lookup_seconds", "What asking the prompt cache took", ("result",), buckets=_FAST_S, registry=self.registry
         )
         self.retries = Counter("triserve_retries", "Requests given to another process after one failed", ("stage",), registry=self.registry)
+        for stage in ("tokenizer", "compute"):
+            # Told from the start, as 0.
+            self.retries.labels(stage)
         self.stale_deltas = self._counter("stale_deltas", "Deltas discarded because their attempt was over")
         self.time_to_first_token = self._histogram("time_to_first_token", "From arrival to the first token", _LONG_S)
         self.inter_token_latency = self._histogram("inter_token_latency", "Between deltas as they are delivered", _SHORT_S)
@@ -77,12 +92,47 @@ class Metrics:
         self.tokenize = self._histogram("tokenize", "In the tokenizer's queue and hands", _SHORT_S)
         self.queue = self._histogram("queue", "From submission to admission by compute", _LONG_S)
         self.prefill = self._histogram("prefill", "From admission to the end of the prompt", _LONG_S)
+        self.registry.register(
+            AliasCollector(
+                {
+                    "vllm:time_to_first_token_seconds": self.time_to_first_token,
+                    "vllm:inter_token_latency_seconds": self.inter_token_latency,
+                    "vllm:e2e_request_latency_seconds": self.duration,
+                    "vllm:request_success": self.answers,
+                },
+                model_name,
+            )
+        )
 
     def _counter(self, name: str, text: str) -> Counter:
         return Counter(f"triserve_{name}", text, registry=self.registry)
 
     def _histogram(self, name: str, text: str, buckets: tuple[float, ...]) -> Histogram:
         return Histogram(f"triserve_{name}_seconds", text, buckets=buckets, registry=self.registry)
+
+
+class AliasCollector(Collector):
+    """The same values under the names that dashboards know.
+
+    Args:
+        metrics: By their other names.
+        model_name: A label that those have.
+    """
+
+    def __init__(self, metrics: Mapping[str, Counter | Histogram], model_name: str) -> None:
+        self._metrics = metrics
+        self._model_name = model_name
+
+    def collect(self) -> Iterable[Metric]:
+        """All families, with their values now."""
+        for name, metric in self._metrics.items():
+            for family in metric.collect():
+                alias = Metric(name, family.documentation, family.type)
+                for sample in family.samples:
+                    labels = {_VLLM_LABELS.get(label, label): value for label, value in sample.labels.items()}
+                    labels["model_name"] = self._model_name
+                    alias.samples.append(sample._replace(name=name + sample.name.removeprefix(family.name), labels=labels))
+                yield alias
 
 
 class StateCollector(Collector):
@@ -114,6 +164,7 @@ class StateCollector(Collector):
     def collect(self) -> Iterable[Metric]:
         """All families, with their values now."""
         yield GaugeMetricFamily("triserve_active_requests", "Answers under way", value=self._active())
+        yield GaugeMetricFamily("triserve_gateway_open_streams", "Answers under way", value=self._active())
         yield GaugeMetricFamily("triserve_body_bytes", "Bytes of the bodies of requests under way", value=self._body_bytes())
         yield GaugeMetricFamily("triserve_asyncio_tasks", "Tasks of the event loop", value=len(asyncio.all_tasks()))
         ready = GaugeMetricFamily("triserve_peer_ready", "Whether the peer takes requests", labels=("stage", "peer"))

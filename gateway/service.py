@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import grpc
 from aiohttp import web
+from prometheus_client import CollectorRegistry
 
 from gateway.auth import ApiKeys
 from gateway.chat_service import SERVICE_NAME, ChatServicer
@@ -32,7 +33,7 @@ from prompt_cache import PromptCache
 from prompt_cache.flights import Flights
 from triserve.rpc.errors import Unavailable
 from triserve.rpc.peer_names import parse_peer_names
-from triserve.rpc.server import ServiceServer
+from triserve.rpc.server import Health, ServiceServer
 from triserve.v1 import chat_pb2_grpc
 
 # Packages of an extra, which a gateway without a semantic cache does without.
@@ -44,6 +45,7 @@ logger = logging.getLogger(__name__)
 # For answers that were told to end, to say so to their clients.
 _LAST_WORDS_S = 1.0
 _BACKLOG = 1024
+_LAG_INTERVAL_S = 0.25
 _UNSENT_BYTES = 16 * 1024
 _MESSAGE_SLACK_BYTES = 64 * 1024
 _POLICIES: dict[str, Callable[[], ChoicePolicy]] = {"prefix": LeastWork, "least-load": LeastLoad, "random": Random}
@@ -76,7 +78,7 @@ class GatewayService:
         self._settings = settings
         keys = ApiKeys.load(settings.api_keys_file)
         self._listener = _listen(settings.listen)
-        metrics = Metrics()
+        metrics = Metrics(settings.model_name)
         self._cache = PromptCache(settings.cache_config()) if settings.cache else None
         self._fleet = Fleet(
             parse_peer_names(settings.tokenizers),
@@ -143,6 +145,17 @@ class GatewayService:
             max_receive_bytes=settings.max_body_bytes + _MESSAGE_SLACK_BYTES,
         )
         self._readiness: asyncio.Task[None] | None = None
+        self._lag: asyncio.Task[None] | None = None
+
+    @property
+    def registry(self) -> CollectorRegistry:
+        """What it tells Prometheus."""
+        return self.gateway.metrics.registry
+
+    @property
+    def health(self) -> Health:
+        """Whether it takes requests."""
+        return self._grpc.health
 
     @property
     def port(self) -> int:
@@ -168,6 +181,7 @@ class GatewayService:
         if self._semantic is not None:
             await self._semantic.start()
         await self._grpc.start()
+        self._lag = asyncio.create_task(self._measure_lag(), name="loop-lag")
         self._fleet.start()
         await self._runner.setup()
         self._http = await self._serve_http()
@@ -176,6 +190,8 @@ class GatewayService:
     async def stop(self) -> None:
         """Admits nothing more, lets what is under way end for a while, ends the rest with an error, and takes the servers down."""
         leaving = Unavailable("this gateway is shutting down")
+        if self._lag is not None:
+            self._lag.cancel()
         self._admission.close(leaving)
         await self._set_readiness()
         if not await self._admission.wait_idle(self._settings.drain_timeout_s):
@@ -203,6 +219,13 @@ class GatewayService:
         return await asyncio.get_running_loop().create_server(
             lambda: Connection(server, malformed=malformed, idle_timeout_s=idle_timeout_s), sock=self._listener, backlog=_BACKLOG
         )
+
+    async def _measure_lag(self) -> None:
+        loop = asyncio.get_running_loop()
+        while True:
+            due = loop.time() + _LAG_INTERVAL_S
+            await asyncio.sleep(_LAG_INTERVAL_S)
+            self.gateway.metrics.loop_lag.observe(max(0.0, loop.time() - due))
 
     def _schedule_readiness(self) -> None:
         if self._readiness is None or self._readiness.done():

@@ -31,6 +31,12 @@ class Settings(Limits, BaseSettings):
 
     listen: str = Field("127.0.0.1:8000", pattern=_ADDRESS, description="Address of the HTTP API, host:port; port 0 picks a free one")
     grpc_listen: str = Field("127.0.0.1:8001", pattern=_ADDRESS, description="Address of the gRPC API, host:port; port 0 picks a free one")
+    metrics_listen: str | None = Field(
+        None,
+        pattern=_ADDRESS,
+        description="Address of /metrics without a key, /livez and /readyz, host:port, for those who watch; unset = none",
+    )
+    log_format: Literal["text", "json"] = Field("text", description="Form of the log: lines of text, or a JSON object a line")
     tokenizers: Annotated[tuple[str, ...], NoDecode] = Field(
         ("127.0.0.1:7200",),
         min_length=1,

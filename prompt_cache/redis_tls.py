@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
+import re
 import ssl
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
-from urllib.parse import parse_qs, urlsplit
+from urllib.parse import SplitResult, parse_qs, urlsplit
 
 from redis.asyncio.connection import Connection
 
 _PLAIN, _TLS = ("redis", "unix"), "rediss"
 # Others could switch the checks off.
 _PARAMETERS = ("db", "protocol")
+_DATABASE = re.compile(r"/?|/\d{1,5}")
+_ESCAPED = "a password's / ? # @ and % are written %2F %3F %23 %40 and %25"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -105,20 +108,29 @@ def check_redis_url(url: str, files: TlsFiles) -> None:
     """Checks that a URL and files go together.
 
     Raises:
-        ValueError: they do not, or the URL asks for what may not be asked; says what, and not the URL, which may hold a password.
+        ValueError: they do not, or the URL asks for what may not be asked; says what, and nothing of the URL, which may hold a password.
     """
     parts = urlsplit(url)
     if parts.scheme not in (*_PLAIN, _TLS):
         raise ValueError("the URL of Redis must begin with redis://, rediss:// or unix://")
-    for name in parse_qs(parts.query, keep_blank_values=True):
-        if name not in _PARAMETERS:
-            raise ValueError(f"the URL of Redis has the parameter {name!r}, it may have {' and '.join(_PARAMETERS)}")
+    if not parse_qs(parts.query, keep_blank_values=True).keys() <= set(_PARAMETERS):
+        raise ValueError(f"the URL of Redis may have the parameters {' and '.join(_PARAMETERS)}, and no others; {_ESCAPED}")
+    if parts.scheme != "unix" and (parts.fragment or not _DATABASE.fullmatch(parts.path) or not _has_host(parts)):
+        raise ValueError(f"the URL of Redis must be of the form redis://USER:PASSWORD@HOST:PORT/DB; {_ESCAPED}")
     if files.given and parts.scheme != _TLS:
         raise ValueError("files for TLS are given, and the URL of Redis does not begin with rediss://")
     if (files.cert is None) != (files.key is None):
         raise ValueError("a certificate for Redis needs its key, and a key its certificate")
     if parts.scheme == _TLS:
         files.context()
+
+
+def _has_host(parts: SplitResult) -> bool:
+    """Whether host and port can be read; an @ in a password makes its end the host."""
+    try:
+        return bool(parts.hostname) and parts.netloc.count("@") < 2 and parts.port != 0
+    except ValueError:
+        return False
 
 
 def is_tls(url: str) -> bool:

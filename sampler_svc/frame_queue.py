@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterable
+import time
+from collections.abc import AsyncIterable, Callable
 from typing import Generic, TypeVar
 
 T = TypeVar("T")
@@ -14,20 +15,33 @@ class FrameQueue(Generic[T]):
 
     Args:
         limit: most messages that wait; the stream is not read on before they are taken.
+        clock: seconds, never falling.
     """
 
-    def __init__(self, limit: int) -> None:
+    def __init__(self, limit: int, *, clock: Callable[[], float] = time.monotonic) -> None:
         self._limit = limit
         self._messages: list[T] = []
+        # Of the oldest that waits.
+        self._since: float | None = None
+        # Of the oldest that was taken, and is not answered before more is asked for.
+        self._taken_since: float | None = None
+        self._clock = clock
         self._closed = False
         self._arrived = asyncio.Event()
         self._room = asyncio.Event()
+
+    @property
+    def oldest_s(self) -> float:
+        """For how long the oldest message has waited for its answer."""
+        oldest = self._since if self._taken_since is None else self._taken_since
+        return 0.0 if oldest is None else self._clock() - oldest
 
     async def fill(self, stream: AsyncIterable[T]) -> None:
         """Reads a stream to its end, however it ends."""
         try:
             async for message in stream:
                 self._messages.append(message)
+                self._since = self._clock() if self._since is None else self._since
                 self._arrived.set()
                 if len(self._messages) >= self._limit:
                     self._room.clear()
@@ -42,8 +56,10 @@ class FrameQueue(Generic[T]):
 
     async def take_all(self) -> list[T]:
         """Waits for a message and takes all there are; none means that none will come."""
+        self._taken_since = None
         await self._arrived.wait()
         messages, self._messages = self._messages, []
+        self._taken_since, self._since = self._since, None
         if not self._closed:
             self._arrived.clear()
         self._room.set()

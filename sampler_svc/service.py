@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+from importlib.metadata import version
 from typing import Any
 
 import grpc
 
+from sampler_svc.metrics import Metrics, StateCollector
 from sampler_svc.request_slots import RequestSlots
 from sampler_svc.servicer import SamplerServicer
 from sampler_svc.settings import Settings
 from sampler_svc.vocabulary import Vocabulary, load_tokenizer
 from triserve.rpc.fingerprint import fingerprint_of
-from triserve.rpc.server import ServiceServer
+from triserve.rpc.metrics_server import new_registry
+from triserve.rpc.server import Health, ServiceServer
 from triserve.v1 import sampler_pb2, sampler_pb2_grpc
 
 SERVICE_NAME = sampler_pb2.DESCRIPTOR.services_by_name["SamplerService"].full_name
@@ -29,10 +32,17 @@ class SamplerService:
     def __init__(self, settings: Settings) -> None:
         self._settings = settings
         vocabulary = Vocabulary(load_tokenizer(settings.model / "tokenizer.json"))
-        self._servicer = SamplerServicer(
-            vocabulary, fingerprint_of(settings.model), RequestSlots(settings.max_open_requests), settings.max_queued_frames
-        )
+        self.registry = new_registry("sampler", version("triserve"))
+        slots = RequestSlots(settings.max_open_requests)
+        servicer = SamplerServicer(vocabulary, fingerprint_of(settings.model), slots, settings.max_queued_frames, Metrics(self.registry))
+        self._servicer = servicer
+        self.registry.register(StateCollector(open_requests=lambda: slots.open_requests, oldest_frame_s=lambda: servicer.oldest_frame_s))
         self._server = ServiceServer([SERVICE_NAME], self._register, settings.listen)
+
+    @property
+    def health(self) -> Health:
+        """Whether it takes requests."""
+        return self._server.health
 
     @property
     def port(self) -> int:

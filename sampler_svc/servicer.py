@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import time
 from collections.abc import AsyncIterator, Sequence
 from typing import Any
 
 import grpc
 
 from sampler_svc.frame_queue import FrameQueue
+from sampler_svc.metrics import Metrics
 from sampler_svc.request_slots import RequestSlots
 from sampler_svc.session import Audits, Frame, Session
 from sampler_svc.vocabulary import Vocabulary
@@ -35,9 +37,18 @@ class SamplerServicer(sampler_pb2_grpc.SamplerServiceServicer):
         fingerprint: of the model folder.
         slots: of the process.
         max_queued_frames: frames of one stream that may wait.
+        metrics: where to count.
     """
 
-    def __init__(self, vocabulary: Vocabulary, fingerprint: common_pb2.Fingerprint, slots: RequestSlots, max_queued_frames: int) -> None:
+    def __init__(
+        self,
+        vocabulary: Vocabulary,
+        fingerprint: common_pb2.Fingerprint,
+        slots: RequestSlots,
+        max_queued_frames: int,
+        metrics: Metrics,
+    ) -> None:
+        self._metrics = metrics
         self._vocabulary = vocabulary
         self._fingerprint = fingerprint
         self._slots = slots
@@ -88,6 +99,11 @@ class SamplerServicer(sampler_pb2_grpc.SamplerServiceServicer):
             logger.info("stream of compute %r ends", name)
 
     @property
+    def oldest_frame_s(self) -> float:
+        """For how long the oldest frame has waited."""
+        return max((queue.oldest_s for queue in self._queues), default=0.0)
+
+    @property
     def has_streams(self) -> bool:
         """Whether a replica is connected."""
         return bool(self._queues)
@@ -136,9 +152,13 @@ class SamplerServicer(sampler_pb2_grpc.SamplerServiceServicer):
         while messages := await queue.take_all():
             frames, error = _read_frames(messages, done, logits_width)
             if frames:
+                began = time.perf_counter()
                 await session.prepare(frames)
                 outcome = session.process(frames)
                 done = frames[-1].number
+                self._metrics.frames.inc(len(frames))
+                self._metrics.rows.inc(sum(len(frame.request) for frame in frames))
+                self._metrics.frame_seconds.observe(time.perf_counter() - began)
                 yield write_outcome(outcome, done, self._vocabulary)
             if error is not None:
                 raise error

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Literal
 
 from pydantic import DirectoryPath, Field, field_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
@@ -14,6 +15,12 @@ class Settings(BaseSettings):
     model_config = SettingsConfigDict(env_prefix="SAMPLER_", frozen=True)
 
     listen: str = Field("127.0.0.1:7400", pattern=r"^.+:\d{1,5}$", description='Address to serve on, "host:port"; port 0 picks a free one.')
+    metrics_listen: str | None = Field(
+        None,
+        pattern=r"^.+:\d{1,5}$",
+        description="Address of /metrics, /livez and /readyz, host:port, apart from the data port; unset = none.",
+    )
+    log_format: Literal["text", "json"] = Field("text", description="Form of the log: lines of text, or a JSON object a line.")
     model: DirectoryPath = Field(description="Model folder. Of its files only tokenizer.json is loaded; the others give the fingerprint.")
     max_open_requests: int = Field(4096, ge=1, le=1_000_000, description="Requests under way at once; one more is refused as overloaded.")
     max_queued_frames: int = Field(

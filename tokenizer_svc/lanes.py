@@ -13,6 +13,9 @@ from triserve.rpc.errors import Overloaded, Unavailable
 
 T = TypeVar("T")
 
+# Of a new value in the mean.
+_PACE_WEIGHT = 0.2
+
 
 class LaneLimits(NamedTuple):
     """Bounds of one lane.
@@ -52,6 +55,8 @@ class Lane:
         self._idle = limits.threads
         self._num_threads = limits.threads
         self._progress_at = clock()
+        # Means over what was done last, for the pace of one thread.
+        self._mean_bytes = self._mean_s = 0.0
         self._closed = False
         self._changed = threading.Condition()
         # Daemons, because work that has begun cannot be stopped and must not hold the process.
@@ -108,6 +113,16 @@ class Lane:
         """Pieces of work that have not begun."""
         return len(self._waiting)
 
+    @property
+    def queued_s(self) -> float:
+        """How long what waits will take, at the pace of what was done last; as long as nothing has moved, where nothing was done yet."""
+        with self._changed:
+            if not self._waiting:
+                return 0.0
+            if not self._mean_bytes:
+                return self._clock() - self._progress_at
+            return self._waiting_bytes * self._mean_s / (self._mean_bytes * self._limits.threads)
+
     def _check_room(self, num_bytes: int) -> None:
         waiting, limit = len(self._waiting) - self._idle + 1, self._limits.max_waiting
         if waiting > limit:
@@ -133,10 +148,15 @@ class Lane:
                 self._waiting_bytes -= work.num_bytes
                 self._progress_at = self._clock()
                 self._idle -= 1
-            if future.set_running_or_notify_cancel():
+            began, ran = self._clock(), future.set_running_or_notify_cancel()
+            if ran:
                 _settle(future, work.run)
             with self._changed:
                 self._progress_at = self._clock()
+                if ran:
+                    weight = _PACE_WEIGHT if self._mean_bytes else 1.0
+                    self._mean_bytes += weight * (work.num_bytes - self._mean_bytes)
+                    self._mean_s += weight * (self._progress_at - began - self._mean_s)
                 self._idle += 1
 
 
@@ -166,6 +186,16 @@ class Lanes:
             return future
         lane = next((lane for most, lane in self._lanes if num_bytes <= most), self._lanes[-1][1])
         return lane.submit(run, num_bytes)
+
+    @property
+    def queued_s(self) -> float:
+        """How long what waits will take, in the lane where it takes longest."""
+        return max((lane.queued_s for _, lane in self._lanes), default=0.0)
+
+    @property
+    def num_waiting(self) -> int:
+        """Pieces of work that have not begun."""
+        return sum(lane.num_waiting for _, lane in self._lanes)
 
     def stalled(self, limit_s: float) -> bool:
         """Whether a lane's work waits and none has begun or ended for so many seconds."""

@@ -8,6 +8,7 @@ import gc
 import logging
 import time
 from functools import partial
+from importlib.metadata import version
 from typing import NamedTuple
 
 from tokenizer_svc.chat_encoder import ChatEncoder
@@ -15,6 +16,7 @@ from tokenizer_svc.chat_template import ChatTemplate, RenderLimits, TemplateSour
 from tokenizer_svc.folder_audit import audit_tokenizer
 from tokenizer_svc.input_limits import InputLimits
 from tokenizer_svc.lanes import Lane, LaneLimits, Lanes
+from tokenizer_svc.metrics import Metrics, QueueCollector
 from tokenizer_svc.model_folder import ModelFolder, ModelFolderError, read_model_folder
 from tokenizer_svc.servicer import TokenizerServicer
 from tokenizer_svc.settings import Settings
@@ -22,7 +24,8 @@ from tokenizer_svc.system_prompts import SystemPrompts
 from tokenizer_svc.tokenizer import Tokenizer, eos_token_ids
 from triserve.rpc.fingerprint import fingerprint_of
 from triserve.rpc.machine import usable_cores
-from triserve.rpc.server import ServiceServer
+from triserve.rpc.metrics_server import new_registry
+from triserve.rpc.server import Health, ServiceServer
 from triserve.v1 import tokenizer_pb2 as pb
 from triserve.v1 import tokenizer_pb2_grpc
 
@@ -49,6 +52,8 @@ class TokenizerService:
             logger.info("chat template: %s", model.chats.forms)
         _return_freed_memory()
         self._lanes = _lanes(settings)
+        self.registry = new_registry("tokenizer", version("triserve"))
+        self.registry.register(QueueCollector(self._lanes))
         self._servicer = TokenizerServicer(
             model.tokenizer,
             model.chats,
@@ -60,9 +65,16 @@ class TokenizerService:
             lanes=self._lanes,
             info=model.info,
             max_requests_per_stream=settings.max_requests_per_stream,
+            metrics=Metrics(self.registry),
         )
         self._server: ServiceServer | None = None
         self._watch: asyncio.Task[None] | None = None
+
+    @property
+    def health(self) -> Health:
+        """Whether it takes requests, after `start`."""
+        assert self._server is not None, "the service was started"
+        return self._server.health
 
     @property
     def port(self) -> int:

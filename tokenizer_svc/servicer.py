@@ -16,10 +16,11 @@ from tokenizer_svc.chat_template import Message, TemplateValue
 from tokenizer_svc.free_memory import release_free_memory
 from tokenizer_svc.input_limits import InputLimits
 from tokenizer_svc.lanes import Lanes
+from tokenizer_svc.metrics import Metrics
 from tokenizer_svc.sampling_strings import SamplingStringEncoder, SamplingStrings
 from tokenizer_svc.tokenize_stream import Answer, TokenizeStream
 from tokenizer_svc.tokenizer import Tokenizer
-from triserve.rpc.errors import InvalidRequest
+from triserve.rpc.errors import InvalidRequest, ServiceError
 from triserve.v1 import common_pb2, tokenizer_pb2_grpc
 from triserve.v1 import tokenizer_pb2 as pb
 
@@ -39,6 +40,7 @@ class TokenizerServicer(tokenizer_pb2_grpc.TokenizerServiceServicer):
         lanes: where the work is done.
         info: answer of GetTokenizerInfo.
         max_requests_per_stream: most requests under way on one stream.
+        metrics: where to count.
     """
 
     def __init__(
@@ -50,7 +52,9 @@ class TokenizerServicer(tokenizer_pb2_grpc.TokenizerServiceServicer):
         lanes: Lanes,
         info: pb.GetTokenizerInfoResponse,
         max_requests_per_stream: int,
+        metrics: Metrics,
     ) -> None:
+        self._metrics = metrics
         self._tokenizer = tokenizer
         self._chats = chats
         self._sampling = SamplingStringEncoder(tokenizer)
@@ -88,7 +92,7 @@ class TokenizerServicer(tokenizer_pb2_grpc.TokenizerServiceServicer):
 
     async def Tokenize(self, requests: AsyncIterable[pb.TokenizeRequest], context: Context) -> AsyncIterator[pb.TokenizeResponse]:
         """Encodes and decodes for a gateway."""
-        stream = TokenizeStream(self._begin, max_under_way=self._max_requests_per_stream)
+        stream = TokenizeStream(self._counted, max_under_way=self._max_requests_per_stream)
         self._streams.add(stream)
         try:
             if self._leaving:
@@ -97,6 +101,29 @@ class TokenizerServicer(tokenizer_pb2_grpc.TokenizerServiceServicer):
                 yield response
         finally:
             self._streams.discard(stream)
+
+    def _counted(self, request: pb.TokenizeRequest) -> Future[Answer]:
+        try:
+            future = self._begin(request)
+        except ServiceError as error:
+            self._metrics.requests.labels(error.reason.lower()).inc()
+            raise
+        future.add_done_callback(self._count)
+        return future
+
+    def _count(self, future: Future[Answer]) -> None:
+        if future.cancelled():
+            self._metrics.requests.labels("cancelled").inc()
+            return
+        error = future.exception()
+        if error is not None:
+            self._metrics.requests.labels(error.reason.lower() if isinstance(error, ServiceError) else "internal").inc()
+            return
+        self._metrics.requests.labels("ok").inc()
+        answer = future.result()
+        if isinstance(answer, pb.EncodeResponse):
+            self._metrics.tokens.inc(len(answer.token_ids))
+            self._metrics.encode_seconds.observe(answer.encode_us / 1e6)
 
     def _begin(self, request: pb.TokenizeRequest) -> Future[Answer]:
         work = request.WhichOneof("work")

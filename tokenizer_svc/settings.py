@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 from pydantic import DirectoryPath, Field, ValidationInfo, field_validator
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
@@ -20,6 +20,12 @@ class Settings(BaseSettings):
     listen: str = Field(
         default="127.0.0.1:7200", pattern=r"^.+:\d{1,5}$", description="Address to listen on, host:port; port 0 picks a free one"
     )
+    metrics_listen: str | None = Field(
+        default=None,
+        pattern=r"^.+:\d{1,5}$",
+        description="Address of /metrics, /livez and /readyz, host:port, apart from the data port; unset = none",
+    )
+    log_format: Literal["text", "json"] = Field(default="text", description="Form of the log: lines of text, or a JSON object a line")
     model: DirectoryPath = Field(description="Folder with tokenizer.json and the model's other small files")
     max_input_bytes: int = Field(default=4 * 1024 * 1024, ge=1024, le=32 * 1024 * 1024, description="Most UTF-8 bytes of one text or chat")
     max_messages: int = Field(default=4096, ge=1, le=65536, description="Most turns of one chat")

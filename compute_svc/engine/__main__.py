@@ -19,6 +19,7 @@ _PR_SET_PDEATHSIG = 1
 
 
 def _build(settings: Settings) -> Engine:
+    configure_logging("compute", as_json=settings.log_format == "json")
     torch.set_num_threads(settings.threads)
     return load_engine(settings)
 

@@ -6,82 +6,20 @@ import asyncio
 import contextlib
 import logging
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import NamedTuple
 
+from compute_svc.replica.dispatcher_ports import EnginePort, SamplerPort
 from compute_svc.replica.gateway_link import GatewayLink
 from compute_svc.replica.parcels import TextKey
-from compute_svc.replica.sampler_ledger import SamplerAnswer, Verdict
+from compute_svc.replica.sampler_ledger import SamplerAnswer
 from compute_svc.replica.submission import read_submission
-from compute_svc.wire.request import Request
-from compute_svc.wire.step_output import Released, Rows, Started, StepOutput
+from compute_svc.wire.step_output import Released, Started, StepOutput
 from triserve.rpc.errors import DeadlineExceeded, Internal, InvalidRequest, ServiceError, Unavailable, to_proto
 from triserve.v1 import compute_pb2, sampler_pb2
 
 logger = logging.getLogger(__name__)
-
-
-class EnginePort(Protocol):
-    """What the dispatcher asks of the engine; each returns at once."""
-
-    def submit(self, request: Request) -> None:
-        """Puts a request in the queue."""
-
-    def release(self, number: int) -> None:
-        """Ends a request."""
-
-    def verdicts(self, verdicts: Sequence[Verdict]) -> None:
-        """Takes tokens drawn elsewhere."""
-
-    def pause(self, numbers: Sequence[int], *, paused: bool) -> None:
-        """Keeps requests out of the next steps, or lets them in again."""
-
-
-class SamplerPort(Protocol):
-    """What the dispatcher asks of the link to a sampler; each returns at once."""
-
-    @property
-    def target(self) -> str:
-        """Where it is, for the log."""
-
-    @property
-    def ready(self) -> bool:
-        """Whether it takes new requests."""
-
-    @property
-    def is_behind(self) -> bool:
-        """Whether it has as many frames to answer as it may have."""
-
-    @property
-    def lags(self) -> bool:
-        """Whether it is behind, or has answered nothing for a while although it should."""
-
-    @property
-    def requests(self) -> Iterable[int]:
-        """Requests that are open there."""
-
-    @property
-    def in_flight(self) -> int:
-        """How many they are."""
-
-    def has(self, number: int) -> bool:
-        """Whether a request is open there."""
-
-    def is_leaving(self, key: TextKey) -> bool:
-        """Whether text of an attempt that was closed may still come."""
-
-    def open(self, opening: sampler_pb2.OpenRequest) -> None:
-        """Begins a request."""
-
-    def close_request(self, number: int) -> None:
-        """Drops a request, unless the sampler has ended it."""
-
-    def send_rows(self, rows: Rows, chosen: list[int] | None) -> None:
-        """Sends rows of one step; None = all."""
-
-    def expect_end(self, number: int) -> None:
-        """All rows of a request are sent."""
 
 
 @dataclass
@@ -99,12 +37,21 @@ class _Flight:
     deadline: float | None
     # What its sampler is told at its admission; gone after that.
     message: compute_pb2.SubmitRequest | None
+    num_tokens: int
+    submitted_at: float
     sampler: SamplerPort | None = None
     first_token_at: float | None = None
     preemptions: int = 0
     is_free: bool = False
     outcome: compute_pb2.RequestOutcome.ValueType | None = None
     error: ServiceError | None = None
+
+
+class QueuedPrefill(NamedTuple):
+    """Requests whose first token is not computed yet: their prompts' tokens, cached or not, and for how long the oldest has waited."""
+
+    tokens: int
+    oldest_s: float
 
 
 class Dispatcher:
@@ -153,6 +100,13 @@ class Dispatcher:
     def has_sampler(self) -> bool:
         """Whether a sampler is ready."""
         return any(sampler.ready for sampler in self._samplers)
+
+    @property
+    def queued_prefill(self) -> QueuedPrefill:
+        """What waits for its first token."""
+        waiting = [flight for flight in self._flights.values() if flight.first_token_at is None and flight.outcome is None]
+        oldest = min((flight.submitted_at for flight in waiting), default=0.0)
+        return QueuedPrefill(sum(flight.num_tokens for flight in waiting), self._clock() - oldest if waiting else 0.0)
 
     def next_number(self) -> int:
         """A number for the engine that nothing else has."""
@@ -209,7 +163,15 @@ class Dispatcher:
             )
             return
         self._flights[request.number] = _Flight(
-            request.number, gateway, message.request, message.epoch, message.request_id, request.deadline, message
+            request.number,
+            gateway,
+            message.request,
+            message.epoch,
+            message.request_id,
+            request.deadline,
+            message,
+            request.prompt.size + request.generated.size,
+            self._clock(),
         )
         gateway.requests[message.request] = request.number
         self._is_idle.clear()

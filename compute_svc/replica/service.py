@@ -7,6 +7,7 @@ import contextlib
 import logging
 import time
 from collections.abc import Sequence
+from importlib.metadata import version
 from typing import Any
 
 import grpc
@@ -15,6 +16,7 @@ from compute_svc.replica.dispatcher import Dispatcher
 from compute_svc.replica.engine_client import EngineClient, EngineFailed, EngineLost, Launch, launch_process
 from compute_svc.replica.engine_watch import EngineWatch
 from compute_svc.replica.kv_watch import KvWatch
+from compute_svc.replica.metrics import LoadCollector, PrefillPace, StepMetrics
 from compute_svc.replica.prefix_calls import PrefixCalls
 from compute_svc.replica.prefix_servicer import PrefixCacheServicer
 from compute_svc.replica.sampler_link import SamplerLink
@@ -23,9 +25,10 @@ from compute_svc.settings import Settings
 from compute_svc.wire.step_output import EngineInfo, Load, PrefixStats, StepOutput
 from triserve.rpc.errors import Internal, ServiceError, Unavailable
 from triserve.rpc.fingerprint import fingerprint_of
+from triserve.rpc.metrics_server import new_registry
 from triserve.rpc.peer_names import parse_peer_names
 from triserve.rpc.peer_set import PeerSet
-from triserve.rpc.server import ServiceServer
+from triserve.rpc.server import Health, ServiceServer
 from triserve.v1 import compute_pb2, compute_pb2_grpc, sampler_pb2
 
 logger = logging.getLogger(__name__)
@@ -63,6 +66,15 @@ class ComputeService:
         self._changed = asyncio.Event()
         self._is_draining = False
         self._started_at_ms = int(time.time() * 1000)
+        self.registry = new_registry("compute", version("triserve"))
+        self._step_metrics = StepMetrics(self.registry)
+        self._prefill_pace = PrefillPace()
+        self.registry.register(LoadCollector(lambda: self._servicer.load, self._queued_prefill_s, settings.model.name))
+
+    @property
+    def health(self) -> Health:
+        """Whether it takes requests."""
+        return self._server.health
 
     @property
     def port(self) -> int:
@@ -167,6 +179,7 @@ class ComputeService:
     def on_engine_output(self, output: StepOutput, ended_at: float) -> None:
         """See `Dispatcher`, `PrefixCalls` and `KvWatch`."""
         self._servicer.load = output.load
+        self._step_metrics.observe(output.load, ended_at, len(output.started))
         self._require_dispatcher().on_engine_output(output, ended_at)
         self._require_prefixes().on_output(output)
         if output.kv_changes is not None:
@@ -212,6 +225,8 @@ class ComputeService:
             if self._dispatcher is not None:
                 self._engine.ping()
                 self._dispatcher.fail_overdue()
+                is_busy = self._dispatcher.queued_prefill.tokens > 0
+                self._prefill_pace.observe(time.monotonic(), self._servicer.load.prefill_tokens, is_busy=is_busy)
                 if time.monotonic() - told_at >= _LOAD_INTERVAL_S:
                     told_at = time.monotonic()
                     load = load_message(self._servicer.load)
@@ -220,6 +235,14 @@ class ComputeService:
             with contextlib.suppress(TimeoutError):
                 await asyncio.wait_for(self._changed.wait(), _HEARTBEAT_S)
             self._changed.clear()
+
+    def _queued_prefill_s(self) -> float:
+        """Seconds of prefill that wait. How much of a prompt is cached is known when it is admitted: until then, as much as of those before."""
+        if self._dispatcher is None:
+            return 0.0
+        queued, load = self._dispatcher.queued_prefill, self._servicer.load
+        seen = load.prefill_tokens + load.cached_tokens
+        return self._prefill_pace.seconds(queued.tokens * (load.prefill_tokens / seen if seen else 1.0), queued.oldest_s)
 
     def _watch_engine(self) -> None:
         """An engine that hangs will not come back by itself: it ends, and the process with it, which whoever runs it starts again."""

@@ -24,7 +24,8 @@ if TYPE_CHECKING:
 
 # Nodes of the graph that a search looks at.
 _EF_RUNTIME = 64
-# A scope of so many entries is compared entry by entry: exact, and under a millisecond.
+# A scope of so many entries is compared entry by entry: exact, and 0.4 ms for 1,000 of them; 2.7 ms for 3,000 scattered among 100,000 of other scopes,
+# where the graph, which finds few of the scope, takes 4.
 _MOST_COMPARED = 4000
 # In a larger one the nearest of all scopes are looked at first, some more than are wanted: where they hold as many of the scope as are wanted, those are
 # its nearest. That takes 0.4 ms, where the query engine, left to itself, compares 9,000 of 10,000 one by one in 2.8. HYBRID_POLICY BATCHES is as fast,

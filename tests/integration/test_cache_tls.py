@@ -12,6 +12,7 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
+import aiohttp
 import pytest
 import redis as redis_py
 import trustme
@@ -20,9 +21,12 @@ from gateway.settings import Settings
 from prompt_cache import CacheConfig, CachedAnswer, CachedDelta, CacheScope, PromptCache
 from prompt_cache.acl import acl_rule
 from prompt_cache.redis_tls import TlsFiles
-from tests.fakes.gateway_fleet import eventually
+from tests.fakes.fake_compute import FakeCompute, Say
+from tests.fakes.fake_tokenizer import EOS
+from tests.fakes.gateway_fleet import eventually, running_fleet
 from tests.fakes.redis_servers import RedisServer
 from tests.fakes.tls_proxy import TlsProxy, tls_proxy
+from triserve.v1 import common_pb2
 
 SECRET = b"0123456789abcdef"
 ANSWER = CachedAnswer(deltas=(CachedDelta("Paris.", (1,)),), finish_reason="stop", prompt_tokens=3, created_at=1)
@@ -88,6 +92,18 @@ async def keeps(cache: PromptCache, number: int = 1) -> bool:
     cache.put(key, ANSWER)
     await cache.drain()
     return await cache.get(key) == ANSWER
+
+
+def saying_paris(request: Any) -> list[Say]:
+    """A short answer."""
+    return [Say("Paris.", [1, 2]), Say("", [EOS], common_pb2.FINISH_REASON_STOP)]
+
+
+async def chatted(session: aiohttp.ClientSession, question: str) -> str:
+    """What the cache did for a question that was answered."""
+    async with session.post("/v1/chat/completions", json={"messages": [{"role": "user", "content": question}]}) as response:
+        assert response.status == 200, await response.text()
+        return response.headers["X-Triserve-Cache"]
 
 
 async def again(cache: PromptCache, number: int) -> bool:
@@ -214,6 +230,30 @@ async def test_the_least_privileged_user_does_all_of_it_over_tls(
         await flights.close()
 
 
+async def test_clients_are_answered_whatever_the_certificate_is_and_the_semantic_cache_works_with_the_right_one(
+    plain_redis: RedisServer, certificates: Certificates, tmp_path: Path
+) -> None:
+    other = Certificates(tmp_path / "other")
+    settings: dict[str, Any] = {"semantic_cache": "on", "embedder": "ngrams", "semantic_timeout_ms": 5000, "cache_timeout_ms": 5000}
+    async with tls_proxy(plain_redis.port, certificates.server()) as proxy:
+        for ca, status in ((certificates.ca_file, "hit-semantic"), (other.ca_file, "bypass")):
+            url = f"rediss://127.0.0.1:{proxy.port}"
+            async with (
+                running_fleet(
+                    computes=[FakeCompute(saying_paris)], redis_url=url, redis_ca_file=ca, cache_secret="s" * 16, **settings
+                ) as fleet,
+                aiohttp.ClientSession(fleet.url) as session,
+            ):
+                cache = fleet.service.gateway.pipeline.cache
+                assert cache is not None and cache.semantic is not None and cache.cache.guarded is not None
+                if status == "hit-semantic":
+                    semantic = cache.semantic
+                    await eventually(lambda: semantic.is_open)  # noqa: B023 - it is awaited here
+                await chatted(session, "What is the capital of France?")
+                await cache.semantic.drain()
+                assert await chatted(session, "what's the capital of France") == status
+
+
 async def test_a_redis_that_speaks_tls_itself(certificates: Certificates, tmp_path: Path) -> None:
     program = shutil.which("redis-server")
     if program is None:
@@ -246,8 +286,14 @@ async def test_a_redis_that_speaks_tls_itself(certificates: Certificates, tmp_pa
         ({"redis_url": "redis://h", "redis_ca_file": "ca"}, "does not begin with rediss://"),
         ({"redis_url": "rediss://h", "redis_cert_file": "ca"}, "needs its key"),
         ({"redis_url": "rediss://h", "redis_ca_file": "empty"}, "empty"),
-        ({"redis_url": "rediss://h?ssl_cert_reqs=none"}, "'ssl_cert_reqs'"),
-        ({"redis_url": "redis://h?retry_on_timeout=true"}, "'retry_on_timeout'"),
+        ({"redis_url": "rediss://h?ssl_cert_reqs=none"}, "and no others"),
+        ({"redis_url": "redis://h?retry_on_timeout=true"}, "and no others"),
+        ({"redis_url": "redis://u:p@ss/word@h"}, "%2F"),
+        ({"redis_url": "redis://u:p@ss@h"}, "%40"),
+        ({"redis_url": "redis://u:pa#ss@h"}, "%23"),
+        ({"redis_url": "redis://u:pa?ss@h"}, "%3F"),
+        ({"redis_url": "redis://h/abc"}, "HOST:PORT/DB"),
+        ({"redis_url": "redis://h:port"}, "HOST:PORT/DB"),
         ({"redis_url": "http://h"}, "must begin with"),
         ({"redis_ca_file": "ca"}, "need GATEWAY_REDIS_URL"),
         ({"redis_url": "rediss://h", "redis_ca_file": "nowhere"}, "redis_ca_file"),

@@ -11,10 +11,12 @@ from typing import Any
 
 import grpc
 import pytest
+from prometheus_client import CollectorRegistry
 
 from tests.fakes.tokenizers import write_model_folder
 from tokenizer_svc.input_limits import InputLimits
 from tokenizer_svc.lanes import Lane, LaneLimits, Lanes
+from tokenizer_svc.metrics import Metrics
 from tokenizer_svc.model_folder import read_model_folder
 from tokenizer_svc.servicer import TokenizerServicer
 from tokenizer_svc.tokenizer import Tokenizer
@@ -58,6 +60,7 @@ async def served(tokenizer: Tokenizer) -> AsyncIterator[Any]:
         lanes=Lanes(65536, [(1 << 20, lane)]),
         info=pb.GetTokenizerInfoResponse(),
         max_requests_per_stream=16,
+        metrics=Metrics(CollectorRegistry()),
     )
 
     def register(server: grpc.aio.Server) -> None:

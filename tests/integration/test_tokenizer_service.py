@@ -12,12 +12,14 @@ from typing import Any
 import grpc
 import pytest
 from grpc_health.v1 import health_pb2, health_pb2_grpc
+from prometheus_client import CollectorRegistry
 
 from tests.fakes.tokenizers import CHATML, write_model_folder
 from tokenizer_svc.chat_encoder import ChatEncoder
 from tokenizer_svc.chat_template import ChatTemplate, RenderLimits
 from tokenizer_svc.input_limits import InputLimits
 from tokenizer_svc.lanes import Lane, LaneLimits, Lanes
+from tokenizer_svc.metrics import Metrics
 from tokenizer_svc.model_folder import read_model_folder
 from tokenizer_svc.service import SERVICE, TokenizerService
 from tokenizer_svc.servicer import TokenizerServicer
@@ -88,6 +90,7 @@ class HeldServer:
             lanes=Lanes(2048, [(1 << 20, self.lane)]),
             info=pb.GetTokenizerInfoResponse(),
             max_requests_per_stream=8,
+            metrics=Metrics(CollectorRegistry()),
         )
 
     def register(self, server: grpc.aio.Server) -> None:

@@ -82,7 +82,9 @@ class PeerFinder:
     async def _ask(self, name: PeerName) -> None:
         try:
             self._answers[name] = await self._look_up(name)
-        except LookupFailed as error:
+        except Exception as error:
+            if not isinstance(error, LookupFailed):
+                logger.error("looking for %s failed", name.host, exc_info=error)
             self.failures += 1
             if name not in self._failing:
                 self._failing.add(name)

@@ -16,11 +16,14 @@ import uvloop
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 from grpc_health.v1.health import aio as health_aio
 from grpc_reflection.v1alpha import reflection
+from prometheus_client import CollectorRegistry
 from pydantic import ValidationError
+from pydantic_core import ErrorDetails
 from pydantic_settings import BaseSettings
 
 from triserve.rpc.channel import KEEPALIVE_MS, MAX_MESSAGE_BYTES, PING_TIMEOUT_MS
 from triserve.rpc.interceptors import ErrorInterceptor
+from triserve.rpc.metrics_server import MetricsServer
 from triserve.rpc.telemetry import configure_logging
 from triserve.rpc.variables import unknown_variables
 
@@ -57,6 +60,11 @@ class Health:
         self._services = tuple(services)
         self._servicer = health_aio.HealthServicer()
         self._ready: bool | None = None
+
+    @property
+    def ready(self) -> bool:
+        """What the services answer."""
+        return bool(self._ready)
 
     async def start(self) -> None:
         """Answers alive and not ready."""
@@ -125,6 +133,14 @@ class ServiceServer:
 class Service(Protocol):
     """A running service, as `run_service` needs it."""
 
+    @property
+    def registry(self) -> CollectorRegistry:
+        """What it tells Prometheus."""
+
+    @property
+    def health(self) -> Health:
+        """Whether it takes requests."""
+
     async def start(self) -> None:
         """Brings the service up; returns when it is listening."""
 
@@ -166,11 +182,20 @@ def run_service(name: str, settings_class: type[S], make: Callable[[S], Service]
         make: builds the service, called in the event loop.
     """
     settings = load_settings(settings_class)
-    configure_logging(name)
+    configure_logging(name, as_json=getattr(settings, "log_format", "text") == "json")
+    metrics_listen = getattr(settings, "metrics_listen", None)
 
     async def main() -> None:
         service = make(settings)
-        await _serve(service, getattr(service, "failed", None))
+        if metrics_listen is None:
+            await _serve(service, getattr(service, "failed", None))
+            return
+        server = MetricsServer(metrics_listen, service.registry, is_ready=lambda: service.health.ready)
+        logger.info("metrics on port %d", server.port)
+        try:
+            await _serve(service, getattr(service, "failed", None))
+        finally:
+            await asyncio.to_thread(server.close)
 
     uvloop.run(main())
 
@@ -188,6 +213,16 @@ def load_settings(settings_class: type[S]) -> S:
         return settings_class()
     except ValidationError as error:
         for item in error.errors():
-            variable = f"{prefix}{'_'.join(str(part) for part in item['loc'])}".upper()
-            sys.stderr.write(f"{variable}={item.get('input')!r}: {item['msg']}\n")
+            sys.stderr.write(f"{_shown(settings_class, item)}{item['msg']}\n")
         raise SystemExit(2) from None
+
+
+def _shown(settings_class: type[BaseSettings], error: ErrorDetails) -> str:
+    """The variable that is wrong and what it is, unless that is a secret; nothing where several are wrong together, since secrets may be among them."""
+    if not error["loc"]:
+        return ""
+    prefix = settings_class.model_config.get("env_prefix", "")
+    variable = f"{prefix}{'_'.join(str(part) for part in error['loc'])}".upper()
+    field = settings_class.model_fields.get(str(error["loc"][0]))
+    is_secret = field is not None and "Secret" in str(field.annotation)
+    return f"{variable}: " if is_secret else f"{variable}={error.get('input')!r}: "

@@ -1,10 +1,15 @@
-"""Log lines of every service: one line each, with the request id where there is one, and never a prompt."""
+"""Log lines of every service: one line each, as text or as JSON, with the request id where there is one, and never a prompt."""
 
 from __future__ import annotations
 
+import json
 import logging
+import re
 import sys
 from datetime import UTC, datetime
+
+# As gateways make them; lines of a request begin with its id, or name it.
+_REQUEST_ID = re.compile(r"\b(?:(?:chatcmpl|cmpl|chat)-)?[0-9a-f]{32}\b")
 
 
 class _Formatter(logging.Formatter):
@@ -18,15 +23,41 @@ class _Formatter(logging.Formatter):
         return datetime.fromtimestamp(record.created, UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
 
 
-def configure_logging(service: str, *, level: int = logging.INFO) -> None:
+class _JsonFormatter(_Formatter):
+    """One object a line, with the same fields in every service: time, level, service, logger, message, request_id, trace_id, error."""
+
+    def __init__(self, service: str) -> None:
+        super().__init__(service)
+        self._service = service
+
+    def format(self, record: logging.LogRecord) -> str:
+        """The record's line."""
+        message = record.getMessage()
+        named = _REQUEST_ID.search(message)
+        return json.dumps(
+            {
+                "time": self.formatTime(record),
+                "level": record.levelname,
+                "service": self._service,
+                "logger": record.name,
+                "message": message,
+                "request_id": named[0] if named is not None else None,
+                "trace_id": None,
+                "error": self.formatException(record.exc_info) if record.exc_info else None,
+            }
+        )
+
+
+def configure_logging(service: str, *, level: int = logging.INFO, as_json: bool = False) -> None:
     """Sends the process's log to standard error.
 
     Args:
         service: name at the head of each line.
         level: lowest level shown.
+        as_json: whether each line is a JSON object.
 
     Effects: replaces the handlers of the root logger.
     """
     handler = logging.StreamHandler(sys.stderr)
-    handler.setFormatter(_Formatter(service))
+    handler.setFormatter(_JsonFormatter(service) if as_json else _Formatter(service))
     logging.basicConfig(level=level, handlers=[handler], force=True)

@@ -26,7 +26,7 @@ SETTINGS: Mapping[str, type[BaseSettings]] = {
 _HELPERS = {"MODEL_FOLDER"}
 # Agreed on, and not yet in every service.
 _AGREED = {
-    *(f"{stage.upper()}_{name}" for stage in SETTINGS for name in ("METRICS_LISTEN", "LOG_FORMAT", "REQUIRE_TLS")),
+    *(f"{stage.upper()}_REQUIRE_TLS" for stage in SETTINGS),
     *(f"{stage.upper()}_TLS_{name}_FILE" for stage in SETTINGS for name in ("CERT", "KEY", "CA")),
     *(f"GATEWAY_HTTP_TLS_{name}_FILE" for name in ("CERT", "KEY")),
 }

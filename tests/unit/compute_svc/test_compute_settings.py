@@ -36,7 +36,7 @@ def test_samplers_are_separated_by_commas(folder: Path, monkeypatch: pytest.Monk
     ("variable", "value", "words"),
     [
         ("COMPUTE_SAMPLERS", "", "at least 1 item"),
-        ("COMPUTE_SAMPLERS", "nowhere", "pattern"),
+        ("COMPUTE_SAMPLERS", "nowhere", "no host:port"),
         ("COMPUTE_DTYPE", "float16", "'auto', 'float32' or 'bfloat16'"),
         ("COMPUTE_DEVICE", "tpu", "pattern"),
         ("COMPUTE_STEP_BUDGET_TOKENS", "0", "greater than or equal to 1"),

@@ -72,5 +72,5 @@ async def test_starting_and_closing_without_redis_does_nothing() -> None:
 
 
 def test_a_malformed_redis_url_is_refused() -> None:
-    with pytest.raises(ValueError, match="scheme"):
+    with pytest.raises(ValueError, match="must begin with"):
         PromptCache(CacheConfig(redis_url="localhost:6379", secret=SECRET))

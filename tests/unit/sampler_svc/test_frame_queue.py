@@ -60,3 +60,26 @@ async def test_closing_wakes_whoever_waits() -> None:
     await asyncio.sleep(0)
     queue.close()
     assert await taker == []
+
+
+async def test_the_oldest_message_waits_until_what_was_taken_is_answered() -> None:
+    now = [0.0]
+    queue: FrameQueue[int] = FrameQueue(10, clock=lambda: now[0])
+
+    async def stream() -> AsyncIterator[int]:
+        yield 1
+        now[0] = 2.0
+        yield 2
+        await asyncio.Event().wait()
+
+    filling = asyncio.create_task(queue.fill(stream()))
+    assert queue.oldest_s == 0.0
+    assert await queue.take_all() == [1, 2]
+    now[0] = 5.0
+    assert queue.oldest_s == 5.0, "they are being worked on"
+    taking = asyncio.create_task(queue.take_all())
+    await asyncio.sleep(0)
+    assert queue.oldest_s == 0.0, "they are answered"
+    for task in (filling, taking):
+        task.cancel()
+    await asyncio.gather(filling, taking, return_exceptions=True)

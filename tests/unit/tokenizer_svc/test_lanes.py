@@ -221,3 +221,23 @@ def test_whatever_is_cancelled_the_rest_is_done_and_the_books_balance(steps: lis
                 assert one.num_waiting == len(waiting)
         assert [future.result(PATIENCE_S) for future in waiting] == [0] * len(waiting)
         assert one.num_waiting == 0
+
+
+def test_the_queue_is_as_long_as_its_bytes_take_at_the_pace_that_was_measured() -> None:
+    now = [0.0]
+    lane = Lane("test", LaneLimits(threads=1, max_waiting=10, max_waiting_bytes=10**6), clock=lambda: now[0])
+    assert lane.queued_s == 0.0
+
+    def two_seconds() -> None:
+        now[0] += 2.0
+
+    lane.submit(two_seconds, 1000).result()
+    gate = threading.Event()
+    held = lane.submit(gate.wait, 1)
+    while lane.num_waiting:
+        threading.Event().wait(0.001)
+    lane.submit(two_seconds, 4000)
+    assert lane.queued_s == pytest.approx(8.0)
+    gate.set()
+    held.result()
+    lane.close()

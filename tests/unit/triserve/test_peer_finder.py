@@ -78,3 +78,12 @@ async def test_a_peer_that_was_lost_is_looked_for_before_the_interval_is_over() 
         dns.known["x"] = {"10.0.0.2:1"}
         finder.look_now()
         await eventually(lambda: told[-1] == ("10.0.0.2:1",))
+
+
+async def test_a_lookup_that_breaks_is_not_the_last_one() -> None:
+    dns = Dns()
+    async with finding(dns, "dns:///x:1") as (finder, told):
+        # The test's DNS knows no such name, and breaks.
+        await eventually(lambda: finder.failures > 2)
+        dns.known["x"] = {"10.0.0.1:1"}
+        await eventually(lambda: told[-1] == ("10.0.0.1:1",))

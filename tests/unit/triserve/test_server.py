@@ -8,7 +8,7 @@ from typing import Any
 
 import grpc
 import pytest
-from pydantic import Field
+from pydantic import Field, SecretStr, model_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from triserve.rpc.channel import is_ready, open_channel
@@ -122,3 +122,35 @@ def test_a_bad_setting_ends_the_process_naming_variable_and_value(
     message = capsys.readouterr().err
     assert "DEMO_PAGE_SIZE_TOKENS='0'" in message
     assert "greater than or equal to 1" in message
+
+
+class _Secretive(BaseSettings):
+    model_config = SettingsConfigDict(env_prefix="SECRETIVE_")
+
+    password: SecretStr | None = Field(None, min_length=16)
+    size: int = Field(1, le=4)
+
+    @model_validator(mode="after")
+    def _fits(self) -> _Secretive:
+        if self.size == 3:
+            raise ValueError("size 3 needs no password")
+        return self
+
+
+@pytest.mark.parametrize(
+    ("variables", "words"),
+    [
+        ({"SECRETIVE_PASSWORD": "hunter2"}, "SECRETIVE_PASSWORD: "),
+        ({"SECRETIVE_PASSWORD": "hunter2-hunter2-hunter2", "SECRETIVE_SIZE": "3"}, "size 3 needs no password"),
+        ({"SECRETIVE_PASSWORD": "hunter2-hunter2-hunter2", "SECRETIVE_SIZE": "9"}, "SECRETIVE_SIZE='9'"),
+    ],
+)
+def test_what_is_said_of_settings_that_are_wrong_has_no_secret(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], variables: dict[str, str], words: str
+) -> None:
+    for name, value in variables.items():
+        monkeypatch.setenv(name, value)
+    with pytest.raises(SystemExit):
+        load_settings(_Secretive)
+    said = capsys.readouterr().err
+    assert words in said and "hunter2" not in said

@@ -1,0 +1,60 @@
+"""A line of the log is one event, with the same fields whatever it is about."""
+
+from __future__ import annotations
+
+import json
+import logging
+
+import pytest
+
+from triserve.rpc.telemetry import configure_logging
+
+FIELDS = {"time", "level", "service", "logger", "message", "request_id", "trace_id", "error"}
+
+
+@pytest.fixture(autouse=True)
+def restored() -> object:
+    root = logging.getLogger()
+    handlers, level = root.handlers[:], root.level
+    yield
+    root.handlers[:] = handlers
+    root.setLevel(level)
+
+
+def logged(capsys: pytest.CaptureFixture[str]) -> list[dict[str, object]]:
+    return [json.loads(line) for line in capsys.readouterr().err.splitlines()]
+
+
+def test_each_event_is_one_object_with_all_fields(capsys: pytest.CaptureFixture[str]) -> None:
+    configure_logging("sampler", as_json=True)
+    logging.getLogger("sampler_svc.x").info("two\nlines of %s", "ünïcode")
+    try:
+        raise ValueError("wrong")
+    except ValueError:
+        logging.getLogger("sampler_svc.y").exception("failed")
+    first, second = logged(capsys)
+    assert set(first) == set(second) == FIELDS
+    assert (first["service"], first["logger"], first["level"], first["message"]) == (
+        "sampler",
+        "sampler_svc.x",
+        "INFO",
+        "two\nlines of ünïcode",
+    )
+    assert first["error"] is None and "ValueError: wrong" in str(second["error"])
+    assert str(first["time"]).endswith("Z")
+
+
+@pytest.mark.parametrize("prefix", ["", "cmpl-", "chatcmpl-", "chat-"])
+def test_the_request_a_line_is_about_is_a_field(capsys: pytest.CaptureFixture[str], prefix: str) -> None:
+    configure_logging("gateway", as_json=True)
+    request_id = prefix + "0123456789abcdef" * 2
+    logging.getLogger("gateway").info("%s default completions ok after %.3f s", request_id, 0.5)
+    logging.getLogger("gateway").info("connected to tokenizer")
+    first, second = logged(capsys)
+    assert (first["request_id"], second["request_id"]) == (request_id, None)
+
+
+def test_text_stays_text(capsys: pytest.CaptureFixture[str]) -> None:
+    configure_logging("gateway")
+    logging.getLogger("gateway").info("hello")
+    assert capsys.readouterr().err.endswith("Z INFO gateway gateway hello\n")
