@@ -133,6 +133,23 @@ bench-vectors: $(VENV)/.dev ## Measure every vector store by number of entries (
 gpu: ## Everything that needs a CUDA GPU, with an interpreter that is there: tests, oracle, baseline
 	tests/bench/on_gpu.sh
 
+# checkov has many dependencies: an environment of its own, 0.3 GB. Without it, that check of `make k8s-check` is skipped and says so.
+.venv-k8s/.done: $(VENV)/.dev
+	@test -x .venv-k8s/bin/python || $(PYTHON) -m venv --without-pip .venv-k8s
+	$(PIP) --python .venv-k8s/bin/python install --quiet checkov==3.3.30
+	@touch $@
+
+.PHONY: k8s-tools
+k8s-tools: .venv-k8s/.done ## Install checkov into .venv-k8s, which k8s-check uses where it is there
+
+.PHONY: k8s-check
+k8s-check: $(VENV)/.dev ## Render, validate and cross-check deploy/k8s, and lint deploy/docker; no network, no cluster
+	$(BIN)/python -m pytest -rs tests/deploy $(ARGS)
+
+.PHONY: images
+images: ## Build the images (BASE=python:3.12-slim@sha256:..., ARGS="compute-cuda" for one) with docker, podman or buildah
+	deploy/docker/build.sh $(ARGS)
+
 .PHONY: soak
 soak: $(VENV)/.dev ## Ten thousand short requests with random cancels: memory flat, nothing left over
 	$(BIN)/python tests/bench/soak.py $(ARGS)

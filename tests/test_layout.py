@@ -15,6 +15,7 @@ TOP_LEVEL = {
     "README.md",
     "Makefile",
     ".ci",
+    ".dockerignore",
     ".gitignore",
     "CHANGELOG.md",
     "CONTRIBUTING.md",
