@@ -15,7 +15,6 @@ EXTRA_OF = {
     "gguf": "compute",
     "redis": "cache",
     "aiohttp": "gateway",
-    "prometheus_client": "gateway",
     "tqdm": "gateway",
 }
 

@@ -76,7 +76,9 @@ async def translate_errors(request: web.Request, handler: Handler) -> web.Stream
     except Exception as error:  # noqa: BLE001 - the one place where every failure becomes a body
         failure = as_service_error(error, request_id=request[REQUEST_ID])
         headers = {}
-    request.app[GATEWAY].metrics.refused.labels(failure.reason.lower()).inc()
+    gateway = request.app.get(GATEWAY)
+    if gateway is not None:
+        gateway.metrics.refused.labels(failure.reason.lower()).inc()
     return json_response(error_body(failure), status=failure.http_status, headers={**headers, **error_headers(failure)})
 
 

@@ -27,7 +27,7 @@ NETWORKS = {"tokenizer": 11, "sampler": 12, "compute": 13}
 _ROOT = Path(__file__).parents[2]
 _START_S = 90.0
 _END_S = 60.0
-# Some of the lookups of those who have to hear of newcomers; in the manifests it is five seconds.
+# Some of the lookups of those who have to hear of newcomers; in the manifests it is ten seconds.
 PRE_STOP_S = 1.0
 
 

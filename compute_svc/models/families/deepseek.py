@@ -128,7 +128,7 @@ def _group_limit(fields: ConfigFields, *, is_third: bool) -> GroupLimit | None:
     method = fields.get("topk_method") or ("noaux_tc" if is_third else "greedy")
     known = ("noaux_tc",) if is_third else ("greedy", "group_limited_greedy")
     if method not in known:
-        raise UnsupportedModel(f"{fields.place}: topk_method {method!r} is not supported; supported: {', '.join(known)}")
+        raise UnsupportedModel(f"{fields.place}: topk_method {str(method)[:80]!r} is not supported; supported: {', '.join(known)}")
     if method == "greedy":
         return None
     return GroupLimit(fields.count("n_group", 8), fields.count("topk_group", 4), best=2 if is_third else 1)

@@ -24,12 +24,6 @@ SETTINGS: Mapping[str, type[BaseSettings]] = {
 }
 # Of no service, but used in the value of a variable or argument.
 _HELPERS = {"MODEL_FOLDER"}
-# Agreed on, and not yet in every service.
-_AGREED = {
-    *(f"{stage.upper()}_REQUIRE_TLS" for stage in SETTINGS),
-    *(f"{stage.upper()}_TLS_{name}_FILE" for stage in SETTINGS for name in ("CERT", "KEY", "CA")),
-    *(f"GATEWAY_HTTP_TLS_{name}_FILE" for name in ("CERT", "KEY")),
-}
 
 
 def drain_setting(stage: str) -> tuple[str, float]:
@@ -45,7 +39,7 @@ def known(manifests: Manifests) -> list[str]:
             continue
         names = [entry["name"] for entry in pod.main.get("env", ())]
         fields = {f"{_prefix(pod.name)}{name}".upper(): field for name, field in SETTINGS[pod.name].model_fields.items()}
-        problems += [f"{pod.name} has no setting {name}" for name in names if name not in fields and name not in _HELPERS | _AGREED]
+        problems += [f"{pod.name} has no setting {name}" for name in names if name not in fields and name not in _HELPERS]
         problems += [f"{pod.name} needs {name}" for name, field in fields.items() if field.is_required() and name not in names]
         problems += [f"{pod.name} is given {name} twice" for name in set(names) if names.count(name) > 1]
     return problems
