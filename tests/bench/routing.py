@@ -1,6 +1,6 @@
 """Which replica gets a request: by its prefix, by load, at random. Hit rate of the prefix cache and time to the first token.
 
-Served: three replicas of SmolLM2 behind a gateway, chats of several turns over 20 system prompts. Every answer is checked to be the same whatever the
+Served: three replicas of SmolLM2 behind a gateway, chats of several turns over 20 system prompts, at temperature 1 with seeds. Every answer is checked to be the same whatever the
 routing. Simulated: 64 replicas with the engine's own schedulers, the gateway's own choice and the cost of a large device, by its data sheet.
 """
 
@@ -26,6 +26,7 @@ from gateway.cli.hardware import describe_hardware
 from gateway.clients.prefix_index import PageBudget
 from gateway.clients.replica_choice import ChoicePolicy, LeastLoad, LeastWork, Random
 from tests.bench.simulated_fleet import Chats, FleetRun, SimulatedReplica
+from tests.bench.streamed_chat import streamed_chat
 from tests.bench.whole_pipeline import plan_one_of_each, running
 from tests.e2e.local_pipeline import free_port
 
@@ -91,9 +92,13 @@ async def _served(url: str, arguments: argparse.Namespace, label: str) -> dict[s
                         chat.messages.append(
                             {"role": "user", "content": f"Question {chat.number} {turn}: tell me about {_WORDS[chat.number % 16]}."}
                         )
-                        text = await _ask(session, chat.messages, arguments.max_tokens, ttft_s, tokens)
-                        chat.messages.append({"role": "assistant", "content": text})
-                        answers.setdefault(chat.number, []).append(text)
+                        # As clients ask who say nothing of sampling, and with a seed, so that the answers can be compared.
+                        got = await streamed_chat(session, chat.messages, temperature=1, seed=chat.number, max_tokens=arguments.max_tokens)
+                        ttft_s.append(got.ttft_s)
+                        tokens["prompt"] += got.usage["prompt_tokens"]
+                        tokens["cached"] += got.usage["prompt_tokens_details"]["cached_tokens"]
+                        chat.messages.append({"role": "assistant", "content": got.text})
+                        answers.setdefault(chat.number, []).append(got.text)
                         bar.update()
 
             await asyncio.gather(*(user() for _ in range(arguments.users)))
@@ -103,28 +108,6 @@ async def _served(url: str, arguments: argparse.Namespace, label: str) -> dict[s
         "requests": len(ttft_s),
         "answers": answers,
     }
-
-
-async def _ask(
-    session: aiohttp.ClientSession, messages: list[dict[str, str]], max_tokens: int, ttft_s: list[float], tokens: dict[str, int]
-) -> str:
-    body = {"messages": messages, "temperature": 0, "max_tokens": max_tokens, "stream": True, "stream_options": {"include_usage": True}}
-    began, first, text = time.perf_counter(), None, ""
-    async with session.post("/v1/chat/completions", json=body) as response:
-        assert response.status == 200, await response.text()
-        async for line in response.content:
-            if not line.startswith(b"data: {"):
-                continue
-            event = json.loads(line[6:])
-            piece = event["choices"][0]["delta"].get("content", "") if event["choices"] else ""
-            if piece and first is None:
-                first = time.perf_counter()
-            text += piece
-            if usage := event.get("usage"):
-                tokens["prompt"] += usage["prompt_tokens"]
-                tokens["cached"] += usage["prompt_tokens_details"]["cached_tokens"]
-    ttft_s.append((first or time.perf_counter()) - began)
-    return text
 
 
 def _percentiles(seconds: list[float]) -> dict[str, float]:

@@ -1,9 +1,10 @@
 """Questions drawn Zipf-like from the pair set, asked of SmolLM2 through all services with the semantic cache on: what it saves and what it gives wrongly.
 
-First the model answers every question by itself, greedily. Then the stream of questions is asked with the cache, and a part of it without. What is
+First the model answers every question by itself, greedily at first. Then the stream of questions is asked with the cache, and a part of it without. What is
 given to a question that was asked in other words is judged twice: by the pair set (the two are a pair of the same meaning), and by the model's own
 answers to both. Then all of it again with a judge, which is asked where the model's answers differ and knows the pair set: what the audits are worth
-where who judges is right. Writes a results file.
+where who judges is right; and once more with that judge as clients ask who say nothing of sampling, at temperature 1 without a seed, where no answer is
+the only one and repeats are found by meaning, too. Writes a results file.
 """
 
 from __future__ import annotations
@@ -13,7 +14,6 @@ import asyncio
 import json
 import statistics
 import tempfile
-import time
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from datetime import UTC, datetime
@@ -29,6 +29,7 @@ from gateway.cli.hardware import describe_hardware
 from gateway.cli.redis_server import find_redis
 from prompt_cache.semantic.normalise import normalise
 from prompt_cache.semantic.same_answer import is_same_answer
+from tests.bench.streamed_chat import streamed_chat
 from tests.bench.whole_pipeline import plan_one_of_each, running
 from tests.e2e.local_pipeline import free_port
 from tests.question_pairs import HALVES, read_pairs
@@ -91,45 +92,29 @@ async def ask_all(url: str, questions: Sequence[str], arguments: argparse.Namesp
 
 
 async def _ask(session: aiohttp.ClientSession, question: str, max_tokens: int, fields: dict[str, Any]) -> Asked:
-    body = {
-        "messages": [{"role": "user", "content": question}],
-        "temperature": 0,
-        "max_tokens": max_tokens,
-        # One sentence: an answer that is cut at a length is not kept for others.
-        "stop": ["\n", ". ", "。"],
-        "stream": True,
-        "stream_options": {"include_usage": True},
-        **fields,
-    }
-    began, first, text, tokens = time.perf_counter(), None, "", 0
-    async with session.post("/v1/chat/completions", json=body) as response:
-        assert response.status == 200, await response.text()
-        async for line in response.content:
-            if not line.startswith(b"data: {"):
-                continue
-            event = json.loads(line[6:])
-            for choice in event["choices"]:
-                piece = choice["delta"].get("content") or ""
-                if piece and first is None:
-                    first = time.perf_counter()
-                text += piece
-            tokens = (event.get("usage") or {}).get("completion_tokens", tokens)
-        return Asked(question, response.headers["X-Triserve-Cache"], text, tokens, 1000 * ((first or time.perf_counter()) - began))
+    # One sentence: an answer that is cut at a length is not kept for others.
+    asked = {"max_tokens": max_tokens, "stop": ["\n", ". ", "。"], **fields}
+    got = await streamed_chat(session, [{"role": "user", "content": question}], **asked)
+    return Asked(question, got.cache, got.text, got.usage.get("completion_tokens", 0), 1000 * got.ttft_s)
 
 
 def judged(asked: Sequence[Asked], own: dict[str, Asked], same: dict[str, set[str]]) -> dict[str, Any]:
     """Counts, and what was given wrongly.
 
-    An answer of the cache is that of the questions whose own answer it is word for word; it is right by the pair set if one of them means the same.
+    An answer of the cache is that of the questions to which it was given when they missed, or by the model alone; it is right by the pair set if one of
+    them means the same. Of answers that an audit made and nobody was given, the question is not known.
     """
     by_text: dict[str, set[str]] = {}
     for question, answer in own.items():
         by_text.setdefault(answer.text, set()).add(question)
+    for one in asked:
+        if one.status == "miss":
+            by_text.setdefault(one.text, set()).add(one.question)
     statuses: dict[str, int] = {}
     for one in asked:
         statuses[one.status] = statuses.get(one.status, 0) + 1
     semantic = [one for one in asked if one.status == "hit-semantic"]
-    by_pairs = [one for one in semantic if not by_text.get(one.text, set()) & same[one.question]]
+    by_pairs = [one for one in semantic if one.text in by_text and not by_text[one.text] & same[one.question]]
     by_model = [one for one in semantic if not is_same_answer(own[one.question].text, one.text, None)]
     hits = [one for one in asked if one.status.startswith("hit")]
     exact_changed = [one for one in asked if one.status == "hit-exact" and one.text != own[one.question].text]
@@ -139,6 +124,7 @@ def judged(asked: Sequence[Asked], own: dict[str, Asked], same: dict[str, set[st
         "tokens": sum(one.tokens for one in asked),
         "tokens_saved": sum(one.tokens for one in hits),
         "wrong_by_pairs": len(by_pairs),
+        "of_a_question_not_known": sum(one.text not in by_text for one in semantic),
         "other_words_than_the_models_own": len(by_model),
         "exact_hits_that_differ_from_the_model": len(exact_changed),
         "examples_wrong_by_pairs": [
@@ -177,18 +163,20 @@ async def judging(same: dict[str, set[str]], port: int) -> AsyncIterator[None]:
         await runner.cleanup()
 
 
-async def _run(arguments: argparse.Namespace, url: str, judge_port: int) -> dict[str, Any]:
+async def _run(arguments: argparse.Namespace, url: str, judge_port: int, temperature: float) -> dict[str, Any]:
     stream = make_stream(arguments.questions, arguments.exponent, arguments.seed)
     async with judging(stream.same, judge_port):
-        return await _replay(arguments, url, stream)
+        return await _replay(arguments, url, stream, temperature)
 
 
-async def _replay(arguments: argparse.Namespace, url: str, stream: Stream) -> dict[str, Any]:
+async def _replay(arguments: argparse.Namespace, url: str, stream: Stream, temperature: float) -> dict[str, Any]:
     unique = list(dict.fromkeys(stream.questions))
-    answers = await ask_all(url, unique, arguments, "the model's own", cache={"mode": "bypass"})
+    answers = await ask_all(url, unique, arguments, "the model's own", temperature=temperature, cache={"mode": "bypass"})
     own = {one.question: one for one in answers}
-    cached = await ask_all(url, stream.questions, arguments, "with the cache")
-    without = await ask_all(url, stream.questions[: arguments.without], arguments, "without", cache={"mode": "bypass"})
+    cached = await ask_all(url, stream.questions, arguments, "with the cache", temperature=temperature)
+    without = await ask_all(
+        url, stream.questions[: arguments.without], arguments, "without", temperature=temperature, cache={"mode": "bypass"}
+    )
     async with aiohttp.ClientSession(url) as session, session.get("/v1/cache") as response:
         counters = (await response.json())["semantic"]
     return {
@@ -214,13 +202,17 @@ def main() -> None:
     judge_port = free_port()
     judge = {"GATEWAY_SEMANTIC_JUDGE": f"http://127.0.0.1:{judge_port}{_JUDGE_PATH}", "GATEWAY_SEMANTIC_JUDGE_MODEL": "pairs"}
     measured = {}
-    for name, variables in (("without_a_judge", {}), ("with_a_judge_that_knows_the_pairs", judge)):
+    for name, variables, temperature in (
+        ("greedy", {}, 0.0),
+        ("greedy, with a judge that knows the pairs", judge, 0.0),
+        ("temperature 1, with a judge that knows the pairs", judge, 1.0),
+    ):
         with tempfile.TemporaryDirectory() as runtime:
             port = free_port()
             cache = {"cache": True, "redis_program": find_redis().program, "cache_secret": "0123456789abcdef"}
             parts = plan_one_of_each(port, Path(runtime), variables, **cache, embedder=str(arguments.embedder.resolve()))
             with running(parts):
-                measured[name] = asyncio.run(_run(arguments, f"http://127.0.0.1:{port}", judge_port))
+                measured[name] = asyncio.run(_run(arguments, f"http://127.0.0.1:{port}", judge_port, temperature))
     document = {
         "what": "a Zipf-like stream of questions against SmolLM2 with the semantic cache",
         "finished_at": datetime.now(UTC).isoformat(timespec="seconds"),
