@@ -74,48 +74,21 @@ class GatewayService:
         self._http = HttpServer(settings.listen, door, idle_timeout_s=settings.idle_timeout_s)
         metrics = Metrics(settings.model_name)
         self._cache = PromptCache(settings.cache_config()) if settings.cache else None
-        self._fleet = Fleet(
-            parse_peer_names(settings.tokenizers),
-            parse_peer_names(settings.computes),
-            dns_interval_s=settings.dns_interval_s,
-            gateway_name=f"gateway {socket.gethostname()}:{self.port}",
-            policy=_POLICIES[settings.routing](),
-            on_change=self._schedule_readiness,
-            on_stale=metrics.stale_deltas.inc,
-            on_retry=lambda stage: metrics.retries.labels(stage).inc(),
-            retry_wait_s=settings.retry_wait_s,
-            prefix_index_bytes=settings.prefix_index_bytes if settings.routing == "prefix" else 0,
-            tls=_fleet_tls(settings),
-        )
+        self._fleet = self._make_fleet(metrics)
         limits, names = settings.limits(), settings.names()
         shared = self._keys.current().num_tenants > 1
         self._admission = Admission(settings.max_active_requests, shared=shared)
-        budget = Shares(settings.max_bodies_bytes, noun="bytes of bodies", least=settings.max_body_bytes, shared=shared)
-        self._budget = budget
-        self._bodies = BodyReader(limits, budget)
+        self._budget = Shares(settings.max_bodies_bytes, noun="bytes of bodies", least=settings.max_body_bytes, shared=shared)
+        self._bodies = BodyReader(limits, self._budget)
         self._semantic = _semantic_cache(settings, self._cache)
-        answer_cache = None
-        if self._cache is not None:
-            answer_cache = AnswerCache(
-                self._cache,
-                self._semantic,
-                settings.model_name,
-                similar_sampled=settings.semantic_sampled,
-                not_kept=lambda reason: metrics.not_kept.labels(reason).inc(),
-            )
         self._shared = self._cache.share_flights() if self._cache is not None else None
         self._pipeline = Pipeline(
-            fleet=self._fleet, cache=answer_cache, flights=Flights(self._shared), names=names, limits=limits, metrics=metrics
-        )
-        cache = self._cache
-        metrics.registry.register(
-            StateCollector(
-                self._fleet,
-                active=lambda: self._admission.active,
-                body_bytes=lambda: budget.used,
-                cache_stats=(lambda: cache.stats) if cache is not None else None,
-                semantic=self._semantic,
-            )
+            fleet=self._fleet,
+            cache=_answer_cache(settings, self._cache, self._semantic, metrics),
+            flights=Flights(self._shared),
+            names=names,
+            limits=limits,
+            metrics=metrics,
         )
         self.gateway = Gateway(
             pipeline=self._pipeline,
@@ -142,14 +115,41 @@ class GatewayService:
             max_receive_bytes=settings.max_body_bytes + _MESSAGE_SLACK_BYTES,
             tls=ServerTls(OwnCertificate(door), clients=None) if door is not None else None,
         )
-        http, grpc_server = self._http, self._grpc
-        metrics.registry.register(
-            RefusedCollector(
-                peers=lambda: grpc_server.refused_peers, handshakes=lambda: grpc_server.refused_handshakes + http.refused_handshakes
-            )
-        )
+        self._tell_state()
         self._readiness: asyncio.Task[None] | None = None
         self._lag: asyncio.Task[None] | None = None
+
+    def _make_fleet(self, metrics: Metrics) -> Fleet:
+        settings = self._settings
+        return Fleet(
+            parse_peer_names(settings.tokenizers),
+            parse_peer_names(settings.computes),
+            dns_interval_s=settings.dns_interval_s,
+            gateway_name=f"gateway {socket.gethostname()}:{self.port}",
+            policy=_POLICIES[settings.routing](),
+            on_change=self._schedule_readiness,
+            on_stale=metrics.stale_deltas.inc,
+            on_retry=lambda stage: metrics.retries.labels(stage).inc(),
+            retry_wait_s=settings.retry_wait_s,
+            prefix_index_bytes=settings.prefix_index_bytes if settings.routing == "prefix" else 0,
+            tls=_fleet_tls(settings),
+        )
+
+    def _tell_state(self) -> None:
+        """Has metrics tell what is looked up when somebody asks."""
+        cache, http, clients, budget = self._cache, self._http, self._grpc, self._budget
+        self.registry.register(
+            StateCollector(
+                self._fleet,
+                active=lambda: self._admission.active,
+                body_bytes=lambda: budget.used,
+                cache_stats=(lambda: cache.stats) if cache is not None else None,
+                semantic=self._semantic,
+            )
+        )
+        self.registry.register(
+            RefusedCollector(peers=lambda: clients.refused_peers, handshakes=lambda: clients.refused_handshakes + http.refused_handshakes)
+        )
 
     @property
     def registry(self) -> CollectorRegistry:
@@ -249,6 +249,19 @@ def _fleet_tls(settings: Settings) -> FleetTls | None:
         return None
     own = OwnCertificate(files)
     return FleetTls(ClientTls(own, settings.tls_tokenizer_name), ClientTls(own, settings.tls_compute_name))
+
+
+def _answer_cache(settings: Settings, cache: PromptCache | None, semantic: SemanticCache | None, metrics: Metrics) -> AnswerCache | None:
+    """None where there is no prompt cache."""
+    if cache is None:
+        return None
+    return AnswerCache(
+        cache,
+        semantic,
+        settings.model_name,
+        similar_sampled=settings.semantic_sampled,
+        not_kept=lambda reason: metrics.not_kept.labels(reason).inc(),
+    )
 
 
 def _semantic_cache(settings: Settings, cache: PromptCache | None) -> SemanticCache | None:

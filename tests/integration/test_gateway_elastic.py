@@ -124,15 +124,10 @@ async def test_each_stage_grows_from_one_to_eight_and_shrinks_to_two_under_load_
 
 async def test_an_answer_of_a_replica_that_vanished_is_streamed_to_its_end_and_then_it_is_left() -> None:
     async with elastic_fleet() as (fleet, _, computes, _), aiohttp.ClientSession(fleet.url) as session:
-        await computes.scale(2)
+        asking = await _held_by_two(fleet, computes, session)
         gateway = fleet.service.gateway.fleet
-        await eventually(lambda: sum(peer.ready for peer in gateway.computes) == 2)
         (first, second) = computes.processes
-        assert isinstance(first, FakeCompute) and isinstance(second, FakeCompute)
-        for process in (first, second):
-            process.flowing.clear()
-        asking = [asyncio.create_task(_answer(session)) for _ in range(2)]
-        await eventually(lambda: first.submitted and second.submitted)
+        assert isinstance(second, FakeCompute)
         computes.processes = [first]
         computes.publish()
         await eventually(lambda: sum(peer.ready for peer in gateway.computes) == 1)
@@ -147,14 +142,8 @@ async def test_an_answer_of_a_replica_that_vanished_is_streamed_to_its_end_and_t
 
 async def test_a_process_that_is_found_again_before_it_was_left_stays() -> None:
     async with elastic_fleet() as (fleet, _, computes, _), aiohttp.ClientSession(fleet.url) as session:
-        await computes.scale(2)
-        gateway = fleet.service.gateway.fleet
-        await eventually(lambda: sum(peer.ready for peer in gateway.computes) == 2)
-        both = computes.processes
-        for process in both:
-            process.flowing.clear()
-        asking = [asyncio.create_task(_answer(session)) for _ in range(2)]
-        await eventually(lambda: all(_was_asked(process) for process in both))
+        asking = await _held_by_two(fleet, computes, session)
+        gateway, both = fleet.service.gateway.fleet, computes.processes
         peers = gateway.computes
         computes.processes = both[:1]
         computes.publish()
@@ -176,6 +165,17 @@ async def test_while_dns_is_silent_everything_serves_on() -> None:
         assert await _answer(session) == (200, "abc")
         async with session.get("/metrics") as response:
             assert "triserve_dns_failures_total" in await response.text()
+
+
+async def _held_by_two(fleet: GatewayFleet, computes: Stage, session: aiohttp.ClientSession) -> list[asyncio.Task[tuple[int, str]]]:
+    """Two requests, each held back by a replica of its own."""
+    await computes.scale(2)
+    await eventually(lambda: sum(peer.ready for peer in fleet.service.gateway.fleet.computes) == 2)
+    for process in computes.processes:
+        process.flowing.clear()
+    asking = [asyncio.create_task(_answer(session)) for _ in range(2)]
+    await eventually(lambda: all(_was_asked(process) for process in computes.processes))
+    return asking
 
 
 def _was_asked(process: Fake) -> bool:

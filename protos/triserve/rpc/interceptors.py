@@ -19,6 +19,8 @@ logger = logging.getLogger(__name__)
 # Quoted: these classes take type arguments in their stubs alone.
 Handler: TypeAlias = "grpc.RpcMethodHandler[Any, Any]"
 Context: TypeAlias = "grpc.aio.ServicerContext[Any, Any]"
+Behaviour: TypeAlias = Callable[..., Any]
+Deserializer: TypeAlias = Callable[[bytes], Any]
 
 
 # Stands for a message whose bytes are none.
@@ -37,22 +39,32 @@ class ErrorInterceptor(grpc.aio.ServerInterceptor):
         handler_call_details: grpc.HandlerCallDetails,
     ) -> Handler | None:
         """Wraps the handler of a call."""
+
+        def wrap(behaviour: Behaviour) -> Behaviour:
+            # A handler of a stream may write to its context instead of yielding, as health's does.
+            wrap_one = _wrap_stream if inspect.isasyncgenfunction(behaviour) else _wrap_single
+            return wrap_one(behaviour, handler_call_details.method)
+
         handler = await continuation(handler_call_details)
-        if handler is None:
-            return handler
-        for kind in ("unary_unary", "unary_stream", "stream_unary", "stream_stream"):
-            behaviour = getattr(handler, kind)
-            if behaviour is not None:
-                # A handler of a stream may write to its context instead of yielding, as health's does.
-                wrap = _wrap_stream if inspect.isasyncgenfunction(behaviour) else _wrap_single
-                make = getattr(grpc, f"{kind}_rpc_method_handler")
-                wrapped: Handler = make(
-                    wrap(behaviour, handler_call_details.method),
-                    request_deserializer=_lenient(handler.request_deserializer),
-                    response_serializer=handler.response_serializer,
-                )
-                return wrapped
-        raise AssertionError("a gRPC handler has one of four kinds")
+        return None if handler is None else wrapped_handler(handler, wrap, deserializer=_lenient(handler.request_deserializer))
+
+
+def wrapped_handler(handler: Handler, wrap: Callable[[Behaviour], Behaviour], *, deserializer: Deserializer | None) -> Handler:
+    """A handler of the same kind that behaves otherwise.
+
+    Args:
+        handler: Of a call.
+        wrap: Makes the new behaviour of the old one.
+        deserializer: Reads requests; None = nothing does.
+    """
+    for kind in ("unary_unary", "unary_stream", "stream_unary", "stream_stream"):
+        behaviour = getattr(handler, kind)
+        if behaviour is not None:
+            wrapped: Handler = getattr(grpc, f"{kind}_rpc_method_handler")(
+                wrap(behaviour), request_deserializer=deserializer, response_serializer=handler.response_serializer
+            )
+            return wrapped
+    raise AssertionError("a gRPC handler has one of four kinds")
 
 
 class _WellFormed:

@@ -45,7 +45,7 @@ Global___FinishReason: _TypeAlias = FinishReason  # noqa: Y015
 
 @_typing.final
 class Fingerprint(_message.Message):
-    """What a process serves. Peers whose fingerprints disagree refuse each other."""
+    """What a process serves. Compute and samplers whose fingerprints disagree refuse each other; a gateway leads a request through those that agree."""
 
     DESCRIPTOR: _descriptor.Descriptor
 

@@ -13,7 +13,7 @@ from typing import Any
 import grpc
 
 from triserve.rpc.errors import PeerRefused
-from triserve.rpc.interceptors import Context, Handler
+from triserve.rpc.interceptors import Behaviour, Context, Handler, wrapped_handler
 
 logger = logging.getLogger(__name__)
 
@@ -53,20 +53,9 @@ class AllowedClients(grpc.aio.ServerInterceptor):
     ) -> Handler | None:
         """Wraps the handler of a call."""
         handler = await continuation(handler_call_details)
-        if handler is None:
-            return handler
-        for kind in ("unary_unary", "unary_stream", "stream_unary", "stream_stream"):
-            behaviour = getattr(handler, kind)
-            if behaviour is not None:
-                wrapped: Handler = getattr(grpc, f"{kind}_rpc_method_handler")(
-                    self._wrap(behaviour),
-                    request_deserializer=handler.request_deserializer,
-                    response_serializer=handler.response_serializer,
-                )
-                return wrapped
-        raise AssertionError("a gRPC handler has one of four kinds")
+        return None if handler is None else wrapped_handler(handler, self._wrap, deserializer=handler.request_deserializer)
 
-    def _wrap(self, behaviour: Callable[..., Any]) -> Callable[..., Any]:
+    def _wrap(self, behaviour: Behaviour) -> Behaviour:
         if inspect.isasyncgenfunction(behaviour):
 
             @functools.wraps(behaviour)
