@@ -32,7 +32,8 @@ async def streamed_chat(session: aiohttp.ClientSession, messages: list[dict[str,
         AssertionError: it was not answered.
     """
     body = {"messages": messages, "stream": True, "stream_options": {"include_usage": True}, **fields}
-    began, first, text, usage = time.perf_counter(), None, "", {}
+    began, first, text = time.perf_counter(), None, ""
+    usage: dict[str, Any] = {}
     async with session.post("/v1/chat/completions", json=body) as response:
         assert response.status == 200, await response.text()
         async for line in response.content:
