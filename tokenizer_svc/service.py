@@ -176,4 +176,5 @@ def _info(folder: ModelFolder, tokenizer: Tokenizer, settings: Settings, *, has_
         default_typical_p=folder.defaults.typical_p,
         default_repetition_penalty=folder.defaults.repetition_penalty,
         max_input_bytes=settings.max_input_bytes,
+        takes_more=True,
     )

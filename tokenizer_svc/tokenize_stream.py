@@ -17,6 +17,9 @@ logger = logging.getLogger(__name__)
 Answer = pb.EncodeResponse | pb.DecodeResponse
 # A gateway that does not read its answers is not read either.
 _MAX_UNSENT_ITEMS = 8 * 1024 * 1024
+# Of answers that are there, so many go in one message, of so many items; one alone may have more.
+_MAX_ANSWERS_PER_MESSAGE = 64
+_MAX_ITEMS_PER_MESSAGE = 64 * 1024
 
 
 class TokenizeStream:
@@ -34,6 +37,8 @@ class TokenizeStream:
         self._unsent: deque[pb.TokenizeResponse] = deque()
         self._unsent_items = 0
         self._leaving = False
+        # Whether the gateway reads several answers of one message.
+        self._takes_more = False
         self._changed = asyncio.Event()
         self._room = asyncio.Event()
 
@@ -55,10 +60,7 @@ class TokenizeStream:
         try:
             while True:
                 while self._unsent:
-                    response = self._unsent.popleft()
-                    self._unsent_items -= _num_items(response)
-                    self._room.set()
-                    yield response
+                    yield self._next_message()
                 if not self._under_way and (self._leaving or reader.done()):
                     break
                 self._changed.clear()
@@ -72,15 +74,35 @@ class TokenizeStream:
             for future in under_way.values():
                 future.cancel()
 
+    def _next_message(self) -> pb.TokenizeResponse:
+        message = self._popped()
+        num_items = _num_items(message)
+        while self._takes_more and self._unsent and len(message.more) + 1 < _MAX_ANSWERS_PER_MESSAGE:
+            num_items += _num_items(self._unsent[0])
+            if num_items > _MAX_ITEMS_PER_MESSAGE:
+                break
+            message.more.append(self._popped())
+        self._room.set()
+        return message
+
+    def _popped(self) -> pb.TokenizeResponse:
+        response = self._unsent.popleft()
+        self._unsent_items -= _num_items(response)
+        return response
+
     async def _read(self, requests: AsyncIterable[pb.TokenizeRequest]) -> None:
-        async for request in requests:
-            while len(self._unsent) >= self._max_under_way or self._unsent_items > _MAX_UNSENT_ITEMS:
-                self._room.clear()
-                await self._room.wait()
-            if request.WhichOneof("work") == "cancel":
-                self._cancel(request)
-            else:
-                self._take(request)
+        async for message in requests:
+            self._takes_more |= message.takes_more
+            for request in (message, *message.more):
+                while len(self._unsent) >= self._max_under_way or self._unsent_items > _MAX_UNSENT_ITEMS:
+                    self._room.clear()
+                    await self._room.wait()
+                if request is not message and request.more:
+                    self._send_error(request.request, InvalidRequest("more is set in one of more", field="more"))
+                elif request.WhichOneof("work") == "cancel":
+                    self._cancel(request)
+                else:
+                    self._take(request)
 
     def _take(self, request: pb.TokenizeRequest) -> None:
         number = request.request

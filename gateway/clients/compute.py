@@ -234,6 +234,8 @@ class ComputePeer(Peer):
     async def _write(self, stream: grpc.aio.StreamStreamCall[Any, Any]) -> None:
         while True:
             await self._wake.wait()
+            # Whoever else is to submit in this turn of the event loop does: a message costs more than what is in it.
+            await asyncio.sleep(0)
             self._wake.clear()
             while self._submits or self._cancels:
                 submits = [self._submits.pop(number) for number in list(self._submits)[:_MAX_SUBMITS_PER_MESSAGE]]

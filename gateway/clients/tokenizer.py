@@ -15,6 +15,9 @@ from triserve.rpc.session import MalformedMessage, read_message
 from triserve.rpc.tls.ends import ClientTls
 from triserve.v1 import tokenizer_pb2, tokenizer_pb2_grpc
 
+# Of requests that are to be sent, so many go in one message, of so many bytes; one alone may have more.
+_MAX_REQUESTS_PER_MESSAGE = 64
+_MAX_MESSAGE_BYTES = 256 * 1024
 # Far above any model's.
 _MAX_EOS_TOKEN_IDS = 4096
 _Default: TypeAlias = Literal["default_temperature", "default_top_p", "default_min_p", "default_typical_p", "default_repetition_penalty"]
@@ -68,7 +71,7 @@ class TokenizerPeer(Peer):
             ServiceError: whatever the tokenizer says.
         """
         self._last_number += 1
-        response = await self._ask(tokenizer_pb2.TokenizeRequest(request=self._last_number, encode=request))
+        response = await self._ask(tokenizer_pb2.TokenizeRequest(request=self._last_number, encode=request, takes_more=True))
         return response.encoded
 
     async def decode(self, request: tokenizer_pb2.DecodeRequest) -> tokenizer_pb2.DecodeResponse:
@@ -79,7 +82,7 @@ class TokenizerPeer(Peer):
             ServiceError: whatever the tokenizer says.
         """
         self._last_number += 1
-        response = await self._ask(tokenizer_pb2.TokenizeRequest(request=self._last_number, decode=request))
+        response = await self._ask(tokenizer_pb2.TokenizeRequest(request=self._last_number, decode=request, takes_more=True))
         return response.decoded
 
     async def _ask(self, message: tokenizer_pb2.TokenizeRequest) -> tokenizer_pb2.TokenizeResponse:
@@ -117,23 +120,56 @@ class TokenizerPeer(Peer):
 
     async def _read(self, stream: grpc.aio.StreamStreamCall[Any, Any]) -> None:
         while True:
-            response = await read_message(stream, tokenizer_pb2.TokenizeResponse)
-            if not 0 < response.request <= self._last_number:
-                raise MalformedMessage("request is one that was never made")
-            waiting = self._waiting.get(response.request)
-            # One that was cancelled may be answered all the same.
-            if waiting is not None and not waiting.answer.done():
-                assert self.info is not None, "the tokenizer has said what it is"
-                _check_answer(waiting.request, response, vocab_size=self.info.vocab_size)
-                del self._waiting[response.request]
-                waiting.answer.set_result(response)
+            message = await read_message(stream, tokenizer_pb2.TokenizeResponse)
+            self._receive(message)
+            for response in message.more:
+                if response.more:
+                    raise MalformedMessage("more is set in one of more")
+                self._receive(response)
+
+    def _receive(self, response: tokenizer_pb2.TokenizeResponse) -> None:
+        if not 0 < response.request <= self._last_number:
+            raise MalformedMessage("request is one that was never made")
+        waiting = self._waiting.get(response.request)
+        # One that was cancelled may be answered all the same.
+        if waiting is not None and not waiting.answer.done():
+            assert self.info is not None, "the tokenizer has said what it is"
+            _check_answer(waiting.request, response, vocab_size=self.info.vocab_size)
+            del self._waiting[response.request]
+            waiting.answer.set_result(response)
 
     async def _write(self, stream: grpc.aio.StreamStreamCall[Any, Any]) -> None:
         while True:
             await self._wake.wait()
+            # Whoever else is to ask in this turn of the event loop does: a message costs more than what is in it.
+            await asyncio.sleep(0)
             self._wake.clear()
             while self._unsent:
-                await stream.write(self._unsent.pop(next(iter(self._unsent))))
+                await stream.write(self._next_message())
+
+    def _next_message(self) -> tokenizer_pb2.TokenizeRequest:
+        first, *others = self._next_requests()
+        if not others:
+            return first
+        # A new message: the first is its caller's, who may ask another tokenizer with it.
+        message = tokenizer_pb2.TokenizeRequest()
+        message.CopyFrom(first)
+        message.more.extend(others)
+        return message
+
+    def _next_requests(self) -> list[tokenizer_pb2.TokenizeRequest]:
+        assert self.info is not None, "the tokenizer has said what it is"
+        most = _MAX_REQUESTS_PER_MESSAGE if self.info.takes_more else 1
+        requests: list[tokenizer_pb2.TokenizeRequest] = []
+        num_bytes = 0
+        for request in self._unsent.values():
+            num_bytes += request.ByteSize()
+            if requests and (num_bytes > _MAX_MESSAGE_BYTES or len(requests) == most):
+                break
+            requests.append(request)
+        for request in requests:
+            del self._unsent[request.request]
+        return requests
 
     def _lost(self, error: Unavailable) -> None:
         self._unsent.clear()

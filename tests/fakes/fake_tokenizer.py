@@ -43,6 +43,7 @@ class FakeTokenizer(tokenizer_pb2_grpc.TokenizerServiceServicer):
             "eos_token_ids": [EOS],
             "has_chat_template": True,
             "max_input_bytes": 1 << 22,
+            "takes_more": True,
         }
         self.info = tokenizer_pb2.GetTokenizerInfoResponse(**{**known, **info})
         # Answers wait while it is cleared.
@@ -103,12 +104,13 @@ class FakeTokenizer(tokenizer_pb2_grpc.TokenizerServiceServicer):
         self, requests: AsyncIterator[tokenizer_pb2.TokenizeRequest], answers: asyncio.Queue[tokenizer_pb2.TokenizeResponse]
     ) -> None:
         async with asyncio.TaskGroup() as group:
-            async for request in requests:
-                if request.WhichOneof("work") == "cancel":
-                    self.cancelled.append(request.request)
-                else:
-                    self.asked.append(request)
-                    group.create_task(self._answer(request, answers))
+            async for message in requests:
+                for request in (message, *message.more):
+                    if request.WhichOneof("work") == "cancel":
+                        self.cancelled.append(request.request)
+                    else:
+                        self.asked.append(request)
+                        group.create_task(self._answer(request, answers))
 
     async def _answer(self, request: tokenizer_pb2.TokenizeRequest, answers: asyncio.Queue[tokenizer_pb2.TokenizeResponse]) -> None:
         await self.flowing.wait()

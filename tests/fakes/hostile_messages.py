@@ -43,7 +43,7 @@ def hostile_messages(kind: type[Message]) -> st.SearchStrategy[Any]:
 
 def hostile_changes(kind: type[Message]) -> st.SearchStrategy[dict[str, Any]]:
     """Some fields of a message of this kind; of a oneof at most one."""
-    return _fields(kind.DESCRIPTOR)
+    return _fields(kind.DESCRIPTOR, 2)
 
 
 def changed(message: Message, changes: Changes) -> Message:
@@ -68,9 +68,17 @@ def _bent(content: bytes, place: int, value: int) -> bytes:
 
 
 @functools.cache
-def _fields(descriptor: Descriptor) -> st.SearchStrategy[dict[str, Any]]:
+def _fields(descriptor: Descriptor, depth: int) -> st.SearchStrategy[dict[str, Any]]:
+    """Any fields. Of a message that has messages of its own kind, there are so many levels more."""
+    fields = [field for field in descriptor.fields if field.message_type is None or field.message_type.full_name != descriptor.full_name]
     members = {field.name for oneof in descriptor.oneofs for field in oneof.fields if len(oneof.fields) > 1}
-    loose = {field.name: _values(field) for field in descriptor.fields if field.name not in members}
+    loose = {field.name: _values(field) for field in fields if field.name not in members}
+    if depth:
+        kind = GetMessageClass(descriptor)
+        inner = (
+            _fields(descriptor, depth - 1).map(lambda changes: kind(**changes)) if len(fields) < len(descriptor.fields) else st.nothing()
+        )
+        loose |= {field.name: st.lists(inner, max_size=3) for field in descriptor.fields if field not in fields}
     parts = [st.fixed_dictionaries({}, optional=loose)]
     for oneof in descriptor.oneofs:
         if len(oneof.fields) > 1:

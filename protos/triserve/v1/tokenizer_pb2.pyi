@@ -54,6 +54,7 @@ class GetTokenizerInfoResponse(_message.Message):
     DEFAULT_MIN_P_FIELD_NUMBER: _builtins.int
     DEFAULT_REPETITION_PENALTY_FIELD_NUMBER: _builtins.int
     DEFAULT_TYPICAL_P_FIELD_NUMBER: _builtins.int
+    TAKES_MORE_FIELD_NUMBER: _builtins.int
     vocab_size: _builtins.int
     """Number of token ids, added tokens included."""
     has_chat_template: _builtins.bool
@@ -72,6 +73,8 @@ class GetTokenizerInfoResponse(_message.Message):
     """The model author's repetition_penalty; unset = none published."""
     default_typical_p: _builtins.float
     """The model author's typical_p; unset = none published."""
+    takes_more: _builtins.bool
+    """Whether it reads `more` of a TokenizeRequest."""
     @_builtins.property
     def fingerprint(self) -> _common_pb2.Fingerprint:
         """Identity of the tokenizer and, where the folder holds them, of the weights."""
@@ -99,10 +102,11 @@ class GetTokenizerInfoResponse(_message.Message):
         default_min_p: _builtins.float | None = ...,
         default_repetition_penalty: _builtins.float | None = ...,
         default_typical_p: _builtins.float | None = ...,
+        takes_more: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["_default_min_p", b"_default_min_p", "_default_repetition_penalty", b"_default_repetition_penalty", "_default_temperature", b"_default_temperature", "_default_top_k", b"_default_top_k", "_default_top_p", b"_default_top_p", "_default_typical_p", b"_default_typical_p", "default_min_p", b"default_min_p", "default_repetition_penalty", b"default_repetition_penalty", "default_temperature", b"default_temperature", "default_top_k", b"default_top_k", "default_top_p", b"default_top_p", "default_typical_p", b"default_typical_p", "fingerprint", b"fingerprint"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_default_min_p", b"_default_min_p", "_default_repetition_penalty", b"_default_repetition_penalty", "_default_temperature", b"_default_temperature", "_default_top_k", b"_default_top_k", "_default_top_p", b"_default_top_p", "_default_typical_p", b"_default_typical_p", "default_min_p", b"default_min_p", "default_repetition_penalty", b"default_repetition_penalty", "default_temperature", b"default_temperature", "default_top_k", b"default_top_k", "default_top_p", b"default_top_p", "default_typical_p", b"default_typical_p", "eos_token_ids", b"eos_token_ids", "fingerprint", b"fingerprint", "has_chat_template", b"has_chat_template", "max_input_bytes", b"max_input_bytes", "template_arguments", b"template_arguments", "vocab_size", b"vocab_size"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_default_min_p", b"_default_min_p", "_default_repetition_penalty", b"_default_repetition_penalty", "_default_temperature", b"_default_temperature", "_default_top_k", b"_default_top_k", "_default_top_p", b"_default_top_p", "_default_typical_p", b"_default_typical_p", "default_min_p", b"default_min_p", "default_repetition_penalty", b"default_repetition_penalty", "default_temperature", b"default_temperature", "default_top_k", b"default_top_k", "default_top_p", b"default_top_p", "default_typical_p", b"default_typical_p", "eos_token_ids", b"eos_token_ids", "fingerprint", b"fingerprint", "has_chat_template", b"has_chat_template", "max_input_bytes", b"max_input_bytes", "takes_more", b"takes_more", "template_arguments", b"template_arguments", "vocab_size", b"vocab_size"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__default_min_p: _TypeAlias = _typing.Literal["default_min_p"]  # noqa: Y015
     _WhichOneofArgType__default_min_p: _TypeAlias = _typing.Literal["_default_min_p", b"_default_min_p"]  # noqa: Y015
@@ -480,10 +484,14 @@ class TokenizeRequest(_message.Message):
     ENCODE_FIELD_NUMBER: _builtins.int
     DECODE_FIELD_NUMBER: _builtins.int
     CANCEL_FIELD_NUMBER: _builtins.int
+    MORE_FIELD_NUMBER: _builtins.int
+    TAKES_MORE_FIELD_NUMBER: _builtins.int
     request: _builtins.int
     """Chosen by the gateway, unique among its requests under way on this stream."""
     cancel: _builtins.bool
     """Drop the request if it has not begun; there is no answer then. Always true."""
+    takes_more: _builtins.bool
+    """Whether the gateway reads `more` of a TokenizeResponse. Once said, it holds for the stream."""
     @_builtins.property
     def encode(self) -> Global___EncodeRequest:
         """Encode."""
@@ -492,6 +500,10 @@ class TokenizeRequest(_message.Message):
     def decode(self) -> Global___DecodeRequest:
         """Decode."""
 
+    @_builtins.property
+    def more(self) -> _containers.RepeatedCompositeFieldContainer[Global___TokenizeRequest]:
+        """Further requests, each as if it came in a message of its own; they have none themselves. Only for a tokenizer that takes them."""
+
     def __init__(
         self,
         *,
@@ -499,10 +511,12 @@ class TokenizeRequest(_message.Message):
         encode: Global___EncodeRequest | None = ...,
         decode: Global___DecodeRequest | None = ...,
         cancel: _builtins.bool = ...,
+        more: _abc.Iterable[Global___TokenizeRequest] | None = ...,
+        takes_more: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["cancel", b"cancel", "decode", b"decode", "encode", b"encode", "work", b"work"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["cancel", b"cancel", "decode", b"decode", "encode", b"encode", "request", b"request", "work", b"work"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["cancel", b"cancel", "decode", b"decode", "encode", b"encode", "more", b"more", "request", b"request", "takes_more", b"takes_more", "work", b"work"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType_work: _TypeAlias = _typing.Literal["encode", "decode", "cancel"]  # noqa: Y015
     _WhichOneofArgType_work: _TypeAlias = _typing.Literal["work", b"work"]  # noqa: Y015
@@ -520,6 +534,7 @@ class TokenizeResponse(_message.Message):
     ENCODED_FIELD_NUMBER: _builtins.int
     DECODED_FIELD_NUMBER: _builtins.int
     ERROR_FIELD_NUMBER: _builtins.int
+    MORE_FIELD_NUMBER: _builtins.int
     request: _builtins.int
     """The request answered."""
     @_builtins.property
@@ -534,6 +549,10 @@ class TokenizeResponse(_message.Message):
     def error(self) -> _common_pb2.Error:
         """The request failed; the stream goes on."""
 
+    @_builtins.property
+    def more(self) -> _containers.RepeatedCompositeFieldContainer[Global___TokenizeResponse]:
+        """Further answers, each as if it came in a message of its own; they have none themselves. Only for a gateway that takes them."""
+
     def __init__(
         self,
         *,
@@ -541,10 +560,11 @@ class TokenizeResponse(_message.Message):
         encoded: Global___EncodeResponse | None = ...,
         decoded: Global___DecodeResponse | None = ...,
         error: _common_pb2.Error | None = ...,
+        more: _abc.Iterable[Global___TokenizeResponse] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["decoded", b"decoded", "encoded", b"encoded", "error", b"error", "result", b"result"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["decoded", b"decoded", "encoded", b"encoded", "error", b"error", "request", b"request", "result", b"result"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["decoded", b"decoded", "encoded", b"encoded", "error", b"error", "more", b"more", "request", b"request", "result", b"result"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType_result: _TypeAlias = _typing.Literal["encoded", "decoded", "error"]  # noqa: Y015
     _WhichOneofArgType_result: _TypeAlias = _typing.Literal["result", b"result"]  # noqa: Y015

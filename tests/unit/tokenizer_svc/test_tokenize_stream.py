@@ -232,3 +232,61 @@ async def test_no_task_is_left_behind() -> None:
     assert await gateway.is_over()
     await asyncio.sleep(0)
     assert asyncio.all_tasks() == before
+
+
+def many(*numbers: int, text: str = "now", takes_more: bool = True) -> pb.TokenizeRequest:
+    encode = pb.EncodeRequest(text=pb.TextInput(text=text))
+    first, *others = [pb.TokenizeRequest(request=number, encode=encode) for number in numbers]
+    first.more.extend(others)
+    first.takes_more = takes_more
+    return first
+
+
+async def test_requests_that_come_in_one_message_are_each_answered_and_in_one_message_where_the_gateway_takes_that() -> None:
+    gateway = Gateway(Desk())
+    gateway.sent.put_nowait(many(1, 2, 3))
+    answer = await gateway.answer()
+    assert [one.request for one in (answer, *answer.more)] == [1, 2, 3]
+    assert all(list(one.encoded.token_ids) == [1] for one in (answer, *answer.more))
+
+
+async def test_a_gateway_that_does_not_say_so_gets_one_answer_in_each_message() -> None:
+    gateway = Gateway(Desk())
+    gateway.sent.put_nowait(many(1, 2, 3, takes_more=False))
+    answers = [await gateway.answer() for _ in range(3)]
+    assert [one.request for one in answers] == [1, 2, 3]
+    assert not any(one.more for one in answers)
+
+
+async def test_one_of_several_that_is_wrong_harms_none_of_the_others() -> None:
+    gateway = Gateway(Desk())
+    message = many(1, 2, 3)
+    message.more[0].encode.text.text = "no"
+    message.more[1].more.add(request=4)
+    gateway.sent.put_nowait(message)
+    answer = await gateway.answer()
+    assert [(one.request, one.error.field) for one in (answer, *answer.more)] == [(1, ""), (2, "prompt"), (3, "more")]
+
+
+async def test_a_request_is_cancelled_by_one_of_several() -> None:
+    desk = Desk()
+    gateway = Gateway(desk)
+    gateway.send(1)
+    gateway.send(2)
+    first = await begun(gateway)
+    message = many(9)
+    message.more.add(request=1, cancel=True)
+    gateway.sent.put_nowait(message)
+    assert (await first).request == 9
+    assert desk.futures[0].cancelled() and not desk.futures[1].cancelled()
+
+
+async def test_answers_of_many_ids_go_in_messages_of_their_own() -> None:
+    desk = Desk()
+    gateway = Gateway(desk)
+    gateway.sent.put_nowait(many(1, 2, 3, text="later"))
+    first = await begun(gateway)
+    for future in desk.futures:
+        future.set_result(pb.EncodeResponse(token_ids=range(60_000)))
+    answers = [await first, await gateway.answer(), await gateway.answer()]
+    assert [(one.request, len(one.more)) for one in answers] == [(1, 0), (2, 0), (3, 0)]
