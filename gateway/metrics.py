@@ -12,6 +12,7 @@ from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metri
 from prometheus_client.registry import Collector
 
 from gateway.clients.fleet import Fleet
+from gateway.plain_histogram import PlainHistogram
 from prompt_cache import CacheStats
 from triserve.rpc.metrics_server import new_registry
 
@@ -62,9 +63,7 @@ class Metrics:
         self.refused = Counter(
             "triserve_gateway_refused", "Requests answered with an error, by its reason", ("reason",), registry=self.registry
         )
-        self.loop_lag = Histogram(
-            "triserve_gateway_loop_lag_seconds", "How late the event loop is for what was due", buckets=_SHORT_S, registry=self.registry
-        )
+        self.loop_lag = self._histogram("gateway_loop_lag", "How late the event loop is for what was due", _SHORT_S)
         self.requests = Counter("triserve_requests", "Requests by how they ended", ("route", "outcome"), registry=self.registry)
         self.answers = Counter("triserve_answers", "Finished answers by finish reason", ("finish_reason",), registry=self.registry)
         self.prompt_tokens = self._counter("prompt_tokens", "Prompt tokens of finished requests")
@@ -107,8 +106,10 @@ class Metrics:
     def _counter(self, name: str, text: str) -> Counter:
         return Counter(f"triserve_{name}", text, registry=self.registry)
 
-    def _histogram(self, name: str, text: str, buckets: tuple[float, ...]) -> Histogram:
-        return Histogram(f"triserve_{name}_seconds", text, buckets=buckets, registry=self.registry)
+    def _histogram(self, name: str, text: str, buckets: tuple[float, ...]) -> PlainHistogram:
+        histogram = PlainHistogram(f"triserve_{name}_seconds", text, buckets)
+        self.registry.register(histogram)
+        return histogram
 
 
 class AliasCollector(Collector):
@@ -119,7 +120,7 @@ class AliasCollector(Collector):
         model_name: A label that those have.
     """
 
-    def __init__(self, metrics: Mapping[str, Counter | Histogram], model_name: str) -> None:
+    def __init__(self, metrics: Mapping[str, Counter | PlainHistogram], model_name: str) -> None:
         self._metrics = metrics
         self._model_name = model_name
 

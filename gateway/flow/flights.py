@@ -7,7 +7,7 @@ import contextlib
 from collections.abc import Callable, Sequence
 
 from gateway.flow.answer import Delta, FinishReason
-from gateway.flow.generation import CacheReport, LiveGeneration, Piece, Timeline, Usage
+from gateway.flow.generation import CacheReport, LiveGeneration, Piece, Timeline, Usage, Writer
 from prompt_cache import CachedDelta
 from prompt_cache.flights import Failed, Finished, Maker, Seat
 from prompt_cache.flights.flight import Batch
@@ -83,6 +83,9 @@ class FollowedGeneration:
     def prompt_token_ids(self, choice: int) -> Sequence[int]:
         """The prompt that its one choice answers."""
         return self._prompt_token_ids
+
+    def write_to(self, writer: Writer) -> None:
+        """Does nothing: what others make comes in batches."""
 
     def wake(self) -> None:
         """See `Generation`."""

@@ -12,7 +12,7 @@ from gateway.flow.answer import Answer, Delta, Tee
 from gateway.flow.call import Call
 from gateway.flow.limits import Limits
 from gateway.flow.ready_answers import ReadyAnswers
-from triserve.rpc.errors import Overloaded, ServiceError, Unavailable
+from triserve.rpc.errors import Internal, Overloaded, ServiceError, Unavailable
 from triserve.v1 import common_pb2, compute_pb2
 
 logger = logging.getLogger(__name__)
@@ -109,6 +109,9 @@ class Generation(Protocol):
     def prompt_token_ids(self, choice: int) -> Sequence[int]:
         """The prompt that a choice answers."""
 
+    def write_to(self, writer: Writer) -> None:
+        """Lets deltas go to a writer as they come, without waking who waits in `next`, which returns what the writer is not free for."""
+
     def wake(self) -> None:
         """Has `next` return, with nothing if there is nothing."""
 
@@ -154,6 +157,17 @@ class Observer(Protocol):
 
     def gap(self, seconds: float) -> None:
         """So much time lay between two deltas of a choice, as the reader took them."""
+
+
+class Writer(Protocol):
+    """Where deltas go as they come, past the reader."""
+
+    @property
+    def is_free(self) -> bool:
+        """Whether what is written now need not wait."""
+
+    def write(self, piece: Piece) -> None:
+        """Takes a piece. Only while it is free."""
 
 
 class LiveGeneration:
@@ -204,7 +218,7 @@ class LiveGeneration:
         self._observer = observer
         self._took_at: dict[int, float] = {}
         self._ready = ReadyAnswers(idle_s=limits.keep_alive_s if call.stream else None)
-        self.answers = [Answer(choice.number, self._ready.put, every_delta=call.stream, begun=begun, tee=tee) for choice in choices]
+        self.answers = [Answer(choice.number, self._arrived, every_delta=call.stream, begun=begun, tee=tee) for choice in choices]
         self._attempts: dict[int, Attempt] = {}
         self._replica_of: dict[int, Replica] = {}
         self._failed_on: dict[int, list[Replica]] = {}
@@ -212,6 +226,7 @@ class LiveGeneration:
         self._given_up: set[int] = set()
         self._unfinished = len(choices)
         self._failure: ServiceError | None = None
+        self._writer: Writer | None = None
 
     @property
     def finished(self) -> bool:
@@ -283,6 +298,10 @@ class LiveGeneration:
         """The prompt that a choice answers."""
         return self.choices[choice].prompt.token_ids
 
+    def write_to(self, writer: Writer) -> None:
+        """See `Generation`. Ends and failures are left to `next`."""
+        self._writer = writer
+
     def wake(self) -> None:
         """See `Generation`."""
         self._ready.wake()
@@ -294,6 +313,22 @@ class LiveGeneration:
             retry.cancel()
         for attempt in self._attempts.values():
             attempt.cancel()
+
+    def _arrived(self, answer: Answer) -> None:
+        """An answer has something for the reader. Called for every delta of every client: whatever goes wrong here is this one's alone."""
+        writer = self._writer
+        if writer is None or answer.ended or not writer.is_free:
+            self._ready.put(answer)
+            return
+        delta = answer.take()
+        if delta is None:
+            return
+        self._note_gap(answer.index)
+        try:
+            writer.write(Piece(answer.index, delta))
+        except Exception as error:
+            logger.error("%s a delta could not be written", self._call.request_id, exc_info=error)
+            answer.fail(Internal("a part of the answer could not be written"))
 
     def _note_gap(self, index: int) -> None:
         if not self._call.stream:

@@ -7,7 +7,7 @@ from collections import deque
 from collections.abc import Awaitable, Callable, Sequence
 
 from gateway.flow.answer import Delta
-from gateway.flow.generation import CacheReport, Piece, Timeline, Usage
+from gateway.flow.generation import CacheReport, Piece, Timeline, Usage, Writer
 from prompt_cache import CachedAnswer
 
 
@@ -65,6 +65,9 @@ class ReplayedGeneration:
     def prompt_token_ids(self, choice: int) -> Sequence[int]:
         """The prompt that its one choice answers."""
         return self._prompt_token_ids
+
+    def write_to(self, writer: Writer) -> None:
+        """Does nothing: whoever replays waits between two deltas."""
 
     def wake(self) -> None:
         """Does nothing: `next` never waits for long."""

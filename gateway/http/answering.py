@@ -14,7 +14,7 @@ from aiohttp import web
 from gateway.context import WAKE
 from gateway.flow.admission import Ticket
 from gateway.flow.call import Call
-from gateway.flow.generation import CacheReport
+from gateway.flow.generation import CacheReport, Generation, Piece
 from gateway.flow.pipeline import Pipeline
 from gateway.http.error_map import as_service_error
 from gateway.http.openai_answer import WholeChoice, gather, timeline_body, usage_body
@@ -26,6 +26,8 @@ _SIMILARITY_HEADER = "X-Triserve-Cache-Similarity"
 _STREAM_HEADERS = {"Content-Type": "text/event-stream; charset=utf-8", "Cache-Control": "no-cache", "X-Accel-Buffering": "no"}
 # A write of less than this to a transport that holds nothing never waits.
 _SMALL_WRITE_BYTES = 16 * 1024
+# A client for whom more than this waits is behind: what comes for it is merged.
+_BEHIND_BYTES = 4 * 1024
 
 
 class Shape(NamedTuple):
@@ -95,6 +97,7 @@ async def respond_stream(
             stream.headers.update(cache_headers(generation.cache, call))
             request[WAKE] = generation.wake
             events = shape.events(generation.system_fingerprint)
+            generation.write_to(EventWriter(stream, events, generation))
             while not generation.finished:
                 pieces = await generation.next()
                 if data := events.pieces(pieces, generation) if pieces else KEEP_ALIVE:
@@ -126,6 +129,22 @@ class EventStream:
         self.response = web.StreamResponse(headers=_STREAM_HEADERS)
         self._request = request
         self._stall_timeout_s = stall_timeout_s
+        # Once the head and the first events are on their way.
+        self._transport: asyncio.WriteTransport | None = None
+        self._is_chunked = False
+
+    @property
+    def is_free(self) -> bool:
+        """Whether events may be written without waiting: some were sent, the client is there, and it reads."""
+        transport = self._transport
+        return (
+            transport is not None and not self.broken and transport.get_write_buffer_size() <= _BEHIND_BYTES and not transport.is_closing()
+        )
+
+    def write(self, data: bytes) -> None:
+        """Writes events, past aiohttp, which would make a task wait for each. Only while it is free."""
+        assert self._transport is not None, "the response has begun"
+        self._transport.write(b"%x\r\n%b\r\n" % (len(data), data) if self._is_chunked else data)
 
     async def send(self, data: bytes) -> None:
         """Sends events; waits while the client does not read.
@@ -143,9 +162,12 @@ class EventStream:
                 await self.response.prepare(self._request)
             if len(data) < _SMALL_WRITE_BYTES and not transport.get_write_buffer_size():
                 await self.response.write(data)
-                return
-            async with asyncio.timeout(self._stall_timeout_s):
-                await self.response.write(data)
+            else:
+                async with asyncio.timeout(self._stall_timeout_s):
+                    await self.response.write(data)
+            if self._transport is None:
+                self._is_chunked = self.response.headers.get("Transfer-Encoding") == "chunked"
+                self._transport = transport
         except TimeoutError:
             transport.abort()
             raise self._lost(f"the client read nothing for {self._stall_timeout_s:g} s") from None
@@ -161,3 +183,28 @@ class EventStream:
     def _lost(self, why: str) -> Cancelled:
         self.broken = True
         return Cancelled(why)
+
+
+class EventWriter:
+    """Writes pieces as events while their client keeps up. Implements `Writer`.
+
+    Args:
+        stream: where to.
+        events: makes them.
+        generation: whose pieces they are.
+    """
+
+    def __init__(self, stream: EventStream, events: EventForm, generation: Generation) -> None:
+        self._stream = stream
+        self._events = events
+        self._generation = generation
+
+    @property
+    def is_free(self) -> bool:
+        """See `EventStream.is_free`."""
+        return self._stream.is_free
+
+    def write(self, piece: Piece) -> None:
+        """Writes its events, if there is anything a client would see."""
+        if data := self._events.pieces([piece], self._generation):
+            self._stream.write(data)
