@@ -6,13 +6,17 @@ from gateway.auth import BadKeysFile
 from gateway.http.server import CannotListen
 from gateway.service import GatewayService, NoEmbedder
 from gateway.settings import Settings
+from gateway.workers import WorkerFailed, Workers
 from triserve.rpc.server import run_service
 
 
 def main() -> None:
     """Runs the gateway; ends with status 1 and one line if it cannot start."""
     try:
-        run_service("gateway", Settings, GatewayService)
+        run_service("gateway", Settings, lambda settings: Workers(settings) if settings.workers > 1 else GatewayService(settings))
+    except WorkerFailed as error:
+        # The worker has said why.
+        raise SystemExit(error.status) from None
     except (BadKeysFile, CannotListen, NoEmbedder) as error:
         raise SystemExit(f"gateway: {error}") from None
 

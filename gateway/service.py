@@ -71,7 +71,7 @@ class GatewayService:
         self._settings = settings
         self._keys = LiveKeys(settings.api_keys_file, on_change=self._share)
         door = settings.http_tls_files()
-        self._http = HttpServer(settings.listen, door, idle_timeout_s=settings.idle_timeout_s)
+        self._http = HttpServer(settings.listen, door, idle_timeout_s=settings.idle_timeout_s, reuse_port=settings.reuse_port)
         metrics = Metrics(settings.model_name)
         self._cache = PromptCache(settings.cache_config()) if settings.cache else None
         self._fleet = self._make_fleet(metrics)
@@ -114,6 +114,7 @@ class GatewayService:
             # What is a little above the limit is refused by our own words.
             max_receive_bytes=settings.max_body_bytes + _MESSAGE_SLACK_BYTES,
             tls=ServerTls(OwnCertificate(door), clients=None) if door is not None else None,
+            reuse_port=settings.reuse_port,
         )
         self._tell_state()
         self._readiness: asyncio.Task[None] | None = None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 import secrets
 from typing import Annotated, Literal
@@ -38,6 +39,15 @@ class Settings(Limits, BaseSettings):
         None,
         pattern=_ADDRESS,
         description="Address of /metrics without a key, /livez and /readyz, host:port, for those who watch; unset = none",
+    )
+    workers: int = Field(
+        1,
+        ge=1,
+        le=64,
+        description="Processes that share the addresses, each one core's; limits, and memory of the prompt cache, are of each, and what Redis keeps is of all",
+    )
+    reuse_port: bool = Field(
+        False, description="Whether other processes of the same user may listen on the same addresses, as those of GATEWAY_WORKERS do"
     )
     log_format: Literal["text", "json"] = Field("text", description="Form of the log: lines of text, or a JSON object a line")
     http_tls_cert_file: FilePath | None = Field(
@@ -221,6 +231,17 @@ class Settings(Limits, BaseSettings):
         if self.max_bodies_bytes < self.max_body_bytes:
             raise ValueError("GATEWAY_MAX_BODIES_BYTES must have room for one body of GATEWAY_MAX_BODY_BYTES")
         return self
+
+    def worker_environment(self, *, listen: str, grpc_listen: str) -> dict[str, str]:
+        """The environment of several processes: this one's, but for the addresses. They keep their answers under one secret."""
+        return {
+            **os.environ,
+            "GATEWAY_WORKERS": "1",
+            "GATEWAY_REUSE_PORT": "true",
+            "GATEWAY_LISTEN": listen,
+            "GATEWAY_GRPC_LISTEN": grpc_listen,
+            "GATEWAY_CACHE_SECRET": self.cache_secret.get_secret_value() if self.cache_secret else secrets.token_hex(32),
+        }
 
     def limits(self) -> Limits:
         """Bounds on one request."""

@@ -16,7 +16,7 @@ from gateway.cli.console import Console
 from gateway.cli.hang_watch import Answers, HangLimits, until_hung
 from gateway.cli.log_lines import LineCutter
 
-_LAUNCHER = Path(__file__).with_name("launch.py")
+_LAUNCHER = Path(__file__).parents[1] / "launch.py"
 # A process that ended has written its last words; whoever inherited its pipe is not waited for.
 _LAST_WORDS_S = 0.5
 # A part killed by a signal, or for its silence, before it was ever ready may have been unlucky; one killed so often has a reason, say no

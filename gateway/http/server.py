@@ -33,6 +33,7 @@ class HttpServer:
         files: Certificate that clients are shown, and its key; None = plain text.
         idle_timeout_s: See `Connection`.
         handshake_timeout_s: For a connection to get past TLS.
+        reuse_port: Whether other processes of the same user may listen there, too.
 
     Raises:
         CannotListen: somebody else listens there, or the address is none of this machine.
@@ -40,13 +41,19 @@ class HttpServer:
     """
 
     def __init__(
-        self, listen: str, files: CertificateFiles | None, *, idle_timeout_s: float, handshake_timeout_s: float = HANDSHAKE_TIMEOUT_S
+        self,
+        listen: str,
+        files: CertificateFiles | None,
+        *,
+        idle_timeout_s: float,
+        handshake_timeout_s: float = HANDSHAKE_TIMEOUT_S,
+        reuse_port: bool = False,
     ) -> None:
         self._listen = listen
         self._idle_timeout_s = idle_timeout_s
         self._handshake_timeout_s = handshake_timeout_s
         self._certificate = ShownCertificate(files) if files is not None else None
-        self._socket = _listen_on(listen)
+        self._socket = listen_on(listen, reuse_port=reuse_port)
         self._handshakes = Handshakes(handshake_timeout_s, lambda: self.port)
         self._server: asyncio.Server | None = None
 
@@ -118,13 +125,30 @@ class ShownCertificate:
         self._files.load_into(self.context)
 
 
-def _listen_on(address: str) -> socket.socket:
+def listen_on(address: str, *, reuse_port: bool = False, is_held: bool = False) -> socket.socket:
+    """A socket at an address.
+
+    Args:
+        address: "host:port"; port 0 picks a free one.
+        reuse_port: Whether other processes of the same user may listen there, too.
+        is_held: Whether the address is only kept from others: nobody can connect.
+
+    Raises:
+        CannotListen: somebody else listens there, or the address is none of this machine.
+    """
     host, _, port = address.rpartition(":")
     host = host.strip("[]")
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    listener = socket.socket(family)
     try:
-        listener = socket.create_server((host, int(port)), family=family, backlog=_BACKLOG)
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        if reuse_port:
+            listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
+        listener.bind((host, int(port)))
+        if not is_held:
+            listener.listen(_BACKLOG)
     except OSError as error:
+        listener.close()
         raise CannotListen(error.errno, f"cannot listen on {address}: {error.strerror}") from error
     listener.setblocking(False)
     _limit_unsent(listener)

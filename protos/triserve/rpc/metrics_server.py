@@ -6,6 +6,7 @@ It runs in threads of its own and asks the event loop, where everything that is 
 from __future__ import annotations
 
 import asyncio
+import socket
 import threading
 import time
 from collections.abc import Callable, Iterable
@@ -36,18 +37,19 @@ class MetricsServer:
         listen: "host:port"; port 0 picks a free one.
         registry: What is told.
         is_ready: Whether the service takes requests; asked in the event loop.
+        reuse_port: Whether other processes of the same user may listen there, too.
 
     Raises:
         OSError: the address cannot be listened on; names it.
     """
 
-    def __init__(self, listen: str, registry: CollectorRegistry, *, is_ready: Callable[[], bool]) -> None:
+    def __init__(self, listen: str, registry: CollectorRegistry, *, is_ready: Callable[[], bool], reuse_port: bool = False) -> None:
         host, _, port = listen.rpartition(":")
         self._registry = registry
         self._is_ready = is_ready
         self._loop = asyncio.get_running_loop()
         try:
-            self._server = _Server((host.strip("[]"), int(port)), _Handler)
+            self._server = _Server((host.strip("[]"), int(port)), _Handler, reuse_port=reuse_port)
         except OSError as error:
             raise OSError(error.errno, f"cannot listen on {listen}: {error.strerror}") from error
         self._server.set_app(self._answer)
@@ -149,12 +151,15 @@ class _Server(ThreadingMixIn, WSGIServer):
     daemon_threads = True
     block_on_close = False
 
-    def __init__(self, *arguments: Any) -> None:
+    def __init__(self, *arguments: Any, reuse_port: bool) -> None:
         self._free = threading.BoundedSemaphore(_MAX_CLIENTS)
+        self._reuse_port = reuse_port
         super().__init__(*arguments)
 
     def server_bind(self) -> None:
         """Without the name lookup of the base class, which may take seconds."""
+        if self._reuse_port:
+            self.socket.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
         self.socket.bind(self.server_address)
         self.server_address = self.socket.getsockname()
         self.server_name, self.server_port = str(self.server_address[0]), int(self.server_address[1])

@@ -44,7 +44,6 @@ SERVER_OPTIONS: tuple[tuple[str, int], ...] = (
     ("grpc.keepalive_permit_without_calls", 1),
     ("grpc.max_concurrent_streams", 4096),
     ("grpc.max_metadata_size", 16 * 1024),
-    ("grpc.so_reuseport", 0),
 )
 
 S = TypeVar("S", bound=BaseSettings)
@@ -101,6 +100,7 @@ class ServiceServer:
         max_receive_bytes: of one message; a longer one is refused before it is parsed.
         tls: with which certificate, and who may call; None = in plain text, and whoever can connect may.
         handshake_timeout_s: for a connection to get past TLS.
+        reuse_port: whether other processes of the same user may listen there, too.
     """
 
     def __init__(
@@ -112,6 +112,7 @@ class ServiceServer:
         max_receive_bytes: int = MAX_MESSAGE_BYTES,
         tls: ServerTls | None = None,
         handshake_timeout_s: float = HANDSHAKE_TIMEOUT_S,
+        reuse_port: bool = False,
     ) -> None:
         self.health = Health(services)
         self._listen = listen
@@ -120,6 +121,7 @@ class ServiceServer:
         self._clients = AllowedClients(tls.clients if tls is not None else None, on_connection=self._handshakes.complete)
         options = (
             *SERVER_OPTIONS,
+            ("grpc.so_reuseport", int(reuse_port)),
             ("grpc.max_receive_message_length", max_receive_bytes),
             ("grpc.server_handshake_timeout_ms", int(1000 * handshake_timeout_s)),
         )
@@ -176,6 +178,14 @@ def warn_of_plain_text(listen: str) -> None:
         logger.warning("LISTENING ON %s WITHOUT TLS: whoever reaches it can call this service, and whoever is on the way can read", listen)
 
 
+class Readiness(Protocol):
+    """Whether a service takes requests."""
+
+    @property
+    def ready(self) -> bool:
+        """Now."""
+
+
 class Service(Protocol):
     """A running service, as `run_service` needs it."""
 
@@ -184,7 +194,7 @@ class Service(Protocol):
         """What it tells Prometheus."""
 
     @property
-    def health(self) -> Health:
+    def health(self) -> Readiness:
         """Whether it takes requests."""
 
     async def start(self) -> None:
@@ -236,7 +246,8 @@ def run_service(name: str, settings_class: type[S], make: Callable[[S], Service]
         if metrics_listen is None:
             await _serve(service, getattr(service, "failed", None))
             return
-        server = MetricsServer(metrics_listen, service.registry, is_ready=lambda: service.health.ready)
+        reuse_port = getattr(settings, "reuse_port", False)
+        server = MetricsServer(metrics_listen, service.registry, is_ready=lambda: service.health.ready, reuse_port=reuse_port)
         logger.info("metrics on port %d", server.port)
         try:
             await _serve(service, getattr(service, "failed", None))
