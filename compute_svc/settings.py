@@ -14,6 +14,7 @@ from triserve.rpc.peer_names import parse_peer_names
 from triserve.rpc.tls.certificate import CertificateFiles
 from triserve.rpc.tls.choice import DNS_NAME, stage_files
 from triserve.rpc.tls.loopback import PlainText, require_no_plain_text
+from triserve.rpc.traces.choice import OTLP_ENDPOINT, plain_text_to_collector
 
 _ADDRESS = r"^.+:\d{1,5}$"
 
@@ -33,6 +34,11 @@ class Settings(BaseSettings):
         None, pattern=_ADDRESS, description="Address of /metrics, /livez and /readyz, host:port, apart from the data port; unset = none"
     )
     log_format: Literal["text", "json"] = Field("text", description="Form of the log: lines of text, or a JSON object a line")
+    otlp_endpoint: str | None = Field(
+        None,
+        pattern=OTLP_ENDPOINT,
+        description="Collector that traces go to over OTLP/gRPC, http://HOST:PORT, or https:// for TLS; unset = there are no traces",
+    )
     tls_cert_file: FilePath | None = Field(
         None, description="Certificate shown to gateways and samplers, PEM; with key and CA, or none of the three; read again when replaced"
     )
@@ -183,9 +189,11 @@ class Settings(BaseSettings):
 
     @model_validator(mode="after")
     def _keeps_plain_text_on_this_machine(self) -> Settings:
-        if self.tls_files() is None and self.require_tls:
-            ways = [("COMPUTE_LISTEN", self.listen), *(("COMPUTE_SAMPLERS", target) for target in self.samplers)]
-            require_no_plain_text("COMPUTE_REQUIRE_TLS", [PlainText(*way, "COMPUTE_TLS_CERT_FILE") for way in ways])
+        files = self.tls_files()
+        if self.require_tls:
+            ways = [("COMPUTE_LISTEN", self.listen), *(("COMPUTE_SAMPLERS", target) for target in self.samplers)] if files is None else []
+            between_stages = [PlainText(*way, "COMPUTE_TLS_CERT_FILE") for way in ways]
+            require_no_plain_text("COMPUTE_REQUIRE_TLS", [*between_stages, *plain_text_to_collector("COMPUTE_", self.otlp_endpoint)])
         return self
 
     def tls_files(self) -> CertificateFiles | None:

@@ -18,6 +18,7 @@ from gateway.flow.limits import Limits
 from gateway.flow.resolve import check_messages
 from triserve.rpc import limits as contract
 from triserve.rpc.errors import Cancelled, InvalidRequest, ServiceError
+from triserve.rpc.traces.spans import OpenSpan
 from triserve.v1 import chat_pb2, chat_pb2_grpc, common_pb2, sampler_pb2, tokenizer_pb2
 
 SERVICE_NAME = chat_pb2.DESCRIPTOR.services_by_name["ChatService"].full_name
@@ -47,17 +48,33 @@ class ChatServicer(chat_pb2_grpc.ChatServiceServicer):
         Raises:
             ServiceError: it is refused or fails.
         """
+        request_id = "chat-" + secrets.token_hex(16)
+        span = self._span(request_id, context)
         # Written to the context and not yielded: only so can a deadline or a client that does not read interrupt a write.
         try:
-            await self._answer(request, context)
+            await self._answer(request, context, request_id, span)
         except ServiceError as error:
             self._gateway.metrics.refused.labels(error.reason.lower()).inc()
             raise
+        finally:
+            if span is not None:
+                span.end()
         nothing: tuple[chat_pb2.ChatResponse, ...] = ()
         for response in nothing:
             yield response
 
-    async def _answer(self, request: chat_pb2.ChatRequest, context: Context) -> None:
+    def _span(self, request_id: str, context: Context) -> OpenSpan | None:
+        """None if the request is not traced."""
+        traces = self._gateway.traces
+        if traces is None:
+            return None
+        said = [value for key, value in context.invocation_metadata() or () if key == "traceparent" and isinstance(value, str)]
+        span = traces.begin(f"{SERVICE_NAME}/Chat", request_id=request_id, traceparents=said)
+        if span is not None:
+            span.attributes |= {"rpc.system": "grpc", "rpc.service": SERVICE_NAME, "rpc.method": "Chat"}
+        return span
+
+    async def _answer(self, request: chat_pb2.ChatRequest, context: Context, request_id: str, span: OpenSpan | None) -> None:
         num_bytes, limit = request.ByteSize(), self._gateway.limits.max_body_bytes
         if num_bytes > limit:
             raise InvalidRequest(f"the request has {num_bytes} bytes, the limit is {limit}")
@@ -67,7 +84,7 @@ class ChatServicer(chat_pb2_grpc.ChatServiceServicer):
         with bodies.budget.hold(grant.tenant) as held, admission.enter(grant.tenant) as ticket:
             held.add(num_bytes)
             _check_counts(request, self._gateway.limits)
-            call = _call(request, grant, context.time_remaining())
+            call = _call(request, grant, request_id, context.time_remaining(), span)
             async with self._gateway.pipeline.open(call, ticket) as generation:
                 while not generation.finished:
                     for piece in await generation.next():
@@ -106,12 +123,12 @@ def _check_counts(request: chat_pb2.ChatRequest, limits: Limits) -> None:
             raise InvalidRequest(f"{field} has {len(items)} entries, the limit is {limit}", field=field)
 
 
-def _call(request: chat_pb2.ChatRequest, grant: Grant, timeout_s: float | None) -> Call:
+def _call(request: chat_pb2.ChatRequest, grant: Grant, request_id: str, timeout_s: float | None, span: OpenSpan | None) -> Call:
     if not request.messages:
         raise InvalidRequest("messages is empty, at least one is needed", field="messages")
     chat = tokenizer_pb2.ChatInput(messages=request.messages, template_arguments=request.template_arguments)
     return Call(
-        request_id="chat-" + secrets.token_hex(16),
+        request_id=request_id,
         tenant=grant.tenant,
         route="grpc",
         model=request.model,
@@ -124,6 +141,7 @@ def _call(request: chat_pb2.ChatRequest, grant: Grant, timeout_s: float | None) 
         sees_similarity=grant.sees_similarity,
         stream=True,
         timeout_s=timeout_s,
+        span=span,
     )
 
 

@@ -17,6 +17,8 @@ from gateway.hosts import AllowedHosts
 from gateway.http.bodies import BodyReader
 from gateway.http.cors import Cors
 from gateway.metrics import Metrics
+from gateway.traces import RequestTraces
+from triserve.rpc.traces.spans import OpenSpan
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -33,6 +35,8 @@ class Gateway:
     names: ServedNames
     limits: Limits
     metrics: Metrics
+    # None = nothing is traced.
+    traces: RequestTraces | None
     # Unix time of the start, seconds.
     started_at: int
 
@@ -45,3 +49,5 @@ CLIENT_LABEL: web.RequestKey[str] = web.RequestKey("client_label", str)
 # Has a stream of events, once it has begun, write a comment if it has nothing else to write.
 WAKE: web.RequestKey[Callable[[], None]] = web.RequestKey("wake")
 GRANT: web.RequestKey[Grant] = web.RequestKey("grant", Grant)
+# Of a request that is traced.
+SPAN: web.RequestKey[OpenSpan] = web.RequestKey("span", OpenSpan)

@@ -29,6 +29,7 @@ from gateway.http.cors import Cors
 from gateway.http.server import HttpServer
 from gateway.metrics import Metrics, StateCollector
 from gateway.settings import Settings
+from gateway.traces import RequestTraces
 from prompt_cache import PromptCache
 from prompt_cache.flights import Flights
 from triserve.rpc.errors import Unavailable
@@ -36,6 +37,7 @@ from triserve.rpc.metrics_server import RefusedCollector
 from triserve.rpc.peer_names import parse_peer_names
 from triserve.rpc.server import Health, ServiceServer
 from triserve.rpc.tls.ends import ClientTls, OwnCertificate, ServerTls
+from triserve.rpc.traces.spans import Tracer
 from triserve.v1 import chat_pb2_grpc
 
 # Packages of an extra, which a gateway without a semantic cache does without.
@@ -60,6 +62,7 @@ class GatewayService:
 
     Args:
         settings: of the process.
+        tracer: records spans; None = nothing is traced.
 
     Raises:
         BadKeysFile: the file of API keys cannot be read.
@@ -67,7 +70,7 @@ class GatewayService:
         NoEmbedder: there is to be a semantic cache, and no embedder can be had.
     """
 
-    def __init__(self, settings: Settings) -> None:
+    def __init__(self, settings: Settings, tracer: Tracer | None = None) -> None:
         self._settings = settings
         self._keys = LiveKeys(settings.api_keys_file, on_change=self._share)
         door = settings.http_tls_files()
@@ -103,6 +106,7 @@ class GatewayService:
             names=names,
             limits=limits,
             metrics=metrics,
+            traces=_request_traces(settings, tracer),
             started_at=int(time.time()),
         )
         # Without cancellation a handler would not notice that its client is gone.
@@ -242,6 +246,12 @@ class GatewayService:
             await self._grpc.health.set_ready(ready)
             if ready == (self._fleet.ready and not self._admission.closed):
                 return
+
+
+def _request_traces(settings: Settings, tracer: Tracer | None) -> RequestTraces | None:
+    if tracer is None:
+        return None
+    return RequestTraces(tracer, ratio=settings.trace_sample_ratio, client_limit_per_s=settings.trace_client_limit_per_s)
 
 
 def _fleet_tls(settings: Settings) -> FleetTls | None:

@@ -21,6 +21,7 @@ from triserve.rpc.peer_names import parse_peer_names
 from triserve.rpc.tls.certificate import CertificateFiles
 from triserve.rpc.tls.choice import DNS_NAME, client_door_files, stage_files
 from triserve.rpc.tls.loopback import PlainText, require_no_plain_text
+from triserve.rpc.traces.choice import OTLP_ENDPOINT, plain_text_to_collector
 
 _ADDRESS = r"^.+:\d{1,5}$"
 # As browsers send it: no path, and the port only where it is not the scheme's own.
@@ -50,6 +51,21 @@ class Settings(Limits, BaseSettings):
         False, description="Whether other processes of the same user may listen on the same addresses, as those of GATEWAY_WORKERS do"
     )
     log_format: Literal["text", "json"] = Field("text", description="Form of the log: lines of text, or a JSON object a line")
+    otlp_endpoint: str | None = Field(
+        None,
+        pattern=OTLP_ENDPOINT,
+        description="Collector that traces go to over OTLP/gRPC, http://HOST:PORT, or https:// for TLS; unset = there are no traces",
+    )
+    trace_sample_ratio: float = Field(
+        0.1, ge=0, le=1, description="Share of requests that are traced, of those whose client does not say whether they are to be"
+    )
+    trace_client_limit_per_s: float = Field(
+        1.0,
+        ge=0,
+        le=10_000,
+        description="Most requests a second, of all clients together, that are traced because the client's `traceparent` says so; those beyond count"
+        " as if it said nothing",
+    )
     http_tls_cert_file: FilePath | None = Field(
         None, description="Certificate shown to clients of both APIs, PEM; with its key; read again when replaced; unset = plain text"
     )
@@ -292,6 +308,7 @@ class Settings(Limits, BaseSettings):
         for variable, url in (("GATEWAY_EMBEDDER", self.embedder), ("GATEWAY_SEMANTIC_JUDGE", self.semantic_judge)):
             if url is not None and url.startswith("http://"):
                 ways.append(PlainText(variable, url, "https://"))
+        ways += plain_text_to_collector("GATEWAY_", self.otlp_endpoint)
         require_no_plain_text("GATEWAY_REQUIRE_TLS", ways)
         return self
 

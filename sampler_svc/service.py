@@ -15,6 +15,7 @@ from sampler_svc.vocabulary import Vocabulary, load_tokenizer
 from triserve.rpc.fingerprint import fingerprint_of
 from triserve.rpc.metrics_server import new_registry
 from triserve.rpc.server import Health, ServiceServer
+from triserve.rpc.traces.spans import Tracer
 from triserve.v1 import sampler_pb2, sampler_pb2_grpc
 
 SERVICE_NAME = sampler_pb2.DESCRIPTOR.services_by_name["SamplerService"].full_name
@@ -27,14 +28,17 @@ class SamplerService:
 
     Args:
         settings: of the process.
+        tracer: records spans; None = nothing is traced.
     """
 
-    def __init__(self, settings: Settings) -> None:
+    def __init__(self, settings: Settings, tracer: Tracer | None = None) -> None:
         self._settings = settings
         vocabulary = Vocabulary(load_tokenizer(settings.model / "tokenizer.json"))
         self.registry = new_registry("sampler", version("triserve"))
         slots = RequestSlots(settings.max_open_requests)
-        servicer = SamplerServicer(vocabulary, fingerprint_of(settings.model), slots, settings.max_queued_frames, Metrics(self.registry))
+        servicer = SamplerServicer(
+            vocabulary, fingerprint_of(settings.model), slots, settings.max_queued_frames, Metrics(self.registry), tracer
+        )
         self._servicer = servicer
         self.registry.register(StateCollector(open_requests=lambda: slots.open_requests, oldest_frame_s=lambda: servicer.oldest_frame_s))
         self._server = ServiceServer([SERVICE_NAME], self._register, settings.listen, tls=settings.server_tls())

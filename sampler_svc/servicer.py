@@ -18,6 +18,7 @@ from sampler_svc.vocabulary import Vocabulary
 from sampler_svc.wire import read_frame, write_outcome
 from triserve.rpc.errors import InvalidRequest, ServiceError, Unavailable
 from triserve.rpc.fingerprint import require_same
+from triserve.rpc.traces.spans import Tracer
 from triserve.v1 import common_pb2, sampler_pb2, sampler_pb2_grpc
 
 logger = logging.getLogger(__name__)
@@ -38,6 +39,7 @@ class SamplerServicer(sampler_pb2_grpc.SamplerServiceServicer):
         slots: of the process.
         max_queued_frames: frames of one stream that may wait.
         metrics: where to count.
+        tracer: records spans; None = nothing is traced.
     """
 
     def __init__(
@@ -47,8 +49,10 @@ class SamplerServicer(sampler_pb2_grpc.SamplerServiceServicer):
         slots: RequestSlots,
         max_queued_frames: int,
         metrics: Metrics,
+        tracer: Tracer | None = None,
     ) -> None:
         self._metrics = metrics
+        self._tracer = tracer
         self._vocabulary = vocabulary
         self._fingerprint = fingerprint
         self._slots = slots
@@ -71,7 +75,7 @@ class SamplerServicer(sampler_pb2_grpc.SamplerServiceServicer):
             Unavailable: the sampler leaves while requests are under way.
         """
         hello = await self._read_hello(request_iterator)
-        session = Session(self._vocabulary, hello.logits_width, self._slots, self._audits)
+        session = Session(self._vocabulary, hello.logits_width, self._slots, self._audits, self._tracer)
 
         def drop_requests(_: object) -> None:
             session.close()

@@ -18,9 +18,14 @@ from sampler_svc.request_slots import RequestSlots
 from sampler_svc.request_state import REPLAY_PIECE_TOKENS, Delta, RequestState
 from sampler_svc.vocabulary import Vocabulary
 from triserve.rpc.errors import InvalidRequest, ServiceError
+from triserve.rpc.traces.context import read_traceparent
+from triserve.rpc.traces.spans import OpenSpan, Tracer, error_type
 from triserve.v1 import sampler_pb2
 
 logger = logging.getLogger(__name__)
+
+# Of a request's id, where it goes further than the log.
+_MAX_ID_CHARS = 256
 
 
 class Frame(NamedTuple):
@@ -71,9 +76,15 @@ class Session:
         logits_width: number of the replica's logits; every id is below it.
         slots: shared by all sessions of the process.
         audits: shared by all sessions of the process.
+        tracer: records spans; None = nothing is traced.
     """
 
-    def __init__(self, vocabulary: Vocabulary, logits_width: int, slots: RequestSlots, audits: Audits) -> None:
+    def __init__(
+        self, vocabulary: Vocabulary, logits_width: int, slots: RequestSlots, audits: Audits, tracer: Tracer | None = None
+    ) -> None:
+        self._tracer = tracer
+        # Of requests that are traced.
+        self._spans: dict[int, OpenSpan] = {}
         self._vocabulary = vocabulary
         self._logits_width = logits_width
         self._slots = slots
@@ -114,7 +125,7 @@ class Session:
             for opening in frame.opens:
                 self._open(opening, outcome)
             for request in frame.closes:
-                self._drop(request)
+                self._drop(request, error="cancelled")
             self._take_rows(frame, outcome)
         self._prepared.clear()
         return outcome
@@ -122,6 +133,8 @@ class Session:
     def close(self) -> None:
         """Drops every request. Idempotent."""
         self._slots.release(len(self._requests))
+        for request in list(self._spans):
+            self._end_span(request, "cancelled")
         self._requests.clear()
 
     def _open(self, opening: sampler_pb2.OpenRequest, outcome: Outcome) -> None:
@@ -133,10 +146,16 @@ class Session:
             outcome.failed.append((opening.request, error))
             return
         try:
-            self._requests[opening.request] = self._state_of(opening)
+            caller = read_traceparent(opening.traceparent)
+            state = self._requests[opening.request] = self._state_of(opening)
         except InvalidRequest as error:
             self._slots.release()
             outcome.failed.append((opening.request, error))
+            return
+        if caller is not None and self._tracer is not None:
+            self._tracer.note(state.request_id, caller)
+            span = self._spans[opening.request] = self._tracer.begin("sample", caller, kind="server")
+            span.attributes["triserve.request_id"] = state.request_id[:_MAX_ID_CHARS]
 
     def _state_of(self, opening: sampler_pb2.OpenRequest) -> RequestState:
         prepared = self._prepared.pop(opening.request, None)
@@ -148,9 +167,18 @@ class Session:
                 pass
         return prepared
 
-    def _drop(self, request: int) -> None:
+    def _drop(self, request: int, *, error: str | None = None) -> None:
+        if request in self._spans:
+            self._end_span(request, error)
         if self._requests.pop(request, None) is not None:
             self._slots.release()
+
+    def _end_span(self, request: int, error: str | None) -> None:
+        span = self._spans.pop(request)
+        # Those of earlier attempts included.
+        span.attributes["gen_ai.usage.output_tokens"] = self._requests[request].position
+        span.error = error
+        span.end()
 
     def _take_rows(self, frame: Frame, outcome: Outcome) -> None:
         """Takes rows as they come. Rows of requests that are gone, and of tokens that are known, are ignored."""
@@ -195,6 +223,8 @@ class Session:
             state.advance(token, delta, None if entries is None else entries[index])
             if delta.finish is not None:  # what is behind the end was drawn before it was known
                 outcome.finished.append(request)
+                if request in self._spans:
+                    self._spans[request].attributes["gen_ai.response.finish_reasons"] = (delta.finish.name.lower(),)
                 self._drop(request)
                 return
 
@@ -228,4 +258,4 @@ class Session:
         if isinstance(error, Disagreement):
             logger.error("request %s: %s", self._requests[request].request_id, error.detail)
         outcome.failed.append((request, error))
-        self._drop(request)
+        self._drop(request, error=error_type(error))

@@ -26,6 +26,7 @@ from triserve.rpc.fingerprint import fingerprint_of
 from triserve.rpc.machine import usable_cores
 from triserve.rpc.metrics_server import new_registry
 from triserve.rpc.server import Health, ServiceServer
+from triserve.rpc.traces.spans import Tracer
 from triserve.v1 import tokenizer_pb2 as pb
 from triserve.v1 import tokenizer_pb2_grpc
 
@@ -40,12 +41,13 @@ class TokenizerService:
 
     Args:
         settings: the operator's.
+        tracer: records spans; None = nothing is traced.
 
     Raises:
         ModelFolderError: the model folder cannot be served.
     """
 
-    def __init__(self, settings: Settings) -> None:
+    def __init__(self, settings: Settings, tracer: Tracer | None = None) -> None:
         self._settings = settings
         model = _load(settings)
         if model.chats is not None:
@@ -66,6 +68,7 @@ class TokenizerService:
             info=model.info,
             max_requests_per_stream=settings.max_requests_per_stream,
             metrics=Metrics(self.registry),
+            tracer=tracer,
         )
         self._server: ServiceServer | None = None
         self._watch: asyncio.Task[None] | None = None

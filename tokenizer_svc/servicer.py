@@ -21,6 +21,8 @@ from tokenizer_svc.sampling_strings import SamplingStringEncoder, SamplingString
 from tokenizer_svc.tokenize_stream import Answer, TokenizeStream
 from tokenizer_svc.tokenizer import Tokenizer
 from triserve.rpc.errors import InvalidRequest, ServiceError
+from triserve.rpc.traces.context import read_traceparent
+from triserve.rpc.traces.spans import OpenSpan, Tracer, error_type
 from triserve.v1 import common_pb2, tokenizer_pb2_grpc
 from triserve.v1 import tokenizer_pb2 as pb
 
@@ -41,6 +43,7 @@ class TokenizerServicer(tokenizer_pb2_grpc.TokenizerServiceServicer):
         info: answer of GetTokenizerInfo.
         max_requests_per_stream: most requests under way on one stream.
         metrics: where to count.
+        tracer: records spans; None = nothing is traced.
     """
 
     def __init__(
@@ -53,8 +56,10 @@ class TokenizerServicer(tokenizer_pb2_grpc.TokenizerServiceServicer):
         info: pb.GetTokenizerInfoResponse,
         max_requests_per_stream: int,
         metrics: Metrics,
+        tracer: Tracer | None = None,
     ) -> None:
         self._metrics = metrics
+        self._tracer = tracer
         self._tokenizer = tokenizer
         self._chats = chats
         self._sampling = SamplingStringEncoder(tokenizer)
@@ -134,6 +139,20 @@ class TokenizerServicer(tokenizer_pb2_grpc.TokenizerServiceServicer):
         raise InvalidRequest("work is not set, it must be encode, decode or cancel", field="work")
 
     def _begin_encode(self, request: pb.EncodeRequest) -> Future[Answer]:
+        caller = read_traceparent(request.traceparent)
+        if caller is None or self._tracer is None:
+            return self._begin_encoding(request)
+        span = self._tracer.begin("encode", caller, kind="server")
+        try:
+            future = self._begin_encoding(request)
+        except ServiceError as error:
+            span.error = error_type(error)
+            span.end()
+            raise
+        future.add_done_callback(partial(_end_encode, span))
+        return future
+
+    def _begin_encoding(self, request: pb.EncodeRequest) -> Future[Answer]:
         encode, size = self._encoding_of(request)
         if not request.HasField("sampling"):
             return self._submit(encode, size)
@@ -220,6 +239,16 @@ def chat_of(chat: pb.ChatInput) -> Chat:
         arguments[argument.name] = getattr(argument, kind)
     messages = tuple(Message(turn.role, turn.content, turn.name if turn.HasField("name") else None) for turn in chat.messages)
     return Chat(messages, arguments, chat.add_generation_prompt if chat.HasField("add_generation_prompt") else True)
+
+
+def _end_encode(span: OpenSpan, future: Future[Answer]) -> None:
+    if future.cancelled():
+        span.error = "cancelled"
+    elif (error := future.exception()) is not None:
+        span.error = error_type(error)
+    elif isinstance(answer := future.result(), pb.EncodeResponse):
+        span.attributes["gen_ai.usage.input_tokens"] = len(answer.token_ids)
+    span.end()
 
 
 async def _outcome(future: Future[Any]) -> Any:

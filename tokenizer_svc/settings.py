@@ -13,6 +13,7 @@ from tokenizer_svc.model_folder import SPECIAL_TOKEN_NAMES
 from triserve.rpc.tls.choice import DNS_NAME, stage_files
 from triserve.rpc.tls.ends import OwnCertificate, ServerTls
 from triserve.rpc.tls.loopback import PlainText, require_no_plain_text
+from triserve.rpc.traces.choice import OTLP_ENDPOINT, plain_text_to_collector
 
 
 class Settings(BaseSettings):
@@ -29,6 +30,11 @@ class Settings(BaseSettings):
         description="Address of /metrics, /livez and /readyz, host:port, apart from the data port; unset = none",
     )
     log_format: Literal["text", "json"] = Field(default="text", description="Form of the log: lines of text, or a JSON object a line")
+    otlp_endpoint: str | None = Field(
+        default=None,
+        pattern=OTLP_ENDPOINT,
+        description="Collector that traces go to over OTLP/gRPC, http://HOST:PORT, or https:// for TLS; unset = there are no traces",
+    )
     tls_cert_file: FilePath | None = Field(
         None, description="Certificate shown to gateways, PEM; with key and CA, or none of the three; read again when replaced"
     )
@@ -99,8 +105,9 @@ class Settings(BaseSettings):
     @model_validator(mode="after")
     def _keeps_plain_text_on_this_machine(self) -> Settings:
         files = stage_files("TOKENIZER_", cert=self.tls_cert_file, key=self.tls_key_file, ca=self.tls_ca_file)
-        if self.require_tls and files is None:
-            require_no_plain_text("TOKENIZER_REQUIRE_TLS", [PlainText("TOKENIZER_LISTEN", self.listen, "TOKENIZER_TLS_CERT_FILE")])
+        if self.require_tls:
+            ways = [] if files is not None else [PlainText("TOKENIZER_LISTEN", self.listen, "TOKENIZER_TLS_CERT_FILE")]
+            require_no_plain_text("TOKENIZER_REQUIRE_TLS", [*ways, *plain_text_to_collector("TOKENIZER_", self.otlp_endpoint)])
         return self
 
     def server_tls(self) -> ServerTls | None:

@@ -11,12 +11,15 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 from compute_svc.replica.dispatcher_ports import EnginePort, SamplerPort
+from compute_svc.replica.flight_spans import FlightSpans, open_spans
 from compute_svc.replica.gateway_link import GatewayLink
 from compute_svc.replica.parcels import TextKey
 from compute_svc.replica.sampler_ledger import SamplerAnswer
 from compute_svc.replica.submission import read_submission
 from compute_svc.wire.step_output import Released, Started, StepOutput
 from triserve.rpc.errors import DeadlineExceeded, Internal, InvalidRequest, ServiceError, Unavailable, to_proto
+from triserve.rpc.traces.context import read_traceparent
+from triserve.rpc.traces.spans import Tracer
 from triserve.v1 import compute_pb2, sampler_pb2
 
 logger = logging.getLogger(__name__)
@@ -39,6 +42,8 @@ class _Flight:
     message: compute_pb2.SubmitRequest | None
     num_tokens: int
     submitted_at: float
+    # None = it is not traced.
+    spans: FlightSpans | None = None
     sampler: SamplerPort | None = None
     first_token_at: float | None = None
     preemptions: int = 0
@@ -63,6 +68,7 @@ class Dispatcher:
         max_request_tokens: Most tokens of prompt and answer together.
         max_backlog_bytes: Of each gateway.
         on_samplers_change: Called when a sampler has become ready or is lost.
+        tracer: Records spans; None = nothing is traced.
         clock: Seconds, monotonic.
     """
 
@@ -74,6 +80,7 @@ class Dispatcher:
         max_request_tokens: int,
         max_backlog_bytes: int,
         on_samplers_change: Callable[[], None],
+        tracer: Tracer | None = None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._engine = engine
@@ -81,6 +88,7 @@ class Dispatcher:
         self._max_request_tokens = max_request_tokens
         self._max_backlog_bytes = max_backlog_bytes
         self._on_samplers_change = on_samplers_change
+        self._tracer = tracer
         self._clock = clock
         self._samplers: list[SamplerPort] = []
         self._gateways: dict[int, GatewayLink] = {}
@@ -148,6 +156,7 @@ class Dispatcher:
                 raise InvalidRequest(f"request {message.request} has just ended, and text of that attempt may still come", field="request")
             if not self.has_sampler:
                 raise Unavailable("no sampler is ready")
+            context = read_traceparent(message.traceparent)
             request = read_submission(
                 message,
                 number=self.next_number(),
@@ -172,6 +181,7 @@ class Dispatcher:
             message,
             request.prompt.size + request.generated.size,
             self._clock(),
+            open_spans(self._tracer, context, message, request.submitted_at),
         )
         gateway.requests[message.request] = request.number
         self._is_idle.clear()
@@ -280,6 +290,8 @@ class Dispatcher:
         sampler = min(ready, key=lambda sampler: (sampler.lags, sampler.in_flight))
         message = flight.message
         assert message is not None, "a request is admitted once"
+        if flight.spans is not None:
+            flight.spans.admitted(self._clock())
         flight.sampler, flight.message = sampler, None
         sampler.open(
             sampler_pb2.OpenRequest(
@@ -292,6 +304,7 @@ class Dispatcher:
                 generated_token_ids=message.generated_token_ids,
                 sampling=message.sampling,
                 stopping=message.stopping,
+                traceparent=message.traceparent,
             )
         )
         if sampler.is_behind:
@@ -302,6 +315,8 @@ class Dispatcher:
         if flight is None:
             return
         flight.first_token_at = at
+        if flight.spans is not None:
+            flight.spans.started(started, at)
         flight.gateway.add_started(
             compute_pb2.RequestStarted(
                 request=flight.gateway_request,
@@ -350,6 +365,9 @@ class Dispatcher:
         del flight.gateway.requests[flight.gateway_request]
         if not self._flights:
             self._is_idle.set()
+        if flight.spans is not None:
+            is_cancelled = flight.outcome == compute_pb2.REQUEST_OUTCOME_CANCELLED
+            flight.spans.ended(self._clock(), error=flight.error, is_cancelled=is_cancelled, preemptions=flight.preemptions)
         if flight.gateway.is_closed:
             return
         decode_s = 0.0 if flight.first_token_at is None else self._clock() - flight.first_token_at

@@ -30,6 +30,7 @@ from triserve.rpc.peer_names import parse_peer_names
 from triserve.rpc.peer_set import PeerSet
 from triserve.rpc.server import Health, ServiceServer
 from triserve.rpc.tls.ends import ClientTls, OwnCertificate, ServerTls
+from triserve.rpc.traces.spans import Tracer
 from triserve.v1 import compute_pb2, compute_pb2_grpc, sampler_pb2
 
 logger = logging.getLogger(__name__)
@@ -47,11 +48,13 @@ class ComputeService:
 
     Args:
         settings: Of the replica.
+        tracer: Records spans; None = nothing is traced.
         launch: Starts the engine.
     """
 
-    def __init__(self, settings: Settings, launch: Launch = launch_process) -> None:
+    def __init__(self, settings: Settings, tracer: Tracer | None = None, *, launch: Launch = launch_process) -> None:
         self._settings = settings
+        self._tracer = tracer
         self._servicer = ComputeServicer()
         self._engine = EngineClient(self, launch)
         self._engine_watch = EngineWatch(freeze_timeout_s=settings.freeze_timeout_s, step_timeout_s=settings.step_timeout_s)
@@ -130,6 +133,7 @@ class ComputeService:
             max_request_tokens=info.max_request_tokens,
             max_backlog_bytes=settings.max_backlog_bytes,
             on_samplers_change=self._on_samplers_change,
+            tracer=self._tracer,
         )
         self._samplers = self._find_samplers(self._dispatcher, info.logits_width)
         self._samplers.start()

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import TypeAlias
 
+from triserve.rpc.traces.spans import OpenSpan
 from triserve.v1 import tokenizer_pb2
 
 MAX_SALT_CHARS = 256
@@ -110,3 +111,5 @@ class Call:
     timeout_s: float | None = None
     # The client's name for its user and its id for the request, for the log.
     label: str = ""
+    # Under which what is done for it is recorded; None = it is not traced.
+    span: OpenSpan | None = field(default=None, compare=False)

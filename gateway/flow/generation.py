@@ -13,6 +13,7 @@ from gateway.flow.call import Call
 from gateway.flow.limits import Limits
 from gateway.flow.ready_answers import ReadyAnswers
 from triserve.rpc.errors import Internal, Overloaded, ServiceError, Unavailable
+from triserve.rpc.traces.spans import OpenSpan, error_type
 from triserve.v1 import common_pb2, compute_pb2
 
 logger = logging.getLogger(__name__)
@@ -224,6 +225,8 @@ class LiveGeneration:
         self._failed_on: dict[int, list[Replica]] = {}
         self._retries: dict[int, asyncio.Task[None]] = {}
         self._given_up: set[int] = set()
+        # Of attempts under way, by choice, if the call is traced.
+        self._spans: dict[int, OpenSpan] = {}
         self._unfinished = len(choices)
         self._failure: ServiceError | None = None
         self._writer: Writer | None = None
@@ -313,6 +316,8 @@ class LiveGeneration:
             retry.cancel()
         for attempt in self._attempts.values():
             attempt.cancel()
+        for number in list(self._spans):
+            self._end_span(self.answers[number])
 
     def _arrived(self, answer: Answer) -> None:
         """An answer has something for the reader. Called for every delta of every client: whatever goes wrong here is this one's alone."""
@@ -356,8 +361,20 @@ class LiveGeneration:
             deadline_ms=self._remaining_ms(),
             priority=self._call.priority,
         )
+        if self._call.span is not None:
+            span = self._spans[choice.number] = self._call.span.child("attempt", kind="client")
+            span.attributes |= {"triserve.choice": choice.number, "triserve.epoch": epoch}
+            request.traceparent = span.context.traceparent
         self._replica_of[choice.number] = replica
         self._attempts[choice.number] = replica.submit(request, answer)
+
+    def _end_span(self, answer: Answer) -> None:
+        """The attempt at a choice that is traced has ended."""
+        span = self._spans.pop(answer.index)
+        span.attributes["gen_ai.usage.output_tokens"] = len(answer.token_ids)
+        if answer.finish_reason is None:
+            span.error = error_type(answer.error) if answer.error is not None else "cancelled"
+        span.end(at=answer.last_at if answer.finish_reason is not None else None)
 
     def _is_retried(self, answer: Answer, error: ServiceError) -> bool:
         """Has a failed choice tried again, if nothing of it was taken and another attempt may succeed."""
@@ -375,6 +392,8 @@ class LiveGeneration:
         if replica is None and (isinstance(error, Overloaded) or not self._retry_wait_s):
             # A full replica is not less full for being asked again at once; its client is to wait.
             return False
+        if answer.index in self._spans:
+            self._end_span(answer)
         answer.resume(anew=choice.sampling.HasField("top_logprobs"))
         if replica is not None:
             self._resubmit(choice, replica, error)

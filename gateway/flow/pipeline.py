@@ -26,7 +26,7 @@ from gateway.flow.served_model import ServedModel, ServedNames
 from gateway.metrics import Metrics
 from prompt_cache.flights import Flights, Maker, Seat
 from prompt_cache.semantic.lookup import Explained
-from triserve.rpc.errors import DeadlineExceeded, InvalidRequest, ServiceError, Unavailable
+from triserve.rpc.errors import DeadlineExceeded, Internal, InvalidRequest, ServiceError, Unavailable
 
 logger = logging.getLogger(__name__)
 
@@ -132,15 +132,15 @@ class Pipeline:
                 order = await self._ordered(call, ticket, inquiry, scope)
                 generation = await self._begin(order, record, stack)
                 generation.system_fingerprint = order.stages.model.system_fingerprint
-                record.generation = generation
+                record.begin(generation)
                 with contextlib.closing(generation):
                     yield generation
             record.outcome = "ok"
         except ServiceError as error:
-            record.outcome = error.reason.lower()
+            record.fail(error)
             raise
         except Exception:
-            record.outcome = "internal"
+            record.fail(Internal("internal error"))
             raise
         finally:
             record.close()
@@ -263,7 +263,7 @@ class Pipeline:
     async def _run_audit(self, order: Order) -> None:
         assert order.inquiry is not None, "what is compared was found in the cache"
         timeout_s = self._limits.request_timeout_s
-        own = order._replace(call=replace(order.call, stream=False), remaining_ms=lambda: round(1000 * timeout_s))
+        own = order._replace(call=replace(order.call, stream=False, span=None), remaining_ms=lambda: round(1000 * timeout_s))
         try:
             async with asyncio.timeout(timeout_s):
                 with contextlib.closing(self._submitted(own, _UNOBSERVED, tee=order.inquiry.tee(order.prompt_tokens))) as generation:

@@ -93,7 +93,11 @@ class Preparation:
 
     async def _ask_tokenizer(self, call: Call, stages: Tokenizers, request: tokenizer_pb2.EncodeRequest) -> tokenizer_pb2.EncodeResponse:
         try:
-            return await stages.encode(request)
+            if call.span is None:
+                return await stages.encode(request)
+            with call.span.child("tokenize", kind="client") as span:
+                request.traceparent = span.context.traceparent
+                return await stages.encode(request)
         except InvalidRequest as error:
             said = in_clients_words(error, call.prompt_field)
             raise (in_openais_words(said, stages.model) if isinstance(said, PromptTooLong) else said) from error

@@ -6,10 +6,15 @@ import logging
 from collections.abc import Callable
 
 from gateway.flow.call import Call
+from gateway.flow.call_span import describe
 from gateway.flow.generation import Generation, LiveGeneration
 from gateway.metrics import Metrics
+from triserve.rpc.errors import ServiceError
 
 logger = logging.getLogger(__name__)
+
+# HTTP statuses from here on are no fault of a client's.
+_FAULTS = 500
 
 
 class Unobserved:
@@ -31,8 +36,21 @@ class Record:
         self._clock = clock
         self._began_at = clock()
         self.generation: Generation | None = None
+        self._read_since = 0.0
         # What it is when nothing else was noted: the handler was cancelled.
         self.outcome = "cancelled"
+        # Whether it ended so by a fault that is not its client's.
+        self.is_fault = False
+
+    def begin(self, generation: Generation) -> None:
+        """From now on the generation is read."""
+        self.generation = generation
+        self._read_since = self._clock()
+
+    def fail(self, error: ServiceError) -> None:
+        """Notes how the call ends."""
+        self.outcome = error.reason.lower()
+        self.is_fault = error.http_status >= _FAULTS
 
     def retried(self) -> None:
         """Counts an attempt after the first."""
@@ -45,6 +63,9 @@ class Record:
     def looked(self, seconds: float, *, found: bool) -> None:
         """Notes what asking the prompt cache took."""
         self._metrics.cache_lookup.labels("hit" if found else "miss").observe(seconds)
+        if self._call.span is not None:
+            now = self._clock()
+            self._call.span.record("cache", now - seconds, now, attributes={"triserve.cache.found": found})
 
     def close(self) -> None:
         """Counts and logs."""
@@ -52,6 +73,8 @@ class Record:
         took_s = self._clock() - self._began_at
         metrics.requests.labels(call.route, self.outcome).inc()
         metrics.duration.observe(took_s)
+        if call.span is not None:
+            describe(call.span, call, self.generation, read_since=self._read_since, outcome=self.outcome, is_fault=self.is_fault)
         if generation is None:
             logger.info("%s %s %s%s %s after %.3f s", call.request_id, call.tenant, call.route, call.label, self.outcome, took_s)
             return

@@ -5,14 +5,14 @@ from __future__ import annotations
 from aiohttp import web
 
 from gateway.context import GATEWAY, Gateway
-from gateway.http.middleware import add_headers, answer_options, authenticate, check_host, deliver, identify, translate_errors
+from gateway.http.middleware import add_headers, answer_options, authenticate, check_host, deliver, identify, trace, translate_errors
 from gateway.http.routes import cache, capabilities, chat, completions, health, metrics, models, page, tokenize, version
 
 
 def make_app(gateway: Gateway) -> web.Application:
     """The application of a gateway."""
     app = web.Application(
-        middlewares=[identify, deliver, translate_errors, check_host, answer_options, authenticate],
+        middlewares=[identify, trace, deliver, translate_errors, check_host, answer_options, authenticate],
         client_max_size=gateway.limits.max_body_bytes,
     )
     app[GATEWAY] = gateway

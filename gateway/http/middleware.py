@@ -9,7 +9,7 @@ from collections.abc import Awaitable, Callable
 
 from aiohttp import web
 
-from gateway.context import CLIENT_LABEL, GATEWAY, GRANT, REQUEST_ID
+from gateway.context import CLIENT_LABEL, GATEWAY, GRANT, REQUEST_ID, SPAN
 from gateway.errors import BodyTooLarge, CrossSiteRequest, MethodNotAllowed, RouteNotFound, UnknownHost
 from gateway.http.answering import json_response
 from gateway.http.error_map import as_service_error, error_body, error_headers
@@ -29,6 +29,12 @@ def public(handler: Handler) -> Handler:
     return handler
 
 
+def traced(handler: Handler) -> Handler:
+    """Marks a handler whose requests may be traced: those that have a model answer."""
+    handler.__dict__["is_traced"] = True
+    return handler
+
+
 @web.middleware
 async def identify(request: web.Request, handler: Handler) -> web.StreamResponse:
     """Gives the request its id."""
@@ -36,6 +42,28 @@ async def identify(request: web.Request, handler: Handler) -> web.StreamResponse
     label = request.headers.get("X-Request-Id", "")
     request[CLIENT_LABEL] = label if _SAFE_LABEL.fullmatch(label) else ""
     return await handler(request)
+
+
+@web.middleware
+async def trace(request: web.Request, handler: Handler) -> web.StreamResponse:
+    """Puts all that is done for a request, until the last byte of its answer is written, under one span, if it is one to be traced."""
+    traces, route = request.app[GATEWAY].traces, request.match_info.route.resource
+    if traces is None or route is None or not getattr(request.match_info.handler, "is_traced", False):
+        return await handler(request)
+    name, said = f"{request.method} {route.canonical}", request.headers.getall("traceparent", ())
+    span = traces.begin(name, request_id=request[REQUEST_ID], traceparents=said)
+    if span is None:
+        return await handler(request)
+    request[SPAN] = span
+    span.attributes |= {"http.request.method": request.method, "http.route": route.canonical}
+    try:
+        response = await handler(request)
+        span.attributes["http.response.status_code"] = response.status
+        if span.error is None and response.status >= 500:
+            span.error = str(response.status)
+        return response
+    finally:
+        span.end()
 
 
 async def add_headers(request: web.Request, response: web.StreamResponse) -> None:

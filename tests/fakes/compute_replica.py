@@ -257,7 +257,7 @@ class Replica:
         self.settings = Settings.model_validate(
             {"listen": "127.0.0.1:0", "model": self.folder, "samplers": tuple(targets), "threads": 1, **settings}
         )
-        self.service = ComputeService(self.settings, engine_in_thread(self._load))
+        self.service = ComputeService(self.settings, launch=engine_in_thread(self._load))
         await self.service.start()
 
     async def ready(self) -> Replica:

@@ -15,6 +15,7 @@ from compute_svc.replica.sampler_ledger import SamplerAnswer, Verdict
 from compute_svc.wire.request import Request
 from compute_svc.wire.step_output import Load, Released, Rows, Started, StepOutput
 from triserve.rpc.errors import ServiceError
+from triserve.rpc.traces.spans import Tracer
 from triserve.v1 import common_pb2, compute_pb2, sampler_pb2
 
 WIDTH = 24
@@ -99,7 +100,7 @@ class FakeLink:
 class Desk:
     """A dispatcher with everything around it."""
 
-    def __init__(self, *links: FakeLink) -> None:
+    def __init__(self, *links: FakeLink, tracer: Tracer | None = None) -> None:
         self.now = 100.0
         self.engine = FakeEngine()
         self.links = links or (FakeLink(),)
@@ -110,6 +111,7 @@ class Desk:
             max_request_tokens=64,
             max_backlog_bytes=1 << 20,
             on_samplers_change=self._count,
+            tracer=tracer,
             clock=lambda: self.now,
         )
         for link in self.links:
@@ -137,9 +139,9 @@ class Desk:
         self.dispatcher.submit(gateway or self.gateway, message)
         return self.engine.submitted[-1].number if self.engine.submitted else 0
 
-    def admit(self, request: int, gateway: GatewayLink | None = None) -> int:
+    def admit(self, request: int, gateway: GatewayLink | None = None, **fields: Any) -> int:
         """Submits and admits; returns the engine's number."""
-        number = self.submit(request, gateway)
+        number = self.submit(request, gateway, **fields)
         self.dispatcher.on_engine_admitted([number])
         return number
 

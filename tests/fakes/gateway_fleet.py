@@ -13,6 +13,7 @@ from gateway.service import GatewayService
 from gateway.settings import Settings
 from tests.fakes.fake_compute import FakeCompute
 from tests.fakes.fake_tokenizer import FakeTokenizer
+from triserve.rpc.traces.spans import Tracer
 
 _PATIENCE_S = 20.0
 
@@ -70,6 +71,7 @@ async def running_fleet(
     computes: Sequence[FakeCompute] | None = None,
     addresses: Mapping[str, Any] = MappingProxyType({}),
     wait: bool = True,
+    tracer: Tracer | None = None,
     **settings: Any,
 ) -> AsyncIterator[GatewayFleet]:
     """Starts fakes and a gateway on free ports, waits until all are connected, and takes them down.
@@ -79,6 +81,7 @@ async def running_fleet(
         computes: default: one.
         addresses: settings of the gateway that say where its stages are, in place of those of the fakes.
         wait: whether to wait until all are connected.
+        tracer: of the gateway.
         settings: of the gateway, besides addresses.
     """
     tokenizers = [FakeTokenizer()] if tokenizers is None else list(tokenizers)
@@ -94,7 +97,7 @@ async def running_fleet(
         "model_name": "tiny",
         "drain_timeout_s": 0.0,
     }
-    service = GatewayService(Settings(**{**known, **addresses, **settings}))
+    service = GatewayService(Settings(**{**known, **addresses, **settings}), tracer)
     await service.start()
     fleet = GatewayFleet(service, list(tokenizers), list(computes))
     try:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from aiohttp import web
 
+from gateway.http.middleware import traced
 from gateway.http.openai_answer import chat_choice
 from gateway.http.openai_schema import ChatBody
 from gateway.http.paths import add_route
@@ -26,6 +27,7 @@ def add_to(app: web.Application) -> None:
     add_route(app, "POST", "/v1/chat/completions", create)
 
 
+@traced
 async def create(request: web.Request) -> web.StreamResponse:
     """Answers a chat."""
     return await respond(request, STYLE, ChatBody, lambda body: (body.prompt(),))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from aiohttp import web
 
+from gateway.http.middleware import traced
 from gateway.http.openai_answer import completion_choice
 from gateway.http.openai_schema import CompletionBody
 from gateway.http.paths import add_route
@@ -29,6 +30,7 @@ def add_to(app: web.Application) -> None:
     add_route(app, "POST", "/v1/completions", create)
 
 
+@traced
 async def create(request: web.Request) -> web.StreamResponse:
     """Continues one or more prompts."""
     return await respond(request, _STYLE, CompletionBody, CompletionBody.prompts)

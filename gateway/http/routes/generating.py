@@ -8,7 +8,7 @@ from typing import Any, NamedTuple, Protocol, TypeVar
 
 from aiohttp import web
 
-from gateway.context import CLIENT_LABEL, GATEWAY, GRANT, REQUEST_ID, Gateway
+from gateway.context import CLIENT_LABEL, GATEWAY, GRANT, REQUEST_ID, SPAN, Gateway
 from gateway.flow.call import Call, Prompt
 from gateway.http.answering import Shape, respond_stream, respond_whole
 from gateway.http.cache_control import cache_policy
@@ -92,6 +92,7 @@ def call_of(request: web.Request, style: Style, body: ChatBody | CompletionBody,
         sees_similarity=grant.sees_similarity,
         stream=bool(body.stream),
         label=_label(request[CLIENT_LABEL], body.user),
+        span=request.get(SPAN),
     )
 
 

@@ -29,6 +29,9 @@ from triserve.rpc.tls.allowed_clients import AllowedClients
 from triserve.rpc.tls.ends import ServerTls
 from triserve.rpc.tls.handshakes import Handshakes
 from triserve.rpc.tls.loopback import is_loopback
+from triserve.rpc.traces.choice import NoOpenTelemetry, open_queue
+from triserve.rpc.traces.span_queue import SpanCollector, SpanQueue
+from triserve.rpc.traces.spans import Tracer
 from triserve.rpc.variables import unknown_variables
 
 logger = logging.getLogger(__name__)
@@ -52,6 +55,8 @@ S = TypeVar("S", bound=BaseSettings)
 HANDSHAKE_TIMEOUT_S = 10.0
 # A peer hears within a round trip that a process leaves.
 _LAST_ARRIVALS_S = 0.25
+# For spans that wait when a process leaves.
+_LAST_SPANS_S = 2.0
 
 
 class Health:
@@ -227,7 +232,7 @@ async def _serve(service: Service, failed: Callable[[], Coroutine[Any, Any, None
             task.result()
 
 
-def run_service(name: str, settings_class: type[S], make: Callable[[S], Service]) -> None:
+def run_service(name: str, settings_class: type[S], make: Callable[[S, Tracer | None], Service]) -> None:
     """Main of every service: settings, logs, event loop, serve until SIGTERM, drain.
 
     A service that has a coroutine method `failed` is watched: the process leaves with that coroutine's exception.
@@ -235,14 +240,19 @@ def run_service(name: str, settings_class: type[S], make: Callable[[S], Service]
     Args:
         name: for the log lines.
         settings_class: the service's settings; a bad value ends the process with status 2 and a line that names the variable.
-        make: builds the service, called in the event loop.
+        make: builds the service, called in the event loop; without a tracer nothing is traced.
     """
     settings = load_settings(settings_class)
-    configure_logging(name, as_json=getattr(settings, "log_format", "text") == "json")
+    spans = _open_spans(name, settings)
+    tracer = Tracer(spans.put) if spans is not None else None
+    as_json = getattr(settings, "log_format", "text") == "json"
+    configure_logging(name, as_json=as_json, trace_id_of=tracer.trace_id_of if tracer is not None else None)
     metrics_listen = getattr(settings, "metrics_listen", None)
 
     async def main() -> None:
-        service = make(settings)
+        service = make(settings, tracer)
+        if spans is not None:
+            service.registry.register(SpanCollector(spans))
         if metrics_listen is None:
             await _serve(service, getattr(service, "failed", None))
             return
@@ -254,7 +264,23 @@ def run_service(name: str, settings_class: type[S], make: Callable[[S], Service]
         finally:
             await asyncio.to_thread(server.close)
 
-    uvloop.run(main())
+    try:
+        uvloop.run(main())
+    finally:
+        if spans is not None:
+            spans.close(_LAST_SPANS_S)
+
+
+def _open_spans(name: str, settings: BaseSettings) -> SpanQueue | None:
+    """Where spans go; None = nowhere. Ends the process if they are to go where nothing installed can take them."""
+    endpoint = getattr(settings, "otlp_endpoint", None)
+    if endpoint is None:
+        return None
+    try:
+        return open_queue(name, endpoint, variable=f"{settings.model_config.get('env_prefix', '')}OTLP_ENDPOINT")
+    except NoOpenTelemetry as error:
+        sys.stderr.write(f"{error}\n")
+        raise SystemExit(2) from None
 
 
 def load_settings(settings_class: type[S]) -> S:

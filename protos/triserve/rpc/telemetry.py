@@ -6,6 +6,7 @@ import json
 import logging
 import re
 import sys
+from collections.abc import Callable
 from datetime import UTC, datetime
 
 # As gateways make them; lines of a request begin with its id, or name it.
@@ -26,9 +27,10 @@ class _Formatter(logging.Formatter):
 class _JsonFormatter(_Formatter):
     """One object a line, with the same fields in every service: time, level, service, logger, message, request_id, trace_id, error."""
 
-    def __init__(self, service: str) -> None:
+    def __init__(self, service: str, trace_id_of: Callable[[str], str | None]) -> None:
         super().__init__(service)
         self._service = service
+        self._trace_id_of = trace_id_of
 
     def format(self, record: logging.LogRecord) -> str:
         """The record's line."""
@@ -42,22 +44,29 @@ class _JsonFormatter(_Formatter):
                 "logger": record.name,
                 "message": message,
                 "request_id": named[0] if named is not None else None,
-                "trace_id": None,
+                "trace_id": self._trace_id_of(named[0]) if named is not None else None,
                 "error": self.formatException(record.exc_info) if record.exc_info else None,
             }
         )
 
 
-def configure_logging(service: str, *, level: int = logging.INFO, as_json: bool = False) -> None:
+def configure_logging(
+    service: str,
+    *,
+    level: int = logging.INFO,
+    as_json: bool = False,
+    trace_id_of: Callable[[str], str | None] | None = None,
+) -> None:
     """Sends the process's log to standard error.
 
     Args:
         service: name at the head of each line.
         level: lowest level shown.
         as_json: whether each line is a JSON object.
+        trace_id_of: gives the trace of a request by its id, where it has one; None = there are no traces.
 
     Effects: replaces the handlers of the root logger.
     """
     handler = logging.StreamHandler(sys.stderr)
-    handler.setFormatter(_JsonFormatter(service) if as_json else _Formatter(service))
+    handler.setFormatter(_JsonFormatter(service, trace_id_of or (lambda request_id: None)) if as_json else _Formatter(service))
     logging.basicConfig(level=level, handlers=[handler], force=True)

@@ -25,15 +25,15 @@ _sym_db = _symbol_database.Default()
 from triserve.v1 import common_pb2 as triserve_dot_v1_dot_common__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x19triserve/v1/compute.proto\x12\x0btriserve.v1\x1a\x18triserve/v1/common.proto\"\x17\n\x15GetComputeInfoRequest\"\xb4\x02\n\x16GetComputeInfoResponse\x12-\n\x0b\x66ingerprint\x18\x01 \x01(\x0b\x32\x18.triserve.v1.Fingerprint\x12\x1c\n\x14max_model_len_tokens\x18\x02 \x01(\r\x12\x14\n\x0clogits_width\x18\x03 \x01(\r\x12\x18\n\x10page_size_tokens\x18\x04 \x01(\r\x12\x11\n\tnum_pages\x18\x05 \x01(\r\x12\x1c\n\x14max_waiting_requests\x18\x06 \x01(\r\x12\r\n\x05\x64type\x18\x07 \x01(\t\x12\x0e\n\x06\x64\x65vice\x18\x08 \x01(\t\x12&\n\x04load\x18\t \x01(\x0b\x32\x18.triserve.v1.ComputeLoad\x12\x0e\n\x06policy\x18\n \x01(\t\x12\x15\n\rstarted_at_ms\x18\x0b \x01(\x04\"\xff\x01\n\x0b\x43omputeLoad\x12\x18\n\x10running_requests\x18\x01 \x01(\r\x12\x18\n\x10waiting_requests\x18\x02 \x01(\r\x12\x12\n\nused_pages\x18\x03 \x01(\r\x12\x14\n\x0c\x63\x61\x63hed_pages\x18\x04 \x01(\r\x12\x12\n\nfree_pages\x18\x05 \x01(\r\x12\r\n\x05steps\x18\x06 \x01(\x04\x12\x13\n\x0bpreemptions\x18\x07 \x01(\x04\x12\x16\n\x0eprefill_tokens\x18\x08 \x01(\x04\x12\x15\n\rdecode_tokens\x18\t \x01(\x04\x12\x15\n\rcached_tokens\x18\n \x01(\x04\x12\x14\n\x0cpinned_pages\x18\x0b \x01(\r\"S\n\x0cGatewayHello\x12\x14\n\x0cgateway_name\x18\x01 \x01(\t\x12-\n\x0b\x66ingerprint\x18\x02 \x01(\x0b\x32\x18.triserve.v1.Fingerprint\"\x9f\x02\n\rSubmitRequest\x12\x0f\n\x07request\x18\x01 \x01(\x04\x12\r\n\x05\x65poch\x18\x02 \x01(\r\x12\x12\n\nrequest_id\x18\x03 \x01(\t\x12\x0e\n\x06tenant\x18\x04 \x01(\t\x12\x11\n\ttoken_ids\x18\x05 \x03(\r\x12\x1b\n\x13generated_token_ids\x18\x06 \x03(\r\x12\x15\n\rsystem_tokens\x18\x07 \x01(\r\x12-\n\x08sampling\x18\x08 \x01(\x0b\x32\x1b.triserve.v1.SamplingParams\x12-\n\x08stopping\x18\t \x01(\x0b\x32\x1b.triserve.v1.StoppingParams\x12\x13\n\x0b\x64\x65\x61\x64line_ms\x18\n \x01(\r\x12\x10\n\x08priority\x18\x0b \x01(\x11\"w\n\x0fGenerateRequest\x12(\n\x05hello\x18\x01 \x01(\x0b\x32\x19.triserve.v1.GatewayHello\x12*\n\x06submit\x18\x02 \x03(\x0b\x32\x1a.triserve.v1.SubmitRequest\x12\x0e\n\x06\x63\x61ncel\x18\x03 \x03(\x04\"m\n\x0eRequestStarted\x12\x0f\n\x07request\x18\x01 \x01(\x04\x12\r\n\x05\x65poch\x18\x02 \x01(\r\x12\x15\n\rcached_tokens\x18\x03 \x01(\r\x12\x10\n\x08queue_us\x18\x04 \x01(\x04\x12\x12\n\nprefill_us\x18\x05 \x01(\x04\"\xa7\x01\n\x0cRequestEnded\x12\x0f\n\x07request\x18\x01 \x01(\x04\x12\r\n\x05\x65poch\x18\x02 \x01(\r\x12,\n\x07outcome\x18\x03 \x01(\x0e\x32\x1b.triserve.v1.RequestOutcome\x12!\n\x05\x65rror\x18\x04 \x01(\x0b\x32\x12.triserve.v1.Error\x12\x11\n\tdecode_us\x18\x05 \x01(\x04\x12\x13\n\x0bpreemptions\x18\x06 \x01(\r\"\xd7\x01\n\x10GenerateResponse\x12\x32\n\x05hello\x18\x01 \x01(\x0b\x32#.triserve.v1.GetComputeInfoResponse\x12,\n\x07started\x18\x02 \x03(\x0b\x32\x1b.triserve.v1.RequestStarted\x12\x0f\n\x07parcels\x18\x03 \x03(\x0c\x12(\n\x05\x65nded\x18\x04 \x03(\x0b\x32\x19.triserve.v1.RequestEnded\x12&\n\x04load\x18\x05 \x01(\x0b\x32\x18.triserve.v1.ComputeLoad\"5\n\x10PinPrefixRequest\x12\x0e\n\x06tenant\x18\x01 \x01(\t\x12\x11\n\ttoken_ids\x18\x02 \x03(\r\"C\n\x11PinPrefixResponse\x12\x15\n\rpinned_tokens\x18\x01 \x01(\r\x12\x17\n\x0f\x63omputed_tokens\x18\x02 \x01(\r\"7\n\x12UnpinPrefixRequest\x12\x0e\n\x06tenant\x18\x01 \x01(\t\x12\x11\n\ttoken_ids\x18\x02 \x03(\r\")\n\x13UnpinPrefixResponse\x12\x12\n\nwas_pinned\x18\x01 \x01(\x08\"\x17\n\x15GetPrefixStatsRequest\"\xbb\x02\n\x16GetPrefixStatsResponse\x12\x18\n\x10page_size_tokens\x18\x01 \x01(\r\x12\x14\n\x0c\x63\x61\x63hed_pages\x18\x02 \x01(\r\x12\x17\n\x0f\x65victable_pages\x18\x03 \x01(\r\x12\x14\n\x0cpinned_pages\x18\x04 \x01(\r\x12\x18\n\x10max_pinned_pages\x18\x05 \x01(\r\x12\x0f\n\x07tenants\x18\x06 \x01(\r\x12\x18\n\x10looked_up_tokens\x18\x07 \x01(\x04\x12\x12\n\nhit_tokens\x18\x08 \x01(\x04\x12\x14\n\x0cstored_pages\x18\n \x01(\x04\x12\x15\n\revicted_pages\x18\x0b \x01(\x04\x12\'\n\x04pins\x18\x0c \x03(\x0b\x32\x19.triserve.v1.PinnedPrefixJ\x04\x08\t\x10\nR\rcopied_tokens\"<\n\x0cPinnedPrefix\x12\x0e\n\x06tenant\x18\x01 \x01(\t\x12\x0e\n\x06tokens\x18\x02 \x01(\r\x12\x0c\n\x04hash\x18\x03 \x01(\x06\"\x16\n\x14WatchKvEventsRequest\"G\n\x15WatchKvEventsResponse\x12\r\n\x05reset\x18\x01 \x01(\x08\x12\x0f\n\x07removed\x18\x02 \x03(\x06\x12\x0e\n\x06stored\x18\x03 \x03(\x06*\x8a\x01\n\x0eRequestOutcome\x12\x1f\n\x1bREQUEST_OUTCOME_UNSPECIFIED\x10\x00\x12\x1c\n\x18REQUEST_OUTCOME_FINISHED\x10\x01\x12\x1d\n\x19REQUEST_OUTCOME_CANCELLED\x10\x02\x12\x1a\n\x16REQUEST_OUTCOME_FAILED\x10\x03\x32\xb8\x01\n\x0e\x43omputeService\x12Y\n\x0eGetComputeInfo\x12\".triserve.v1.GetComputeInfoRequest\x1a#.triserve.v1.GetComputeInfoResponse\x12K\n\x08Generate\x12\x1c.triserve.v1.GenerateRequest\x1a\x1d.triserve.v1.GenerateResponse(\x01\x30\x01\x32\xe7\x02\n\x12PrefixCacheService\x12J\n\tPinPrefix\x12\x1d.triserve.v1.PinPrefixRequest\x1a\x1e.triserve.v1.PinPrefixResponse\x12P\n\x0bUnpinPrefix\x12\x1f.triserve.v1.UnpinPrefixRequest\x1a .triserve.v1.UnpinPrefixResponse\x12Y\n\x0eGetPrefixStats\x12\".triserve.v1.GetPrefixStatsRequest\x1a#.triserve.v1.GetPrefixStatsResponse\x12X\n\rWatchKvEvents\x12!.triserve.v1.WatchKvEventsRequest\x1a\".triserve.v1.WatchKvEventsResponse0\x01\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x19triserve/v1/compute.proto\x12\x0btriserve.v1\x1a\x18triserve/v1/common.proto\"\x17\n\x15GetComputeInfoRequest\"\xb4\x02\n\x16GetComputeInfoResponse\x12-\n\x0b\x66ingerprint\x18\x01 \x01(\x0b\x32\x18.triserve.v1.Fingerprint\x12\x1c\n\x14max_model_len_tokens\x18\x02 \x01(\r\x12\x14\n\x0clogits_width\x18\x03 \x01(\r\x12\x18\n\x10page_size_tokens\x18\x04 \x01(\r\x12\x11\n\tnum_pages\x18\x05 \x01(\r\x12\x1c\n\x14max_waiting_requests\x18\x06 \x01(\r\x12\r\n\x05\x64type\x18\x07 \x01(\t\x12\x0e\n\x06\x64\x65vice\x18\x08 \x01(\t\x12&\n\x04load\x18\t \x01(\x0b\x32\x18.triserve.v1.ComputeLoad\x12\x0e\n\x06policy\x18\n \x01(\t\x12\x15\n\rstarted_at_ms\x18\x0b \x01(\x04\"\xff\x01\n\x0b\x43omputeLoad\x12\x18\n\x10running_requests\x18\x01 \x01(\r\x12\x18\n\x10waiting_requests\x18\x02 \x01(\r\x12\x12\n\nused_pages\x18\x03 \x01(\r\x12\x14\n\x0c\x63\x61\x63hed_pages\x18\x04 \x01(\r\x12\x12\n\nfree_pages\x18\x05 \x01(\r\x12\r\n\x05steps\x18\x06 \x01(\x04\x12\x13\n\x0bpreemptions\x18\x07 \x01(\x04\x12\x16\n\x0eprefill_tokens\x18\x08 \x01(\x04\x12\x15\n\rdecode_tokens\x18\t \x01(\x04\x12\x15\n\rcached_tokens\x18\n \x01(\x04\x12\x14\n\x0cpinned_pages\x18\x0b \x01(\r\"S\n\x0cGatewayHello\x12\x14\n\x0cgateway_name\x18\x01 \x01(\t\x12-\n\x0b\x66ingerprint\x18\x02 \x01(\x0b\x32\x18.triserve.v1.Fingerprint\"\xb4\x02\n\rSubmitRequest\x12\x0f\n\x07request\x18\x01 \x01(\x04\x12\r\n\x05\x65poch\x18\x02 \x01(\r\x12\x12\n\nrequest_id\x18\x03 \x01(\t\x12\x0e\n\x06tenant\x18\x04 \x01(\t\x12\x11\n\ttoken_ids\x18\x05 \x03(\r\x12\x1b\n\x13generated_token_ids\x18\x06 \x03(\r\x12\x15\n\rsystem_tokens\x18\x07 \x01(\r\x12-\n\x08sampling\x18\x08 \x01(\x0b\x32\x1b.triserve.v1.SamplingParams\x12-\n\x08stopping\x18\t \x01(\x0b\x32\x1b.triserve.v1.StoppingParams\x12\x13\n\x0b\x64\x65\x61\x64line_ms\x18\n \x01(\r\x12\x10\n\x08priority\x18\x0b \x01(\x11\x12\x13\n\x0btraceparent\x18\x0c \x01(\t\"w\n\x0fGenerateRequest\x12(\n\x05hello\x18\x01 \x01(\x0b\x32\x19.triserve.v1.GatewayHello\x12*\n\x06submit\x18\x02 \x03(\x0b\x32\x1a.triserve.v1.SubmitRequest\x12\x0e\n\x06\x63\x61ncel\x18\x03 \x03(\x04\"m\n\x0eRequestStarted\x12\x0f\n\x07request\x18\x01 \x01(\x04\x12\r\n\x05\x65poch\x18\x02 \x01(\r\x12\x15\n\rcached_tokens\x18\x03 \x01(\r\x12\x10\n\x08queue_us\x18\x04 \x01(\x04\x12\x12\n\nprefill_us\x18\x05 \x01(\x04\"\xa7\x01\n\x0cRequestEnded\x12\x0f\n\x07request\x18\x01 \x01(\x04\x12\r\n\x05\x65poch\x18\x02 \x01(\r\x12,\n\x07outcome\x18\x03 \x01(\x0e\x32\x1b.triserve.v1.RequestOutcome\x12!\n\x05\x65rror\x18\x04 \x01(\x0b\x32\x12.triserve.v1.Error\x12\x11\n\tdecode_us\x18\x05 \x01(\x04\x12\x13\n\x0bpreemptions\x18\x06 \x01(\r\"\xd7\x01\n\x10GenerateResponse\x12\x32\n\x05hello\x18\x01 \x01(\x0b\x32#.triserve.v1.GetComputeInfoResponse\x12,\n\x07started\x18\x02 \x03(\x0b\x32\x1b.triserve.v1.RequestStarted\x12\x0f\n\x07parcels\x18\x03 \x03(\x0c\x12(\n\x05\x65nded\x18\x04 \x03(\x0b\x32\x19.triserve.v1.RequestEnded\x12&\n\x04load\x18\x05 \x01(\x0b\x32\x18.triserve.v1.ComputeLoad\"5\n\x10PinPrefixRequest\x12\x0e\n\x06tenant\x18\x01 \x01(\t\x12\x11\n\ttoken_ids\x18\x02 \x03(\r\"C\n\x11PinPrefixResponse\x12\x15\n\rpinned_tokens\x18\x01 \x01(\r\x12\x17\n\x0f\x63omputed_tokens\x18\x02 \x01(\r\"7\n\x12UnpinPrefixRequest\x12\x0e\n\x06tenant\x18\x01 \x01(\t\x12\x11\n\ttoken_ids\x18\x02 \x03(\r\")\n\x13UnpinPrefixResponse\x12\x12\n\nwas_pinned\x18\x01 \x01(\x08\"\x17\n\x15GetPrefixStatsRequest\"\xbb\x02\n\x16GetPrefixStatsResponse\x12\x18\n\x10page_size_tokens\x18\x01 \x01(\r\x12\x14\n\x0c\x63\x61\x63hed_pages\x18\x02 \x01(\r\x12\x17\n\x0f\x65victable_pages\x18\x03 \x01(\r\x12\x14\n\x0cpinned_pages\x18\x04 \x01(\r\x12\x18\n\x10max_pinned_pages\x18\x05 \x01(\r\x12\x0f\n\x07tenants\x18\x06 \x01(\r\x12\x18\n\x10looked_up_tokens\x18\x07 \x01(\x04\x12\x12\n\nhit_tokens\x18\x08 \x01(\x04\x12\x14\n\x0cstored_pages\x18\n \x01(\x04\x12\x15\n\revicted_pages\x18\x0b \x01(\x04\x12\'\n\x04pins\x18\x0c \x03(\x0b\x32\x19.triserve.v1.PinnedPrefixJ\x04\x08\t\x10\nR\rcopied_tokens\"<\n\x0cPinnedPrefix\x12\x0e\n\x06tenant\x18\x01 \x01(\t\x12\x0e\n\x06tokens\x18\x02 \x01(\r\x12\x0c\n\x04hash\x18\x03 \x01(\x06\"\x16\n\x14WatchKvEventsRequest\"G\n\x15WatchKvEventsResponse\x12\r\n\x05reset\x18\x01 \x01(\x08\x12\x0f\n\x07removed\x18\x02 \x03(\x06\x12\x0e\n\x06stored\x18\x03 \x03(\x06*\x8a\x01\n\x0eRequestOutcome\x12\x1f\n\x1bREQUEST_OUTCOME_UNSPECIFIED\x10\x00\x12\x1c\n\x18REQUEST_OUTCOME_FINISHED\x10\x01\x12\x1d\n\x19REQUEST_OUTCOME_CANCELLED\x10\x02\x12\x1a\n\x16REQUEST_OUTCOME_FAILED\x10\x03\x32\xb8\x01\n\x0e\x43omputeService\x12Y\n\x0eGetComputeInfo\x12\".triserve.v1.GetComputeInfoRequest\x1a#.triserve.v1.GetComputeInfoResponse\x12K\n\x08Generate\x12\x1c.triserve.v1.GenerateRequest\x1a\x1d.triserve.v1.GenerateResponse(\x01\x30\x01\x32\xe7\x02\n\x12PrefixCacheService\x12J\n\tPinPrefix\x12\x1d.triserve.v1.PinPrefixRequest\x1a\x1e.triserve.v1.PinPrefixResponse\x12P\n\x0bUnpinPrefix\x12\x1f.triserve.v1.UnpinPrefixRequest\x1a .triserve.v1.UnpinPrefixResponse\x12Y\n\x0eGetPrefixStats\x12\".triserve.v1.GetPrefixStatsRequest\x1a#.triserve.v1.GetPrefixStatsResponse\x12X\n\rWatchKvEvents\x12!.triserve.v1.WatchKvEventsRequest\x1a\".triserve.v1.WatchKvEventsResponse0\x01\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
 _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'triserve.v1.compute_pb2', _globals)
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
-  _globals['_REQUESTOUTCOME']._serialized_start=2384
-  _globals['_REQUESTOUTCOME']._serialized_end=2522
+  _globals['_REQUESTOUTCOME']._serialized_start=2405
+  _globals['_REQUESTOUTCOME']._serialized_end=2543
   _globals['_GETCOMPUTEINFOREQUEST']._serialized_start=68
   _globals['_GETCOMPUTEINFOREQUEST']._serialized_end=91
   _globals['_GETCOMPUTEINFORESPONSE']._serialized_start=94
@@ -43,35 +43,35 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_GATEWAYHELLO']._serialized_start=662
   _globals['_GATEWAYHELLO']._serialized_end=745
   _globals['_SUBMITREQUEST']._serialized_start=748
-  _globals['_SUBMITREQUEST']._serialized_end=1035
-  _globals['_GENERATEREQUEST']._serialized_start=1037
-  _globals['_GENERATEREQUEST']._serialized_end=1156
-  _globals['_REQUESTSTARTED']._serialized_start=1158
-  _globals['_REQUESTSTARTED']._serialized_end=1267
-  _globals['_REQUESTENDED']._serialized_start=1270
-  _globals['_REQUESTENDED']._serialized_end=1437
-  _globals['_GENERATERESPONSE']._serialized_start=1440
-  _globals['_GENERATERESPONSE']._serialized_end=1655
-  _globals['_PINPREFIXREQUEST']._serialized_start=1657
-  _globals['_PINPREFIXREQUEST']._serialized_end=1710
-  _globals['_PINPREFIXRESPONSE']._serialized_start=1712
-  _globals['_PINPREFIXRESPONSE']._serialized_end=1779
-  _globals['_UNPINPREFIXREQUEST']._serialized_start=1781
-  _globals['_UNPINPREFIXREQUEST']._serialized_end=1836
-  _globals['_UNPINPREFIXRESPONSE']._serialized_start=1838
-  _globals['_UNPINPREFIXRESPONSE']._serialized_end=1879
-  _globals['_GETPREFIXSTATSREQUEST']._serialized_start=1881
-  _globals['_GETPREFIXSTATSREQUEST']._serialized_end=1904
-  _globals['_GETPREFIXSTATSRESPONSE']._serialized_start=1907
-  _globals['_GETPREFIXSTATSRESPONSE']._serialized_end=2222
-  _globals['_PINNEDPREFIX']._serialized_start=2224
-  _globals['_PINNEDPREFIX']._serialized_end=2284
-  _globals['_WATCHKVEVENTSREQUEST']._serialized_start=2286
-  _globals['_WATCHKVEVENTSREQUEST']._serialized_end=2308
-  _globals['_WATCHKVEVENTSRESPONSE']._serialized_start=2310
-  _globals['_WATCHKVEVENTSRESPONSE']._serialized_end=2381
-  _globals['_COMPUTESERVICE']._serialized_start=2525
-  _globals['_COMPUTESERVICE']._serialized_end=2709
-  _globals['_PREFIXCACHESERVICE']._serialized_start=2712
-  _globals['_PREFIXCACHESERVICE']._serialized_end=3071
+  _globals['_SUBMITREQUEST']._serialized_end=1056
+  _globals['_GENERATEREQUEST']._serialized_start=1058
+  _globals['_GENERATEREQUEST']._serialized_end=1177
+  _globals['_REQUESTSTARTED']._serialized_start=1179
+  _globals['_REQUESTSTARTED']._serialized_end=1288
+  _globals['_REQUESTENDED']._serialized_start=1291
+  _globals['_REQUESTENDED']._serialized_end=1458
+  _globals['_GENERATERESPONSE']._serialized_start=1461
+  _globals['_GENERATERESPONSE']._serialized_end=1676
+  _globals['_PINPREFIXREQUEST']._serialized_start=1678
+  _globals['_PINPREFIXREQUEST']._serialized_end=1731
+  _globals['_PINPREFIXRESPONSE']._serialized_start=1733
+  _globals['_PINPREFIXRESPONSE']._serialized_end=1800
+  _globals['_UNPINPREFIXREQUEST']._serialized_start=1802
+  _globals['_UNPINPREFIXREQUEST']._serialized_end=1857
+  _globals['_UNPINPREFIXRESPONSE']._serialized_start=1859
+  _globals['_UNPINPREFIXRESPONSE']._serialized_end=1900
+  _globals['_GETPREFIXSTATSREQUEST']._serialized_start=1902
+  _globals['_GETPREFIXSTATSREQUEST']._serialized_end=1925
+  _globals['_GETPREFIXSTATSRESPONSE']._serialized_start=1928
+  _globals['_GETPREFIXSTATSRESPONSE']._serialized_end=2243
+  _globals['_PINNEDPREFIX']._serialized_start=2245
+  _globals['_PINNEDPREFIX']._serialized_end=2305
+  _globals['_WATCHKVEVENTSREQUEST']._serialized_start=2307
+  _globals['_WATCHKVEVENTSREQUEST']._serialized_end=2329
+  _globals['_WATCHKVEVENTSRESPONSE']._serialized_start=2331
+  _globals['_WATCHKVEVENTSRESPONSE']._serialized_end=2402
+  _globals['_COMPUTESERVICE']._serialized_start=2546
+  _globals['_COMPUTESERVICE']._serialized_end=2730
+  _globals['_PREFIXCACHESERVICE']._serialized_start=2733
+  _globals['_PREFIXCACHESERVICE']._serialized_end=3092
 # @@protoc_insertion_point(module_scope)

@@ -240,6 +240,7 @@ class SubmitRequest(_message.Message):
     STOPPING_FIELD_NUMBER: _builtins.int
     DEADLINE_MS_FIELD_NUMBER: _builtins.int
     PRIORITY_FIELD_NUMBER: _builtins.int
+    TRACEPARENT_FIELD_NUMBER: _builtins.int
     request: _builtins.int
     """Chosen by the gateway, unique among its requests under way on this stream. With the same epoch it may be refused for a moment after
     its RequestEnded.
@@ -256,6 +257,8 @@ class SubmitRequest(_message.Message):
     """Milliseconds the request may still take; it is dropped wherever it is when they are over. 0 = no deadline."""
     priority: _builtins.int
     """Lower is sooner, 0 = normal, range [-10, 10]. Counts where the replica's policy is by priority."""
+    traceparent: _builtins.str
+    """The span of this attempt, as W3C Trace Context level 1 writes it; empty = the request is not traced. At most 55 characters."""
     @_builtins.property
     def token_ids(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]:
         """The prompt, at least one id."""
@@ -286,10 +289,11 @@ class SubmitRequest(_message.Message):
         stopping: _common_pb2.StoppingParams | None = ...,
         deadline_ms: _builtins.int = ...,
         priority: _builtins.int = ...,
+        traceparent: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["sampling", b"sampling", "stopping", b"stopping"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["deadline_ms", b"deadline_ms", "epoch", b"epoch", "generated_token_ids", b"generated_token_ids", "priority", b"priority", "request", b"request", "request_id", b"request_id", "sampling", b"sampling", "stopping", b"stopping", "system_tokens", b"system_tokens", "tenant", b"tenant", "token_ids", b"token_ids"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["deadline_ms", b"deadline_ms", "epoch", b"epoch", "generated_token_ids", b"generated_token_ids", "priority", b"priority", "request", b"request", "request_id", b"request_id", "sampling", b"sampling", "stopping", b"stopping", "system_tokens", b"system_tokens", "tenant", b"tenant", "token_ids", b"token_ids", "traceparent", b"traceparent"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

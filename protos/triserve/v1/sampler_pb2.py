@@ -25,7 +25,7 @@ _sym_db = _symbol_database.Default()
 from triserve.v1 import common_pb2 as triserve_dot_v1_dot_common__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x19triserve/v1/sampler.proto\x12\x0btriserve.v1\x1a\x18triserve/v1/common.proto\"\x17\n\x15GetSamplerInfoRequest\"\x91\x01\n\x16GetSamplerInfoResponse\x12-\n\x0b\x66ingerprint\x18\x01 \x01(\x0b\x32\x18.triserve.v1.Fingerprint\x12\x15\n\ropen_requests\x18\x02 \x01(\r\x12\x14\n\x0c\x61udited_rows\x18\x03 \x01(\x04\x12\x1b\n\x13\x61udit_disagreements\x18\x04 \x01(\x04\"i\n\x0c\x43omputeHello\x12\x14\n\x0c\x63ompute_name\x18\x01 \x01(\t\x12-\n\x0b\x66ingerprint\x18\x02 \x01(\x0b\x32\x18.triserve.v1.Fingerprint\x12\x14\n\x0clogits_width\x18\x03 \x01(\r\"\x80\x02\n\x0bOpenRequest\x12\x0f\n\x07request\x18\x01 \x01(\x04\x12\x0f\n\x07gateway\x18\x02 \x01(\x04\x12\x17\n\x0fgateway_request\x18\x03 \x01(\x04\x12\r\n\x05\x65poch\x18\x04 \x01(\r\x12\x12\n\nrequest_id\x18\x05 \x01(\t\x12\x18\n\x10prompt_token_ids\x18\x06 \x03(\r\x12\x1b\n\x13generated_token_ids\x18\x07 \x03(\r\x12-\n\x08sampling\x18\x08 \x01(\x0b\x32\x1b.triserve.v1.SamplingParams\x12-\n\x08stopping\x18\t \x01(\x0b\x32\x1b.triserve.v1.StoppingParams\"S\n\x0bRowLogprobs\x12\x0b\n\x03row\x18\x01 \x01(\r\x12\x0f\n\x07logprob\x18\x02 \x03(\x02\x12\x11\n\ttop_token\x18\x03 \x03(\r\x12\x13\n\x0btop_logprob\x18\x04 \x03(\x02\"(\n\tRowLogits\x12\x0b\n\x03row\x18\x01 \x01(\r\x12\x0e\n\x06logits\x18\x02 \x01(\x0c\"\xe9\x02\n\rSampleRequest\x12(\n\x05hello\x18\x01 \x01(\x0b\x32\x19.triserve.v1.ComputeHello\x12&\n\x04open\x18\x02 \x03(\x0b\x32\x18.triserve.v1.OpenRequest\x12\r\n\x05\x63lose\x18\x03 \x03(\x04\x12\r\n\x05\x66rame\x18\x04 \x01(\x04\x12\x0f\n\x07request\x18\x05 \x03(\x04\x12\x10\n\x08position\x18\x06 \x03(\r\x12\x12\n\nnum_tokens\x18\r \x03(\r\x12\r\n\x05token\x18\x08 \x03(\r\x12*\n\x08logprobs\x18\x0e \x03(\x0b\x32\x18.triserve.v1.RowLogprobs\x12&\n\x06logits\x18\x0f \x03(\x0b\x32\x16.triserve.v1.RowLogitsJ\x04\x08\x07\x10\x08J\x04\x08\t\x10\rR\x04kindR\x0blog_sum_expR\x0enum_candidatesR\rcandidate_idsR\x10\x63\x61ndidate_logits\".\n\x06Parcel\x12\x0f\n\x07gateway\x18\x01 \x01(\x04\x12\x13\n\x0b\x64\x65lta_frame\x18\x02 \x01(\x0c\"C\n\rSampleFailure\x12\x0f\n\x07request\x18\x01 \x01(\x04\x12!\n\x05\x65rror\x18\x02 \x01(\x0b\x32\x12.triserve.v1.Error\"\xfd\x01\n\x0eSampleResponse\x12\x32\n\x05hello\x18\x01 \x01(\x0b\x32#.triserve.v1.GetSamplerInfoResponse\x12\r\n\x05\x66rame\x18\x02 \x01(\x04\x12\x0f\n\x07request\x18\x03 \x03(\x04\x12\x10\n\x08position\x18\x04 \x03(\r\x12\x12\n\nnum_tokens\x18\t \x03(\r\x12\r\n\x05token\x18\x05 \x03(\r\x12\x10\n\x08\x66inished\x18\x06 \x03(\x04\x12*\n\x06\x66\x61iled\x18\x07 \x03(\x0b\x32\x1a.triserve.v1.SampleFailure\x12$\n\x07parcels\x18\x08 \x03(\x0b\x32\x13.triserve.v1.Parcel\"\x8d\x01\n\rTokenLogprobs\x12\x0f\n\x07logprob\x18\x01 \x01(\x02\x12\x13\n\x0btoken_bytes\x18\x02 \x01(\x0c\x12$\n\x03top\x18\x03 \x03(\x0b\x32\x17.triserve.v1.TopLogprob\x12\r\n\x05token\x18\x04 \x01(\r\x12\x0c\n\x04text\x18\x05 \x01(\t\x12\x13\n\x0btext_offset\x18\x06 \x01(\r\"A\n\nTopLogprob\x12\r\n\x05token\x18\x01 \x01(\r\x12\x0f\n\x07logprob\x18\x02 \x01(\x02\x12\x13\n\x0btoken_bytes\x18\x03 \x01(\x0c\"\xfe\x01\n\nDeltaFrame\x12\x0f\n\x07request\x18\x01 \x03(\x04\x12\r\n\x05\x65poch\x18\x02 \x03(\r\x12\x16\n\x0e\x66irst_position\x18\x03 \x03(\r\x12\x12\n\nnum_tokens\x18\x04 \x03(\r\x12\x0c\n\x04text\x18\x05 \x03(\t\x12\x30\n\rfinish_reason\x18\x06 \x03(\x0e\x32\x19.triserve.v1.FinishReason\x12\r\n\x05token\x18\x08 \x03(\r\x12,\n\x08logprobs\x18\t \x03(\x0b\x32\x1a.triserve.v1.TokenLogprobs\x12\x14\n\x0cnum_logprobs\x18\n \x03(\rJ\x04\x08\x07\x10\x08R\x0bstop_string2\xb2\x01\n\x0eSamplerService\x12Y\n\x0eGetSamplerInfo\x12\".triserve.v1.GetSamplerInfoRequest\x1a#.triserve.v1.GetSamplerInfoResponse\x12\x45\n\x06Sample\x12\x1a.triserve.v1.SampleRequest\x1a\x1b.triserve.v1.SampleResponse(\x01\x30\x01\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x19triserve/v1/sampler.proto\x12\x0btriserve.v1\x1a\x18triserve/v1/common.proto\"\x17\n\x15GetSamplerInfoRequest\"\x91\x01\n\x16GetSamplerInfoResponse\x12-\n\x0b\x66ingerprint\x18\x01 \x01(\x0b\x32\x18.triserve.v1.Fingerprint\x12\x15\n\ropen_requests\x18\x02 \x01(\r\x12\x14\n\x0c\x61udited_rows\x18\x03 \x01(\x04\x12\x1b\n\x13\x61udit_disagreements\x18\x04 \x01(\x04\"i\n\x0c\x43omputeHello\x12\x14\n\x0c\x63ompute_name\x18\x01 \x01(\t\x12-\n\x0b\x66ingerprint\x18\x02 \x01(\x0b\x32\x18.triserve.v1.Fingerprint\x12\x14\n\x0clogits_width\x18\x03 \x01(\r\"\x95\x02\n\x0bOpenRequest\x12\x0f\n\x07request\x18\x01 \x01(\x04\x12\x0f\n\x07gateway\x18\x02 \x01(\x04\x12\x17\n\x0fgateway_request\x18\x03 \x01(\x04\x12\r\n\x05\x65poch\x18\x04 \x01(\r\x12\x12\n\nrequest_id\x18\x05 \x01(\t\x12\x18\n\x10prompt_token_ids\x18\x06 \x03(\r\x12\x1b\n\x13generated_token_ids\x18\x07 \x03(\r\x12-\n\x08sampling\x18\x08 \x01(\x0b\x32\x1b.triserve.v1.SamplingParams\x12-\n\x08stopping\x18\t \x01(\x0b\x32\x1b.triserve.v1.StoppingParams\x12\x13\n\x0btraceparent\x18\n \x01(\t\"S\n\x0bRowLogprobs\x12\x0b\n\x03row\x18\x01 \x01(\r\x12\x0f\n\x07logprob\x18\x02 \x03(\x02\x12\x11\n\ttop_token\x18\x03 \x03(\r\x12\x13\n\x0btop_logprob\x18\x04 \x03(\x02\"(\n\tRowLogits\x12\x0b\n\x03row\x18\x01 \x01(\r\x12\x0e\n\x06logits\x18\x02 \x01(\x0c\"\xe9\x02\n\rSampleRequest\x12(\n\x05hello\x18\x01 \x01(\x0b\x32\x19.triserve.v1.ComputeHello\x12&\n\x04open\x18\x02 \x03(\x0b\x32\x18.triserve.v1.OpenRequest\x12\r\n\x05\x63lose\x18\x03 \x03(\x04\x12\r\n\x05\x66rame\x18\x04 \x01(\x04\x12\x0f\n\x07request\x18\x05 \x03(\x04\x12\x10\n\x08position\x18\x06 \x03(\r\x12\x12\n\nnum_tokens\x18\r \x03(\r\x12\r\n\x05token\x18\x08 \x03(\r\x12*\n\x08logprobs\x18\x0e \x03(\x0b\x32\x18.triserve.v1.RowLogprobs\x12&\n\x06logits\x18\x0f \x03(\x0b\x32\x16.triserve.v1.RowLogitsJ\x04\x08\x07\x10\x08J\x04\x08\t\x10\rR\x04kindR\x0blog_sum_expR\x0enum_candidatesR\rcandidate_idsR\x10\x63\x61ndidate_logits\".\n\x06Parcel\x12\x0f\n\x07gateway\x18\x01 \x01(\x04\x12\x13\n\x0b\x64\x65lta_frame\x18\x02 \x01(\x0c\"C\n\rSampleFailure\x12\x0f\n\x07request\x18\x01 \x01(\x04\x12!\n\x05\x65rror\x18\x02 \x01(\x0b\x32\x12.triserve.v1.Error\"\xfd\x01\n\x0eSampleResponse\x12\x32\n\x05hello\x18\x01 \x01(\x0b\x32#.triserve.v1.GetSamplerInfoResponse\x12\r\n\x05\x66rame\x18\x02 \x01(\x04\x12\x0f\n\x07request\x18\x03 \x03(\x04\x12\x10\n\x08position\x18\x04 \x03(\r\x12\x12\n\nnum_tokens\x18\t \x03(\r\x12\r\n\x05token\x18\x05 \x03(\r\x12\x10\n\x08\x66inished\x18\x06 \x03(\x04\x12*\n\x06\x66\x61iled\x18\x07 \x03(\x0b\x32\x1a.triserve.v1.SampleFailure\x12$\n\x07parcels\x18\x08 \x03(\x0b\x32\x13.triserve.v1.Parcel\"\x8d\x01\n\rTokenLogprobs\x12\x0f\n\x07logprob\x18\x01 \x01(\x02\x12\x13\n\x0btoken_bytes\x18\x02 \x01(\x0c\x12$\n\x03top\x18\x03 \x03(\x0b\x32\x17.triserve.v1.TopLogprob\x12\r\n\x05token\x18\x04 \x01(\r\x12\x0c\n\x04text\x18\x05 \x01(\t\x12\x13\n\x0btext_offset\x18\x06 \x01(\r\"A\n\nTopLogprob\x12\r\n\x05token\x18\x01 \x01(\r\x12\x0f\n\x07logprob\x18\x02 \x01(\x02\x12\x13\n\x0btoken_bytes\x18\x03 \x01(\x0c\"\xfe\x01\n\nDeltaFrame\x12\x0f\n\x07request\x18\x01 \x03(\x04\x12\r\n\x05\x65poch\x18\x02 \x03(\r\x12\x16\n\x0e\x66irst_position\x18\x03 \x03(\r\x12\x12\n\nnum_tokens\x18\x04 \x03(\r\x12\x0c\n\x04text\x18\x05 \x03(\t\x12\x30\n\rfinish_reason\x18\x06 \x03(\x0e\x32\x19.triserve.v1.FinishReason\x12\r\n\x05token\x18\x08 \x03(\r\x12,\n\x08logprobs\x18\t \x03(\x0b\x32\x1a.triserve.v1.TokenLogprobs\x12\x14\n\x0cnum_logprobs\x18\n \x03(\rJ\x04\x08\x07\x10\x08R\x0bstop_string2\xb2\x01\n\x0eSamplerService\x12Y\n\x0eGetSamplerInfo\x12\".triserve.v1.GetSamplerInfoRequest\x1a#.triserve.v1.GetSamplerInfoResponse\x12\x45\n\x06Sample\x12\x1a.triserve.v1.SampleRequest\x1a\x1b.triserve.v1.SampleResponse(\x01\x30\x01\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -39,25 +39,25 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_COMPUTEHELLO']._serialized_start=241
   _globals['_COMPUTEHELLO']._serialized_end=346
   _globals['_OPENREQUEST']._serialized_start=349
-  _globals['_OPENREQUEST']._serialized_end=605
-  _globals['_ROWLOGPROBS']._serialized_start=607
-  _globals['_ROWLOGPROBS']._serialized_end=690
-  _globals['_ROWLOGITS']._serialized_start=692
-  _globals['_ROWLOGITS']._serialized_end=732
-  _globals['_SAMPLEREQUEST']._serialized_start=735
-  _globals['_SAMPLEREQUEST']._serialized_end=1096
-  _globals['_PARCEL']._serialized_start=1098
-  _globals['_PARCEL']._serialized_end=1144
-  _globals['_SAMPLEFAILURE']._serialized_start=1146
-  _globals['_SAMPLEFAILURE']._serialized_end=1213
-  _globals['_SAMPLERESPONSE']._serialized_start=1216
-  _globals['_SAMPLERESPONSE']._serialized_end=1469
-  _globals['_TOKENLOGPROBS']._serialized_start=1472
-  _globals['_TOKENLOGPROBS']._serialized_end=1613
-  _globals['_TOPLOGPROB']._serialized_start=1615
-  _globals['_TOPLOGPROB']._serialized_end=1680
-  _globals['_DELTAFRAME']._serialized_start=1683
-  _globals['_DELTAFRAME']._serialized_end=1937
-  _globals['_SAMPLERSERVICE']._serialized_start=1940
-  _globals['_SAMPLERSERVICE']._serialized_end=2118
+  _globals['_OPENREQUEST']._serialized_end=626
+  _globals['_ROWLOGPROBS']._serialized_start=628
+  _globals['_ROWLOGPROBS']._serialized_end=711
+  _globals['_ROWLOGITS']._serialized_start=713
+  _globals['_ROWLOGITS']._serialized_end=753
+  _globals['_SAMPLEREQUEST']._serialized_start=756
+  _globals['_SAMPLEREQUEST']._serialized_end=1117
+  _globals['_PARCEL']._serialized_start=1119
+  _globals['_PARCEL']._serialized_end=1165
+  _globals['_SAMPLEFAILURE']._serialized_start=1167
+  _globals['_SAMPLEFAILURE']._serialized_end=1234
+  _globals['_SAMPLERESPONSE']._serialized_start=1237
+  _globals['_SAMPLERESPONSE']._serialized_end=1490
+  _globals['_TOKENLOGPROBS']._serialized_start=1493
+  _globals['_TOKENLOGPROBS']._serialized_end=1634
+  _globals['_TOPLOGPROB']._serialized_start=1636
+  _globals['_TOPLOGPROB']._serialized_end=1701
+  _globals['_DELTAFRAME']._serialized_start=1704
+  _globals['_DELTAFRAME']._serialized_end=1958
+  _globals['_SAMPLERSERVICE']._serialized_start=1961
+  _globals['_SAMPLERSERVICE']._serialized_end=2139
 # @@protoc_insertion_point(module_scope)

@@ -119,6 +119,7 @@ class OpenRequest(_message.Message):
     GENERATED_TOKEN_IDS_FIELD_NUMBER: _builtins.int
     SAMPLING_FIELD_NUMBER: _builtins.int
     STOPPING_FIELD_NUMBER: _builtins.int
+    TRACEPARENT_FIELD_NUMBER: _builtins.int
     request: _builtins.int
     """Chosen by the compute replica, never used twice on a stream."""
     gateway: _builtins.int
@@ -129,6 +130,8 @@ class OpenRequest(_message.Message):
     """The attempt; returned with every delta."""
     request_id: _builtins.str
     """Server-made id for logs."""
+    traceparent: _builtins.str
+    """As the gateway submitted it: the span of the attempt; empty = the request is not traced. At most 55 characters."""
     @_builtins.property
     def prompt_token_ids(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]:
         """The prompt, for penalties and for the text's left context."""
@@ -157,10 +160,11 @@ class OpenRequest(_message.Message):
         generated_token_ids: _abc.Iterable[_builtins.int] | None = ...,
         sampling: _common_pb2.SamplingParams | None = ...,
         stopping: _common_pb2.StoppingParams | None = ...,
+        traceparent: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["sampling", b"sampling", "stopping", b"stopping"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["epoch", b"epoch", "gateway", b"gateway", "gateway_request", b"gateway_request", "generated_token_ids", b"generated_token_ids", "prompt_token_ids", b"prompt_token_ids", "request", b"request", "request_id", b"request_id", "sampling", b"sampling", "stopping", b"stopping"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["epoch", b"epoch", "gateway", b"gateway", "gateway_request", b"gateway_request", "generated_token_ids", b"generated_token_ids", "prompt_token_ids", b"prompt_token_ids", "request", b"request", "request_id", b"request_id", "sampling", b"sampling", "stopping", b"stopping", "traceparent", b"traceparent"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -337,8 +337,11 @@ class EncodeRequest(_message.Message):
     CHAT_FIELD_NUMBER: _builtins.int
     MAX_TOKENS_FIELD_NUMBER: _builtins.int
     SAMPLING_FIELD_NUMBER: _builtins.int
+    TRACEPARENT_FIELD_NUMBER: _builtins.int
     max_tokens: _builtins.int
     """Refuse with PROMPT_TOO_LONG when there are more token ids than this; unset = no limit but the server's own."""
+    traceparent: _builtins.str
+    """The caller's span, as W3C Trace Context level 1 writes it; empty = the request is not traced. At most 55 characters."""
     @_builtins.property
     def text(self) -> Global___TextInput:
         """A plain text."""
@@ -358,10 +361,11 @@ class EncodeRequest(_message.Message):
         chat: Global___ChatInput | None = ...,
         max_tokens: _builtins.int | None = ...,
         sampling: Global___SamplingStrings | None = ...,
+        traceparent: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["_max_tokens", b"_max_tokens", "chat", b"chat", "input", b"input", "max_tokens", b"max_tokens", "sampling", b"sampling", "text", b"text"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_max_tokens", b"_max_tokens", "chat", b"chat", "input", b"input", "max_tokens", b"max_tokens", "sampling", b"sampling", "text", b"text"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_max_tokens", b"_max_tokens", "chat", b"chat", "input", b"input", "max_tokens", b"max_tokens", "sampling", b"sampling", "text", b"text", "traceparent", b"traceparent"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__max_tokens: _TypeAlias = _typing.Literal["max_tokens"]  # noqa: Y015
     _WhichOneofArgType__max_tokens: _TypeAlias = _typing.Literal["_max_tokens", b"_max_tokens"]  # noqa: Y015

@@ -7,7 +7,9 @@ import logging
 
 import pytest
 
+from tests.fakes.recorded_spans import RecordedSpans
 from triserve.rpc.telemetry import configure_logging
+from triserve.rpc.traces.context import SpanContext
 
 FIELDS = {"time", "level", "service", "logger", "message", "request_id", "trace_id", "error"}
 
@@ -52,6 +54,16 @@ def test_the_request_a_line_is_about_is_a_field(capsys: pytest.CaptureFixture[st
     logging.getLogger("gateway").info("connected to tokenizer")
     first, second = logged(capsys)
     assert (first["request_id"], second["request_id"]) == (request_id, None)
+
+
+def test_a_line_of_a_request_that_is_traced_has_its_trace(capsys: pytest.CaptureFixture[str]) -> None:
+    traced, other = "0123456789abcdef" * 2, "f" * 32
+    recorded, context = RecordedSpans(), SpanContext.root()
+    recorded.tracer.note(traced, context)
+    configure_logging("gateway", as_json=True, trace_id_of=recorded.tracer.trace_id_of)
+    for what in (f"chatcmpl-{traced} default chat ok", f"{traced} failed", f"cmpl-{other} default chat ok", "connected"):
+        logging.getLogger("gateway").info(what)
+    assert [line["trace_id"] for line in logged(capsys)] == [context.trace_id, context.trace_id, None, None]
 
 
 def test_text_stays_text(capsys: pytest.CaptureFixture[str]) -> None:

@@ -53,6 +53,7 @@ NOT_SPLIT: dict[str, dict[str, str]] = {
         "stream": "how it is delivered",
         "timeout_s": "how long is waited",
         "label": "for the log",
+        "span": "what is recorded of it",
     },
     "CachePolicy": {
         "read": "whether it is looked for",
@@ -80,6 +81,7 @@ NOT_SPLIT: dict[str, dict[str, str]] = {
         "text": "no chat, which is not looked for",
         "max_tokens": "set by the gateway",
         "sampling": "resolved to ids in the sampling parameters",
+        "traceparent": "set by the gateway, on a copy",
     },
 }
 
