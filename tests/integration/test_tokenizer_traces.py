@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import grpc
 import pytest
@@ -19,7 +20,7 @@ from triserve.v1 import tokenizer_pb2_grpc
 CALLER = SpanContext.root()
 
 
-def text(content: str, traceparent: str = CALLER.traceparent, **options: int) -> pb.EncodeRequest:
+def text(content: str, traceparent: str = CALLER.traceparent, **options: Any) -> pb.EncodeRequest:
     return pb.EncodeRequest(text=pb.TextInput(text=content), traceparent=traceparent, **options)
 
 

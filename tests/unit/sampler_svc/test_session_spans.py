@@ -49,7 +49,7 @@ def test_a_span_ends_however_its_request_does() -> None:
     stream.process([frame([(2, 5, ord("a"))], closes=[1])])
     stream.close()
     stream.close()
-    assert [span.error for span in recorded.spans] == ["cancelled", "internal_error", "cancelled"]
+    assert [span.error for span in recorded.spans] == ["cancelled", "internal", "cancelled"]
 
 
 @pytest.mark.parametrize("with_tracer", [False, True])

@@ -17,8 +17,8 @@ from opentelemetry.trace import SpanContext, SpanKind, Status, StatusCode, Trace
 
 from triserve.rpc.traces.spans import Kind, Span
 
-# For one batch, all attempts at it together.
-_TIMEOUT_S = 5.0
+# For one batch, all attempts at it together: a collector may be started anew meanwhile.
+_TIMEOUT_S = 10.0
 _SCOPE = InstrumentationScope("triserve")
 _SAMPLED = TraceFlags(TraceFlags.SAMPLED)
 _KINDS: dict[Kind, SpanKind] = {"internal": SpanKind.INTERNAL, "server": SpanKind.SERVER, "client": SpanKind.CLIENT}
@@ -32,11 +32,10 @@ class OtlpExporter:
         endpoint: http://HOST:PORT, or https:// for TLS.
         service: name of the service.
         version: of it.
+        timeout_s: for one batch, all attempts at it together.
     """
 
-    def __init__(self, endpoint: str, *, service: str, version: str) -> None:
-        # It tells of every attempt that fails; that spans are refused is said once, and counted.
-        logging.getLogger("opentelemetry").setLevel(logging.CRITICAL)
+    def __init__(self, endpoint: str, *, service: str, version: str, timeout_s: float = _TIMEOUT_S) -> None:
         self._resource = Resource.create(
             {
                 "service.namespace": "triserve",
@@ -45,7 +44,9 @@ class OtlpExporter:
                 "service.instance.id": f"{socket.gethostname()}:{os.getpid()}",
             }
         )
-        self._exporter = OTLPSpanExporter(endpoint=endpoint, insecure=endpoint.startswith("http://"), timeout=_TIMEOUT_S)
+        self._exporter = OTLPSpanExporter(endpoint=endpoint, insecure=endpoint.startswith("http://"), timeout=timeout_s)
+        # It tells of every attempt that fails; that spans are refused is said once, and counted.
+        logging.getLogger("opentelemetry.exporter").setLevel(logging.CRITICAL)
 
     def export(self, spans: Sequence[Span]) -> bool:
         """See `Exporter`."""

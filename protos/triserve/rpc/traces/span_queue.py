@@ -88,10 +88,9 @@ class SpanQueue:
                 self._changed.wait_for(lambda: self._closing or len(self._waiting) >= self._batch, self._interval_s)
                 spans = [self._waiting.popleft() for _ in range(min(len(self._waiting), self._batch))]
                 self._under_way = len(spans)
-                closing = self._closing
             if spans:
                 self._export(spans)
-            if closing and (self._is_failing or not self._waiting):
+            if self._closing and (self._is_failing or not self._waiting):
                 return
 
     def _export(self, spans: Sequence[Span]) -> None:

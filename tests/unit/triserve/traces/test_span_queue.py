@@ -71,6 +71,7 @@ def test_a_collector_that_hangs_holds_nobody_up_and_what_has_no_room_is_counted(
     assert (queue.overflowed, queue.exported) == (3, 0)
     queue.close(0.0)
     assert exporter.closed.is_set()
+    queue.close(PATIENCE_S)
 
 
 @pytest.mark.parametrize("fault", [False, True])
