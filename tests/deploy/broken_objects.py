@@ -119,6 +119,12 @@ BROKEN_OBJECTS = (
     ),
     Broken(
         "only the picture's edges are open",
+        "model-token",
+        lambda m: without(m, "NetworkPolicy", "traces"),
+        "sampler cannot reach collector:4317",
+    ),
+    Broken(
+        "only the picture's edges are open",
         "cpu",
         lambda m: spec(m, "NetworkPolicy", "compute")["ingress"][0].pop("from"),
         "stranger can reach compute:7300",

@@ -89,8 +89,8 @@ def _run_problems(command: str) -> list[str]:
         if "--no-cache-dir" not in install:
             found.append(f"{install.strip()} leaves a cache")
         extras = _EXTRA.search(install)
-        if extras is not None and extras[1] != "${EXTRAS}" and extras[1] not in project:
-            found.append(f"there is no extra {extras[1]}")
+        named = extras[1].split(",") if extras is not None and extras[1] != "${EXTRAS}" else []
+        found += [f"there is no extra {name}" for name in named if name not in project]
     return found
 
 

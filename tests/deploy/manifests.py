@@ -23,7 +23,7 @@ OVERLAYS = ("dev", "cpu", "gpu")
 # What no overlay uses, on the base: an overlay of each is made for the tests.
 COMPOSITIONS: Mapping[str, tuple[str, ...]] = {
     "model-image": ("model-image", "network-policies", "hpa", "tls"),
-    "model-token": ("model-pvc", "model-token", "network-policies", "keda", "monitoring"),
+    "model-token": ("model-pvc", "model-token", "network-policies", "keda", "monitoring", "traces"),
 }
 EVERY = (*OVERLAYS, *COMPOSITIONS)
 STAGES = ("gateway", "tokenizer", "compute", "sampler")

@@ -102,7 +102,7 @@ async def test_one_request_is_one_tree_whatever_becomes_of_it(capfd: pytest.Capt
     one, three, lost, untold = (SpanContext.root() for _ in range(4))
     async with (
         running_collector() as collector,
-        running_pods(variables(collector), **GATEWAY, **endpoint("gateway", collector.target)) as pods,
+        running_pods(stage_variables(collector), tls=None, **gateway_variables(collector.target)) as pods,
         gateway_without_a_collector(pods) as (other, other_process),
     ):
         await asyncio.gather(*(pods.add(stage, TINY) for stage in STAGES))
@@ -152,7 +152,7 @@ async def test_one_request_is_one_tree_whatever_becomes_of_it(capfd: pytest.Capt
 async def gateway_without_a_collector(pods: Pods) -> AsyncIterator[tuple[Pods, asyncio.subprocess.Process]]:
     """Another gateway of the same stages, whose collector is not there; by the end it must have left as it was told to."""
     other = replace(pods)
-    process = await other.start_gateway(**GATEWAY, **endpoint("gateway", f"127.0.0.1:{free_port()}"))
+    process = await other.start_gateway(**gateway_variables(f"127.0.0.1:{free_port()}"))
     try:
         yield other, process
         assert await asyncio.wait_for(process.wait(), 30.0) == 0
@@ -161,12 +161,12 @@ async def gateway_without_a_collector(pods: Pods) -> AsyncIterator[tuple[Pods, a
             process.kill()
 
 
-def endpoint(service: str, target: str) -> dict[str, str]:
-    return {f"{service.upper()}_OTLP_ENDPOINT": f"http://{target}"}
+def gateway_variables(target: str) -> dict[str, str]:
+    return {**GATEWAY, "GATEWAY_OTLP_ENDPOINT": f"http://{target}"}
 
 
-def variables(collector: Collector) -> dict[str, dict[str, str]]:
-    return {stage: endpoint(stage, collector.target) for stage in STAGES}
+def stage_variables(collector: Collector) -> dict[str, dict[str, str]]:
+    return {stage: {f"{stage.upper()}_OTLP_ENDPOINT": f"http://{collector.target}"} for stage in STAGES}
 
 
 def json_lines(capfd: pytest.CaptureFixture[str]) -> list[dict[str, Any]]:

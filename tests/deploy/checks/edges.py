@@ -33,6 +33,7 @@ class Edge(NamedTuple):
 _OTHERS = (
     Place("stranger", "elsewhere", {"app": "stranger", **_PART_OF}, (8000, 443)),
     Place("prometheus", "monitoring", {"app": "prometheus"}, (9090,)),
+    Place("collector", "monitoring", {"app": "otel-collector"}, (4317,)),
     Place("dns", "kube-system", {"k8s-app": "kube-dns"}, (53,)),
     Place("kube-system", "kube-system", {"k8s-app": "other"}, (53, 443)),
     Place("internet", "", {}, (443, 80, 53)),
@@ -42,19 +43,28 @@ _PICTURE = (
     Edge("gateway", "compute", 7300),
     Edge("gateway", "redis", 6379),
     Edge("compute", "sampler", 7400),
-    *(Edge(client, "gateway", port) for client in ("stranger", "prometheus", "dns", "kube-system", "internet") for port in (8000, 8001)),
-    *(Edge("prometheus", stage, 9090) for stage in STAGES),
+    *(
+        Edge(client, "gateway", port)
+        for client in ("stranger", "prometheus", "collector", "dns", "kube-system", "internet")
+        for port in (8000, 8001)
+    ),
+    *(Edge(watcher, stage, 9090) for watcher in ("prometheus", "collector") for stage in STAGES),
     Edge("gateway", "dns", 53),
     Edge("compute", "dns", 53),
 )
 
 
 def picture(manifests: Manifests) -> set[Edge]:
-    """The edges there should be: README's picture, DNS, scraping, and what fetching a model takes."""
+    """The edges there should be: README's picture, DNS, scraping, and what fetching a model and sending traces take."""
     fetching = [
         pod.name for pod in manifests.pods() if any("fetch" in one.get("command", ()) for one in pod.spec.get("initContainers", ()))
     ]
-    return {*_PICTURE, *(edge for name in fetching for edge in (Edge(name, "dns", 53), Edge(name, "internet", 443)))}
+    tracing = [pod.name for pod in manifests.pods() if any(one["name"].endswith("_OTLP_ENDPOINT") for one in pod.main.get("env", ()))]
+    return {
+        *_PICTURE,
+        *(edge for name in fetching for edge in (Edge(name, "dns", 53), Edge(name, "internet", 443))),
+        *(edge for name in tracing for edge in (Edge(name, "dns", 53), Edge(name, "collector", 4317))),
+    }
 
 
 def as_in_the_picture(manifests: Manifests) -> list[str]:
