@@ -11,8 +11,10 @@ from gateway.http.routes import cache, capabilities, chat, completions, health, 
 
 def make_app(gateway: Gateway) -> web.Application:
     """The application of a gateway."""
+    # What is not traced is to cost nothing.
+    tracing = [trace] if gateway.traces is not None else []
     app = web.Application(
-        middlewares=[identify, trace, deliver, translate_errors, check_host, answer_options, authenticate],
+        middlewares=[identify, *tracing, deliver, translate_errors, check_host, answer_options, authenticate],
         client_max_size=gateway.limits.max_body_bytes,
     )
     app[GATEWAY] = gateway

@@ -50,6 +50,7 @@ async def trace(request: web.Request, handler: Handler) -> web.StreamResponse:
     traces, route = request.app[GATEWAY].traces, request.match_info.route.resource
     if traces is None or route is None or not getattr(request.match_info.handler, "is_traced", False):
         return await handler(request)
+    # Several such headers are several callers, of whom none is meant.
     name, said = f"{request.method} {route.canonical}", request.headers.getall("traceparent", ())
     span = traces.begin(name, request_id=request[REQUEST_ID], traceparents=said)
     if span is None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import re
 import signal
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
@@ -58,6 +59,8 @@ def require_a_tree(spans: Sequence[CollectedSpan], caller: SpanContext) -> Colle
     (root,) = [span for span in spans if span.parent_id not in known]
     assert root.parent_id == caller.span_id
     assert all(span.began_ns <= span.ended_ns for span in spans)
+    processes = {span.span_id: span.service for span in spans}
+    assert all(span.is_entry == (processes.get(span.parent_id) != span.service) for span in spans)
     return root
 
 
@@ -142,6 +145,10 @@ async def test_one_request_is_one_tree_whatever_becomes_of_it(capfd: pytest.Capt
         assert sorted(names(children(spans, failed))) == without_a_sampler
         assert sorted(names(children(spans, again))) == ATTEMPT
 
+        # Batches go one after the other: those before the last are counted.
+        async with pods.session() as session, session.get("/metrics") as response:
+            (exported,) = re.findall(r"^triserve_spans_exported_total (\S+)$", await response.text(), re.MULTILINE)
+        assert float(exported) >= len([span for span in collector.of(three.trace_id) if span.service == "triserve-gateway"])
         assert {span.trace_id for span in collector.spans} == {one.trace_id, three.trace_id, lost.trace_id, untold.trace_id}, (
             "who did not ask is traced"
         )

@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 import grpc
 from opentelemetry.proto.collector.trace.v1 import trace_service_pb2, trace_service_pb2_grpc
 from opentelemetry.proto.common.v1 import common_pb2
+from opentelemetry.proto.trace.v1 import trace_pb2
 
 _PATIENCE_S = 20.0
 
@@ -24,6 +25,8 @@ class CollectedSpan(NamedTuple):
     trace_id: str
     span_id: str
     parent_id: str
+    # Whether the parent is said to be of another process.
+    is_entry: bool
     kind: int
     began_ns: int
     ended_ns: int
@@ -59,6 +62,7 @@ class Collector(trace_service_pb2_grpc.TraceServiceServicer):
                             span.trace_id.hex(),
                             span.span_id.hex(),
                             span.parent_span_id.hex(),
+                            bool(span.flags & trace_pb2.SPAN_FLAGS_CONTEXT_IS_REMOTE_MASK),
                             span.kind,
                             span.start_time_unix_nano,
                             span.end_time_unix_nano,

@@ -42,13 +42,14 @@ async def test_a_span_arrives_as_it_was_recorded(monkeypatch: pytest.MonkeyPatch
         CALLER.trace_id,
         span.context.span_id,
         CALLER.span_id,
+        True,
         2,
         outer.began_ns,
         outer.ended_ns,
         {"text": "é", "count": 3, "share": 0.5, "flag": True, "reasons": ["stop", "length"], "error.type": "unavailable"},
         True,
     )
-    assert (inner.parent_id, inner.kind, inner.is_error, inner.attributes) == (span.context.span_id, 1, False, {})
+    assert (inner.parent_id, inner.is_entry, inner.kind, inner.is_error, inner.attributes) == (span.context.span_id, False, 1, False, {})
     assert inner.ended_ns - inner.began_ns == pytest.approx(1e9, abs=1e3)
     assert abs(inner.ended_ns - (now_ns - 1_000_000_000)) < PATIENCE_S * 1e9
     assert collector.metadata["x-token"] == "secret"

@@ -64,7 +64,7 @@ class OtlpExporter:
 
     def _readable(self, span: Span, unix_ns: Callable[[float], int]) -> ReadableSpan:
         trace_id = int(span.context.trace_id, 16)
-        parent = None if span.parent_id is None else SpanContext(trace_id, int(span.parent_id, 16), is_remote=False)
+        parent = None if span.parent_id is None else SpanContext(trace_id, int(span.parent_id, 16), is_remote=span.is_entry)
         return ReadableSpan(
             span.name,
             SpanContext(trace_id, int(span.context.span_id, 16), is_remote=False, trace_flags=_SAMPLED),

@@ -26,6 +26,8 @@ class Span(NamedTuple):
     context: SpanContext
     # None = it is the first of its trace.
     parent_id: str | None
+    # Whether its parent is a span of another process.
+    is_entry: bool
     kind: Kind
     # Seconds on the monotonic clock.
     began_at: float
@@ -60,11 +62,12 @@ class Tracer:
         *,
         attributes: Mapping[str, Value],
         error: str | None = None,
+        is_entry: bool = True,
     ) -> None:
-        """A span that began and ended at these times, under another of this process or of one before it."""
+        """A span that began and ended at these times, under another of a process before this one, unless said otherwise."""
         if error is not None:
             attributes = {**attributes, "error.type": error}
-        self.put(Span(name, parent.child(), parent.span_id, "internal", began_at, ended_at, attributes, error))
+        self.put(Span(name, parent.child(), parent.span_id, is_entry, "internal", began_at, ended_at, attributes, error))
 
     def put(self, span: Span) -> None:
         """A span that has ended. Clocks are read in several places: what would end before it begins has no length."""
@@ -80,7 +83,7 @@ class Tracer:
         """
         if parent is None:
             return OpenSpan(self, name, SpanContext.root(), None, kind=kind)
-        return OpenSpan(self, name, parent.child(), parent.span_id, kind=kind)
+        return OpenSpan(self, name, parent.child(), parent.span_id, kind=kind, is_entry=True)
 
     def note(self, request_id: str, context: SpanContext) -> None:
         """Lines of the log that name this request belong to the trace."""
@@ -102,6 +105,7 @@ class OpenSpan:
         context: its own.
         parent_id: of the span under which it begins; None = none.
         kind: as in `Tracer.begin`.
+        is_entry: as of `Span`.
         at: when it began; None = now.
 
     Attributes:
@@ -110,15 +114,36 @@ class OpenSpan:
         error: what went wrong, in a word; None = nothing.
     """
 
-    __slots__ = ("_began_at", "_children", "_has_ended", "_kind", "_name", "_parent_id", "_tracer", "attributes", "context", "error")
+    __slots__ = (
+        "_began_at",
+        "_children",
+        "_has_ended",
+        "_is_entry",
+        "_kind",
+        "_name",
+        "_parent_id",
+        "_tracer",
+        "attributes",
+        "context",
+        "error",
+    )
 
     def __init__(
-        self, tracer: Tracer, name: str, context: SpanContext, parent_id: str | None, *, kind: Kind, at: float | None = None
+        self,
+        tracer: Tracer,
+        name: str,
+        context: SpanContext,
+        parent_id: str | None,
+        *,
+        kind: Kind,
+        is_entry: bool = False,
+        at: float | None = None,
     ) -> None:
         self._tracer = tracer
         self._name = name
         self._parent_id = parent_id
         self._kind: Kind = kind
+        self._is_entry = is_entry
         self._began_at = tracer.clock() if at is None else at
         self._has_ended = False
         self._children: list[OpenSpan] = []
@@ -134,7 +159,7 @@ class OpenSpan:
 
     def record(self, name: str, began_at: float, ended_at: float, *, attributes: Mapping[str, Value]) -> None:
         """A span under this one that began and ended at these times."""
-        self._tracer.record(name, self.context, began_at, ended_at, attributes=attributes)
+        self._tracer.record(name, self.context, began_at, ended_at, attributes=attributes, is_entry=False)
 
     def end(self, *, at: float | None = None) -> None:
         """Records it, once, as having ended now or at that time."""
@@ -146,7 +171,9 @@ class OpenSpan:
             span.end(at=ended_at)
         self._children.clear()
         attributes = self.attributes if self.error is None else {**self.attributes, "error.type": self.error}
-        self._tracer.put(Span(self._name, self.context, self._parent_id, self._kind, self._began_at, ended_at, attributes, self.error))
+        self._tracer.put(
+            Span(self._name, self.context, self._parent_id, self._is_entry, self._kind, self._began_at, ended_at, attributes, self.error)
+        )
 
     def __enter__(self) -> OpenSpan:
         return self

@@ -17,7 +17,7 @@ PATIENCE_S = 30.0
 
 
 def span(name: str = "x") -> Span:
-    return Span(name, SpanContext.root(), None, "internal", 0.0, 1.0, {}, None)
+    return Span(name, SpanContext.root(), None, False, "internal", 0.0, 1.0, {}, None)
 
 
 class FakeExporter:
