@@ -60,7 +60,7 @@ class Settings(Limits, BaseSettings):
         0.1, ge=0, le=1, description="Share of requests that are traced, of those whose client does not say whether they are to be"
     )
     trace_client_limit_per_s: float = Field(
-        1.0,
+        10.0,
         ge=0,
         le=10_000,
         description="Most requests a second, of all clients together, that are traced because the client's `traceparent` says so; those beyond count"

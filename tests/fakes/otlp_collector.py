@@ -12,6 +12,8 @@ from opentelemetry.proto.collector.trace.v1 import trace_service_pb2, trace_serv
 from opentelemetry.proto.common.v1 import common_pb2
 from opentelemetry.proto.trace.v1 import trace_pb2
 
+from triserve.rpc.tls.certificate import CertificateFiles
+
 _PATIENCE_S = 20.0
 
 
@@ -94,12 +96,17 @@ class Collector(trace_service_pb2_grpc.TraceServiceServicer):
 
 
 @asynccontextmanager
-async def running_collector() -> AsyncIterator[Collector]:
-    """A collector on a free port."""
+async def running_collector(files: CertificateFiles | None = None) -> AsyncIterator[Collector]:
+    """A collector on a free port, with the certificate in these files or in plain text."""
     collector, server = Collector(), grpc.aio.server()
     add: Any = trace_service_pb2_grpc.add_TraceServiceServicer_to_server
     add(collector, server)
-    collector.target = f"127.0.0.1:{server.add_insecure_port('127.0.0.1:0')}"
+    if files is None:
+        port = server.add_insecure_port("127.0.0.1:0")
+    else:
+        credentials = grpc.ssl_server_credentials([(files.key.read_bytes(), files.cert.read_bytes())])
+        port = server.add_secure_port("127.0.0.1:0", credentials)
+    collector.target = f"127.0.0.1:{port}"
     await server.start()
     try:
         yield collector

@@ -170,6 +170,14 @@ async def test_what_is_not_traced_leaves_nothing_and_no_stage_hears_of_it() -> N
         assert {asked.encode.traceparent for asked in traced.fleet.tokenizer.asked} == {""}
 
 
+async def test_a_gateway_without_a_collector_tells_stages_of_no_trace() -> None:
+    async with running_fleet() as fleet, aiohttp.ClientSession(fleet.url) as session:
+        async with session.post(CHAT, json=QUESTION, headers=TRACED) as response:
+            assert response.status == 200
+        assert {request.traceparent for request in fleet.compute.submitted} == {""}
+        assert {asked.encode.traceparent for asked in fleet.tokenizer.asked} == {""}
+
+
 async def test_a_trace_changes_no_byte_of_an_answer() -> None:
     async with tracing() as traced:
         bodies = [await traced.ask(headers, cache={"mode": "bypass"}, return_token_ids=True) for headers in ({}, TRACED)]

@@ -5,11 +5,13 @@ from __future__ import annotations
 import asyncio
 import socket
 import time
+from pathlib import Path
 
 import grpc
 import pytest
 
 from tests.e2e.local_pipeline import free_port
+from tests.fakes.certificates import Authority
 from tests.fakes.otlp_collector import CollectedSpan, running_collector
 from triserve.rpc.traces.context import SpanContext
 from triserve.rpc.traces.otlp import OtlpExporter
@@ -20,8 +22,8 @@ PATIENCE_S = 20.0
 CALLER = SpanContext.root()
 
 
-def exporter(target: str, *, timeout_s: float = PATIENCE_S) -> OtlpExporter:
-    return OtlpExporter(f"http://{target}", service="sampler", version="1.2.3", timeout_s=timeout_s)
+def exporter(target: str, *, scheme: str = "http", timeout_s: float = PATIENCE_S) -> OtlpExporter:
+    return OtlpExporter(f"{scheme}://{target}", service="sampler", version="1.2.3", timeout_s=timeout_s)
 
 
 async def test_a_span_arrives_as_it_was_recorded(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -54,6 +56,19 @@ async def test_a_span_arrives_as_it_was_recorded(monkeypatch: pytest.MonkeyPatch
     assert abs(inner.ended_ns - (now_ns - 1_000_000_000)) < PATIENCE_S * 1e9
     assert collector.metadata["x-token"] == "secret"
     assert (queue.exported, queue.refused) == (2, 0)
+
+
+@pytest.mark.parametrize("is_trusted", [True, False])
+async def test_a_collector_over_tls_gets_spans_if_its_certificate_is_trusted(
+    is_trusted: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ours, theirs = Authority(tmp_path), Authority(tmp_path)
+    monkeypatch.setenv("OTEL_EXPORTER_OTLP_CERTIFICATE", str(ours.ca_file))
+    async with running_collector((ours if is_trusted else theirs).files("127.0.0.1")) as collector:
+        queue = SpanQueue(exporter(collector.target, scheme="https", timeout_s=PATIENCE_S if is_trusted else 0.5), batch=1)
+        Tracer(queue.put).begin("sample", CALLER).end()
+        await asyncio.to_thread(queue.close, PATIENCE_S)
+        assert (queue.exported, queue.refused, len(collector.spans)) == ((1, 0, 1) if is_trusted else (0, 1, 0))
 
 
 async def test_a_collector_that_is_not_there_or_refuses_is_counted() -> None:

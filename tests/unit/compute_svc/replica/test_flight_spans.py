@@ -50,10 +50,10 @@ def test_an_answer_that_ends_well_leaves_three_spans_side_by_side() -> None:
     assert desk.link.opened == {} and desk.recorded.tracer.trace_id_of("r7") == CALLER.trace_id
 
 
-def test_its_sampler_is_told_of_the_same_span() -> None:
-    desk = TracedDesk()
-    number = desk.admit(7, traceparent=CALLER.traceparent)
-    assert desk.link.opened[number].traceparent == CALLER.traceparent
+def test_its_sampler_is_told_of_the_same_span_whether_or_not_compute_records_any() -> None:
+    for desk in (Desk(), TracedDesk()):
+        number = desk.admit(7, traceparent=CALLER.traceparent)
+        assert desk.link.opened[number].traceparent == CALLER.traceparent
 
 
 def test_what_fails_in_the_queue_leaves_the_queue_alone() -> None:
