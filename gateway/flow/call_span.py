@@ -22,6 +22,7 @@ def describe(span: OpenSpan, call: Call, generation: Generation | None, *, read_
         is_fault: whether that is a fault of ours.
     """
     span.attributes |= {
+        "gen_ai.provider.name": "triserve",
         "gen_ai.operation.name": _OPERATIONS[call.route],
         "gen_ai.request.choice.count": call.n,
         "gen_ai.request.stream": call.stream,

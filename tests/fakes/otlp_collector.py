@@ -14,7 +14,7 @@ from opentelemetry.proto.trace.v1 import trace_pb2
 
 from triserve.rpc.tls.certificate import CertificateFiles
 
-_PATIENCE_S = 20.0
+_PATIENCE_S = 60.0
 
 
 class CollectedSpan(NamedTuple):

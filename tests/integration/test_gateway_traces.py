@@ -87,6 +87,17 @@ async def test_an_answer_is_one_tree_under_the_clients_span(stream: bool) -> Non
         assert "Hello" not in told and "assistant" not in told
 
 
+async def test_a_completion_is_traced_too_and_each_of_its_prompts_is_encoded_under_it() -> None:
+    async with tracing() as traced:
+        body = {"prompt": ["One", "Two"], "max_tokens": 2, "model": "tiny"}
+        async with traced.session.post("/v1/completions", json=body, headers=TRACED) as response:
+            assert response.status == 200
+        root = await traced.root()
+        assert (root.name, root.attributes["gen_ai.operation.name"]) == ("POST /v1/completions", "text_completion")
+        assert root.attributes["gen_ai.request.model"] == "tiny"
+        assert [len(traced.recorded.named(name)) for name in ("tokenize", "attempt", "deliver")] == [2, 2, 1]
+
+
 async def test_stages_are_told_of_the_span_that_asks_them() -> None:
     async with tracing() as traced:
         await traced.ask()

@@ -95,12 +95,11 @@ class SpanQueue:
                 return
 
     def _export(self, spans: Sequence[Span]) -> None:
+        fault: Exception | None = None
         try:
             taken = self._exporter.export(spans)
-        except Exception:
-            # Whatever an exporter runs into, requests go on, and so do the spans after these.
-            logger.exception("spans cannot be exported")
-            taken = False
+        except Exception as error:  # noqa: BLE001 - whatever an exporter runs into, requests go on, and so do the spans after these
+            taken, fault = False, error
         with self._changed:
             self._under_way = 0
             if taken:
@@ -112,7 +111,7 @@ class SpanQueue:
             if taken:
                 logger.info("the collector takes spans again")
             else:
-                logger.warning("the collector does not take spans: they are dropped and counted until it does")
+                logger.warning("the collector does not take spans: they are dropped and counted until it does", exc_info=fault)
 
 
 class SpanCollector(Collector):
