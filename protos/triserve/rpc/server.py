@@ -274,7 +274,8 @@ def run_service(name: str, settings_class: type[S], make: Callable[[S, Tracer | 
 def _open_spans(name: str, settings: BaseSettings) -> SpanQueue | None:
     """Where spans go; None = nowhere. Ends the process if they are to go where nothing installed can take them."""
     endpoint = getattr(settings, "otlp_endpoint", None)
-    if endpoint is None:
+    # Where there are several workers, each has spans of its own, and this process none.
+    if endpoint is None or getattr(settings, "workers", 1) > 1:
         return None
     try:
         return open_queue(name, endpoint, variable=f"{settings.model_config.get('env_prefix', '')}OTLP_ENDPOINT")
