@@ -193,12 +193,12 @@ class StateCollector(Collector):
 
     def _compute_loads(self) -> Iterable[Metric]:
         for name, text in _COMPUTE_GAUGES.items():
-            gauge = GaugeMetricFamily(f"triserve_compute_{name}", text, labels=("peer",))
+            gauge = GaugeMetricFamily(f"triserve_peer_{name}", text, labels=("peer",))
             for peer in self._fleet.computes:
                 gauge.add_metric((peer.target,), getattr(peer.load, name))
             yield gauge
         for name, text in _COMPUTE_COUNTERS.items():
-            counter = CounterMetricFamily(f"triserve_compute_{name}", text, labels=("peer",))
+            counter = CounterMetricFamily(f"triserve_peer_{name}", text, labels=("peer",))
             for peer in self._fleet.computes:
                 counter.add_metric((peer.target,), getattr(peer.load, name))
             yield counter

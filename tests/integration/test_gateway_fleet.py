@@ -311,9 +311,9 @@ async def test_metrics_tell_of_requests_peers_and_pages() -> None:
         for line in (
             "triserve_active_requests 0.0",
             "triserve_body_bytes 0.0",
-            f'triserve_compute_used_pages{{peer="{peer}"}} 11.0',
-            f'triserve_compute_waiting_requests{{peer="{peer}"}} 2.0',
-            f'triserve_compute_steps_total{{peer="{peer}"}} 9.0',
+            f'triserve_peer_used_pages{{peer="{peer}"}} 11.0',
+            f'triserve_peer_waiting_requests{{peer="{peer}"}} 2.0',
+            f'triserve_peer_steps_total{{peer="{peer}"}} 9.0',
             f'triserve_peer_ready{{peer="{peer}",stage="compute"}} 1.0',
             'triserve_requests_total{outcome="ok",route="completions"} 2.0',
             "triserve_completion_tokens_total 8.0",
