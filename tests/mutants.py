@@ -89,7 +89,7 @@ MODULES = {
     "compute_svc/engine/step_drawing.py": ["tests/unit/compute_svc/engine/test_engine.py"],
     "gateway/flow/admission.py": ["tests/unit/gateway/flow/test_admission.py", "tests/unit/gateway/flow"],
     "gateway/flow/answer.py": ["tests/unit/gateway/flow/test_answer.py", "tests/unit/gateway/flow"],
-    "gateway/flow/generation.py": ["tests/unit/gateway/flow/test_generation.py", "tests/unit/gateway/flow"],
+    "gateway/flow/live_generation.py": ["tests/unit/gateway/flow/test_generation.py", "tests/unit/gateway/flow"],
     "gateway/flow/pipeline.py": ["tests/unit/gateway/flow/test_pipeline.py", "tests/unit/gateway/flow"],
     "gateway/flow/resolve.py": ["tests/unit/gateway/flow/test_resolve.py", "tests/unit/gateway/flow"],
     "gateway/flow/token_rules.py": ["tests/unit/gateway/flow/test_token_rules.py"],

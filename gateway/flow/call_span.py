@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from gateway.flow.call import Call
-from gateway.flow.generation import Generation, LiveGeneration
+from gateway.flow.generation import Generation
+from gateway.flow.live_generation import LiveGeneration
 from triserve.rpc.traces.spans import OpenSpan
 
 _OPERATIONS = {"chat": "chat", "completions": "text_completion", "grpc": "chat"}

@@ -7,7 +7,8 @@ import contextlib
 from collections.abc import Callable, Sequence
 
 from gateway.flow.answer import Delta, FinishReason
-from gateway.flow.generation import CacheReport, LiveGeneration, Piece, Timeline, Usage, Writer
+from gateway.flow.generation import CacheReport, Piece, Timeline, Usage, Writer
+from gateway.flow.live_generation import LiveGeneration
 from prompt_cache import CachedDelta
 from prompt_cache.flights import Failed, Finished, Maker, Seat
 from prompt_cache.flights.flight import Batch

@@ -16,8 +16,9 @@ from gateway.flow.answer import Tee
 from gateway.flow.answer_cache import AnswerCache, Inquiry, Kept
 from gateway.flow.call import Call
 from gateway.flow.flights import FollowedGeneration, reason_of
-from gateway.flow.generation import CacheReport, Choice, Generation, LiveGeneration, Observer, Replicas
+from gateway.flow.generation import CacheReport, Choice, Generation
 from gateway.flow.limits import Limits
+from gateway.flow.live_generation import LiveGeneration, Observer, Replicas
 from gateway.flow.preparation import Preparation, Tokenizers
 from gateway.flow.record import Record, Unobserved
 from gateway.flow.replay import ReplayedGeneration

@@ -7,7 +7,8 @@ from collections.abc import Callable
 
 from gateway.flow.call import Call
 from gateway.flow.call_span import describe
-from gateway.flow.generation import Generation, LiveGeneration
+from gateway.flow.generation import Generation
+from gateway.flow.live_generation import LiveGeneration
 from gateway.metrics import Metrics
 from triserve.rpc.errors import ServiceError
 

@@ -10,8 +10,9 @@ import pytest
 
 from gateway.flow.answer import Delta, Started
 from gateway.flow.call import Call
-from gateway.flow.generation import CacheReport, Choice, EncodedPrompt, LiveGeneration, Piece, Timeline, Usage
+from gateway.flow.generation import CacheReport, Choice, EncodedPrompt, Piece, Timeline, Usage
 from gateway.flow.limits import Limits
+from gateway.flow.live_generation import LiveGeneration
 from gateway.flow.replay import ReplayedGeneration
 from prompt_cache import CachedAnswer, CachedDelta
 from tests.fakes.fake_stages import Clock, FakeReplica, FakeStages, says, until
