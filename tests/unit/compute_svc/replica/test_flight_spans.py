@@ -88,7 +88,7 @@ def test_what_loses_its_sampler_or_its_gateway_leaves_a_decode_that_says_so() ->
     assert desk.times[-1] == ("decode", 105.0, 105.0, "cancelled")
 
 
-@pytest.mark.parametrize("traceparent", ["", CALLER.traceparent[:-1] + "0"])
+@pytest.mark.parametrize("traceparent", ["", CALLER.traceparent[:-1] + "0"], ids=["none", "unsampled"])
 def test_what_is_not_traced_leaves_nothing(traceparent: str) -> None:
     desk = TracedDesk()
     number = desk.admit(7, traceparent=traceparent)
