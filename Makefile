@@ -150,6 +150,10 @@ k8s-check: $(VENV)/.dev ## Render, validate and cross-check deploy/k8s, and lint
 images: ## Build the images (BASE=python:3.12-slim@sha256:..., ARGS="compute-cuda" for one) with docker, podman or buildah
 	deploy/docker/build.sh $(ARGS)
 
+.PHONY: images-check
+images-check: $(VENV)/.dev ## Run the images as the pods of deploy/k8s/overlays/dev: rights, probes, streams, SIGTERM; needs root and podman
+	$(BIN)/python -m tests.images
+
 .PHONY: soak
 soak: $(VENV)/.dev ## Ten thousand short requests with random cancels: memory flat, nothing left over
 	$(BIN)/python tests/bench/soak.py $(ARGS)
