@@ -52,8 +52,11 @@ def _in_namespaces() -> int:
     ).stdout.split()
     with tempfile.TemporaryDirectory() as folder:
         namespaces = ["unshare", "--mount", "--net", "--pid", "--fork", "--kill-child=SIGKILL", "--mount-proc", "--"]
+        # The namespace's first process has to wait for those whose parents are gone: podman does not take a container for ended before.
+        shell = ["sh", "-c", '"$@"; exit $?', "sh"]
+        inside = [sys.executable, "-m", "tests.images", "--inside", *store, folder]
         try:
-            return subprocess.run([*namespaces, sys.executable, "-m", "tests.images", "--inside", *store, folder], check=False).returncode
+            return subprocess.run([*namespaces, *shell, *inside], check=False).returncode
         finally:
             remove_empty()
 

@@ -33,6 +33,7 @@ class RunningPod:
     """A pod that was started.
 
     Attributes:
+        published: Whether Services may lead to it.
         start_s: How long it took to be ready.
         failed: Probes that were not answered well, once they had to be.
     """
@@ -41,6 +42,7 @@ class RunningPod:
     pod: Pod
     address: str
     container: str
+    published: bool
     start_s: float = 0.0
     ready: bool = False
     terminating: bool = False
@@ -82,8 +84,13 @@ class Node:
         """The newest pod of a Deployment."""
         return next(one for one in reversed(self.pods) if one.pod.name == deployment)
 
-    async def start(self, deployment: str) -> RunningPod:
-        """Starts a pod; returns when its init containers have ended well and its container runs."""
+    async def start(self, deployment: str, *, published: bool = True) -> RunningPod:
+        """Starts a pod; returns when its init containers have ended well and its container runs.
+
+        Args:
+            deployment: What it is one of.
+            published: Whether Services lead to it as soon as it is ready; else when `publish` is called.
+        """
         self._count += 1
         pod = self.manifests.pod(deployment)
         name = f"{deployment}-{self._count}"
@@ -95,7 +102,7 @@ class Node:
         container = f"{name}-{pod.main['name']}"
         processes_limit(await self.pid(container)).write_text(str(_POD_PIDS_LIMIT))
         infra = await self.podman.inspect("container", (await self.podman.inspect("pod", name))["InfraContainerID"])
-        running = RunningPod(name, pod, infra["NetworkSettings"]["Networks"][_NETWORK]["IPAddress"], container)
+        running = RunningPod(name, pod, infra["NetworkSettings"]["Networks"][_NETWORK]["IPAddress"], container, published)
         self.pods.append(running)
         self._watches[name] = asyncio.create_task(self._watch(running, started))
         return running
@@ -110,6 +117,11 @@ class Node:
             for pod in pods:
                 assert not pod.failed, f"{pod.name} failed {pod.failed[0]}: {await self.log(pod)}"
             await asyncio.sleep(_POLL_S)
+
+    def publish(self, pod: RunningPod) -> None:
+        """Services lead to it, once it is ready."""
+        pod.published = True
+        self._publish()
 
     async def pid(self, container: str) -> int:
         """Of a container's first process."""
@@ -193,5 +205,7 @@ class Node:
         for service in self.manifests.of("Service"):
             metadata, selector = service["metadata"], service["spec"]["selector"].items()
             name = f"{metadata['name']}.{metadata['namespace']}.svc.cluster.local"
-            chosen = [pod for pod in self.pods if pod.ready and not pod.terminating and selector <= pod.pod.labels.items()]
+            chosen = [
+                pod for pod in self.pods if pod.ready and pod.published and not pod.terminating and selector <= pod.pod.labels.items()
+            ]
             self._dns.records[name, "A"] = [pod.address for pod in chosen]

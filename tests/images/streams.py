@@ -10,7 +10,7 @@ from typing import Any
 import aiohttp
 
 # As inside the cluster; gateways without keys refuse names that are none of theirs.
-_HEADERS = {"Host": "gateway:8000", "Cache-Control": "no-store"}
+_HEADERS = {"Host": "gateway:8000"}
 _PROMPT = "Tell a long story about a river and the people who live at it."
 
 
@@ -20,12 +20,14 @@ class Stream:
     Args:
         address: Of a gateway's pod.
         tokens: How many the answer has.
+        kept: Whether the answer is kept in the cache, as those are not that go on over the model's end.
     """
 
-    def __init__(self, address: str, tokens: int) -> None:
+    def __init__(self, address: str, tokens: int, *, kept: bool = False) -> None:
         self.text = ""
         self.deltas = 0
         self._tokens = tokens
+        self._kept = kept
         self._task = asyncio.create_task(self._run(f"http://{address}:8000/v1/chat/completions"))
 
     @property
@@ -59,7 +61,7 @@ class Stream:
             "messages": [{"role": "user", "content": _PROMPT}],
             "stream": True,
             "temperature": 0,
-            "ignore_eos": True,
+            "ignore_eos": not self._kept,
             "max_tokens": self._tokens,
             "stream_options": {"include_usage": True},
         }
