@@ -18,11 +18,12 @@ from tests.deploy.manifests import load
 from tests.images.check import run
 from tests.images.control_groups import remove_empty
 from tests.images.node import DNS_ADDRESS
-from tests.images.podman import ImageStore
+from tests.images.podman import ImageStore, Podman
 from tests.images.stand_ins import images_missing
 
 _PROGRAMS = ("podman", "conmon", "unshare", "ip", "iptables", "mount")
 _RUNTIMES = ("runc", "crun")
+_SETTINGS = Path("/etc/containers")
 
 
 def main() -> int:
@@ -65,10 +66,13 @@ def _inside(store: ImageStore, folder: Path) -> int:
     # Only this namespace sees them, and they go with it.
     for place in (folder, Path("/run")):
         subprocess.run(["mount", "-t", "tmpfs", "-o", "mode=0755", "tmpfs", str(place)], check=True)
+    settings = folder / "settings"
+    shutil.copytree(_SETTINGS, settings)
+    subprocess.run(["mount", "--bind", str(settings), str(_SETTINGS)], check=True)
     subprocess.run(["ip", "link", "set", "lo", "up"], check=True)
     subprocess.run(["ip", "address", "add", f"{DNS_ADDRESS}/32", "dev", "lo"], check=True)
     runtime = next(name for name in _RUNTIMES if shutil.which(name))
-    return asyncio.run(run(store, folder, runtime))
+    return asyncio.run(run(Podman(_SETTINGS, folder, store, runtime=runtime), folder))
 
 
 if __name__ == "__main__":

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import os
 import sys
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -15,7 +14,7 @@ from tests.deploy.manifests import STAGES, load, variables
 from tests.fakes.dns_server import DnsServer
 from tests.images import confinement
 from tests.images.node import DNS_ADDRESS, Node, RunningPod
-from tests.images.podman import ImageStore, Podman
+from tests.images.podman import Podman
 from tests.images.stand_ins import redis_for
 from tests.images.streams import Stream, tokens_per_second
 
@@ -24,10 +23,9 @@ _SPARE = 2.5
 _KEPT_WITHIN_S = 10.0
 
 
-async def run(store: ImageStore, folder: Path, runtime: str) -> int:
+async def run(podman: Podman, folder: Path) -> int:
     """Does all of it in namespaces that are there; returns 0 or raises what was not as promised."""
     manifests = load("dev")
-    podman = Podman(folder, store, runtime=runtime, environment=os.environ)
     async with _dns() as dns:
         images = await redis_for(podman, manifests, folder)
         for wanted, other in images.items():

@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import json
 import resource
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -27,30 +26,27 @@ class Podman:
     """Calls of the program.
 
     Args:
-        folder: Of its settings, containers and volumes; a tmpfs.
+        settings: Folder of its settings, which are written: where each podman looks for them, those too that it starts itself.
+        folder: Of its containers and volumes; a tmpfs.
         images: The machine's.
         runtime: Program that starts containers, such as "runc".
-        environment: Of the calls, beside the files that are written here.
     """
 
-    def __init__(self, folder: Path, images: ImageStore, *, runtime: str, environment: Mapping[str, str]) -> None:
+    def __init__(self, settings: Path, folder: Path, images: ImageStore, *, runtime: str) -> None:
         # Without CAP_SYS_RESOURCE a process gives its children no more than it has itself.
         most = {
             name: resource.getrlimit(number)[1] for name, number in (("nofile", resource.RLIMIT_NOFILE), ("nproc", resource.RLIMIT_NPROC))
         }
         ulimits = ", ".join(f'"{name}={limit}:{limit}"' for name, limit in most.items())
-        storage, containers = folder / "storage.conf", folder / "containers.conf"
-        storage.write_text(
+        (settings / "storage.conf").write_text(
             f'[storage]\ndriver = "{images.driver}"\nrunroot = "{folder}/run"\ngraphroot = "{folder}/store"\n'
             f'[storage.options]\nadditionalimagestores = ["{images.folder}"]\n'
         )
-        containers.write_text(
+        (settings / "containers.conf").write_text(
             f'[containers]\nlog_driver = "k8s-file"\ndefault_ulimits = [{ulimits}]\n'
-            f'[engine]\nruntime = "{runtime}"\ncgroup_manager = "cgroupfs"\nevents_logger = "none"\n'
-            f'tmp_dir = "{folder}/tmp"\nstatic_dir = "{folder}/static"\nvolume_path = "{folder}/volumes"\n'
+            f'[engine]\nruntime = "{runtime}"\ncgroup_manager = "cgroupfs"\nevents_logger = "file"\n'
             f'[network]\nnetwork_backend = "netavark"\nnetwork_config_dir = "{folder}/networks"\n'
         )
-        self._environment = {**environment, "CONTAINERS_CONF": str(containers), "CONTAINERS_STORAGE_CONF": str(storage)}
 
     async def __call__(self, *words: str, within_s: float = _START_S) -> str:
         """What a call prints.
@@ -81,7 +77,6 @@ class Podman:
         process = await asyncio.create_subprocess_exec(
             "podman",
             *words,
-            env=self._environment,
             stdin=asyncio.subprocess.DEVNULL,
             stdout=asyncio.subprocess.PIPE,
             stderr=asyncio.subprocess.PIPE,
