@@ -101,7 +101,8 @@ def _final_problems(instructions: list[Instruction]) -> list[str]:
         found.append(f"it runs as {users[-1] if users else 'root'}")
     runs = [one.value for one in instructions if one.name == "RUN"]
     found += [f"the last stage installs something: {run}" for run in runs if _INSTALLS.search(run)]
-    if not any("site-packages/pip " in run and "! python3 -c" in run for run in runs):
+    # Of python's own images, and of Debian's.
+    if not any("site-packages/pip " in run and "dist-packages/pip " in run and '! python3 -c "import pip"' in run for run in runs):
         found.append("pip stays in the image")
     if any(one.name == "COPY" and not one.value.startswith("--from=") for one in instructions):
         found.append("the last stage copies from the source")
