@@ -12,12 +12,12 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from functools import partial
 
 import torch
 
-from compute_svc.engine.engine import Engine
+from compute_svc.engine.engine import Engine, Model
 from compute_svc.engine.server import EngineServer
 from compute_svc.engine.step_drawing import DrawConfig, DrawPlace
 from compute_svc.kv.page_store import KvPageStore
@@ -60,6 +60,11 @@ class FixedStepModel:
 
 def fixed_step_engine(step_s: float, width: int, *, max_running: int = 256, place: DrawPlace = DrawPlace.DEVICE) -> Engine:
     """An engine over that model."""
+    return engine_over(FixedStepModel(step_s, width), width, max_running=max_running, place=place)
+
+
+def engine_over(model: Model, width: int, *, max_running: int = 256, place: DrawPlace = DrawPlace.DEVICE) -> Engine:
+    """An engine with more KV pages than it needs, of one number a token, over a model of these benchmarks."""
     config = SchedulerConfig(
         page_size_tokens=_PAGE_SIZE_TOKENS,
         num_pages=_PAGES,
@@ -69,7 +74,6 @@ def fixed_step_engine(step_s: float, width: int, *, max_running: int = 256, plac
         max_waiting_requests=1024,
     )
     kv = KvPageStore(1, _PAGES, _PAGE_SIZE_TOKENS, 1, 1, torch.float32, torch.device("cpu"))
-    model = FixedStepModel(step_s, width)
     return Engine(model, kv, config, logits_width=width, device=torch.device("cpu"), drawing=DrawConfig(place))
 
 
@@ -99,13 +103,18 @@ class _Engine:
         return None
 
 
-def _launch(connection: socket.socket, environment: Mapping[str, str]) -> EngineHost:
-    command = (sys.executable, "-m", "tests.bench.fixed_step", str(connection.fileno()))
+def _launch(connection: socket.socket, environment: Mapping[str, str], *, module: str) -> EngineHost:
+    command = (sys.executable, "-m", module, str(connection.fileno()))
     return _Engine(subprocess.Popen(command, pass_fds=(connection.fileno(),), env=environment))
 
 
-if __name__ == "__main__":
+def run_replica(module: str, build: Callable[[Settings], Engine]) -> None:
+    """What `python -m compute_svc` does, with an engine of `build`. `module` is what calls this: its engine's process runs it again."""
     if len(sys.argv) > 1:
-        EngineServer(socket.socket(fileno=int(sys.argv[1])), _build).run()
+        EngineServer(socket.socket(fileno=int(sys.argv[1])), build).run()
     else:
-        run_service("compute", Settings, partial(ComputeService, launch=_launch))
+        run_service("compute", Settings, partial(ComputeService, launch=partial(_launch, module=module)))
+
+
+if __name__ == "__main__":
+    run_replica("tests.bench.fixed_step", _build)

@@ -1,0 +1,132 @@
+"""Chats of the lengths people have, sent when their time has come and not when an earlier one is done."""
+
+from __future__ import annotations
+
+import asyncio
+import random
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+import aiohttp
+
+from gateway.cli.workload import BUNDLED_LENGTHS, read_lengths
+from tests.bench.streamed_chat import streamed_chat
+
+_CHARACTERS_PER_TOKEN = 4
+_SYSTEM = "You are a careful assistant. Answer in plain words, say what you do not know, and keep to what was asked. " * 4
+# English that nobody edits.
+_WORDS = (Path(__file__).parents[3] / "LICENSE").read_text().split()
+# No client has more under way.
+_MOST_OPEN = 4096
+
+
+class Question(NamedTuple):
+    """A chat whose last turn is to be answered."""
+
+    messages: list[dict[str, str]]
+    max_tokens: int
+
+
+class Phase(NamedTuple):
+    """Chats arrive at random, so many a second in the mean."""
+
+    seconds: float
+    rate: float
+
+
+class Outcome(NamedTuple):
+    """What became of one chat.
+
+    Attributes:
+        at_s: When it was due, from the beginning of the load.
+        ttft_s: From then to its first text; None = there was none.
+        total_s: From then to its end.
+        tokens: Of the answer.
+        fault: Why it is not the right answer, whole; None = it is.
+    """
+
+    at_s: float
+    ttft_s: float | None
+    total_s: float
+    tokens: int
+    fault: str | None
+
+
+def make_questions(count: int, seed: int, *, max_tokens: int) -> list[Question]:
+    """Different chats, the same for a seed."""
+    drawn = random.Random(seed)
+    lengths = drawn.sample(read_lengths(BUNDLED_LENGTHS), count)
+    return [_question(number, drawn, length.prompt, min(length.output, max_tokens)) for number, length in enumerate(lengths)]
+
+
+def _question(number: int, drawn: random.Random, prompt_tokens: int, max_tokens: int) -> Question:
+    turns = drawn.choice((1, 1, 3, 5))
+    messages = [{"role": "system", "content": _SYSTEM}]
+    for turn in range(turns):
+        words: list[str] = [f"({number}.{turn})"]
+        while sum(map(len, words)) + len(words) < prompt_tokens * _CHARACTERS_PER_TOKEN / turns:
+            words.append(drawn.choice(_WORDS))
+        messages.append({"role": "assistant" if turn % 2 else "user", "content": " ".join(words)})
+    return Question(messages, max_tokens)
+
+
+class Load:
+    """Asks a gateway, and holds every answer against the one it gave when nothing else was there.
+
+    Args:
+        url: Of its HTTP.
+        questions: Asked in turn.
+        seed: Of the gaps.
+    """
+
+    def __init__(self, url: str, questions: Sequence[Question], seed: int) -> None:
+        self._url = url
+        self._questions = questions
+        self._drawn = random.Random(seed)
+        self._expected: list[str] = []
+        self.outcomes: list[Outcome] = []
+        self.open = 0
+
+    async def learn(self) -> None:
+        """Has every question answered, one after the other."""
+        async with self._session() as session:
+            for question in self._questions:
+                answer = await streamed_chat(session, question.messages, **_fields(question))
+                assert answer.usage["completion_tokens"] == question.max_tokens, answer
+                self._expected.append(answer.text)
+
+    async def run(self, phases: Sequence[Phase]) -> None:
+        """Sends everything; returns when the last answer has come."""
+        began, at_s, end_s, tasks = time.perf_counter(), 0.0, 0.0, set[asyncio.Task[None]]()
+        async with self._session() as session:
+            for phase in phases:
+                end_s += phase.seconds
+                while (at_s := at_s + self._drawn.expovariate(phase.rate)) < end_s:
+                    await asyncio.sleep(max(0.0, began + at_s - time.perf_counter()))
+                    tasks.add(asyncio.create_task(self._ask(session, began, at_s, len(tasks))))
+                at_s = end_s
+            await asyncio.gather(*tasks)
+
+    async def _ask(self, session: aiohttp.ClientSession, began: float, at_s: float, number: int) -> None:
+        place = number % len(self._questions)
+        question, late_s = self._questions[place], time.perf_counter() - began - at_s
+        self.open += 1
+        fault, ttft_s, tokens = None, None, 0
+        try:
+            answer = await streamed_chat(session, question.messages, **_fields(question))
+            ttft_s, tokens = late_s + answer.ttft_s, answer.usage.get("completion_tokens", 0)
+            if answer.text != self._expected[place] or tokens != question.max_tokens:
+                fault = f"another answer than alone, {tokens} tokens of {question.max_tokens}"
+        except Exception as error:  # noqa: BLE001 - whatever a client sees instead of an answer is what is counted here
+            fault = f"{type(error).__name__}: {error}"[:500]
+        self.open -= 1
+        self.outcomes.append(Outcome(at_s, ttft_s, time.perf_counter() - began - at_s, tokens, fault))
+
+    def _session(self) -> aiohttp.ClientSession:
+        return aiohttp.ClientSession(self._url, connector=aiohttp.TCPConnector(limit=_MOST_OPEN))
+
+
+def _fields(question: Question) -> dict[str, object]:
+    return {"max_tokens": question.max_tokens, "temperature": 0, "ignore_eos": True}
