@@ -166,6 +166,6 @@ class PeerGroup:
         return await ask(again)
 
     def _free_tokenizer(self, *, without: TokenizerPeer | None = None) -> TokenizerPeer | None:
-        """The least busy tokenizer that is ready; None if there is none."""
+        """The least busy tokenizer that is ready, of equally busy ones the one that was idle longest; None if there is none."""
         ready = [peer for peer in self._members.tokenizers if peer.ready and peer is not without]
-        return min(ready, key=lambda peer: peer.in_flight, default=None)
+        return min(ready, key=lambda peer: (peer.in_flight, peer.asked_at), default=None)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import Callable, Coroutine, Mapping, Sequence
 from typing import Any, Literal, NamedTuple, TypeAlias
 
@@ -44,6 +45,9 @@ class TokenizerPeer(Peer):
         target: "host:port".
         on_change: see `Peer`.
         tls: see `PeerSession`.
+
+    Attributes:
+        asked_at: when it was last asked for something, monotonic seconds.
     """
 
     stage = "tokenizer"
@@ -57,6 +61,7 @@ class TokenizerPeer(Peer):
         self._unsent: dict[int, tokenizer_pb2.TokenizeRequest] = {}
         self._wake = asyncio.Event()
         self._last_number = 0
+        self.asked_at = 0.0
 
     @property
     def in_flight(self) -> int:
@@ -88,7 +93,7 @@ class TokenizerPeer(Peer):
     async def _ask(self, message: tokenizer_pb2.TokenizeRequest) -> tokenizer_pb2.TokenizeResponse:
         if not self._open:
             raise Unavailable("there is no session with the tokenizer")
-        number = message.request
+        number, self.asked_at = message.request, time.monotonic()
         answer: asyncio.Future[tokenizer_pb2.TokenizeResponse] = asyncio.get_running_loop().create_future()
         self._waiting[number] = _Waiting(message, answer)
         self._send(message)

@@ -2,7 +2,7 @@
 
 Real processes, each with a CPU limit of its own (a cgroup), find each other by DNS. A controller of each stage reads the pods' /metrics every five seconds and does
 with them what Kubernetes does (tests/bench/elastic/autoscaler.py). Compute is a replica whose model takes a fixed time a step, as on a device; neither it nor the
-gateway is scaled. Every answer is held against the one that the same chat got alone. Needs root, cgroup v1 and five minutes of a quiet machine.
+gateway is scaled. Every answer is held against the one that the same chat got before the load. Needs root, cgroup v1 and five minutes of a quiet machine.
 """
 
 from __future__ import annotations
@@ -60,7 +60,7 @@ class Run:
         began = time.monotonic()
         async with _beside(*(controller.run(began) for controller in self._controllers.values()), self._note(began)):
             await self._load.run(self._phases)
-            while any(deployment.leaving for deployment in self._cluster.scaled.values()):
+            while any(deployment.leaving for deployment in self._cluster.scaled.values()):  # noqa: ASYNC110 - processes end by themselves
                 await asyncio.sleep(0.5)
         return self._document()
 
@@ -127,13 +127,16 @@ async def _run(arguments: argparse.Namespace, log: IO[bytes]) -> dict[str, Any]:
     phases = [Phase(seconds, rate) for seconds, rate in zip(arguments.seconds, rates, strict=True)]
     async with running_cluster(sizes, log) as cluster:
         load = Load(cluster.url, make_questions(arguments.questions, arguments.seed, max_tokens=arguments.max_tokens), arguments.seed)
-        print(f"{arguments.questions} chats alone, for their answers", flush=True)
+        print(f"{arguments.questions} chats, a few at once, for their answers", flush=True)
         await load.learn()
         print(f"load for {sum(arguments.seconds):g} s", flush=True)
         measured = await Run(cluster, scalings, load, phases).measure()
     rise_s, fall_s = arguments.seconds[0], arguments.seconds[0] + arguments.seconds[1]
     alert_s = alert_bound_s()
-    bounds = {str(bound): seconds_beyond(measured["by_second"], bound_s=bound, begin_s=rise_s, end_s=fall_s) for bound in (arguments.bound_s, alert_s)}
+    bounds = {
+        str(bound): seconds_beyond(measured["by_second"], bound_s=bound, begin_s=rise_s, end_s=fall_s)
+        for bound in (arguments.bound_s, alert_s)
+    }
     return {"ttft_bound_s": arguments.bound_s, "alert_bound_s": alert_s, "seconds_until_p99_is_below": bounds, **measured}
 
 
@@ -146,13 +149,20 @@ def alert_bound_s() -> float:
 
 def _arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--autoscaler", choices=list(OVERLAYS), default="hpa", help="whose manifests scale: by CPU alone, or by the stages' own signals too")
-    parser.add_argument("--rate", type=float, default=2.0, help="chats a second, at first and at last")
+    parser.add_argument(
+        "--autoscaler", choices=list(OVERLAYS), default="hpa", help="whose manifests scale: by CPU alone, or by the stages' own signals too"
+    )
+    parser.add_argument("--rate", type=float, default=15.0, help="chats a second, at first and at last")
     parser.add_argument("--times", type=float, default=4.0, help="how many times as many come in between")
     parser.add_argument("--seconds", type=float, nargs=3, default=[40.0, 80.0, 120.0], help="of each of the three")
-    parser.add_argument("--core-m", type=int, default=60, help="millicores of this machine that stand for a core of the manifests")
-    parser.add_argument("--hurry", type=float, default=30.0, help="windows and periods of scaling down are divided by it; those of scaling up are as committed")
-    parser.add_argument("--step-ms", type=float, default=40.0, help="of the model")
+    parser.add_argument("--core-m", type=int, default=25, help="millicores of this machine that stand for a core of the manifests")
+    parser.add_argument(
+        "--hurry",
+        type=float,
+        default=30.0,
+        help="windows and periods of scaling down are divided by it; those of scaling up are as committed",
+    )
+    parser.add_argument("--step-ms", type=float, default=100.0, help="of the model")
     parser.add_argument("--bound-s", type=float, default=1.0, help="that the p99 of the time to the first token is to keep")
     parser.add_argument("--questions", type=int, default=48)
     parser.add_argument("--max-tokens", type=int, default=96)
@@ -179,7 +189,9 @@ def main() -> None:
         **measured,
     }
     arguments.output.write_text(json.dumps(document, indent=1) + "\n")
-    print(json.dumps({key: document[key] for key in ("chats", "lost_or_wrong", "faults", "phases", "seconds_until_p99_is_below")}, indent=1))
+    print(
+        json.dumps({key: document[key] for key in ("chats", "lost_or_wrong", "faults", "phases", "seconds_until_p99_is_below")}, indent=1)
+    )
 
 
 if __name__ == "__main__":

@@ -10,6 +10,7 @@ import json
 import math
 from collections.abc import Callable, Iterable, Sequence
 from html import escape
+from itertools import pairwise
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -101,7 +102,7 @@ def _pods(document: dict[str, Any], seconds: float) -> Iterable[str]:
     ends: dict[str, Point] = {}
     for stage, name in (("tokenizer", "first"), ("sampler", "second")):
         counts = [(note["at_s"], note["pods"][stage]["ready"]) for note in notes]
-        corners = [corner for (_, before), (at_s, count) in zip(counts, counts[1:], strict=False) for corner in ((at_s, before), (at_s, count))]
+        corners = [corner for (_, before), (at_s, count) in pairwise(counts) for corner in ((at_s, before), (at_s, count))]
         yield _path(panel, [(0.0, counts[0][1]), *corners], name)
         ends[stage] = (seconds, counts[-1][1])
     apart = 7 if abs(ends["tokenizer"][1] - ends["sampler"][1]) < 1 else 0

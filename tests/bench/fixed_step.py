@@ -69,9 +69,9 @@ def engine_over(model: Model, width: int, *, max_running: int = 256, place: Draw
         page_size_tokens=_PAGE_SIZE_TOKENS,
         num_pages=_PAGES,
         max_model_len_tokens=8192,
-        step_budget_tokens=4096,
+        step_budget_tokens=max(4096, max_running),
         max_running_requests=max_running,
-        max_waiting_requests=1024,
+        max_waiting_requests=4096,
     )
     kv = KvPageStore(1, _PAGES, _PAGE_SIZE_TOKENS, 1, 1, torch.float32, torch.device("cpu"))
     return Engine(model, kv, config, logits_width=width, device=torch.device("cpu"), drawing=DrawConfig(place))

@@ -217,6 +217,15 @@ async def test_a_tokenizer_that_dies_hands_its_request_to_another() -> None:
         assert len(second.asked) == 1
 
 
+async def test_tokenizers_that_are_equally_busy_take_turns() -> None:
+    tokenizers = [FakeTokenizer() for _ in range(3)]
+    async with running_fleet(tokenizers=tokenizers) as fleet, aiohttp.ClientSession(fleet.url) as session:
+        await eventually(lambda: all(peer.ready for peer in fleet.service.gateway.fleet.tokenizers))
+        for _ in range(6):
+            assert (await complete(session))[0] == 200
+        assert [len(tokenizer.asked) for tokenizer in tokenizers] == [2, 2, 2]
+
+
 async def test_a_lone_tokenizer_that_dies_has_its_requests_again_when_it_is_back() -> None:
     async with running_fleet() as fleet, aiohttp.ClientSession(fleet.url) as session:
         fleet.tokenizer.flowing.clear()

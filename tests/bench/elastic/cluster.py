@@ -8,7 +8,7 @@ import sys
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
-from typing import IO, Any, NamedTuple
+from typing import IO, NamedTuple
 
 import aiohttp
 
@@ -63,7 +63,8 @@ async def running_cluster(sizes: Sizes, log: IO[bytes]) -> AsyncIterator[Cluster
         scaled = {stage: _limited(stage, sizes, dns, log) for stage in SCALED}
         variables = {
             "COMPUTE_SAMPLERS": scaled["sampler"].target,
-            "COMPUTE_MAX_RUNNING_REQUESTS": "512",
+            "COMPUTE_MAX_RUNNING_REQUESTS": "4096",
+            "COMPUTE_STEP_BUDGET_TOKENS": "8192",
             "CHAIN_STEP_MS": str(sizes.step_ms),
         }
         module, spec = "tests.bench.elastic.chain_compute", pod_spec("compute", sizes.overlay)
@@ -99,6 +100,8 @@ async def _start_gateway(listen: str, tokenizers: str, computes: str, log: IO[by
         "GATEWAY_TOKENIZERS": tokenizers,
         "GATEWAY_COMPUTES": computes,
         "GATEWAY_CACHE": "false",
+        # Whoever comes is taken, and waits.
+        "GATEWAY_MAX_ACTIVE_REQUESTS": "8192",
     }
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(_ROOT), str(_ROOT / "protos")]), **settings}
     return await asyncio.create_subprocess_exec(sys.executable, "-m", "gateway", env=environment, cwd=_ROOT, stdout=log, stderr=log)

@@ -67,8 +67,6 @@ class Controller:
 
     def _wanted(self, metric: Utilization | Average, current: int) -> int:
         if isinstance(metric, Utilization):
-            return wanted_by_utilization(
-                self.scraper.pods(), request_m=self._request_m, target_percent=metric.percent, current=current
-            )
+            return wanted_by_utilization(self.scraper.pods(), request_m=self._request_m, target_percent=metric.percent, current=current)
         threshold = metric.threshold * (self._share if metric.metric == CPU else 1.0)
         return wanted_by_average(self.scraper.total(metric), target=threshold, current=current)

@@ -39,6 +39,10 @@ class CpuQuota:
         self._folder = _folder(name)
         self._folder.mkdir(parents=True)
         (self._folder / "cpu.cfs_period_us").write_text(str(_PERIOD_US))
+        self.set(millicores)
+
+    def set(self, millicores: int) -> None:
+        """Another limit from now on."""
         (self._folder / "cpu.cfs_quota_us").write_text(str(millicores * _PERIOD_US // 1000))
 
     def command(self, program: Sequence[str]) -> tuple[str, ...]:

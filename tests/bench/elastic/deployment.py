@@ -21,6 +21,10 @@ from tests.fakes.dns_server import DnsServer
 from triserve.rpc.channel import is_ready, open_channel
 
 _ROOT = Path(__file__).parents[3]
+# Until it runs: a node is found, and an init container has fetched the small files of the model.
+_SCHEDULING_S = 3.0
+# Importing and loading take as much processor whatever a core is here, so a pod that starts has more than its limit: it takes about as long as with cores.
+_STARTING_M = 250
 # Away from those of the end-to-end tests.
 _NETWORKS = {"tokenizer": 31, "sampler": 32, "compute": 33}
 
@@ -158,6 +162,7 @@ class Deployment:
             await asyncio.gather(probing, return_exceptions=True)
 
     async def _start(self, pod: Pod) -> None:
+        await asyncio.sleep(_SCHEDULING_S)
         prefix = self.stage.upper()
         own = {
             f"{prefix}_LISTEN": f"{pod.host}:{self._port}",
@@ -167,7 +172,7 @@ class Deployment:
         environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(_ROOT), str(_ROOT / "protos")]), **self.spec.drain, **own}
         command: tuple[str, ...] = (sys.executable, "-m", self.module)
         if self.limits is not None:
-            pod.quota = CpuQuota(pod.name, self.limits.limit_m)
+            pod.quota = CpuQuota(pod.name, _STARTING_M)
             command = pod.quota.command(command)
         pod.process = await asyncio.create_subprocess_exec(
             *command, env={**environment, **self.variables}, cwd=_ROOT, stdout=self.log, stderr=self.log
@@ -175,8 +180,10 @@ class Deployment:
 
     async def _probe(self, pod: Pod) -> None:
         """As the kubelet does: until it has started, then again and again whether it is ready."""
-        while not await self._says_yes(pod, ""):
+        while not await self._says_yes(pod, ""):  # noqa: ASYNC110 - what is waited for is in another process
             await asyncio.sleep(self.spec.startup_period_s)
+        if pod.quota is not None and self.limits is not None:
+            pod.quota.set(self.limits.limit_m)
         while True:
             if await self._says_yes(pod, SERVICES[self.stage]):
                 pod.failures = 0
@@ -211,4 +218,3 @@ class Deployment:
 
     def _publish(self) -> None:
         self.dns.records[f"{self.stage}.test", "A"] = [pod.host for pod in self.pods if pod.ready_since is not None]
-
