@@ -2,7 +2,8 @@
 
 Real processes, each with a CPU limit of its own (a cgroup), find each other by DNS. A controller of each stage reads the pods' /metrics every five seconds and does
 with them what Kubernetes does (tests/bench/elastic/autoscaler.py). Compute is a replica whose model takes a fixed time a step, as on a device; neither it nor the
-gateway is scaled. Every answer is held against the one that the same chat got before the load. Needs root, cgroup v1 and five minutes of a quiet machine.
+gateway is scaled. The load rises first with as many pods as there are at least, for comparison. Every answer is held against the one that the same chat got before
+the load. Needs root, cgroup v1 and eight minutes of a quiet machine.
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ import contextlib
 import json
 import tempfile
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import IO, Any
@@ -26,11 +27,12 @@ from tests.bench.elastic.autoscaler import TOLERANCE
 from tests.bench.elastic.cluster import SCALED, Cluster, Sizes, running_cluster
 from tests.bench.elastic.controller import PERIOD_S, Controller
 from tests.bench.elastic.cpu_quota import reason_against_quotas
-from tests.bench.elastic.load import Load, Phase, make_questions
+from tests.bench.elastic.load import Load, Outcome, Phase, make_questions
 from tests.bench.elastic.manifest import OVERLAYS, Scaling, hurried, scaling
 from tests.bench.elastic.scraper import WINDOW_S as METRICS_WINDOW_S
-from tests.bench.elastic.summary import WINDOW_S, by_second, seconds_beyond, summary
+from tests.bench.elastic.summary import WINDOW_S, beyond, by_second, summary
 from tests.deploy.manifests import K8S
+from tests.e2e.pods import Stage
 from tests.environment import describe_environment
 
 RESULTS = Path(__file__).parent / "results" / "elasticity.json"
@@ -42,27 +44,27 @@ class Run:
 
     Args:
         cluster: Ready.
-        scalings: Of each stage.
+        scalings: Of stages that scale.
         load: Which knows the right answers.
         phases: Of the load.
     """
 
-    def __init__(self, cluster: Cluster, scalings: dict[str, Scaling], load: Load, phases: list[Phase]) -> None:
+    def __init__(self, cluster: Cluster, scalings: Mapping[Stage, Scaling], load: Load, phases: Sequence[Phase]) -> None:
         self._cluster = cluster
         self._load = load
         self._phases = phases
-        self._controllers = {stage: Controller(cluster.scaled[stage], scalings[stage]) for stage in SCALED}
+        self._controllers = {stage: Controller(cluster.scaled[stage], one) for stage, one in scalings.items()}
         self._busy = {stage: psutil.Process(pid) for stage, pid in self._pids().items()}
-        self.seconds: list[dict[str, Any]] = []
+        self._notes: list[dict[str, Any]] = []
 
     async def measure(self) -> dict[str, Any]:
         """Load, controllers and notes, until the last answer has come and the last pod that was told to go has gone."""
         began = time.monotonic()
         async with _beside(*(controller.run(began) for controller in self._controllers.values()), self._note(began)):
-            await self._load.run(self._phases)
+            outcomes = await self._load.run(self._phases)
             while any(deployment.leaving for deployment in self._cluster.scaled.values()):  # noqa: ASYNC110 - processes end by themselves
                 await asyncio.sleep(0.5)
-        return self._document()
+        return self._document(outcomes)
 
     def _pids(self) -> dict[str, int]:
         (replica,) = self._cluster.compute.pods
@@ -74,7 +76,7 @@ class Run:
         psutil.cpu_percent()
         while True:
             await asyncio.sleep(1.0 - (time.monotonic() - began) % 1.0)
-            self.seconds.append(
+            self._notes.append(
                 {
                     "at_s": round(time.monotonic() - began, 2),
                     "open_chats": self._load.open,
@@ -87,16 +89,15 @@ class Run:
                 }
             )
 
-    def _document(self) -> dict[str, Any]:
-        outcomes, total_s = self._load.outcomes, round(sum(phase.seconds for phase in self._phases))
+    def _document(self, outcomes: Sequence[Outcome]) -> dict[str, Any]:
         deployments = self._cluster.scaled
         return {
             **summary(outcomes, self._phases),
             "pods_gone": {stage: [gone._asdict() for gone in one.gone] for stage, one in deployments.items()},
             "pods_that_failed": [fault for one in (*deployments.values(), self._cluster.compute) for fault in one.faults],
             "scrapes_that_failed": {stage: one.scraper.failures for stage, one in self._controllers.items()},
-            "by_second": by_second(outcomes, total_s),
-            "notes": self.seconds,
+            "by_second": by_second(outcomes, round(sum(phase.seconds for phase in self._phases))),
+            "notes": self._notes,
             "decisions": {stage: one.decisions for stage, one in self._controllers.items()},
         }
 
@@ -129,15 +130,15 @@ async def _run(arguments: argparse.Namespace, log: IO[bytes]) -> dict[str, Any]:
         load = Load(cluster.url, make_questions(arguments.questions, arguments.seed, max_tokens=arguments.max_tokens), arguments.seed)
         print(f"{arguments.questions} chats, a few at once, for their answers", flush=True)
         await load.learn()
-        print(f"load for {sum(arguments.seconds):g} s", flush=True)
-        measured = await Run(cluster, scalings, load, phases).measure()
-    rise_s, fall_s = arguments.seconds[0], arguments.seconds[0] + arguments.seconds[1]
-    alert_s = alert_bound_s()
-    bounds = {
-        str(bound): seconds_beyond(measured["by_second"], bound_s=bound, begin_s=rise_s, end_s=fall_s)
-        for bound in (arguments.bound_s, alert_s)
-    }
-    return {"ttft_bound_s": arguments.bound_s, "alert_bound_s": alert_s, "seconds_until_p99_is_below": bounds, **measured}
+        print(f"the rise of the load for {sum(arguments.seconds[:2]):g} s, with as many pods as there are", flush=True)
+        fixed = await Run(cluster, {}, load, phases[:2]).measure()
+        print(f"all of the load for {sum(arguments.seconds):g} s, with autoscalers", flush=True)
+        scaled = await Run(cluster, scalings, load, phases).measure()
+    bounds = {"ttft_bound_s": arguments.bound_s, "alert_bound_s": alert_bound_s()}
+    rise_s, fall_s = arguments.seconds[0], sum(arguments.seconds[:2])
+    for measured in (fixed, scaled):
+        measured["p99_beyond"] = [beyond(measured["by_second"], bound_s=bound, begin_s=rise_s, end_s=fall_s) for bound in bounds.values()]
+    return {**bounds, **scaled, "without_autoscalers": fixed}
 
 
 def alert_bound_s() -> float:
@@ -152,7 +153,7 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument(
         "--autoscaler", choices=list(OVERLAYS), default="hpa", help="whose manifests scale: by CPU alone, or by the stages' own signals too"
     )
-    parser.add_argument("--rate", type=float, default=16.0, help="chats a second, at first and at last")
+    parser.add_argument("--rate", type=float, default=17.0, help="chats a second, at first and at last")
     parser.add_argument("--times", type=float, default=4.0, help="how many times as many come in between")
     parser.add_argument("--seconds", type=float, nargs=3, default=[40.0, 80.0, 120.0], help="of each of the three")
     parser.add_argument("--core-m", type=int, default=25, help="millicores of this machine that stand for a core of the manifests")
@@ -162,10 +163,10 @@ def _arguments() -> argparse.Namespace:
         default=30.0,
         help="windows and periods of scaling down are divided by it; those of scaling up are as committed",
     )
-    parser.add_argument("--step-ms", type=float, default=120.0, help="of the model")
+    parser.add_argument("--step-ms", type=float, default=160.0, help="of the model")
     parser.add_argument("--bound-s", type=float, default=1.0, help="that the p99 of the time to the first token is to keep")
     parser.add_argument("--questions", type=int, default=48)
-    parser.add_argument("--max-tokens", type=int, default=64)
+    parser.add_argument("--max-tokens", type=int, default=60)
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--log", type=Path, help="where the processes' logs go; else they are dropped")
     parser.add_argument("--output", type=Path, default=RESULTS)
@@ -188,10 +189,20 @@ def main() -> None:
         "ttft_window_s": WINDOW_S,
         **measured,
     }
-    arguments.output.write_text(json.dumps(document, indent=1) + "\n")
-    print(
-        json.dumps({key: document[key] for key in ("chats", "lost_or_wrong", "faults", "phases", "seconds_until_p99_is_below")}, indent=1)
-    )
+    arguments.output.write_text(_written(document) + "\n")
+    for name, run in (("without autoscalers", document["without_autoscalers"]), ("with autoscalers", document)):
+        print(name, json.dumps({key: run[key] for key in ("chats", "lost_or_wrong", "faults", "phases", "p99_beyond")}, indent=1))
+
+
+def _written(value: Any, depth: int = 0) -> str:
+    """As JSON with a line for each row of a table."""
+    indent = " " * (depth + 1)
+    if isinstance(value, dict) and depth < 3:
+        inner = [f"{indent}{json.dumps(key)}: {_written(one, depth + 1)}" for key, one in value.items()]
+        return "{\n" + ",\n".join(inner) + f"\n{indent[1:]}}}" if inner else "{}"
+    if isinstance(value, list) and value and isinstance(value[0], dict):
+        return "[\n" + ",\n".join(f"{indent}{json.dumps(one)}" for one in value) + f"\n{indent[1:]}]"
+    return json.dumps(value)
 
 
 if __name__ == "__main__":

@@ -26,7 +26,8 @@ svg { --ink: #1c2024; --soft: #6b7280; --line: #d5d9df; --page: #ffffff; --first
 .page { fill: var(--page) } text { font: 12px system-ui, sans-serif; fill: var(--soft) } .title { font-weight: 600; fill: var(--ink) }
 .grid { stroke: var(--line); stroke-width: 1 } .mark { stroke: var(--soft); stroke-width: 1; stroke-dasharray: 4 4 }
 .first { stroke: var(--first) } .second { stroke: var(--second) } .third { stroke: var(--third) } path { fill: none; stroke-width: 2 }
-text.first { fill: var(--first); stroke: none } text.second { fill: var(--second); stroke: none } .bar { fill: var(--third) }
+text.first { fill: var(--first); stroke: none } text.second { fill: var(--second); stroke: none }
+text.third { fill: var(--soft); stroke: none } .bar { fill: var(--third) }
 """
 
 Point = tuple[float, float]
@@ -111,9 +112,10 @@ def _pods(document: dict[str, Any], seconds: float) -> Iterable[str]:
 
 
 def _ttft(document: dict[str, Any], seconds: float) -> Iterable[str]:
-    rows = [row for row in document["by_second"] if row["ttft_p99_s"] is not None]
-    highest = max(row["ttft_p99_s"] for row in rows)
-    lowest = min(row["ttft_p50_s"] for row in rows)
+    runs = {"scaled": document["by_second"], "fixed": document["without_autoscalers"]["by_second"]}
+    runs = {which: [row for row in rows if row["ttft_p99_s"] is not None] for which, rows in runs.items()}
+    highest = max(row["ttft_p99_s"] for rows in runs.values() for row in rows)
+    lowest = min(row["ttft_p50_s"] for rows in runs.values() for row in rows)
     decades = [10.0**power for power in range(math.floor(math.log10(lowest)), max(1, math.ceil(math.log10(highest))) + 1)]
     panel = Panel(2, seconds, decades, math.log10)
     title = f"Time to the first token of those that arrived in the last {document['ttft_window_s']} s, seconds"
@@ -121,10 +123,10 @@ def _ttft(document: dict[str, Any], seconds: float) -> Iterable[str]:
     bound = document["ttft_bound_s"]
     yield f'<line class="second" stroke-dasharray="2 4" x1="{_LEFT}" x2="{_WIDTH - _RIGHT}" y1="{panel.y(bound):.1f}" y2="{panel.y(bound):.1f}"/>'
     yield _name(panel, (seconds, bound), "bound of p99", "second")
-    for share, name in (("p50", "first"), ("p99", "second")):
-        points = [(row["at_s"], row[f"ttft_{share}_s"]) for row in rows]
+    for which, share, name in (("fixed", "p99", "third"), ("scaled", "p50", "first"), ("scaled", "p99", "second")):
+        points = [(row["at_s"], row[f"ttft_{share}_s"]) for row in runs[which]]
         yield _path(panel, points, name)
-        yield _name(panel, points[-1], share, name)
+        yield _name(panel, points[-1], share if which == "scaled" else "p99 if none are added", name)
 
 
 def _frame(panel: Panel, document: dict[str, Any], title: str, form: str) -> Iterable[str]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 import sys
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import IO, NamedTuple
@@ -37,7 +37,7 @@ class Sizes(NamedTuple):
     overlay: str
     core_m: int
     step_ms: float
-    first: dict[str, int]
+    first: Mapping[Stage, int]
 
 
 class Cluster(NamedTuple):
@@ -51,7 +51,7 @@ class Cluster(NamedTuple):
     """
 
     url: str
-    scaled: dict[str, Deployment]
+    scaled: Mapping[Stage, Deployment]
     compute: Deployment
     gateway: asyncio.subprocess.Process
 

@@ -80,14 +80,16 @@ class Load:
         url: Of its HTTP.
         questions: Asked in turn.
         seed: Of the gaps.
+
+    Attributes:
+        open: Chats under way.
     """
 
     def __init__(self, url: str, questions: Sequence[Question], seed: int) -> None:
         self._url = url
         self._questions = questions
-        self._drawn = random.Random(seed)
+        self._seed = seed
         self._expected: list[str] = []
-        self.outcomes: list[Outcome] = []
         self.open = 0
 
     async def learn(self) -> None:
@@ -103,19 +105,19 @@ class Load:
         async with self._session() as session:
             self._expected = await asyncio.gather(*map(learnt, self._questions))
 
-    async def run(self, phases: Sequence[Phase]) -> None:
-        """Sends everything; returns when the last answer has come."""
-        began, at_s, end_s, tasks = time.perf_counter(), 0.0, 0.0, set[asyncio.Task[None]]()
+    async def run(self, phases: Sequence[Phase]) -> list[Outcome]:
+        """Sends everything, at the same times whenever it is called; returns when the last answer has come."""
+        drawn, began, at_s, end_s = random.Random(self._seed), time.perf_counter(), 0.0, 0.0
+        asking: list[asyncio.Task[Outcome]] = []
         async with self._session() as session:
             for phase in phases:
-                end_s += phase.seconds
-                while (at_s := at_s + self._drawn.expovariate(phase.rate)) < end_s:
+                at_s, end_s = end_s, end_s + phase.seconds
+                while (at_s := at_s + drawn.expovariate(phase.rate)) < end_s:
                     await asyncio.sleep(max(0.0, began + at_s - time.perf_counter()))
-                    tasks.add(asyncio.create_task(self._ask(session, began, at_s, len(tasks))))
-                at_s = end_s
-            await asyncio.gather(*tasks)
+                    asking.append(asyncio.create_task(self._ask(session, began, at_s, len(asking))))
+            return list(await asyncio.gather(*asking))
 
-    async def _ask(self, session: aiohttp.ClientSession, began: float, at_s: float, number: int) -> None:
+    async def _ask(self, session: aiohttp.ClientSession, began: float, at_s: float, number: int) -> Outcome:
         place = number % len(self._questions)
         question, late_s = self._questions[place], time.perf_counter() - began - at_s
         self.open += 1
@@ -124,11 +126,11 @@ class Load:
             answer = await streamed_chat(session, question.messages, **_fields(question))
             ttft_s, tokens = late_s + answer.ttft_s, answer.usage.get("completion_tokens", 0)
             if answer.text != self._expected[place] or tokens != question.max_tokens:
-                fault = f"another answer than alone, {tokens} tokens of {question.max_tokens}"
+                fault = f"another answer than before the load, {tokens} tokens of {question.max_tokens}"
         except Exception as error:  # noqa: BLE001 - whatever a client sees instead of an answer is what is counted here
             fault = f"{type(error).__name__}: {error}"[:500]
         self.open -= 1
-        self.outcomes.append(Outcome(at_s, ttft_s, time.perf_counter() - began - at_s, tokens, fault))
+        return Outcome(at_s, ttft_s, time.perf_counter() - began - at_s, tokens, fault)
 
     def _session(self) -> aiohttp.ClientSession:
         return aiohttp.ClientSession(self._url, connector=aiohttp.TCPConnector(limit=_MOST_OPEN))

@@ -35,10 +35,20 @@ def by_second(outcomes: Sequence[Outcome], seconds: int) -> list[dict[str, Any]]
     return rows
 
 
-def seconds_beyond(rows: Sequence[dict[str, Any]], *, bound_s: float, begin_s: float, end_s: float) -> float:
-    """From `begin_s` to the last second before `end_s` in which the p99 was above its bound; 0 if it never was."""
-    beyond = [row["at_s"] for row in rows if begin_s < row["at_s"] <= end_s and (row["ttft_p99_s"] or 0.0) > bound_s]
-    return max(beyond) - begin_s if beyond else 0.0
+def beyond(rows: Sequence[dict[str, Any]], *, bound_s: float, begin_s: float, end_s: float) -> dict[str, Any]:
+    """When, after `begin_s` and up to `end_s`, the p99 was above its bound.
+
+    Returns:
+        The bound; for how many seconds in all; until when, from `begin_s`, for the first time without a break and for the last time. None = never.
+    """
+    above = [row["at_s"] - begin_s for row in rows if begin_s < row["at_s"] <= end_s and (row["ttft_p99_s"] or 0.0) > bound_s]
+    breaks = [one for one, following in zip(above, [*above[1:], None], strict=True) if following != one + 1]
+    return {
+        "bound_s": bound_s,
+        "seconds": len(above),
+        "first_back_after_s": breaks[0] if breaks else None,
+        "last_back_after_s": breaks[-1] if breaks else None,
+    }
 
 
 def summary(outcomes: Sequence[Outcome], phases: Sequence[Phase]) -> dict[str, Any]:
