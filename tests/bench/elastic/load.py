@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import random
+import re
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -12,13 +14,13 @@ from typing import NamedTuple
 import aiohttp
 
 from gateway.cli.workload import BUNDLED_LENGTHS, read_lengths
-from tests.bench.streamed_chat import streamed_chat
 
 _CHARACTERS_PER_TOKEN = 4
 _SYSTEM = "You are a careful assistant. Answer in plain words, say what you do not know, and keep to what was asked. " * 4
 # English that nobody edits.
 _WORDS = (Path(__file__).parents[3] / "LICENSE").read_text().split()
 _FEW = 12
+_TEXT = re.compile(rb'"content": ?"[^"]')
 # No client has more under way.
 _MOST_OPEN = 4096
 
@@ -98,8 +100,8 @@ class Load:
 
         async def learnt(question: Question) -> str:
             async with few:
-                answer = await streamed_chat(session, question.messages, **_fields(question))
-            assert answer.usage["completion_tokens"] == question.max_tokens, answer
+                answer = await _answer(session, question)
+            assert answer.fault is None, answer.fault
             return answer.text
 
         async with self._session() as session:
@@ -121,20 +123,53 @@ class Load:
         place = number % len(self._questions)
         question, late_s = self._questions[place], time.perf_counter() - began - at_s
         self.open += 1
-        fault, ttft_s, tokens = None, None, 0
-        try:
-            answer = await streamed_chat(session, question.messages, **_fields(question))
-            ttft_s, tokens = late_s + answer.ttft_s, answer.usage.get("completion_tokens", 0)
-            if answer.text != self._expected[place] or tokens != question.max_tokens:
-                fault = f"another answer than before the load, {tokens} tokens of {question.max_tokens}"
-        except Exception as error:  # noqa: BLE001 - whatever a client sees instead of an answer is what is counted here
-            fault = f"{type(error).__name__}: {error}"[:500]
+        answer = await _answer(session, question)
         self.open -= 1
-        return Outcome(at_s, ttft_s, time.perf_counter() - began - at_s, tokens, fault)
+        fault = answer.fault or (None if answer.text == self._expected[place] else "another answer than before the load")
+        ttft_s = None if answer.ttft_s is None else late_s + answer.ttft_s
+        return Outcome(at_s, ttft_s, time.perf_counter() - began - at_s, answer.tokens, fault)
 
     def _session(self) -> aiohttp.ClientSession:
         return aiohttp.ClientSession(self._url, connector=aiohttp.TCPConnector(limit=_MOST_OPEN))
 
 
-def _fields(question: Question) -> dict[str, object]:
-    return {"max_tokens": question.max_tokens, "temperature": 0, "ignore_eos": True}
+class _Answer(NamedTuple):
+    text: str
+    ttft_s: float | None
+    tokens: int
+    fault: str | None
+
+
+async def _answer(session: aiohttp.ClientSession, question: Question) -> _Answer:
+    """Reads a stream as it comes and looks into it when it is over: the clients share the machine with what they ask."""
+    body = {"messages": question.messages, "max_tokens": question.max_tokens, "temperature": 0, "ignore_eos": True}
+    body |= {"stream": True, "stream_options": {"include_usage": True}}
+    began, ttft_s, content = time.perf_counter(), None, bytearray()
+    try:
+        async with session.post("/v1/chat/completions", json=body) as response:
+            async for chunk in response.content.iter_any():
+                content += chunk
+                if ttft_s is None and _TEXT.search(content):
+                    ttft_s = time.perf_counter() - began
+        text, tokens = _read(content.decode(), question.max_tokens)
+    except Exception as error:  # noqa: BLE001 - whatever a client sees instead of an answer is what is counted here
+        return _Answer("", ttft_s, 0, f"{type(error).__name__}: {error}"[:500])
+    return _Answer(text, ttft_s, tokens, None)
+
+
+def _read(content: str, max_tokens: int) -> tuple[str, int]:
+    """Text and number of tokens of a stream.
+
+    Raises:
+        ValueError: it is not whole, or no stream of an answer.
+    """
+    events = [line.removeprefix("data: ") for line in content.splitlines() if line.startswith("data: ")]
+    if not events or events[-1] != "[DONE]":
+        raise ValueError(f"the stream does not end as it should: {content[-300:]!r}")
+    parsed = [json.loads(event) for event in events[:-1]]
+    choices = [choice for event in parsed for choice in event["choices"]]
+    usage = next(event["usage"] for event in reversed(parsed) if event.get("usage"))
+    reasons = [choice["finish_reason"] for choice in choices if choice["finish_reason"]]
+    if reasons != ["length"] or usage["completion_tokens"] != max_tokens:
+        raise ValueError(f"the answer ends by {reasons} with {usage['completion_tokens']} tokens of {max_tokens}")
+    return "".join(choice["delta"].get("content") or "" for choice in choices), usage["completion_tokens"]

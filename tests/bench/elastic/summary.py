@@ -42,7 +42,7 @@ def beyond(rows: Sequence[dict[str, Any]], *, bound_s: float, begin_s: float, en
         The bound; for how many seconds in all; until when, from `begin_s`, for the first time without a break and for the last time. None = never.
     """
     above = [row["at_s"] - begin_s for row in rows if begin_s < row["at_s"] <= end_s and (row["ttft_p99_s"] or 0.0) > bound_s]
-    breaks = [one for one, following in zip(above, [*above[1:], None], strict=True) if following != one + 1]
+    breaks = [second for second in above if second + 1 not in above]
     return {
         "bound_s": bound_s,
         "seconds": len(above),
