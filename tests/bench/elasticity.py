@@ -153,7 +153,7 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument(
         "--autoscaler", choices=list(OVERLAYS), default="hpa", help="whose manifests scale: by CPU alone, or by the stages' own signals too"
     )
-    parser.add_argument("--rate", type=float, default=17.0, help="chats a second, at first and at last")
+    parser.add_argument("--rate", type=float, default=16.0, help="chats a second, at first and at last")
     parser.add_argument("--times", type=float, default=4.0, help="how many times as many come in between")
     parser.add_argument("--seconds", type=float, nargs=3, default=[40.0, 80.0, 120.0], help="of each of the three")
     parser.add_argument("--core-m", type=int, default=25, help="millicores of this machine that stand for a core of the manifests")
@@ -163,10 +163,10 @@ def _arguments() -> argparse.Namespace:
         default=30.0,
         help="windows and periods of scaling down are divided by it; those of scaling up are as committed",
     )
-    parser.add_argument("--step-ms", type=float, default=160.0, help="of the model")
+    parser.add_argument("--step-ms", type=float, default=200.0, help="of the model")
     parser.add_argument("--bound-s", type=float, default=1.0, help="that the p99 of the time to the first token is to keep")
     parser.add_argument("--questions", type=int, default=48)
-    parser.add_argument("--max-tokens", type=int, default=60)
+    parser.add_argument("--max-tokens", type=int, default=96)
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--log", type=Path, help="where the processes' logs go; else they are dropped")
     parser.add_argument("--output", type=Path, default=RESULTS)

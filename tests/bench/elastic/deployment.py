@@ -24,7 +24,7 @@ _ROOT = Path(__file__).parents[3]
 # Until it runs: a node is found, and an init container has fetched the small files of the model.
 _SCHEDULING_S = 3.0
 # Importing and loading take as much processor whatever a core is here, so a pod that starts has more than its limit: it takes about as long as with cores.
-_STARTING_M = 250
+_STARTING_M = 200
 # Away from those of the end-to-end tests.
 _NETWORKS = {"tokenizer": 31, "sampler": 32, "compute": 33}
 
