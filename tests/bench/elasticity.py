@@ -12,6 +12,7 @@ import argparse
 import asyncio
 import contextlib
 import json
+import signal
 import tempfile
 import time
 from collections.abc import AsyncIterator, Mapping, Sequence
@@ -153,7 +154,7 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument(
         "--autoscaler", choices=list(OVERLAYS), default="hpa", help="whose manifests scale: by CPU alone, or by the stages' own signals too"
     )
-    parser.add_argument("--rate", type=float, default=16.0, help="chats a second, at first and at last")
+    parser.add_argument("--rate", type=float, default=13.0, help="chats a second, at first and at last")
     parser.add_argument("--times", type=float, default=4.0, help="how many times as many come in between")
     parser.add_argument("--seconds", type=float, nargs=3, default=[40.0, 80.0, 120.0], help="of each of the three")
     parser.add_argument("--core-m", type=int, default=25, help="millicores of this machine that stand for a core of the manifests")
@@ -166,7 +167,7 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--step-ms", type=float, default=200.0, help="of the model")
     parser.add_argument("--bound-s", type=float, default=1.0, help="that the p99 of the time to the first token is to keep")
     parser.add_argument("--questions", type=int, default=48)
-    parser.add_argument("--max-tokens", type=int, default=96)
+    parser.add_argument("--max-tokens", type=int, default=88)
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--log", type=Path, help="where the processes' logs go; else they are dropped")
     parser.add_argument("--output", type=Path, default=RESULTS)
@@ -179,6 +180,8 @@ def main() -> None:
     reason = reason_against_quotas()
     if reason is not None:
         raise SystemExit(f"pods cannot have CPU limits here: {reason}")
+    # Whoever ends it, its pods and their cgroups end with it.
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
     with arguments.log.open("wb") if arguments.log else tempfile.TemporaryFile() as log:
         measured = asyncio.run(_run(arguments, log))
     document = {
