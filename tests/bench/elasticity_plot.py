@@ -102,9 +102,9 @@ def _pods(document: dict[str, Any], seconds: float) -> Iterable[str]:
     yield from _frame(panel, document, "Pods that are ready", "{:g}")
     ends: dict[str, Point] = {}
     for stage, name in (("tokenizer", "first"), ("sampler", "second")):
-        counts = [(note["at_s"], note["pods"][stage]["ready"]) for note in notes]
-        corners = [corner for (_, before), (at_s, count) in pairwise(counts) for corner in ((at_s, before), (at_s, count))]
-        yield _path(panel, [(0.0, counts[0][1]), *corners], name)
+        counts = [(float(note["at_s"]), note["pods"][stage]["ready"]) for note in notes]
+        changes = [((at_s, before), (at_s, count)) for (_, before), (at_s, count) in pairwise(counts) if count != before]
+        yield _path(panel, [(0.0, counts[0][1]), *(corner for change in changes for corner in change), (seconds, counts[-1][1])], name)
         ends[stage] = (seconds, counts[-1][1])
     apart = 7 if abs(ends["tokenizer"][1] - ends["sampler"][1]) < 1 else 0
     yield _name(panel, ends["tokenizer"], "tokenizers", "first", down=-apart)
@@ -122,11 +122,12 @@ def _ttft(document: dict[str, Any], seconds: float) -> Iterable[str]:
     yield from _frame(panel, document, title, "{:g}")
     bound = document["ttft_bound_s"]
     yield f'<line class="second" stroke-dasharray="2 4" x1="{_LEFT}" x2="{_WIDTH - _RIGHT}" y1="{panel.y(bound):.1f}" y2="{panel.y(bound):.1f}"/>'
-    yield _name(panel, (seconds, bound), "bound of p99", "second")
+    yield f'<text class="second" x="{_LEFT + 6}" y="{panel.y(bound) - 5:.1f}">bound of p99</text>'
     for which, share, name in (("fixed", "p99", "third"), ("scaled", "p50", "first"), ("scaled", "p99", "second")):
         points = [(row["at_s"], row[f"ttft_{share}_s"]) for row in runs[which]]
         yield _path(panel, points, name)
-        yield _name(panel, points[-1], share if which == "scaled" else "p99 if none are added", name)
+        label, down = {"p50": ("p50", 7), "p99": ("p99", -7)}[share] if which == "scaled" else ("p99 if no pod is added", -10)
+        yield _name(panel, points[-1], label, name, down=down)
 
 
 def _frame(panel: Panel, document: dict[str, Any], title: str, form: str) -> Iterable[str]:
