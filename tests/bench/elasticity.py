@@ -54,7 +54,7 @@ class Run:
         self._cluster = cluster
         self._load = load
         self._phases = phases
-        self._controllers = {stage: Controller(cluster.scaled[stage], one) for stage, one in scalings.items()}
+        self._controllers = {stage: Controller(cluster.scaled[stage], cluster.gateway_metrics, one) for stage, one in scalings.items()}
         self._busy = {stage: psutil.Process(pid) for stage, pid in self._pids().items()}
         self._notes: list[dict[str, Any]] = []
 

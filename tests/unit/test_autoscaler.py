@@ -164,8 +164,12 @@ def test_the_numbers_are_those_of_the_committed_autoscaler(stage: str) -> None:
 
 def test_the_numbers_are_those_of_the_committed_scaled_objects() -> None:
     read = scaling("tokenizer", "keda")
-    assert read.metrics == (Average("triserve_tokenizer_queued_seconds", None, 0.25), Average("process_cpu_seconds_total", 60.0, 0.65))
-    assert scaling("sampler", "keda").metrics[0] == Average("triserve_sampler_oldest_frame_seconds", None, 0.05)
+    assert read.metrics == (
+        Average("triserve_tokenizer_queued_seconds", None, 0.25, "tokenizer"),
+        Average("triserve_peer_in_flight", None, 8, "gateway", frozenset({'stage="tokenizer"'})),
+        Average("process_cpu_seconds_total", 20, 0.65, "tokenizer"),
+    )
+    assert scaling("sampler", "keda").metrics[0] == Average("triserve_sampler_oldest_frame_seconds", None, 0.05, "sampler")
     spec = yaml.safe_load((K8S / "components" / "keda" / "tokenizer.yaml").read_text())["spec"]
     assert read.behavior[:2] == (spec["minReplicaCount"], spec["maxReplicaCount"])
     assert read.behavior.up.policies == (Policy("Percent", 100, 15),)

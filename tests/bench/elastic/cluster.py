@@ -48,12 +48,14 @@ class Cluster(NamedTuple):
         scaled: By stage.
         compute: The replica.
         gateway: Its process.
+        gateway_metrics: Where that tells of itself.
     """
 
     url: str
     scaled: Mapping[Stage, Deployment]
     compute: Deployment
     gateway: asyncio.subprocess.Process
+    gateway_metrics: str
 
 
 @asynccontextmanager
@@ -75,9 +77,10 @@ async def running_cluster(sizes: Sizes, log: IO[bytes]) -> AsyncIterator[Cluster
             compute.scale(1)
             for stage, deployment in scaled.items():
                 deployment.scale(sizes.first[stage])
-            url = f"127.0.0.1:{free_port()}"
-            gateway = await _start_gateway(url, scaled["tokenizer"].target, compute.target, log)
-            cluster = Cluster(f"http://{url}", scaled, compute, gateway)
+            listen, metrics = f"127.0.0.1:{free_port()}", f"127.0.0.1:{free_port()}"
+            stages = {"GATEWAY_TOKENIZERS": scaled["tokenizer"].target, "GATEWAY_COMPUTES": compute.target}
+            gateway = await _start_gateway({"GATEWAY_LISTEN": listen, "GATEWAY_METRICS_LISTEN": metrics, **stages}, log)
+            cluster = Cluster(f"http://{listen}", scaled, compute, gateway, metrics)
             await _until_ready(cluster)
             yield cluster
         finally:
@@ -93,12 +96,10 @@ def _limited(stage: Stage, sizes: Sizes, dns: DnsServer, log: IO[bytes]) -> Depl
     return Deployment(stage, f"{stage}_svc", _MODEL, spec, limits, {}, dns, log)
 
 
-async def _start_gateway(listen: str, tokenizers: str, computes: str, log: IO[bytes]) -> asyncio.subprocess.Process:
+async def _start_gateway(addresses: Mapping[str, str], log: IO[bytes]) -> asyncio.subprocess.Process:
     settings = {
-        "GATEWAY_LISTEN": listen,
+        **addresses,
         "GATEWAY_GRPC_LISTEN": "127.0.0.1:0",
-        "GATEWAY_TOKENIZERS": tokenizers,
-        "GATEWAY_COMPUTES": computes,
         "GATEWAY_CACHE": "false",
         # Whoever comes is taken, and waits.
         "GATEWAY_MAX_ACTIVE_REQUESTS": "8192",

@@ -21,10 +21,11 @@ class Controller:
 
     Args:
         deployment: What it scales.
+        gateway: Address of the gateway's metrics.
         scaling: The manifest's numbers.
     """
 
-    def __init__(self, deployment: Deployment, scaling: Scaling) -> None:
+    def __init__(self, deployment: Deployment, gateway: str, scaling: Scaling) -> None:
         assert deployment.limits is not None, "what is scaled by its CPU has a limit"
         self._deployment = deployment
         self._metrics = scaling.metrics
@@ -32,8 +33,7 @@ class Controller:
         # A pod here asks for a small part of what the manifest asks for.
         self._share = deployment.limits.request_m / deployment.spec.request_m
         self._autoscaler = Autoscaler(scaling.behavior)
-        names = {metric.metric for metric in scaling.metrics if isinstance(metric, Average)}
-        self.scraper = Scraper(deployment, sorted({CPU, *names}))
+        self.scraper = Scraper(deployment, gateway, [metric for metric in scaling.metrics if isinstance(metric, Average)])
         self.decisions: list[dict[str, Any]] = []
 
     async def run(self, began_at: float) -> None:

@@ -11,7 +11,10 @@ from tests.deploy.manifests import load, variables
 
 # The overlays whose stages scale by CPU with metrics-server alone, and by their own signals with KEDA.
 OVERLAYS: Mapping[str, str] = {"hpa": "cpu", "keda": "gpu"}
-_QUERY = re.compile(r"sum\((?:rate\((?P<rated>\w+)\{[^}]*\}\[(?P<window>\d+)(?P<unit>[sm])\]\)|(?P<plain>\w+)\{[^}]*\})\)")
+_QUERY = re.compile(r"sum\((?P<rate>rate\()?(?P<metric>\w+)\{(?P<matchers>[^}]*)\}(?:\[(?P<window_s>\d+)s\]\))?\)")
+_MATCHER = re.compile(r'(\w+)="([^"]*)"')
+# Labels that Prometheus adds to all that a pod tells.
+_OF_PROMETHEUS = ("namespace", "job")
 _CPU = re.compile(r"(?P<value>\d+)(?P<milli>m?)")
 
 
@@ -52,12 +55,16 @@ class Average(NamedTuple):
     Attributes:
         metric: Its name.
         rate_s: A counter's growth a second over so long; None = a gauge as it is.
-        threshold: For a pod.
+        threshold: For a pod of the stage that is scaled.
+        job: Whose pods tell of it.
+        labels: That series must have, such as `stage="tokenizer"`.
     """
 
     metric: str
     rate_s: float | None
     threshold: float
+    job: str
+    labels: frozenset[str] = frozenset()
 
 
 class Scaling(NamedTuple):
@@ -132,5 +139,11 @@ def _average(metadata: Mapping[str, str]) -> Average:
     found = _QUERY.fullmatch(metadata["query"])
     if found is None:
         raise ValueError(f"the query {metadata['query']!r} is no sum of a metric or of its rate")
-    rate_s = None if found["rated"] is None else float(found["window"]) * (60 if found["unit"] == "m" else 1)
-    return Average(found["rated"] or found["plain"], rate_s, float(metadata["threshold"]))
+    matchers = dict(_MATCHER.findall(found["matchers"]))
+    return Average(
+        metric=found["metric"],
+        rate_s=float(found["window_s"]) if found["rate"] else None,
+        threshold=float(metadata["threshold"]),
+        job=matchers["job"],
+        labels=frozenset(f'{name}="{value}"' for name, value in matchers.items() if name not in _OF_PROMETHEUS),
+    )
