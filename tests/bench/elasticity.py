@@ -154,7 +154,7 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument(
         "--autoscaler", choices=list(OVERLAYS), default="hpa", help="whose manifests scale: by CPU alone, or by the stages' own signals too"
     )
-    parser.add_argument("--rate", type=float, default=13.0, help="chats a second, at first and at last")
+    parser.add_argument("--rate", type=float, default=17.0, help="chats a second, at first and at last")
     parser.add_argument("--times", type=float, default=4.0, help="how many times as many come in between")
     parser.add_argument("--seconds", type=float, nargs=3, default=[40.0, 80.0, 120.0], help="of each of the three")
     parser.add_argument("--core-m", type=int, default=25, help="millicores of this machine that stand for a core of the manifests")
