@@ -40,14 +40,18 @@ class FrameQueue(Generic[T]):
         """Reads a stream to its end, however it ends."""
         try:
             async for message in stream:
-                self._messages.append(message)
-                self._since = self._clock() if self._since is None else self._since
-                self._arrived.set()
+                self.put(message)
                 if len(self._messages) >= self._limit:
                     self._room.clear()
                     await self._room.wait()
         finally:
             self.close()
+
+    def put(self, message: T) -> None:
+        """Adds a message, whether there is room or not."""
+        self._messages.append(message)
+        self._since = self._clock() if self._since is None else self._since
+        self._arrived.set()
 
     def close(self) -> None:
         """Nothing is waited for any more; what waits now can still be taken."""

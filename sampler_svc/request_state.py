@@ -9,6 +9,7 @@ from enum import Enum, auto
 from sampler_svc.changes import Changes
 from sampler_svc.detokenizer import open_detokenizer
 from sampler_svc.errors import Disagreement
+from sampler_svc.grammars import GrammarState
 from sampler_svc.logprobs import LogprobTrail, TextLogprob, TokenLogprob
 from sampler_svc.stop_matcher import StopMatcher, StopPatterns
 from sampler_svc.vocabulary import Vocabulary
@@ -74,6 +75,7 @@ class RequestState:
         "epoch",
         "gateway",
         "gateway_request",
+        "grammar",
         "position",
         "request_id",
         "sampling",
@@ -109,6 +111,18 @@ class RequestState:
         self._sent = 0
         """Characters of the answer that deltas have; counted for the trail alone."""
         self._generated: Sequence[int] = opening.generated_token_ids
+        self.grammar: GrammarState | None = None
+        """Where its text is in its grammar; None until that is compiled, when nothing can be drawn, and where there is none."""
+
+    @property
+    def awaits_grammar(self) -> bool:
+        """Whether it has a grammar that is not compiled yet."""
+        return self.sampling.grammar is not None and self.grammar is None
+
+    @property
+    def stop_token_ids(self) -> frozenset[int]:
+        """End the answer."""
+        return self._stop_token_ids
 
     def delta(self) -> Delta:
         """An empty delta that begins here."""
@@ -123,16 +137,17 @@ class RequestState:
             logprob: of the token, if asked for; goes out with the token's text.
 
         Raises:
-            Disagreement: a stop id came before min_tokens.
+            Disagreement: a stop id came before min_tokens, or the token is none that the grammar allows.
         """
         count = self.position + 1
         stops = token in self._stop_token_ids
         if stops and count <= self._min_tokens:
             raise Disagreement(f"stop id {token} came at position {self.position}, min_tokens is {self._min_tokens}")
+        is_whole = self.grammar is not None and self._follow(self.grammar, token, stops=stops)
         self.position = count
         self.changes.count(token)
         delta.tokens.append(token)
-        last = stops or count >= self._max_tokens
+        last = stops or is_whole or count >= self._max_tokens
         text = "" if stops else self._feed(token, logprob)
         if last:
             text += self._flush()
@@ -146,13 +161,19 @@ class RequestState:
             if last and stop is None:
                 text += self._matcher.flush()
         delta.text += text
-        if stops or stop is not None:
+        if stops or is_whole or stop is not None:
             delta.finish = Finish.STOP
         elif last:
             delta.finish = Finish.LENGTH
         if self._trail is not None:
             self._sent += len(text)
             delta.logprobs += self._trail.sent(self._sent) if stop is None else self._trail.cut(self._sent)
+
+    def _follow(self, grammar: GrammarState, token: int, *, stops: bool) -> bool:
+        """Whether the text is whole with a token, and nothing can follow."""
+        if not (grammar.is_whole if stops else grammar.advance([token])):
+            raise Disagreement(f"token {token} came at position {self.position}, which the grammar does not allow")
+        return not stops and grammar.is_over
 
     def _feed(self, token: int, logprob: TokenLogprob | None) -> str:
         if self._trail is None:

@@ -7,6 +7,7 @@ from typing import Any
 
 import grpc
 
+from sampler_svc.grammars import GrammarCompiler
 from sampler_svc.metrics import Metrics, StateCollector
 from sampler_svc.request_slots import RequestSlots
 from sampler_svc.servicer import SamplerServicer
@@ -36,8 +37,9 @@ class SamplerService:
         vocabulary = Vocabulary(load_tokenizer(settings.model / "tokenizer.json"))
         self.registry = new_registry("sampler", version("triserve"))
         slots = RequestSlots(settings.max_open_requests)
+        self._grammars = GrammarCompiler(settings.model / "tokenizer.json", vocabulary)
         servicer = SamplerServicer(
-            vocabulary, fingerprint_of(settings.model), slots, settings.max_queued_frames, Metrics(self.registry), tracer
+            vocabulary, self._grammars, fingerprint_of(settings.model), slots, settings.max_queued_frames, Metrics(self.registry), tracer
         )
         self._servicer = servicer
         self.registry.register(StateCollector(open_requests=lambda: slots.open_requests, oldest_frame_s=lambda: servicer.oldest_frame_s))
@@ -64,6 +66,7 @@ class SamplerService:
         await self._server.leave(has_peers=self._servicer.has_streams)
         await self._servicer.drain(self._settings.drain_timeout_s)
         await self._server.stop(_LAST_ANSWERS_S)
+        self._grammars.close()
 
     def _register(self, server: grpc.aio.Server) -> None:
         add: Any = sampler_pb2_grpc.add_SamplerServiceServicer_to_server

@@ -6,17 +6,19 @@ import asyncio
 import logging
 import time
 from collections.abc import AsyncIterator, Sequence
-from typing import Any
+from functools import partial
+from typing import Any, TypeAlias
 
 import grpc
 
 from sampler_svc.frame_queue import FrameQueue
+from sampler_svc.grammars import GrammarCompiler, GrammarState
 from sampler_svc.metrics import Metrics
 from sampler_svc.request_slots import RequestSlots
-from sampler_svc.session import Audits, Frame, Session
+from sampler_svc.session import Audits, Compiled, Frame, Session, ToCompile
 from sampler_svc.vocabulary import Vocabulary
 from sampler_svc.wire import read_frame, write_outcome
-from triserve.rpc.errors import InvalidRequest, ServiceError, Unavailable
+from triserve.rpc.errors import Internal, InvalidRequest, ServiceError, Unavailable
 from triserve.rpc.fingerprint import require_same
 from triserve.rpc.traces.spans import Tracer
 from triserve.v1 import common_pb2, sampler_pb2, sampler_pb2_grpc
@@ -28,6 +30,8 @@ _MAX_LOGITS_WIDTH = 1 << 22
 _MAX_NAME_LENGTH = 64
 
 Context = grpc.aio.ServicerContext[Any, Any]
+# What waits on a stream: the replica's frames, and grammars of its requests.
+_Message: TypeAlias = sampler_pb2.SampleRequest | Compiled
 
 
 class SamplerServicer(sampler_pb2_grpc.SamplerServiceServicer):
@@ -35,6 +39,7 @@ class SamplerServicer(sampler_pb2_grpc.SamplerServiceServicer):
 
     Args:
         vocabulary: of the tokenizer.
+        grammars: for the same tokenizer.
         fingerprint: of the model folder.
         slots: of the process.
         max_queued_frames: frames of one stream that may wait.
@@ -45,6 +50,7 @@ class SamplerServicer(sampler_pb2_grpc.SamplerServiceServicer):
     def __init__(
         self,
         vocabulary: Vocabulary,
+        grammars: GrammarCompiler,
         fingerprint: common_pb2.Fingerprint,
         slots: RequestSlots,
         max_queued_frames: int,
@@ -54,11 +60,12 @@ class SamplerServicer(sampler_pb2_grpc.SamplerServiceServicer):
         self._metrics = metrics
         self._tracer = tracer
         self._vocabulary = vocabulary
+        self._grammars = grammars
         self._fingerprint = fingerprint
         self._slots = slots
         self._audits = Audits()
         self._max_queued_frames = max_queued_frames
-        self._queues: set[FrameQueue[sampler_pb2.SampleRequest]] = set()
+        self._queues: set[FrameQueue[_Message]] = set()
 
     async def GetSamplerInfo(self, request: sampler_pb2.GetSamplerInfoRequest, context: Context) -> sampler_pb2.GetSamplerInfoResponse:
         """What this sampler is."""
@@ -82,7 +89,7 @@ class SamplerServicer(sampler_pb2_grpc.SamplerServiceServicer):
 
         # A stream that breaks while a response is being written must free its requests at once too.
         context.add_done_callback(drop_requests)  # type: ignore[arg-type]  # the stubs ask for a class of their own
-        queue: FrameQueue[sampler_pb2.SampleRequest] = FrameQueue(self._max_queued_frames)
+        queue: FrameQueue[_Message] = FrameQueue(self._max_queued_frames)
         self._queues.add(queue)
         reader = asyncio.create_task(queue.fill(request_iterator))
         name = hello.compute_name[:_MAX_NAME_LENGTH]
@@ -149,23 +156,42 @@ class SamplerServicer(sampler_pb2_grpc.SamplerServiceServicer):
         require_same(self._fingerprint, hello.fingerprint, peer="compute")
         return hello
 
-    async def _answers(
-        self, session: Session, queue: FrameQueue[sampler_pb2.SampleRequest], logits_width: int
-    ) -> AsyncIterator[sampler_pb2.SampleResponse]:
+    async def _answers(self, session: Session, queue: FrameQueue[_Message], logits_width: int) -> AsyncIterator[sampler_pb2.SampleResponse]:
         done = 0
         while messages := await queue.take_all():
-            frames, error = _read_frames(messages, done, logits_width)
-            if frames:
+            compiled = [message for message in messages if isinstance(message, Compiled)]
+            frames, error = _read_frames([message for message in messages if not isinstance(message, Compiled)], done, logits_width)
+            if frames or compiled:
                 began = time.perf_counter()
                 await session.prepare(frames)
-                outcome = session.process(frames)
-                done = frames[-1].number
-                self._metrics.frames.inc(len(frames))
-                self._metrics.rows.inc(sum(len(frame.request) for frame in frames))
-                self._metrics.frame_seconds.observe(time.perf_counter() - began)
-                yield write_outcome(outcome, done, self._vocabulary)
+                outcome = session.process(frames, compiled)
+                for one in outcome.to_compile:
+                    self._compile(one, logits_width, queue)
+                if frames:
+                    done = frames[-1].number
+                    self._metrics.frames.inc(len(frames))
+                    self._metrics.rows.inc(sum(len(frame.request) for frame in frames))
+                    self._metrics.frame_seconds.observe(time.perf_counter() - began)
+                if frames or not outcome.is_empty:
+                    yield write_outcome(outcome, done, self._vocabulary)
             if error is not None:
                 raise error
+
+    def _compile(self, wanted: ToCompile, logits_width: int, queue: FrameQueue[_Message]) -> None:
+        """Has a grammar compiled; what comes of it goes into the queue."""
+        work = partial(self._grammars.open, wanted.grammar, logits_width, wanted.stop_token_ids, list(wanted.generated))
+        future = asyncio.get_running_loop().run_in_executor(self._grammars.threads, work)
+
+        def put(done: asyncio.Future[GrammarState]) -> None:
+            if done.cancelled():
+                return
+            error = done.exception()
+            if error is not None and not isinstance(error, ServiceError):
+                logger.error("a grammar could not be compiled", exc_info=error)
+                error = Internal("the grammar could not be compiled")
+            queue.put(Compiled(wanted.request, done.result() if error is None else error))
+
+        future.add_done_callback(put)
 
 
 def _read_frames(messages: Sequence[sampler_pb2.SampleRequest], done: int, logits_width: int) -> tuple[list[Frame], ServiceError | None]:

@@ -13,11 +13,13 @@ from numpy.typing import NDArray
 
 from sampler_svc.draw import draw_token
 from sampler_svc.errors import Disagreement
+from sampler_svc.grammars import GrammarState, unpacked
 from sampler_svc.logprobs import RowLogprobs, TokenLogprob, token_logprob
 from sampler_svc.request_slots import RequestSlots
 from sampler_svc.request_state import REPLAY_PIECE_TOKENS, Delta, RequestState
 from sampler_svc.vocabulary import Vocabulary
 from triserve.rpc.errors import InvalidRequest, ServiceError
+from triserve.rpc.sampling import Grammar
 from triserve.rpc.traces.context import read_traceparent
 from triserve.rpc.traces.spans import OpenSpan, Tracer, error_type
 from triserve.v1 import sampler_pb2
@@ -39,6 +41,30 @@ class Frame(NamedTuple):
     tokens: Sequence[Sequence[int]]  # none = to be drawn here, from the row's logits
     logprobs: Mapping[int, RowLogprobs]  # by row, of some that were drawn
     logits: Mapping[int, NDArray[np.float32]]  # by row, [width], of all to be drawn here and of those that are audited
+
+
+class ToCompile(NamedTuple):
+    """A grammar of a request that has opened."""
+
+    request: int
+    grammar: Grammar
+    stop_token_ids: frozenset[int]
+    generated: Sequence[int]
+
+
+class Compiled(NamedTuple):
+    """What came of it."""
+
+    request: int
+    grammar: GrammarState | ServiceError
+
+
+class Mask(NamedTuple):
+    """What can be drawn next of a request that has a grammar."""
+
+    request: int
+    position: int
+    allowed: bytes  # a bit for each id
 
 
 class Verdict(NamedTuple):
@@ -66,6 +92,14 @@ class Outcome:
     failed: list[tuple[int, ServiceError]] = field(default_factory=list)
     deltas: dict[int, Delta] = field(default_factory=dict)
     """By the replica's request: however many frames there are, one delta for each."""
+    masks: dict[int, Mask] = field(default_factory=dict)
+    """By the replica's request: of each the latest."""
+    to_compile: list[ToCompile] = field(default_factory=list)
+
+    @property
+    def is_empty(self) -> bool:
+        """Whether there is nothing to tell."""
+        return not (self.verdicts or self.finished or self.failed or self.deltas or self.masks)
 
 
 class Session:
@@ -114,18 +148,25 @@ class Session:
                     except InvalidRequest as error:
                         self._prepared[opening.request] = error
 
-    def process(self, frames: Sequence[Frame]) -> Outcome:
+    def process(self, frames: Sequence[Frame], compiled: Sequence[Compiled] = ()) -> Outcome:
         """Takes frames in their order; what comes of them is the same as of each alone, with the deltas of a request joined.
+
+        Args:
+            frames: of the stream.
+            compiled: grammars of requests that opened in frames before.
 
         Raises:
             InvalidRequest: a request is opened that is open; the stream cannot go on.
         """
         outcome = Outcome()
+        for one in compiled:
+            self._begin_grammar(one, outcome)
         for frame in frames:
             for opening in frame.opens:
                 self._open(opening, outcome)
             for request in frame.closes:
                 self._drop(request, error="cancelled")
+                outcome.masks.pop(request, None)
             self._take_rows(frame, outcome)
         self._prepared.clear()
         return outcome
@@ -152,6 +193,8 @@ class Session:
             self._slots.release()
             outcome.failed.append((opening.request, error))
             return
+        if state.sampling.grammar is not None:
+            outcome.to_compile.append(ToCompile(opening.request, state.sampling.grammar, state.stop_token_ids, opening.generated_token_ids))
         if caller is not None and self._tracer is not None:
             self._tracer.note(state.request_id, caller)
             span = self._spans[opening.request] = self._tracer.begin("sample", caller, kind="server")
@@ -166,6 +209,25 @@ class Session:
             for _ in prepared.replay():
                 pass
         return prepared
+
+    def _begin_grammar(self, compiled: Compiled, outcome: Outcome) -> None:
+        state = self._requests.get(compiled.request)
+        # One that was closed meanwhile needs none.
+        if state is None or not state.awaits_grammar:
+            return
+        if isinstance(compiled.grammar, ServiceError):
+            self._fail(compiled.request, compiled.grammar, outcome)
+            return
+        state.grammar = compiled.grammar
+        self._add_mask(compiled.request, state, outcome)
+
+    def _add_mask(self, request: int, state: RequestState, outcome: Outcome) -> None:
+        if state.grammar is None:
+            return
+        try:
+            outcome.masks[request] = Mask(request, state.position, state.grammar.allowed())
+        except ServiceError as error:
+            self._fail(request, error, outcome)
 
     def _drop(self, request: int, *, error: str | None = None) -> None:
         if request in self._spans:
@@ -192,6 +254,8 @@ class Session:
                     if position + max(1, len(tokens)) <= state.position:
                         continue
                     raise Disagreement(f"row is about position {position}, the next is {state.position}")
+                if state.awaits_grammar:
+                    raise Disagreement("row came before the request's grammar was compiled")
                 if not tokens:
                     self._take_whole(request, state, logits[row], outcome)
                     continue
@@ -226,7 +290,9 @@ class Session:
                 if request in self._spans:
                     self._spans[request].attributes["gen_ai.response.finish_reasons"] = (delta.finish.name.lower(),)
                 self._drop(request)
+                outcome.masks.pop(request, None)
                 return
+        self._add_mask(request, state, outcome)
 
     def _draw(self, state: RequestState, logits: NDArray[np.float32]) -> int:
         """The token that comes next.
@@ -237,9 +303,11 @@ class Session:
         """
         if not np.isfinite(logits.max()):
             raise Disagreement("no logit is finite, or one is NaN or infinite")
+        if state.grammar is not None:
+            logits = np.where(unpacked(state.grammar.allowed(), self._logits_width), logits, np.float32(-np.inf))
         token = draw_token(logits, state.sampling, state.changes, state.position)
         if token is None:
-            fields = state.changes.banning_fields(state.position)
+            fields = [*state.changes.banning_fields(state.position), *(["grammar"] if state.grammar is not None else [])]
             raise InvalidRequest(f"{' and '.join(fields)} leave no token to draw at position {state.position}", field=fields[-1])
         return token
 
@@ -258,4 +326,5 @@ class Session:
         if isinstance(error, Disagreement):
             logger.error("request %s: %s", self._requests[request].request_id, error.detail)
         outcome.failed.append((request, error))
+        outcome.masks.pop(request, None)
         self._drop(request, error=error_type(error))

@@ -113,6 +113,7 @@ def write_outcome(outcome: Outcome, frame: int, vocabulary: Vocabulary) -> sampl
             sampler_pb2.Parcel(gateway=gateway, delta_frame=_write_deltas(deltas, vocabulary).SerializeToString())
             for gateway, deltas in by_gateway.items()
         ],
+        masks=[sampler_pb2.RowMask(**mask._asdict()) for mask in outcome.masks.values()],
     )
 
 

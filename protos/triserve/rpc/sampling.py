@@ -28,6 +28,39 @@ _RANGES = {
 
 
 @dataclass(frozen=True, slots=True)
+class Grammar:
+    """What the text of an answer must be.
+
+    Attributes:
+        kind: "json_schema", "regex" or "lark".
+        text: in the language of its kind.
+    """
+
+    kind: str
+    text: str
+
+    @classmethod
+    def read(cls, message: common_pb2.Grammar) -> Grammar:
+        """What a message of the contract says. Whether it is one is found out when it is compiled.
+
+        Raises:
+            InvalidRequest: it is of no kind, or too long.
+        """
+        kind = message.WhichOneof("kind")
+        if kind is None:
+            raise InvalidRequest("grammar is of no kind: one of json_schema, regex and lark must be set", field="grammar")
+        text: str = getattr(message, kind)
+        if (num_bytes := len(text.encode())) > limits.MAX_GRAMMAR_BYTES:
+            raise InvalidRequest(f"grammar has {num_bytes} bytes, the limit is {limits.MAX_GRAMMAR_BYTES}", field="grammar")
+        return cls(kind, text)
+
+    def write(self) -> common_pb2.Grammar:
+        """The message that `read` reads."""
+        fields: dict[str, Any] = {self.kind: self.text}
+        return common_pb2.Grammar(**fields)
+
+
+@dataclass(frozen=True, slots=True)
 class Sampling:
     """How to draw, as `SamplingParams` in common.proto says; the defaults are what an unset field means.
 
@@ -43,6 +76,7 @@ class Sampling:
         allowed_token_ids: nothing else can be drawn; empty = everything can.
         banned_token_ids: cannot be drawn.
         bad_words: sequences of ids that cannot be drawn to their end.
+        grammar: what the text must be; None = anything.
     """
 
     temperature: float = 1.0
@@ -67,6 +101,7 @@ class Sampling:
     bad_words: tuple[tuple[int, ...], ...] = ()
     seed: int | None = None
     top_logprobs: int | None = None
+    grammar: Grammar | None = None
 
     @classmethod
     def read(cls, message: common_pb2.SamplingParams, logits_width: int) -> Sampling:
@@ -90,6 +125,8 @@ class Sampling:
             if field in fields:
                 fields[field] = tuple(fields[field])
         fields["bad_words"] = tuple(tuple(word.token_ids) for word in message.bad_words)
+        if message.HasField("grammar"):
+            fields["grammar"] = Grammar.read(message.grammar)
         sampling = cls(**fields)
         sampling.check(logits_width)
         return sampling
@@ -103,6 +140,8 @@ class Sampling:
                 fields[field.name] = value
         if self.bad_words:
             fields["bad_words"] = [common_pb2.TokenSequence(token_ids=word) for word in self.bad_words]
+        if self.grammar is not None:
+            fields["grammar"] = self.grammar.write()
         return common_pb2.SamplingParams(**fields)
 
     @property

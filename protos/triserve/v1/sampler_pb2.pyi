@@ -315,6 +315,36 @@ class SampleRequest(_message.Message):
 Global___SampleRequest: _TypeAlias = SampleRequest  # noqa: Y015
 
 @_typing.final
+class RowMask(_message.Message):
+    """What can be drawn next of a request that has a grammar."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    REQUEST_FIELD_NUMBER: _builtins.int
+    POSITION_FIELD_NUMBER: _builtins.int
+    ALLOWED_FIELD_NUMBER: _builtins.int
+    request: _builtins.int
+    """The replica's request."""
+    position: _builtins.int
+    """Index of the token to be drawn."""
+    allowed: _builtins.bytes
+    """One bit for each id, the lowest of a byte first; 1 = it can be drawn. As many bytes as that takes."""
+    def __init__(
+        self,
+        *,
+        request: _builtins.int = ...,
+        position: _builtins.int = ...,
+        allowed: _builtins.bytes = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["allowed", b"allowed", "position", b"position", "request", b"request"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___RowMask: _TypeAlias = RowMask  # noqa: Y015
+
+@_typing.final
 class Parcel(_message.Message):
     """Text for one gateway."""
 
@@ -385,9 +415,11 @@ class SampleResponse(_message.Message):
     FINISHED_FIELD_NUMBER: _builtins.int
     FAILED_FIELD_NUMBER: _builtins.int
     PARCELS_FIELD_NUMBER: _builtins.int
+    MASKS_FIELD_NUMBER: _builtins.int
     frame: _builtins.int
-    """All frames up to this number are done, more than in the answer before; a replica lets only so many go unanswered. A request with a
-    row in one of them that the sampler was to draw, and which has no verdict, end or failure by now, fails.
+    """All frames up to this number are done, more than in the answer before, or as many where there is nothing but masks and failures; a replica
+    lets only so many go unanswered. A request with a row in one of them that the sampler was to draw, and which has no verdict, end or failure
+    by now, fails, and so does one with a grammar that has neither mask, end nor failure.
     """
     @_builtins.property
     def hello(self) -> Global___GetSamplerInfoResponse:
@@ -421,6 +453,12 @@ class SampleResponse(_message.Message):
     def parcels(self) -> _containers.RepeatedCompositeFieldContainer[Global___Parcel]:
         """Text, at most one parcel per gateway."""
 
+    @_builtins.property
+    def masks(self) -> _containers.RepeatedCompositeFieldContainer[Global___RowMask]:
+        """Of requests that have a grammar: what can be drawn behind the last token that came of them. It comes with the answer to that token's frame,
+        unless the request has ended; the first one of a request when its grammar is ready, with an answer that may have no frame of its own.
+        """
+
     def __init__(
         self,
         *,
@@ -433,10 +471,11 @@ class SampleResponse(_message.Message):
         finished: _abc.Iterable[_builtins.int] | None = ...,
         failed: _abc.Iterable[Global___SampleFailure] | None = ...,
         parcels: _abc.Iterable[Global___Parcel] | None = ...,
+        masks: _abc.Iterable[Global___RowMask] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["hello", b"hello"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["failed", b"failed", "finished", b"finished", "frame", b"frame", "hello", b"hello", "num_tokens", b"num_tokens", "parcels", b"parcels", "position", b"position", "request", b"request", "token", b"token"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["failed", b"failed", "finished", b"finished", "frame", b"frame", "hello", b"hello", "masks", b"masks", "num_tokens", b"num_tokens", "parcels", b"parcels", "position", b"position", "request", b"request", "token", b"token"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

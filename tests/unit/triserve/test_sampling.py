@@ -10,7 +10,7 @@ import pytest
 
 from triserve.rpc import limits
 from triserve.rpc.errors import InvalidRequest
-from triserve.rpc.sampling import Sampling, Stopping, check_ids
+from triserve.rpc.sampling import Grammar, Sampling, Stopping, check_ids
 from triserve.v1 import common_pb2
 
 WIDTH = 100
@@ -98,7 +98,11 @@ OTHER_VALUES: dict[str, Any] = {"float": 0.25, "float | None": 0.25, "int": 3, "
 
 @pytest.mark.parametrize("field", dataclasses.fields(Sampling), ids=lambda field: field.name)
 def test_every_parameter_travels(field: dataclasses.Field[Any]) -> None:
-    values: Any = OTHER_VALUES | {"tuple[float, ...]": (0.5, -0.5), "tuple[tuple[int, ...], ...]": ((1,), (2, 3))}
+    values: Any = OTHER_VALUES | {
+        "tuple[float, ...]": (0.5, -0.5),
+        "tuple[tuple[int, ...], ...]": ((1,), (2, 3)),
+        "Grammar | None": Grammar("regex", "a+"),
+    }
     changes: dict[str, Any] = {"seed": 1, field.name: values[str(field.type)]}
     # Each has one entry for each of the other.
     if field.name.startswith("logit_bias"):

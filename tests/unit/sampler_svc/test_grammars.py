@@ -1,0 +1,213 @@
+"""Grammars: what is allowed is what can go on to a whole text, what is refused says why, and an answer ends when nothing can follow."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Sequence
+from pathlib import Path
+
+import jsonschema
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from llguidance import LLParserLimits
+
+from sampler_svc.grammars import GrammarCompiler, GrammarState, unpacked
+from sampler_svc.vocabulary import Vocabulary, load_tokenizer
+from tests.fakes.sampler_tokenizers import byte_tokenizer, llama_decoder, tokenizer_of
+from triserve.rpc.errors import InvalidRequest
+from triserve.rpc.sampling import Grammar
+
+WORDS = ("true", '{"', '":', "10", "name", "ab", "abc")
+WIDTH = 256 + len(WORDS) + 1
+EOS = WIDTH - 1
+
+
+@pytest.fixture(scope="module")
+def compiler(tmp_path_factory: pytest.TempPathFactory) -> GrammarCompiler:
+    path = tmp_path_factory.mktemp("model") / "tokenizer.json"
+    byte_tokenizer(*WORDS).save(str(path))
+    return GrammarCompiler(path, Vocabulary(load_tokenizer(path)))
+
+
+def text_of(tokens: Sequence[int]) -> str:
+    return b"".join(bytes([token]) if token < 256 else WORDS[token - 256].encode() for token in tokens).decode()
+
+
+def allowed(state: GrammarState, width: int = WIDTH) -> list[int]:
+    return np.flatnonzero(unpacked(state.allowed(), width)).tolist()
+
+
+def opened(
+    compiler: GrammarCompiler, kind: str, text: str, *, stops: Sequence[int] = (EOS,), generated: Sequence[int] = ()
+) -> GrammarState:
+    return compiler.open(Grammar(kind, text), WIDTH, stops, generated)
+
+
+def refusal(compiler: GrammarCompiler, kind: str, text: str) -> str:
+    with pytest.raises(InvalidRequest) as caught:
+        opened(compiler, kind, text)
+    assert caught.value.field == "grammar"
+    return caught.value.message
+
+
+def walk(state: GrammarState, pick: st.DataObject, most: int = 200) -> str | None:
+    """Any allowed tokens to the end; None = it has not ended."""
+    tokens: list[int] = []
+    while len(tokens) < most:
+        ids = allowed(state)
+        assert ids, "something is always allowed until the text is whole"
+        token = pick.draw(st.sampled_from(ids))
+        if token == EOS:
+            return text_of(tokens)
+        tokens.append(token)
+        assert state.advance([token])
+        if state.is_over:
+            return text_of(tokens)
+    return None
+
+
+def test_every_token_that_can_go_on_is_allowed_and_no_other(compiler: GrammarCompiler) -> None:
+    state = opened(compiler, "regex", "(abc|ab!)x?")
+    ab, abc = 256 + WORDS.index("ab"), 256 + WORDS.index("abc")
+    assert allowed(state) == [ord("a"), ab, abc]
+    state.advance([ab])
+    assert allowed(state) == [ord("!"), ord("c")]
+    state.advance([ord("!")])
+    assert allowed(state) == [ord("x"), EOS], "it may end here, and may go on"
+    assert state.is_whole and not state.is_over
+    state.advance([ord("x")])
+    assert state.is_over
+
+
+def test_stop_ids_are_allowed_where_the_text_is_whole_and_nowhere_else(compiler: GrammarCompiler) -> None:
+    state = opened(compiler, "regex", "a+", stops=(EOS, ord("a"), 7))
+    assert allowed(state) == [], "one that would end it before it is whole cannot be drawn"
+    state = opened(compiler, "regex", "a+", stops=(EOS, 6, 7))
+    assert allowed(state) == [ord("a")]
+    state.advance([ord("a")])
+    assert allowed(state) == [6, 7, ord("a"), EOS]
+
+
+def test_a_token_that_is_not_allowed_is_told(compiler: GrammarCompiler) -> None:
+    assert not opened(compiler, "regex", "ab").advance([ord("b")])
+
+
+def test_an_answer_goes_on_behind_what_was_generated_before(compiler: GrammarCompiler) -> None:
+    state = opened(compiler, "regex", "abc", generated=[ord("a"), ord("b")])
+    assert allowed(state) == [ord("c")]
+    for generated, says in ([[ord("b")], "does not allow"], [[ord("a"), ord("b"), ord("c")], "has ended"]):
+        with pytest.raises(InvalidRequest, match=str(says)):
+            opened(compiler, "regex", "abc", generated=generated)  # type: ignore[arg-type]
+
+
+def test_states_of_one_grammar_do_not_share_where_they_are(compiler: GrammarCompiler) -> None:
+    first, second = opened(compiler, "regex", "[xy]z|y"), opened(compiler, "regex", "[xy]z|y")
+    first.advance([ord("x")])
+    assert allowed(first) == [ord("z")]
+    assert allowed(second) == [ord("x"), ord("y")]
+
+
+def test_a_text_of_which_there_is_only_one_is_written_in_as_few_tokens_as_there_are(compiler: GrammarCompiler) -> None:
+    state = opened(compiler, "regex", "x?ab10")
+    state.advance([ord("x")])
+    assert allowed(state) == [256 + WORDS.index("ab")]
+
+
+@pytest.mark.parametrize("width", [100, WIDTH, 1000])
+def test_a_mask_has_a_bit_for_each_logit_whatever_the_tokenizers_size(compiler: GrammarCompiler, width: int) -> None:
+    mask = compiler.open(Grammar("regex", "[a-z]+"), width, (), ()).allowed()
+    assert len(mask) == -(-width // 8)
+    assert allowed(compiler.open(Grammar("regex", "a"), width, (), ()), width) == ([ord("a")] if width > ord("a") else [])
+
+
+SCHEMAS = [
+    {"type": "object", "properties": {"name": {"type": "string", "maxLength": 5}, "n": {"type": "integer"}}, "required": ["name", "n"]},
+    {"type": "object", "properties": {"a": {"enum": ["x", 1, None, True]}}, "required": ["a"], "additionalProperties": False},
+    {
+        "type": "array",
+        "items": {"anyOf": [{"type": "boolean"}, {"type": "number", "minimum": 0, "maximum": 99}]},
+        "minItems": 1,
+        "maxItems": 3,
+    },
+    {"$defs": {"t": {"type": "object", "properties": {"t": {"$ref": "#/$defs/t"}}, "additionalProperties": False}}, "$ref": "#/$defs/t"},
+    {"type": "string", "pattern": "^[0-9]{2}-[a-f]+$"},
+    {"type": "string", "format": "date"},
+    {"const": {"k": [1, "ü"]}},
+]
+
+
+@given(st.data(), st.sampled_from(SCHEMAS))
+def test_whatever_is_drawn_a_text_that_has_ended_is_what_its_schema_allows(
+    compiler: GrammarCompiler, pick: st.DataObject, schema: dict[str, object]
+) -> None:
+    text = walk(opened(compiler, "json_schema", json.dumps(schema)), pick)
+    if text is not None:
+        jsonschema.validate(json.loads(text), schema)
+
+
+@given(st.data(), st.sampled_from(["[a-c]{2,5}", "(ab|abc)*d", "yes|no", r"[0-9]{1,3}(\.[0-9]+)?"]))
+def test_whatever_is_drawn_a_text_that_has_ended_is_what_its_expression_matches(
+    compiler: GrammarCompiler, pick: st.DataObject, expression: str
+) -> None:
+    text = walk(opened(compiler, "regex", expression), pick, most=40)
+    assert text is None or re.fullmatch(expression, text)
+
+
+@pytest.mark.parametrize(
+    ("kind", "text", "says"),
+    [
+        ("regex", "(", "unclosed group"),
+        ("regex", "a(?=b)", "look-around"),
+        ("lark", "start: x", "unknown name"),
+        ("lark", "nothing", "grammar cannot be held"),
+        ("json_schema", "[1", "it is no JSON"),
+        ("json_schema", "[" * 100_000, "it is no JSON"),
+        ("json_schema", "3", "neither an object nor a boolean"),
+        ("json_schema", "false", "grammar cannot be held"),
+        ("json_schema", '{"type": "nothing"}', "grammar cannot be held"),
+        ("json_schema", '{"type": "array", "uniqueItems": true}', "uniqueItems"),
+        ("json_schema", '{"not": {"type": "string"}}', "not"),
+        ("json_schema", '{"$ref": "https://example.com/schema"}', "example.com"),
+        ("json_schema", '{"allOf":[' * 500 + "{}" + "]}" * 500, "it is no JSON"),
+        ("json_schema", '{"allOf":[' * 200 + "{}" + "]}" * 200, "recursion"),
+        ("regex", "", "the empty text alone"),
+    ],
+    ids=lambda value: str(value)[:40],
+)
+def test_what_cannot_be_held_is_refused_and_says_why(compiler: GrammarCompiler, kind: str, text: str, says: str) -> None:
+    message = refusal(compiler, kind, text)
+    assert says in message
+    assert len(message) < 400 and message.isprintable()
+
+
+def test_a_grammar_that_grows_too_complex_ends_its_answer_with_a_reason(tmp_path: Path) -> None:
+    path = tmp_path / "tokenizer.json"
+    byte_tokenizer(*WORDS).save(str(path))
+    few = GrammarCompiler(path, Vocabulary(load_tokenizer(path)), LLParserLimits(max_lexer_states=30))
+    state = few.open(Grammar("regex", "(a|b)*a(a|b){9}"), WIDTH, [EOS], [])
+    with pytest.raises(InvalidRequest, match="too many states"):
+        for step in range(200):
+            assert state.advance([ord("a") if step % 3 else ord("b")])
+
+
+def test_an_id_behind_the_tokenizers_last_is_never_allowed(compiler: GrammarCompiler) -> None:
+    state = compiler.open(Grammar("regex", "a?"), WIDTH + 8, [], [])
+    assert state.is_whole and allowed(state, WIDTH + 8) == [ord("a")]
+
+
+def test_compiled_grammars_are_kept_and_only_so_many(compiler: GrammarCompiler) -> None:
+    for number in range(300):
+        opened(compiler, "regex", f"a{{{number + 1}}}")
+    assert len(compiler._kept) <= 128
+    assert Grammar("regex", "a{300}") in compiler._kept and Grammar("regex", "a{1}") not in compiler._kept
+
+
+def test_tokenizers_that_write_spaces_in_their_own_way_are_bound_too(tmp_path: Path) -> None:
+    pieces = ["<unk>", *(f"<0x{byte:02X}>" for byte in range(256)), "▁yes", "yes", "▁no", "no"]
+    path = tmp_path / "tokenizer.json"
+    tokenizer_of(pieces, llama_decoder(), special=("</s>",)).save(str(path))
+    state = GrammarCompiler(path, Vocabulary(load_tokenizer(path))).open(Grammar("regex", " ?yes"), len(pieces) + 1, [len(pieces)], [])
+    assert {pieces[token] for token in allowed(state, len(pieces) + 1)} == {"▁yes", "yes", "<0x20>", "<0x79>"}
