@@ -65,7 +65,7 @@ def apply_changes(logits: torch.Tensor, rows: Sequence[RowToDraw], history: Hist
         _penalise(logits, counts, penalties, sent.slots)
     if adjusted is not None:
         flat.index_copy_(0, sent.adjusted_cells, adjusted)
-    if sent.allowed_cells.numel():
+    if sent.limited_rows.numel():
         kept = flat.index_select(0, sent.allowed_cells)
         logits.index_fill_(0, sent.limited_rows, -torch.inf)
         flat.index_copy_(0, sent.allowed_cells, kept)
@@ -132,10 +132,18 @@ class _Lists:
             self._adjusted.append(adjustments.ids + start)
             self._losses.append(adjustments.losses)
             self._gains.append(adjustments.gains)
-        if draw.allowed is not None:
+        allowed, bans = draw.allowed, draw.bans(row.tokens)
+        mask = draw.mask(row.position)
+        if mask is not None and allowed is not None:
+            allowed = allowed[mask[allowed]]
+        elif mask is not None and 2 * np.count_nonzero(mask) < self._width:
+            allowed = np.flatnonzero(mask)
+        elif mask is not None:
+            # Whichever of the two is the shorter list.
+            bans = np.concatenate((bans, np.flatnonzero(~mask)))
+        if allowed is not None:
             self._limited.append(index)
-            self._allowed.append(draw.allowed + start)
-        bans = draw.bans(row.tokens)
+            self._allowed.append(allowed + start)
         if bans.size:
             self._banned.append(bans + start)
 

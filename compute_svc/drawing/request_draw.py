@@ -7,12 +7,14 @@ from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
+import torch
 
 from compute_svc.drawing.rows import Needs, Settings
 from triserve.rpc.sampling import Sampling
 
 Ids = npt.NDArray[np.int64]
 Numbers = npt.NDArray[np.float64]
+Mask = npt.NDArray[np.bool_]
 
 MAX_DRY_TOKENS = 64
 _NO_IDS: Ids = np.empty(0, dtype=np.int64)
@@ -51,6 +53,8 @@ class RequestDraw:
         penalties: Repetition, presence and frequency penalty.
         top_logprobs: How many likeliest ids are reported; None = no log-probabilities.
         allowed: Ids beside which nothing can be drawn; None = everything can.
+        has_grammar: What can be drawn is told for each position, by `set_mask`.
+        kept: [1, width] float32, logits of a row that waits to be told; None = none does.
     """
 
     def __init__(self, sampling: Sampling, *, min_tokens: int, stop_token_ids: Collection[int], num_prompt: int, logits_width: int) -> None:
@@ -71,7 +75,11 @@ class RequestDraw:
         self._bias = np.array(sampling.logit_bias_values, dtype=np.float64)
         self._dry = _Dry(sampling) if sampling.dry_multiplier > 0 else None
         self.adjusts = self._bias_ids.size > 0 or self._dry is not None
-        self._bans_always = self._banned.size > 0 or self.allowed is not None or self._words.any
+        self.has_grammar = sampling.grammar is not None
+        self.kept: torch.Tensor | None = None
+        self._mask: Mask | None = None
+        self._mask_position = -1
+        self._bans_always = self._banned.size > 0 or self.allowed is not None or self._words.any or self.has_grammar
         self._changes_always = self.counts or self.adjusts or self._bans_always
         self.is_bare = self.greedy and not self._changes_always and self.top_logprobs is None
         self._top_k = float("inf") if sampling.top_k is None or sampling.top_k >= logits_width else float(sampling.top_k)
@@ -91,6 +99,24 @@ class RequestDraw:
     def changes_at(self, position: int) -> bool:
         """Whether logits at a position may differ from those the model gives."""
         return self._changes_always or position < self.bare_from
+
+    def set_mask(self, position: int, mask: Mask) -> None:
+        """What can be drawn at a position.
+
+        Args:
+            position: Index of the token in the answer.
+            mask: [width].
+        """
+        self._mask_position, self._mask = position, mask
+
+    def is_told(self, position: int) -> bool:
+        """Whether a row at a position can be drawn."""
+        return not self.has_grammar or position == self._mask_position
+
+    def mask(self, position: int) -> Mask | None:
+        """What can be drawn at a position, [width]; None = everything can, as far as a grammar says."""
+        assert self.is_told(position), "a row waits until it is known what can be drawn"
+        return self._mask if self.has_grammar else None
 
     def needs(self, *, xtc: bool) -> Needs:
         """What the filters need where XTC acts, or where it does not."""

@@ -9,7 +9,10 @@ from typing import Protocol
 import torch
 
 from compute_svc.drawing import RowStatus
+from compute_svc.engine.admittance import require_known_ids
 from compute_svc.engine.batch_builder import BatchBuilder
+from compute_svc.engine.masks import Masks, banned_all
+from compute_svc.engine.prefix_report import prefix_stats_of
 from compute_svc.engine.step_drawing import DrawConfig, DrawnRow, RowsWriter, StepDrawing, StepDraws
 from compute_svc.kv.page_store import KvPageStore
 from compute_svc.layers.forward_batch import ForwardBatch
@@ -101,6 +104,9 @@ class Engine:
         self._pinned: list[Pinned] = []
         self._has_watcher = False
         self._is_watch_new = False
+        self._masks = Masks(logits_width)
+        # Called between computing and drawing where a mask is missing: whoever has it tells it by `mask`.
+        self.look_for_masks: Callable[[], None] = lambda: None
 
     @property
     def dtype(self) -> str:
@@ -134,20 +140,7 @@ class Engine:
     @property
     def prefix_stats(self) -> PrefixStats:
         """What the prefix cache holds and has been good for."""
-        memory = self._scheduler.memory
-        tree = memory.tree
-        return PrefixStats(
-            cached_pages=tree.num_pages,
-            evictable_pages=tree.evictable_pages,
-            pinned_pages=tree.pinned_pages,
-            max_pinned_pages=memory.max_pinned_pages,
-            tenants=tree.num_tenants,
-            looked_up_tokens=memory.looked_up_tokens,
-            hit_tokens=memory.hit_tokens,
-            stored_pages=tree.stored_pages,
-            evicted_pages=tree.evicted_pages,
-            pins=tree.pinned(),
-        )
+        return prefix_stats_of(self._scheduler.memory)
 
     def submit(self, request: Request) -> None:
         """Puts a request in the queue; a prefix to pin that is cached is pinned at once.
@@ -156,7 +149,7 @@ class Engine:
             InvalidRequest: It can never fit, is complete already, has no prompt or an id without a logit, or pins a part of a page.
             Overloaded: The queue is full, or too much would be pinned.
         """
-        self._require_known_ids(request)
+        require_known_ids(request, self.logits_width)
         request.sampling.check(self.logits_width)
         if request.pins and request.prompt.size % self.config.page_size_tokens:
             raise InvalidRequest(
@@ -201,6 +194,28 @@ class Engine:
             return
         state.awaiting = False
         self._accept(state, tokens)
+
+    def mask(self, number: int, position: int, allowed: bytes) -> None:
+        """Takes what can be drawn next of a request that has a grammar; one that has left is ignored. A step may be under way.
+
+        Effects: a mask that is none, or of another place, fails the request before the next step.
+        """
+        state = self._scheduler.find(number)
+        if state is not None:
+            self._masks.take(state, position, allowed)
+
+    def draw_kept(self) -> StepOutput | None:
+        """Draws rows that have waited for their masks, in time for the next step; None if there is none."""
+        for state in self._masks.unfit():
+            self.reject(state.request.number, Internal("the sampler's mask does not fit the request"))
+        states = [state for state in self._masks.told() if self._scheduler.find(state.request.number) is state]
+        if not states:
+            return None
+        writer, rows = RowsWriter(), self._drawing.draw_kept(states)
+        for state, row in zip(states, rows, strict=True):
+            state.awaiting = False
+            self._give_row(state, row, writer)
+        return self._output(writer.rows())
 
     def reject(self, number: int, error: ServiceError) -> None:
         """Ends a request with an error; one that has left is ignored."""
@@ -269,8 +284,11 @@ class Engine:
                 self._decode_tokens += len(rows.numbers) if rows is not None else 0
         elif not (self._has_arrivals or plan.admitted or self._released or self._is_watch_new):
             return None
-        output = StepOutput(rows, self._started, self._released, self.load, self._pinned, self._take_kv_changes())
         self._has_arrivals = False
+        return self._output(rows)
+
+    def _output(self, rows: Rows | None) -> StepOutput:
+        output = StepOutput(rows, self._started, self._released, self.load, self._pinned, self._take_kv_changes())
         self._started, self._released, self._pinned = [], [], []
         return output
 
@@ -296,7 +314,10 @@ class Engine:
             if len(logits) != len(states):
                 # Rows are told apart by their place alone: one that is missing would hand its neighbours' tokens around.
                 raise RuntimeError(f"the model gave {len(logits)} rows of logits for {len(states)} requests")
-            draws = self._drawing.draw(states, self._scheduler.memory.slots.num_tokens[rows], logits) if states else None
+            num_tokens = self._scheduler.memory.slots.num_tokens[rows]
+            if states and self._drawing.untold(states, num_tokens):
+                self.look_for_masks()
+            draws = self._drawing.draw(states, num_tokens, logits) if states else None
         self._scheduler.complete(plan)
         return None if draws is None else self._give_out(states, rows, len(plan.decodes), draws)
 
@@ -315,14 +336,6 @@ class Engine:
             raise StepsFail(
                 f"{self._failed_steps} steps have failed in a row, the last one with {type(reason).__name__}: {reason}"
             ) from error
-
-    def _require_known_ids(self, request: Request) -> None:
-        if not request.prompt.size:
-            raise InvalidRequest("token_ids is empty, it must have at least one id", field="token_ids")
-        for field, ids in (("token_ids", request.prompt), ("generated_token_ids", request.generated)):
-            wrong = ids[(ids < 0) | (ids >= self.logits_width)]
-            if wrong.size:
-                raise InvalidRequest(f"{field} has id {int(wrong[0])}, the limit is {self.logits_width - 1}", field=field)
 
     def _give_out(self, states: list[RequestState], slots: Slots, num_decodes: int, draws: StepDraws) -> Rows:
         """Tells what a step drew and goes on with its requests.
@@ -348,6 +361,9 @@ class Engine:
 
     def _give_row(self, state: RequestState, row: DrawnRow, writer: RowsWriter) -> None:
         request = state.request
+        if row.waits:
+            state.awaiting = True
+            return
         if state.num_tokens == state.num_given and not request.pins:
             assert state.admitted_at is not None, "a running request was admitted"
             self._started.append(Started(request.number, state.cached_tokens, request.submitted_at, state.admitted_at))
@@ -356,7 +372,7 @@ class Engine:
         elif request.pins:
             self._keep(state)
         elif row.status is RowStatus.IMPOSSIBLE:
-            self._release(request.number, _banned_all(request, state.position))
+            self._release(request.number, banned_all(request, state.position))
         else:
             writer.add(request.number, state.position, row)
             if row.status is None:
@@ -401,13 +417,3 @@ class Engine:
         self._drawing.close(state)
         self._released.append(Released(number, state.preemptions, error))
         return True
-
-
-def _banned_all(request: Request, position: int) -> InvalidRequest:
-    """Why no token is left to draw at a position."""
-    sampling = request.sampling
-    fields = [name for name in ("allowed_token_ids", "banned_token_ids", "bad_words") if getattr(sampling, name)]
-    if request.stop_token_ids and position < request.min_tokens:
-        fields.append("min_tokens")
-    assert fields, "nothing else bans a token"
-    return InvalidRequest(f"{' and '.join(fields)} leave no token to draw at position {position}", field=fields[-1])

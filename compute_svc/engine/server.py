@@ -40,8 +40,9 @@ class EngineServer:
         self._connection = connection
         self._build = build
         self._reader = CommandReader(connection)
-        # Came together with the first command.
-        self._unread: list[bytes] = []
+        # Commands that were read and not done: those that came together with the first, or while a step was under way.
+        self._unread: list[wire.Command] = []
+        self._is_closed = False
 
     def run(self) -> None:
         """Loads, then computes; returns when the other end is closed or the engine has failed, which the other end is told."""
@@ -89,23 +90,49 @@ class EngineServer:
         while (contents := self._reader.read(None)) is not None:
             if contents:
                 command = wire.Command.FromString(contents[0])
-                self._unread = contents[1:]
+                self._unread = [wire.Command.FromString(content) for content in contents[1:]]
                 assert command.HasField("load"), "nothing is asked of an engine that is not there yet"
                 return Settings.model_validate_json(command.load.settings)
         return None
 
     def _serve(self, engine: Engine) -> None:
-        contents: list[bytes] | None = self._unread
-        while contents is not None:
-            for content in contents:
-                self._do(engine, wire.Command.FromString(content))
+        engine.look_for_masks = lambda: self._take_masks(engine)
+        while True:
+            commands, self._unread = self._unread, []
+            for command in commands:
+                self._do(engine, command)
+            kept = engine.draw_kept()
+            if kept is not None:
+                self._send(wire.Report(output=encode_output(kept, time.monotonic())))
             plan = engine.plan(time.monotonic())
             if plan.admitted:
                 self._send(wire.Report(admitted=wire.Admitted(request=[state.request.number for state in plan.admitted])))
             output = engine.run(plan)
             if output is not None:
                 self._send(wire.Report(output=encode_output(output, time.monotonic())))
-            contents = self._reader.read(_seconds_until(engine.next_deadline) if output is None else 0.0)
+            is_idle = output is None and not self._unread
+            self._read(_seconds_until(engine.next_deadline) if is_idle else 0.0)
+            if self._is_closed:
+                return
+
+    def _read(self, timeout_s: float | None) -> None:
+        """Adds the commands that have arrived to those that are to be done; notes that the other end is closed."""
+        contents = self._reader.read(timeout_s)
+        if contents is None:
+            self._is_closed = True
+        else:
+            self._unread += [wire.Command.FromString(content) for content in contents]
+
+    def _take_masks(self, engine: Engine) -> None:
+        """Does the commands that a step under way waits for, and leaves the others for when it is over."""
+        self._read(0.0)
+        others = []
+        for command in self._unread:
+            if command.HasField("masks"):
+                self._do(engine, command)
+            else:
+                others.append(command)
+        self._unread = others
 
     def _do(self, engine: Engine, command: wire.Command) -> None:
         kind = command.WhichOneof("kind")
@@ -115,6 +142,9 @@ class EngineServer:
             engine.release(command.release)
         elif kind == "verdicts":
             self._judge(engine, command.verdicts)
+        elif kind == "masks":
+            for mask in command.masks.masks:
+                engine.mask(mask.number, mask.position, mask.allowed)
         elif kind == "pause":
             engine.pause(command.pause.request, paused=command.pause.paused)
         elif kind == "ping":

@@ -47,7 +47,7 @@ class DrawnRow(NamedTuple):
     """One row.
 
     Attributes:
-        status: What became of it; None if a sampler is to draw it.
+        status: What became of it; None if a sampler is to draw it, or has yet to tell what can be drawn.
         token: Without meaning in rows that were not drawn.
         logprobs: None if nobody asked for them.
         logits: [width] float32 for the sampler, None if it does not get them.
@@ -57,6 +57,11 @@ class DrawnRow(NamedTuple):
     token: int
     logprobs: RowLogprobs | None
     logits: npt.NDArray[np.float32] | None
+
+    @property
+    def waits(self) -> bool:
+        """Whether its logits are kept until it is known what can be drawn."""
+        return self.status is None and self.logits is None
 
 
 class StepDraws(NamedTuple):
@@ -90,6 +95,8 @@ class StepDrawing:
         self._states: list[RequestState] = []
         self._draws: list[RequestDraw] = []
         self._num_prompt = np.empty(0, dtype=np.int64)
+        # Rows whose requests have a grammar.
+        self._with_grammar: list[int] = []
 
     def open(self, request: Request) -> RequestDraw:
         """What the drawing keeps of a request, until `close`."""
@@ -113,12 +120,11 @@ class StepDrawing:
             num_tokens: [rows], how many tokens of each are known.
             logits: [rows, width] float32.
         """
-        if states != self._states:
-            self._states, self._draws = states, [_draw_of(state) for state in states]
-            self._num_prompt = np.array([state.request.prompt.size for state in states], dtype=np.int64)
+        self._look_at(states)
         positions = num_tokens - self._num_prompt
-        if self._config.place is DrawPlace.SERVICE:
-            return self._draw_some(states, positions, logits)
+        waiting = [row for row in self._with_grammar if not self._draws[row].is_told(int(positions[row]))]
+        if waiting or self._config.place is DrawPlace.SERVICE:
+            return self._draw_some(states, positions, logits, waiting)
         drawn = self._drawer.draw(logits, self._draws, positions, lambda row: _known(states[row]))
         others = {row: DrawnRow(status, 0, None, None) for row, status in drawn.failed.items()}
         for row, logprobs in drawn.logprobs.items():
@@ -127,10 +133,44 @@ class StepDrawing:
             self._add_audited(states, drawn.tokens, logits, others)
         return StepDraws(drawn.tokens, others)
 
-    def _draw_some(self, states: list[RequestState], positions: npt.NDArray[np.int64], logits: torch.Tensor) -> StepDraws:
-        """The same where samplers draw what is not simply the likeliest."""
+    def untold(self, states: list[RequestState], num_tokens: npt.NDArray[np.int64]) -> bool:
+        """Whether it is not known yet what some of the rows can draw. Arguments as of `draw`."""
+        self._look_at(states)
+        positions = num_tokens - self._num_prompt
+        return any(not self._draws[row].is_told(int(positions[row])) for row in self._with_grammar)
+
+    def draw_kept(self, states: list[RequestState]) -> list[DrawnRow]:
+        """Draws rows whose logits were kept, now that it is known what they can draw.
+
+        Effects: they are kept no longer.
+        """
+        draws = [_draw_of(state) for state in states]
+        rows = []
+        for draw in draws:
+            assert draw.kept is not None, "what waits is kept"
+            rows.append(draw.kept)
+            draw.kept = None
+        positions = np.array([state.position for state in states], dtype=np.int64)
+        with torch.inference_mode():
+            drawn = self._drawer.draw(torch.cat(rows), draws, positions, lambda row: _known(states[row]))
+        return [
+            DrawnRow(drawn.failed.get(row, RowStatus.DRAWN), int(drawn.tokens[row]), drawn.logprobs.get(row), None)
+            for row in range(len(states))
+        ]
+
+    def _look_at(self, states: list[RequestState]) -> None:
+        if states != self._states:
+            self._states, self._draws = states, [_draw_of(state) for state in states]
+            self._num_prompt = np.array([state.request.prompt.size for state in states], dtype=np.int64)
+            self._with_grammar = [row for row, draw in enumerate(self._draws) if draw.has_grammar and not states[row].request.pins]
+
+    def _draw_some(
+        self, states: list[RequestState], positions: npt.NDArray[np.int64], logits: torch.Tensor, waiting: list[int]
+    ) -> StepDraws:
+        """The same where samplers draw what is not simply the likeliest, or have yet to say what can be drawn in some rows."""
         leaves = [self._leaves(state) for state in states]
-        kept, sent = ([row for row, is_out in enumerate(leaves) if is_out == wanted] for wanted in (False, True))
+        kept = [row for row, is_out in enumerate(leaves) if not is_out and row not in waiting]
+        sent = [row for row, is_out in enumerate(leaves) if is_out]
         tokens = np.zeros(len(states), dtype=np.int64)
         others: dict[int, DrawnRow] = {}
         if kept:
@@ -141,6 +181,11 @@ class StepDrawing:
                 others[kept[place]] = DrawnRow(status, 0, None, None)
             for place, logprobs in drawn.logprobs.items():
                 others[kept[place]] = DrawnRow(RowStatus.DRAWN, int(drawn.tokens[place]), logprobs, None)
+        if waiting:
+            is_finite = torch.isfinite(rows_of(logits, waiting).amax(dim=1)).tolist()
+            for row, finite in zip(waiting, is_finite, strict=True):
+                others[row] = DrawnRow(None if finite else RowStatus.BROKEN, 0, None, None)
+                self._draws[row].kept = logits[row : row + 1].clone() if finite else None
         if sent:
             for row, whole in zip(sent, rows_of(logits, sent).cpu().numpy(), strict=True):
                 others[row] = DrawnRow(None if np.isfinite(whole.max()) else RowStatus.BROKEN, 0, None, whole)
@@ -151,7 +196,8 @@ class StepDrawing:
     def _leaves(self, state: RequestState) -> bool:
         """Whether a sampler draws the next token of a request."""
         request = state.request
-        if request.pins:
+        # What a grammar allows is told to whoever has the logits.
+        if request.pins or request.sampling.grammar is not None or self._config.place is DrawPlace.DEVICE:
             return False
         bans_stops = bool(request.stop_token_ids) and state.position < request.min_tokens
         return not request.sampling.greedy or request.sampling.changes_logits or bans_stops
@@ -163,7 +209,8 @@ class StepDrawing:
         audited = []
         for row, state in enumerate(states):
             drawn = others.get(row)
-            if (drawn is None or drawn.status is RowStatus.DRAWN) and not state.request.pins:
+            # A sampler has gone on by the time it would look at one that a grammar binds.
+            if (drawn is None or drawn.status is RowStatus.DRAWN) and not state.request.pins and state.request.sampling.grammar is None:
                 self._audits_due += self._config.audited_share
                 if self._audits_due >= 1:
                     self._audits_due -= 1

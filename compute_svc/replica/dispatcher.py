@@ -256,6 +256,8 @@ class Dispatcher:
         """Verdicts go to the engine, parcels to the gateways; requests that the sampler has ended, end."""
         if answer.verdicts:
             self._engine.verdicts(answer.verdicts)
+        if answer.masks:
+            self._engine.masks(answer.masks)
         for parcel in answer.parcels:
             gateway = self._gateways.get(parcel.gateway)
             if gateway is not None:

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Sequence
 from typing import Protocol
 
 from compute_svc.replica.parcels import TextKey
-from compute_svc.replica.sampler_ledger import Verdict
+from compute_svc.replica.sampler_ledger import Mask, Verdict
 from compute_svc.wire.request import Request
 from compute_svc.wire.step_output import Rows
 from triserve.v1 import sampler_pb2
@@ -23,6 +23,9 @@ class EnginePort(Protocol):
 
     def verdicts(self, verdicts: Sequence[Verdict]) -> None:
         """Takes tokens drawn elsewhere."""
+
+    def masks(self, masks: Sequence[Mask]) -> None:
+        """Takes what can be drawn next."""
 
     def pause(self, numbers: Sequence[int], *, paused: bool) -> None:
         """Keeps requests out of the next steps, or lets them in again."""

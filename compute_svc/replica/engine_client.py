@@ -13,7 +13,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Protocol, cast
 
-from compute_svc.replica.sampler_ledger import Verdict
+from compute_svc.replica.sampler_ledger import Mask, Verdict
 from compute_svc.settings import Settings
 from compute_svc.wire import engine_wire_pb2 as wire
 from compute_svc.wire.codec import MessageCutter, decode_output, decode_stats, encode_request, encode_tokens, pack
@@ -187,6 +187,10 @@ class EngineClient(asyncio.Protocol):
             token=[token for verdict in verdicts for token in verdict.tokens],
         )
         self._give(wire.Command(verdicts=columns))
+
+    def masks(self, masks: Sequence[Mask]) -> None:
+        """What can be drawn next of requests that have a grammar."""
+        self._give(wire.Command(masks=wire.Masks(masks=[wire.Mask(**mask._asdict()) for mask in masks])))
 
     def pause(self, numbers: Sequence[int], *, paused: bool) -> None:
         """Keeps requests out of the next steps, or lets them in again."""

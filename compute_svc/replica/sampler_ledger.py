@@ -27,6 +27,14 @@ class Verdict(NamedTuple):
     tokens: list[int]
 
 
+class Mask(NamedTuple):
+    """What can be drawn next of a request that has a grammar: a bit for each id."""
+
+    number: int
+    position: int
+    allowed: bytes
+
+
 class Parcel(NamedTuple):
     """A serialised DeltaFrame for one gateway, all of whose deltas are of requests that are open."""
 
@@ -49,7 +57,8 @@ class SamplerAnswer(NamedTuple):
         parcels: of these and of `finished` requests.
         finished: requests that came to their end.
         failed: requests that did not.
-        silent: requests whose row the sampler left without a verdict, or whose last row it did not take for the last.
+        silent: requests whose row the sampler left without a verdict or a mask, or whose last row it did not take for the last.
+        masks: of open requests that have a grammar, each for the token behind the last that was sent; of the right length.
     """
 
     verdicts: list[Verdict]
@@ -57,6 +66,7 @@ class SamplerAnswer(NamedTuple):
     finished: list[int]
     failed: list[Failed]
     silent: list[int]
+    masks: Sequence[Mask] = ()
 
 
 class SamplerLedger:
@@ -82,6 +92,9 @@ class SamplerLedger:
         # Rows that it is to draw and that have no verdict, by request: position and frame. A request has one at most.
         self._owed: dict[int, tuple[int, int]] = {}
         self._owed_order: deque[tuple[int, int]] = deque()
+        # Requests that have a grammar: the position of their next token. Of some a mask is owed for it, with the answer to the frame.
+        self._positions: dict[int, int] = {}
+        self._masks_owed: dict[int, int] = {}
         # The number of tokens of each frame that is not answered, those to be drawn among them.
         self._num_tokens: deque[int] = deque()
         # The frame that carries a request's last row.
@@ -103,14 +116,17 @@ class SamplerLedger:
         number = self._by_text.get(key.gateway, {}).get((key.request, key.epoch))
         return number in self._leaving
 
-    def open(self, number: int, key: TextKey, frame: int) -> None:
+    def open(self, number: int, key: TextKey, frame: int, *, first_position: int | None = None) -> None:
         """A request opens.
 
         Args:
             number: never used before.
             key: of its text; no other request has it.
             frame: that carries the open.
+            first_position: of its next token, if it has a grammar.
         """
+        if first_position is not None:
+            self._positions[number] = first_position
         self._open[number] = key
         self._opened_in[number] = frame
         self._by_text.setdefault(key.gateway, {})[key.request, key.epoch] = number
@@ -129,6 +145,8 @@ class SamplerLedger:
         """A frame is on its way: each of its rows that the sampler is to draw is owed a verdict."""
         self.sent = message.frame
         num_owed = 0
+        if self._positions:
+            self._note_positions(message)
         # Without the column every row has its token.
         for row, count in enumerate(message.num_tokens):
             if count == 0:
@@ -138,12 +156,24 @@ class SamplerLedger:
                 self._owed_order.append((message.frame, number))
         self._num_tokens.append(len(message.token) + num_owed)
 
+    def _note_positions(self, message: sampler_pb2.SampleRequest) -> None:
+        counts = message.num_tokens or [1] * len(message.request)
+        for number, position, count in zip(message.request, message.position, counts, strict=True):
+            if number in self._positions:
+                self._positions[number] = position + count
+                self._masks_owed[number] = message.frame
+
     def take_silent(self) -> list[int]:
         """Open requests that the answers so far should have settled and have not. Each is told once."""
         silent = []
         while self._owed_order and self._owed_order[0][0] <= self.answered:
             _, number = self._owed_order.popleft()
             if self._owed.pop(number, None) is not None and number in self._open:
+                silent.append(number)
+        for number in [number for number, frame in self._masks_owed.items() if frame <= self.answered]:
+            del self._masks_owed[number]
+            # Behind a last row nothing can be drawn.
+            if number in self._open and number not in self._last_rows:
                 silent.append(number)
         late = [number for number, frame in self._last_rows.items() if frame <= self.answered]
         for number in late:
@@ -160,14 +190,15 @@ class SamplerLedger:
         """
         if message.HasField("hello"):
             raise MalformedMessage("hello is in a message that is not the first")
-        if not self.answered < message.frame <= self.sent:
+        if not (self.answered < message.frame <= self.sent or (message.frame == self.answered and _is_of_no_frame(message))):
             raise MalformedMessage(f"frame is {message.frame}, {self.sent} are sent and {self.answered} answered")
         verdicts = self._read_verdicts(message)
         failed = [self._read_failure(failure) for failure in message.failed]
         self._check_ends([*message.finished, *(failure.number for failure in failed)], message.frame)
+        masks = self._read_masks(message)
         parcels = self._read_parcels(message)
         finished = [number for number in message.finished if number in self._open]
-        answer = SamplerAnswer(verdicts, parcels, finished, [one for one in failed if one.number in self._open], [])
+        answer = SamplerAnswer(verdicts, parcels, finished, [one for one in failed if one.number in self._open], [], masks)
         self._settle(message)
         return answer._replace(silent=self.take_silent())
 
@@ -194,6 +225,23 @@ class SamplerLedger:
             if verdict.tokens[0] >= self._logits_width:
                 raise MalformedMessage(f"token is {verdict.tokens[0]}, the limit is {self._logits_width - 1}")
         return [verdict for verdict in verdicts if verdict.number in self._open]
+
+    def _read_masks(self, message: sampler_pb2.SampleResponse) -> list[Mask]:
+        num_bytes = -(-self._logits_width // 8)
+        masks = []
+        for mask in message.masks:
+            next_position = self._positions.get(mask.request)
+            if next_position is None:
+                raise MalformedMessage("a mask is about a request that has no grammar, or is not here")
+            if len(mask.allowed) != num_bytes:
+                raise MalformedMessage(f"a mask has {len(mask.allowed)} bytes, {self._logits_width} ids take {num_bytes}")
+            if mask.position > next_position:
+                raise MalformedMessage(f"a mask is about position {mask.position}, the next is {next_position}")
+            # One for a token that has been sent meanwhile comes of an answer before it.
+            if mask.position == next_position and mask.request in self._open:
+                self._masks_owed.pop(mask.request, None)
+                masks.append(Mask(mask.request, mask.position, mask.allowed))
+        return masks
 
     def _read_failure(self, failure: sampler_pb2.SampleFailure) -> Failed:
         if len(failure.error.message) + len(failure.error.field) > _MAX_ERROR_CHARS:
@@ -242,6 +290,8 @@ class SamplerLedger:
 
     def _forget(self, number: int, key: TextKey) -> None:
         self._owed.pop(number, None)
+        self._positions.pop(number, None)
+        self._masks_owed.pop(number, None)
         self._last_rows.pop(number, None)
         del self._opened_in[number]
         requests = self._by_text[key.gateway]
@@ -249,3 +299,8 @@ class SamplerLedger:
             del requests[key.request, key.epoch]
         if not requests:
             del self._by_text[key.gateway]
+
+
+def _is_of_no_frame(message: sampler_pb2.SampleResponse) -> bool:
+    """Whether an answer is about grammars alone, which are compiled in their own time."""
+    return bool(message.masks or message.failed) and not (message.request or message.finished or message.parcels)

@@ -109,7 +109,8 @@ class SamplerLink(PeerSession):
         """Begins a request."""
         self._frames.add_open(opening)
         key = TextKey(opening.gateway, opening.gateway_request, opening.epoch)
-        self._ledger.open(opening.request, key, self._last_frame)
+        first = len(opening.generated_token_ids) if opening.sampling.HasField("grammar") else None
+        self._ledger.open(opening.request, key, self._last_frame, first_position=first)
         self._has_work.set()
 
     def close_request(self, number: int) -> None:

@@ -165,6 +165,55 @@ class Verdicts(_message.Message):
 Global___Verdicts: _TypeAlias = Verdicts  # noqa: Y015
 
 @_typing.final
+class Mask(_message.Message):
+    """What can be drawn of a request that has a grammar, as in the contract's RowMask."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    NUMBER_FIELD_NUMBER: _builtins.int
+    POSITION_FIELD_NUMBER: _builtins.int
+    ALLOWED_FIELD_NUMBER: _builtins.int
+    number: _builtins.int
+    position: _builtins.int
+    allowed: _builtins.bytes
+    def __init__(
+        self,
+        *,
+        number: _builtins.int = ...,
+        position: _builtins.int = ...,
+        allowed: _builtins.bytes = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["allowed", b"allowed", "number", b"number", "position", b"position"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___Mask: _TypeAlias = Mask  # noqa: Y015
+
+@_typing.final
+class Masks(_message.Message):
+    """Some of them."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    MASKS_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def masks(self) -> _containers.RepeatedCompositeFieldContainer[Global___Mask]: ...
+    def __init__(
+        self,
+        *,
+        masks: _abc.Iterable[Global___Mask] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["masks", b"masks"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___Masks: _TypeAlias = Masks  # noqa: Y015
+
+@_typing.final
 class Pause(_message.Message):
     """Keeps requests out of the next steps, or lets them in again."""
 
@@ -204,6 +253,7 @@ class Command(_message.Message):
     UNPIN_FIELD_NUMBER: _builtins.int
     STATS_FIELD_NUMBER: _builtins.int
     WATCH_FIELD_NUMBER: _builtins.int
+    MASKS_FIELD_NUMBER: _builtins.int
     release: _builtins.int
     """Ends the request with this number."""
     ping: _builtins.int
@@ -222,6 +272,8 @@ class Command(_message.Message):
     def pause(self) -> Global___Pause: ...
     @_builtins.property
     def unpin(self) -> Global___Unpin: ...
+    @_builtins.property
+    def masks(self) -> Global___Masks: ...
     def __init__(
         self,
         *,
@@ -234,12 +286,13 @@ class Command(_message.Message):
         unpin: Global___Unpin | None = ...,
         stats: _builtins.int = ...,
         watch: _builtins.bool = ...,
+        masks: Global___Masks | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["kind", b"kind", "load", b"load", "pause", b"pause", "ping", b"ping", "release", b"release", "stats", b"stats", "submit", b"submit", "unpin", b"unpin", "verdicts", b"verdicts", "watch", b"watch"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["kind", b"kind", "load", b"load", "masks", b"masks", "pause", b"pause", "ping", b"ping", "release", b"release", "stats", b"stats", "submit", b"submit", "unpin", b"unpin", "verdicts", b"verdicts", "watch", b"watch"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["kind", b"kind", "load", b"load", "pause", b"pause", "ping", b"ping", "release", b"release", "stats", b"stats", "submit", b"submit", "unpin", b"unpin", "verdicts", b"verdicts", "watch", b"watch"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["kind", b"kind", "load", b"load", "masks", b"masks", "pause", b"pause", "ping", b"ping", "release", b"release", "stats", b"stats", "submit", b"submit", "unpin", b"unpin", "verdicts", b"verdicts", "watch", b"watch"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    _WhichOneofReturnType_kind: _TypeAlias = _typing.Literal["load", "submit", "release", "verdicts", "pause", "ping", "unpin", "stats", "watch"]  # noqa: Y015
+    _WhichOneofReturnType_kind: _TypeAlias = _typing.Literal["load", "submit", "release", "verdicts", "pause", "ping", "unpin", "stats", "watch", "masks"]  # noqa: Y015
     _WhichOneofArgType_kind: _TypeAlias = _typing.Literal["kind", b"kind"]  # noqa: Y015
     def WhichOneof(self, oneof_group: _WhichOneofArgType_kind) -> _WhichOneofReturnType_kind | None: ...
 

@@ -11,7 +11,7 @@ import numpy as np
 from compute_svc.replica.dispatcher import Dispatcher
 from compute_svc.replica.gateway_link import GatewayLink
 from compute_svc.replica.parcels import TextKey
-from compute_svc.replica.sampler_ledger import SamplerAnswer, Verdict
+from compute_svc.replica.sampler_ledger import Mask, SamplerAnswer, Verdict
 from compute_svc.wire.request import Request
 from compute_svc.wire.step_output import Load, Released, Rows, Started, StepOutput
 from triserve.rpc.errors import ServiceError
@@ -29,6 +29,7 @@ class FakeEngine:
     released: list[int] = field(default_factory=list)
     drawn: list[Verdict] = field(default_factory=list)
     pauses: list[tuple[list[int], bool]] = field(default_factory=list)
+    masked: list[Mask] = field(default_factory=list)
 
     def submit(self, request: Request) -> None:
         """Remembers it."""
@@ -37,6 +38,10 @@ class FakeEngine:
     def release(self, number: int) -> None:
         """Remembers it."""
         self.released.append(number)
+
+    def masks(self, masks: Sequence[Mask]) -> None:
+        """Remembers them."""
+        self.masked.extend(masks)
 
     def verdicts(self, verdicts: Sequence[Verdict]) -> None:
         """Remembers them."""
