@@ -6,8 +6,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import TypeAlias
 
+from triserve.rpc.errors import InvalidRequest, ServiceError
 from triserve.rpc.traces.spans import OpenSpan
-from triserve.v1 import tokenizer_pb2
+from triserve.v1 import common_pb2, tokenizer_pb2
 
 MAX_SALT_CHARS = 256
 
@@ -54,12 +55,21 @@ class Wishes:
     ignore_eos: bool = False
     stop_token_ids: tuple[int, ...] = ()
     stop_strings: tuple[str, ...] = ()
+    # What the text must be; None = anything.
+    grammar: common_pb2.Grammar | None = None
     # What the client calls fields of which it has another name, for errors.
     spelling: Mapping[str, str] = field(default_factory=dict)
 
     def spelled(self, name: str) -> str:
         """What the client calls the field."""
         return self.spelling.get(name, name)
+
+    def reworded(self, error: ServiceError) -> ServiceError:
+        """A stage's error, which names a field of the contract, as the client knows it."""
+        name = self.spelled(error.field)
+        if not isinstance(error, InvalidRequest) or name == error.field:
+            return error
+        return InvalidRequest(error.message.replace(error.field, name, 1), field=name)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -164,7 +164,7 @@ class LiveGeneration:
         if answer.error is not None and self._is_retried(answer, answer.error):
             return None
         if answer.error is not None:
-            self._failure = answer.error
+            self._failure = self._call.wishes.reworded(answer.error)
         delta = answer.take()
         if delta is None:
             return None

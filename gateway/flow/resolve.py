@@ -14,6 +14,7 @@ from gateway.flow.token_rules import check_token_ids, set_token_rules
 from triserve.rpc import limits as contract
 from triserve.rpc.errors import InvalidRequest, PromptTooLong
 from triserve.rpc.limits import shown
+from triserve.rpc.sampling import Grammar
 from triserve.v1 import chat_pb2, common_pb2, tokenizer_pb2
 
 _MASK_64 = (1 << 64) - 1
@@ -126,6 +127,12 @@ def resolve_sampling(
     if wishes.top_logprobs is not None:
         _within(wishes.spelled("top_logprobs"), wishes.top_logprobs, 0, limits.max_top_logprobs)
         params.top_logprobs = wishes.top_logprobs
+    if wishes.grammar is not None:
+        try:
+            Grammar.read(wishes.grammar)
+        except InvalidRequest as error:
+            raise wishes.reworded(error) from None
+        params.grammar.CopyFrom(wishes.grammar)
     return params
 
 
@@ -240,6 +247,10 @@ def resolve_stopping(
     min_tokens = wishes.min_tokens or 0
     if min_tokens < 0:
         raise InvalidRequest(f"min_tokens is {shown(min_tokens)}, the least is 0", field="min_tokens")
+    if min_tokens and wishes.grammar is not None:
+        raise InvalidRequest(
+            f"min_tokens is {shown(min_tokens)}, and {wishes.spelled('grammar')} says when a text is whole", field="min_tokens"
+        )
     if min_tokens > max_tokens:
         raise InvalidRequest(f"min_tokens is {shown(min_tokens)}, but at most {max_tokens} tokens can be generated", field="min_tokens")
     return common_pb2.StoppingParams(

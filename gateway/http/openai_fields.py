@@ -18,12 +18,6 @@ REFUSED: Refused = {
     # Another kind of answer.
     "tools": ([],),
     "functions": ([],),
-    "response_format": ({"type": "text"},),
-    "structured_outputs": (),
-    "guided_json": (),
-    "guided_regex": (),
-    "guided_choice": (),
-    "guided_grammar": (),
     "grammar": ("",),
     "modalities": (["text"],),
     "audio": (),

@@ -12,8 +12,9 @@ from gateway.flow.limits import Limits
 from gateway.http.body_counts import check_counts
 from gateway.http.openai_fields import MAX_SHOWN_CHARS, REFUSED, REFUSED_IN_MESSAGE, REFUSED_IN_STREAM_OPTIONS, unknown, without_idle
 from gateway.http.openai_values import Label, TemplateArguments, Text, listed, parts_as_text, prompts_of
+from gateway.http.structured_fields import ResponseFormat, StructuredOutputs, grammar_of, grammars_of
 from triserve.rpc.errors import InvalidRequest
-from triserve.v1 import tokenizer_pb2
+from triserve.v1 import common_pb2, tokenizer_pb2
 
 WITHOUT_EFFECT = "without_effect"
 _EFFORT = "reasoning_effort"
@@ -98,6 +99,12 @@ class Generating(Body):
     ignore_eos: bool | None = None
     stop: Annotated[list[Text] | None, BeforeValidator(listed)] = Field(None, fail_fast=True)
     stop_token_ids: list[int] | None = Field(None, fail_fast=True)
+    response_format: ResponseFormat | None = None
+    structured_outputs: StructuredOutputs | None = None
+    guided_json: dict[str, Any] | Text | None = None
+    guided_regex: Text | None = None
+    guided_choice: list[Text] | None = Field(None, min_length=1, fail_fast=True)
+    guided_grammar: Text | None = None
     priority: int | None = None
     cache: CacheField | None = None
     user: Label | None = None
@@ -127,12 +134,29 @@ class Generating(Body):
         """What the client calls wishes that have another name here."""
         return {}
 
+    def grammar(self) -> tuple[str, common_pb2.Grammar] | None:
+        """What the answer's text must be, and the field that says so; None = anything.
+
+        Raises:
+            InvalidRequest: two fields say so.
+        """
+        guided = grammars_of(schema=self.guided_json, regex=self.guided_regex, choice=self.guided_choice, lark=self.guided_grammar)
+        structured = self.structured_outputs.grammars() if self.structured_outputs is not None else {}
+        return grammar_of(
+            {
+                "response_format": self.response_format.grammar() if self.response_format is not None else None,
+                **{f"structured_outputs.{name}": grammar for name, grammar in structured.items()},
+                **{f"guided_{name}": grammar for name, grammar in guided.items()},
+            }
+        )
+
     def wishes(self) -> Wishes:
         """The sampling and stopping fields.
 
         Raises:
             InvalidRequest: fields contradict each other.
         """
+        grammar = self.grammar()
         return Wishes(
             temperature=self.temperature,
             top_k=self.top_k,
@@ -160,7 +184,8 @@ class Generating(Body):
             ignore_eos=bool(self.ignore_eos),
             stop_token_ids=tuple(self.stop_token_ids or ()),
             stop_strings=tuple(self.stop or ()),
-            spelling=self.spelling,
+            grammar=grammar[1] if grammar is not None else None,
+            spelling={**self.spelling, "grammar": grammar[0]} if grammar is not None else self.spelling,
         )
 
 

@@ -44,7 +44,7 @@ CASES: list[tuple[str, str, dict[str, Any], str]] = [
     ("tool calls", CHAT, {"messages": [{"role": "assistant", "content": "a", "tool_calls": [{}]}]}, "messages[0].tool_calls"),
     ("store that is no boolean", CHAT, {"messages": HELLO, "store": "yes"}, "store"),
     ("an effort the template knows nothing of", CHAT, {"messages": HELLO, "reasoning_effort": "low"}, "reasoning_effort"),
-    ("JSON mode", CHAT, {"messages": HELLO, "response_format": {"type": "json_object"}}, "response_format"),
+    ("a form of no kind", CHAT, {"messages": HELLO, "response_format": {"type": "xml"}}, "response_format.type"),
     ("echo", COMPLETION, {"prompt": "a", "echo": True}, "echo"),
     ("best_of", COMPLETION, {"prompt": "a", "best_of": 2}, "best_of"),
     ("best_of that equals 1 and is no number", COMPLETION, {"prompt": "a", "best_of": True}, "best_of"),

@@ -79,7 +79,8 @@ def features(gateway: Gateway) -> dict[str, Any]:
         "chat": model.has_chat_template,
         "template_arguments": list(model.template_arguments),
         "priority": model.serves_by_priority,
-        **{name: name not in REFUSED for name in ("tools", "response_format", "echo", "suffix", "best_of", "audio")},
+        "response_format": True,
+        **{name: name not in REFUSED for name in ("tools", "echo", "suffix", "best_of", "audio")},
     }
 
 

@@ -11,7 +11,9 @@ def with_field(message: Any, field: FieldDescriptor) -> Any:
     """The message with another value of one field."""
     changed = type(message)()
     changed.CopyFrom(message)
-    if field.message_type is not None:
+    if field.message_type is not None and not field.is_repeated:
+        getattr(changed, field.name).regex += "x"
+    elif field.message_type is not None:
         getattr(changed, field.name).add(token_ids=[3])
     elif field.is_repeated:
         getattr(changed, field.name).append("x" if field.type == FieldDescriptor.TYPE_STRING else 3)

@@ -99,9 +99,9 @@ def test_a_text_part_may_say_how_it_is_cached() -> None:
     ("fields", "named"),
     [
         ({"tool_choice": "required", "tools": [{}]}, "tools"),
-        ({"best_of": 2, "echo": True, "response_format": {"type": "json_object"}}, "response_format"),
+        ({"best_of": 2, "echo": True, "modalities": ["audio"]}, "modalities"),
         ({"foo": 1, "tool_choice": "required"}, "tool_choice"),
-        ({"verbosity": "low", "guided_json": {}}, "guided_json"),
+        ({"verbosity": "low", "suffix": "x"}, "suffix"),
     ],
 )
 def test_of_several_refused_fields_the_one_that_matters_is_named(fields: dict[str, Any], named: str) -> None:
@@ -124,7 +124,6 @@ def test_the_effort_of_reasoning_is_an_argument_of_the_template_that_must_read_i
         ("tools", [{"type": "function"}]),
         ("tool_choice", "required"),
         ("tool_choice", {"type": "function"}),
-        ("response_format", {"type": "json_schema"}),
         ("modalities", ["audio"]),
         ("echo", True),
         ("best_of", 1.0),
@@ -133,7 +132,6 @@ def test_the_effort_of_reasoning_is_an_argument_of_the_template_that_must_read_i
         ("skip_special_tokens", False),
         ("add_generation_prompt", False),
         ("continue_final_message", True),
-        ("guided_json", {}),
     ],
 )
 def test_a_field_that_asks_for_what_is_not_done_is_refused(name: str, value: object) -> None:
@@ -194,6 +192,7 @@ def test_the_speakers_name_reaches_the_template_and_none_differs_from_empty() ->
 
 # What a body says besides how to draw and when to stop.
 _NO_WISHES = {"cache", "model", "n", "stream", "stream_options", "priority", "user", "return_token_ids", "return_timeline"}
+_OF_A_FORM = {"response_format": {"type": "json_object"}, "structured_outputs": {"regex": "a"}}
 _OTHER = {"float": 0.25, "int": 3, "bool": True, "dict": {"5": 1.0}, "list[int]": [3], "list": ["end"]}
 
 
@@ -202,6 +201,7 @@ def test_every_field_that_is_not_without_effect_reaches_the_wishes(name: str) ->
     field = Generating.model_fields[name]
     kind = str(field.annotation).removeprefix("typing.")
     other = next((value for start, value in _OTHER.items() if kind.replace("typing.Optional[", "").startswith(start)), "a")
+    other = _OF_A_FORM.get(name, other)
     body = ChatBody.model_validate({"messages": [{"role": "user", "content": "a"}], name: other})
     plain = ChatBody.model_validate({"messages": [{"role": "user", "content": "a"}]})
     has_effect = not (field.json_schema_extra or {})

@@ -1,0 +1,113 @@
+"""What clients write to have answers of a form, in OpenAI's words and in vLLM's, as a grammar of the contract."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from gateway.http.openai_values import Label, Text
+from triserve.rpc.errors import InvalidRequest
+from triserve.v1 import common_pb2
+
+_ANY_OBJECT = '{"type":"object"}'
+
+
+class _Object(BaseModel):
+    """As `openai_schema.Body`."""
+
+    model_config = ConfigDict(extra="forbid", strict=True, frozen=True)
+
+
+class JsonSchemaFormat(_Object):
+    """OpenAI's `response_format.json_schema`. A schema is held whether it is `strict` or not."""
+
+    name: Label
+    description: Text | None = None
+    # Its own name is taken in pydantic.
+    schema_: dict[str, Any] | None = Field(None, alias="schema")
+    strict: bool | None = None
+
+
+class ResponseFormat(_Object):
+    """OpenAI's `response_format`."""
+
+    type: Literal["text", "json_object", "json_schema"]
+    json_schema: JsonSchemaFormat | None = None
+
+    def grammar(self) -> common_pb2.Grammar | None:
+        """None = any text.
+
+        Raises:
+            InvalidRequest: a schema is missing, or there where none is asked for.
+        """
+        if (self.json_schema is None) == (self.type == "json_schema"):
+            wanted = "missing" if self.json_schema is None else f"set, and type is {self.type}"
+            raise InvalidRequest(f"response_format.json_schema is {wanted}", field="response_format.json_schema")
+        if self.type == "text":
+            return None
+        schema = self.json_schema.schema_ if self.json_schema is not None else None
+        return common_pb2.Grammar(json_schema=_ANY_OBJECT if schema is None else _dumped(schema))
+
+
+class StructuredOutputs(_Object):
+    """vLLM's `structured_outputs`: one of them."""
+
+    # A schema, as an object or as JSON in a string.
+    json_: dict[str, Any] | Text | None = Field(None, alias="json")
+    regex: Text | None = None
+    choice: Annotated[list[Text], Field(min_length=1, fail_fast=True)] | None = None
+    # In Lark's syntax.
+    grammar: Text | None = None
+    json_object: bool | None = None
+
+    def grammars(self) -> dict[str, common_pb2.Grammar]:
+        """By the field that asks for it."""
+        found = grammars_of(schema=self.json_, regex=self.regex, choice=self.choice, lark=self.grammar)
+        return {**found, "json_object": common_pb2.Grammar(json_schema=_ANY_OBJECT)} if self.json_object else found
+
+
+def grammars_of(
+    *, schema: dict[str, Any] | str | None, regex: str | None, choice: Sequence[str] | None, lark: str | None
+) -> dict[str, common_pb2.Grammar]:
+    """What vLLM's fields ask for, by the name of each.
+
+    Args:
+        schema: as an object or as JSON in a string.
+        regex: of the whole text.
+        choice: texts of which it is one.
+        lark: in Lark's syntax.
+    """
+    found: dict[str, common_pb2.Grammar] = {}
+    if schema is not None:
+        found["json"] = common_pb2.Grammar(json_schema=schema if isinstance(schema, str) else _dumped(schema))
+    if regex is not None:
+        found["regex"] = common_pb2.Grammar(regex=regex)
+    if choice is not None:
+        found["choice"] = common_pb2.Grammar(lark=f"start: {' | '.join(map(json.dumps, choice))}")
+    if lark is not None:
+        found["grammar"] = common_pb2.Grammar(lark=lark)
+    return found
+
+
+def grammar_of(found: Mapping[str, common_pb2.Grammar | None]) -> tuple[str, common_pb2.Grammar] | None:
+    """The one that is asked for, with its field; None = none is.
+
+    Args:
+        found: by field; None = it is not set.
+
+    Raises:
+        InvalidRequest: there are two.
+    """
+    wanted = {field: grammar for field, grammar in found.items() if grammar is not None}
+    if len(wanted) > 1:
+        first, second, *_ = wanted
+        raise InvalidRequest(f"{first} and {second} are both set, an answer has one form", field=second)
+    return next(iter(wanted.items()), None)
+
+
+def _dumped(schema: dict[str, Any]) -> str:
+    # The order of properties is that in which they are answered.
+    return json.dumps(schema, separators=(",", ":"))
