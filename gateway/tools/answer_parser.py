@@ -69,8 +69,8 @@ class AnswerParser:
         """Whether a call was found."""
         return self._found.num_calls > 0
 
-    def feed(self, text: str) -> Said:
-        """What came to light with more of the text."""
+    def feed(self, text: str, *, is_last: bool = False) -> Said:
+        """What comes to light with more of the text. After the last of it nothing may be fed."""
         start = 0
         while start < len(text):
             if self._chars.passing is None:
@@ -85,15 +85,16 @@ class AnswerParser:
             else:
                 say(text[start:] if end < 0 else text[start:end])
                 start = len(text) if end < 0 else end
+        if is_last:
+            self._finish()
         return self._found.take()
 
-    def finish(self) -> Said:
-        """What comes to light with the end of the text. Nothing may be fed afterwards."""
+    def _finish(self) -> None:
         try:
             self._reader.send(END)
         except StopIteration:
             self._found.end()
-            return self._found.take()
+            return
         raise AssertionError("a reader reads to the end")
 
 

@@ -11,6 +11,7 @@ from gateway.tools.call_formats import FORMATS, CallFormat
 ToolParserName: TypeAlias = Literal["auto", "hermes", "llama3", "pythonic", "mistral", "deepseek", "json"]
 ReasoningParserName: TypeAlias = Literal["auto", "none", "think", "brackets", "thinking", "reasoning", "seed"]
 
+FORMAT_NAMES = ", ".join(FORMATS)
 REASONING: Mapping[str, ReasoningFormat] = {
     "think": ReasoningFormat("<think>", "</think>"),
     "brackets": ReasoningFormat("[THINK]", "[/THINK]"),

@@ -78,7 +78,7 @@ def heard_in(form: AnswerForm, pieces: Sequence[str]) -> Heard:
     ear = Ear()
     for piece in pieces:
         ear.hear(parser.feed(piece))
-    ear.hear(parser.finish())
+    ear.hear(parser.feed("", is_last=True))
     assert parser.has_calls is bool(ear.names)
     return ear.heard
 
