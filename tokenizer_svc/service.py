@@ -18,6 +18,7 @@ from tokenizer_svc.input_limits import InputLimits
 from tokenizer_svc.lanes import Lane, LaneLimits, Lanes
 from tokenizer_svc.metrics import Metrics, QueueCollector
 from tokenizer_svc.model_folder import ModelFolder, ModelFolderError, read_model_folder
+from tokenizer_svc.reasoning_format import reasoning_format
 from tokenizer_svc.servicer import TokenizerServicer
 from tokenizer_svc.settings import Settings
 from tokenizer_svc.system_prompts import SystemPrompts
@@ -131,7 +132,10 @@ def _load(settings: Settings) -> _Model:
         prompts = SystemPrompts(max_entries=settings.system_prompts_entries, max_bytes=settings.system_prompts_bytes)
         chats = ChatEncoder(template, tokenizer, prompts)
     info = _info(folder, tokenizer, settings, has_chat_template=chats is not None)
-    if template is not None:
+    if template is not None and chats is not None:
+        info.takes_tools = chats.forms.tools.takes_tools
+        info.tool_call_format = chats.forms.tools.call_format
+        info.reasoning_format = reasoning_format(template.source)
         info.template_arguments.extend(sorted(template.reads.intersection(settings.template_allowed_arguments)))
     for line in audit_tokenizer(folder, tokenizer, template).lines():
         logger.info("%s", line)

@@ -20,6 +20,7 @@ from tokenizer_svc.metrics import Metrics
 from tokenizer_svc.sampling_strings import SamplingStringEncoder, SamplingStrings
 from tokenizer_svc.tokenize_stream import Answer, TokenizeStream
 from tokenizer_svc.tokenizer import Tokenizer
+from tokenizer_svc.tools import Tool, ToolCall
 from triserve.rpc.errors import InvalidRequest, ServiceError
 from triserve.rpc.traces.context import read_traceparent
 from triserve.rpc.traces.spans import OpenSpan, Tracer, error_type
@@ -215,7 +216,7 @@ class TokenizerServicer(tokenizer_pb2_grpc.TokenizerServiceServicer):
 
     def _encode_chat(self, chats: ChatEncoder, chat: Chat, max_tokens: int | None) -> pb.EncodeResponse:
         encoded = chats.encode(chat, max_tokens=max_tokens)
-        return pb.EncodeResponse(token_ids=encoded.token_ids, system_tokens=encoded.system_tokens)
+        return pb.EncodeResponse(token_ids=encoded.token_ids, system_tokens=encoded.system_tokens, prompt_end=encoded.end)
 
     def _decode(self, request: pb.DecodeRequest) -> Answer:
         skip = request.skip_special_tokens if request.HasField("skip_special_tokens") else True
@@ -237,8 +238,28 @@ def chat_of(chat: pb.ChatInput) -> Chat:
         if argument.name in arguments:
             raise InvalidRequest(f"template_arguments has {argument.name[:64]!r} twice", field="template_arguments")
         arguments[argument.name] = getattr(argument, kind)
-    messages = tuple(Message(turn.role, turn.content, turn.name if turn.HasField("name") else None) for turn in chat.messages)
-    return Chat(messages, arguments, chat.add_generation_prompt if chat.HasField("add_generation_prompt") else True)
+    return Chat(
+        tuple(map(_message_of, chat.messages)),
+        arguments,
+        chat.add_generation_prompt if chat.HasField("add_generation_prompt") else True,
+        tools=tuple(map(_tool_of, chat.tools)),
+    )
+
+
+def _message_of(turn: pb.ChatMessage) -> Message:
+    return Message(
+        turn.role,
+        turn.content,
+        turn.name if turn.HasField("name") else None,
+        tool_calls=tuple(ToolCall(call.id, call.name, call.arguments) for call in turn.tool_calls),
+        tool_call_id=turn.tool_call_id if turn.HasField("tool_call_id") else None,
+        reasoning=turn.reasoning if turn.HasField("reasoning") else None,
+    )
+
+
+def _tool_of(tool: pb.FunctionTool) -> Tool:
+    description = tool.description if tool.HasField("description") else None
+    return Tool(tool.name, description, tool.parameters_json if tool.HasField("parameters_json") else None)
 
 
 def _end_encode(span: OpenSpan, future: Future[Answer]) -> None:
