@@ -109,6 +109,8 @@ class ToolForms:
 
     def _takes(self, form: CallForm, content: str) -> bool:
         text = self._sample(form, content)
+        if form.null_content and text.count("None") > self._sample(form._replace(null_content=False), content).count("None"):
+            return False
         # Python's way of writing a dictionary, and JSON in a JSON string, are no form of it that a model was trained with.
         return _CALL_NAME in text and _VALUE in text and f"'{_KEY}'" not in text and f'\\"{_KEY}' not in text
 
