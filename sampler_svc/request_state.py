@@ -161,10 +161,7 @@ class RequestState:
         if self._trail is None:
             return self._detokenizer.feed(token) if name is None else self._detokenizer.interrupt() + name
         pending_before = self._detokenizer.pending
-        if name is None:
-            fed = self._detokenizer.feed_exactly(token)
-        else:
-            fed = Fed(self._detokenizer.interrupt() + name, name.encode())
+        fed = self._detokenizer.feed_exactly(token) if name is None else Fed(self._detokenizer.interrupt() + name, name.encode())
         self._trail.feed(logprob, fed, pending_before=pending_before, pending=self._detokenizer.pending)
         return fed.text
 

@@ -159,6 +159,7 @@ def _read_string(chars: Characters, *, is_cut: bool = False) -> Reading[str]:
 def _decoded(raw: str) -> str:
     try:
         text: str = json.loads(f'"{raw}"', strict=False)
+        text.encode()
     except ValueError:
         raise NotACall from None
     return text
@@ -170,8 +171,7 @@ def _decoded_beginning(raw: str) -> str:
             text = _decoded(raw[: len(raw) - left_out])
         except NotACall:
             continue
-        # Half of a surrogate pair is no text.
-        return text[:-1] if text and "\ud800" <= text[-1] <= "\udbff" else text
+        return text
     return ""
 
 

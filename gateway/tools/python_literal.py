@@ -46,7 +46,10 @@ def json_of(text: str) -> str:
     except (ValueError, RecursionError):
         pass
     try:
-        return json.dumps(_Literal(text).whole(), ensure_ascii=False, allow_nan=False)
+        written = json.dumps(_Literal(text).whole(), ensure_ascii=False, allow_nan=False)
+        # Half of a surrogate pair is no text.
+        written.encode()
+        return written
     except ValueError:
         raise NotALiteral from None
 

@@ -38,7 +38,7 @@ CALLS = f"""Let me look.
 <tool_call>
 {{"name": "get_weather", "arguments": {ROME}}}
 </tool_call>"""
-HERMES = {"takes_tools": True, "tool_call_format": "hermes"}
+HERMES: dict[str, Any] = {"takes_tools": True, "tool_call_format": "hermes"}
 
 
 def says(text: str, *, size: int = 3, finish: common_pb2.FinishReason.ValueType = common_pb2.FINISH_REASON_STOP) -> Any:
@@ -304,7 +304,8 @@ FORMS = [
 @pytest.mark.parametrize("is_set", [False, True])
 async def test_the_template_or_the_operator_chooses_the_form(name: str, text: str, is_set: bool) -> None:
     tokenizer = FakeTokenizer(takes_tools=True, tool_call_format="hermes" if is_set else name)
-    async with running_fleet(tokenizers=[tokenizer], **({"tool_parser": name} if is_set else {})) as fleet, client_of(fleet) as client:
+    settings: dict[str, Any] = {"tool_parser": name} if is_set else {}
+    async with running_fleet(tokenizers=[tokenizer], **settings) as fleet, client_of(fleet) as client:
         fleet.compute.script = says(text)
         (streamed,) = await heard(client, messages=ASK, tools=TOOLS)
         whole = (await client.chat.completions.create(model="tiny", messages=ASK, tools=TOOLS)).choices[0].message

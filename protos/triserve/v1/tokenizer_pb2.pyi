@@ -198,7 +198,7 @@ class ToolCall(_message.Message):
     id: _builtins.str
     """By which its result is known; at most 256 characters."""
     name: _builtins.str
-    """The function's name, as in FunctionTool."""
+    """The function's name; 1 to 128 characters."""
     arguments: _builtins.str
     """Its arguments as the model wrote them: a JSON object of at most 64 levels, empty = one without entries. Templates that print them as they are
     take any text. Special tokens in it are plain text.
