@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import Any
 
 import pytest
 
@@ -17,7 +18,7 @@ CALL = ToolCall("id", "f", "{}")
 QUESTION = Message("user", "x")
 
 
-def asking(*calls: ToolCall, **changes: str) -> Chat:
+def asking(*calls: ToolCall, **changes: Any) -> Chat:
     return Chat((QUESTION, replace(Message("assistant", "", tool_calls=calls), **changes)))
 
 
