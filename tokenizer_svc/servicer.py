@@ -39,6 +39,7 @@ class TokenizerServicer(tokenizer_pb2_grpc.TokenizerServiceServicer):
     Args:
         tokenizer: the model's.
         chats: encodes chats; None = the model has no template.
+        tool_chats: encodes those with tools; None = as all others.
         limits: what is accepted.
         lanes: where the work is done.
         info: answer of GetTokenizerInfo.
@@ -58,11 +59,13 @@ class TokenizerServicer(tokenizer_pb2_grpc.TokenizerServiceServicer):
         max_requests_per_stream: int,
         metrics: Metrics,
         tracer: Tracer | None = None,
+        tool_chats: ChatEncoder | None = None,
     ) -> None:
         self._metrics = metrics
         self._tracer = tracer
         self._tokenizer = tokenizer
         self._chats = chats
+        self._tool_chats = chats if tool_chats is None else tool_chats
         self._sampling = SamplingStringEncoder(tokenizer)
         self._limits = limits
         self._lanes = lanes
@@ -185,9 +188,10 @@ class TokenizerServicer(tokenizer_pb2_grpc.TokenizerServiceServicer):
         if kind == "chat":
             chat = chat_of(request.chat)
             size = self._limits.check_chat(chat)
-            if self._chats is None:
+            chats = self._tool_chats if chat.tools else self._chats
+            if chats is None:
                 raise InvalidRequest("messages cannot be encoded: the model has no chat template", field="messages")
-            return partial(self._encode_chat, self._chats, chat, max_tokens), size
+            return partial(self._encode_chat, chats, chat, max_tokens), size
         if request.HasField("sampling"):
             return pb.EncodeResponse, 0
         raise InvalidRequest("input is not set, it must be text or chat", field="input")

@@ -123,3 +123,16 @@ async def test_a_prompt_that_begins_reasoning_is_noticed(tmp_path: Path, thinks:
         extra = {} if thinks else {"chat_template_kwargs": {"enable_thinking": False}}
         message: Any = (await made.client.chat.completions.create(model="tiny", messages=ASK, extra_body=extra)).choices[0].message
         assert (message.model_dump().get("reasoning_content"), message.content) == expected
+
+
+async def test_an_author_s_template_for_tools_is_used_where_there_are_some(tmp_path: Path) -> None:
+    plain = "{% for m in messages %}<{{ m.role }}>{{ m.content }}{% endfor %}"
+    (tmp_path / "model" / "additional_chat_templates").mkdir(parents=True)
+    (tmp_path / "model" / "additional_chat_templates" / "tool_use.jinja").write_text(TOOL_STYLES["qwen"], encoding="utf-8")
+    async with pipeline(tmp_path, plain) as made:
+        made.says(WRITTEN["qwen"])
+        called = (await made.client.chat.completions.create(model="tiny", messages=ASK, tools=TOOLS)).choices[0]
+        assert called.finish_reason == "tool_calls"
+        assert made.prompt().startswith("<|im_start|>system")
+        await made.client.chat.completions.create(model="tiny", messages=ASK)
+        assert made.prompt() == f"<user>{ASK[0]['content']}"

@@ -179,6 +179,18 @@ def test_pythons_values_become_json(value: str, as_json: str | None) -> None:
     assert got.calls == [("search", f'{{"q": {as_json}}}' if as_json is not None else "")]
 
 
+def test_an_empty_string_of_arguments_ends_where_it_does() -> None:
+    one = '{"name": "search", "arguments": ""}'
+    assert whole("llama3", f"{one}; {one}").calls == [("search", "{}")] * 2
+    assert whole("llama3", '{"name": "search", "": {}}').calls == []
+
+
+def test_only_a_function_s_name_behind_the_word_function_is_fenced() -> None:
+    for name in ("add", "function", "get"):
+        text = f"{BEGIN}{name}{SEPARATOR}[1]<｜tool▁call▁end｜><｜tool▁calls▁end｜>"  # noqa: RUF001
+        assert whole("deepseek", text).calls == ([] if name == "function" else [(name, "[1]")])
+
+
 def test_a_model_s_extra_bracket_and_missing_end_do_no_harm() -> None:
     text = '<tool_call>\n{"name": "search", "arguments": {"q": 1}}}\n</tool_call>'
     assert whole("hermes", text) == Heard("", "", [("search", '{"q": 1}')])
