@@ -80,10 +80,10 @@ class ToolForms:
             InvalidRequest: arguments are to be an object and are none; names the field.
         """
         form = self.calls
-        if form is None or not (message.tool_calls or message.tool_call_id):
+        if form is None:
             return message
-        short_id = form.short_ids and message.tool_call_id is not None
-        message = replace(message, tool_call_id=_short(message.tool_call_id or "") if short_id else message.tool_call_id)
+        if form.short_ids and message.tool_call_id is not None:
+            message = replace(message, tool_call_id=_short(message.tool_call_id))
         if not message.tool_calls:
             return message
         calls = tuple(_adapted(call, form, f"{field}.tool_calls[{index}]") for index, call in enumerate(message.tool_calls))

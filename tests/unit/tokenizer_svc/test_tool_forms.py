@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -158,8 +159,10 @@ def test_what_is_said_beside_calls_is_kept_where_the_template_keeps_it(content: 
         assert WRITTEN[style] in text and "I look." not in text
 
 
-def test_ids_are_shortened_alike_in_calls_and_results() -> None:
-    text = prompt_of(TOOL_STYLES["mistral"], CONVERSATION)
+@pytest.mark.parametrize("call_id", ["call_abc", "", "123456789", "é" * 256])
+def test_ids_are_shortened_alike_in_calls_and_results(call_id: str) -> None:
+    turns = (QUESTION, Message("assistant", "", tool_calls=(replace(CALL, id=call_id),)), replace(RESULT, tool_call_id=call_id))
+    text = prompt_of(TOOL_STYLES["mistral"], turns)
     ids = [part.partition('"')[0] for part in text.split('"id": "')[1:]] + [
         part.partition('"')[0] for part in text.split('"call_id": "')[1:]
     ]

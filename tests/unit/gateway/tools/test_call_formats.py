@@ -92,6 +92,7 @@ def test_text_without_calls_is_content_to_the_last_character(name: str, text: st
         ("hermes", '<tool_call>{"arguments": {}}</tool_call>'),
         ("hermes", '<tool_call>{"name": 3, "arguments": {}}</tool_call>'),
         ("hermes", '<tool_call>{"name": "", "arguments": {}}</tool_call>'),
+        ("hermes", '<tool_call>{"name"= "search"}</tool_call>'),
         ("hermes", 'Write <tool_call> {"name": '),
         ("hermes", "1 < 2 and <tool_cal"),
         ("llama3", '{"name": "Bob", "parameters": {}}'),
