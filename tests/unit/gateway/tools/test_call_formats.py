@@ -122,6 +122,8 @@ def test_what_only_looks_like_a_call_stays_content(name: str, text: str) -> None
 # Each answer ends where its tokens did: arguments as far as they go.
 CUT = [
     ("hermes", '<tool_call>\n{"name": "search", "arguments": {"q": "Par', '{"q": "Par'),
+    ("hermes", '<tool_call>{"name": "search", "arguments": "{\\"q\\": \\"Par', '{"q": "Par'),
+    ("hermes", '<tool_call>{"name": "search", "arguments": "{\\"q\\": \\"\\u00e9\\ud83d\\ude', '{"q": "é'),
     ("llama3", '{"name": "search", "parameters": {"q": [1, ', '{"q": [1, '),
     ("json", '[{"name": "search", "arguments": {"q": 1', '{"q": 1'),
     ("pythonic", "[search(q='x', n=[1, 2", '{"q": "x"'),
@@ -184,6 +186,11 @@ def test_an_empty_string_of_arguments_ends_where_it_does() -> None:
     one = '{"name": "search", "arguments": ""}'
     assert whole("llama3", f"{one}; {one}").calls == [("search", "{}")] * 2
     assert whole("llama3", '{"name": "search", "": {}}').calls == []
+
+
+def test_what_stands_behind_a_list_s_last_call_is_content() -> None:
+    assert whole("json", '[{"name": "search", "arguments": {}}}]') == Heard("}]", "", [("search", "{}")])
+    assert whole("json", '[{"name": "search", "arguments": {}}] | done') == Heard("| done", "", [("search", "{}")])
 
 
 def test_only_a_function_s_name_behind_the_word_function_is_fenced() -> None:
