@@ -123,7 +123,7 @@ class Settings(Limits, BaseSettings):
     )
     reasoning_parser: ReasoningParserName = Field(
         "auto",
-        description=f"How the model sets its reasoning apart: as its chat template does, or one of {', '.join(REASONING)}; `none` leaves it in the content",
+        description=f"How the model sets its reasoning apart: as its chat template does, or one of {', '.join(REASONING)}, harmony; `none` leaves it in the content",
     )
 
     cache: bool = Field(True, description="Whether finished answers are remembered")

@@ -98,6 +98,7 @@ MODULES = {
     "gateway/tools/call_objects.py": ["tests/unit/gateway/tools"],
     "gateway/tools/characters.py": ["tests/unit/gateway/tools"],
     "gateway/tools/findings.py": ["tests/unit/gateway/tools"],
+    "gateway/tools/harmony.py": ["tests/unit/gateway/tools"],
     "gateway/tools/python_literal.py": ["tests/unit/gateway/tools/test_call_formats.py"],
     "gateway/tools/pythonic.py": ["tests/unit/gateway/tools/test_call_formats.py"],
     "gateway/http/openai_answer.py": ["tests/unit/gateway/http/test_openai_answer.py", "tests/unit/gateway/http"],

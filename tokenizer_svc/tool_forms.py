@@ -24,7 +24,12 @@ _LONG_ID, _SHORT_ID_LETTERS = "call_zq0", 9
 _TOOL = Tool(_TOOL_NAME, "x", parameters={"type": "object", "properties": {"x": {"type": "string", "description": "x"}}, "required": ["x"]})
 # Marks in a template's text, and the form in which models that were trained with it write calls.
 _XML = ("<function=", "<arg_key>", "<parameter=")
-_MARKED = (("<｜tool▁call", "deepseek"), ("[TOOL_CALLS]", "mistral"), ("<tool_call>", "hermes"))  # noqa: RUF001
+_MARKED = (
+    ("<｜tool▁call", "deepseek"),  # noqa: RUF001
+    ("[TOOL_CALLS]", "mistral"),
+    ("<tool_call>", "hermes"),
+    ("<|channel|>", "harmony"),
+)
 _LLAMA = ("<|python_tag|>", '"parameters": ')
 
 

@@ -8,7 +8,7 @@ from gateway.flow.call import Call
 from gateway.flow.served_model import ServedModel
 from gateway.tools.answer_parser import AnswerForm, ReasoningFormat
 from gateway.tools.call_formats import CallFormat
-from gateway.tools.registry import FORMAT_NAMES, ReasoningParserName, ToolParserName, call_format, reasoning_format
+from gateway.tools.registry import FORMAT_NAMES, ReasoningParserName, ToolParserName, call_format, reasoning_format, whole_format
 from triserve.rpc.errors import InvalidRequest
 
 
@@ -68,6 +68,9 @@ class AnswerForms:
             return None
         calls = self.calls(model) if call.reading.tools else None
         reasoning = self.reasoning(model)
+        # Reasoning that is one of the parts of an answer is read with all of it, unless the operator says how calls are written.
+        if calls is None or self.tool_parser == "auto":
+            calls = whole_format(self.reasoning_parser, model.reasoning_format) or calls
         if calls is None and reasoning is None:
             return None
         return AnswerForm(

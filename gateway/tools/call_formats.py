@@ -11,6 +11,7 @@ from typing import NamedTuple
 from gateway.tools.call_objects import MAX_NAME_CHARS, read_arguments, read_call, read_calls, read_list
 from gateway.tools.characters import END, Characters, NotACall, Reading
 from gateway.tools.findings import Findings
+from gateway.tools.harmony import HARMONY_MARKERS, read_harmony
 from gateway.tools.pythonic import read_python_calls
 
 Reader = Callable[[Characters, Findings, Collection[str]], Reading[None]]
@@ -184,4 +185,5 @@ FORMATS: Mapping[str, CallFormat] = {
     "mistral": CallFormat(_read_mistral, (_MISTRAL, _MISTRAL_ARGUMENTS, _MISTRAL_ID)),
     "deepseek": CallFormat(_read_deepseek, (_CALLS, _CALL, _SEPARATOR, _CALL_END, _CALLS_END)),
     "json": CallFormat(_read_json),
+    "harmony": CallFormat(read_harmony, HARMONY_MARKERS),
 }

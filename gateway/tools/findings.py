@@ -84,6 +84,10 @@ class Findings:
         self._has_reasoning = True
         self._space = ""
 
+    def begin_part(self) -> None:
+        """Another part of the answer begins: an empty line stands between it and one of its kind."""
+        self._space = "\n\n" if self._has_content or self._has_reasoning else ""
+
     def begin_call(self, name: str) -> None:
         """A call begins."""
         self._end_arguments()

@@ -8,8 +8,8 @@ from typing import Literal, TypeAlias
 from gateway.tools.answer_parser import ReasoningFormat
 from gateway.tools.call_formats import FORMATS, CallFormat
 
-ToolParserName: TypeAlias = Literal["auto", "hermes", "llama3", "pythonic", "mistral", "deepseek", "json"]
-ReasoningParserName: TypeAlias = Literal["auto", "none", "think", "brackets", "thinking", "reasoning", "seed"]
+ToolParserName: TypeAlias = Literal["auto", "hermes", "llama3", "pythonic", "mistral", "deepseek", "json", "harmony"]
+ReasoningParserName: TypeAlias = Literal["auto", "none", "think", "brackets", "thinking", "reasoning", "seed", "harmony"]
 
 FORMAT_NAMES = ", ".join(FORMATS)
 REASONING: Mapping[str, ReasoningFormat] = {
@@ -34,3 +34,10 @@ def call_format(wanted: str, of_template: str) -> CallFormat | None:
 def reasoning_format(wanted: str, of_template: str) -> ReasoningFormat | None:
     """How reasoning is written; None = it is not set apart. Arguments as of `call_format`; "none" leaves reasoning in the content."""
     return REASONING.get(of_template if wanted == "auto" else wanted)
+
+
+def whole_format(wanted: str, of_template: str) -> CallFormat | None:
+    """A form in which reasoning is one of the parts of an answer, as calls are; None = reasoning just stands before all else. Arguments as of
+    `call_format`."""
+    name = of_template if wanted == "auto" else wanted
+    return FORMATS[name] if name == "harmony" else None

@@ -139,12 +139,21 @@ WRITERS: Mapping[str, Sequence[Callable[[Sequence[WrittenCall]], str]]] = {
         lambda calls: _deepseek(calls, _V3, "\n"),
         lambda calls: _deepseek(calls, _V31, ""),
     ],
+    "harmony": [
+        lambda calls: "<|start|>assistant".join(
+            f" to=functions.{call.name}<|channel|>commentary <|constrain|>json<|message|>{call.arguments}<|call|>" for call in calls
+        ),
+        lambda calls: "<|start|>".join(
+            f"{'assistant' if number else ''}<|channel|>commentary to=functions.{call.name} json<|message|>{call.arguments}<|end|>"
+            for number, call in enumerate(calls)
+        ),
+    ],
     "json": [
         lambda calls: f"[{', '.join(_objects(calls, 'arguments'))}]",
         lambda calls: "\n".join(_objects(calls, "parameters")),
     ],
 }
-# Formats in which a call can stand behind text.
+# Formats in which a call can stand behind text that nothing marks.
 MARKED = ("hermes", "llama3", "mistral", "deepseek")
 
 _texts = st.text(st.characters(exclude_categories=["Cs"]), max_size=12) | st.sampled_from(

@@ -169,6 +169,28 @@ KIMI = """\
 {%- endfor %}
 """
 
+# Every part of an answer is a message with a channel; one call in a turn, and results in the name of their function.
+GPT_OSS = """\
+{%- if tools %}{{ '<|start|>developer<|message|>namespace functions {' }}
+    {%- for tool in tools %}{{ '// ' + (tool.function.description or '') + '\\ntype ' + tool.function.name + ' = (_: ' + tool.function.parameters | tojson + ') => any;' }}{% endfor %}
+    {{- '}<|end|>' }}
+{%- endif %}
+{%- set last = namespace(name=none) %}
+{%- for message in messages %}
+    {%- if message.role == 'assistant' and 'tool_calls' in message %}
+        {%- set tool_call = message.tool_calls[0].function %}
+        {%- if message.content %}{{ '<|start|>assistant<|channel|>analysis<|message|>' + message.content + '<|end|>' }}{% endif %}
+        {{- '<|start|>assistant to=functions.' + tool_call.name + '<|channel|>commentary json<|message|>' + tool_call.arguments | tojson + '<|call|>' }}
+        {%- set last.name = tool_call.name %}
+    {%- elif message.role == 'assistant' %}{{ '<|start|>assistant<|channel|>final<|message|>' + message.content + '<|end|>' }}
+    {%- elif message.role == 'tool' %}
+        {%- if last.name is none %}{{ raise_exception('There was no call.') }}{% endif %}
+        {{- '<|start|>functions.' + last.name + ' to=assistant<|channel|>commentary<|message|>' + message.content | tojson + '<|end|>' }}
+    {%- else %}{{ '<|start|>' + message.role + '<|message|>' + message.content + '<|end|>' }}{% endif %}
+{%- endfor %}
+{%- if add_generation_prompt %}{{ '<|start|>assistant' }}{% endif %}
+"""
+
 TOOL_STYLES: Mapping[str, str] = {
     "qwen": QWEN,
     "qwen_thinking": QWEN_THINKING,
@@ -177,6 +199,7 @@ TOOL_STYLES: Mapping[str, str] = {
     "mistral": MISTRAL,
     "deepseek": DEEPSEEK,
     "granite": GRANITE,
+    "gpt_oss": GPT_OSS,
     "qwen_coder": QWEN_CODER,
     "kimi": KIMI,
 }

@@ -296,6 +296,7 @@ FORMS = [
         "deepseek",
         f"<｜tool▁calls▁begin｜><｜tool▁call▁begin｜>get_weather<｜tool▁sep｜>{PARIS}<｜tool▁call▁end｜><｜tool▁calls▁end｜>",  # noqa: RUF001
     ),
+    ("harmony", f" to=functions.get_weather<|channel|>commentary json<|message|>{PARIS}"),
     ("json", f'[{{"name": "get_weather", "arguments": {PARIS}}}]'),
 ]
 

@@ -31,6 +31,8 @@ WRITTEN = {
     "mistral": '[TOOL_CALLS][{"name": "get_weather", "arguments": {"city": "Paris"}}]',
     "deepseek": "<｜tool▁calls▁begin｜><｜tool▁call▁begin｜>function<｜tool▁sep｜>get_weather\n"  # noqa: RUF001
     '```json\n{"city": "Paris"}\n```<｜tool▁call▁end｜><｜tool▁calls▁end｜>',  # noqa: RUF001
+    "gpt_oss": "<|channel|>analysis<|message|>Hm.<|end|><|start|>assistant to=functions.get_weather<|channel|>commentary json<|message|>"
+    '{"city": "Paris"}',
     "granite": '[{"name": "get_weather", "arguments": {"city": "Paris"}}]',
 }
 
@@ -75,7 +77,7 @@ async def test_a_call_and_its_result_go_to_and_fro(tmp_path: Path, style: str) -
     async with pipeline(tmp_path, TOOL_STYLES[style]) as made:
         made.says(WRITTEN[style])
         message = (await made.client.chat.completions.create(model="tiny", messages=ASK, tools=TOOLS)).choices[0].message
-        assert '"name": "get_weather"' in made.prompt() and "Of a city." in made.prompt()
+        assert "get_weather" in made.prompt() and "Of a city." in made.prompt()
         (call,) = message.tool_calls or []
         assert call.type == "function"
         assert (call.function.name, call.function.arguments) == ("get_weather", '{"city": "Paris"}')
@@ -84,8 +86,9 @@ async def test_a_call_and_its_result_go_to_and_fro(tmp_path: Path, style: str) -
         history: Any = [*ASK, message.model_dump(), result]
         answer = await made.client.chat.completions.create(model="tiny", messages=history, tools=TOOLS)
         assert answer.choices[0].message.content == "It is fine."
-        before, _, after = made.prompt().rpartition(WRITTEN[style].rstrip("]}").removesuffix("</tool_call>")[:40])
-        assert before and "fine <|im_end|>" in after
+        _, _, after = made.prompt().rpartition("get_weather")
+        assert "fine <|im_end|>" in after
+        assert made.prompt().count("Paris") == 2, "in question and call"
 
 
 @pytest.mark.parametrize(

@@ -81,7 +81,7 @@ class GetTokenizerInfoResponse(_message.Message):
     takes_tools: _builtins.bool
     """Whether the chat template prints tools."""
     tool_call_format: _builtins.str
-    """How the chat template writes a tool call: "hermes", "llama3", "pythonic", "mistral", "deepseek", "json" or another name; empty = in a form that
+    """How the chat template writes a tool call: "hermes", "llama3", "pythonic", "mistral", "deepseek", "json", "harmony" or another name; empty = in a form that
     is not known. At most 64 characters.
     """
     reasoning_format: _builtins.str

@@ -98,8 +98,8 @@ def test_old_secrets_are_read_in_their_order(monkeypatch: pytest.MonkeyPatch) ->
 @pytest.mark.parametrize(
     ("variable", "known"),
     [
-        ("GATEWAY_TOOL_PARSER", ["auto", "hermes", "llama3", "pythonic", "mistral", "deepseek", "json"]),
-        ("GATEWAY_REASONING_PARSER", ["auto", "none", "think", "brackets", "thinking", "reasoning", "seed"]),
+        ("GATEWAY_TOOL_PARSER", ["auto", "hermes", "llama3", "pythonic", "mistral", "deepseek", "json", "harmony"]),
+        ("GATEWAY_REASONING_PARSER", ["auto", "none", "think", "brackets", "thinking", "reasoning", "seed", "harmony"]),
     ],
 )
 def test_a_parser_that_is_not_known_is_refused_with_those_that_are(

