@@ -141,6 +141,15 @@ def test_a_template_that_joins_an_empty_content_gets_no_null() -> None:
     assert '|[{"id": "call_abc"' in prompt_of(source, CONVERSATION)
 
 
+def test_a_template_that_takes_results_as_parts_alone_is_tried_with_parts() -> None:
+    source = (
+        "{{ tools | tojson }}{% for m in messages %}{% if m.role == 'tool' %}{% if m.content is string %}{{ raise_exception('parts') }}{% endif %}"
+        "{{ m.content[0].text }}{% else %}{{ m.content or '' }}{{ m.tool_calls | default('') | tojson }}{% endif %}{% endfor %}"
+    )
+    assert TemplateForms(template_of(source)).tools.calls is not None
+    assert "12 degrees" in prompt_of(source, CONVERSATION)
+
+
 def test_a_template_that_would_print_null_gets_none() -> None:
     source = "{{ tools | tojson }}{% for m in messages %}|{{ m.content }}{{ m.tool_calls | default('') | tojson }}{% endfor %}"
     assert TemplateForms(template_of(source)).tools.calls == CallForm(as_objects=True, null_content=False, short_ids=False)

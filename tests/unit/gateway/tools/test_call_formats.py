@@ -10,6 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from gateway.tools.answer_parser import ReasoningFormat
 from gateway.tools.call_formats import FORMATS
 from tests.examples import examples
 from tests.fakes.tool_answers import MARKED, TOOLS, WRITERS, Heard, WrittenCall, calls, cut, form_of, heard_in, places
@@ -93,6 +94,8 @@ def test_text_without_calls_is_content_to_the_last_character(name: str, text: st
         ("hermes", '<tool_call>{"name": 3, "arguments": {}}</tool_call>'),
         ("hermes", '<tool_call>{"name": "", "arguments": {}}</tool_call>'),
         ("hermes", '<tool_call>{"name"= "search"}</tool_call>'),
+        ("hermes", r'<tool_call>{"name": "se\qarch", "arguments": {}}</tool_call>'),
+        ("hermes", r'<tool_call>{"name": "\ud800", "arguments": {}}</tool_call>'),
         ("hermes", 'Write <tool_call> {"name": '),
         ("hermes", "1 < 2 and <tool_cal"),
         ("llama3", '{"name": "Bob", "parameters": {}}'),
@@ -171,6 +174,7 @@ def test_every_way_to_give_arguments_is_understood(written: str, arguments: str)
         ("'\\x41\\u00e9'", '"Aé"'),
         ("'a, b) c'", '"a, b) c"'),
         ("Paris", '"Paris"'),
+        ("Zürich", '"Zürich"'),
         ("'\\d+'", '"\\\\d+"'),
         ("1_000", '"1_000"'),
         ("{1: 2}", '"{1: 2}"'),
@@ -197,6 +201,7 @@ def test_only_a_function_s_name_behind_the_word_function_is_fenced() -> None:
     for name in ("add", "function", "get"):
         text = f"{BEGIN}{name}{SEPARATOR}[1]<｜tool▁call▁end｜><｜tool▁calls▁end｜>"  # noqa: RUF001
         assert whole("deepseek", text).calls == ([] if name == "function" else [(name, "[1]")])
+    assert whole("deepseek", f'{BEGIN}function{SEPARATOR}{{"q": 1}}').calls == [("function", '{"q": 1}')]
 
 
 def test_a_model_s_extra_bracket_and_missing_end_do_no_harm() -> None:
@@ -242,6 +247,12 @@ def test_a_name_and_arguments_are_told_as_soon_as_they_are_there() -> None:
     assert (begun.number, begun.name, begun.arguments) == (0, "search", '{"q": "a')
     (more,) = parser.feed('b"').calls
     assert (more.number, more.id, more.name, more.arguments) == (0, None, None, 'b"')
+
+
+def test_what_came_to_light_is_empty_where_nothing_did() -> None:
+    parser = form_of("hermes", reasoning=ReasoningFormat("<think>", "</think>")).parser(0)
+    told = [parser.feed(text).is_empty for text in ("<think>", "Hm.", "</think>", "Yes.", "<tool_call>", '{"name": "f"}', "</tool_call>")]
+    assert told == [True, False, True, False, True, False, True]
 
 
 @pytest.mark.parametrize("name", FORMATS)
