@@ -12,10 +12,12 @@ import grpc
 from gateway.auth import Grant
 from gateway.context import Gateway
 from gateway.flow.answer import FinishReason
-from gateway.flow.call import MAX_SALT_CHARS, CachePolicy, Call, Wishes
+from gateway.flow.call import MAX_SALT_CHARS, AnswerReading, CachePolicy, Call, Wishes
 from gateway.flow.generation import CacheReport, Piece
 from gateway.flow.limits import Limits
 from gateway.flow.resolve import check_messages
+from gateway.tools.answer_parser import AnswerParser
+from gateway.tools.findings import Said
 from triserve.rpc import limits as contract
 from triserve.rpc.errors import Cancelled, InvalidRequest, ServiceError
 from triserve.rpc.traces.spans import OpenSpan
@@ -86,10 +88,11 @@ class ChatServicer(chat_pb2_grpc.ChatServiceServicer):
             _check_counts(request, self._gateway.limits)
             call = _call(request, grant, request_id, context.time_remaining(), span)
             async with self._gateway.pipeline.open(call, ticket) as generation:
+                parser = generation.form.parser(0) if generation.form is not None else None
                 while not generation.finished:
                     for piece in await generation.next():
                         last = piece.delta.finish_reason is not None
-                        response = _response(call.request_id, piece)
+                        response = _response(call.request_id, piece, parser)
                         if last:
                             response.usage.CopyFrom(chat_pb2.Usage(**generation.usage()._asdict()))
                             response.cache.CopyFrom(_cache_report(generation.cache, call))
@@ -108,6 +111,7 @@ def _check_counts(request: chat_pb2.ChatRequest, limits: Limits) -> None:
     """Refuses lists with too many items before any of them is looked at."""
     check_messages(request, "messages", limits)
     for field, items, limit in (
+        ("tools", request.tools, contract.MAX_TOOLS),
         ("logit_bias_ids", request.sampling.logit_bias_ids, limits.max_logit_bias),
         ("logit_bias_values", request.sampling.logit_bias_values, limits.max_logit_bias),
         ("stop_token_ids", request.stopping.stop_token_ids, limits.max_stop_token_ids),
@@ -126,7 +130,8 @@ def _check_counts(request: chat_pb2.ChatRequest, limits: Limits) -> None:
 def _call(request: chat_pb2.ChatRequest, grant: Grant, request_id: str, timeout_s: float | None, span: OpenSpan | None) -> Call:
     if not request.messages:
         raise InvalidRequest("messages is empty, at least one is needed", field="messages")
-    chat = tokenizer_pb2.ChatInput(messages=request.messages, template_arguments=request.template_arguments)
+    chat = tokenizer_pb2.ChatInput(messages=request.messages, template_arguments=request.template_arguments, tools=request.tools)
+    is_parallel = not request.HasField("parallel_tool_calls") or request.parallel_tool_calls
     return Call(
         request_id=request_id,
         tenant=grant.tenant,
@@ -135,6 +140,7 @@ def _call(request: chat_pb2.ChatRequest, grant: Grant, request_id: str, timeout_
         prompts=(tokenizer_pb2.EncodeRequest(chat=chat),),
         prompt_field="messages",
         wishes=_wishes(request),
+        reading=AnswerReading(tools=frozenset(tool.name for tool in request.tools), parallel=is_parallel),
         priority=request.priority,
         lowest_priority=grant.lowest_priority,
         cache=_cache_policy(request),
@@ -207,11 +213,17 @@ def _cache_report(report: CacheReport, call: Call) -> chat_pb2.CacheReport:
     return chat_pb2.CacheReport(status=report.status, age_s=report.age_s, similarity=similarity)
 
 
-def _response(request_id: str, piece: Piece) -> chat_pb2.ChatResponse:
+def _response(request_id: str, piece: Piece, parser: AnswerParser | None) -> chat_pb2.ChatResponse:
     delta = piece.delta
+    said = Said(delta.text) if parser is None else parser.feed(delta.text, is_last=delta.finish_reason is not None)
     return chat_pb2.ChatResponse(
         request_id=request_id,
-        text=delta.text,
+        text=said.content,
+        reasoning=said.reasoning,
+        tool_calls=[
+            chat_pb2.ToolCallDelta(index=call.number, id=call.id or "", name=call.name or "", arguments=call.arguments)
+            for call in said.calls
+        ],
         token_ids=delta.token_ids,
         finish_reason=_FINISH_REASONS[delta.finish_reason],
         logprobs=_logprobs(delta.logprobs),

@@ -20,6 +20,7 @@ from gateway.clients.replica_choice import ChoicePolicy, LeastLoad, LeastWork, R
 from gateway.context import Gateway
 from gateway.flow.admission import Admission
 from gateway.flow.answer_cache import AnswerCache
+from gateway.flow.answer_forms import AnswerForms
 from gateway.flow.pipeline import Pipeline
 from gateway.flow.shares import Shares
 from gateway.hosts import AllowedHosts
@@ -92,6 +93,7 @@ class GatewayService:
             names=names,
             limits=limits,
             metrics=metrics,
+            forms=AnswerForms(tool_parser=settings.tool_parser, reasoning_parser=settings.reasoning_parser),
         )
         self.gateway = Gateway(
             pipeline=self._pipeline,

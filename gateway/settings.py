@@ -13,6 +13,7 @@ from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 from gateway.flow.limits import Limits
 from gateway.flow.served_model import ServedNames
 from gateway.http.cors import ANY_ORIGIN
+from gateway.tools.registry import FORMAT_NAMES, REASONING, ReasoningParserName, ToolParserName
 from prompt_cache import CacheConfig
 from prompt_cache.redis_tls import TlsFiles, check_redis_url, is_tls
 from prompt_cache.semantic.config import SemanticConfig
@@ -114,6 +115,15 @@ class Settings(Limits, BaseSettings):
 
     cors_origins: Annotated[tuple[str, ...], NoDecode] = Field(
         (), description="Web sites whose pages may call, as `https://example.org`, separated by commas; `*` = all, unset = none"
+    )
+
+    tool_parser: ToolParserName = Field(
+        "auto",
+        description=f"How the model writes tool calls: as its chat template does, or, whatever that does, one of {FORMAT_NAMES}",
+    )
+    reasoning_parser: ReasoningParserName = Field(
+        "auto",
+        description=f"How the model sets its reasoning apart: as its chat template does, or one of {', '.join(REASONING)}, harmony; `none` leaves it in the content",
     )
 
     cache: bool = Field(True, description="Whether finished answers are remembered")

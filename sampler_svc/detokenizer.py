@@ -41,6 +41,9 @@ class Detokenizer(Protocol):
     def feed_exactly(self, token: int) -> Fed:
         """`feed`, and the bytes by which the token added to the text."""
 
+    def interrupt(self) -> str:
+        """What is held back, since text stands here that no token gives: half characters become U+FFFD. The text goes on behind it."""
+
     def flush(self) -> str:
         """The end of the text: half characters become U+FFFD. Nothing may be fed afterwards."""
 
@@ -96,6 +99,11 @@ class ByteDetokenizer:
             return self._decode(self._vocabulary.text_bytes(token))
         self._begun = self._vocabulary.is_text(token)
         return self._decode(self._vocabulary.first_bytes(token))
+
+    def interrupt(self) -> str:
+        """See `Detokenizer`."""
+        self._begun = True
+        return self.flush()
 
     def flush(self) -> str:
         """See `Detokenizer`."""
@@ -159,6 +167,10 @@ class WindowDetokenizer:
         if text.endswith(REPLACEMENT) and len(self._window) - self._delivered <= _MAX_HELD_TOKENS:
             return ""
         return self._emit(text)
+
+    def interrupt(self) -> str:
+        """See `Detokenizer`."""
+        return self.flush()
 
     def flush(self) -> str:
         """See `Detokenizer`."""

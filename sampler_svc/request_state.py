@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from enum import Enum, auto
 
 from sampler_svc.changes import Changes
-from sampler_svc.detokenizer import open_detokenizer
+from sampler_svc.detokenizer import Fed, open_detokenizer
 from sampler_svc.errors import Disagreement
 from sampler_svc.grammars import GrammarState
 from sampler_svc.logprobs import LogprobTrail, TextLogprob, TokenLogprob
@@ -69,6 +69,7 @@ class RequestState:
         "_min_tokens",
         "_named",
         "_sent",
+        "_spoken",
         "_stop_token_ids",
         "_trail",
         "changes",
@@ -105,6 +106,7 @@ class RequestState:
         self._stop_token_ids = stopping.stop_token_ids
         self._detokenizer = open_detokenizer(vocabulary, opening.prompt_token_ids)
         self._matcher = StopMatcher(StopPatterns(stopping.stop_strings)) if stopping.stop_strings else None
+        self._spoken = _spoken_names(stopping.spoken_tokens, vocabulary)
         # Special tokens are no text, and yet a client that knows them stops at their names.
         self._named = _special_names_in(stopping.stop_strings, vocabulary)
         self._trail = None if sampling.top_logprobs is None else LogprobTrail()
@@ -155,7 +157,7 @@ class RequestState:
         if self._matcher is not None:
             armed = not stops and count >= self._min_tokens
             text, stop = self._matcher.feed(text, armed=armed)
-            if stop is None and not stops and token in self._named:
+            if stop is None and not stops and token in self._named and token not in self._spoken:
                 before, stop = self._matcher.feed(self._named[token], armed=armed, hidden=True)
                 text += before
             if last and stop is None:
@@ -176,10 +178,11 @@ class RequestState:
         return not stops and grammar.is_over
 
     def _feed(self, token: int, logprob: TokenLogprob | None) -> str:
+        name = self._spoken.get(token)
         if self._trail is None:
-            return self._detokenizer.feed(token)
+            return self._detokenizer.feed(token) if name is None else self._detokenizer.interrupt() + name
         pending_before = self._detokenizer.pending
-        fed = self._detokenizer.feed_exactly(token)
+        fed = self._detokenizer.feed_exactly(token) if name is None else Fed(self._detokenizer.interrupt() + name, name.encode())
         self._trail.feed(logprob, fed, pending_before=pending_before, pending=self._detokenizer.pending)
         return fed.text
 
@@ -213,6 +216,11 @@ class RequestState:
 
 def _has_ended() -> InvalidRequest:
     return InvalidRequest("generated_token_ids is an answer that has ended", field="generated_token_ids")
+
+
+def _spoken_names(names: Sequence[str], vocabulary: Vocabulary) -> dict[int, str]:
+    """Special tokens with one of these names, by id."""
+    return {token: name for token, name in vocabulary.special_names.items() if name in names} if names else {}
 
 
 def _special_names_in(stops: Sequence[str], vocabulary: Vocabulary) -> dict[int, str]:

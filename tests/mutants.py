@@ -93,6 +93,14 @@ MODULES = {
     "gateway/flow/pipeline.py": ["tests/unit/gateway/flow/test_pipeline.py", "tests/unit/gateway/flow"],
     "gateway/flow/resolve.py": ["tests/unit/gateway/flow/test_resolve.py", "tests/unit/gateway/flow"],
     "gateway/flow/token_rules.py": ["tests/unit/gateway/flow/test_token_rules.py"],
+    "gateway/tools/answer_parser.py": ["tests/unit/gateway/tools"],
+    "gateway/tools/call_formats.py": ["tests/unit/gateway/tools"],
+    "gateway/tools/call_objects.py": ["tests/unit/gateway/tools"],
+    "gateway/tools/characters.py": ["tests/unit/gateway/tools"],
+    "gateway/tools/findings.py": ["tests/unit/gateway/tools"],
+    "gateway/tools/harmony.py": ["tests/unit/gateway/tools"],
+    "gateway/tools/python_literal.py": ["tests/unit/gateway/tools/test_call_formats.py"],
+    "gateway/tools/pythonic.py": ["tests/unit/gateway/tools/test_call_formats.py"],
     "gateway/http/openai_answer.py": ["tests/unit/gateway/http/test_openai_answer.py", "tests/unit/gateway/http"],
     "prompt_cache/eviction.py": ["tests/unit/prompt_cache/test_memory_store.py"],
     "prompt_cache/flights/flight.py": ["tests/unit/prompt_cache/flights"],
@@ -110,6 +118,7 @@ MODULES = {
     "tokenizer_svc/chat_encoder.py": ["tests/unit/tokenizer_svc/test_chat_encoder.py"],
     "tokenizer_svc/lanes.py": ["tests/unit/tokenizer_svc/test_lanes.py"],
     "tokenizer_svc/sampling_strings.py": ["tests/unit/tokenizer_svc/test_sampling_strings.py"],
+    "tokenizer_svc/tool_forms.py": ["tests/unit/tokenizer_svc/test_tool_forms.py", "tests/unit/tokenizer_svc/test_tools_in_chats.py"],
     "tokenizer_svc/token_texts.py": ["tests/unit/tokenizer_svc/test_token_texts.py"],
 }
 _SAME = ("_Is_Eq", "_IsNot_NotEq")

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from array import array
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
 from datetime import date
 from itertools import takewhile
@@ -17,7 +17,9 @@ from tokenizer_svc.special_tokens import insert_mark, pick_mark
 from tokenizer_svc.system_prompts import SystemPrompt, SystemPrompts, common_len
 from tokenizer_svc.template_forms import TemplateForms
 from tokenizer_svc.tokenizer import Tokenizer
+from tokenizer_svc.tools import Tool, ToolCall, strings_in, with_strings
 from triserve.rpc.errors import InvalidRequest
+from triserve.rpc.limits import MAX_PROMPT_END_CHARS
 
 SYSTEM_ROLES = frozenset({"system", "developer"})
 # What the operator or the model itself wrote may use tokens, such as those around a tool call, that are not special.
@@ -31,18 +33,27 @@ class Chat(NamedTuple):
         messages: oldest first, at least one.
         arguments: further variables of the template.
         add_generation_prompt: whether the assistant's header comes last.
+        tools: what the model may call.
     """
 
     messages: tuple[Message, ...]
     arguments: Mapping[str, TemplateValue] = MappingProxyType({})
     add_generation_prompt: bool = True
+    tools: tuple[Tool, ...] = ()
 
 
 class EncodedChat(NamedTuple):
-    """A chat's ids, and how many of the first belong to its system prompt; 0 = it has none."""
+    """A chat's ids.
+
+    Attributes:
+        token_ids: of all of it.
+        system_tokens: how many of the first belong to its system prompt; 0 = it has none.
+        end: the last characters, where they are the template's own.
+    """
 
     token_ids: list[int]
     system_tokens: int
+    end: str = ""
 
 
 class ChatEncoder:
@@ -83,20 +94,32 @@ class ChatEncoder:
             InvalidRequest: the template refuses the messages, fails on them or prints nothing of one of them.
             PromptTooLong: more ids than `max_tokens`.
         """
-        chat = chat._replace(messages=self.forms.adapt(chat.messages))
-        text = self._render(chat)
-        self.forms.check_printed(chat.messages, chat.arguments, add_generation_prompt=chat.add_generation_prompt)
+        if chat.tools and not self.forms.tools.takes_tools:
+            raise InvalidRequest("tools is not supported: the model's chat template takes no tools", field="tools")
+        tools = tuple(tool.read(f"tools[{index}]") for index, tool in enumerate(chat.tools))
+        chat = chat._replace(messages=self.forms.adapt(chat.messages), tools=tools)
+        text, end = self._render_with_end(chat)
+        self.forms.check_printed(chat.messages, chat.arguments, tools=tools, add_generation_prompt=chat.add_generation_prompt)
         token_ids = self._encode(text, max_tokens)
-        return EncodedChat(token_ids, self._system_tokens(chat, text, token_ids))
+        return EncodedChat(token_ids, self._system_tokens(chat, text, token_ids), end)
 
     def _encode(self, text: str, max_tokens: int | None = None) -> list[int]:
         return self._tokenizer.encode(text, add_special_tokens=False, field="messages", max_tokens=max_tokens)
 
     def _render(self, chat: Chat) -> str:
         """What the template prints, its special tokens as aliases and users' words as they came."""
+        return self._render_with_end(chat)[0]
+
+    def _render_with_end(self, chat: Chat) -> tuple[str, str]:
+        """As `_render`, and the last characters, special tokens by their names, if the template wrote them behind the last turn."""
         shielded, mark = self._shield(chat)
-        printed = self._template.render(shielded.messages, shielded.arguments, add_generation_prompt=chat.add_generation_prompt)
-        return self._tokenizer.special_tokens.to_aliases(printed, mark)
+        printed = self._template.render(
+            shielded.messages, shielded.arguments, tools=shielded.tools, add_generation_prompt=chat.add_generation_prompt
+        )
+        said = shielded.messages[-1].content.strip()
+        is_own = chat.add_generation_prompt and not (said and printed.rstrip().endswith(said))
+        end = printed[-MAX_PROMPT_END_CHARS:] if is_own else ""
+        return self._tokenizer.special_tokens.to_aliases(printed, mark), end.replace(mark, "") if mark else end
 
     def _shield(self, chat: Chat) -> tuple[Chat, str | None]:
         """The chat with a mark wherever users' words could make a special token, and the mark; None = nowhere."""
@@ -105,7 +128,8 @@ class ChatEncoder:
         contents = {(message.content, message.role in _TRUSTED_ROLES) for message in chat.messages}
         names = [message.name for message in chat.messages if message.name is not None]
         values = [value for value in chat.arguments.values() if isinstance(value, str)]
-        texts = {*contents, *((text, False) for text in (*names, *values))}
+        texts = {*contents, *((text, False) for text in (*names, *values, *_tool_strings(chat)))}
+        texts |= {(message.reasoning, True) for message in chat.messages if message.reasoning is not None}
         points = {key: found for key in texts if (found := break_points(key[0], cuts, model_s_own=key[1]))}
         # A template may build a special token around the role. One it does not know stands apart from what is beside it.
         foreign = {message.role for message in chat.messages} - self._template.known_roles
@@ -125,11 +149,23 @@ class ChatEncoder:
                 role=roles.get(message.role, message.role),
                 content=shielded(message.content, message.role in _TRUSTED_ROLES),
                 name=None if message.name is None else shielded(message.name),
+                tool_calls=tuple(_shielded_call(call, shielded) for call in message.tool_calls),
+                tool_call_id=None if message.tool_call_id is None else shielded(message.tool_call_id),
+                reasoning=None if message.reasoning is None else shielded(message.reasoning, True),
             )
             for message in chat.messages
         )
         arguments = {name: shielded(value) if isinstance(value, str) else value for name, value in chat.arguments.items()}
-        return chat._replace(messages=messages, arguments=arguments), mark
+        tools = tuple(
+            replace(
+                tool,
+                name=shielded(tool.name),
+                description=None if tool.description is None else shielded(tool.description),
+                parameters=with_strings(tool.parameters, shielded),
+            )
+            for tool in chat.tools
+        )
+        return chat._replace(messages=messages, arguments=arguments, tools=tools), mark
 
     def _system_tokens(self, chat: Chat, text: str, token_ids: list[int]) -> int:
         system = tuple(takewhile(lambda message: message.role in SYSTEM_ROLES, chat.messages))
@@ -144,7 +180,12 @@ class ChatEncoder:
         return prompt.common_tokens(text, token_ids)
 
     def _key(self, asked: Chat) -> bytes:
-        parts = [self._today().isoformat(), [message.variables() for message in asked.messages], sorted(asked.arguments.items())]
+        parts = [
+            self._today().isoformat(),
+            [message.variables() for message in asked.messages],
+            sorted(asked.arguments.items()),
+            [tool.variables() for tool in asked.tools],
+        ]
         return hashlib.sha256(json.dumps(parts).encode()).digest()
 
     def _find_system_prompt(self, asked: Chat) -> SystemPrompt:
@@ -167,3 +208,24 @@ class ChatEncoder:
             return self._render(asked._replace(messages=(*asked.messages, *self.forms.adapt(tuple(turns)))))
         except InvalidRequest:
             return None
+
+
+def _tool_strings(chat: Chat) -> Iterator[str]:
+    """All strings of tools, calls and results' ids: whoever wrote them, they are no template's."""
+    for tool in chat.tools:
+        yield from strings_in([tool.name, tool.description, tool.parameters])
+    for message in chat.messages:
+        for call in message.tool_calls:
+            yield from strings_in([call.id, call.name, call.arguments if call.entries is None else call.entries])
+        if message.tool_call_id is not None:
+            yield message.tool_call_id
+
+
+def _shielded_call(call: ToolCall, shielded: Callable[[str], str]) -> ToolCall:
+    return replace(
+        call,
+        id=shielded(call.id),
+        name=shielded(call.name),
+        arguments=call.arguments if call.entries is not None else shielded(call.arguments),
+        entries=with_strings(call.entries, shielded),
+    )

@@ -18,6 +18,7 @@ from jinja2.parser import Parser
 from jinja2.sandbox import ImmutableSandboxedEnvironment
 
 from tokenizer_svc.special_tokens import MARKS
+from tokenizer_svc.tools import Tool, ToolCall
 from triserve.rpc.errors import InvalidRequest
 
 logger = logging.getLogger(__name__)
@@ -48,22 +49,36 @@ class Message:
 
     Attributes:
         as_parts: whether the template gets the content as a list of one text part; `TemplateForms` finds out which it takes.
+        tool_calls: what the turn calls.
+        tool_call_id: the call whose result the turn is; None = it is none.
+        reasoning: what the model thought before the turn; None = nothing.
+        is_null: whether the template gets null as the content.
     """
 
     role: str
     content: str
     name: str | None = None
     as_parts: bool = False
+    tool_calls: tuple[ToolCall, ...] = ()
+    tool_call_id: str | None = None
+    reasoning: str | None = None
+    is_null: bool = False
 
     @property
     def num_characters(self) -> int:
         """Of all that was said."""
-        return len(self.role) + len(self.content) + len(self.name or "")
+        said = sum(len(text or "") for text in (self.role, self.content, self.name, self.tool_call_id, self.reasoning))
+        return said + sum(call.num_characters for call in self.tool_calls)
 
     def variables(self) -> dict[str, Any]:
-        """The turn as templates know it."""
-        named = {} if self.name is None else {"name": self.name}
-        return {"role": self.role, "content": [{"type": "text", "text": self.content}] if self.as_parts else self.content, **named}
+        """The turn as templates know it: what it has not is left out."""
+        content = [{"type": "text", "text": self.content}] if self.as_parts else self.content
+        beside = {"name": self.name, "tool_call_id": self.tool_call_id, "reasoning_content": self.reasoning}
+        variables = {"role": self.role, "content": None if self.is_null else content}
+        variables |= {name: value for name, value in beside.items() if value is not None}
+        if self.tool_calls:
+            variables["tool_calls"] = [call.variables() for call in self.tool_calls]
+        return variables
 
 
 @dataclass(frozen=True)
@@ -141,13 +156,23 @@ class ChatTemplate:
         """Whether the template prints this token of its own accord and never looks for it in what users wrote."""
         return any(token in text for text in self._literals) and not any(token in text for text in self._sought)
 
-    def render(self, messages: Sequence[Message], arguments: Mapping[str, TemplateValue], *, add_generation_prompt: bool) -> str:
+    def render(
+        self,
+        messages: Sequence[Message],
+        arguments: Mapping[str, TemplateValue],
+        *,
+        tools: Sequence[Tool] = (),
+        add_generation_prompt: bool,
+        is_probe: bool = False,
+    ) -> str:
         """What the template prints for a chat.
 
         Args:
             messages: oldest first.
             arguments: further variables; their names were checked before.
+            tools: read.
             add_generation_prompt: whether the assistant's header comes last.
+            is_probe: whether it is only to be seen what the template does: then it is no news that it fails.
 
         Raises:
             InvalidRequest: the template refuses the messages, fails on them, or goes over a limit.
@@ -156,18 +181,21 @@ class ChatTemplate:
             **self._special_tokens,
             **arguments,
             "messages": [message.variables() for message in messages],
-            "tools": None,
+            "tools": [tool.variables() for tool in tools] or None,
             "documents": None,
             "add_generation_prompt": add_generation_prompt,
         }
         try:
-            return self._print(variables, sum(message.num_characters for message in messages))
+            num_characters = sum(message.num_characters for message in messages)
+            num_characters += sum(len(tool.parameters_json or "") + len(tool.description or "") for tool in tools)
+            return self._print(variables, num_characters)
         except InvalidRequest:
             raise
         except _Refused as error:
             raise InvalidRequest(f"the model's chat template refuses the messages: {_for_people(error)}", field="messages") from None
         except Exception as error:  # noqa: BLE001 - a template is a program: it can fail in any way, and only this request with it
-            logger.warning("the chat template failed on %d messages: %s", len(messages), type(error).__name__)
+            level = logging.DEBUG if is_probe else logging.WARNING
+            logger.log(level, "the chat template failed on %d messages: %s", len(messages), type(error).__name__)
             cause = _for_people(error) if isinstance(error, TemplateError) else type(error).__name__
             raise InvalidRequest(f"the model's chat template fails on the messages: {cause}", field="messages") from None
 
@@ -225,8 +253,12 @@ def _to_json(
     separators: tuple[str, str] | None = None,
     sort_keys: bool = False,
 ) -> str:
-    """JSON as models read it: Jinja's own filter would escape it for HTML."""
-    return json.dumps(value, ensure_ascii=ensure_ascii, indent=indent, separators=separators, sort_keys=sort_keys)
+    """JSON as models read it: Jinja's own filter would escape it for HTML. Marks stay marks."""
+    text = json.dumps(value, ensure_ascii=ensure_ascii, indent=indent, separators=separators, sort_keys=sort_keys)
+    if ensure_ascii:
+        for mark in MARKS:
+            text = text.replace(json.dumps(mark)[1:-1], mark)
+    return text
 
 
 def _for_people(error: TemplateError) -> str:

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 SPECIAL_TOKEN_NAMES = ("bos_token", "eos_token", "unk_token", "sep_token", "pad_token", "cls_token", "mask_token")
+_TEMPLATE_FILE = "chat_template.jinja"
 _SLOW_TOKENIZERS = ("tokenizer.model", "sentencepiece.bpe.model", "spiece.model", "vocab.txt", "vocab.json", "tiktoken.model")
 # No id and no parameter comes near it; NaN is not below it either.
 _LARGEST = 1 << 31
@@ -41,6 +42,7 @@ class ModelFolder:
         path: the folder.
         definition: tokenizer.json.
         chat_template: Jinja source; None = the model has none.
+        tool_template: the author's other one, for chats with tools; None = there is one for all.
         special_tokens: variables such as bos_token that templates print.
         additional_special_tokens: further tokens that the configuration calls special.
         declared_tokens: entries of added_tokens_decoder and added_tokens.json, in the form of tokenizer.json's added_tokens.
@@ -58,6 +60,7 @@ class ModelFolder:
     num_rows: int | None
     eos_token_ids: tuple[int, ...]
     defaults: SamplingDefaults
+    tool_template: str | None = None
 
 
 def read_model_folder(path: Path) -> ModelFolder:
@@ -83,6 +86,7 @@ def read_model_folder(path: Path) -> ModelFolder:
         num_rows=_num_rows(config, path / "config.json"),
         eos_token_ids=tuple(dict.fromkeys(eos)),
         defaults=_read_defaults(generation, path / "generation_config.json"),
+        tool_template=_read_template_of_name(path, tokenizer_config, "tool_use"),
     )
 
 
@@ -122,15 +126,34 @@ def read_json_file(path: Path) -> Json:
 
 
 def _read_chat_template(path: Path, tokenizer_config: Json) -> str | None:
-    file = path / "chat_template.jinja"
-    if file.exists():
-        try:
-            return file.read_text(encoding="utf-8")
-        except (OSError, ValueError) as error:
-            raise ModelFolderError(f"{file} cannot be read: {error}") from error
+    if (path / _TEMPLATE_FILE).exists():
+        return _read_text(path / _TEMPLATE_FILE)
     template = tokenizer_config.get("chat_template")
     if isinstance(template, list):
-        template = next((entry.get("template") for entry in template if isinstance(entry, dict) and entry.get("name") == "default"), None)
+        return _read_template_of_name(path, tokenizer_config, "default")
+    return _checked_template(template, path)
+
+
+def _read_template_of_name(path: Path, tokenizer_config: Json, name: str) -> str | None:
+    """One of several templates: of the files beside the default's, where that is a file, or else of the configuration's list."""
+    if (path / _TEMPLATE_FILE).exists():
+        file = path / "additional_chat_templates" / f"{name}.jinja"
+        return _read_text(file) if file.exists() else None
+    templates = tokenizer_config.get("chat_template")
+    if not isinstance(templates, list):
+        return None
+    named = (entry.get("template") for entry in templates if isinstance(entry, dict) and entry.get("name") == name)
+    return _checked_template(next(named, None), path)
+
+
+def _read_text(file: Path) -> str:
+    try:
+        return file.read_text(encoding="utf-8")
+    except (OSError, ValueError) as error:
+        raise ModelFolderError(f"{file} cannot be read: {error}") from error
+
+
+def _checked_template(template: object, path: Path) -> str | None:
     if template is not None and not isinstance(template, str):
         raise ModelFolderError(f"{path / 'tokenizer_config.json'}: chat_template is a {type(template).__name__}, not a string")
     return template

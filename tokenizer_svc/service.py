@@ -18,6 +18,7 @@ from tokenizer_svc.input_limits import InputLimits
 from tokenizer_svc.lanes import Lane, LaneLimits, Lanes
 from tokenizer_svc.metrics import Metrics, QueueCollector
 from tokenizer_svc.model_folder import ModelFolder, ModelFolderError, read_model_folder
+from tokenizer_svc.reasoning_format import reasoning_format
 from tokenizer_svc.servicer import TokenizerServicer
 from tokenizer_svc.settings import Settings
 from tokenizer_svc.system_prompts import SystemPrompts
@@ -50,8 +51,9 @@ class TokenizerService:
     def __init__(self, settings: Settings, tracer: Tracer | None = None) -> None:
         self._settings = settings
         model = _load(settings)
-        if model.chats is not None:
-            logger.info("chat template: %s", model.chats.forms)
+        for name, chats in (("chat template", model.chats), ("chat template for tools", model.tool_chats)):
+            if chats is not None:
+                logger.info("%s: %s", name, chats.forms)
         _return_freed_memory()
         self._lanes = _lanes(settings)
         self.registry = new_registry("tokenizer", version("triserve"))
@@ -59,6 +61,7 @@ class TokenizerService:
         self._servicer = TokenizerServicer(
             model.tokenizer,
             model.chats,
+            tool_chats=model.tool_chats,
             limits=InputLimits(
                 max_bytes=settings.max_input_bytes,
                 max_messages=settings.max_messages,
@@ -118,24 +121,32 @@ class TokenizerService:
 class _Model(NamedTuple):
     tokenizer: Tokenizer
     chats: ChatEncoder | None
+    # Of chats with tools; None = as the others.
+    tool_chats: ChatEncoder | None
     info: pb.GetTokenizerInfoResponse
 
 
 def _load(settings: Settings) -> _Model:
     folder = read_model_folder(settings.model)
-    template = _template(folder, settings)
+    template, tool_template = (_template(source, folder, settings) for source in (folder.chat_template, folder.tool_template))
+    chats = tool_chats = None
     if template is None:
-        tokenizer, chats = Tokenizer(folder), None
+        tokenizer = Tokenizer(folder)
     else:
-        tokenizer = Tokenizer(folder, frames_with=template.frames_with)
+        templates = [one for one in (template, tool_template) if one is not None]
+        tokenizer = Tokenizer(folder, frames_with=lambda token: any(one.frames_with(token) for one in templates))
         prompts = SystemPrompts(max_entries=settings.system_prompts_entries, max_bytes=settings.system_prompts_bytes)
-        chats = ChatEncoder(template, tokenizer, prompts)
+        chats, *others = (ChatEncoder(one, tokenizer, prompts) for one in templates)
+        tool_chats = others[0] if others else None
     info = _info(folder, tokenizer, settings, has_chat_template=chats is not None)
-    if template is not None:
+    if template is not None and chats is not None:
+        tools = (tool_chats or chats).forms.tools
+        info.takes_tools, info.tool_call_format = tools.takes_tools, tools.call_format
+        info.reasoning_format = reasoning_format(template.source)
         info.template_arguments.extend(sorted(template.reads.intersection(settings.template_allowed_arguments)))
     for line in audit_tokenizer(folder, tokenizer, template).lines():
         logger.info("%s", line)
-    return _Model(tokenizer, chats, info)
+    return _Model(tokenizer, chats, tool_chats, info)
 
 
 def _return_freed_memory() -> None:
@@ -146,11 +157,11 @@ def _return_freed_memory() -> None:
         trim(0)
 
 
-def _template(folder: ModelFolder, settings: Settings) -> ChatTemplate | None:
-    if folder.chat_template is None:
+def _template(source: str | None, folder: ModelFolder, settings: Settings) -> ChatTemplate | None:
+    if source is None:
         return None
     try:
-        return ChatTemplate(folder.chat_template, folder.special_tokens, limits=RenderLimits(timeout_s=settings.render_timeout_s))
+        return ChatTemplate(source, folder.special_tokens, limits=RenderLimits(timeout_s=settings.render_timeout_s))
     except TemplateSourceError as error:
         raise ModelFolderError(f"{folder.path}: the chat template has an error on {error}") from error
 

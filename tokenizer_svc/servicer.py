@@ -20,6 +20,7 @@ from tokenizer_svc.metrics import Metrics
 from tokenizer_svc.sampling_strings import SamplingStringEncoder, SamplingStrings
 from tokenizer_svc.tokenize_stream import Answer, TokenizeStream
 from tokenizer_svc.tokenizer import Tokenizer
+from tokenizer_svc.tools import Tool, ToolCall
 from triserve.rpc.errors import InvalidRequest, ServiceError
 from triserve.rpc.traces.context import read_traceparent
 from triserve.rpc.traces.spans import OpenSpan, Tracer, error_type
@@ -38,6 +39,7 @@ class TokenizerServicer(tokenizer_pb2_grpc.TokenizerServiceServicer):
     Args:
         tokenizer: the model's.
         chats: encodes chats; None = the model has no template.
+        tool_chats: encodes those with tools; None = as all others.
         limits: what is accepted.
         lanes: where the work is done.
         info: answer of GetTokenizerInfo.
@@ -57,11 +59,13 @@ class TokenizerServicer(tokenizer_pb2_grpc.TokenizerServiceServicer):
         max_requests_per_stream: int,
         metrics: Metrics,
         tracer: Tracer | None = None,
+        tool_chats: ChatEncoder | None = None,
     ) -> None:
         self._metrics = metrics
         self._tracer = tracer
         self._tokenizer = tokenizer
         self._chats = chats
+        self._tool_chats = chats if tool_chats is None else tool_chats
         self._sampling = SamplingStringEncoder(tokenizer)
         self._limits = limits
         self._lanes = lanes
@@ -184,9 +188,10 @@ class TokenizerServicer(tokenizer_pb2_grpc.TokenizerServiceServicer):
         if kind == "chat":
             chat = chat_of(request.chat)
             size = self._limits.check_chat(chat)
-            if self._chats is None:
+            chats = self._tool_chats if chat.tools else self._chats
+            if chats is None:
                 raise InvalidRequest("messages cannot be encoded: the model has no chat template", field="messages")
-            return partial(self._encode_chat, self._chats, chat, max_tokens), size
+            return partial(self._encode_chat, chats, chat, max_tokens), size
         if request.HasField("sampling"):
             return pb.EncodeResponse, 0
         raise InvalidRequest("input is not set, it must be text or chat", field="input")
@@ -215,7 +220,7 @@ class TokenizerServicer(tokenizer_pb2_grpc.TokenizerServiceServicer):
 
     def _encode_chat(self, chats: ChatEncoder, chat: Chat, max_tokens: int | None) -> pb.EncodeResponse:
         encoded = chats.encode(chat, max_tokens=max_tokens)
-        return pb.EncodeResponse(token_ids=encoded.token_ids, system_tokens=encoded.system_tokens)
+        return pb.EncodeResponse(token_ids=encoded.token_ids, system_tokens=encoded.system_tokens, prompt_end=encoded.end)
 
     def _decode(self, request: pb.DecodeRequest) -> Answer:
         skip = request.skip_special_tokens if request.HasField("skip_special_tokens") else True
@@ -237,8 +242,28 @@ def chat_of(chat: pb.ChatInput) -> Chat:
         if argument.name in arguments:
             raise InvalidRequest(f"template_arguments has {argument.name[:64]!r} twice", field="template_arguments")
         arguments[argument.name] = getattr(argument, kind)
-    messages = tuple(Message(turn.role, turn.content, turn.name if turn.HasField("name") else None) for turn in chat.messages)
-    return Chat(messages, arguments, chat.add_generation_prompt if chat.HasField("add_generation_prompt") else True)
+    return Chat(
+        tuple(map(_message_of, chat.messages)),
+        arguments,
+        chat.add_generation_prompt if chat.HasField("add_generation_prompt") else True,
+        tools=tuple(map(_tool_of, chat.tools)),
+    )
+
+
+def _message_of(turn: pb.ChatMessage) -> Message:
+    return Message(
+        turn.role,
+        turn.content,
+        turn.name if turn.HasField("name") else None,
+        tool_calls=tuple(ToolCall(call.id, call.name, call.arguments) for call in turn.tool_calls),
+        tool_call_id=turn.tool_call_id if turn.HasField("tool_call_id") else None,
+        reasoning=turn.reasoning if turn.HasField("reasoning") else None,
+    )
+
+
+def _tool_of(tool: pb.FunctionTool) -> Tool:
+    description = tool.description if tool.HasField("description") else None
+    return Tool(tool.name, description, tool.parameters_json if tool.HasField("parameters_json") else None)
 
 
 def _end_encode(span: OpenSpan, future: Future[Answer]) -> None:

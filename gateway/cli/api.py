@@ -41,6 +41,12 @@ class ModelInfo(NamedTuple):
     vocab_size: int | None = None
 
 
+class Thought(str):
+    """A piece of what the model thinks before it answers."""
+
+    __slots__ = ()
+
+
 class ApiClient:
     """Asks one server.
 
@@ -126,7 +132,7 @@ class ApiClient:
         return ids
 
     async def stream_chat(self, messages: Sequence[Mapping[str, str]], parameters: Mapping[str, Any]) -> AsyncGenerator[str, None]:
-        """Yields the text of an answer as it comes.
+        """Yields the text of an answer as it comes, and what the model thinks before it as `Thought`.
 
         Args:
             messages: the chat so far, each with role and content.
@@ -145,7 +151,8 @@ class ApiClient:
                     for event in cutter.feed(piece):
                         if event == DONE:
                             return
-                        yield _delta_text(event)
+                        for text in _delta_texts(event):
+                            yield text
         except (aiohttp.ClientError, TimeoutError) as error:
             raise ApiError(self._unreachable(error)) from error
         raise ApiError("the server broke the answer off")
@@ -190,12 +197,14 @@ class ApiClient:
         return f"the connection to {self._url} broke: {str(error) or type(error).__name__}"
 
 
-def _delta_text(event: bytes) -> str:
+def _delta_texts(event: bytes) -> list[str]:
     try:
         chunk = json.loads(event)
         if "error" in chunk:
             raise ApiError(f"the server broke the answer off: {chunk['error']['message']}")
-        return "".join(choice["delta"].get("content") or "" for choice in chunk["choices"])
+        deltas = [choice["delta"] for choice in chunk["choices"]]
+        thoughts = [Thought(delta.get("reasoning_content") or "") for delta in deltas]
+        return [text for text in (*thoughts, *(delta.get("content") or "" for delta in deltas)) if text]
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise ApiError("the server sent an event that is no part of a chat") from error
 

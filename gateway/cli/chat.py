@@ -10,7 +10,7 @@ import sys
 from collections.abc import AsyncGenerator, Callable, Mapping
 from typing import Any, TextIO
 
-from gateway.cli.api import API_KEY_VARIABLE, ApiClient, ApiError
+from gateway.cli.api import API_KEY_VARIABLE, ApiClient, ApiError, Thought
 from gateway.cli.options import api_key, certificates_file, real, server_url, whole
 
 with contextlib.suppress(ImportError):
@@ -69,12 +69,17 @@ async def show_answer(pieces: AsyncGenerator[str, None], output: TextIO, receive
     Args:
         pieces: of its text.
         output: where to.
-        received: is given every piece, so that the caller has what came if this is cancelled.
+        received: is given every piece but thoughts, so that the caller has what came if this is cancelled.
     """
+    is_thinking = False
     try:
         async with contextlib.aclosing(pieces):
             async for piece in pieces:
-                received.append(piece)
+                if is_thinking and not isinstance(piece, Thought):
+                    output.write("\n\n")
+                is_thinking = isinstance(piece, Thought)
+                if not is_thinking:
+                    received.append(piece)
                 output.write(printable(piece))
                 output.flush()
     finally:

@@ -21,6 +21,7 @@ _MAX_REQUESTS_PER_MESSAGE = 64
 _MAX_MESSAGE_BYTES = 256 * 1024
 # Far above any model's.
 _MAX_EOS_TOKEN_IDS = 4096
+_MAX_FORMAT_CHARS = 64
 _Default: TypeAlias = Literal["default_temperature", "default_top_p", "default_min_p", "default_typical_p", "default_repetition_penalty"]
 _DEFAULTS: Mapping[_Default, limits.Range] = {
     "default_temperature": limits.TEMPERATURE,
@@ -194,6 +195,9 @@ def _check_info(info: tokenizer_pb2.GetTokenizerInfoResponse) -> None:
         raise MalformedMessage("vocab_size is 0, the least is 1")
     if len(info.eos_token_ids) > _MAX_EOS_TOKEN_IDS:
         raise MalformedMessage(f"eos_token_ids has {len(info.eos_token_ids)} ids, the limit is {_MAX_EOS_TOKEN_IDS}")
+    for field, text in (("tool_call_format", info.tool_call_format), ("reasoning_format", info.reasoning_format)):
+        if len(text) > _MAX_FORMAT_CHARS:
+            raise MalformedMessage(f"{field} has {len(text)} characters, the limit is {_MAX_FORMAT_CHARS}")
     try:
         for name, allowed in _DEFAULTS.items():
             if info.HasField(name):
@@ -222,6 +226,8 @@ def _check_answer(request: tokenizer_pb2.TokenizeRequest, response: tokenizer_pb
             raise MalformedMessage(f"token_ids has {num_ids} ids, the limit was {encode.max_tokens}")
         if encoded.system_tokens > num_ids:
             raise MalformedMessage(f"system_tokens is {encoded.system_tokens}, there are {num_ids} ids")
+        if len(encoded.prompt_end) > limits.MAX_PROMPT_END_CHARS:
+            raise MalformedMessage(f"prompt_end has {len(encoded.prompt_end)} characters, the limit is {limits.MAX_PROMPT_END_CHARS}")
         _check_sampling(encode.sampling, encoded.sampling, vocab_size=vocab_size)
     else:
         wanted = len(request.decode.token_ids) if request.decode.return_tokens else 0

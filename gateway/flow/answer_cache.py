@@ -283,9 +283,14 @@ class Inquiry:
 
 
 def _last_question(call: Call) -> str | None:
-    """What the user says last in a chat; None where it is not the user's turn, or no chat."""
+    """What the user says last in a chat; None where it is not the user's turn, or no chat.
+
+    Nor where there are tools: a call is an act, and its result of this moment; one is not right for a question that only means the same.
+    """
     (prompt,) = call.prompts
     if not isinstance(prompt, tokenizer_pb2.EncodeRequest) or not prompt.HasField("chat"):
+        return None
+    if prompt.chat.tools:
         return None
     last = prompt.chat.messages[-1]
     return last.content if last.role == _USER and last.content.strip() else None

@@ -90,6 +90,16 @@ class CachePolicy:
 
 
 @dataclass(frozen=True, kw_only=True)
+class AnswerReading:
+    """How a client wants answers to be taken apart into reasoning, content and tool calls."""
+
+    # Names of the tools that may be called; none = calls are not looked for.
+    tools: frozenset[str] = frozenset()
+    # Whether there may be more than one call in an answer.
+    parallel: bool = True
+
+
+@dataclass(frozen=True, kw_only=True)
 class Call:
     """One request of one client: some prompts, n answers to each."""
 
@@ -107,6 +117,8 @@ class Call:
     # Arguments of the chat template that it must read.
     template_must_read: tuple[str, ...] = ()
     wishes: Wishes = field(default_factory=Wishes)
+    # None = the text is wanted as the model wrote it.
+    reading: AnswerReading | None = None
     # Tokens to generate when the client does not say; None = as many as fit.
     default_max_tokens: int | None = None
     # Lower is sooner, 0 = normal; and the lowest its client may ask for.

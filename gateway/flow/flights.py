@@ -9,6 +9,7 @@ from collections.abc import Callable, Sequence
 from gateway.flow.answer import Delta, FinishReason
 from gateway.flow.generation import CacheReport, Piece, Timeline, Usage, Writer
 from gateway.flow.live_generation import LiveGeneration
+from gateway.tools.answer_parser import AnswerForm
 from prompt_cache import CachedDelta
 from prompt_cache.flights import Failed, Finished, Maker, Seat
 from prompt_cache.flights.flight import Batch
@@ -38,6 +39,7 @@ class FollowedGeneration:
         self.cache = CacheReport("hit-exact", 0)
         self.saved_s = 0.0
         self.system_fingerprint = ""
+        self.form: AnswerForm | None = None
         self._seat = seat
         self._prompt_token_ids = prompt_token_ids
         self._make = make

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from typing import Literal, NamedTuple, Protocol, TypeAlias
 
 from gateway.flow.answer import Delta
+from gateway.tools.answer_parser import AnswerForm
 from triserve.v1 import common_pb2
 
 CacheStatus: TypeAlias = Literal["hit-exact", "hit-semantic", "miss", "bypass"]
@@ -53,6 +54,8 @@ class EncodedPrompt(NamedTuple):
     system_tokens: int
     # Time in the tokenizer; 0 for prompts that came as ids.
     encode_us: int
+    # Its last characters, where the chat template wrote them.
+    end: str = ""
 
 
 class Choice(NamedTuple):
@@ -85,6 +88,8 @@ class Generation(Protocol):
     saved_s: float
     # Of the model whose answers these are; set by the pipeline before anybody reads.
     system_fingerprint: str
+    # How they are taken apart; None = not at all. Set with it.
+    form: AnswerForm | None
 
     @property
     def finished(self) -> bool:

@@ -13,6 +13,7 @@ from gateway.flow.call import Call
 from gateway.flow.generation import CacheReport, Choice, Piece, Timeline, Usage, Writer
 from gateway.flow.limits import Limits
 from gateway.flow.ready_answers import ReadyAnswers
+from gateway.tools.answer_parser import AnswerForm
 from triserve.rpc.errors import Internal, Overloaded, ServiceError, Unavailable
 from triserve.rpc.traces.spans import OpenSpan, error_type
 from triserve.v1 import compute_pb2
@@ -105,6 +106,7 @@ class LiveGeneration:
         self.cache = cache
         self.saved_s = 0.0
         self.system_fingerprint = ""
+        self.form: AnswerForm | None = None
         self.choices = choices
         self._call = call
         self._replicas = replicas

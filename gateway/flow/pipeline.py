@@ -14,6 +14,7 @@ from gateway.errors import NotCached
 from gateway.flow.admission import Ticket
 from gateway.flow.answer import Tee
 from gateway.flow.answer_cache import AnswerCache, Inquiry, Kept
+from gateway.flow.answer_forms import AnswerForms
 from gateway.flow.call import Call
 from gateway.flow.flights import FollowedGeneration, reason_of
 from gateway.flow.generation import CacheReport, Choice, Generation
@@ -83,10 +84,12 @@ class Pipeline:
         names: names of the model.
         limits: bounds on one request.
         metrics: where to count.
+        forms: how answers are taken apart.
         clock: seconds, never falling.
 
     Attributes:
         cache: the same.
+        forms: the same.
     """
 
     def __init__(
@@ -98,18 +101,20 @@ class Pipeline:
         limits: Limits,
         metrics: Metrics,
         flights: Flights | None = None,
+        forms: AnswerForms | None = None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._clock = clock
         self.flights = flights if flights is not None else Flights(None)
         self._fleet = fleet
         self.cache = cache
+        self.forms = AnswerForms() if forms is None else forms
         self._names = names
         self._limits = limits
         self._metrics = metrics
         self._scopes: set[asyncio.Timeout] = set()
         self._audits: set[asyncio.Task[None]] = set()
-        self._preparation = Preparation(limits, metrics)
+        self._preparation = Preparation(limits, metrics, self.forms)
         self._abort_error: ServiceError | None = None
 
     @contextlib.asynccontextmanager
@@ -133,6 +138,7 @@ class Pipeline:
                 order = await self._ordered(call, ticket, inquiry, scope)
                 generation = await self._begin(order, record, stack)
                 generation.system_fingerprint = order.stages.model.system_fingerprint
+                generation.form = self.forms.of(call, order.stages.model, prompt_end=order.choices[0].prompt.end)
                 record.begin(generation)
                 with contextlib.closing(generation):
                     yield generation
@@ -197,6 +203,7 @@ class Pipeline:
             stages = self._fleet.serving()
             check_priority(call, stages.model)
             check_template_reads(call, stages.model)
+            self.forms.check(call, stages.model)
             try:
                 order = Order(call, await self._preparation.choices(call, stages), stages, inquiry, self._clock_of(scope))
             except Unavailable:

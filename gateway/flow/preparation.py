@@ -7,6 +7,7 @@ import secrets
 from collections.abc import Sequence
 from typing import Protocol
 
+from gateway.flow.answer_forms import AnswerForms
 from gateway.flow.call import Call, Prompt
 from gateway.flow.generation import Choice, EncodedPrompt
 from gateway.flow.limits import Limits
@@ -35,9 +36,11 @@ class Preparation:
     Args:
         limits: bounds on one request.
         metrics: where to count.
+        forms: how answers are taken apart.
     """
 
-    def __init__(self, limits: Limits, metrics: Metrics) -> None:
+    def __init__(self, limits: Limits, metrics: Metrics, forms: AnswerForms) -> None:
+        self._forms = forms
         self._limits = limits
         self._metrics = metrics
 
@@ -88,7 +91,9 @@ class Preparation:
         if not encoded.token_ids:
             raise InvalidRequest(f"{call.prompt_field} has no tokens", field=call.prompt_field)
         self._metrics.tokenize.observe(encoded.encode_us / 1e6)
-        prompt_ids = EncodedPrompt(token_ids=encoded.token_ids, system_tokens=encoded.system_tokens, encode_us=encoded.encode_us)
+        prompt_ids = EncodedPrompt(
+            token_ids=encoded.token_ids, system_tokens=encoded.system_tokens, encode_us=encoded.encode_us, end=encoded.prompt_end
+        )
         return prompt_ids, encoded.sampling
 
     async def _ask_tokenizer(self, call: Call, stages: Tokenizers, request: tokenizer_pb2.EncodeRequest) -> tokenizer_pb2.EncodeResponse:
@@ -116,6 +121,7 @@ class Preparation:
                 prompt_field=call.prompt_field,
                 default_max_tokens=call.default_max_tokens,
             )
+            stopping.spoken_tokens.extend(self._forms.spoken_tokens(call, model))
             check_something_is_left(sampling, stopping, model)
             for number in range(call.n):
                 own = type(sampling)()

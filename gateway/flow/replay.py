@@ -8,6 +8,7 @@ from collections.abc import Awaitable, Callable, Sequence
 
 from gateway.flow.answer import Delta
 from gateway.flow.generation import CacheReport, Piece, Timeline, Usage, Writer
+from gateway.tools.answer_parser import AnswerForm
 from prompt_cache import CachedAnswer
 
 
@@ -34,6 +35,7 @@ class ReplayedGeneration:
         self.cache = cache
         self.saved_s = answer.took_ms / 1000
         self.system_fingerprint = ""
+        self.form: AnswerForm | None = None
         self._answer = answer
         self._prompt_token_ids = prompt_token_ids
         self._tokens_per_s = tokens_per_s

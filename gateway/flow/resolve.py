@@ -52,6 +52,9 @@ def check_shape(call: Call, limits: Limits) -> None:
     num_choices = len(call.prompts) * call.n
     if num_choices > limits.max_choices:
         raise InvalidRequest(f"n is {call.n} for {len(call.prompts)} prompts, the limit on answers is {limits.max_choices}", field="n")
+    if call.wishes.grammar is not None and call.reading is not None and call.reading.tools:
+        form = call.wishes.spelled("grammar")
+        raise InvalidRequest(f"{form} is not supported beside tools that may be called: a call is text of another form", field=form)
     for prompt in call.prompts:
         if isinstance(prompt, tokenizer_pb2.EncodeRequest):
             check_messages(prompt.chat, field, limits)
@@ -60,13 +63,17 @@ def check_shape(call: Call, limits: Limits) -> None:
 
 
 def check_messages(chat: tokenizer_pb2.ChatInput | chat_pb2.ChatRequest, field: str, limits: Limits) -> None:
-    """Refuses a chat with too many messages or template arguments.
+    """Refuses a chat with too many messages, tool calls or template arguments.
 
     Raises:
         InvalidRequest: naming the field and the limit.
     """
     if len(chat.messages) > limits.max_messages:
         raise InvalidRequest(f"{field} has {len(chat.messages)} messages, the limit is {limits.max_messages}", field=field)
+    for index, message in enumerate(chat.messages):
+        if len(message.tool_calls) > contract.MAX_TOOL_CALLS:
+            where = f"{field}[{index}].tool_calls"
+            raise InvalidRequest(f"{where} has {len(message.tool_calls)} calls, the limit is {contract.MAX_TOOL_CALLS}", field=where)
     if len(chat.template_arguments) > limits.max_template_arguments:
         raise InvalidRequest(
             f"chat_template_kwargs has {len(chat.template_arguments)} entries, the limit is {limits.max_template_arguments}",

@@ -31,6 +31,10 @@ class ServedModel:
     has_chat_template: bool
     # Arguments that callers may give the chat template and that it reads.
     template_arguments: tuple[str, ...]
+    # Whether the chat template prints tools, and how it writes calls and reasoning; empty = in no way that the tokenizer knows.
+    takes_tools: bool = False
+    tool_call_format: str = ""
+    reasoning_format: str = ""
     # Number of token ids of the tokenizer.
     vocab_size: int
     # Most tokens of prompt and answer together.
@@ -77,6 +81,9 @@ def served_model(tokenizer: tokenizer_pb2.GetTokenizerInfoResponse, replicas: Se
         default_repetition_penalty=tokenizer.default_repetition_penalty if tokenizer.HasField("default_repetition_penalty") else None,
         has_chat_template=tokenizer.has_chat_template,
         template_arguments=tuple(tokenizer.template_arguments),
+        takes_tools=tokenizer.takes_tools,
+        tool_call_format=tokenizer.tool_call_format,
+        reasoning_format=tokenizer.reasoning_format,
         vocab_size=tokenizer.vocab_size,
         max_model_len_tokens=min(replica.max_model_len_tokens for replica in replicas),
         logits_width=width,

@@ -19,6 +19,7 @@ _COUNTED = (
 )
 # Likewise, with the limit itself.
 _COUNTED_BY_CONTRACT = (
+    ("tools", "tools", contract.MAX_TOOLS),
     ("allowed_token_ids", "ids", contract.MAX_LISTED_TOKEN_IDS),
     ("banned_token_ids", "ids", contract.MAX_LISTED_TOKEN_IDS),
     ("bad_words", "strings", contract.MAX_BAD_WORD_STRINGS),

@@ -8,6 +8,7 @@ from typing import Any
 
 from gateway.flow.answer import FinishReason
 from gateway.flow.generation import Generation, Piece, Timeline, Usage
+from gateway.tools.findings import CallDelta, Said
 from triserve.v1 import sampler_pb2
 
 
@@ -20,6 +21,8 @@ class WholeChoice:
     logprobs: list[sampler_pb2.TokenLogprobs] = field(default_factory=list)
     finish_reason: FinishReason | None = None
     prompt_token_ids: Sequence[int] = ()
+    # What its text was taken apart into; None = it is left as it is.
+    said: Said | None = None
 
     def add(self, piece: Piece) -> None:
         """Takes a piece in."""
@@ -41,6 +44,8 @@ async def gather(generation: Generation, num_choices: int) -> list[WholeChoice]:
             choices[piece.choice].add(piece)
     for index, choice in enumerate(choices):
         choice.prompt_token_ids = generation.prompt_token_ids(index)
+        if generation.form is not None:
+            choice.said = generation.form.parser(index).feed("".join(choice.text), is_last=True)
     return choices
 
 
@@ -61,15 +66,40 @@ def timeline_body(timeline: Timeline) -> dict[str, Any]:
 
 def chat_choice(index: int, choice: WholeChoice, *, with_logprobs: bool, with_token_ids: bool) -> dict[str, Any]:
     """One choice of a chat."""
+    said = Said("".join(choice.text)) if choice.said is None else choice.said
+    message: dict[str, Any] = {"role": "assistant", "content": said.content or (None if said.calls else ""), "refusal": None}
+    if said.reasoning:
+        message["reasoning_content"] = said.reasoning
+    if said.calls:
+        message["tool_calls"] = [{"id": call.id, "type": "function", "function": _function(call)} for call in said.calls]
     body: dict[str, Any] = {
         "index": index,
-        "message": {"role": "assistant", "content": "".join(choice.text), "refusal": None},
+        "message": message,
         "logprobs": chat_logprobs(choice.logprobs) if with_logprobs else None,
-        "finish_reason": choice.finish_reason,
+        "finish_reason": chat_finish(choice.finish_reason, has_calls=bool(said.calls)),
     }
     if with_token_ids:
         body["token_ids"] = choice.token_ids
     return body
+
+
+def chat_finish(reason: FinishReason | None, *, has_calls: bool) -> str | None:
+    """Why a chat's answer ended, in OpenAI's words: a model that stopped behind calls waits for their results."""
+    return "tool_calls" if reason == "stop" and has_calls else reason
+
+
+def call_deltas(calls: Sequence[CallDelta]) -> list[dict[str, Any]]:
+    """More of tool calls, as a stream has it."""
+    return [
+        {"index": call.number, "function": {"arguments": call.arguments}}
+        if call.id is None
+        else {"index": call.number, "id": call.id, "type": "function", "function": _function(call)}
+        for call in calls
+    ]
+
+
+def _function(call: CallDelta) -> dict[str, Any]:
+    return {"name": call.name, "arguments": call.arguments}
 
 
 def completion_choice(index: int, choice: WholeChoice, *, with_logprobs: bool, with_token_ids: bool) -> dict[str, Any]:

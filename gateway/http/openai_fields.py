@@ -16,6 +16,7 @@ Refused: TypeAlias = Mapping[str, tuple[object, ...]]
 
 REFUSED: Refused = {
     # Another kind of answer.
+    # Completions have none of these; chats know them.
     "tools": ([],),
     "functions": ([],),
     "grammar": ("",),
@@ -51,13 +52,10 @@ REFUSED: Refused = {
 }
 # What clients leave in messages that they send back.
 REFUSED_IN_MESSAGE: Refused = {
-    "tool_calls": ([],),
     "function_call": (),
-    "tool_call_id": (),
     "audio": (),
     "refusal": ("",),
     "annotations": ([],),
-    "reasoning_content": ("",),
     "reasoning": ("",),
     "parsed": (),
 }

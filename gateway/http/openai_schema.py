@@ -2,44 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Annotated, Any, Literal, NoReturn, TypeVar
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, PlainValidator, ValidationError, model_validator
+from pydantic import BeforeValidator, Field, PlainValidator, ValidationError
 
-from gateway.flow.call import MAX_SALT_CHARS, Wishes
+from gateway.flow.call import MAX_SALT_CHARS, AnswerReading, Wishes
 from gateway.flow.limits import Limits
 from gateway.http.body_counts import check_counts
 from gateway.http.openai_fields import MAX_SHOWN_CHARS, REFUSED, REFUSED_IN_MESSAGE, REFUSED_IN_STREAM_OPTIONS, unknown, without_idle
-from gateway.http.openai_values import Label, TemplateArguments, Text, listed, parts_as_text, prompts_of
+from gateway.http.openai_messages import Message, message_input
+from gateway.http.openai_values import Body, Label, TemplateArguments, Text, listed, prompts_of
 from gateway.http.structured_fields import ResponseFormat, StructuredOutputs, grammar_of, grammars_of
+from gateway.http.tool_schema import ToolChoice, Tools, ToolUse, check_call_counts, tool_inputs, tool_use
 from triserve.rpc.errors import InvalidRequest
 from triserve.v1 import common_pb2, tokenizer_pb2
 
 WITHOUT_EFFECT = "without_effect"
 _EFFORT = "reasoning_effort"
-
-
-class Body(BaseModel):
-    """What all bodies share: strict types, no unknown fields, and of a list that fails (`fail_fast`) one error, not a million."""
-
-    model_config = ConfigDict(extra="forbid", strict=True, frozen=True)
-
-
-class Message(Body):
-    """One turn of a chat."""
-
-    role: Text
-    content: Annotated[Text, BeforeValidator(parts_as_text)]
-    name: Text | None = None
-
-    @model_validator(mode="before")
-    @classmethod
-    def _may_have_said_nothing(cls, message: Any) -> Any:
-        """An assistant's message may lack a content."""
-        if isinstance(message, dict) and message.get("role") == "assistant" and "content" not in message:
-            return {**message, "content": ""}
-        return message
 
 
 class StreamOptions(Body):
@@ -112,7 +92,6 @@ class Generating(Body):
     return_timeline: bool | None = None
     metadata: dict[str, Any] | None = _without_effect("requests are not stored")
     store: bool | None = _without_effect("requests are not stored")
-    parallel_tool_calls: bool | None = _without_effect("there are no tools")
     prediction: dict[str, Any] | None = _without_effect("it changes no answer, and nothing is sped up by it")
     prompt_cache_key: Label | None = _without_effect("prefixes are found by what they hold")
     prompt_cache_retention: Label | None = _without_effect("prefixes are kept for as long as there is room")
@@ -199,6 +178,9 @@ class ChatBody(Generating):
     chat_template_kwargs: TemplateArguments | None = None
     # For models whose template reads it.
     reasoning_effort: Label | None = None
+    tools: Tools | None = None
+    tool_choice: ToolChoice | None = None
+    parallel_tool_calls: bool | None = None
 
     @property
     def asked_top_logprobs(self) -> int | None:
@@ -230,7 +212,20 @@ class ChatBody(Generating):
             if arguments.get(_EFFORT, self.reasoning_effort) != self.reasoning_effort:
                 raise InvalidRequest("reasoning_effort is set in chat_template_kwargs too, and differs", field=_EFFORT)
             arguments = {**arguments, _EFFORT: self.reasoning_effort}
-        return tokenizer_pb2.EncodeRequest(chat=chat_input(self.messages, arguments))
+        return tokenizer_pb2.EncodeRequest(chat=chat_input(self.messages, arguments, tool_inputs(self._tool_use.tools)))
+
+    @property
+    def reading(self) -> AnswerReading:
+        """How the answer is to be taken apart.
+
+        Raises:
+            InvalidRequest: see `tool_use`.
+        """
+        return self._tool_use.reading
+
+    @property
+    def _tool_use(self) -> ToolUse:
+        return tool_use(self.tools, self.tool_choice, self.parallel_tool_calls)
 
     @property
     def template_must_read(self) -> tuple[str, ...]:
@@ -244,11 +239,17 @@ class CompletionBody(Generating):
     prompt: Annotated[list[str] | list[list[int]], PlainValidator(prompts_of)]
     logprobs: int | None = None
     add_special_tokens: bool = True
+    parallel_tool_calls: bool | None = _without_effect("completions call no tools")
 
     @property
     def template_must_read(self) -> tuple[str, ...]:
         """No template is used."""
         return ()
+
+    @property
+    def reading(self) -> None:
+        """A completion's text is the text."""
+        return None
 
     @property
     def asked_top_logprobs(self) -> int | None:
@@ -303,11 +304,14 @@ class DetokenizeBody(Body):
     tokens: list[Annotated[int, Field(ge=0, lt=2**32)]] = Field(fail_fast=True)
 
 
-def chat_input(messages: list[Message], arguments: Mapping[str, bool | int | str]) -> tokenizer_pb2.ChatInput:
+def chat_input(
+    messages: list[Message], arguments: Mapping[str, bool | int | str], tools: Sequence[tokenizer_pb2.FunctionTool] = ()
+) -> tokenizer_pb2.ChatInput:
     """A chat in the contract's form."""
     return tokenizer_pb2.ChatInput(
-        messages=[tokenizer_pb2.ChatMessage(role=one.role, content=one.content, name=one.name) for one in messages],
+        messages=[message_input(one) for one in messages],
         template_arguments=[_argument(name, value) for name, value in arguments.items()],
+        tools=tools,
     )
 
 
@@ -336,6 +340,7 @@ def parse_body(kind: type[B], body: dict[str, Any], limits: Limits) -> B:
         InvalidRequest: a field is unknown, not supported, missing, of the wrong type or holds too much; names it.
     """
     check_counts(body, limits)
+    check_call_counts(body.get("messages"))
     # Only bodies of generating routes know fields that are not done; elsewhere they are as unknown as any.
     kept = without_idle(body, REFUSED if issubclass(kind, Generating) else {}, known=kind.model_fields)
     if isinstance(options := kept.get("stream_options"), dict):

@@ -4,12 +4,18 @@ from __future__ import annotations
 
 from typing import Annotated, Any
 
-from pydantic import AfterValidator, BeforeValidator, Field
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field
 
 from gateway.http.openai_fields import MAX_SHOWN_CHARS
 
 _MAX_LABEL_CHARS = 256
 _PROMPT_FORMS = "must be a string, a list of strings, a list of token ids or a list of such lists"
+
+
+class Body(BaseModel):
+    """What all bodies share: strict types, no unknown fields, and of a list that fails (`fail_fast`) one error, not a million."""
+
+    model_config = ConfigDict(extra="forbid", strict=True, frozen=True)
 
 
 def unicode_text(value: str) -> str:

@@ -7,7 +7,9 @@ from typing import Any, Protocol
 
 from gateway.flow.generation import Generation, Piece, Timeline, Usage
 from gateway.http.error_map import error_body
-from gateway.http.openai_answer import chat_logprobs, completion_logprobs, timeline_body, usage_body
+from gateway.http.openai_answer import call_deltas, chat_finish, chat_logprobs, completion_logprobs, timeline_body, usage_body
+from gateway.tools.answer_parser import AnswerParser
+from gateway.tools.findings import Said
 from triserve.rpc.errors import ServiceError
 
 DONE = b"data: [DONE]\n\n"
@@ -18,7 +20,7 @@ KEEP_ALIVE = b": waiting\n\n"
 _quote = json.encoder.encode_basestring_ascii
 # `json.dumps` would make an encoder for each call.
 _compact = json.JSONEncoder(separators=(",", ":")).encode
-_FINISH = {None: "null", "stop": '"stop"', "length": '"length"'}
+_FINISH = {None: "null", "stop": '"stop"', "length": '"length"', "tool_calls": '"tool_calls"'}
 
 
 class EventForm(Protocol):
@@ -106,13 +108,13 @@ class _Form:
     def _prompt(self, piece: Piece, generation: Generation) -> str:
         return f',"prompt_token_ids":[{",".join(map(str, generation.prompt_token_ids(piece.choice)))}]' if self._token_ids else ""
 
-    def _tail(self, piece: Piece, logprobs: str) -> str:
+    def _tail(self, piece: Piece, logprobs: str, finish: str | None) -> str:
         ids = f',"token_ids":[{",".join(map(str, piece.delta.token_ids))}]' if self._token_ids else ""
-        return f'{logprobs},"finish_reason":{_FINISH[piece.delta.finish_reason]}{ids}'
+        return f'{logprobs},"finish_reason":{_FINISH[finish]}{ids}'
 
-    def _shows(self, piece: Piece) -> bool:
+    def _shows(self, piece: Piece, *, has_text: bool) -> bool:
         delta = piece.delta
-        return bool(delta.text or delta.finish_reason or delta.logprobs or (self._token_ids and delta.token_ids))
+        return bool(has_text or delta.finish_reason or delta.logprobs or (self._token_ids and delta.token_ids))
 
 
 class ChatEvents(_Form):
@@ -120,6 +122,8 @@ class ChatEvents(_Form):
 
     def __init__(self, **arguments: Any) -> None:
         super().__init__(kind="chat.completion.chunk", **arguments)
+        # Of answers that are taken apart, by choice.
+        self._parsers: dict[int, AnswerParser] = {}
 
     def _piece(self, piece: Piece, generation: Generation) -> str:
         first = ""
@@ -128,11 +132,23 @@ class ChatEvents(_Form):
             first = turn + self._prompt(piece, generation) + self._end(generation)
         delta = piece.delta
         self._num_tokens += len(delta.token_ids)
-        if not self._shows(piece):
+        said, has_calls = self._read(piece, generation)
+        if not self._shows(piece, has_text=not said.is_empty):
             return first
-        content = f'"content":{_quote(delta.text)}' if delta.text else ""
+        finish = chat_finish(delta.finish_reason, has_calls=has_calls)
         logprobs = f',"logprobs":{_compact(chat_logprobs(delta.logprobs))}' if delta.logprobs else ""
-        return f'{first}{self._before}{piece.choice},"delta":{{{content}}}{self._tail(piece, logprobs)}}}]{self._end(generation)}'
+        tail = f"{self._tail(piece, logprobs, finish)}}}]{self._end(generation)}"
+        return f'{first}{self._before}{piece.choice},"delta":{{{_shown(said)}}}{tail}'
+
+    def _read(self, piece: Piece, generation: Generation) -> tuple[Said, bool]:
+        """What came to light with a piece, and whether its answer has calls so far."""
+        delta, form = piece.delta, generation.form
+        if form is None:
+            return Said(delta.text), False
+        parser = self._parsers.get(piece.choice)
+        if parser is None:
+            parser = self._parsers[piece.choice] = form.parser(piece.choice)
+        return parser.feed(delta.text, is_last=delta.finish_reason is not None), parser.has_calls
 
 
 class CompletionEvents(_Form):
@@ -144,11 +160,21 @@ class CompletionEvents(_Form):
     def _piece(self, piece: Piece, generation: Generation) -> str:
         delta = piece.delta
         self._num_tokens += len(delta.token_ids)
-        if not self._shows(piece):
+        if not self._shows(piece, has_text=bool(delta.text)):
             return ""
         logprobs = f',"logprobs":{_compact(completion_logprobs(delta.logprobs))}' if delta.logprobs else ""
         prompt = self._prompt(piece, generation) if self._begins(piece) else ""
-        return f'{self._before}{piece.choice},"text":{_quote(delta.text)}{self._tail(piece, logprobs)}{prompt}}}]{self._end(generation)}'
+        return f'{self._before}{piece.choice},"text":{_quote(delta.text)}{self._tail(piece, logprobs, delta.finish_reason)}{prompt}}}]{self._end(generation)}'
+
+
+def _shown(said: Said) -> str:
+    """The members of a delta."""
+    if not (said.reasoning or said.calls):
+        return f'"content":{_quote(said.content)}' if said.content else ""
+    members = [f'"{name}":{_quote(text)}' for name, text in (("reasoning_content", said.reasoning), ("content", said.content)) if text]
+    if said.calls:
+        members.append(f'"tool_calls":{_compact(call_deltas(said.calls))}')
+    return ",".join(members)
 
 
 def error_event(error: ServiceError) -> bytes:

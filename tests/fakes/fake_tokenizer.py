@@ -52,6 +52,8 @@ class FakeTokenizer(tokenizer_pb2_grpc.TokenizerServiceServicer):
         # Everything asked, and the numbers of what was cancelled.
         self.asked: list[tokenizer_pb2.TokenizeRequest] = []
         self.cancelled: list[int] = []
+        # Of every chat, as if the template had written it.
+        self.prompt_end = ""
         self.host = listen.rpartition(":")[0]
         self.server = ServiceServer(
             ["triserve.v1.TokenizerService"], self._register, listen, tls=tls, handshake_timeout_s=handshake_timeout_s
@@ -120,6 +122,7 @@ class FakeTokenizer(tokenizer_pb2_grpc.TokenizerServiceServicer):
         try:
             if request.WhichOneof("work") == "encode":
                 response.encoded.CopyFrom(_encode(request.encode))
+                response.encoded.prompt_end = self.prompt_end
             else:
                 response.decoded.CopyFrom(_decode(request.decode))
         except ServiceError as error:
@@ -129,7 +132,12 @@ class FakeTokenizer(tokenizer_pb2_grpc.TokenizerServiceServicer):
 
 def render(chat: tokenizer_pb2.ChatInput) -> str:
     """The fake's chat template."""
-    return "".join(f"{message.role}: {message.content}\n" for message in chat.messages) + "assistant: "
+    tools = "".join(f"tool: {tool.name}\n" for tool in chat.tools)
+    return tools + "".join(f"{message.role}: {message.content}{_calls(message)}\n" for message in chat.messages) + "assistant: "
+
+
+def _calls(message: tokenizer_pb2.ChatMessage) -> str:
+    return "".join(f" [{call.name} {call.arguments}]" for call in message.tool_calls)
 
 
 def _encode(request: tokenizer_pb2.EncodeRequest) -> tokenizer_pb2.EncodeResponse:

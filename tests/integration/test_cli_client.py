@@ -15,7 +15,7 @@ from typing import Any, NamedTuple
 import pytest
 from aiohttp import web
 
-from gateway.cli.api import ApiClient, ApiError
+from gateway.cli.api import ApiClient, ApiError, Thought
 from gateway.cli.load import make_target, read_exchange, send
 from gateway.cli.measurement import Failed, Measured
 from gateway.cli.workload import PlannedRequest
@@ -80,6 +80,8 @@ class FakeServer:
             return self._keyless()
         question = body["messages"][-1]["content"]
         stream = await _open_stream(request)
+        if question == "think":
+            await _send_event(stream, {"choices": [{"delta": {"reasoning_content": "Hm."}}]})
         for text in ("You said ", question, "."):
             await _send_event(stream, {"choices": [{"delta": {"content": text}}]})
         if question == "fail":
@@ -199,6 +201,17 @@ async def test_an_answer_that_breaks_off_is_an_error(server: Server, question: s
         with pytest.raises(ApiError, match=message):
             async for _ in client.stream_chat([{"role": "user", "content": question}], {}):
                 pass
+
+
+async def test_what_the_model_thinks_is_told_apart_from_its_answer(server: Server) -> None:
+    async with ApiClient(server.url, api_key="") as client:
+        pieces = [piece async for piece in client.stream_chat([{"role": "user", "content": "think"}], {})]
+    assert [(str(piece), isinstance(piece, Thought)) for piece in pieces] == [
+        ("Hm.", True),
+        ("You said ", False),
+        ("think", False),
+        (".", False),
+    ]
 
 
 async def test_a_refusal_is_shown_as_the_server_worded_it(server: Server) -> None:

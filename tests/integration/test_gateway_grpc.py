@@ -10,7 +10,7 @@ import grpc
 import pytest
 
 from tests.fakes.fake_compute import Say
-from tests.fakes.fake_tokenizer import EOS
+from tests.fakes.fake_tokenizer import EOS, FakeTokenizer
 from tests.fakes.gateway_fleet import GatewayFleet, eventually, running_fleet
 from triserve.rpc.channel import is_ready, open_channel
 from triserve.rpc.errors import (
@@ -248,3 +248,40 @@ async def test_draining_ends_a_stream_with_a_status(fleet: GatewayFleet) -> None
     await fleet.service.stop()
     assert type(await rest) is Unavailable
     await channel.close()
+
+
+TOOL = tokenizer_pb2.FunctionTool(name="get_weather", description="x", parameters_json='{"type": "object"}')
+
+
+@pytest.mark.parametrize("parallel", [None, True, False])
+async def test_reasoning_and_calls_are_apart_from_the_text(parallel: bool | None) -> None:
+    one, two = '{"city": "Paris"}', '{"city": "Rome"}'
+    calls = "".join(f'<tool_call>{{"name": "get_weather", "arguments": {one}}}</tool_call>' for one in (one, two))
+    text = f"<think>Hm.</think>I look.{calls}"
+    tokenizer = FakeTokenizer(takes_tools=True, tool_call_format="hermes", reasoning_format="think")
+    async with running_fleet(tokenizers=[tokenizer]) as fleet:
+        fleet.compute.script = lambda request: [*(Say(one, [1]) for one in text), Say("", [EOS], common_pb2.FINISH_REASON_STOP)]
+        channel = open_channel(f"127.0.0.1:{fleet.service.grpc_port}")
+        stub = chat_pb2_grpc.ChatServiceStub(channel)
+        responses = [response async for response in stub.Chat(ask(tools=[TOOL], parallel_tool_calls=parallel))]
+        await channel.close()
+    (asked,) = tokenizer.asked
+    assert list(asked.encode.chat.tools) == [TOOL]
+    assert "".join(response.text for response in responses) == "I look."
+    assert "".join(response.reasoning for response in responses) == "Hm."
+    deltas = [delta for response in responses for delta in response.tool_calls]
+    arguments = ["".join(delta.arguments for delta in deltas if delta.index == index) for index in (0, 1)]
+    assert arguments == ([one, ""] if parallel is False else [one, two])
+    assert [(delta.name, bool(delta.id)) for delta in deltas if delta.name or delta.id] == [("get_weather", True)] * (
+        1 + (parallel is not False)
+    )
+    assert responses[-1].finish_reason == common_pb2.FINISH_REASON_STOP
+
+
+async def test_tools_are_refused_where_the_template_takes_none_or_there_are_too_many(stub: Any) -> None:
+    for tools, said in (([TOOL], "takes no tools"), ([TOOL] * 129, "the limit is 128")):
+        error = await error_of(stub.Chat(ask(tools=tools)))
+        assert (error.field, said in error.message) == ("tools", True)
+    turn = tokenizer_pb2.ChatMessage(role="assistant", tool_calls=[tokenizer_pb2.ToolCall(id="x", name="f")] * 129)
+    error = await error_of(stub.Chat(chat_pb2.ChatRequest(messages=[turn])))
+    assert error.field == "messages[0].tool_calls"

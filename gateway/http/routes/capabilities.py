@@ -12,17 +12,18 @@ from gateway.context import GATEWAY, Gateway
 from gateway.flow.resolve import TOP_P
 from gateway.http.answering import json_response
 from gateway.http.openai_fields import REFUSED, REFUSED_IN_MESSAGE, REFUSED_IN_STREAM_OPTIONS, Refused
+from gateway.http.openai_messages import Message
 from gateway.http.openai_schema import (
     WITHOUT_EFFECT,
     CacheField,
     ChatBody,
     CompletionBody,
     DetokenizeBody,
-    Message,
     StreamOptions,
     TokenizeBody,
 )
 from gateway.http.paths import add_route
+from gateway.http.tool_schema import AssistantCall, Function
 from triserve.rpc import limits as contract
 
 _BODIES: Mapping[str, tuple[type[BaseModel], Refused]] = {
@@ -33,6 +34,8 @@ _BODIES: Mapping[str, tuple[type[BaseModel], Refused]] = {
 }
 _OBJECTS: Mapping[str, tuple[type[BaseModel], Refused]] = {
     "message": (Message, REFUSED_IN_MESSAGE),
+    "tool": (Function, {}),
+    "tool_call": (AssistantCall, {}),
     "stream_options": (StreamOptions, REFUSED_IN_STREAM_OPTIONS),
     "cache": (CacheField, {}),
 }
@@ -55,6 +58,9 @@ async def capabilities(request: web.Request) -> web.Response:
             "features": features(gateway),
             "limits": {
                 **gateway.limits.model_dump(),
+                "max_tools": contract.MAX_TOOLS,
+                "max_tool_calls": contract.MAX_TOOL_CALLS,
+                "max_tool_json_depth": contract.MAX_TOOL_JSON_DEPTH,
                 "max_listed_token_ids": contract.MAX_LISTED_TOKEN_IDS,
                 "max_bad_words": contract.MAX_BAD_WORD_STRINGS,
                 "max_bad_word_chars": contract.MAX_BAD_WORD_CHARS,
@@ -74,13 +80,17 @@ async def capabilities(request: web.Request) -> web.Response:
 
 def features(gateway: Gateway) -> dict[str, Any]:
     """What the model, the replicas and the schema have."""
-    model = gateway.fleet.serving().model
+    model, forms = gateway.fleet.serving().model, gateway.pipeline.forms
     return {
         "chat": model.has_chat_template,
+        "tools": forms.calls(model) is not None,
+        "tool_choice": ["none", "auto"],
+        "tool_parser": forms.tool_parser if forms.tool_parser != "auto" else model.tool_call_format or None,
+        "reasoning_parser": forms.reasoning_parser if forms.reasoning_parser != "auto" else model.reasoning_format or None,
         "template_arguments": list(model.template_arguments),
         "priority": model.serves_by_priority,
         "response_format": True,
-        **{name: name not in REFUSED for name in ("tools", "echo", "suffix", "best_of", "audio")},
+        **{name: name not in REFUSED for name in ("echo", "suffix", "best_of", "audio")},
     }
 
 

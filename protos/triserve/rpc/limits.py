@@ -22,6 +22,17 @@ MAX_BAD_WORD_CHARS = 256
 MAX_DRY_BREAKERS = 16
 MAX_DRY_BREAKER_CHARS = 40
 MAX_GRAMMAR_BYTES = 256 * 1024
+MAX_SPOKEN_TOKENS = 16
+MAX_SPOKEN_TOKEN_CHARS = 64
+MAX_TOOLS = 128
+# Of one turn.
+MAX_TOOL_CALLS = 128
+MAX_TOOL_NAME_CHARS = 128
+MAX_TOOL_CALL_ID_CHARS = 256
+# Of the JSON of a tool's parameters and of a call's arguments.
+MAX_TOOL_JSON_DEPTH = 64
+# Of the end of a prompt that a tokenizer tells.
+MAX_PROMPT_END_CHARS = 64
 
 
 class Range(NamedTuple):

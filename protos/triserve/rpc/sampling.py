@@ -215,12 +215,14 @@ class Stopping:
         min_tokens: stop ids cannot be drawn and stop strings do not count before this many.
         stop_token_ids: a drawn id of these ends the answer.
         stop_strings: the answer ends before the first of these in its text.
+        spoken_tokens: special tokens whose names are text.
     """
 
     max_tokens: int | None
     min_tokens: int = 0
     stop_token_ids: frozenset[int] = frozenset()
     stop_strings: tuple[str, ...] = ()
+    spoken_tokens: tuple[str, ...] = ()
 
     @classmethod
     def read(cls, message: common_pb2.StoppingParams, logits_width: int) -> Stopping:
@@ -236,6 +238,7 @@ class Stopping:
             min_tokens=message.min_tokens,
             stop_token_ids=frozenset(message.stop_token_ids),
             stop_strings=tuple(message.stop_strings),
+            spoken_tokens=tuple(message.spoken_tokens),
         )
         stopping.check(logits_width)
         return stopping
@@ -249,16 +252,16 @@ class Stopping:
         if self.max_tokens is None or self.max_tokens < 1:
             raise InvalidRequest("max_tokens is not set or 0, the least is 1", field="max_tokens")
         check_ids("stop_token_ids", tuple(self.stop_token_ids), logits_width)
-        if len(self.stop_strings) > limits.MAX_STOP_STRINGS:
-            raise InvalidRequest(
-                f"stop_strings has {len(self.stop_strings)} entries, the limit is {limits.MAX_STOP_STRINGS}", field="stop_strings"
-            )
-        for stop in self.stop_strings:
-            if not 1 <= len(stop) <= limits.MAX_STOP_STRING_CHARS:
-                raise InvalidRequest(
-                    f"stop_strings has a string of {len(stop)} characters, the limits are 1 and {limits.MAX_STOP_STRING_CHARS}",
-                    field="stop_strings",
-                )
+        _check_strings("stop_strings", self.stop_strings, limits.MAX_STOP_STRINGS, limits.MAX_STOP_STRING_CHARS)
+        _check_strings("spoken_tokens", self.spoken_tokens, limits.MAX_SPOKEN_TOKENS, limits.MAX_SPOKEN_TOKEN_CHARS)
+
+
+def _check_strings(field: str, strings: Sequence[str], most: int, most_chars: int) -> None:
+    if len(strings) > most:
+        raise InvalidRequest(f"{field} has {len(strings)} entries, the limit is {most}", field=field)
+    for one in strings:
+        if not 1 <= len(one) <= most_chars:
+            raise InvalidRequest(f"{field} has a string of {len(one)} characters, the limits are 1 and {most_chars}", field=field)
 
 
 def check_ids(field: str, ids: Sequence[int], logits_width: int) -> None:

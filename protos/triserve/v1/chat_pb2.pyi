@@ -66,6 +66,8 @@ class ChatRequest(_message.Message):
     BAD_WORDS_FIELD_NUMBER: _builtins.int
     DRY_SEQUENCE_BREAKERS_FIELD_NUMBER: _builtins.int
     CACHE_FIELD_NUMBER: _builtins.int
+    TOOLS_FIELD_NUMBER: _builtins.int
+    PARALLEL_TOOL_CALLS_FIELD_NUMBER: _builtins.int
     model: _builtins.str
     """Name of the model; empty = the one that is served."""
     ignore_eos: _builtins.bool
@@ -74,6 +76,8 @@ class ChatRequest(_message.Message):
     """Whether to neither read nor write the prompt cache."""
     priority: _builtins.int
     """Lower is sooner, 0 = normal, range [-10, 10]. Below 0 as far as the API key may; refused unless 0 where no replica serves by priority."""
+    parallel_tool_calls: _builtins.bool
+    """Whether an answer may have more than one call. Unset = true; if not, what follows the first is left out."""
     @_builtins.property
     def messages(self) -> _containers.RepeatedCompositeFieldContainer[_tokenizer_pb2.ChatMessage]:
         """The turns, oldest first; at least one."""
@@ -104,6 +108,10 @@ class ChatRequest(_message.Message):
     def cache(self) -> Global___CacheControl:
         """What is wanted of the prompt cache; unset = that it answers and keeps as it may."""
 
+    @_builtins.property
+    def tools(self) -> _containers.RepeatedCompositeFieldContainer[_tokenizer_pb2.FunctionTool]:
+        """Functions that the model may ask for; at most 128. Refused where its chat template takes none, or writes calls in a form that is not known."""
+
     def __init__(
         self,
         *,
@@ -118,12 +126,16 @@ class ChatRequest(_message.Message):
         bad_words: _abc.Iterable[_builtins.str] | None = ...,
         dry_sequence_breakers: Global___SequenceBreakers | None = ...,
         cache: Global___CacheControl | None = ...,
+        tools: _abc.Iterable[_tokenizer_pb2.FunctionTool] | None = ...,
+        parallel_tool_calls: _builtins.bool | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["cache", b"cache", "dry_sequence_breakers", b"dry_sequence_breakers", "sampling", b"sampling", "stopping", b"stopping"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_parallel_tool_calls", b"_parallel_tool_calls", "cache", b"cache", "dry_sequence_breakers", b"dry_sequence_breakers", "parallel_tool_calls", b"parallel_tool_calls", "sampling", b"sampling", "stopping", b"stopping"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["bad_words", b"bad_words", "bypass_cache", b"bypass_cache", "cache", b"cache", "dry_sequence_breakers", b"dry_sequence_breakers", "ignore_eos", b"ignore_eos", "messages", b"messages", "model", b"model", "priority", b"priority", "sampling", b"sampling", "stopping", b"stopping", "template_arguments", b"template_arguments"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_parallel_tool_calls", b"_parallel_tool_calls", "bad_words", b"bad_words", "bypass_cache", b"bypass_cache", "cache", b"cache", "dry_sequence_breakers", b"dry_sequence_breakers", "ignore_eos", b"ignore_eos", "messages", b"messages", "model", b"model", "parallel_tool_calls", b"parallel_tool_calls", "priority", b"priority", "sampling", b"sampling", "stopping", b"stopping", "template_arguments", b"template_arguments", "tools", b"tools"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    def WhichOneof(self, oneof_group: _Never) -> None: ...
+    _WhichOneofReturnType__parallel_tool_calls: _TypeAlias = _typing.Literal["parallel_tool_calls"]  # noqa: Y015
+    _WhichOneofArgType__parallel_tool_calls: _TypeAlias = _typing.Literal["_parallel_tool_calls", b"_parallel_tool_calls"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__parallel_tool_calls) -> _WhichOneofReturnType__parallel_tool_calls | None: ...
 
 Global___ChatRequest: _TypeAlias = ChatRequest  # noqa: Y015
 
@@ -274,12 +286,16 @@ class ChatResponse(_message.Message):
     USAGE_FIELD_NUMBER: _builtins.int
     LOGPROBS_FIELD_NUMBER: _builtins.int
     CACHE_FIELD_NUMBER: _builtins.int
+    REASONING_FIELD_NUMBER: _builtins.int
+    TOOL_CALLS_FIELD_NUMBER: _builtins.int
     request_id: _builtins.str
     """Server-made id, the same in every message of the answer."""
     text: _builtins.str
-    """New text; may be empty."""
+    """New text, without reasoning and calls; may be empty."""
     finish_reason: _common_pb2.FinishReason.ValueType
     """Unspecified = goes on. The last message has it set; without it the call ends in an error status."""
+    reasoning: _builtins.str
+    """New text of what the model thinks before it answers, where its chat template sets that apart; may be empty."""
     @_builtins.property
     def token_ids(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]:
         """New token ids."""
@@ -296,6 +312,10 @@ class ChatResponse(_message.Message):
     def cache(self) -> Global___CacheReport:
         """In the last message."""
 
+    @_builtins.property
+    def tool_calls(self) -> _containers.RepeatedCompositeFieldContainer[Global___ToolCallDelta]:
+        """More of the functions that the answer asks for. An answer that stops behind some has FINISH_REASON_STOP too."""
+
     def __init__(
         self,
         *,
@@ -306,14 +326,50 @@ class ChatResponse(_message.Message):
         usage: Global___Usage | None = ...,
         logprobs: _abc.Iterable[Global___ChatTokenLogprobs] | None = ...,
         cache: Global___CacheReport | None = ...,
+        reasoning: _builtins.str = ...,
+        tool_calls: _abc.Iterable[Global___ToolCallDelta] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["cache", b"cache", "usage", b"usage"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["cache", b"cache", "finish_reason", b"finish_reason", "logprobs", b"logprobs", "request_id", b"request_id", "text", b"text", "token_ids", b"token_ids", "usage", b"usage"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["cache", b"cache", "finish_reason", b"finish_reason", "logprobs", b"logprobs", "reasoning", b"reasoning", "request_id", b"request_id", "text", b"text", "token_ids", b"token_ids", "tool_calls", b"tool_calls", "usage", b"usage"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___ChatResponse: _TypeAlias = ChatResponse  # noqa: Y015
+
+@_typing.final
+class ToolCallDelta(_message.Message):
+    """More of one tool call."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    INDEX_FIELD_NUMBER: _builtins.int
+    ID_FIELD_NUMBER: _builtins.int
+    NAME_FIELD_NUMBER: _builtins.int
+    ARGUMENTS_FIELD_NUMBER: _builtins.int
+    index: _builtins.int
+    """Which of the answer's calls, from 0."""
+    id: _builtins.str
+    """Server-made, in a call's first delta; else empty."""
+    name: _builtins.str
+    """The function's name, in a call's first delta; else empty."""
+    arguments: _builtins.str
+    """A piece of its arguments' JSON; may be empty."""
+    def __init__(
+        self,
+        *,
+        index: _builtins.int = ...,
+        id: _builtins.str = ...,
+        name: _builtins.str = ...,
+        arguments: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["arguments", b"arguments", "id", b"id", "index", b"index", "name", b"name"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ToolCallDelta: _TypeAlias = ToolCallDelta  # noqa: Y015
 
 @_typing.final
 class ChatTokenLogprobs(_message.Message):

@@ -93,3 +93,25 @@ def test_old_secrets_are_read_in_their_order(monkeypatch: pytest.MonkeyPatch) ->
     monkeypatch.setenv("GATEWAY_CACHE_OLD_SECRETS", "the one before it, and the first one of all,")
     config = Settings().cache_config()
     assert config.secrets == (b"a secret of sixteen", b"the one before it", b"and the first one of all")
+
+
+@pytest.mark.parametrize(
+    ("variable", "known"),
+    [
+        ("GATEWAY_TOOL_PARSER", ["auto", "hermes", "llama3", "pythonic", "mistral", "deepseek", "json", "harmony"]),
+        ("GATEWAY_REASONING_PARSER", ["auto", "none", "think", "brackets", "thinking", "reasoning", "seed", "harmony"]),
+    ],
+)
+def test_a_parser_that_is_not_known_is_refused_with_those_that_are(
+    monkeypatch: pytest.MonkeyPatch, variable: str, known: list[str]
+) -> None:
+    field = variable.removeprefix("GATEWAY_").lower()
+    for name in known:
+        monkeypatch.setenv(variable, name)
+        assert getattr(Settings(), field) == name
+    monkeypatch.setenv(variable, "xml")
+    with pytest.raises(ValidationError) as refused:
+        Settings()
+    (error,) = refused.value.errors()
+    assert error["loc"] == (field,)
+    assert all(repr(name) in error["msg"] for name in known)

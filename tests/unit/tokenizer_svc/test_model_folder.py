@@ -64,6 +64,21 @@ def test_of_several_templates_the_default_is_taken(tmp_path: Path) -> None:
     assert read_model_folder(folder_with(tmp_path / "b", tokenizer_config={"chat_template": templates[:1]})).chat_template is None
 
 
+def test_a_template_for_tools_is_of_the_same_place_as_the_default(tmp_path: Path) -> None:
+    templates = [{"name": "tool_use", "template": "tools"}, {"name": "default", "template": "plain"}]
+    folder = folder_with(tmp_path, tokenizer_config={"chat_template": templates})
+    assert read_model_folder(folder).tool_template == "tools"
+    (tmp_path / "chat_template.jinja").write_text("from file", encoding="utf-8")
+    assert read_model_folder(folder).tool_template is None
+    (tmp_path / "additional_chat_templates").mkdir()
+    (tmp_path / "additional_chat_templates" / "tool_use.jinja").write_text("tools from file", encoding="utf-8")
+    read = read_model_folder(folder)
+    assert (read.chat_template, read.tool_template) == ("from file", "tools from file")
+    wrong = [{"name": "tool_use", "template": 3}]
+    with pytest.raises(ModelFolderError, match="chat_template is a int"):
+        read_model_folder(folder_with(tmp_path / "wrong", tokenizer_config={"chat_template": wrong}))
+
+
 def test_a_template_of_another_type_is_refused(tmp_path: Path) -> None:
     with pytest.raises(ModelFolderError, match="chat_template is a int"):
         read_model_folder(folder_with(tmp_path, tokenizer_config={"chat_template": 3}))

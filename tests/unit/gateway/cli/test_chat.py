@@ -9,7 +9,7 @@ from collections.abc import AsyncGenerator, Iterator
 
 import pytest
 
-from gateway.cli.api import ApiClient, ApiError
+from gateway.cli.api import ApiClient, ApiError, Thought
 from gateway.cli.chat import Chat, Conversation, add_arguments, printable, request_parameters
 
 
@@ -24,6 +24,9 @@ class FakeClient(ApiClient):
         assert isinstance(messages, list)
         self.sent.append(messages)
         question = messages[-1]["content"]
+        if question == "think":
+            yield Thought("H")
+            yield Thought("m.")
         yield f"{len(messages)} "
         if question == "break off":
             raise ApiError("the server broke the answer off")
@@ -56,6 +59,12 @@ def test_an_answer_is_remembered_with_its_question() -> None:
         {"role": "user", "content": "b"},
     ]
     assert "3 messages\n" in shown
+
+
+def test_what_the_model_thinks_is_shown_and_no_part_of_its_answer() -> None:
+    client, shown = type_lines("think", "b")
+    assert "Hm.\n\n1 messages\n" in shown
+    assert client.sent[1][1] == {"role": "assistant", "content": "1 messages"}
 
 
 def test_a_new_conversation_forgets_the_old_one() -> None:

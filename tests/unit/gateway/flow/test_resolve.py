@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gateway.flow.call import Call, Wishes
+from gateway.flow.call import AnswerReading, Call, Wishes
 from gateway.flow.limits import Limits
 from gateway.flow.resolve import (
     check_priority,
@@ -314,3 +314,12 @@ def test_the_first_choice_has_the_requests_own_seed_and_others_have_others(seed:
 def test_seeds_of_choices_are_splitmix64() -> None:
     # The published test vector of SplitMix64 for seed 1234567.
     assert [choice_seed(1234567, choice) for choice in (1, 2, 3)] == [6457827717110365317, 3203168211198807973, 9817491932198370423]
+
+
+def test_an_answer_of_a_form_has_no_tools_that_may_be_called() -> None:
+    wishes = Wishes(grammar=common_pb2.Grammar(regex="a"), spelling={"grammar": "guided_regex"})
+    call = Call(request_id="", tenant="", route="chat", model="", prompts=((1,),), prompt_field="messages", wishes=wishes)
+    check_shape(replace(call, reading=AnswerReading()), Limits())
+    with pytest.raises(InvalidRequest) as caught:
+        check_shape(replace(call, reading=AnswerReading(tools=frozenset({"f"}))), Limits())
+    assert caught.value.field == "guided_regex"

@@ -16,6 +16,7 @@ from prompt_cache import CacheConfig, PromptCache
 from tests.fakes.fake_stages import MODEL
 from tests.fakes.semantic_parts import SemanticScene
 from tests.unit.gateway.flow.changed_fields import with_field
+from triserve.rpc.errors import InvalidRequest
 from triserve.v1 import common_pb2, tokenizer_pb2
 
 PROMPT = EncodedPrompt(token_ids=[1, 2], system_tokens=0, encode_us=0)
@@ -46,6 +47,7 @@ NOT_SPLIT: dict[str, dict[str, str]] = {
         "n": "only one answer is looked for",
         "template_must_read": "refused where the template does not",
         "wishes": "resolved to sampling and stopping",
+        "reading": "how the text is taken apart behind the cache",
         "default_max_tokens": "as max_tokens",
         "priority": "when, and not what",
         "lowest_priority": "when, and not what",
@@ -72,6 +74,9 @@ NOT_SPLIT: dict[str, dict[str, str]] = {
         "default_repetition_penalty": "resolved to sampling",
         "has_chat_template": "of the tokenizer's folder, whose hash splits",
         "template_arguments": "which may be given; those that are, split",
+        "takes_tools": "of the tokenizer's folder; no answer to a request with tools is looked for",
+        "tool_call_format": "how the text is taken apart behind the cache",
+        "reasoning_format": "how the text is taken apart behind the cache",
         "vocab_size": "of the tokenizer",
         "max_model_len_tokens": "as max_tokens",
         "logits_width": "of the weights",
@@ -147,7 +152,10 @@ def changed_chats() -> dict[str, tokenizer_pb2.EncodeRequest]:
         for field in message.DESCRIPTOR.fields:
             other = tokenizer_pb2.EncodeRequest()
             other.CopyFrom(CHAT)
-            setattr(other.chat.messages[index], field.name, getattr(message, field.name) + "x")
+            if field.name == "tool_calls":
+                other.chat.messages[index].tool_calls.add(name="f", arguments='{"x": 1}')
+            else:
+                setattr(other.chat.messages[index], field.name, getattr(message, field.name) + "x")
             changed[f"messages[{index}].{field.name}"] = other
     for field in tokenizer_pb2.TemplateArgument.DESCRIPTOR.fields:
         other = tokenizer_pb2.EncodeRequest()
@@ -156,11 +164,16 @@ def changed_chats() -> dict[str, tokenizer_pb2.EncodeRequest]:
         setattr(other.chat.template_arguments[0], field.name, value)
         changed[f"template_arguments.{field.name}"] = other
     for field in tokenizer_pb2.ChatInput.DESCRIPTOR.fields:
-        if field.name not in ("messages", "template_arguments"):
+        if field.name not in ("messages", "template_arguments", "tools"):
             other = tokenizer_pb2.EncodeRequest()
             other.CopyFrom(CHAT)
             setattr(other.chat, field.name, False)
             changed[field.name] = other
+    for field in tokenizer_pb2.FunctionTool.DESCRIPTOR.fields:
+        other = tokenizer_pb2.EncodeRequest()
+        other.CopyFrom(CHAT)
+        setattr(other.chat.tools.add(), field.name, "x")
+        changed[f"tools.{field.name}"] = other
     fewer = tokenizer_pb2.EncodeRequest()
     fewer.CopyFrom(CHAT)
     del fewer.chat.messages[1:3]
@@ -172,6 +185,20 @@ def changed_chats() -> dict[str, tokenizer_pb2.EncodeRequest]:
 def test_everything_in_a_chat_splits_the_scope_but_what_is_asked_last(what: str) -> None:
     is_same = scope(replace(CALL, prompts=(changed_chats()[what],))) == scope()
     assert is_same is (what == "messages[3].content")
+
+
+async def test_requests_with_tools_or_their_results_are_not_looked_for() -> None:
+    scene = await SemanticScene().started()
+    cache = AnswerCache(PromptCache(CacheConfig(redis_url=None, secret=b"0123456789abcdef")), scene.cache, "tiny")
+    with_tools = changed_chats()["tools.name"]
+    with_result = tokenizer_pb2.EncodeRequest()
+    with_result.CopyFrom(CHAT)
+    with_result.chat.messages.add(role="tool", content="What is the capital of France?", tool_call_id="x")
+    choice = Choice(number=0, prompt=PROMPT, prompt_index=0, sampling=SAMPLING, stopping=STOPPING)
+    await cache.explain(CALL, MODEL, [choice])
+    for chat in (with_tools, with_result):
+        with pytest.raises(InvalidRequest, match="must end with what a user asks"):
+            await cache.explain(replace(CALL, prompts=(chat,)), MODEL, [choice])
 
 
 def test_every_field_of_what_is_encoded_has_a_decision() -> None:

@@ -110,6 +110,7 @@ class FakeGeneration:
     """Two choices whose deltas come in turns."""
 
     def __init__(self) -> None:
+        self.form = None
         logprob = sampler_pb2.TokenLogprobs(token=1, token_bytes=b"a", text="a", logprob=-0.5)
         self._rounds = [
             [Piece(1, Delta("x", [24], [], None)), Piece(0, Delta("a", [1], [logprob], None))],

@@ -98,9 +98,9 @@ def test_a_text_part_may_say_how_it_is_cached() -> None:
 @pytest.mark.parametrize(
     ("fields", "named"),
     [
-        ({"tool_choice": "required", "tools": [{}]}, "tools"),
+        ({"functions": [{}], "modalities": ["audio"]}, "functions"),
         ({"best_of": 2, "echo": True, "modalities": ["audio"]}, "modalities"),
-        ({"foo": 1, "tool_choice": "required"}, "tool_choice"),
+        ({"foo": 1, "function_call": "required"}, "function_call"),
         ({"verbosity": "low", "suffix": "x"}, "suffix"),
     ],
 )
@@ -121,9 +121,8 @@ def test_the_effort_of_reasoning_is_an_argument_of_the_template_that_must_read_i
 @pytest.mark.parametrize(
     ("name", "value"),
     [
-        ("tools", [{"type": "function"}]),
-        ("tool_choice", "required"),
-        ("tool_choice", {"type": "function"}),
+        ("functions", [{"name": "f"}]),
+        ("function_call", {"name": "f"}),
         ("modalities", ["audio"]),
         ("echo", True),
         ("best_of", 1.0),
@@ -142,7 +141,7 @@ def test_a_field_that_asks_for_what_is_not_done_is_refused(name: str, value: obj
 
 def test_a_refusal_says_what_is_allowed() -> None:
     assert refused(ChatBody, {"messages": HELLO, "echo": True}).message == "echo is not supported, it may be false"
-    assert refused(ChatBody, {"messages": HELLO, "tools": [{}]}).message == "tools is not supported"
+    assert refused(CompletionBody, {"prompt": "a", "tools": [{}]}).message == "tools is not supported"
 
 
 @given(st.text(min_size=1))

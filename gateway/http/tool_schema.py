@@ -1,0 +1,156 @@
+"""Tools in OpenAI's request bodies: what may be called, whether it must be, and calls that were made."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from typing import Annotated, Any, Literal, NamedTuple
+
+from pydantic import AfterValidator, Field, PlainValidator, model_validator
+
+from gateway.flow.call import AnswerReading
+from gateway.http.openai_values import Body, Text, unicode_text
+from triserve.rpc import limits as contract
+from triserve.rpc.errors import InvalidRequest
+from triserve.v1 import tokenizer_pb2
+
+_MODES = ("none", "auto", "required")
+
+
+class _Object(Body):
+    """An object within a body: null is as good as absent."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _without_nulls(cls, value: Any) -> Any:
+        return {name: item for name, item in value.items() if item is not None} if isinstance(value, dict) else value
+
+
+def _as_json(value: object) -> str:
+    """An object as JSON, its names in the order in which they came."""
+    if not isinstance(value, dict):
+        raise ValueError("must be an object")
+    return unicode_text(json.dumps(value, ensure_ascii=False, allow_nan=False))
+
+
+class Function(_Object):
+    """A function that the model may call."""
+
+    name: Annotated[str, Field(pattern=rf"^[A-Za-z0-9_.:/-]{{1,{contract.MAX_TOOL_NAME_CHARS}}}\z")]
+    description: Text | None = None
+    # The JSON Schema as JSON: only the model reads it.
+    parameters: Annotated[str | None, PlainValidator(_as_json)] = None
+    strict: bool | None = None
+
+
+class Tool(_Object):
+    """A tool; functions are the only ones."""
+
+    type: Literal["function"]
+    function: Function
+
+
+class CalledFunction(_Object):
+    """What an assistant has called. Arguments are text: a model may have written no JSON."""
+
+    name: Annotated[Text, Field(min_length=1, max_length=contract.MAX_TOOL_NAME_CHARS)]
+    arguments: Text = ""
+
+
+class AssistantCall(_Object):
+    """A tool call in an assistant's turn."""
+
+    id: Annotated[Text, Field(max_length=contract.MAX_TOOL_CALL_ID_CHARS)]
+    type: Literal["function"] = "function"
+    function: CalledFunction
+    # What clients leave in calls that they put together from a stream.
+    index: int | None = None
+
+
+class Choice(NamedTuple):
+    """What the client wants of its tools."""
+
+    mode: str
+    # The one that must be called; None = any.
+    name: str | None = None
+
+
+def _choice_of(value: object) -> Choice:
+    if isinstance(value, str) and value in _MODES:
+        return Choice(value)
+    if isinstance(value, dict) and value.get("type") == "function" and isinstance(function := value.get("function"), dict):
+        name = function.get("name")
+        if isinstance(name, str) and value.keys() == {"type", "function"} and function.keys() == {"name"}:
+            return Choice("named", name)
+    raise ValueError(f"must be one of {', '.join(_MODES)}, or an object that names a function")
+
+
+Tools = Annotated[list[Tool], Field(fail_fast=True)]
+ToolChoice = Annotated[Choice, PlainValidator(_choice_of)]
+ToolCalls = Annotated[list[AssistantCall], Field(fail_fast=True)]
+ToolCallId = Annotated[str, Field(max_length=contract.MAX_TOOL_CALL_ID_CHARS), AfterValidator(unicode_text)]
+
+
+class ToolUse(NamedTuple):
+    """What a request says of tools, checked."""
+
+    tools: tuple[Tool, ...]
+    reading: AnswerReading
+
+
+def tool_use(tools: Sequence[Tool] | None, choice: Choice | None, parallel: bool | None) -> ToolUse:
+    """The tools the model is given, and how its answer is read. A client that wants no call has given it none.
+
+    Raises:
+        InvalidRequest: fields contradict each other, or ask for what nothing holds the model to; names the field.
+    """
+    tools, choice = tools or (), choice or Choice("auto")
+    seen: set[str] = set()
+    for index, tool in enumerate(tools):
+        if tool.function.name in seen:
+            raise InvalidRequest(f"tools has the function {tool.function.name!r} twice", field=f"tools[{index}].function.name")
+        seen.add(tool.function.name)
+    _check_is_held(tools, choice)
+    given = tuple(tools) if choice.mode != "none" else ()
+    return ToolUse(given, AnswerReading(tools=frozenset(tool.function.name for tool in given), parallel=parallel is not False))
+
+
+def _check_is_held(tools: Sequence[Tool], choice: Choice) -> None:
+    """Refuses what only a grammar over the answer could hold: there is none yet, and half of it would be none."""
+    if choice.mode in ("required", "named"):
+        raise InvalidRequest(
+            f'tool_choice is not supported where it is {"required" if choice.name is None else "a function"}, it may be "none" or "auto"',
+            field="tool_choice",
+        )
+    for index, tool in enumerate(tools):
+        if tool.function.strict:
+            field = f"tools[{index}].function.strict"
+            raise InvalidRequest(f"{field} is not supported, it may be false", field=field)
+
+
+def tool_inputs(tools: Sequence[Tool]) -> list[tokenizer_pb2.FunctionTool]:
+    """Tools in the contract's form."""
+    return [
+        tokenizer_pb2.FunctionTool(name=tool.function.name, description=tool.function.description, parameters_json=tool.function.parameters)
+        for tool in tools
+    ]
+
+
+def call_inputs(calls: Sequence[AssistantCall]) -> list[tokenizer_pb2.ToolCall]:
+    """Calls in the contract's form."""
+    return [tokenizer_pb2.ToolCall(id=call.id, name=call.function.name, arguments=call.function.arguments) for call in calls]
+
+
+def check_call_counts(messages: object) -> None:
+    """Refuses a turn with too many calls, before anything is made of them.
+
+    Raises:
+        InvalidRequest: naming the field and the limit.
+    """
+    if not isinstance(messages, list):
+        return
+    for index, message in enumerate(messages):
+        calls = message.get("tool_calls") if isinstance(message, Mapping) else None
+        if isinstance(calls, list) and len(calls) > contract.MAX_TOOL_CALLS:
+            where = f"messages[{index}].tool_calls"
+            raise InvalidRequest(f"{where} has {len(calls)} calls, the limit is {contract.MAX_TOOL_CALLS}", field=where)

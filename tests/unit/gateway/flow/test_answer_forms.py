@@ -1,0 +1,88 @@
+"""Which parsers an answer gets: by the operator, or else by the model's chat template, and only for what was asked."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+import pytest
+
+from gateway.flow.answer_forms import AnswerForms
+from gateway.flow.call import AnswerReading, Call
+from gateway.tools.call_formats import FORMATS
+from gateway.tools.registry import REASONING
+from tests.fakes.fake_stages import MODEL
+from triserve.rpc.errors import InvalidRequest
+
+THINKER = replace(MODEL, takes_tools=True, tool_call_format="hermes", reasoning_format="think", has_chat_template=True)
+TOOLS = AnswerReading(tools=frozenset({"f"}))
+
+
+def call(reading: AnswerReading | None) -> Call:
+    return Call(request_id="r", tenant="t", route="chat", model="", prompts=(), prompt_field="messages", reading=reading)
+
+
+@pytest.mark.parametrize(
+    ("reading", "changes", "settings", "calls", "reasoning"),
+    [
+        (TOOLS, {}, {}, "hermes", "think"),
+        (AnswerReading(), {}, {}, None, "think"),
+        (TOOLS, {"reasoning_format": ""}, {}, "hermes", None),
+        (TOOLS, {}, {"tool_parser": "json", "reasoning_parser": "seed"}, "json", "seed"),
+        (TOOLS, {}, {"reasoning_parser": "none"}, "hermes", None),
+        (TOOLS, {"tool_call_format": "harmony", "reasoning_format": "harmony"}, {}, "harmony", None),
+        (AnswerReading(), {"tool_call_format": "harmony", "reasoning_format": "harmony"}, {}, "harmony", None),
+        (TOOLS, {"tool_call_format": "harmony", "reasoning_format": "harmony"}, {"tool_parser": "hermes"}, "hermes", None),
+    ],
+)
+def test_what_is_looked_for_and_how(
+    reading: AnswerReading, changes: dict[str, Any], settings: dict[str, Any], calls: str | None, reasoning: str | None
+) -> None:
+    forms, model = AnswerForms(**settings), replace(THINKER, **changes)
+    form = forms.of(call(reading), model, prompt_end="")
+    assert form is not None
+    assert form.calls == (FORMATS[calls] if calls else None)
+    assert form.reasoning == (REASONING[reasoning] if reasoning else None)
+    assert (form.tools, form.request_id) == (reading.tools, "r")
+    markers = (*(FORMATS[calls].markers if calls else ()), *(REASONING[reasoning].markers if reasoning else ()))
+    assert forms.spoken_tokens(call(reading), model) == markers
+
+
+@pytest.mark.parametrize(
+    ("reading", "changes", "settings"),
+    [
+        (None, {}, {}),
+        (AnswerReading(), {"reasoning_format": ""}, {}),
+        (AnswerReading(), {}, {"reasoning_parser": "none"}),
+        (AnswerReading(), {"reasoning_format": "of a later version"}, {}),
+    ],
+)
+def test_a_text_in_which_nothing_is_looked_for_is_left_as_it_is(
+    reading: AnswerReading | None, changes: dict[str, Any], settings: dict[str, Any]
+) -> None:
+    forms, model = AnswerForms(**settings), replace(THINKER, **changes)
+    assert forms.of(call(reading), model, prompt_end="<think>") is None
+    assert forms.spoken_tokens(call(reading), model) == ()
+
+
+@pytest.mark.parametrize(
+    ("end", "begins"), [("x<think>\n", True), ("<think>", True), ("<think>\n\n</think>\n", False), ("", False), ("[THINK]", False)]
+)
+def test_the_prompt_s_end_tells_whether_reasoning_has_begun(end: str, begins: bool) -> None:
+    form = AnswerForms().of(call(AnswerReading()), THINKER, prompt_end=end)
+    assert form is not None and form.begins_in_reasoning is begins
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [({"takes_tools": False}, "takes no tools"), ({"tool_call_format": ""}, "GATEWAY_TOOL_PARSER may be set to one of")],
+)
+def test_tools_are_refused_where_calls_would_be_lost(changes: dict[str, Any], said: str) -> None:
+    model = replace(THINKER, **changes)
+    with pytest.raises(InvalidRequest, match=said):
+        AnswerForms().check(call(TOOLS), model)
+    AnswerForms().check(call(AnswerReading()), model)
+    AnswerForms().check(call(None), model)
+    # It has a refusal of its own.
+    AnswerForms().check(call(TOOLS), replace(model, has_chat_template=False))
+    AnswerForms().check(call(TOOLS), THINKER)

@@ -1,0 +1,154 @@
+"""Tools in OpenAI's bodies: what reaches the tokenizer, and what is refused by name."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import pytest
+
+from gateway.flow.call import AnswerReading
+from gateway.flow.limits import Limits
+from gateway.http.openai_schema import ChatBody, CompletionBody, parse_body
+from triserve.rpc.errors import InvalidRequest
+from triserve.v1 import tokenizer_pb2
+
+LIMITS = Limits(max_json_items=1 << 20)
+HELLO = [{"role": "user", "content": "Hello"}]
+SCHEMA = {"type": "object", "required": ["b", "a"], "properties": {"b": {"type": "number", "default": 1.50}, "a": {"enum": ["é", None]}}}
+WEATHER = {"type": "function", "function": {"name": "get_weather", "description": "Of a city.", "parameters": SCHEMA}}
+TIME = {"type": "function", "function": {"name": "get-time"}}
+CALL = {"id": "call_1", "type": "function", "function": {"name": "get_weather", "arguments": '{"b": 1}'}}
+
+
+def body(**fields: Any) -> ChatBody:
+    return parse_body(ChatBody, {"messages": HELLO, **fields}, LIMITS)
+
+
+def refused(**fields: Any) -> InvalidRequest:
+    with pytest.raises(InvalidRequest) as caught:
+        made = body(**fields)
+        made.prompt()
+    return caught.value
+
+
+def test_tools_reach_the_tokenizer_as_they_are() -> None:
+    asked = body(tools=[WEATHER, TIME], tool_choice="auto")
+    first, second = asked.prompt().chat.tools
+    assert (first.name, first.description) == ("get_weather", "Of a city.")
+    assert first.parameters_json == json.dumps(SCHEMA, ensure_ascii=False), "in the client's order"
+    assert (second.name, second.HasField("description"), second.HasField("parameters_json")) == ("get-time", False, False)
+    assert asked.reading == AnswerReading(tools=frozenset({"get_weather", "get-time"}), parallel=True)
+
+
+@pytest.mark.parametrize("fields", [{}, {"tools": []}, {"tools": None}, {"tool_choice": "auto"}, {"tool_choice": "none"}])
+def test_without_tools_none_are_looked_for(fields: dict[str, Any]) -> None:
+    asked = body(**fields)
+    assert not asked.prompt().chat.tools
+    assert asked.reading == AnswerReading()
+
+
+def test_tools_that_must_not_be_called_are_not_given_to_the_model() -> None:
+    asked = body(tools=[WEATHER], tool_choice="none")
+    assert (list(asked.prompt().chat.tools), asked.reading.tools) == ([], frozenset())
+
+
+@pytest.mark.parametrize(("said", "parallel"), [({}, True), ({"parallel_tool_calls": True}, True), ({"parallel_tool_calls": False}, False)])
+def test_whether_calls_may_be_parallel_is_kept(said: dict[str, Any], parallel: bool) -> None:
+    assert body(tools=[TIME], **said).reading.parallel is parallel
+
+
+def test_calls_and_their_results_reach_the_tokenizer() -> None:
+    turns = [
+        *HELLO,
+        {"role": "assistant", "content": None, "tool_calls": [CALL, {**CALL, "id": "call_2", "index": 1}], "reasoning_content": "hm"},
+        {"role": "tool", "tool_call_id": "call_1", "content": [{"type": "text", "text": "12"}, {"type": "text", "text": "°C"}]},
+    ]
+    _, asked, told = body(messages=turns).prompt().chat.messages
+    assert (asked.content, asked.reasoning) == ("", "hm")
+    assert list(asked.tool_calls) == [
+        tokenizer_pb2.ToolCall(id=one, name="get_weather", arguments='{"b": 1}') for one in ("call_1", "call_2")
+    ]
+    assert (told.role, told.content, told.tool_call_id) == ("tool", "12\n°C", "call_1")
+
+
+def test_arguments_that_are_no_json_are_kept_as_they_are() -> None:
+    call = {**CALL, "function": {"name": "f", "arguments": '{"a": 1,,'}}
+    _, turn = body(messages=[*HELLO, {"role": "assistant", "tool_calls": [call]}]).prompt().chat.messages
+    assert turn.tool_calls[0].arguments == '{"a": 1,,'
+
+
+@pytest.mark.parametrize(
+    ("choice", "said"), [("required", "where it is required"), ({"type": "function", "function": {"name": "get-time"}}, "a function")]
+)
+def test_a_call_that_must_be_made_is_refused_by_name(choice: Any, said: str) -> None:
+    error = refused(tools=[TIME], tool_choice=choice)
+    assert error.field == "tool_choice"
+    assert error.message.startswith("tool_choice is not supported") and said in error.message
+
+
+def test_a_strict_tool_is_refused_by_name_and_one_that_is_not_is_taken() -> None:
+    error = refused(tools=[TIME, {"type": "function", "function": {"name": "f", "strict": True}}])
+    assert (error.field, error.message) == ("tools[1].function.strict", "tools[1].function.strict is not supported, it may be false")
+    assert [tool.name for tool in body(tools=[{"type": "function", "function": {"name": "f", "strict": False}}]).prompt().chat.tools] == [
+        "f"
+    ]
+
+
+def function(**changes: Any) -> list[Any]:
+    return [{"type": "function", "function": {"name": "f", **changes}}]
+
+
+@pytest.mark.parametrize(
+    ("fields", "field"),
+    [
+        ({"tools": {}}, "tools"),
+        ({"tools": [{}]}, "tools[0].type"),
+        ({"tools": [{"type": "web_search", "function": {"name": "f"}}]}, "tools[0].type"),
+        ({"tools": [{"type": "function"}]}, "tools[0].function"),
+        ({"tools": [{"type": "function", "function": {"description": "x"}}]}, "tools[0].function.name"),
+        ({"tools": function(name="a b")}, "tools[0].function.name"),
+        ({"tools": function(name="a\n")}, "tools[0].function.name"),
+        ({"tools": function(name="")}, "tools[0].function.name"),
+        ({"tools": function(name="a" * 129)}, "tools[0].function.name"),
+        ({"tools": function(name="<|im_end|>")}, "tools[0].function.name"),
+        ({"tools": function(parameters="{}")}, "tools[0].function.parameters"),
+        ({"tools": function(parameters={"a": "\ud800"})}, "tools[0].function.parameters"),
+        ({"tools": function(description="\ud800")}, "tools[0].function.description"),
+        ({"tools": function(colour="red")}, "tools[0].function.colour"),
+        ({"tools": [*function(), *function()]}, "tools[1].function.name"),
+        ({"tools": function() * 129}, "tools"),
+        ({"tool_choice": "any"}, "tool_choice"),
+        ({"tool_choice": {"type": "allowed_tools"}}, "tool_choice"),
+        ({"tool_choice": {"type": "function", "function": {"name": "f"}, "more": 1}}, "tool_choice"),
+        ({"parallel_tool_calls": "no"}, "parallel_tool_calls"),
+        ({"messages": [{"role": "assistant", "tool_calls": [{}]}]}, "messages[0].tool_calls[0].id"),
+        ({"messages": [{"role": "assistant", "tool_calls": [{**CALL, "type": "custom"}]}]}, "messages[0].tool_calls[0].type"),
+        ({"messages": [{"role": "assistant", "tool_calls": [CALL] * 129}]}, "messages[0].tool_calls"),
+        ({"messages": [{"role": "assistant", "tool_calls": [{**CALL, "id": "x" * 257}]}]}, "messages[0].tool_calls[0].id"),
+        (
+            {"messages": [{"role": "assistant", "tool_calls": [{**CALL, "function": {"name": "f", "arguments": {}}}]}]},
+            "messages[0].tool_calls[0].function.arguments",
+        ),
+        ({"messages": [{"role": "user", "content": "a", "tool_calls": [CALL]}]}, "messages[0]"),
+        ({"messages": [{"role": "user", "content": "a", "tool_call_id": "x"}]}, "messages[0]"),
+        ({"messages": [{"role": "tool", "content": "a", "tool_call_id": "x" * 257}]}, "messages[0].tool_call_id"),
+        ({"messages": [{"role": "tool", "tool_call_id": "x"}]}, "messages[0].content"),
+        ({"functions": [{"name": "f"}]}, "functions"),
+        ({"function_call": {"name": "f"}}, "function_call"),
+        ({"messages": [{"role": "assistant", "content": "", "function_call": {"name": "f"}}]}, "messages[0].function_call"),
+    ],
+)
+def test_what_is_wrong_with_tools_is_named(fields: dict[str, Any], field: str) -> None:
+    assert refused(**fields).field == field
+
+
+def test_nulls_within_tools_are_as_good_as_absent() -> None:
+    nulls = [{"type": "function", "function": {"name": "f", "description": None, "parameters": None, "strict": None}}]
+    assert body(tools=nulls).prompt() == body(tools=function()).prompt()
+
+
+def test_completions_have_no_tools() -> None:
+    with pytest.raises(InvalidRequest, match="tools is not supported"):
+        parse_body(CompletionBody, {"prompt": "a", "tools": function()}, LIMITS)
+    assert parse_body(CompletionBody, {"prompt": "a", "tools": [], "tool_choice": "auto"}, LIMITS).reading is None
