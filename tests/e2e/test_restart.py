@@ -84,10 +84,10 @@ async def test_an_answer_of_which_nothing_was_sent_is_the_same_to_the_byte_thoug
                 return choice
 
         undisturbed = await answer()
-        before = mortal_pipeline.metric("triserve_compute_decode_tokens_total")
+        before = mortal_pipeline.metric("triserve_peer_decode_tokens_total")
         task = asyncio.create_task(answer())
         await asyncio.to_thread(
-            wait_until, lambda: mortal_pipeline.metric("triserve_compute_decode_tokens_total") > before + 50, "the answer is under way"
+            wait_until, lambda: mortal_pipeline.metric("triserve_peer_decode_tokens_total") > before + 50, "the answer is under way"
         )
         mortal_pipeline.parts(module)[0].kill()
         assert await task == undisturbed

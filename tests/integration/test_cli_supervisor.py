@@ -22,7 +22,7 @@ from gateway.cli.hang_watch import HangLimits
 from gateway.cli.part import Part, PartFailed, RestartPause
 from gateway.cli.supervisor import Supervisor
 
-LAUNCHER = Path(__file__).parents[2] / "gateway" / "cli" / "launch.py"
+LAUNCHER = Path(__file__).parents[2] / "gateway" / "launch.py"
 SOON = RestartPause(first_s=0.01, longest_s=0.05, settled_s=60)
 SILENCE = HangLimits(silence_s=0.05, start_s=0.05)
 
