@@ -65,7 +65,7 @@ def _read_mistral(chars: Characters, out: Findings, known: Collection[str]) -> R
 
 def _read_deepseek(chars: Characters, out: Findings, known: Collection[str]) -> Reading[None]:
     while marker := (yield from chars.until((_CALLS, _CALL), out.say)):
-        yield from _attempt(chars, out, _read_deepseek_calls(chars, out, marker), after=marker)
+        yield from _attempt(chars, out, _read_marked_deepseek_call(chars, out, marker), after=marker)
 
 
 def _attempt(chars: Characters, out: Findings, reading: Reading[None], *, after: str = "") -> Reading[bool]:
@@ -116,15 +116,13 @@ def _read_mistral_calls(chars: Characters, out: Findings) -> Reading[None]:
     yield from read_arguments(chars, out.argue)
 
 
-def _read_deepseek_calls(chars: Characters, out: Findings, marker: str) -> Reading[None]:
+def _read_marked_deepseek_call(chars: Characters, out: Findings, marker: str) -> Reading[None]:
     if marker == _CALLS and not (yield from _literal_after_space(chars, _CALL)):
         raise NotACall
-    while True:
-        yield from _read_deepseek_call(chars, out)
-        if not (yield from _literal_after_space(chars, _CALL_END)):
-            raise NotACall
-        if (yield from _literal_after_space(chars, _CALLS_END)) or not (yield from _literal_after_space(chars, _CALL)):
-            return
+    yield from _read_deepseek_call(chars, out)
+    if not (yield from _literal_after_space(chars, _CALL_END)):
+        raise NotACall
+    yield from _literal_after_space(chars, _CALLS_END)
 
 
 def _read_deepseek_call(chars: Characters, out: Findings) -> Reading[None]:

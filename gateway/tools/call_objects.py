@@ -60,7 +60,7 @@ def read_calls(chars: Characters, out: Findings, known: Collection[str] | None) 
     """Reads one object or more, with commas or semicolons between them. See `read_call`."""
     while True:
         yield from read_call(chars, out, known)
-        if not (yield from _comes_another(chars, out)):
+        if not (yield from _comes_another(chars)):
             return
 
 
@@ -70,7 +70,7 @@ def read_list(chars: Characters, out: Findings, known: Collection[str] | None) -
         raise NotACall
     while True:
         yield from read_call(chars, out, known)
-        if not (yield from _comes_another(chars, out)):
+        if not (yield from _comes_another(chars)):
             break
     if (yield from chars.after_space()) != "]":
         raise NotACall
@@ -183,20 +183,19 @@ def _read_end(chars: Characters) -> Reading[None]:
             yield from read_arguments(chars, lambda _: None)
 
 
-def _comes_another(chars: Characters, out: Findings) -> Reading[bool]:
-    """Whether another object follows, which is recorded then; if not, what stands there is left to be read."""
-    read = space = ""
+def _comes_another(chars: Characters) -> Reading[bool]:
+    """Whether another object follows, recorded from what stands before it on; if not, nothing was read."""
+    chars.record()
+    read = ""
     while (character := (yield from chars.next())).isspace():
-        space += character
-    read = character
+        read += character
     if character in (",", ";"):
+        read += character
         while (character := (yield from chars.next())).isspace():
             read += character
-        read += character
     if character == "{":
-        chars.record()
         chars.put_back("{")
         return True
-    out.say(space)
-    chars.put_back(read)
+    chars.put_back(read + character)
+    chars.commit()
     return False

@@ -28,12 +28,13 @@ def read_python_calls(chars: Characters, out: Findings, known: Collection[str]) 
         raise NotACall
     while True:
         yield from _read_call(chars, out, known)
+        chars.record()
         character = yield from chars.after_space()
         if character == "]":
+            chars.commit()
             return
         if character != ",":
             raise NotACall
-        chars.record()
 
 
 def _read_call(chars: Characters, out: Findings, known: Collection[str]) -> Reading[None]:

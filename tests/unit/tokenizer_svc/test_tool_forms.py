@@ -82,6 +82,20 @@ def test_the_form_of_calls_is_named_after_the_template(style: str) -> None:
     assert tools.call_format == FORMATS[style]
 
 
+@pytest.mark.parametrize(
+    ("source", "said"),
+    [
+        (TOOL_STYLES["qwen"], "tools, calls with arguments as objects, written as hermes"),
+        (TOOL_STYLES["deepseek"], "tools, calls with arguments as text, written as deepseek"),
+        (TOOL_STYLES["kimi"], "tools, calls with arguments as objects, written as no parser knows"),
+        ("{{ tools | tojson }}{{ messages[0].content }}", "tools, calls none, written as json"),
+        (STYLES["qwen"], "no tools"),
+    ],
+)
+def test_the_log_says_what_was_found(source: str, said: str) -> None:
+    assert str(TemplateForms(template_of(source))).endswith(f", {said}")
+
+
 @pytest.mark.parametrize("style", STYLES)
 def test_templates_without_tools_take_none(style: str) -> None:
     tools = TemplateForms(template_of(STYLES[style])).tools

@@ -197,6 +197,29 @@ def test_what_stands_behind_a_list_s_last_call_is_content() -> None:
     assert whole("json", '[{"name": "search", "arguments": {}}] | done') == Heard("| done", "", [("search", "{}")])
 
 
+V31 = "<｜tool▁call▁begin｜>search<｜tool▁sep｜>{}<｜tool▁call▁end｜>"  # noqa: RUF001
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "content"),
+    [
+        ("hermes", '<tool_call>{"name": "search"}</tool_call><tool_call>{"x": 1}</tool_call>', '<tool_call>{"x": 1}</tool_call>'),
+        ("hermes", 'a <<tool_call>{"name": "search"}</tool_call>', "a <"),
+        ("llama3", '{"name": "search"}; {"x": 1}', '; {"x": 1}'),
+        ("llama3", '{"name": "search"}, or so', ", or so"),
+        ("json", '[{"name": "search"}, {"x": 1}]', ', {"x": 1}]'),
+        ("mistral", '[TOOL_CALLS]search[ARGS]{}[TOOL_CALLS] {"x": 1}', '[TOOL_CALLS] {"x": 1}'),
+        ("pythonic", "[search(), and more]", ", and more]"),
+        ("pythonic", "[search() and more]", "and more]"),
+        ("deepseek", f"{V31} Done.", "Done."),
+        ("deepseek", f"{V31}{BEGIN}oops", f"{BEGIN}oops"),
+        ("deepseek", f"{V31}\n<｜tool▁call▁begin｜>oops", "<｜tool▁call▁begin｜>oops"),  # noqa: RUF001
+    ],
+)
+def test_what_is_no_call_behind_or_before_one_is_content_too(name: str, text: str, content: str) -> None:
+    assert whole(name, text) == Heard(content, "", [("search", "{}")]) == heard_in(form_of(name), list(text))
+
+
 def test_only_a_function_s_name_behind_the_word_function_is_fenced() -> None:
     for name in ("add", "function", "get"):
         text = f"{BEGIN}{name}{SEPARATOR}[1]<｜tool▁call▁end｜><｜tool▁calls▁end｜>"  # noqa: RUF001

@@ -41,6 +41,11 @@ def test_each_part_goes_where_it_belongs(text: str, expected: Heard) -> None:
     assert heard_in(form, [text]) == expected == heard_in(form, list(text))
 
 
+def test_an_answer_without_a_form_is_told_as_it_comes() -> None:
+    parser = form_of("harmony").parser(0)
+    assert [parser.feed(text).content for text in ("Hel", "lo", " there")] == ["Hel", "lo", " there"]
+
+
 def test_without_tools_what_is_meant_for_one_is_content() -> None:
     form = form_of("harmony", tools=frozenset())
     assert heard_in(form, [f'{CALL}{{"q": 1}}<|call|>']) == Heard('{"q": 1}', "", [])
