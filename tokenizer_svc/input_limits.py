@@ -46,6 +46,10 @@ class InputLimits:
             raise InvalidRequest("messages is empty, at least one is needed", field="messages")
         if len(chat.messages) > self.max_messages:
             raise InvalidRequest(f"messages has {len(chat.messages)} turns, the limit is {self.max_messages}", field="messages")
+        if chat.continue_final_message and chat.messages[-1].role != "assistant":
+            raise InvalidRequest(
+                "continue_final_message is true, the last message must be an assistant's with it", field="continue_final_message"
+            )
         total = 0
         for index, message in enumerate(chat.messages):
             where = f"messages[{index}]"

@@ -47,6 +47,7 @@ class ModelFolder:
         num_rows: token ids the model has, from config.json; None = it does not say.
         eos_token_ids: as generation_config.json and config.json give them, in that order, without repeats.
         defaults: from generation_config.json.
+        tokenizer_class: by which transformers knows the tokenizer; empty = not said.
     """
 
     path: Path
@@ -58,6 +59,7 @@ class ModelFolder:
     num_rows: int | None
     eos_token_ids: tuple[int, ...]
     defaults: SamplingDefaults
+    tokenizer_class: str = ""
 
 
 def read_model_folder(path: Path) -> ModelFolder:
@@ -83,6 +85,7 @@ def read_model_folder(path: Path) -> ModelFolder:
         num_rows=_num_rows(config, path / "config.json"),
         eos_token_ids=tuple(dict.fromkeys(eos)),
         defaults=_read_defaults(generation, path / "generation_config.json"),
+        tokenizer_class=name if isinstance(name := tokenizer_config.get("tokenizer_class"), str) else "",
     )
 
 

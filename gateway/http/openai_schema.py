@@ -98,6 +98,10 @@ class Generating(Body):
     ignore_eos: bool | None = None
     stop: Annotated[list[Text] | None, BeforeValidator(listed)] = Field(None, fail_fast=True)
     stop_token_ids: list[int] | None = Field(None, fail_fast=True)
+    include_stop_str_in_output: bool | None = None
+    skip_special_tokens: bool | None = None
+    spaces_between_special_tokens: bool | None = None
+    truncate_prompt_tokens: int | None = None
     priority: int | None = None
     cache: CacheField | None = None
     user: Label | None = None
@@ -160,6 +164,9 @@ class Generating(Body):
             ignore_eos=bool(self.ignore_eos),
             stop_token_ids=tuple(self.stop_token_ids or ()),
             stop_strings=tuple(self.stop or ()),
+            include_stop_string=bool(self.include_stop_str_in_output),
+            skip_special_tokens=self.skip_special_tokens is not False,
+            spaces_between_special_tokens=self.spaces_between_special_tokens is not False,
             spelling=self.spelling,
         )
 
@@ -174,6 +181,9 @@ class ChatBody(Generating):
     chat_template_kwargs: TemplateArguments | None = None
     # For models whose template reads it.
     reasoning_effort: Label | None = None
+    add_generation_prompt: bool | None = None
+    # The last message is an assistant's, and the answer goes on with it.
+    continue_final_message: bool | None = None
 
     @property
     def asked_top_logprobs(self) -> int | None:
@@ -205,7 +215,9 @@ class ChatBody(Generating):
             if arguments.get(_EFFORT, self.reasoning_effort) != self.reasoning_effort:
                 raise InvalidRequest("reasoning_effort is set in chat_template_kwargs too, and differs", field=_EFFORT)
             arguments = {**arguments, _EFFORT: self.reasoning_effort}
-        return tokenizer_pb2.EncodeRequest(chat=chat_input(self.messages, arguments))
+        chat = chat_input(self.messages, arguments)
+        _set_end(chat, self.add_generation_prompt, self.continue_final_message)
+        return tokenizer_pb2.EncodeRequest(chat=chat)
 
     @property
     def template_must_read(self) -> tuple[str, ...]:
@@ -252,7 +264,8 @@ class TokenizeBody(Body):
     prompt: Text | None = None
     messages: list[Message] | None = Field(None, min_length=1, fail_fast=True)
     add_special_tokens: bool = True
-    add_generation_prompt: bool = True
+    add_generation_prompt: bool | None = None
+    continue_final_message: bool | None = None
     chat_template_kwargs: TemplateArguments | None = None
     return_token_strs: bool = False
 
@@ -267,7 +280,7 @@ class TokenizeBody(Body):
         if self.prompt is not None:
             return tokenizer_pb2.EncodeRequest(text=tokenizer_pb2.TextInput(text=self.prompt, add_special_tokens=self.add_special_tokens))
         chat = chat_input(self.messages or [], self.chat_template_kwargs or {})
-        chat.add_generation_prompt = self.add_generation_prompt
+        _set_end(chat, self.add_generation_prompt, self.continue_final_message)
         return tokenizer_pb2.EncodeRequest(chat=chat)
 
 
@@ -284,6 +297,20 @@ def chat_input(messages: list[Message], arguments: Mapping[str, bool | int | str
         messages=[tokenizer_pb2.ChatMessage(role=one.role, content=one.content, name=one.name) for one in messages],
         template_arguments=[_argument(name, value) for name, value in arguments.items()],
     )
+
+
+def _set_end(chat: tokenizer_pb2.ChatInput, add_generation_prompt: bool | None, continue_final_message: bool | None) -> None:
+    """Says how the prompt ends: with the assistant's header, unless told otherwise.
+
+    Raises:
+        InvalidRequest: it cannot end so.
+    """
+    if continue_final_message:
+        if add_generation_prompt:
+            raise InvalidRequest("continue_final_message and add_generation_prompt are both true", field="continue_final_message")
+        chat.continue_final_message = True
+    if add_generation_prompt is False:
+        chat.add_generation_prompt = False
 
 
 def _argument(name: str, value: bool | int | str) -> tokenizer_pb2.TemplateArgument:

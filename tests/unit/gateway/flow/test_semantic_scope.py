@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 from google.protobuf.descriptor import FieldDescriptor
 
-from gateway.flow.answer_cache import AnswerCache
+from gateway.flow.answer_cache import AnswerCache, last_question
 from gateway.flow.call import CachePolicy, Call, Wishes
 from gateway.flow.generation import Choice, EncodedPrompt
 from gateway.flow.served_model import ServedModel
@@ -47,6 +47,7 @@ NOT_SPLIT: dict[str, dict[str, str]] = {
         "template_must_read": "refused where the template does not",
         "wishes": "resolved to sampling and stopping",
         "default_max_tokens": "as max_tokens",
+        "truncate_prompt_tokens": "the question of a prompt that is cut is not looked for",
         "priority": "when, and not what",
         "lowest_priority": "when, and not what",
         "sees_similarity": "what is told about the answer",
@@ -82,6 +83,7 @@ NOT_SPLIT: dict[str, dict[str, str]] = {
         "max_tokens": "set by the gateway",
         "sampling": "resolved to ids in the sampling parameters",
         "traceparent": "set by the gateway, on a copy",
+        "keep_last_tokens": "set by the gateway, on a copy, and such a question is not looked for",
     },
 }
 
@@ -172,6 +174,11 @@ def changed_chats() -> dict[str, tokenizer_pb2.EncodeRequest]:
 def test_everything_in_a_chat_splits_the_scope_but_what_is_asked_last(what: str) -> None:
     is_same = scope(replace(CALL, prompts=(changed_chats()[what],))) == scope()
     assert is_same is (what == "messages[3].content")
+
+
+def test_the_question_of_a_prompt_that_is_cut_is_not_looked_for() -> None:
+    assert last_question(CALL) == "What is the capital of France?"
+    assert last_question(replace(CALL, truncate_prompt_tokens=5)) is None
 
 
 def test_every_field_of_what_is_encoded_has_a_decision() -> None:
