@@ -259,3 +259,30 @@ async def test_what_is_text_of_an_answer_reaches_the_sampler(fleet: GatewayFleet
     stopping = fleet.compute.submitted[-1].stopping
     assert stopping.include_stop_string and stopping.HasField("skip_special_tokens") and not stopping.skip_special_tokens
     assert stopping.HasField("spaces_between_special_tokens") and not stopping.spaces_between_special_tokens
+
+
+async def test_the_tokenizer_is_told_as_its_own_configuration_tells_it(tmp_path: Path) -> None:
+    keys = tmp_path / "keys"
+    keys.write_text(f"acme {hashlib.sha256(b'secret').hexdigest()}\n")
+    tokenizer = FakeTokenizer(
+        chat_template="{{ messages }}",
+        tokenizer_class="LlamaTokenizer",
+        special_tokens={"bos_token": "<s>"},
+        additional_special_tokens=["<x>"],
+    )
+    async with running_fleet(tokenizers=[tokenizer], api_keys_file=keys) as fleet, aiohttp.ClientSession(fleet.url) as session:
+        async with session.get("/tokenizer_info") as response:
+            assert response.status == 401
+        async with session.get("/v1/tokenizer_info", headers={"X-Api-Key": "secret"}) as response:
+            said = await response.json()
+    assert said == {
+        "tokenizer_class": "LlamaTokenizer",
+        "bos_token": "<s>",
+        "additional_special_tokens": ["<x>"],
+        "chat_template": "{{ messages }}",
+        "model_max_length": 4096,
+        "vocab_size": 258,
+        "eos_token_ids": [EOS],
+        "template_arguments": [],
+        "tokenizer_sha256": "ab" * 32,
+    }
