@@ -6,7 +6,20 @@ from aiohttp import web
 
 from gateway.context import GATEWAY, Gateway
 from gateway.http.middleware import add_headers, answer_options, authenticate, check_host, deliver, identify, trace, translate_errors
-from gateway.http.routes import cache, capabilities, chat, completions, health, metrics, models, page, tokenize, tokenizer_info, version
+from gateway.http.routes import (
+    cache,
+    capabilities,
+    chat,
+    completions,
+    health,
+    metrics,
+    models,
+    openapi,
+    page,
+    tokenize,
+    tokenizer_info,
+    version,
+)
 
 
 def make_app(gateway: Gateway) -> web.Application:
@@ -19,6 +32,6 @@ def make_app(gateway: Gateway) -> web.Application:
     )
     app[GATEWAY] = gateway
     app.on_response_prepare.append(add_headers)
-    for routes in (chat, completions, models, capabilities, version, tokenize, tokenizer_info, cache, health, metrics, page):
+    for routes in (chat, completions, models, capabilities, version, tokenize, tokenizer_info, openapi, cache, health, metrics, page):
         routes.add_to(app)
     return app

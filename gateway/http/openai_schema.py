@@ -11,7 +11,7 @@ from gateway.flow.call import MAX_SALT_CHARS, Wishes
 from gateway.flow.limits import Limits
 from gateway.http.body_counts import check_counts
 from gateway.http.openai_fields import MAX_SHOWN_CHARS, REFUSED, REFUSED_IN_MESSAGE, REFUSED_IN_STREAM_OPTIONS, unknown, without_idle
-from gateway.http.openai_values import Label, TemplateArguments, Text, listed, parts_as_text, prompts_of
+from gateway.http.openai_values import Label, Prompts, TemplateArguments, Text, TextPart, listed, parts_as_text, prompts_of
 from triserve.rpc.errors import InvalidRequest
 from triserve.v1 import tokenizer_pb2
 
@@ -29,7 +29,7 @@ class Message(Body):
     """One turn of a chat."""
 
     role: Text
-    content: Annotated[Text, BeforeValidator(parts_as_text)]
+    content: Annotated[Text, BeforeValidator(parts_as_text, json_schema_input_type=str | list[TextPart])]
     name: Text | None = None
 
     @model_validator(mode="before")
@@ -96,7 +96,7 @@ class Generating(Body):
     max_tokens: int | None = None
     min_tokens: int | None = None
     ignore_eos: bool | None = None
-    stop: Annotated[list[Text] | None, BeforeValidator(listed)] = Field(None, fail_fast=True)
+    stop: Annotated[list[Text] | None, BeforeValidator(listed, json_schema_input_type=str | list[str] | None)] = Field(None, fail_fast=True)
     stop_token_ids: list[int] | None = Field(None, fail_fast=True)
     include_stop_str_in_output: bool | None = None
     skip_special_tokens: bool | None = None
@@ -228,7 +228,7 @@ class ChatBody(Generating):
 class CompletionBody(Generating):
     """Body of POST /v1/completions."""
 
-    prompt: Annotated[list[str] | list[list[int]], PlainValidator(prompts_of)]
+    prompt: Annotated[list[str] | list[list[int]], PlainValidator(prompts_of, json_schema_input_type=Prompts)]
     logprobs: int | None = None
     add_special_tokens: bool = True
 

@@ -2,14 +2,27 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal, TypeAlias
 
 from pydantic import AfterValidator, BeforeValidator, Field
+from typing_extensions import TypedDict
 
 from gateway.http.openai_fields import MAX_SHOWN_CHARS
 
 _MAX_LABEL_CHARS = 256
+_TokenId: TypeAlias = Annotated[int, Field(ge=0, lt=2**32)]
 _PROMPT_FORMS = "must be a string, a list of strings, a list of token ids or a list of such lists"
+
+
+class TextPart(TypedDict):
+    """A part of a message's content."""
+
+    type: Literal["text"]
+    text: str
+
+
+# A text, texts, token ids or lists of token ids.
+Prompts: TypeAlias = str | list[str] | list[_TokenId] | list[list[_TokenId]]
 
 
 def unicode_text(value: str) -> str:

@@ -9,7 +9,6 @@ from aiohttp import web
 from pydantic import BaseModel
 
 from gateway.context import GATEWAY, Gateway
-from gateway.flow.resolve import TOP_P
 from gateway.http.answering import json_response
 from gateway.http.openai_fields import REFUSED, REFUSED_IN_MESSAGE, REFUSED_IN_STREAM_OPTIONS, Refused
 from gateway.http.openai_schema import (
@@ -22,6 +21,7 @@ from gateway.http.openai_schema import (
     StreamOptions,
     TokenizeBody,
 )
+from gateway.http.openapi.document import ranges
 from gateway.http.paths import add_route
 from triserve.rpc import limits as contract
 
@@ -65,7 +65,7 @@ async def capabilities(request: web.Request) -> web.Response:
                 # Ids in prompts and answers are below it.
                 "token_ids": model.logits_width,
             },
-            "ranges": ranges(),
+            "ranges": {name: str(one) for name, one in ranges(ChatBody.model_fields).items()},
             "bodies": {path: fields_of(kind, refused) for path, (kind, refused) in _BODIES.items()},
             "objects": {name: fields_of(kind, refused) for name, (kind, refused) in _OBJECTS.items()},
         }
@@ -91,9 +91,3 @@ def fields_of(kind: type[BaseModel], refused: Refused) -> dict[str, Any]:
         "without_effect": idle,
         "refused": {name: [None, *values] for name, values in refused.items() if name not in kind.model_fields},
     }
-
-
-def ranges() -> dict[str, str]:
-    """Ranges of the numbers that have one in the contract; that of top_p is wider for clients."""
-    names = {name: getattr(contract, name.upper(), None) for name in ChatBody.model_fields}
-    return {name: str(one) for name, one in {**names, "top_p": TOP_P}.items() if isinstance(one, contract.Range)}
