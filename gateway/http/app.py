@@ -16,9 +16,15 @@ from gateway.http.routes import (
     models,
     openapi,
     page,
+    responses,
     tokenize,
     tokenizer_info,
     version,
+)
+
+_ROUTES = (
+    *(chat, completions, responses),
+    *(models, capabilities, version, tokenize, tokenizer_info, openapi, cache, health, metrics, page),
 )
 
 
@@ -32,6 +38,6 @@ def make_app(gateway: Gateway) -> web.Application:
     )
     app[GATEWAY] = gateway
     app.on_response_prepare.append(add_headers)
-    for routes in (chat, completions, models, capabilities, version, tokenize, tokenizer_info, openapi, cache, health, metrics, page):
+    for routes in _ROUTES:
         routes.add_to(app)
     return app

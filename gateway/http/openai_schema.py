@@ -3,14 +3,22 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Annotated, Any, Literal, NoReturn, TypeVar
+from typing import Annotated, Any, ClassVar, Literal, NoReturn, TypeVar
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, PlainValidator, ValidationError, model_validator
 
 from gateway.flow.call import MAX_SALT_CHARS, Wishes
 from gateway.flow.limits import Limits
 from gateway.http.body_counts import check_counts
-from gateway.http.openai_fields import MAX_SHOWN_CHARS, REFUSED, REFUSED_IN_MESSAGE, REFUSED_IN_STREAM_OPTIONS, unknown, without_idle
+from gateway.http.openai_fields import (
+    MAX_SHOWN_CHARS,
+    REFUSED,
+    REFUSED_IN_MESSAGE,
+    REFUSED_IN_STREAM_OPTIONS,
+    Refused,
+    unknown,
+    without_idle,
+)
 from gateway.http.openai_values import Label, Prompts, TemplateArguments, Text, TextPart, listed, parts_as_text, prompts_of
 from triserve.rpc.errors import InvalidRequest
 from triserve.v1 import tokenizer_pb2
@@ -23,6 +31,18 @@ class Body(BaseModel):
     """What all bodies share: strict types, no unknown fields, and of a list that fails (`fail_fast`) one error, not a million."""
 
     model_config = ConfigDict(extra="forbid", strict=True, frozen=True)
+
+    # Fields that are refused by name, unless with a value that asks for nothing. Elsewhere they are as unknown as any.
+    refused: ClassVar[Refused] = {}
+
+    @classmethod
+    def tidied(cls, fields: dict[str, Any]) -> dict[str, Any]:
+        """The fields without what asks for nothing inside of them.
+
+        Raises:
+            InvalidRequest: something in them asks for what is not done; names it.
+        """
+        return fields
 
 
 class Message(Body):
@@ -61,13 +81,15 @@ class CacheField(Body):
     salt: str | None = Field(None, max_length=MAX_SALT_CHARS)
 
 
-def _without_effect(why: str) -> Any:
+def without_effect(why: str) -> Any:
     """A field that is accepted though nothing comes of it, since it asks for nothing that the answer could lack."""
     return Field(None, json_schema_extra={WITHOUT_EFFECT: why})
 
 
 class Generating(Body):
     """What chat and completions share."""
+
+    refused: ClassVar[Refused] = REFUSED
 
     model: Label = ""
     n: int | None = None
@@ -107,14 +129,14 @@ class Generating(Body):
     user: Label | None = None
     return_token_ids: bool | None = None
     return_timeline: bool | None = None
-    metadata: dict[str, Any] | None = _without_effect("requests are not stored")
-    store: bool | None = _without_effect("requests are not stored")
-    parallel_tool_calls: bool | None = _without_effect("there are no tools")
-    prediction: dict[str, Any] | None = _without_effect("it changes no answer, and nothing is sped up by it")
-    prompt_cache_key: Label | None = _without_effect("prefixes are found by what they hold")
-    prompt_cache_retention: Label | None = _without_effect("prefixes are kept for as long as there is room")
-    safety_identifier: Label | None = _without_effect("answers do not depend on who asks")
-    service_tier: Label | None = _without_effect("there is one tier; see priority")
+    metadata: dict[str, Any] | None = without_effect("requests are not stored")
+    store: bool | None = without_effect("requests are not stored")
+    parallel_tool_calls: bool | None = without_effect("there are no tools")
+    prediction: dict[str, Any] | None = without_effect("it changes no answer, and nothing is sped up by it")
+    prompt_cache_key: Label | None = without_effect("prefixes are found by what they hold")
+    prompt_cache_retention: Label | None = without_effect("prefixes are kept for as long as there is room")
+    safety_identifier: Label | None = without_effect("answers do not depend on who asks")
+    service_tier: Label | None = without_effect("there is one tier; see priority")
 
     @property
     def asked_top_logprobs(self) -> int | None:
@@ -338,8 +360,7 @@ def parse_body(kind: type[B], body: dict[str, Any], limits: Limits) -> B:
         InvalidRequest: a field is unknown, not supported, missing, of the wrong type or holds too much; names it.
     """
     check_counts(body, limits)
-    # Only bodies of generating routes know fields that are not done; elsewhere they are as unknown as any.
-    kept = without_idle(body, REFUSED if issubclass(kind, Generating) else {}, known=kind.model_fields)
+    kept = kind.tidied(without_idle(body, kind.refused, known=kind.model_fields))
     if isinstance(options := kept.get("stream_options"), dict):
         kept["stream_options"] = without_idle(options, REFUSED_IN_STREAM_OPTIONS, known=StreamOptions.model_fields, where="stream_options.")
     if isinstance(messages := kept.get("messages"), list):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from typing import Annotated, Any, Literal, TypeAlias
 
 from pydantic import AfterValidator, BeforeValidator, Field
@@ -36,19 +37,34 @@ def unicode_text(value: str) -> str:
 
 def parts_as_text(value: object) -> object:
     """The text of a message's content; parts are joined by line ends."""
+    # What the prefix cache does anyway.
+    return joined_parts(value, ("text",), passed_over=("cache_control",))
+
+
+def joined_parts(value: object, kinds: Collection[str], *, passed_over: Collection[str]) -> object:
+    """The texts of a list of parts, joined by line ends; anything else as it is.
+
+    Args:
+        value: of a client.
+        kinds: types of parts that are text.
+        passed_over: fields of a part that ask for nothing, whatever they hold.
+
+    Raises:
+        ValueError: something is no part, or of another type, or has a field that would change the text.
+    """
     if not isinstance(value, list):
         return value
     texts = []
     for part in value:
         if not isinstance(part, dict) or not isinstance(part.get("type"), str):
             raise ValueError("has a part that is no object with a type")
-        if part["type"] != "text":
+        if part["type"] not in kinds:
             raise ValueError(f"has a part of type {part['type'][:MAX_SHOWN_CHARS]!r}, only text is supported")
         if not isinstance(part.get("text"), str):
             raise ValueError("has a text part without a text")
-        for name, value in part.items():
-            # What is left empty asks for nothing, and `cache_control` for what the prefix cache does anyway.
-            if name not in ("type", "text", "cache_control") and value not in (None, []):
+        for name, field in part.items():
+            # What is left empty asks for nothing.
+            if name not in ("type", "text") and name not in passed_over and field not in (None, []):
                 raise ValueError(f"has a text part with {name[:MAX_SHOWN_CHARS]!r}, which is not supported")
         texts.append(part["text"])
     return "\n".join(texts)

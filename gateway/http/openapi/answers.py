@@ -86,6 +86,31 @@ def _whole(kind: str, choice: Schema) -> Schema:
     return record({**required, "choices": array(choice), "usage": ref("Usage")}, {"prompt_token_ids": _IDS, "triserve": _TIMELINE})
 
 
+_OUTPUT_TEXT = record({"type": one_of("output_text"), "text": STRING, "annotations": array(OBJECT), "logprobs": array(OBJECT)})
+_RESPONSE = record(
+    {
+        "id": STRING,
+        "object": one_of("response"),
+        "created_at": COUNT,
+        "status": one_of("completed", "incomplete"),
+        "error": NULL,
+        "incomplete_details": or_null(record({"reason": one_of("max_output_tokens")})),
+        "metadata": {"type": "object", "additionalProperties": STRING},
+        "model": STRING,
+        "output": array(
+            record(
+                {
+                    "type": one_of("message"),
+                    "id": STRING,
+                    "status": one_of("completed", "incomplete"),
+                    "role": one_of("assistant"),
+                    "content": array(_OUTPUT_TEXT),
+                }
+            )
+        ),
+        "usage": record({"input_tokens": COUNT, "output_tokens": COUNT, "total_tokens": COUNT}),
+    }
+)
 _MODEL = record(
     {"id": STRING, "object": one_of("model"), "created": COUNT, "owned_by": STRING, "max_model_len": COUNT, "vocab_size": COUNT}
 )
@@ -95,6 +120,7 @@ ANSWERS: dict[str, Schema] = {
     "Usage": _USAGE,
     "ChatCompletion": _whole("chat.completion", _CHAT_CHOICE),
     "Completion": _whole("text_completion", _COMPLETION_CHOICE),
+    "Response": _RESPONSE,
     "Model": _MODEL,
     "ModelList": record({"object": one_of("list"), "data": array(ref("Model"))}),
     "Tokens": record(

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import NamedTuple
 
 from gateway.http.openai_schema import Body, ChatBody, CompletionBody, DetokenizeBody, TokenizeBody
+from gateway.http.responses.schema import ResponsesBody
 
 
 class Operation(NamedTuple):
@@ -34,6 +35,7 @@ class Operation(NamedTuple):
 OPERATIONS = (
     Operation("POST", "/v1/chat/completions", "Answers a chat", "ChatCompletion", ChatBody, streams=True),
     Operation("POST", "/v1/completions", "Continues prompts", "Completion", CompletionBody, streams=True),
+    Operation("POST", "/v1/responses", "Answers a chat, in the form of a response", "Response", ResponsesBody, streams=True),
     Operation("GET", "/v1/models", "The names under which the model is served", "ModelList"),
     Operation("GET", "/v1/models/{name}", "One of them", "Model"),
     Operation("GET", "/v1/capabilities", "What may be asked, and of which size", "Capabilities"),

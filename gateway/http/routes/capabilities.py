@@ -23,16 +23,29 @@ from gateway.http.openai_schema import (
 )
 from gateway.http.openapi.document import ranges
 from gateway.http.paths import add_route
+from gateway.http.responses.schema import (
+    REFUSED_IN_REASONING,
+    REFUSED_IN_RESPONSE,
+    REFUSED_IN_TEXT,
+    InputMessage,
+    Reasoning,
+    ResponsesBody,
+    TextConfig,
+)
 from triserve.rpc import limits as contract
 
 _BODIES: Mapping[str, tuple[type[BaseModel], Refused]] = {
     "/v1/chat/completions": (ChatBody, REFUSED),
     "/v1/completions": (CompletionBody, REFUSED),
+    "/v1/responses": (ResponsesBody, REFUSED_IN_RESPONSE),
     "/tokenize": (TokenizeBody, {}),
     "/detokenize": (DetokenizeBody, {}),
 }
 _OBJECTS: Mapping[str, tuple[type[BaseModel], Refused]] = {
     "message": (Message, REFUSED_IN_MESSAGE),
+    "responses.input": (InputMessage, {}),
+    "responses.text": (TextConfig, REFUSED_IN_TEXT),
+    "responses.reasoning": (Reasoning, REFUSED_IN_REASONING),
     "stream_options": (StreamOptions, REFUSED_IN_STREAM_OPTIONS),
     "cache": (CacheField, {}),
 }
