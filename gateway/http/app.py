@@ -12,6 +12,7 @@ from gateway.http.routes import (
     chat,
     completions,
     health,
+    messages,
     metrics,
     models,
     openapi,
@@ -23,7 +24,7 @@ from gateway.http.routes import (
 )
 
 _ROUTES = (
-    *(chat, completions, responses),
+    *(chat, completions, responses, messages),
     *(models, capabilities, version, tokenize, tokenizer_info, openapi, cache, health, metrics, page),
 )
 

@@ -14,6 +14,7 @@ _COUNTED = (
     ("messages", "messages", "max_messages"),
     ("input", "items", "max_messages"),
     ("stop", "strings", "max_stop_strings"),
+    ("stop_sequences", "strings", "max_stop_strings"),
     ("stop_token_ids", "ids", "max_stop_token_ids"),
     ("logit_bias", "entries", "max_logit_bias"),
     ("chat_template_kwargs", "entries", "max_template_arguments"),

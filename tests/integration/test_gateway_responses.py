@@ -145,9 +145,9 @@ async def test_log_probabilities_come_where_they_are_included(client: AsyncOpenA
     ids=str,
 )
 async def test_what_is_not_done_is_refused_by_name(fleet: GatewayFleet, fields: dict[str, Any], named: str) -> None:
-    async with aiohttp.ClientSession(fleet.url) as session:
-        async with session.post("/v1/responses", json={"input": "Hello", **fields}) as response:
-            assert (response.status, (await response.json())["error"]["param"]) == (400, named)
+    body = {"input": "Hello", **fields}
+    async with aiohttp.ClientSession(fleet.url) as session, session.post("/v1/responses", json=body) as response:
+        assert (response.status, (await response.json())["error"]["param"]) == (400, named)
     assert not fleet.compute.submitted
 
 

@@ -111,6 +111,18 @@ _RESPONSE = record(
         "usage": record({"input_tokens": COUNT, "output_tokens": COUNT, "total_tokens": COUNT}),
     }
 )
+_MESSAGE = record(
+    {
+        "id": STRING,
+        "type": one_of("message"),
+        "role": one_of("assistant"),
+        "model": STRING,
+        "content": array(record({"type": one_of("text"), "text": STRING})),
+        "stop_reason": one_of("end_turn", "max_tokens", "stop_sequence", "model_context_window_exceeded"),
+        "stop_sequence": or_null(STRING),
+        "usage": record(dict.fromkeys(("input_tokens", "cache_creation_input_tokens", "cache_read_input_tokens", "output_tokens"), COUNT)),
+    }
+)
 _MODEL = record(
     {"id": STRING, "object": one_of("model"), "created": COUNT, "owned_by": STRING, "max_model_len": COUNT, "vocab_size": COUNT}
 )
@@ -121,6 +133,11 @@ ANSWERS: dict[str, Schema] = {
     "ChatCompletion": _whole("chat.completion", _CHAT_CHOICE),
     "Completion": _whole("text_completion", _COMPLETION_CHOICE),
     "Response": _RESPONSE,
+    "MessageAnswer": _MESSAGE,
+    "TokenCount": record({"input_tokens": COUNT}),
+    "MessageError": record(
+        {"type": one_of("error"), "error": record({"type": STRING, "message": STRING}), "request_id": STRING},
+    ),
     "Model": _MODEL,
     "ModelList": record({"object": one_of("list"), "data": array(ref("Model"))}),
     "Tokens": record(

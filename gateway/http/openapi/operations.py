@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
+from gateway.http.messages.schema import CountBody, MessagesBody
 from gateway.http.openai_schema import Body, ChatBody, CompletionBody, DetokenizeBody, TokenizeBody
 from gateway.http.responses.schema import ResponsesBody
 
@@ -36,6 +37,16 @@ OPERATIONS = (
     Operation("POST", "/v1/chat/completions", "Answers a chat", "ChatCompletion", ChatBody, streams=True),
     Operation("POST", "/v1/completions", "Continues prompts", "Completion", CompletionBody, streams=True),
     Operation("POST", "/v1/responses", "Answers a chat, in the form of a response", "Response", ResponsesBody, streams=True),
+    Operation(
+        "POST",
+        "/v1/messages",
+        "Answers a chat, in the form of a message",
+        "MessageAnswer",
+        MessagesBody,
+        streams=True,
+        error="MessageError",
+    ),
+    Operation("POST", "/v1/messages/count_tokens", "How many tokens a prompt would have", "TokenCount", CountBody, error="MessageError"),
     Operation("GET", "/v1/models", "The names under which the model is served", "ModelList"),
     Operation("GET", "/v1/models/{name}", "One of them", "Model"),
     Operation("GET", "/v1/capabilities", "What may be asked, and of which size", "Capabilities"),

@@ -10,6 +10,7 @@ from pydantic import BaseModel
 
 from gateway.context import GATEWAY, Gateway
 from gateway.http.answering import json_response
+from gateway.http.messages.schema import REFUSED_IN_MESSAGES, CountBody, MessagesBody
 from gateway.http.openai_fields import REFUSED, REFUSED_IN_MESSAGE, REFUSED_IN_STREAM_OPTIONS, Refused
 from gateway.http.openai_schema import (
     WITHOUT_EFFECT,
@@ -38,6 +39,8 @@ _BODIES: Mapping[str, tuple[type[BaseModel], Refused]] = {
     "/v1/chat/completions": (ChatBody, REFUSED),
     "/v1/completions": (CompletionBody, REFUSED),
     "/v1/responses": (ResponsesBody, REFUSED_IN_RESPONSE),
+    "/v1/messages": (MessagesBody, REFUSED_IN_MESSAGES),
+    "/v1/messages/count_tokens": (CountBody, REFUSED_IN_MESSAGES),
     "/tokenize": (TokenizeBody, {}),
     "/detokenize": (DetokenizeBody, {}),
 }
