@@ -206,7 +206,7 @@ async def test_keys_models_and_paths_are_those_of_every_route(tmp_path: Path) ->
         async with AsyncAnthropic(base_url=fleet.url, api_key="wrong", max_retries=0) as client:
             with pytest.raises(anthropic.AuthenticationError) as caught:
                 await client.messages.create(**ASKED)
-            assert caught.value.body["error"]["type"] == "authentication_error"  # type: ignore[index,call-overload]
+            assert caught.value.body["error"]["type"] == "authentication_error"  # type: ignore[index]
         async with AsyncAnthropic(base_url=fleet.url, api_key="secret", max_retries=0) as client:
             assert (await client.messages.create(**ASKED)).stop_reason == "end_turn"
             with pytest.raises(anthropic.NotFoundError):
