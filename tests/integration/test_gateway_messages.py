@@ -11,6 +11,8 @@ import aiohttp
 import anthropic
 import pytest
 from anthropic import AsyncAnthropic
+from anthropic.types import RawMessageStreamEvent
+from pydantic import TypeAdapter
 
 from gateway.http.messages.schema import REFUSED_IN_MESSAGES
 from tests.fakes.fake_compute import FakeCompute, Say
@@ -19,6 +21,7 @@ from tests.fakes.gateway_fleet import GatewayFleet, eventually, running_fleet
 from triserve.rpc.errors import Overloaded, ServiceError, Unavailable
 from triserve.v1 import common_pb2, compute_pb2
 
+STREAM_EVENT: TypeAdapter[RawMessageStreamEvent] = TypeAdapter(RawMessageStreamEvent)
 HELLO: Any = [{"role": "user", "content": "Hello"}]
 ECHO = "user: Hello\nassistant: "
 ASKED: dict[str, Any] = {"model": "tiny", "messages": HELLO, "max_tokens": 100}
@@ -61,6 +64,17 @@ async def test_a_message_streams_the_same_answer_in_events_in_order(client: Asyn
     assert (start.content, start.stop_reason, start.usage.input_tokens, start.usage.output_tokens) == ([], None, len(ECHO) - 2, 0)
     assert "".join(event.delta.text for event in events if event.type == "content_block_delta") == ECHO
     assert (events[-2].delta.stop_reason, events[-2].usage.output_tokens) == ("end_turn", len(ECHO) + 1)
+
+
+async def test_every_event_has_all_that_the_client_s_types_ask_for(fleet: GatewayFleet) -> None:
+    async with aiohttp.ClientSession(fleet.url) as session, session.post("/v1/messages", json={**ASKED, "stream": True}) as response:
+        assert response.content_type == "text/event-stream"
+        events = (await response.read()).decode().removesuffix("\n\n").split("\n\n")
+    for event in events:
+        name, data = event.split("\n")
+        if name != "event: ping":
+            # The client itself makes its types of whatever comes.
+            assert name == f"event: {STREAM_EVENT.validate_json(data.removeprefix('data: ')).type}"
 
 
 async def test_the_client_s_own_stream_gathers_the_answer(client: AsyncAnthropic) -> None:

@@ -9,6 +9,8 @@ import aiohttp
 import openai
 import pytest
 from openai import AsyncOpenAI
+from openai.types.responses import ResponseStreamEvent
+from pydantic import TypeAdapter
 
 from gateway.http.responses.schema import REFUSED_IN_RESPONSE
 from tests.fakes.fake_compute import Say
@@ -17,6 +19,7 @@ from tests.fakes.gateway_fleet import GatewayFleet, eventually, running_fleet
 from triserve.rpc.errors import Overloaded, Unavailable
 from triserve.v1 import common_pb2
 
+STREAM_EVENT: TypeAdapter[ResponseStreamEvent] = TypeAdapter(ResponseStreamEvent)
 ECHO = "user: Hello\nassistant: "
 
 
@@ -69,6 +72,18 @@ async def test_a_response_streams_the_same_answer_in_typed_events_in_order(clien
     whole = await client.responses.create(model="tiny", input="Hello")
     apart = {"id", "created_at", "output"}
     assert events[-1].response.model_dump(exclude=apart) == whole.model_dump(exclude=apart)
+
+
+async def test_every_event_has_all_that_the_client_s_types_ask_for(fleet: GatewayFleet) -> None:
+    asked = {"input": "Hello", "stream": True, "include": ["message.output_text.logprobs"], "top_logprobs": 1}
+    async with aiohttp.ClientSession(fleet.url) as session, session.post("/v1/responses", json=asked) as response:
+        assert response.content_type == "text/event-stream"
+        events = (await response.read()).decode().removesuffix("\n\n").split("\n\n")
+    for event in events:
+        name, data = event.split("\n")
+        # The client itself makes its types of whatever comes.
+        typed = STREAM_EVENT.validate_json(data.removeprefix("data: "))
+        assert name == f"event: {typed.type}"
 
 
 async def test_the_client_s_own_stream_gathers_the_answer(client: AsyncOpenAI) -> None:

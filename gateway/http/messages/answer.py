@@ -95,7 +95,7 @@ class MessageEvents:
 
     def pieces(self, pieces: list[Piece], generation: Generation) -> bytes:
         """See `EventForm`."""
-        return "".join([self._begin(generation.usage()), *map(self._piece, pieces)]).encode("ascii")
+        return "".join([self._begin(generation), *map(self._piece, pieces)]).encode("ascii")
 
     def last(self, usage: Usage, timeline: Timeline) -> bytes:
         """See `EventForm`."""
@@ -108,13 +108,14 @@ class MessageEvents:
         """See `EventForm`."""
         return _event(error_answer(error, self._form.request_id).body).encode("ascii")
 
-    def _begin(self, usage: Usage) -> str:
+    def _begin(self, generation: Generation) -> str:
         """The events before the first delta; nothing if they were there."""
         if self._has_begun:
             return ""
         self._has_begun = True
         # What is made by now is counted in the end.
-        started = {"type": "message_start", "message": self._form.message(usage._replace(completion_tokens=0))}
+        usage = generation.usage()._replace(completion_tokens=0)
+        started = {"type": "message_start", "message": self._form.message(usage)}
         block = {"type": "content_block_start", "index": 0, "content_block": {"type": "text", "text": ""}}
         return _event(started) + _event(block) + _event({"type": "ping"})
 

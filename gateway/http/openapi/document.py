@@ -29,7 +29,10 @@ def document() -> dict[str, Any]:
         "info": {
             "title": "Triserve",
             "version": metadata.version("triserve"),
-            "description": "Every path is served with and without /v1, and with and without a slash at its end.",
+            "description": (
+                "Every path is served with and without /v1, and with and without a slash at its end."
+                " /v1/capabilities names the fields that are refused, with the values that are let through as they ask for nothing."
+            ),
         },
         "paths": paths,
         "components": {

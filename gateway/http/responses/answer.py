@@ -178,7 +178,8 @@ def text_part(text: str, logprobs: list[Any]) -> dict[str, Any]:
 def _usage_body(usage: Usage) -> dict[str, Any]:
     return {
         "input_tokens": usage.prompt_tokens,
-        "input_tokens_details": {"cached_tokens": usage.cached_tokens},
+        # Nothing is charged for what is kept of a prompt.
+        "input_tokens_details": {"cached_tokens": usage.cached_tokens, "cache_write_tokens": 0},
         "output_tokens": usage.completion_tokens,
         # Thoughts are text like any other here.
         "output_tokens_details": {"reasoning_tokens": 0},
