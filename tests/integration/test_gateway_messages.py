@@ -14,7 +14,6 @@ from anthropic import AsyncAnthropic
 from anthropic.types import RawMessageStreamEvent
 from pydantic import TypeAdapter
 
-from gateway.http.messages.schema import REFUSED_IN_MESSAGES
 from tests.fakes.fake_compute import FakeCompute, Say
 from tests.fakes.fake_tokenizer import EOS
 from tests.fakes.gateway_fleet import GatewayFleet, eventually, running_fleet
@@ -152,24 +151,15 @@ async def test_turns_of_every_form_reach_the_template_and_the_assistant_s_last_o
 @pytest.mark.parametrize(
     ("fields", "says"),
     [
-        *[({name: {"some": "thing"}}, f"{name} is not supported") for name in REFUSED_IN_MESSAGES],
         ({"thinking": {"type": "enabled", "budget_tokens": 1024}}, "thinking is not supported"),
-        ({"foo": 1}, "Unknown field: foo"),
-        ({"max_tokens": None}, "max_tokens is missing"),
-        ({"max_tokens": 0}, "max_tokens: Input should be greater than or equal to 1"),
-        ({"messages": []}, "messages: "),
-        ({"messages": HELLO * 1025}, "messages has 1025 messages, the limit is 1024"),
-        ({"messages": [{"role": "system", "content": "x"}]}, "messages[0].role: "),
-        ({"messages": [{"role": "user", "content": [{"type": "image"}]}]}, "part of type 'image', only text is supported"),
-        ({"stop_sequences": ["x"] * 17}, "stop_sequences has 17 strings, the limit is 16"),
         ({"stop_sequences": [""]}, "stop_sequences has a string of 0 characters"),
         ({"temperature": -1}, "temperature is -1"),
         ({"messages": [{"role": "user", "content": "x" * 300}]}, "prompt is too long: "),
     ],
-    ids=str,
+    ids=lambda value: str(value)[:40],
 )
 async def test_what_is_not_done_is_refused_by_name_in_the_form_of_these_clients(
-    client: AsyncAnthropic, fleet: GatewayFleet, fields: dict[str, Any], says: str
+    fleet: GatewayFleet, fields: dict[str, Any], says: str
 ) -> None:
     async with aiohttp.ClientSession(fleet.url) as session, session.post("/v1/messages", json={**ASKED, **fields}) as response:
         answer = await response.json()

@@ -12,7 +12,6 @@ from openai import AsyncOpenAI
 from openai.types.responses import ResponseStreamEvent
 from pydantic import TypeAdapter
 
-from gateway.http.responses.schema import REFUSED_IN_RESPONSE
 from tests.fakes.fake_compute import Say
 from tests.fakes.fake_tokenizer import FakeTokenizer
 from tests.fakes.gateway_fleet import GatewayFleet, eventually, running_fleet
@@ -138,26 +137,12 @@ async def test_log_probabilities_come_where_they_are_included(client: AsyncOpenA
 @pytest.mark.parametrize(
     ("fields", "named"),
     [
-        *[({name: {"some": "thing"}}, name) for name in REFUSED_IN_RESPONSE],
         ({"previous_response_id": "resp_1"}, "previous_response_id"),
-        ({"truncation": "auto"}, "truncation"),
-        ({"text": {"format": {"type": "json_schema"}}}, "text.format"),
-        ({"text": {"verbosity": "low"}}, "text.verbosity"),
-        ({"reasoning": {"summary": "auto"}}, "reasoning.summary"),
-        ({"include": ["file_search_call.results"]}, "include"),
-        ({"foo": 1}, "foo"),
-        ({"input": [{"type": "function_call", "name": "f", "arguments": "{}", "call_id": "1"}]}, "input"),
-        ({"input": [{"role": "user", "content": [{"type": "input_image", "image_url": "x"}]}]}, "input[0].content"),
-        ({"input": [{"role": "tool", "content": "x"}]}, "input[0].role"),
-        ({"input": []}, "input"),
-        ({"input": [{"role": "user", "content": "x"}] * 1025}, "input"),
         ({"max_output_tokens": 0}, "max_output_tokens"),
         ({"max_output_tokens": 10**6}, "max_output_tokens"),
-        ({"metadata": {"a": 1}}, "metadata.a"),
-        ({"metadata": {str(n): "x" for n in range(17)}}, "metadata"),
         ({"input": "x" * 5000}, "input"),
     ],
-    ids=str,
+    ids=lambda value: str(value)[:40],
 )
 async def test_what_is_not_done_is_refused_by_name(fleet: GatewayFleet, fields: dict[str, Any], named: str) -> None:
     body = {"input": "Hello", **fields}
