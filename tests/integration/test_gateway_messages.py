@@ -138,11 +138,12 @@ async def test_turns_of_every_form_reach_the_template_and_the_assistant_s_last_o
         },
         {"role": "user", "content": "three"},
         answered.to_param(),
+        {"role": "system", "content": "Be kind"},
         {"role": "user", "content": "And?"},
         {"role": "assistant", "content": "It is"},
     ]
     await client.messages.create(model="tiny", max_tokens=9, system=[{"type": "text", "text": "Be brief"}], messages=turns)
-    prompt = "system: Be brief\nuser: one\ntwo\nthree\nassistant: user\nuser: And?\nassistant: It is"
+    prompt = "system: Be brief\nuser: one\ntwo\nthree\nassistant: user\nsystem: Be kind\nuser: And?\nassistant: It is"
     assert bytes(fleet.compute.submitted[-1].token_ids).decode() == prompt
     count = await client.messages.count_tokens(model="tiny", system="Be brief", messages=turns)
     assert count.input_tokens == len(prompt)

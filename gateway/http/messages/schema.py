@@ -37,7 +37,7 @@ _Content = Annotated[Text, BeforeValidator(_blocks, json_schema_input_type=str |
 class Turn(Body):
     """One turn of a chat."""
 
-    role: Literal["user", "assistant"]
+    role: Literal["user", "assistant", "system"]
     content: _Content
 
 

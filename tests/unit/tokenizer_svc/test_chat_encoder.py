@@ -111,6 +111,20 @@ def test_a_turn_that_is_continued_ends_the_prompt_as_in_transformers(
     ), "the turn is not closed"
 
 
+@pytest.mark.parametrize("style", STYLES)
+def test_a_turn_is_continued_in_the_template_of_every_family(make_tokenizer: MakeTokenizer, style: str) -> None:
+    tokenizer = make_tokenizer("byte_level_bpe")
+    encoder = encoder_of(STYLES[style], tokenizer)
+    closed = Chat((*CONVERSATION[1:2], Message("assistant", "It is 4, and")), {}, add_generation_prompt=False)
+
+    def text(chat: Chat) -> str:
+        return tokenizer.decode(encoder.encode(chat, max_tokens=None).token_ids, skip_special_tokens=False, return_tokens=False).text
+
+    prompt = text(closed._replace(continue_final_message=True))
+    assert prompt.endswith("It is 4, and")
+    assert text(closed).startswith(prompt)
+
+
 def test_a_turn_of_which_the_template_takes_something_away_is_not_continued(make_encoder: MakeEncoder) -> None:
     chat = Chat((*CONVERSATION[1:3],), {}, add_generation_prompt=False, continue_final_message=True)
     with pytest.raises(InvalidRequest) as caught:

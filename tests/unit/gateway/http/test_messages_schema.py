@@ -39,7 +39,7 @@ def read(**fields: Any) -> MessagesBody:
         ({"messages": None}, "messages"),
         ({"messages": []}, "messages"),
         ({"messages": HELLO * 1025}, "messages"),
-        ({"messages": [{"role": "system", "content": "x"}]}, "messages[0].role"),
+        ({"messages": [{"role": "tool", "content": "x"}]}, "messages[0].role"),
         ({"messages": [{"role": "user", "content": [{"type": "image"}]}]}, "messages[0].content"),
         ({"messages": [{"role": "user", "content": "x", "name": "y"}]}, "messages[0].name"),
         ({"messages": [{"role": "assistant"}]}, "messages[0].content"),
