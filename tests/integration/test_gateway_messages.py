@@ -108,6 +108,23 @@ async def test_the_stop_sequence_is_named_and_is_no_text(fleet: GatewayFleet, cl
     assert [block.model_dump(exclude_none=True) for block in message.content] == [{"type": "text", "text": "one two"}]
 
 
+@pytest.mark.parametrize("stream", [False, True])
+async def test_a_kept_answer_names_its_stop_sequence_too(fleet: GatewayFleet, stream: bool) -> None:
+    fleet.compute.script = until("END")
+    body = {**ASKED, "temperature": 0, "stop_sequences": ["END"]}
+    answers = []
+    async with aiohttp.ClientSession(fleet.url) as session:
+        for cache in ("miss", "hit-exact"):
+            async with session.post("/v1/messages", json={**body, "stream": stream}) as response:
+                assert response.headers["X-Triserve-Cache"] == cache
+                answers.append(await response.text())
+        # The same words at another door are another answer: there the stop string is no text.
+        chat = {"messages": HELLO, "temperature": 0, "max_tokens": 100, "stop": ["END"], "cache": {"mode": "only"}}
+        async with session.post("/v1/chat/completions", json=chat) as response:
+            assert response.status == 504
+    assert all('"stop_sequence"' in answer and '"END"' in answer and "twoEND" not in answer for answer in answers)
+
+
 async def test_without_stop_sequences_none_is_included(client: AsyncAnthropic, fleet: GatewayFleet) -> None:
     await client.messages.create(**ASKED)
     assert not fleet.compute.submitted[0].stopping.include_stop_string

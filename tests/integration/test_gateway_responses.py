@@ -103,6 +103,19 @@ async def test_an_answer_that_is_cut_is_incomplete_and_says_why(client: AsyncOpe
     assert response.output[0].status == "incomplete"
 
 
+async def test_an_answer_kept_of_a_chat_is_a_response_to_the_same_question(fleet: GatewayFleet) -> None:
+    turns = [{"role": "user", "content": "Hello"}]
+    async with aiohttp.ClientSession(fleet.url) as session:
+        for path, body in (
+            ("/v1/chat/completions", {"messages": turns, "max_tokens": 50}),
+            ("/v1/responses", {"input": turns, "max_output_tokens": 50}),
+        ):
+            async with session.post(path, json={**body, "temperature": 0}) as response:
+                cache, answer = response.headers["X-Triserve-Cache"], await response.json()
+    assert (cache, answer["output"][0]["content"][0]["text"]) == ("hit-exact", ECHO)
+    assert len(fleet.compute.submitted) == 1
+
+
 async def test_turns_of_every_form_reach_the_template_behind_the_instructions(client: AsyncOpenAI, fleet: GatewayFleet) -> None:
     first = await client.responses.create(model="tiny", input="Hello", max_output_tokens=4)
     turns: Any = [
