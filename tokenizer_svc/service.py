@@ -182,6 +182,6 @@ def _info(folder: ModelFolder, tokenizer: Tokenizer, settings: Settings, *, has_
         takes_more=True,
         chat_template=folder.chat_template or "",
         tokenizer_class=folder.tokenizer_class,
-        special_tokens=folder.special_tokens,
+        special_tokens=[pb.NamedToken(name=name, content=content) for name, content in folder.special_tokens.items()],
         additional_special_tokens=folder.additional_special_tokens,
     )

@@ -14,7 +14,7 @@ import pytest
 from tests.fakes.fake_compute import FakeCompute, Say
 from tests.fakes.fake_tokenizer import EOS, FakeTokenizer
 from tests.fakes.gateway_fleet import GatewayFleet, running_fleet
-from triserve.v1 import common_pb2
+from triserve.v1 import common_pb2, tokenizer_pb2
 
 CHAT, COMPLETION = "/v1/chat/completions", "/v1/completions"
 HELLO: Any = [{"role": "user", "content": "Hello"}]
@@ -267,7 +267,7 @@ async def test_the_tokenizer_is_told_as_its_own_configuration_tells_it(tmp_path:
     tokenizer = FakeTokenizer(
         chat_template="{{ messages }}",
         tokenizer_class="LlamaTokenizer",
-        special_tokens={"bos_token": "<s>"},
+        special_tokens=[tokenizer_pb2.NamedToken(name="bos_token", content="<s>")],
         additional_special_tokens=["<x>"],
     )
     async with running_fleet(tokenizers=[tokenizer], api_keys_file=keys) as fleet, aiohttp.ClientSession(fleet.url) as session:

@@ -164,7 +164,7 @@ async def test_the_info_is_what_the_folder_says(model_folder: Path) -> None:
     assert list(info.eos_token_ids) == [5, 3, tokenizer.token_id("</s>")]
     assert (info.has_chat_template, info.max_input_bytes) == (True, 4 * 1024 * 1024)
     assert list(info.template_arguments) == ["enable_thinking"], "of those callers may give, what the template reads"
-    assert (info.chat_template, info.special_tokens["eos_token"]) == (CHATML, "</s>")
+    assert (info.chat_template, {one.name: one.content for one in info.special_tokens}["eos_token"]) == (CHATML, "</s>")
     assert (info.default_temperature, info.HasField("default_top_k"), info.default_top_p) == (0.5, False, 0.75)
 
 

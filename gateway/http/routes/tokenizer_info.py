@@ -23,8 +23,8 @@ async def tokenizer_info(request: web.Request) -> web.Response:
     info, model = stages.tokenizer_info, stages.model
     return json_response(
         {
+            **{token.name: token.content for token in info.special_tokens},
             "tokenizer_class": info.tokenizer_class or None,
-            **info.special_tokens,
             "additional_special_tokens": list(info.additional_special_tokens),
             "chat_template": info.chat_template or None,
             "model_max_length": model.max_model_len_tokens,

@@ -25,45 +25,43 @@ _sym_db = _symbol_database.Default()
 from triserve.v1 import common_pb2 as triserve_dot_v1_dot_common__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1btriserve/v1/tokenizer.proto\x12\x0btriserve.v1\x1a\x18triserve/v1/common.proto\"\x19\n\x17GetTokenizerInfoRequest\"\xf5\x05\n\x18GetTokenizerInfoResponse\x12-\n\x0b\x66ingerprint\x18\x01 \x01(\x0b\x32\x18.triserve.v1.Fingerprint\x12\x12\n\nvocab_size\x18\x02 \x01(\r\x12\x15\n\reos_token_ids\x18\x03 \x03(\r\x12\x19\n\x11has_chat_template\x18\x04 \x01(\x08\x12 \n\x13\x64\x65\x66\x61ult_temperature\x18\x05 \x01(\x02H\x00\x88\x01\x01\x12\x1a\n\rdefault_top_k\x18\x06 \x01(\rH\x01\x88\x01\x01\x12\x1a\n\rdefault_top_p\x18\x07 \x01(\x02H\x02\x88\x01\x01\x12\x17\n\x0fmax_input_bytes\x18\x08 \x01(\r\x12\x1a\n\x12template_arguments\x18\t \x03(\t\x12\x1a\n\rdefault_min_p\x18\n \x01(\x02H\x03\x88\x01\x01\x12\'\n\x1a\x64\x65\x66\x61ult_repetition_penalty\x18\x0b \x01(\x02H\x04\x88\x01\x01\x12\x1e\n\x11\x64\x65\x66\x61ult_typical_p\x18\x0c \x01(\x02H\x05\x88\x01\x01\x12\x12\n\ntakes_more\x18\r \x01(\x08\x12\x15\n\rchat_template\x18\x14 \x01(\t\x12\x17\n\x0ftokenizer_class\x18\x15 \x01(\t\x12P\n\x0especial_tokens\x18\x16 \x03(\x0b\x32\x38.triserve.v1.GetTokenizerInfoResponse.SpecialTokensEntry\x12!\n\x19\x61\x64\x64itional_special_tokens\x18\x17 \x03(\t\x1a\x34\n\x12SpecialTokensEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\x42\x16\n\x14_default_temperatureB\x10\n\x0e_default_top_kB\x10\n\x0e_default_top_pB\x10\n\x0e_default_min_pB\x1d\n\x1b_default_repetition_penaltyB\x14\n\x12_default_typical_p\"H\n\x0b\x43hatMessage\x12\x0c\n\x04role\x18\x01 \x01(\t\x12\x0f\n\x07\x63ontent\x18\x02 \x01(\t\x12\x11\n\x04name\x18\x03 \x01(\tH\x00\x88\x01\x01\x42\x07\n\x05_name\"l\n\x10TemplateArgument\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x14\n\nbool_value\x18\x02 \x01(\x08H\x00\x12\x13\n\tint_value\x18\x03 \x01(\x12H\x00\x12\x16\n\x0cstring_value\x18\x04 \x01(\tH\x00\x42\x07\n\x05value\"\xf0\x01\n\tChatInput\x12*\n\x08messages\x18\x01 \x03(\x0b\x32\x18.triserve.v1.ChatMessage\x12\x39\n\x12template_arguments\x18\x02 \x03(\x0b\x32\x1d.triserve.v1.TemplateArgument\x12\"\n\x15\x61\x64\x64_generation_prompt\x18\x03 \x01(\x08H\x00\x88\x01\x01\x12#\n\x16\x63ontinue_final_message\x18\n \x01(\x08H\x01\x88\x01\x01\x42\x18\n\x16_add_generation_promptB\x19\n\x17_continue_final_message\"Q\n\tTextInput\x12\x0c\n\x04text\x18\x01 \x01(\t\x12\x1f\n\x12\x61\x64\x64_special_tokens\x18\x02 \x01(\x08H\x00\x88\x01\x01\x42\x15\n\x13_add_special_tokens\"C\n\x0fSamplingStrings\x12\x11\n\tbad_words\x18\x01 \x03(\t\x12\x1d\n\x15\x64ry_sequence_breakers\x18\x02 \x03(\t\"U\n\x0bSamplingIds\x12-\n\tbad_words\x18\x01 \x03(\x0b\x32\x1a.triserve.v1.TokenSequence\x12\x17\n\x0f\x64ry_breaker_ids\x18\x02 \x03(\r\"\x89\x02\n\rEncodeRequest\x12&\n\x04text\x18\x01 \x01(\x0b\x32\x16.triserve.v1.TextInputH\x00\x12&\n\x04\x63hat\x18\x02 \x01(\x0b\x32\x16.triserve.v1.ChatInputH\x00\x12\x17\n\nmax_tokens\x18\x03 \x01(\rH\x01\x88\x01\x01\x12.\n\x08sampling\x18\x04 \x01(\x0b\x32\x1c.triserve.v1.SamplingStrings\x12\x13\n\x0btraceparent\x18\x05 \x01(\t\x12\x1d\n\x10keep_last_tokens\x18\n \x01(\rH\x02\x88\x01\x01\x42\x07\n\x05inputB\r\n\x0b_max_tokensB\x13\n\x11_keep_last_tokens\"y\n\x0e\x45ncodeResponse\x12\x11\n\ttoken_ids\x18\x01 \x03(\r\x12\x15\n\rsystem_tokens\x18\x02 \x01(\r\x12\x11\n\tencode_us\x18\x03 \x01(\r\x12*\n\x08sampling\x18\x04 \x01(\x0b\x32\x18.triserve.v1.SamplingIds\"s\n\rDecodeRequest\x12\x11\n\ttoken_ids\x18\x01 \x03(\r\x12 \n\x13skip_special_tokens\x18\x02 \x01(\x08H\x00\x88\x01\x01\x12\x15\n\rreturn_tokens\x18\x03 \x01(\x08\x42\x16\n\x14_skip_special_tokens\".\n\x0e\x44\x65\x63odeResponse\x12\x0c\n\x04text\x18\x01 \x01(\t\x12\x0e\n\x06tokens\x18\x02 \x03(\t\"\xd8\x01\n\x0fTokenizeRequest\x12\x0f\n\x07request\x18\x01 \x01(\x04\x12,\n\x06\x65ncode\x18\x02 \x01(\x0b\x32\x1a.triserve.v1.EncodeRequestH\x00\x12,\n\x06\x64\x65\x63ode\x18\x03 \x01(\x0b\x32\x1a.triserve.v1.DecodeRequestH\x00\x12\x10\n\x06\x63\x61ncel\x18\x04 \x01(\x08H\x00\x12*\n\x04more\x18\x05 \x03(\x0b\x32\x1c.triserve.v1.TokenizeRequest\x12\x12\n\ntakes_more\x18\x06 \x01(\x08\x42\x06\n\x04work\"\xdf\x01\n\x10TokenizeResponse\x12\x0f\n\x07request\x18\x01 \x01(\x04\x12.\n\x07\x65ncoded\x18\x02 \x01(\x0b\x32\x1b.triserve.v1.EncodeResponseH\x00\x12.\n\x07\x64\x65\x63oded\x18\x03 \x01(\x0b\x32\x1b.triserve.v1.DecodeResponseH\x00\x12#\n\x05\x65rror\x18\x04 \x01(\x0b\x32\x12.triserve.v1.ErrorH\x00\x12+\n\x04more\x18\x05 \x03(\x0b\x32\x1d.triserve.v1.TokenizeResponseB\x08\n\x06result2\xc6\x02\n\x10TokenizerService\x12_\n\x10GetTokenizerInfo\x12$.triserve.v1.GetTokenizerInfoRequest\x1a%.triserve.v1.GetTokenizerInfoResponse\x12\x41\n\x06\x45ncode\x12\x1a.triserve.v1.EncodeRequest\x1a\x1b.triserve.v1.EncodeResponse\x12\x41\n\x06\x44\x65\x63ode\x12\x1a.triserve.v1.DecodeRequest\x1a\x1b.triserve.v1.DecodeResponse\x12K\n\x08Tokenize\x12\x1c.triserve.v1.TokenizeRequest\x1a\x1d.triserve.v1.TokenizeResponse(\x01\x30\x01\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1btriserve/v1/tokenizer.proto\x12\x0btriserve.v1\x1a\x18triserve/v1/common.proto\"\x19\n\x17GetTokenizerInfoRequest\"\x9e\x05\n\x18GetTokenizerInfoResponse\x12-\n\x0b\x66ingerprint\x18\x01 \x01(\x0b\x32\x18.triserve.v1.Fingerprint\x12\x12\n\nvocab_size\x18\x02 \x01(\r\x12\x15\n\reos_token_ids\x18\x03 \x03(\r\x12\x19\n\x11has_chat_template\x18\x04 \x01(\x08\x12 \n\x13\x64\x65\x66\x61ult_temperature\x18\x05 \x01(\x02H\x00\x88\x01\x01\x12\x1a\n\rdefault_top_k\x18\x06 \x01(\rH\x01\x88\x01\x01\x12\x1a\n\rdefault_top_p\x18\x07 \x01(\x02H\x02\x88\x01\x01\x12\x17\n\x0fmax_input_bytes\x18\x08 \x01(\r\x12\x1a\n\x12template_arguments\x18\t \x03(\t\x12\x1a\n\rdefault_min_p\x18\n \x01(\x02H\x03\x88\x01\x01\x12\'\n\x1a\x64\x65\x66\x61ult_repetition_penalty\x18\x0b \x01(\x02H\x04\x88\x01\x01\x12\x1e\n\x11\x64\x65\x66\x61ult_typical_p\x18\x0c \x01(\x02H\x05\x88\x01\x01\x12\x12\n\ntakes_more\x18\r \x01(\x08\x12\x15\n\rchat_template\x18\x14 \x01(\t\x12\x17\n\x0ftokenizer_class\x18\x15 \x01(\t\x12/\n\x0especial_tokens\x18\x16 \x03(\x0b\x32\x17.triserve.v1.NamedToken\x12!\n\x19\x61\x64\x64itional_special_tokens\x18\x17 \x03(\tB\x16\n\x14_default_temperatureB\x10\n\x0e_default_top_kB\x10\n\x0e_default_top_pB\x10\n\x0e_default_min_pB\x1d\n\x1b_default_repetition_penaltyB\x14\n\x12_default_typical_p\"+\n\nNamedToken\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x0f\n\x07\x63ontent\x18\x02 \x01(\t\"H\n\x0b\x43hatMessage\x12\x0c\n\x04role\x18\x01 \x01(\t\x12\x0f\n\x07\x63ontent\x18\x02 \x01(\t\x12\x11\n\x04name\x18\x03 \x01(\tH\x00\x88\x01\x01\x42\x07\n\x05_name\"l\n\x10TemplateArgument\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x14\n\nbool_value\x18\x02 \x01(\x08H\x00\x12\x13\n\tint_value\x18\x03 \x01(\x12H\x00\x12\x16\n\x0cstring_value\x18\x04 \x01(\tH\x00\x42\x07\n\x05value\"\xf0\x01\n\tChatInput\x12*\n\x08messages\x18\x01 \x03(\x0b\x32\x18.triserve.v1.ChatMessage\x12\x39\n\x12template_arguments\x18\x02 \x03(\x0b\x32\x1d.triserve.v1.TemplateArgument\x12\"\n\x15\x61\x64\x64_generation_prompt\x18\x03 \x01(\x08H\x00\x88\x01\x01\x12#\n\x16\x63ontinue_final_message\x18\n \x01(\x08H\x01\x88\x01\x01\x42\x18\n\x16_add_generation_promptB\x19\n\x17_continue_final_message\"Q\n\tTextInput\x12\x0c\n\x04text\x18\x01 \x01(\t\x12\x1f\n\x12\x61\x64\x64_special_tokens\x18\x02 \x01(\x08H\x00\x88\x01\x01\x42\x15\n\x13_add_special_tokens\"C\n\x0fSamplingStrings\x12\x11\n\tbad_words\x18\x01 \x03(\t\x12\x1d\n\x15\x64ry_sequence_breakers\x18\x02 \x03(\t\"U\n\x0bSamplingIds\x12-\n\tbad_words\x18\x01 \x03(\x0b\x32\x1a.triserve.v1.TokenSequence\x12\x17\n\x0f\x64ry_breaker_ids\x18\x02 \x03(\r\"\x89\x02\n\rEncodeRequest\x12&\n\x04text\x18\x01 \x01(\x0b\x32\x16.triserve.v1.TextInputH\x00\x12&\n\x04\x63hat\x18\x02 \x01(\x0b\x32\x16.triserve.v1.ChatInputH\x00\x12\x17\n\nmax_tokens\x18\x03 \x01(\rH\x01\x88\x01\x01\x12.\n\x08sampling\x18\x04 \x01(\x0b\x32\x1c.triserve.v1.SamplingStrings\x12\x13\n\x0btraceparent\x18\x05 \x01(\t\x12\x1d\n\x10keep_last_tokens\x18\n \x01(\rH\x02\x88\x01\x01\x42\x07\n\x05inputB\r\n\x0b_max_tokensB\x13\n\x11_keep_last_tokens\"y\n\x0e\x45ncodeResponse\x12\x11\n\ttoken_ids\x18\x01 \x03(\r\x12\x15\n\rsystem_tokens\x18\x02 \x01(\r\x12\x11\n\tencode_us\x18\x03 \x01(\r\x12*\n\x08sampling\x18\x04 \x01(\x0b\x32\x18.triserve.v1.SamplingIds\"s\n\rDecodeRequest\x12\x11\n\ttoken_ids\x18\x01 \x03(\r\x12 \n\x13skip_special_tokens\x18\x02 \x01(\x08H\x00\x88\x01\x01\x12\x15\n\rreturn_tokens\x18\x03 \x01(\x08\x42\x16\n\x14_skip_special_tokens\".\n\x0e\x44\x65\x63odeResponse\x12\x0c\n\x04text\x18\x01 \x01(\t\x12\x0e\n\x06tokens\x18\x02 \x03(\t\"\xd8\x01\n\x0fTokenizeRequest\x12\x0f\n\x07request\x18\x01 \x01(\x04\x12,\n\x06\x65ncode\x18\x02 \x01(\x0b\x32\x1a.triserve.v1.EncodeRequestH\x00\x12,\n\x06\x64\x65\x63ode\x18\x03 \x01(\x0b\x32\x1a.triserve.v1.DecodeRequestH\x00\x12\x10\n\x06\x63\x61ncel\x18\x04 \x01(\x08H\x00\x12*\n\x04more\x18\x05 \x03(\x0b\x32\x1c.triserve.v1.TokenizeRequest\x12\x12\n\ntakes_more\x18\x06 \x01(\x08\x42\x06\n\x04work\"\xdf\x01\n\x10TokenizeResponse\x12\x0f\n\x07request\x18\x01 \x01(\x04\x12.\n\x07\x65ncoded\x18\x02 \x01(\x0b\x32\x1b.triserve.v1.EncodeResponseH\x00\x12.\n\x07\x64\x65\x63oded\x18\x03 \x01(\x0b\x32\x1b.triserve.v1.DecodeResponseH\x00\x12#\n\x05\x65rror\x18\x04 \x01(\x0b\x32\x12.triserve.v1.ErrorH\x00\x12+\n\x04more\x18\x05 \x03(\x0b\x32\x1d.triserve.v1.TokenizeResponseB\x08\n\x06result2\xc6\x02\n\x10TokenizerService\x12_\n\x10GetTokenizerInfo\x12$.triserve.v1.GetTokenizerInfoRequest\x1a%.triserve.v1.GetTokenizerInfoResponse\x12\x41\n\x06\x45ncode\x12\x1a.triserve.v1.EncodeRequest\x1a\x1b.triserve.v1.EncodeResponse\x12\x41\n\x06\x44\x65\x63ode\x12\x1a.triserve.v1.DecodeRequest\x1a\x1b.triserve.v1.DecodeResponse\x12K\n\x08Tokenize\x12\x1c.triserve.v1.TokenizeRequest\x1a\x1d.triserve.v1.TokenizeResponse(\x01\x30\x01\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
 _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'triserve.v1.tokenizer_pb2', _globals)
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
-  _globals['_GETTOKENIZERINFORESPONSE_SPECIALTOKENSENTRY']._loaded_options = None
-  _globals['_GETTOKENIZERINFORESPONSE_SPECIALTOKENSENTRY']._serialized_options = b'8\001'
   _globals['_GETTOKENIZERINFOREQUEST']._serialized_start=70
   _globals['_GETTOKENIZERINFOREQUEST']._serialized_end=95
   _globals['_GETTOKENIZERINFORESPONSE']._serialized_start=98
-  _globals['_GETTOKENIZERINFORESPONSE']._serialized_end=855
-  _globals['_GETTOKENIZERINFORESPONSE_SPECIALTOKENSENTRY']._serialized_start=672
-  _globals['_GETTOKENIZERINFORESPONSE_SPECIALTOKENSENTRY']._serialized_end=724
-  _globals['_CHATMESSAGE']._serialized_start=857
-  _globals['_CHATMESSAGE']._serialized_end=929
-  _globals['_TEMPLATEARGUMENT']._serialized_start=931
-  _globals['_TEMPLATEARGUMENT']._serialized_end=1039
-  _globals['_CHATINPUT']._serialized_start=1042
-  _globals['_CHATINPUT']._serialized_end=1282
-  _globals['_TEXTINPUT']._serialized_start=1284
-  _globals['_TEXTINPUT']._serialized_end=1365
-  _globals['_SAMPLINGSTRINGS']._serialized_start=1367
-  _globals['_SAMPLINGSTRINGS']._serialized_end=1434
-  _globals['_SAMPLINGIDS']._serialized_start=1436
-  _globals['_SAMPLINGIDS']._serialized_end=1521
-  _globals['_ENCODEREQUEST']._serialized_start=1524
-  _globals['_ENCODEREQUEST']._serialized_end=1789
-  _globals['_ENCODERESPONSE']._serialized_start=1791
-  _globals['_ENCODERESPONSE']._serialized_end=1912
-  _globals['_DECODEREQUEST']._serialized_start=1914
-  _globals['_DECODEREQUEST']._serialized_end=2029
-  _globals['_DECODERESPONSE']._serialized_start=2031
-  _globals['_DECODERESPONSE']._serialized_end=2077
-  _globals['_TOKENIZEREQUEST']._serialized_start=2080
-  _globals['_TOKENIZEREQUEST']._serialized_end=2296
-  _globals['_TOKENIZERESPONSE']._serialized_start=2299
-  _globals['_TOKENIZERESPONSE']._serialized_end=2522
-  _globals['_TOKENIZERSERVICE']._serialized_start=2525
-  _globals['_TOKENIZERSERVICE']._serialized_end=2851
+  _globals['_GETTOKENIZERINFORESPONSE']._serialized_end=768
+  _globals['_NAMEDTOKEN']._serialized_start=770
+  _globals['_NAMEDTOKEN']._serialized_end=813
+  _globals['_CHATMESSAGE']._serialized_start=815
+  _globals['_CHATMESSAGE']._serialized_end=887
+  _globals['_TEMPLATEARGUMENT']._serialized_start=889
+  _globals['_TEMPLATEARGUMENT']._serialized_end=997
+  _globals['_CHATINPUT']._serialized_start=1000
+  _globals['_CHATINPUT']._serialized_end=1240
+  _globals['_TEXTINPUT']._serialized_start=1242
+  _globals['_TEXTINPUT']._serialized_end=1323
+  _globals['_SAMPLINGSTRINGS']._serialized_start=1325
+  _globals['_SAMPLINGSTRINGS']._serialized_end=1392
+  _globals['_SAMPLINGIDS']._serialized_start=1394
+  _globals['_SAMPLINGIDS']._serialized_end=1479
+  _globals['_ENCODEREQUEST']._serialized_start=1482
+  _globals['_ENCODEREQUEST']._serialized_end=1747
+  _globals['_ENCODERESPONSE']._serialized_start=1749
+  _globals['_ENCODERESPONSE']._serialized_end=1870
+  _globals['_DECODEREQUEST']._serialized_start=1872
+  _globals['_DECODEREQUEST']._serialized_end=1987
+  _globals['_DECODERESPONSE']._serialized_start=1989
+  _globals['_DECODERESPONSE']._serialized_end=2035
+  _globals['_TOKENIZEREQUEST']._serialized_start=2038
+  _globals['_TOKENIZEREQUEST']._serialized_end=2254
+  _globals['_TOKENIZERESPONSE']._serialized_start=2257
+  _globals['_TOKENIZERESPONSE']._serialized_end=2480
+  _globals['_TOKENIZERSERVICE']._serialized_start=2483
+  _globals['_TOKENIZERSERVICE']._serialized_end=2809
 # @@protoc_insertion_point(module_scope)

@@ -42,26 +42,6 @@ class GetTokenizerInfoResponse(_message.Message):
 
     DESCRIPTOR: _descriptor.Descriptor
 
-    @_typing.final
-    class SpecialTokensEntry(_message.Message):
-        DESCRIPTOR: _descriptor.Descriptor
-
-        KEY_FIELD_NUMBER: _builtins.int
-        VALUE_FIELD_NUMBER: _builtins.int
-        key: _builtins.str
-        value: _builtins.str
-        def __init__(
-            self,
-            *,
-            key: _builtins.str = ...,
-            value: _builtins.str = ...,
-        ) -> None: ...
-        _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
-        def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-        _ClearFieldArgType: _TypeAlias = _typing.Literal["key", b"key", "value", b"value"]  # noqa: Y015
-        def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-        def WhichOneof(self, oneof_group: _Never) -> None: ...
-
     FINGERPRINT_FIELD_NUMBER: _builtins.int
     VOCAB_SIZE_FIELD_NUMBER: _builtins.int
     EOS_TOKEN_IDS_FIELD_NUMBER: _builtins.int
@@ -116,8 +96,8 @@ class GetTokenizerInfoResponse(_message.Message):
         """Arguments that callers may give and that the chat template reads."""
 
     @_builtins.property
-    def special_tokens(self) -> _containers.ScalarMap[_builtins.str, _builtins.str]:
-        """Special tokens by what they are for: bos_token, eos_token, pad_token, unk_token and so on."""
+    def special_tokens(self) -> _containers.RepeatedCompositeFieldContainer[Global___NamedToken]:
+        """Special tokens that have a name by what they are for, no two alike."""
 
     @_builtins.property
     def additional_special_tokens(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
@@ -141,7 +121,7 @@ class GetTokenizerInfoResponse(_message.Message):
         takes_more: _builtins.bool = ...,
         chat_template: _builtins.str = ...,
         tokenizer_class: _builtins.str = ...,
-        special_tokens: _abc.Mapping[_builtins.str, _builtins.str] | None = ...,
+        special_tokens: _abc.Iterable[Global___NamedToken] | None = ...,
         additional_special_tokens: _abc.Iterable[_builtins.str] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["_default_min_p", b"_default_min_p", "_default_repetition_penalty", b"_default_repetition_penalty", "_default_temperature", b"_default_temperature", "_default_top_k", b"_default_top_k", "_default_top_p", b"_default_top_p", "_default_typical_p", b"_default_typical_p", "default_min_p", b"default_min_p", "default_repetition_penalty", b"default_repetition_penalty", "default_temperature", b"default_temperature", "default_top_k", b"default_top_k", "default_top_p", b"default_top_p", "default_typical_p", b"default_typical_p", "fingerprint", b"fingerprint"]  # noqa: Y015
@@ -174,6 +154,32 @@ class GetTokenizerInfoResponse(_message.Message):
     def WhichOneof(self, oneof_group: _WhichOneofArgType__default_typical_p) -> _WhichOneofReturnType__default_typical_p | None: ...
 
 Global___GetTokenizerInfoResponse: _TypeAlias = GetTokenizerInfoResponse  # noqa: Y015
+
+@_typing.final
+class NamedToken(_message.Message):
+    """A special token that the configuration of a tokenizer calls by a name."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    NAME_FIELD_NUMBER: _builtins.int
+    CONTENT_FIELD_NUMBER: _builtins.int
+    name: _builtins.str
+    """"bos_token", "eos_token", "pad_token", "unk_token" and so on."""
+    content: _builtins.str
+    """Its text."""
+    def __init__(
+        self,
+        *,
+        name: _builtins.str = ...,
+        content: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["content", b"content", "name", b"name"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___NamedToken: _TypeAlias = NamedToken  # noqa: Y015
 
 @_typing.final
 class ChatMessage(_message.Message):
