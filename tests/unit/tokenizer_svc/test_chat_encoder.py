@@ -88,43 +88,6 @@ def test_ids_equal_those_of_transformers(
     assert make_encoder(kind, style).encode(chat, max_tokens=None).token_ids == reference_ids(make_folder(kind, style), chat)
 
 
-OPENINGS = ("", "It is", "It is ", " It\nis\n\n", "<think>\nhm", "It is <|im_end", "a </s> b", "\ufffe")
-
-
-@pytest.mark.parametrize("opening", OPENINGS)
-@pytest.mark.parametrize("style", ["chatml", "headers", "instructions", "inspecting", "roles_as_tokens", "framing"])
-@pytest.mark.parametrize("kind", ["byte_level_bpe", "prepending_bpe"])
-def test_a_turn_that_is_continued_ends_the_prompt_as_in_transformers(
-    make_encoder: MakeEncoder, make_tokenizer: MakeTokenizer, make_folder: MakeFolder, kind: str, style: str, opening: str
-) -> None:
-    chat = Chat((*CONVERSATION[1:2], Message("assistant", opening)), {}, add_generation_prompt=False, continue_final_message=True)
-    ids = make_encoder(kind, style).encode(chat, max_tokens=None).token_ids
-    if opening != "a </s> b":  # there a special token, here text
-        assert ids == reference_ids(make_folder(kind, style), chat)
-    text = make_tokenizer(kind).decode(ids, skip_special_tokens=False, return_tokens=False).text
-    if kind == "byte_level_bpe":
-        assert text.rstrip().endswith(opening.strip())
-    assert len(special_ids(make_tokenizer(kind), ids)) < len(
-        special_ids(
-            make_tokenizer(kind), make_encoder(kind, style).encode(chat._replace(continue_final_message=False), max_tokens=None).token_ids
-        )
-    ), "the turn is not closed"
-
-
-@pytest.mark.parametrize("style", STYLES)
-def test_a_turn_is_continued_in_the_template_of_every_family(make_tokenizer: MakeTokenizer, style: str) -> None:
-    tokenizer = make_tokenizer("byte_level_bpe")
-    encoder = encoder_of(STYLES[style], tokenizer)
-    closed = Chat((*CONVERSATION[1:2], Message("assistant", "It is 4, and")), {}, add_generation_prompt=False)
-
-    def text(chat: Chat) -> str:
-        return tokenizer.decode(encoder.encode(chat, max_tokens=None).token_ids, skip_special_tokens=False, return_tokens=False).text
-
-    prompt = text(closed._replace(continue_final_message=True))
-    assert prompt.endswith("It is 4, and")
-    assert text(closed).startswith(prompt)
-
-
 @pytest.mark.parametrize(
     "arguments", [{"enable_thinking": False}, {"enable_thinking": True}, {"reasoning_effort": "high"}, {"reasoning_effort": 3}]
 )

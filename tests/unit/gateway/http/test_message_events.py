@@ -90,18 +90,18 @@ def test_streamed_and_whole_say_the_same_without_the_stop_sequence(text: str, st
     if stop in text:
         return  # the answer would have ended there
     form = form_of(["END", "\n\nEND", "ab"] if stop != "ab" else ["ab"])
+    longest = form.sequence_at_end(text + stop) if ended else None
     if not ended and form.sequence_at_end(text):
         return
-    longest = form.sequence_at_end(text + stop) if ended else None
-    shown = text if longest is None else (text + stop).removesuffix(longest)
-    # A stop string comes in one piece with what may precede it: it was held back until it was whole.
-    places = sorted({min(cut, len(shown)) for cut in cuts})
-    texts = [text[start:end] for start, end in zip([0, *places], [*places, len(text)], strict=True)]
-    texts[-1] += stop if ended else ""
+    said_in_all = (text + stop).removesuffix(longest) if longest else text
+    # What a stop string ends comes with all of it in one piece: it was held back until it was whole.
+    places = sorted({min(cut, len(said_in_all)) for cut in cuts})
+    texts = [said_in_all[start:end] for start, end in zip([0, *places], [*places, len(said_in_all)], strict=True)]
+    texts[-1] += longest or ""
     pieces = pieces_of(texts, "stop")
     said, end = streamed(form, pieces)
     assert (said, end) == whole(form, pieces)
-    assert said == shown
+    assert said == said_in_all
     assert end == {"stop_reason": "stop_sequence" if ended else "end_turn", "stop_sequence": longest}
 
 
