@@ -65,7 +65,8 @@ class AnswerForms:
             model: that answers.
             prompt_end: the last characters of the prompt, which the template wrote.
         """
-        if call.reading is None:
+        # A text that must be of a form is of that form from its first character: nothing could end reasoning that a prompt has begun.
+        if call.reading is None or call.wishes.grammar is not None:
             return None
         calls = self.calls(model) if call.reading.tools else None
         reasoning = self.reasoning(model)

@@ -8,12 +8,12 @@ from typing import Any
 import pytest
 
 from gateway.flow.answer_forms import AnswerForms
-from gateway.flow.call import AnswerReading, Call, Prompt
+from gateway.flow.call import AnswerReading, Call, Prompt, Wishes
 from gateway.tools.call_formats import FORMATS
 from gateway.tools.registry import REASONING
 from tests.fakes.fake_stages import MODEL
 from triserve.rpc.errors import InvalidRequest
-from triserve.v1 import tokenizer_pb2
+from triserve.v1 import common_pb2, tokenizer_pb2
 
 THINKER = replace(MODEL, takes_tools=True, tool_call_format="hermes", reasoning_format="think", has_chat_template=True)
 TOOLS = AnswerReading(tools=frozenset({"f"}))
@@ -67,6 +67,12 @@ def test_a_text_in_which_nothing_is_looked_for_is_left_as_it_is(
     forms, model = AnswerForms(**settings), replace(THINKER, **changes)
     assert forms.of(call(reading), model, prompt_end="<think>") is None
     assert forms.spoken_tokens(call(reading), model) == ()
+
+
+def test_an_answer_of_a_form_is_content_even_where_the_prompt_has_begun_to_reason() -> None:
+    asked = replace(call(AnswerReading()), wishes=Wishes(grammar=common_pb2.Grammar(regex="a+")))
+    assert AnswerForms().of(asked, THINKER, prompt_end="<think>") is None
+    assert AnswerForms().spoken_tokens(asked, THINKER) == ()
 
 
 @pytest.mark.parametrize(
