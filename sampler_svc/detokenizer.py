@@ -48,14 +48,21 @@ class Detokenizer(Protocol):
         """The end of the text: half characters become U+FFFD. Nothing may be fed afterwards."""
 
 
-def open_detokenizer(vocabulary: Vocabulary, prompt_token_ids: Sequence[int]) -> Detokenizer:
+def open_detokenizer(vocabulary: Vocabulary, prompt_token_ids: Sequence[int], *, joins_special_tokens: bool = False) -> Detokenizer:
     """A detokenizer for the answer to a prompt.
 
     A character that the prompt leaves half belongs to the answer's text.
+
+    Args:
+        vocabulary: of the tokenizer.
+        prompt_token_ids: what is answered.
+        joins_special_tokens: whether no space stands between the names of special tokens that follow each other, where they are shown.
     """
     context = list(islice((token for token in reversed(prompt_token_ids) if vocabulary.is_text(token)), _CONTEXT_TOKENS))
     context.reverse()
-    return ByteDetokenizer(vocabulary, context) if vocabulary.independent else WindowDetokenizer(vocabulary, context)
+    if vocabulary.independent:
+        return ByteDetokenizer(vocabulary, context)
+    return WindowDetokenizer(vocabulary, context, joins_special_tokens=joins_special_tokens)
 
 
 class ByteDetokenizer:
@@ -135,12 +142,15 @@ class WindowDetokenizer:
     Args:
         vocabulary: any.
         context: the prompt's last tokens that are text.
+        joins_special_tokens: see `open_detokenizer`; bytes of their own never have such a space.
     """
 
-    __slots__ = ("_delivered", "_emitted", "_vocabulary", "_window")
+    __slots__ = ("_delivered", "_emitted", "_joins", "_vocabulary", "_window")
 
-    def __init__(self, vocabulary: Vocabulary, context: Sequence[int]) -> None:
+    def __init__(self, vocabulary: Vocabulary, context: Sequence[int], *, joins_special_tokens: bool = False) -> None:
         self._vocabulary = vocabulary
+        # Special tokens before which no space is put where another one precedes them.
+        self._joins = vocabulary.special_names if joins_special_tokens else {}
         # [0, _delivered) of the window gave _emitted, with which the window's text begins; the others are held back.
         self._window = list(context)
         self._delivered = len(self._window)
@@ -162,11 +172,13 @@ class WindowDetokenizer:
         """See `Detokenizer`."""
         if not self._vocabulary.is_text(token):
             return ""
+        joined = token in self._joins and bool(self._window) and self._window[-1] in self._joins
         self._window.append(token)
         text = self._vocabulary.decode(self._window)
         if text.endswith(REPLACEMENT) and len(self._window) - self._delivered <= _MAX_HELD_TOKENS:
             return ""
-        return self._emit(text)
+        new = self._emit(text)
+        return new.removeprefix(" ") if joined else new
 
     def interrupt(self) -> str:
         """See `Detokenizer`."""

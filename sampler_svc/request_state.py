@@ -104,11 +104,16 @@ class RequestState:
         self._max_tokens = stopping.max_tokens
         self._min_tokens = stopping.min_tokens
         self._stop_token_ids = stopping.stop_token_ids
-        self._detokenizer = open_detokenizer(vocabulary, opening.prompt_token_ids)
-        self._matcher = StopMatcher(StopPatterns(stopping.stop_strings)) if stopping.stop_strings else None
-        self._spoken = _spoken_names(stopping.spoken_tokens, vocabulary)
+        shown = vocabulary if stopping.skip_special_tokens else vocabulary.with_special_tokens
+        joins = not stopping.spaces_between_special_tokens
+        self._detokenizer = open_detokenizer(shown, opening.prompt_token_ids, joins_special_tokens=joins)
+        self._matcher: StopMatcher | None = None
+        if stopping.stop_strings:
+            self._matcher = StopMatcher(StopPatterns(stopping.stop_strings), includes_stop=stopping.include_stop_string)
+        # Where all special tokens are text, the detokenizer writes these too.
+        self._spoken = {} if shown.shows_special_tokens else _spoken_names(stopping.spoken_tokens, vocabulary)
         # Special tokens are no text, and yet a client that knows them stops at their names.
-        self._named = _special_names_in(stopping.stop_strings, vocabulary)
+        self._named = {} if shown.shows_special_tokens else _special_names_in(stopping.stop_strings, vocabulary)
         self._trail = None if sampling.top_logprobs is None else LogprobTrail()
         self._sent = 0
         """Characters of the answer that deltas have; counted for the trail alone."""

@@ -76,7 +76,7 @@ class Matched(NamedTuple):
     """What became of one piece of text."""
 
     text: str  # what can be sent now
-    stop: str | None  # the stop string that ended the text right behind it; None = none
+    stop: str | None  # the stop string that ended the text, right behind it or at its end; None = none
 
 
 class StopMatcher:
@@ -87,12 +87,14 @@ class StopMatcher:
 
     Args:
         patterns: the stop strings.
+        includes_stop: whether what is sent ends behind the stop string and not before it.
     """
 
-    __slots__ = ("_held", "_hidden", "_patterns", "_state")
+    __slots__ = ("_held", "_hidden", "_includes_stop", "_patterns", "_state")
 
-    def __init__(self, patterns: StopPatterns) -> None:
+    def __init__(self, patterns: StopPatterns, *, includes_stop: bool = False) -> None:
         self._patterns = patterns
+        self._includes_stop = includes_stop
         self._state = _ROOT
         self._held = ""
         # By character of what is held, whether it is never sent; empty = none of it is hidden.
@@ -115,7 +117,8 @@ class StopMatcher:
             state = patterns.step(state, character)
             stop = patterns.stop_at[state]
             if stop is not None and armed:
-                return Matched(self._send(whole, before + index + 1 - len(stop)), stop)
+                end = before + index + 1
+                return Matched(self._send(whole, end if self._includes_stop else end - len(stop)), stop)
         self._state = state
         return Matched(self._send(whole, len(whole) - patterns.held_at[state]), None)
 

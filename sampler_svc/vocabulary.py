@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -33,10 +34,12 @@ class Vocabulary:
 
     Args:
         tokenizer: as loaded.
+        shows_special_tokens: whether the names of special tokens are text.
     """
 
-    def __init__(self, tokenizer: Tokenizer) -> None:
+    def __init__(self, tokenizer: Tokenizer, *, shows_special_tokens: bool = False) -> None:
         self._tokenizer = tokenizer
+        self.shows_special_tokens = shows_special_tokens
         self._decoder = tokenizer.decoder
         # The decoder's own state is small, where the tokenizer's is all its vocabulary.
         steps = [] if self._decoder is None else _steps(json.loads(self._decoder.__getstate__()))
@@ -49,17 +52,23 @@ class Vocabulary:
         self.texts: dict[int, str] = {}
         """Texts of the tokens met so far whose bytes are whole characters. Filled by `text_bytes`."""
         self.special_names = {token: added.content for token, added in tokenizer.get_added_tokens_decoder().items() if added.special}
-        """Special tokens, which are no text, by their ids."""
+        """Special tokens by their ids. They are no text, unless they are shown."""
         self._bytes: dict[int, bytes] = {}
         self._byte_of_char = _byte_level_alphabet() if self._byte_level else {}
 
     def is_text(self, token: int) -> bool:
-        """Whether an id gives text: it is in the vocabulary and not special."""
-        return token not in self.special_names and self._tokenizer.id_to_token(token) is not None
+        """Whether an id gives text: it is in the vocabulary, and not special or shown all the same."""
+        is_shown = self.shows_special_tokens or token not in self.special_names
+        return is_shown and self._tokenizer.id_to_token(token) is not None
+
+    @cached_property
+    def with_special_tokens(self) -> Vocabulary:
+        """The same, with the names of special tokens as text."""
+        return self if self.shows_special_tokens else Vocabulary(self._tokenizer, shows_special_tokens=True)
 
     def decode(self, tokens: list[int]) -> str:
-        """The text of tokens as the library has it, special tokens left out."""
-        return str(self._tokenizer.decode(tokens, skip_special_tokens=True))
+        """The text of tokens as the library has it, special tokens left out unless they are shown."""
+        return str(self._tokenizer.decode(tokens, skip_special_tokens=not self.shows_special_tokens))
 
     def text_bytes(self, token: int) -> bytes:
         """What a token adds to a text that has begun, if the vocabulary is `independent`; nothing for an id that is no text."""

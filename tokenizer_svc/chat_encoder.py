@@ -33,12 +33,14 @@ class Chat(NamedTuple):
         messages: oldest first, at least one.
         arguments: further variables of the template.
         add_generation_prompt: whether the assistant's header comes last.
+        continue_final_message: whether the last turn is left open: what it says comes last.
         tools: what the model may call.
     """
 
     messages: tuple[Message, ...]
     arguments: Mapping[str, TemplateValue] = MappingProxyType({})
     add_generation_prompt: bool = True
+    continue_final_message: bool = False
     tools: tuple[Tool, ...] = ()
 
 
@@ -83,12 +85,13 @@ class ChatEncoder:
         self._system_prompts = system_prompts
         self._today = today
 
-    def encode(self, chat: Chat, *, max_tokens: int | None) -> EncodedChat:
+    def encode(self, chat: Chat, *, max_tokens: int | None, keep_last: int | None = None) -> EncodedChat:
         """The ids of a chat as the model's author meant it, its special tokens from the template alone.
 
         Args:
             chat: checked by `InputLimits.check_chat`.
             max_tokens: most ids; None = no limit.
+            keep_last: so many of the last ids are kept; None = all are.
 
         Raises:
             InvalidRequest: the template refuses the messages, fails on them or prints nothing of one of them.
@@ -100,11 +103,13 @@ class ChatEncoder:
         chat = chat._replace(messages=self.forms.adapt(chat.messages), tools=tools)
         text, end = self._render_with_end(chat)
         self.forms.check_printed(chat.messages, chat.arguments, tools=tools, add_generation_prompt=chat.add_generation_prompt)
-        token_ids = self._encode(text, max_tokens)
-        return EncodedChat(token_ids, self._system_tokens(chat, text, token_ids), end)
+        token_ids = self._encode(text, max_tokens, keep_last)
+        # Where the first ids were left out, what is left does not begin as every chat with this system prompt.
+        is_whole = keep_last is None or len(token_ids) < keep_last
+        return EncodedChat(token_ids, self._system_tokens(chat, text, token_ids) if is_whole else 0, end)
 
-    def _encode(self, text: str, max_tokens: int | None = None) -> list[int]:
-        return self._tokenizer.encode(text, add_special_tokens=False, field="messages", max_tokens=max_tokens)
+    def _encode(self, text: str, max_tokens: int | None = None, keep_last: int | None = None) -> list[int]:
+        return self._tokenizer.encode(text, add_special_tokens=False, field="messages", max_tokens=max_tokens, keep_last=keep_last)
 
     def _render(self, chat: Chat) -> str:
         """What the template prints, its special tokens as aliases and users' words as they came."""
@@ -113,13 +118,34 @@ class ChatEncoder:
     def _render_with_end(self, chat: Chat) -> tuple[str, str]:
         """As `_render`, and the last characters, special tokens by their names, if the template wrote them behind the last turn."""
         shielded, mark = self._shield(chat)
+        open_end = None
+        if chat.continue_final_message:
+            shielded, open_end = self._with_open_end(shielded)
         printed = self._template.render(
             shielded.messages, shielded.arguments, tools=shielded.tools, add_generation_prompt=chat.add_generation_prompt
         )
-        said = shielded.messages[-1].content.strip()
-        is_own = chat.add_generation_prompt and not (said and printed.rstrip().endswith(said))
-        end = printed[-MAX_PROMPT_END_CHARS:] if is_own else ""
+        end = ""
+        if open_end is not None:
+            printed = _up_to(printed, open_end, chat.messages[-1].content, mark)
+        elif chat.add_generation_prompt:
+            said = shielded.messages[-1].content.strip()
+            is_said = said and printed.rstrip().endswith(said)
+            end = "" if is_said else printed[-MAX_PROMPT_END_CHARS:]
         return self._tokenizer.special_tokens.to_aliases(printed, mark), end.replace(mark, "") if mark else end
+
+    def _with_open_end(self, shielded: Chat) -> tuple[Chat, str]:
+        """The chat with a mark behind its last words, and the mark."""
+        *before, last = shielded.messages
+        strings = [
+            text for message in shielded.messages for text in (message.role, message.content, message.name or "", message.reasoning or "")
+        ]
+        strings += _tool_strings(shielded)
+        strings += [value for value in shielded.arguments.values() if isinstance(value, str)]
+        end = pick_mark(strings, never=self._template.source)
+        if end is None:
+            raise InvalidRequest("messages have every Unicode noncharacter: where the last one ends cannot be told", field="messages")
+        # A template that trims takes the space away, and tells so.
+        return shielded._replace(messages=(*before, replace(last, content=f"{last.content}{end} "))), end
 
     def _shield(self, chat: Chat) -> tuple[Chat, str | None]:
         """The chat with a mark wherever users' words could make a special token, and the mark; None = nowhere."""
@@ -171,7 +197,7 @@ class ChatEncoder:
         system = tuple(takewhile(lambda message: message.role in SYSTEM_ROLES, chat.messages))
         if not system:
             return 0
-        asked = chat._replace(messages=system, add_generation_prompt=False)
+        asked = chat._replace(messages=system, add_generation_prompt=False, continue_final_message=False)
         key = self._key(asked)
         prompt = self._system_prompts.get(key)
         if prompt is None:
@@ -229,3 +255,26 @@ def _shielded_call(call: ToolCall, shielded: Callable[[str], str]) -> ToolCall:
         arguments=call.arguments if call.entries is not None else shielded(call.arguments),
         entries=with_strings(call.entries, shielded),
     )
+
+
+def _up_to(printed: str, end: str, said: str, mark: str | None) -> str:
+    """What was printed up to the end of the last turn's words, which stand there whole but for space around them.
+
+    Args:
+        printed: with the turn's words, `end` and a space.
+        end: as `ChatEncoder._with_open_end` gives it.
+        said: what the turn says.
+        mark: in users' strings; None = in none.
+
+    Raises:
+        InvalidRequest: they do not.
+    """
+    before, found, after = printed.rpartition(end)
+    if not after.startswith(" "):
+        before = before.rstrip()
+    if not found or not (before.replace(mark, "") if mark else before).rstrip().endswith(said.strip()):
+        raise InvalidRequest(
+            "continue_final_message is true, but the model's chat template does not print the last message as it is",
+            field="continue_final_message",
+        )
+    return before

@@ -50,6 +50,11 @@ class InputLimits:
             raise InvalidRequest("messages is empty, at least one is needed", field="messages")
         if len(chat.messages) > self.max_messages:
             raise InvalidRequest(f"messages has {len(chat.messages)} turns, the limit is {self.max_messages}", field="messages")
+        if chat.continue_final_message and (chat.messages[-1].role != "assistant" or chat.messages[-1].tool_calls):
+            raise InvalidRequest(
+                "continue_final_message is true, the last message must be an assistant's with it, and without tool calls",
+                field="continue_final_message",
+            )
         total = self._check_tools(chat)
         for index, message in enumerate(chat.messages):
             where = f"messages[{index}]"

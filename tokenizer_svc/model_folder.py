@@ -49,6 +49,7 @@ class ModelFolder:
         num_rows: token ids the model has, from config.json; None = it does not say.
         eos_token_ids: as generation_config.json and config.json give them, in that order, without repeats.
         defaults: from generation_config.json.
+        tokenizer_class: by which transformers knows the tokenizer; empty = not said.
     """
 
     path: Path
@@ -61,6 +62,7 @@ class ModelFolder:
     eos_token_ids: tuple[int, ...]
     defaults: SamplingDefaults
     tool_template: str | None = None
+    tokenizer_class: str = ""
 
 
 def read_model_folder(path: Path) -> ModelFolder:
@@ -87,6 +89,7 @@ def read_model_folder(path: Path) -> ModelFolder:
         eos_token_ids=tuple(dict.fromkeys(eos)),
         defaults=_read_defaults(generation, path / "generation_config.json"),
         tool_template=_read_template_of_name(path, tokenizer_config, "tool_use"),
+        tokenizer_class=name if isinstance(name := tokenizer_config.get("tokenizer_class"), str) else "",
     )
 
 

@@ -191,4 +191,8 @@ def _info(folder: ModelFolder, tokenizer: Tokenizer, settings: Settings, *, has_
         default_repetition_penalty=folder.defaults.repetition_penalty,
         max_input_bytes=settings.max_input_bytes,
         takes_more=True,
+        chat_template=folder.chat_template or "",
+        tokenizer_class=folder.tokenizer_class,
+        special_tokens=[pb.NamedToken(name=name, content=content) for name, content in folder.special_tokens.items()],
+        additional_special_tokens=folder.additional_special_tokens,
     )

@@ -7,7 +7,7 @@ import time
 from collections.abc import AsyncIterable, AsyncIterator, Callable
 from concurrent.futures import Future
 from functools import partial
-from typing import Any
+from typing import Any, NamedTuple
 
 import grpc
 
@@ -31,6 +31,13 @@ from triserve.v1 import tokenizer_pb2 as pb
 _TRIMMED_BYTES = 256 * 1024
 
 Context = grpc.aio.ServicerContext[Any, Any]
+
+
+class _Most(NamedTuple):
+    """How many ids there may be, and how many of the last are kept; None = any, and all."""
+
+    max_tokens: int | None
+    keep_last: int | None
 
 
 class TokenizerServicer(tokenizer_pb2_grpc.TokenizerServiceServicer):
@@ -178,20 +185,25 @@ class TokenizerServicer(tokenizer_pb2_grpc.TokenizerServiceServicer):
 
     def _encoding_of(self, request: pb.EncodeRequest) -> tuple[Callable[[], pb.EncodeResponse], int]:
         """What encodes the request's input, and the input's bytes."""
-        max_tokens = request.max_tokens if request.HasField("max_tokens") else None
+        most = _Most(
+            request.max_tokens if request.HasField("max_tokens") else None,
+            request.keep_last_tokens if request.HasField("keep_last_tokens") else None,
+        )
+        if most.keep_last == 0:
+            raise InvalidRequest("keep_last_tokens is 0, the least is 1", field="keep_last_tokens")
         kind = request.WhichOneof("input")
         if kind == "text":
             text = request.text
             size = self._limits.check_text(text.text)
             add_special_tokens = text.add_special_tokens if text.HasField("add_special_tokens") else True
-            return partial(self._encode_text, text.text, add_special_tokens, max_tokens), size
+            return partial(self._encode_text, text.text, add_special_tokens, most), size
         if kind == "chat":
             chat = chat_of(request.chat)
             size = self._limits.check_chat(chat)
             chats = self._tool_chats if chat.tools else self._chats
             if chats is None:
                 raise InvalidRequest("messages cannot be encoded: the model has no chat template", field="messages")
-            return partial(self._encode_chat, chats, chat, max_tokens), size
+            return partial(self._encode_chat, chats, chat, most), size
         if request.HasField("sampling"):
             return pb.EncodeResponse, 0
         raise InvalidRequest("input is not set, it must be text or chat", field="input")
@@ -214,12 +226,12 @@ class TokenizerServicer(tokenizer_pb2_grpc.TokenizerServiceServicer):
 
         return self._lanes.submit(timed, num_bytes, at_once=at_once)
 
-    def _encode_text(self, text: str, add_special_tokens: bool, max_tokens: int | None) -> pb.EncodeResponse:
-        token_ids = self._tokenizer.encode(text, add_special_tokens=add_special_tokens, field="prompt", max_tokens=max_tokens)
+    def _encode_text(self, text: str, add_special_tokens: bool, most: _Most) -> pb.EncodeResponse:
+        token_ids = self._tokenizer.encode(text, add_special_tokens=add_special_tokens, field="prompt", **most._asdict())
         return pb.EncodeResponse(token_ids=token_ids)
 
-    def _encode_chat(self, chats: ChatEncoder, chat: Chat, max_tokens: int | None) -> pb.EncodeResponse:
-        encoded = chats.encode(chat, max_tokens=max_tokens)
+    def _encode_chat(self, chats: ChatEncoder, chat: Chat, most: _Most) -> pb.EncodeResponse:
+        encoded = chats.encode(chat, **most._asdict())
         return pb.EncodeResponse(token_ids=encoded.token_ids, system_tokens=encoded.system_tokens, prompt_end=encoded.end)
 
     def _decode(self, request: pb.DecodeRequest) -> Answer:
@@ -232,8 +244,11 @@ def chat_of(chat: pb.ChatInput) -> Chat:
     """The domain's chat.
 
     Raises:
-        InvalidRequest: an argument is named twice or has no value.
+        InvalidRequest: an argument is named twice or has no value, or how the chat ends is contradictory.
     """
+    if chat.continue_final_message and chat.add_generation_prompt:
+        raise InvalidRequest("continue_final_message and add_generation_prompt are both true", field="continue_final_message")
+
     arguments: dict[str, TemplateValue] = {}
     for argument in chat.template_arguments:
         kind = argument.WhichOneof("value")
@@ -245,7 +260,8 @@ def chat_of(chat: pb.ChatInput) -> Chat:
     return Chat(
         tuple(map(_message_of, chat.messages)),
         arguments,
-        chat.add_generation_prompt if chat.HasField("add_generation_prompt") else True,
+        chat.add_generation_prompt if chat.HasField("add_generation_prompt") else not chat.continue_final_message,
+        continue_final_message=chat.continue_final_message,
         tools=tuple(map(_tool_of, chat.tools)),
     )
 

@@ -80,7 +80,9 @@ class Tokenizer:
         token_id: int | None = self._named.token_to_id(token)
         return token_id
 
-    def encode(self, text: str, *, add_special_tokens: bool, field: str, max_tokens: int | None = None) -> list[int]:
+    def encode(
+        self, text: str, *, add_special_tokens: bool, field: str, max_tokens: int | None = None, keep_last: int | None = None
+    ) -> list[int]:
         """The ids of a text, in which special tokens' names are text and their aliases special tokens.
 
         A text that is too long by its bytes alone is refused before it is encoded, which would take seconds and gigabytes.
@@ -90,11 +92,14 @@ class Tokenizer:
             add_special_tokens: whether the tokenizer adds its own around it, such as begin-of-text.
             field: what to name in an error.
             max_tokens: most ids; None = no limit.
+            keep_last: so many of the last ids are kept, at least 1, and count against `max_tokens`; None = all are.
 
         Raises:
             InvalidRequest: the vocabulary cannot spell the text.
             PromptTooLong: more ids than `max_tokens`.
         """
+        if keep_last is not None and max_tokens is not None and keep_last <= max_tokens:
+            max_tokens = None
         reach = self._reach if len(text) > _CHEAP_CHARS else None
         if max_tokens is not None and reach is not None and reach.is_exceeded(text, max_tokens):
             raise PromptTooLong(f"{field} has {len(text)} characters, which are more than {max_tokens} tokens, the limit", field=field)
@@ -105,6 +110,8 @@ class Tokenizer:
             # The library raises nothing more precise, and what it says may show an alias.
             raise InvalidRequest(f"{field} cannot be encoded: the vocabulary has no token for a part of it", field=field) from error
         ids: list[int] = encodings[0].ids
+        if keep_last is not None:
+            ids = ids[-keep_last:]
         if max_tokens is not None and len(ids) > max_tokens:
             raise PromptTooLong.of(got=len(ids), limit=max_tokens, field=field)
         return ids

@@ -107,11 +107,15 @@ class PeerGroup:
         """Whether it has a replica where a request need not wait."""
         return self.is_complete and self.waiting <= _FEW_WAITING
 
+    @property
+    def tokenizer_info(self) -> tokenizer_pb2.GetTokenizerInfoResponse:
+        """What its first tokenizer says of itself; it must be complete."""
+        return next(peer.info for peer in self._members.tokenizers if peer.info is not None)
+
     @cached_property
     def model(self) -> ServedModel:
         """What it serves; it must be complete."""
-        tokenizer = next(peer.info for peer in self._members.tokenizers if peer.info is not None)
-        return served_model(tokenizer, [peer.info for peer in self._members.computes if peer.info is not None])
+        return served_model(self.tokenizer_info, [peer.info for peer in self._members.computes if peer.info is not None])
 
     async def encode(self, request: tokenizer_pb2.EncodeRequest) -> tokenizer_pb2.EncodeResponse:
         """Encodes on the least busy tokenizer; if that one is lost, once more on another or on the same one when it is back.

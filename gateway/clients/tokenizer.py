@@ -22,6 +22,8 @@ _MAX_MESSAGE_BYTES = 256 * 1024
 # Far above any model's.
 _MAX_EOS_TOKEN_IDS = 4096
 _MAX_FORMAT_CHARS = 64
+_MAX_SPECIAL_TOKENS = 1 << 16
+_MAX_TEMPLATE_CHARS = 1 << 20
 _Default: TypeAlias = Literal["default_temperature", "default_top_p", "default_min_p", "default_typical_p", "default_repetition_penalty"]
 _DEFAULTS: Mapping[_Default, limits.Range] = {
     "default_temperature": limits.TEMPERATURE,
@@ -198,6 +200,11 @@ def _check_info(info: tokenizer_pb2.GetTokenizerInfoResponse) -> None:
     for field, text in (("tool_call_format", info.tool_call_format), ("reasoning_format", info.reasoning_format)):
         if len(text) > _MAX_FORMAT_CHARS:
             raise MalformedMessage(f"{field} has {len(text)} characters, the limit is {_MAX_FORMAT_CHARS}")
+    num_special, num_chars = len(info.special_tokens) + len(info.additional_special_tokens), len(info.chat_template)
+    if num_special > _MAX_SPECIAL_TOKENS:
+        raise MalformedMessage(f"special_tokens has {num_special} tokens, the limit is {_MAX_SPECIAL_TOKENS}")
+    if num_chars > _MAX_TEMPLATE_CHARS:
+        raise MalformedMessage(f"chat_template has {num_chars} characters, the limit is {_MAX_TEMPLATE_CHARS}")
     try:
         for name, allowed in _DEFAULTS.items():
             if info.HasField(name):
@@ -224,6 +231,8 @@ def _check_answer(request: tokenizer_pb2.TokenizeRequest, response: tokenizer_pb
             raise MalformedMessage(f"token_ids has id {max(encoded.token_ids)}, the limit is {vocab_size - 1}")
         if encode.HasField("max_tokens") and num_ids > encode.max_tokens:
             raise MalformedMessage(f"token_ids has {num_ids} ids, the limit was {encode.max_tokens}")
+        if encode.HasField("keep_last_tokens") and num_ids > encode.keep_last_tokens:
+            raise MalformedMessage(f"token_ids has {num_ids} ids, the last {encode.keep_last_tokens} were asked for")
         if encoded.system_tokens > num_ids:
             raise MalformedMessage(f"system_tokens is {encoded.system_tokens}, there are {num_ids} ids")
         if len(encoded.prompt_end) > limits.MAX_PROMPT_END_CHARS:

@@ -79,7 +79,7 @@ class AnswerCache:
             InvalidRequest: there is no semantic cache, or the call has no question for it.
             Unavailable: the question has no vector, or Redis does not answer.
         """
-        question = _last_question(call) if len(choices) == 1 else None
+        question = last_question(call) if len(choices) == 1 else None
         if self.semantic is None or not self.semantic.is_open:
             raise InvalidRequest("there is no semantic cache here", field="cache")
         if question is None:
@@ -148,7 +148,7 @@ class Inquiry:
         wishes = call.wishes
         is_one = len(call.prompts) * call.n == 1
         self._is_kept = is_one and (call.cache.read or call.cache.write) and wishes.top_logprobs is None and not wishes.ignore_eos
-        self._question = _last_question(call) if self._is_kept and owner.semantic is not None else None
+        self._question = last_question(call) if self._is_kept and owner.semantic is not None else None
         self._vector = None
         if self._question is not None and owner.semantic is not None:
             self._vector = asyncio.create_task(owner.semantic.embed(self._question), name="embedding")
@@ -282,7 +282,7 @@ class Inquiry:
         return max(0, int(self._owner.wall()) - answer.created_at)
 
 
-def _last_question(call: Call) -> str | None:
+def last_question(call: Call) -> str | None:
     """What the user says last in a chat; None where it is not the user's turn, or no chat.
 
     Nor where there are tools: a call is an act, and its result of this moment; one is not right for a question that only means the same.
@@ -290,7 +290,8 @@ def _last_question(call: Call) -> str | None:
     (prompt,) = call.prompts
     if not isinstance(prompt, tokenizer_pb2.EncodeRequest) or not prompt.HasField("chat"):
         return None
-    if prompt.chat.tools:
+    # Of a prompt that is cut nobody knows here what the model is asked.
+    if prompt.chat.tools or call.truncate_prompt_tokens is not None:
         return None
     last = prompt.chat.messages[-1]
     return last.content if last.role == _USER and last.content.strip() else None

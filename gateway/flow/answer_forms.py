@@ -10,6 +10,7 @@ from gateway.tools.answer_parser import AnswerForm, ReasoningFormat
 from gateway.tools.call_formats import CallFormat
 from gateway.tools.registry import FORMAT_NAMES, ReasoningParserName, ToolParserName, call_format, reasoning_format, whole_format
 from triserve.rpc.errors import InvalidRequest
+from triserve.v1 import tokenizer_pb2
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -64,7 +65,8 @@ class AnswerForms:
             model: that answers.
             prompt_end: the last characters of the prompt, which the template wrote.
         """
-        if call.reading is None:
+        # A text that must be of a form is of that form from its first character: nothing could end reasoning that a prompt has begun.
+        if call.reading is None or call.wishes.grammar is not None:
             return None
         calls = self.calls(model) if call.reading.tools else None
         reasoning = self.reasoning(model)
@@ -79,5 +81,14 @@ class AnswerForms:
             tools=call.reading.tools,
             parallel=call.reading.parallel,
             reasoning=reasoning,
-            begins_in_reasoning=reasoning is not None and prompt_end.rstrip().endswith(reasoning.begin),
+            begins_in_reasoning=reasoning is not None and (prompt_end.rstrip().endswith(reasoning.begin) or _goes_on_with(call, reasoning)),
         )
+
+
+def _goes_on_with(call: Call, reasoning: ReasoningFormat) -> bool:
+    """Whether the answer goes on with a turn that has begun to reason, in the client's own words."""
+    prompt = call.prompts[0]
+    if not isinstance(prompt, tokenizer_pb2.EncodeRequest) or not prompt.chat.continue_final_message:
+        return False
+    said = prompt.chat.messages[-1].content
+    return said.rfind(reasoning.begin) > said.rfind(reasoning.end)

@@ -57,6 +57,11 @@ class Wishes:
     stop_strings: tuple[str, ...] = ()
     # What the text must be; None = anything.
     grammar: common_pb2.Grammar | None = None
+    # Whether the text has the stop string that ends it.
+    include_stop_string: bool = False
+    # Whether special tokens are no text; and where they are, whether a space may stand between two of them.
+    skip_special_tokens: bool = True
+    spaces_between_special_tokens: bool = True
     # What the client calls fields of which it has another name, for errors.
     spelling: Mapping[str, str] = field(default_factory=dict)
 
@@ -106,7 +111,7 @@ class Call:
     # Server-made; the client's own id is only a label in the log.
     request_id: str
     tenant: str
-    # For metrics: "chat", "completions" or "grpc".
+    # For metrics: "chat", "completions", "responses", "messages" or "grpc".
     route: str
     # Empty = the one that is served.
     model: str
@@ -121,6 +126,8 @@ class Call:
     reading: AnswerReading | None = None
     # Tokens to generate when the client does not say; None = as many as fit.
     default_max_tokens: int | None = None
+    # Of a longer prompt so many of the last ids are answered; -1 = as many as leave room for the answer, None = all.
+    truncate_prompt_tokens: int | None = None
     # Lower is sooner, 0 = normal; and the lowest its client may ask for.
     priority: int = 0
     lowest_priority: int = 0

@@ -7,7 +7,8 @@ from gateway.flow.generation import Generation
 from gateway.flow.live_generation import LiveGeneration
 from triserve.rpc.traces.spans import OpenSpan
 
-_OPERATIONS = {"chat": "chat", "completions": "text_completion", "grpc": "chat"}
+# All others are chats, in whatever form.
+_OPERATIONS = {"completions": "text_completion"}
 _MAX_MODEL_CHARS = 256
 
 
@@ -24,7 +25,7 @@ def describe(span: OpenSpan, call: Call, generation: Generation | None, *, read_
     """
     span.attributes |= {
         "gen_ai.provider.name": "triserve",
-        "gen_ai.operation.name": _OPERATIONS[call.route],
+        "gen_ai.operation.name": _OPERATIONS.get(call.route, "chat"),
         "gen_ai.request.choice.count": call.n,
         "gen_ai.request.stream": call.stream,
         "gen_ai.response.id": call.request_id,

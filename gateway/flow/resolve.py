@@ -44,6 +44,10 @@ def check_shape(call: Call, limits: Limits) -> None:
         InvalidRequest: naming the field and the limit.
     """
     _within("n", call.n, 1, limits.max_n)
+    if call.truncate_prompt_tokens not in (None, -1) and not 1 <= call.truncate_prompt_tokens < 2**32:
+        raise InvalidRequest(
+            f"truncate_prompt_tokens is {shown(call.truncate_prompt_tokens)}, it must be -1 or at least 1", field="truncate_prompt_tokens"
+        )
     field = call.prompt_field
     if not call.prompts:
         raise InvalidRequest(f"{field} is empty", field=field)
@@ -222,6 +226,14 @@ def _set_logit_bias(params: common_pb2.SamplingParams, wishes: Wishes, model: Se
             params.logit_bias_values.append(value)
 
 
+def kept_prompt_tokens(call: Call, model: ServedModel) -> int | None:
+    """How many of a prompt's last ids are kept; None = all."""
+    if call.truncate_prompt_tokens != -1:
+        return call.truncate_prompt_tokens
+    answer = call.default_max_tokens if call.wishes.max_tokens is None else call.wishes.max_tokens
+    return max(1, model.max_model_len_tokens - max(1, answer or 1))
+
+
 def resolve_stopping(
     wishes: Wishes, model: ServedModel, limits: Limits, *, prompt_tokens: int, prompt_field: str, default_max_tokens: int | None
 ) -> common_pb2.StoppingParams:
@@ -265,6 +277,10 @@ def resolve_stopping(
         min_tokens=min_tokens or None,
         stop_token_ids=_stop_token_ids(wishes, model, limits),
         stop_strings=_stop_strings(wishes, limits),
+        # What changes nothing is left unset.
+        include_stop_string=True if wishes.include_stop_string and wishes.stop_strings else None,
+        skip_special_tokens=None if wishes.skip_special_tokens else False,
+        spaces_between_special_tokens=None if wishes.skip_special_tokens or wishes.spaces_between_special_tokens else False,
     )
 
 

@@ -7,7 +7,7 @@ import contextlib
 import json
 import time
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Protocol
 
 from aiohttp import web
 
@@ -18,7 +18,7 @@ from gateway.flow.generation import CacheReport, Generation, Piece
 from gateway.flow.pipeline import Pipeline
 from gateway.http.error_map import as_service_error
 from gateway.http.openai_answer import WholeChoice, gather, timeline_body, usage_body
-from gateway.http.sse import KEEP_ALIVE, EventForm, error_event
+from gateway.http.sse import KEEP_ALIVE, EventForm
 from triserve.rpc.errors import Cancelled
 
 CACHE_HEADER = "X-Triserve-Cache"
@@ -30,11 +30,22 @@ _SMALL_WRITE_BYTES = 16 * 1024
 _BEHIND_BYTES = 4 * 1024
 
 
+class AnswerForm(Protocol):
+    """How an answer looks: what a door has of its own."""
+
+    def whole(self, call: Call, generation: Generation, choices: list[WholeChoice]) -> dict[str, Any]:
+        """The body of a whole answer."""
+
+    def events(self, system_fingerprint: str) -> EventForm:
+        """What makes the events of a stream."""
+
+
 class Shape(NamedTuple):
-    """How an answer looks."""
+    """How an answer to a chat or a completion looks. Implements `AnswerForm`."""
 
     # OpenAI's "object" of the whole answer.
     kind: str
+    model: str
     # Makes a choice's body from its index and what was gathered.
     choice: Callable[[int, WholeChoice], dict[str, Any]]
     # Makes what makes the events of a stream, from the system fingerprint.
@@ -43,8 +54,25 @@ class Shape(NamedTuple):
     # Whether the whole answer has the one prompt's ids; a completion has them in its choices.
     prompt_token_ids: bool
 
+    def whole(self, call: Call, generation: Generation, choices: list[WholeChoice]) -> dict[str, Any]:
+        """See `AnswerForm`."""
+        body = {
+            "id": call.request_id,
+            "object": self.kind,
+            "created": int(time.time()),
+            "model": self.model,
+            "system_fingerprint": generation.system_fingerprint,
+            "choices": [self.choice(index, choice) for index, choice in enumerate(choices)],
+            "usage": usage_body(generation.usage()),
+        }
+        if self.prompt_token_ids:
+            body["prompt_token_ids"] = list(generation.prompt_token_ids(0))
+        if self.timeline:
+            body["triserve"] = timeline_body(generation.timeline())
+        return body
 
-async def respond_whole(pipeline: Pipeline, call: Call, ticket: Ticket, shape: Shape, *, model: str) -> web.Response:
+
+async def respond_whole(pipeline: Pipeline, call: Call, ticket: Ticket, form: AnswerForm) -> web.Response:
     """The whole answer in one body.
 
     Raises:
@@ -52,20 +80,7 @@ async def respond_whole(pipeline: Pipeline, call: Call, ticket: Ticket, shape: S
     """
     async with pipeline.open(call, ticket) as generation:
         choices = await gather(generation, len(call.prompts) * call.n)
-    body = {
-        "id": call.request_id,
-        "object": shape.kind,
-        "created": int(time.time()),
-        "model": model,
-        "system_fingerprint": generation.system_fingerprint,
-        "choices": [shape.choice(index, choice) for index, choice in enumerate(choices)],
-        "usage": usage_body(generation.usage()),
-    }
-    if shape.prompt_token_ids:
-        body["prompt_token_ids"] = list(generation.prompt_token_ids(0))
-    if shape.timeline:
-        body["triserve"] = timeline_body(generation.timeline())
-    return json_response(body, headers=cache_headers(generation.cache, call))
+    return json_response(form.whole(call, generation, choices), headers=cache_headers(generation.cache, call))
 
 
 def cache_headers(report: CacheReport, call: Call) -> dict[str, str]:
@@ -84,7 +99,7 @@ def json_response(body: Any, *, status: int = 200, headers: dict[str, str] | Non
 
 
 async def respond_stream(
-    request: web.Request, pipeline: Pipeline, call: Call, ticket: Ticket, shape: Shape, *, stall_timeout_s: float
+    request: web.Request, pipeline: Pipeline, call: Call, ticket: Ticket, form: AnswerForm, *, stall_timeout_s: float
 ) -> web.StreamResponse:
     """The answer as events. The status line is sent with the first of them, or when there was none for a while.
 
@@ -92,11 +107,12 @@ async def respond_stream(
         ServiceError: the call failed before anything was sent.
     """
     stream = EventStream(request, stall_timeout_s=stall_timeout_s)
+    events: EventForm | None = None
     try:
         async with pipeline.open(call, ticket) as generation:
             stream.headers.update(cache_headers(generation.cache, call))
             request[WAKE] = generation.wake
-            events = shape.events(generation.system_fingerprint)
+            events = form.events(generation.system_fingerprint)
             generation.write_to(EventWriter(stream, events, generation))
             while not generation.finished:
                 pieces = await generation.next()
@@ -104,11 +120,11 @@ async def respond_stream(
                     await stream.send(data)
             await stream.send(events.last(generation.usage(), generation.timeline()))
     except Exception as error:
-        if not stream.begun:
+        if not stream.begun or events is None:
             raise
         failure = as_service_error(error, request_id=call.request_id)
         with contextlib.suppress(Cancelled):
-            await stream.send(error_event(failure))
+            await stream.send(events.failed(failure))
     await stream.end()
     return stream.response
 

@@ -6,7 +6,27 @@ from aiohttp import web
 
 from gateway.context import GATEWAY, Gateway
 from gateway.http.middleware import add_headers, answer_options, authenticate, check_host, deliver, identify, trace, translate_errors
-from gateway.http.routes import cache, capabilities, chat, completions, health, metrics, models, page, tokenize, version
+from gateway.http.routes import (
+    cache,
+    capabilities,
+    chat,
+    completions,
+    health,
+    messages,
+    metrics,
+    models,
+    openapi,
+    page,
+    responses,
+    tokenize,
+    tokenizer_info,
+    version,
+)
+
+_ROUTES = (
+    *(chat, completions, responses, messages),
+    *(models, capabilities, version, tokenize, tokenizer_info, openapi, cache, health, metrics, page),
+)
 
 
 def make_app(gateway: Gateway) -> web.Application:
@@ -19,6 +39,6 @@ def make_app(gateway: Gateway) -> web.Application:
     )
     app[GATEWAY] = gateway
     app.on_response_prepare.append(add_headers)
-    for routes in (chat, completions, models, capabilities, version, tokenize, cache, health, metrics, page):
+    for routes in _ROUTES:
         routes.add_to(app)
     return app

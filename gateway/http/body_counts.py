@@ -12,7 +12,9 @@ from triserve.rpc.errors import InvalidRequest
 # Field, what its items are called, and the limit's name. The token ids of a prompt are bounded with the body's values.
 _COUNTED = (
     ("messages", "messages", "max_messages"),
+    ("input", "items", "max_messages"),
     ("stop", "strings", "max_stop_strings"),
+    ("stop_sequences", "strings", "max_stop_strings"),
     ("stop_token_ids", "ids", "max_stop_token_ids"),
     ("logit_bias", "entries", "max_logit_bias"),
     ("chat_template_kwargs", "entries", "max_template_arguments"),

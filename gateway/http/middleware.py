@@ -6,6 +6,7 @@ import asyncio
 import re
 import secrets
 from collections.abc import Awaitable, Callable
+from typing import Any
 
 from aiohttp import web
 
@@ -33,6 +34,20 @@ def traced(handler: Handler) -> Handler:
     """Marks a handler whose requests may be traced: those that have a model answer."""
     handler.__dict__["is_traced"] = True
     return handler
+
+
+# Status and body for an error and the id of its request.
+ErrorForm = Callable[[ServiceError, str], tuple[int, dict[str, Any]]]
+
+
+def with_errors(form: ErrorForm) -> Callable[[Handler], Handler]:
+    """Marks a handler whose clients know errors in another form than OpenAI's."""
+
+    def mark(handler: Handler) -> Handler:
+        handler.__dict__["error_form"] = form
+        return handler
+
+    return mark
 
 
 @web.middleware
@@ -96,7 +111,7 @@ async def deliver(request: web.Request, handler: Handler) -> web.StreamResponse:
 
 @web.middleware
 async def translate_errors(request: web.Request, handler: Handler) -> web.StreamResponse:
-    """Turns what a handler raises into a body of OpenAI's form."""
+    """Turns what a handler raises into a body of OpenAI's form, or of the handler's own."""
     try:
         return await handler(request)
     except web.HTTPException as error:
@@ -108,7 +123,9 @@ async def translate_errors(request: web.Request, handler: Handler) -> web.Stream
     gateway = request.app.get(GATEWAY)
     if gateway is not None:
         gateway.metrics.refused.labels(failure.reason.lower()).inc()
-    return json_response(error_body(failure), status=failure.http_status, headers={**headers, **error_headers(failure)})
+    form: ErrorForm | None = getattr(request.match_info.handler, "error_form", None)
+    status, body = (failure.http_status, error_body(failure)) if form is None else form(failure, request[REQUEST_ID])
+    return json_response(body, status=status, headers={**headers, **error_headers(failure)})
 
 
 def _from_http(error: web.HTTPException, request: web.Request) -> ServiceError:

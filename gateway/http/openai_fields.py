@@ -31,9 +31,9 @@ REFUSED: Refused = {
     "prompt_embeds": (),
     "documents": ([],),
     "chat_template": (),
+    # Of completions, which have no template.
     "add_generation_prompt": (True,),
     "continue_final_message": (False,),
-    "truncate_prompt_tokens": (),
     # Other tokens.
     "best_of": (1,),
     "use_beam_search": (False,),
@@ -44,9 +44,6 @@ REFUSED: Refused = {
     "verbosity": ("medium",),
     # Another form of the answer.
     "prompt_logprobs": (),
-    "include_stop_str_in_output": (False,),
-    "skip_special_tokens": (True,),
-    "spaces_between_special_tokens": (True,),
     "return_tokens_as_token_ids": (False,),
     "cache_salt": (),
 }

@@ -1,13 +1,15 @@
-"""The turns of a chat in OpenAI's request bodies."""
+"""The turns of a chat in OpenAI's request bodies, and how they reach the tokenizer."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from typing import Annotated, Any
 
 from pydantic import BeforeValidator, model_validator
 
-from gateway.http.openai_values import Body, Text, parts_as_text
+from gateway.http.openai_values import Body, Text, TextPart, parts_as_text
 from gateway.http.tool_schema import ToolCallId, ToolCalls, call_inputs
+from triserve.rpc.errors import InvalidRequest
 from triserve.v1 import tokenizer_pb2
 
 
@@ -15,7 +17,7 @@ class Message(Body):
     """One turn of a chat."""
 
     role: Text
-    content: Annotated[Text, BeforeValidator(parts_as_text)]
+    content: Annotated[Text, BeforeValidator(parts_as_text, json_schema_input_type=str | list[TextPart])]
     name: Text | None = None
     tool_calls: ToolCalls | None = None
     tool_call_id: ToolCallId | None = None
@@ -39,7 +41,32 @@ class Message(Body):
         return self
 
 
-def message_input(message: Message) -> tokenizer_pb2.ChatMessage:
+def chat_input(
+    messages: list[Message], arguments: Mapping[str, bool | int | str], tools: Sequence[tokenizer_pb2.FunctionTool] = ()
+) -> tokenizer_pb2.ChatInput:
+    """A chat in the contract's form."""
+    return tokenizer_pb2.ChatInput(
+        messages=[_turn(one) for one in messages],
+        template_arguments=[_argument(name, value) for name, value in arguments.items()],
+        tools=tools,
+    )
+
+
+def set_end(chat: tokenizer_pb2.ChatInput, add_generation_prompt: bool | None, continue_final_message: bool | None) -> None:
+    """Says how the prompt ends: with the assistant's header, unless told otherwise.
+
+    Raises:
+        InvalidRequest: it cannot end so.
+    """
+    if continue_final_message:
+        if add_generation_prompt:
+            raise InvalidRequest("continue_final_message and add_generation_prompt are both true", field="continue_final_message")
+        chat.continue_final_message = True
+    if add_generation_prompt is False:
+        chat.add_generation_prompt = False
+
+
+def _turn(message: Message) -> tokenizer_pb2.ChatMessage:
     """A turn in the contract's form."""
     return tokenizer_pb2.ChatMessage(
         role=message.role,
@@ -49,3 +76,11 @@ def message_input(message: Message) -> tokenizer_pb2.ChatMessage:
         tool_call_id=message.tool_call_id,
         reasoning=message.reasoning_content,
     )
+
+
+def _argument(name: str, value: bool | int | str) -> tokenizer_pb2.TemplateArgument:
+    if isinstance(value, bool):
+        return tokenizer_pb2.TemplateArgument(name=name, bool_value=value)
+    if isinstance(value, int):
+        return tokenizer_pb2.TemplateArgument(name=name, int_value=value)
+    return tokenizer_pb2.TemplateArgument(name=name, string_value=value)

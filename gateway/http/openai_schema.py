@@ -2,23 +2,30 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from typing import Annotated, Any, Literal, NoReturn, TypeVar
+from collections.abc import Mapping
+from typing import Annotated, Any, ClassVar, Literal, NoReturn, TypeVar
 
 from pydantic import BeforeValidator, Field, PlainValidator, ValidationError
 
 from gateway.flow.call import MAX_SALT_CHARS, AnswerReading, Wishes
 from gateway.flow.limits import Limits
 from gateway.http.body_counts import check_counts
-from gateway.http.openai_fields import MAX_SHOWN_CHARS, REFUSED, REFUSED_IN_MESSAGE, REFUSED_IN_STREAM_OPTIONS, unknown, without_idle
-from gateway.http.openai_messages import Message, message_input
-from gateway.http.openai_values import Body, Label, TemplateArguments, Text, listed, prompts_of
+from gateway.http.openai_fields import (
+    MAX_SHOWN_CHARS,
+    REFUSED,
+    REFUSED_IN_MESSAGE,
+    REFUSED_IN_STREAM_OPTIONS,
+    Refused,
+    unknown,
+    without_idle,
+)
+from gateway.http.openai_messages import Message, chat_input, set_end
+from gateway.http.openai_values import Body, Label, Prompts, TemplateArguments, Text, listed, prompts_of, without_effect
 from gateway.http.structured_fields import ResponseFormat, StructuredOutputs, grammar_of, grammars_of
 from gateway.http.tool_schema import ToolChoice, Tools, ToolUse, check_call_counts, tool_inputs, tool_use
 from triserve.rpc.errors import InvalidRequest
 from triserve.v1 import common_pb2, tokenizer_pb2
 
-WITHOUT_EFFECT = "without_effect"
 _EFFORT = "reasoning_effort"
 
 
@@ -42,13 +49,10 @@ class CacheField(Body):
     salt: str | None = Field(None, max_length=MAX_SALT_CHARS)
 
 
-def _without_effect(why: str) -> Any:
-    """A field that is accepted though nothing comes of it, since it asks for nothing that the answer could lack."""
-    return Field(None, json_schema_extra={WITHOUT_EFFECT: why})
-
-
 class Generating(Body):
     """What chat and completions share."""
+
+    refused: ClassVar[Refused] = REFUSED
 
     model: Label = ""
     n: int | None = None
@@ -77,7 +81,7 @@ class Generating(Body):
     max_tokens: int | None = None
     min_tokens: int | None = None
     ignore_eos: bool | None = None
-    stop: Annotated[list[Text] | None, BeforeValidator(listed)] = Field(None, fail_fast=True)
+    stop: Annotated[list[Text] | None, BeforeValidator(listed, json_schema_input_type=str | list[str] | None)] = Field(None, fail_fast=True)
     stop_token_ids: list[int] | None = Field(None, fail_fast=True)
     response_format: ResponseFormat | None = None
     structured_outputs: StructuredOutputs | None = None
@@ -85,18 +89,22 @@ class Generating(Body):
     guided_regex: Text | None = None
     guided_choice: list[Text] | None = Field(None, min_length=1, fail_fast=True)
     guided_grammar: Text | None = None
+    include_stop_str_in_output: bool | None = None
+    skip_special_tokens: bool | None = None
+    spaces_between_special_tokens: bool | None = None
+    truncate_prompt_tokens: int | None = None
     priority: int | None = None
     cache: CacheField | None = None
     user: Label | None = None
     return_token_ids: bool | None = None
     return_timeline: bool | None = None
-    metadata: dict[str, Any] | None = _without_effect("requests are not stored")
-    store: bool | None = _without_effect("requests are not stored")
-    prediction: dict[str, Any] | None = _without_effect("it changes no answer, and nothing is sped up by it")
-    prompt_cache_key: Label | None = _without_effect("prefixes are found by what they hold")
-    prompt_cache_retention: Label | None = _without_effect("prefixes are kept for as long as there is room")
-    safety_identifier: Label | None = _without_effect("answers do not depend on who asks")
-    service_tier: Label | None = _without_effect("there is one tier; see priority")
+    metadata: dict[str, Any] | None = without_effect("requests are not stored")
+    store: bool | None = without_effect("requests are not stored")
+    prediction: dict[str, Any] | None = without_effect("it changes no answer, and nothing is sped up by it")
+    prompt_cache_key: Label | None = without_effect("prefixes are found by what they hold")
+    prompt_cache_retention: Label | None = without_effect("prefixes are kept for as long as there is room")
+    safety_identifier: Label | None = without_effect("answers do not depend on who asks")
+    service_tier: Label | None = without_effect("there is one tier; see priority")
 
     @property
     def asked_top_logprobs(self) -> int | None:
@@ -164,6 +172,9 @@ class Generating(Body):
             stop_token_ids=tuple(self.stop_token_ids or ()),
             stop_strings=tuple(self.stop or ()),
             grammar=grammar[1] if grammar is not None else None,
+            include_stop_string=bool(self.include_stop_str_in_output),
+            skip_special_tokens=self.skip_special_tokens is not False,
+            spaces_between_special_tokens=self.spaces_between_special_tokens is not False,
             spelling={**self.spelling, "grammar": grammar[0]} if grammar is not None else self.spelling,
         )
 
@@ -178,6 +189,9 @@ class ChatBody(Generating):
     chat_template_kwargs: TemplateArguments | None = None
     # For models whose template reads it.
     reasoning_effort: Label | None = None
+    add_generation_prompt: bool | None = None
+    # The last message is an assistant's, and the answer goes on with it.
+    continue_final_message: bool | None = None
     tools: Tools | None = None
     tool_choice: ToolChoice | None = None
     parallel_tool_calls: bool | None = None
@@ -212,7 +226,9 @@ class ChatBody(Generating):
             if arguments.get(_EFFORT, self.reasoning_effort) != self.reasoning_effort:
                 raise InvalidRequest("reasoning_effort is set in chat_template_kwargs too, and differs", field=_EFFORT)
             arguments = {**arguments, _EFFORT: self.reasoning_effort}
-        return tokenizer_pb2.EncodeRequest(chat=chat_input(self.messages, arguments, tool_inputs(self._tool_use.tools)))
+        chat = chat_input(self.messages, arguments, tool_inputs(self._tool_use.tools))
+        set_end(chat, self.add_generation_prompt, self.continue_final_message)
+        return tokenizer_pb2.EncodeRequest(chat=chat)
 
     @property
     def reading(self) -> AnswerReading:
@@ -236,10 +252,10 @@ class ChatBody(Generating):
 class CompletionBody(Generating):
     """Body of POST /v1/completions."""
 
-    prompt: Annotated[list[str] | list[list[int]], PlainValidator(prompts_of)]
+    prompt: Annotated[list[str] | list[list[int]], PlainValidator(prompts_of, json_schema_input_type=Prompts)]
     logprobs: int | None = None
     add_special_tokens: bool = True
-    parallel_tool_calls: bool | None = _without_effect("completions call no tools")
+    parallel_tool_calls: bool | None = without_effect("completions call no tools")
 
     @property
     def template_must_read(self) -> tuple[str, ...]:
@@ -278,7 +294,8 @@ class TokenizeBody(Body):
     prompt: Text | None = None
     messages: list[Message] | None = Field(None, min_length=1, fail_fast=True)
     add_special_tokens: bool = True
-    add_generation_prompt: bool = True
+    add_generation_prompt: bool | None = None
+    continue_final_message: bool | None = None
     chat_template_kwargs: TemplateArguments | None = None
     return_token_strs: bool = False
 
@@ -293,7 +310,7 @@ class TokenizeBody(Body):
         if self.prompt is not None:
             return tokenizer_pb2.EncodeRequest(text=tokenizer_pb2.TextInput(text=self.prompt, add_special_tokens=self.add_special_tokens))
         chat = chat_input(self.messages or [], self.chat_template_kwargs or {})
-        chat.add_generation_prompt = self.add_generation_prompt
+        set_end(chat, self.add_generation_prompt, self.continue_final_message)
         return tokenizer_pb2.EncodeRequest(chat=chat)
 
 
@@ -302,25 +319,6 @@ class DetokenizeBody(Body):
 
     model: Label = ""
     tokens: list[Annotated[int, Field(ge=0, lt=2**32)]] = Field(fail_fast=True)
-
-
-def chat_input(
-    messages: list[Message], arguments: Mapping[str, bool | int | str], tools: Sequence[tokenizer_pb2.FunctionTool] = ()
-) -> tokenizer_pb2.ChatInput:
-    """A chat in the contract's form."""
-    return tokenizer_pb2.ChatInput(
-        messages=[message_input(one) for one in messages],
-        template_arguments=[_argument(name, value) for name, value in arguments.items()],
-        tools=tools,
-    )
-
-
-def _argument(name: str, value: bool | int | str) -> tokenizer_pb2.TemplateArgument:
-    if isinstance(value, bool):
-        return tokenizer_pb2.TemplateArgument(name=name, bool_value=value)
-    if isinstance(value, int):
-        return tokenizer_pb2.TemplateArgument(name=name, int_value=value)
-    return tokenizer_pb2.TemplateArgument(name=name, string_value=value)
 
 
 def _bias(bias: Mapping[str, float]) -> tuple[tuple[int, float], ...]:
@@ -341,8 +339,7 @@ def parse_body(kind: type[B], body: dict[str, Any], limits: Limits) -> B:
     """
     check_counts(body, limits)
     check_call_counts(body.get("messages"))
-    # Only bodies of generating routes know fields that are not done; elsewhere they are as unknown as any.
-    kept = without_idle(body, REFUSED if issubclass(kind, Generating) else {}, known=kind.model_fields)
+    kept = kind.tidied(without_idle(body, kind.refused, known=kind.model_fields))
     if isinstance(options := kept.get("stream_options"), dict):
         kept["stream_options"] = without_idle(options, REFUSED_IN_STREAM_OPTIONS, known=StreamOptions.model_fields, where="stream_options.")
     if isinstance(messages := kept.get("messages"), list):

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any
+from collections.abc import Collection
+from typing import Annotated, Any, ClassVar, Literal, TypeAlias
 
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field
+from typing_extensions import TypedDict
 
-from gateway.http.openai_fields import MAX_SHOWN_CHARS
+from gateway.http.openai_fields import MAX_SHOWN_CHARS, Refused
 
+WITHOUT_EFFECT = "without_effect"
 _MAX_LABEL_CHARS = 256
+_TokenId: TypeAlias = Annotated[int, Field(ge=0, lt=2**32)]
 _PROMPT_FORMS = "must be a string, a list of strings, a list of token ids or a list of such lists"
 
 
@@ -16,6 +20,34 @@ class Body(BaseModel):
     """What all bodies share: strict types, no unknown fields, and of a list that fails (`fail_fast`) one error, not a million."""
 
     model_config = ConfigDict(extra="forbid", strict=True, frozen=True)
+
+    # Fields that are refused by name, unless with a value that asks for nothing. Elsewhere they are as unknown as any.
+    refused: ClassVar[Refused] = {}
+
+    @classmethod
+    def tidied(cls, fields: dict[str, Any]) -> dict[str, Any]:
+        """The fields without what asks for nothing inside of them.
+
+        Raises:
+            InvalidRequest: something in them asks for what is not done; names it.
+        """
+        return fields
+
+
+def without_effect(why: str) -> Any:
+    """A field that is accepted though nothing comes of it, since it asks for nothing that the answer could lack."""
+    return Field(None, json_schema_extra={WITHOUT_EFFECT: why})
+
+
+class TextPart(TypedDict):
+    """A part of a message's content."""
+
+    type: Literal["text"]
+    text: str
+
+
+# A text, texts, token ids or lists of token ids.
+Prompts: TypeAlias = str | list[str] | list[_TokenId] | list[list[_TokenId]]
 
 
 def unicode_text(value: str) -> str:
@@ -29,19 +61,34 @@ def unicode_text(value: str) -> str:
 
 def parts_as_text(value: object) -> object:
     """The text of a message's content; parts are joined by line ends."""
+    # What the prefix cache does anyway.
+    return joined_parts(value, ("text",), passed_over=("cache_control",))
+
+
+def joined_parts(value: object, kinds: Collection[str], *, passed_over: Collection[str]) -> object:
+    """The texts of a list of parts, joined by line ends; anything else as it is.
+
+    Args:
+        value: of a client.
+        kinds: types of parts that are text.
+        passed_over: fields of a part that ask for nothing, whatever they hold.
+
+    Raises:
+        ValueError: something is no part, or of another type, or has a field that would change the text.
+    """
     if not isinstance(value, list):
         return value
     texts = []
     for part in value:
         if not isinstance(part, dict) or not isinstance(part.get("type"), str):
             raise ValueError("has a part that is no object with a type")
-        if part["type"] != "text":
+        if part["type"] not in kinds:
             raise ValueError(f"has a part of type {part['type'][:MAX_SHOWN_CHARS]!r}, only text is supported")
         if not isinstance(part.get("text"), str):
             raise ValueError("has a text part without a text")
-        for name, value in part.items():
-            # What is left empty asks for nothing, and `cache_control` for what the prefix cache does anyway.
-            if name not in ("type", "text", "cache_control") and value not in (None, []):
+        for name, field in part.items():
+            # What is left empty asks for nothing.
+            if name not in ("type", "text") and name not in passed_over and field not in (None, []):
                 raise ValueError(f"has a text part with {name[:MAX_SHOWN_CHARS]!r}, which is not supported")
         texts.append(part["text"])
     return "\n".join(texts)

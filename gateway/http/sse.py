@@ -30,7 +30,10 @@ class EventForm(Protocol):
         """Events for pieces, one each; a piece without anything a client would see gives none."""
 
     def last(self, usage: Usage, timeline: Timeline) -> bytes:
-        """The events after the last piece, up to [DONE]."""
+        """The events after the last piece."""
+
+    def failed(self, error: ServiceError) -> bytes:
+        """The event with which a stream ends that has begun and failed."""
 
 
 class _Form:
@@ -90,6 +93,10 @@ class _Form:
         if self._timeline:
             extra["triserve"] = timeline_body(timeline)
         return f"{self._head},{_compact(extra)[1:]}\n\n".encode("ascii") + DONE
+
+    def failed(self, error: ServiceError) -> bytes:
+        """An error's body; no [DONE] follows it."""
+        return error_event(error)
 
     def _begins(self, piece: Piece) -> bool:
         """Whether the choice's first event comes now. True once for each."""

@@ -6,22 +6,16 @@ import json
 from collections.abc import Mapping, Sequence
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import Field
 
-from gateway.http.openai_values import Label, Text
+from gateway.http.openai_values import Body, Label, Text
 from triserve.rpc.errors import InvalidRequest
 from triserve.v1 import common_pb2
 
 _ANY_OBJECT = '{"type":"object"}'
 
 
-class _Object(BaseModel):
-    """As `openai_schema.Body`."""
-
-    model_config = ConfigDict(extra="forbid", strict=True, frozen=True)
-
-
-class JsonSchemaFormat(_Object):
+class JsonSchemaFormat(Body):
     """OpenAI's `response_format.json_schema`. A schema is held whether it is `strict` or not."""
 
     name: Label
@@ -31,7 +25,7 @@ class JsonSchemaFormat(_Object):
     strict: bool | None = None
 
 
-class ResponseFormat(_Object):
+class ResponseFormat(Body):
     """OpenAI's `response_format`."""
 
     type: Literal["text", "json_object", "json_schema"]
@@ -48,11 +42,33 @@ class ResponseFormat(_Object):
             raise InvalidRequest(f"response_format.json_schema is {wanted}", field="response_format.json_schema")
         if self.type == "text":
             return None
-        schema = self.json_schema.schema_ if self.json_schema is not None else None
-        return common_pb2.Grammar(json_schema=_ANY_OBJECT if schema is None else _dumped(schema))
+        return _object_of(self.json_schema.schema_ if self.json_schema is not None else None)
 
 
-class StructuredOutputs(_Object):
+class TextFormat(Body):
+    """`text.format` of OpenAI's Responses API."""
+
+    type: Literal["text", "json_object", "json_schema"]
+    name: Label | None = None
+    description: Text | None = None
+    schema_: dict[str, Any] | None = Field(None, alias="schema")
+    strict: bool | None = None
+
+    def grammar(self) -> common_pb2.Grammar | None:
+        """None = any text.
+
+        Raises:
+            InvalidRequest: a name or a schema is missing, or something there that only a schema has.
+        """
+        for field in ("name", "schema"):
+            value = self.name if field == "name" else self.schema_
+            if (value is None) == (self.type == "json_schema"):
+                wanted = "missing" if value is None else f"set, and type is {self.type}"
+                raise InvalidRequest(f"text.format.{field} is {wanted}", field=f"text.format.{field}")
+        return None if self.type == "text" else _object_of(self.schema_)
+
+
+class StructuredOutputs(Body):
     """vLLM's `structured_outputs`: one of them."""
 
     # A schema, as an object or as JSON in a string.
@@ -106,6 +122,10 @@ def grammar_of(found: Mapping[str, common_pb2.Grammar | None]) -> tuple[str, com
         first, second, *_ = wanted
         raise InvalidRequest(f"{first} and {second} are both set, an answer has one form", field=second)
     return next(iter(wanted.items()), None)
+
+
+def _object_of(schema: dict[str, Any] | None) -> common_pb2.Grammar:
+    return common_pb2.Grammar(json_schema=_ANY_OBJECT if schema is None else _dumped(schema))
 
 
 def _dumped(schema: dict[str, Any]) -> str:

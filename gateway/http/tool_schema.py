@@ -36,10 +36,10 @@ def _as_json(value: object) -> str:
 class Function(_Object):
     """A function that the model may call."""
 
-    name: Annotated[str, Field(pattern=rf"^[A-Za-z0-9_.:/-]{{1,{contract.MAX_TOOL_NAME_CHARS}}}\z")]
+    name: Annotated[str, Field(pattern=rf"^[A-Za-z0-9_.:/-]{{1,{contract.MAX_TOOL_NAME_CHARS}}}$")]
     description: Text | None = None
     # The JSON Schema as JSON: only the model reads it.
-    parameters: Annotated[str | None, PlainValidator(_as_json)] = None
+    parameters: Annotated[str | None, PlainValidator(_as_json, json_schema_input_type=dict[str, Any])] = None
     strict: bool | None = None
 
 
@@ -86,7 +86,7 @@ def _choice_of(value: object) -> Choice:
 
 
 Tools = Annotated[list[Tool], Field(fail_fast=True)]
-ToolChoice = Annotated[Choice, PlainValidator(_choice_of)]
+ToolChoice = Annotated[Choice, PlainValidator(_choice_of, json_schema_input_type=Literal["none", "auto"])]
 ToolCalls = Annotated[list[AssistantCall], Field(fail_fast=True)]
 ToolCallId = Annotated[str, Field(max_length=contract.MAX_TOOL_CALL_ID_CHARS), AfterValidator(unicode_text)]
 

@@ -133,7 +133,10 @@ class FakeTokenizer(tokenizer_pb2_grpc.TokenizerServiceServicer):
 def render(chat: tokenizer_pb2.ChatInput) -> str:
     """The fake's chat template."""
     tools = "".join(f"tool: {tool.name}\n" for tool in chat.tools)
-    return tools + "".join(f"{message.role}: {message.content}{_calls(message)}\n" for message in chat.messages) + "assistant: "
+    said = tools + "".join(f"{message.role}: {message.content}{_calls(message)}\n" for message in chat.messages)
+    if chat.continue_final_message:
+        return said.removesuffix("\n")
+    return said if chat.HasField("add_generation_prompt") and not chat.add_generation_prompt else said + "assistant: "
 
 
 def _calls(message: tokenizer_pb2.ChatMessage) -> str:
@@ -147,13 +150,16 @@ def _encode(request: tokenizer_pb2.EncodeRequest) -> tokenizer_pb2.EncodeRespons
         token_ids = []
     if request.HasField("text") and request.text.add_special_tokens:
         token_ids = [BOS, *token_ids]
+    is_cut = request.HasField("keep_last_tokens") and len(token_ids) > request.keep_last_tokens
+    if is_cut:
+        token_ids = token_ids[-request.keep_last_tokens :]
     if request.HasField("max_tokens") and len(token_ids) > request.max_tokens:
         raise PromptTooLong.of(got=len(token_ids), limit=request.max_tokens, field=field)
     sampling = _sampling(request.sampling) if request.HasField("sampling") else None
     system = request.chat.messages[0] if request.HasField("chat") and request.chat.messages[0].role == "system" else None
     return tokenizer_pb2.EncodeResponse(
         token_ids=token_ids,
-        system_tokens=len(f"system: {system.content}\n".encode()) if system else 0,
+        system_tokens=len(f"system: {system.content}\n".encode()) if system and not is_cut else 0,
         encode_us=1500,
         sampling=sampling,
     )

@@ -7,6 +7,7 @@ from typing import NamedTuple
 
 _BYTES = 4 * 1024 * 1024
 CHAT, COMPLETION, TOKENIZE, DETOKENIZE = "/v1/chat/completions", "/v1/completions", "/tokenize", "/detokenize"
+RESPONSES, MESSAGES = "/v1/responses", "/v1/messages"
 
 
 class HostileBody(NamedTuple):
@@ -50,6 +51,8 @@ _BEFORE = {
     COMPLETION: b'"prompt":"a",',
     TOKENIZE: b"",
     DETOKENIZE: b"",
+    RESPONSES: b'"input":"a",',
+    MESSAGES: b'"max_tokens":1,"messages":[{"role":"user","content":"a"}],',
 }
 _GENERATING = (
     "stop",
@@ -67,13 +70,19 @@ _LISTS = {
     COMPLETION: ("prompt", *_GENERATING),
     TOKENIZE: ("messages", "unknown"),
     DETOKENIZE: ("tokens", "unknown"),
+    RESPONSES: ("input", "include", "tools", "metadata"),
+    MESSAGES: ("messages", "system", "stop_sequences", "tools"),
 }
 _OBJECTS = {
     CHAT: ("logit_bias", "chat_template_kwargs", "metadata", "stream_options", "response_format", "unknown"),
     COMPLETION: ("logit_bias", "metadata", "stream_options", "unknown"),
     TOKENIZE: ("chat_template_kwargs", "unknown"),
     DETOKENIZE: ("unknown",),
+    RESPONSES: ("metadata", "text", "reasoning", "prompt_cache_options"),
+    MESSAGES: ("metadata", "cache_control"),
 }
+# The field that a body is about.
+_MAIN = ("messages", "prompt", "tokens", "input")
 _OBJECT_VALUES = ("ones", "strings")
 
 
@@ -90,14 +99,15 @@ def _named(before: bytes, value: bytes, after: bytes) -> bytes:
 
 
 def _open(route: str, field: str) -> bytes:
-    before = b"" if field in ("messages", "prompt") else _BEFORE[route]
+    before = b"" if field in _MAIN else _BEFORE[route]
     return b"{" + before + b'"' + field.encode() + b'":'
 
 
 def _in_lists() -> Iterator[HostileBody]:
     for route, fields in _LISTS.items():
         for field in fields:
-            main = field in ("messages", "prompt", "tokens")
+            # These doors read their lists as chats do.
+            main = field in _MAIN and route not in (RESPONSES, MESSAGES)
             for name, item in _ITEMS.items():
                 # Every kind of item where lists are long by nature; elsewhere one cheap and one dear kind.
                 if main or name in ("ones", "empty objects"):

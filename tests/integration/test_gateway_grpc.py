@@ -75,6 +75,17 @@ async def test_zero_differs_from_unset(stub: Any, fleet: GatewayFleet) -> None:
     assert not second.HasField("top_logprobs")
 
 
+async def test_what_is_text_of_an_answer_is_said_among_the_stopping_parameters(stub: Any, fleet: GatewayFleet) -> None:
+    asked = common_pb2.StoppingParams(
+        max_tokens=9, stop_strings=["x"], include_stop_string=True, skip_special_tokens=False, spaces_between_special_tokens=False
+    )
+    async for _ in stub.Chat(ask(stopping=asked)):
+        pass
+    (request,) = fleet.compute.submitted
+    asked.stop_token_ids.append(EOS)
+    assert request.stopping == asked
+
+
 async def test_log_probabilities_come_with_their_tokens(stub: Any) -> None:
     responses = [
         response

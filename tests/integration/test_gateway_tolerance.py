@@ -14,7 +14,7 @@ import pytest
 from tests.fakes.fake_compute import FakeCompute, Say
 from tests.fakes.fake_tokenizer import EOS, FakeTokenizer
 from tests.fakes.gateway_fleet import GatewayFleet, running_fleet
-from triserve.v1 import common_pb2
+from triserve.v1 import common_pb2, tokenizer_pb2
 
 CHAT, COMPLETION = "/v1/chat/completions", "/v1/completions"
 HELLO: Any = [{"role": "user", "content": "Hello"}]
@@ -221,3 +221,68 @@ async def test_capabilities_say_what_every_field_comes_to(session: aiohttp.Clien
     for name in (*chat["accepted"], *chat["without_effect"]):
         status, answer = await posted(session, CHAT, {"messages": HELLO, name: {"of": [{"another": "type"}]}})
         assert status == 200 or answer["error"]["message"] != f"Unknown field: {name}"
+
+
+async def test_of_a_prompt_the_last_ids_are_answered_where_no_more_are_wanted(fleet: GatewayFleet, session: aiohttp.ClientSession) -> None:
+    ids = {"return_token_ids": True, "max_tokens": 4}
+    for prompt in ("abcdef", [*b"abcdef"]):
+        status, answer = await posted(session, COMPLETION, {"prompt": prompt, "truncate_prompt_tokens": 2, **ids})
+        assert (status, answer["choices"][0]["prompt_token_ids"], answer["usage"]["prompt_tokens"]) == (200, [*b"ef"], 2)
+    system = [{"role": "system", "content": "Be brief"}, *HELLO]
+    for truncate, kept in ((5, 0), (60, len("system: Be brief\n"))):
+        status, answer = await posted(session, CHAT, {"messages": system, "truncate_prompt_tokens": truncate, "max_tokens": 1})
+        assert (status, fleet.compute.submitted[-1].system_tokens) == (200, kept)
+    status, answer = await posted(session, COMPLETION, {"prompt": "x" * 500, "truncate_prompt_tokens": -1, **ids})
+    assert (status, answer["usage"]["prompt_tokens"]) == (200, 60)
+    status, answer = await posted(session, COMPLETION, {"prompt": "x" * 500, "truncate_prompt_tokens": 64})
+    assert (status, answer["error"]["code"]) == (400, "context_length_exceeded")
+    status, answer = await posted(session, COMPLETION, {"prompt": "x", "truncate_prompt_tokens": 0})
+    assert (status, answer["error"]["param"]) == (400, "truncate_prompt_tokens")
+
+
+async def test_an_assistant_s_turn_is_continued_and_a_header_left_out(fleet: GatewayFleet, session: aiohttp.ClientSession) -> None:
+    begun = [*HELLO, {"role": "assistant", "content": "It is "}]
+    for fields, prompt in (
+        ({"continue_final_message": True, "add_generation_prompt": False}, "user: Hello\nassistant: It is "),
+        ({"add_generation_prompt": False}, "user: Hello\nassistant: It is \n"),
+        ({}, "user: Hello\nassistant: It is \nassistant: "),
+    ):
+        status, _ = await posted(session, CHAT, {"messages": begun, "max_tokens": 1, **fields})
+        assert (status, bytes(fleet.compute.submitted[-1].token_ids).decode()) == (200, prompt)
+        status, answer = await posted(session, "/tokenize", {"messages": begun, **fields})
+        assert (status, bytes(answer["tokens"]).decode()) == (200, prompt)
+
+
+async def test_what_is_text_of_an_answer_reaches_the_sampler(fleet: GatewayFleet, session: aiohttp.ClientSession) -> None:
+    asked = {"include_stop_str_in_output": True, "skip_special_tokens": False, "spaces_between_special_tokens": False, "stop": "x"}
+    assert (await posted(session, CHAT, {"messages": HELLO, **asked}))[0] == 200
+    stopping = fleet.compute.submitted[-1].stopping
+    assert stopping.include_stop_string and stopping.HasField("skip_special_tokens") and not stopping.skip_special_tokens
+    assert stopping.HasField("spaces_between_special_tokens") and not stopping.spaces_between_special_tokens
+
+
+async def test_the_tokenizer_is_told_as_its_own_configuration_tells_it(tmp_path: Path) -> None:
+    keys = tmp_path / "keys"
+    keys.write_text(f"acme {hashlib.sha256(b'secret').hexdigest()}\n")
+    tokenizer = FakeTokenizer(
+        chat_template="{{ messages }}",
+        tokenizer_class="LlamaTokenizer",
+        special_tokens=[tokenizer_pb2.NamedToken(name="bos_token", content="<s>")],
+        additional_special_tokens=["<x>"],
+    )
+    async with running_fleet(tokenizers=[tokenizer], api_keys_file=keys) as fleet, aiohttp.ClientSession(fleet.url) as session:
+        async with session.get("/tokenizer_info") as response:
+            assert response.status == 401
+        async with session.get("/v1/tokenizer_info", headers={"X-Api-Key": "secret"}) as response:
+            said = await response.json()
+    assert said == {
+        "tokenizer_class": "LlamaTokenizer",
+        "bos_token": "<s>",
+        "additional_special_tokens": ["<x>"],
+        "chat_template": "{{ messages }}",
+        "model_max_length": 4096,
+        "vocab_size": 258,
+        "eos_token_ids": [EOS],
+        "template_arguments": [],
+        "tokenizer_sha256": "ab" * 32,
+    }

@@ -98,6 +98,18 @@ async def test_a_completion_is_traced_too_and_each_of_its_prompts_is_encoded_und
         assert [len(traced.recorded.named(name)) for name in ("tokenize", "attempt", "deliver")] == [2, 2, 1]
 
 
+@pytest.mark.parametrize(
+    ("path", "body"), [("/v1/responses", {"input": "Hello"}), ("/v1/messages", {"messages": QUESTION["messages"], "max_tokens": 99})]
+)
+async def test_other_doors_are_traced_as_the_chats_they_are(path: str, body: dict[str, Any]) -> None:
+    async with tracing() as traced:
+        async with traced.session.post(path, json=body, headers=TRACED) as response:
+            assert response.status == 200
+        root = await traced.root()
+        assert (root.name, root.attributes["gen_ai.operation.name"]) == (f"POST {path}", "chat")
+        assert [len(traced.recorded.named(name)) for name in ("tokenize", "attempt", "deliver")] == [1, 1, 1]
+
+
 async def test_stages_are_told_of_the_span_that_asks_them() -> None:
     async with tracing() as traced:
         await traced.ask()

@@ -45,12 +45,14 @@ class HeldTokenizer(Tokenizer):
         self.go_on = threading.Event()
         self.long_texts: list[str] = []
 
-    def encode(self, text: str, *, add_special_tokens: bool, field: str, max_tokens: int | None = None) -> list[int]:
+    def encode(
+        self, text: str, *, add_special_tokens: bool, field: str, max_tokens: int | None = None, keep_last: int | None = None
+    ) -> list[int]:
         if len(text) > 5000:
             self.long_texts.append(text)
             self.begun.release()
             assert self.go_on.wait(PATIENCE_S)
-        return super().encode(text, add_special_tokens=add_special_tokens, field=field, max_tokens=max_tokens)
+        return super().encode(text, add_special_tokens=add_special_tokens, field=field, max_tokens=max_tokens, keep_last=keep_last)
 
     async def until_begun(self) -> None:
         assert await asyncio.to_thread(self.begun.acquire, timeout=PATIENCE_S)
@@ -121,6 +123,11 @@ def text_of(text: str, **options: Any) -> pb.EncodeRequest:
     return pb.EncodeRequest(text=pb.TextInput(text=text), **options)
 
 
+def ended(turn: tuple[str, str], **how: Any) -> pb.EncodeRequest:
+    """A chat of one turn, and how its prompt ends."""
+    return pb.EncodeRequest(chat=pb.ChatInput(messages=[pb.ChatMessage(role=turn[0], content=turn[1])], **how))
+
+
 def chat_of(*turns: tuple[str, str], **options: Any) -> pb.EncodeRequest:
     return pb.EncodeRequest(chat=pb.ChatInput(messages=[pb.ChatMessage(role=role, content=content) for role, content in turns]), **options)
 
@@ -157,6 +164,7 @@ async def test_the_info_is_what_the_folder_says(model_folder: Path) -> None:
     assert list(info.eos_token_ids) == [5, 3, tokenizer.token_id("</s>")]
     assert (info.has_chat_template, info.max_input_bytes) == (True, 4 * 1024 * 1024)
     assert list(info.template_arguments) == ["enable_thinking"], "of those callers may give, what the template reads"
+    assert (info.chat_template, {one.name: one.content for one in info.special_tokens}["eos_token"]) == (CHATML, "</s>")
     assert (info.default_temperature, info.HasField("default_top_k"), info.default_top_p) == (0.5, False, 0.75)
 
 
@@ -178,6 +186,20 @@ async def test_text_and_chats_go_there_and_back(model_folder: Path) -> None:
     assert chat.encode_us > 0
 
 
+async def test_the_end_of_a_prompt_is_kept_and_a_turn_left_open_where_that_is_asked_for(model_folder: Path) -> None:
+    async with served(model_folder) as channel:
+        stub = stub_of(channel)
+        whole = await stub.Encode(chat_of(("system", "Be brief."), ("user", "Hello")))
+        last = await stub.Encode(chat_of(("system", "Be brief."), ("user", "Hello"), keep_last_tokens=3, max_tokens=3))
+        text = await stub.Encode(text_of("a b c d e", keep_last_tokens=2))
+        open_turn = await stub.Encode(ended(("assistant", "It is "), continue_final_message=True))
+        shown = await stub.Decode(pb.DecodeRequest(token_ids=open_turn.token_ids, skip_special_tokens=False))
+    assert whole.system_tokens and not last.system_tokens
+    assert list(last.token_ids) == list(whole.token_ids)[-3:]
+    assert len(text.token_ids) == 2
+    assert shown.text == "<|im_start|>assistant\nIt is "
+
+
 async def test_an_unset_flag_is_true_and_false_is_false(tmp_path: Path) -> None:
     async with served(write_model_folder(tmp_path / "model", kind="prepending_bpe")) as channel:
         stub = stub_of(channel)
@@ -196,6 +218,14 @@ async def test_an_unset_flag_is_true_and_false_is_false(tmp_path: Path) -> None:
         (text_of("a b c d", max_tokens=3), PromptTooLong, "prompt", "tokens, the limit is 3"),
         (text_of("a", max_tokens=0), PromptTooLong, "prompt", "prompt has 1 tokens, the limit is 0"),
         (chat_of(("user", "hello"), max_tokens=2), PromptTooLong, "messages", "tokens, the limit is 2"),
+        (text_of("a", keep_last_tokens=0), InvalidRequest, "keep_last_tokens", "the least is 1"),
+        (ended(("user", "x"), continue_final_message=True), InvalidRequest, "continue_final_message", "must be an assistant's"),
+        (
+            ended(("assistant", "x"), continue_final_message=True, add_generation_prompt=True),
+            InvalidRequest,
+            "continue_final_message",
+            "are both true",
+        ),
         (with_arguments(pb.TemplateArgument(name="x", int_value=1)), InvalidRequest, "template_arguments", "'x', allowed are"),
         (with_arguments(pb.TemplateArgument(name="thinking")), InvalidRequest, "template_arguments", "without a value"),
         (with_arguments(*[pb.TemplateArgument(name="thinking", bool_value=True)] * 2), InvalidRequest, "template_arguments", "twice"),

@@ -9,26 +9,33 @@ from aiohttp import web
 from pydantic import BaseModel
 
 from gateway.context import GATEWAY, Gateway
-from gateway.flow.resolve import TOP_P
 from gateway.http.answering import json_response
+from gateway.http.messages.schema import REFUSED_IN_MESSAGES, CountBody, MessagesBody
 from gateway.http.openai_fields import REFUSED, REFUSED_IN_MESSAGE, REFUSED_IN_STREAM_OPTIONS, Refused
 from gateway.http.openai_messages import Message
-from gateway.http.openai_schema import (
-    WITHOUT_EFFECT,
-    CacheField,
-    ChatBody,
-    CompletionBody,
-    DetokenizeBody,
-    StreamOptions,
-    TokenizeBody,
-)
+from gateway.http.openai_schema import CacheField, ChatBody, CompletionBody, DetokenizeBody, StreamOptions, TokenizeBody
+from gateway.http.openai_values import WITHOUT_EFFECT
+from gateway.http.openapi.document import ranges
 from gateway.http.paths import add_route
+from gateway.http.responses.schema import (
+    REFUSED_IN_REASONING,
+    REFUSED_IN_RESPONSE,
+    REFUSED_IN_TEXT,
+    InputMessage,
+    Reasoning,
+    ResponsesBody,
+    TextConfig,
+)
+from gateway.http.structured_fields import TextFormat
 from gateway.http.tool_schema import AssistantCall, Function
 from triserve.rpc import limits as contract
 
 _BODIES: Mapping[str, tuple[type[BaseModel], Refused]] = {
     "/v1/chat/completions": (ChatBody, REFUSED),
     "/v1/completions": (CompletionBody, REFUSED),
+    "/v1/responses": (ResponsesBody, REFUSED_IN_RESPONSE),
+    "/v1/messages": (MessagesBody, REFUSED_IN_MESSAGES),
+    "/v1/messages/count_tokens": (CountBody, REFUSED_IN_MESSAGES),
     "/tokenize": (TokenizeBody, {}),
     "/detokenize": (DetokenizeBody, {}),
 }
@@ -36,6 +43,10 @@ _OBJECTS: Mapping[str, tuple[type[BaseModel], Refused]] = {
     "message": (Message, REFUSED_IN_MESSAGE),
     "tool": (Function, {}),
     "tool_call": (AssistantCall, {}),
+    "responses.input": (InputMessage, {}),
+    "responses.text": (TextConfig, REFUSED_IN_TEXT),
+    "responses.text.format": (TextFormat, {}),
+    "responses.reasoning": (Reasoning, REFUSED_IN_REASONING),
     "stream_options": (StreamOptions, REFUSED_IN_STREAM_OPTIONS),
     "cache": (CacheField, {}),
 }
@@ -71,7 +82,7 @@ async def capabilities(request: web.Request) -> web.Response:
                 # Ids in prompts and answers are below it.
                 "token_ids": model.logits_width,
             },
-            "ranges": ranges(),
+            "ranges": {name: str(one) for name, one in ranges(ChatBody.model_fields).items()},
             "bodies": {path: fields_of(kind, refused) for path, (kind, refused) in _BODIES.items()},
             "objects": {name: fields_of(kind, refused) for name, (kind, refused) in _OBJECTS.items()},
         }
@@ -102,9 +113,3 @@ def fields_of(kind: type[BaseModel], refused: Refused) -> dict[str, Any]:
         "without_effect": idle,
         "refused": {name: [None, *values] for name, values in refused.items() if name not in kind.model_fields},
     }
-
-
-def ranges() -> dict[str, str]:
-    """Ranges of the numbers that have one in the contract; that of top_p is wider for clients."""
-    names = {name: getattr(contract, name.upper(), None) for name in ChatBody.model_fields}
-    return {name: str(one) for name, one in {**names, "top_p": TOP_P}.items() if isinstance(one, contract.Range)}

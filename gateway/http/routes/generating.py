@@ -1,23 +1,26 @@
-"""What chat and completions share: from a parsed body to a response."""
+"""What all doors share that have a model answer, and chat and completions besides: from a body to a response."""
 
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
 from functools import partial
 from typing import Any, NamedTuple, Protocol, TypeVar
 
 from aiohttp import web
 
 from gateway.context import CLIENT_LABEL, GATEWAY, GRANT, REQUEST_ID, SPAN, Gateway
-from gateway.flow.call import Call, Prompt
-from gateway.http.answering import Shape, respond_stream, respond_whole
+from gateway.flow.call import AnswerReading, Call, Prompt, Wishes
+from gateway.http.answering import AnswerForm, Shape, respond_stream, respond_whole
 from gateway.http.cache_control import cache_policy
 from gateway.http.openai_answer import WholeChoice
-from gateway.http.openai_schema import ChatBody, CompletionBody
+from gateway.http.openai_schema import CacheField, ChatBody, CompletionBody
+from gateway.http.openai_values import Body
 from gateway.http.sse import ChatEvents, CompletionEvents
 from triserve.rpc.errors import InvalidRequest
 
 B = TypeVar("B", ChatBody, CompletionBody)
+AnyBody = TypeVar("AnyBody", bound=Body)
 
 
 class ChoiceBody(Protocol):
@@ -41,8 +44,61 @@ class Style(NamedTuple):
     default_max_tokens: int | None
 
 
+class Door(NamedTuple):
+    """What a call says of the door it came through."""
+
+    route: str
+    id_prefix: str
+    prompt_field: str
+    # Tokens to generate when the client does not say; None = as many as fit.
+    default_max_tokens: int | None = None
+
+
+class Asking(Protocol):
+    """What every body says that has a model answer."""
+
+    @property
+    def model(self) -> str:
+        """Its name; empty = the one that is served."""
+
+    @property
+    def n(self) -> int | None:
+        """Answers to each prompt; None = 1."""
+
+    @property
+    def template_must_read(self) -> tuple[str, ...]:
+        """See `Call`."""
+
+    @property
+    def reading(self) -> AnswerReading | None:
+        """See `Call`."""
+
+    @property
+    def truncate_prompt_tokens(self) -> int | None:
+        """See `Call`."""
+
+    @property
+    def priority(self) -> int | None:
+        """See `Call`; None = 0."""
+
+    @property
+    def cache(self) -> CacheField | None:
+        """What is wanted of the prompt cache."""
+
+    @property
+    def stream(self) -> bool | None:
+        """Whether deltas are wanted as they come."""
+
+    @property
+    def user(self) -> str | None:
+        """The client's name for its user."""
+
+    def wishes(self) -> Wishes:
+        """Sampling and stopping fields."""
+
+
 async def respond(request: web.Request, style: Style, kind: type[B], prompts: Any) -> web.StreamResponse:
-    """Answers a generating request.
+    """Answers a chat or a completion.
 
     Args:
         request: of the client.
@@ -53,22 +109,47 @@ async def respond(request: web.Request, style: Style, kind: type[B], prompts: An
     Raises:
         ServiceError: it is refused or fails before anything was sent.
     """
+
+    def plan(body: B) -> Plan:
+        if body.stream_options is not None and not body.stream:
+            raise InvalidRequest("stream_options is set, stream must be true with it", field="stream_options")
+        call = call_of(request, style, body, prompts(body))
+        return Plan(call, _shape(style, body, call, request.app[GATEWAY]))
+
+    return await answer(request, kind, plan)
+
+
+class Plan(NamedTuple):
+    """What is asked, and how the answer is to look."""
+
+    call: Call
+    form: AnswerForm
+
+
+async def answer(request: web.Request, kind: type[AnyBody], plan: Callable[[AnyBody], Plan]) -> web.StreamResponse:
+    """Answers a request, whatever the door: the one way from a body to a response.
+
+    Args:
+        request: of the client.
+        kind: type of the body.
+        plan: says of a body what is asked; raises InvalidRequest where it contradicts itself.
+
+    Raises:
+        ServiceError: it is refused or fails before anything was sent.
+    """
     gateway = request.app[GATEWAY]
     tenant = request[GRANT].tenant
     gateway.admission.require_open()
     # A place is taken when the body is there: a slow one keeps nobody out.
     async with gateway.bodies.read(request, kind, tenant=tenant) as body:
-        if body.stream_options is not None and not body.stream:
-            raise InvalidRequest("stream_options is set, stream must be true with it", field="stream_options")
-        call = call_of(request, style, body, prompts(body))
-        shape = _shape(style, body, call, gateway)
+        call, form = plan(body)
         with gateway.admission.enter(tenant) as ticket:
-            if not body.stream:
-                return await respond_whole(gateway.pipeline, call, ticket, shape, model=gateway.names.name)
-            return await respond_stream(request, gateway.pipeline, call, ticket, shape, stall_timeout_s=gateway.limits.stall_timeout_s)
+            if not call.stream:
+                return await respond_whole(gateway.pipeline, call, ticket, form)
+            return await respond_stream(request, gateway.pipeline, call, ticket, form, stall_timeout_s=gateway.limits.stall_timeout_s)
 
 
-def call_of(request: web.Request, style: Style, body: ChatBody | CompletionBody, prompts: tuple[Prompt, ...]) -> Call:
+def call_of(request: web.Request, door: Door | Style, body: Asking, prompts: tuple[Prompt, ...]) -> Call:
     """What a body asks.
 
     Raises:
@@ -76,17 +157,18 @@ def call_of(request: web.Request, style: Style, body: ChatBody | CompletionBody,
     """
     grant = request[GRANT]
     return Call(
-        request_id=style.id_prefix + request[REQUEST_ID],
+        request_id=door.id_prefix + request[REQUEST_ID],
         tenant=grant.tenant,
-        route=style.route,
+        route=door.route,
         model=body.model,
         prompts=prompts,
-        prompt_field=style.prompt_field,
+        prompt_field=door.prompt_field,
         n=1 if body.n is None else body.n,
         template_must_read=body.template_must_read,
         wishes=body.wishes(),
         reading=body.reading,
-        default_max_tokens=style.default_max_tokens,
+        default_max_tokens=door.default_max_tokens,
+        truncate_prompt_tokens=body.truncate_prompt_tokens,
         priority=body.priority or 0,
         lowest_priority=grant.lowest_priority,
         cache=cache_policy(request.headers.get("Cache-Control", ""), body.cache),
@@ -105,6 +187,7 @@ def _shape(style: Style, body: ChatBody | CompletionBody, call: Call, gateway: G
     include_usage = bool(options and options.include_usage)
     return Shape(
         kind=style.kind,
+        model=gateway.names.name,
         choice=partial(style.choice, with_logprobs=call.wishes.top_logprobs is not None, with_token_ids=with_token_ids),
         events=lambda system_fingerprint: style.events(
             request_id=call.request_id,

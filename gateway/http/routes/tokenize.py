@@ -16,6 +16,7 @@ from gateway.flow.resolve import check_messages
 from gateway.flow.token_rules import check_token_ids
 from gateway.http.answering import json_response
 from gateway.http.openai_schema import DetokenizeBody, TokenizeBody
+from gateway.http.openai_values import Body
 from gateway.http.paths import add_route
 from triserve.rpc.errors import DeadlineExceeded, InvalidRequest
 from triserve.v1 import tokenizer_pb2
@@ -24,7 +25,7 @@ from triserve.v1 import tokenizer_pb2
 _SLICE = 8192
 
 T = TypeVar("T")
-B = TypeVar("B", TokenizeBody, DetokenizeBody)
+B = TypeVar("B", bound=Body)
 
 
 def add_to(app: web.Application) -> None:
@@ -36,17 +37,17 @@ def add_to(app: web.Application) -> None:
 async def tokenize(request: web.Request) -> web.Response:
     """Token ids of a text or of a chat as the model's template renders it. Special tokens in them are plain text."""
     gateway = request.app[GATEWAY]
-    async with _admitted(request, TokenizeBody) as body:
+    async with admitted(request, TokenizeBody) as body:
         gateway.names.require(body.model)
         field = "prompt" if body.messages is None else "messages"
         encode, stages = body.input(), gateway.fleet.serving()
         check_messages(encode.chat, field, gateway.limits)
-        encoded = await _in_time(gateway, stages.encode(encode), field)
+        encoded = await in_time(gateway, stages.encode(encode), field)
         strings = "null"
         if body.return_token_strs:
             decode = tokenizer_pb2.DecodeRequest(return_tokens=True)
             await _add_ids(decode, encoded.token_ids)
-            strings = await _json_list((await _in_time(gateway, stages.decode(decode), field)).tokens)
+            strings = await _json_list((await in_time(gateway, stages.decode(decode), field)).tokens)
         tokens = await _json_list(encoded.token_ids)
         rest = {
             "count": len(encoded.token_ids),
@@ -61,17 +62,17 @@ async def tokenize(request: web.Request) -> web.Response:
 async def detokenize(request: web.Request) -> web.Response:
     """Text of token ids; special tokens are written out. Every id is taken that a model may give or a prompt may have."""
     gateway = request.app[GATEWAY]
-    async with _admitted(request, DetokenizeBody) as body:
+    async with admitted(request, DetokenizeBody) as body:
         gateway.names.require(body.model)
         stages = gateway.fleet.serving()
         check_token_ids("tokens", body.tokens, stages.model)
         decode = tokenizer_pb2.DecodeRequest(skip_special_tokens=False)
         await _add_ids(decode, body.tokens)
-        return json_response({"prompt": (await _in_time(gateway, stages.decode(decode), "tokens")).text})
+        return json_response({"prompt": (await in_time(gateway, stages.decode(decode), "tokens")).text})
 
 
 @asynccontextmanager
-async def _admitted(request: web.Request, kind: type[B]) -> AsyncIterator[B]:
+async def admitted(request: web.Request, kind: type[B]) -> AsyncIterator[B]:
     """The body of a request that is let in once the body is there."""
     gateway = request.app[GATEWAY]
     tenant = request[GRANT].tenant
@@ -97,7 +98,7 @@ async def _json_list(items: Sequence[int] | Sequence[str]) -> str:
     return f"[{', '.join(pieces)}]"
 
 
-async def _in_time(gateway: Gateway, work: Awaitable[T], field: str) -> T:
+async def in_time(gateway: Gateway, work: Awaitable[T], field: str) -> T:
     """What the tokenizer answers, in the client's words if it refuses."""
     try:
         async with asyncio.timeout(gateway.limits.request_timeout_s):

@@ -208,7 +208,7 @@ _MOST_ENTRIES = {
 
 @dataclass(frozen=True, slots=True)
 class Stopping:
-    """When to stop.
+    """When to stop, and what is text.
 
     Attributes:
         max_tokens: most tokens to generate; None is an error that `check` names.
@@ -216,6 +216,9 @@ class Stopping:
         stop_token_ids: a drawn id of these ends the answer.
         stop_strings: the answer ends before the first of these in its text.
         spoken_tokens: special tokens whose names are text.
+        include_stop_string: whether the text has the one that ends it.
+        skip_special_tokens: whether special tokens are no text; if not, their names are.
+        spaces_between_special_tokens: whether a space stands between such names, where the tokenizer puts one there.
     """
 
     max_tokens: int | None
@@ -223,6 +226,9 @@ class Stopping:
     stop_token_ids: frozenset[int] = frozenset()
     stop_strings: tuple[str, ...] = ()
     spoken_tokens: tuple[str, ...] = ()
+    include_stop_string: bool = False
+    skip_special_tokens: bool = True
+    spaces_between_special_tokens: bool = True
 
     @classmethod
     def read(cls, message: common_pb2.StoppingParams, logits_width: int) -> Stopping:
@@ -239,6 +245,11 @@ class Stopping:
             stop_token_ids=frozenset(message.stop_token_ids),
             stop_strings=tuple(message.stop_strings),
             spoken_tokens=tuple(message.spoken_tokens),
+            include_stop_string=message.include_stop_string,
+            skip_special_tokens=message.skip_special_tokens if message.HasField("skip_special_tokens") else True,
+            spaces_between_special_tokens=(
+                message.spaces_between_special_tokens if message.HasField("spaces_between_special_tokens") else True
+            ),
         )
         stopping.check(logits_width)
         return stopping

@@ -25,7 +25,7 @@ _sym_db = _symbol_database.Default()
 from triserve.v1 import common_pb2 as triserve_dot_v1_dot_common__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1btriserve/v1/tokenizer.proto\x12\x0btriserve.v1\x1a\x18triserve/v1/common.proto\"\x19\n\x17GetTokenizerInfoRequest\"\xe3\x04\n\x18GetTokenizerInfoResponse\x12-\n\x0b\x66ingerprint\x18\x01 \x01(\x0b\x32\x18.triserve.v1.Fingerprint\x12\x12\n\nvocab_size\x18\x02 \x01(\r\x12\x15\n\reos_token_ids\x18\x03 \x03(\r\x12\x19\n\x11has_chat_template\x18\x04 \x01(\x08\x12 \n\x13\x64\x65\x66\x61ult_temperature\x18\x05 \x01(\x02H\x00\x88\x01\x01\x12\x1a\n\rdefault_top_k\x18\x06 \x01(\rH\x01\x88\x01\x01\x12\x1a\n\rdefault_top_p\x18\x07 \x01(\x02H\x02\x88\x01\x01\x12\x17\n\x0fmax_input_bytes\x18\x08 \x01(\r\x12\x1a\n\x12template_arguments\x18\t \x03(\t\x12\x1a\n\rdefault_min_p\x18\n \x01(\x02H\x03\x88\x01\x01\x12\'\n\x1a\x64\x65\x66\x61ult_repetition_penalty\x18\x0b \x01(\x02H\x04\x88\x01\x01\x12\x1e\n\x11\x64\x65\x66\x61ult_typical_p\x18\x0c \x01(\x02H\x05\x88\x01\x01\x12\x12\n\ntakes_more\x18\r \x01(\x08\x12\x13\n\x0btakes_tools\x18\x0e \x01(\x08\x12\x18\n\x10tool_call_format\x18\x0f \x01(\t\x12\x18\n\x10reasoning_format\x18\x10 \x01(\tB\x16\n\x14_default_temperatureB\x10\n\x0e_default_top_kB\x10\n\x0e_default_top_pB\x10\n\x0e_default_min_pB\x1d\n\x1b_default_repetition_penaltyB\x14\n\x12_default_typical_p\"x\n\x0c\x46unctionTool\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x18\n\x0b\x64\x65scription\x18\x02 \x01(\tH\x00\x88\x01\x01\x12\x1c\n\x0fparameters_json\x18\x03 \x01(\tH\x01\x88\x01\x01\x42\x0e\n\x0c_descriptionB\x12\n\x10_parameters_json\"7\n\x08ToolCall\x12\n\n\x02id\x18\x01 \x01(\t\x12\x0c\n\x04name\x18\x02 \x01(\t\x12\x11\n\targuments\x18\x03 \x01(\t\"\xc5\x01\n\x0b\x43hatMessage\x12\x0c\n\x04role\x18\x01 \x01(\t\x12\x0f\n\x07\x63ontent\x18\x02 \x01(\t\x12\x11\n\x04name\x18\x03 \x01(\tH\x00\x88\x01\x01\x12)\n\ntool_calls\x18\x04 \x03(\x0b\x32\x15.triserve.v1.ToolCall\x12\x19\n\x0ctool_call_id\x18\x05 \x01(\tH\x01\x88\x01\x01\x12\x16\n\treasoning\x18\x06 \x01(\tH\x02\x88\x01\x01\x42\x07\n\x05_nameB\x0f\n\r_tool_call_idB\x0c\n\n_reasoning\"l\n\x10TemplateArgument\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x14\n\nbool_value\x18\x02 \x01(\x08H\x00\x12\x13\n\tint_value\x18\x03 \x01(\x12H\x00\x12\x16\n\x0cstring_value\x18\x04 \x01(\tH\x00\x42\x07\n\x05value\"\xda\x01\n\tChatInput\x12*\n\x08messages\x18\x01 \x03(\x0b\x32\x18.triserve.v1.ChatMessage\x12\x39\n\x12template_arguments\x18\x02 \x03(\x0b\x32\x1d.triserve.v1.TemplateArgument\x12\"\n\x15\x61\x64\x64_generation_prompt\x18\x03 \x01(\x08H\x00\x88\x01\x01\x12(\n\x05tools\x18\x04 \x03(\x0b\x32\x19.triserve.v1.FunctionToolB\x18\n\x16_add_generation_prompt\"Q\n\tTextInput\x12\x0c\n\x04text\x18\x01 \x01(\t\x12\x1f\n\x12\x61\x64\x64_special_tokens\x18\x02 \x01(\x08H\x00\x88\x01\x01\x42\x15\n\x13_add_special_tokens\"C\n\x0fSamplingStrings\x12\x11\n\tbad_words\x18\x01 \x03(\t\x12\x1d\n\x15\x64ry_sequence_breakers\x18\x02 \x03(\t\"U\n\x0bSamplingIds\x12-\n\tbad_words\x18\x01 \x03(\x0b\x32\x1a.triserve.v1.TokenSequence\x12\x17\n\x0f\x64ry_breaker_ids\x18\x02 \x03(\r\"\xd5\x01\n\rEncodeRequest\x12&\n\x04text\x18\x01 \x01(\x0b\x32\x16.triserve.v1.TextInputH\x00\x12&\n\x04\x63hat\x18\x02 \x01(\x0b\x32\x16.triserve.v1.ChatInputH\x00\x12\x17\n\nmax_tokens\x18\x03 \x01(\rH\x01\x88\x01\x01\x12.\n\x08sampling\x18\x04 \x01(\x0b\x32\x1c.triserve.v1.SamplingStrings\x12\x13\n\x0btraceparent\x18\x05 \x01(\tB\x07\n\x05inputB\r\n\x0b_max_tokens\"\x8d\x01\n\x0e\x45ncodeResponse\x12\x11\n\ttoken_ids\x18\x01 \x03(\r\x12\x15\n\rsystem_tokens\x18\x02 \x01(\r\x12\x11\n\tencode_us\x18\x03 \x01(\r\x12*\n\x08sampling\x18\x04 \x01(\x0b\x32\x18.triserve.v1.SamplingIds\x12\x12\n\nprompt_end\x18\x05 \x01(\t\"s\n\rDecodeRequest\x12\x11\n\ttoken_ids\x18\x01 \x03(\r\x12 \n\x13skip_special_tokens\x18\x02 \x01(\x08H\x00\x88\x01\x01\x12\x15\n\rreturn_tokens\x18\x03 \x01(\x08\x42\x16\n\x14_skip_special_tokens\".\n\x0e\x44\x65\x63odeResponse\x12\x0c\n\x04text\x18\x01 \x01(\t\x12\x0e\n\x06tokens\x18\x02 \x03(\t\"\xd8\x01\n\x0fTokenizeRequest\x12\x0f\n\x07request\x18\x01 \x01(\x04\x12,\n\x06\x65ncode\x18\x02 \x01(\x0b\x32\x1a.triserve.v1.EncodeRequestH\x00\x12,\n\x06\x64\x65\x63ode\x18\x03 \x01(\x0b\x32\x1a.triserve.v1.DecodeRequestH\x00\x12\x10\n\x06\x63\x61ncel\x18\x04 \x01(\x08H\x00\x12*\n\x04more\x18\x05 \x03(\x0b\x32\x1c.triserve.v1.TokenizeRequest\x12\x12\n\ntakes_more\x18\x06 \x01(\x08\x42\x06\n\x04work\"\xdf\x01\n\x10TokenizeResponse\x12\x0f\n\x07request\x18\x01 \x01(\x04\x12.\n\x07\x65ncoded\x18\x02 \x01(\x0b\x32\x1b.triserve.v1.EncodeResponseH\x00\x12.\n\x07\x64\x65\x63oded\x18\x03 \x01(\x0b\x32\x1b.triserve.v1.DecodeResponseH\x00\x12#\n\x05\x65rror\x18\x04 \x01(\x0b\x32\x12.triserve.v1.ErrorH\x00\x12+\n\x04more\x18\x05 \x03(\x0b\x32\x1d.triserve.v1.TokenizeResponseB\x08\n\x06result2\xc6\x02\n\x10TokenizerService\x12_\n\x10GetTokenizerInfo\x12$.triserve.v1.GetTokenizerInfoRequest\x1a%.triserve.v1.GetTokenizerInfoResponse\x12\x41\n\x06\x45ncode\x12\x1a.triserve.v1.EncodeRequest\x1a\x1b.triserve.v1.EncodeResponse\x12\x41\n\x06\x44\x65\x63ode\x12\x1a.triserve.v1.DecodeRequest\x1a\x1b.triserve.v1.DecodeResponse\x12K\n\x08Tokenize\x12\x1c.triserve.v1.TokenizeRequest\x1a\x1d.triserve.v1.TokenizeResponse(\x01\x30\x01\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1btriserve/v1/tokenizer.proto\x12\x0btriserve.v1\x1a\x18triserve/v1/common.proto\"\x19\n\x17GetTokenizerInfoRequest\"\xe7\x05\n\x18GetTokenizerInfoResponse\x12-\n\x0b\x66ingerprint\x18\x01 \x01(\x0b\x32\x18.triserve.v1.Fingerprint\x12\x12\n\nvocab_size\x18\x02 \x01(\r\x12\x15\n\reos_token_ids\x18\x03 \x03(\r\x12\x19\n\x11has_chat_template\x18\x04 \x01(\x08\x12 \n\x13\x64\x65\x66\x61ult_temperature\x18\x05 \x01(\x02H\x00\x88\x01\x01\x12\x1a\n\rdefault_top_k\x18\x06 \x01(\rH\x01\x88\x01\x01\x12\x1a\n\rdefault_top_p\x18\x07 \x01(\x02H\x02\x88\x01\x01\x12\x17\n\x0fmax_input_bytes\x18\x08 \x01(\r\x12\x1a\n\x12template_arguments\x18\t \x03(\t\x12\x1a\n\rdefault_min_p\x18\n \x01(\x02H\x03\x88\x01\x01\x12\'\n\x1a\x64\x65\x66\x61ult_repetition_penalty\x18\x0b \x01(\x02H\x04\x88\x01\x01\x12\x1e\n\x11\x64\x65\x66\x61ult_typical_p\x18\x0c \x01(\x02H\x05\x88\x01\x01\x12\x12\n\ntakes_more\x18\r \x01(\x08\x12\x13\n\x0btakes_tools\x18\x0e \x01(\x08\x12\x18\n\x10tool_call_format\x18\x0f \x01(\t\x12\x18\n\x10reasoning_format\x18\x10 \x01(\t\x12\x15\n\rchat_template\x18\x14 \x01(\t\x12\x17\n\x0ftokenizer_class\x18\x15 \x01(\t\x12/\n\x0especial_tokens\x18\x16 \x03(\x0b\x32\x17.triserve.v1.NamedToken\x12!\n\x19\x61\x64\x64itional_special_tokens\x18\x17 \x03(\tB\x16\n\x14_default_temperatureB\x10\n\x0e_default_top_kB\x10\n\x0e_default_top_pB\x10\n\x0e_default_min_pB\x1d\n\x1b_default_repetition_penaltyB\x14\n\x12_default_typical_p\"+\n\nNamedToken\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x0f\n\x07\x63ontent\x18\x02 \x01(\t\"x\n\x0c\x46unctionTool\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x18\n\x0b\x64\x65scription\x18\x02 \x01(\tH\x00\x88\x01\x01\x12\x1c\n\x0fparameters_json\x18\x03 \x01(\tH\x01\x88\x01\x01\x42\x0e\n\x0c_descriptionB\x12\n\x10_parameters_json\"7\n\x08ToolCall\x12\n\n\x02id\x18\x01 \x01(\t\x12\x0c\n\x04name\x18\x02 \x01(\t\x12\x11\n\targuments\x18\x03 \x01(\t\"\xc5\x01\n\x0b\x43hatMessage\x12\x0c\n\x04role\x18\x01 \x01(\t\x12\x0f\n\x07\x63ontent\x18\x02 \x01(\t\x12\x11\n\x04name\x18\x03 \x01(\tH\x00\x88\x01\x01\x12)\n\ntool_calls\x18\x04 \x03(\x0b\x32\x15.triserve.v1.ToolCall\x12\x19\n\x0ctool_call_id\x18\x05 \x01(\tH\x01\x88\x01\x01\x12\x16\n\treasoning\x18\x06 \x01(\tH\x02\x88\x01\x01\x42\x07\n\x05_nameB\x0f\n\r_tool_call_idB\x0c\n\n_reasoning\"l\n\x10TemplateArgument\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x14\n\nbool_value\x18\x02 \x01(\x08H\x00\x12\x13\n\tint_value\x18\x03 \x01(\x12H\x00\x12\x16\n\x0cstring_value\x18\x04 \x01(\tH\x00\x42\x07\n\x05value\"\x9a\x02\n\tChatInput\x12*\n\x08messages\x18\x01 \x03(\x0b\x32\x18.triserve.v1.ChatMessage\x12\x39\n\x12template_arguments\x18\x02 \x03(\x0b\x32\x1d.triserve.v1.TemplateArgument\x12\"\n\x15\x61\x64\x64_generation_prompt\x18\x03 \x01(\x08H\x00\x88\x01\x01\x12(\n\x05tools\x18\x04 \x03(\x0b\x32\x19.triserve.v1.FunctionTool\x12#\n\x16\x63ontinue_final_message\x18\n \x01(\x08H\x01\x88\x01\x01\x42\x18\n\x16_add_generation_promptB\x19\n\x17_continue_final_message\"Q\n\tTextInput\x12\x0c\n\x04text\x18\x01 \x01(\t\x12\x1f\n\x12\x61\x64\x64_special_tokens\x18\x02 \x01(\x08H\x00\x88\x01\x01\x42\x15\n\x13_add_special_tokens\"C\n\x0fSamplingStrings\x12\x11\n\tbad_words\x18\x01 \x03(\t\x12\x1d\n\x15\x64ry_sequence_breakers\x18\x02 \x03(\t\"U\n\x0bSamplingIds\x12-\n\tbad_words\x18\x01 \x03(\x0b\x32\x1a.triserve.v1.TokenSequence\x12\x17\n\x0f\x64ry_breaker_ids\x18\x02 \x03(\r\"\x89\x02\n\rEncodeRequest\x12&\n\x04text\x18\x01 \x01(\x0b\x32\x16.triserve.v1.TextInputH\x00\x12&\n\x04\x63hat\x18\x02 \x01(\x0b\x32\x16.triserve.v1.ChatInputH\x00\x12\x17\n\nmax_tokens\x18\x03 \x01(\rH\x01\x88\x01\x01\x12.\n\x08sampling\x18\x04 \x01(\x0b\x32\x1c.triserve.v1.SamplingStrings\x12\x13\n\x0btraceparent\x18\x05 \x01(\t\x12\x1d\n\x10keep_last_tokens\x18\n \x01(\rH\x02\x88\x01\x01\x42\x07\n\x05inputB\r\n\x0b_max_tokensB\x13\n\x11_keep_last_tokens\"\x8d\x01\n\x0e\x45ncodeResponse\x12\x11\n\ttoken_ids\x18\x01 \x03(\r\x12\x15\n\rsystem_tokens\x18\x02 \x01(\r\x12\x11\n\tencode_us\x18\x03 \x01(\r\x12*\n\x08sampling\x18\x04 \x01(\x0b\x32\x18.triserve.v1.SamplingIds\x12\x12\n\nprompt_end\x18\x05 \x01(\t\"s\n\rDecodeRequest\x12\x11\n\ttoken_ids\x18\x01 \x03(\r\x12 \n\x13skip_special_tokens\x18\x02 \x01(\x08H\x00\x88\x01\x01\x12\x15\n\rreturn_tokens\x18\x03 \x01(\x08\x42\x16\n\x14_skip_special_tokens\".\n\x0e\x44\x65\x63odeResponse\x12\x0c\n\x04text\x18\x01 \x01(\t\x12\x0e\n\x06tokens\x18\x02 \x03(\t\"\xd8\x01\n\x0fTokenizeRequest\x12\x0f\n\x07request\x18\x01 \x01(\x04\x12,\n\x06\x65ncode\x18\x02 \x01(\x0b\x32\x1a.triserve.v1.EncodeRequestH\x00\x12,\n\x06\x64\x65\x63ode\x18\x03 \x01(\x0b\x32\x1a.triserve.v1.DecodeRequestH\x00\x12\x10\n\x06\x63\x61ncel\x18\x04 \x01(\x08H\x00\x12*\n\x04more\x18\x05 \x03(\x0b\x32\x1c.triserve.v1.TokenizeRequest\x12\x12\n\ntakes_more\x18\x06 \x01(\x08\x42\x06\n\x04work\"\xdf\x01\n\x10TokenizeResponse\x12\x0f\n\x07request\x18\x01 \x01(\x04\x12.\n\x07\x65ncoded\x18\x02 \x01(\x0b\x32\x1b.triserve.v1.EncodeResponseH\x00\x12.\n\x07\x64\x65\x63oded\x18\x03 \x01(\x0b\x32\x1b.triserve.v1.DecodeResponseH\x00\x12#\n\x05\x65rror\x18\x04 \x01(\x0b\x32\x12.triserve.v1.ErrorH\x00\x12+\n\x04more\x18\x05 \x03(\x0b\x32\x1d.triserve.v1.TokenizeResponseB\x08\n\x06result2\xc6\x02\n\x10TokenizerService\x12_\n\x10GetTokenizerInfo\x12$.triserve.v1.GetTokenizerInfoRequest\x1a%.triserve.v1.GetTokenizerInfoResponse\x12\x41\n\x06\x45ncode\x12\x1a.triserve.v1.EncodeRequest\x1a\x1b.triserve.v1.EncodeResponse\x12\x41\n\x06\x44\x65\x63ode\x12\x1a.triserve.v1.DecodeRequest\x1a\x1b.triserve.v1.DecodeResponse\x12K\n\x08Tokenize\x12\x1c.triserve.v1.TokenizeRequest\x1a\x1d.triserve.v1.TokenizeResponse(\x01\x30\x01\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -35,35 +35,37 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_GETTOKENIZERINFOREQUEST']._serialized_start=70
   _globals['_GETTOKENIZERINFOREQUEST']._serialized_end=95
   _globals['_GETTOKENIZERINFORESPONSE']._serialized_start=98
-  _globals['_GETTOKENIZERINFORESPONSE']._serialized_end=709
-  _globals['_FUNCTIONTOOL']._serialized_start=711
-  _globals['_FUNCTIONTOOL']._serialized_end=831
-  _globals['_TOOLCALL']._serialized_start=833
-  _globals['_TOOLCALL']._serialized_end=888
-  _globals['_CHATMESSAGE']._serialized_start=891
-  _globals['_CHATMESSAGE']._serialized_end=1088
-  _globals['_TEMPLATEARGUMENT']._serialized_start=1090
-  _globals['_TEMPLATEARGUMENT']._serialized_end=1198
-  _globals['_CHATINPUT']._serialized_start=1201
-  _globals['_CHATINPUT']._serialized_end=1419
-  _globals['_TEXTINPUT']._serialized_start=1421
-  _globals['_TEXTINPUT']._serialized_end=1502
-  _globals['_SAMPLINGSTRINGS']._serialized_start=1504
-  _globals['_SAMPLINGSTRINGS']._serialized_end=1571
-  _globals['_SAMPLINGIDS']._serialized_start=1573
-  _globals['_SAMPLINGIDS']._serialized_end=1658
-  _globals['_ENCODEREQUEST']._serialized_start=1661
-  _globals['_ENCODEREQUEST']._serialized_end=1874
-  _globals['_ENCODERESPONSE']._serialized_start=1877
-  _globals['_ENCODERESPONSE']._serialized_end=2018
-  _globals['_DECODEREQUEST']._serialized_start=2020
-  _globals['_DECODEREQUEST']._serialized_end=2135
-  _globals['_DECODERESPONSE']._serialized_start=2137
-  _globals['_DECODERESPONSE']._serialized_end=2183
-  _globals['_TOKENIZEREQUEST']._serialized_start=2186
-  _globals['_TOKENIZEREQUEST']._serialized_end=2402
-  _globals['_TOKENIZERESPONSE']._serialized_start=2405
-  _globals['_TOKENIZERESPONSE']._serialized_end=2628
-  _globals['_TOKENIZERSERVICE']._serialized_start=2631
-  _globals['_TOKENIZERSERVICE']._serialized_end=2957
+  _globals['_GETTOKENIZERINFORESPONSE']._serialized_end=841
+  _globals['_NAMEDTOKEN']._serialized_start=843
+  _globals['_NAMEDTOKEN']._serialized_end=886
+  _globals['_FUNCTIONTOOL']._serialized_start=888
+  _globals['_FUNCTIONTOOL']._serialized_end=1008
+  _globals['_TOOLCALL']._serialized_start=1010
+  _globals['_TOOLCALL']._serialized_end=1065
+  _globals['_CHATMESSAGE']._serialized_start=1068
+  _globals['_CHATMESSAGE']._serialized_end=1265
+  _globals['_TEMPLATEARGUMENT']._serialized_start=1267
+  _globals['_TEMPLATEARGUMENT']._serialized_end=1375
+  _globals['_CHATINPUT']._serialized_start=1378
+  _globals['_CHATINPUT']._serialized_end=1660
+  _globals['_TEXTINPUT']._serialized_start=1662
+  _globals['_TEXTINPUT']._serialized_end=1743
+  _globals['_SAMPLINGSTRINGS']._serialized_start=1745
+  _globals['_SAMPLINGSTRINGS']._serialized_end=1812
+  _globals['_SAMPLINGIDS']._serialized_start=1814
+  _globals['_SAMPLINGIDS']._serialized_end=1899
+  _globals['_ENCODEREQUEST']._serialized_start=1902
+  _globals['_ENCODEREQUEST']._serialized_end=2167
+  _globals['_ENCODERESPONSE']._serialized_start=2170
+  _globals['_ENCODERESPONSE']._serialized_end=2311
+  _globals['_DECODEREQUEST']._serialized_start=2313
+  _globals['_DECODEREQUEST']._serialized_end=2428
+  _globals['_DECODERESPONSE']._serialized_start=2430
+  _globals['_DECODERESPONSE']._serialized_end=2476
+  _globals['_TOKENIZEREQUEST']._serialized_start=2479
+  _globals['_TOKENIZEREQUEST']._serialized_end=2695
+  _globals['_TOKENIZERESPONSE']._serialized_start=2698
+  _globals['_TOKENIZERESPONSE']._serialized_end=2921
+  _globals['_TOKENIZERSERVICE']._serialized_start=2924
+  _globals['_TOKENIZERSERVICE']._serialized_end=3250
 # @@protoc_insertion_point(module_scope)

@@ -58,6 +58,10 @@ class GetTokenizerInfoResponse(_message.Message):
     TAKES_TOOLS_FIELD_NUMBER: _builtins.int
     TOOL_CALL_FORMAT_FIELD_NUMBER: _builtins.int
     REASONING_FORMAT_FIELD_NUMBER: _builtins.int
+    CHAT_TEMPLATE_FIELD_NUMBER: _builtins.int
+    TOKENIZER_CLASS_FIELD_NUMBER: _builtins.int
+    SPECIAL_TOKENS_FIELD_NUMBER: _builtins.int
+    ADDITIONAL_SPECIAL_TOKENS_FIELD_NUMBER: _builtins.int
     vocab_size: _builtins.int
     """Number of token ids, added tokens included."""
     has_chat_template: _builtins.bool
@@ -86,6 +90,10 @@ class GetTokenizerInfoResponse(_message.Message):
     """
     reasoning_format: _builtins.str
     """How the chat template sets reasoning apart from an answer: "think", "brackets" or another name; empty = not at all. At most 64 characters."""
+    chat_template: _builtins.str
+    """The chat template, Jinja; empty = there is none."""
+    tokenizer_class: _builtins.str
+    """The class by which transformers knows the tokenizer; empty = the folder does not say."""
     @_builtins.property
     def fingerprint(self) -> _common_pb2.Fingerprint:
         """Identity of the tokenizer and, where the folder holds them, of the weights."""
@@ -97,6 +105,14 @@ class GetTokenizerInfoResponse(_message.Message):
     @_builtins.property
     def template_arguments(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
         """Arguments that callers may give and that the chat template reads."""
+
+    @_builtins.property
+    def special_tokens(self) -> _containers.RepeatedCompositeFieldContainer[Global___NamedToken]:
+        """Special tokens that have a name by what they are for, no two alike."""
+
+    @_builtins.property
+    def additional_special_tokens(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """Special tokens that have no such name, as their text."""
 
     def __init__(
         self,
@@ -117,10 +133,14 @@ class GetTokenizerInfoResponse(_message.Message):
         takes_tools: _builtins.bool = ...,
         tool_call_format: _builtins.str = ...,
         reasoning_format: _builtins.str = ...,
+        chat_template: _builtins.str = ...,
+        tokenizer_class: _builtins.str = ...,
+        special_tokens: _abc.Iterable[Global___NamedToken] | None = ...,
+        additional_special_tokens: _abc.Iterable[_builtins.str] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["_default_min_p", b"_default_min_p", "_default_repetition_penalty", b"_default_repetition_penalty", "_default_temperature", b"_default_temperature", "_default_top_k", b"_default_top_k", "_default_top_p", b"_default_top_p", "_default_typical_p", b"_default_typical_p", "default_min_p", b"default_min_p", "default_repetition_penalty", b"default_repetition_penalty", "default_temperature", b"default_temperature", "default_top_k", b"default_top_k", "default_top_p", b"default_top_p", "default_typical_p", b"default_typical_p", "fingerprint", b"fingerprint"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_default_min_p", b"_default_min_p", "_default_repetition_penalty", b"_default_repetition_penalty", "_default_temperature", b"_default_temperature", "_default_top_k", b"_default_top_k", "_default_top_p", b"_default_top_p", "_default_typical_p", b"_default_typical_p", "default_min_p", b"default_min_p", "default_repetition_penalty", b"default_repetition_penalty", "default_temperature", b"default_temperature", "default_top_k", b"default_top_k", "default_top_p", b"default_top_p", "default_typical_p", b"default_typical_p", "eos_token_ids", b"eos_token_ids", "fingerprint", b"fingerprint", "has_chat_template", b"has_chat_template", "max_input_bytes", b"max_input_bytes", "reasoning_format", b"reasoning_format", "takes_more", b"takes_more", "takes_tools", b"takes_tools", "template_arguments", b"template_arguments", "tool_call_format", b"tool_call_format", "vocab_size", b"vocab_size"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_default_min_p", b"_default_min_p", "_default_repetition_penalty", b"_default_repetition_penalty", "_default_temperature", b"_default_temperature", "_default_top_k", b"_default_top_k", "_default_top_p", b"_default_top_p", "_default_typical_p", b"_default_typical_p", "additional_special_tokens", b"additional_special_tokens", "chat_template", b"chat_template", "default_min_p", b"default_min_p", "default_repetition_penalty", b"default_repetition_penalty", "default_temperature", b"default_temperature", "default_top_k", b"default_top_k", "default_top_p", b"default_top_p", "default_typical_p", b"default_typical_p", "eos_token_ids", b"eos_token_ids", "fingerprint", b"fingerprint", "has_chat_template", b"has_chat_template", "max_input_bytes", b"max_input_bytes", "reasoning_format", b"reasoning_format", "special_tokens", b"special_tokens", "takes_more", b"takes_more", "takes_tools", b"takes_tools", "template_arguments", b"template_arguments", "tokenizer_class", b"tokenizer_class", "tool_call_format", b"tool_call_format", "vocab_size", b"vocab_size"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__default_min_p: _TypeAlias = _typing.Literal["default_min_p"]  # noqa: Y015
     _WhichOneofArgType__default_min_p: _TypeAlias = _typing.Literal["_default_min_p", b"_default_min_p"]  # noqa: Y015
@@ -148,6 +168,32 @@ class GetTokenizerInfoResponse(_message.Message):
     def WhichOneof(self, oneof_group: _WhichOneofArgType__default_typical_p) -> _WhichOneofReturnType__default_typical_p | None: ...
 
 Global___GetTokenizerInfoResponse: _TypeAlias = GetTokenizerInfoResponse  # noqa: Y015
+
+@_typing.final
+class NamedToken(_message.Message):
+    """A special token that the configuration of a tokenizer calls by a name."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    NAME_FIELD_NUMBER: _builtins.int
+    CONTENT_FIELD_NUMBER: _builtins.int
+    name: _builtins.str
+    """"bos_token", "eos_token", "pad_token", "unk_token" and so on."""
+    content: _builtins.str
+    """Its text."""
+    def __init__(
+        self,
+        *,
+        name: _builtins.str = ...,
+        content: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["content", b"content", "name", b"name"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___NamedToken: _TypeAlias = NamedToken  # noqa: Y015
 
 @_typing.final
 class FunctionTool(_message.Message):
@@ -319,8 +365,11 @@ class ChatInput(_message.Message):
     TEMPLATE_ARGUMENTS_FIELD_NUMBER: _builtins.int
     ADD_GENERATION_PROMPT_FIELD_NUMBER: _builtins.int
     TOOLS_FIELD_NUMBER: _builtins.int
+    CONTINUE_FINAL_MESSAGE_FIELD_NUMBER: _builtins.int
     add_generation_prompt: _builtins.bool
-    """Whether the assistant's header is added at the end. Unset = true."""
+    """Whether the assistant's header is added at the end. Unset = true, unless the last turn is continued."""
+    continue_final_message: _builtins.bool
+    """Whether the last turn, which is an assistant's, is left open: its words end the prompt. Not with add_generation_prompt. Unset = false."""
     @_builtins.property
     def messages(self) -> _containers.RepeatedCompositeFieldContainer[Global___ChatMessage]:
         """The turns, oldest first; at least one."""
@@ -340,14 +389,20 @@ class ChatInput(_message.Message):
         template_arguments: _abc.Iterable[Global___TemplateArgument] | None = ...,
         add_generation_prompt: _builtins.bool | None = ...,
         tools: _abc.Iterable[Global___FunctionTool] | None = ...,
+        continue_final_message: _builtins.bool | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["_add_generation_prompt", b"_add_generation_prompt", "add_generation_prompt", b"add_generation_prompt"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_add_generation_prompt", b"_add_generation_prompt", "_continue_final_message", b"_continue_final_message", "add_generation_prompt", b"add_generation_prompt", "continue_final_message", b"continue_final_message"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_add_generation_prompt", b"_add_generation_prompt", "add_generation_prompt", b"add_generation_prompt", "messages", b"messages", "template_arguments", b"template_arguments", "tools", b"tools"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_add_generation_prompt", b"_add_generation_prompt", "_continue_final_message", b"_continue_final_message", "add_generation_prompt", b"add_generation_prompt", "continue_final_message", b"continue_final_message", "messages", b"messages", "template_arguments", b"template_arguments", "tools", b"tools"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__add_generation_prompt: _TypeAlias = _typing.Literal["add_generation_prompt"]  # noqa: Y015
     _WhichOneofArgType__add_generation_prompt: _TypeAlias = _typing.Literal["_add_generation_prompt", b"_add_generation_prompt"]  # noqa: Y015
+    _WhichOneofReturnType__continue_final_message: _TypeAlias = _typing.Literal["continue_final_message"]  # noqa: Y015
+    _WhichOneofArgType__continue_final_message: _TypeAlias = _typing.Literal["_continue_final_message", b"_continue_final_message"]  # noqa: Y015
+    @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__add_generation_prompt) -> _WhichOneofReturnType__add_generation_prompt | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__continue_final_message) -> _WhichOneofReturnType__continue_final_message | None: ...
 
 Global___ChatInput: _TypeAlias = ChatInput  # noqa: Y015
 
@@ -450,10 +505,13 @@ class EncodeRequest(_message.Message):
     MAX_TOKENS_FIELD_NUMBER: _builtins.int
     SAMPLING_FIELD_NUMBER: _builtins.int
     TRACEPARENT_FIELD_NUMBER: _builtins.int
+    KEEP_LAST_TOKENS_FIELD_NUMBER: _builtins.int
     max_tokens: _builtins.int
     """Refuse with PROMPT_TOO_LONG when there are more token ids than this; unset = no limit but the server's own."""
     traceparent: _builtins.str
     """The caller's span, as W3C Trace Context level 1 writes it; empty = the request is not traced. At most 55 characters."""
+    keep_last_tokens: _builtins.int
+    """Of more ids than this only so many of the last are returned, and max_tokens is held against them; at least 1. Unset = all are."""
     @_builtins.property
     def text(self) -> Global___TextInput:
         """A plain text."""
@@ -474,15 +532,20 @@ class EncodeRequest(_message.Message):
         max_tokens: _builtins.int | None = ...,
         sampling: Global___SamplingStrings | None = ...,
         traceparent: _builtins.str = ...,
+        keep_last_tokens: _builtins.int | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["_max_tokens", b"_max_tokens", "chat", b"chat", "input", b"input", "max_tokens", b"max_tokens", "sampling", b"sampling", "text", b"text"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_keep_last_tokens", b"_keep_last_tokens", "_max_tokens", b"_max_tokens", "chat", b"chat", "input", b"input", "keep_last_tokens", b"keep_last_tokens", "max_tokens", b"max_tokens", "sampling", b"sampling", "text", b"text"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_max_tokens", b"_max_tokens", "chat", b"chat", "input", b"input", "max_tokens", b"max_tokens", "sampling", b"sampling", "text", b"text", "traceparent", b"traceparent"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_keep_last_tokens", b"_keep_last_tokens", "_max_tokens", b"_max_tokens", "chat", b"chat", "input", b"input", "keep_last_tokens", b"keep_last_tokens", "max_tokens", b"max_tokens", "sampling", b"sampling", "text", b"text", "traceparent", b"traceparent"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType__keep_last_tokens: _TypeAlias = _typing.Literal["keep_last_tokens"]  # noqa: Y015
+    _WhichOneofArgType__keep_last_tokens: _TypeAlias = _typing.Literal["_keep_last_tokens", b"_keep_last_tokens"]  # noqa: Y015
     _WhichOneofReturnType__max_tokens: _TypeAlias = _typing.Literal["max_tokens"]  # noqa: Y015
     _WhichOneofArgType__max_tokens: _TypeAlias = _typing.Literal["_max_tokens", b"_max_tokens"]  # noqa: Y015
     _WhichOneofReturnType_input: _TypeAlias = _typing.Literal["text", "chat"]  # noqa: Y015
     _WhichOneofArgType_input: _TypeAlias = _typing.Literal["input", b"input"]  # noqa: Y015
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__keep_last_tokens) -> _WhichOneofReturnType__keep_last_tokens | None: ...
     @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__max_tokens) -> _WhichOneofReturnType__max_tokens | None: ...
     @_typing.overload
@@ -502,7 +565,9 @@ class EncodeResponse(_message.Message):
     SAMPLING_FIELD_NUMBER: _builtins.int
     PROMPT_END_FIELD_NUMBER: _builtins.int
     system_tokens: _builtins.int
-    """How many leading ids belong to the system prompt: they do not change with the turns after it. 0 = no system prompt."""
+    """How many leading ids belong to the system prompt: they do not change with the turns after it. 0 = no system prompt,
+    or its first ids were left out.
+    """
     encode_us: _builtins.int
     """Time in queue and encoding, microseconds."""
     prompt_end: _builtins.str

@@ -80,6 +80,16 @@ def sent_back(url: str) -> None:
     client(url).chat.completions.create(model=MODEL, messages=again, max_tokens=4)
 
 
+def responses(url: str) -> None:
+    asked = {"model": MODEL, "input": QUESTION, "temperature": 0, "max_output_tokens": 24}
+    whole = client(url).responses.create(**asked)
+    with client(url).responses.stream(**asked) as events:
+        text = "".join(event.delta for event in events if event.type == "response.output_text.delta")
+    require(text == whole.output_text, "the same answer")
+    again = [*QUESTION, *(item.model_dump() for item in whole.output), {"role": "user", "content": "And?"}]
+    require(client(url).responses.create(model=MODEL, input=again, max_output_tokens=4).output_text, "an answer to an answer sent back")
+
+
 def models(url: str) -> None:
     require(MODEL in [model.id for model in client(url).models.list()], "the model in the list")
     require(client(url).models.retrieve(MODEL).id == MODEL, "the model by name")
@@ -104,6 +114,7 @@ run(
         "log-probabilities": log_probabilities,
         "completions": completion,
         "an answer sent back": sent_back,
+        "responses": responses,
         "models": models,
         "errors": errors,
     },

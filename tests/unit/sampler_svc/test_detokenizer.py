@@ -42,15 +42,41 @@ TEXTS = st.text(st.sampled_from("Hello, wie geht's?  \n éüß€こんにちは
 
 
 @examples(60)
-@given(kind=st.sampled_from(sorted(KINDS)), prompt=PROMPTS, answer=ANSWERS)
-def test_deltas_of_any_ids_add_up_to_the_text_after_the_prompt(kind: str, prompt: str, answer: list[int]) -> None:
+@given(kind=st.sampled_from(sorted(KINDS)), prompt=PROMPTS, answer=ANSWERS, shown=st.booleans())
+def test_deltas_of_any_ids_add_up_to_the_text_after_the_prompt(kind: str, prompt: str, answer: list[int], shown: bool) -> None:
     library = tokenizer(kind)
     if kind == "prepending_bpe":  # runs of bytes are a matter of their own, below
         answer = [token for token in answer if not (library.id_to_token(token) or "").startswith("<0x")]
     context = library.encode(prompt, add_special_tokens=False).ids
-    whole, before = library.decode(context + answer), library.decode(context)
+    whole, before = (library.decode(ids, skip_special_tokens=not shown) for ids in (context + answer, context))
     assert whole.startswith(before)
-    assert "".join(deltas(vocabulary(kind), context, answer)) == whole[len(before) :]
+    own = vocabulary(kind).with_special_tokens if shown else vocabulary(kind)
+    assert "".join(deltas(own, context, answer)) == whole[len(before) :]
+
+
+def test_names_of_special_tokens_are_text_where_they_are_shown() -> None:
+    shown = Vocabulary(llama()).with_special_tokens
+    assert shown.with_special_tokens is shown
+    assert deltas(shown, [BOS, HELLO], [BOS, WORLD]) == ["<s>", " world", ""]
+    assert deltas(shown, [], [BOS, HELLO]) == ["<s>", " Hello", ""]
+    first, second = "é".encode()
+    assert deltas(Vocabulary(byte_tokenizer()).with_special_tokens, [], [first, 256, second]) == [
+        "",
+        f"{REPLACEMENT}<eos>",
+        REPLACEMENT,
+        "",
+    ]
+
+
+def test_no_space_is_put_between_special_tokens_where_none_is_wanted() -> None:
+    library = tokenizer_of(["it", "##s"], decoders.WordPiece(), special=["[A]", "[B]"])
+    shown, answer = Vocabulary(library).with_special_tokens, [0, 2, 3, 2, 0, 1, 3]
+    assert library.decode(answer, skip_special_tokens=False) == "it [A] [B] [A] its [B]"
+    for joins, expected in ((False, "it [A] [B] [A] its [B]"), (True, "it [A][B][A] its [B]")):
+        detokenizer = open_detokenizer(shown, [], joins_special_tokens=joins)
+        assert "".join(detokenizer.feed(token) for token in answer) + detokenizer.flush() == expected
+    hidden = open_detokenizer(Vocabulary(library), [], joins_special_tokens=True)
+    assert "".join(hidden.feed(token) for token in answer) == "it its", "tokens that are no text have no names to join"
 
 
 @examples(60)

@@ -88,6 +88,27 @@ def test_a_stop_string_cuts_the_text() -> None:
     assert delta.tokens == [*b"one\n\n"]
 
 
+def test_a_stop_string_stays_in_the_text_where_it_is_wanted_and_nothing_behind_it() -> None:
+    kept = state(stop_strings=("END", "\n\n", "\n\n!"), include_stop_string=True)
+    delta = answer(kept, "one\n\n")
+    assert (delta.text, delta.finish) == ("one\n\n", Finish.STOP)
+    assert answer(state(stop_strings=("EN",), include_stop_string=True, max_tokens=3), "xEN").text == "xEN"
+    assert answer(state(stop_strings=("END",), include_stop_string=True), [*b"xEN", EOS]).text == "xEN", "it did not come"
+    assert answer(state(include_stop_string=True, stop_token_ids=[ord("!")]), "hi!").text == "hi", "a stop id is no string"
+
+
+def test_special_tokens_that_are_shown_are_text_but_for_the_one_that_ends_the_answer() -> None:
+    vocabulary = Vocabulary(byte_tokenizer(special=["<eos>", "<|x|>"]))
+
+    def answered(tokens: Sequence[int], **stopping: Any) -> Delta:
+        return answer(RequestState(opening(skip_special_tokens=False, **stopping), vocabulary, WIDTH + 1), tokens)
+
+    assert answered([*b"a", 257, *b"b", EOS]).text == "a<|x|>b"
+    assert answered([*b"a", 257], stop_strings=("x|",)).text == "a<|", "names are matched as any text"
+    assert answered([*b"a", 257], stop_strings=("<|x|>",), include_stop_string=True).text == "a<|x|>"
+    assert answered([EOS, *b"a"], stop_token_ids=[], max_tokens=2).text == "<eos>a"
+
+
 def test_a_stop_string_on_the_last_allowed_token_is_a_stop() -> None:
     assert answer(state(max_tokens=3, stop_strings=("bc",)), "abc").finish is Finish.STOP
 

@@ -82,3 +82,22 @@ def test_too_many_or_too_long_names_are_refused(names: list[str]) -> None:
     with pytest.raises(InvalidRequest) as refused:
         answered(BYTES, [], spoken_tokens=names)
     assert refused.value.field == "spoken_tokens"
+
+
+@pytest.mark.parametrize("vocabulary", [BYTES, LLAMA, WORDS])
+def test_where_all_special_tokens_are_text_it_makes_no_difference_which_were_asked_for(vocabulary: Vocabulary) -> None:
+    call = next(token for token, name in vocabulary.special_names.items() if name == "[CALL]")
+    end = next(token for token, name in vocabulary.special_names.items() if name == "<eos>")
+    spoken, unspoken = (
+        answered(vocabulary, [1, call, call, 2, end], logprobs=True, skip_special_tokens=False, stop_token_ids=[end], spoken_tokens=names)
+        for names in (["[CALL]"], [])
+    )
+    assert spoken.text == unspoken.text
+    assert spoken.text.count("[CALL]") == 2
+    assert "".join(one.text for one in spoken.logprobs) == spoken.text
+
+
+def test_a_spoken_token_that_is_a_stop_string_may_stay_in_the_text() -> None:
+    kept = answered(BYTES, [*b"a", CALL], stop_strings=["[CALL]"], include_stop_string=True)
+    assert (kept.text, kept.finish) == ("a[CALL]", Finish.STOP)
+    assert answered(BYTES, [*b"a", CALL], stop_strings=["[CALL]"]).text == "a"

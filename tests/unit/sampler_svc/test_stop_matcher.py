@@ -9,9 +9,9 @@ from sampler_svc.stop_matcher import Matched, StopMatcher, StopPatterns
 from tests.examples import examples
 
 
-def run(stops: list[str], pieces: list[str], armed_from: int = 0) -> tuple[str, str | None, list[str]]:
+def run(stops: list[str], pieces: list[str], armed_from: int = 0, *, includes_stop: bool = False) -> tuple[str, str | None, list[str]]:
     """What was sent in all, the stop string, and what was sent after each piece."""
-    matcher = StopMatcher(StopPatterns(stops))
+    matcher = StopMatcher(StopPatterns(stops), includes_stop=includes_stop)
     sent = []
     for index, piece in enumerate(pieces):
         text, stop = matcher.feed(piece, armed=index >= armed_from)
@@ -43,6 +43,8 @@ def test_the_text_before_the_first_counting_stop_is_sent_and_nothing_else(stops:
     expected = first_stop(stops, text, unarmed)
     sent, stop, _ = run(stops, pieces, armed_from)
     assert (sent, stop) == ((text[: expected[0]], expected[1]) if expected else (text, None))
+    included, stop, _ = run(stops, pieces, armed_from, includes_stop=True)
+    assert (included, stop) == ((sent + expected[1], expected[1]) if expected else (text, None))
 
 
 @examples(200)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from functools import cache
+from typing import Any
 
 from hypothesis import given
 from hypothesis import strategies as st
@@ -41,9 +42,10 @@ def answer(
     min_tokens: int = 0,
     stops: Sequence[str] = (),
     one_delta: bool = True,
+    **text: Any,
 ) -> Delta:
     """All deltas of an answer as one; log-probabilities are asked for, and tell of the token's place."""
-    stopping = common_pb2.StoppingParams(max_tokens=max_tokens, min_tokens=min_tokens, stop_token_ids=[EOS], stop_strings=stops)
+    stopping = common_pb2.StoppingParams(max_tokens=max_tokens, min_tokens=min_tokens, stop_token_ids=[EOS], stop_strings=stops, **text)
     state = RequestState(opening(prompt, stopping), vocabulary, WIDTH)
     whole = state.delta()
     for place, token in enumerate(tokens):
@@ -137,11 +139,14 @@ def test_the_first_word_of_a_text_is_listed_without_the_space_it_lost() -> None:
     stops=st.lists(st.text("ab <é🙂", min_size=1, max_size=3) | st.sampled_from(["<|x|>", "a<|x|>", "<|x|>b"]), max_size=2),
     max_tokens=st.integers(1, 15),
     one_delta=st.booleans(),
+    text=st.fixed_dictionaries(
+        dict.fromkeys(("include_stop_string", "skip_special_tokens", "spaces_between_special_tokens"), st.booleans())
+    ),
 )
 def test_texts_of_all_entries_are_the_answer_s_text(
-    kind: str, tokens: list[int], stops: list[str], max_tokens: int, one_delta: bool
+    kind: str, tokens: list[int], stops: list[str], max_tokens: int, one_delta: bool, text: dict[str, Any]
 ) -> None:
-    delta = answer(tokens, vocabulary=vocabulary_of(kind), stops=stops, max_tokens=max_tokens, one_delta=one_delta)
+    delta = answer(tokens, vocabulary=vocabulary_of(kind), stops=stops, max_tokens=max_tokens, one_delta=one_delta, **text)
     if delta.finish is None:
         return
     assert "".join(one.text for one in delta.logprobs) == delta.text

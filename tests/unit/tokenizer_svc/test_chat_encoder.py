@@ -47,7 +47,11 @@ def as_dicts(chat: Chat) -> list[dict[str, str]]:
 def reference_ids(folder: ModelFolder, chat: Chat) -> list[int]:
     reference = reference_at(folder.path)
     ids: list[int] = reference.apply_chat_template(
-        as_dicts(chat), add_generation_prompt=chat.add_generation_prompt, return_dict=False, **chat.arguments
+        as_dicts(chat),
+        add_generation_prompt=chat.add_generation_prompt,
+        continue_final_message=chat.continue_final_message,
+        return_dict=False,
+        **chat.arguments,
     )
     return ids
 

@@ -7,6 +7,7 @@ import pytest
 from tokenizer_svc.chat_encoder import Chat
 from tokenizer_svc.chat_template import Message, TemplateValue
 from tokenizer_svc.input_limits import InputLimits, utf8_len
+from tokenizer_svc.tools import ToolCall
 from triserve.rpc.errors import InvalidRequest
 
 LIMITS = InputLimits(max_bytes=100, max_messages=3, template_arguments=frozenset({"enable_thinking", "reasoning_effort"}))
@@ -38,6 +39,12 @@ def chat(*messages: Message, **arguments: TemplateValue) -> Chat:
             "'chat_template', allowed are: enable_thinking, reasoning_effort",
         ),
         (chat(Message("user", "x"), messages="x"), "template_arguments", "'messages'"),
+        (chat(Message("user", "x"))._replace(continue_final_message=True), "continue_final_message", "must be an assistant's"),
+        (
+            chat(Message("assistant", "x", tool_calls=(ToolCall("1", "f", "{}"),)))._replace(continue_final_message=True),
+            "continue_final_message",
+            "without tool calls",
+        ),
         (chat(Message("user", "x"), reasoning_effort="\ud800"), "template_arguments", "lone surrogate"),
         (chat(Message("user", "x"), reasoning_effort="y" * 200), "messages", "the limit is 100"),
     ],

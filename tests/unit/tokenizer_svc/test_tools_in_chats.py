@@ -18,6 +18,7 @@ from tests.fakes.tool_templates import TOOL_STYLES
 from tokenizer_svc.chat_encoder import Chat, ChatEncoder
 from tokenizer_svc.chat_template import ChatTemplate, Message, RenderLimits
 from tokenizer_svc.model_folder import ModelFolder, read_model_folder
+from tokenizer_svc.special_tokens import MARKS
 from tokenizer_svc.system_prompts import SystemPrompts
 from tokenizer_svc.tokenizer import Tokenizer
 from tokenizer_svc.tools import Tool, ToolCall
@@ -157,3 +158,16 @@ def test_words_of_a_user_are_no_end_that_the_template_wrote(make: Callable[[str]
     _, encoder, _ = make("{% for m in messages %}{{ m.content }}{% endfor %}")
     assert encoder.encode(Chat((Message("user", "Think! <think>"),)), max_tokens=None).end == ""
     assert encoder.encode(Chat((Message("user", "Think! <think> </s>"),)), max_tokens=None).end == ""
+
+
+@pytest.mark.parametrize("style", STYLES)
+def test_a_turn_is_continued_beside_tools_whatever_they_say(make: Callable[[str], Made], style: str) -> None:
+    _, encoder, tokenizer = make(TOOL_STYLES[style])
+    # One is left to keep users' words from being tokens, and one for the end of the turn.
+    words = "".join(MARKS[:-2])
+    chat = Chat((Message("user", "How is it?"), Message("assistant", "It is")), {}, add_generation_prompt=False, tools=(Tool("f", words),))
+    encoded = encoder.encode(chat._replace(continue_final_message=True), max_tokens=None)
+    text = tokenizer.decode(encoded.token_ids, skip_special_tokens=False, return_tokens=False).text
+    assert (text[-5:], encoded.end) == ("It is", "")
+    closed = tokenizer.decode(encoder.encode(chat, max_tokens=None).token_ids, skip_special_tokens=False, return_tokens=False).text
+    assert closed.startswith(text)

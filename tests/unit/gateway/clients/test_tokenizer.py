@@ -77,6 +77,13 @@ async def test_an_answer_at_its_limits_is_taken(answer: tokenizer_pb2.EncodeResp
         assert await asyncio.wait_for(peer.encode(encode(max_tokens=2)), 20) == answer
 
 
+async def test_more_of_the_last_ids_than_were_asked_for_are_no_answer() -> None:
+    async with Peer([{"encoded": Encoded(token_ids=[1] * 3)}]) as peer:
+        await eventually(lambda: peer.ready)
+        with pytest.raises(Unavailable, match="malformed message"):
+            await asyncio.wait_for(peer.encode(encode(max_tokens=4, keep_last_tokens=2)), 20)
+
+
 async def test_an_error_is_the_requests_alone() -> None:
     async with Peer([{"error": common_pb2.Error(code=3, reason="INVALID_REQUEST", message="text is odd")}, {}]) as peer:
         await eventually(lambda: peer.ready)
@@ -92,9 +99,11 @@ async def test_an_error_is_the_requests_alone() -> None:
         ({"eos_token_ids": [1] * 5000}, "eos_token_ids has 5000 ids"),
         ({"default_temperature": float("nan")}, "default_temperature is nan"),
         ({"default_top_p": 0.0}, "default_top_p is 0"),
+        ({"additional_special_tokens": ["<x>"] * 65_537}, "special_tokens has 65537 tokens"),
+        ({"chat_template": "x" * (1 << 20) + "x"}, "chat_template has 1048577 characters"),
         (b"\xff\xff", "its information is none"),
     ],
-    ids=["vocabulary", "ends", "temperature", "top_p", "garbage"],
+    ids=["vocabulary", "ends", "temperature", "top_p", "special tokens", "template", "garbage"],
 )
 async def test_a_tokenizer_that_says_what_no_tokenizer_is_gets_no_request(info: Deed, problem: str) -> None:
     async with Peer([], info) as peer:

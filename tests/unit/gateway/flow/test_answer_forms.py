@@ -8,18 +8,22 @@ from typing import Any
 import pytest
 
 from gateway.flow.answer_forms import AnswerForms
-from gateway.flow.call import AnswerReading, Call
+from gateway.flow.call import AnswerReading, Call, Prompt, Wishes
 from gateway.tools.call_formats import FORMATS
 from gateway.tools.registry import REASONING
 from tests.fakes.fake_stages import MODEL
 from triserve.rpc.errors import InvalidRequest
+from triserve.v1 import common_pb2, tokenizer_pb2
 
 THINKER = replace(MODEL, takes_tools=True, tool_call_format="hermes", reasoning_format="think", has_chat_template=True)
 TOOLS = AnswerReading(tools=frozenset({"f"}))
 
 
-def call(reading: AnswerReading | None) -> Call:
-    return Call(request_id="r", tenant="t", route="chat", model="", prompts=(), prompt_field="messages", reading=reading)
+ASKED = tokenizer_pb2.EncodeRequest(chat=tokenizer_pb2.ChatInput(messages=[tokenizer_pb2.ChatMessage(role="user", content="<think>")]))
+
+
+def call(reading: AnswerReading | None, prompt: Prompt = ASKED) -> Call:
+    return Call(request_id="r", tenant="t", route="chat", model="", prompts=(prompt,), prompt_field="messages", reading=reading)
 
 
 @pytest.mark.parametrize(
@@ -65,12 +69,34 @@ def test_a_text_in_which_nothing_is_looked_for_is_left_as_it_is(
     assert forms.spoken_tokens(call(reading), model) == ()
 
 
+def test_an_answer_of_a_form_is_content_even_where_the_prompt_has_begun_to_reason() -> None:
+    asked = replace(call(AnswerReading()), wishes=Wishes(grammar=common_pb2.Grammar(regex="a+")))
+    assert AnswerForms().of(asked, THINKER, prompt_end="<think>") is None
+    assert AnswerForms().spoken_tokens(asked, THINKER) == ()
+
+
 @pytest.mark.parametrize(
     ("end", "begins"), [("x<think>\n", True), ("<think>", True), ("<think>\n\n</think>\n", False), ("", False), ("[THINK]", False)]
 )
 def test_the_prompt_s_end_tells_whether_reasoning_has_begun(end: str, begins: bool) -> None:
     form = AnswerForms().of(call(AnswerReading()), THINKER, prompt_end=end)
     assert form is not None and form.begins_in_reasoning is begins
+
+
+@pytest.mark.parametrize(
+    ("opening", "begins"),
+    [("<think>", True), ("<think>\nhm", True), ("<think>hm</think>It", False), ("It", False), ("", False), ("a</think><think>b", True)],
+)
+def test_an_answer_goes_on_with_the_reasoning_of_a_turn_that_is_continued(opening: str, begins: bool) -> None:
+    prompt = tokenizer_pb2.EncodeRequest()
+    prompt.CopyFrom(ASKED)
+    prompt.chat.messages.add(role="assistant", content=opening)
+    prompt.chat.continue_final_message = True
+    form = AnswerForms().of(call(AnswerReading(), prompt), THINKER, prompt_end="")
+    assert form is not None and form.begins_in_reasoning is begins
+    prompt.chat.continue_final_message = False
+    form = AnswerForms().of(call(AnswerReading(), prompt), THINKER, prompt_end="")
+    assert form is not None and not form.begins_in_reasoning, "the turn is over"
 
 
 @pytest.mark.parametrize(

@@ -18,6 +18,7 @@ from gateway.flow.resolve import (
     check_shape,
     check_template_reads,
     choice_seed,
+    kept_prompt_tokens,
     resolve_sampling,
     resolve_stopping,
 )
@@ -221,6 +222,44 @@ def test_min_tokens_is_checked_against_the_resolved_max_tokens(wishes: dict[str,
 def test_end_of_text_stops_unless_ignored() -> None:
     assert list(stopping(stop_token_ids=(8, 7)).stop_token_ids) == [7, 8, 9]
     assert list(stopping(stop_token_ids=(8,), ignore_eos=True).stop_token_ids) == [8]
+
+
+def test_what_is_text_of_an_answer_is_sent_where_it_is_not_as_usual() -> None:
+    plain = stopping(stop_strings=("x",))
+    assert stopping(stop_strings=("x",), include_stop_string=True).include_stop_string
+    assert stopping(include_stop_string=True) == stopping(), "there is none"
+    assert stopping(stop_strings=("x",), spaces_between_special_tokens=False) == plain, "none are shown"
+    shown = stopping(skip_special_tokens=False)
+    assert (shown.HasField("skip_special_tokens"), shown.skip_special_tokens) == (True, False)
+    assert not shown.HasField("spaces_between_special_tokens")
+    assert stopping(skip_special_tokens=False, spaces_between_special_tokens=False).HasField("spaces_between_special_tokens")
+
+
+@pytest.mark.parametrize(
+    ("asked", "wishes", "default", "kept"),
+    [
+        (None, {}, None, None),
+        (7, {}, None, 7),
+        (-1, {"max_tokens": 30}, None, 70),
+        (-1, {}, 16, 84),
+        (-1, {}, None, 99),
+        (-1, {"max_tokens": 500}, None, 1),
+    ],
+)
+def test_as_many_of_a_prompt_s_last_ids_are_kept_as_asked_for_or_as_leave_room(
+    asked: int | None, wishes: dict[str, Any], default: int | None, kept: int | None
+) -> None:
+    model = replace(MODEL, max_model_len_tokens=100)
+    cut = call(truncate_prompt_tokens=asked, wishes=Wishes(**wishes), default_max_tokens=default)
+    check_shape(cut, LIMITS)
+    assert kept_prompt_tokens(cut, model) == kept
+
+
+@pytest.mark.parametrize("wrong", [0, -2, 2**32])
+def test_no_other_number_of_a_prompt_s_ids_can_be_kept(wrong: int) -> None:
+    with pytest.raises(InvalidRequest, match="must be -1 or at least 1") as caught:
+        check_shape(call(truncate_prompt_tokens=wrong), LIMITS)
+    assert caught.value.field == "truncate_prompt_tokens"
 
 
 @pytest.mark.parametrize("stops", [("",), ("x" * 257,), ("x",) * 17])

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 from google.protobuf.descriptor import FieldDescriptor
 
-from gateway.flow.answer_cache import AnswerCache
+from gateway.flow.answer_cache import AnswerCache, last_question
 from gateway.flow.call import CachePolicy, Call, Wishes
 from gateway.flow.generation import Choice, EncodedPrompt
 from gateway.flow.served_model import ServedModel
@@ -49,6 +49,7 @@ NOT_SPLIT: dict[str, dict[str, str]] = {
         "wishes": "resolved to sampling and stopping",
         "reading": "how the text is taken apart behind the cache",
         "default_max_tokens": "as max_tokens",
+        "truncate_prompt_tokens": "the question of a prompt that is cut is not looked for",
         "priority": "when, and not what",
         "lowest_priority": "when, and not what",
         "sees_similarity": "what is told about the answer",
@@ -87,6 +88,7 @@ NOT_SPLIT: dict[str, dict[str, str]] = {
         "max_tokens": "set by the gateway",
         "sampling": "resolved to ids in the sampling parameters",
         "traceparent": "set by the gateway, on a copy",
+        "keep_last_tokens": "set by the gateway, on a copy, and such a question is not looked for",
     },
 }
 
@@ -199,6 +201,11 @@ async def test_requests_with_tools_or_their_results_are_not_looked_for() -> None
     for chat in (with_tools, with_result):
         with pytest.raises(InvalidRequest, match="must end with what a user asks"):
             await cache.explain(replace(CALL, prompts=(chat,)), MODEL, [choice])
+
+
+def test_the_question_of_a_prompt_that_is_cut_is_not_looked_for() -> None:
+    assert last_question(CALL) == "What is the capital of France?"
+    assert last_question(replace(CALL, truncate_prompt_tokens=5)) is None
 
 
 def test_every_field_of_what_is_encoded_has_a_decision() -> None:

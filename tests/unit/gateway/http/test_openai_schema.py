@@ -118,6 +118,22 @@ def test_the_effort_of_reasoning_is_an_argument_of_the_template_that_must_read_i
         chat(reasoning_effort="high", chat_template_kwargs={"reasoning_effort": "low"}).prompt()
 
 
+def test_a_chat_says_how_its_prompt_ends_and_a_completion_has_no_template_to_say_it_to() -> None:
+    def end(**fields: Any) -> tuple[bool, bool | None]:
+        made = chat(**fields).prompt().chat
+        return made.continue_final_message, made.add_generation_prompt if made.HasField("add_generation_prompt") else None
+
+    assert end() == end(add_generation_prompt=True, continue_final_message=False) == (False, None)
+    assert end(add_generation_prompt=False) == (False, False)
+    assert end(continue_final_message=True) == (True, None)
+    assert end(continue_final_message=True, add_generation_prompt=False) == (True, False)
+    with pytest.raises(InvalidRequest, match="both true") as caught:
+        end(continue_final_message=True, add_generation_prompt=True)
+    assert caught.value.field == "continue_final_message"
+    for name, value in (("add_generation_prompt", False), ("continue_final_message", True)):
+        assert refused(CompletionBody, {"prompt": "a", name: value}).field == name
+
+
 @pytest.mark.parametrize(
     ("name", "value"),
     [
@@ -128,9 +144,6 @@ def test_the_effort_of_reasoning_is_an_argument_of_the_template_that_must_read_i
         ("best_of", 1.0),
         ("best_of", True),
         ("verbosity", "high"),
-        ("skip_special_tokens", False),
-        ("add_generation_prompt", False),
-        ("continue_final_message", True),
     ],
 )
 def test_a_field_that_asks_for_what_is_not_done_is_refused(name: str, value: object) -> None:
@@ -190,9 +203,14 @@ def test_the_speakers_name_reaches_the_template_and_none_differs_from_empty() ->
 
 
 # What a body says besides how to draw and when to stop.
-_NO_WISHES = {"cache", "model", "n", "stream", "stream_options", "priority", "user", "return_token_ids", "return_timeline"}
+_NO_WISHES = {
+    *("cache", "model", "n", "stream", "stream_options", "priority", "user", "return_token_ids", "return_timeline"),
+    "truncate_prompt_tokens",
+}
 _OF_A_FORM = {"response_format": {"type": "json_object"}, "structured_outputs": {"regex": "a"}}
 _OTHER = {"float": 0.25, "int": 3, "bool": True, "dict": {"5": 1.0}, "list[int]": [3], "list": ["end"]}
+# Of fields that are true unless it is said that they are not.
+_TRUE = {"skip_special_tokens", "spaces_between_special_tokens"}
 
 
 @pytest.mark.parametrize("name", sorted(Generating.model_fields.keys() - _NO_WISHES))
@@ -200,7 +218,7 @@ def test_every_field_that_is_not_without_effect_reaches_the_wishes(name: str) ->
     field = Generating.model_fields[name]
     kind = str(field.annotation).removeprefix("typing.")
     other = next((value for start, value in _OTHER.items() if kind.replace("typing.Optional[", "").startswith(start)), "a")
-    other = _OF_A_FORM.get(name, other)
+    other = False if name in _TRUE else _OF_A_FORM.get(name, other)
     body = ChatBody.model_validate({"messages": [{"role": "user", "content": "a"}], name: other})
     plain = ChatBody.model_validate({"messages": [{"role": "user", "content": "a"}]})
     has_effect = not (field.json_schema_extra or {})

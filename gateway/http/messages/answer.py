@@ -1,0 +1,147 @@
+"""Messages, whole and as events."""
+
+from __future__ import annotations
+
+import json
+from typing import Any, NamedTuple
+
+from gateway.flow.answer import FinishReason
+from gateway.flow.call import Call
+from gateway.flow.generation import Generation, Piece, Timeline, Usage
+from gateway.http.content_reader import ContentReader
+from gateway.http.messages.errors import error_answer
+from gateway.http.messages.schema import MessagesBody
+from gateway.http.openai_answer import WholeChoice
+from triserve.rpc.errors import ServiceError
+
+_quote = json.encoder.encode_basestring_ascii
+_compact = json.JSONEncoder(separators=(",", ":")).encode
+
+
+class MessageForm:
+    """How the message that answers one request looks. Implements `AnswerForm`.
+
+    Args:
+        body: what was asked.
+        message_id: the message's id.
+        request_id: the request's.
+        model: name of the model.
+    """
+
+    def __init__(self, body: MessagesBody, *, message_id: str, request_id: str, model: str) -> None:
+        self._sequences = tuple(body.stop_sequences or ())
+        self._max_tokens = body.max_tokens
+        self._message_id = message_id
+        self._model = model
+        self.request_id = request_id
+
+    def whole(self, call: Call, generation: Generation, choices: list[WholeChoice]) -> dict[str, Any]:
+        """See `AnswerForm`."""
+        (choice,) = choices
+        text, sequence = "".join(choice.text), None
+        if choice.finish_reason == "stop" and (sequence := self.sequence_at_end(text)) is not None:
+            text = text.removesuffix(sequence)
+        text, usage = ContentReader(generation.form).feed(text, is_last=True), generation.usage()
+        end = self.end(choice.finish_reason, sequence, usage)
+        return {**self.message(usage), "content": [{"type": "text", "text": text}], **end._asdict()}
+
+    def events(self, system_fingerprint: str) -> MessageEvents:
+        """See `AnswerForm`."""
+        return MessageEvents(self)
+
+    def message(self, usage: Usage) -> dict[str, Any]:
+        """The message as it begins."""
+        return {
+            "id": self._message_id,
+            "type": "message",
+            "role": "assistant",
+            "model": self._model,
+            "content": [],
+            "stop_reason": None,
+            "stop_sequence": None,
+            "usage": _usage_body(usage),
+        }
+
+    def sequence_at_end(self, text: str) -> str | None:
+        """The stop sequence with which a text ends that was ended by one; None = by none."""
+        return max((one for one in self._sequences if text.endswith(one)), key=len, default=None)
+
+    def end(self, finish_reason: FinishReason | None, sequence: str | None, usage: Usage) -> End:
+        """Why the answer ended."""
+        if finish_reason == "length":
+            return End("max_tokens" if usage.completion_tokens >= self._max_tokens else "model_context_window_exceeded", None)
+        return End("end_turn" if sequence is None else "stop_sequence", sequence)
+
+
+class End(NamedTuple):
+    """Why an answer ended."""
+
+    stop_reason: str
+    stop_sequence: str | None
+
+
+class MessageEvents:
+    """The events of one message. Implements `EventForm`.
+
+    Args:
+        form: of the message.
+    """
+
+    def __init__(self, form: MessageForm) -> None:
+        self._form = form
+        self._has_begun = False
+        self._reader: ContentReader | None = None
+        # The stop sequence at the end of what came, which is sent if it turns out to be text, and why the answer ended.
+        self._held = ""
+        self._finish_reason: FinishReason | None = None
+
+    def pieces(self, pieces: list[Piece], generation: Generation) -> bytes:
+        """See `EventForm`."""
+        if self._reader is None:
+            self._reader = ContentReader(generation.form)
+        return "".join([self._begin(generation), *(self._piece(piece, self._reader) for piece in pieces)]).encode("ascii")
+
+    def last(self, usage: Usage, timeline: Timeline) -> bytes:
+        """See `EventForm`."""
+        end = self._form.end(self._finish_reason, self._held or None, usage)
+        ended = {"type": "message_delta", "delta": end._asdict(), "usage": _usage_body(usage)}
+        stopped = _event({"type": "content_block_stop", "index": 0})
+        return (stopped + _event(ended) + _event({"type": "message_stop"})).encode("ascii")
+
+    def failed(self, error: ServiceError) -> bytes:
+        """See `EventForm`."""
+        return _event(error_answer(error, self._form.request_id).body).encode("ascii")
+
+    def _begin(self, generation: Generation) -> str:
+        """The events before the first delta; nothing if they were there."""
+        if self._has_begun:
+            return ""
+        self._has_begun = True
+        # What is made by now is counted in the end.
+        usage = generation.usage()._replace(completion_tokens=0)
+        started = {"type": "message_start", "message": self._form.message(usage)}
+        block = {"type": "content_block_start", "index": 0, "content_block": {"type": "text", "text": ""}}
+        return _event(started) + _event(block) + _event({"type": "ping"})
+
+    def _piece(self, piece: Piece, reader: ContentReader) -> str:
+        text, self._finish_reason = self._held + piece.delta.text, piece.delta.finish_reason
+        self._held = "" if self._finish_reason == "length" else self._form.sequence_at_end(text) or ""
+        text = reader.feed(text.removesuffix(self._held), is_last=self._finish_reason is not None)
+        if not text:
+            return ""
+        kind = "content_block_delta"
+        return f'event: {kind}\ndata: {{"type":"{kind}","index":0,"delta":{{"type":"text_delta","text":{_quote(text)}}}}}\n\n'
+
+
+def _event(fields: dict[str, Any]) -> str:
+    return f"event: {fields['type']}\ndata: {_compact(fields)}\n\n"
+
+
+def _usage_body(usage: Usage) -> dict[str, Any]:
+    """What was computed of the prompt and what was there already are counted apart."""
+    return {
+        "input_tokens": usage.prompt_tokens - usage.cached_tokens,
+        "cache_creation_input_tokens": 0,
+        "cache_read_input_tokens": usage.cached_tokens,
+        "output_tokens": usage.completion_tokens,
+    }

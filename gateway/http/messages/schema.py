@@ -1,0 +1,122 @@
+"""The bodies of POST /v1/messages and /v1/messages/count_tokens: what their fields are called and of what type."""
+
+from __future__ import annotations
+
+from itertools import groupby
+from typing import Annotated, Any, ClassVar, Literal
+
+from pydantic import BeforeValidator, Field
+
+from gateway.flow.call import AnswerReading, Wishes
+from gateway.http.openai_fields import Refused
+from gateway.http.openai_messages import Message, chat_input
+from gateway.http.openai_schema import CacheField
+from gateway.http.openai_values import Body, Label, Text, TextPart, joined_parts, without_effect
+from triserve.v1 import tokenizer_pb2
+
+_ASSISTANT = "assistant"
+REFUSED_IN_MESSAGES: Refused = {
+    "tools": ([],),
+    "tool_choice": ({"type": "auto"}, {"type": "none"}),
+    "thinking": ({"type": "disabled"},),
+    "mcp_servers": ([],),
+    "container": (),
+    "context_management": (),
+    "output_config": ({},),
+    "output_format": (),
+    "speed": ("standard",),
+}
+
+
+def _blocks(value: object) -> object:
+    return joined_parts(value, ("text",), passed_over=("cache_control",))
+
+
+_Content = Annotated[Text, BeforeValidator(_blocks, json_schema_input_type=str | list[TextPart])]
+
+
+class Turn(Body):
+    """One turn of a chat."""
+
+    role: Literal["user", "assistant", "system"]
+    content: _Content
+
+
+class Metadata(Body):
+    """Who asks."""
+
+    user_id: Label | None = None
+
+
+class CountBody(Body):
+    """Body of POST /v1/messages/count_tokens, and what a message has of it."""
+
+    refused: ClassVar[Refused] = REFUSED_IN_MESSAGES
+
+    model: Label = ""
+    messages: list[Turn] = Field(min_length=1, fail_fast=True)
+    system: _Content | None = None
+    cache_control: dict[str, Any] | None = without_effect("prefixes are found by what they hold")
+
+    def prompt(self) -> tokenizer_pb2.EncodeRequest:
+        """System prompt and turns, for the tokenizer: turns of the same side are one, and one of the assistant's at the end is gone on with."""
+        said = [] if self.system is None else [Message(role="system", content=self.system)]
+        for role, turns in groupby(self.messages, key=lambda turn: turn.role):
+            said.append(Message(role=role, content="\n".join(turn.content for turn in turns)))
+        chat = chat_input(said, {})
+        if said[-1].role == _ASSISTANT:
+            chat.continue_final_message = True
+        return tokenizer_pb2.EncodeRequest(chat=chat)
+
+
+class MessagesBody(CountBody):
+    """Body of POST /v1/messages."""
+
+    max_tokens: int = Field(ge=1)
+    stop_sequences: list[Text] | None = Field(None, fail_fast=True)
+    stream: bool | None = None
+    temperature: float | None = None
+    top_p: float | None = None
+    top_k: int | None = None
+    metadata: Metadata | None = None
+    priority: int | None = None
+    cache: CacheField | None = None
+    service_tier: Label | None = without_effect("there is one tier; see priority")
+    inference_geo: Label | None = without_effect("the model is where it is")
+
+    @property
+    def n(self) -> int | None:
+        """One answer."""
+        return None
+
+    @property
+    def truncate_prompt_tokens(self) -> int | None:
+        """All of the prompt is answered."""
+        return None
+
+    @property
+    def template_must_read(self) -> tuple[str, ...]:
+        """The template gets no arguments."""
+        return ()
+
+    @property
+    def reading(self) -> AnswerReading:
+        """What the model thinks is no text, and nothing is called."""
+        return AnswerReading()
+
+    @property
+    def user(self) -> str | None:
+        """The client's name for its user."""
+        return None if self.metadata is None else self.metadata.user_id
+
+    def wishes(self) -> Wishes:
+        """The sampling and stopping fields, but for max_tokens: an answer that comes to the end of the context before it says so and is no
+        error. Text ends with the stop string that ended it, which is how the answer's form knows it."""
+        return Wishes(
+            temperature=self.temperature,
+            top_p=self.top_p,
+            top_k=self.top_k,
+            stop_strings=tuple(self.stop_sequences or ()),
+            include_stop_string=True,
+            spelling={"stop": "stop_sequences"},
+        )

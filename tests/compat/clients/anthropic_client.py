@@ -1,0 +1,73 @@
+"""Anthropic's own client: messages, streams, stop sequences, counted tokens, errors."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import anthropic
+
+from tests.compat.clients.checks import MODEL, QUESTION, require, run
+
+GREEDY = {"temperature": 0}
+
+
+def client(url: str) -> Any:
+    return anthropic.Anthropic(base_url=url, api_key="none", max_retries=0, timeout=120)
+
+
+def message(url: str) -> None:
+    answer = client(url).messages.create(model=MODEL, messages=QUESTION, max_tokens=24, system="Be brief.", extra_body=GREEDY)
+    require(answer.content[0].text, "an answer")
+    require(answer.usage.output_tokens > 0, "the usage")
+
+
+def stream(url: str) -> None:
+    asked = {"model": MODEL, "messages": QUESTION, "max_tokens": 24, "extra_body": GREEDY}
+    whole = client(url).messages.create(**asked)
+    with client(url).messages.stream(**asked) as events:
+        text = "".join(events.text_stream)
+        final = events.get_final_message()
+    require(text == final.content[0].text == whole.content[0].text, "the same answer")
+    require((final.stop_reason, final.usage.output_tokens) == (whole.stop_reason, whole.usage.output_tokens), "the same end")
+
+
+def stop_sequence(url: str) -> None:
+    asked = {"model": MODEL, "messages": QUESTION, "max_tokens": 99, "extra_body": GREEDY}
+    word = client(url).messages.create(**asked).content[0].text.split()[1]
+    answer = client(url).messages.create(**asked, stop_sequences=[word])
+    require((answer.stop_reason, answer.stop_sequence) == ("stop_sequence", word), "the sequence by name")
+    require(word not in answer.content[0].text, "the text before it")
+
+
+def sent_back(url: str) -> None:
+    answer = client(url).messages.create(model=MODEL, messages=QUESTION, max_tokens=8)
+    again = [*QUESTION, answer.to_param(), {"role": "user", "content": "And?"}]
+    client(url).messages.create(model=MODEL, messages=again, max_tokens=4)
+
+
+def count_tokens(url: str) -> None:
+    count = client(url).messages.count_tokens(model=MODEL, messages=QUESTION).input_tokens
+    usage = client(url).messages.create(model=MODEL, messages=QUESTION, max_tokens=1).usage
+    require(count == usage.input_tokens + usage.cache_read_input_tokens, "as many as a message has")
+
+
+def errors(url: str) -> None:
+    for kind, fields in ((anthropic.BadRequestError, {"max_tokens": 0}), (anthropic.NotFoundError, {"model": "claude"})):
+        try:
+            client(url).messages.create(**{"model": MODEL, "messages": QUESTION, "max_tokens": 1, **fields})
+        except kind:
+            continue
+        raise AssertionError(f"{kind.__name__} for {fields}")
+
+
+run(
+    "anthropic",
+    {
+        "messages": message,
+        "stream": stream,
+        "stop sequences": stop_sequence,
+        "an answer sent back": sent_back,
+        "counted tokens": count_tokens,
+        "errors": errors,
+    },
+)
