@@ -27,15 +27,16 @@ from tokenizers import Tokenizer
 
 from gateway.cli.hardware import describe_hardware
 from gateway.cli.model_folder import download_from_hub, resolve_model
+from gateway.clients.tokenizer import TokenizerPeer
 from tests.e2e.local_pipeline import free_port, wait_until
 from triserve.rpc.channel import is_ready, open_channel
-from triserve.v1 import common_pb2, sampler_pb2, sampler_pb2_grpc, tokenizer_pb2, tokenizer_pb2_grpc
+from triserve.v1 import common_pb2, sampler_pb2, sampler_pb2_grpc, tokenizer_pb2
 
 ROOT = Path(__file__).parents[2]
 RESULTS = Path(__file__).parent / "results" / "stage_capacity.json"
 _PATIENCE_S = 60.0
-# Asked and not answered at once, as a busy gateway does; and frames, as a replica does.
-_TOKENIZER_WINDOW = 64
+# Chats that are asked for and not answered, as of a busy gateway; and frames, as of a replica.
+_AT_ONCE = 64
 _FRAME_WINDOW = 4
 
 
@@ -70,27 +71,24 @@ def _texts(num_words: int, count: int) -> list[str]:
 
 
 async def _tokenize(target: str, texts: Sequence[str]) -> int:
-    """Has chats encoded; their tokens."""
-    window = asyncio.Semaphore(_TOKENIZER_WINDOW)
-    async with open_channel(target) as channel:
-        call = tokenizer_pb2_grpc.TokenizerServiceStub(channel).Tokenize()
+    """Has chats encoded as a gateway does; their tokens."""
+    ready = asyncio.Event()
+    peer = TokenizerPeer(target, on_change=ready.set)
+    peer.start()
+    left = iter(texts)
 
-        async def ask() -> None:
-            for number, text in enumerate(texts, start=1):
-                await window.acquire()
-                chat = tokenizer_pb2.ChatInput(messages=[tokenizer_pb2.ChatMessage(role="user", content=text)])
-                await call.write(tokenizer_pb2.TokenizeRequest(request=number, encode=tokenizer_pb2.EncodeRequest(chat=chat)))
-
-        asking = asyncio.create_task(ask())
+    async def ask() -> int:
         total = 0
-        for _ in texts:
-            response = await call.read()
-            assert isinstance(response, tokenizer_pb2.TokenizeResponse), "the stream goes on"
-            assert response.encoded.token_ids, "every chat has tokens"
-            total += len(response.encoded.token_ids)
-            window.release()
-        await asking
-        call.cancel()
+        for text in left:
+            chat = tokenizer_pb2.ChatInput(messages=[tokenizer_pb2.ChatMessage(role="user", content=text)])
+            answer = await peer.encode(tokenizer_pb2.EncodeRequest(chat=chat))
+            assert answer.token_ids, "every chat has tokens"
+            total += len(answer.token_ids)
+        return total
+
+    await ready.wait()
+    total = sum(await asyncio.gather(*(ask() for _ in range(_AT_ONCE))))
+    await peer.close()
     return total
 
 
@@ -115,7 +113,9 @@ class _Replica:
         """Sends frames and reads every answer."""
         window = asyncio.Semaphore(_FRAME_WINDOW)
         async with open_channel(target) as channel:
-            call = sampler_pb2_grpc.SamplerServiceStub(channel).Sample(self._frames(num_frames, window))
+            stub = sampler_pb2_grpc.SamplerServiceStub(channel)
+            info = await stub.GetSamplerInfo(sampler_pb2.GetSamplerInfoRequest())
+            call = stub.Sample(self._frames(num_frames, window, info.fingerprint))
             done = 0
             async for response in call:
                 for parcel in response.parcels:
@@ -129,8 +129,11 @@ class _Replica:
                     break
             call.cancel()
 
-    async def _frames(self, num_frames: int, window: asyncio.Semaphore) -> AsyncIterator[sampler_pb2.SampleRequest]:
-        yield sampler_pb2.SampleRequest(hello=sampler_pb2.ComputeHello(compute_name="bench", logits_width=self._width))
+    async def _frames(
+        self, num_frames: int, window: asyncio.Semaphore, fingerprint: common_pb2.Fingerprint
+    ) -> AsyncIterator[sampler_pb2.SampleRequest]:
+        hello = sampler_pb2.ComputeHello(compute_name="bench", logits_width=self._width, fingerprint=fingerprint)
+        yield sampler_pb2.SampleRequest(hello=hello)
         length = len(self._tokens)
         for frame in range(num_frames):
             await window.acquire()
@@ -160,7 +163,7 @@ class _Replica:
 def _measure_tokenizer(model: Path, num_words: int, count: int) -> dict[str, float]:
     with _running("tokenizer", "triserve.v1.TokenizerService", model) as (target, process):
         texts = _texts(num_words, count)
-        uvloop.run(_tokenize(target, texts[:_TOKENIZER_WINDOW]))
+        uvloop.run(_tokenize(target, texts[:_AT_ONCE]))
         before, began = _cpu_s(process), time.perf_counter()
         tokens = uvloop.run(_tokenize(target, texts))
         cpu_s, took_s = _cpu_s(process) - before, time.perf_counter() - began
