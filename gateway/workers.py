@@ -14,16 +14,13 @@ import os
 import socket
 import sys
 from collections.abc import Iterable, Mapping
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 from prometheus_client import CollectorRegistry
-from prometheus_client.core import GaugeMetricFamily, Metric
-from prometheus_client.parser import text_string_to_metric_families
-from prometheus_client.registry import Collector
 
 from gateway.http.server import listen_on
 from gateway.settings import Settings
+from gateway.worker_metrics import WorkersCollector
 
 logger = logging.getLogger(__name__)
 
@@ -33,7 +30,6 @@ _ANSWER_S = 2.0
 # Unanswered questions in a row, after which a process counts as hanging.
 _MOST_SILENCES = 5
 _RESTART_S = 1.0
-_WORKER = "worker"
 
 
 class WorkerFailed(Exception):
@@ -169,7 +165,7 @@ class Worker:
         """What it answers on its port for those who watch. Blocks for a moment.
 
         Raises:
-            OSError: nothing.
+            OSError: it answers nothing, or what is no HTTP.
         """
         connection = http.client.HTTPConnection("127.0.0.1", self._metrics_port, timeout=_ANSWER_S)
         try:
@@ -182,7 +178,8 @@ class Worker:
             connection.close()
 
     async def _watch(self, process: asyncio.subprocess.Process) -> None:
-        silences = 0
+        """Notes what the process says of itself, and kills it when it says nothing any more; until it has answered it is starting, however long."""
+        silences, has_answered = 0, False
         while True:
             await asyncio.sleep(_POLL_S)
             try:
@@ -191,48 +188,14 @@ class Worker:
             except OSError:
                 alive = ready = 503
             self.is_ready = ready == 200
-            self._was_alive |= alive == 200
+            has_answered |= alive == 200
+            self._was_alive |= has_answered
             silences = 0 if alive == 200 else silences + 1
-            if silences > _MOST_SILENCES and self._was_alive:
+            if silences > _MOST_SILENCES and has_answered:
                 logger.error("worker %d does not answer and is killed", self.number)
                 with contextlib.suppress(ProcessLookupError):
                     process.kill()
                 return
-
-
-class WorkersCollector(Collector):
-    """What all processes tell, each under its number; those that do not answer are left out.
-
-    Args:
-        workers: whom to ask.
-    """
-
-    def __init__(self, workers: Iterable[Worker]) -> None:
-        self._workers = list(workers)
-        self._threads = ThreadPoolExecutor(len(self._workers), thread_name_prefix="workers")
-
-    def describe(self) -> Iterable[Metric]:
-        """Nothing: nobody is to be asked before there is anybody."""
-        return ()
-
-    def collect(self) -> Iterable[Metric]:
-        """All families of all, with their values now."""
-        ready = GaugeMetricFamily("triserve_gateway_worker_ready", "Whether the worker process takes requests", labels=(_WORKER,))
-        families: dict[str, Metric] = {ready.name: ready}
-        for worker, told in zip(self._workers, self._threads.map(_told, self._workers), strict=True):
-            ready.add_metric((str(worker.number),), float(worker.is_ready))
-            for family in text_string_to_metric_families(told):
-                merged = families.setdefault(family.name, Metric(family.name, family.documentation, family.type))
-                merged.samples += [one._replace(labels={**one.labels, _WORKER: str(worker.number)}) for one in family.samples]
-        return families.values()
-
-
-def _told(worker: Worker) -> str:
-    try:
-        status, body = worker.ask("/metrics")
-    except OSError:
-        return ""
-    return body.decode() if status == 200 else ""
 
 
 def _hosts(settings: Settings) -> Iterable[str]:
