@@ -281,13 +281,13 @@ class Engine:
                 self._failed_steps = 0
                 self._steps += 1
                 self._prefill_tokens += sum(chunk.length for chunk in plan.prefills)
-                self._decode_tokens += len(rows.numbers) if rows is not None else 0
         elif not (self._has_arrivals or plan.admitted or self._released or self._is_watch_new):
             return None
         self._has_arrivals = False
         return self._output(rows)
 
     def _output(self, rows: Rows | None) -> StepOutput:
+        self._decode_tokens += len(rows.numbers) if rows is not None else 0
         output = StepOutput(rows, self._started, self._released, self.load, self._pinned, self._take_kv_changes())
         self._started, self._released, self._pinned = [], [], []
         return output

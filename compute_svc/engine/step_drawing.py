@@ -152,11 +152,15 @@ class StepDrawing:
             draw.kept = None
         positions = np.array([state.position for state in states], dtype=np.int64)
         with torch.inference_mode():
-            drawn = self._drawer.draw(torch.cat(rows), draws, positions, lambda row: _known(states[row]))
-        return [
-            DrawnRow(drawn.failed.get(row, RowStatus.DRAWN), int(drawn.tokens[row]), drawn.logprobs.get(row), None)
+            logits = torch.cat(rows)
+            drawn = self._drawer.draw(logits, draws, positions, lambda row: _known(states[row]))
+        others = {
+            row: DrawnRow(drawn.failed.get(row, RowStatus.DRAWN), int(drawn.tokens[row]), drawn.logprobs.get(row), None)
             for row in range(len(states))
-        ]
+        }
+        if self._config.audited_share:
+            self._add_audited(states, drawn.tokens, logits, others)
+        return list(others.values())
 
     def _look_at(self, states: list[RequestState]) -> None:
         if states != self._states:
@@ -209,8 +213,7 @@ class StepDrawing:
         audited = []
         for row, state in enumerate(states):
             drawn = others.get(row)
-            # A sampler has gone on by the time it would look at one that a grammar binds.
-            if (drawn is None or drawn.status is RowStatus.DRAWN) and not state.request.pins and state.request.sampling.grammar is None:
+            if (drawn is None or drawn.status is RowStatus.DRAWN) and not state.request.pins:
                 self._audits_due += self._config.audited_share
                 if self._audits_due >= 1:
                     self._audits_due -= 1

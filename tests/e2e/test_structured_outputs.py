@@ -62,8 +62,8 @@ async def test_openais_own_helper_gets_the_clients_type(client: AsyncOpenAI) -> 
         model="tiny", messages=[{"role": "user", "content": "Who?"}], response_format=Person, max_tokens=400, seed=3, temperature=0.3
     )
     (choice,) = answer.choices
-    if choice.finish_reason == "stop":
-        assert isinstance(choice.message.parsed, Person)
+    assert choice.finish_reason == "stop"
+    assert isinstance(choice.message.parsed, Person)
 
 
 async def test_every_answer_that_has_ended_is_what_its_schema_allows_however_it_is_drawn(client: AsyncOpenAI) -> None:

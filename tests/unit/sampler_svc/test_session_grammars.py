@@ -8,8 +8,9 @@ import numpy as np
 import pytest
 
 from sampler_svc.grammars import GrammarCompiler, unpacked
+from sampler_svc.request_slots import RequestSlots
 from sampler_svc.request_state import Finish
-from sampler_svc.session import Compiled, Outcome, Session
+from sampler_svc.session import Audits, Compiled, Outcome, Session
 from tests.fakes.sampler_tokenizers import byte_tokenizer
 from tests.unit.sampler_svc.test_session import EOS, VOCABULARY, WIDTH, frame, opening, session, texts
 from triserve.rpc.errors import InvalidRequest
@@ -108,3 +109,24 @@ def test_max_tokens_end_a_text_that_is_not_whole(grammars: GrammarCompiler) -> N
     one, _ = begun(grammars, max_tokens=1)
     outcome = one.process([frame([(1, 0, ord("a"))])])
     assert (outcome.deltas[1].finish, outcome.masks) == (Finish.LENGTH, {})
+
+
+def test_a_row_that_is_drawn_here_is_drawn_from_what_the_grammar_allows(grammars: GrammarCompiler) -> None:
+    one, _ = begun(grammars)
+    outcome = one.process([frame([(1, 0, {ord("z"): 9.0, ord("a"): 1.0, ord("b"): 5.0})])])
+    assert [verdict.token for verdict in outcome.verdicts] == [ord("a")]
+    assert allowed_in(outcome) == (1, "b")
+
+
+def test_a_row_that_leaves_nothing_the_grammar_allows_fails_its_request_by_name(grammars: GrammarCompiler) -> None:
+    one, _ = begun(grammars)
+    ((request, error),) = one.process([frame([(1, 0, {ord("z"): 9.0})])]).failed
+    assert (request, error.field) == (1, "grammar")
+
+
+def test_an_audited_row_is_drawn_again_under_the_same_mask(grammars: GrammarCompiler) -> None:
+    audits = Audits()
+    one = Session(VOCABULARY, WIDTH, RequestSlots(10), audits)
+    one.process([], compiled(grammars, one.process([frame(opens=[opening(1, sampling=GRAMMAR)])])))
+    one.process([frame([(1, 0, ord("a"))], audited={0: {ord("z"): 9.0, ord("a"): 1.0}})])
+    assert (audits.rows, audits.disagreements) == (1, 0)

@@ -93,6 +93,15 @@ def test_every_token_is_one_that_its_mask_allows_and_the_likeliest_of_those(when
     assert scene.run(lambda: scene.step(**{when: True})) == greedy_under_masks(scene.model, 8)
     assert scene.reader.errors == {1: None}
     assert scene.engine.load.used_pages == 0
+    assert scene.engine.load.decode_tokens == 8
+
+
+@pytest.mark.parametrize("when", WHEN)
+def test_rows_under_masks_are_audited_as_all_are(when: str) -> None:
+    scene = Scene(drawing=DrawConfig(audited_share=1.0))
+    scene.run(lambda: scene.step(**{when: True}))
+    audited = [one for output in scene.reader.outputs if output.rows is not None for one in output.rows.logits]
+    assert len(audited) == 8
 
 
 @given(st.lists(st.sampled_from([*WHEN, "never"]), min_size=10, max_size=40))
