@@ -18,7 +18,7 @@ from gateway.flow.generation import CacheReport, Generation, Piece
 from gateway.flow.pipeline import Pipeline
 from gateway.http.error_map import as_service_error
 from gateway.http.openai_answer import WholeChoice, gather, timeline_body, usage_body
-from gateway.http.sse import KEEP_ALIVE, EventForm
+from gateway.http.sse import KEEP_ALIVE, EventRenderer
 from triserve.rpc.errors import Cancelled
 
 CACHE_HEADER = "X-Triserve-Cache"
@@ -30,18 +30,18 @@ _SMALL_WRITE_BYTES = 16 * 1024
 _BEHIND_BYTES = 4 * 1024
 
 
-class AnswerForm(Protocol):
+class AnswerRenderer(Protocol):
     """How an answer looks: what a door has of its own."""
 
     def whole(self, call: Call, generation: Generation, choices: list[WholeChoice]) -> dict[str, Any]:
         """The body of a whole answer."""
 
-    def events(self, system_fingerprint: str) -> EventForm:
+    def events(self, system_fingerprint: str) -> EventRenderer:
         """What makes the events of a stream."""
 
 
-class Shape(NamedTuple):
-    """How an answer to a chat or a completion looks. Implements `AnswerForm`."""
+class OpenAiRenderer(NamedTuple):
+    """How an answer to a chat or a completion looks. Implements `AnswerRenderer`."""
 
     # OpenAI's "object" of the whole answer.
     kind: str
@@ -49,13 +49,13 @@ class Shape(NamedTuple):
     # Makes a choice's body from its index and what was gathered.
     choice: Callable[[int, WholeChoice], dict[str, Any]]
     # Makes what makes the events of a stream, from the system fingerprint.
-    events: Callable[[str], EventForm]
+    events: Callable[[str], EventRenderer]
     timeline: bool
     # Whether the whole answer has the one prompt's ids; a completion has them in its choices.
     prompt_token_ids: bool
 
     def whole(self, call: Call, generation: Generation, choices: list[WholeChoice]) -> dict[str, Any]:
-        """See `AnswerForm`."""
+        """See `AnswerRenderer`."""
         body = {
             "id": call.request_id,
             "object": self.kind,
@@ -72,7 +72,7 @@ class Shape(NamedTuple):
         return body
 
 
-async def respond_whole(pipeline: Pipeline, call: Call, ticket: Ticket, form: AnswerForm) -> web.Response:
+async def respond_whole(pipeline: Pipeline, call: Call, ticket: Ticket, renderer: AnswerRenderer) -> web.Response:
     """The whole answer in one body.
 
     Raises:
@@ -80,7 +80,7 @@ async def respond_whole(pipeline: Pipeline, call: Call, ticket: Ticket, form: An
     """
     async with pipeline.open(call, ticket) as generation:
         choices = await gather(generation, len(call.prompts) * call.n)
-    return json_response(form.whole(call, generation, choices), headers=cache_headers(generation.cache, call))
+    return json_response(renderer.whole(call, generation, choices), headers=cache_headers(generation.cache, call))
 
 
 def cache_headers(report: CacheReport, call: Call) -> dict[str, str]:
@@ -99,7 +99,7 @@ def json_response(body: Any, *, status: int = 200, headers: dict[str, str] | Non
 
 
 async def respond_stream(
-    request: web.Request, pipeline: Pipeline, call: Call, ticket: Ticket, form: AnswerForm, *, stall_timeout_s: float
+    request: web.Request, pipeline: Pipeline, call: Call, ticket: Ticket, renderer: AnswerRenderer, *, stall_timeout_s: float
 ) -> web.StreamResponse:
     """The answer as events. The status line is sent with the first of them, or when there was none for a while.
 
@@ -107,12 +107,12 @@ async def respond_stream(
         ServiceError: the call failed before anything was sent.
     """
     stream = EventStream(request, stall_timeout_s=stall_timeout_s)
-    events: EventForm | None = None
+    events: EventRenderer | None = None
     try:
         async with pipeline.open(call, ticket) as generation:
             stream.headers.update(cache_headers(generation.cache, call))
             request[WAKE] = generation.wake
-            events = form.events(generation.system_fingerprint)
+            events = renderer.events(generation.system_fingerprint)
             generation.write_to(EventWriter(stream, events, generation))
             while not generation.finished:
                 pieces = await generation.next()
@@ -210,7 +210,7 @@ class EventWriter:
         generation: whose pieces they are.
     """
 
-    def __init__(self, stream: EventStream, events: EventForm, generation: Generation) -> None:
+    def __init__(self, stream: EventStream, events: EventRenderer, generation: Generation) -> None:
         self._stream = stream
         self._events = events
         self._generation = generation

@@ -23,7 +23,7 @@ _compact = json.JSONEncoder(separators=(",", ":")).encode
 _FINISH = {None: "null", "stop": '"stop"', "length": '"length"', "tool_calls": '"tool_calls"'}
 
 
-class EventForm(Protocol):
+class EventRenderer(Protocol):
     """Makes the events of one streamed answer."""
 
     def pieces(self, pieces: list[Piece], generation: Generation) -> bytes:

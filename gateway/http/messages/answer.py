@@ -18,8 +18,8 @@ _quote = json.encoder.encode_basestring_ascii
 _compact = json.JSONEncoder(separators=(",", ":")).encode
 
 
-class MessageForm:
-    """How the message that answers one request looks. Implements `AnswerForm`.
+class MessageRenderer:
+    """How the message that answers one request looks. Implements `AnswerRenderer`.
 
     Args:
         body: what was asked.
@@ -36,7 +36,7 @@ class MessageForm:
         self.request_id = request_id
 
     def whole(self, call: Call, generation: Generation, choices: list[WholeChoice]) -> dict[str, Any]:
-        """See `AnswerForm`."""
+        """See `AnswerRenderer`."""
         (choice,) = choices
         text, sequence = "".join(choice.text), None
         if choice.finish_reason == "stop" and (sequence := self.sequence_at_end(text)) is not None:
@@ -46,7 +46,7 @@ class MessageForm:
         return {**self.message(usage), "content": [{"type": "text", "text": text}], **end._asdict()}
 
     def events(self, system_fingerprint: str) -> MessageEvents:
-        """See `AnswerForm`."""
+        """See `AnswerRenderer`."""
         return MessageEvents(self)
 
     def message(self, usage: Usage) -> dict[str, Any]:
@@ -81,14 +81,14 @@ class End(NamedTuple):
 
 
 class MessageEvents:
-    """The events of one message. Implements `EventForm`.
+    """The events of one message. Implements `EventRenderer`.
 
     Args:
-        form: of the message.
+        renderer: of the message.
     """
 
-    def __init__(self, form: MessageForm) -> None:
-        self._form = form
+    def __init__(self, renderer: MessageRenderer) -> None:
+        self._renderer = renderer
         self._has_begun = False
         self._reader: ContentReader | None = None
         # The stop sequence at the end of what came, which is sent if it turns out to be text, and why the answer ended.
@@ -96,21 +96,21 @@ class MessageEvents:
         self._finish_reason: FinishReason | None = None
 
     def pieces(self, pieces: list[Piece], generation: Generation) -> bytes:
-        """See `EventForm`."""
+        """See `EventRenderer`."""
         if self._reader is None:
             self._reader = ContentReader(generation.form)
         return "".join([self._begin(generation), *(self._piece(piece, self._reader) for piece in pieces)]).encode("ascii")
 
     def last(self, usage: Usage, timeline: Timeline) -> bytes:
-        """See `EventForm`."""
-        end = self._form.end(self._finish_reason, self._held or None, usage)
+        """See `EventRenderer`."""
+        end = self._renderer.end(self._finish_reason, self._held or None, usage)
         ended = {"type": "message_delta", "delta": end._asdict(), "usage": _usage_body(usage)}
         stopped = _event({"type": "content_block_stop", "index": 0})
         return (stopped + _event(ended) + _event({"type": "message_stop"})).encode("ascii")
 
     def failed(self, error: ServiceError) -> bytes:
-        """See `EventForm`."""
-        return _event(error_answer(error, self._form.request_id).body).encode("ascii")
+        """See `EventRenderer`."""
+        return _event(error_answer(error, self._renderer.request_id).body).encode("ascii")
 
     def _begin(self, generation: Generation) -> str:
         """The events before the first delta; nothing if they were there."""
@@ -119,13 +119,13 @@ class MessageEvents:
         self._has_begun = True
         # What is made by now is counted in the end.
         usage = generation.usage()._replace(completion_tokens=0)
-        started = {"type": "message_start", "message": self._form.message(usage)}
+        started = {"type": "message_start", "message": self._renderer.message(usage)}
         block = {"type": "content_block_start", "index": 0, "content_block": {"type": "text", "text": ""}}
         return _event(started) + _event(block) + _event({"type": "ping"})
 
     def _piece(self, piece: Piece, reader: ContentReader) -> str:
         text, self._finish_reason = self._held + piece.delta.text, piece.delta.finish_reason
-        self._held = "" if self._finish_reason == "length" else self._form.sequence_at_end(text) or ""
+        self._held = "" if self._finish_reason == "length" else self._renderer.sequence_at_end(text) or ""
         text = reader.feed(text.removesuffix(self._held), is_last=self._finish_reason is not None)
         if not text:
             return ""

@@ -7,7 +7,8 @@ from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import BeforeValidator, Field
 
-from gateway.flow.call import AnswerReading, Wishes
+from gateway.flow.call import Wishes
+from gateway.http.one_answer import OneAnswer
 from gateway.http.openai_fields import Refused
 from gateway.http.openai_messages import Message, chat_input
 from gateway.http.openai_schema import CacheField
@@ -69,7 +70,7 @@ class CountBody(Body):
         return tokenizer_pb2.EncodeRequest(chat=chat)
 
 
-class MessagesBody(CountBody):
+class MessagesBody(OneAnswer, CountBody):
     """Body of POST /v1/messages."""
 
     max_tokens: int = Field(ge=1)
@@ -85,24 +86,9 @@ class MessagesBody(CountBody):
     inference_geo: Label | None = without_effect("the model is where it is")
 
     @property
-    def n(self) -> int | None:
-        """One answer."""
-        return None
-
-    @property
-    def truncate_prompt_tokens(self) -> int | None:
-        """All of the prompt is answered."""
-        return None
-
-    @property
     def template_must_read(self) -> tuple[str, ...]:
         """The template gets no arguments."""
         return ()
-
-    @property
-    def reading(self) -> AnswerReading:
-        """What the model thinks is no text, and nothing is called."""
-        return AnswerReading()
 
     @property
     def user(self) -> str | None:
@@ -111,7 +97,7 @@ class MessagesBody(CountBody):
 
     def wishes(self) -> Wishes:
         """The sampling and stopping fields, but for max_tokens: an answer that comes to the end of the context before it says so and is no
-        error. Text ends with the stop string that ended it, which is how the answer's form knows it."""
+        error. Text ends with the stop string that ended it, which is how the answer's renderer knows it."""
         return Wishes(
             temperature=self.temperature,
             top_p=self.top_p,

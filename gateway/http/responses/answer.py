@@ -18,8 +18,8 @@ _compact = json.JSONEncoder(separators=(",", ":")).encode
 _RATE_LIMIT = 429
 
 
-class ResponseForm:
-    """How the response to one request looks. Implements `AnswerForm`.
+class ResponseRenderer:
+    """How the response to one request looks. Implements `AnswerRenderer`.
 
     Args:
         body: what was asked.
@@ -36,14 +36,14 @@ class ResponseForm:
         self.message_id = "msg_" + request_id.removeprefix("resp_")
 
     def whole(self, call: Call, generation: Generation, choices: list[WholeChoice]) -> dict[str, Any]:
-        """See `AnswerForm`."""
+        """See `AnswerRenderer`."""
         (choice,) = choices
         text = ContentReader(generation.form).feed("".join(choice.text), is_last=True)
         logprobs = chat_logprobs(choice.logprobs)["content"]
         return self.ended(text, logprobs, choice.finish_reason, generation.usage())
 
     def events(self, system_fingerprint: str) -> ResponseEvents:
-        """See `AnswerForm`."""
+        """See `AnswerRenderer`."""
         return ResponseEvents(self)
 
     def ended(self, text: str, logprobs: list[Any], finish_reason: FinishReason | None, usage: Usage) -> dict[str, Any]:
@@ -98,34 +98,34 @@ class ResponseForm:
 
 
 class ResponseEvents:
-    """The events of one response. Implements `EventForm`.
+    """The events of one response. Implements `EventRenderer`.
 
     Args:
-        form: of the response.
+        renderer: of the response.
     """
 
-    def __init__(self, form: ResponseForm) -> None:
-        self._form = form
+    def __init__(self, renderer: ResponseRenderer) -> None:
+        self._renderer = renderer
         self._number = 0
         self._has_begun = False
         self._reader: ContentReader | None = None
         self._text: list[str] = []
         self._logprobs: list[Any] = []
         self._finish_reason: FinishReason | None = None
-        self._place = {"item_id": form.message_id, "output_index": 0, "content_index": 0}
+        self._place = {"item_id": renderer.message_id, "output_index": 0, "content_index": 0}
         kind = "response.output_text.delta"
         self._before_delta = f'event: {kind}\ndata: {{"type":"{kind}",{_compact(self._place)[1:-1]},"delta":'
 
     def pieces(self, pieces: list[Piece], generation: Generation) -> bytes:
-        """See `EventForm`."""
+        """See `EventRenderer`."""
         if self._reader is None:
             self._reader = ContentReader(generation.form)
         return "".join([self._begin(), *(self._piece(piece, self._reader) for piece in pieces)]).encode("ascii")
 
     def last(self, usage: Usage, timeline: Timeline) -> bytes:
-        """See `EventForm`."""
+        """See `EventRenderer`."""
         text = "".join(self._text)
-        whole = self._form.ended(text, self._logprobs, self._finish_reason, usage)
+        whole = self._renderer.ended(text, self._logprobs, self._finish_reason, usage)
         (message,) = whole["output"]
         return "".join(
             [
@@ -137,9 +137,9 @@ class ResponseEvents:
         ).encode("ascii")
 
     def failed(self, error: ServiceError) -> bytes:
-        """See `EventForm`."""
+        """See `EventRenderer`."""
         code = "rate_limit_exceeded" if error.http_status == _RATE_LIMIT else "server_error"
-        response = self._form.response("failed", error={"code": code, "message": error.message})
+        response = self._renderer.response("failed", error={"code": code, "message": error.message})
         return (self._begin() + self._event("response.failed", {"response": response})).encode("ascii")
 
     def _begin(self) -> str:
@@ -147,12 +147,12 @@ class ResponseEvents:
         if self._has_begun:
             return ""
         self._has_begun = True
-        begun = {"response": self._form.response("in_progress")}
+        begun = {"response": self._renderer.response("in_progress")}
         return "".join(
             [
                 self._event("response.created", begun),
                 self._event("response.in_progress", begun),
-                self._event("response.output_item.added", {"output_index": 0, "item": self._form.message("in_progress")}),
+                self._event("response.output_item.added", {"output_index": 0, "item": self._renderer.message("in_progress")}),
                 self._event("response.content_part.added", {**self._place, "part": text_part("", [])}),
             ]
         )

@@ -7,7 +7,8 @@ from typing import Annotated, Any, ClassVar, Literal
 from pydantic import BeforeValidator, Field
 from typing_extensions import TypedDict
 
-from gateway.flow.call import AnswerReading, Wishes
+from gateway.flow.call import Wishes
+from gateway.http.one_answer import OneAnswer
 from gateway.http.openai_fields import MAX_SHOWN_CHARS, Refused, without_idle
 from gateway.http.openai_messages import Message, chat_input
 from gateway.http.openai_schema import CacheField
@@ -89,7 +90,7 @@ class Reasoning(Body):
     effort: Label | None = None
 
 
-class ResponsesBody(Body):
+class ResponsesBody(OneAnswer, Body):
     """Body of POST /v1/responses."""
 
     refused: ClassVar[Refused] = REFUSED_IN_RESPONSE
@@ -134,24 +135,9 @@ class ResponsesBody(Body):
         return fields
 
     @property
-    def n(self) -> int | None:
-        """One answer."""
-        return None
-
-    @property
-    def truncate_prompt_tokens(self) -> int | None:
-        """All of the prompt is answered."""
-        return None
-
-    @property
     def template_must_read(self) -> tuple[str, ...]:
         """Arguments of the template that would have no effect if it did not read them."""
         return () if self.effort is None else (_EFFORT,)
-
-    @property
-    def reading(self) -> AnswerReading:
-        """What the model thinks is no text, and nothing is called."""
-        return AnswerReading()
 
     @property
     def format(self) -> dict[str, Any]:

@@ -11,7 +11,7 @@ from aiohttp import web
 
 from gateway.context import CLIENT_LABEL, GATEWAY, GRANT, REQUEST_ID, SPAN, Gateway
 from gateway.flow.call import AnswerReading, Call, Prompt, Wishes
-from gateway.http.answering import AnswerForm, Shape, respond_stream, respond_whole
+from gateway.http.answering import AnswerRenderer, OpenAiRenderer, respond_stream, respond_whole
 from gateway.http.cache_control import cache_policy
 from gateway.http.openai_answer import WholeChoice
 from gateway.http.openai_schema import CacheField, ChatBody, CompletionBody
@@ -114,7 +114,7 @@ async def respond(request: web.Request, style: Style, kind: type[B], prompts: An
         if body.stream_options is not None and not body.stream:
             raise InvalidRequest("stream_options is set, stream must be true with it", field="stream_options")
         call = call_of(request, style, body, prompts(body))
-        return Plan(call, _shape(style, body, call, request.app[GATEWAY]))
+        return Plan(call, _renderer(style, body, call, request.app[GATEWAY]))
 
     return await answer(request, kind, plan)
 
@@ -123,7 +123,7 @@ class Plan(NamedTuple):
     """What is asked, and how the answer is to look."""
 
     call: Call
-    form: AnswerForm
+    renderer: AnswerRenderer
 
 
 async def answer(request: web.Request, kind: type[AnyBody], plan: Callable[[AnyBody], Plan]) -> web.StreamResponse:
@@ -142,11 +142,11 @@ async def answer(request: web.Request, kind: type[AnyBody], plan: Callable[[AnyB
     gateway.admission.require_open()
     # A place is taken when the body is there: a slow one keeps nobody out.
     async with gateway.bodies.read(request, kind, tenant=tenant) as body:
-        call, form = plan(body)
+        call, renderer = plan(body)
         with gateway.admission.enter(tenant) as ticket:
             if not call.stream:
-                return await respond_whole(gateway.pipeline, call, ticket, form)
-            return await respond_stream(request, gateway.pipeline, call, ticket, form, stall_timeout_s=gateway.limits.stall_timeout_s)
+                return await respond_whole(gateway.pipeline, call, ticket, renderer)
+            return await respond_stream(request, gateway.pipeline, call, ticket, renderer, stall_timeout_s=gateway.limits.stall_timeout_s)
 
 
 def call_of(request: web.Request, door: Door | Style, body: Asking, prompts: tuple[Prompt, ...]) -> Call:
@@ -179,13 +179,13 @@ def call_of(request: web.Request, door: Door | Style, body: Asking, prompts: tup
     )
 
 
-def _shape(style: Style, body: ChatBody | CompletionBody, call: Call, gateway: Gateway) -> Shape:
+def _renderer(style: Style, body: ChatBody | CompletionBody, call: Call, gateway: Gateway) -> OpenAiRenderer:
     options = body.stream_options
     with_timeline = bool(body.return_timeline)
     with_token_ids = bool(body.return_token_ids)
     created = int(time.time())
     include_usage = bool(options and options.include_usage)
-    return Shape(
+    return OpenAiRenderer(
         kind=style.kind,
         model=gateway.names.name,
         choice=partial(style.choice, with_logprobs=call.wishes.top_logprobs is not None, with_token_ids=with_token_ids),

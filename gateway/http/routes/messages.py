@@ -7,7 +7,7 @@ from aiohttp import web
 from gateway.context import GATEWAY, REQUEST_ID
 from gateway.flow.resolve import check_messages
 from gateway.http.answering import json_response
-from gateway.http.messages.answer import MessageForm
+from gateway.http.messages.answer import MessageRenderer
 from gateway.http.messages.errors import error_answer
 from gateway.http.messages.schema import CountBody, MessagesBody
 from gateway.http.middleware import traced, with_errors
@@ -34,7 +34,7 @@ async def create(request: web.Request) -> web.StreamResponse:
         # More than fits is no error: such an answer says that the context has ended it.
         call = call_of(request, _DOOR._replace(default_max_tokens=body.max_tokens), body, (body.prompt(),))
         model = request.app[GATEWAY].names.name
-        return Plan(call, MessageForm(body, message_id=call.request_id, request_id=request[REQUEST_ID], model=model))
+        return Plan(call, MessageRenderer(body, message_id=call.request_id, request_id=request[REQUEST_ID], model=model))
 
     return await answer(request, MessagesBody, plan)
 

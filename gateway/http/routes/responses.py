@@ -9,7 +9,7 @@ from aiohttp import web
 from gateway.context import GATEWAY
 from gateway.http.middleware import traced
 from gateway.http.paths import add_route
-from gateway.http.responses.answer import ResponseForm
+from gateway.http.responses.answer import ResponseRenderer
 from gateway.http.responses.schema import ResponsesBody
 from gateway.http.routes.generating import Door, Plan, answer, call_of
 
@@ -28,6 +28,6 @@ async def create(request: web.Request) -> web.StreamResponse:
     def plan(body: ResponsesBody) -> Plan:
         call = call_of(request, _DOOR, body, (body.prompt(),))
         model = request.app[GATEWAY].names.name
-        return Plan(call, ResponseForm(body, request_id=call.request_id, model=model, created=int(time.time())))
+        return Plan(call, ResponseRenderer(body, request_id=call.request_id, model=model, created=int(time.time())))
 
     return await answer(request, ResponsesBody, plan)

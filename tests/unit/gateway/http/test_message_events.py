@@ -11,20 +11,20 @@ from hypothesis import strategies as st
 
 from gateway.flow.answer import Delta, FinishReason
 from gateway.flow.generation import Piece, Timeline, Usage
-from gateway.http.messages.answer import MessageForm
+from gateway.http.messages.answer import MessageRenderer
 from gateway.http.messages.schema import MessagesBody, Turn
 from gateway.http.openai_answer import WholeChoice
 from gateway.tools.answer_parser import AnswerForm
 from gateway.tools.registry import REASONING
 from tests.examples import examples
-from tests.fakes.tool_answers import form_of as form_of_answer
+from tests.fakes.tool_answers import form_of
 from triserve.rpc.errors import Unavailable
 
 USAGE = Usage(prompt_tokens=9, completion_tokens=5, cached_tokens=4)
 
 
 class Answered:
-    """What a form asks of a generation.
+    """What a renderer asks of a generation.
 
     Args:
         form: of its answers.
@@ -41,9 +41,9 @@ class Answered:
 GENERATION: Any = Answered()
 
 
-def form_of(stops: Sequence[str], max_tokens: int = 5) -> MessageForm:
+def renderer_of(stops: Sequence[str], max_tokens: int = 5) -> MessageRenderer:
     body = MessagesBody(messages=[Turn(role="user", content="a")], max_tokens=max_tokens, stop_sequences=list(stops))
-    return MessageForm(body, message_id="msg_1", request_id="1", model="tiny")
+    return MessageRenderer(body, message_id="msg_1", request_id="1", model="tiny")
 
 
 def pieces_of(texts: Sequence[str], finish_reason: FinishReason) -> list[Piece]:
@@ -60,9 +60,9 @@ def events_of(data: bytes) -> list[dict[str, Any]]:
     return found
 
 
-def streamed(form: MessageForm, pieces: list[Piece], generation: Any = GENERATION) -> tuple[str, dict[str, Any]]:
+def streamed(renderer: MessageRenderer, pieces: list[Piece], generation: Any = GENERATION) -> tuple[str, dict[str, Any]]:
     """The text of all deltas, and how it ended."""
-    events = form.events("")
+    events = renderer.events("")
     said = events_of(b"".join(events.pieces([piece], generation) for piece in pieces) + events.last(USAGE, Timeline(0, 0, 0, 0)))
     assert [event["type"] for event in said[:3]] == ["message_start", "content_block_start", "ping"]
     assert [event["type"] for event in said[-3:]] == ["content_block_stop", "message_delta", "message_stop"]
@@ -70,12 +70,12 @@ def streamed(form: MessageForm, pieces: list[Piece], generation: Any = GENERATIO
     return "".join(event["delta"]["text"] for event in said[3:-3]), said[-2]["delta"]
 
 
-def whole(form: MessageForm, pieces: list[Piece], generation: Any = GENERATION) -> tuple[str, dict[str, Any]]:
+def whole(renderer: MessageRenderer, pieces: list[Piece], generation: Any = GENERATION) -> tuple[str, dict[str, Any]]:
     choice = WholeChoice()
     for piece in pieces:
         choice.add(piece)
     call: Any = None
-    said = form.whole(call, generation, [choice])
+    said = renderer.whole(call, generation, [choice])
     return said["content"][0]["text"], {name: said[name] for name in ("stop_reason", "stop_sequence")}
 
 
@@ -89,9 +89,9 @@ def whole(form: MessageForm, pieces: list[Piece], generation: Any = GENERATION) 
 def test_streamed_and_whole_say_the_same_without_the_stop_sequence(text: str, stop: str, ended: bool, cuts: list[int]) -> None:
     if stop in text:
         return  # the answer would have ended there
-    form = form_of(["END", "\n\nEND", "ab"] if stop != "ab" else ["ab"])
-    longest = form.sequence_at_end(text + stop) if ended else None
-    if not ended and form.sequence_at_end(text):
+    renderer = renderer_of(["END", "\n\nEND", "ab"] if stop != "ab" else ["ab"])
+    longest = renderer.sequence_at_end(text + stop) if ended else None
+    if not ended and renderer.sequence_at_end(text):
         return
     said_in_all = (text + stop).removesuffix(longest) if longest else text
     # What a stop string ends comes with all of it in one piece: it was held back until it was whole.
@@ -99,8 +99,8 @@ def test_streamed_and_whole_say_the_same_without_the_stop_sequence(text: str, st
     texts = [said_in_all[start:end] for start, end in zip([0, *places], [*places, len(said_in_all)], strict=True)]
     texts[-1] += longest or ""
     pieces = pieces_of(texts, "stop")
-    said, end = streamed(form, pieces)
-    assert (said, end) == whole(form, pieces)
+    said, end = streamed(renderer, pieces)
+    assert (said, end) == whole(renderer, pieces)
     assert said == said_in_all
     assert end == {"stop_reason": "stop_sequence" if ended else "end_turn", "stop_sequence": longest}
 
@@ -120,15 +120,15 @@ def test_what_a_model_thinks_is_no_text_of_a_message(thought: str, said: str, st
     places = sorted({min(cut, len(text)) for cut in cuts})
     texts = [text[start:end] for start, end in zip([0, *places], [*places, len(text)], strict=True)]
     texts[-1] += stop if ended else ""
-    pieces, form, generation = pieces_of(texts, "stop"), form_of([stop]), Answered(form_of_answer("hermes", reasoning=REASONING["think"]))
-    shown, end = streamed(form, pieces, generation)
-    assert (shown, end) == whole(form, pieces, generation)
+    pieces, renderer, generation = pieces_of(texts, "stop"), renderer_of([stop]), Answered(form_of("hermes", reasoning=REASONING["think"]))
+    shown, end = streamed(renderer, pieces, generation)
+    assert (shown, end) == whole(renderer, pieces, generation)
     assert shown.strip() == (said.strip() if stop != "</think>" else "")
     assert end["stop_sequence"] == (stop if ended else None)
 
 
 def test_the_end_may_come_in_a_piece_of_its_own() -> None:
-    assert streamed(form_of(["END"]), pieces_of(["one", "END", ""], "stop")) == (
+    assert streamed(renderer_of(["END"]), pieces_of(["one", "END", ""], "stop")) == (
         "one",
         {"stop_reason": "stop_sequence", "stop_sequence": "END"},
     )
@@ -136,15 +136,15 @@ def test_the_end_may_come_in_a_piece_of_its_own() -> None:
 
 def test_what_looks_like_a_stop_sequence_and_ends_nothing_is_text() -> None:
     cut = {"stop_reason": "max_tokens", "stop_sequence": None}
-    assert streamed(form_of(["END"]), pieces_of(["one END", " two"], "length")) == ("one END two", cut)
-    assert streamed(form_of(["END"]), pieces_of(["one END"], "length")) == ("one END", cut)
+    assert streamed(renderer_of(["END"]), pieces_of(["one END", " two"], "length")) == ("one END two", cut)
+    assert streamed(renderer_of(["END"]), pieces_of(["one END"], "length")) == ("one END", cut)
 
 
 def test_an_answer_that_the_context_ends_says_so() -> None:
     for end in (streamed, whole):
-        assert end(form_of([], max_tokens=6), pieces_of(["one"], "length"))[1]["stop_reason"] == "model_context_window_exceeded"
+        assert end(renderer_of([], max_tokens=6), pieces_of(["one"], "length"))[1]["stop_reason"] == "model_context_window_exceeded"
 
 
 def test_a_failure_is_an_event_with_its_kind() -> None:
-    (event,) = events_of(form_of([]).events("").failed(Unavailable("the sampler was lost")))
+    (event,) = events_of(renderer_of([]).events("").failed(Unavailable("the sampler was lost")))
     assert event == {"type": "error", "error": {"type": "overloaded_error", "message": "the sampler was lost"}, "request_id": "1"}

@@ -1,0 +1,24 @@
+"""What bodies say alike whose door gives one answer, of text alone."""
+
+from __future__ import annotations
+
+from gateway.flow.call import AnswerReading
+
+
+class OneAnswer:
+    """Mixed into the body of a door that gives one answer of text to all of the prompt."""
+
+    @property
+    def n(self) -> int | None:
+        """One answer."""
+        return None
+
+    @property
+    def truncate_prompt_tokens(self) -> int | None:
+        """All of the prompt is answered."""
+        return None
+
+    @property
+    def reading(self) -> AnswerReading:
+        """What the model thinks is no text, and nothing is called."""
+        return AnswerReading()
