@@ -11,6 +11,7 @@ from google.protobuf.message import Message
 from google.protobuf.message_factory import GetMessageClass
 from hypothesis import strategies as st
 
+from triserve.rpc.channel import MAX_MESSAGE_BYTES
 from triserve.v1 import sampler_pb2
 
 _GIANT = 3000
@@ -93,7 +94,13 @@ def _values(field: FieldDescriptor) -> st.SearchStrategy[Any]:
     lists = st.lists(one, max_size=4)
     if field.cpp_type == FieldDescriptor.CPPTYPE_MESSAGE:
         return lists
-    return st.one_of(lists, lists, lists, one.map(lambda value: [value] * _GIANT))
+    return st.one_of(lists, lists, lists, one.map(_giant))
+
+
+def _giant(value: Any) -> list[Any]:
+    """Very many of a value. Of long bytes, which may be a giant themselves, only so many that their message is too long to be sent."""
+    size = len(value) if isinstance(value, bytes) else 0
+    return [value] * (min(_GIANT, MAX_MESSAGE_BYTES // size + 1) if size else _GIANT)
 
 
 def _value(field: FieldDescriptor) -> st.SearchStrategy[Any]:

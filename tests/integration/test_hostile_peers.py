@@ -296,7 +296,6 @@ async def behind_a_gateway_with_hostile_stages(tokenizer_deeds: Sequence[Deed], 
                 tokenizers=(tokenizer.target, bad_tokenizer.server.target),
                 computes=(compute.target, bad_compute.server.target),
                 drain_timeout_s=0.0,
-                retry_wait_s=1.0,
                 cache=False,
             )
         )
