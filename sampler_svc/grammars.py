@@ -12,12 +12,12 @@ from pathlib import Path
 
 import numpy as np
 from llguidance import LLMatcher, LLParserLimits, LLTokenizer, TokenizerWrapper
-from numpy.typing import NDArray
 from tokenizers import Tokenizer
 
 from sampler_svc.vocabulary import Vocabulary
 from triserve.rpc.errors import InvalidRequest
 from triserve.rpc.sampling import Grammar
+from triserve.rpc.token_mask import mask_bytes
 
 # Compiled grammars that are kept, and the bytes of their texts together.
 _MAX_KEPT = 128
@@ -48,7 +48,7 @@ class GrammarState:
     def __init__(self, matcher: LLMatcher, end: int, logits_width: int, stop_token_ids: Iterable[int]) -> None:
         self._matcher = matcher
         self._end = end
-        self._num_bytes = -(-logits_width // 8)
+        self._num_bytes = mask_bytes(logits_width)
         self._stop_ids = np.array(sorted(stop_token_ids), np.intp)
         self.is_whole = False
         """Whether the answer may end here."""
@@ -225,8 +225,3 @@ def refused(why: str) -> InvalidRequest:
     line = " ".join(why.split())
     shown = "".join(character if character.isprintable() else "?" for character in line[:_MAX_SHOWN_CHARS])
     return InvalidRequest(f"grammar cannot be held: {shown}", field="grammar")
-
-
-def unpacked(allowed: bytes, logits_width: int) -> NDArray[np.bool_]:
-    """The bits of a mask, [width]."""
-    return np.unpackbits(np.frombuffer(allowed, np.uint8), count=logits_width, bitorder="little").astype(np.bool_)

@@ -13,13 +13,14 @@ from numpy.typing import NDArray
 
 from sampler_svc.draw import draw_token
 from sampler_svc.errors import Disagreement
-from sampler_svc.grammars import GrammarState, unpacked
+from sampler_svc.grammars import GrammarState
 from sampler_svc.logprobs import RowLogprobs, TokenLogprob, token_logprob
 from sampler_svc.request_slots import RequestSlots
 from sampler_svc.request_state import REPLAY_PIECE_TOKENS, Delta, RequestState
 from sampler_svc.vocabulary import Vocabulary
 from triserve.rpc.errors import InvalidRequest, ServiceError
 from triserve.rpc.sampling import Grammar
+from triserve.rpc.token_mask import unpacked
 from triserve.rpc.traces.context import read_traceparent
 from triserve.rpc.traces.spans import OpenSpan, Tracer, error_type
 from triserve.v1 import sampler_pb2

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import numpy as np
-
 from compute_svc.drawing import RequestDraw
 from compute_svc.scheduler.base import RequestState
 from compute_svc.wire.request import Request
 from triserve.rpc.errors import InvalidRequest
+from triserve.rpc.token_mask import mask_bytes, unpacked
 
 
 class Masks:
@@ -32,11 +31,10 @@ class Masks:
         """
         draw = state.draw
         assert isinstance(draw, RequestDraw), "a submitted request has what its drawing needs"
-        if not draw.has_grammar or position != state.position or len(allowed) != -(-self._width // 8):
+        if not draw.has_grammar or position != state.position or len(allowed) != mask_bytes(self._width):
             self._unfit.append(state)
             return
-        bits = np.unpackbits(np.frombuffer(allowed, np.uint8), count=self._width, bitorder="little")
-        draw.set_mask(position, bits.view(np.bool_))
+        draw.set_mask(position, unpacked(allowed, self._width))
         if draw.kept is not None and state not in self._told:
             self._told.append(state)
 

@@ -14,6 +14,7 @@ from typing import NamedTuple
 from compute_svc.replica.parcels import TextKey, read_parcel
 from triserve.rpc.errors import ServiceError, from_proto
 from triserve.rpc.session import MalformedMessage
+from triserve.rpc.token_mask import mask_bytes
 from triserve.v1 import sampler_pb2
 
 _MAX_ERROR_CHARS = 4096
@@ -227,7 +228,7 @@ class SamplerLedger:
         return [verdict for verdict in verdicts if verdict.number in self._open]
 
     def _read_masks(self, message: sampler_pb2.SampleResponse) -> list[Mask]:
-        num_bytes = -(-self._logits_width // 8)
+        num_bytes = mask_bytes(self._logits_width)
         masks = []
         for mask in message.masks:
             next_position = self._positions.get(mask.request)

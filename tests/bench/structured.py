@@ -25,11 +25,12 @@ import numpy as np
 
 from gateway.cli.hardware import describe_hardware
 from gateway.cli.model_folder import download_from_hub, resolve_model
-from sampler_svc.grammars import GrammarCompiler, unpacked
+from sampler_svc.grammars import GrammarCompiler
 from sampler_svc.vocabulary import Vocabulary, load_tokenizer
 from tests.bench.streamed_chat import streamed_chat
 from tests.e2e.local_pipeline import Pipeline
 from triserve.rpc.sampling import Grammar
+from triserve.rpc.token_mask import unpacked
 
 RESULTS = Path(__file__).parent / "results" / "structured.json"
 _LEAF = {"type": "string", "maxLength": 30}

@@ -14,11 +14,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 from llguidance import LLParserLimits
 
-from sampler_svc.grammars import GrammarCompiler, GrammarState, unpacked
+from sampler_svc.grammars import GrammarCompiler, GrammarState
 from sampler_svc.vocabulary import Vocabulary, load_tokenizer
 from tests.fakes.sampler_tokenizers import byte_tokenizer, llama_decoder, tokenizer_of
 from triserve.rpc.errors import InvalidRequest
 from triserve.rpc.sampling import Grammar
+from triserve.rpc.token_mask import unpacked
 
 WORDS = ("true", '{"', '":', "10", "name", "ab", "abc")
 WIDTH = 256 + len(WORDS) + 1

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from sampler_svc.grammars import GrammarCompiler, unpacked
+from sampler_svc.grammars import GrammarCompiler
 from sampler_svc.request_slots import RequestSlots
 from sampler_svc.request_state import Finish
 from sampler_svc.session import Audits, Compiled, Outcome, Session
@@ -15,6 +15,7 @@ from tests.fakes.sampler_tokenizers import byte_tokenizer
 from tests.unit.sampler_svc.test_session import EOS, VOCABULARY, WIDTH, frame, opening, session, texts
 from triserve.rpc.errors import InvalidRequest
 from triserve.rpc.sampling import Grammar, Sampling
+from triserve.rpc.token_mask import unpacked
 
 GRAMMAR = Sampling(temperature=0.0, grammar=Grammar("regex", "ab+c?"))
 

@@ -15,11 +15,12 @@ from tests.fakes.engine_reader import DEVICE, SERVICE, WIDTH, Reader, request_of
 from tests.fakes.hash_model import HashModel
 from triserve.rpc.errors import Internal, InvalidRequest
 from triserve.rpc.sampling import Grammar, Sampling
+from triserve.rpc.token_mask import mask_bytes
 
 GREEDY = Sampling(temperature=0.0, grammar=Grammar("regex", "whatever"))
 SAMPLED = Sampling(seed=5, grammar=Grammar("regex", "whatever"))
 PROMPT = range(10)
-NUM_BYTES = -(-WIDTH // 8)
+NUM_BYTES = mask_bytes(WIDTH)
 
 
 def allowed_at(position: int) -> list[int]:
