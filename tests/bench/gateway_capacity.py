@@ -10,10 +10,9 @@ import argparse
 import json
 import os
 import platform
-import statistics
 import subprocess
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime
 from importlib.metadata import version
@@ -25,6 +24,7 @@ import psutil
 from gateway.cli.hardware import describe_hardware
 from tests.bench.closed_loop import Load
 from tests.bench.gateway_stages import answer
+from tests.bench.summary import summary_of
 from tests.e2e.local_pipeline import free_port, wait_until
 
 ROOT = Path(__file__).parents[2]
@@ -123,13 +123,6 @@ def _run(kind: Kind, rows: int, log: Path) -> dict[str, float]:
     }
 
 
-def _summary(runs: Sequence[dict[str, float]]) -> dict[str, dict[str, float]]:
-    values = {name: [run[name] for run in runs] for name in runs[0]}
-    return {
-        name: {"median": round(statistics.median(of), 3), "min": round(min(of), 3), "max": round(max(of), 3)} for name, of in values.items()
-    }
-
-
 def main() -> None:
     """Measures and writes the results file."""
     parser = argparse.ArgumentParser(description=__doc__)
@@ -141,7 +134,7 @@ def main() -> None:
     arguments = parser.parse_args()
     kinds: dict[str, Any] = {}
     for kind in [one for one in KINDS if one.name in arguments.kinds]:
-        summary = _summary([_run(kind, arguments.rows, arguments.log) for _ in range(arguments.rounds)])
+        summary = summary_of([_run(kind, arguments.rows, arguments.log) for _ in range(arguments.rounds)])
         kinds[kind.name] = {**kind._asdict(), **summary}
         print(
             f"{kind.name}: {summary['requests_per_core_s']['median']:.0f} requests, {summary['tokens_per_core_s']['median']:.0f} tokens"

@@ -10,7 +10,6 @@ import asyncio
 import json
 import os
 import platform
-import statistics
 import subprocess
 import sys
 import time
@@ -28,6 +27,7 @@ from tokenizers import Tokenizer
 from gateway.cli.hardware import describe_hardware
 from gateway.cli.model_folder import download_from_hub, resolve_model
 from gateway.clients.tokenizer import TokenizerPeer
+from tests.bench.summary import summary_of
 from tests.e2e.local_pipeline import free_port, wait_until
 from triserve.rpc.channel import is_ready, open_channel
 from triserve.v1 import common_pb2, sampler_pb2, sampler_pb2_grpc, tokenizer_pb2
@@ -200,13 +200,6 @@ def _measure_sampler(model: Path, rows: int, num_frames: int, stop: Sequence[str
     }
 
 
-def _summary(runs: Sequence[dict[str, float]]) -> dict[str, dict[str, float]]:
-    values = {name: [run[name] for run in runs] for name in runs[0]}
-    return {
-        name: {"median": round(statistics.median(of), 3), "min": round(min(of), 3), "max": round(max(of), 3)} for name, of in values.items()
-    }
-
-
 def main() -> None:
     """Measures and writes the results file."""
     parser = argparse.ArgumentParser(description=__doc__)
@@ -217,7 +210,7 @@ def main() -> None:
     model = resolve_model(None, download_from_hub, os.environ).folder
     tokenizer: dict[str, Any] = {}
     for num_words, count in ((40, 4000), (400, 1000), (3000, 200)):
-        summary = _summary([_measure_tokenizer(model, num_words, count) for _ in range(arguments.rounds)])
+        summary = summary_of([_measure_tokenizer(model, num_words, count) for _ in range(arguments.rounds)])
         tokenizer[f"{num_words} words"] = summary
         print(f"tokenizer, {num_words} words: {summary['tokens_per_core_s']['median']:.0f} tokens a core and second", flush=True)
     sampler: dict[str, Any] = {}
@@ -228,7 +221,7 @@ def main() -> None:
         ("64 rows, 4 stop strings", 64, ("####", "<END>", "\n\n\n\n", "User:")),
     ):
         frames = arguments.frames * 64 // rows if rows > 64 else arguments.frames
-        summary = _summary([_measure_sampler(model, rows, frames, stop) for _ in range(arguments.rounds)])
+        summary = summary_of([_measure_sampler(model, rows, frames, stop) for _ in range(arguments.rounds)])
         sampler[name] = summary
         print(f"sampler, {name}: {summary['rows_per_core_s']['median']:.0f} rows a core and second", flush=True)
     document = {

@@ -1,7 +1,7 @@
 """What answers of a form cost: masks and compiling in the sampler, and a pipeline's tokens per second under a schema beside free text.
 
 Masks: microseconds from a token to the mask behind it, over answers that are drawn at random from what is allowed, for a vocabulary of 49,152 ids (SmolLM2's). Served: the same requests of the
-same lengths in turns, free and under a regular expression that lets any text be said, so that only the masks differ. Writes a results file.
+same lengths in turns, free and under a regular expression that lets any text be said, so that only the masks differ, at temperature 1. Writes a results file.
 """
 
 from __future__ import annotations
@@ -153,8 +153,8 @@ def served(concurrencies: Sequence[int], rounds: int, max_tokens: int) -> list[d
         for concurrency in concurrencies:
             free, bound = [], []
             for _ in range(rounds):
-                free.append(asyncio.run(_round(pipeline.url, concurrency, max_tokens)))
-                bound.append(asyncio.run(_round(pipeline.url, concurrency, max_tokens, guided_regex=ANY_TEXT)))
+                free.append(asyncio.run(_round(pipeline.url, concurrency, max_tokens, temperature=1)))
+                bound.append(asyncio.run(_round(pipeline.url, concurrency, max_tokens, temperature=1, guided_regex=ANY_TEXT)))
             row = {
                 "concurrency": concurrency,
                 "free_tokens_per_s": [round(one, 1) for one in free],
