@@ -101,7 +101,7 @@ MODULES = {
     "gateway/tools/harmony.py": ["tests/unit/gateway/tools"],
     "gateway/tools/python_literal.py": ["tests/unit/gateway/tools/test_call_formats.py"],
     "gateway/tools/pythonic.py": ["tests/unit/gateway/tools/test_call_formats.py"],
-    "gateway/http/openai_answer.py": ["tests/unit/gateway/http/test_openai_answer.py", "tests/unit/gateway/http"],
+    "gateway/http/openai/answer.py": ["tests/unit/gateway/http/openai/test_answer.py", "tests/unit/gateway/http"],
     "prompt_cache/eviction.py": ["tests/unit/prompt_cache/test_memory_store.py"],
     "prompt_cache/flights/flight.py": ["tests/unit/prompt_cache/flights"],
     "prompt_cache/memory_store.py": ["tests/unit/prompt_cache/test_memory_store.py"],

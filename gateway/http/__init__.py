@@ -1,1 +1,1 @@
-"""Speaks OpenAI's HTTP API: bodies in, JSON and server-sent events out; knows no stage behind the gateway."""
+"""Speaks HTTP: bodies in, JSON and server-sent events out; knows no stage behind the gateway."""

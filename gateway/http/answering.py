@@ -17,7 +17,7 @@ from gateway.flow.call import Call
 from gateway.flow.generation import CacheReport, Generation, Piece
 from gateway.flow.pipeline import Pipeline
 from gateway.http.error_map import as_service_error
-from gateway.http.openai_answer import WholeChoice, gather, timeline_body, usage_body
+from gateway.http.openai.answer import WholeChoice, gather, timeline_body, usage_body
 from gateway.http.sse import KEEP_ALIVE, EventRenderer
 from triserve.rpc.errors import Cancelled
 

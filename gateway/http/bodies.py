@@ -14,8 +14,8 @@ from gateway.errors import BodyTimeout, BodyTooLarge, UnsupportedMediaType
 from gateway.flow.limits import Limits
 from gateway.flow.shares import Holding, Shares
 from gateway.http.json_body import parse_json_object
-from gateway.http.openai_schema import parse_body
-from gateway.http.openai_values import Body
+from gateway.http.openai.parsing import parse_body
+from gateway.http.openai.values import Body
 
 B = TypeVar("B", bound=Body)
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from gateway.flow.call import CachePolicy
-from gateway.http.openai_schema import CacheField
+from gateway.http.openai.generating import CacheField
 from triserve.rpc.errors import InvalidRequest
 
 _HEADER = "Cache-Control"

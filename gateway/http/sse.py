@@ -7,7 +7,7 @@ from typing import Any, Protocol
 
 from gateway.flow.generation import Generation, Piece, Timeline, Usage
 from gateway.http.error_map import error_body
-from gateway.http.openai_answer import call_deltas, chat_finish, chat_logprobs, completion_logprobs, timeline_body, usage_body
+from gateway.http.openai.answer import call_deltas, chat_finish, chat_logprobs, completion_logprobs, timeline_body, usage_body
 from gateway.tools.answer_parser import AnswerParser
 from gateway.tools.findings import Said
 from triserve.rpc.errors import ServiceError

@@ -11,7 +11,7 @@ from gateway.flow.generation import Generation, Piece, Timeline, Usage
 from gateway.http.content_reader import ContentReader
 from gateway.http.messages.errors import error_answer
 from gateway.http.messages.schema import MessagesBody
-from gateway.http.openai_answer import WholeChoice
+from gateway.http.openai.answer import WholeChoice
 from triserve.rpc.errors import ServiceError
 
 _quote = json.encoder.encode_basestring_ascii

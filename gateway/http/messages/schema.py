@@ -9,10 +9,10 @@ from pydantic import BeforeValidator, Field
 
 from gateway.flow.call import Wishes
 from gateway.http.one_answer import OneAnswer
-from gateway.http.openai_fields import Refused
-from gateway.http.openai_messages import Message, chat_input
-from gateway.http.openai_schema import CacheField
-from gateway.http.openai_values import Body, Label, Text, TextPart, joined_parts, without_effect
+from gateway.http.openai.fields import Refused
+from gateway.http.openai.generating import CacheField
+from gateway.http.openai.messages import Message, chat_input
+from gateway.http.openai.values import Body, Label, Text, TextPart, joined_parts, without_effect
 from triserve.v1 import tokenizer_pb2
 
 _ASSISTANT = "assistant"

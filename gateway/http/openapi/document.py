@@ -10,7 +10,7 @@ from typing import Any
 from pydantic.json_schema import models_json_schema
 
 from gateway.flow.resolve import TOP_P
-from gateway.http.openai_values import WITHOUT_EFFECT, Body
+from gateway.http.openai.values import WITHOUT_EFFECT, Body
 from gateway.http.openapi.answers import ANSWERS, Schema, ref
 from gateway.http.openapi.operations import OPERATIONS, Operation
 from triserve.rpc import limits as contract

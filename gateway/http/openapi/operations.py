@@ -5,8 +5,10 @@ from __future__ import annotations
 from typing import NamedTuple
 
 from gateway.http.messages.schema import CountBody, MessagesBody
-from gateway.http.openai_schema import ChatBody, CompletionBody, DetokenizeBody, TokenizeBody
-from gateway.http.openai_values import Body
+from gateway.http.openai.chat_body import ChatBody
+from gateway.http.openai.completion_body import CompletionBody
+from gateway.http.openai.tokenize_bodies import DetokenizeBody, TokenizeBody
+from gateway.http.openai.values import Body
 from gateway.http.responses.schema import ResponsesBody
 
 

@@ -9,11 +9,11 @@ from typing_extensions import TypedDict
 
 from gateway.flow.call import Wishes
 from gateway.http.one_answer import OneAnswer
-from gateway.http.openai_fields import MAX_SHOWN_CHARS, Refused, without_idle
-from gateway.http.openai_messages import Message, chat_input
-from gateway.http.openai_schema import CacheField
-from gateway.http.openai_values import Body, Label, Text, joined_parts, without_effect
-from gateway.http.structured_fields import TextFormat
+from gateway.http.openai.fields import MAX_SHOWN_CHARS, Refused, without_idle
+from gateway.http.openai.generating import CacheField
+from gateway.http.openai.messages import Message, chat_input
+from gateway.http.openai.structured_fields import TextFormat
+from gateway.http.openai.values import Body, Label, Text, joined_parts, without_effect
 from triserve.rpc.errors import InvalidRequest
 from triserve.v1 import tokenizer_pb2
 

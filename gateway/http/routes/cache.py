@@ -11,7 +11,7 @@ from gateway.context import GATEWAY, GRANT, REQUEST_ID, Gateway
 from gateway.errors import Forbidden
 from gateway.flow.answer_cache import AnswerCache
 from gateway.http.answering import json_response
-from gateway.http.openai_schema import ChatBody
+from gateway.http.openai.chat_body import ChatBody
 from gateway.http.paths import add_route
 from gateway.http.routes.chat import STYLE
 from gateway.http.routes.generating import call_of

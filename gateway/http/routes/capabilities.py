@@ -11,10 +11,15 @@ from pydantic import BaseModel
 from gateway.context import GATEWAY, Gateway
 from gateway.http.answering import json_response
 from gateway.http.messages.schema import REFUSED_IN_MESSAGES, CountBody, MessagesBody
-from gateway.http.openai_fields import REFUSED, REFUSED_IN_MESSAGE, REFUSED_IN_STREAM_OPTIONS, Refused
-from gateway.http.openai_messages import Message
-from gateway.http.openai_schema import CacheField, ChatBody, CompletionBody, DetokenizeBody, StreamOptions, TokenizeBody
-from gateway.http.openai_values import WITHOUT_EFFECT
+from gateway.http.openai.chat_body import ChatBody
+from gateway.http.openai.completion_body import CompletionBody
+from gateway.http.openai.fields import REFUSED, REFUSED_IN_MESSAGE, REFUSED_IN_STREAM_OPTIONS, Refused
+from gateway.http.openai.generating import CacheField, StreamOptions
+from gateway.http.openai.messages import Message
+from gateway.http.openai.structured_fields import TextFormat
+from gateway.http.openai.tokenize_bodies import DetokenizeBody, TokenizeBody
+from gateway.http.openai.tool_schema import AssistantCall, Function
+from gateway.http.openai.values import WITHOUT_EFFECT
 from gateway.http.openapi.document import ranges
 from gateway.http.paths import add_route
 from gateway.http.responses.schema import (
@@ -26,8 +31,6 @@ from gateway.http.responses.schema import (
     ResponsesBody,
     TextConfig,
 )
-from gateway.http.structured_fields import TextFormat
-from gateway.http.tool_schema import AssistantCall, Function
 from triserve.rpc import limits as contract
 
 _BODIES: Mapping[str, tuple[type[BaseModel], Refused]] = {

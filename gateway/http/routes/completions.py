@@ -5,8 +5,8 @@ from __future__ import annotations
 from aiohttp import web
 
 from gateway.http.middleware import traced
-from gateway.http.openai_answer import completion_choice
-from gateway.http.openai_schema import CompletionBody
+from gateway.http.openai.answer import completion_choice
+from gateway.http.openai.completion_body import CompletionBody
 from gateway.http.paths import add_route
 from gateway.http.routes.generating import Style, respond
 from gateway.http.sse import CompletionEvents

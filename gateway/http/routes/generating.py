@@ -13,9 +13,11 @@ from gateway.context import CLIENT_LABEL, GATEWAY, GRANT, REQUEST_ID, SPAN, Gate
 from gateway.flow.call import AnswerReading, Call, Prompt, Wishes
 from gateway.http.answering import AnswerRenderer, OpenAiRenderer, respond_stream, respond_whole
 from gateway.http.cache_control import cache_policy
-from gateway.http.openai_answer import WholeChoice
-from gateway.http.openai_schema import CacheField, ChatBody, CompletionBody
-from gateway.http.openai_values import Body
+from gateway.http.openai.answer import WholeChoice
+from gateway.http.openai.chat_body import ChatBody
+from gateway.http.openai.completion_body import CompletionBody
+from gateway.http.openai.generating import CacheField
+from gateway.http.openai.values import Body
 from gateway.http.sse import ChatEvents, CompletionEvents
 from triserve.rpc.errors import InvalidRequest
 

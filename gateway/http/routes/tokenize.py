@@ -15,8 +15,8 @@ from gateway.flow.preparation import in_clients_words
 from gateway.flow.resolve import check_messages
 from gateway.flow.token_rules import check_token_ids
 from gateway.http.answering import json_response
-from gateway.http.openai_schema import DetokenizeBody, TokenizeBody
-from gateway.http.openai_values import Body
+from gateway.http.openai.tokenize_bodies import DetokenizeBody, TokenizeBody
+from gateway.http.openai.values import Body
 from gateway.http.paths import add_route
 from triserve.rpc.errors import DeadlineExceeded, InvalidRequest
 from triserve.v1 import tokenizer_pb2

@@ -9,7 +9,10 @@ from pydantic import ValidationError
 
 from gateway.flow.limits import Limits
 from gateway.http.body_counts import check_counts
-from gateway.http.openai_schema import ChatBody, CompletionBody, DetokenizeBody, TokenizeBody, parse_body
+from gateway.http.openai.chat_body import ChatBody
+from gateway.http.openai.completion_body import CompletionBody
+from gateway.http.openai.parsing import parse_body
+from gateway.http.openai.tokenize_bodies import DetokenizeBody, TokenizeBody
 from triserve.rpc.errors import InvalidRequest
 
 LIMITS = Limits()

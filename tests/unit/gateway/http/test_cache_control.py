@@ -6,7 +6,7 @@ import pytest
 
 from gateway.flow.call import CachePolicy
 from gateway.http.cache_control import cache_policy
-from gateway.http.openai_schema import CacheField
+from gateway.http.openai.generating import CacheField
 from triserve.rpc.errors import InvalidRequest
 
 

@@ -9,8 +9,10 @@ import pytest
 from gateway.flow.call import AnswerReading, Wishes
 from gateway.flow.limits import Limits
 from gateway.http.messages.schema import MessagesBody
-from gateway.http.openai_schema import ChatBody, CompletionBody, parse_body
-from gateway.http.openai_values import WITHOUT_EFFECT, Body
+from gateway.http.openai.chat_body import ChatBody
+from gateway.http.openai.completion_body import CompletionBody
+from gateway.http.openai.parsing import parse_body
+from gateway.http.openai.values import WITHOUT_EFFECT, Body
 from gateway.http.responses.schema import ResponsesBody
 from triserve.v1 import tokenizer_pb2
 

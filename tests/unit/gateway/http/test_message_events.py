@@ -13,7 +13,7 @@ from gateway.flow.answer import Delta, FinishReason
 from gateway.flow.generation import Piece, Timeline, Usage
 from gateway.http.messages.answer import MessageRenderer
 from gateway.http.messages.schema import MessagesBody, Turn
-from gateway.http.openai_answer import WholeChoice
+from gateway.http.openai.answer import WholeChoice
 from gateway.tools.answer_parser import AnswerForm
 from gateway.tools.registry import REASONING
 from tests.examples import examples

@@ -9,7 +9,7 @@ import pytest
 from gateway.flow.limits import Limits
 from gateway.http.messages.errors import error_answer
 from gateway.http.messages.schema import REFUSED_IN_MESSAGES, CountBody, MessagesBody
-from gateway.http.openai_schema import parse_body
+from gateway.http.openai.parsing import parse_body
 from triserve.rpc.errors import (
     DeadlineExceeded,
     Internal,

@@ -7,7 +7,8 @@ from typing import Any
 import pytest
 
 from gateway.flow.limits import Limits
-from gateway.http.openai_schema import ChatBody, parse_body
+from gateway.http.openai.chat_body import ChatBody
+from gateway.http.openai.parsing import parse_body
 from gateway.http.responses.schema import REFUSED_IN_RESPONSE, ResponsesBody
 from triserve.rpc.errors import InvalidRequest
 from triserve.v1 import common_pb2

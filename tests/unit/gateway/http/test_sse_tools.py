@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from gateway.flow.answer import Delta, FinishReason
 from gateway.flow.generation import Piece, Usage
-from gateway.http.openai_answer import WholeChoice, chat_choice
+from gateway.http.openai.answer import WholeChoice, chat_choice
 from gateway.http.sse import ChatEvents
 from gateway.tools.answer_parser import AnswerForm
 from gateway.tools.registry import REASONING

@@ -9,7 +9,7 @@ from typing import Annotated, Any, Literal, NamedTuple
 from pydantic import AfterValidator, Field, PlainValidator, model_validator
 
 from gateway.flow.call import AnswerReading
-from gateway.http.openai_values import Body, Text, unicode_text
+from gateway.http.openai.values import Body, Text, unicode_text
 from triserve.rpc import limits as contract
 from triserve.rpc.errors import InvalidRequest
 from triserve.v1 import tokenizer_pb2

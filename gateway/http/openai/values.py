@@ -8,7 +8,7 @@ from typing import Annotated, Any, ClassVar, Literal, TypeAlias
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field
 from typing_extensions import TypedDict
 
-from gateway.http.openai_fields import MAX_SHOWN_CHARS, Refused
+from gateway.http.openai.fields import MAX_SHOWN_CHARS, Refused
 
 WITHOUT_EFFECT = "without_effect"
 _MAX_LABEL_CHARS = 256

@@ -6,7 +6,7 @@ from typing import Any, cast
 
 from gateway.flow.answer import Delta
 from gateway.flow.generation import Piece, Timeline, Usage
-from gateway.http.openai_answer import (
+from gateway.http.openai.answer import (
     WholeChoice,
     chat_choice,
     chat_logprobs,

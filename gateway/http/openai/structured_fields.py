@@ -8,7 +8,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field
 
-from gateway.http.openai_values import Body, Label, Text
+from gateway.http.openai.values import Body, Label, Text
 from triserve.rpc.errors import InvalidRequest
 from triserve.v1 import common_pb2
 

@@ -7,8 +7,8 @@ from typing import Annotated, Any
 
 from pydantic import BeforeValidator, model_validator
 
-from gateway.http.openai_values import Body, Text, TextPart, parts_as_text
-from gateway.http.tool_schema import ToolCallId, ToolCalls, call_inputs
+from gateway.http.openai.tool_schema import ToolCallId, ToolCalls, call_inputs
+from gateway.http.openai.values import Body, Text, TextPart, parts_as_text
 from triserve.rpc.errors import InvalidRequest
 from triserve.v1 import tokenizer_pb2
 

@@ -8,7 +8,9 @@ from typing import Any
 import pytest
 
 from gateway.flow.limits import Limits
-from gateway.http.openai_schema import ChatBody, CompletionBody, parse_body
+from gateway.http.openai.chat_body import ChatBody
+from gateway.http.openai.completion_body import CompletionBody
+from gateway.http.openai.parsing import parse_body
 from triserve.rpc.errors import Internal, InvalidRequest
 from triserve.v1 import common_pb2
 

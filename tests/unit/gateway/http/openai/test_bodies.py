@@ -9,8 +9,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from gateway.flow.limits import Limits
-from gateway.http.openai_fields import REFUSED, REFUSED_IN_MESSAGE
-from gateway.http.openai_schema import ChatBody, CompletionBody, Generating, parse_body
+from gateway.http.openai.chat_body import ChatBody
+from gateway.http.openai.completion_body import CompletionBody
+from gateway.http.openai.fields import REFUSED, REFUSED_IN_MESSAGE
+from gateway.http.openai.generating import Generating
+from gateway.http.openai.parsing import parse_body
 from triserve.rpc.errors import InvalidRequest
 from triserve.v1 import tokenizer_pb2
 

@@ -1,0 +1,1 @@
+"""Speaks OpenAI's chat and completions: fields, bodies and answers; knows no stage behind the gateway."""
