@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+
 from hypothesis import HealthCheck, Phase, settings
 
 settings.register_profile("any machine", deadline=None, suppress_health_check=[HealthCheck.too_slow])
@@ -11,3 +13,7 @@ settings.register_profile(
     "no shrinking", deadline=None, suppress_health_check=[HealthCheck.too_slow], phases=[Phase.explicit, Phase.generate], database=None
 )
 settings.load_profile("any machine")
+
+if "PYTEST_XDIST_WORKER" in os.environ:
+    # There is a worker for each core: a second thread of torch in each would wait for another's core, and spin meanwhile.
+    os.environ.setdefault("OMP_NUM_THREADS", "1")
