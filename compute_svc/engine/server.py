@@ -19,6 +19,7 @@ from compute_svc.models.weights import CheckpointError
 from compute_svc.settings import Settings
 from compute_svc.wire import engine_wire_pb2 as wire
 from compute_svc.wire.codec import decode_request, decode_tokens, encode_output, encode_stats, pack
+from triserve.rpc import garbage
 from triserve.rpc.errors import Internal, ServiceError, to_proto
 
 logger = logging.getLogger(__name__)
@@ -97,6 +98,7 @@ class EngineServer:
 
     def _serve(self, engine: Engine) -> None:
         engine.look_for_masks = lambda: self._take_masks(engine)
+        garbage.settle()
         while True:
             commands, self._unread = self._unread, []
             for command in commands:

@@ -173,6 +173,10 @@ class Answer:
         if self.blank:
             self.started = None
 
+    def abandon(self) -> None:
+        """Lets go of the reader, who is gone: who is told by what it owns would only be freed by the garbage collector, with all it holds."""
+        self._notify = _nobody
+
     def take(self) -> Delta | None:
         """All that came since the last call, as one delta; None if nothing did."""
         finish = None if self._took_finish else self.finish_reason
@@ -186,3 +190,7 @@ class Answer:
         self._logprobs = []
         self._took_finish = finish is not None
         return delta
+
+
+def _nobody(answer: Answer) -> None:
+    """Who is told of an answer that nobody reads."""

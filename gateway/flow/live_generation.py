@@ -206,12 +206,15 @@ class LiveGeneration:
         self._ready.wake()
 
     def close(self) -> None:
-        """Aborts every attempt that has not ended, and those that were to come."""
+        """Aborts every attempt that has not ended, and those that were to come. Lets go of its reader, which holds it too."""
         self._ready.close()
+        self._writer = None
         for retry in self._retries.values():
             retry.cancel()
         for attempt in self._attempts.values():
             attempt.cancel()
+        for answer in self.answers:
+            answer.abandon()
         for number in list(self._spans):
             self._end_span(self.answers[number])
 

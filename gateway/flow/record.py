@@ -69,13 +69,14 @@ class Record:
             self._call.span.record("cache", now - seconds, now, attributes={"triserve.cache.found": found})
 
     def close(self) -> None:
-        """Counts and logs."""
+        """Counts and logs, and lets go of the generation, whose observer it is: a cycle would wait for the garbage collector."""
         metrics, call, generation = self._metrics, self._call, self.generation
+        self.generation = None
         took_s = self._clock() - self._began_at
         metrics.requests.labels(call.route, self.outcome).inc()
         metrics.duration.observe(took_s)
         if call.span is not None:
-            describe(call.span, call, self.generation, read_since=self._read_since, outcome=self.outcome, is_fault=self.is_fault)
+            describe(call.span, call, generation, read_since=self._read_since, outcome=self.outcome, is_fault=self.is_fault)
         if generation is None:
             logger.info("%s %s %s%s %s after %.3f s", call.request_id, call.tenant, call.route, call.label, self.outcome, took_s)
             return

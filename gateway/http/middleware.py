@@ -115,11 +115,13 @@ async def translate_errors(request: web.Request, handler: Handler) -> web.Stream
     try:
         return await handler(request)
     except web.HTTPException as error:
-        failure = _from_http(error, request)
-        headers = {"Allow": error.headers["Allow"]} if "Allow" in error.headers else {}
+        return _error_response(request, _from_http(error, request), {"Allow": error.headers["Allow"]} if "Allow" in error.headers else {})
     except Exception as error:  # noqa: BLE001 - the one place where every failure becomes a body
-        failure = as_service_error(error, request_id=request[REQUEST_ID])
-        headers = {}
+        return _error_response(request, as_service_error(error, request_id=request[REQUEST_ID]), {})
+
+
+def _error_response(request: web.Request, failure: ServiceError, headers: dict[str, str]) -> web.Response:
+    # Not in the frame that the failure went through: the two would hold each other.
     gateway = request.app.get(GATEWAY)
     if gateway is not None:
         gateway.metrics.refused.labels(failure.reason.lower()).inc()

@@ -21,6 +21,7 @@ from pydantic import ValidationError
 from pydantic_core import ErrorDetails
 from pydantic_settings import BaseSettings
 
+from triserve.rpc import garbage
 from triserve.rpc.channel import KEEPALIVE_MS, MAX_MESSAGE_BYTES, PING_TIMEOUT_MS
 from triserve.rpc.interceptors import ErrorInterceptor
 from triserve.rpc.metrics_server import MetricsServer, RefusedCollector
@@ -222,6 +223,7 @@ async def _serve(service: Service, failed: Callable[[], Coroutine[Any, Any, None
     async with AsyncExitStack() as stack:
         await service.start()
         stack.push_async_callback(service.stop)
+        garbage.settle()
         waits: list[asyncio.Future[Any]] = [asyncio.ensure_future(stop.wait())]
         if failed is not None:
             waits.append(asyncio.ensure_future(failed()))

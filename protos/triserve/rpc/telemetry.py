@@ -65,8 +65,9 @@ def configure_logging(
         as_json: whether each line is a JSON object.
         trace_id_of: gives the trace of a request by its id, where it has one; None = there are no traces.
 
-    Effects: replaces the handlers of the root logger.
+    Effects: replaces the handlers of the root logger. Nothing is asked for each line that no line has: thread, process and task.
     """
+    logging.logThreads = logging.logProcesses = logging.logMultiprocessing = False
     handler = logging.StreamHandler(sys.stderr)
     handler.setFormatter(_JsonFormatter(service, trace_id_of or (lambda request_id: None)) if as_json else _Formatter(service))
     logging.basicConfig(level=level, handlers=[handler], force=True)
