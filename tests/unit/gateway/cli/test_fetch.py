@@ -98,16 +98,17 @@ def test_a_folder_with_weights_of_another_revision_is_refused(
 
 
 def test_a_second_process_waits_for_the_first_and_finds_its_files(
-    server: FileServer, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    server: FileServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     call(server, tmp_path)
     server.asked.clear()
+    waits = threading.Event()
+    monkeypatch.setattr(fetch, "_say", lambda line: waits.set() if "waits for another process" in line else None)
     with (tmp_path / "model" / ".fetch.lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         second = threading.Thread(target=call, args=(server, tmp_path))
         second.start()
-        while "waits for another process" not in capsys.readouterr().err:
-            assert second.is_alive(), "it did not wait"
+        assert waits.wait(60), "it did not wait"
         assert second.is_alive()
     second.join()
     assert server.asked == []
