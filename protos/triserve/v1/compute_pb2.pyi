@@ -20,6 +20,36 @@ else:
 
 DESCRIPTOR: _descriptor.FileDescriptor
 
+class _HiddenStates:
+    ValueType = _typing.NewType("ValueType", _builtins.int)
+    V: _TypeAlias = ValueType  # noqa: Y015
+
+class _HiddenStatesEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_HiddenStates.ValueType], _builtins.type):
+    DESCRIPTOR: _descriptor.EnumDescriptor
+    HIDDEN_STATES_UNSPECIFIED: _HiddenStates.ValueType  # 0
+    """Nothing."""
+    HIDDEN_STATES_LAST: _HiddenStates.ValueType  # 1
+    """The last known token's."""
+    HIDDEN_STATES_MEAN: _HiddenStates.ValueType  # 2
+    """The mean over all known tokens: their sum in float64 in the order of the tokens, divided by their number."""
+    HIDDEN_STATES_ALL: _HiddenStates.ValueType  # 3
+    """Every known token's."""
+
+class HiddenStates(_HiddenStates, metaclass=_HiddenStatesEnumTypeWrapper):
+    """What is wanted of the vectors that the output head gets: behind the last layer and the final norm. Known tokens are those of the prompt and
+    of generated_token_ids; those drawn in the attempt are not among them.
+    """
+
+HIDDEN_STATES_UNSPECIFIED: HiddenStates.ValueType  # 0
+"""Nothing."""
+HIDDEN_STATES_LAST: HiddenStates.ValueType  # 1
+"""The last known token's."""
+HIDDEN_STATES_MEAN: HiddenStates.ValueType  # 2
+"""The mean over all known tokens: their sum in float64 in the order of the tokens, divided by their number."""
+HIDDEN_STATES_ALL: HiddenStates.ValueType  # 3
+"""Every known token's."""
+Global___HiddenStates: _TypeAlias = HiddenStates  # noqa: Y015
+
 class _RequestOutcome:
     ValueType = _typing.NewType("ValueType", _builtins.int)
     V: _TypeAlias = ValueType  # noqa: Y015
@@ -82,6 +112,7 @@ class GetComputeInfoResponse(_message.Message):
     LOAD_FIELD_NUMBER: _builtins.int
     POLICY_FIELD_NUMBER: _builtins.int
     STARTED_AT_MS_FIELD_NUMBER: _builtins.int
+    HIDDEN_SIZE_FIELD_NUMBER: _builtins.int
     max_model_len_tokens: _builtins.int
     """Most tokens of prompt and answer together."""
     logits_width: _builtins.int
@@ -100,6 +131,8 @@ class GetComputeInfoResponse(_message.Message):
     """The order of service, as the operator names it: "fcfs", "priority", ... Only "priority" looks at a request's priority."""
     started_at_ms: _builtins.int
     """When the process began, Unix time in milliseconds: of two models that are served at once, the one that was rolled out later is the newer."""
+    hidden_size: _builtins.int
+    """Numbers in a vector of hidden states; 0 = the replica gives none."""
     @_builtins.property
     def fingerprint(self) -> _common_pb2.Fingerprint:
         """Identity of tokenizer and weights."""
@@ -122,10 +155,11 @@ class GetComputeInfoResponse(_message.Message):
         load: Global___ComputeLoad | None = ...,
         policy: _builtins.str = ...,
         started_at_ms: _builtins.int = ...,
+        hidden_size: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["fingerprint", b"fingerprint", "load", b"load"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["device", b"device", "dtype", b"dtype", "fingerprint", b"fingerprint", "load", b"load", "logits_width", b"logits_width", "max_model_len_tokens", b"max_model_len_tokens", "max_waiting_requests", b"max_waiting_requests", "num_pages", b"num_pages", "page_size_tokens", b"page_size_tokens", "policy", b"policy", "started_at_ms", b"started_at_ms"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["device", b"device", "dtype", b"dtype", "fingerprint", b"fingerprint", "hidden_size", b"hidden_size", "load", b"load", "logits_width", b"logits_width", "max_model_len_tokens", b"max_model_len_tokens", "max_waiting_requests", b"max_waiting_requests", "num_pages", b"num_pages", "page_size_tokens", b"page_size_tokens", "policy", b"policy", "started_at_ms", b"started_at_ms"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -241,6 +275,7 @@ class SubmitRequest(_message.Message):
     DEADLINE_MS_FIELD_NUMBER: _builtins.int
     PRIORITY_FIELD_NUMBER: _builtins.int
     TRACEPARENT_FIELD_NUMBER: _builtins.int
+    HIDDEN_STATES_FIELD_NUMBER: _builtins.int
     request: _builtins.int
     """Chosen by the gateway, unique among its requests under way on this stream. With the same epoch it may be refused for a moment after
     its RequestEnded.
@@ -259,6 +294,8 @@ class SubmitRequest(_message.Message):
     """Lower is sooner, 0 = normal, range [-10, 10]. Counts where the replica's policy is by priority."""
     traceparent: _builtins.str
     """The span of this attempt, as W3C Trace Context level 1 writes it; empty = the request is not traced. At most 55 characters."""
+    hidden_states: Global___HiddenStates.ValueType
+    """Vectors to send, in RequestHiddenStates. Refused where the replica gives none."""
     @_builtins.property
     def token_ids(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]:
         """The prompt, at least one id."""
@@ -290,10 +327,11 @@ class SubmitRequest(_message.Message):
         deadline_ms: _builtins.int = ...,
         priority: _builtins.int = ...,
         traceparent: _builtins.str = ...,
+        hidden_states: Global___HiddenStates.ValueType = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["sampling", b"sampling", "stopping", b"stopping"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["deadline_ms", b"deadline_ms", "epoch", b"epoch", "generated_token_ids", b"generated_token_ids", "priority", b"priority", "request", b"request", "request_id", b"request_id", "sampling", b"sampling", "stopping", b"stopping", "system_tokens", b"system_tokens", "tenant", b"tenant", "token_ids", b"token_ids", "traceparent", b"traceparent"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["deadline_ms", b"deadline_ms", "epoch", b"epoch", "generated_token_ids", b"generated_token_ids", "hidden_states", b"hidden_states", "priority", b"priority", "request", b"request", "request_id", b"request_id", "sampling", b"sampling", "stopping", b"stopping", "system_tokens", b"system_tokens", "tenant", b"tenant", "token_ids", b"token_ids", "traceparent", b"traceparent"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -418,6 +456,46 @@ class RequestEnded(_message.Message):
 Global___RequestEnded: _TypeAlias = RequestEnded  # noqa: Y015
 
 @_typing.final
+class RequestHiddenStates(_message.Message):
+    """Some of the hidden states that a request asked for. HIDDEN_STATES_ALL comes in parts, in the order of the tokens and without gaps; the last part
+    comes before the request's RequestEnded, unless it fails or is cancelled.
+    """
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    REQUEST_FIELD_NUMBER: _builtins.int
+    EPOCH_FIELD_NUMBER: _builtins.int
+    FIRST_POSITION_FIELD_NUMBER: _builtins.int
+    VECTORS_FIELD_NUMBER: _builtins.int
+    WIDTH_FIELD_NUMBER: _builtins.int
+    request: _builtins.int
+    """The gateway's request."""
+    epoch: _builtins.int
+    """The attempt."""
+    first_position: _builtins.int
+    """Index of the first vector's token, 0 = the prompt's first; 0 for a mean."""
+    vectors: _builtins.bytes
+    """One vector after the other, little-endian float32. At most 128 of them."""
+    width: _builtins.int
+    """Numbers in each."""
+    def __init__(
+        self,
+        *,
+        request: _builtins.int = ...,
+        epoch: _builtins.int = ...,
+        first_position: _builtins.int = ...,
+        vectors: _builtins.bytes = ...,
+        width: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["epoch", b"epoch", "first_position", b"first_position", "request", b"request", "vectors", b"vectors", "width", b"width"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___RequestHiddenStates: _TypeAlias = RequestHiddenStates  # noqa: Y015
+
+@_typing.final
 class GenerateResponse(_message.Message):
     """One message to a gateway, about any number of its requests; at most one per step."""
 
@@ -428,6 +506,7 @@ class GenerateResponse(_message.Message):
     PARCELS_FIELD_NUMBER: _builtins.int
     ENDED_FIELD_NUMBER: _builtins.int
     LOAD_FIELD_NUMBER: _builtins.int
+    HIDDEN_STATES_FIELD_NUMBER: _builtins.int
     @_builtins.property
     def hello(self) -> Global___GetComputeInfoResponse:
         """In the first message, and only there."""
@@ -448,6 +527,10 @@ class GenerateResponse(_message.Message):
     def load(self) -> Global___ComputeLoad:
         """Load, at least once a second."""
 
+    @_builtins.property
+    def hidden_states(self) -> _containers.RepeatedCompositeFieldContainer[Global___RequestHiddenStates]:
+        """Hidden states of requests that asked for them."""
+
     def __init__(
         self,
         *,
@@ -456,10 +539,11 @@ class GenerateResponse(_message.Message):
         parcels: _abc.Iterable[_builtins.bytes] | None = ...,
         ended: _abc.Iterable[Global___RequestEnded] | None = ...,
         load: Global___ComputeLoad | None = ...,
+        hidden_states: _abc.Iterable[Global___RequestHiddenStates] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["hello", b"hello", "load", b"load"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["ended", b"ended", "hello", b"hello", "load", b"load", "parcels", b"parcels", "started", b"started"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["ended", b"ended", "hello", b"hello", "hidden_states", b"hidden_states", "load", b"load", "parcels", b"parcels", "started", b"started"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -180,6 +180,7 @@ class RowLogprobs(_message.Message):
     LOGPROB_FIELD_NUMBER: _builtins.int
     TOP_TOKEN_FIELD_NUMBER: _builtins.int
     TOP_LOGPROB_FIELD_NUMBER: _builtins.int
+    NAMED_LOGPROB_FIELD_NUMBER: _builtins.int
     row: _builtins.int
     """Index of the row in the frame."""
     @_builtins.property
@@ -194,6 +195,10 @@ class RowLogprobs(_message.Message):
     def top_logprob(self) -> _containers.RepeatedScalarFieldContainer[_builtins.float]:
         """Their natural log-probabilities."""
 
+    @_builtins.property
+    def named_logprob(self) -> _containers.RepeatedScalarFieldContainer[_builtins.float]:
+        """Natural log-probabilities of the request's logprob_token_ids, in their order, at each token's place."""
+
     def __init__(
         self,
         *,
@@ -201,14 +206,67 @@ class RowLogprobs(_message.Message):
         logprob: _abc.Iterable[_builtins.float] | None = ...,
         top_token: _abc.Iterable[_builtins.int] | None = ...,
         top_logprob: _abc.Iterable[_builtins.float] | None = ...,
+        named_logprob: _abc.Iterable[_builtins.float] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["logprob", b"logprob", "row", b"row", "top_logprob", b"top_logprob", "top_token", b"top_token"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["logprob", b"logprob", "named_logprob", b"named_logprob", "row", b"row", "top_logprob", b"top_logprob", "top_token", b"top_token"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___RowLogprobs: _TypeAlias = RowLogprobs  # noqa: Y015
+
+@_typing.final
+class PromptLogprobs(_message.Message):
+    """Log-probabilities of some of a prompt's tokens, which follow each other; at most 128. Those of a request come in the order of the tokens,
+    without gaps, from the second token on.
+    """
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    REQUEST_FIELD_NUMBER: _builtins.int
+    FIRST_POSITION_FIELD_NUMBER: _builtins.int
+    LOGPROB_FIELD_NUMBER: _builtins.int
+    RANK_FIELD_NUMBER: _builtins.int
+    TOP_TOKEN_FIELD_NUMBER: _builtins.int
+    TOP_LOGPROB_FIELD_NUMBER: _builtins.int
+    request: _builtins.int
+    """The replica's request."""
+    first_position: _builtins.int
+    """Index of the first of these tokens in the prompt; at least 1."""
+    @_builtins.property
+    def logprob(self) -> _containers.RepeatedScalarFieldContainer[_builtins.float]:
+        """Natural log of each token's probability behind those before it."""
+
+    @_builtins.property
+    def rank(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]:
+        """Rank of each token by falling logit, then by rising id; 1 = the likeliest."""
+
+    @_builtins.property
+    def top_token(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]:
+        """The likeliest tokens at each token's place, as many at each, by falling logit, then by rising id."""
+
+    @_builtins.property
+    def top_logprob(self) -> _containers.RepeatedScalarFieldContainer[_builtins.float]:
+        """Their natural log-probabilities."""
+
+    def __init__(
+        self,
+        *,
+        request: _builtins.int = ...,
+        first_position: _builtins.int = ...,
+        logprob: _abc.Iterable[_builtins.float] | None = ...,
+        rank: _abc.Iterable[_builtins.int] | None = ...,
+        top_token: _abc.Iterable[_builtins.int] | None = ...,
+        top_logprob: _abc.Iterable[_builtins.float] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["first_position", b"first_position", "logprob", b"logprob", "rank", b"rank", "request", b"request", "top_logprob", b"top_logprob", "top_token", b"top_token"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___PromptLogprobs: _TypeAlias = PromptLogprobs  # noqa: Y015
 
 @_typing.final
 class RowLogits(_message.Message):
@@ -252,6 +310,8 @@ class SampleRequest(_message.Message):
     TOKEN_FIELD_NUMBER: _builtins.int
     LOGPROBS_FIELD_NUMBER: _builtins.int
     LOGITS_FIELD_NUMBER: _builtins.int
+    PROMPT_LOGPROBS_FIELD_NUMBER: _builtins.int
+    COMPUTED_FIELD_NUMBER: _builtins.int
     frame: _builtins.int
     """Number of the frame on this stream, from 1, without gaps."""
     @_builtins.property
@@ -292,6 +352,14 @@ class SampleRequest(_message.Message):
         the order of the rows.
         """
 
+    @_builtins.property
+    def prompt_logprobs(self) -> _containers.RepeatedCompositeFieldContainer[Global___PromptLogprobs]:
+        """Of requests that asked for those of their prompt. A request's last ones come before its first row, or with it."""
+
+    @_builtins.property
+    def computed(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]:
+        """Requests with max_tokens 0 whose prompt is computed: they end, and never have a row."""
+
     def __init__(
         self,
         *,
@@ -305,10 +373,12 @@ class SampleRequest(_message.Message):
         token: _abc.Iterable[_builtins.int] | None = ...,
         logprobs: _abc.Iterable[Global___RowLogprobs] | None = ...,
         logits: _abc.Iterable[Global___RowLogits] | None = ...,
+        prompt_logprobs: _abc.Iterable[Global___PromptLogprobs] | None = ...,
+        computed: _abc.Iterable[_builtins.int] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["hello", b"hello"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["close", b"close", "frame", b"frame", "hello", b"hello", "logits", b"logits", "logprobs", b"logprobs", "num_tokens", b"num_tokens", "open", b"open", "position", b"position", "request", b"request", "token", b"token"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["close", b"close", "computed", b"computed", "frame", b"frame", "hello", b"hello", "logits", b"logits", "logprobs", b"logprobs", "num_tokens", b"num_tokens", "open", b"open", "position", b"position", "prompt_logprobs", b"prompt_logprobs", "request", b"request", "token", b"token"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -356,7 +426,8 @@ class Parcel(_message.Message):
     """The replica's number of the gateway."""
     delta_frame: _builtins.bytes
     """A serialised DeltaFrame, of requests of this gateway that are open on this stream, with at most one token for each row of the frames
-    that are answered. Compute looks into it and forwards it as it is; one that does not fit ends the stream.
+    that are answered, and one entry for each token of the prompts whose log-probabilities they had. Compute looks into it and forwards it as it
+    is; one that does not fit ends the stream.
     """
     def __init__(
         self,
@@ -493,6 +564,8 @@ class TokenLogprobs(_message.Message):
     TOKEN_FIELD_NUMBER: _builtins.int
     TEXT_FIELD_NUMBER: _builtins.int
     TEXT_OFFSET_FIELD_NUMBER: _builtins.int
+    RANK_FIELD_NUMBER: _builtins.int
+    NAMED_FIELD_NUMBER: _builtins.int
     logprob: _builtins.float
     """Natural log of the token's probability under the model, before penalties and temperature."""
     token_bytes: _builtins.bytes
@@ -505,9 +578,15 @@ class TokenLogprobs(_message.Message):
     """The characters of the answer that the token completes: texts of all entries, joined, are the answer's text."""
     text_offset: _builtins.int
     """Characters of the answer before the one that the token's first byte belongs to."""
+    rank: _builtins.int
+    """Of a token of the prompt but the first: its rank, 1 = the likeliest. Unset for tokens of the answer."""
     @_builtins.property
     def top(self) -> _containers.RepeatedCompositeFieldContainer[Global___TopLogprob]:
         """The likeliest tokens, falling."""
+
+    @_builtins.property
+    def named(self) -> _containers.RepeatedCompositeFieldContainer[Global___TopLogprob]:
+        """The request's logprob_token_ids, in their order. None with tokens of the prompt."""
 
     def __init__(
         self,
@@ -518,12 +597,16 @@ class TokenLogprobs(_message.Message):
         token: _builtins.int = ...,
         text: _builtins.str = ...,
         text_offset: _builtins.int = ...,
+        rank: _builtins.int | None = ...,
+        named: _abc.Iterable[Global___TopLogprob] | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_rank", b"_rank", "rank", b"rank"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["logprob", b"logprob", "text", b"text", "text_offset", b"text_offset", "token", b"token", "token_bytes", b"token_bytes", "top", b"top"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_rank", b"_rank", "logprob", b"logprob", "named", b"named", "rank", b"rank", "text", b"text", "text_offset", b"text_offset", "token", b"token", "token_bytes", b"token_bytes", "top", b"top"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    def WhichOneof(self, oneof_group: _Never) -> None: ...
+    _WhichOneofReturnType__rank: _TypeAlias = _typing.Literal["rank"]  # noqa: Y015
+    _WhichOneofArgType__rank: _TypeAlias = _typing.Literal["_rank", b"_rank"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__rank) -> _WhichOneofReturnType__rank | None: ...
 
 Global___TokenLogprobs: _TypeAlias = TokenLogprobs  # noqa: Y015
 
@@ -559,7 +642,7 @@ Global___TopLogprob: _TypeAlias = TopLogprob  # noqa: Y015
 
 @_typing.final
 class DeltaFrame(_message.Message):
-    """Deltas of some requests of one gateway: one entry per delta in the first six columns and in the last."""
+    """Deltas of some requests of one gateway: one entry per delta in the first six columns and in those of counts."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -572,6 +655,9 @@ class DeltaFrame(_message.Message):
     TOKEN_FIELD_NUMBER: _builtins.int
     LOGPROBS_FIELD_NUMBER: _builtins.int
     NUM_LOGPROBS_FIELD_NUMBER: _builtins.int
+    PROMPT_LOGPROBS_FIELD_NUMBER: _builtins.int
+    NUM_PROMPT_LOGPROBS_FIELD_NUMBER: _builtins.int
+    FIRST_PROMPT_POSITION_FIELD_NUMBER: _builtins.int
     @_builtins.property
     def request(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]:
         """The gateway's requests."""
@@ -603,12 +689,30 @@ class DeltaFrame(_message.Message):
     @_builtins.property
     def logprobs(self) -> _containers.RepeatedCompositeFieldContainer[Global___TokenLogprobs]:
         """Entries of requests that asked for log-probabilities, in the order of tokens; none for others. An entry comes with the token's
-        text, which may be in a later delta than the token; there is none for a stop id and for what a stop string cuts off.
+        text, which may be in a later delta than the token; there is none for what a stop string cuts off, and for a stop id only where
+        log-probabilities of the prompt were asked for too.
         """
 
     @_builtins.property
     def num_logprobs(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]:
         """Number of entries of logprobs that belong to the delta."""
+
+    @_builtins.property
+    def prompt_logprobs(self) -> _containers.RepeatedCompositeFieldContainer[Global___TokenLogprobs]:
+        """Entries of requests that asked for log-probabilities of their prompt, in the order of its tokens; none for others. Text and offset are those
+        within the prompt's text, of which special tokens are a part, by their names. The first token of the prompt has an entry too, without
+        rank, whose logprob is 0 and says nothing.
+        """
+
+    @_builtins.property
+    def num_prompt_logprobs(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]:
+        """Number of entries of prompt_logprobs that belong to the delta. No entry at all = no delta has any."""
+
+    @_builtins.property
+    def first_prompt_position(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]:
+        """Index in the prompt of the delta's first entry of prompt_logprobs, which is how many of the attempt came before. Empty where the column before
+        is.
+        """
 
     def __init__(
         self,
@@ -622,10 +726,13 @@ class DeltaFrame(_message.Message):
         token: _abc.Iterable[_builtins.int] | None = ...,
         logprobs: _abc.Iterable[Global___TokenLogprobs] | None = ...,
         num_logprobs: _abc.Iterable[_builtins.int] | None = ...,
+        prompt_logprobs: _abc.Iterable[Global___TokenLogprobs] | None = ...,
+        num_prompt_logprobs: _abc.Iterable[_builtins.int] | None = ...,
+        first_prompt_position: _abc.Iterable[_builtins.int] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["epoch", b"epoch", "finish_reason", b"finish_reason", "first_position", b"first_position", "logprobs", b"logprobs", "num_logprobs", b"num_logprobs", "num_tokens", b"num_tokens", "request", b"request", "text", b"text", "token", b"token"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["epoch", b"epoch", "finish_reason", b"finish_reason", "first_position", b"first_position", "first_prompt_position", b"first_prompt_position", "logprobs", b"logprobs", "num_logprobs", b"num_logprobs", "num_prompt_logprobs", b"num_prompt_logprobs", "num_tokens", b"num_tokens", "prompt_logprobs", b"prompt_logprobs", "request", b"request", "text", b"text", "token", b"token"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
