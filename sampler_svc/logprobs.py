@@ -24,11 +24,13 @@ class TopToken(NamedTuple):
 
 
 class TokenLogprob(NamedTuple):
-    """One token of the answer and what else was likely in its place."""
+    """One token and what else was likely in its place."""
 
     token: int
     logprob: float
     top: list[TopToken]  # falling
+    named: Sequence[TopToken] = ()  # of ids that the request names, in its order
+    rank: int | None = None  # of a token of the prompt but the first; 1 = the likeliest
 
 
 class RowLogprobs(NamedTuple):
@@ -37,21 +39,58 @@ class RowLogprobs(NamedTuple):
     token: list[float]  # one for each token
     top_ids: list[int]  # as many for each token, one token's after the other's
     top: list[float]
+    named: Sequence[float] = ()  # as many for each token
 
-    def entries(self, tokens: Sequence[int], num_top: int) -> list[TokenLogprob]:
-        """Of each token, with so many of the likeliest.
+    def entries(self, tokens: Sequence[int], num_top: int, named: Sequence[int] = ()) -> list[TokenLogprob]:
+        """Of each token, with so many of the likeliest and with named ids.
 
         Raises:
             Disagreement: there are not as many, or one is no number.
         """
         if len(self.top) != num_top * len(tokens):
             raise Disagreement(f"{len(tokens)} tokens come with {len(self.top)} of the likeliest, each is to have {num_top}")
-        if not all(map(math.isfinite, self.token)) or not all(logprob < math.inf for logprob in self.top):
+        if len(self.named) != len(named) * len(tokens):
+            raise Disagreement(f"{len(tokens)} tokens come with {len(self.named)} of named ids, each is to have {len(named)}")
+        if not all(map(math.isfinite, self.token)) or not all(logprob < math.inf for logprob in (*self.top, *self.named)):
             raise Disagreement("a log-probability is NaN or infinite")
         top = [TopToken(*pair) for pair in zip(self.top_ids, self.top, strict=True)]
+        of_named = tuple(TopToken(*pair) for pair in zip((*named,) * len(tokens), self.named, strict=True))
         return [
-            TokenLogprob(token, logprob, top[index * num_top : (index + 1) * num_top])
+            TokenLogprob(
+                token,
+                logprob,
+                top[index * num_top : (index + 1) * num_top],
+                of_named[index * len(named) : (index + 1) * len(named)],
+            )
             for index, (token, logprob) in enumerate(zip(tokens, self.token, strict=True))
+        ]
+
+
+class PromptPart(NamedTuple):
+    """Log-probabilities of some tokens of a request's prompt."""
+
+    request: int
+    first_position: int
+    token: list[float]  # one for each token
+    ranks: list[int]
+    top_ids: list[int]  # as many for each token
+    top: list[float]
+
+    def entries(self, tokens: Sequence[int], num_top: int) -> list[TokenLogprob]:
+        """Of each token, with so many of the likeliest.
+
+        Raises:
+            Disagreement: there are not as many, or one is no number or no rank.
+        """
+        if len(tokens) != len(self.token) or len(self.top) != num_top * len(tokens):
+            raise Disagreement(f"{len(self.token)} log-probabilities of the prompt and {len(self.top)} of the likeliest do not fit it")
+        # A token of the prompt may be one that the model never gives.
+        if not all(logprob < math.inf for logprob in (*self.token, *self.top)) or not all(self.ranks):
+            raise Disagreement("a log-probability of the prompt is NaN or infinite, or a rank is 0")
+        top = [TopToken(*pair) for pair in zip(self.top_ids, self.top, strict=True)]
+        return [
+            TokenLogprob(token, logprob, top[index * num_top : (index + 1) * num_top], rank=rank)
+            for index, (token, logprob, rank) in enumerate(zip(tokens, self.token, self.ranks, strict=True))
         ]
 
 
@@ -143,21 +182,23 @@ def _completed_by_others(fed: Fed) -> int:
     return max(0, len(fed.text) - len(own))
 
 
-def token_logprob(logits: NDArray[np.float32], token: int, num_top: int) -> TokenLogprob:
+def token_logprob(logits: NDArray[np.float32], token: int, num_top: int, named: Sequence[int] = ()) -> TokenLogprob:
     """The log-probabilities to report with a token.
 
     Args:
         logits: [width], as the model gave them, without NaN and +inf.
         token: the drawn one.
         num_top: how many of the likeliest to report.
+        named: ids to report besides.
     """
     exact = logits.astype(np.float64)
     best = exact.max()
-    reported = np.concatenate(([token], _likeliest(logits, num_top)))
+    reported = np.concatenate(([token], _likeliest(logits, num_top), np.array(named, dtype=np.int64)))
     with np.errstate(over="ignore"):  # two logits may be further apart than float32 reaches
         logprobs = (exact[reported] - (best + np.log(np.exp(exact - best).sum()))).astype(np.float32)
-    top = [TopToken(*pair) for pair in zip(reported[1:].tolist(), logprobs[1:].tolist(), strict=True)]
-    return TokenLogprob(token, float(logprobs[0]), top)
+    others = [TopToken(*pair) for pair in zip(reported[1:].tolist(), logprobs[1:].tolist(), strict=True)]
+    first_named = len(others) - len(named)
+    return TokenLogprob(token, float(logprobs[0]), others[:first_named], tuple(others[first_named:]))
 
 
 def _likeliest(logits: NDArray[np.float32], count: int) -> NDArray[np.intp]:

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from enum import Enum, auto
 
 from sampler_svc.changes import Changes
 from sampler_svc.detokenizer import Fed, open_detokenizer
 from sampler_svc.errors import Disagreement
 from sampler_svc.grammars import GrammarState
-from sampler_svc.logprobs import LogprobTrail, TextLogprob, TokenLogprob
+from sampler_svc.logprobs import LogprobTrail, PromptPart, TextLogprob, TokenLogprob
+from sampler_svc.prompt_trail import PromptTrail
 from sampler_svc.stop_matcher import StopMatcher, StopPatterns
 from sampler_svc.vocabulary import Vocabulary
 from triserve.rpc.errors import InvalidRequest
@@ -42,11 +43,14 @@ class Delta:
     text: str = ""
     logprobs: list[TextLogprob] = field(default_factory=list)
     finish: Finish | None = None
+    first_prompt_position: int = 0
+    """Index in the prompt of the first of `prompt_logprobs`."""
+    prompt_logprobs: list[TextLogprob] = field(default_factory=list)
 
     @property
     def is_empty(self) -> bool:
         """Whether there is nothing to send."""
-        return not self.tokens and not self.text and not self.logprobs and self.finish is None
+        return not (self.tokens or self.text or self.logprobs or self.prompt_logprobs) and self.finish is None
 
 
 class RequestState:
@@ -68,6 +72,7 @@ class RequestState:
         "_max_tokens",
         "_min_tokens",
         "_named",
+        "_prompt",
         "_sent",
         "_spoken",
         "_stop_token_ids",
@@ -89,15 +94,18 @@ class RequestState:
         num_tokens = len(opening.prompt_token_ids) + len(opening.generated_token_ids)
         if num_tokens > MAX_TOKENS:
             raise InvalidRequest(f"prompt and answer have {num_tokens} tokens, the limit is {MAX_TOKENS}", field="prompt_token_ids")
-        if len(opening.generated_token_ids) >= stopping.max_tokens:
+        if len(opening.generated_token_ids) >= max(1, stopping.max_tokens):
             raise _has_ended()
+        if sampling.prompt_logprobs is not None and not opening.prompt_token_ids:
+            raise InvalidRequest("prompt_token_ids is empty, it must have at least one id", field="prompt_token_ids")
         check_ids("prompt_token_ids", opening.prompt_token_ids, logits_width)
         check_ids("generated_token_ids", opening.generated_token_ids, logits_width)
         self.gateway = opening.gateway
         self.gateway_request = opening.gateway_request
         self.epoch = opening.epoch
         self.request_id = opening.request_id
-        self.sampling = sampling
+        # Of what is never drawn no grammar need be compiled.
+        self.sampling = sampling if stopping.max_tokens else replace(sampling, grammar=None)
         self.changes = Changes(sampling, stopping.min_tokens, stopping.stop_token_ids, opening.prompt_token_ids, logits_width)
         self.position = 0
         """Index of the next token of the answer."""
@@ -115,6 +123,9 @@ class RequestState:
         # Special tokens are no text, and yet a client that knows them stops at their names.
         self._named = {} if shown.shows_special_tokens else _special_names_in(stopping.stop_strings, vocabulary)
         self._trail = None if sampling.top_logprobs is None else LogprobTrail()
+        self._prompt: PromptTrail | None = None
+        if sampling.prompt_logprobs is not None:
+            self._prompt = PromptTrail(vocabulary, list(opening.prompt_token_ids), min(sampling.prompt_logprobs, logits_width))
         self._sent = 0
         """Characters of the answer that deltas have; counted for the trail alone."""
         self._generated: Sequence[int] = opening.generated_token_ids
@@ -133,7 +144,44 @@ class RequestState:
 
     def delta(self) -> Delta:
         """An empty delta that begins here."""
-        return Delta(self.gateway, self.gateway_request, self.epoch, self.position)
+        num_told = 0 if self._prompt is None else self._prompt.num_told
+        return Delta(self.gateway, self.gateway_request, self.epoch, self.position, first_prompt_position=num_told)
+
+    @property
+    def reads_prompt(self) -> bool:
+        """Whether log-probabilities of its prompt were asked for."""
+        return self._prompt is not None
+
+    def begin_prompt(self, delta: Delta) -> None:
+        """The prompt's first token goes into a delta, where it `reads_prompt`."""
+        if self._prompt is not None:
+            delta.prompt_logprobs += self._prompt.begin()
+
+    def read_prompt(self, part: PromptPart, delta: Delta) -> None:
+        """More tokens of the prompt go into a delta.
+
+        Raises:
+            Disagreement: nobody asked for them, or they do not fit.
+        """
+        if self._prompt is None:
+            raise Disagreement("log-probabilities of the prompt come though none were asked for")
+        delta.prompt_logprobs += self._prompt.read(part)
+
+    def require_prompt(self, *, draws: bool) -> None:
+        """The prompt is computed.
+
+        Args:
+            draws: whether something is drawn now.
+
+        Raises:
+            Disagreement: log-probabilities of it are missing, or something is drawn and should not, or is not and should.
+        """
+        if self._prompt is not None and not self._prompt.is_whole:
+            raise Disagreement("log-probabilities of the prompt are missing")
+        if draws != (self._max_tokens > 0):
+            raise Disagreement(
+                f"max_tokens is {self._max_tokens}, and a token is drawn" if draws else "the prompt is all, and max_tokens is not 0"
+            )
 
     def advance(self, token: int, delta: Delta, logprob: TokenLogprob | None = None) -> None:
         """The answer goes on with a token. Where several reasons end it at once, a stop id goes before a stop string before the length.
@@ -158,6 +206,8 @@ class RequestState:
         text = "" if stops else self._feed(token, logprob)
         if last:
             text += self._flush()
+        if stops and self._prompt is not None and self._trail is not None:
+            self._trail.feed(logprob, Fed("", b""), pending_before=False, pending=False)
         stop = None
         if self._matcher is not None:
             armed = not stops and count >= self._min_tokens

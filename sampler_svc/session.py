@@ -14,9 +14,9 @@ from numpy.typing import NDArray
 from sampler_svc.draw import draw_token
 from sampler_svc.errors import Disagreement
 from sampler_svc.grammars import GrammarState
-from sampler_svc.logprobs import RowLogprobs, TokenLogprob, token_logprob
+from sampler_svc.logprobs import PromptPart, RowLogprobs, TokenLogprob, token_logprob
 from sampler_svc.request_slots import RequestSlots
-from sampler_svc.request_state import REPLAY_PIECE_TOKENS, Delta, RequestState
+from sampler_svc.request_state import REPLAY_PIECE_TOKENS, Delta, Finish, RequestState
 from sampler_svc.vocabulary import Vocabulary
 from triserve.rpc.errors import InvalidRequest, ServiceError
 from triserve.rpc.sampling import Grammar
@@ -42,6 +42,8 @@ class Frame(NamedTuple):
     tokens: Sequence[Sequence[int]]  # none = to be drawn here, from the row's logits
     logprobs: Mapping[int, RowLogprobs]  # by row, of some that were drawn
     logits: Mapping[int, NDArray[np.float32]]  # by row, [width], of all to be drawn here and of those that are audited
+    prompts: Sequence[PromptPart] = ()
+    computed: Sequence[int] = ()  # requests that draw nothing, and whose prompt is computed
 
 
 class ToCompile(NamedTuple):
@@ -168,7 +170,9 @@ class Session:
             for request in frame.closes:
                 self._drop(request, error="cancelled")
                 outcome.masks.pop(request, None)
+            self._take_prompts(frame, outcome)
             self._take_rows(frame, outcome)
+            self._end_computed(frame, outcome)
         self._prepared.clear()
         return outcome
 
@@ -194,6 +198,8 @@ class Session:
             self._slots.release()
             outcome.failed.append((opening.request, error))
             return
+        if state.reads_prompt:
+            state.begin_prompt(self._delta(opening.request, state, outcome))
         if state.sampling.grammar is not None:
             outcome.to_compile.append(ToCompile(opening.request, state.sampling.grammar, state.stop_token_ids, opening.generated_token_ids))
         if caller is not None and self._tracer is not None:
@@ -243,6 +249,34 @@ class Session:
         span.error = error
         span.end()
 
+    def _delta(self, request: int, state: RequestState, outcome: Outcome) -> Delta:
+        delta = outcome.deltas.get(request)
+        if delta is None:
+            delta = outcome.deltas[request] = state.delta()
+        return delta
+
+    def _take_prompts(self, frame: Frame, outcome: Outcome) -> None:
+        for part in frame.prompts:
+            state = self._requests.get(part.request)
+            if state is not None:
+                try:
+                    state.read_prompt(part, self._delta(part.request, state, outcome))
+                except ServiceError as error:
+                    self._fail(part.request, error, outcome)
+
+    def _end_computed(self, frame: Frame, outcome: Outcome) -> None:
+        for request in frame.computed:
+            state = self._requests.get(request)
+            if state is not None:
+                try:
+                    state.require_prompt(draws=False)
+                except ServiceError as error:
+                    self._fail(request, error, outcome)
+                else:
+                    delta = self._delta(request, state, outcome)
+                    delta.finish = Finish.LENGTH
+                    self._finish(request, delta.finish, outcome)
+
     def _take_rows(self, frame: Frame, outcome: Outcome) -> None:
         """Takes rows as they come. Rows of requests that are gone, and of tokens that are known, are ignored."""
         requests, logits = self._requests, frame.logits
@@ -257,6 +291,7 @@ class Session:
                     raise Disagreement(f"row is about position {position}, the next is {state.position}")
                 if state.awaits_grammar:
                     raise Disagreement("row came before the request's grammar was compiled")
+                state.require_prompt(draws=True)
                 if not tokens:
                     self._take_whole(request, state, logits[row], outcome)
                     continue
@@ -270,30 +305,37 @@ class Session:
     def _take_whole(self, request: int, state: RequestState, logits: NDArray[np.float32], outcome: Outcome) -> None:
         token, num_top = self._draw(state, logits), state.sampling.top_logprobs
         verdict = Verdict(request, state.position, token)
-        self._advance(request, state, [token], None if num_top is None else [token_logprob(logits, token, num_top)], outcome)
+        self._advance(
+            request,
+            state,
+            [token],
+            None if num_top is None else [token_logprob(logits, token, num_top, state.sampling.logprob_token_ids)],
+            outcome,
+        )
         outcome.verdicts.append(verdict)
 
     def _entries(self, state: RequestState, logprobs: RowLogprobs | None, tokens: Sequence[int]) -> list[TokenLogprob]:
         if logprobs is None:
             raise Disagreement("row has no log-probabilities")
-        return logprobs.entries(tokens, min(state.sampling.top_logprobs or 0, self._logits_width))
+        return logprobs.entries(tokens, min(state.sampling.top_logprobs or 0, self._logits_width), state.sampling.logprob_token_ids)
 
     def _advance(
         self, request: int, state: RequestState, tokens: Sequence[int], entries: Sequence[TokenLogprob] | None, outcome: Outcome
     ) -> None:
-        delta = outcome.deltas.get(request)
-        if delta is None:
-            delta = outcome.deltas[request] = state.delta()
+        delta = self._delta(request, state, outcome)
         for index, token in enumerate(tokens):
             state.advance(token, delta, None if entries is None else entries[index])
             if delta.finish is not None:  # what is behind the end was drawn before it was known
-                outcome.finished.append(request)
-                if request in self._spans:
-                    self._spans[request].attributes["gen_ai.response.finish_reasons"] = (delta.finish.name.lower(),)
-                self._drop(request)
-                outcome.masks.pop(request, None)
+                self._finish(request, delta.finish, outcome)
                 return
         self._add_mask(request, state, outcome)
+
+    def _finish(self, request: int, finish: Finish, outcome: Outcome) -> None:
+        outcome.finished.append(request)
+        if request in self._spans:
+            self._spans[request].attributes["gen_ai.response.finish_reasons"] = (finish.name.lower(),)
+        self._drop(request)
+        outcome.masks.pop(request, None)
 
     def _draw(self, state: RequestState, logits: NDArray[np.float32]) -> int:
         """The token that comes next.

@@ -9,7 +9,7 @@ from typing import TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
-from sampler_svc.logprobs import RowLogprobs, TextLogprob
+from sampler_svc.logprobs import PromptPart, RowLogprobs, TextLogprob, TopToken
 from sampler_svc.request_state import Delta, Finish
 from sampler_svc.session import Frame, Outcome
 from sampler_svc.vocabulary import Vocabulary
@@ -50,6 +50,8 @@ def read_frame(message: sampler_pb2.SampleRequest, logits_width: int) -> Frame:
         tokens=[token[end - count : end] for end, count in zip(ends, num_tokens, strict=True)],
         logprobs={one.row: _read_logprobs(one, num_tokens, logits_width) for one in _by_row(message.logprobs, "logprobs", len(request))},
         logits=_read_logits(message, num_tokens, logits_width),
+        prompts=[_read_prompt(one, logits_width) for one in message.prompt_logprobs],
+        computed=list(message.computed),
     )
 
 
@@ -75,7 +77,29 @@ def _read_logprobs(message: sampler_pb2.RowLogprobs, num_tokens: Sequence[int], 
             f"logprobs has {num_top} top_token and {len(message.top_logprob)} top_logprob for a row of {count} tokens", field="logprobs"
         )
     check_ids("logprobs", message.top_token, logits_width)
-    return RowLogprobs(list(message.logprob), list(message.top_token), list(message.top_logprob))
+    if len(message.named_logprob) % count:
+        raise InvalidRequest(f"logprobs has {len(message.named_logprob)} named_logprob for a row of {count} tokens", field="logprobs")
+    return RowLogprobs(list(message.logprob), list(message.top_token), list(message.top_logprob), tuple(message.named_logprob))
+
+
+def _read_prompt(message: sampler_pb2.PromptLogprobs, logits_width: int) -> PromptPart:
+    count, num_top = len(message.logprob), len(message.top_token)
+    if not count or len(message.rank) != count:
+        raise InvalidRequest(f"prompt_logprobs has {len(message.rank)} rank for {count} logprob", field="prompt_logprobs")
+    if len(message.top_logprob) != num_top or num_top % count:
+        raise InvalidRequest(
+            f"prompt_logprobs has {num_top} top_token and {len(message.top_logprob)} top_logprob for {count} tokens",
+            field="prompt_logprobs",
+        )
+    check_ids("prompt_logprobs", message.top_token, logits_width)
+    return PromptPart(
+        message.request,
+        message.first_position,
+        list(message.logprob),
+        list(message.rank),
+        list(message.top_token),
+        list(message.top_logprob),
+    )
 
 
 def _read_logits(message: sampler_pb2.SampleRequest, num_tokens: Sequence[int], logits_width: int) -> dict[int, NDArray[np.float32]]:
@@ -118,6 +142,7 @@ def write_outcome(outcome: Outcome, frame: int, vocabulary: Vocabulary) -> sampl
 
 
 def _write_deltas(deltas: list[Delta], vocabulary: Vocabulary) -> sampler_pb2.DeltaFrame:
+    of_prompts = any(delta.prompt_logprobs for delta in deltas)
     return sampler_pb2.DeltaFrame(
         request=[delta.gateway_request for delta in deltas],
         epoch=[delta.epoch for delta in deltas],
@@ -128,6 +153,9 @@ def _write_deltas(deltas: list[Delta], vocabulary: Vocabulary) -> sampler_pb2.De
         token=[token for delta in deltas for token in delta.tokens],
         logprobs=_write_logprobs((entry for delta in deltas for entry in delta.logprobs), vocabulary),
         num_logprobs=[len(delta.logprobs) for delta in deltas],
+        prompt_logprobs=_write_logprobs((entry for delta in deltas for entry in delta.prompt_logprobs), vocabulary),
+        num_prompt_logprobs=[len(delta.prompt_logprobs) for delta in deltas] if of_prompts else (),
+        first_prompt_position=[delta.first_prompt_position for delta in deltas] if of_prompts else (),
     )
 
 
@@ -136,13 +164,16 @@ def _write_logprobs(entries: Iterable[TextLogprob], vocabulary: Vocabulary) -> l
         sampler_pb2.TokenLogprobs(
             logprob=one.entry.logprob,
             token_bytes=one.added,
-            top=[
-                sampler_pb2.TopLogprob(token=top.token, logprob=top.logprob, token_bytes=vocabulary.own_bytes(top.token))
-                for top in one.entry.top
-            ],
+            top=_write_tokens(one.entry.top, vocabulary),
             token=one.entry.token,
             text=one.text,
             text_offset=one.offset,
+            rank=one.entry.rank,
+            named=_write_tokens(one.entry.named, vocabulary),
         )
         for one in entries
     ]
+
+
+def _write_tokens(tokens: Iterable[TopToken], vocabulary: Vocabulary) -> list[sampler_pb2.TopLogprob]:
+    return [sampler_pb2.TopLogprob(token=one.token, logprob=one.logprob, token_bytes=vocabulary.own_bytes(one.token)) for one in tokens]

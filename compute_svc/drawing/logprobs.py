@@ -17,13 +17,13 @@ class Logprobs(NamedTuple):
     """Of some rows.
 
     Attributes:
-        drawn: [rows, 1] float32.
+        told: [rows, n] float32, of the given tokens.
         ids: [rows, k] int64, by falling logit, then by rising id.
         values: [rows, k] float32, theirs.
         decided: [rows, 1] bool, whether these ids are known to be the likeliest.
     """
 
-    drawn: torch.Tensor
+    told: torch.Tensor
     ids: torch.Tensor
     values: torch.Tensor
     decided: torch.Tensor
@@ -34,7 +34,7 @@ def logprobs(logits: torch.Tensor, tokens: torch.Tensor, k: int, *, whole_rows: 
 
     Args:
         logits: [rows, width] float32, as the model gave them.
-        tokens: [rows, 1] int64, ids or, where none was drawn, anything.
+        tokens: [rows, n] int64, ids or, where none was drawn, anything; n at least 1.
         k: At most the width.
         whole_rows: Whether to rank whole rows, which decides every row.
     """
@@ -42,15 +42,15 @@ def logprobs(logits: torch.Tensor, tokens: torch.Tensor, k: int, *, whole_rows: 
     if whole_rows:
         ids = torch.arange(width, device=logits.device).expand(logits.shape)
         keys = sort_rows(blocks.rank_keys(logits, ids))[:, :k]
-        decided = torch.ones_like(tokens, dtype=torch.bool)
+        decided = torch.ones_like(tokens[:, :1], dtype=torch.bool)
     else:
         keys = head(logits, blocks.maxima(logits), _HEAD_BLOCKS).keys[:, :k]
         keys = torch.cat((keys, keys.new_full((len(keys), k - keys.shape[1]), blocks.WORST)), dim=1)
         decided = (keys != blocks.WORST).all(dim=1, keepdim=True)
     normaliser = _log_sum_exp(logits)
-    drawn = logits.gather(1, tokens.clamp(0, width - 1))
+    told = logits.gather(1, tokens.clamp(0, width - 1))
     values = blocks.ranked_logits(keys).to(torch.float64) - normaliser
-    return Logprobs((drawn.to(torch.float64) - normaliser).to(torch.float32), blocks.ranked_ids(keys), values.to(torch.float32), decided)
+    return Logprobs((told.to(torch.float64) - normaliser).to(torch.float32), blocks.ranked_ids(keys), values.to(torch.float32), decided)
 
 
 def _log_sum_exp(logits: torch.Tensor) -> torch.Tensor:

@@ -18,7 +18,7 @@ from compute_svc.drawing.noise import xtc_uniforms
 from compute_svc.drawing.request_draw import RequestDraw
 from compute_svc.drawing.results import Drawn, RowLogprobs, RowStatus
 from compute_svc.drawing.rows import Needs, RowNumbers
-from compute_svc.kernels.host_copy import read_once, rows_of
+from compute_svc.kernels.host_copy import read_once, rows_of, to_device
 
 # Rows of so many logits in all go through together, on a CPU for its cache, elsewhere for the memory of temporaries.
 _CPU_CELLS = 1 << 20
@@ -61,7 +61,8 @@ class _Found(NamedTuple):
         raw_best: float32, the largest logit that the model gave.
         best: float32, the largest after changes.
         flags: int64, `_IS_DRAWN` and `_IS_RANKED`.
-        logprobs: float32, of the rows that want them and in their order, as the following.
+        logprobs: [1, wanting rows * (1 + named)] float32, of the drawn token and of named ids, of the rows that want them and in their order, as
+            the following.
         top_ids: [1, wanting rows * k] int64.
         top_logprobs: [1, wanting rows * k] float32.
         is_reported: int64, 0 where these ids may not be the likeliest.
@@ -117,11 +118,12 @@ class _Columns(NamedTuple):
 
 
 class _Wanting(NamedTuple):
-    """Rows that want log-probabilities: `places` in the step, `indices` among the rows looked at, and of how many ids at most."""
+    """Rows that want log-probabilities: `places` in the step, `indices` among the rows looked at, and of how many ids at most, likely and named."""
 
     places: list[int]
     indices: list[int]
     k: int
+    num_named: int
 
 
 def greedy(logits: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
@@ -170,8 +172,8 @@ def draw_plain(logits: torch.Tensor, same: SameDraws, positions: npt.NDArray[np.
     """
     parts = []
     head_blocks = _first_head(same.needs, logits.device)
-    for first in range(0, len(logits), _rows_at_once(logits)):
-        some = slice(first, first + _rows_at_once(logits))
+    for first in range(0, len(logits), rows_at_once(logits)):
+        some = slice(first, first + rows_at_once(logits))
         numbers = RowNumbers.send(same.seeds[some], positions[some], same.settings[:, some], same.needs, logits.device)
         choice = choose(logits[some], numbers, FIRST_BLOCKS, head_blocks)
         parts.append((choice.tokens, choice.best, (choice.is_drawn & choice.is_ranked).to(torch.int64)))
@@ -185,7 +187,8 @@ def _first_head(needs: Needs | None, device: torch.device) -> int:
     return UNRANKED if needs is not None and can_ask(needs, device) else FIRST_HEAD_BLOCKS
 
 
-def _rows_at_once(logits: torch.Tensor) -> int:
+def rows_at_once(logits: torch.Tensor) -> int:
+    """How many rows go through together."""
     cells = _CPU_CELLS if logits.device.type == "cpu" else _DEVICE_CELLS
     return max(1, cells // logits.shape[1])
 
@@ -206,7 +209,7 @@ class Step:
         needs = [None if row.draw.greedy else row.draw.needs(xtc=place in self._drops) for place, row in enumerate(rows)]
         self._efforts = [_Effort(head_blocks=_first_head(one, logits.device)) for one in needs]
         self._order: list[int] = []
-        self._wanting = _Wanting([], [], 0)
+        self._wanting = _Wanting([], [], 0, 0)
         self.open = list(range(num))
         self.drawn = Drawn(np.zeros(num, dtype=np.int64), {}, {})
 
@@ -260,7 +263,7 @@ class Step:
         return ways
 
     def _pieces(self, places: list[int]) -> Iterator[list[int]]:
-        step = _rows_at_once(self._logits)
+        step = rows_at_once(self._logits)
         for start in range(0, len(places), step):
             yield places[start : start + step]
 
@@ -298,22 +301,32 @@ class Step:
         """The last four fields of `_Found`."""
         wanted = [(place, index) for index, place in enumerate(self._order) if self._rows[place].draw.top_logprobs is not None]
         if not wanted:
-            self._wanting = _Wanting([], [], 0)
+            self._wanting = _Wanting([], [], 0, 0)
             nothing, no_ids = tokens.new_empty((1, 0), dtype=torch.float32), tokens.new_empty((1, 0))
             return nothing, no_ids, nothing, no_ids
         # Those that need no closer look go first, so that pieces differ from each other and not inside.
         wanted.sort(key=lambda one: self._efforts[one[0]].whole_logprobs)
         places, indices = [place for place, _ in wanted], [index for _, index in wanted]
         k = min(max((self._rows[place].draw.top_logprobs or 0 for place in places), default=0), self._logits.shape[1])
-        self._wanting = _Wanting(places, indices, k)
+        named = self._named(places)
+        self._wanting = _Wanting(places, indices, k, named.shape[1])
         parts, done = [], 0
         for is_whole in (False, True):
             for some in self._pieces([place for place in places if self._efforts[place].whole_logprobs == is_whole]):
                 drawn = rows_of(tokens.view(-1, 1), indices[done : done + len(some)])
-                parts.append(logprobs(self._copy(some, writable=False), drawn, k, whole_rows=is_whole))
+                told = torch.cat((drawn, named[done : done + len(some)]), dim=1) if named.shape[1] else drawn
+                parts.append(logprobs(self._copy(some, writable=False), told, k, whole_rows=is_whole))
                 done += len(some)
         drawn, ids, values, decided = (_joined(one) for one in zip(*parts, strict=True))
         return drawn, ids, values, decided.to(torch.int64)
+
+    def _named(self, places: list[int]) -> torch.Tensor:
+        """[rows, most named ids of one] int64, filled up with 0."""
+        named = [self._rows[place].draw.sampling.logprob_token_ids for place in places]
+        ids = np.zeros((len(named), max(map(len, named))), dtype=np.int64)
+        for row, some in zip(ids, named, strict=True):
+            row[: len(some)] = some
+        return torch.from_numpy(ids) if self._logits.device.type == "cpu" else to_device([ids], self._logits.device)[0]
 
     def _look_closer(self, place: int, flags: int, *, is_reported: bool) -> bool:
         """Whether a row must be looked at again; it then is, more closely."""
@@ -327,10 +340,12 @@ class Step:
         return closer != effort
 
     def _row_logprobs(self, place: int, report: int, columns: _Columns) -> RowLogprobs:
-        k, num = self._wanting.k, self._rows[place].draw.top_logprobs
-        assert num is not None, "only rows that want them are reported"
-        of_row = slice(report * k, report * k + min(num, k))
-        return RowLogprobs(float(columns.logprobs[report]), columns.top_ids[of_row].astype(np.uint32), columns.top_logprobs[of_row])
+        k, draw = self._wanting.k, self._rows[place].draw
+        assert draw.top_logprobs is not None, "only rows that want them are reported"
+        of_row = slice(report * k, report * k + min(draw.top_logprobs, k))
+        first = report * (1 + self._wanting.num_named)
+        drawn, *named = columns.logprobs[first : first + 1 + len(draw.sampling.logprob_token_ids)].tolist()
+        return RowLogprobs(drawn, columns.top_ids[of_row].astype(np.uint32), columns.top_logprobs[of_row], tuple(named))
 
 
 def _joined(pieces: Sequence[torch.Tensor]) -> torch.Tensor:

@@ -24,11 +24,13 @@ class RowLogprobs(NamedTuple):
         logprob: Of the drawn token.
         top_ids: [top_logprobs, or as many as there are] uint32, by falling logit, then by rising id.
         top_logprobs: [as many] float32, theirs.
+        named: Of the request's logprob_token_ids, in their order.
     """
 
     logprob: float
     top_ids: npt.NDArray[np.uint32]
     top_logprobs: npt.NDArray[np.float32]
+    named: tuple[float, ...] = ()
 
 
 class Drawn(NamedTuple):

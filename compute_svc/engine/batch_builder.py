@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from itertools import accumulate
 
 import numpy as np
@@ -10,7 +11,7 @@ import torch
 
 from compute_svc.kernels.host_copy import to_device
 from compute_svc.layers.forward_batch import ForwardBatch, begun_pages
-from compute_svc.scheduler.base import Plan, SchedulerConfig
+from compute_svc.scheduler.base import Chunk, Plan, SchedulerConfig
 from compute_svc.scheduler.batch_slots import BatchSlots
 
 _Array = npt.NDArray[np.int64]
@@ -34,19 +35,26 @@ class BatchBuilder:
         self._slots = np.zeros(config.step_budget_tokens, dtype=np.int64)
 
     def build(self, plan: Plan) -> ForwardBatch:
-        """The batch of a plan that is not empty: decode rows, then prefill chunks, logits where a chunk ends with the last known token."""
+        """The batch of a plan that is not empty: decode rows, then prefill chunks.
+
+        Logits are wanted where a chunk ends with the last known token, and behind those where a prompt is read.
+        """
         slots, rows, num_decodes = self._batch_slots, plan.rows, len(plan.rows)
         self._token_ids[:num_decodes] = slots.last_token[rows]
         self._positions[:num_decodes] = slots.num_computed[rows]
         kv_lengths = slots.kv_lengths(rows) + 1
         query_lengths = [1] * num_decodes
         logit_rows = np.arange(num_decodes)
+        hidden_rows = np.empty(0, dtype=np.int64)
         end = num_decodes
         if plan.prefills:
             end, chunk_rows, chunk_lengths, wanted = self._add_chunks(plan, end)
             rows, kv_lengths = np.concatenate((rows, chunk_rows)), np.concatenate((kv_lengths, chunk_lengths))
             query_lengths += [chunk.length for chunk in plan.prefills]
             logit_rows = np.concatenate((logit_rows, wanted))
+            if plan.reads:
+                read, hidden_rows = _read_rows(plan.prefills, num_decodes)
+                logit_rows = np.concatenate((logit_rows, read))
         lengths: list[int] = kv_lengths.tolist()
         page_table = slots.tables.entries[rows, : -(-max(lengths) // self._page_size)]
         self._fill_slots(page_table, query_lengths, kv_lengths, end)
@@ -57,9 +65,10 @@ class BatchBuilder:
             page_table,
             logit_rows,
             begun_pages(page_table, query_lengths, kv_lengths, self._page_size),
+            hidden_rows,
         ]
         on_host = self._device.type == "cpu"
-        token_ids, positions, kv_slots, pages, rows_wanted, begun = (
+        token_ids, positions, kv_slots, pages, rows_wanted, begun, hidden = (
             map(torch.from_numpy, arrays) if on_host else to_device(arrays, self._device)
         )
         return ForwardBatch(
@@ -73,6 +82,7 @@ class BatchBuilder:
             logit_rows=rows_wanted,
             begun_pages=begun,
             position_limit=int(self._positions[:end].max()) + 1,
+            hidden_rows=hidden if hidden_rows.size else None,
         )
 
     def _add_chunks(self, plan: Plan, end: int) -> tuple[int, _Array, _Array, _Array]:
@@ -98,3 +108,19 @@ class BatchBuilder:
             places = np.arange(end) + (kv_lengths - np.cumsum(query_lengths))[owners]
         pages, offsets = np.divmod(places, self._page_size)
         self._slots[:end] = page_table[owners, pages] * self._page_size + offsets
+
+
+def _read_rows(chunks: Sequence[Chunk], first: int) -> tuple[_Array, _Array]:
+    """The flat rows whose logits tell of the next token of a prompt, and those whose hidden states are wanted.
+
+    Args:
+        chunks: Of a step.
+        first: The flat row where they begin.
+    """
+    logits, hidden = [], []
+    for chunk in chunks:
+        offset = first - chunk.start
+        logits.append(np.array(chunk.logprob_tokens, dtype=np.int64) + offset)
+        hidden.append(np.array(chunk.hidden_tokens, dtype=np.int64) + offset)
+        first += chunk.length
+    return np.concatenate(logits), np.concatenate(hidden)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Sequence
-from typing import Protocol
 
 import torch
 
@@ -12,35 +11,23 @@ from compute_svc.drawing import RowStatus
 from compute_svc.engine.admittance import require_known_ids
 from compute_svc.engine.batch_builder import BatchBuilder
 from compute_svc.engine.masks import Masks, banned_all
-from compute_svc.engine.prefix_report import prefix_stats_of
+from compute_svc.engine.model import HiddenStatesModel, Model
+from compute_svc.engine.prefix_report import PrefixReport, load_of, prefix_stats_of
+from compute_svc.engine.prompt_reading import NOTHING, Readings, read_chunks
 from compute_svc.engine.step_drawing import DrawConfig, DrawnRow, RowsWriter, StepDrawing, StepDraws
 from compute_svc.kv.page_store import KvPageStore
-from compute_svc.layers.forward_batch import ForwardBatch
-from compute_svc.scheduler.base import Plan, PlanFailed, RequestState, SchedulerConfig
+from compute_svc.layers.forward_batch import ForwardOutput
+from compute_svc.scheduler.base import Phase, Plan, PlanFailed, RequestState, SchedulerConfig
 from compute_svc.scheduler.batch_slots import Rows as Slots
 from compute_svc.scheduler.kv_memory import KvMemory
 from compute_svc.scheduler.length_predictor import LengthPredictor
 from compute_svc.scheduler.policies.policy import Policy
 from compute_svc.scheduler.scheduler import Scheduler
-from compute_svc.wire.request import Request, Tokens
-from compute_svc.wire.step_output import KvChanges, Load, Pinned, PrefixStats, Released, Rows, Started, StepOutput
+from compute_svc.wire.request import HiddenStates, Request, Tokens
+from compute_svc.wire.step_output import Hidden, Load, Pinned, PrefixStats, Released, Rows, Started, StepOutput
 from triserve.rpc.errors import Internal, InvalidRequest, Overloaded, ServiceError
 
 logger = logging.getLogger(__name__)
-
-
-class Model(Protocol):
-    """What the engine needs of a model."""
-
-    def forward(self, batch: ForwardBatch, kv: KvPageStore) -> torch.Tensor:
-        """Computes a batch.
-
-        Returns:
-            [rows of batch.logit_rows, width] float32.
-
-        Effects: writes keys and values to the batch's slots.
-        """
-        ...
 
 
 # A step that fails costs its own requests. Where none succeeds between so many failures it is not the requests: a device that is lost
@@ -72,6 +59,7 @@ class Engine:
         predictor: Of the lengths of answers; None = max_tokens is expected.
         make_memory: Makes the KV memory: how pages are reserved.
         drawing: How rows are drawn; None = all of them here.
+        hidden_states: The model, where it gives hidden states; None = requests that want some are refused.
     """
 
     def __init__(
@@ -86,10 +74,13 @@ class Engine:
         predictor: LengthPredictor | None = None,
         make_memory: Callable[[SchedulerConfig], KvMemory] = KvMemory,
         drawing: DrawConfig | None = None,
+        hidden_states: HiddenStatesModel | None = None,
     ) -> None:
         self.config = config
         self.logits_width = logits_width
+        self.hidden_size = 0 if hidden_states is None else hidden_states.hidden_size
         self._model = model
+        self._hidden_states = hidden_states
         self._kv = kv
         self._scheduler = Scheduler(config, policy, predictor, make_memory)
         self._builder = BatchBuilder(config, self._scheduler.memory.slots, device)
@@ -102,8 +93,8 @@ class Engine:
         self._started: list[Started] = []
         self._released: list[Released] = []
         self._pinned: list[Pinned] = []
-        self._has_watcher = False
-        self._is_watch_new = False
+        self._hidden: list[Hidden] = []
+        self._prefix_report = PrefixReport(self._scheduler.memory.tree)
         self._masks = Masks(logits_width)
         # Called between computing and drawing where a mask is missing: whoever has it tells it by `mask`.
         self.look_for_masks: Callable[[], None] = lambda: None
@@ -121,21 +112,7 @@ class Engine:
     @property
     def load(self) -> Load:
         """How full the engine is now."""
-        memory = self._scheduler.memory
-        free, cached, pinned = memory.pool.num_free, memory.tree.evictable_pages, memory.tree.idle_pinned_pages
-        return Load(
-            running_requests=self._scheduler.num_running,
-            waiting_requests=self._scheduler.num_waiting,
-            used_pages=self.config.num_pages - free - cached - pinned,
-            cached_pages=cached,
-            free_pages=free,
-            steps=self._steps,
-            preemptions=self._scheduler.num_preemptions,
-            prefill_tokens=self._prefill_tokens,
-            decode_tokens=self._decode_tokens,
-            cached_tokens=self._scheduler.num_cached_tokens,
-            pinned_pages=pinned,
-        )
+        return load_of(self._scheduler, steps=self._steps, prefill_tokens=self._prefill_tokens, decode_tokens=self._decode_tokens)
 
     @property
     def prefix_stats(self) -> PrefixStats:
@@ -146,11 +123,14 @@ class Engine:
         """Puts a request in the queue; a prefix to pin that is cached is pinned at once.
 
         Raises:
-            InvalidRequest: It can never fit, is complete already, has no prompt or an id without a logit, or pins a part of a page.
+            InvalidRequest: It can never fit, is complete already, has no prompt or an id without a logit, pins a part of a page, or wants
+                hidden states that there are not.
             Overloaded: The queue is full, or too much would be pinned.
         """
         require_known_ids(request, self.logits_width)
         request.sampling.check(self.logits_width)
+        if request.hidden_states is not HiddenStates.NONE and self._hidden_states is None:
+            raise InvalidRequest("hidden_states is set, and this model gives none", field="hidden_states")
         if request.pins and request.prompt.size % self.config.page_size_tokens:
             raise InvalidRequest(
                 f"token_ids has {request.prompt.size} ids, what is pinned is whole pages of {self.config.page_size_tokens}",
@@ -176,9 +156,7 @@ class Engine:
 
     def watch(self, wanted: bool) -> None:
         """From now on outputs tell how the prefix cache changes, the next one what it holds; or they do so no longer."""
-        self._has_watcher = self._is_watch_new = wanted
-        if not wanted:
-            self._scheduler.memory.tree.unwatch()
+        self._prefix_report.watch(wanted)
 
     def verdict(self, number: int, position: int, tokens: Sequence[int]) -> None:
         """Takes tokens drawn elsewhere, for a row that was given out; a request that has left is ignored.
@@ -269,7 +247,7 @@ class Engine:
         """
         rows = None
         if not plan.is_empty:
-            told = [(items, len(items)) for items in (self._started, self._released, self._pinned)]
+            told = [(items, len(items)) for items in (self._started, self._released, self._pinned, self._hidden)]
             try:
                 rows = self._compute(plan)
             except Exception as error:
@@ -281,45 +259,59 @@ class Engine:
                 self._failed_steps = 0
                 self._steps += 1
                 self._prefill_tokens += sum(chunk.length for chunk in plan.prefills)
-        elif not (self._has_arrivals or plan.admitted or self._released or self._is_watch_new):
+        elif not (self._has_arrivals or plan.admitted or self._released or self._prefix_report.is_due):
             return None
         self._has_arrivals = False
         return self._output(rows)
 
     def _output(self, rows: Rows | None) -> StepOutput:
         self._decode_tokens += len(rows.numbers) if rows is not None else 0
-        output = StepOutput(rows, self._started, self._released, self.load, self._pinned, self._take_kv_changes())
-        self._started, self._released, self._pinned = [], [], []
+        changes = self._prefix_report.take()
+        output = StepOutput(rows, self._started, self._released, self.load, self._pinned, changes, self._hidden)
+        self._started, self._released, self._pinned, self._hidden = [], [], [], []
         return output
 
     def assert_consistent(self) -> None:
         """Checks that every page has one owner and every request one place."""
         self._scheduler.assert_consistent()
 
-    def _take_kv_changes(self) -> KvChanges | None:
-        if not self._has_watcher:
-            return None
-        tree = self._scheduler.memory.tree
-        if self._is_watch_new:
-            self._is_watch_new = False
-            return KvChanges(True, tree.watch(), [])
-        stored, removed = tree.take_changes()
-        return KvChanges(False, stored, removed) if stored or removed else None
-
     def _compute(self, plan: Plan) -> Rows | None:
         states, rows = plan.wanted, plan.wanted_rows
         # All that is likely to fail comes before anything counts as computed.
         with torch.inference_mode():
-            logits = self._model.forward(self._builder.build(plan), self._kv)
-            if len(logits) != len(states):
-                # Rows are told apart by their place alone: one that is missing would hand its neighbours' tokens around.
-                raise RuntimeError(f"the model gave {len(logits)} rows of logits for {len(states)} requests")
+            logits, hidden = self._forward(plan, len(states))
             num_tokens = self._scheduler.memory.slots.num_tokens[rows]
             if states and self._drawing.untold(states, num_tokens):
                 self.look_for_masks()
-            draws = self._drawing.draw(states, num_tokens, logits) if states else None
+            draws = self._drawing.draw(states, num_tokens, logits[: len(states)]) if states else None
+            readings = read_chunks(plan.prefills, logits[len(states) :], hidden) if plan.reads else NOTHING
         self._scheduler.complete(plan)
-        return None if draws is None else self._give_out(states, rows, len(plan.decodes), draws)
+        writer = self._tell(plan, readings)
+        if draws is not None:
+            self._give_out(states, rows, len(plan.decodes), draws, writer)
+        return writer.rows()
+
+    def _forward(self, plan: Plan, num_drawn: int) -> ForwardOutput:
+        batch = self._builder.build(plan)
+        if batch.hidden_rows is None:
+            output = ForwardOutput(self._model.forward(batch, self._kv), None)
+        else:
+            assert self._hidden_states is not None, "who wants hidden states is refused where there are none"
+            output = self._hidden_states.forward_with_hidden(batch, self._kv)
+        num_rows = num_drawn + sum(len(chunk.logprob_tokens) for chunk in plan.prefills)
+        if len(output.logits) != num_rows:
+            # Rows are told apart by their place alone: one that is missing would hand its neighbours' tokens around.
+            raise RuntimeError(f"the model gave {len(output.logits)} rows of logits for {num_rows}")
+        return output
+
+    def _tell(self, plan: Plan, readings: Readings) -> RowsWriter:
+        """Tells what a step read of its prompts; returns what is to tell what it drew."""
+        for chunk in plan.prefills:
+            chunk.state.mark_read(chunk.start + chunk.length)
+        self._hidden += readings.hidden
+        for state in readings.broken:
+            self._fail_broken(state)
+        return RowsWriter(readings.prompt_logprobs)
 
     def _fail_step(self, states: Sequence[RequestState], error: Exception) -> None:
         self._failed_steps += 1
@@ -337,7 +329,7 @@ class Engine:
                 f"{self._failed_steps} steps have failed in a row, the last one with {type(reason).__name__}: {reason}"
             ) from error
 
-    def _give_out(self, states: list[RequestState], slots: Slots, num_decodes: int, draws: StepDraws) -> Rows:
+    def _give_out(self, states: list[RequestState], slots: Slots, num_decodes: int, draws: StepDraws, writer: RowsWriter) -> None:
         """Tells what a step drew and goes on with its requests.
 
         Args:
@@ -345,8 +337,8 @@ class Engine:
             slots: [rows] of the batch.
             num_decodes: How many decoded.
             draws: What the rows drew.
+            writer: Is told.
         """
-        writer = RowsWriter()
         # One by one go those that have just computed their prompt, and all where a row is more than its token.
         many = num_decodes if not draws.others or min(draws.others) >= num_decodes else 0
         if many:
@@ -356,8 +348,9 @@ class Engine:
                 self._release(states[index].request.number, None)
         for index in range(many, len(states)):
             row = draws.others.get(index)
-            self._give_row(states[index], row or DrawnRow(RowStatus.DRAWN, int(draws.tokens[index]), None, None), writer)
-        return writer.rows()
+            # One that was broken elsewhere has left.
+            if states[index].phase is Phase.RUNNING:
+                self._give_row(states[index], row or DrawnRow(RowStatus.DRAWN, int(draws.tokens[index]), None, None), writer)
 
     def _give_row(self, state: RequestState, row: DrawnRow, writer: RowsWriter) -> None:
         request = state.request
@@ -371,6 +364,9 @@ class Engine:
             self._fail_broken(state)
         elif request.pins:
             self._keep(state)
+        elif request.draws_nothing:
+            writer.add_computed(request.number)
+            self._release(request.number, None)
         elif row.status is RowStatus.IMPOSSIBLE:
             self._release(request.number, banned_all(request, state.position))
         else:

@@ -77,6 +77,7 @@ def load_engine(settings: Settings) -> Engine:
         predictor=WindowedLengthPredictor(),
         make_memory=_MEMORIES[settings.kv_reservation],
         drawing=DrawConfig(DrawPlace[settings.draw.upper()], settings.audited_share),
+        hidden_states=model,
     )
 
 

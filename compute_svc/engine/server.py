@@ -80,6 +80,7 @@ class EngineServer:
                     num_pages=config.num_pages,
                     max_waiting_requests=config.max_waiting_requests,
                     dtype=engine.dtype,
+                    hidden_size=engine.hidden_size,
                     load=engine.load,
                 )
             )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from enum import Enum, auto
 from typing import NamedTuple, TypeVar
 
@@ -12,7 +13,7 @@ import torch
 from compute_svc.drawing import Drawer, RequestDraw, RowLogprobs, RowStatus
 from compute_svc.kernels.host_copy import rows_of
 from compute_svc.scheduler.base import RequestState
-from compute_svc.wire.request import Request
+from compute_svc.wire.request import GREEDY, Request
 from compute_svc.wire.step_output import Rows
 from triserve.v1 import sampler_pb2
 
@@ -100,9 +101,10 @@ class StepDrawing:
 
     def open(self, request: Request) -> RequestDraw:
         """What the drawing keeps of a request, until `close`."""
+        # The row of one that draws nothing is looked at all the same: whether it is finite.
         return RequestDraw(
-            request.sampling,
-            min_tokens=request.min_tokens,
+            GREEDY if request.draws_nothing else request.sampling,
+            min_tokens=0 if request.draws_nothing else request.min_tokens,
             stop_token_ids=request.stop_token_ids,
             num_prompt=request.prompt.size,
             logits_width=self._width,
@@ -166,7 +168,7 @@ class StepDrawing:
         if states != self._states:
             self._states, self._draws = states, [_draw_of(state) for state in states]
             self._num_prompt = np.array([state.request.prompt.size for state in states], dtype=np.int64)
-            self._with_grammar = [row for row, draw in enumerate(self._draws) if draw.has_grammar and not states[row].request.pins]
+            self._with_grammar = [row for row, draw in enumerate(self._draws) if draw.has_grammar]
 
     def _draw_some(
         self, states: list[RequestState], positions: npt.NDArray[np.int64], logits: torch.Tensor, waiting: list[int]
@@ -201,7 +203,7 @@ class StepDrawing:
         """Whether a sampler draws the next token of a request."""
         request = state.request
         # What a grammar allows is told to whoever has the logits.
-        if request.pins or request.sampling.grammar is not None or self._config.place is DrawPlace.DEVICE:
+        if request.draws_nothing or request.sampling.grammar is not None or self._config.place is DrawPlace.DEVICE:
             return False
         bans_stops = bool(request.stop_token_ids) and state.position < request.min_tokens
         return not request.sampling.greedy or request.sampling.changes_logits or bans_stops
@@ -213,7 +215,7 @@ class StepDrawing:
         audited = []
         for row, state in enumerate(states):
             drawn = others.get(row)
-            if (drawn is None or drawn.status is RowStatus.DRAWN) and not state.request.pins:
+            if (drawn is None or drawn.status is RowStatus.DRAWN) and not state.request.draws_nothing:
                 self._audits_due += self._config.audited_share
                 if self._audits_due >= 1:
                     self._audits_due -= 1
@@ -225,9 +227,15 @@ class StepDrawing:
 
 
 class RowsWriter:
-    """Collects rows in the columns of `Rows`."""
+    """Collects rows in the columns of `Rows`.
 
-    def __init__(self) -> None:
+    Args:
+        prompt_logprobs: Of prompts, which come before the rows.
+    """
+
+    def __init__(self, prompt_logprobs: Sequence[sampler_pb2.PromptLogprobs] = ()) -> None:
+        self._prompt_logprobs = prompt_logprobs
+        self._computed: list[int] = []
         self._many: tuple[npt.NDArray[np.int64], npt.NDArray[np.int64], npt.NDArray[np.int64]] = (_NOTHING, _NOTHING, _NOTHING)
         self._numbers: list[int] = []
         self._positions: list[int] = []
@@ -268,14 +276,24 @@ class RowsWriter:
             one = row.logprobs
             self._logprobs.append(
                 sampler_pb2.RowLogprobs(
-                    row=index, logprob=[one.logprob], top_token=one.top_ids.tolist(), top_logprob=one.top_logprobs.tolist()
+                    row=index,
+                    logprob=[one.logprob],
+                    top_token=one.top_ids.tolist(),
+                    top_logprob=one.top_logprobs.tolist(),
+                    named_logprob=one.named,
                 )
             )
         if row.logits is not None:
             self._logits.append(sampler_pb2.RowLogits(row=index, logits=row.logits.astype("<f4", copy=False).tobytes()))
 
-    def rows(self) -> Rows:
-        """All of them."""
+    def add_computed(self, number: int) -> None:
+        """Adds a request that draws nothing, and whose prompt is computed."""
+        self._computed.append(number)
+
+    def rows(self) -> Rows | None:
+        """All of them; None if there is nothing to tell."""
+        if not (self._num_rows or self._prompt_logprobs or self._computed):
+            return None
         numbers, positions, tokens = self._many
         return Rows(
             _joined(numbers, self._numbers, np.uint64),
@@ -284,6 +302,8 @@ class RowsWriter:
             _joined(tokens, self._tokens, np.uint32),
             self._logprobs,
             self._logits,
+            self._prompt_logprobs,
+            self._computed,
         )
 
 

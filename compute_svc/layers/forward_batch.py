@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -35,6 +36,7 @@ class ForwardBatch:
         begun_pages: [n] int64, from `begun_pages`.
         position_limit: Above every position. That may be more than any length: where no layer sees everything, chunks that none sees may be missing
             from a request's KV.
+        hidden_rows: [H] int64, the flat rows whose hidden states are wanted; None = nobody wants any.
     """
 
     token_ids: torch.Tensor
@@ -47,6 +49,7 @@ class ForwardBatch:
     logit_rows: torch.Tensor
     begun_pages: torch.Tensor
     position_limit: int
+    hidden_rows: torch.Tensor | None = None
 
     @property
     def num_tokens(self) -> int:
@@ -55,6 +58,18 @@ class ForwardBatch:
     @property
     def num_requests(self) -> int:
         return len(self.kv_lengths)
+
+
+class ForwardOutput(NamedTuple):
+    """What a pass gives.
+
+    Attributes:
+        logits: [L, width] float32, of the batch's logit rows.
+        hidden: [H, hidden size] float32, what the final norm gives of the batch's hidden rows; None if there are none.
+    """
+
+    logits: torch.Tensor
+    hidden: torch.Tensor | None
 
 
 def begun_pages(

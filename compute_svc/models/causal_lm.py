@@ -14,7 +14,7 @@ from compute_svc.kernels.linear import LinearWeight, linear, padded_count
 from compute_svc.kernels.prefill_attention import plan_prefill
 from compute_svc.kv.page_store import KvPageStore
 from compute_svc.layers.decoder_layer import DecoderLayer, ParallelDecoderLayer, PostLnDecoderLayer
-from compute_svc.layers.forward_batch import ForwardBatch
+from compute_svc.layers.forward_batch import ForwardBatch, ForwardOutput
 from compute_svc.layers.norm import Norm
 from compute_svc.layers.rotary_table import RotaryTable
 from compute_svc.layers.step import Step, StepKind
@@ -72,10 +72,13 @@ class Head:
     scale: float | None = None
     softcap: float | None = None
 
+    def normed(self, hidden: torch.Tensor) -> torch.Tensor:
+        """[P, hidden] for [P, hidden]: what is projected."""
+        return hidden if self.norm is None else self.norm.forward(hidden)
+
     def forward(self, hidden: torch.Tensor) -> torch.Tensor:
         """[P, vocab_size] float32 for [P, hidden]."""
-        if self.norm is not None:
-            hidden = self.norm.forward(hidden)
+        hidden = self.normed(hidden)
         if self.narrow is not None:
             hidden = linear(hidden, self.narrow)
         logits = linear(hidden, self.projection).float()
@@ -131,9 +134,19 @@ class CausalLM:
         """See `ModelConfig`."""
         return self.config.sinks
 
+    @property
+    def hidden_size(self) -> int:
+        """Numbers of a vector of hidden states."""
+        return self.config.hidden_size
+
     @torch.inference_mode()
     def forward(self, batch: ForwardBatch, kv: KvPageStore) -> torch.Tensor:
-        """Logits of the rows a batch asks for, float32 [L, vocab_size].
+        """Logits of the rows a batch asks for, float32 [L, vocab_size]; effects and errors as of `forward_with_hidden`."""
+        return self.forward_with_hidden(batch, kv).logits
+
+    @torch.inference_mode()
+    def forward_with_hidden(self, batch: ForwardBatch, kv: KvPageStore) -> ForwardOutput:
+        """Logits and hidden states of the rows a batch asks for.
 
         Effects: writes keys and values of all the batch's tokens into kv; clears what is left of the pages they begin.
 
@@ -149,7 +162,11 @@ class CausalLM:
         for index, layer in enumerate(self.layers):
             hidden = layer.forward(hidden, kv.kv(index), step)
         rows = hidden.index_select(0, _padded(batch.logit_rows.to(device)))
-        return self.head.forward(rows)[: len(batch.logit_rows)]
+        vectors = None
+        if batch.hidden_rows is not None:
+            wanted = hidden.index_select(0, _padded(batch.hidden_rows.to(device)))
+            vectors = self.head.normed(wanted)[: len(batch.hidden_rows)].float()
+        return ForwardOutput(self.head.forward(rows)[: len(batch.logit_rows)], vectors)
 
     def _prepare(self, batch: ForwardBatch, positions: torch.Tensor, kv: KvPageStore) -> Step:
         tokens = self.embedding.tokens

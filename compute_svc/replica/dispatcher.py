@@ -16,7 +16,7 @@ from compute_svc.replica.gateway_link import GatewayLink
 from compute_svc.replica.parcels import TextKey
 from compute_svc.replica.sampler_ledger import SamplerAnswer
 from compute_svc.replica.submission import read_submission
-from compute_svc.wire.step_output import Released, Started, StepOutput
+from compute_svc.wire.step_output import Hidden, Released, Started, StepOutput
 from triserve.rpc.errors import DeadlineExceeded, Internal, InvalidRequest, ServiceError, Unavailable, to_proto
 from triserve.rpc.traces.context import read_traceparent
 from triserve.rpc.traces.spans import Tracer
@@ -65,6 +65,7 @@ class Dispatcher:
     Args:
         engine: Of the replica.
         logits_width: Number of logits.
+        hidden_size: Of vectors of hidden states; 0 = the engine gives none.
         max_request_tokens: Most tokens of prompt and answer together.
         max_backlog_bytes: Of each gateway.
         on_samplers_change: Called when a sampler has become ready or is lost.
@@ -77,6 +78,7 @@ class Dispatcher:
         engine: EnginePort,
         *,
         logits_width: int,
+        hidden_size: int,
         max_request_tokens: int,
         max_backlog_bytes: int,
         on_samplers_change: Callable[[], None],
@@ -85,6 +87,7 @@ class Dispatcher:
     ) -> None:
         self._engine = engine
         self._logits_width = logits_width
+        self._hidden_size = hidden_size
         self._max_request_tokens = max_request_tokens
         self._max_backlog_bytes = max_backlog_bytes
         self._on_samplers_change = on_samplers_change
@@ -161,6 +164,7 @@ class Dispatcher:
                 message,
                 number=self.next_number(),
                 logits_width=self._logits_width,
+                hidden_size=self._hidden_size,
                 max_request_tokens=self._max_request_tokens,
                 now=self._clock(),
             )
@@ -228,11 +232,12 @@ class Dispatcher:
     def on_engine_output(self, output: StepOutput, ended_at: float) -> None:
         """A step has ended: its rows go to the samplers, what has begun and ended to the gateways."""
         if output.rows is not None:
-            numbers = output.rows.numbers.tolist()
             for sampler in self._samplers:
-                chosen = [index for index, number in enumerate(numbers) if sampler.has(number)]
-                if chosen:
-                    sampler.send_rows(output.rows, None if len(chosen) == len(numbers) else chosen)
+                part = output.rows.of(sampler.has)
+                if part is not None:
+                    sampler.send_rows(part)
+        for hidden in output.hidden:
+            self._on_hidden(hidden)
         for started in output.started:
             self._on_started(started, ended_at)
         for released in output.released:
@@ -328,6 +333,19 @@ class Dispatcher:
                 prefill_us=_microseconds(at - started.admitted_at),
             )
         )
+
+    def _on_hidden(self, hidden: Hidden) -> None:
+        flight = self._flights.get(hidden.number)
+        if flight is not None and flight.outcome is None:
+            flight.gateway.add_hidden(
+                compute_pb2.RequestHiddenStates(
+                    request=flight.gateway_request,
+                    epoch=flight.epoch,
+                    first_position=hidden.first_position,
+                    vectors=hidden.vectors,
+                    width=hidden.width,
+                )
+            )
 
     def _on_released(self, released: Released) -> None:
         """A request's KV is free: it has ended if it is known how, else its sampler will say so."""

@@ -70,8 +70,8 @@ class SamplerPort(Protocol):
     def close_request(self, number: int) -> None:
         """Drops a request, unless the sampler has ended it."""
 
-    def send_rows(self, rows: Rows, chosen: list[int] | None) -> None:
-        """Sends rows of one step; None = all."""
+    def send_rows(self, rows: Rows) -> None:
+        """Sends what one step gave for it."""
 
     def expect_end(self, number: int) -> None:
         """All rows of a request are sent."""

@@ -51,6 +51,12 @@ class GatewayLink:
         self._grow(len(parcel) + _ITEM_BYTES)
         self._has_news.set()
 
+    def add_hidden(self, hidden: compute_pb2.RequestHiddenStates) -> None:
+        """Hidden states that a request asked for."""
+        self._waiting.hidden_states.append(hidden)
+        self._grow(len(hidden.vectors) + _ITEM_BYTES)
+        self._has_news.set()
+
     def add_ended(self, ended: compute_pb2.RequestEnded) -> None:
         """A request has ended."""
         self._waiting.ended.append(ended)

@@ -3,16 +3,10 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import TypeVar
 
-import numpy as np
-
-from compute_svc.wire.step_output import Rows
+from compute_svc.wire.step_output import Rows, moved
 from triserve.v1 import sampler_pb2
-
-_OfRow = TypeVar("_OfRow", sampler_pb2.RowLogprobs, sampler_pb2.RowLogits)
 
 # Well below the limit of a message; a row of 256,000 logits has 1 MB.
 MAX_LOGITS_BYTES = 16 << 20
@@ -30,6 +24,8 @@ class _Part:
     token: list[int] = field(default_factory=list)
     logprobs: list[sampler_pb2.RowLogprobs] = field(default_factory=list)
     logits: list[sampler_pb2.RowLogits] = field(default_factory=list)
+    prompt_logprobs: list[sampler_pb2.PromptLogprobs] = field(default_factory=list)
+    computed: list[int] = field(default_factory=list)
     num_bytes: int = 0
 
 
@@ -57,20 +53,17 @@ class OutgoingFrames:
         """A request ended without the sampler; its rows came before this."""
         self._last(0).close.append(number)
 
-    def add_rows(self, rows: Rows, chosen: Sequence[int] | None = None) -> None:
-        """Adds rows of one step.
-
-        Args:
-            rows: Of the step.
-            chosen: Indices of the rows that are this sampler's, rising; None = all.
-        """
+    def add_rows(self, rows: Rows) -> None:
+        """Adds what one step gave."""
         self.num_batches += 1
-        some = rows if chosen is None else _rows_of(rows, chosen)
-        if sum(len(one.logits) for one in some.logits) <= self._max_bytes:
-            self._add(some)
+        part = self._last(0)
+        part.prompt_logprobs += rows.prompt_logprobs
+        part.computed += rows.computed
+        if sum(len(one.logits) for one in rows.logits) <= self._max_bytes:
+            self._add(rows)
             return
-        for index in range(len(some.numbers)):
-            self._add(_rows_of(some, [index]))
+        for index in range(len(rows.numbers)):
+            self._add(rows.chosen([index]))
 
     def take(self, frame: int) -> sampler_pb2.SampleRequest:
         """The next frame, with that number."""
@@ -88,6 +81,8 @@ class OutgoingFrames:
             token=part.token,
             logprobs=part.logprobs,
             logits=part.logits,
+            prompt_logprobs=part.prompt_logprobs,
+            computed=part.computed,
         )
 
     def _last(self, num_bytes: int) -> _Part:
@@ -104,30 +99,5 @@ class OutgoingFrames:
         part.position += rows.positions.tolist()
         part.num_tokens += rows.counts.tolist()
         part.token += rows.tokens.tolist()
-        part.logprobs += [_moved(one, one.row + first) for one in rows.logprobs]
-        part.logits += [_moved(one, one.row + first) for one in rows.logits]
-
-
-def _rows_of(rows: Rows, chosen: Sequence[int]) -> Rows:
-    places = {row: place for place, row in enumerate(chosen)}
-    index = np.array(chosen, dtype=np.int64)
-    is_chosen = np.zeros(len(rows.numbers), dtype=np.bool_)
-    is_chosen[index] = True
-    return Rows(
-        rows.numbers[index],
-        rows.positions[index],
-        rows.counts[index],
-        rows.tokens[np.repeat(is_chosen, rows.counts)],
-        [_moved(one, places[one.row]) for one in rows.logprobs if one.row in places],
-        [_moved(one, places[one.row]) for one in rows.logits if one.row in places],
-    )
-
-
-def _moved(one: _OfRow, row: int) -> _OfRow:
-    """The same for a row at another place."""
-    if one.row == row:
-        return one
-    moved = type(one)()
-    moved.CopyFrom(one)
-    moved.row = row
-    return moved
+        part.logprobs += [moved(one, one.row + first) for one in rows.logprobs]
+        part.logits += [moved(one, one.row + first) for one in rows.logits]

@@ -60,7 +60,7 @@ class PrefixCalls:
         now = self._clock()
         number = self._next_number()
         deadline = None if timeout_s is None else now + timeout_s
-        request = Request(number, tenant, tokens, np.empty(0, np.int64), 1, now, deadline=deadline, pins=True)
+        request = Request(number, tenant, tokens, np.empty(0, np.int64), 0, now, deadline=deadline, pins=True)
         try:
             pinned: Pinned = await self._ask(number, lambda: self._engine.submit(request))
         except asyncio.CancelledError:

@@ -96,8 +96,11 @@ class SamplerLedger:
         # Requests that have a grammar: the position of their next token. Of some a mask is owed for it, with the answer to the frame.
         self._positions: dict[int, int] = {}
         self._masks_owed: dict[int, int] = {}
-        # The number of tokens of each frame that is not answered, those to be drawn among them.
+        # Of each frame that is not answered: how many tokens it has, those to be drawn among them, and of how many tokens of prompts it tells.
         self._num_tokens: deque[int] = deque()
+        self._num_prompt_logprobs: deque[int] = deque()
+        # Of how many tokens of prompts it may still tell beside those: half a character waits for its end.
+        self._prompt_logprobs_left = 0
         # The frame that carries a request's last row.
         self._last_rows: dict[int, int] = {}
 
@@ -156,6 +159,9 @@ class SamplerLedger:
                 self._owed[number] = (message.position[row], message.frame)
                 self._owed_order.append((message.frame, number))
         self._num_tokens.append(len(message.token) + num_owed)
+        # A prompt's first token, which has none, is told of when the request opens.
+        num_opened = sum(opening.sampling.HasField("prompt_logprobs") for opening in message.open)
+        self._num_prompt_logprobs.append(num_opened + sum(len(one.logprob) for one in message.prompt_logprobs))
 
     def _note_positions(self, message: sampler_pb2.SampleRequest) -> None:
         counts = message.num_tokens or [1] * len(message.request)
@@ -260,7 +266,9 @@ class SamplerLedger:
         gateways = [parcel.gateway for parcel in message.parcels]
         if len(set(gateways)) != len(gateways):
             raise MalformedMessage("a gateway has two parcels")
-        num_tokens = sum(islice(self._num_tokens, message.frame - self.answered))
+        num_frames = message.frame - self.answered
+        num_tokens = sum(islice(self._num_tokens, num_frames))
+        num_of_prompts = self._prompt_logprobs_left + sum(islice(self._num_prompt_logprobs, num_frames))
         parcels = []
         for parcel in message.parcels:
             requests = self._by_text.get(parcel.gateway)
@@ -268,15 +276,18 @@ class SamplerLedger:
                 raise MalformedMessage("a parcel is for a gateway that has no request here")
             read = read_parcel(parcel.delta_frame, requests, self._leaving.keys(), logits_width=self._logits_width)
             num_tokens -= read.num_tokens
-            if num_tokens < 0:
+            num_of_prompts -= read.num_prompt_logprobs
+            if num_tokens < 0 or num_of_prompts < 0:
                 raise MalformedMessage("the parcels have more tokens than the frames had")
             if read.content:
                 parcels.append(Parcel(parcel.gateway, read.content))
+        self._prompt_logprobs_left = num_of_prompts
         return parcels
 
     def _settle(self, message: sampler_pb2.SampleResponse) -> None:
         for _ in range(message.frame - self.answered):
             self._num_tokens.popleft()
+            self._num_prompt_logprobs.popleft()
         self.answered = message.frame
         for number in message.request:
             del self._owed[number]

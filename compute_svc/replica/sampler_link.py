@@ -120,14 +120,9 @@ class SamplerLink(PeerSession):
             self._ledger.close(number, self._last_frame)
             self._has_work.set()
 
-    def send_rows(self, rows: Rows, chosen: list[int] | None) -> None:
-        """Sends rows of one step.
-
-        Args:
-            rows: Of the step.
-            chosen: Indices of those that are this sampler's; None = all.
-        """
-        self._frames.add_rows(rows, chosen)
+    def send_rows(self, rows: Rows) -> None:
+        """Sends what one step gave for this sampler."""
+        self._frames.add_rows(rows)
         self._has_work.set()
         self._tell_if_behind()
 

@@ -130,6 +130,7 @@ class ComputeService:
         self._dispatcher = Dispatcher(
             self._engine,
             logits_width=info.logits_width,
+            hidden_size=info.hidden_size,
             max_request_tokens=info.max_request_tokens,
             max_backlog_bytes=settings.max_backlog_bytes,
             on_samplers_change=self._on_samplers_change,
@@ -148,6 +149,7 @@ class ComputeService:
             device=settings.device.partition(":")[0],
             policy=settings.policy,
             started_at_ms=self._started_at_ms,
+            hidden_size=info.hidden_size,
         )
         self._prefixes = PrefixCalls(self._engine, self._dispatcher.next_number)
         self._servicer.open(replica, self._dispatcher)

@@ -42,6 +42,7 @@ class ReplicaInfo(NamedTuple):
     device: str
     policy: str
     started_at_ms: int
+    hidden_size: int
 
 
 class ComputeServicer(compute_pb2_grpc.ComputeServiceServicer):

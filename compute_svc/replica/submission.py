@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from compute_svc.wire.request import Request, Tokens
+from compute_svc.wire.request import HiddenStates, Request, Tokens
 from triserve.rpc import limits
 from triserve.rpc.errors import InvalidRequest, PromptTooLong
 from triserve.rpc.sampling import Sampling, Stopping
@@ -15,13 +15,16 @@ from triserve.v1 import compute_pb2
 MAX_NAME_CHARS = 256
 
 
-def read_submission(message: compute_pb2.SubmitRequest, *, number: int, logits_width: int, max_request_tokens: int, now: float) -> Request:
+def read_submission(
+    message: compute_pb2.SubmitRequest, *, number: int, logits_width: int, hidden_size: int, max_request_tokens: int, now: float
+) -> Request:
     """The request a gateway submitted. Counts are checked before the work that grows with them.
 
     Args:
         message: As it came.
         number: For the engine.
         logits_width: Every token id must be below it.
+        hidden_size: Of vectors of hidden states; 0 = there are none to be had.
         max_request_tokens: Most tokens of prompt and answer together.
         now: Seconds on the clock that deadlines are kept on.
 
@@ -31,8 +34,9 @@ def read_submission(message: compute_pb2.SubmitRequest, *, number: int, logits_w
     for field, name in (("tenant", message.tenant), ("request_id", message.request_id)):
         if len(name) > MAX_NAME_CHARS:
             raise InvalidRequest(f"{field} has {len(name)} characters, the limit is {MAX_NAME_CHARS}", field=field)
-    if len(message.token_ids) >= max_request_tokens:
-        raise PromptTooLong.of(got=len(message.token_ids), limit=max_request_tokens - 1, field="token_ids")
+    most = max_request_tokens - (message.stopping.max_tokens > 0)
+    if len(message.token_ids) > most:
+        raise PromptTooLong.of(got=len(message.token_ids), limit=most, field="token_ids")
     prompt = _ids("token_ids", message.token_ids, logits_width, max_request_tokens)
     if not prompt.size:
         raise InvalidRequest("token_ids is empty, it must have at least one id", field="token_ids")
@@ -53,6 +57,7 @@ def read_submission(message: compute_pb2.SubmitRequest, *, number: int, logits_w
         sampling=Sampling.read(message.sampling, logits_width),
         deadline=now + message.deadline_ms / 1000 if message.deadline_ms else None,
         priority=message.priority,
+        hidden_states=_hidden_states(message.hidden_states, hidden_size),
     )
 
 
@@ -75,6 +80,16 @@ def read_prefix(
     if not whole.size:
         raise InvalidRequest(f"token_ids has {tokens.size} ids, it must have a page at least, {page_size_tokens}", field="token_ids")
     return whole
+
+
+def _hidden_states(value: int, hidden_size: int) -> HiddenStates:
+    try:
+        wanted = HiddenStates(value)
+    except ValueError:
+        raise InvalidRequest(f"hidden_states is {value}, which is none", field="hidden_states") from None
+    if wanted is not HiddenStates.NONE and not hidden_size:
+        raise InvalidRequest("hidden_states is set, and this replica gives none", field="hidden_states")
+    return wanted
 
 
 def _ids(field: str, ids: Sequence[int], logits_width: int, most: int) -> Tokens:

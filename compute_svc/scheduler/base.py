@@ -87,6 +87,10 @@ class Phase(Enum):
     ENDED = auto()
 
 
+# Of so many known tokens at most a step tells more than what is drawn behind the last: each has a row of logits or a vector that leaves the
+# engine, and what a step takes for them must be no more than that, however long a prompt is.
+MAX_READ_TOKENS = 128
+
 # Drawn tokens of running requests are gathered in pieces of so many before they come to each request's own.
 RECENT_TOKENS = 64
 
@@ -115,8 +119,9 @@ class RequestState:
     its first chunk. While `awaiting` is set the token behind num_tokens is being drawn elsewhere; while `paused` is, its sampler is behind.
     The first `num_given` were known at the start.
     The first `num_found_pages` of its pages were in the prefix cache whenever it was admitted: the others it has computed itself.
+    Of the known tokens in `unread` something is still to be told, so they are to be computed, and not found in the prefix cache.
     The whole answer is expected to have `predicted_tokens`; it may turn out shorter or longer. `rank` is its policy's: lower is sooner.
-    `draw` is the engine's; no scheduler looks at it.
+    `draw` and `hidden_sum` are the engine's; no scheduler looks at them.
 
     While it runs, `numbers` and `recent` are views of what `BatchSlots` holds of all running requests: a column, and a row.
 
@@ -145,6 +150,7 @@ class RequestState:
         "arrival",
         "cached_tokens",
         "draw",
+        "hidden_sum",
         "is_sliding",
         "num_found_pages",
         "num_given",
@@ -157,6 +163,7 @@ class RequestState:
         "recent",
         "request",
         "table",
+        "unread",
     )
 
     def __init__(self, request: Request, arrival: int) -> None:
@@ -183,6 +190,8 @@ class RequestState:
         self.predicted_tokens = request.max_tokens
         self.rank: tuple[float, int] = (0.0, arrival)
         self.draw: object = None
+        self.unread = request.read_tokens
+        self.hidden_sum: npt.NDArray[np.float64] | None = None
         self.admitted_at: float | None = None
         self.is_sliding = False
         self.table: PageTable | None = None
@@ -208,6 +217,11 @@ class RequestState:
         return self.num_computed - self.dropped_tokens
 
     @property
+    def reusable_tokens(self) -> int:
+        """How many of its first tokens need not be computed where they are cached. The last known one always is: its logits are wanted."""
+        return min(self.num_tokens - 1, self.unread.start) if self.unread else self.num_tokens - 1
+
+    @property
     def is_blocked(self) -> bool:
         """Whether the next step cannot have it: its last token is not drawn yet, or its sampler is behind."""
         return bool(self.awaiting or self.paused)
@@ -215,7 +229,8 @@ class RequestState:
     @property
     def remaining_tokens(self) -> int:
         """Answer tokens that are still expected, at least 1; an answer that outgrows its prediction is expected to be twice as long."""
-        expected = self.predicted_tokens
+        # Nothing is predicted of a request that draws nothing.
+        expected = max(1, self.predicted_tokens)
         while expected <= self.position:
             expected *= 2
         return max(1, min(expected, self.request.max_tokens) - self.position)
@@ -224,6 +239,10 @@ class RequestState:
     def position(self) -> int:
         """Index of the next generated token."""
         return self.num_tokens - self.request.prompt.size
+
+    def mark_read(self, end: int) -> None:
+        """What is to be told of its tokens up to here was told."""
+        self.unread = range(max(self.unread.start, end), self.unread.stop)
 
     def append(self, token: int) -> None:
         """Adds a drawn token."""
@@ -250,6 +269,25 @@ class Chunk(NamedTuple):
     def completes(self) -> bool:
         """Whether it ends with the last known token, so that its logits are wanted."""
         return self.start + self.length == self.state.num_tokens
+
+    @property
+    def read_tokens(self) -> range:
+        """Positions of its tokens of which more is to be told than what is drawn behind the last."""
+        return _common(range(self.start, self.start + self.length), self.state.unread)
+
+    @property
+    def logprob_tokens(self) -> range:
+        """Those of them whose logits tell of the next token."""
+        return _common(self.read_tokens, self.state.request.logprob_tokens)
+
+    @property
+    def hidden_tokens(self) -> range:
+        """Those of them whose hidden states are wanted."""
+        return _common(self.read_tokens, self.state.request.hidden_tokens)
+
+
+def _common(one: range, other: range) -> range:
+    return range(max(one.start, other.start), min(one.stop, other.stop))
 
 
 class Failure(NamedTuple):
@@ -285,6 +323,11 @@ class Plan:
     def is_empty(self) -> bool:
         """Whether there is nothing to compute."""
         return not self.decodes and not self.prefills
+
+    @property
+    def reads(self) -> bool:
+        """Whether more is to be told of some tokens than what is drawn behind the last of a request."""
+        return any(chunk.read_tokens for chunk in self.prefills)
 
     @property
     def wanted(self) -> list[RequestState]:

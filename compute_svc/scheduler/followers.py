@@ -57,7 +57,7 @@ class Followers:
 
         Effects: if there is one, the request `waits` for it.
         """
-        known = state.tokens[: state.num_tokens - 1]
+        known = state.tokens[: state.reusable_tokens]
         node, length = self._tree.find(state.request.tenant, known)
         if node is None or length == known.size:
             return None

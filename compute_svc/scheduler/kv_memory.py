@@ -255,7 +255,7 @@ class KvMemory:
 
     def _shareable(self, state: RequestState) -> Tokens:
         """What of a waiting request may be found in the cache."""
-        known = state.tokens[: state.num_tokens - 1]
+        known = state.tokens[: state.reusable_tokens]
         return known[: self._window.chunk_tokens] if self._window is not None and self._slides(state) else known
 
     def _allocate(self, state: RequestState, count: int) -> Pages:

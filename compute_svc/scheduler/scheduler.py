@@ -10,7 +10,7 @@ from operator import attrgetter
 import numpy as np
 import numpy.typing as npt
 
-from compute_svc.scheduler.base import Chunk, Failure, Phase, Plan, PlanFailed, RequestState, SchedulerConfig
+from compute_svc.scheduler.base import MAX_READ_TOKENS, Chunk, Failure, Phase, Plan, PlanFailed, RequestState, SchedulerConfig
 from compute_svc.scheduler.batch_slots import Rows
 from compute_svc.scheduler.followers import Followers
 from compute_svc.scheduler.kv_memory import KvMemory
@@ -217,15 +217,16 @@ class Scheduler:
 
     def _require_possible(self, request: Request) -> None:
         limit = self.config.max_request_tokens
-        if request.prompt.size >= limit:
-            raise PromptTooLong.of(got=request.prompt.size, limit=limit - 1, field="token_ids")
+        longest = limit if request.draws_nothing and not request.pins else limit - 1
+        if request.prompt.size > longest:
+            raise PromptTooLong.of(got=request.prompt.size, limit=longest, field="token_ids")
         if request.prompt.size + request.max_tokens > limit:
             raise PromptTooLong(
                 f"max_tokens is {request.max_tokens}, the limit is {limit - request.prompt.size}: "
                 f"prompt and answer share {limit} tokens and the prompt has {request.prompt.size}",
                 field="max_tokens",
             )
-        if request.generated.size >= request.max_tokens:
+        if request.generated.size >= max(1, request.max_tokens):
             raise InvalidRequest(
                 f"generated_token_ids has {request.generated.size} tokens, it must have fewer than max_tokens, {request.max_tokens}",
                 field="generated_token_ids",
@@ -241,7 +242,7 @@ class Scheduler:
         return failures
 
     def _count_cached(self, state: RequestState) -> int:
-        return self.memory.tree.match_length(state.request.tenant, state.tokens[: state.num_tokens - 1])
+        return self.memory.tree.match_length(state.request.tenant, state.tokens[: state.reusable_tokens])
 
     def _return_unblocked(self, now: float) -> None:
         for state in [state for state in self._blocked.values() if not (state.is_blocked or self.followers.waits(state))]:
@@ -390,9 +391,18 @@ class Scheduler:
         return True
 
     def _add_chunk(self, chunks: list[Chunk], state: RequestState, budget: int) -> int:
-        """Adds as much of a request's prompt as the budget holds; returns what is left of the budget."""
+        """Adds as much of a request's prompt as the budget holds; returns what is left of the budget.
+
+        Of a prompt that is to be read, no more than what is left of `MAX_READ_TOKENS`, which may be nothing in this step.
+        """
         assert state.table is not None, "a running request has a page table"
         length = min(budget, state.prefill_end - state.num_computed)
+        if state.unread:
+            room = MAX_READ_TOKENS - sum(len(chunk.read_tokens) for chunk in chunks)
+            if len(Chunk(state, state.num_computed, length).read_tokens) > room:
+                length = state.unread.start + room - state.num_computed
+            if not length:
+                return budget
         assert 0 < length <= state.table.length * self.config.page_size_tokens - state.kv_length, "what slides has room for a step"
         chunks.append(Chunk(state, state.num_computed, length))
         return budget - length

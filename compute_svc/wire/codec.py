@@ -8,8 +8,8 @@ import numpy as np
 from google.protobuf.message import Message
 
 from compute_svc.wire import engine_wire_pb2 as wire
-from compute_svc.wire.request import Request, Tokens
-from compute_svc.wire.step_output import KvChanges, Load, Pinned, PrefixStats, Released, Rows, Started, StepOutput
+from compute_svc.wire.request import HiddenStates, Request, Tokens
+from compute_svc.wire.step_output import Hidden, KvChanges, Load, Pinned, PrefixStats, Released, Rows, Started, StepOutput
 from triserve.rpc.errors import from_proto, to_proto
 from triserve.rpc.sampling import Sampling
 from triserve.v1 import common_pb2, compute_pb2
@@ -75,6 +75,7 @@ def encode_request(request: Request) -> wire.Submission:
         deadline=request.deadline,
         priority=request.priority,
         pins=request.pins,
+        hidden_states=request.hidden_states.value,
     )
 
 
@@ -97,6 +98,7 @@ def decode_request(message: wire.Submission, logits_width: int) -> Request:
         deadline=message.deadline if message.HasField("deadline") else None,
         priority=message.priority,
         pins=message.pins,
+        hidden_states=HiddenStates(message.hidden_states),
     )
 
 
@@ -109,6 +111,7 @@ def encode_output(output: StepOutput, ended_at: float) -> wire.Output:
     """
     return wire.Output(
         rows=None if output.rows is None else _encode_rows(output.rows),
+        hidden=[wire.Hidden(**item._asdict()) for item in output.hidden],
         started=[
             wire.Started(
                 request=item.number, cached_tokens=item.cached_tokens, submitted_at=item.submitted_at, admitted_at=item.admitted_at
@@ -135,6 +138,7 @@ def decode_output(message: wire.Output) -> StepOutput:
         Load(*message.load),
         [Pinned(item.number, item.tokens, item.computed_tokens) for item in message.pinned],
         _decode_kv_changes(message.kv_changes) if message.HasField("kv_changes") else None,
+        [Hidden(item.number, item.first_position, item.vectors, item.width) for item in message.hidden],
     )
 
 
@@ -165,6 +169,8 @@ def _encode_rows(rows: Rows) -> wire.Rows:
         tokens=rows.tokens.astype("<u4", copy=False).tobytes(),
         logprobs=rows.logprobs,
         logits=rows.logits,
+        prompt_logprobs=rows.prompt_logprobs,
+        computed=rows.computed,
     )
 
 
@@ -176,4 +182,6 @@ def _decode_rows(message: wire.Rows) -> Rows:
         np.frombuffer(message.tokens, "<u4"),
         list(message.logprobs),
         list(message.logits),
+        list(message.prompt_logprobs),
+        list(message.computed),
     )

@@ -61,6 +61,7 @@ class Submission(_message.Message):
     DEADLINE_FIELD_NUMBER: _builtins.int
     PRIORITY_FIELD_NUMBER: _builtins.int
     PINS_FIELD_NUMBER: _builtins.int
+    HIDDEN_STATES_FIELD_NUMBER: _builtins.int
     number: _builtins.int
     tenant: _builtins.str
     prompt: _builtins.bytes
@@ -71,6 +72,7 @@ class Submission(_message.Message):
     deadline: _builtins.float
     priority: _builtins.int
     pins: _builtins.bool
+    hidden_states: _compute_pb2.HiddenStates.ValueType
     @_builtins.property
     def sampling(self) -> _common_pb2.SamplingParams: ...
     @_builtins.property
@@ -90,10 +92,11 @@ class Submission(_message.Message):
         deadline: _builtins.float | None = ...,
         priority: _builtins.int = ...,
         pins: _builtins.bool = ...,
+        hidden_states: _compute_pb2.HiddenStates.ValueType = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["_deadline", b"_deadline", "deadline", b"deadline", "sampling", b"sampling", "stopping", b"stopping"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_deadline", b"_deadline", "deadline", b"deadline", "generated", b"generated", "number", b"number", "pins", b"pins", "priority", b"priority", "prompt", b"prompt", "sampling", b"sampling", "stopping", b"stopping", "submitted_at", b"submitted_at", "tenant", b"tenant"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_deadline", b"_deadline", "deadline", b"deadline", "generated", b"generated", "hidden_states", b"hidden_states", "number", b"number", "pins", b"pins", "priority", b"priority", "prompt", b"prompt", "sampling", b"sampling", "stopping", b"stopping", "submitted_at", b"submitted_at", "tenant", b"tenant"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__deadline: _TypeAlias = _typing.Literal["deadline"]  # noqa: Y015
     _WhichOneofArgType__deadline: _TypeAlias = _typing.Literal["_deadline", b"_deadline"]  # noqa: Y015
@@ -311,6 +314,7 @@ class Loaded(_message.Message):
     MAX_WAITING_REQUESTS_FIELD_NUMBER: _builtins.int
     LOAD_FIELD_NUMBER: _builtins.int
     DTYPE_FIELD_NUMBER: _builtins.int
+    HIDDEN_SIZE_FIELD_NUMBER: _builtins.int
     logits_width: _builtins.int
     max_request_tokens: _builtins.int
     page_size_tokens: _builtins.int
@@ -318,6 +322,7 @@ class Loaded(_message.Message):
     max_waiting_requests: _builtins.int
     dtype: _builtins.str
     """What weights, activations and KV are computed in: "float32"."""
+    hidden_size: _builtins.int
     @_builtins.property
     def load(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]:
         """As in Output."""
@@ -332,10 +337,11 @@ class Loaded(_message.Message):
         max_waiting_requests: _builtins.int = ...,
         load: _abc.Iterable[_builtins.int] | None = ...,
         dtype: _builtins.str = ...,
+        hidden_size: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["dtype", b"dtype", "load", b"load", "logits_width", b"logits_width", "max_request_tokens", b"max_request_tokens", "max_waiting_requests", b"max_waiting_requests", "num_pages", b"num_pages", "page_size_tokens", b"page_size_tokens"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["dtype", b"dtype", "hidden_size", b"hidden_size", "load", b"load", "logits_width", b"logits_width", "max_request_tokens", b"max_request_tokens", "max_waiting_requests", b"max_waiting_requests", "num_pages", b"num_pages", "page_size_tokens", b"page_size_tokens"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -460,6 +466,8 @@ class Rows(_message.Message):
     TOKENS_FIELD_NUMBER: _builtins.int
     LOGPROBS_FIELD_NUMBER: _builtins.int
     LOGITS_FIELD_NUMBER: _builtins.int
+    PROMPT_LOGPROBS_FIELD_NUMBER: _builtins.int
+    COMPUTED_FIELD_NUMBER: _builtins.int
     numbers: _builtins.bytes
     """uint64."""
     positions: _builtins.bytes
@@ -470,6 +478,10 @@ class Rows(_message.Message):
     def logprobs(self) -> _containers.RepeatedCompositeFieldContainer[_sampler_pb2.RowLogprobs]: ...
     @_builtins.property
     def logits(self) -> _containers.RepeatedCompositeFieldContainer[_sampler_pb2.RowLogits]: ...
+    @_builtins.property
+    def prompt_logprobs(self) -> _containers.RepeatedCompositeFieldContainer[_sampler_pb2.PromptLogprobs]: ...
+    @_builtins.property
+    def computed(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]: ...
     def __init__(
         self,
         *,
@@ -479,10 +491,12 @@ class Rows(_message.Message):
         tokens: _builtins.bytes = ...,
         logprobs: _abc.Iterable[_sampler_pb2.RowLogprobs] | None = ...,
         logits: _abc.Iterable[_sampler_pb2.RowLogits] | None = ...,
+        prompt_logprobs: _abc.Iterable[_sampler_pb2.PromptLogprobs] | None = ...,
+        computed: _abc.Iterable[_builtins.int] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["counts", b"counts", "logits", b"logits", "logprobs", b"logprobs", "numbers", b"numbers", "positions", b"positions", "tokens", b"tokens"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["computed", b"computed", "counts", b"counts", "logits", b"logits", "logprobs", b"logprobs", "numbers", b"numbers", "positions", b"positions", "prompt_logprobs", b"prompt_logprobs", "tokens", b"tokens"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -501,6 +515,7 @@ class Output(_message.Message):
     ENDED_AT_FIELD_NUMBER: _builtins.int
     PINNED_FIELD_NUMBER: _builtins.int
     KV_CHANGES_FIELD_NUMBER: _builtins.int
+    HIDDEN_FIELD_NUMBER: _builtins.int
     ended_at: _builtins.float
     """Seconds on the monotonic clock, which the processes of a machine share."""
     @_builtins.property
@@ -521,6 +536,8 @@ class Output(_message.Message):
     def kv_changes(self) -> Global___KvChanges:
         """Unset if there are none."""
 
+    @_builtins.property
+    def hidden(self) -> _containers.RepeatedCompositeFieldContainer[Global___Hidden]: ...
     def __init__(
         self,
         *,
@@ -531,14 +548,45 @@ class Output(_message.Message):
         ended_at: _builtins.float = ...,
         pinned: _abc.Iterable[Global___Pinned] | None = ...,
         kv_changes: Global___KvChanges | None = ...,
+        hidden: _abc.Iterable[Global___Hidden] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["kv_changes", b"kv_changes", "rows", b"rows"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["ended_at", b"ended_at", "kv_changes", b"kv_changes", "load", b"load", "pinned", b"pinned", "released", b"released", "rows", b"rows", "started", b"started"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["ended_at", b"ended_at", "hidden", b"hidden", "kv_changes", b"kv_changes", "load", b"load", "pinned", b"pinned", "released", b"released", "rows", b"rows", "started", b"started"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___Output: _TypeAlias = Output  # noqa: Y015
+
+@_typing.final
+class Hidden(_message.Message):
+    """See `compute_svc.wire.step_output.Hidden`."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    NUMBER_FIELD_NUMBER: _builtins.int
+    FIRST_POSITION_FIELD_NUMBER: _builtins.int
+    VECTORS_FIELD_NUMBER: _builtins.int
+    WIDTH_FIELD_NUMBER: _builtins.int
+    number: _builtins.int
+    first_position: _builtins.int
+    vectors: _builtins.bytes
+    width: _builtins.int
+    def __init__(
+        self,
+        *,
+        number: _builtins.int = ...,
+        first_position: _builtins.int = ...,
+        vectors: _builtins.bytes = ...,
+        width: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["first_position", b"first_position", "number", b"number", "vectors", b"vectors", "width", b"width"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___Hidden: _TypeAlias = Hidden  # noqa: Y015
 
 @_typing.final
 class Pinned(_message.Message):

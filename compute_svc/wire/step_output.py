@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from collections.abc import Callable, Sequence
+from typing import NamedTuple, TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -29,7 +30,7 @@ class Released(NamedTuple):
 
 
 class Rows(NamedTuple):
-    """What a step gave for the requests whose last known token it computed, one row each.
+    """What a step gave for samplers: of requests whose last known token it computed, one row each, and of prompts.
 
     Attributes:
         numbers: [rows] uint64, the requests.
@@ -38,6 +39,8 @@ class Rows(NamedTuple):
         tokens: [sum of counts] uint32.
         logprobs: Of rows whose requests asked for them, in the order of the rows.
         logits: Of rows that a sampler is to draw, or to draw again for comparison; in the order of the rows.
+        prompt_logprobs: Of prompts whose requests asked for them; they come before the rows.
+        computed: Requests that draw nothing, and whose prompt is computed.
     """
 
     numbers: npt.NDArray[np.uint64]
@@ -46,6 +49,71 @@ class Rows(NamedTuple):
     tokens: npt.NDArray[np.uint32]
     logprobs: list[sampler_pb2.RowLogprobs]
     logits: list[sampler_pb2.RowLogits]
+    prompt_logprobs: Sequence[sampler_pb2.PromptLogprobs] = ()
+    computed: Sequence[int] = ()
+
+    def of(self, has: Callable[[int], bool]) -> Rows | None:
+        """What is about some requests; None = nothing is.
+
+        Args:
+            has: Whether a request is one of them.
+        """
+        numbers = self.numbers.tolist()
+        places = [index for index, number in enumerate(numbers) if has(number)]
+        prompts = [one for one in self.prompt_logprobs if has(one.request)]
+        computed = [number for number in self.computed if has(number)]
+        if not (places or prompts or computed):
+            return None
+        rows = self if len(places) == len(numbers) else self.chosen(places)
+        return rows._replace(prompt_logprobs=prompts, computed=computed)
+
+    def chosen(self, places: Sequence[int]) -> Rows:
+        """Some of the rows, and nothing of prompts.
+
+        Args:
+            places: Rising.
+        """
+        index = np.array(places, dtype=np.int64)
+        is_chosen = np.zeros(len(self.numbers), dtype=np.bool_)
+        is_chosen[index] = True
+        new_place = {row: place for place, row in enumerate(places)}
+        return Rows(
+            self.numbers[index],
+            self.positions[index],
+            self.counts[index],
+            self.tokens[np.repeat(is_chosen, self.counts)],
+            [moved(one, new_place[one.row]) for one in self.logprobs if one.row in new_place],
+            [moved(one, new_place[one.row]) for one in self.logits if one.row in new_place],
+        )
+
+
+_OfRow = TypeVar("_OfRow", sampler_pb2.RowLogprobs, sampler_pb2.RowLogits)
+
+
+def moved(one: _OfRow, row: int) -> _OfRow:
+    """The same for a row at another place."""
+    if one.row == row:
+        return one
+    copy = type(one)()
+    copy.CopyFrom(one)
+    copy.row = row
+    return copy
+
+
+class Hidden(NamedTuple):
+    """Some hidden states of a request, in the order of its tokens.
+
+    Attributes:
+        number: Of the request.
+        first_position: Of the first vector's token.
+        vectors: One after the other, little-endian float32.
+        width: Numbers in each.
+    """
+
+    number: int
+    first_position: int
+    vectors: bytes
+    width: int
 
 
 class Pinned(NamedTuple):
@@ -120,6 +188,7 @@ class StepOutput(NamedTuple):
         load: After all that.
         pinned: Prefixes that are kept from now on.
         kv_changes: None if there are none, or nobody wants to know.
+        hidden: Hidden states, before what is released with them.
     """
 
     rows: Rows | None
@@ -128,10 +197,11 @@ class StepOutput(NamedTuple):
     load: Load
     pinned: list[Pinned]
     kv_changes: KvChanges | None
+    hidden: Sequence[Hidden] = ()
 
 
 class EngineInfo(NamedTuple):
-    """What a loaded engine is: its dtype, "float32", and sizes as in `SchedulerConfig`."""
+    """What a loaded engine is: its dtype, "float32", sizes as in `SchedulerConfig`, and numbers of a vector of hidden states, 0 = it gives none."""
 
     logits_width: int
     max_request_tokens: int
@@ -139,3 +209,4 @@ class EngineInfo(NamedTuple):
     num_pages: int
     max_waiting_requests: int
     dtype: str
+    hidden_size: int

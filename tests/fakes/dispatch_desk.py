@@ -62,7 +62,7 @@ class FakeLink:
     lags: bool = False
     opened: dict[int, sampler_pb2.OpenRequest] = field(default_factory=dict)
     closed: list[int] = field(default_factory=list)
-    sent: list[list[int] | None] = field(default_factory=list)
+    sent: list[list[int]] = field(default_factory=list)
     awaits_end: list[int] = field(default_factory=list)
     leaving: list[TextKey] = field(default_factory=list)
 
@@ -93,9 +93,9 @@ class FakeLink:
         if self.opened.pop(number, None) is not None:
             self.closed.append(number)
 
-    def send_rows(self, rows: Rows, chosen: list[int] | None) -> None:
-        """Remembers which."""
-        self.sent.append(chosen)
+    def send_rows(self, rows: Rows) -> None:
+        """Remembers whose."""
+        self.sent.append(rows.numbers.tolist())
 
     def expect_end(self, number: int) -> None:
         """Remembers it."""
@@ -113,6 +113,7 @@ class Desk:
         self.dispatcher = Dispatcher(
             self.engine,
             logits_width=WIDTH,
+            hidden_size=2,
             max_request_tokens=64,
             max_backlog_bytes=1 << 20,
             on_samplers_change=self._count,

@@ -10,13 +10,13 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from compute_svc.engine.engine import Engine, Model
+from compute_svc.engine.engine import Engine
 from compute_svc.engine.step_drawing import DrawConfig, DrawPlace
 from compute_svc.scheduler.base import SchedulerConfig
 from compute_svc.scheduler.kv_memory import KvMemory
 from compute_svc.wire.request import GREEDY as GREEDY
-from compute_svc.wire.request import Request
-from compute_svc.wire.step_output import StepOutput
+from compute_svc.wire.request import HiddenStates, Request
+from compute_svc.wire.step_output import Rows, StepOutput
 from sampler_svc.changes import Changes
 from sampler_svc.draw import draw_token
 from tests.fakes.hash_model import HashModel, hash_kv
@@ -29,7 +29,7 @@ TOP_3 = Sampling(temperature=1.0, top_k=3, seed=7)
 
 
 def small_engine(
-    model: Model | None = None, drawing: DrawConfig = SERVICE, make_memory: type[KvMemory] = KvMemory, **changes: int
+    model: HashModel | None = None, drawing: DrawConfig = SERVICE, make_memory: type[KvMemory] = KvMemory, **changes: int
 ) -> Engine:
     """An engine with a few small pages, whose rows the reader draws unless `drawing` says otherwise; `changes` are sizes of its scheduler."""
     sizes = {
@@ -43,11 +43,13 @@ def small_engine(
     config = SchedulerConfig(**{**sizes, **changes})
     kv = hash_kv(config.num_pages, config.page_size_tokens)
     device = torch.device("cpu")
-    return Engine(model or HashModel(WIDTH), kv, config, logits_width=WIDTH, device=device, make_memory=make_memory, drawing=drawing)
+    model = model or HashModel(WIDTH)
+    return Engine(model, kv, config, logits_width=WIDTH, device=device, make_memory=make_memory, drawing=drawing, hidden_states=model)
 
 
 def request_of(number: int, prompt: Sequence[int], max_tokens: int = 8, **changes: Any) -> Request:
-    """A greedy request, unless `changes` say otherwise."""
+    """A greedy request, unless `changes` say otherwise; of a prefix to pin nothing is drawn."""
+    max_tokens = 0 if changes.get("pins") else max_tokens
     generated = np.array(changes.pop("generated", ()), dtype=np.int64)
     return Request(number, changes.pop("tenant", ""), np.array(prompt, dtype=np.int64), generated, max_tokens, 0.0, **changes)
 
@@ -65,6 +67,8 @@ class Reader:
         errors: Of each request that has left; None = it came to its end or was released.
         outputs: All of them.
         admitted: Requests that have left the queue.
+        prompt_logprobs: Of each request that wants them: rank, log-probability and the likeliest ids of each token from the second on.
+        hidden: Of each request that wants them, its vectors in order.
     """
 
     def __init__(self, engine: Engine) -> None:
@@ -75,6 +79,8 @@ class Reader:
         self.errors: dict[int, Exception | None] = {}
         self.outputs: list[StepOutput] = []
         self.admitted: set[int] = set()
+        self.prompt_logprobs: dict[int, list[tuple[int, float, list[int]]]] = {}
+        self.hidden: dict[int, list[list[float]]] = {}
 
     def step(self, now: float = 0.0) -> StepOutput | None:
         """One step of the engine, read."""
@@ -89,7 +95,12 @@ class Reader:
         """Takes an output in."""
         self.outputs.append(output)
         rows = output.rows
+        for vectors in output.hidden:
+            known = self.hidden.setdefault(vectors.number, [])
+            assert not known or vectors.first_position == len(known), "vectors have no gap and no repetition"
+            known += np.frombuffer(vectors.vectors, "<f4").reshape(-1, vectors.width).tolist()
         if rows is not None:
+            self._read_prompts(rows)
             numbers = rows.numbers.tolist()
             logits = {one.row: np.frombuffer(one.logits, "<f4") for one in rows.logits}
             tokens = iter(rows.tokens.tolist())
@@ -105,6 +116,17 @@ class Reader:
             assert released.number not in self.errors, "a request leaves once"
             self.errors[released.number] = released.error
             self.awaiting.pop(released.number, None)
+
+    def _read_prompts(self, rows: Rows) -> None:
+        for part in rows.prompt_logprobs:
+            known = self.prompt_logprobs.setdefault(part.request, [])
+            assert part.request not in self.tokens, "a prompt is told of before what is drawn behind it"
+            assert part.first_position == 1 + len(known), "tokens of a prompt have no gap and no repetition"
+            k = len(part.top_token) // len(part.logprob)
+            tops = [list(part.top_token[index * k : (index + 1) * k]) for index in range(len(part.logprob))]
+            known += list(zip(part.rank, part.logprob, tops, strict=True))
+        for number in rows.computed:
+            assert self.tokens.setdefault(number, []) == [], "of one that draws nothing there is no row"
 
     def answer(self, number: int) -> None:
         """Gives the verdict a request awaits."""
@@ -122,6 +144,27 @@ class Reader:
         raise AssertionError("the engine does not come to rest")
 
 
+def assert_read_as_alone(model: HashModel, request: Request, reader: Reader) -> None:
+    """What was told of a request that has come to its end is what the model says of its tokens without KV, batch or scheduler."""
+    known = [*request.prompt.tolist(), *request.generated.tolist()]
+    k = request.sampling.prompt_logprobs
+    told = reader.prompt_logprobs.get(request.number, [])
+    assert len(told) == (0 if k is None else request.prompt.size - 1)
+    for position, (rank, logprob, top) in enumerate(told, start=1):
+        logits = model.logits_of(known[:position]).astype(np.float64)
+        ranking = ranking_of(logits.astype(np.float32))
+        assert (rank, top) == (1 + ranking.index(known[position]), ranking[:k])
+        assert abs(logprob - (logits[known[position]] - np.log(np.exp(logits).sum()))) < 1e-5
+    vectors = [model.logits_of(known[: position + 1])[: model.hidden_size] for position in range(len(known))]
+    expected = {
+        HiddenStates.NONE: [],
+        HiddenStates.LAST: vectors[-1:],
+        HiddenStates.MEAN: [np.cumsum(np.array(vectors, dtype=np.float64), axis=0)[-1] / len(vectors)],
+        HiddenStates.ALL: vectors,
+    }[request.hidden_states]
+    assert reader.hidden.get(request.number, []) == [np.float32(vector).tolist() for vector in expected]
+
+
 def ranking_of(logits: npt.NDArray[np.float32]) -> list[int]:
     """All ids by falling logit, then by rising id."""
     ranking: list[int] = np.lexsort((np.arange(logits.size), -logits)).tolist()
@@ -135,6 +178,8 @@ def answer_alone(model: HashModel, request: Request, place: DrawPlace = DrawPlac
     for token in request.generated.tolist():
         changes.count(token)
     context = [*request.prompt.tolist(), *request.generated.tolist()]
+    if request.draws_nothing:
+        return []
     while True:
         position = len(context) - request.prompt.size
         logits = model.logits_of(context)

@@ -11,7 +11,7 @@ import torch
 
 from compute_svc.kv.page_store import KvPageStore
 from compute_svc.kv.window import KvWindow
-from compute_svc.layers.forward_batch import ForwardBatch
+from compute_svc.layers.forward_batch import ForwardBatch, ForwardOutput
 
 _UNWRITTEN = -1.0
 _SINKS = 2
@@ -25,13 +25,15 @@ def hash_kv(num_pages: int, page_size_tokens: int) -> KvPageStore:
 
 
 class HashModel:
-    """Implements the engine's `Model`: stores token ids as keys, positions as values.
+    """Implements the engine's `Model` and `HiddenStatesModel`: stores token ids as keys, positions as values. A token's vector is its first logits.
 
     Args:
         width: Number of logits.
         levels: How many different logits there are; few make ties.
         window: A token sees so much, and the first two tokens; None = all before it.
     """
+
+    hidden_size = 3
 
     def __init__(self, width: int, *, levels: int = 1 << 16, window: KvWindow | None = None) -> None:
         self.width = width
@@ -66,13 +68,21 @@ class HashModel:
         """Writes the batch's tokens to their slots, then hashes what each wanted row can see."""
         self.batches.append(batch)
         self._check(batch, kv)
-        keys = kv.k(0)[0, :, :, 0].view(-1)
-        values = kv.v(0)[0, :, :, 0].view(-1)
-        keys[batch.slots] = batch.token_ids.float()
-        values[batch.slots] = batch.positions.float()
+        kv.k(0)[0, :, :, 0].view(-1)[batch.slots] = batch.token_ids.float()
+        kv.v(0)[0, :, :, 0].view(-1)[batch.slots] = batch.positions.float()
+        return self._rows(batch, kv, batch.logit_rows)
+
+    def forward_with_hidden(self, batch: ForwardBatch, kv: KvPageStore) -> ForwardOutput:
+        """As `forward`, with vectors."""
+        logits = self.forward(batch, kv)
+        assert batch.hidden_rows is not None and batch.hidden_rows.numel(), "they are asked for where some are wanted"
+        return ForwardOutput(logits, self._rows(batch, kv, batch.hidden_rows)[:, : self.hidden_size])
+
+    def _rows(self, batch: ForwardBatch, kv: KvPageStore, flat_rows: torch.Tensor) -> torch.Tensor:
+        keys, values = kv.k(0)[0, :, :, 0].view(-1), kv.v(0)[0, :, :, 0].view(-1)
         starts = torch.tensor(batch.query_starts)
         rows = []
-        for flat in batch.logit_rows.tolist():
+        for flat in flat_rows.tolist():
             request = int(torch.searchsorted(starts, flat, right=True)) - 1
             query = int(batch.positions[flat])
             length = batch.kv_lengths[request] - (batch.query_starts[request + 1] - 1 - flat)

@@ -72,6 +72,8 @@ class Sampling:
         logit_bias_values: what is added to the logit of the id at the same index.
         seed: key of the random stream; may be None only where nothing is random.
         top_logprobs: likeliest tokens to report with each token; None = no log-probabilities.
+        prompt_logprobs: likeliest tokens to report with each token of the prompt from the second on; None = nothing of the prompt.
+        logprob_token_ids: ids whose log-probability is reported with each token of the answer, besides the likeliest.
         dry_breaker_ids: no repetition reaches over one of these.
         allowed_token_ids: nothing else can be drawn; empty = everything can.
         banned_token_ids: cannot be drawn.
@@ -101,6 +103,8 @@ class Sampling:
     bad_words: tuple[tuple[int, ...], ...] = ()
     seed: int | None = None
     top_logprobs: int | None = None
+    prompt_logprobs: int | None = None
+    logprob_token_ids: tuple[int, ...] = ()
     grammar: Grammar | None = None
 
     @classmethod
@@ -182,8 +186,18 @@ class Sampling:
             check_ids("bad_words", word, logits_width)
         if self.seed is None and not self.greedy:
             raise InvalidRequest("seed is not set, and the request is not greedy", field="seed")
-        if self.top_logprobs is not None and self.top_logprobs > limits.MAX_TOP_LOGPROBS:
-            raise InvalidRequest(f"top_logprobs is {self.top_logprobs}, the limit is {limits.MAX_TOP_LOGPROBS}", field="top_logprobs")
+        self._check_logprobs(logits_width)
+
+    def _check_logprobs(self, logits_width: int) -> None:
+        for field, most in (("top_logprobs", limits.MAX_TOP_LOGPROBS), ("prompt_logprobs", limits.MAX_PROMPT_LOGPROBS)):
+            value = getattr(self, field)
+            if value is not None and value > most:
+                raise InvalidRequest(f"{field} is {value}, the limit is {most}", field=field)
+        if self.logprob_token_ids and self.top_logprobs is None:
+            raise InvalidRequest("logprob_token_ids is set without top_logprobs", field="logprob_token_ids")
+        check_ids("logprob_token_ids", self.logprob_token_ids, logits_width)
+        if len(set(self.logprob_token_ids)) < len(self.logprob_token_ids):
+            raise InvalidRequest("logprob_token_ids has an id twice", field="logprob_token_ids")
 
     def _check_bias(self, logits_width: int) -> None:
         ids, values = self.logit_bias_ids, self.logit_bias_values
@@ -203,6 +217,7 @@ _MOST_ENTRIES = {
     "allowed_token_ids": limits.MAX_LISTED_TOKEN_IDS,
     "banned_token_ids": limits.MAX_LISTED_TOKEN_IDS,
     "bad_words": limits.MAX_BAD_WORDS,
+    "logprob_token_ids": limits.MAX_LOGPROB_TOKEN_IDS,
 }
 
 
@@ -211,7 +226,7 @@ class Stopping:
     """When to stop, and what is text.
 
     Attributes:
-        max_tokens: most tokens to generate; None is an error that `check` names.
+        max_tokens: most tokens to generate, 0 = nothing is drawn; None is an error that `check` names.
         min_tokens: stop ids cannot be drawn and stop strings do not count before this many.
         stop_token_ids: a drawn id of these ends the answer.
         stop_strings: the answer ends before the first of these in its text.
@@ -260,8 +275,8 @@ class Stopping:
         Raises:
             InvalidRequest: naming the first field that is wrong.
         """
-        if self.max_tokens is None or self.max_tokens < 1:
-            raise InvalidRequest("max_tokens is not set or 0, the least is 1", field="max_tokens")
+        if self.max_tokens is None or self.max_tokens < 0:
+            raise InvalidRequest("max_tokens is not set or below 0", field="max_tokens")
         check_ids("stop_token_ids", tuple(self.stop_token_ids), logits_width)
         _check_strings("stop_strings", self.stop_strings, limits.MAX_STOP_STRINGS, limits.MAX_STOP_STRING_CHARS)
         _check_strings("spoken_tokens", self.spoken_tokens, limits.MAX_SPOKEN_TOKENS, limits.MAX_SPOKEN_TOKEN_CHARS)

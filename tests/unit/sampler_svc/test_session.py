@@ -14,7 +14,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from sampler_svc.logprobs import RowLogprobs, TopToken
+from sampler_svc.logprobs import RowLogprobs, TokenLogprob, TopToken
 from sampler_svc.request_slots import RequestSlots
 from sampler_svc.request_state import REPLAY_PIECE_TOKENS, Delta, Finish
 from sampler_svc.session import Audits, Frame, Outcome, Session, Verdict
@@ -189,7 +189,7 @@ def test_a_request_too_many_is_overloaded_and_room_comes_back() -> None:
 
 def test_a_refused_request_takes_no_room() -> None:
     stream = session(limit=1)
-    stream.process([frame(opens=[opening(1, max_tokens=0)])])
+    stream.process([frame(opens=[opening(1, generated=[1, 2], max_tokens=1)])])
     assert stream.process([frame(opens=[opening(2)])]).failed == []
 
 
@@ -261,8 +261,8 @@ def test_a_drawn_row_reports_the_logprobs_it_came_with() -> None:
     sampling = replace(GREEDY, top_logprobs=1)
     outcome = session().process([frame([(1, 0, b"ab")], opens=[opening(1, sampling=sampling)], logprobs={0: LOGPROBS})])
     assert [one.entry for one in outcome.deltas[1].logprobs] == [
-        (ord("a"), -0.5, [TopToken(ord("a"), -0.5)]),
-        (ord("b"), -1.5, [TopToken(ord("c"), -0.25)]),
+        TokenLogprob(ord("a"), -0.5, [TopToken(ord("a"), -0.5)]),
+        TokenLogprob(ord("b"), -1.5, [TopToken(ord("c"), -0.25)]),
     ]
 
 

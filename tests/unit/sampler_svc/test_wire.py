@@ -42,7 +42,7 @@ def test_a_frame_is_read_row_by_row() -> None:
     frame = read_frame(message(), WIDTH)
     assert (frame.number, frame.closes, frame.request, frame.position) == (4, [8], [1, 2, 3, 4], [0, 7, 8, 9])
     assert frame.tokens == [[65], [], [66], [67, 68]]
-    assert frame.logprobs == {0: ([-1.0], [], []), 3: ([-1.0, -2.0], [5, 6, 7, 8], [-3.0, -4.0, -5.0, -6.0])}
+    assert frame.logprobs == {0: ([-1.0], [], [], ()), 3: ([-1.0, -2.0], [5, 6, 7, 8], [-3.0, -4.0, -5.0, -6.0], ())}
     assert {row: logits.tolist() for row, logits in frame.logits.items()} == {1: [*range(WIDTH)], 2: [*range(WIDTH)]}
 
 

@@ -72,7 +72,6 @@ def test_values_at_their_limits_are_taken(fields: dict[str, Any]) -> None:
     ("stopping", "field"),
     [
         (Stopping(None), "max_tokens"),
-        (Stopping(0), "max_tokens"),
         (Stopping(1, stop_token_ids=frozenset({3, WIDTH})), "stop_token_ids"),
         (Stopping(1, stop_strings=("a",) * 17), "stop_strings"),
         (Stopping(1, stop_strings=("a", "")), "stop_strings"),
@@ -107,6 +106,8 @@ def test_every_parameter_travels(field: dataclasses.Field[Any]) -> None:
     # Each has one entry for each of the other.
     if field.name.startswith("logit_bias"):
         changes |= {"logit_bias_ids": (1, 2), "logit_bias_values": (0.5, -0.5)}
+    if field.name == "logprob_token_ids":
+        changes["top_logprobs"] = 0
     if field.name == "dry_base":
         changes["dry_base"] = 2.0
     sampling = Sampling(**changes)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+from dataclasses import replace
 from types import NoneType
 
 from hypothesis import strategies as st
@@ -13,9 +14,20 @@ from compute_svc.kv.window import KvWindow
 from compute_svc.layers.forward_batch import ForwardBatch
 from compute_svc.scheduler.kv_memory import KvMemory
 from compute_svc.scheduler.reservation import PredictedMemory
-from compute_svc.wire.request import Request
+from compute_svc.wire.request import HiddenStates, Request
 from tests.examples import examples
-from tests.fakes.engine_reader import DEVICE, GREEDY, SERVICE, TOP_3, WIDTH, Reader, answer_alone, request_of, small_engine
+from tests.fakes.engine_reader import (
+    DEVICE,
+    GREEDY,
+    SERVICE,
+    TOP_3,
+    WIDTH,
+    Reader,
+    answer_alone,
+    assert_read_as_alone,
+    request_of,
+    small_engine,
+)
 from tests.fakes.hash_model import HashModel
 from tests.fakes.unreliable_model import FAULTS, Fault, UnreliableModel
 from triserve.rpc.errors import DeadlineExceeded, Internal, Overloaded
@@ -57,6 +69,9 @@ class AnyUse(RuleBasedStateMachine):
         stops=st.frozensets(st.integers(0, WIDTH - 1), max_size=3),
         kind=st.integers(0, 11),
         deadline=st.sampled_from([None, None, None, 5.0]),
+        prompt_logprobs=st.sampled_from([None, None, 0, 2]),
+        hidden_states=st.sampled_from([HiddenStates.NONE, *HiddenStates]),
+        draws=st.sampled_from([True, True, True, False]),
     )
     def submit(
         self,
@@ -67,16 +82,21 @@ class AnyUse(RuleBasedStateMachine):
         stops: frozenset[int],
         kind: int,
         deadline: float | None,
+        prompt_logprobs: int | None,
+        hidden_states: HiddenStates,
+        draws: bool,
     ) -> None:
+        generated = generated if draws else []
         number = len(self.requests)
         request = request_of(
             number,
             prompt,
-            1 + round(length * (self.most_tokens - 1)) + len(generated),
+            1 + round(length * (self.most_tokens - 1)) + len(generated) if draws else 0,
             tenant=tenant,
             generated=generated,
             stop_token_ids=stops,
-            sampling=self.samplings[kind % len(self.samplings)],
+            sampling=replace(self.samplings[kind % len(self.samplings)], prompt_logprobs=prompt_logprobs),
+            hidden_states=hidden_states,
             deadline=None if deadline is None else self.now + deadline,
         )
         try:
@@ -166,6 +186,7 @@ class AnyUse(RuleBasedStateMachine):
         for number, request in self.requests.items():
             if number not in self.cancelled and self.reader.errors[number] is None:
                 assert self.reader.tokens[number] == answer_alone(self.model, request, self.drawing.place)
+                assert_read_as_alone(self.model, request, self.reader)
             assert isinstance(self.reader.errors[number], self.errors)
         load = self.engine.load
         assert (load.running_requests, load.waiting_requests, load.used_pages) == (0, 0, 0)

@@ -153,10 +153,10 @@ def test_rows_go_to_the_samplers_of_their_requests() -> None:
     desk = Desk(FakeLink(), FakeLink(), FakeLink())
     numbers = [desk.admit(request) for request in (1, 2)]
     desk.output(rows=rows_of(*numbers))
-    assert [link.sent for link in desk.links] == [[[0]], [[1]], []]
+    assert [link.sent for link in desk.links] == [[[numbers[0]]], [[numbers[1]]], []]
     desk.dispatcher.cancel(desk.gateway, 2)
     desk.output(rows=rows_of(numbers[0]))
-    assert desk.links[0].sent[-1] is None, "all rows of the step"
+    assert desk.links[0].sent[-1] == [numbers[0]]
 
 
 def test_requests_of_a_sampler_that_is_behind_pause_until_it_is_not() -> None:

@@ -64,7 +64,7 @@ def test_rows_go_out_as_they_came() -> None:
 
 def test_a_samplers_rows_are_picked_with_what_is_theirs() -> None:
     frames = OutgoingFrames()
-    frames.add_rows(_rows(UNDRAWN, DRAWN, AUDITED, SEVERAL), [0, 2])
+    frames.add_rows(_rows(UNDRAWN, DRAWN, AUDITED, SEVERAL).chosen([0, 2]))
     assert _read(frames.take(1)) == [UNDRAWN, AUDITED]
 
 

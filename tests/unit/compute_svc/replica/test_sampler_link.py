@@ -341,7 +341,7 @@ async def test_a_sampler_lags_when_it_leaves_a_frame_unanswered_for_a_second_and
     sampler.may_answer.clear()
     link.open(sampler_pb2.OpenRequest(request=1, gateway=1, gateway_request=5))
     position, count, token = (np.array([value], np.uint32) for value in (0, 1, 3))
-    link.send_rows(Rows(np.array([1], np.uint64), position, count, token, [], []), None)
+    link.send_rows(Rows(np.array([1], np.uint64), position, count, token, [], []))
     await until(lambda: bool(sampler.frames))
     assert not link.lags
     now = 101.5

@@ -95,7 +95,7 @@ class _Stream:
     async def send(self, number: int = 1, position: int = 0) -> None:
         """One step's row of a request."""
         positions, counts, tokens = np.array([[position], [1], [3]], dtype=np.uint32)
-        self.link.send_rows(Rows(np.array([number], dtype=np.uint64), positions, counts, tokens, [], []), None)
+        self.link.send_rows(Rows(np.array([number], dtype=np.uint64), positions, counts, tokens, [], []))
         await self.turn()
 
     async def answer(self, frame: int, **fields: Any) -> None:

@@ -27,7 +27,7 @@ def _message(**changes: Any) -> compute_pb2.SubmitRequest:
 
 
 def _read(message: compute_pb2.SubmitRequest) -> Request:
-    return read_submission(message, number=5, logits_width=WIDTH, max_request_tokens=MOST, now=10.0)
+    return read_submission(message, number=5, logits_width=WIDTH, hidden_size=2, max_request_tokens=MOST, now=10.0)
 
 
 def _sampling(**fields: Any) -> Sampling:
@@ -135,7 +135,17 @@ def test_a_wrong_bias_is_refused_by_name(ids: list[int], values: list[float], fi
         ({"generated_token_ids": [1 << 31]}, "generated_token_ids", "generated_token_ids has id"),
         ({"system_tokens": 4}, "system_tokens", "system_tokens is 4, the prompt has 3 tokens"),
         ({"stopping": common_pb2.StoppingParams()}, "max_tokens", "max_tokens is not set"),
-        ({"stopping": common_pb2.StoppingParams(max_tokens=0)}, "max_tokens", "max_tokens is not set or 0, the least is 1"),
+        ({"hidden_states": 4}, "hidden_states", "hidden_states is 4, which is none"),
+        (
+            {"sampling": common_pb2.SamplingParams(temperature=0, logprob_token_ids=[1])},
+            "logprob_token_ids",
+            "logprob_token_ids is set without top_logprobs",
+        ),
+        (
+            {"sampling": common_pb2.SamplingParams(temperature=0, prompt_logprobs=21)},
+            "prompt_logprobs",
+            "prompt_logprobs is 21, the limit is 20",
+        ),
         ({"stopping": common_pb2.StoppingParams(max_tokens=1, stop_token_ids=[WIDTH])}, "stop_token_ids", "stop_token_ids has id 100"),
         ({"sampling": common_pb2.SamplingParams()}, "seed", "seed is not set"),
         ({"priority": -11}, "priority", r"priority is -11, the range is \[-10, 10\]"),

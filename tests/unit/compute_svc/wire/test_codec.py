@@ -19,8 +19,8 @@ from compute_svc.wire.codec import (
     encode_tokens,
     pack,
 )
-from compute_svc.wire.request import GREEDY, Request
-from compute_svc.wire.step_output import KvChanges, Load, Pinned, PrefixStats, Released, Rows, Started, StepOutput
+from compute_svc.wire.request import GREEDY, HiddenStates, Request
+from compute_svc.wire.step_output import Hidden, KvChanges, Load, Pinned, PrefixStats, Released, Rows, Started, StepOutput
 from triserve.rpc.errors import InvalidRequest, ServiceError
 from triserve.rpc.sampling import Sampling
 from triserve.v1 import sampler_pb2
@@ -49,6 +49,7 @@ def requests(draw: st.DrawFn) -> Request:
         deadline=draw(st.none() | REALS),
         priority=draw(st.integers(-(2**31), 2**31 - 1)),
         pins=draw(st.booleans()),
+        hidden_states=draw(st.sampled_from(HiddenStates)),
     )
 
 
@@ -63,7 +64,9 @@ def rows(draw: st.DrawFn) -> Rows:
     logprobs = [sampler_pb2.RowLogprobs(row=row, logprob=[-1.5], top_token=[7], top_logprob=[-0.5]) for row in range(0, count, 2)]
     logits = [sampler_pb2.RowLogits(row=row, logits=bytes(8)) for row in range(1, count)]
     tokens = column(IDS, np.uint32, int(counts.sum()))
-    return Rows(column(NUMBERS, np.uint64), column(IDS, np.uint32), counts, tokens, logprobs, logits)
+    prompts = [sampler_pb2.PromptLogprobs(request=number, first_position=1, logprob=[-1.5], rank=[2]) for number in range(count)]
+    computed = draw(st.lists(NUMBERS, max_size=2))
+    return Rows(column(NUMBERS, np.uint64), column(IDS, np.uint32), counts, tokens, logprobs, logits, prompts, computed)
 
 
 def _fields(value: object) -> dict[str, object]:
@@ -92,14 +95,16 @@ def test_an_output_arrives_as_it_was_sent(computed: Rows | None, number: int, en
     load = Load(*range(11))
     released = [Released(number, 1, None), Released(number, 2, failure)]
     changes = KvChanges(True, [2**64 - 1, 3], [4])
-    output = StepOutput(computed, [Started(number, 3, 1.5, 2.5)], released, load, [Pinned(number, 8, 4)], changes)
+    output = StepOutput(
+        computed, [Started(number, 3, 1.5, 2.5)], released, load, [Pinned(number, 8, 4)], changes, [Hidden(number, 3, bytes(8), 2)]
+    )
     message = wire.Output.FromString(encode_output(output, ended_at).SerializeToString())
     arrived = decode_output(message)
     assert (arrived.rows is None) == (computed is None)
     if computed is not None and arrived.rows is not None:
         assert _fields(arrived.rows) == _fields(computed)
     assert (arrived.started, arrived.load, message.ended_at) == (output.started, load, ended_at)
-    assert (arrived.pinned, arrived.kv_changes) == (output.pinned, changes)
+    assert (arrived.pinned, arrived.kv_changes, arrived.hidden) == (output.pinned, changes, output.hidden)
     assert arrived.released[0] == output.released[0]
     error = arrived.released[1].error
     assert isinstance(error, InvalidRequest) and (error.message, error.field) == ("top_k is 0", "top_k")
