@@ -119,6 +119,7 @@ def _check_counts(request: chat_pb2.ChatRequest, limits: Limits) -> None:
         ("dry_breaker_ids", request.sampling.dry_breaker_ids, contract.MAX_LISTED_TOKEN_IDS),
         ("allowed_token_ids", request.sampling.allowed_token_ids, contract.MAX_LISTED_TOKEN_IDS),
         ("banned_token_ids", request.sampling.banned_token_ids, contract.MAX_LISTED_TOKEN_IDS),
+        ("logprob_token_ids", request.sampling.logprob_token_ids, contract.MAX_LOGPROB_TOKEN_IDS),
         ("bad_words", request.sampling.bad_words, contract.MAX_BAD_WORDS),
         ("bad_words", request.bad_words, contract.MAX_BAD_WORD_STRINGS),
         ("dry_sequence_breakers", request.dry_sequence_breakers.strings, contract.MAX_DRY_BREAKERS),
@@ -195,6 +196,7 @@ def _wishes(request: chat_pb2.ChatRequest) -> Wishes:
         dry_sequence_breakers=tuple(request.dry_sequence_breakers.strings) if request.HasField("dry_sequence_breakers") else None,
         ignore_eos=request.ignore_eos,
         stop_token_ids=tuple(stopping.stop_token_ids),
+        logprob_token_ids=tuple(sampling.logprob_token_ids),
         stop_strings=tuple(stopping.stop_strings),
         spelling={"stop": "stop_strings"},
     )
@@ -227,6 +229,16 @@ def _response(request_id: str, piece: Piece, parser: AnswerParser | None) -> cha
         token_ids=delta.token_ids,
         finish_reason=_FINISH_REASONS[delta.finish_reason],
         logprobs=_logprobs(delta.logprobs),
+        prompt_logprobs=[
+            chat_pb2.ChatPromptLogprobs(
+                token_id=one.token,
+                logprob=one.logprob,
+                rank=one.rank,
+                top_token_ids=[top.token for top in one.top],
+                top_logprobs=[top.logprob for top in one.top],
+            )
+            for one in delta.prompt_logprobs[1:]
+        ],
     )
 
 
@@ -237,6 +249,7 @@ def _logprobs(logprobs: Sequence[sampler_pb2.TokenLogprobs]) -> list[chat_pb2.Ch
             top_token_ids=[top.token for top in one.top],
             top_logprobs=[top.logprob for top in one.top],
             token_id=one.token,
+            named_logprobs=[named.logprob for named in one.named],
         )
         for one in logprobs
     ]

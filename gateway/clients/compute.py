@@ -181,12 +181,23 @@ class ComputePeer(Peer):
                 attempt.answer.begin(Started(started.cached_tokens, started.queue_us, started.prefill_us))
         # All are read before the first is delivered: of a message that is malformed nobody gets anything.
         assert self.info is not None, "the replica has said hello"
+        for hidden in message.hidden_states:
+            self._take_hidden(hidden, self.info.hidden_size)
         for frame in [read_delta_frame(parcel, logits_width=self.info.logits_width) for parcel in message.parcels]:
             self._deliver(frame)
         for ended in message.ended:
             self._end(ended)
         if message.HasField("load"):
             self._see_load(message.load)
+
+    def _take_hidden(self, hidden: compute_pb2.RequestHiddenStates, width: int) -> None:
+        if hidden.width != width or not width or len(hidden.vectors) % (4 * width):
+            raise MalformedMessage(f"{len(hidden.vectors)} bytes of hidden states are no vectors of {width} numbers")
+        attempt = self._attempts.get(hidden.request)
+        if attempt is not None and attempt.epoch == hidden.epoch:
+            attempt.answer.hidden += hidden.vectors
+            if len(attempt.answer.hidden) > 4 * width * attempt.prompt_tokens:
+                raise MalformedMessage("a request has more hidden states than tokens")
 
     def _deliver(self, frame: sampler_pb2.DeltaFrame) -> None:
         now = time.monotonic()
@@ -198,16 +209,25 @@ class ComputePeer(Peer):
             frame.num_tokens,
             frame.text,
             frame.finish_reason,
-            _logprobs(frame),
+            _dealt(frame.num_logprobs, frame.logprobs, len(frame.request)),
+            frame.first_prompt_position or [0] * len(frame.request),
+            _dealt(frame.num_prompt_logprobs, frame.prompt_logprobs, len(frame.request)),
             strict=True,
         )
         end = stale = 0
-        for number, epoch, first_position, num_tokens, text, finish_reason, logprobs in columns:
+        for number, epoch, first_position, num_tokens, text, finish_reason, logprobs, first_of_prompt, of_prompt in columns:
             begin, end = end, end + num_tokens
             attempt = self._attempts.get(number)
             if attempt is None or attempt.epoch != epoch:
                 stale += 1
                 continue
+            if of_prompt:
+                if first_of_prompt + len(of_prompt) > attempt.prompt_tokens:
+                    raise MalformedMessage("a parcel tells of more tokens than a prompt has")
+                attempt.answer.tell_prompt(first_of_prompt, of_prompt)
+                # Of the prompt alone: the answer has not begun.
+                if not (num_tokens or text or finish_reason or logprobs):
+                    continue
             attempt.answer.push(first_position, tokens[begin:end], text, _FINISH_REASONS[finish_reason], logprobs, now=now)
         if stale:
             self._on_stale(stale)
@@ -272,14 +292,16 @@ class ComputePeer(Peer):
             attempt.answer.fail(error)
 
 
-def _logprobs(frame: sampler_pb2.DeltaFrame) -> list[list[sampler_pb2.TokenLogprobs]] | list[tuple[()]]:
+def _dealt(
+    counts: Sequence[int], column: Sequence[sampler_pb2.TokenLogprobs], num_deltas: int
+) -> list[list[sampler_pb2.TokenLogprobs]] | list[tuple[()]]:
     """The log-probabilities of each delta."""
-    if not frame.logprobs:
-        return [()] * len(frame.request)
+    if not column:
+        return [()] * num_deltas
     rows: list[list[sampler_pb2.TokenLogprobs]] = []
-    entries = list(frame.logprobs)
+    entries = list(column)
     end = 0
-    for count in frame.num_logprobs:
+    for count in counts:
         begin, end = end, end + count
         rows.append(entries[begin:end])
     return rows

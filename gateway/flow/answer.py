@@ -28,6 +28,8 @@ class Delta(NamedTuple):
     logprobs: list[sampler_pb2.TokenLogprobs]
     # None = the answer goes on.
     finish_reason: FinishReason | None
+    # Those of the prompt's tokens, if they were asked for: all of them, in the answer's first delta.
+    prompt_logprobs: Sequence[sampler_pb2.TokenLogprobs] = ()
 
 
 class Started(NamedTuple):
@@ -53,6 +55,7 @@ class Answer:
         "_every_delta",
         "_logprobs",
         "_notify",
+        "_prompt_logprobs",
         "_taken",
         "_text",
         "_took_finish",
@@ -60,6 +63,7 @@ class Answer:
         "error",
         "finish_reason",
         "first_at",
+        "hidden",
         "index",
         "last_at",
         "started",
@@ -93,6 +97,9 @@ class Answer:
         self._every_delta = every_delta
         self._text: list[str] = []
         self._logprobs: list[sampler_pb2.TokenLogprobs] = []
+        self._prompt_logprobs: list[sampler_pb2.TokenLogprobs] = []
+        # Hidden states that were asked for, little-endian float32.
+        self.hidden = bytearray()
         # [0, taken) the reader has · [taken, len(token_ids)) waits for it.
         self._taken = len(self.token_ids)
         self._took_finish = False
@@ -145,6 +152,13 @@ class Answer:
         if self._every_delta or finish_reason is not None:
             self._notify(self)
 
+    def tell_prompt(self, first_position: int, logprobs: Sequence[sampler_pb2.TokenLogprobs]) -> None:
+        """Takes log-probabilities of the prompt in, which come before its answer and wait for its first delta."""
+        if first_position != len(self._prompt_logprobs):
+            self.fail(Internal("a part of the prompt's log-probabilities was lost between the stages"))
+        elif not self.ended:
+            self._prompt_logprobs += logprobs
+
     def begin(self, started: Started) -> None:
         """Notes that the first token is computed. Of an answer that was resumed the first attempt tells when it began."""
         if self.started is None:
@@ -164,6 +178,8 @@ class Answer:
         """
         assert self.untouched, "an answer of which something was taken is not resumed"
         self.error = None
+        self._prompt_logprobs = []
+        self.hidden.clear()
         if anew:
             assert self.tee is None, "what was given to others cannot be made again"
             self.blank = True
@@ -183,11 +199,12 @@ class Answer:
         tokens = self.token_ids[self._taken :]
         if not (tokens or self._text or finish):
             return None
-        delta = Delta("".join(self._text), tokens, self._logprobs, finish)
+        delta = Delta("".join(self._text), tokens, self._logprobs, finish, tuple(self._prompt_logprobs))
         self.untouched = False
         self._taken = len(self.token_ids)
         self._text = []
         self._logprobs = []
+        self._prompt_logprobs = []
         self._took_finish = finish is not None
         return delta
 

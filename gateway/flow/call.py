@@ -8,7 +8,7 @@ from typing import TypeAlias
 
 from triserve.rpc.errors import InvalidRequest, ServiceError
 from triserve.rpc.traces.spans import OpenSpan
-from triserve.v1 import common_pb2, tokenizer_pb2
+from triserve.v1 import common_pb2, compute_pb2, tokenizer_pb2
 
 MAX_SALT_CHARS = 256
 
@@ -50,8 +50,14 @@ class Wishes:
     seed: int | None = None
     # How many of the likeliest tokens to report; None = no log-probabilities at all.
     top_logprobs: int | None = None
+    # Ids to report with each token besides those.
+    logprob_token_ids: tuple[int, ...] = ()
+    # The same of each token of the prompt; None = nothing is reported of it.
+    prompt_logprobs: int | None = None
     max_tokens: int | None = None
     min_tokens: int | None = None
+    # Whether an answer of no tokens may be asked for. One may where there is something to report of the prompt.
+    may_be_empty: bool = False
     ignore_eos: bool = False
     stop_token_ids: tuple[int, ...] = ()
     stop_strings: tuple[str, ...] = ()
@@ -68,6 +74,11 @@ class Wishes:
     def spelled(self, name: str) -> str:
         """What the client calls the field."""
         return self.spelling.get(name, name)
+
+    @property
+    def least_tokens(self) -> int:
+        """The least that max_tokens may be."""
+        return 0 if self.may_be_empty or self.prompt_logprobs is not None else 1
 
     def reworded(self, error: ServiceError) -> ServiceError:
         """A stage's error, which names a field of the contract, as the client knows it."""
@@ -122,6 +133,8 @@ class Call:
     # Arguments of the chat template that it must read.
     template_must_read: tuple[str, ...] = ()
     wishes: Wishes = field(default_factory=Wishes)
+    # Of the prompt, beside its answer.
+    hidden_states: compute_pb2.HiddenStates.ValueType = compute_pb2.HIDDEN_STATES_UNSPECIFIED
     # None = the text is wanted as the model wrote it.
     reading: AnswerReading | None = None
     # Tokens to generate when the client does not say; None = as many as fit.

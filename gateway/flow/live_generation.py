@@ -259,6 +259,7 @@ class LiveGeneration:
             stopping=choice.stopping,
             deadline_ms=self._remaining_ms(),
             priority=self._call.priority,
+            hidden_states=self._call.hidden_states,
         )
         if self._call.span is not None:
             span = self._spans[choice.number] = self._call.span.child("attempt", kind="client")
@@ -293,7 +294,7 @@ class LiveGeneration:
             return False
         if answer.index in self._spans:
             self._end_span(answer)
-        answer.resume(anew=choice.sampling.HasField("top_logprobs"))
+        answer.resume(anew=choice.sampling.HasField("top_logprobs") or choice.sampling.HasField("prompt_logprobs"))
         if replica is not None:
             self._resubmit(choice, replica, error)
         else:

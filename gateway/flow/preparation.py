@@ -11,7 +11,15 @@ from gateway.flow.answer_forms import AnswerForms
 from gateway.flow.call import Call, Prompt
 from gateway.flow.generation import Choice, EncodedPrompt
 from gateway.flow.limits import Limits
-from gateway.flow.resolve import check_prompt_ids, choice_seed, in_openais_words, kept_prompt_tokens, resolve_sampling, resolve_stopping
+from gateway.flow.resolve import (
+    check_prompt_ids,
+    choice_seed,
+    in_openais_words,
+    kept_prompt_tokens,
+    longest_prompt,
+    resolve_sampling,
+    resolve_stopping,
+)
 from gateway.flow.served_model import ServedModel
 from gateway.flow.token_rules import check_something_is_left, sampling_strings
 from gateway.metrics import Metrics
@@ -81,14 +89,14 @@ class Preparation:
         if not isinstance(prompt, tokenizer_pb2.EncodeRequest):
             if keep_last is not None:
                 prompt = prompt[-keep_last:]
-            check_prompt_ids(prompt, model, field=call.prompt_field)
+            check_prompt_ids(prompt, call.wishes, model, field=call.prompt_field)
             ids = tokenizer_pb2.SamplingIds()
             if strings is not None:
                 ids = (await self._ask_tokenizer(call, stages, tokenizer_pb2.EncodeRequest(sampling=strings))).sampling
             return EncodedPrompt(token_ids=prompt, system_tokens=0, encode_us=0), ids
         if prompt.HasField("chat") and not model.has_chat_template:
             raise InvalidRequest("the model has no chat template: use /v1/completions", field=call.prompt_field)
-        request = tokenizer_pb2.EncodeRequest(max_tokens=model.max_model_len_tokens - 1, keep_last_tokens=keep_last, sampling=strings)
+        request = tokenizer_pb2.EncodeRequest(max_tokens=longest_prompt(call.wishes, model), keep_last_tokens=keep_last, sampling=strings)
         request.MergeFrom(prompt)
         encoded = await self._ask_tokenizer(call, stages, request)
         if not encoded.token_ids:

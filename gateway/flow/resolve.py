@@ -138,6 +138,9 @@ def resolve_sampling(
     if wishes.top_logprobs is not None:
         _within(wishes.spelled("top_logprobs"), wishes.top_logprobs, 0, limits.max_top_logprobs)
         params.top_logprobs = wishes.top_logprobs
+    if wishes.prompt_logprobs is not None:
+        _within(wishes.spelled("prompt_logprobs"), wishes.prompt_logprobs, 0, limits.max_top_logprobs)
+        params.prompt_logprobs = wishes.prompt_logprobs
     if wishes.grammar is not None:
         try:
             Grammar.read(wishes.grammar)
@@ -231,7 +234,12 @@ def kept_prompt_tokens(call: Call, model: ServedModel) -> int | None:
     if call.truncate_prompt_tokens != -1:
         return call.truncate_prompt_tokens
     answer = call.default_max_tokens if call.wishes.max_tokens is None else call.wishes.max_tokens
-    return max(1, model.max_model_len_tokens - max(1, answer or 1))
+    return max(1, model.max_model_len_tokens - max(call.wishes.least_tokens, 1 if answer is None else answer))
+
+
+def longest_prompt(wishes: Wishes, model: ServedModel) -> int:
+    """Most tokens of a prompt: there must be room for one of the answer, if one is wanted."""
+    return model.max_model_len_tokens - (wishes.max_tokens != 0)
 
 
 def resolve_stopping(
@@ -252,14 +260,14 @@ def resolve_stopping(
         InvalidRequest: naming the field and the limit.
     """
     room = model.max_model_len_tokens - prompt_tokens
-    if room < 1:
-        raise _too_long(prompt_tokens, model, field=prompt_field)
+    if prompt_tokens > (longest := longest_prompt(wishes, model)):
+        raise _too_long(prompt_tokens, longest, model, field=prompt_field)
     if wishes.max_tokens is None:
         max_tokens = room if default_max_tokens is None else min(room, default_max_tokens)
     else:
         max_tokens, name = wishes.max_tokens, wishes.spelled("max_tokens")
-        if max_tokens < 1:
-            raise InvalidRequest(f"{name} is {shown(max_tokens)}, the least is 1", field=name)
+        if max_tokens < wishes.least_tokens:
+            raise InvalidRequest(f"{name} is {shown(max_tokens)}, the least is {wishes.least_tokens}", field=name)
         if max_tokens > room:
             what = PromptTooLong(f"{name} is {shown(max_tokens)} and {prompt_field} has {prompt_tokens} tokens", field=name)
             raise in_openais_words(what, model)
@@ -290,8 +298,8 @@ def in_openais_words(error: PromptTooLong, model: ServedModel) -> PromptTooLong:
     return PromptTooLong(f"This model's maximum context length is {limit} tokens. However, {error.message}.", field=error.field)
 
 
-def _too_long(num_tokens: int, model: ServedModel, *, field: str) -> PromptTooLong:
-    return in_openais_words(PromptTooLong.of(got=num_tokens, limit=model.max_model_len_tokens - 1, field=field), model)
+def _too_long(num_tokens: int, limit: int, model: ServedModel, *, field: str) -> PromptTooLong:
+    return in_openais_words(PromptTooLong.of(got=num_tokens, limit=limit, field=field), model)
 
 
 def _stop_token_ids(wishes: Wishes, model: ServedModel, limits: Limits) -> list[int]:
@@ -315,15 +323,15 @@ def _stop_strings(wishes: Wishes, limits: Limits) -> list[str]:
     return list(wishes.stop_strings)
 
 
-def check_prompt_ids(token_ids: Sequence[int], model: ServedModel, *, field: str) -> None:
+def check_prompt_ids(token_ids: Sequence[int], wishes: Wishes, model: ServedModel, *, field: str) -> None:
     """Refuses more token ids than fit, before it looks at them, and ids that the model has no row for.
 
     Raises:
-        PromptTooLong: there is no room for one token of an answer.
+        PromptTooLong: there is no room for one token of an answer that is to have some.
         InvalidRequest: naming the first such id and the limit.
     """
-    if len(token_ids) >= model.max_model_len_tokens:
-        raise _too_long(len(token_ids), model, field=field)
+    if len(token_ids) > (longest := longest_prompt(wishes, model)):
+        raise _too_long(len(token_ids), longest, model, field=field)
     check_token_ids(field, token_ids, model)
 
 

@@ -65,6 +65,7 @@ def set_token_rules(params: common_pb2.SamplingParams, wishes: Wishes, model: Se
     params.banned_token_ids.extend(_listed("banned_token_ids", wishes.banned_token_ids, model))
     for word in _bad_words(wishes, model, ids):
         params.bad_words.add(token_ids=word)
+    _set_named(params, wishes, model)
 
 
 def check_something_is_left(sampling: common_pb2.SamplingParams, stopping: common_pb2.StoppingParams, model: ServedModel) -> None:
@@ -103,6 +104,17 @@ def _set_dry(params: common_pb2.SamplingParams, wishes: Wishes, model: ServedMod
     breakers = sorted({*breakers, *(token for token in ids.dry_breaker_ids if token < model.logits_width)})
     _check_count("dry_breaker_ids", len(breakers), contract.MAX_LISTED_TOKEN_IDS)
     params.dry_breaker_ids.extend(breakers)
+
+
+def _set_named(params: common_pb2.SamplingParams, wishes: Wishes, model: ServedModel) -> None:
+    named = wishes.logprob_token_ids
+    if not named:
+        return
+    if wishes.top_logprobs is None:
+        raise InvalidRequest("logprob_token_ids is set, and no log-probabilities are asked for", field="logprob_token_ids")
+    _check_count("logprob_token_ids", len(named), contract.MAX_LOGPROB_TOKEN_IDS)
+    check_token_ids("logprob_token_ids", named, model)
+    params.logprob_token_ids.extend(dict.fromkeys(named))
 
 
 def _bad_words(wishes: Wishes, model: ServedModel, ids: tokenizer_pb2.SamplingIds) -> list[tuple[int, ...]]:

@@ -18,6 +18,7 @@ from gateway.flow.generation import CacheReport, Generation, Piece
 from gateway.flow.pipeline import Pipeline
 from gateway.http.error_map import as_service_error
 from gateway.http.openai.answer import WholeChoice, gather, timeline_body, usage_body
+from gateway.http.openai.logprobs import prompt_logprobs
 from gateway.http.sse import KEEP_ALIVE, EventRenderer
 from triserve.rpc.errors import Cancelled
 
@@ -53,6 +54,8 @@ class OpenAiRenderer(NamedTuple):
     timeline: bool
     # Whether the whole answer has the one prompt's ids; a completion has them in its choices.
     prompt_token_ids: bool
+    # How many of the likeliest tokens it has with each token of the one prompt; None = it has nothing of them. A completion has them in its choices.
+    prompt_logprobs: int | None = None
 
     def whole(self, call: Call, generation: Generation, choices: list[WholeChoice]) -> dict[str, Any]:
         """See `AnswerRenderer`."""
@@ -67,6 +70,8 @@ class OpenAiRenderer(NamedTuple):
         }
         if self.prompt_token_ids:
             body["prompt_token_ids"] = list(generation.prompt_token_ids(0))
+        if self.prompt_logprobs is not None:
+            body["prompt_logprobs"] = prompt_logprobs(choices[0].prompt_logprobs, self.prompt_logprobs)
         if self.timeline:
             body["triserve"] = timeline_body(generation.timeline())
         return body

@@ -7,7 +7,8 @@ from typing import Any, Protocol
 
 from gateway.flow.generation import Generation, Piece, Timeline, Usage
 from gateway.http.error_map import error_body
-from gateway.http.openai.answer import call_deltas, chat_finish, chat_logprobs, completion_logprobs, timeline_body, usage_body
+from gateway.http.openai.answer import Look, call_deltas, chat_finish, echoed_logprobs, timeline_body, usage_body
+from gateway.http.openai.logprobs import chat_logprobs
 from gateway.tools.answer_parser import AnswerParser
 from gateway.tools.findings import Said
 from triserve.rpc.errors import ServiceError
@@ -47,7 +48,7 @@ class _Form:
         kind: OpenAI's "object".
         include_usage: whether an event with the usage comes before [DONE].
         continuous_usage: whether every event has the usage so far.
-        token_ids: whether events have token ids, and the first of a choice those of its prompt.
+        look: what events show besides text; of token ids the first event of a choice has those of its prompt.
         timeline: whether the last event has the timeline.
     """
 
@@ -61,7 +62,7 @@ class _Form:
         kind: str,
         include_usage: bool,
         continuous_usage: bool,
-        token_ids: bool,
+        look: Look,
         timeline: bool,
     ) -> None:
         head = {"id": request_id, "object": kind, "created": created, "model": model, "system_fingerprint": system_fingerprint}
@@ -70,7 +71,8 @@ class _Form:
         self._plain_end = ',"usage":null}\n\n' if include_usage else "}\n\n"
         self._include_usage = include_usage
         self._continuous = continuous_usage
-        self._token_ids = token_ids
+        self._look = look
+        self._token_ids = look.token_ids
         self._timeline = timeline
         self._begun: set[int] = set()
         # Of all choices, in events so far.
@@ -143,7 +145,7 @@ class ChatEvents(_Form):
         if not self._shows(piece, has_text=not said.is_empty):
             return first
         finish = chat_finish(delta.finish_reason, has_calls=has_calls)
-        logprobs = f',"logprobs":{_compact(chat_logprobs(delta.logprobs))}' if delta.logprobs else ""
+        logprobs = f',"logprobs":{_compact(chat_logprobs(delta.logprobs, as_ids=self._look.names_ids))}' if delta.logprobs else ""
         tail = f"{self._tail(piece, logprobs, finish)}}}]{self._end(generation)}"
         return f'{first}{self._before}{piece.choice},"delta":{{{_shown(said)}}}{tail}'
 
@@ -163,15 +165,23 @@ class CompletionEvents(_Form):
 
     def __init__(self, **arguments: Any) -> None:
         super().__init__(kind="text_completion", **arguments)
+        # Characters of prompts that texts began with, by choice.
+        self._echoed: dict[int, int] = {}
 
     def _piece(self, piece: Piece, generation: Generation) -> str:
         delta = piece.delta
         self._num_tokens += len(delta.token_ids)
-        if not self._shows(piece, has_text=bool(delta.text)):
+        echo = "" if piece.choice in self._begun else self._look.echoed(piece.choice, delta.prompt_logprobs)
+        if not self._shows(piece, has_text=bool(echo or delta.text)):
             return ""
-        logprobs = f',"logprobs":{_compact(completion_logprobs(delta.logprobs))}' if delta.logprobs else ""
         prompt = self._prompt(piece, generation) if self._begins(piece) else ""
-        return f'{self._before}{piece.choice},"text":{_quote(delta.text)}{self._tail(piece, logprobs, delta.finish_reason)}{prompt}}}]{self._end(generation)}'
+        if echo:
+            self._echoed[piece.choice] = len(echo)
+        logprobs = ""
+        if delta.logprobs or (self._look.logprobs and self._look.echo is not None and delta.prompt_logprobs):
+            told = echoed_logprobs(delta.logprobs, delta.prompt_logprobs, self._echoed.get(piece.choice, 0), self._look)
+            logprobs = f',"logprobs":{_compact(told)}'
+        return f'{self._before}{piece.choice},"text":{_quote(echo + delta.text)}{self._tail(piece, logprobs, delta.finish_reason)}{prompt}}}]{self._end(generation)}'
 
 
 def _shown(said: Said) -> str:

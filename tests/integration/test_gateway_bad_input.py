@@ -46,7 +46,7 @@ CASES: list[tuple[str, str, dict[str, Any], str]] = [
     ("store that is no boolean", CHAT, {"messages": HELLO, "store": "yes"}, "store"),
     ("an effort the template knows nothing of", CHAT, {"messages": HELLO, "reasoning_effort": "low"}, "reasoning_effort"),
     ("a form of no kind", CHAT, {"messages": HELLO, "response_format": {"type": "xml"}}, "response_format.type"),
-    ("echo", COMPLETION, {"prompt": "a", "echo": True}, "echo"),
+    ("echo of a chat", CHAT, {"messages": HELLO, "echo": True}, "echo"),
     ("best_of", COMPLETION, {"prompt": "a", "best_of": 2}, "best_of"),
     ("best_of that equals 1 and is no number", COMPLETION, {"prompt": "a", "best_of": True}, "best_of"),
     ("string for a number", CHAT, {"messages": HELLO, "temperature": "hot"}, "temperature"),

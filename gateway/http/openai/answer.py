@@ -1,15 +1,40 @@
-"""OpenAI's response bodies, whole: choices, usage, log-probabilities, errors apart."""
+"""OpenAI's response bodies, whole: choices and usage, errors apart."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, NamedTuple
 
 from gateway.flow.answer import FinishReason
 from gateway.flow.generation import Generation, Piece, Timeline, Usage
+from gateway.http.openai.logprobs import chat_logprobs, completion_logprobs, prompt_logprobs
 from gateway.tools.findings import CallDelta, Said
 from triserve.v1 import sampler_pb2
+
+
+class Look(NamedTuple):
+    """What choices show besides their text."""
+
+    logprobs: bool = False
+    token_ids: bool = False
+    # Whether tokens are written as ids where log-probabilities name them.
+    names_ids: bool = False
+    # How many of the likeliest tokens are shown with each token of the prompt, beside the choice; None = nothing is.
+    prompt_logprobs: int | None = None
+    # The prompts with which texts begin, each as it came, None where it came as ids; None = texts begin without.
+    echo: Sequence[str | None] | None = None
+    # How many of the likeliest tokens an echo shows.
+    echo_top: int | None = None
+    # Answers to each prompt.
+    n: int = 1
+
+    def echoed(self, choice: int, prompt: Sequence[sampler_pb2.TokenLogprobs]) -> str:
+        """What of a prompt a choice's text begins with."""
+        if self.echo is None:
+            return ""
+        text = self.echo[choice // self.n]
+        return "".join(one.text for one in prompt) if text is None else text
 
 
 @dataclass
@@ -19,6 +44,7 @@ class WholeChoice:
     text: list[str] = field(default_factory=list)
     token_ids: list[int] = field(default_factory=list)
     logprobs: list[sampler_pb2.TokenLogprobs] = field(default_factory=list)
+    prompt_logprobs: list[sampler_pb2.TokenLogprobs] = field(default_factory=list)
     finish_reason: FinishReason | None = None
     prompt_token_ids: Sequence[int] = ()
     # What its text was taken apart into; None = it is left as it is.
@@ -29,6 +55,7 @@ class WholeChoice:
         self.text.append(piece.delta.text)
         self.token_ids += piece.delta.token_ids
         self.logprobs += piece.delta.logprobs
+        self.prompt_logprobs += piece.delta.prompt_logprobs
         self.finish_reason = piece.delta.finish_reason
 
 
@@ -64,7 +91,7 @@ def timeline_body(timeline: Timeline) -> dict[str, Any]:
     return {name: round(value, 3) for name, value in timeline._asdict().items()}
 
 
-def chat_choice(index: int, choice: WholeChoice, *, with_logprobs: bool, with_token_ids: bool) -> dict[str, Any]:
+def chat_choice(index: int, choice: WholeChoice, *, look: Look) -> dict[str, Any]:
     """One choice of a chat."""
     said = Said("".join(choice.text)) if choice.said is None else choice.said
     message: dict[str, Any] = {"role": "assistant", "content": said.content or (None if said.calls else ""), "refusal": None}
@@ -75,10 +102,10 @@ def chat_choice(index: int, choice: WholeChoice, *, with_logprobs: bool, with_to
     body: dict[str, Any] = {
         "index": index,
         "message": message,
-        "logprobs": chat_logprobs(choice.logprobs) if with_logprobs else None,
+        "logprobs": chat_logprobs(choice.logprobs, as_ids=look.names_ids) if look.logprobs else None,
         "finish_reason": chat_finish(choice.finish_reason, has_calls=bool(said.calls)),
     }
-    if with_token_ids:
+    if look.token_ids:
         body["token_ids"] = choice.token_ids
     return body
 
@@ -102,73 +129,33 @@ def _function(call: CallDelta) -> dict[str, Any]:
     return {"name": call.name, "arguments": call.arguments}
 
 
-def completion_choice(index: int, choice: WholeChoice, *, with_logprobs: bool, with_token_ids: bool) -> dict[str, Any]:
+def completion_choice(index: int, choice: WholeChoice, *, look: Look) -> dict[str, Any]:
     """One choice of a completion."""
+    echo = look.echoed(index, choice.prompt_logprobs)
     body: dict[str, Any] = {
         "index": index,
-        "text": "".join(choice.text),
-        "logprobs": completion_logprobs(choice.logprobs) if with_logprobs else None,
+        "text": echo + "".join(choice.text),
+        "logprobs": echoed_logprobs(choice.logprobs, choice.prompt_logprobs, len(echo), look) if look.logprobs else None,
         "finish_reason": choice.finish_reason,
     }
-    if with_token_ids:
+    if look.prompt_logprobs is not None:
+        body["prompt_logprobs"] = prompt_logprobs(choice.prompt_logprobs, look.prompt_logprobs)
+    if look.token_ids:
         body["token_ids"] = choice.token_ids
         body["prompt_token_ids"] = list(choice.prompt_token_ids)
     return body
 
 
-def chat_logprobs(logprobs: Sequence[sampler_pb2.TokenLogprobs]) -> dict[str, Any]:
-    """Log-probabilities in the style of chats.
+def echoed_logprobs(
+    logprobs: Sequence[sampler_pb2.TokenLogprobs], prompt: Sequence[sampler_pb2.TokenLogprobs], before: int, look: Look
+) -> dict[str, Any]:
+    """Log-probabilities of a completion, behind those of its prompt where that is echoed.
 
-    The tokens, joined, are the content: the first tokens of one character are empty there and have their part of it in "bytes".
+    Args:
+        logprobs: of the completion's tokens, or some of them.
+        prompt: of the prompt's tokens.
+        before: characters of the prompt that the text begins with.
+        look: of the choice.
     """
-    content = [
-        {**_chat_token(one.text, one.token_bytes, one.logprob), "top_logprobs": [_chat_likeliest(one, top) for top in one.top]}
-        for one in logprobs
-    ]
-    return {"content": content, "refusal": None}
-
-
-def _chat_likeliest(one: sampler_pb2.TokenLogprobs, top: sampler_pb2.TopLogprob) -> dict[str, Any]:
-    """One of the likeliest tokens; the drawn one is written as in the content, so that it is known again."""
-    if top.token == one.token:
-        return _chat_token(one.text, one.token_bytes, top.logprob)
-    return _chat_token(_shown(top.token_bytes, prefix=""), top.token_bytes, top.logprob)
-
-
-def _chat_token(text: str, token_bytes: bytes, logprob: float) -> dict[str, Any]:
-    return {"token": text, "logprob": logprob, "bytes": list(token_bytes)}
-
-
-def completion_logprobs(logprobs: Sequence[sampler_pb2.TokenLogprobs]) -> dict[str, Any]:
-    """Log-probabilities in the style of completions, where a token that is a part of a character is shown as `bytes:\\xf0`."""
-    tokens = [_shown(one.token_bytes, prefix="bytes:") for one in logprobs]
-    return {
-        "tokens": tokens,
-        "token_logprobs": [one.logprob for one in logprobs],
-        "top_logprobs": [_likeliest(one, token) for one, token in zip(logprobs, tokens, strict=True)],
-        "text_offset": [one.text_offset for one in logprobs],
-    }
-
-
-def _likeliest(one: sampler_pb2.TokenLogprobs, drawn: str) -> dict[str, float]:
-    """The likeliest tokens and the drawn one, falling.
-
-    Of tokens that look the same the drawn one has the name, or else the likeliest; the others are called `token_id:ID`.
-    """
-    shown: dict[str, float] = {}
-    for top in one.top:
-        name = drawn if top.token == one.token else _shown(top.token_bytes, prefix="bytes:")
-        if name in shown or (name == drawn and top.token != one.token):
-            name = f"token_id:{top.token}"
-        shown[name] = top.logprob
-    # One that is among them keeps its place.
-    shown.setdefault(drawn, one.logprob)
-    return shown
-
-
-def _shown(token_bytes: bytes, *, prefix: str) -> str:
-    """A token's text; bytes that are no whole characters are spelt out."""
-    try:
-        return token_bytes.decode()
-    except UnicodeDecodeError:
-        return prefix + "".join(f"\\x{byte:02x}" for byte in token_bytes)
+    shown = () if look.echo is None else prompt
+    return completion_logprobs(logprobs, as_ids=look.names_ids, prompt=shown, before=before, num_top=look.echo_top)

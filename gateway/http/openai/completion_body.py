@@ -16,6 +16,8 @@ class CompletionBody(Generating):
 
     prompt: Annotated[list[str] | list[list[int]], PlainValidator(prompts_of, json_schema_input_type=Prompts)]
     logprobs: int | None = None
+    # Whether the text begins with the prompt, and log-probabilities with those of its tokens.
+    echo: bool | None = None
     add_special_tokens: bool = True
     parallel_tool_calls: bool | None = without_effect("completions call no tools")
 
@@ -35,9 +37,24 @@ class CompletionBody(Generating):
         return self.logprobs
 
     @property
+    def asked_prompt_logprobs(self) -> int | None:
+        """See `Generating`. An echo has as many as the answer; of a prompt that came as ids it has the text from them."""
+        asked = super().asked_prompt_logprobs
+        if not self.echo:
+            return asked
+        of_echo = self.logprobs if self.logprobs is not None else None if isinstance(self.prompt[0], str) else 0
+        return max((one for one in (asked, of_echo) if one is not None), default=None)
+
+    @property
+    def may_be_empty(self) -> bool:
+        """As others have it: clients have their prompts measured so."""
+        return True
+
+    @property
     def spelling(self) -> dict[str, str]:
         """What the client calls wishes that have another name here."""
-        return {"top_logprobs": "logprobs"}
+        named = {"top_logprobs": "logprobs"}
+        return named if self.prompt_logprobs is not None else {**named, "prompt_logprobs": "logprobs"}
 
     def prompts(self) -> tuple[tokenizer_pb2.EncodeRequest | tuple[int, ...], ...]:
         """Texts for the tokenizer, or token ids."""

@@ -42,9 +42,6 @@ REFUSED: Refused = {
     "dry_penalty_last_n": (-1,),
     "logits_processors": ([],),
     "verbosity": ("medium",),
-    # Another form of the answer.
-    "prompt_logprobs": (),
-    "return_tokens_as_token_ids": (False,),
     "cache_salt": (),
 }
 # What clients leave in messages that they send back.

@@ -64,6 +64,9 @@ class Generating(Body):
     frequency_penalty: float | None = None
     logit_bias: dict[str, float] | None = None
     seed: int | None = None
+    prompt_logprobs: int | None = None
+    logprob_token_ids: list[int] | None = Field(None, fail_fast=True)
+    return_tokens_as_token_ids: bool | None = None
     max_tokens: int | None = None
     min_tokens: int | None = None
     ignore_eos: bool | None = None
@@ -96,6 +99,22 @@ class Generating(Body):
     def asked_top_logprobs(self) -> int | None:
         """How many of the likeliest tokens to report; None = no log-probabilities."""
         raise NotImplementedError
+
+    @property
+    def asked_prompt_logprobs(self) -> int | None:
+        """How many of the likeliest tokens to report with each token of the prompt; None = nothing of it.
+
+        Raises:
+            InvalidRequest: they are to be streamed.
+        """
+        if self.prompt_logprobs is not None and self.stream:
+            raise InvalidRequest("prompt_logprobs is set, stream must be false with it", field="prompt_logprobs")
+        return self.prompt_logprobs
+
+    @property
+    def may_be_empty(self) -> bool:
+        """Whether max_tokens may be 0 though nothing is asked of the prompt."""
+        return False
 
     @property
     def asked_max_tokens(self) -> int | None:
@@ -152,7 +171,10 @@ class Generating(Body):
             logit_bias=_bias(self.logit_bias or {}),
             seed=self.seed,
             top_logprobs=self.asked_top_logprobs,
+            prompt_logprobs=self.asked_prompt_logprobs,
+            logprob_token_ids=tuple(self.logprob_token_ids or ()),
             max_tokens=self.asked_max_tokens,
+            may_be_empty=self.may_be_empty,
             min_tokens=self.min_tokens,
             ignore_eos=bool(self.ignore_eos),
             stop_token_ids=tuple(self.stop_token_ids or ()),

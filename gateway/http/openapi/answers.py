@@ -53,6 +53,8 @@ _USAGE = record(
 )
 _CALL = record({"id": STRING, "type": one_of("function"), "function": record({"name": STRING, "arguments": STRING})})
 _TIMELINE = record(dict.fromkeys(("tokenize_ms", "queue_ms", "prefill_ms", "decode_ms"), NUMBER))
+_RANKED = record({"logprob": NUMBER, "rank": COUNT, "decoded_token": STRING})
+_PROMPT_LOGPROBS = array(or_null({"type": "object", "additionalProperties": _RANKED}))
 _CHAT_CHOICE = record(
     {
         "index": COUNT,
@@ -73,21 +75,22 @@ _COMPLETION_CHOICE = record(
             record(
                 {
                     "tokens": array(STRING),
-                    "token_logprobs": array(NUMBER),
-                    "top_logprobs": array({"type": "object", "additionalProperties": NUMBER}),
+                    "token_logprobs": array(or_null(NUMBER)),
+                    "top_logprobs": array(or_null({"type": "object", "additionalProperties": NUMBER})),
                     "text_offset": array(COUNT),
                 }
             )
         ),
         "finish_reason": _FINISH,
     },
-    {"token_ids": _IDS, "prompt_token_ids": _IDS},
+    {"token_ids": _IDS, "prompt_token_ids": _IDS, "prompt_logprobs": _PROMPT_LOGPROBS},
 )
 
 
 def _whole(kind: str, choice: Schema) -> Schema:
     required = {"id": STRING, "object": one_of(kind), "created": COUNT, "model": STRING, "system_fingerprint": STRING}
-    return record({**required, "choices": array(choice), "usage": ref("Usage")}, {"prompt_token_ids": _IDS, "triserve": _TIMELINE})
+    more = {"prompt_token_ids": _IDS, "prompt_logprobs": _PROMPT_LOGPROBS, "triserve": _TIMELINE}
+    return record({**required, "choices": array(choice), "usage": ref("Usage")}, more)
 
 
 _OUTPUT_TEXT = record({"type": one_of("output_text"), "text": STRING, "annotations": array(OBJECT), "logprobs": array(OBJECT)})

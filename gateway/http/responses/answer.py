@@ -9,7 +9,8 @@ from gateway.flow.answer import FinishReason
 from gateway.flow.call import Call
 from gateway.flow.generation import Generation, Piece, Timeline, Usage
 from gateway.http.content_reader import ContentReader
-from gateway.http.openai.answer import WholeChoice, chat_logprobs
+from gateway.http.openai.answer import WholeChoice
+from gateway.http.openai.logprobs import chat_logprobs
 from gateway.http.responses.schema import ResponsesBody
 from triserve.rpc.errors import ServiceError
 

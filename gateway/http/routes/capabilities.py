@@ -75,6 +75,7 @@ async def capabilities(request: web.Request) -> web.Response:
                 "max_tools": contract.MAX_TOOLS,
                 "max_tool_calls": contract.MAX_TOOL_CALLS,
                 "max_tool_json_depth": contract.MAX_TOOL_JSON_DEPTH,
+                "max_logprob_token_ids": contract.MAX_LOGPROB_TOKEN_IDS,
                 "max_listed_token_ids": contract.MAX_LISTED_TOKEN_IDS,
                 "max_bad_words": contract.MAX_BAD_WORD_STRINGS,
                 "max_bad_word_chars": contract.MAX_BAD_WORD_CHARS,
@@ -104,7 +105,10 @@ def features(gateway: Gateway) -> dict[str, Any]:
         "template_arguments": list(model.template_arguments),
         "priority": model.serves_by_priority,
         "response_format": True,
-        **{name: name not in REFUSED for name in ("echo", "suffix", "best_of", "audio")},
+        # Of completions.
+        "echo": True,
+        "prompt_logprobs": True,
+        **{name: name not in REFUSED for name in ("suffix", "best_of", "audio")},
     }
 
 

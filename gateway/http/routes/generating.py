@@ -13,7 +13,7 @@ from gateway.context import CLIENT_LABEL, GATEWAY, GRANT, REQUEST_ID, SPAN, Gate
 from gateway.flow.call import AnswerReading, Call, Prompt, Wishes
 from gateway.http.answering import AnswerRenderer, OpenAiRenderer, respond_stream, respond_whole
 from gateway.http.cache_control import cache_policy
-from gateway.http.openai.answer import WholeChoice
+from gateway.http.openai.answer import Look, WholeChoice
 from gateway.http.openai.chat_body import ChatBody
 from gateway.http.openai.completion_body import CompletionBody
 from gateway.http.openai.generating import CacheField
@@ -28,7 +28,7 @@ AnyBody = TypeVar("AnyBody", bound=Body)
 class ChoiceBody(Protocol):
     """Makes the body of one choice."""
 
-    def __call__(self, index: int, choice: WholeChoice, *, with_logprobs: bool, with_token_ids: bool) -> dict[str, Any]:
+    def __call__(self, index: int, choice: WholeChoice, *, look: Look) -> dict[str, Any]:
         """The body."""
 
 
@@ -184,13 +184,13 @@ def call_of(request: web.Request, door: Door | Style, body: Asking, prompts: tup
 def _renderer(style: Style, body: ChatBody | CompletionBody, call: Call, gateway: Gateway) -> OpenAiRenderer:
     options = body.stream_options
     with_timeline = bool(body.return_timeline)
-    with_token_ids = bool(body.return_token_ids)
+    look = _look(body, call)
     created = int(time.time())
     include_usage = bool(options and options.include_usage)
     return OpenAiRenderer(
         kind=style.kind,
         model=gateway.names.name,
-        choice=partial(style.choice, with_logprobs=call.wishes.top_logprobs is not None, with_token_ids=with_token_ids),
+        choice=partial(style.choice, look=look),
         events=lambda system_fingerprint: style.events(
             request_id=call.request_id,
             created=created,
@@ -198,11 +198,25 @@ def _renderer(style: Style, body: ChatBody | CompletionBody, call: Call, gateway
             system_fingerprint=system_fingerprint,
             include_usage=include_usage,
             continuous_usage=include_usage and bool(options and options.continuous_usage_stats),
-            token_ids=with_token_ids,
+            look=look,
             timeline=with_timeline,
         ),
         timeline=with_timeline,
-        prompt_token_ids=with_token_ids and isinstance(body, ChatBody),
+        prompt_token_ids=look.token_ids and isinstance(body, ChatBody),
+        prompt_logprobs=look.prompt_logprobs if isinstance(body, ChatBody) else None,
+    )
+
+
+def _look(body: ChatBody | CompletionBody, call: Call) -> Look:
+    is_echo = isinstance(body, CompletionBody) and bool(body.echo)
+    return Look(
+        logprobs=call.wishes.top_logprobs is not None,
+        token_ids=bool(body.return_token_ids),
+        names_ids=bool(body.return_tokens_as_token_ids),
+        prompt_logprobs=body.prompt_logprobs,
+        echo=[one if isinstance(one, str) else None for one in body.prompt] if is_echo and isinstance(body, CompletionBody) else None,
+        echo_top=call.wishes.top_logprobs,
+        n=call.n,
     )
 
 

@@ -94,8 +94,8 @@ BOUNDS: dict[str, tuple[Callable[[int], None], str, int | None, int | None]] = {
     "stop token id": (lambda token: _stopped(stop_token_ids=(token,)), "stop_token_ids", 0, 399),
     "stop strings": (lambda count: _stopped(stop_strings=("x",) * count), "stop", 0, 4),
     "characters of a stop string": (lambda count: _stopped(stop_strings=("x" * count,)), "stop", 1, 6),
-    "id in a prompt": (lambda token: check_prompt_ids([token], MODEL, field="prompt"), "prompt", 0, 399),
-    "ids of a prompt": (lambda count: check_prompt_ids([1] * count, MODEL, field="prompt"), "prompt", None, 99),
+    "id in a prompt": (lambda token: check_prompt_ids([token], Wishes(), MODEL, field="prompt"), "prompt", 0, 399),
+    "ids of a prompt": (lambda count: check_prompt_ids([1] * count, Wishes(), MODEL, field="prompt"), "prompt", None, 99),
 }
 
 

@@ -106,7 +106,7 @@ def test_an_author_s_top_p_of_more_than_one_truncates_nothing() -> None:
 def test_the_first_wrong_id_is_named() -> None:
     for token_ids, wrong in (([0, 95, 96, 97], 96), ([1, -1, -2], -1), ([0, 1, 2**40, -1], 2**40)):
         with pytest.raises(InvalidRequest, match=f"token id {wrong},"):
-            check_prompt_ids(token_ids, MODEL, field="prompt")
+            check_prompt_ids(token_ids, Wishes(), MODEL, field="prompt")
 
 
 def test_biases_are_in_the_order_of_their_ids() -> None:
@@ -157,14 +157,14 @@ def test_every_id_is_below_the_logits_width(token: int) -> None:
     with pytest.raises(InvalidRequest, match="stop_token_ids"):
         stopping(stop_token_ids=(1, token))
     with pytest.raises(InvalidRequest, match=rf"prompt has token id {token}, ids are in \[0, 96\)"):
-        check_prompt_ids([1, token, 2], MODEL, field="prompt")
-    check_prompt_ids([0, 95], MODEL, field="prompt")
+        check_prompt_ids([1, token, 2], Wishes(), MODEL, field="prompt")
+    check_prompt_ids([0, 95], Wishes(), MODEL, field="prompt")
 
 
 def test_more_ids_than_fit_are_refused_before_they_are_looked_at() -> None:
-    check_prompt_ids([1] * 99, MODEL, field="prompt")
+    check_prompt_ids([1] * 99, Wishes(), MODEL, field="prompt")
     with pytest.raises(PromptTooLong, match="prompt has 100 tokens, the limit is 99"):
-        check_prompt_ids([-1] * 100, MODEL, field="prompt")
+        check_prompt_ids([-1] * 100, Wishes(), MODEL, field="prompt")
 
 
 def test_an_id_has_one_bias() -> None:
@@ -207,7 +207,7 @@ def test_the_last_value_that_is_allowed_is_allowed() -> None:
     for wrong in (96, -1):
         with pytest.raises(InvalidRequest, match=r"ids are in \[0, 96\)"):
             sampling(logit_bias=((wrong, 1.0),))
-    check_prompt_ids([0, 95] * 49 + [95], MODEL, field="prompt")
+    check_prompt_ids([0, 95] * 49 + [95], Wishes(), MODEL, field="prompt")
     for seed in (-(2**63), 2**64 - 1):
         sampling(seed=seed)
 

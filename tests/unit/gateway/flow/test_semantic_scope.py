@@ -47,6 +47,7 @@ NOT_SPLIT: dict[str, dict[str, str]] = {
         "n": "only one answer is looked for",
         "template_must_read": "refused where the template does not",
         "wishes": "resolved to sampling and stopping",
+        "hidden_states": "with them nothing is looked for or kept",
         "reading": "how the text is taken apart behind the cache",
         "default_max_tokens": "as max_tokens",
         "truncate_prompt_tokens": "the question of a prompt that is cut is not looked for",

@@ -27,7 +27,7 @@ LEAST: dict[type[Body], dict[str, Any]] = {
 # What bears on who answers, when, and how it is delivered: read by `call_of` and the answers' forms, which tests of each door look at.
 ELSEWHERE = {
     *("model", "n", "stream", "stream_options", "priority", "cache", "user", "metadata", "truncate_prompt_tokens"),
-    *("return_token_ids", "return_timeline"),
+    *("return_token_ids", "return_timeline", "return_tokens_as_token_ids", "echo"),
     # Of messages: what is the default of other doors' max_tokens.
     "max_tokens",
 }

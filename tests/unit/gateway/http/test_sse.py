@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from gateway.flow.answer import Delta, FinishReason
 from gateway.flow.generation import CacheReport, Piece, Timeline, Usage
 from gateway.flow.replay import ReplayedGeneration
+from gateway.http.openai.answer import Look
 from gateway.http.sse import DONE, ChatEvents, CompletionEvents, error_event
 from prompt_cache import CachedAnswer, CachedDelta
 from triserve.rpc.errors import Overloaded
@@ -34,7 +35,7 @@ def form(kind: type[Any], **arguments: Any) -> Any:
         "include_usage": False,
         "continuous_usage": False,
     }
-    return kind(**{**plain, "token_ids": False, "timeline": False, **arguments})
+    return kind(**{**plain, "look": Look(), "timeline": False, **arguments})
 
 
 def events(data: bytes) -> list[Any]:
@@ -50,7 +51,7 @@ def piece(text: str, tokens: list[int] | None = None, finish: FinishReason | Non
 
 @given(st.text(), st.sampled_from([None, "stop", "length"]), st.booleans(), st.booleans(), st.integers(0, 3))
 def test_any_text_arrives_as_it_is_in_a_chat(text: str, finish: FinishReason | None, ids: bool, usage: bool, choice: int) -> None:
-    chat = form(ChatEvents, token_ids=ids, include_usage=usage)
+    chat = form(ChatEvents, look=Look(token_ids=ids), include_usage=usage)
     first, *rest = events(chat.pieces([piece(text, [4, 5], finish, choice=choice)], GENERATION))
     head = {"id": "x-1", "object": "chat.completion.chunk", "created": 17, "model": 'a "model"', "system_fingerprint": "fp_1"}
     tail = {"usage": None} if usage else {}
@@ -89,7 +90,7 @@ def test_each_choice_begins_with_its_role_once() -> None:
 
 def test_a_piece_that_shows_nothing_makes_no_event() -> None:
     assert form(CompletionEvents).pieces([piece("")], GENERATION) == b""
-    assert form(CompletionEvents, token_ids=True).pieces([piece("")], GENERATION)
+    assert form(CompletionEvents, look=Look(token_ids=True)).pieces([piece("")], GENERATION)
     assert form(CompletionEvents).pieces([piece("", [], "stop")], GENERATION)
 
 
@@ -117,7 +118,7 @@ def test_continuous_usage_counts_the_tokens_of_the_events_so_far() -> None:
 
 
 def test_the_first_event_of_each_choice_has_the_ids_of_its_prompt() -> None:
-    made = form(CompletionEvents, token_ids=True)
+    made = form(CompletionEvents, look=Look(token_ids=True))
     seen = events(made.pieces([piece("a"), piece("b", choice=1), piece("c")], GENERATION))
     assert [event["choices"][0].get("prompt_token_ids") for event in seen] == [[7, 8], [7, 8], None]
 

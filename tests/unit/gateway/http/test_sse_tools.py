@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from gateway.flow.answer import Delta, FinishReason
 from gateway.flow.generation import Piece, Usage
-from gateway.http.openai.answer import WholeChoice, chat_choice
+from gateway.http.openai.answer import Look, WholeChoice, chat_choice
 from gateway.http.sse import ChatEvents
 from gateway.tools.answer_parser import AnswerForm
 from gateway.tools.registry import REASONING
@@ -39,7 +39,7 @@ class Generating:
 
 def chat(**arguments: Any) -> Any:
     known = {"request_id": "x", "created": 1, "model": "m", "system_fingerprint": "fp", "include_usage": False, "continuous_usage": False}
-    return ChatEvents(**{**known, "token_ids": False, "timeline": False, **arguments})
+    return ChatEvents(**{**known, "look": Look(), "timeline": False, **arguments})
 
 
 def choices_of(data: bytes) -> list[Any]:
@@ -75,7 +75,7 @@ def test_a_stream_put_together_is_the_whole_answer(written: list[WrittenCall], p
                 assert part["index"] == len(told) - 1 and part["function"].keys() == {"arguments"}
                 told[-1]["function"]["arguments"] += part["function"]["arguments"]
     whole = WholeChoice(text=[text], finish_reason=finish, said=FORM.parser(0).feed(text, is_last=True))
-    body = chat_choice(0, whole, with_logprobs=False, with_token_ids=False)
+    body = chat_choice(0, whole, look=Look())
     assert {**message, "tool_calls": told} == body["message"]
     assert [one["finish_reason"] for one in deltas if one["finish_reason"]] == [body["finish_reason"]]
     assert body["finish_reason"] == ("tool_calls" if finish == "stop" else "length")
@@ -93,7 +93,7 @@ def test_choices_are_parsed_apart_though_their_pieces_come_in_turns() -> None:
 
 @pytest.mark.parametrize(("token_ids", "logprobs"), [(True, False), (False, True), (False, False)])
 def test_a_piece_of_which_nothing_came_to_light_is_an_event_where_its_tokens_are_wanted(token_ids: bool, logprobs: bool) -> None:
-    made, generation = chat(token_ids=token_ids), Generating(FORM)
+    made, generation = chat(look=Look(token_ids=token_ids)), Generating(FORM)
     entry = [sampler_pb2.TokenLogprobs(token=1, text="<tool", token_bytes=b"<tool", logprob=-1)] if logprobs else []
     told = choices_of(made.pieces([Piece(0, Delta("<tool", [1], entry, None))], generation))[1:]
     assert [one["delta"] for one in told] == ([{}] if token_ids or logprobs else [])

@@ -7,15 +7,15 @@ from typing import Any, cast
 from gateway.flow.answer import Delta
 from gateway.flow.generation import Piece, Timeline, Usage
 from gateway.http.openai.answer import (
+    Look,
     WholeChoice,
     chat_choice,
-    chat_logprobs,
     completion_choice,
-    completion_logprobs,
     gather,
     timeline_body,
     usage_body,
 )
+from gateway.http.openai.logprobs import chat_logprobs, completion_logprobs
 from triserve.v1 import sampler_pb2
 
 EMOJI = "🙂".encode()
@@ -135,7 +135,7 @@ class FakeGeneration:
 
 async def test_a_whole_answer_is_its_deltas_put_together_by_choice() -> None:
     first, second = await gather(cast(Any, FakeGeneration()), 2)
-    assert completion_choice(0, first, with_logprobs=True, with_token_ids=True) == {
+    assert completion_choice(0, first, look=Look(logprobs=True, token_ids=True)) == {
         "index": 0,
         "text": "ab",
         "logprobs": completion_logprobs(first.logprobs),
@@ -143,20 +143,20 @@ async def test_a_whole_answer_is_its_deltas_put_together_by_choice() -> None:
         "token_ids": [1, 2, 3],
         "prompt_token_ids": [10, 0],
     }
-    assert completion_choice(1, second, with_logprobs=False, with_token_ids=False) == {
+    assert completion_choice(1, second, look=Look()) == {
         "index": 1,
         "text": "x",
         "logprobs": None,
         "finish_reason": "length",
     }
-    assert chat_choice(0, first, with_logprobs=True, with_token_ids=True) == {
+    assert chat_choice(0, first, look=Look(logprobs=True, token_ids=True)) == {
         "index": 0,
         "message": {"role": "assistant", "content": "ab", "refusal": None},
         "logprobs": chat_logprobs(first.logprobs),
         "finish_reason": "stop",
         "token_ids": [1, 2, 3],
     }
-    assert chat_choice(1, second, with_logprobs=False, with_token_ids=False) == {
+    assert chat_choice(1, second, look=Look()) == {
         "index": 1,
         "message": {"role": "assistant", "content": "x", "refusal": None},
         "logprobs": None,
@@ -166,4 +166,4 @@ async def test_a_whole_answer_is_its_deltas_put_together_by_choice() -> None:
 
 
 def test_a_choice_of_which_nothing_came_is_empty() -> None:
-    assert completion_choice(0, WholeChoice(), with_logprobs=False, with_token_ids=True)["prompt_token_ids"] == []
+    assert completion_choice(0, WholeChoice(), look=Look(token_ids=True))["prompt_token_ids"] == []

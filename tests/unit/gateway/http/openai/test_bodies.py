@@ -209,6 +209,7 @@ def test_the_speakers_name_reaches_the_template_and_none_differs_from_empty() ->
 _NO_WISHES = {
     *("cache", "model", "n", "stream", "stream_options", "priority", "user", "return_token_ids", "return_timeline"),
     "truncate_prompt_tokens",
+    "return_tokens_as_token_ids",
 }
 _OF_A_FORM = {"response_format": {"type": "json_object"}, "structured_outputs": {"regex": "a"}}
 _OTHER = {"float": 0.25, "int": 3, "bool": True, "dict": {"5": 1.0}, "list[int]": [3], "list": ["end"]}
