@@ -122,7 +122,7 @@ class Call:
     # Server-made; the client's own id is only a label in the log.
     request_id: str
     tenant: str
-    # For metrics: "chat", "completions", "responses", "messages" or "grpc".
+    # For metrics: "chat", "completions", "embeddings", "responses", "messages" or "grpc".
     route: str
     # Empty = the one that is served.
     model: str

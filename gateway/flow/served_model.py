@@ -43,6 +43,8 @@ class ServedModel:
     logits_width: int
     # Whether a replica looks at priorities.
     serves_by_priority: bool
+    # Numbers in a vector of hidden states; 0 = not all replicas give some.
+    hidden_size: int = 0
 
     @property
     def system_fingerprint(self) -> str:
@@ -88,6 +90,7 @@ def served_model(tokenizer: tokenizer_pb2.GetTokenizerInfoResponse, replicas: Se
         max_model_len_tokens=min(replica.max_model_len_tokens for replica in replicas),
         logits_width=width,
         serves_by_priority=any(is_by_priority(replica) for replica in replicas),
+        hidden_size=min(replica.hidden_size for replica in replicas),
     )
 
 

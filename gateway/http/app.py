@@ -11,6 +11,7 @@ from gateway.http.routes import (
     capabilities,
     chat,
     completions,
+    embeddings,
     health,
     messages,
     metrics,
@@ -24,7 +25,7 @@ from gateway.http.routes import (
 )
 
 _ROUTES = (
-    *(chat, completions, responses, messages),
+    *(chat, completions, embeddings, responses, messages),
     *(models, capabilities, version, tokenize, tokenizer_info, openapi, cache, health, metrics, page),
 )
 

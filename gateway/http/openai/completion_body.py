@@ -7,7 +7,7 @@ from typing import Annotated
 from pydantic import PlainValidator
 
 from gateway.http.openai.generating import Generating
-from gateway.http.openai.values import Prompts, prompts_of, without_effect
+from gateway.http.openai.values import Prompts, encode_requests, prompts_of, without_effect
 from triserve.v1 import tokenizer_pb2
 
 
@@ -58,9 +58,4 @@ class CompletionBody(Generating):
 
     def prompts(self) -> tuple[tokenizer_pb2.EncodeRequest | tuple[int, ...], ...]:
         """Texts for the tokenizer, or token ids."""
-        return tuple(
-            tokenizer_pb2.EncodeRequest(text=tokenizer_pb2.TextInput(text=prompt, add_special_tokens=self.add_special_tokens))
-            if isinstance(prompt, str)
-            else tuple(prompt)
-            for prompt in self.prompt
-        )
+        return encode_requests(self.prompt, add_special_tokens=self.add_special_tokens)

@@ -9,6 +9,7 @@ from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Fie
 from typing_extensions import TypedDict
 
 from gateway.http.openai.fields import MAX_SHOWN_CHARS, Refused
+from triserve.v1 import tokenizer_pb2
 
 WITHOUT_EFFECT = "without_effect"
 _MAX_LABEL_CHARS = 256
@@ -108,6 +109,18 @@ def prompts_of(value: object) -> list[str] | list[list[int]]:
     if any(prompt and (min(prompt) < 0 or max(prompt) >= 2**32) for prompt in prompts):
         raise ValueError("has a token id that is not in [0, 2**32)")
     return prompts
+
+
+def encode_requests(
+    prompts: list[str] | list[list[int]], *, add_special_tokens: bool
+) -> tuple[tokenizer_pb2.EncodeRequest | tuple[int, ...], ...]:
+    """Prompts as the tokenizer takes them: texts, or token ids as they are."""
+    return tuple(
+        tokenizer_pb2.EncodeRequest(text=tokenizer_pb2.TextInput(text=prompt, add_special_tokens=add_special_tokens))
+        if isinstance(prompt, str)
+        else tuple(prompt)
+        for prompt in prompts
+    )
 
 
 def listed(value: object) -> object:

@@ -174,6 +174,16 @@ ANSWERS: dict[str, Schema] = {
             "groups": array(record({"name": STRING, "complete": BOOLEAN, "tokenizers": COUNT, "computes": COUNT})),
         }
     ),
+    "Embeddings": record(
+        {
+            "object": one_of("list"),
+            "data": array(
+                record({"object": one_of("embedding"), "index": COUNT, "embedding": {"anyOf": [array(NUMBER), STRING]}}),
+            ),
+            "model": STRING,
+            "usage": record({"prompt_tokens": COUNT, "total_tokens": COUNT}),
+        }
+    ),
     "CacheStats": record({"object": one_of("cache"), "exact": OBJECT, "semantic": or_null(OBJECT)}),
     "CachePurged": record({"object": one_of("cache.purged"), "tenant": STRING, "generation": INTEGER}),
     "CacheExplained": record({"object": one_of("cache.explanation"), "id": STRING, "entries": array(OBJECT)}),

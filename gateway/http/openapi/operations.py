@@ -7,6 +7,7 @@ from typing import NamedTuple
 from gateway.http.messages.schema import CountBody, MessagesBody
 from gateway.http.openai.chat_body import ChatBody
 from gateway.http.openai.completion_body import CompletionBody
+from gateway.http.openai.embedding_body import EmbeddingBody
 from gateway.http.openai.tokenize_bodies import DetokenizeBody, TokenizeBody
 from gateway.http.openai.values import Body
 from gateway.http.responses.schema import ResponsesBody
@@ -39,6 +40,7 @@ class Operation(NamedTuple):
 OPERATIONS = (
     Operation("POST", "/v1/chat/completions", "Answers a chat", "ChatCompletion", ChatBody, streams=True),
     Operation("POST", "/v1/completions", "Continues prompts", "Completion", CompletionBody, streams=True),
+    Operation("POST", "/v1/embeddings", "A vector of each input", "Embeddings", EmbeddingBody),
     Operation("POST", "/v1/responses", "Answers a chat, in the form of a response", "Response", ResponsesBody, streams=True),
     Operation(
         "POST",

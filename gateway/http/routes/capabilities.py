@@ -13,6 +13,7 @@ from gateway.http.answering import json_response
 from gateway.http.messages.schema import REFUSED_IN_MESSAGES, CountBody, MessagesBody
 from gateway.http.openai.chat_body import ChatBody
 from gateway.http.openai.completion_body import CompletionBody
+from gateway.http.openai.embedding_body import EmbeddingBody
 from gateway.http.openai.fields import REFUSED, REFUSED_IN_MESSAGE, REFUSED_IN_STREAM_OPTIONS, Refused
 from gateway.http.openai.generating import CacheField, StreamOptions
 from gateway.http.openai.messages import Message
@@ -36,6 +37,7 @@ from triserve.rpc import limits as contract
 _BODIES: Mapping[str, tuple[type[BaseModel], Refused]] = {
     "/v1/chat/completions": (ChatBody, REFUSED),
     "/v1/completions": (CompletionBody, REFUSED),
+    "/v1/embeddings": (EmbeddingBody, EmbeddingBody.refused),
     "/v1/responses": (ResponsesBody, REFUSED_IN_RESPONSE),
     "/v1/messages": (MessagesBody, REFUSED_IN_MESSAGES),
     "/v1/messages/count_tokens": (CountBody, REFUSED_IN_MESSAGES),
@@ -108,6 +110,7 @@ def features(gateway: Gateway) -> dict[str, Any]:
         # Of completions.
         "echo": True,
         "prompt_logprobs": True,
+        "embeddings": bool(model.hidden_size),
         **{name: name not in REFUSED for name in ("suffix", "best_of", "audio")},
     }
 

@@ -83,6 +83,7 @@ NOT_SPLIT: dict[str, dict[str, str]] = {
         "max_model_len_tokens": "as max_tokens",
         "logits_width": "of the weights",
         "serves_by_priority": "when, and not what",
+        "hidden_size": "no answer is of that",
     },
     "EncodeRequest": {
         "text": "no chat, which is not looked for",
