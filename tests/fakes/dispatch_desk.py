@@ -13,7 +13,7 @@ from compute_svc.replica.gateway_link import GatewayLink
 from compute_svc.replica.parcels import TextKey
 from compute_svc.replica.sampler_ledger import Mask, SamplerAnswer, Verdict
 from compute_svc.wire.request import Request
-from compute_svc.wire.step_output import Load, Released, Rows, Started, StepOutput
+from compute_svc.wire.step_output import Hidden, Load, Released, Rows, Started, StepOutput
 from triserve.rpc.errors import ServiceError
 from triserve.rpc.traces.spans import Tracer
 from triserve.v1 import common_pb2, compute_pb2, sampler_pb2
@@ -151,9 +151,16 @@ class Desk:
         self.dispatcher.on_engine_admitted([number])
         return number
 
-    def output(self, *, rows: Rows | None = None, started: Sequence[Started] = (), released: Sequence[Released] = ()) -> None:
+    def output(
+        self,
+        *,
+        rows: Rows | None = None,
+        started: Sequence[Started] = (),
+        released: Sequence[Released] = (),
+        hidden: Sequence[Hidden] = (),
+    ) -> None:
         """A step ends."""
-        self.dispatcher.on_engine_output(StepOutput(rows, list(started), list(released), Load.nothing(), [], None), self.now)
+        self.dispatcher.on_engine_output(StepOutput(rows, list(started), list(released), Load.nothing(), [], None, hidden), self.now)
 
     def free(self, number: int, error: ServiceError | None = None, preemptions: int = 0) -> None:
         """A request's KV is free."""

@@ -34,6 +34,7 @@ OPTIONS: dict[str, dict[str, Any]] = {
     "bans": {"allowed_token_ids": tuple(range(100)), "banned_token_ids": (3,), "bad_words": ((1, 2), (4,))},
     "bias": {"temperature": 0.0, "logit_bias_ids": (5,), "logit_bias_values": (50.0,)},
     "logprobs": {"top_logprobs": 3},
+    "named": {"top_logprobs": 0, "logprob_token_ids": (7, 3, 250)},
     "everything": {
         "top_k": 40,
         "typical_p": 0.95,
@@ -83,7 +84,7 @@ def _assert_same_logprobs(one: DrawnRows, at: int, other: DrawnRows, there: int)
     assert (mine is None) == (theirs is None)
     if mine is not None and theirs is not None:
         assert mine.logprob == theirs.logprob and mine.top_ids.tolist() == theirs.top_ids.tolist()
-        assert mine.top_logprobs.tolist() == theirs.top_logprobs.tolist()
+        assert mine.top_logprobs.tolist() == theirs.top_logprobs.tolist() and mine.named == theirs.named
 
 
 def test_logits_stay_as_they_are() -> None:
@@ -140,6 +141,18 @@ def test_log_probabilities_are_the_models_whatever_is_changed(width: int) -> Non
     ranked = np.lexsort((np.arange(width), -logits[0].numpy()))[:20]
     assert first.top_ids.tolist() == ranked.tolist() and first.top_ids.dtype == np.uint32
     np.testing.assert_array_equal(first.top_logprobs, expected[0, ranked].numpy().astype(np.float32))
+
+
+def test_named_ids_are_reported_in_the_order_of_the_request_beside_rows_that_name_others_or_none() -> None:
+    logits = _logits(4)
+    named = [(7, 0, 4000), (), (5,), None]
+    draws = [_draw(seed, top_logprobs=seed, logprob_token_ids=ids) if ids is not None else _draw(seed) for seed, ids in enumerate(named)]
+    drawn = draw_rows(Drawer(WIDTH, CPU), logits, [row_to_draw(draw, _tokens()) for draw in draws])
+    expected = torch.log_softmax(logits.double(), dim=1).float()
+    for index, (row, ids) in enumerate(zip(drawn.logprobs, named, strict=True)):
+        assert (row is None) == (ids is None)
+        if row is not None and ids is not None:
+            assert row.named == tuple(expected[index, list(ids)].tolist())
 
 
 def test_equal_log_probabilities_are_reported_by_rising_id() -> None:

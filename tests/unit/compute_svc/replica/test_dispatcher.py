@@ -8,7 +8,7 @@ import pytest
 
 from compute_svc.replica.parcels import TextKey
 from compute_svc.replica.sampler_ledger import Failed, Parcel, SamplerAnswer, Verdict
-from compute_svc.wire.step_output import Started
+from compute_svc.wire.step_output import Hidden, Started
 from tests.fakes.dispatch_desk import Desk, FakeLink, rows_of
 from triserve.rpc.errors import Internal, Overloaded, ServiceError, Unavailable
 from triserve.v1 import compute_pb2, sampler_pb2
@@ -283,3 +283,28 @@ def test_the_log_tells_an_operator_of_faults_of_our_own_alone(error: ServiceErro
     desk = Desk()
     desk.free(desk.admit(1), error)
     assert [record.getMessage() for record in caplog.records] == ["request r1 failed: a row is not finite"] * logged
+
+
+def test_what_is_told_of_prompts_goes_to_the_samplers_of_their_requests() -> None:
+    desk = Desk(FakeLink(), FakeLink())
+    numbers = [desk.admit(request) for request in (1, 2)]
+    prompts = [sampler_pb2.PromptLogprobs(request=number, first_position=1, logprob=[-1.0]) for number in numbers]
+    rows = rows_of(numbers[0])._replace(prompt_logprobs=prompts, computed=[numbers[1]])
+    parts = [rows.of(link.has) for link in desk.links]
+    assert parts[0] is not None and parts[1] is not None
+    assert [(one.numbers.tolist(), list(one.prompt_logprobs), list(one.computed)) for one in parts if one is not None] == [
+        ([numbers[0]], prompts[:1], []),
+        ([], prompts[1:], numbers[1:]),
+    ]
+    desk.output(rows=rows)
+    assert [link.sent for link in desk.links] == [[[numbers[0]]], [[]]]
+    assert rows.of(lambda number: False) is None
+
+
+async def test_hidden_states_go_to_the_gateway_of_their_request_as_long_as_it_wants_them() -> None:
+    desk = Desk()
+    first, second = (desk.admit(request, hidden_states=compute_pb2.HIDDEN_STATES_ALL) for request in (1, 2))
+    desk.dispatcher.cancel(desk.gateway, 2)
+    desk.output(hidden=[Hidden(first, 3, b"12345678", 2), Hidden(second, 0, b"12345678", 2), Hidden(99, 0, b"12345678", 2)])
+    expected = compute_pb2.RequestHiddenStates(request=1, first_position=3, vectors=b"12345678", width=2)
+    assert list((await desk.told()).hidden_states) == [expected]

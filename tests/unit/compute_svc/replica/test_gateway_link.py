@@ -26,6 +26,18 @@ async def test_everything_said_between_two_reads_is_one_message() -> None:
     assert (len(response.started), list(response.parcels), len(response.ended)) == (1, [b"a", b"b"], 1)
 
 
+async def test_hidden_states_wait_in_their_order_and_count_for_the_backlog() -> None:
+    link = _link(10_000)
+    parts = [compute_pb2.RequestHiddenStates(request=1, first_position=index, vectors=bytes(4000), width=1000) for index in range(3)]
+    for part in parts[:2]:
+        link.add_hidden(part)
+    assert await link.next_response() == compute_pb2.GenerateResponse(hidden_states=parts[:2])
+    for part in parts:
+        link.add_hidden(part)
+    with pytest.raises(Overloaded):
+        await link.next_response()
+
+
 async def test_a_reader_waits_for_news() -> None:
     link = _link()
     reader = asyncio.ensure_future(link.next_response())

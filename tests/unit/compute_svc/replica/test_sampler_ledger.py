@@ -53,6 +53,11 @@ def deltas(*requests: int, **changes: Any) -> bytes:
     return sampler_pb2.DeltaFrame(**{**columns, **changes}).SerializeToString()
 
 
+def of_prompt(count: int, first: int = 0) -> dict[str, Any]:
+    """Columns of a parcel with one delta that tells of so many tokens of a prompt."""
+    return {"num_prompt_logprobs": [count], "first_prompt_position": [first], "prompt_logprobs": [sampler_pb2.TokenLogprobs()] * count}
+
+
 def failure(number: int, message: str = "it failed") -> sampler_pb2.SampleFailure:
     return sampler_pb2.SampleFailure(request=number, error=to_proto(Internal(message)))
 
@@ -121,6 +126,9 @@ MALFORMED: dict[str, Response] = {
     "counts of log-probabilities missing": with_parcel(deltas(101, 102, num_logprobs=[0])),
     "a token of a parcel without a logit": with_parcel(deltas(101, token=[WIDTH])),
     "more tokens than rows": with_parcel(deltas(101, num_tokens=[3], token=[3] * 3)),
+    "a prompt that nobody asked of": with_parcel(deltas(101, **of_prompt(1))),
+    "counts of a prompt's tokens missing": with_parcel(deltas(101, prompt_logprobs=[sampler_pb2.TokenLogprobs()])),
+    "positions of a prompt's tokens missing": with_parcel(deltas(101, num_prompt_logprobs=[0])),
     "a giant text": with_parcel(deltas(101, text=["x" * (2 << 20)])),
 }
 
@@ -345,3 +353,36 @@ def test_each_closed_request_is_forgotten_with_the_frame_that_closed_it() -> Non
     for frame, leaving in ((1, [True, True]), (2, [False, True]), (3, [False, False])):
         ledger.read(Response(frame=frame))
         assert [ledger.is_leaving(TextKey(1, request, 0)) for request in (101, 102)] == leaving
+
+
+def test_a_sampler_tells_of_as_many_tokens_of_prompts_as_it_was_sent_now_or_later() -> None:
+    ledger = opened(1)
+    opening = sampler_pb2.OpenRequest(request=1, sampling=common_pb2.SamplingParams(prompt_logprobs=0))
+    parts = [sampler_pb2.PromptLogprobs(request=1, first_position=1, logprob=[-1.0, -2.0])]
+    ledger.note_sent(sampler_pb2.SampleRequest(frame=1, open=[opening], prompt_logprobs=parts))
+    ledger.note_sent(sampler_pb2.SampleRequest(frame=2, prompt_logprobs=parts))
+    nothing: dict[str, Any] = {"num_tokens": [0], "token": []}
+
+    def answer(frame: int, count: int) -> Response:
+        return Response(frame=frame, parcels=[sampler_pb2.Parcel(gateway=1, delta_frame=deltas(101, **nothing, **of_prompt(count)))])
+
+    with pytest.raises(MalformedMessage, match="more tokens"):
+        ledger.read(answer(1, 4))
+    # The first token of the prompt goes with the open; half a character may wait.
+    assert ledger.read(answer(1, 1)).parcels
+    with pytest.raises(MalformedMessage, match="more tokens"):
+        ledger.read(answer(2, 5))
+    assert ledger.read(answer(2, 4)).parcels
+
+
+def test_what_is_told_of_the_prompt_of_one_who_leaves_is_left_out_with_it() -> None:
+    ledger = opened(1, 2)
+    openings = [sampler_pb2.OpenRequest(request=number, sampling=common_pb2.SamplingParams(prompt_logprobs=0)) for number in (1, 2)]
+    ledger.note_sent(sampler_pb2.SampleRequest(frame=1, open=openings))
+    ledger.close(1, 2)
+    entries = [sampler_pb2.TokenLogprobs(token=token) for token in (5, 6)]
+    columns: dict[str, Any] = {"num_prompt_logprobs": [1, 1], "first_prompt_position": [0, 0], "prompt_logprobs": entries}
+    content = deltas(101, 102, num_tokens=[0, 0], token=[], **columns)
+    (parcel,) = ledger.read(Response(frame=1, parcels=[sampler_pb2.Parcel(gateway=1, delta_frame=content)])).parcels
+    kept = sampler_pb2.DeltaFrame.FromString(parcel.content)
+    assert (list(kept.request), list(kept.num_prompt_logprobs), [one.token for one in kept.prompt_logprobs]) == ([102], [1], [6])
