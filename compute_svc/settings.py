@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -32,6 +33,11 @@ class Settings(BaseSettings):
     listen: str = Field("127.0.0.1:7300", pattern=_ADDRESS, description="Address to listen on, host:port; port 0 picks a free one")
     metrics_listen: str | None = Field(
         None, pattern=_ADDRESS, description="Address of /metrics, /livez and /readyz, host:port, apart from the data port; unset = none"
+    )
+    vllm_listen: str | None = Field(
+        None,
+        pattern=_ADDRESS,
+        description="Address of vLLM's engine gRPC, host:port, for routers that drive vLLM workers; needs `triserve[vllm-grpc]`; unset = none",
     )
     log_format: Literal["text", "json"] = Field("text", description="Form of the log: lines of text, or a JSON object a line")
     otlp_endpoint: str | None = Field(
@@ -171,6 +177,13 @@ class Settings(BaseSettings):
                 raise ValueError(f"the folder has no {name}")
         return value
 
+    @field_validator("vllm_listen")
+    @classmethod
+    def _require_vllms_messages(cls, value: str | None) -> str | None:
+        if value is not None and find_spec("smg_grpc_proto") is None:
+            raise ValueError("smg-grpc-proto is not installed: pip install 'triserve[vllm-grpc]'")
+        return value
+
     @field_validator("streaming_sinks")
     @classmethod
     def _require_a_window(cls, value: int | None, info: ValidationInfo) -> int | None:
@@ -191,7 +204,11 @@ class Settings(BaseSettings):
     def _keeps_plain_text_on_this_machine(self) -> Settings:
         files = self.tls_files()
         if self.require_tls:
-            ways = [("COMPUTE_LISTEN", self.listen), *(("COMPUTE_SAMPLERS", target) for target in self.samplers)] if files is None else []
+            listens = [
+                ("COMPUTE_LISTEN", self.listen),
+                *([("COMPUTE_VLLM_LISTEN", self.vllm_listen)] if self.vllm_listen is not None else []),
+            ]
+            ways = [*listens, *(("COMPUTE_SAMPLERS", target) for target in self.samplers)] if files is None else []
             between_stages = [PlainText(*way, "COMPUTE_TLS_CERT_FILE") for way in ways]
             require_no_plain_text("COMPUTE_REQUIRE_TLS", [*between_stages, *plain_text_to_collector("COMPUTE_", self.otlp_endpoint)])
         return self

@@ -25,7 +25,7 @@ from compute_svc.settings import Settings
 from compute_svc.wire.step_output import EngineInfo, Load, PrefixStats, StepOutput
 from triserve.rpc.errors import Internal, ServiceError, Unavailable
 from triserve.rpc.fingerprint import fingerprint_of
-from triserve.rpc.metrics_server import new_registry
+from triserve.rpc.metrics_server import RefusedCollector, new_registry
 from triserve.rpc.peer_names import parse_peer_names
 from triserve.rpc.peer_set import PeerSet
 from triserve.rpc.server import Health, ServiceServer
@@ -65,6 +65,7 @@ class ComputeService:
         self._sampler_tls = ClientTls(own, settings.tls_sampler_name) if own is not None else None
         tls = ServerTls(own, frozenset(settings.tls_clients)) if own is not None else None
         self._server = ServiceServer([SERVICE_NAME, PREFIX_CACHE_SERVICE_NAME], self._register, settings.listen, tls=tls)
+        self._vllm_server = None if settings.vllm_listen is None else self._open_vllm_door(settings.vllm_listen, tls)
         self._fingerprint = fingerprint_of(settings.model)
         self._samplers: PeerSet[SamplerLink] | None = None
         self._dispatcher: Dispatcher | None = None
@@ -75,7 +76,12 @@ class ComputeService:
         self._is_draining = False
         self._started_at_ms = int(time.time() * 1000)
         self.registry = new_registry("compute", version("triserve"))
-        self._server.tell(self.registry)
+        self.registry.register(
+            RefusedCollector(
+                peers=lambda: sum(server.refused_peers for server in self._servers),
+                handshakes=lambda: sum(server.refused_handshakes for server in self._servers),
+            )
+        )
         self._step_metrics = StepMetrics(self.registry)
         self._prefill_pace = PrefillPace()
         self.registry.register(LoadCollector(lambda: self._servicer.load, self._queued_prefill_s, settings.model.name))
@@ -90,10 +96,20 @@ class ComputeService:
         """Where it listens."""
         return self._server.port
 
+    @property
+    def vllm_port(self) -> int | None:
+        """Where it speaks vLLM's engine gRPC; None = nowhere."""
+        return None if self._vllm_server is None else self._vllm_server.port
+
+    @property
+    def _servers(self) -> list[ServiceServer]:
+        return [self._server, *([] if self._vllm_server is None else [self._vllm_server])]
+
     async def start(self) -> None:
         """Listens, and begins to load the model; ready when that is done and a sampler is there."""
         await self._engine.start(self._settings)
-        await self._server.start()
+        for server in self._servers:
+            await server.start()
         self._heartbeat = asyncio.create_task(self._beat())
 
     async def failed(self) -> None:
@@ -111,13 +127,14 @@ class ComputeService:
     async def stop(self) -> None:
         """Takes no new request, lets those under way end, then takes the service down."""
         self._is_draining = True
-        await self._server.leave(has_peers=self._dispatcher is not None and bool(self._dispatcher.gateways))
+        has_peers = self._dispatcher is not None and bool(self._dispatcher.gateways)
+        await asyncio.gather(*(server.leave(has_peers=has_peers) for server in self._servers))
         if self._heartbeat is not None:
             self._heartbeat.cancel()
             await asyncio.gather(self._heartbeat, return_exceptions=True)
         if self._dispatcher is not None:
             await self._drain(self._dispatcher)
-        await self._server.stop(_LAST_WORDS_S)
+        await asyncio.gather(*(server.stop(_LAST_WORDS_S) for server in self._servers))
         if self._samplers is not None:
             await self._samplers.close()
         await self._engine.stop()
@@ -238,7 +255,8 @@ class ComputeService:
         told_at = 0.0
         while True:
             self._watch_engine()
-            await self._server.health.set_ready(self._is_ready())
+            for server in self._servers:
+                await server.health.set_ready(self._is_ready())
             if self._dispatcher is not None:
                 self._engine.ping()
                 self._dispatcher.fail_overdue()
@@ -292,6 +310,21 @@ class ComputeService:
         await dispatcher.wait_until_idle(_LAST_WORDS_S)
         for gateway in dispatcher.gateways:
             gateway.close()
+
+    def _open_vllm_door(self, listen: str, tls: ServerTls | None) -> ServiceServer:
+        # What it speaks is in an extra of its own.
+        from compute_svc.replica.vllm_door.model_facts import read_model_facts  # noqa: PLC0415
+        from compute_svc.replica.vllm_door.servicer import SERVICE_NAME as VLLM_SERVICE_NAME  # noqa: PLC0415
+        from compute_svc.replica.vllm_door.servicer import VllmServicer  # noqa: PLC0415
+
+        servicer = VllmServicer(
+            self._servicer,
+            self._settings.model,
+            read_model_facts(self._settings.model),
+            max_running_requests=self._settings.max_running_requests,
+            is_ready=lambda: self.health.ready,
+        )
+        return ServiceServer([VLLM_SERVICE_NAME], servicer.add_to, listen, tls=tls)
 
     def _register(self, server: grpc.aio.Server) -> None:
         add: Any = compute_pb2_grpc.add_ComputeServiceServicer_to_server

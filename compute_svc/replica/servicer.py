@@ -59,7 +59,7 @@ class ComputeServicer(compute_pb2_grpc.ComputeServiceServicer):
 
     async def GetComputeInfo(self, request: compute_pb2.GetComputeInfoRequest, context: Context) -> compute_pb2.GetComputeInfoResponse:
         """What this replica serves and what it can hold."""
-        info, _ = self._require_loaded()
+        info, _ = self.require_loaded()
         return self._describe(info)
 
     async def Generate(self, request_iterator: Requests, context: Context) -> AsyncIterator[compute_pb2.GenerateResponse]:
@@ -71,7 +71,7 @@ class ComputeServicer(compute_pb2_grpc.ComputeServiceServicer):
             FingerprintMismatch: The gateway serves another model.
             Overloaded: The gateway does not read.
         """
-        info, dispatcher = self._require_loaded()
+        info, dispatcher = self.require_loaded()
         first = await _first_message(request_iterator)
         name = first.hello.gateway_name[:_MAX_NAME_LENGTH]
         if first.hello.HasField("fingerprint"):
@@ -82,7 +82,7 @@ class ComputeServicer(compute_pb2_grpc.ComputeServiceServicer):
         logger.info("gateway %r is connected", name)
         tasks = [
             asyncio.ensure_future(_read(request_iterator, first, gateway, dispatcher)),
-            asyncio.ensure_future(_cut_off(gateway, dispatcher, context)),
+            asyncio.ensure_future(cut_off_if_unread(gateway, dispatcher, context)),
         ]
         try:
             yield compute_pb2.GenerateResponse(hello=self._describe(info))
@@ -94,7 +94,12 @@ class ComputeServicer(compute_pb2_grpc.ComputeServiceServicer):
             dispatcher.close_gateway(gateway)
             logger.info("gateway %r is gone", name)
 
-    def _require_loaded(self) -> tuple[ReplicaInfo, Dispatcher]:
+    def require_loaded(self) -> tuple[ReplicaInfo, Dispatcher]:
+        """What serves requests.
+
+        Raises:
+            Unavailable: The model is still loading.
+        """
         if self._info is None or self._dispatcher is None:
             raise Unavailable("the model is being loaded")
         return self._info, self._dispatcher
@@ -152,7 +157,7 @@ def _take(message: compute_pb2.GenerateRequest, gateway: GatewayLink, dispatcher
         dispatcher.cancel(gateway, request)
 
 
-async def _cut_off(gateway: GatewayLink, dispatcher: Dispatcher, context: Context) -> None:
+async def cut_off_if_unread(gateway: GatewayLink, dispatcher: Dispatcher, context: Context) -> None:
     """Ends the requests and the call of a gateway that does not read: the generator hangs in a send and cannot."""
     await gateway.cut_off.wait()
     logger.warning("gateway %r is cut off: it does not read", gateway.name)

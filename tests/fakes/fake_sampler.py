@@ -39,6 +39,7 @@ class FakeSampler(sampler_pb2_grpc.SamplerServiceServicer):
         ends_requests: Whether it ever says that a request has ended.
         text_bytes: Bytes of padding in each delta's text.
         spoil: Changes each answer before it is sent; returns what is sent in its place.
+        logprobs: Whether each token comes with its log-probability, 0, and two likeliest tokens: itself and id 0.
         greets: Whether it says hello; if not, it ends the stream at once.
     """
 
@@ -53,6 +54,7 @@ class FakeSampler(sampler_pb2_grpc.SamplerServiceServicer):
         self.ends_requests = True
         self.text_bytes = 0
         self.spoil: Callable[[sampler_pb2.SampleResponse], Sequence[sampler_pb2.SampleResponse]] | None = None
+        self.logprobs = False
         self.greets = True
         self.open: dict[int, _Open] = {}
         self._server: ServiceServer | None = None
@@ -166,7 +168,10 @@ class FakeSampler(sampler_pb2_grpc.SamplerServiceServicer):
         delta.text.append(f"<{token}>" + "." * self.text_bytes)
         delta.finish_reason.append(finish)
         delta.token.append(token)
-        delta.num_logprobs.append(0)
+        delta.num_logprobs.append(int(self.logprobs))
+        if self.logprobs:
+            tops = [sampler_pb2.TopLogprob(token=one) for one in (token, 0)][: opening.sampling.top_logprobs]
+            delta.logprobs.append(sampler_pb2.TokenLogprobs(token=token, top=tops))
         if finish != common_pb2.FINISH_REASON_UNSPECIFIED:
             response.finished.append(opening.request)
             del self.open[opening.request]
