@@ -168,7 +168,7 @@ oracle: $(VENV)/.dev ## Compare every model family with a reference implementati
 	@touch $@
 
 .PHONY: compat
-compat: $(VENV)/.dev .venv-compat/.done ## Run real clients (openai, litellm, langchain, llama-index, lm-eval) against a pipeline; 1.2 GB in .venv-compat
+compat: $(VENV)/.dev .venv-compat/.done ## Run real clients (openai, litellm, langchain, llama-index, lm-eval, smg) against a pipeline; 1.2 GB in .venv-compat
 	$(BIN)/python -m tests.compat $(ARGS)
 
 .PHONY: clean

@@ -39,6 +39,9 @@ class Settings(BaseSettings):
         pattern=_ADDRESS,
         description="Address of vLLM's engine gRPC, host:port, for routers that drive vLLM workers; needs `triserve[vllm-grpc]`; unset = none",
     )
+    vllm_model_name: str | None = Field(
+        None, min_length=1, max_length=256, description="Name under which those routers find the model; default: the model folder's"
+    )
     log_format: Literal["text", "json"] = Field("text", description="Form of the log: lines of text, or a JSON object a line")
     otlp_endpoint: str | None = Field(
         None,

@@ -321,6 +321,7 @@ class ComputeService:
             self._servicer,
             self._settings.model,
             read_model_facts(self._settings.model),
+            model_name=self._settings.vllm_model_name or self._settings.model.name,
             max_running_requests=self._settings.max_running_requests,
             is_ready=lambda: self.health.ready,
         )

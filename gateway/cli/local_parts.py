@@ -164,6 +164,7 @@ def _compute(config: PipelineConfig, inherited: Mapping[str, str], name: str, ad
         settings["COMPUTE_MAX_MODEL_LEN_TOKENS"] = str(config.max_model_len)
     defaults = {
         "COMPUTE_DRAIN_TIMEOUT_S": _DRAIN_S,
+        "COMPUTE_VLLM_MODEL_NAME": config.model.name,
         # One core is everybody else's. Threads of a product spin until the last one has its share: one that has to give way to another
         # process holds up all, ten times as long as the core it would have added saves.
         "COMPUTE_THREADS": str(max(1, (config.num_cores - 1) // config.num_computes)),

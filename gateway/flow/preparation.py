@@ -13,7 +13,6 @@ from gateway.flow.generation import Choice, EncodedPrompt
 from gateway.flow.limits import Limits
 from gateway.flow.resolve import (
     check_prompt_ids,
-    choice_seed,
     in_openais_words,
     kept_prompt_tokens,
     longest_prompt,
@@ -24,6 +23,7 @@ from gateway.flow.served_model import ServedModel
 from gateway.flow.token_rules import check_something_is_left, sampling_strings
 from gateway.metrics import Metrics
 from triserve.rpc.errors import InvalidRequest, PromptTooLong
+from triserve.rpc.sampling import choice_seed
 from triserve.v1 import tokenizer_pb2
 
 

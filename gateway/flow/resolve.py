@@ -17,11 +17,6 @@ from triserve.rpc.limits import shown
 from triserve.rpc.sampling import Grammar
 from triserve.v1 import chat_pb2, common_pb2, tokenizer_pb2
 
-_MASK_64 = (1 << 64) - 1
-# The increment and multipliers of SplitMix64, whose output function spreads consecutive inputs over all 64 bits.
-_SPLITMIX_STEP = 0x9E3779B97F4A7C15
-_SPLITMIX_1 = 0xBF58476D1CE4E5B9
-_SPLITMIX_2 = 0x94D049BB133111EB
 # The contract has no 0: no set of tokens has so little probability. Clients mean the likeliest alone.
 TOP_P = contract.TOP_P._replace(excludes_low=False)
 _FILTERS = {
@@ -333,27 +328,6 @@ def check_prompt_ids(token_ids: Sequence[int], wishes: Wishes, model: ServedMode
     if len(token_ids) > (longest := longest_prompt(wishes, model)):
         raise _too_long(len(token_ids), longest, model, field=field)
     check_token_ids(field, token_ids, model)
-
-
-def choice_seed(seed: int, choice: int) -> int:
-    """The seed of the choice-th answer to a prompt.
-
-    Choice 0 has the request's own seed, so that it is the answer a request with n = 1 gets. Choice i has the i-th output of a
-    SplitMix64 generator that starts at the seed: far apart for neighbouring seeds and neighbouring choices.
-
-    Args:
-        seed: of the request, any int; only its low 64 bits count.
-        choice: 0 <= choice < n.
-
-    Returns:
-        A seed in [0, 2**64).
-    """
-    if not choice:
-        return seed & _MASK_64
-    mixed = (seed + choice * _SPLITMIX_STEP) & _MASK_64
-    mixed = ((mixed ^ (mixed >> 30)) * _SPLITMIX_1) & _MASK_64
-    mixed = ((mixed ^ (mixed >> 27)) * _SPLITMIX_2) & _MASK_64
-    return mixed ^ (mixed >> 31)
 
 
 def _within(name: str, value: int, low: int, high: int) -> None:

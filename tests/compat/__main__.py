@@ -14,7 +14,7 @@ import urllib.request
 from pathlib import Path
 from typing import NamedTuple
 
-from tests.e2e.local_pipeline import Pipeline
+from tests.e2e.local_pipeline import Pipeline, free_port
 
 ROOT = Path(__file__).parents[2]
 CLIENTS = Path(__file__).parent / "clients"
@@ -41,16 +41,19 @@ def main() -> int:
     parser.add_argument("clients", nargs="*", help="names of files in tests/compat/clients; none = all")
     parser.add_argument("--python", type=Path, default=PYTHON, help="interpreter of the environment the clients are installed in")
     parser.add_argument("--url", help="a server that runs already, without /v1; default: a pipeline is started")
+    parser.add_argument(
+        "--vllm-worker", default=f"127.0.0.1:{free_port()}", help="its compute replica's COMPUTE_VLLM_LISTEN; default: that of the pipeline"
+    )
     arguments = parser.parse_args()
     names = arguments.clients or sorted(path.stem for path in CLIENTS.glob("[a-z]*.py") if path.stem != "checks")
-    pipeline = None if arguments.url else Pipeline(["--dtype", "float32"])
+    pipeline = None if arguments.url else Pipeline(["--dtype", "float32"], environment={"COMPUTE_VLLM_LISTEN": arguments.vllm_worker})
     if pipeline is not None:
         pipeline.start()
     try:
         url = arguments.url or (pipeline.url if pipeline else "")
         with urllib.request.urlopen(f"{url}/v1/models", timeout=30) as response:
             model = str(json.load(response)["data"][0]["id"])
-        checks = [check for name in names for check in run_client(name, url, model, arguments.python)]
+        checks = [check for name in names for check in run_client(name, [url, model, arguments.vllm_worker], arguments.python)]
     finally:
         if pipeline is not None:
             pipeline.stop()
@@ -60,10 +63,10 @@ def main() -> int:
     return 1 if any(check.failure for check in checks) or not checks else 0
 
 
-def run_client(name: str, url: str, model: str, python: Path) -> list[Check]:
+def run_client(name: str, server: list[str], python: Path) -> list[Check]:
     """The outcomes of one client's checks; a client that does not even start is one failure."""
     try:
-        ended = _run(name, url, model, python)
+        ended = _run(name, server, python)
     except subprocess.TimeoutExpired:
         return [Check(name, "", "ends", f"still running after {_PATIENCE_S} s")]
     lines = [line for line in ended.stdout.splitlines() if line.startswith('{"client"')]
@@ -74,9 +77,9 @@ def run_client(name: str, url: str, model: str, python: Path) -> list[Check]:
     return checks
 
 
-def _run(name: str, url: str, model: str, python: Path) -> subprocess.CompletedProcess[str]:
+def _run(name: str, server: list[str], python: Path) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
-        [str(python), "-m", f"tests.compat.clients.{name}", url, model],
+        [str(python), "-m", f"tests.compat.clients.{name}", *server],
         env={**os.environ, **_ALONE, "PYTHONPATH": str(ROOT)},
         capture_output=True,
         text=True,

@@ -10,10 +10,10 @@ from typing import TypeVar
 from smg_grpc_proto import vllm_engine_pb2
 
 from triserve.rpc.errors import InvalidRequest, PromptTooLong, ServiceError
+from triserve.rpc.sampling import choice_seed
 from triserve.v1 import common_pb2, compute_pb2
 
 MAX_CHOICES = 128
-_MASK_64 = (1 << 64) - 1
 _NO_IMAGES = "images and videos are not supported"
 _NO_TRANSFER = "KV of other engines is not supported"
 _REFUSED = {
@@ -67,7 +67,7 @@ def read_generate_request(
     sampling, stopping = _sampling(params), _stopping(params, ends, room)
     submissions = []
     for index in range(num_choices):
-        sampling.seed = (params.seed + index) & _MASK_64 if params.HasField("seed") else secrets.randbits(64)
+        sampling.seed = choice_seed(params.seed, index) if params.HasField("seed") else secrets.randbits(64)
         submissions.append(
             compute_pb2.SubmitRequest(
                 request=index,

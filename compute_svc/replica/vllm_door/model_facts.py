@@ -97,13 +97,15 @@ def _object(path: Path) -> dict[str, Any]:
     return content if isinstance(content, dict) else {}
 
 
-def _ids_of_names(definition: dict[str, Any]) -> dict[Any, Any]:
+def _ids_of_names(definition: dict[str, Any]) -> dict[str | None, Any]:
     """Ids of a tokenizer.json's tokens, by their text."""
-    model = definition.get("model")
+    model, added = definition.get("model"), definition.get("added_tokens")
     vocabulary = model.get("vocab") if isinstance(model, dict) else None
-    added = definition.get("added_tokens")
-    of_added = {token.get("content"): token.get("id") for token in added if isinstance(token, dict)} if isinstance(added, list) else {}
-    return (vocabulary if isinstance(vocabulary, dict) else {}) | of_added
+    found: dict[str | None, Any] = dict(vocabulary) if isinstance(vocabulary, dict) else {}
+    for token in added if isinstance(added, list) else ():
+        if (content := _content(token)) is not None:
+            found[content] = token.get("id") if isinstance(token, dict) else None
+    return found
 
 
 def _ids(value: object) -> list[int]:

@@ -47,16 +47,25 @@ class VllmServicer:
         replica: whose dispatcher and load it uses.
         folder: of the model.
         facts: of that folder.
+        model_name: under which routers find the model.
         max_running_requests: of the replica.
         is_ready: whether the replica takes requests.
     """
 
     def __init__(
-        self, replica: ComputeServicer, folder: Path, facts: ModelFacts, *, max_running_requests: int, is_ready: Callable[[], bool]
+        self,
+        replica: ComputeServicer,
+        folder: Path,
+        facts: ModelFacts,
+        *,
+        model_name: str,
+        max_running_requests: int,
+        is_ready: Callable[[], bool],
     ) -> None:
         self._replica = replica
         self._folder = folder
         self._facts = facts
+        self._model_name = model_name
         self._max_running_requests = max_running_requests
         self._is_ready = is_ready
         self._links: dict[str, GatewayLink] = {}
@@ -123,7 +132,7 @@ class VllmServicer:
             is_generation=True,
             max_context_length=info.max_model_len_tokens,
             vocab_size=info.logits_width,
-            served_model_name=self._folder.name,
+            served_model_name=self._model_name,
             tokenizer_path=str(self._folder),
             model_type=self._facts.model_type,
             architectures=self._facts.architectures,

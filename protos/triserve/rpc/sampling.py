@@ -11,6 +11,11 @@ from triserve.rpc import limits
 from triserve.rpc.errors import InvalidRequest
 from triserve.v1 import common_pb2
 
+_MASK_64 = (1 << 64) - 1
+# The increment and multipliers of SplitMix64, whose output function spreads consecutive inputs over all 64 bits.
+_SPLITMIX_STEP = 0x9E3779B97F4A7C15
+_SPLITMIX_1 = 0xBF58476D1CE4E5B9
+_SPLITMIX_2 = 0x94D049BB133111EB
 _RANGES = {
     "temperature": limits.TEMPERATURE,
     "top_p": limits.TOP_P,
@@ -298,3 +303,24 @@ def check_ids(field: str, ids: Sequence[int], logits_width: int) -> None:
     """
     if ids and max(ids) >= logits_width:
         raise InvalidRequest(f"{field} has id {max(ids)}, the limit is {logits_width - 1}", field=field)
+
+
+def choice_seed(seed: int, choice: int) -> int:
+    """The seed of the choice-th answer to a prompt.
+
+    Choice 0 has the request's own seed, so that it is the answer a request with n = 1 gets. Choice i has the i-th output of a
+    SplitMix64 generator that starts at the seed: far apart for neighbouring seeds and neighbouring choices.
+
+    Args:
+        seed: of the request, any int; only its low 64 bits count.
+        choice: 0 <= choice < n.
+
+    Returns:
+        A seed in [0, 2**64).
+    """
+    if not choice:
+        return seed & _MASK_64
+    mixed = (seed + choice * _SPLITMIX_STEP) & _MASK_64
+    mixed = ((mixed ^ (mixed >> 30)) * _SPLITMIX_1) & _MASK_64
+    mixed = ((mixed ^ (mixed >> 27)) * _SPLITMIX_2) & _MASK_64
+    return mixed ^ (mixed >> 31)

@@ -9,7 +9,7 @@ from collections.abc import Callable
 from importlib import metadata
 
 QUESTION = [{"role": "user", "content": "What is a merge step?"}]
-# The server's name for its model; the command line is the server's address, without /v1, and this.
+# The server's name for its model; the command line is the server's address, without /v1, this, and where its replica speaks vLLM's engine gRPC.
 MODEL = sys.argv[2]
 
 Check = Callable[[str], None]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 from typing import get_args
 
@@ -52,6 +53,25 @@ def test_samplers_are_separated_by_commas(folder: Path, monkeypatch: pytest.Monk
 def test_a_bad_value_is_refused(folder: Path, monkeypatch: pytest.MonkeyPatch, variable: str, value: str, words: str) -> None:
     monkeypatch.setenv(variable, value)
     with pytest.raises(ValidationError, match=words):
+        Settings()
+
+
+def test_vllm_s_messages_must_be_installed_where_they_are_spoken(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("COMPUTE_VLLM_LISTEN", "127.0.0.1:0")
+    with monkeypatch.context() as without:
+        # What the import system says of a module that is not there.
+        without.setitem(sys.modules, "smg_grpc_proto", None)
+        with pytest.raises(ValidationError, match=r"smg-grpc-proto is not installed: pip install 'triserve\[vllm-grpc\]'"):
+            Settings()
+
+
+def test_plain_text_beyond_this_machine_is_refused_at_vllm_s_door_too(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    pytest.importorskip("smg_grpc_proto", reason="smg-grpc-proto is not installed")
+    monkeypatch.setenv("COMPUTE_REQUIRE_TLS", "true")
+    monkeypatch.setenv("COMPUTE_VLLM_LISTEN", "127.0.0.1:0")
+    Settings()
+    monkeypatch.setenv("COMPUTE_VLLM_LISTEN", "0.0.0.0:7500")
+    with pytest.raises(ValidationError, match=r"COMPUTE_VLLM_LISTEN is 0\.0\.0\.0:7500"):
         Settings()
 
 

@@ -7,10 +7,12 @@ import math
 from typing import Any
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from triserve.rpc import limits
 from triserve.rpc.errors import InvalidRequest
-from triserve.rpc.sampling import Grammar, Sampling, Stopping, check_ids
+from triserve.rpc.sampling import Grammar, Sampling, Stopping, check_ids, choice_seed
 from triserve.v1 import common_pb2
 
 WIDTH = 100
@@ -199,3 +201,16 @@ def test_what_changes_logits_is_known_to(field: str, value: Any) -> None:
     fields: dict[str, Any] = {field: value}
     assert Sampling(**fields).changes_logits
     assert not Sampling().changes_logits
+
+
+@given(st.integers(-(2**63), 2**64 - 1))
+def test_the_first_choice_has_the_requests_own_seed_and_others_have_others(seed: int) -> None:
+    seeds = [choice_seed(seed, choice) for choice in range(16)]
+    assert seeds[0] == seed % 2**64
+    assert len(set(seeds)) == 16
+    assert all(0 <= one < 2**64 for one in seeds)
+
+
+def test_seeds_of_choices_are_splitmix64() -> None:
+    # The published test vector of SplitMix64 for seed 1234567.
+    assert [choice_seed(1234567, choice) for choice in (1, 2, 3)] == [6457827717110365317, 3203168211198807973, 9817491932198370423]

@@ -16,12 +16,12 @@ from gateway.flow.limits import Limits
 from gateway.flow.live_generation import LiveGeneration
 from gateway.flow.pipeline import Pipeline, remaining_ms
 from gateway.flow.preparation import in_clients_words
-from gateway.flow.resolve import choice_seed
 from gateway.flow.served_model import ServedModel, ServedNames
 from gateway.metrics import Metrics
 from prompt_cache import CacheConfig, PromptCache
 from tests.fakes.fake_stages import MODEL, Clock, FakeAttempt, FakeReplica, FakeStages, says, until
 from triserve.rpc.errors import DeadlineExceeded, Internal, InvalidRequest, NotFound, Overloaded, PromptTooLong, ServiceError, Unavailable
+from triserve.rpc.sampling import choice_seed
 from triserve.v1 import tokenizer_pb2
 
 HI = says(("H", [72]), ("i", [105, 7]))

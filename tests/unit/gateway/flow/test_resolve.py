@@ -17,7 +17,6 @@ from gateway.flow.resolve import (
     check_prompt_ids,
     check_shape,
     check_template_reads,
-    choice_seed,
     kept_prompt_tokens,
     resolve_sampling,
     resolve_stopping,
@@ -340,19 +339,6 @@ def test_a_priority_of_many_digits_is_not_sent_back_whole() -> None:
     with pytest.raises(InvalidRequest) as caught:
         check_priority(call(priority=-(10**4000)), BY_PRIORITY)
     assert len(caught.value.message) < 120
-
-
-@given(st.integers(-(2**63), 2**64 - 1))
-def test_the_first_choice_has_the_requests_own_seed_and_others_have_others(seed: int) -> None:
-    seeds = [choice_seed(seed, choice) for choice in range(16)]
-    assert seeds[0] == seed % 2**64
-    assert len(set(seeds)) == 16
-    assert all(0 <= one < 2**64 for one in seeds)
-
-
-def test_seeds_of_choices_are_splitmix64() -> None:
-    # The published test vector of SplitMix64 for seed 1234567.
-    assert [choice_seed(1234567, choice) for choice in (1, 2, 3)] == [6457827717110365317, 3203168211198807973, 9817491932198370423]
 
 
 def test_an_answer_of_a_form_has_no_tools_that_may_be_called() -> None:
