@@ -88,6 +88,10 @@ def _fields(descriptor: Descriptor, depth: int) -> st.SearchStrategy[dict[str, A
 
 
 def _values(field: FieldDescriptor) -> st.SearchStrategy[Any]:
+    if field.message_type is not None and field.message_type.GetOptions().map_entry:
+        key, value = field.message_type.fields
+        # A map whose values are messages cannot be filled by a dictionary; none here matters.
+        return st.just({}) if value.message_type is not None else st.dictionaries(_value(key), _value(value), max_size=4)
     one = _value(field)
     if not field.is_repeated:
         return one

@@ -69,6 +69,9 @@ class VllmServicer:
         self._max_running_requests = max_running_requests
         self._is_ready = is_ready
         self._links: dict[str, GatewayLink] = {}
+        # Made once, for callers however many and slow.
+        self._archive: tuple[bytes, str] | None = None
+        self._archiving = asyncio.Lock()
         self._started_at = time.monotonic()
         self._last_request_at = 0.0
 
@@ -97,8 +100,14 @@ class VllmServicer:
         if request.request_id in self._links:
             raise InvalidRequest(f"request {request.request_id[:64]!r} is under way already", field="request_id")
         link = self._links[request.request_id] = dispatcher.open_gateway("vllm")
+
+        def leave() -> None:
+            dispatcher.close_gateway(link)
+            if self._links.get(request.request_id) is link:
+                del self._links[request.request_id]
+
         # The generator may hang in a send when the caller goes; this tells of the end whatever it hangs in.
-        context.add_done_callback(lambda _: dispatcher.close_gateway(link))  # type: ignore[arg-type]  # the stubs want a class here
+        context.add_done_callback(lambda _: leave())  # type: ignore[arg-type]  # the stubs want a class here
         watch = asyncio.ensure_future(cut_off_if_unread(link, dispatcher, context))
         try:
             for submission in submissions:
@@ -107,8 +116,7 @@ class VllmServicer:
                 yield response
         finally:
             watch.cancel()
-            dispatcher.close_gateway(link)
-            del self._links[request.request_id]
+            leave()
 
     async def Abort(self, request: vllm_engine_pb2.AbortRequest, context: Context) -> vllm_engine_pb2.AbortResponse:
         """Ends requests; their calls answer what came until then. Those that are not under way are ignored."""
@@ -182,7 +190,10 @@ class VllmServicer:
 
     async def GetTokenizer(self, request: smg_pb2.GetTokenizerRequest, context: Context) -> AsyncIterator[smg_pb2.GetTokenizerChunk]:
         """The model folder's tokenizer files."""
-        content, sha256 = await asyncio.to_thread(tokenizer_archive, self._folder)
+        async with self._archiving:
+            if self._archive is None:
+                self._archive = await asyncio.to_thread(tokenizer_archive, self._folder)
+        content, sha256 = self._archive
         for offset in range(0, len(content), _CHUNK_BYTES):
             piece = content[offset : offset + _CHUNK_BYTES]
             yield smg_pb2.GetTokenizerChunk(data=piece, sha256=sha256 if offset + len(piece) == len(content) else "")
