@@ -52,7 +52,7 @@ async def beside_a_hostile_router(folder: Path, requests: Sequence[bytes], calls
         target = f"127.0.0.1:{replica.running.vllm_port}"
         gateway = await replica.gateway()
         # Those that wait for a grammar's masks, which the fake sampler has none of, are left when the innocents have ended.
-        tasks = [asyncio.create_task(send_all(target, f"{PREFIX}Generate", [request])) for request in requests]
+        tasks: list[asyncio.Task[Any]] = [asyncio.create_task(send_all(target, f"{PREFIX}Generate", [request])) for request in requests]
         tasks.append(asyncio.create_task(call_all(target, [(PREFIX + method, content) for method, content in calls])))
         for number in range(4):
             await gateway.submit(number, [number, 2], 6)
