@@ -2,34 +2,35 @@
 
 from __future__ import annotations
 
-import json
 import threading
 from collections import OrderedDict
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import cached_property
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from llguidance import LLMatcher, LLParserLimits, LLTokenizer, TokenizerWrapper
 from tokenizers import Tokenizer
 
+from sampler_svc.grammar_check.checker import Checked, Words, refused
+from sampler_svc.grammar_check.errors import CannotHold
+from sampler_svc.grammar_check.longest_match import LongestMatch
+from sampler_svc.grammar_check.source import source_of
 from sampler_svc.vocabulary import Vocabulary
 from triserve.rpc.errors import InvalidRequest
 from triserve.rpc.sampling import Grammar
 from triserve.rpc.token_mask import mask_bytes
 
-# Compiled grammars that are kept, and the bytes of their texts together.
-_MAX_KEPT = 128
-_MAX_KEPT_BYTES = 8 * 1024 * 1024
-_MAX_SHOWN_CHARS = 300
+# Compiled grammars that are kept, and the bytes that they and their texts have together; what one has at least.
+_MAX_KEPT = 1024
+_MAX_KEPT_BYTES = 64 << 20
+_MIN_BYTES = 16 << 10
 _END = "<|triserve end of grammar|>"
-_THREADS = 2
-# JSON comes in one line, with a space behind commas and colons or without. A model that is bound to a form may not leave it for white space without
-# end, as small ones do where they may.
-_ITEM_SEPARATOR, _KEY_SEPARATOR = r",\x20?", r":\x20?"
+_THREADS = 3
 # Below llguidance's own, which let a text of some kilobytes take seconds: what agents send takes a hundredth of these.
-_LIMITS = LLParserLimits(initial_lexer_fuel=500_000, step_lexer_fuel=30_000, max_lexer_states=50_000, step_max_items=50_000)
+_LIMITS: dict[str, Any] = {"initial_lexer_fuel": 500_000, "step_lexer_fuel": 30_000, "max_lexer_states": 50_000, "step_max_items": 50_000}
 
 
 class GrammarState:
@@ -92,16 +93,16 @@ class GrammarCompiler:
     Args:
         tokenizer: path of the tokenizer.json.
         vocabulary: of the same.
-        limits: on what compiling and going on may cost.
+        limits: of llguidance by name, on what compiling and going on may cost.
     """
 
-    def __init__(self, tokenizer: Path, vocabulary: Vocabulary, limits: LLParserLimits = _LIMITS) -> None:
-        self._limits = limits
+    def __init__(self, tokenizer: Path, vocabulary: Vocabulary, limits: Mapping[str, Any] = _LIMITS) -> None:
+        self._limits = dict(limits)
         self._path = tokenizer
         self._vocabulary = vocabulary
         self._threads = ThreadPoolExecutor(_THREADS, thread_name_prefix="grammars")
         self._lock = threading.Lock()
-        self._kept: OrderedDict[Grammar, LLMatcher] = OrderedDict()
+        self._kept: OrderedDict[Grammar, tuple[LLMatcher, int]] = OrderedDict()
         self._kept_bytes = 0
 
     @property
@@ -113,19 +114,43 @@ class GrammarCompiler:
         """Begins nothing more."""
         self._threads.shutdown(wait=False, cancel_futures=True)
 
-    def open(self, grammar: Grammar, logits_width: int, stop_token_ids: Iterable[int], generated: Sequence[int]) -> GrammarState:
+    def words(self) -> Words:
+        """What a process that checks grammars is told. May take a while.
+
+        Raises:
+            InvalidRequest: the tokenizer is of a kind whose texts cannot be bound.
+        """
+        with self._lock:
+            written = self._written
+        return Words(written.tokens, written.special_token_ids, written.eos_token_id, self._limits)
+
+    def open(
+        self,
+        grammar: Grammar,
+        logits_width: int,
+        stop_token_ids: Iterable[int],
+        generated: Sequence[int],
+        checked: Checked | None = None,
+    ) -> GrammarState:
         """A new answer's state, behind what was generated of it before. May take a while.
+
+        Args:
+            grammar: what the text must be.
+            logits_width: every id is below it.
+            stop_token_ids: end the answer where its text is whole.
+            generated: of the answer so far.
+            checked: what came of checking the grammar; None = it is trusted: what compiling it takes is bounded by llguidance's limits alone.
 
         Raises:
             InvalidRequest: it is no grammar, asks for what cannot be held, or is too complex; or what was generated is not of it, or all of it.
         """
         with self._lock:
-            matcher = self._kept.get(grammar)
-            if matcher is not None:
+            kept = self._kept.get(grammar)
+            if kept is not None:
                 self._kept.move_to_end(grammar)
-        if matcher is None:
-            matcher = self._compile(grammar)
-            self._keep(grammar, matcher)
+        matcher = self._compile(grammar, checked) if kept is None else kept[0]
+        if kept is None:
+            self._keep(grammar, matcher, max(_MIN_BYTES, checked.num_bytes if checked is not None else 0) + len(grammar.text))
         state = GrammarState(matcher.deep_copy(), self._tokenizer.eos_token, logits_width, stop_token_ids)
         if generated and not state.advance(generated):
             raise InvalidRequest("generated_token_ids has what the grammar does not allow", field="generated_token_ids")
@@ -137,32 +162,39 @@ class GrammarCompiler:
 
     @cached_property
     def _tokenizer(self) -> LLTokenizer:
+        return LLTokenizer(TokenizerWrapper(self._written))
+
+    @cached_property
+    def _written(self) -> _WrittenTokens:
         if not self._vocabulary.independent:
             raise InvalidRequest(
                 "grammar cannot be held: this model's tokenizer writes a token in ways that depend on its neighbours", field="grammar"
             )
-        return LLTokenizer(TokenizerWrapper(_WrittenTokens(self._vocabulary, Tokenizer.from_file(str(self._path)))))
+        return _WrittenTokens(self._vocabulary, Tokenizer.from_file(str(self._path)))
 
-    def _compile(self, grammar: Grammar) -> LLMatcher:
+    def _compile(self, grammar: Grammar, checked: Checked | None) -> LLMatcher:
+        with self._lock:
+            tokenizer = self._tokenizer
         try:
-            with self._lock:
-                tokenizer = self._tokenizer
-            matcher = LLMatcher(tokenizer, _source(grammar), log_level=0, limits=self._limits)
+            source = source_of(grammar.kind, grammar.text) if checked is None else checked.source
+        except CannotHold as error:
+            raise refused(error.why) from None
         except ValueError as error:
             raise refused(str(error)) from None
+        matcher = LLMatcher(tokenizer, source, log_level=0, limits=LLParserLimits(**self._limits))
         if matcher.is_error():
             raise refused(matcher.get_error())
         return matcher
 
-    def _keep(self, grammar: Grammar, matcher: LLMatcher) -> None:
+    def _keep(self, grammar: Grammar, matcher: LLMatcher, num_bytes: int) -> None:
         with self._lock:
             if grammar in self._kept:
                 return
-            self._kept[grammar] = matcher
-            self._kept_bytes += len(grammar.text)
+            self._kept[grammar] = matcher, num_bytes
+            self._kept_bytes += num_bytes
             while len(self._kept) > _MAX_KEPT or (self._kept_bytes > _MAX_KEPT_BYTES and len(self._kept) > 1):
-                oldest, _ = self._kept.popitem(last=False)
-                self._kept_bytes -= len(oldest.text)
+                _, (_, freed) = self._kept.popitem(last=False)
+                self._kept_bytes -= freed
 
 
 class _WrittenTokens:
@@ -183,45 +215,11 @@ class _WrittenTokens:
         self.special_token_ids = [*vocabulary.special_names, size]
         self.tokens = [vocabulary.special_names.get(token, "").encode() or text for token, text in enumerate(written)] + [_END.encode()]
         self._written = written
-        self._ids = {text: token for token, text in reversed(list(enumerate(written))) if text}
-        self._longest = max(map(len, self._ids), default=0)
+        self._longest = LongestMatch(written)
 
     def __call__(self, text: bytes) -> list[int]:
         """Tokens of a text: the model's own, or else the longest that fit, one after the other."""
         ids: list[int] = self._tokenizer.encode(text.decode(errors="replace"), add_special_tokens=False).ids
         if b"".join(self._written[token] for token in ids) == text:
             return ids
-        ids, place = [], 0
-        while place < len(text):
-            lengths = range(min(self._longest, len(text) - place), 0, -1)
-            length = next((length for length in lengths if text[place : place + length] in self._ids), None)
-            if length is None:
-                break
-            ids.append(self._ids[text[place : place + length]])
-            place += length
-        return ids
-
-
-def _source(grammar: Grammar) -> str:
-    if grammar.kind == "json_schema":
-        try:
-            schema = json.loads(grammar.text)
-        except (ValueError, RecursionError):
-            raise InvalidRequest("grammar is no JSON schema: it is no JSON", field="grammar") from None
-        if not isinstance(schema, dict | bool):
-            raise InvalidRequest("grammar is no JSON schema: it is neither an object nor a boolean", field="grammar")
-        return str(
-            LLMatcher.grammar_from_json_schema(
-                grammar.text, overrides={"whitespace_flexible": False, "item_separator": _ITEM_SEPARATOR, "key_separator": _KEY_SEPARATOR}
-            )
-        )
-    if grammar.kind == "regex":
-        return str(LLMatcher.grammar_from_regex(grammar.text))
-    return str(LLMatcher.grammar_from_lark(grammar.text))
-
-
-def refused(why: str) -> InvalidRequest:
-    """What a client is told of a grammar that cannot be held."""
-    line = " ".join(why.split())
-    shown = "".join(character if character.isprintable() else "?" for character in line[:_MAX_SHOWN_CHARS])
-    return InvalidRequest(f"grammar cannot be held: {shown}", field="grammar")
+        return self._longest(text)

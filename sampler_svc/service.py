@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import asyncio
 from importlib.metadata import version
 from typing import Any
 
 import grpc
 
+from sampler_svc.grammar_check.checker import CheckLimits, GrammarChecker, Words
 from sampler_svc.grammars import GrammarCompiler
 from sampler_svc.metrics import Metrics, StateCollector
 from sampler_svc.request_slots import RequestSlots
@@ -38,8 +40,17 @@ class SamplerService:
         self.registry = new_registry("sampler", version("triserve"))
         slots = RequestSlots(settings.max_open_requests)
         self._grammars = GrammarCompiler(settings.model / "tokenizer.json", vocabulary)
+        limits = CheckLimits(settings.grammar_timeout_s, settings.grammar_memory_bytes, settings.grammar_workers)
+        self._checker = GrammarChecker(self._words, limits)
         servicer = SamplerServicer(
-            vocabulary, self._grammars, fingerprint_of(settings.model), slots, settings.max_queued_frames, Metrics(self.registry), tracer
+            vocabulary,
+            self._grammars,
+            self._checker,
+            fingerprint_of(settings.model),
+            slots,
+            settings.max_queued_frames,
+            Metrics(self.registry),
+            tracer,
         )
         self._servicer = servicer
         self.registry.register(StateCollector(open_requests=lambda: slots.open_requests, oldest_frame_s=lambda: servicer.oldest_frame_s))
@@ -66,7 +77,11 @@ class SamplerService:
         await self._server.leave(has_peers=self._servicer.has_streams)
         await self._servicer.drain(self._settings.drain_timeout_s)
         await self._server.stop(_LAST_ANSWERS_S)
+        await self._checker.close()
         self._grammars.close()
+
+    async def _words(self) -> Words:
+        return await asyncio.get_running_loop().run_in_executor(self._grammars.threads, self._grammars.words)
 
     def _register(self, server: grpc.aio.Server) -> None:
         add: Any = sampler_pb2_grpc.add_SamplerServiceServicer_to_server

@@ -12,6 +12,7 @@ from typing import Any, TypeAlias
 import grpc
 
 from sampler_svc.frame_queue import FrameQueue
+from sampler_svc.grammar_check.checker import GrammarChecker
 from sampler_svc.grammars import GrammarCompiler, GrammarState
 from sampler_svc.metrics import Metrics
 from sampler_svc.request_slots import RequestSlots
@@ -40,6 +41,7 @@ class SamplerServicer(sampler_pb2_grpc.SamplerServiceServicer):
     Args:
         vocabulary: of the tokenizer.
         grammars: for the same tokenizer.
+        checker: of grammars, before they are compiled.
         fingerprint: of the model folder.
         slots: of the process.
         max_queued_frames: frames of one stream that may wait.
@@ -51,6 +53,7 @@ class SamplerServicer(sampler_pb2_grpc.SamplerServiceServicer):
         self,
         vocabulary: Vocabulary,
         grammars: GrammarCompiler,
+        checker: GrammarChecker,
         fingerprint: common_pb2.Fingerprint,
         slots: RequestSlots,
         max_queued_frames: int,
@@ -61,6 +64,9 @@ class SamplerServicer(sampler_pb2_grpc.SamplerServiceServicer):
         self._tracer = tracer
         self._vocabulary = vocabulary
         self._grammars = grammars
+        self._checker = checker
+        # Grammars that are being checked or compiled.
+        self._opening: set[asyncio.Task[GrammarState]] = set()
         self._fingerprint = fingerprint
         self._slots = slots
         self._audits = Audits()
@@ -179,10 +185,11 @@ class SamplerServicer(sampler_pb2_grpc.SamplerServiceServicer):
 
     def _compile(self, wanted: ToCompile, logits_width: int, queue: FrameQueue[_Message]) -> None:
         """Has a grammar compiled; what comes of it goes into the queue."""
-        work = partial(self._grammars.open, wanted.grammar, logits_width, wanted.stop_token_ids, list(wanted.generated))
-        future = asyncio.get_running_loop().run_in_executor(self._grammars.threads, work)
+        task = asyncio.create_task(self._opened(wanted, logits_width))
+        self._opening.add(task)
 
-        def put(done: asyncio.Future[GrammarState]) -> None:
+        def put(done: asyncio.Task[GrammarState]) -> None:
+            self._opening.discard(done)
             if done.cancelled():
                 return
             error = done.exception()
@@ -191,7 +198,12 @@ class SamplerServicer(sampler_pb2_grpc.SamplerServiceServicer):
                 error = Internal("the grammar could not be compiled")
             queue.put(Compiled(wanted.request, done.result() if error is None else error))
 
-        future.add_done_callback(put)
+        task.add_done_callback(put)
+
+    async def _opened(self, wanted: ToCompile, logits_width: int) -> GrammarState:
+        checked = await self._checker.check(wanted.grammar)
+        work = partial(self._grammars.open, wanted.grammar, logits_width, wanted.stop_token_ids, list(wanted.generated), checked)
+        return await asyncio.get_running_loop().run_in_executor(self._grammars.threads, work)
 
 
 def _read_frames(messages: Sequence[sampler_pb2.SampleRequest], done: int, logits_width: int) -> tuple[list[Frame], ServiceError | None]:

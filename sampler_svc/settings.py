@@ -48,6 +48,18 @@ class Settings(BaseSettings):
         le=4096,
         description="Frames of one compute replica that may wait; no more are read from its stream before some are answered.",
     )
+    grammar_timeout_s: float = Field(
+        2.0, ge=0.01, le=60, description="Seconds that compiling a grammar may take; one that takes longer is refused as too complex."
+    )
+    grammar_memory_bytes: int = Field(
+        128 << 20,
+        ge=16 << 20,
+        le=64 << 30,
+        description="Bytes of memory that compiling a grammar may take; one that takes more is refused as too complex.",
+    )
+    grammar_workers: int = Field(
+        2, ge=1, le=64, description="Grammars that are checked at once, each in a process; one that takes long is one more."
+    )
     drain_timeout_s: float = Field(20.0, ge=0, le=3600, description="Seconds that requests under way may take to end after SIGTERM.")
 
     @field_validator("tls_clients", mode="before")
