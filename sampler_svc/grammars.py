@@ -17,7 +17,7 @@ from tokenizers import Tokenizer
 from sampler_svc.grammar_check.checker import Checked, Words, refused
 from sampler_svc.grammar_check.errors import CannotHold
 from sampler_svc.grammar_check.longest_match import LongestMatch
-from sampler_svc.grammar_check.source import source_of
+from sampler_svc.grammar_check.source import reworded, source_of
 from sampler_svc.vocabulary import Vocabulary
 from triserve.rpc.errors import InvalidRequest
 from triserve.rpc.sampling import Grammar
@@ -183,7 +183,7 @@ class GrammarCompiler:
             raise refused(str(error)) from None
         matcher = LLMatcher(tokenizer, source, log_level=0, limits=LLParserLimits(**self._limits))
         if matcher.is_error():
-            raise refused(matcher.get_error())
+            raise refused(reworded(matcher.get_error()))
         return matcher
 
     def _keep(self, grammar: Grammar, matcher: LLMatcher, num_bytes: int) -> None:

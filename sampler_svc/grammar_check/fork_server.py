@@ -22,7 +22,7 @@ from llguidance import LLMatcher, LLParserLimits, LLTokenizer, TokenizerWrapper
 
 from sampler_svc.grammar_check.errors import CannotHold
 from sampler_svc.grammar_check.longest_match import LongestMatch
-from sampler_svc.grammar_check.source import source_of
+from sampler_svc.grammar_check.source import reworded, source_of
 
 _PIECE_BYTES = 1 << 16
 # Half of what threads have for the same grammar, which is compiled in one of them when it has passed.
@@ -185,17 +185,11 @@ def _checker(told: dict[str, Any]) -> Callable[[str, str], dict[str, Any]]:
             # As dear as the grammar itself where there is much to choose from at once.
             matcher.compute_bitmask()
         if matcher.is_error():
-            return {"error": _reworded(matcher.get_error())}
+            return {"error": reworded(matcher.get_error())}
         return {"source": source, "bytes": max(0, _resident_bytes() - before)}
 
     check("regex", "a")
     return check
-
-
-def _reworded(error: str) -> str:
-    if "coerce_one_of" in error:
-        return "oneOf is not supported where a value may fit two of its options; anyOf is, and so are options told apart by type or a required constant"
-    return error
 
 
 def _be_child(reads: int, writes: int, check: Callable[[str, str], dict[str, Any]]) -> None:

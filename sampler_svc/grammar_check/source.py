@@ -43,6 +43,13 @@ def source_of(kind: str, text: str) -> str:
     return str(LLMatcher.grammar_from_lark(_with_held_schemas(text)))
 
 
+def reworded(error: str) -> str:
+    """What llguidance says of a grammar, in words of whoever wrote it."""
+    if "coerce_one_of" in error:
+        return "oneOf is not supported where a value may fit two of its options; anyOf is, and so are options told apart by type or a required constant"
+    return error
+
+
 def _with_held_schemas(lark: str) -> str:
     """A grammar in Lark's syntax whose JSON schemas are written anew."""
     decoder, pieces, place = json.JSONDecoder(), [], 0

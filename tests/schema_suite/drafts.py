@@ -1,0 +1,186 @@
+"""Schemas that show what each keyword of each draft means, and how keywords meet."""
+
+from __future__ import annotations
+
+from typing import Any
+
+_TEXT = {"type": "string"}
+_DRAFT = {number: f"http://json-schema.org/draft-0{number}/schema#" for number in (4, 6, 7)}
+_2019 = "https://json-schema.org/draft/2019-09/schema"
+_2020 = "https://json-schema.org/draft/2020-12/schema"
+
+DRAFTS: list[dict[str, Any]] = [
+    # Types and values.
+    *({"type": name} for name in ("null", "boolean", "integer", "number", "string", "array", "object")),
+    {"type": ["integer", "string"], "minimum": 3, "maxLength": 2},
+    {"type": ["array", "object", "null"], "maxItems": 2, "maxProperties": 1},
+    {},
+    {"const": {"a": [1, {"b": None}], "é": "\\"}},
+    {"const": 0.1},
+    {"const": -0.0},
+    {"enum": [6, "foo", [], True, {"foo": 12}]},
+    {"enum": [1, 2.5], "type": "integer"},
+    {"enum": ["a", "bb", "ccc"], "minLength": 2},
+    {"enum": ["a\n", "b\u2028", "\U0001f600", "/", "\\u0041"]},
+    {"const": "a", "enum": ["a", "b"]},
+    {"const": "a", "enum": ["b"]},
+    {"const": True, "type": ["boolean", "integer"]},
+    # Numbers.
+    {"type": "integer", "minimum": 0.5, "maximum": 3.5},
+    {"type": "number", "exclusiveMinimum": 0, "exclusiveMaximum": 1},
+    {"type": "number", "minimum": 3, "exclusiveMinimum": 3, "maximum": 4},
+    {"type": "integer", "multipleOf": 7, "minimum": -50, "maximum": 50},
+    {"type": "number", "multipleOf": 0.01, "minimum": 0, "maximum": 10},
+    {"type": "integer", "multipleOf": 0.5},
+    {"allOf": [{"multipleOf": 2}, {"multipleOf": 3}], "type": "integer", "maximum": 60},
+    {"type": "integer", "minimum": -(2**53) + 1, "maximum": 2**53 - 1},
+    {"type": "number", "minimum": -1e-7, "maximum": 1e-7},
+    {"type": "integer", "minimum": 5, "maximum": 4},
+    {"$schema": _DRAFT[4], "type": "number", "minimum": 1, "exclusiveMinimum": True, "maximum": 2, "exclusiveMaximum": False},
+    {"minimum": 3},
+    # Strings.
+    {"type": "string", "minLength": 2, "maxLength": 4},
+    {"minLength": 30, "type": "string"},
+    {"type": "string", "pattern": "^a*$", "maxLength": 5},
+    {"type": "string", "pattern": "a+"},
+    {"type": "string", "pattern": r"^\d{4}-[\d\w]{2}$"},
+    {"type": "string", "pattern": r"^(?:[^\"\\]|\\.)*$", "maxLength": 9},
+    {"type": "string", "pattern": "^$"},
+    {"type": "string", "pattern": "^a(?=b)"},
+    {"type": "string", "pattern": r"(a)\1"},
+    {"allOf": [{"pattern": "^a"}, {"pattern": "z$"}, {"minLength": 3, "maxLength": 6}], "type": "string"},
+    *(
+        {"type": "string", "format": name}
+        for name in ("date", "time", "date-time", "duration", "email", "hostname", "ipv4", "ipv6", "uuid", "uri")
+    ),
+    *(
+        {"type": "string", "format": name}
+        for name in ("regex", "json-pointer", "uri-template", "iri", "idn-email", "uri-reference", "unknown")
+    ),
+    {"type": "string", "format": "date", "pattern": "^2024-02-"},
+    {"type": "string", "format": "ipv4", "maxLength": 7},
+    {"format": "date-time"},
+    {"type": "string", "contentEncoding": "base64", "contentMediaType": "application/json", "contentSchema": {"type": "object"}},
+    # Arrays.
+    {"type": "array", "items": {"type": "integer"}, "minItems": 2, "maxItems": 3},
+    {"type": "array", "prefixItems": [{"type": "integer"}, _TEXT], "items": False},
+    {"type": "array", "prefixItems": [{"type": "integer"}, {"type": "null"}], "minItems": 1, "maxItems": 4},
+    {"type": "array", "prefixItems": [{"type": "integer"}], "items": {"type": "boolean"}, "minItems": 2, "maxItems": 4},
+    {"type": "array", "items": False},
+    {"type": "array", "prefixItems": [True, False]},
+    {"$schema": _DRAFT[7], "type": "array", "items": [{"type": "integer"}, {"type": "null"}], "additionalItems": False},
+    {"$schema": _DRAFT[6], "type": "array", "items": [{"type": "integer"}], "additionalItems": {"type": "boolean"}, "maxItems": 3},
+    {"$schema": _DRAFT[7], "type": "array", "items": {"type": "integer"}, "additionalItems": False, "maxItems": 3},
+    {"$schema": _2019, "type": "array", "items": [{"const": 1}], "maxItems": 2},
+    {"$schema": _2019, "type": "array", "unevaluatedItems": False},
+    {"type": "array", "contains": {"const": 1}},
+    {"type": "array", "contains": {"const": 1}, "minContains": 0},
+    {"type": "array", "uniqueItems": True},
+    {"type": "array", "uniqueItems": True, "maxItems": 1},
+    {"allOf": [{"prefixItems": [{"type": "integer"}]}, {"items": {"minimum": 5}, "maxItems": 2}], "type": "array"},
+    {"minItems": 1, "maxItems": 1},
+    # Objects.
+    {"type": "object", "properties": {"foo": {"type": "integer"}, "bar": _TEXT}, "maxProperties": 3},
+    {"type": "object", "properties": {"foo": {}, "bar": {}}, "required": ["bar"], "additionalProperties": False},
+    {
+        "type": "object",
+        "properties": {"foo\nbar": {"type": "null"}, 'f"o': {"type": "null"}, "f\\o": {"type": "null"}},
+        "required": ["foo\nbar"],
+    },
+    {"type": "object", "required": ["x", "y"], "additionalProperties": {"type": "integer"}, "maxProperties": 3},
+    {"type": "object", "additionalProperties": {"type": "boolean"}, "minProperties": 1, "maxProperties": 2},
+    {"type": "object", "minProperties": 2},
+    {"type": "object", "properties": {"a": False, "b": {"type": "null"}}, "additionalProperties": False},
+    {"type": "object", "properties": {"a": False}, "required": ["a"]},
+    {"type": "object", "patternProperties": {"^f.*o$": {"type": "integer"}}, "additionalProperties": False, "maxProperties": 2},
+    {
+        "type": "object",
+        "patternProperties": {"^a": {"type": "integer"}, "^b": {"type": "null"}},
+        "additionalProperties": _TEXT,
+        "maxProperties": 3,
+    },
+    {"type": "object", "properties": {"a1": {"maximum": 5}}, "required": ["a1"], "patternProperties": {"^a": {"type": "integer"}}},
+    {"type": "object", "patternProperties": {"a": {}, "b": {}}},
+    {"type": "object", "propertyNames": {"maxLength": 3}},
+    {"type": "object", "propertyNames": {"enum": ["a", "b"]}},
+    {"type": "object", "dependentRequired": {"a": ["b"]}},
+    {"type": "object", "dependentSchemas": {"a": {"required": ["b"]}}},
+    {"$schema": _DRAFT[7], "type": "object", "dependencies": {"a": ["b"]}},
+    {"type": "object", "properties": {"a": {}}, "unevaluatedProperties": False},
+    {"properties": {"a": {"type": "integer"}}, "type": ["object", "integer"]},
+    # Together.
+    {
+        "allOf": [{"properties": {"a": {"type": "integer"}}, "required": ["a"]}, {"properties": {"b": _TEXT}, "required": ["b"]}],
+        "type": "object",
+    },
+    {
+        "allOf": [{"properties": {"a": {"minimum": 2}}}, {"properties": {"a": {"type": "integer", "maximum": 4}}, "required": ["a"]}],
+        "type": "object",
+    },
+    {"allOf": [{"properties": {"a": {}}, "additionalProperties": False}, {"properties": {"b": {}}}], "type": "object"},
+    {"allOf": [{"additionalProperties": {"type": "integer"}}, {"properties": {"b": {"minimum": 4}}, "required": ["b"]}], "type": "object"},
+    {"allOf": [{"type": "integer"}, {"type": "string"}]},
+    {"anyOf": [{"type": "integer"}, {"minimum": 2, "type": "number"}]},
+    {
+        "anyOf": [{"properties": {"a": {"const": 1}}, "required": ["a"]}, {"required": ["b"]}],
+        "type": "object",
+        "additionalProperties": {"type": "integer"},
+    },
+    {"type": "string", "anyOf": [{"maxLength": 2}, {"minLength": 4, "maxLength": 6}]},
+    {"anyOf": [True, {"type": "integer"}]},
+    {"anyOf": [False, {"type": "integer"}]},
+    {"oneOf": [{"type": "integer"}, _TEXT]},
+    {"oneOf": [{"type": "integer"}, {"type": "number"}]},
+    {"oneOf": [{"const": 1}, {"const": 2}, {"const": "1"}]},
+    {"oneOf": [{"multipleOf": 5}, {"multipleOf": 3}], "type": "integer"},
+    {"oneOf": [{"enum": ["a", "b"]}, {"enum": ["b", "c"]}]},
+    {"type": "object", "oneOf": [{"required": ["a"]}, {"required": ["b"]}]},
+    {"not": {"type": "integer"}},
+    {"if": {"type": "integer"}, "then": {"minimum": 3}, "else": {"maxLength": 2}},
+    {"if": {"type": "integer"}},
+    # References.
+    {"$defs": {"a": {"type": "integer"}, "b": {"$ref": "#/$defs/a"}}, "$ref": "#/$defs/b"},
+    {"$defs": {"a": {"type": "integer"}}, "$ref": "#/$defs/a", "minimum": 5, "maximum": 9},
+    {
+        "$schema": _DRAFT[7],
+        "definitions": {"a": _TEXT},
+        "properties": {"x": {"$ref": "#/definitions/a", "maxLength": 0}},
+        "required": ["x"],
+    },
+    {
+        "$schema": _DRAFT[4],
+        "id": "http://example.com/root",
+        "definitions": {"a": _TEXT},
+        "items": {"$ref": "#/definitions/a"},
+        "type": "array",
+    },
+    {
+        "type": "object",
+        "properties": {"child": {"anyOf": [{"$ref": "#"}, {"type": "null"}]}},
+        "required": ["child"],
+        "additionalProperties": False,
+    },
+    {"type": "array", "items": {"$ref": "#"}, "maxItems": 2},
+    {
+        "properties": {"a": {"type": "integer"}, "b": {"$ref": "#/properties/a"}},
+        "required": ["b"],
+        "type": "object",
+        "additionalProperties": False,
+    },
+    {"$defs": {"a~b": {"type": "null"}, "c/d": {"$ref": "#/$defs/a~0b"}, "e%": {"$ref": "#/$defs/c~1d"}}, "$ref": "#/$defs/e%25"},
+    {"prefixItems": [{"type": "integer"}, {"$ref": "#/prefixItems/0"}], "type": "array", "items": False, "minItems": 2},
+    {"$ref": "#/$defs/a", "$defs": {"a": {"$ref": "#/$defs/a"}}},
+    {"$ref": "https://example.com/other.json"},
+    {"$anchor": "here", "properties": {"a": {"$ref": "#here"}}},
+    {"$dynamicRef": "#node", "$dynamicAnchor": "node"},
+    {"$schema": "https://example.com/own-schema"},
+    {
+        "$schema": _2020,
+        "$id": "https://example.com/s",
+        "$comment": "c",
+        "type": "boolean",
+        "default": 3,
+        "deprecated": True,
+        "examples": ["x"],
+    },
+]
