@@ -69,6 +69,9 @@ class Metrics:
         self.prompt_tokens = self._counter("prompt_tokens", "Prompt tokens of finished requests")
         self.completion_tokens = self._counter("completion_tokens", "Answer tokens delivered")
         self.cached_tokens = self._counter("cached_prompt_tokens", "Prompt tokens whose KV was reused")
+        self.search_requests = Counter(
+            "triserve_search_requests", "Requests given to replicas for searches, by the kind", ("kind",), registry=self.registry
+        )
         self.cache_lookups = Counter("triserve_cache_lookups", "Requests by what the prompt cache did", ("result",), registry=self.registry)
         self.not_kept = Counter(
             "triserve_semantic_not_kept", "Answers not kept for similar questions, by why", ("reason",), registry=self.registry

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import TypeAlias
 
+from gateway.flow.search.kinds import BestOf, Search
 from triserve.rpc.errors import InvalidRequest, ServiceError
 from triserve.rpc.traces.spans import OpenSpan
 from triserve.v1 import common_pb2, compute_pb2, tokenizer_pb2
@@ -130,6 +131,8 @@ class Call:
     # The field of the request that holds the prompts, for errors.
     prompt_field: str
     n: int = 1
+    # How they are looked for; None = they are drawn.
+    search: Search | None = None
     # Arguments of the chat template that it must read.
     template_must_read: tuple[str, ...] = ()
     wishes: Wishes = field(default_factory=Wishes)
@@ -155,3 +158,13 @@ class Call:
     label: str = ""
     # Under which what is done for it is recorded; None = it is not traced.
     span: OpenSpan | None = field(default=None, compare=False)
+
+    @property
+    def num_made(self) -> int:
+        """Answers to each prompt that are made at once, returned or not."""
+        return self.n if self.search is None else self.search.width
+
+    @property
+    def num_drawn(self) -> int:
+        """Those of them that are drawn from beginning to end, or 1 where a search goes token by token."""
+        return self.num_made if self.search is None or isinstance(self.search, BestOf) else 1

@@ -40,6 +40,10 @@ class Attempt(Protocol):
 class Replica(Protocol):
     """What makes answers."""
 
+    @property
+    def ready(self) -> bool:
+        """Whether it takes requests."""
+
     def submit(self, request: compute_pb2.SubmitRequest, answer: Answer) -> Attempt:
         """Gives it a request; its deltas go to the answer, which fails if the replica is lost."""
 

@@ -24,6 +24,12 @@ from gateway.flow.preparation import Preparation, Tokenizers
 from gateway.flow.record import Record, Unobserved
 from gateway.flow.replay import ReplayedGeneration
 from gateway.flow.resolve import check_priority, check_shape, check_template_reads
+from gateway.flow.search.beam_search import BeamSearch
+from gateway.flow.search.best_of import BestOfSearch
+from gateway.flow.search.kinds import BestOf, Search
+from gateway.flow.search.prober import Prober
+from gateway.flow.search.search_generation import SearchGeneration, Searching
+from gateway.flow.search.writing import Decoders
 from gateway.flow.served_model import ServedModel, ServedNames
 from gateway.metrics import Metrics
 from prompt_cache.flights import Flights, Maker, Seat
@@ -55,7 +61,7 @@ class Order(NamedTuple):
         return len(self.choices[0].prompt.token_ids)
 
 
-class Stages(Replicas, Tokenizers, Protocol):
+class Stages(Replicas, Tokenizers, Decoders, Protocol):
     """Tokenizers and replicas that serve the same."""
 
     @property
@@ -188,6 +194,8 @@ class Pipeline:
                 )
         if call.cache.only:
             raise NotCached("no answer is kept that may be given, and only a kept one was asked for")
+        if call.search is not None:
+            return self._searched(order, call.search, record)
         if inquiry is not None and inquiry.key is not None and inquiry.shares:
             return self._share(
                 order, await stack.enter_async_context(self.flights.join(inquiry.key, only_here=inquiry.redis_fails)), record, stack
@@ -197,7 +205,7 @@ class Pipeline:
     async def _ordered(self, call: Call, ticket: Ticket, inquiry: Inquiry | None, scope: asyncio.Timeout) -> Order:
         """What is to be made, of the model that serves the call to its end."""
         check_shape(call, self._limits)
-        ticket.widen(len(call.prompts) * call.n)
+        ticket.widen(len(call.prompts) * call.num_made)
         self._names.require(call.model)
         while True:
             stages = self._fleet.serving()
@@ -241,8 +249,48 @@ class Pipeline:
         stack.callback(_tell_failure, seat.maker, generation)
         return generation
 
+    def _searched(self, order: Order, search: Search, observer: Observer) -> SearchGeneration:
+        call, top_logprobs = order.call, order.call.wishes.top_logprobs
+        searches: list[Searching]
+        if isinstance(search, BestOf):
+            searches = [BestOfSearch(self._live(order, observer), n=call.n, width=search.width, with_logprobs=top_logprobs is not None)]
+        else:
+            searches = [
+                BeamSearch(
+                    search, choice, prober=self._prober(order, choice, observer), decoders=order.stages, n=call.n, top_logprobs=top_logprobs
+                )
+                for choice in order.choices
+            ]
+        return SearchGeneration(
+            searches,
+            [choice.prompt.token_ids for choice in order.choices[:: call.num_drawn]],
+            n=call.n,
+            idle_s=self._limits.keep_alive_s if call.stream else None,
+            span=call.span,
+        )
+
+    def _prober(self, order: Order, choice: Choice, observer: Observer) -> Prober:
+        return Prober(
+            choice,
+            call=order.call,
+            replicas=order.stages,
+            limits=self._limits,
+            remaining_ms=order.remaining_ms,
+            observer=observer,
+            clock=self._clock,
+        )
+
     def _submitted(self, order: Order, observer: Observer, *, tee: Tee | None = None, begun: Sequence[int] = ()) -> LiveGeneration:
-        generation = LiveGeneration(
+        generation = self._live(order, observer, tee=tee, begun=begun)
+        try:
+            generation.submit()
+        except BaseException:
+            generation.close()
+            raise
+        return generation
+
+    def _live(self, order: Order, observer: Observer, *, tee: Tee | None = None, begun: Sequence[int] = ()) -> LiveGeneration:
+        return LiveGeneration(
             order.choices,
             call=order.call,
             replicas=order.stages,
@@ -254,12 +302,6 @@ class Pipeline:
             tee=tee,
             clock=self._clock,
         )
-        try:
-            generation.submit()
-        except BaseException:
-            generation.close()
-            raise
-        return generation
 
     def _audit(self, order: Order) -> None:
         """Has the model answer what the cache has answered, in the background and for nobody but the comparison."""

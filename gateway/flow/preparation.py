@@ -19,6 +19,7 @@ from gateway.flow.resolve import (
     resolve_sampling,
     resolve_stopping,
 )
+from gateway.flow.search.rules import check_candidates
 from gateway.flow.served_model import ServedModel
 from gateway.flow.token_rules import check_something_is_left, sampling_strings
 from gateway.metrics import Metrics
@@ -134,9 +135,12 @@ class Preparation:
             )
             stopping.spoken_tokens.extend(self._forms.spoken_tokens(call, model))
             check_something_is_left(sampling, stopping, model)
-            for number in range(call.n):
+            check_candidates(call, len(stopping.stop_token_ids))
+            for number in range(call.num_drawn):
                 own = type(sampling)()
                 own.CopyFrom(sampling)
+                if call.search is not None and not own.HasField("top_logprobs"):
+                    own.top_logprobs = 0
                 own.seed = choice_seed(seed, number)
                 choices.append(Choice(number=len(choices), prompt=prompt, prompt_index=prompt_index, sampling=own, stopping=stopping))
         return choices

@@ -9,6 +9,7 @@ from gateway.flow.call import Call
 from gateway.flow.call_span import describe
 from gateway.flow.generation import Generation
 from gateway.flow.live_generation import LiveGeneration
+from gateway.flow.search.search_generation import SearchGeneration
 from gateway.metrics import Metrics
 from triserve.rpc.errors import ServiceError
 
@@ -87,6 +88,11 @@ class Record:
         if isinstance(generation, LiveGeneration):
             metrics.cached_tokens.inc(usage.cached_tokens)
             self._observe(generation)
+        elif isinstance(generation, SearchGeneration):
+            metrics.cached_tokens.inc(usage.cached_tokens)
+            metrics.search_requests.labels(generation.kind).inc(generation.num_requests)
+            for answer in generation.answers:
+                metrics.answers.labels(answer.finish_reason).inc()
         else:
             metrics.saved_tokens.labels(generation.cache.status).inc(usage.completion_tokens)
             metrics.saved_seconds.inc(generation.saved_s)

@@ -9,6 +9,7 @@ from collections.abc import Sequence
 
 from gateway.flow.call import Call, Wishes
 from gateway.flow.limits import Limits
+from gateway.flow.search.rules import check_search
 from gateway.flow.served_model import ServedModel
 from gateway.flow.token_rules import check_token_ids, set_token_rules
 from triserve.rpc import limits as contract
@@ -48,9 +49,13 @@ def check_shape(call: Call, limits: Limits) -> None:
         raise InvalidRequest(f"{field} is empty", field=field)
     if len(call.prompts) > limits.max_prompts:
         raise InvalidRequest(f"{field} has {len(call.prompts)} prompts, the limit is {limits.max_prompts}", field=field)
-    num_choices = len(call.prompts) * call.n
+    check_search(call, limits)
+    num_choices = len(call.prompts) * call.num_made
     if num_choices > limits.max_choices:
-        raise InvalidRequest(f"n is {call.n} for {len(call.prompts)} prompts, the limit on answers is {limits.max_choices}", field="n")
+        name = "n" if call.search is None else call.search.field
+        raise InvalidRequest(
+            f"{name} is {call.num_made} for {len(call.prompts)} prompts, the limit on answers is {limits.max_choices}", field=name
+        )
     if call.wishes.grammar is not None and call.reading is not None and call.reading.tools:
         form = call.wishes.spelled("grammar")
         raise InvalidRequest(f"{form} is not supported beside tools that may be called: a call is text of another form", field=form)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from gateway.flow.call import AnswerReading
+from gateway.flow.search.kinds import Search
 
 
 class OneAnswer:
@@ -11,6 +12,11 @@ class OneAnswer:
     @property
     def n(self) -> int | None:
         """One answer."""
+        return None
+
+    @property
+    def search(self) -> Search | None:
+        """It is drawn."""
         return None
 
     @property

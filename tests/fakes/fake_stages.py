@@ -123,6 +123,12 @@ class FakeStages:
         words = request.text.text or "".join(message.content for message in request.chat.messages)
         return tokenizer_pb2.EncodeResponse(token_ids=list(words.encode()), system_tokens=1, encode_us=self.encode_us)
 
+    async def decode(self, request: tokenizer_pb2.DecodeRequest) -> tokenizer_pb2.DecodeResponse:
+        """Ids from 256 on are special tokens."""
+        named = "" if request.skip_special_tokens else "".join(f"<{token}>" for token in request.token_ids if token >= 256)
+        said = bytes(token for token in request.token_ids if token < 256)
+        return tokenizer_pb2.DecodeResponse(text=said.decode(errors="replace") + named)
+
     def choose(
         self, token_ids: Sequence[int], tenant: str, *, by_priority: bool = False, without: Collection[object] = ()
     ) -> FakeReplica | None:

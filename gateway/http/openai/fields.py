@@ -35,10 +35,6 @@ REFUSED: Refused = {
     "add_generation_prompt": (True,),
     "continue_final_message": (False,),
     # Other tokens.
-    "best_of": (1,),
-    "use_beam_search": (False,),
-    "length_penalty": (1, 1.0),
-    "early_stopping": (False,),
     "dry_penalty_last_n": (-1,),
     "logits_processors": ([],),
     "verbosity": ("medium",),

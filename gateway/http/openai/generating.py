@@ -5,10 +5,12 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Annotated, Any, ClassVar, Literal
 
-from pydantic import BeforeValidator, Field
+from pydantic import BeforeValidator, Field, PlainValidator
 
 from gateway.flow.call import MAX_SALT_CHARS, Wishes
+from gateway.flow.search.kinds import EarlyStopping, Search
 from gateway.http.openai.fields import REFUSED, Refused
+from gateway.http.openai.search_fields import beams_of, best_of, early_stopping_of
 from gateway.http.openai.structured_fields import ResponseFormat, StructuredOutputs, grammar_of, grammars_of
 from gateway.http.openai.values import Body, Label, Text, listed, without_effect
 from triserve.rpc.errors import InvalidRequest
@@ -42,6 +44,10 @@ class Generating(Body):
 
     model: Label = ""
     n: int | None = None
+    best_of: int | None = None
+    use_beam_search: bool | None = None
+    length_penalty: float | None = None
+    early_stopping: Annotated[EarlyStopping | None, PlainValidator(early_stopping_of, json_schema_input_type=EarlyStopping | None)] = None
     stream: bool | None = None
     stream_options: StreamOptions | None = None
     temperature: float | None = None
@@ -125,6 +131,16 @@ class Generating(Body):
     def spelling(self) -> dict[str, str]:
         """What the client calls wishes that have another name here."""
         return {}
+
+    @property
+    def search(self) -> Search | None:
+        """How answers are looked for.
+
+        Raises:
+            InvalidRequest: a field of beam search is set without it.
+        """
+        beams = beams_of(self.n, self.best_of, self.use_beam_search, length_penalty=self.length_penalty, early_stopping=self.early_stopping)
+        return beams or best_of(self.n, self.best_of)
 
     def grammar(self) -> tuple[str, common_pb2.Grammar] | None:
         """What the answer's text must be, and the field that says so; None = anything.

@@ -11,6 +11,7 @@ from aiohttp import web
 
 from gateway.context import CLIENT_LABEL, GATEWAY, GRANT, REQUEST_ID, SPAN, Gateway
 from gateway.flow.call import AnswerReading, Call, Prompt, Wishes
+from gateway.flow.search.kinds import Search
 from gateway.http.answering import AnswerRenderer, OpenAiRenderer, respond_stream, respond_whole
 from gateway.http.cache_control import cache_policy
 from gateway.http.openai.answer import Look, WholeChoice
@@ -66,6 +67,14 @@ class Asking(Protocol):
     @property
     def n(self) -> int | None:
         """Answers to each prompt; None = 1."""
+
+    @property
+    def search(self) -> Search | None:
+        """See `Call`.
+
+        Raises:
+            InvalidRequest: fields contradict each other.
+        """
 
     @property
     def template_must_read(self) -> tuple[str, ...]:
@@ -166,6 +175,7 @@ def call_of(request: web.Request, door: Door | Style, body: Asking, prompts: tup
         prompts=prompts,
         prompt_field=door.prompt_field,
         n=1 if body.n is None else body.n,
+        search=body.search,
         template_must_read=body.template_must_read,
         wishes=body.wishes(),
         reading=body.reading,

@@ -8,6 +8,7 @@ import pytest
 
 from gateway.flow.call import AnswerReading, Wishes
 from gateway.flow.limits import Limits
+from gateway.flow.search.kinds import Search
 from gateway.http.messages.schema import MessagesBody
 from gateway.http.openai.chat_body import ChatBody
 from gateway.http.openai.completion_body import CompletionBody
@@ -51,21 +52,25 @@ OTHERS: dict[str, Any] = {
     "tools": TOOLS,
     "tool_choice": "none",
     "parallel_tool_calls": False,
+    "early_stopping": "never",
 }
 WITH: dict[str, dict[str, Any]] = {
     "top_logprobs": {"logprobs": True, "include": ["message.output_text.logprobs"]},
     "tool_choice": {"tools": TOOLS},
     "parallel_tool_calls": {"tools": TOOLS},
+    "length_penalty": {"use_beam_search": True},
+    "early_stopping": {"use_beam_search": True},
 }
 
 
-def asked(kind: type[Body], **fields: Any) -> tuple[Wishes, AnswerReading | None, Any]:
+def asked(kind: type[Body], **fields: Any) -> tuple[Wishes, AnswerReading | None, Search | None, Any]:
     """What the tokenizer and the stages get of a body."""
     body: Any = parse_body(kind, {**LEAST[kind], **{name: value for name, value in fields.items() if name in kind.model_fields}}, Limits())
     prompts = body.prompts() if isinstance(body, CompletionBody) else (body.prompt(),)
     return (
         body.wishes(),
         body.reading,
+        body.search,
         [one.SerializeToString() if isinstance(one, tokenizer_pb2.EncodeRequest) else one for one in prompts],
     )
 

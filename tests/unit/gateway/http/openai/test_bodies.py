@@ -102,7 +102,7 @@ def test_a_text_part_may_say_how_it_is_cached() -> None:
     ("fields", "named"),
     [
         ({"functions": [{}], "modalities": ["audio"]}, "functions"),
-        ({"best_of": 2, "echo": True, "modalities": ["audio"]}, "modalities"),
+        ({"suffix": "a", "echo": True, "modalities": ["audio"]}, "modalities"),
         ({"foo": 1, "function_call": "required"}, "function_call"),
         ({"verbosity": "low", "suffix": "x"}, "suffix"),
     ],
@@ -144,8 +144,6 @@ def test_a_chat_says_how_its_prompt_ends_and_a_completion_has_no_template_to_say
         ("function_call", {"name": "f"}),
         ("modalities", ["audio"]),
         ("echo", True),
-        ("best_of", 1.0),
-        ("best_of", True),
         ("verbosity", "high"),
     ],
 )
@@ -210,6 +208,8 @@ _NO_WISHES = {
     *("cache", "model", "n", "stream", "stream_options", "priority", "user", "return_token_ids", "return_timeline"),
     "truncate_prompt_tokens",
     "return_tokens_as_token_ids",
+    # How answers are looked for; see test_search_fields.py.
+    *("best_of", "use_beam_search", "length_penalty", "early_stopping"),
 }
 _OF_A_FORM = {"response_format": {"type": "json_object"}, "structured_outputs": {"regex": "a"}}
 _OTHER = {"float": 0.25, "int": 3, "bool": True, "dict": {"5": 1.0}, "list[int]": [3], "list": ["end"]}

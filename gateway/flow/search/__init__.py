@@ -1,0 +1,1 @@
+"""Looks for answers among more than are returned: the best of several, beams; knows tokens by their bytes, no HTTP and no weights."""
