@@ -147,7 +147,7 @@ class Inquiry:
         # Kept are single answers without log-probabilities, those of the prompt included, that have tokens. Load generators, known by ignore_eos, are
         # to meet the engine and not the cache.
         wishes = call.wishes
-        is_one = len(call.prompts) * call.n == 1 and call.search is None
+        is_one = len(call.prompts) * call.n == 1 and call.search is None and not call.system2_attention
         is_text_alone = wishes.top_logprobs is None and wishes.prompt_logprobs is None and wishes.max_tokens != 0 and not call.hidden_states
         self._is_kept = is_one and (call.cache.read or call.cache.write) and is_text_alone and not wishes.ignore_eos
         self._question = last_question(call) if self._is_kept and owner.semantic is not None else None

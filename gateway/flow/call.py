@@ -133,6 +133,8 @@ class Call:
     n: int = 1
     # How they are looked for; None = they are drawn.
     search: Search | None = None
+    # Whether the last turn is rewritten by the model before it is answered.
+    system2_attention: bool = False
     # Arguments of the chat template that it must read.
     template_must_read: tuple[str, ...] = ()
     wishes: Wishes = field(default_factory=Wishes)

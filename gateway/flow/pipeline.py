@@ -31,6 +31,7 @@ from gateway.flow.search.prober import Prober
 from gateway.flow.search.search_generation import SearchGeneration, Searching
 from gateway.flow.search.writing import Decoders
 from gateway.flow.served_model import ServedModel, ServedNames
+from gateway.flow.system2_attention import RewrittenGeneration, rewriting, rewritten
 from gateway.metrics import Metrics
 from prompt_cache.flights import Flights, Maker, Seat
 from prompt_cache.semantic.lookup import Explained
@@ -142,9 +143,8 @@ class Pipeline:
                 # The question's vector is made while the prompt is tokenized.
                 inquiry = stack.enter_context(contextlib.closing(self.cache.begin(call))) if self.cache is not None else None
                 order = await self._ordered(call, ticket, inquiry, scope)
-                generation = await self._begin(order, record, stack)
+                generation = await (self._rewrite(order, record) if call.system2_attention else self._begin(order, record, stack))
                 generation.system_fingerprint = order.stages.model.system_fingerprint
-                generation.form = self.forms.of(call, order.stages.model, prompt_end=order.choices[0].prompt.end)
                 record.begin(generation)
                 with contextlib.closing(generation):
                     yield generation
@@ -182,6 +182,11 @@ class Pipeline:
             scope.reschedule(asyncio.get_running_loop().time())
 
     async def _begin(self, order: Order, record: Record, stack: contextlib.AsyncExitStack) -> Generation:
+        generation = await self._found_or_made(order, record, stack)
+        generation.form = self.forms.of(order.call, order.stages.model, prompt_end=order.choices[0].prompt.end)
+        return generation
+
+    async def _found_or_made(self, order: Order, record: Record, stack: contextlib.AsyncExitStack) -> Generation:
         call, inquiry = order.call, order.inquiry
         if inquiry is not None:
             kept = await self._look(inquiry, order.stages.model, order.choices, record)
@@ -201,6 +206,27 @@ class Pipeline:
                 order, await stack.enter_async_context(self.flights.join(inquiry.key, only_here=inquiry.redis_fails)), record, stack
             )
         return self._submitted(order, record, tee=inquiry.tee(order.prompt_tokens) if inquiry is not None and inquiry.keeps else None)
+
+    async def _rewrite(self, order: Order, record: Record) -> Generation:
+        """Has the last turn of what is ordered rewritten, and that answered by the same model."""
+        call, model = order.call, order.stages.model
+        if call.cache.only:
+            raise NotCached("no answer to a turn that is rewritten is kept, and only a kept one was asked for")
+
+        async def reordered(call: Call) -> Order:
+            return order._replace(call=call, choices=await self._preparation.choices(call, order.stages), inquiry=None)
+
+        async def answer(turn: str) -> Generation:
+            return await self._begin(await reordered(rewritten(call, turn)), record, contextlib.AsyncExitStack())
+
+        first = await reordered(rewriting(call, self._limits))
+        return RewrittenGeneration(
+            self._submitted(first, record),
+            self.forms.of(first.call, model, prompt_end=first.choices[0].prompt.end),
+            answer=answer,
+            idle_s=self._limits.keep_alive_s if call.stream else None,
+            span=first.call.span,
+        )
 
     async def _ordered(self, call: Call, ticket: Ticket, inquiry: Inquiry | None, scope: asyncio.Timeout) -> Order:
         """What is to be made, of the model that serves the call to its end."""

@@ -10,6 +10,7 @@ from gateway.flow.call_span import describe
 from gateway.flow.generation import Generation
 from gateway.flow.live_generation import LiveGeneration
 from gateway.flow.search.search_generation import SearchGeneration
+from gateway.flow.system2_attention import RewrittenGeneration
 from gateway.metrics import Metrics
 from triserve.rpc.errors import ServiceError
 
@@ -85,14 +86,9 @@ class Record:
         metrics.cache_lookups.labels(generation.cache.status).inc()
         metrics.prompt_tokens.inc(usage.prompt_tokens)
         metrics.completion_tokens.inc(usage.completion_tokens)
-        if isinstance(generation, LiveGeneration):
+        if generation.cache.age_s is None:
             metrics.cached_tokens.inc(usage.cached_tokens)
-            self._observe(generation)
-        elif isinstance(generation, SearchGeneration):
-            metrics.cached_tokens.inc(usage.cached_tokens)
-            metrics.search_requests.labels(generation.kind).inc(generation.num_requests)
-            for answer in generation.answers:
-                metrics.answers.labels(answer.finish_reason).inc()
+            self._observe(generation.answer if isinstance(generation, RewrittenGeneration) else generation)
         else:
             metrics.saved_tokens.labels(generation.cache.status).inc(usage.completion_tokens)
             metrics.saved_seconds.inc(generation.saved_s)
@@ -110,7 +106,13 @@ class Record:
             generation.cache.status,
         )
 
-    def _observe(self, generation: LiveGeneration) -> None:
+    def _observe(self, generation: Generation | None) -> None:
+        if isinstance(generation, SearchGeneration):
+            self._metrics.search_requests.labels(generation.kind).inc(generation.num_requests)
+            for found in generation.answers:
+                self._metrics.answers.labels(found.finish_reason).inc()
+        if not isinstance(generation, LiveGeneration):
+            return
         for answer in generation.answers:
             if answer.finish_reason is not None:
                 self._metrics.answers.labels(answer.finish_reason).inc()

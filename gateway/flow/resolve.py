@@ -11,6 +11,7 @@ from gateway.flow.call import Call, Wishes
 from gateway.flow.limits import Limits
 from gateway.flow.search.rules import check_search
 from gateway.flow.served_model import ServedModel
+from gateway.flow.system2_attention import check_rewritable
 from gateway.flow.token_rules import check_token_ids, set_token_rules
 from triserve.rpc import limits as contract
 from triserve.rpc.errors import InvalidRequest, PromptTooLong
@@ -50,6 +51,7 @@ def check_shape(call: Call, limits: Limits) -> None:
     if len(call.prompts) > limits.max_prompts:
         raise InvalidRequest(f"{field} has {len(call.prompts)} prompts, the limit is {limits.max_prompts}", field=field)
     check_search(call, limits)
+    check_rewritable(call)
     num_choices = len(call.prompts) * call.num_made
     if num_choices > limits.max_choices:
         name = "n" if call.search is None else call.search.field

@@ -16,8 +16,9 @@ from gateway.flow.admission import Ticket
 from gateway.flow.call import Call
 from gateway.flow.generation import CacheReport, Generation, Piece
 from gateway.flow.pipeline import Pipeline
+from gateway.flow.system2_attention import rewritten_turn
 from gateway.http.error_map import as_service_error
-from gateway.http.openai.answer import WholeChoice, gather, timeline_body, usage_body
+from gateway.http.openai.answer import WholeChoice, extra_body, gather, usage_body
 from gateway.http.openai.logprobs import prompt_logprobs
 from gateway.http.sse import KEEP_ALIVE, EventRenderer
 from triserve.rpc.errors import Cancelled
@@ -72,8 +73,8 @@ class OpenAiRenderer(NamedTuple):
             body["prompt_token_ids"] = list(generation.prompt_token_ids(0))
         if self.prompt_logprobs is not None:
             body["prompt_logprobs"] = prompt_logprobs(choices[0].prompt_logprobs, self.prompt_logprobs)
-        if self.timeline:
-            body["triserve"] = timeline_body(generation.timeline())
+        if extra := extra_body(generation.timeline() if self.timeline else None, rewritten_turn(generation)):
+            body["triserve"] = extra
         return body
 
 

@@ -20,6 +20,11 @@ class OneAnswer:
         return None
 
     @property
+    def is_rewritten(self) -> bool:
+        """It is answered as it is."""
+        return False
+
+    @property
     def truncate_prompt_tokens(self) -> int | None:
         """All of the prompt is answered."""
         return None

@@ -6,8 +6,9 @@ import json
 from typing import Any, Protocol
 
 from gateway.flow.generation import Generation, Piece, Timeline, Usage
+from gateway.flow.system2_attention import rewritten_turn
 from gateway.http.error_map import error_body
-from gateway.http.openai.answer import Look, call_deltas, chat_finish, echoed_logprobs, timeline_body, usage_body
+from gateway.http.openai.answer import Look, call_deltas, chat_finish, echoed_logprobs, extra_body, usage_body
 from gateway.http.openai.logprobs import chat_logprobs
 from gateway.tools.answer_parser import AnswerParser
 from gateway.tools.findings import Said
@@ -75,6 +76,8 @@ class _Form:
         self._token_ids = look.token_ids
         self._timeline = timeline
         self._begun: set[int] = set()
+        # The turn that is answered in place of the client's.
+        self._turn: str | None = None
         # Of all choices, in events so far.
         self._num_tokens = 0
 
@@ -87,13 +90,14 @@ class _Form:
 
     def last(self, usage: Usage, timeline: Timeline) -> bytes:
         """The events after the last piece, up to [DONE]."""
-        if not (self._include_usage or self._timeline):
+        extension = extra_body(timeline if self._timeline else None, self._turn)
+        if not (self._include_usage or extension):
             return DONE
         extra: dict[str, Any] = {"choices": []}
         if self._include_usage:
             extra["usage"] = usage_body(usage)
-        if self._timeline:
-            extra["triserve"] = timeline_body(timeline)
+        if extension:
+            extra["triserve"] = extension
         return f"{self._head},{_compact(extra)[1:]}\n\n".encode("ascii") + DONE
 
     def failed(self, error: ServiceError) -> bytes:
@@ -139,6 +143,7 @@ class ChatEvents(_Form):
         if self._begins(piece):
             turn = f'{self._before}{piece.choice},"delta":{{"role":"assistant","content":""}},"finish_reason":null}}]'
             first = turn + self._prompt(piece, generation) + self._end(generation)
+            self._turn = rewritten_turn(generation)
         delta = piece.delta
         self._num_tokens += len(delta.token_ids)
         said, has_calls = self._read(piece, generation)

@@ -53,6 +53,13 @@ CASES: list[tuple[str, str, dict[str, Any], str]] = [
     ("more beams than there may be", CHAT, {"messages": HELLO, "n": 11, "use_beam_search": True}, "n"),
     ("sampling of beams", CHAT, {"messages": HELLO, "n": 2, "use_beam_search": True, "temperature": 0.5}, "temperature"),
     ("stop strings of beams", CHAT, {"messages": HELLO, "n": 2, "use_beam_search": True, "stop": "a"}, "stop"),
+    ("a completion's last turn", COMPLETION, {"prompt": "a", "system2_attention": True}, "system2_attention"),
+    (
+        "a rewritten turn of an assistant",
+        CHAT,
+        {"messages": [{"role": "assistant", "content": "a"}], "system2_attention": True},
+        "system2_attention",
+    ),
     ("a length_penalty of nothing", CHAT, {"messages": HELLO, "length_penalty": 0.5}, "length_penalty"),
     ("early_stopping of nothing", CHAT, {"messages": HELLO, "early_stopping": True}, "early_stopping"),
     ("early_stopping in another word", CHAT, {"messages": HELLO, "use_beam_search": True, "early_stopping": "soon"}, "early_stopping"),

@@ -86,9 +86,15 @@ def usage_body(usage: Usage) -> dict[str, Any]:
     }
 
 
-def timeline_body(timeline: Timeline) -> dict[str, Any]:
-    """Our own extension: where the time went."""
-    return {name: round(value, 3) for name, value in timeline._asdict().items()}
+def extra_body(timeline: Timeline | None, turn: str | None) -> dict[str, Any]:
+    """Our own extension.
+
+    Args:
+        timeline: where the time went; None = nobody asked.
+        turn: the turn that was answered in place of the client's; None = the client's own was.
+    """
+    times = {} if timeline is None else {name: round(value, 3) for name, value in timeline._asdict().items()}
+    return times if turn is None else {**times, "system2_prompt": turn}
 
 
 def chat_choice(index: int, choice: WholeChoice, *, look: Look) -> dict[str, Any]:

@@ -28,6 +28,8 @@ class ChatBody(Generating):
     add_generation_prompt: bool | None = None
     # The last message is an assistant's, and the answer goes on with it.
     continue_final_message: bool | None = None
+    # The last turn is rewritten by the model before it is answered.
+    system2_attention: bool | None = None
     tools: Tools | None = None
     tool_choice: ToolChoice | None = None
     parallel_tool_calls: bool | None = None
@@ -45,6 +47,11 @@ class ChatBody(Generating):
         if self.max_tokens is not None and self.max_completion_tokens not in (None, self.max_tokens):
             raise InvalidRequest("max_tokens and max_completion_tokens are both set and differ", field="max_tokens")
         return self.max_completion_tokens if self.max_tokens is None else self.max_tokens
+
+    @property
+    def is_rewritten(self) -> bool:
+        """Whether the last turn is rewritten before it is answered."""
+        return bool(self.system2_attention)
 
     @property
     def spelling(self) -> dict[str, str]:

@@ -34,6 +34,7 @@ REFUSED: Refused = {
     # Of completions, which have no template.
     "add_generation_prompt": (True,),
     "continue_final_message": (False,),
+    "system2_attention": (False,),
     # Other tokens.
     "dry_penalty_last_n": (-1,),
     "logits_processors": ([],),

@@ -133,6 +133,11 @@ class Generating(Body):
         return {}
 
     @property
+    def is_rewritten(self) -> bool:
+        """Whether the last turn is rewritten before it is answered."""
+        return False
+
+    @property
     def search(self) -> Search | None:
         """How answers are looked for.
 

@@ -77,6 +77,10 @@ class Asking(Protocol):
         """
 
     @property
+    def is_rewritten(self) -> bool:
+        """See `Call.system2_attention`."""
+
+    @property
     def template_must_read(self) -> tuple[str, ...]:
         """See `Call`."""
 
@@ -176,6 +180,7 @@ def call_of(request: web.Request, door: Door | Style, body: Asking, prompts: tup
         prompt_field=door.prompt_field,
         n=1 if body.n is None else body.n,
         search=body.search,
+        system2_attention=body.is_rewritten,
         template_must_read=body.template_must_read,
         wishes=body.wishes(),
         reading=body.reading,

@@ -45,6 +45,7 @@ NOT_SPLIT: dict[str, dict[str, str]] = {
         "model": "an alias; the name that is served splits",
         "prompt_field": "for errors",
         "n": "only one answer is looked for",
+        "system2_attention": "no answer to a rewritten turn is looked for",
         "search": "no answer to be searched for is looked for",
         "template_must_read": "refused where the template does not",
         "wishes": "resolved to sampling and stopping",

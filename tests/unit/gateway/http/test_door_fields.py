@@ -63,14 +63,14 @@ WITH: dict[str, dict[str, Any]] = {
 }
 
 
-def asked(kind: type[Body], **fields: Any) -> tuple[Wishes, AnswerReading | None, Search | None, Any]:
+def asked(kind: type[Body], **fields: Any) -> tuple[Wishes, AnswerReading | None, tuple[Search | None, bool], Any]:
     """What the tokenizer and the stages get of a body."""
     body: Any = parse_body(kind, {**LEAST[kind], **{name: value for name, value in fields.items() if name in kind.model_fields}}, Limits())
     prompts = body.prompts() if isinstance(body, CompletionBody) else (body.prompt(),)
     return (
         body.wishes(),
         body.reading,
-        body.search,
+        (body.search, body.is_rewritten),
         [one.SerializeToString() if isinstance(one, tokenizer_pb2.EncodeRequest) else one for one in prompts],
     )
 

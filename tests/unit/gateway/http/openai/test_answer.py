@@ -11,8 +11,8 @@ from gateway.http.openai.answer import (
     WholeChoice,
     chat_choice,
     completion_choice,
+    extra_body,
     gather,
-    timeline_body,
     usage_body,
 )
 from gateway.http.openai.logprobs import chat_logprobs, completion_logprobs
@@ -102,8 +102,20 @@ def test_usage_adds_up() -> None:
 
 
 def test_times_are_told_to_the_microsecond() -> None:
-    body = timeline_body(Timeline(tokenize_ms=1.23456, queue_ms=0, prefill_ms=2.0004, decode_ms=99.9996))
+    body = extra_body(Timeline(tokenize_ms=1.23456, queue_ms=0, prefill_ms=2.0004, decode_ms=99.9996), None)
     assert body == {"tokenize_ms": 1.235, "queue_ms": 0, "prefill_ms": 2.0, "decode_ms": 100.0}
+
+
+def test_a_rewritten_turn_is_told_with_times_and_without() -> None:
+    assert extra_body(None, None) == {}
+    assert extra_body(None, "") == {"system2_prompt": ""}
+    assert extra_body(Timeline(1, 2, 3, 4), "a") == {
+        "tokenize_ms": 1,
+        "queue_ms": 2,
+        "prefill_ms": 3,
+        "decode_ms": 4,
+        "system2_prompt": "a",
+    }
 
 
 class FakeGeneration:
