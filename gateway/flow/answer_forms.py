@@ -1,16 +1,19 @@
-"""How the answers to a call are taken apart: by what the operator says, or else by what the tokenizer says of the model's chat template."""
+"""How the answers to a call are taken apart, and what they are held to: by what the operator says, or else by what the tokenizer says of the model's
+chat template."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 
-from gateway.flow.call import Call
+from gateway.flow.call import AnswerReading, Call
 from gateway.flow.served_model import ServedModel
 from gateway.tools.answer_parser import AnswerForm, ReasoningFormat
-from gateway.tools.call_formats import CallFormat
+from gateway.tools.argument_grammars import CannotHold
+from gateway.tools.call_formats import FORMATS, CallFormat
+from gateway.tools.call_grammars import Demand, Rules, answer_rule, start_rule
 from gateway.tools.registry import FORMAT_NAMES, ReasoningParserName, ToolParserName, call_format, reasoning_format, whole_format
 from triserve.rpc.errors import InvalidRequest
-from triserve.v1 import tokenizer_pb2
+from triserve.v1 import common_pb2, tokenizer_pb2
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -43,7 +46,7 @@ class AnswerForms:
             return
         if not model.takes_tools:
             raise InvalidRequest("tools is not supported: the model's chat template takes no tools", field="tools")
-        if self.calls(model) is None:
+        if self._calls_of(call.reading, model) is None:
             raise InvalidRequest(
                 "tools is not supported: the model's chat template writes tool calls in a form that is not known here; GATEWAY_TOOL_PARSER may be"
                 f" set to one of {FORMAT_NAMES}",
@@ -53,9 +56,7 @@ class AnswerForms:
     def spoken_tokens(self, call: Call, model: ServedModel) -> tuple[str, ...]:
         """Special tokens that must be text for the answers to be taken apart."""
         form = self.of(call, model, prompt_end="")
-        if form is None:
-            return ()
-        return (*(form.calls.markers if form.calls is not None else ()), *(form.reasoning.markers if form.reasoning is not None else ()))
+        return () if form is None else form.markers
 
     def of(self, call: Call, model: ServedModel, *, prompt_end: str) -> AnswerForm | None:
         """How the answers to a call are written; None = their text is left as it is.
@@ -65,10 +66,9 @@ class AnswerForms:
             model: that answers.
             prompt_end: the last characters of the prompt, which the template wrote.
         """
-        # A text that must be of a form is of that form from its first character: nothing could end reasoning that a prompt has begun.
-        if call.reading is None or call.wishes.grammar is not None:
+        if call.reading is None:
             return None
-        calls = self.calls(model) if call.reading.tools else None
+        calls = self._calls_of(call.reading, model) if call.reading.tools else None
         reasoning = self.reasoning(model)
         # Reasoning that is one of the parts of an answer is read with all of it, unless the operator says how calls are written.
         if calls is None or self.tool_parser == "auto":
@@ -82,7 +82,43 @@ class AnswerForms:
             parallel=call.reading.parallel,
             reasoning=reasoning,
             begins_in_reasoning=reasoning is not None and (prompt_end.rstrip().endswith(reasoning.begin) or _goes_on_with(call, reasoning)),
+            is_named=call.reading.is_named,
         )
+
+    def grammar(self, call: Call, model: ServedModel, *, prompt_end: str) -> common_pb2.Grammar | None:
+        """What the answers to a call must be, in the form in which the model writes them; None = anything. For arguments see `of`.
+
+        Raises:
+            InvalidRequest: no grammar can hold them to what is asked of tools.
+        """
+        text, reading = call.wishes.grammar, call.reading
+        form = self.of(call, model, prompt_end=prompt_end)
+        if reading is None or form is None or (text is None and not reading.is_held):
+            return text
+        demand = Demand(reading.offered, reading.must_call, reading.parallel, has_text=text is not None)
+        try:
+            rules = answer_rule(Rules("", "") if form.calls is None else form.calls.rules(demand), demand)
+        except CannotHold as error:
+            raise InvalidRequest(f"tools cannot be held: {error}", field="tools") from None
+        frame = f"{_start(form, prompt_end)}\n{rules}"
+        if text is None or reading.must_call:
+            return common_pb2.Grammar(lark=frame, markers=form.markers)
+        framed = common_pb2.Grammar(frame=frame, markers=form.markers)
+        framed.MergeFrom(text)
+        return framed
+
+    def _calls_of(self, reading: AnswerReading, model: ServedModel) -> CallFormat | None:
+        """As `calls`; a model that must call does so in JSON where its own form is not known."""
+        return self.calls(model) or (FORMATS["json"] if reading.must_call and model.takes_tools else None)
+
+
+def _start(form: AnswerForm, prompt_end: str) -> str:
+    """The rule of all of an answer."""
+    reasoning = form.reasoning
+    if reasoning is None or prompt_end.rstrip().endswith(reasoning.end):
+        return start_rule()
+    begin, end = (form.markers.index(marker) for marker in reasoning.markers)
+    return start_rule(begin=None if form.begins_in_reasoning else begin, end=end)
 
 
 def _goes_on_with(call: Call, reasoning: ReasoningFormat) -> bool:

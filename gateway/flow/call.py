@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TypeAlias
 
 from gateway.flow.search.kinds import BestOf, Search
+from gateway.tools.argument_grammars import OfferedTool
 from triserve.rpc.errors import InvalidRequest, ServiceError
 from triserve.rpc.traces.spans import OpenSpan
 from triserve.v1 import common_pb2, compute_pb2, tokenizer_pb2
 
 MAX_SALT_CHARS = 256
+_MAX_SHOWN_CHARS = 128
 
 # Text or chat to be encoded, or token ids as they are.
 Prompt: TypeAlias = tokenizer_pb2.EncodeRequest | tuple[int, ...]
@@ -114,6 +116,37 @@ class AnswerReading:
     tools: frozenset[str] = frozenset()
     # Whether there may be more than one call in an answer.
     parallel: bool = True
+    # Those of the tools to which an answer may be held.
+    offered: tuple[OfferedTool, ...] = ()
+    # Whether an answer must call one of them, and whether its client has chosen which: that it calls is no news then.
+    must_call: bool = False
+    is_named: bool = False
+
+    @classmethod
+    def of_tools(cls, offered: Sequence[OfferedTool], *, must_call: bool, name: str | None, parallel: bool) -> AnswerReading:
+        """How an answer is read that may call these tools.
+
+        Args:
+            offered: no two of a name.
+            must_call: whether it must call one of them.
+            name: of the one that it must call; None = any.
+            parallel: whether there may be more than one call.
+
+        Raises:
+            InvalidRequest: there is nothing to be called.
+        """
+        names = frozenset(tool.name for tool in offered)
+        if must_call and not offered:
+            raise InvalidRequest("tool_choice asks for a call, and tools is empty", field="tool_choice")
+        if name is not None and name not in names:
+            raise InvalidRequest(f"tool_choice is {name[:_MAX_SHOWN_CHARS]!r}, which is not in tools", field="tool_choice")
+        called = tuple(tool for tool in offered if name in (None, tool.name))
+        return cls(tools=names, parallel=parallel, offered=called, must_call=must_call, is_named=name is not None)
+
+    @property
+    def is_held(self) -> bool:
+        """Whether anything is asked of calls that the model could fail to do."""
+        return self.must_call or any(tool.is_strict for tool in self.offered)
 
 
 @dataclass(frozen=True, kw_only=True)

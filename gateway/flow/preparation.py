@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import secrets
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Protocol
 
 from gateway.flow.answer_forms import AnswerForms
@@ -120,13 +121,15 @@ class Preparation:
             raise (in_openais_words(said, stages.model) if isinstance(said, PromptTooLong) else said) from error
 
     def _choices(self, call: Call, model: ServedModel, prompts: Sequence[EncodedPrompt], ids: tokenizer_pb2.SamplingIds) -> list[Choice]:
-        sampling = resolve_sampling(call.wishes, model, self._limits, ids)
+        # Only a chat has a form, and it is one prompt.
+        wishes = replace(call.wishes, grammar=self._forms.grammar(call, model, prompt_end=prompts[0].end))
+        sampling = resolve_sampling(wishes, model, self._limits, ids)
         choices: list[Choice] = []
         for prompt_index, prompt in enumerate(prompts):
             # A client's seed gives each prompt the answer it would get alone; without one, equal prompts get answers of their own.
             seed = int.from_bytes(secrets.token_bytes()) if call.wishes.seed is None else call.wishes.seed
             stopping = resolve_stopping(
-                call.wishes,
+                wishes,
                 model,
                 self._limits,
                 prompt_tokens=len(prompt.token_ids),

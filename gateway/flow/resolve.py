@@ -58,9 +58,6 @@ def check_shape(call: Call, limits: Limits) -> None:
         raise InvalidRequest(
             f"{name} is {call.num_made} for {len(call.prompts)} prompts, the limit on answers is {limits.max_choices}", field=name
         )
-    if call.wishes.grammar is not None and call.reading is not None and call.reading.tools:
-        form = call.wishes.spelled("grammar")
-        raise InvalidRequest(f"{form} is not supported beside tools that may be called: a call is text of another form", field=form)
     for prompt in call.prompts:
         if isinstance(prompt, tokenizer_pb2.EncodeRequest):
             check_messages(prompt.chat, field, limits)

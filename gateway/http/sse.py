@@ -146,23 +146,23 @@ class ChatEvents(_Form):
             self._turn = rewritten_turn(generation)
         delta = piece.delta
         self._num_tokens += len(delta.token_ids)
-        said, has_calls = self._read(piece, generation)
+        said, asks = self._read(piece, generation)
         if not self._shows(piece, has_text=not said.is_empty):
             return first
-        finish = chat_finish(delta.finish_reason, has_calls=has_calls)
+        finish = chat_finish(delta.finish_reason, asks=asks)
         logprobs = f',"logprobs":{_compact(chat_logprobs(delta.logprobs, as_ids=self._look.names_ids))}' if delta.logprobs else ""
         tail = f"{self._tail(piece, logprobs, finish)}}}]{self._end(generation)}"
         return f'{first}{self._before}{piece.choice},"delta":{{{_shown(said)}}}{tail}'
 
     def _read(self, piece: Piece, generation: Generation) -> tuple[Said, bool]:
-        """What came to light with a piece, and whether its answer has calls so far."""
+        """What came to light with a piece, and whether its answer asks for calls so far."""
         delta, form = piece.delta, generation.form
         if form is None:
             return Said(delta.text), False
         parser = self._parsers.get(piece.choice)
         if parser is None:
             parser = self._parsers[piece.choice] = form.parser(piece.choice)
-        return parser.feed(delta.text, is_last=delta.finish_reason is not None), parser.has_calls
+        return parser.feed(delta.text, is_last=delta.finish_reason is not None), parser.asks
 
 
 class CompletionEvents(_Form):

@@ -36,6 +36,7 @@ class AnswerForm:
         parallel: whether there may be more than one call.
         reasoning: None = it is not looked for.
         begins_in_reasoning: whether the prompt has begun it.
+        is_named: whether the client has chosen what is called.
     """
 
     request_id: str
@@ -44,6 +45,12 @@ class AnswerForm:
     parallel: bool = True
     reasoning: ReasoningFormat | None = None
     begins_in_reasoning: bool = False
+    is_named: bool = False
+
+    @property
+    def markers(self) -> tuple[str, ...]:
+        """Tokens by which calls and reasoning are known, which may be special ones."""
+        return (*(self.calls.markers if self.calls is not None else ()), *(self.reasoning.markers if self.reasoning is not None else ()))
 
     def parser(self, choice: int) -> AnswerParser:
         """A parser of one answer."""
@@ -61,6 +68,7 @@ class AnswerParser:
     def __init__(self, form: AnswerForm, choice: int) -> None:
         self._chars = Characters()
         self._found = Findings(lambda index: _call_id(form.request_id, choice, index), parallel=form.parallel)
+        self._is_named = form.is_named
         self._reader = _read_answer(self._chars, self._found, form)
         next(self._reader)
 
@@ -68,6 +76,11 @@ class AnswerParser:
     def has_calls(self) -> bool:
         """Whether a call was found."""
         return self._found.num_calls > 0
+
+    @property
+    def asks(self) -> bool:
+        """Whether a call was found that its client has not chosen itself."""
+        return self.has_calls and not self._is_named
 
     def feed(self, text: str, *, is_last: bool = False) -> Said:
         """What comes to light with more of the text. After the last of it nothing may be fed."""

@@ -8,6 +8,17 @@ from __future__ import annotations
 from collections.abc import Callable, Collection, Mapping
 from typing import NamedTuple
 
+from gateway.tools.call_grammars import (
+    Demand,
+    Rules,
+    deepseek_rules,
+    harmony_rules,
+    hermes_rules,
+    json_rules,
+    llama_rules,
+    mistral_rules,
+    pythonic_rules,
+)
 from gateway.tools.call_objects import MAX_NAME_CHARS, read_arguments, read_call, read_calls, read_list
 from gateway.tools.characters import END, Characters, NotACall, Reading
 from gateway.tools.findings import Findings
@@ -22,7 +33,9 @@ class CallFormat(NamedTuple):
 
     # Finds the calls in an answer, given the names of the tools there are, and reads it to its end.
     read: Reader
-    # Tokens by which the form is known, which may be special ones.
+    # What an answer must be of which calls are asked.
+    rules: Callable[[Demand], Rules]
+    # Tokens by which the form is known, which may be special ones; by their indices the rules refer to them.
     markers: tuple[str, ...] = ()
 
 
@@ -177,11 +190,11 @@ def _literal_after_space(chars: Characters, text: str) -> Reading[bool]:
 
 
 FORMATS: Mapping[str, CallFormat] = {
-    "hermes": CallFormat(_read_hermes, (_HERMES, _HERMES_END)),
-    "llama3": CallFormat(_read_llama, (_PYTHON_TAG,)),
-    "pythonic": CallFormat(_read_pythonic),
-    "mistral": CallFormat(_read_mistral, (_MISTRAL, _MISTRAL_ARGUMENTS, _MISTRAL_ID)),
-    "deepseek": CallFormat(_read_deepseek, (_CALLS, _CALL, _SEPARATOR, _CALL_END, _CALLS_END)),
-    "json": CallFormat(_read_json),
-    "harmony": CallFormat(read_harmony, HARMONY_MARKERS),
+    "hermes": CallFormat(_read_hermes, hermes_rules, (_HERMES, _HERMES_END)),
+    "llama3": CallFormat(_read_llama, llama_rules, (_PYTHON_TAG,)),
+    "pythonic": CallFormat(_read_pythonic, pythonic_rules),
+    "mistral": CallFormat(_read_mistral, mistral_rules, (_MISTRAL, _MISTRAL_ARGUMENTS, _MISTRAL_ID)),
+    "deepseek": CallFormat(_read_deepseek, deepseek_rules, (_CALLS, _CALL, _SEPARATOR, _CALL_END, _CALLS_END)),
+    "json": CallFormat(_read_json, json_rules),
+    "harmony": CallFormat(read_harmony, harmony_rules, HARMONY_MARKERS),
 }

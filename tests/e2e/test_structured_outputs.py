@@ -125,5 +125,72 @@ async def test_what_cannot_be_held_is_refused_by_name_before_anything_is_sent(
     assert says in caught.value.message
 
 
+TOOLS: Any = [
+    {
+        "type": "function",
+        "function": {
+            "name": name,
+            "strict": strict,
+            "parameters": {
+                "type": "object",
+                "properties": {"city": {"type": "string", "pattern": "^[A-Z][a-z]{2,8}$"}, "unit": {"enum": ["C", "F"]}},
+                "required": ["city", "unit"],
+            },
+        },
+    }
+    for name, strict in (("get_weather", True), ("get_time", False))
+]
+
+
+def called(choice: Any) -> list[str]:
+    """The names of what an answer calls, with arguments that the tools take."""
+    for call in choice.message.tool_calls or []:
+        jsonschema.validate(json.loads(call.function.arguments), TOOLS[0]["function"]["parameters"])
+    return [call.function.name for call in choice.message.tool_calls or []]
+
+
+async def test_an_answer_that_must_call_calls_with_arguments_that_the_tool_takes(client: AsyncOpenAI) -> None:
+    named: Any = {"type": "function", "function": {"name": "get_time"}}
+    asked = [
+        ask(
+            client,
+            f"Weather in {number}?",
+            tools=TOOLS,
+            tool_choice=choice,
+            parallel_tool_calls=False,
+            seed=number,
+            temperature=temperature,
+        )
+        for number in range(3)
+        for choice in ("required", named)
+        for temperature in (0, 1)
+    ]
+    answers = [answer.choices[0] for answer in await asyncio.gather(*asked)]
+    assert all(choice.message.content is None for choice in answers)
+    assert {choice.finish_reason for choice in answers[0::4] + answers[1::4]} == {"tool_calls"}
+    assert {choice.finish_reason for choice in answers[2::4] + answers[3::4]} == {"stop"}, "that it calls was the client's choice"
+    assert all(len(called(choice)) == 1 for choice in answers)
+    assert {name for choice in answers[2::4] + answers[3::4] for name in called(choice)} == {"get_time"}
+
+
+async def test_beside_tools_an_answer_calls_or_is_of_its_form(client: AsyncOpenAI) -> None:
+    more: Any = {"tools": TOOLS[:1], "response_format": _format(SCHEMAS[0]), "parallel_tool_calls": False}
+    asked = [ask(client, f"Q{number}", seed=number, temperature=1, **more) for number in range(8)]
+    for answer in await asyncio.gather(*asked):
+        (choice,) = answer.choices
+        assert bool(called(choice)) is not bool(choice.message.content)
+        if choice.message.content:
+            jsonschema.validate(json.loads(choice.message.content), SCHEMAS[0])
+
+
+async def test_a_schema_of_a_tool_that_cannot_be_held_is_refused_where_it_is_strict(client: AsyncOpenAI) -> None:
+    tool: Any = {"name": "f", "parameters": {"type": "object", "properties": {"a": {"type": "array", "uniqueItems": True}}}}
+    with pytest.raises(openai.BadRequestError, match="uniqueItems") as caught:
+        await ask(client, tools=[{"type": "function", "function": {**tool, "strict": True}}])
+    assert caught.value.param == "tools"
+    answer = await ask(client, tools=[{"type": "function", "function": tool}], tool_choice="required", max_tokens=40)
+    assert answer.choices[0].message.tool_calls[0].function.name == "f"
+
+
 def _format(schema: dict[str, Any]) -> dict[str, Any]:
     return {"type": "json_schema", "json_schema": {"name": "answer", "schema": schema, "strict": True}}

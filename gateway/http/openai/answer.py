@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 from gateway.flow.answer import FinishReason
 from gateway.flow.generation import Generation, Piece, Timeline, Usage
 from gateway.http.openai.logprobs import chat_logprobs, completion_logprobs, prompt_logprobs
+from gateway.tools.answer_parser import AnswerForm
 from gateway.tools.findings import CallDelta, Said
 from triserve.v1 import sampler_pb2
 
@@ -49,6 +50,8 @@ class WholeChoice:
     prompt_token_ids: Sequence[int] = ()
     # What its text was taken apart into; None = it is left as it is.
     said: Said | None = None
+    # Whether there are calls in it that its client has not chosen itself.
+    asks: bool = False
 
     def add(self, piece: Piece) -> None:
         """Takes a piece in."""
@@ -57,6 +60,12 @@ class WholeChoice:
         self.logprobs += piece.delta.logprobs
         self.prompt_logprobs += piece.delta.prompt_logprobs
         self.finish_reason = piece.delta.finish_reason
+
+    def take_apart(self, form: AnswerForm, index: int) -> None:
+        """Reads all that was gathered, the answer of that index."""
+        parser = form.parser(index)
+        self.said = parser.feed("".join(self.text), is_last=True)
+        self.asks = parser.asks
 
 
 async def gather(generation: Generation, num_choices: int) -> list[WholeChoice]:
@@ -72,7 +81,7 @@ async def gather(generation: Generation, num_choices: int) -> list[WholeChoice]:
     for index, choice in enumerate(choices):
         choice.prompt_token_ids = generation.prompt_token_ids(index)
         if generation.form is not None:
-            choice.said = generation.form.parser(index).feed("".join(choice.text), is_last=True)
+            choice.take_apart(generation.form, index)
     return choices
 
 
@@ -109,16 +118,17 @@ def chat_choice(index: int, choice: WholeChoice, *, look: Look) -> dict[str, Any
         "index": index,
         "message": message,
         "logprobs": chat_logprobs(choice.logprobs, as_ids=look.names_ids) if look.logprobs else None,
-        "finish_reason": chat_finish(choice.finish_reason, has_calls=bool(said.calls)),
+        "finish_reason": chat_finish(choice.finish_reason, asks=choice.asks),
     }
     if look.token_ids:
         body["token_ids"] = choice.token_ids
     return body
 
 
-def chat_finish(reason: FinishReason | None, *, has_calls: bool) -> str | None:
-    """Why a chat's answer ended, in OpenAI's words: a model that stopped behind calls waits for their results."""
-    return "tool_calls" if reason == "stop" and has_calls else reason
+def chat_finish(reason: FinishReason | None, *, asks: bool) -> str | None:
+    """Why a chat's answer ended, in OpenAI's words: a model that stopped behind calls waits for their results; one that has called what it was told to
+    has just stopped."""
+    return "tool_calls" if reason == "stop" and asks else reason
 
 
 def call_deltas(calls: Sequence[CallDelta]) -> list[dict[str, Any]]:

@@ -56,7 +56,9 @@ class ChatBody(Generating):
     @property
     def spelling(self) -> dict[str, str]:
         """What the client calls wishes that have another name here."""
-        return {} if self.max_completion_tokens is None else {"max_tokens": "max_completion_tokens"}
+        names = {} if self.max_completion_tokens is None else {"max_tokens": "max_completion_tokens"}
+        # Where no field of its own asks for a form, it is tools that do.
+        return {**names, "grammar": "tools"}
 
     def prompt(self) -> tokenizer_pb2.EncodeRequest:
         """The chat, for the tokenizer.

@@ -7,9 +7,11 @@ from collections.abc import Mapping, Sequence
 from typing import Annotated, Any, Literal, NamedTuple
 
 from pydantic import AfterValidator, Field, PlainValidator, model_validator
+from typing_extensions import TypedDict
 
 from gateway.flow.call import AnswerReading
 from gateway.http.openai.values import Body, Text, unicode_text
+from gateway.tools.argument_grammars import OfferedTool
 from triserve.rpc import limits as contract
 from triserve.rpc.errors import InvalidRequest
 from triserve.v1 import tokenizer_pb2
@@ -38,7 +40,7 @@ class Function(_Object):
 
     name: Annotated[str, Field(pattern=rf"^[A-Za-z0-9_.:/-]{{1,{contract.MAX_TOOL_NAME_CHARS}}}$")]
     description: Text | None = None
-    # The JSON Schema as JSON: only the model reads it.
+    # The JSON Schema as JSON.
     parameters: Annotated[str | None, PlainValidator(_as_json, json_schema_input_type=dict[str, Any])] = None
     strict: bool | None = None
 
@@ -86,7 +88,18 @@ def _choice_of(value: object) -> Choice:
 
 
 Tools = Annotated[list[Tool], Field(fail_fast=True)]
-ToolChoice = Annotated[Choice, PlainValidator(_choice_of, json_schema_input_type=Literal["none", "auto"])]
+
+
+class _NamedFunction(TypedDict):
+    name: str
+
+
+class _NamedTool(TypedDict):
+    type: Literal["function"]
+    function: _NamedFunction
+
+
+ToolChoice = Annotated[Choice, PlainValidator(_choice_of, json_schema_input_type=Literal["none", "auto", "required"] | _NamedTool)]
 ToolCalls = Annotated[list[AssistantCall], Field(fail_fast=True)]
 ToolCallId = Annotated[str, Field(max_length=contract.MAX_TOOL_CALL_ID_CHARS), AfterValidator(unicode_text)]
 
@@ -102,7 +115,7 @@ def tool_use(tools: Sequence[Tool] | None, choice: Choice | None, parallel: bool
     """The tools the model is given, and how its answer is read. A client that wants no call has given it none.
 
     Raises:
-        InvalidRequest: fields contradict each other, or ask for what nothing holds the model to; names the field.
+        InvalidRequest: fields contradict each other; names the field.
     """
     tools, choice = tools or (), choice or Choice("auto")
     seen: set[str] = set()
@@ -110,22 +123,10 @@ def tool_use(tools: Sequence[Tool] | None, choice: Choice | None, parallel: bool
         if tool.function.name in seen:
             raise InvalidRequest(f"tools has the function {tool.function.name!r} twice", field=f"tools[{index}].function.name")
         seen.add(tool.function.name)
-    _check_is_held(tools, choice)
     given = tuple(tools) if choice.mode != "none" else ()
-    return ToolUse(given, AnswerReading(tools=frozenset(tool.function.name for tool in given), parallel=parallel is not False))
-
-
-def _check_is_held(tools: Sequence[Tool], choice: Choice) -> None:
-    """Refuses what only a grammar over the answer could hold: there is none yet, and half of it would be none."""
-    if choice.mode in ("required", "named"):
-        raise InvalidRequest(
-            f'tool_choice is not supported where it is {"required" if choice.name is None else "a function"}, it may be "none" or "auto"',
-            field="tool_choice",
-        )
-    for index, tool in enumerate(tools):
-        if tool.function.strict:
-            field = f"tools[{index}].function.strict"
-            raise InvalidRequest(f"{field} is not supported, it may be false", field=field)
+    offered = [OfferedTool(tool.function.name, tool.function.parameters, bool(tool.function.strict)) for tool in given]
+    must_call = choice.mode in ("required", "named")
+    return ToolUse(given, AnswerReading.of_tools(offered, must_call=must_call, name=choice.name, parallel=parallel is not False))
 
 
 def tool_inputs(tools: Sequence[Tool]) -> list[tokenizer_pb2.FunctionTool]:

@@ -39,10 +39,14 @@ class Grammar:
     Attributes:
         kind: "json_schema", "regex" or "lark".
         text: in the language of its kind.
+        frame: a Lark grammar of all that is written, with the text as `@text`; empty = there is only the text.
+        markers: texts to which the frame, or else the Lark grammar, refers by their indices.
     """
 
     kind: str
     text: str
+    frame: str = ""
+    markers: tuple[str, ...] = ()
 
     @classmethod
     def read(cls, message: common_pb2.Grammar) -> Grammar:
@@ -55,14 +59,17 @@ class Grammar:
         if kind is None:
             raise InvalidRequest("grammar is of no kind: one of json_schema, regex and lark must be set", field="grammar")
         text: str = getattr(message, kind)
-        if (num_bytes := len(text.encode())) > limits.MAX_GRAMMAR_BYTES:
+        if (num_bytes := len(text.encode()) + len(message.frame.encode())) > limits.MAX_GRAMMAR_BYTES:
             raise InvalidRequest(f"grammar has {num_bytes} bytes, the limit is {limits.MAX_GRAMMAR_BYTES}", field="grammar")
-        return cls(kind, text)
+        _check_strings("grammar", message.markers, limits.MAX_MARKERS, limits.MAX_MARKER_CHARS)
+        if len(set(message.markers)) < len(message.markers):
+            raise InvalidRequest("grammar has a marker twice", field="grammar")
+        return cls(kind, text, message.frame, tuple(message.markers))
 
     def write(self) -> common_pb2.Grammar:
         """The message that `read` reads."""
         fields: dict[str, Any] = {self.kind: self.text}
-        return common_pb2.Grammar(**fields)
+        return common_pb2.Grammar(**fields, frame=self.frame, markers=self.markers)
 
 
 @dataclass(frozen=True, slots=True)

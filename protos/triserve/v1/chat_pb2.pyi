@@ -21,6 +21,32 @@ else:
 
 DESCRIPTOR: _descriptor.FileDescriptor
 
+class _ToolMode:
+    ValueType = _typing.NewType("ValueType", _builtins.int)
+    V: _TypeAlias = ValueType  # noqa: Y015
+
+class _ToolModeEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ToolMode.ValueType], _builtins.type):
+    DESCRIPTOR: _descriptor.EnumDescriptor
+    TOOL_MODE_UNSPECIFIED: _ToolMode.ValueType  # 0
+    """As the model likes."""
+    TOOL_MODE_NONE: _ToolMode.ValueType  # 1
+    """It is shown no tools."""
+    TOOL_MODE_REQUIRED: _ToolMode.ValueType  # 2
+    """One call or more."""
+
+class ToolMode(_ToolMode, metaclass=_ToolModeEnumTypeWrapper):
+    """Whether an answer must call a tool. Arguments of a call that must be are what the tool's parameters allow; of a tool that is not strict, but for what
+    cannot be held of them.
+    """
+
+TOOL_MODE_UNSPECIFIED: ToolMode.ValueType  # 0
+"""As the model likes."""
+TOOL_MODE_NONE: ToolMode.ValueType  # 1
+"""It is shown no tools."""
+TOOL_MODE_REQUIRED: ToolMode.ValueType  # 2
+"""One call or more."""
+Global___ToolMode: _TypeAlias = ToolMode  # noqa: Y015
+
 class _CacheMode:
     ValueType = _typing.NewType("ValueType", _builtins.int)
     V: _TypeAlias = ValueType  # noqa: Y015
@@ -68,6 +94,8 @@ class ChatRequest(_message.Message):
     CACHE_FIELD_NUMBER: _builtins.int
     TOOLS_FIELD_NUMBER: _builtins.int
     PARALLEL_TOOL_CALLS_FIELD_NUMBER: _builtins.int
+    TOOL_CHOICE_FIELD_NUMBER: _builtins.int
+    STRICT_TOOLS_FIELD_NUMBER: _builtins.int
     model: _builtins.str
     """Name of the model; empty = the one that is served."""
     ignore_eos: _builtins.bool
@@ -112,6 +140,14 @@ class ChatRequest(_message.Message):
     def tools(self) -> _containers.RepeatedCompositeFieldContainer[_tokenizer_pb2.FunctionTool]:
         """Functions that the model may ask for; at most 128. Refused where its chat template takes none, or writes calls in a form that is not known."""
 
+    @_builtins.property
+    def tool_choice(self) -> Global___ToolChoice:
+        """Whether the answer must call, and what; unset = as it likes."""
+
+    @_builtins.property
+    def strict_tools(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """Names of tools whose calls, where there are some, have arguments that their parameters allow. Those of the others are JSON as the model writes it."""
+
     def __init__(
         self,
         *,
@@ -128,16 +164,44 @@ class ChatRequest(_message.Message):
         cache: Global___CacheControl | None = ...,
         tools: _abc.Iterable[_tokenizer_pb2.FunctionTool] | None = ...,
         parallel_tool_calls: _builtins.bool | None = ...,
+        tool_choice: Global___ToolChoice | None = ...,
+        strict_tools: _abc.Iterable[_builtins.str] | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["_parallel_tool_calls", b"_parallel_tool_calls", "cache", b"cache", "dry_sequence_breakers", b"dry_sequence_breakers", "parallel_tool_calls", b"parallel_tool_calls", "sampling", b"sampling", "stopping", b"stopping"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_parallel_tool_calls", b"_parallel_tool_calls", "cache", b"cache", "dry_sequence_breakers", b"dry_sequence_breakers", "parallel_tool_calls", b"parallel_tool_calls", "sampling", b"sampling", "stopping", b"stopping", "tool_choice", b"tool_choice"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_parallel_tool_calls", b"_parallel_tool_calls", "bad_words", b"bad_words", "bypass_cache", b"bypass_cache", "cache", b"cache", "dry_sequence_breakers", b"dry_sequence_breakers", "ignore_eos", b"ignore_eos", "messages", b"messages", "model", b"model", "parallel_tool_calls", b"parallel_tool_calls", "priority", b"priority", "sampling", b"sampling", "stopping", b"stopping", "template_arguments", b"template_arguments", "tools", b"tools"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_parallel_tool_calls", b"_parallel_tool_calls", "bad_words", b"bad_words", "bypass_cache", b"bypass_cache", "cache", b"cache", "dry_sequence_breakers", b"dry_sequence_breakers", "ignore_eos", b"ignore_eos", "messages", b"messages", "model", b"model", "parallel_tool_calls", b"parallel_tool_calls", "priority", b"priority", "sampling", b"sampling", "stopping", b"stopping", "strict_tools", b"strict_tools", "template_arguments", b"template_arguments", "tool_choice", b"tool_choice", "tools", b"tools"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__parallel_tool_calls: _TypeAlias = _typing.Literal["parallel_tool_calls"]  # noqa: Y015
     _WhichOneofArgType__parallel_tool_calls: _TypeAlias = _typing.Literal["_parallel_tool_calls", b"_parallel_tool_calls"]  # noqa: Y015
     def WhichOneof(self, oneof_group: _WhichOneofArgType__parallel_tool_calls) -> _WhichOneofReturnType__parallel_tool_calls | None: ...
 
 Global___ChatRequest: _TypeAlias = ChatRequest  # noqa: Y015
+
+@_typing.final
+class ToolChoice(_message.Message):
+    """Which of its tools an answer calls."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    MODE_FIELD_NUMBER: _builtins.int
+    NAME_FIELD_NUMBER: _builtins.int
+    mode: Global___ToolMode.ValueType
+    """Whether it must call any."""
+    name: _builtins.str
+    """The one that it calls, with which mode is unspecified or REQUIRED; empty = any."""
+    def __init__(
+        self,
+        *,
+        mode: Global___ToolMode.ValueType = ...,
+        name: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["mode", b"mode", "name", b"name"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ToolChoice: _TypeAlias = ToolChoice  # noqa: Y015
 
 @_typing.final
 class CacheControl(_message.Message):

@@ -106,22 +106,35 @@ class Grammar(_message.Message):
     JSON_SCHEMA_FIELD_NUMBER: _builtins.int
     REGEX_FIELD_NUMBER: _builtins.int
     LARK_FIELD_NUMBER: _builtins.int
+    FRAME_FIELD_NUMBER: _builtins.int
+    MARKERS_FIELD_NUMBER: _builtins.int
     json_schema: _builtins.str
     """JSON that a schema allows: the schema, as JSON."""
     regex: _builtins.str
     """A regular expression in the syntax of Rust's regex crate."""
     lark: _builtins.str
     """A context-free grammar in Lark's syntax, as llguidance reads it."""
+    frame: _builtins.str
+    """A Lark grammar of the whole answer, in which `@text` is what `kind` says: what may stand before it, around it or in its place. Empty = nothing."""
+    @_builtins.property
+    def markers(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """Texts such as those around a tool call, to which the frame, or else the Lark grammar, refers by their indices: the rule `marker_0` is the first of
+        them, drawn as the special token of that name where there is one; the rule `until_0` is any text that ends with its first occurrence, and the
+        terminal `WITHOUT_0` any text in which it does not occur. No two alike; at most 16, each of 1 to 64 characters.
+        """
+
     def __init__(
         self,
         *,
         json_schema: _builtins.str = ...,
         regex: _builtins.str = ...,
         lark: _builtins.str = ...,
+        frame: _builtins.str = ...,
+        markers: _abc.Iterable[_builtins.str] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["json_schema", b"json_schema", "kind", b"kind", "lark", b"lark", "regex", b"regex"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["json_schema", b"json_schema", "kind", b"kind", "lark", b"lark", "regex", b"regex"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["frame", b"frame", "json_schema", b"json_schema", "kind", b"kind", "lark", b"lark", "markers", b"markers", "regex", b"regex"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType_kind: _TypeAlias = _typing.Literal["json_schema", "regex", "lark"]  # noqa: Y015
     _WhichOneofArgType_kind: _TypeAlias = _typing.Literal["kind", b"kind"]  # noqa: Y015
@@ -258,7 +271,8 @@ class SamplingParams(_message.Message):
     @_builtins.property
     def grammar(self) -> Global___Grammar:
         """Unset = the text may be anything. After the tokens so far, ids that can begin no text it allows are banned, and with them all ids that are
-        no text, and stop ids until the text is whole; a text that is whole and allows nothing more ends the answer.
+        no text, but for those of its markers where they come, and stop ids until the text is whole; a text that is whole and allows nothing more
+        ends the answer.
         """
 
     @_builtins.property

@@ -218,3 +218,65 @@ def test_tokenizers_that_write_spaces_in_their_own_way_are_bound_too(tmp_path: P
     tokenizer_of(pieces, llama_decoder(), special=("</s>",)).save(str(path))
     state = GrammarCompiler(path, Vocabulary(load_tokenizer(path))).open(Grammar("regex", " ?yes"), len(pieces) + 1, [len(pieces)], [])
     assert {pieces[token] for token in allowed(state, len(pieces) + 1)} == {"▁yes", "yes", "<0x20>", "<0x79>"}
+
+
+MARKS = ("<call>", "[T]")
+NAMED = WIDTH - 1
+
+
+@pytest.fixture(scope="module")
+def marked(tmp_path_factory: pytest.TempPathFactory) -> GrammarCompiler:
+    path = tmp_path_factory.mktemp("marked") / "tokenizer.json"
+    byte_tokenizer(*WORDS, special=("<call>", "<eos>")).save(str(path))
+    return GrammarCompiler(path, Vocabulary(load_tokenizer(path)))
+
+
+def is_whole(compiler: GrammarCompiler, grammar: Grammar, text: Sequence[int | str]) -> bool:
+    state = compiler.open(grammar, WIDTH + 1, (WIDTH,), ())
+    tokens = [token for part in text for token in ([part] if isinstance(part, int) else part.encode())]
+    return all(state.advance([token]) for token in tokens) and state.is_whole
+
+
+@pytest.mark.parametrize(("number", "mark"), [(0, NAMED), (1, "[T]")], ids=["a special token", "text"])
+def test_a_marker_is_its_special_token_or_else_its_text(marked: GrammarCompiler, number: int, mark: int | str) -> None:
+    state = marked.open(Grammar("lark", f"start: marker_{number}", "", MARKS), WIDTH + 1, (WIDTH,), ())
+    assert allowed(state, WIDTH + 1) == [mark if isinstance(mark, int) else ord("[")]
+    until = Grammar("lark", f'start: until_{number} "!"', "", MARKS)
+    for before in ("", "a", "<<cal<call", "[[T", "é漢\n"):
+        assert is_whole(marked, until, [before, mark, "!"])
+    assert not is_whole(marked, until, ["a!"]) and not is_whole(marked, until, ["a", mark, "b!"])
+    if isinstance(mark, int):
+        assert not is_whole(marked, until, ["<call>!"]), "its letters are not the token"
+
+
+@pytest.mark.parametrize("marker", ["<call>", "[T]", "x", "ab<ab", "aab", "<" + "c" * 63])
+@given(st.data())
+def test_a_text_without_a_marker_is_any_other_text(compiler: GrammarCompiler, marker: str, pick: st.DataObject) -> None:
+    text = pick.draw(st.lists(st.sampled_from([*marker, marker, marker[:-1], "é", "\n"]), max_size=12).map("".join))
+    grammar = Grammar("lark", "start: WITHOUT_0", "", (marker,))
+    state = compiler.open(grammar, WIDTH, (EOS,), ())
+    assert (all(state.advance([token]) for token in text.encode()) and state.is_whole) is (marker not in text)
+
+
+FRAMED = {"json_schema": ('{"const": {"a": 1}}', '{"a": 1}'), "regex": ("a[/]b+", "a/bb"), "lark": ('start: x\nx: "(" x? ")"', "(())")}
+
+
+@pytest.mark.parametrize("kind", FRAMED)
+def test_a_frame_says_what_stands_around_a_text_of_any_kind(marked: GrammarCompiler, kind: str) -> None:
+    grammar, text = FRAMED[kind]
+    framed = Grammar(kind, grammar, 'start: (marker_0 until_1)? @text "!"?', MARKS)
+    wholes: list[list[int | str]] = [[text], [text, "!"], [NAMED, "[T]", text], [NAMED, "so [T", "[T]", text, "!"]]
+    others: list[list[int | str]] = [[], ["so ", text], [NAMED, text], [NAMED, "[T]x"]]
+    assert all(is_whole(marked, framed, whole) for whole in wholes)
+    assert not any(is_whole(marked, framed, other) for other in others)
+
+
+def test_a_special_token_that_no_marker_names_is_never_allowed(marked: GrammarCompiler) -> None:
+    state = marked.open(Grammar("lark", "start: until_1", "", MARKS), WIDTH + 1, (WIDTH,), ())
+    assert not {NAMED, WIDTH} & set(allowed(state, WIDTH + 1))
+
+
+@pytest.mark.parametrize("frame", ["start: @nothing", "start: marker_2", "start"])
+def test_a_frame_that_refers_to_what_there_is_not_is_refused(compiler: GrammarCompiler, frame: str) -> None:
+    with pytest.raises(InvalidRequest, match="grammar cannot be held"):
+        compiler.open(Grammar("regex", "a", frame, MARKS), WIDTH, (EOS,), ())

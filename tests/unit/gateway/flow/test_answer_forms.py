@@ -9,6 +9,7 @@ import pytest
 
 from gateway.flow.answer_forms import AnswerForms
 from gateway.flow.call import AnswerReading, Call, Prompt, Wishes
+from gateway.tools.argument_grammars import OfferedTool
 from gateway.tools.call_formats import FORMATS
 from gateway.tools.registry import REASONING
 from tests.fakes.fake_stages import MODEL
@@ -69,10 +70,60 @@ def test_a_text_in_which_nothing_is_looked_for_is_left_as_it_is(
     assert forms.spoken_tokens(call(reading), model) == ()
 
 
-def test_an_answer_of_a_form_is_content_even_where_the_prompt_has_begun_to_reason() -> None:
-    asked = replace(call(AnswerReading()), wishes=Wishes(grammar=common_pb2.Grammar(regex="a+")))
-    assert AnswerForms().of(asked, THINKER, prompt_end="<think>") is None
-    assert AnswerForms().spoken_tokens(asked, THINKER) == ()
+def grammar(reading: AnswerReading | None, *, text: common_pb2.Grammar | None = None, end: str = "", **changes: Any) -> Any:
+    asked = replace(call(reading), wishes=Wishes(grammar=text))
+    return AnswerForms().grammar(asked, replace(THINKER, **changes), prompt_end=end)
+
+
+@pytest.mark.parametrize(
+    ("end", "start"),
+    [
+        ("", "start: (marker_0 until_1 SPACE?)? answer"),
+        ("<think>\n", "start: until_1 SPACE? answer"),
+        ("<think>\n\n</think>\n\n", "start: answer"),
+    ],
+)
+def test_a_form_is_that_of_what_follows_reasoning(end: str, start: str) -> None:
+    held = grammar(AnswerReading(), text=common_pb2.Grammar(regex="a+"), end=end)
+    assert (held.regex, held.frame.splitlines()[0], list(held.markers)) == ("a+", start, ["<think>", "</think>"])
+
+
+def test_where_nothing_is_taken_apart_a_form_is_that_of_the_whole_answer() -> None:
+    text = common_pb2.Grammar(regex="a+")
+    assert grammar(None, text=text) is grammar(AnswerReading(), text=text, reasoning_format="") is text
+
+
+MAY, MUST = (AnswerReading.of_tools([OfferedTool("f", None, False)], must_call=must, name=None, parallel=True) for must in (False, True))
+STRICT = AnswerReading.of_tools([OfferedTool("f", None, True)], must_call=False, name=None, parallel=True)
+
+
+def test_an_answer_that_may_call_is_free_unless_a_tool_is_strict() -> None:
+    assert grammar(MAY) is None
+    held = grammar(STRICT)
+    assert "WITHOUT_0" in held.lark and not held.frame
+    assert list(held.markers) == ["<tool_call>", "</tool_call>", "<think>", "</think>"]
+
+
+def test_an_answer_that_must_call_has_no_room_for_a_text_of_another_form() -> None:
+    text = common_pb2.Grammar(json_schema="{}")
+    assert grammar(MUST, text=text) == grammar(MUST)
+    assert "@text" in grammar(MAY, text=text).frame and "@text" not in grammar(MUST).lark
+
+
+def test_a_model_that_must_call_does_so_in_json_where_its_own_form_is_not_known() -> None:
+    unknown = replace(THINKER, tool_call_format="")
+    AnswerForms().check(call(MUST), unknown)
+    form = AnswerForms().of(call(MUST), unknown, prompt_end="")
+    assert form is not None and form.calls == FORMATS["json"]
+    with pytest.raises(InvalidRequest, match="not known here"):
+        AnswerForms().check(call(MAY), unknown)
+
+
+def test_a_tool_that_no_grammar_can_hold_is_refused() -> None:
+    reading = AnswerReading.of_tools([OfferedTool("a-b", None, False)], must_call=True, name=None, parallel=True)
+    with pytest.raises(InvalidRequest, match="'a-b' is no name") as caught:
+        grammar(reading, tool_call_format="pythonic")
+    assert caught.value.field == "tools"
 
 
 @pytest.mark.parametrize(

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gateway.flow.call import AnswerReading, Call, Wishes
+from gateway.flow.call import Call, Wishes
 from gateway.flow.limits import Limits
 from gateway.flow.resolve import (
     check_priority,
@@ -341,10 +341,3 @@ def test_a_priority_of_many_digits_is_not_sent_back_whole() -> None:
     assert len(caught.value.message) < 120
 
 
-def test_an_answer_of_a_form_has_no_tools_that_may_be_called() -> None:
-    wishes = Wishes(grammar=common_pb2.Grammar(regex="a"), spelling={"grammar": "guided_regex"})
-    call = Call(request_id="", tenant="", route="chat", model="", prompts=((1,),), prompt_field="messages", wishes=wishes)
-    check_shape(replace(call, reading=AnswerReading()), Limits())
-    with pytest.raises(InvalidRequest) as caught:
-        check_shape(replace(call, reading=AnswerReading(tools=frozenset({"f"}))), Limits())
-    assert caught.value.field == "guided_regex"

@@ -74,7 +74,8 @@ def test_a_stream_put_together_is_the_whole_answer(written: list[WrittenCall], p
             else:
                 assert part["index"] == len(told) - 1 and part["function"].keys() == {"arguments"}
                 told[-1]["function"]["arguments"] += part["function"]["arguments"]
-    whole = WholeChoice(text=[text], finish_reason=finish, said=FORM.parser(0).feed(text, is_last=True))
+    whole = WholeChoice(text=[text], finish_reason=finish)
+    whole.take_apart(FORM, 0)
     body = chat_choice(0, whole, look=Look())
     assert {**message, "tool_calls": told} == body["message"]
     assert [one["finish_reason"] for one in deltas if one["finish_reason"]] == [body["finish_reason"]]

@@ -18,7 +18,7 @@ from triserve.v1 import tokenizer_pb2
 LIMITS = Limits(max_json_items=1 << 20)
 HELLO = [{"role": "user", "content": "Hello"}]
 SCHEMA = {"type": "object", "required": ["b", "a"], "properties": {"b": {"type": "number", "default": 1.50}, "a": {"enum": ["é", None]}}}
-WEATHER = {"type": "function", "function": {"name": "get_weather", "description": "Of a city.", "parameters": SCHEMA}}
+WEATHER: dict[str, Any] = {"type": "function", "function": {"name": "get_weather", "description": "Of a city.", "parameters": SCHEMA}}
 TIME = {"type": "function", "function": {"name": "get-time"}}
 CALL = {"id": "call_1", "type": "function", "function": {"name": "get_weather", "arguments": '{"b": 1}'}}
 
@@ -40,7 +40,8 @@ def test_tools_reach_the_tokenizer_as_they_are() -> None:
     assert (first.name, first.description) == ("get_weather", "Of a city.")
     assert first.parameters_json == json.dumps(SCHEMA, ensure_ascii=False), "in the client's order"
     assert (second.name, second.HasField("description"), second.HasField("parameters_json")) == ("get-time", False, False)
-    assert asked.reading == AnswerReading(tools=frozenset({"get_weather", "get-time"}), parallel=True)
+    assert asked.reading.tools == {"get_weather", "get-time"}
+    assert (asked.reading.parallel, asked.reading.must_call) == (True, False)
 
 
 @pytest.mark.parametrize("fields", [{}, {"tools": []}, {"tools": None}, {"tool_choice": "auto"}, {"tool_choice": "none"}])
@@ -80,21 +81,35 @@ def test_arguments_that_are_no_json_are_kept_as_they_are() -> None:
     assert turn.tool_calls[0].arguments == '{"a": 1,,'
 
 
+FUNCTION = {"type": "function", "function": {"name": "get-time"}}
+
+
 @pytest.mark.parametrize(
-    ("choice", "said"), [("required", "where it is required"), ({"type": "function", "function": {"name": "get-time"}}, "a function")]
+    ("choice", "must_call", "offered"),
+    [("auto", False, ["get_weather", "get-time"]), ("required", True, ["get_weather", "get-time"]), (FUNCTION, True, ["get-time"])],
+    ids=["auto", "required", "named"],
 )
-def test_a_call_that_must_be_made_is_refused_by_name(choice: Any, said: str) -> None:
-    error = refused(tools=[TIME], tool_choice=choice)
-    assert error.field == "tool_choice"
-    assert error.message.startswith("tool_choice is not supported") and said in error.message
+def test_what_must_be_called_and_by_which_schema_is_kept(choice: Any, must_call: bool, offered: list[str]) -> None:
+    asked = body(tools=[{"type": "function", "function": {**WEATHER["function"], "strict": True}}, TIME], tool_choice=choice)
+    assert [tool.name for tool in asked.prompt().chat.tools] == ["get_weather", "get-time"], "the model sees all of them"
+    reading = asked.reading
+    assert (reading.must_call, [tool.name for tool in reading.offered], reading.is_named) == (must_call, offered, choice == FUNCTION)
+    assert reading.tools == {"get_weather", "get-time"}
+    schemas = {"get_weather": (json.dumps(SCHEMA, ensure_ascii=False), True), "get-time": (None, False)}
+    assert {tool.name: (tool.parameters, tool.is_strict) for tool in reading.offered} == {name: schemas[name] for name in offered}
 
 
-def test_a_strict_tool_is_refused_by_name_and_one_that_is_not_is_taken() -> None:
-    error = refused(tools=[TIME, {"type": "function", "function": {"name": "f", "strict": True}}])
-    assert (error.field, error.message) == ("tools[1].function.strict", "tools[1].function.strict is not supported, it may be false")
-    assert [tool.name for tool in body(tools=[{"type": "function", "function": {"name": "f", "strict": False}}]).prompt().chat.tools] == [
-        "f"
-    ]
+@pytest.mark.parametrize(
+    ("fields", "says"),
+    [
+        ({"tool_choice": "required"}, "tools is empty"),
+        ({"tool_choice": FUNCTION}, "tools is empty"),
+        ({"tools": [WEATHER], "tool_choice": FUNCTION}, "'get-time', which is not in tools"),
+    ],
+)
+def test_a_call_of_what_there_is_not_cannot_be_asked_for(fields: dict[str, Any], says: str) -> None:
+    error = refused(**fields)
+    assert error.field == "tool_choice" and says in error.message
 
 
 def function(**changes: Any) -> list[Any]:
