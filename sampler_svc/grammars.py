@@ -17,7 +17,7 @@ from tokenizers import Tokenizer
 from sampler_svc.grammar_check.checker import Checked, Words, refused
 from sampler_svc.grammar_check.errors import CannotHold
 from sampler_svc.grammar_check.longest_match import LongestMatch
-from sampler_svc.grammar_check.source import reworded, source_of
+from sampler_svc.grammar_check.source import Written, reworded, source_of
 from sampler_svc.vocabulary import Vocabulary
 from triserve.rpc.errors import InvalidRequest
 from triserve.rpc.sampling import Grammar
@@ -100,6 +100,7 @@ class GrammarCompiler:
         self._limits = dict(limits)
         self._path = tokenizer
         self._vocabulary = vocabulary
+        self._special_ids = {name: token for token, name in vocabulary.special_names.items()}
         self._threads = ThreadPoolExecutor(_THREADS, thread_name_prefix="grammars")
         self._lock = threading.Lock()
         self._kept: OrderedDict[Grammar, tuple[LLMatcher, int]] = OrderedDict()
@@ -150,7 +151,9 @@ class GrammarCompiler:
                 self._kept.move_to_end(grammar)
         matcher = self._compile(grammar, checked) if kept is None else kept[0]
         if kept is None:
-            self._keep(grammar, matcher, max(_MIN_BYTES, checked.num_bytes if checked is not None else 0) + len(grammar.text))
+            self._keep(
+                grammar, matcher, max(_MIN_BYTES, checked.num_bytes if checked is not None else 0) + len(grammar.text) + len(grammar.frame)
+            )
         state = GrammarState(matcher.deep_copy(), self._tokenizer.eos_token, logits_width, stop_token_ids)
         if generated and not state.advance(generated):
             raise InvalidRequest("generated_token_ids has what the grammar does not allow", field="generated_token_ids")
@@ -176,7 +179,7 @@ class GrammarCompiler:
         with self._lock:
             tokenizer = self._tokenizer
         try:
-            source = source_of(grammar.kind, grammar.text) if checked is None else checked.source
+            source = source_of(written_of(grammar), self._special_ids) if checked is None else checked.source
         except CannotHold as error:
             raise refused(error.why) from None
         except ValueError as error:
@@ -195,6 +198,11 @@ class GrammarCompiler:
             while len(self._kept) > _MAX_KEPT or (self._kept_bytes > _MAX_KEPT_BYTES and len(self._kept) > 1):
                 _, (_, freed) = self._kept.popitem(last=False)
                 self._kept_bytes -= freed
+
+
+def written_of(grammar: Grammar) -> Written:
+    """The same, for whom knows no contract."""
+    return Written(grammar.kind, grammar.text, grammar.frame, grammar.markers, grammar.frame_markers, grammar.lenient)
 
 
 class _WrittenTokens:

@@ -15,6 +15,8 @@ from gateway.tools.registry import FORMAT_NAMES, ReasoningParserName, ToolParser
 from triserve.rpc.errors import InvalidRequest
 from triserve.v1 import common_pb2, tokenizer_pb2
 
+_TEXT = Rules("", "")
+
 
 @dataclass(frozen=True, kw_only=True)
 class AnswerForms:
@@ -56,7 +58,9 @@ class AnswerForms:
     def spoken_tokens(self, call: Call, model: ServedModel) -> tuple[str, ...]:
         """Special tokens that must be text for the answers to be taken apart."""
         form = self.of(call, model, prompt_end="")
-        return () if form is None else form.markers
+        told = () if call.wishes.grammar is None else tuple(call.wishes.grammar.markers)
+        # None twice: a client's tags may be those of the model's own calls.
+        return tuple(dict.fromkeys((*(() if form is None else form.markers), *told)))
 
     def of(self, call: Call, model: ServedModel, *, prompt_end: str) -> AnswerForm | None:
         """How the answers to a call are written; None = their text is left as it is.
@@ -95,16 +99,29 @@ class AnswerForms:
         form = self.of(call, model, prompt_end=prompt_end)
         if reading is None or form is None or (text is None and not reading.is_held):
             return text
+        if text is not None and text.markers:
+            return self._behind_reasoning(call, text, form, prompt_end)
         demand = Demand(reading.offered, reading.must_call, reading.parallel, has_text=text is not None)
         try:
-            rules = answer_rule(Rules("", "") if form.calls is None else form.calls.rules(demand), demand)
+            rules = answer_rule(_TEXT if form.calls is None else form.calls.rules(demand), demand)
         except CannotHold as error:
             raise InvalidRequest(f"tools cannot be held: {error}", field="tools") from None
-        frame = f"{_start(form, prompt_end)}\n{rules}"
+        frame, is_lenient = f"{_start(form, prompt_end)}\n{rules}", not all(tool.is_strict for tool in reading.offered)
         if text is None or reading.must_call:
-            return common_pb2.Grammar(lark=frame, markers=form.markers)
-        framed = common_pb2.Grammar(frame=frame, markers=form.markers)
+            return common_pb2.Grammar(lark=frame, markers=form.markers, lenient=is_lenient)
+        framed = common_pb2.Grammar(frame=frame, frame_markers=form.markers, lenient=is_lenient)
         framed.MergeFrom(text)
+        return framed
+
+    def _behind_reasoning(self, call: Call, tagged: common_pb2.Grammar, form: AnswerForm, prompt_end: str) -> common_pb2.Grammar:
+        """A text whose tags, those around calls too, are of the client's own form."""
+        if call.reading is not None and call.reading.must_call:
+            field = call.wishes.spelled("grammar")
+            raise InvalidRequest(f"{field} is not supported where tool_choice asks for a call", field=field)
+        if form.reasoning is None:
+            return tagged
+        framed = common_pb2.Grammar(frame=f"{_start(form, prompt_end)}\nanswer: @text", frame_markers=form.markers)
+        framed.MergeFrom(tagged)
         return framed
 
     def _calls_of(self, reading: AnswerReading, model: ServedModel) -> CallFormat | None:

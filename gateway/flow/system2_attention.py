@@ -154,6 +154,10 @@ class RewrittenGeneration:
         """The prompt with the rewritten turn."""
         return self._first.prompt_token_ids(0) if self.answer is None else self.answer.prompt_token_ids(choice)
 
+    def hidden_states(self, choice: int) -> bytes:
+        """None: who asks for them asks for no text."""
+        return b""
+
     def write_to(self, writer: Writer) -> None:
         """See `Generation`; of the answer."""
         self._writer = writer

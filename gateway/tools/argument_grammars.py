@@ -57,6 +57,11 @@ def in_json(schema: Schema | None) -> str:
     return f"%json {json.dumps(_guided({'type': 'object'}) if schema is None else schema)}"
 
 
+def in_one_line(schema: Schema) -> str:
+    """The expression of JSON that a client's schema allows."""
+    return in_json(_guided(schema))
+
+
 def argument_schema(tool: OfferedTool) -> Schema:
     """The schema of a call's arguments.
 

@@ -7,6 +7,7 @@ at a time and behind everything else: however many of these there are, others wa
 from __future__ import annotations
 
 import asyncio
+import dataclasses
 import json
 import logging
 import sys
@@ -163,7 +164,8 @@ class GrammarChecker:
         raise _TooDear(f"it is too complex: compiling it takes longer than {self._limits.time_s:g} s")
 
     async def _verdict(self, grammar: Grammar, limit_s: float, nice: int) -> dict[str, Any]:
-        job = {"kind": grammar.kind, "text": grammar.text, "limit_s": limit_s, "nice": nice, "memory_bytes": self._limits.memory_bytes}
+        limits = {"limit_s": limit_s, "nice": nice, "memory_bytes": self._limits.memory_bytes}
+        job = {"grammar": dataclasses.asdict(grammar), **limits}
         # A process that dies costs what it was asked one more try.
         for _ in range(2):
             process = await self._started()
@@ -315,4 +317,4 @@ def _busy() -> ServiceError:
 
 
 def _num_chars(grammar: Grammar, outcome: Checked | InvalidRequest) -> int:
-    return len(grammar.text) + (len(outcome.source) if isinstance(outcome, Checked) else len(outcome.message))
+    return len(grammar.text) + len(grammar.frame) + (len(outcome.source) if isinstance(outcome, Checked) else len(outcome.message))

@@ -22,7 +22,7 @@ from llguidance import LLMatcher, LLParserLimits, LLTokenizer, TokenizerWrapper
 
 from sampler_svc.grammar_check.errors import CannotHold
 from sampler_svc.grammar_check.longest_match import LongestMatch
-from sampler_svc.grammar_check.source import reworded, source_of
+from sampler_svc.grammar_check.source import Written, reworded, source_of
 
 _PIECE_BYTES = 1 << 16
 # Half of what threads have for the same grammar, which is compiled in one of them when it has passed.
@@ -58,6 +58,7 @@ class _Words:
         self.eos_token_id = told["end"]
         self.bos_token_id = None
         special = set(self.special_token_ids)
+        self.special_ids = {self.tokens[token].decode(): token for token in special - {self.eos_token_id}}
         self._longest = LongestMatch([b"" if number in special else token for number, token in enumerate(self.tokens)])
 
     def __call__(self, text: bytes) -> list[int]:
@@ -78,7 +79,7 @@ class ForkServer:
         self._input = bytearray()
         self._runs: dict[int, _Run] = {}
         self._poll = select.poll()
-        self._check: Callable[[str, str], dict[str, Any]] | None = None
+        self._check: Callable[[Written], dict[str, Any]] | None = None
 
     def serve(self) -> None:
         """Returns when no more can be asked."""
@@ -165,15 +166,16 @@ class ForkServer:
             os.waitpid(pid, 0)
 
 
-def _checker(told: dict[str, Any]) -> Callable[[str, str], dict[str, Any]]:
+def _checker(told: dict[str, Any]) -> Callable[[Written], dict[str, Any]]:
     """What is done for a grammar, with all that can be made ready for it."""
-    tokenizer = LLTokenizer(TokenizerWrapper(_Words(told)))
+    words = _Words(told)
+    tokenizer = LLTokenizer(TokenizerWrapper(words))
     limits = LLParserLimits(**told["limits"])
 
-    def check(kind: str, text: str) -> dict[str, Any]:
+    def check(written: Written) -> dict[str, Any]:
         before = _resident_bytes()
         try:
-            source = source_of(kind, text)
+            source = source_of(written, words.special_ids)
         except CannotHold as error:
             return {"error": error.why}
         except ValueError as error:
@@ -188,11 +190,11 @@ def _checker(told: dict[str, Any]) -> Callable[[str, str], dict[str, Any]]:
             return {"error": reworded(matcher.get_error())}
         return {"source": source, "bytes": max(0, _resident_bytes() - before)}
 
-    check("regex", "a")
+    check(Written("regex", "a"))
     return check
 
 
-def _be_child(reads: int, writes: int, check: Callable[[str, str], dict[str, Any]]) -> None:
+def _be_child(reads: int, writes: int, check: Callable[[Written], dict[str, Any]]) -> None:
     """Waits for one grammar, checks it and ends. Does not return."""
     code = 1
     try:
@@ -202,10 +204,14 @@ def _be_child(reads: int, writes: int, check: Callable[[str, str], dict[str, Any
         if text:
             job = json.loads(text)
             _limit_self(job)
-            _write(writes, json.dumps(check(job["kind"], job["text"])).encode())
+            _write(writes, json.dumps(check(_written(job["grammar"]))).encode())
         code = 0
     finally:
         os._exit(code)
+
+
+def _written(told: dict[str, Any]) -> Written:
+    return Written(told["kind"], told["text"], told["frame"], tuple(told["markers"]), tuple(told["frame_markers"]), told["lenient"])
 
 
 def _limit_self(job: dict[str, Any]) -> None:

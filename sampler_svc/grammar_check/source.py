@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import json
 import re
-from typing import TYPE_CHECKING
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from llguidance import LLMatcher
 
 from sampler_svc.grammar_check.errors import CannotHold
 from sampler_svc.grammar_check.json_schema import held_schema
+from sampler_svc.grammar_check.markers import marker_rules
 
 if TYPE_CHECKING:
     from llguidance._lib import JsonCompileOptions
@@ -26,21 +28,52 @@ _JSON: JsonCompileOptions = {
 _EMBEDDED = re.compile(r"%json\s*(?=\{)")
 
 
-def source_of(kind: str, text: str) -> str:
+class Written(NamedTuple):
+    """A grammar as it was written; see `Grammar` of the contract.
+
+    Attributes:
+        kind: "json_schema", "regex" or "lark".
+        text: in the language of its kind.
+        frame: what stands around it; empty = nothing.
+        markers: of a Lark grammar.
+        frame_markers: of the frame.
+        lenient: whether schemas within Lark grammars may be held in part.
+    """
+
+    kind: str
+    text: str
+    frame: str = ""
+    markers: tuple[str, ...] = ()
+    frame_markers: tuple[str, ...] = ()
+    lenient: bool = False
+
+
+def source_of(written: Written, special_ids: Mapping[str, int]) -> str:
     """What llguidance compiles.
 
     Args:
-        kind: "json_schema", "regex" or "lark".
-        text: as the client wrote it.
+        written: the grammar.
+        special_ids: special tokens by their names, which markers may be.
 
     Raises:
         CannotHold: it is a JSON schema that cannot be held, or has one.
     """
-    if kind == "json_schema":
-        return str(LLMatcher.grammar_from_json_schema(json.dumps(held_schema(text)), overrides=_JSON))
-    if kind == "regex":
-        return str(LLMatcher.grammar_from_regex(text))
-    return str(LLMatcher.grammar_from_lark(_with_held_schemas(text)))
+    source = _text_source(written, special_ids)
+    if not written.frame:
+        return source
+    frame = _with_held_schemas(written.frame, lenient=written.lenient) + marker_rules(written.frame_markers, special_ids)
+    text = json.loads(source)["grammars"][0] if written.kind != "lark" else {"lark_grammar": source}
+    return json.dumps({"grammars": [{"name": "frame", "lark_grammar": frame}, {**text, "name": "text"}]})
+
+
+def _text_source(written: Written, special_ids: Mapping[str, int]) -> str:
+    if written.kind == "json_schema":
+        return str(LLMatcher.grammar_from_json_schema(json.dumps(held_schema(written.text)), overrides=_JSON))
+    if written.kind == "regex":
+        return str(LLMatcher.grammar_from_regex(written.text))
+    return str(
+        LLMatcher.grammar_from_lark(_with_held_schemas(written.text, lenient=written.lenient) + marker_rules(written.markers, special_ids))
+    )
 
 
 def reworded(error: str) -> str:
@@ -50,7 +83,7 @@ def reworded(error: str) -> str:
     return error
 
 
-def _with_held_schemas(lark: str) -> str:
+def _with_held_schemas(lark: str, *, lenient: bool) -> str:
     """A grammar in Lark's syntax whose JSON schemas are written anew."""
     decoder, pieces, place = json.JSONDecoder(), [], 0
     while (found := _EMBEDDED.search(lark, place)) is not None:
@@ -58,8 +91,18 @@ def _with_held_schemas(lark: str) -> str:
             schema, end = decoder.raw_decode(lark, found.end())
         except (ValueError, RecursionError):
             raise CannotHold("what follows %json is no JSON") from None
-        held = held_schema(json.dumps(schema))
-        held = {**held, "x-guidance": _JSON} if isinstance(held, dict) else held
-        pieces += [lark[place : found.end()], json.dumps(held)]
+        pieces += [lark[place : found.end()], json.dumps(_embedded(schema, lenient=lenient))]
         place = end
     return "".join(pieces) + lark[place:]
+
+
+def _embedded(schema: dict[str, Any], *, lenient: bool) -> dict[str, Any] | bool:
+    """A schema with how it is to be read."""
+    said = schema.get("x-guidance")
+    try:
+        held = held_schema(json.dumps(schema))
+    except CannotHold:
+        if not (lenient and isinstance(said, dict) and said.get("lenient") is True):
+            raise
+        return {**schema, "x-guidance": {**_JSON, "lenient": True}}
+    return {**held, "x-guidance": _JSON} if isinstance(held, dict) else held

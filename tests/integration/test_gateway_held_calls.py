@@ -59,7 +59,7 @@ async def test_answers_are_held_to_what_is_asked_of_tools(
     assert written(whole.message.tool_calls) == [tuple(call[1:]) for call in streamed.calls] == BOTH
     grammar = fleet.compute.submitted[0].sampling.grammar
     assert holds in (grammar.frame or grammar.lark)
-    assert list(grammar.markers) == (["<tool_call>", "</tool_call>"] if holds else [])
+    assert [*grammar.markers, *grammar.frame_markers] == (["<tool_call>", "</tool_call>"] if holds else [])
     assert grammar.WhichOneof("kind") == {"": None, "| @text": "json_schema"}.get(holds, "lark")
     if more.get("tool_choice") == NAMED:
         assert "get_time" not in grammar.lark
@@ -80,4 +80,4 @@ async def test_reasoning_comes_before_an_answer_of_a_form(thinker: GatewayFleet,
     assert (message.reasoning_content, message.content) == ("Hm, <b>.", '{"a": 1}')
     (asked,) = thinker.compute.submitted
     assert asked.sampling.grammar.frame.splitlines()[:1] == [f"start: {'until_1 SPACE?' if begun else '(marker_0 until_1 SPACE?)?'} answer"]
-    assert list(asked.sampling.grammar.markers) == list(asked.stopping.spoken_tokens) == ["<think>", "</think>"]
+    assert list(asked.sampling.grammar.frame_markers) == list(asked.stopping.spoken_tokens) == ["<think>", "</think>"]

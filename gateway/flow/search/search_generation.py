@@ -102,6 +102,10 @@ class SearchGeneration:
         """The prompt that a choice answers."""
         return self._prompts[choice // self._n]
 
+    def hidden_states(self, choice: int) -> bytes:
+        """None: who asks for them asks for no text."""
+        return b""
+
     def write_to(self, writer: Writer) -> None:
         """Does nothing: there are no deltas to be written early."""
 

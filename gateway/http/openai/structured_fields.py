@@ -8,6 +8,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field
 
+from gateway.http.openai.structural_tags import structural_grammar
 from gateway.http.openai.values import Body, Label, Text
 from triserve.rpc.errors import InvalidRequest
 from triserve.v1 import common_pb2
@@ -26,10 +27,14 @@ class JsonSchemaFormat(Body):
 
 
 class ResponseFormat(Body):
-    """OpenAI's `response_format`."""
+    """OpenAI's `response_format`, and vLLM's structural tags."""
 
-    type: Literal["text", "json_object", "json_schema"]
+    type: Literal["text", "json_object", "json_schema", "structural_tag"]
     json_schema: JsonSchemaFormat | None = None
+    # Of structural tags, whose inner fields have types of their own.
+    structures: list[Any] | None = Field(None, fail_fast=True)
+    triggers: list[Any] | None = Field(None, fail_fast=True)
+    format: dict[str, Any] | None = None
 
     def grammar(self) -> common_pb2.Grammar | None:
         """None = any text.
@@ -40,6 +45,13 @@ class ResponseFormat(Body):
         if (self.json_schema is None) == (self.type == "json_schema"):
             wanted = "missing" if self.json_schema is None else f"set, and type is {self.type}"
             raise InvalidRequest(f"response_format.json_schema is {wanted}", field="response_format.json_schema")
+        tag = {"structures": self.structures, "triggers": self.triggers, "format": self.format}
+        given = {name: value for name, value in tag.items() if value is not None}
+        if self.type == "structural_tag":
+            return structural_grammar(given, "response_format")
+        if given:
+            field = f"response_format.{next(iter(given))}"
+            raise InvalidRequest(f"{field} is set, and type is {self.type}", field=field)
         if self.type == "text":
             return None
         return _object_of(self.json_schema.schema_ if self.json_schema is not None else None)
@@ -78,11 +90,17 @@ class StructuredOutputs(Body):
     # In Lark's syntax.
     grammar: Text | None = None
     json_object: bool | None = None
+    # As an object or as JSON in a string.
+    structural_tag: dict[str, Any] | Text | None = None
 
     def grammars(self) -> dict[str, common_pb2.Grammar]:
         """By the field that asks for it."""
         found = grammars_of(schema=self.json_, regex=self.regex, choice=self.choice, lark=self.grammar)
-        return {**found, "json_object": common_pb2.Grammar(json_schema=_ANY_OBJECT)} if self.json_object else found
+        if self.json_object:
+            found["json_object"] = common_pb2.Grammar(json_schema=_ANY_OBJECT)
+        if self.structural_tag is not None:
+            found["structural_tag"] = structural_grammar(self.structural_tag, "structured_outputs.structural_tag")
+        return found
 
 
 def grammars_of(

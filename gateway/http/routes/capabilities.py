@@ -101,7 +101,7 @@ def features(gateway: Gateway) -> dict[str, Any]:
     return {
         "chat": model.has_chat_template,
         "tools": forms.calls(model) is not None,
-        "tool_choice": ["none", "auto"],
+        "tool_choice": ["none", "auto", "required", "function"],
         "tool_parser": forms.tool_parser if forms.tool_parser != "auto" else model.tool_call_format or None,
         "reasoning_parser": forms.reasoning_parser if forms.reasoning_parser != "auto" else model.reasoning_format or None,
         "template_arguments": list(model.template_arguments),

@@ -40,13 +40,17 @@ class Grammar:
         kind: "json_schema", "regex" or "lark".
         text: in the language of its kind.
         frame: a Lark grammar of all that is written, with the text as `@text`; empty = there is only the text.
-        markers: texts to which the frame, or else the Lark grammar, refers by their indices.
+        markers: texts to which a Lark grammar refers by their indices.
+        frame_markers: likewise, of the frame.
+        lenient: whether what cannot be held may be left out of JSON schemas within Lark grammars that say so.
     """
 
     kind: str
     text: str
     frame: str = ""
     markers: tuple[str, ...] = ()
+    frame_markers: tuple[str, ...] = ()
+    lenient: bool = False
 
     @classmethod
     def read(cls, message: common_pb2.Grammar) -> Grammar:
@@ -61,15 +65,16 @@ class Grammar:
         text: str = getattr(message, kind)
         if (num_bytes := len(text.encode()) + len(message.frame.encode())) > limits.MAX_GRAMMAR_BYTES:
             raise InvalidRequest(f"grammar has {num_bytes} bytes, the limit is {limits.MAX_GRAMMAR_BYTES}", field="grammar")
-        _check_strings("grammar", message.markers, limits.MAX_MARKERS, limits.MAX_MARKER_CHARS)
-        if len(set(message.markers)) < len(message.markers):
-            raise InvalidRequest("grammar has a marker twice", field="grammar")
-        return cls(kind, text, message.frame, tuple(message.markers))
+        for markers in (message.markers, message.frame_markers):
+            _check_strings("grammar", markers, limits.MAX_MARKERS, limits.MAX_MARKER_CHARS)
+            if len(set(markers)) < len(markers):
+                raise InvalidRequest("grammar has a marker twice", field="grammar")
+        return cls(kind, text, message.frame, tuple(message.markers), tuple(message.frame_markers), message.lenient)
 
     def write(self) -> common_pb2.Grammar:
         """The message that `read` reads."""
         fields: dict[str, Any] = {self.kind: self.text}
-        return common_pb2.Grammar(**fields, frame=self.frame, markers=self.markers)
+        return common_pb2.Grammar(**fields, frame=self.frame, markers=self.markers, frame_markers=self.frame_markers, lenient=self.lenient)
 
 
 @dataclass(frozen=True, slots=True)

@@ -108,6 +108,8 @@ class Grammar(_message.Message):
     LARK_FIELD_NUMBER: _builtins.int
     FRAME_FIELD_NUMBER: _builtins.int
     MARKERS_FIELD_NUMBER: _builtins.int
+    FRAME_MARKERS_FIELD_NUMBER: _builtins.int
+    LENIENT_FIELD_NUMBER: _builtins.int
     json_schema: _builtins.str
     """JSON that a schema allows: the schema, as JSON."""
     regex: _builtins.str
@@ -116,12 +118,20 @@ class Grammar(_message.Message):
     """A context-free grammar in Lark's syntax, as llguidance reads it."""
     frame: _builtins.str
     """A Lark grammar of the whole answer, in which `@text` is what `kind` says: what may stand before it, around it or in its place. Empty = nothing."""
+    lenient: _builtins.bool
+    """Whether JSON schemas within `lark` and `frame` may be held in part, where their own "x-guidance" says `lenient`: what cannot be held is left out
+    of them. A grammar with such a schema is refused otherwise, as is every other one that cannot be held as a whole.
+    """
     @_builtins.property
     def markers(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
-        """Texts such as those around a tool call, to which the frame, or else the Lark grammar, refers by their indices: the rule `marker_0` is the first of
-        them, drawn as the special token of that name where there is one; the rule `until_0` is any text that ends with its first occurrence, and the
-        terminal `WITHOUT_0` any text in which it does not occur. No two alike; at most 16, each of 1 to 64 characters.
+        """Texts such as those around a tool call, to which `lark` refers by their indices: the rule `marker_0` is the first of them, drawn as the special
+        token of that name where there is one; the rule `until_0` is any text that ends with its first occurrence, and the terminal `WITHOUT_0` any text
+        in which it does not occur. No two alike; at most 16, each of 1 to 64 characters.
         """
+
+    @_builtins.property
+    def frame_markers(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """The same for the frame."""
 
     def __init__(
         self,
@@ -131,10 +141,12 @@ class Grammar(_message.Message):
         lark: _builtins.str = ...,
         frame: _builtins.str = ...,
         markers: _abc.Iterable[_builtins.str] | None = ...,
+        frame_markers: _abc.Iterable[_builtins.str] | None = ...,
+        lenient: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["json_schema", b"json_schema", "kind", b"kind", "lark", b"lark", "regex", b"regex"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["frame", b"frame", "json_schema", b"json_schema", "kind", b"kind", "lark", b"lark", "markers", b"markers", "regex", b"regex"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["frame", b"frame", "frame_markers", b"frame_markers", "json_schema", b"json_schema", "kind", b"kind", "lark", b"lark", "lenient", b"lenient", "markers", b"markers", "regex", b"regex"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType_kind: _TypeAlias = _typing.Literal["json_schema", "regex", "lark"]  # noqa: Y015
     _WhichOneofArgType_kind: _TypeAlias = _typing.Literal["kind", b"kind"]  # noqa: Y015
@@ -422,7 +434,7 @@ class StoppingParams(_message.Message):
     @_builtins.property
     def spoken_tokens(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
         """Special tokens whose names are text of the answer, such as those around a tool call; others leave none. A name that no special token has says
-        nothing. At most 16, each of 1 to 64 characters.
+        nothing. At most 32, each of 1 to 64 characters.
         """
 
     def __init__(

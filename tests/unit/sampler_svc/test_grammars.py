@@ -14,7 +14,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from sampler_svc.grammar_check.checker import Checked
-from sampler_svc.grammar_check.source import source_of
+from sampler_svc.grammar_check.source import Written, source_of
 from sampler_svc.grammars import GrammarCompiler, GrammarState
 from sampler_svc.vocabulary import Vocabulary, load_tokenizer
 from tests.fakes.sampler_tokenizers import byte_tokenizer, llama_decoder, tokenizer_of
@@ -208,7 +208,7 @@ def test_compiled_grammars_are_kept_while_their_memory_is_bounded(tmp_path: Path
     compiler = GrammarCompiler(path, Vocabulary(load_tokenizer(path)))
     for number in range(4):
         grammar = Grammar("regex", f"a{{{number + 1}}}")
-        compiler.open(grammar, WIDTH, (EOS,), (), Checked(source_of(grammar.kind, grammar.text), 30 << 20))
+        compiler.open(grammar, WIDTH, (EOS,), (), Checked(source_of(Written(grammar.kind, grammar.text), {}), 30 << 20))
     assert [grammar.text for grammar in compiler._kept] == ["a{3}", "a{4}"]
 
 
@@ -264,7 +264,7 @@ FRAMED = {"json_schema": ('{"const": {"a": 1}}', '{"a": 1}'), "regex": ("a[/]b+"
 @pytest.mark.parametrize("kind", FRAMED)
 def test_a_frame_says_what_stands_around_a_text_of_any_kind(marked: GrammarCompiler, kind: str) -> None:
     grammar, text = FRAMED[kind]
-    framed = Grammar(kind, grammar, 'start: (marker_0 until_1)? @text "!"?', MARKS)
+    framed = Grammar(kind, grammar, 'start: (marker_0 until_1)? @text "!"?', frame_markers=MARKS)
     wholes: list[list[int | str]] = [[text], [text, "!"], [NAMED, "[T]", text], [NAMED, "so [T", "[T]", text, "!"]]
     others: list[list[int | str]] = [[], ["so ", text], [NAMED, text], [NAMED, "[T]x"]]
     assert all(is_whole(marked, framed, whole) for whole in wholes)
@@ -279,4 +279,4 @@ def test_a_special_token_that_no_marker_names_is_never_allowed(marked: GrammarCo
 @pytest.mark.parametrize("frame", ["start: @nothing", "start: marker_2", "start"])
 def test_a_frame_that_refers_to_what_there_is_not_is_refused(compiler: GrammarCompiler, frame: str) -> None:
     with pytest.raises(InvalidRequest, match="grammar cannot be held"):
-        compiler.open(Grammar("regex", "a", frame, MARKS), WIDTH, (EOS,), ())
+        compiler.open(Grammar("regex", "a", frame, frame_markers=MARKS), WIDTH, (EOS,), ())

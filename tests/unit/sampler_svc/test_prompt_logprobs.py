@@ -61,7 +61,7 @@ def session() -> Session:
 
 def told(*deltas: Delta) -> list[tuple[str, int | None, int]]:
     """Text, rank and offset of each token that deltas tell of, checked to have no gap."""
-    entries = []
+    entries: list[tuple[str, int | None, int]] = []
     for delta in deltas:
         assert delta.first_prompt_position == len(entries)
         entries += [(one.text, one.entry.rank, one.offset) for one in delta.prompt_logprobs]

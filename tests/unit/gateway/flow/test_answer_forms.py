@@ -85,7 +85,7 @@ def grammar(reading: AnswerReading | None, *, text: common_pb2.Grammar | None = 
 )
 def test_a_form_is_that_of_what_follows_reasoning(end: str, start: str) -> None:
     held = grammar(AnswerReading(), text=common_pb2.Grammar(regex="a+"), end=end)
-    assert (held.regex, held.frame.splitlines()[0], list(held.markers)) == ("a+", start, ["<think>", "</think>"])
+    assert (held.regex, held.frame.splitlines()[0], list(held.frame_markers)) == ("a+", start, ["<think>", "</think>"])
 
 
 def test_where_nothing_is_taken_apart_a_form_is_that_of_the_whole_answer() -> None:

@@ -339,5 +339,3 @@ def test_a_priority_of_many_digits_is_not_sent_back_whole() -> None:
     with pytest.raises(InvalidRequest) as caught:
         check_priority(call(priority=-(10**4000)), BY_PRIORITY)
     assert len(caught.value.message) < 120
-
-

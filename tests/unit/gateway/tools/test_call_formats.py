@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import assume, given
 from hypothesis import strategies as st
 
 from gateway.tools.answer_parser import ReasoningFormat
@@ -33,6 +33,8 @@ def test_calls_in_any_pieces_are_those_that_were_written(
     way: tuple[str, int], written: list[WrittenCall], places: list[int], before: str, data: Any
 ) -> None:
     name, index = way
+    # Nothing can hold special tokens off where they are all there is: a model cannot write their names either.
+    assume(name != "harmony" or not any(marker in call.arguments for call in written for marker in FORMATS[name].markers))
     text = WRITERS[name][index](written)
     if before and name in MARKED and (name, index) not in (("llama3", 0), ("llama3", 2)):
         text = f"{before}\n\n{text}"

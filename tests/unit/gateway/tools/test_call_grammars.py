@@ -57,8 +57,8 @@ def grammar_of(name: str | None, demand: Demand, start: str = "start: answer") -
     lark = f"{start}\n{answer_rule(Rules('', '') if form is None else form.rules(demand), demand)}"
     markers = (*(form.markers if form is not None else ()), *THINK)
     if demand.has_text:
-        return common_pb2.Grammar(json_schema=json.dumps(TEXT), frame=lark, markers=markers)
-    return common_pb2.Grammar(lark=lark, markers=markers)
+        return common_pb2.Grammar(json_schema=json.dumps(TEXT), frame=lark, frame_markers=markers, lenient=True)
+    return common_pb2.Grammar(lark=lark, markers=markers, lenient=True)
 
 
 @pytest.fixture(scope="module")

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from llguidance import LLMatcher, LLTokenizer, TokenizerWrapper
 
 from sampler_svc.grammar_check.errors import CannotHold
-from sampler_svc.grammar_check.source import source_of
+from sampler_svc.grammar_check.source import Written, source_of
 
 
 class Bytes:
@@ -30,7 +30,7 @@ TOKENIZER = LLTokenizer(TokenizerWrapper(Bytes()))
 
 
 def allows(kind: str, grammar: str, text: str) -> bool:
-    matcher = LLMatcher(TOKENIZER, source_of(kind, grammar), log_level=0)
+    matcher = LLMatcher(TOKENIZER, source_of(Written(kind, grammar), {}), log_level=0)
     assert not matcher.is_error(), matcher.get_error()
     written = text.encode()
     return matcher.try_consume_tokens(list(written)) == len(written) and matcher.is_accepting()
@@ -63,14 +63,28 @@ def test_a_schema_cannot_ask_for_less_to_be_held() -> None:
             allows("lark", f"start: %json {json.dumps({**schema, 'x-guidance': lenient})}", "1")
 
 
+def test_what_cannot_be_held_is_left_out_where_both_the_grammar_and_its_schema_may_be_held_in_part() -> None:
+    schema = {"type": "array", "items": {"type": "integer"}, "uniqueItems": True}
+    for lenient, is_schema_lenient in ((True, True), (True, False), (False, True)):
+        lark = f"start: %json {json.dumps({**schema, 'x-guidance': {'lenient': is_schema_lenient}})}"
+        for written in (Written("lark", lark, lenient=lenient), Written("regex", "a", f"{lark} | @text", lenient=lenient)):
+            if not (lenient and is_schema_lenient):
+                with pytest.raises(CannotHold):
+                    source_of(written, {})
+                continue
+            matcher = LLMatcher(TOKENIZER, source_of(written, {}), log_level=0)
+            assert matcher.consume_tokens(list(b"[1, 1]")) and matcher.is_accepting()
+            assert not matcher.consume_tokens(list(b"a"))
+
+
 def test_schemas_within_lark_grammars_are_held_as_all_are() -> None:
     grammar = 'start: "a " %json {"properties": {"a": {"format": "date"}}} " or " other\nother: %json  {"type": "null"}'
     assert allows("lark", grammar, 'a {"a": "2024-02-29"} or null')
     assert not allows("lark", grammar, 'a {"a": "2023-02-29"} or null')
     for bad in ('start: %json {"a', 'start: %json {"not": {}}'):
         with pytest.raises(CannotHold):
-            source_of("lark", bad)
-    assert source_of("lark", 'start: "%json" | "%json["') == LLMatcher.grammar_from_lark('start: "%json" | "%json["')
+            source_of(Written("lark", bad), {})
+    assert source_of(Written("lark", 'start: "%json" | "%json["'), {}) == LLMatcher.grammar_from_lark('start: "%json" | "%json["')
 
 
 @given(st.dates(), st.integers(1, 12), st.integers(1, 31))

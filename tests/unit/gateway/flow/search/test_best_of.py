@@ -10,12 +10,12 @@ import pytest
 from gateway.flow.answer import Delta, Started
 from gateway.flow.call import Wishes
 from gateway.flow.generation import Usage
-from gateway.flow.resolve import choice_seed
 from gateway.flow.search.best_of import mean_logprob
 from gateway.flow.search.kinds import BestOf
 from tests.fakes.fake_stages import FakeAttempt, FakeReplica
 from tests.fakes.search_scene import SearchScene
 from triserve.rpc.errors import InvalidRequest, Overloaded, Unavailable
+from triserve.rpc.sampling import choice_seed
 from triserve.v1 import sampler_pb2
 
 
