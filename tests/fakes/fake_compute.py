@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import struct
 from collections.abc import AsyncIterator, Callable, Sequence
 from typing import Any, NamedTuple, TypeAlias
 
@@ -32,6 +33,8 @@ def echo(request: compute_pb2.SubmitRequest) -> list[Say]:
     """The prompt's bytes, one token in a delta, then end-of-text unless it is no stop id; a new line for every round."""
     spoken = [token for token in request.token_ids if token < 256]
     wanted = request.stopping.max_tokens
+    if not wanted:
+        return [Say("", [], common_pb2.FINISH_REASON_LENGTH)]
     says: list[Say] = []
     while len(says) < wanted:
         for token in spoken:
@@ -165,12 +168,21 @@ class FakeCompute(compute_pb2_grpc.ComputeServiceServicer):
             if isinstance(say, ServiceError):
                 outcome, error = compute_pb2.REQUEST_OUTCOME_FAILED, to_proto(say)
                 break
-            message = compute_pb2.GenerateResponse(parcels=[frame(number, epoch, position, say, logprobs=request.sampling)])
-            if position == len(request.generated_token_ids):
+            is_first = position == len(request.generated_token_ids)
+            prompt = request.token_ids if is_first and request.sampling.HasField("prompt_logprobs") else ()
+            message = compute_pb2.GenerateResponse(parcels=[frame(number, epoch, position, say, logprobs=request.sampling, prompt=prompt)])
+            if is_first and request.hidden_states:
+                message.hidden_states.add(request=number, epoch=epoch, vectors=self.vector(request), width=self.info.hidden_size)
+            if is_first:
                 message.started.add(request=number, epoch=epoch, cached_tokens=2, queue_us=3000, prefill_us=7000)
             position += len(say.token_ids)
             stream.put_nowait(message)
         stream.put_nowait(compute_pb2.GenerateResponse(ended=[_ended(number, epoch, outcome, error)]))
+
+    def vector(self, request: compute_pb2.SubmitRequest) -> bytes:
+        """What it says of a request's hidden states: their kind and the number of ids, then zeros; where it gives some."""
+        numbers = [float(request.hidden_states), float(len(request.token_ids)), *[0.0] * max(0, self.info.hidden_size - 2)]
+        return struct.pack(f"<{len(numbers)}f", *numbers)
 
     async def _turn(self) -> None:
         waits = [asyncio.ensure_future(self.flowing.wait()), asyncio.ensure_future(self._passes.acquire())]
@@ -213,11 +225,22 @@ class _PrefixCache(compute_pb2_grpc.PrefixCacheServiceServicer):
                 yield await self._compute.kv_events.get()
 
 
-def frame(number: int, epoch: int, first_position: int, say: Say, *, logprobs: common_pb2.SamplingParams | None = None) -> bytes:
-    """A parcel with one delta."""
+def frame(
+    number: int,
+    epoch: int,
+    first_position: int,
+    say: Say,
+    *,
+    logprobs: common_pb2.SamplingParams | None = None,
+    prompt: Sequence[int] = (),
+) -> bytes:
+    """A parcel with one delta, which tells of a prompt too."""
     wanted = logprobs is not None and logprobs.HasField("top_logprobs")
     entries = (
-        [_logprob(token, logprobs.top_logprobs, first_position + index) for index, token in enumerate(say.token_ids)]
+        [
+            _logprob(token, logprobs.top_logprobs, first_position + index, logprobs.logprob_token_ids)
+            for index, token in enumerate(say.token_ids)
+        ]
         if wanted and logprobs is not None
         else []
     )
@@ -231,17 +254,30 @@ def frame(number: int, epoch: int, first_position: int, say: Say, *, logprobs: c
         token=say.token_ids,
         logprobs=entries,
         num_logprobs=[len(entries)],
+        prompt_logprobs=[_of_prompt(token, logprobs.prompt_logprobs, index) for index, token in enumerate(prompt)] if logprobs else (),
+        num_prompt_logprobs=[len(prompt)] if prompt else (),
+        first_prompt_position=[0] if prompt else (),
     ).SerializeToString()
 
 
-def _logprob(token: int, top: int, offset: int) -> sampler_pb2.TokenLogprobs:
+def _of_prompt(token: int, top: int, position: int) -> sampler_pb2.TokenLogprobs:
+    """Each is its position's likeliest token, the first nobody knows."""
+    if not position:
+        return sampler_pb2.TokenLogprobs(token=token, token_bytes=bytes([token % 256]), text=chr(token % 128))
+    entry = _logprob(token % 256, top, position)
+    entry.rank = 1
+    return entry
+
+
+def _logprob(token: int, top: int, offset: int, named_ids: Sequence[int] = ()) -> sampler_pb2.TokenLogprobs:
+    named = [sampler_pb2.TopLogprob(token=one, logprob=-float(one), token_bytes=bytes([one % 256])) for one in named_ids]
     own = bytes([token]) if token < 256 else b""
     likeliest = [
         sampler_pb2.TopLogprob(token=(token + rank) % 256, logprob=-0.5 - rank, token_bytes=bytes([(token + rank) % 256]))
         for rank in range(top)
     ]
     text = own.decode(errors="ignore")
-    return sampler_pb2.TokenLogprobs(logprob=-0.5, token_bytes=own, top=likeliest, token=token, text=text, text_offset=offset)
+    return sampler_pb2.TokenLogprobs(logprob=-0.5, token_bytes=own, top=likeliest, token=token, text=text, text_offset=offset, named=named)
 
 
 def _ended(

@@ -81,7 +81,7 @@ CASES: list[tuple[str, str, dict[str, Any], str]] = [
     ("likeliest without logprobs", CHAT, {"messages": HELLO, "top_logprobs": 2}, "top_logprobs"),
     ("too many likeliest", CHAT, {"messages": HELLO, "logprobs": True, "top_logprobs": 21}, "top_logprobs"),
     ("too many likeliest of a completion", COMPLETION, {"prompt": "a", "logprobs": 21}, "logprobs"),
-    ("max_tokens of zero", COMPLETION, {"prompt": "a", "max_tokens": 0}, "max_tokens"),
+    ("max_tokens of zero", CHAT, {"messages": HELLO, "max_tokens": 0}, "max_tokens"),
     ("max_completion_tokens of zero", CHAT, {"messages": HELLO, "max_completion_tokens": 0}, "max_completion_tokens"),
     ("two limits that differ", CHAT, {"messages": HELLO, "max_tokens": 1, "max_completion_tokens": 2}, "max_tokens"),
     ("answer that does not fit", COMPLETION, {"prompt": "a", "max_tokens": MODEL_LEN}, "max_tokens"),

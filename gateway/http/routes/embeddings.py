@@ -5,9 +5,10 @@ from __future__ import annotations
 import asyncio
 import base64
 import json
+import math
+import struct
 from dataclasses import replace
 
-import numpy as np
 from aiohttp import web
 
 from gateway.context import GATEWAY, GRANT
@@ -64,8 +65,9 @@ async def _answer(body: EmbeddingBody, vectors: list[bytes], size: int, *, model
 
 
 def _embedding(body: EmbeddingBody, vector: bytes) -> list[float] | str:
-    numbers = np.frombuffer(vector, "<f4")
+    form = f"<{len(vector) // 4}f"
     if body.normalize is not False:
-        exact = numbers.astype(np.float64)
-        numbers = (exact / max(float(np.sqrt((exact * exact).sum())), _LEAST_LENGTH)).astype("<f4")
-    return base64.b64encode(numbers.tobytes()).decode() if body.encoding_format == "base64" else numbers.tolist()
+        numbers = struct.unpack(form, vector)
+        length = max(math.sqrt(math.fsum(one * one for one in numbers)), _LEAST_LENGTH)
+        vector = struct.pack(form, *(one / length for one in numbers))
+    return base64.b64encode(vector).decode() if body.encoding_format == "base64" else list(struct.unpack(form, vector))

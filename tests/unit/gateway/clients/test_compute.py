@@ -61,8 +61,10 @@ def spoilt(**changes: Any) -> bytes:
         spoilt(token=[]),
         spoilt(token=[VOCAB_SIZE]),
         spoilt(logprobs=[sampler_pb2.TokenLogprobs()]),
+        spoilt(num_prompt_logprobs=[0]),
+        spoilt(num_prompt_logprobs=[2], first_prompt_position=[0], prompt_logprobs=[sampler_pb2.TokenLogprobs()] * 2),
     ],
-    ids=["garbage", "epoch", "text", "finish reason", "count", "tokens", "no token", "log-probabilities"],
+    ids=["garbage", "epoch", "text", "finish reason", "count", "tokens", "no token", "log-probabilities", "prompt", "a longer prompt"],
 )
 async def test_a_parcel_that_does_not_fit_fails_what_the_replica_has_and_gives_nobody_anything(parcel: bytes) -> None:
     replica = FakeCompute(script=lambda request: [])
@@ -77,5 +79,64 @@ async def test_a_parcel_that_does_not_fit_fails_what_the_replica_has_and_gives_n
     await eventually(lambda: answer.error is not None)
     assert answer.error is not None
     assert answer.error.message.startswith("the compute process that had the request was lost: it sent a malformed message: ")
+    await peer.close()
+    await replica.kill()
+
+
+@pytest.mark.parametrize(
+    "hidden",
+    [{"width": 3, "vectors": bytes(12)}, {"width": 2, "vectors": bytes(7)}, {"width": 2, "vectors": bytes(16)}, {"width": 0}],
+    ids=["of another width", "in part", "of more tokens than there are", "of no width"],
+)
+async def test_hidden_states_that_cannot_be_cost_the_session(hidden: dict[str, Any]) -> None:
+    replica = FakeCompute(script=lambda request: [], hidden_size=2)
+    replica.flowing.clear()
+    await replica.start()
+    peer = session_with(replica)
+    peer.start()
+    await eventually(lambda: peer.ready)
+    answer = Answer(0, lambda one: None, every_delta=True)
+    attempt = peer.submit(compute_pb2.SubmitRequest(token_ids=[1]), answer)
+    replica.send(compute_pb2.GenerateResponse(hidden_states=[compute_pb2.RequestHiddenStates(request=attempt.number, **hidden)]))
+    await eventually(lambda: answer.error is not None)
+    assert answer.error is not None and "malformed" in answer.error.message
+    await peer.close()
+    await replica.kill()
+
+
+async def test_what_is_told_of_a_prompt_waits_for_its_answer_and_begins_none() -> None:
+    replica = FakeCompute(script=lambda request: [Say("x", [3])], hidden_size=2)
+    replica.flowing.clear()
+    await replica.start()
+    peer = session_with(replica)
+    peer.start()
+    await eventually(lambda: peer.ready)
+    answer = Answer(0, lambda one: None, every_delta=True)
+    attempt = peer.submit(compute_pb2.SubmitRequest(token_ids=[1, 2]), answer)
+    entries = [sampler_pb2.TokenLogprobs(token=token) for token in (1, 2)]
+    parcels = [
+        sampler_pb2.DeltaFrame(
+            request=[attempt.number],
+            epoch=[0],
+            first_position=[0],
+            num_tokens=[0],
+            text=[""],
+            finish_reason=[0],
+            num_prompt_logprobs=[1],
+            first_prompt_position=[index],
+            prompt_logprobs=[entry],
+        ).SerializeToString()
+        for index, entry in enumerate(entries)
+    ]
+    vectors = [
+        compute_pb2.RequestHiddenStates(request=attempt.number, first_position=index, vectors=bytes(8), width=2) for index in range(2)
+    ]
+    replica.send(compute_pb2.GenerateResponse(parcels=parcels, hidden_states=vectors))
+    await eventually(lambda: len(answer.hidden) == 16)
+    assert answer.blank and answer.take() is None
+    replica.let_through()
+    await eventually(lambda: not answer.blank)
+    delta = answer.take()
+    assert delta is not None and (delta.text, list(delta.prompt_logprobs)) == ("x", entries)
     await peer.close()
     await replica.kill()

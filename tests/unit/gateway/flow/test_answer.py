@@ -186,3 +186,24 @@ def test_an_answer_that_is_made_anew_forgets_what_came() -> None:
     delta = answer.take()
     assert delta is not None
     assert (delta.text, delta.token_ids, [one.logprob for one in delta.logprobs]) == ("ab", [1, 2], [-1, -2])
+
+
+def test_log_probabilities_of_a_prompt_come_with_the_first_delta_and_again_with_another_attempt() -> None:
+    first, second = (sampler_pb2.TokenLogprobs(token=token) for token in (1, 2))
+    answer = Answer(0, lambda one: None, every_delta=True)
+    answer.tell_prompt(0, [first])
+    answer.fail(Unavailable("lost"))
+    answer.resume(anew=True)
+    answer.tell_prompt(0, [first])
+    answer.tell_prompt(1, [second])
+    assert answer.take() is None
+    answer.push(0, [7], "a", now=1.0)
+    answer.push(1, [8], "b", "stop", now=2.0)
+    delta = answer.take()
+    assert delta is not None and (delta.text, delta.prompt_logprobs) == ("ab", (first, second))
+
+
+def test_a_gap_in_what_is_told_of_a_prompt_fails_the_answer() -> None:
+    answer = Answer(0, lambda one: None, every_delta=True)
+    answer.tell_prompt(1, [sampler_pb2.TokenLogprobs()])
+    assert isinstance(answer.error, Internal)

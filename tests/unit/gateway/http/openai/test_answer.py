@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import Any, cast
 
+import pytest
+
 from gateway.flow.answer import Delta
 from gateway.flow.generation import Piece, Timeline, Usage
 from gateway.http.openai.answer import (
@@ -15,7 +17,7 @@ from gateway.http.openai.answer import (
     gather,
     usage_body,
 )
-from gateway.http.openai.logprobs import chat_logprobs, completion_logprobs
+from gateway.http.openai.logprobs import chat_logprobs, completion_logprobs, prompt_logprobs
 from triserve.v1 import sampler_pb2
 
 EMOJI = "🙂".encode()
@@ -179,3 +181,65 @@ async def test_a_whole_answer_is_its_deltas_put_together_by_choice() -> None:
 
 def test_a_choice_of_which_nothing_came_is_empty() -> None:
     assert completion_choice(0, WholeChoice(), look=Look(token_ids=True))["prompt_token_ids"] == []
+
+
+def told(token: int, added: bytes, offset: int, rank: int | None, *top: tuple[int, bytes, float], logprob: float = -0.5) -> Any:
+    one = entry(token, added, None, *top, logprob=logprob)
+    one.text_offset = offset
+    if rank is not None:
+        one.rank = rank
+    return one
+
+
+PROMPT = [told(1, b"Hi", 0, None, logprob=0.0), told(2, b"!", 2, 3, (5, b"?", -0.1), (6, b".", -0.2), logprob=-float("inf"))]
+
+
+def test_an_echo_begins_the_text_and_its_tokens_come_first_with_nothing_known_of_the_first() -> None:
+    choice = WholeChoice(text=["So"], logprobs=[entry(3, b"So")], prompt_logprobs=PROMPT, finish_reason="length")
+    body = completion_choice(0, choice, look=Look(logprobs=True, echo=["Hi!"], echo_top=1))
+    assert body["text"] == "Hi!So"
+    assert body["logprobs"] == {
+        "tokens": ["Hi", "!", "So"],
+        "token_logprobs": [None, -9999.0, -0.5],
+        "top_logprobs": [None, {"?": pytest.approx(-0.1), "!": -9999.0}, {"So": -0.5}],
+        "text_offset": [0, 2, 3],
+    }
+    assert completion_choice(0, choice, look=Look(echo=[None])) == {**body, "logprobs": None}
+    assert completion_choice(3, choice, look=Look(echo=["Hi!", "Ho!"], n=2))["text"] == "Ho!So"
+
+
+def test_offsets_of_an_echo_are_those_in_the_text_without_what_the_tokenizer_has_added() -> None:
+    added = [told(0, b"<s>", 0, None), told(1, b"Hi", 3, 1)]
+    choice = WholeChoice(text=["So"], logprobs=[entry(3, b"So")], prompt_logprobs=added)
+    body = completion_choice(0, choice, look=Look(logprobs=True, echo=["Hi"]))
+    assert (body["text"], body["logprobs"]["text_offset"]) == ("HiSo", [0, 0, 2])
+
+
+def test_tokens_of_a_prompt_are_told_by_id_with_their_ranks_and_the_first_not_at_all() -> None:
+    choice = WholeChoice(prompt_logprobs=PROMPT)
+    for num_top, others in ((0, {}), (1, {"5": {"logprob": pytest.approx(-0.1), "rank": 1, "decoded_token": "?"}})):
+        expected = [None, {**others, "2": {"logprob": -9999.0, "rank": 3, "decoded_token": "!"}}]
+        assert prompt_logprobs(PROMPT, num_top) == expected
+        assert completion_choice(0, choice, look=Look(prompt_logprobs=num_top))["prompt_logprobs"] == expected
+    assert prompt_logprobs([], 1) == []
+
+
+def test_named_ids_come_behind_the_likeliest_once() -> None:
+    one = entry(1, b"a", "a", (1, b"a", -0.5))
+    for token, added, logprob in ((1, b"a", -0.5), (9, b"z", -8.0)):
+        one.named.add(token=token, token_bytes=added, logprob=logprob)
+    assert completion_logprobs([one])["top_logprobs"] == [{"a": -0.5, "z": -8.0}]
+    (shown,) = chat_logprobs([one])["content"]
+    assert [(top["token"], top["logprob"]) for top in shown["top_logprobs"]] == [("a", -0.5), ("z", -8.0)]
+
+
+def test_tokens_are_written_as_ids_where_that_is_asked_for() -> None:
+    one = entry(1, b"a", "a", (1, b"a", -0.5), (2, b"b", -1.5))
+    body = completion_logprobs([one], as_ids=True)
+    assert (body["tokens"], body["top_logprobs"]) == (["token_id:1"], [{"token_id:1": -0.5, "token_id:2": -1.5}])
+    (shown,) = chat_logprobs([one], as_ids=True)["content"]
+    assert (shown["token"], shown["bytes"], [top["token"] for top in shown["top_logprobs"]]) == (
+        "token_id:1",
+        [97],
+        ["token_id:1", "token_id:2"],
+    )
