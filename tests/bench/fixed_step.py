@@ -17,7 +17,8 @@ from functools import partial
 
 import torch
 
-from compute_svc.engine.engine import Engine, Model
+from compute_svc.engine.engine import Engine
+from compute_svc.engine.model import Model
 from compute_svc.engine.server import EngineServer
 from compute_svc.engine.step_drawing import DrawConfig, DrawPlace
 from compute_svc.kv.page_store import KvPageStore

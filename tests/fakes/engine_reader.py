@@ -11,6 +11,7 @@ import numpy.typing as npt
 import torch
 
 from compute_svc.engine.engine import Engine
+from compute_svc.engine.model import Model
 from compute_svc.engine.step_drawing import DrawConfig, DrawPlace
 from compute_svc.scheduler.base import SchedulerConfig
 from compute_svc.scheduler.kv_memory import KvMemory
@@ -29,7 +30,7 @@ TOP_3 = Sampling(temperature=1.0, top_k=3, seed=7)
 
 
 def small_engine(
-    model: HashModel | None = None, drawing: DrawConfig = SERVICE, make_memory: type[KvMemory] = KvMemory, **changes: int
+    model: Model | None = None, drawing: DrawConfig = SERVICE, make_memory: type[KvMemory] = KvMemory, **changes: int
 ) -> Engine:
     """An engine with a few small pages, whose rows the reader draws unless `drawing` says otherwise; `changes` are sizes of its scheduler."""
     sizes = {
@@ -44,7 +45,8 @@ def small_engine(
     kv = hash_kv(config.num_pages, config.page_size_tokens)
     device = torch.device("cpu")
     model = model or HashModel(WIDTH)
-    return Engine(model, kv, config, logits_width=WIDTH, device=device, make_memory=make_memory, drawing=drawing, hidden_states=model)
+    hidden = model if isinstance(model, HashModel) else None
+    return Engine(model, kv, config, logits_width=WIDTH, device=device, make_memory=make_memory, drawing=drawing, hidden_states=hidden)
 
 
 def request_of(number: int, prompt: Sequence[int], max_tokens: int = 8, **changes: Any) -> Request:
@@ -162,7 +164,8 @@ def assert_read_as_alone(model: HashModel, request: Request, reader: Reader) -> 
         HiddenStates.MEAN: [np.cumsum(np.array(vectors, dtype=np.float64), axis=0)[-1] / len(vectors)],
         HiddenStates.ALL: vectors,
     }[request.hidden_states]
-    assert reader.hidden.get(request.number, []) == [np.float32(vector).tolist() for vector in expected]
+    numbers: list[list[float]] = [np.asarray(vector, dtype=np.float32).tolist() for vector in expected]
+    assert reader.hidden.get(request.number, []) == numbers
 
 
 def ranking_of(logits: npt.NDArray[np.float32]) -> list[int]:

@@ -23,8 +23,7 @@ LONG = [index % 23 for index in range(300)]
 
 
 def large_engine(model: HashModel) -> Engine:
-    sizes = {"num_pages": 400, "max_model_len_tokens": 400, "step_budget_tokens": 350}
-    return small_engine(model, DEVICE, **sizes)
+    return small_engine(model, DEVICE, num_pages=400, max_model_len_tokens=400, step_budget_tokens=350)
 
 
 def test_a_step_reads_no_more_tokens_than_it_may_and_prompts_take_turns_by_rank() -> None:

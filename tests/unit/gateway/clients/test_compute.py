@@ -121,7 +121,7 @@ async def test_what_is_told_of_a_prompt_waits_for_its_answer_and_begins_none() -
             first_position=[0],
             num_tokens=[0],
             text=[""],
-            finish_reason=[0],
+            finish_reason=[common_pb2.FINISH_REASON_UNSPECIFIED],
             num_prompt_logprobs=[1],
             first_prompt_position=[index],
             prompt_logprobs=[entry],
