@@ -253,6 +253,44 @@ async def test_an_assistant_s_turn_is_continued_and_a_header_left_out(fleet: Gat
         assert (status, bytes(answer["tokens"]).decode()) == (200, prompt)
 
 
+@pytest.mark.parametrize(
+    ("field", "idle", "wanted"),
+    [
+        ("vllm_xargs", {}, {"a": 1}),
+        ("mm_processor_kwargs", {}, {"a": 1}),
+        ("include_reasoning", True, False),
+        ("detokenize", True, False),
+        ("truncation_side", "left", "right"),
+        ("request_id", None, "mine"),
+        ("kv_transfer_params", None, {}),
+        ("thinking_token_budget", None, 5),
+    ],
+)
+@pytest.mark.parametrize(("route", "body"), [(CHAT, {"messages": HELLO}), (COMPLETION, {"prompt": "a"})], ids=["chat", "completion"])
+async def test_vllm_s_fields_are_taken_where_they_ask_for_nothing(
+    session: aiohttp.ClientSession, route: str, body: dict[str, Any], field: str, idle: Any, wanted: Any
+) -> None:
+    for value in (None, idle):
+        assert (await posted(session, route, {**body, field: value}))[0] == 200
+    status, answer = await posted(session, route, {**body, field: wanted})
+    assert (status, answer["error"]["param"]) == (400, field)
+
+
+async def test_fields_that_only_the_other_of_chats_and_completions_has_are_taken_where_they_ask_for_nothing(
+    session: aiohttp.ClientSession,
+) -> None:
+    unset = dict.fromkeys(("max_completion_tokens", "reasoning_effort", "top_logprobs"))
+    assert (await posted(session, COMPLETION, {"prompt": "a", "chat_template_kwargs": {}, **unset}))[0] == 200
+    assert (await posted(session, CHAT, {"messages": HELLO, "add_special_tokens": False}))[0] == 200
+    status, answer = await posted(session, CHAT, {"messages": HELLO, "add_special_tokens": True})
+    assert (status, answer["error"]["param"]) == (400, "add_special_tokens")
+
+
+async def test_health_is_found_as_ping_too(session: aiohttp.ClientSession) -> None:
+    async with session.post("/ping") as posted_, session.get("/ping") as got:
+        assert (posted_.status, got.status) == (200, 200)
+
+
 async def test_what_is_text_of_an_answer_reaches_the_sampler(fleet: GatewayFleet, session: aiohttp.ClientSession) -> None:
     asked = {"include_stop_str_in_output": True, "skip_special_tokens": False, "spaces_between_special_tokens": False, "stop": "x"}
     assert (await posted(session, CHAT, {"messages": HELLO, **asked}))[0] == 200

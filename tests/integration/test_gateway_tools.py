@@ -55,6 +55,13 @@ async def test_a_call_alone_has_a_content_of_null(client: AsyncOpenAI, fleet: Ga
     assert message["tool_calls"][0].keys() == {"id", "type", "function"}
 
 
+async def test_a_chat_is_tokenized_with_its_tools(fleet: GatewayFleet) -> None:
+    asked = {"messages": ASK, "tools": TOOLS, "add_special_tokens": False}
+    async with aiohttp.ClientSession(fleet.url) as session, session.post("/tokenize", json=asked) as response:
+        assert response.status == 200
+    assert [tool.name for tool in fleet.tokenizer.asked[-1].encode.chat.tools] == ["get_weather", "get_time"]
+
+
 @pytest.mark.parametrize("size", [1, 2, 7, 1000])
 async def test_calls_stream_in_any_pieces(client: AsyncOpenAI, fleet: GatewayFleet, size: int) -> None:
     fleet.compute.script = says(CALLS, size=size)

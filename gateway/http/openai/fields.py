@@ -31,14 +31,32 @@ REFUSED: Refused = {
     "prompt_embeds": (),
     "documents": ([],),
     "chat_template": (),
+    # A chat's template writes them itself.
+    "add_special_tokens": (False,),
+    "truncation_side": ("left",),
+    "mm_processor_kwargs": ({},),
+    "media_io_kwargs": ({},),
     # Of completions, which have no template.
     "add_generation_prompt": (True,),
     "continue_final_message": (False,),
     "system2_attention": (False,),
+    "chat_template_kwargs": ({},),
     # Other tokens.
+    # Of chats.
+    "max_completion_tokens": (),
+    "reasoning_effort": (),
+    "thinking_token_budget": (),
+    "repetition_detection": (),
+    "vllm_xargs": ({},),
+    "kv_transfer_params": (),
     "dry_penalty_last_n": (-1,),
     "logits_processors": ([],),
     "verbosity": ("medium",),
+    # Another form of the answer.
+    "top_logprobs": (),
+    "include_reasoning": (True,),
+    "detokenize": (True,),
+    "request_id": (),
     "cache_salt": (),
 }
 # What clients leave in messages that they send back.

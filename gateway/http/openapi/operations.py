@@ -60,6 +60,8 @@ OPERATIONS = (
     Operation("GET", "/tokenizer_info", "What a client needs to tokenize itself", "TokenizerInfo"),
     Operation("GET", "/version", "The version of the package", "Version"),
     Operation("GET", "/health", "Whether requests are served", "Health", is_public=True, error="Health"),
+    Operation("GET", "/ping", "The same, by another name", "Health", is_public=True, error="Health"),
+    Operation("POST", "/ping", "The same, by another name", "Health", is_public=True, error="Health"),
     Operation("GET", "/v1/cache", "What the prompt cache has done", "CacheStats"),
     Operation("DELETE", "/v1/cache", "Forgets the tenant's kept answers", "CachePurged"),
     Operation("POST", "/v1/cache/explain", "Why a kept answer would be given or not", "CacheExplained", ChatBody),

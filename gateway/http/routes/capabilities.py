@@ -18,7 +18,7 @@ from gateway.http.openai.fields import REFUSED, REFUSED_IN_MESSAGE, REFUSED_IN_S
 from gateway.http.openai.generating import CacheField, StreamOptions
 from gateway.http.openai.messages import Message
 from gateway.http.openai.structured_fields import TextFormat
-from gateway.http.openai.tokenize_bodies import DetokenizeBody, TokenizeBody
+from gateway.http.openai.tokenize_bodies import REFUSED_IN_TOKENIZE, DetokenizeBody, TokenizeBody
 from gateway.http.openai.tool_schema import AssistantCall, Function
 from gateway.http.openai.values import WITHOUT_EFFECT
 from gateway.http.openapi.document import ranges
@@ -41,7 +41,7 @@ _BODIES: Mapping[str, tuple[type[BaseModel], Refused]] = {
     "/v1/responses": (ResponsesBody, REFUSED_IN_RESPONSE),
     "/v1/messages": (MessagesBody, REFUSED_IN_MESSAGES),
     "/v1/messages/count_tokens": (CountBody, REFUSED_IN_MESSAGES),
-    "/tokenize": (TokenizeBody, {}),
+    "/tokenize": (TokenizeBody, REFUSED_IN_TOKENIZE),
     "/detokenize": (DetokenizeBody, {}),
 }
 _OBJECTS: Mapping[str, tuple[type[BaseModel], Refused]] = {

@@ -1,4 +1,4 @@
-"""GET /health."""
+"""GET /health, and /ping, under which some hosts look for it."""
 
 from __future__ import annotations
 
@@ -15,6 +15,8 @@ from triserve.rpc.errors import Unavailable
 def add_to(app: web.Application) -> None:
     """Adds the route."""
     add_route(app, "GET", "/health", health)
+    for method in ("GET", "POST"):
+        add_route(app, method, "/ping", health)
 
 
 @public

@@ -42,6 +42,8 @@ async def tokenize(request: web.Request) -> web.Response:
         field = "prompt" if body.messages is None else "messages"
         encode, stages = body.input(), gateway.fleet.serving()
         check_messages(encode.chat, field, gateway.limits)
+        if encode.chat.tools and not stages.model.takes_tools:
+            raise InvalidRequest("tools is not supported: the model's chat template takes no tools", field="tools")
         encoded = await in_time(gateway, stages.encode(encode), field)
         strings = "null"
         if body.return_token_strs:
