@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from importlib.util import find_spec
 
 import pytest
 
-from tests.e2e.local_pipeline import Pipeline, wait_until
+from tests.e2e.local_pipeline import Pipeline, free_port, wait_until
 
 
 @pytest.fixture(scope="session")
 def shared_pipeline() -> Iterator[Pipeline]:
     """One pipeline for all tests that leave it as they found it. Stopping it proves that nothing outlives Ctrl-C."""
-    pipeline = Pipeline(["--dtype", "float32"])
+    doors = {"COMPUTE_VLLM_LISTEN": f"127.0.0.1:{free_port()}"} if find_spec("smg_grpc_proto") is not None else {}
+    pipeline = Pipeline(["--dtype", "float32"], environment=doors)
     pipeline.start()
     yield pipeline
     pipeline.stop()
