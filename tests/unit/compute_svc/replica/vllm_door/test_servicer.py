@@ -13,9 +13,11 @@ from typing import Any
 import grpc
 import pytest
 
+from tests.fakes.certificates import Authority, client_end, server_end, settings_of
 from tests.fakes.compute_replica import TIMEOUT_S, WIDTH, Replica, until
 from triserve.rpc.channel import is_ready, open_channel
 from triserve.rpc.sampling import choice_seed
+from triserve.rpc.tls.ends import ClientTls
 
 REASON = "smg-grpc-proto is not installed"
 vllm: Any = pytest.importorskip("smg_grpc_proto.generated.vllm_engine_pb2", reason=REASON)
@@ -31,10 +33,11 @@ class Router:
 
     Args:
         port: where the replica speaks vLLM's engine gRPC.
+        tls: as of `open_channel`.
     """
 
-    def __init__(self, port: int) -> None:
-        self.channel = open_channel(f"127.0.0.1:{port}")
+    def __init__(self, port: int, tls: ClientTls | None = None) -> None:
+        self.channel = open_channel(f"127.0.0.1:{port}", tls)
         self.stub: Any = vllm_grpc.VllmEngineStub(self.channel)
 
     def call(self, prompt: Sequence[int] = PROMPT, *, request_id: str = "r", stream: bool = False, **params: Any) -> Any:
@@ -360,3 +363,31 @@ async def test_a_replica_that_loads_or_leaves_is_not_healthy_and_refuses(replica
     assert response.complete.completion_tokens == 8, "requests under way end"
     await stopping
     await router.channel.close()
+
+
+async def test_with_the_stage_s_certificate_routers_show_one_of_a_name_that_is_let_in(tmp_path_factory: pytest.TempPathFactory) -> None:
+    folder = tmp_path_factory.mktemp("model")
+    for name in ("config.json", "tokenizer.json"):
+        (folder / name).write_text("{}")
+    ours = Authority(tmp_path_factory.mktemp("certificates"))
+    sampler_options = {"tls": server_end(ours.files("sampler"), "compute")}
+    replica = Replica(folder, client_end(ours.files("gateway"), "compute"), sampler_options)
+    try:
+        certificate = settings_of(ours.files("compute"))
+        await (await replica.start(vllm_listen="127.0.0.1:0", tls_clients=("gateway", "smg"), **certificate)).ready()
+        assert replica.running.vllm_port is not None
+        for name, tls in (
+            ("smg", client_end(ours.files("smg"), "compute")),
+            ("other", client_end(ours.files("other"), "compute")),
+            ("", None),
+        ):
+            router = Router(replica.running.vllm_port, tls)
+            if name == "smg":
+                assert (await router.whole()).finish_reason == "length"
+            else:
+                code, _ = await router.refusal(router.call())
+                assert code is (grpc.StatusCode.PERMISSION_DENIED if name else grpc.StatusCode.UNAVAILABLE)
+            await router.channel.close()
+        assert replica.running.registry.get_sample_value("triserve_tls_refused_total", {"reason": "peer"}) == 1
+    finally:
+        await replica.stop()
