@@ -128,7 +128,12 @@ class VllmServicer:
         return vllm_engine_pb2.AbortResponse()
 
     async def HealthCheck(self, request: vllm_engine_pb2.HealthCheckRequest, context: Context) -> vllm_engine_pb2.HealthCheckResponse:
-        """Whether requests are taken."""
+        """Whether requests are taken.
+
+        Raises:
+            Unavailable: The model is still loading. A router that got any answer would ask at once what the model is, and keep that it is none.
+        """
+        self._replica.require_loaded()
         ready = self._is_ready()
         return vllm_engine_pb2.HealthCheckResponse(healthy=ready, message="ready" if ready else "not ready")
 

@@ -340,12 +340,18 @@ async def test_calls_that_are_not_served_say_so(router: Router) -> None:
         assert "is not served" in details
 
 
+async def test_a_replica_without_a_sampler_says_that_it_is_not_healthy(router: Router, replica: Replica) -> None:
+    await replica.samplers[0].stop()
+    await until(replica.is_not_ready)
+    assert not (await router.stub.HealthCheck(vllm.HealthCheckRequest())).healthy
+
+
 async def test_a_replica_that_loads_or_leaves_is_not_healthy_and_refuses(replica: Replica) -> None:
     replica.may_load.clear()
     await replica.start_loading(vllm_listen="127.0.0.1:0")
     assert replica.running.vllm_port is not None
     router = Router(replica.running.vllm_port)
-    assert not (await router.stub.HealthCheck(vllm.HealthCheckRequest())).healthy
+    assert (await router.refusal(router.stub.HealthCheck(vllm.HealthCheckRequest())))[0] is grpc.StatusCode.UNAVAILABLE
     assert not await is_ready(router.channel, "vllm.grpc.engine.VllmEngine", timeout_s=TIMEOUT_S)
     assert (await router.refusal(router.call()))[0] is grpc.StatusCode.UNAVAILABLE
     replica.may_load.set()
