@@ -36,6 +36,9 @@ class Limits(BaseModel):
         contract.MAX_TOP_LOGPROBS, ge=0, le=contract.MAX_TOP_LOGPROBS, description="Most likeliest tokens reported with each token"
     )
     max_rewrite_tokens: int = Field(1024, ge=16, le=1 << 20, description="Most tokens of a last turn that system2_attention has rewritten")
+    max_contrastive_tokens: int = Field(
+        4096, ge=16, le=1 << 20, description="Most tokens of prompt and answer whose hidden states a contrastive search keeps, float32"
+    )
     max_template_arguments: int = Field(16, ge=0, le=64, description="Most entries of chat_template_kwargs")
     body_timeout_s: float = Field(30.0, gt=0, le=3600, description="Seconds a request's body may take to arrive")
     request_timeout_s: float = Field(600.0, gt=0, le=86400, description="Seconds a request may take")

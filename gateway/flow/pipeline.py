@@ -8,7 +8,7 @@ import logging
 import time
 from collections.abc import AsyncIterator, Callable, Sequence
 from dataclasses import replace
-from typing import NamedTuple, Protocol
+from typing import Protocol
 
 from gateway.errors import NotCached
 from gateway.flow.admission import Ticket
@@ -19,17 +19,14 @@ from gateway.flow.call import Call
 from gateway.flow.flights import FollowedGeneration, reason_of
 from gateway.flow.generation import CacheReport, Choice, Generation
 from gateway.flow.limits import Limits
-from gateway.flow.live_generation import LiveGeneration, Observer, Replicas
-from gateway.flow.preparation import Preparation, Tokenizers
+from gateway.flow.live_generation import LiveGeneration, Observer
+from gateway.flow.order import Order, Stages
+from gateway.flow.preparation import Preparation
 from gateway.flow.record import Record, Unobserved
 from gateway.flow.replay import ReplayedGeneration
 from gateway.flow.resolve import check_priority, check_shape, check_template_reads
-from gateway.flow.search.beam_search import BeamSearch
-from gateway.flow.search.best_of import BestOfSearch
-from gateway.flow.search.kinds import BestOf, Search
-from gateway.flow.search.prober import Prober
-from gateway.flow.search.search_generation import SearchGeneration, Searching
-from gateway.flow.search.writing import Decoders
+from gateway.flow.search.making import SearchMaker
+from gateway.flow.search.search_generation import SearchGeneration
 from gateway.flow.served_model import ServedModel, ServedNames
 from gateway.flow.system2_attention import RewrittenGeneration, rewriting, rewritten
 from gateway.metrics import Metrics
@@ -43,31 +40,6 @@ logger = logging.getLogger(__name__)
 _MAX_AUDITS = 2
 
 _UNOBSERVED = Unobserved()
-
-
-class Order(NamedTuple):
-    """What is to be made, with all that is known of it."""
-
-    call: Call
-    choices: list[Choice]
-    stages: Stages
-    # None = there is no prompt cache.
-    inquiry: Inquiry | None
-    # Milliseconds the request has left.
-    remaining_ms: Callable[[], int]
-
-    @property
-    def prompt_tokens(self) -> int:
-        """Of the first prompt."""
-        return len(self.choices[0].prompt.token_ids)
-
-
-class Stages(Replicas, Tokenizers, Decoders, Protocol):
-    """Tokenizers and replicas that serve the same."""
-
-    @property
-    def is_complete(self) -> bool:
-        """Whether there are both."""
 
 
 class StagesNow(Protocol):
@@ -200,7 +172,7 @@ class Pipeline:
         if call.cache.only:
             raise NotCached("no answer is kept that may be given, and only a kept one was asked for")
         if call.search is not None:
-            return self._searched(order, call.search, record)
+            return self._searched(order, record)
         if inquiry is not None and inquiry.key is not None and inquiry.shares:
             return self._share(
                 order, await stack.enter_async_context(self.flights.join(inquiry.key, only_here=inquiry.redis_fails)), record, stack
@@ -275,35 +247,15 @@ class Pipeline:
         stack.callback(_tell_failure, seat.maker, generation)
         return generation
 
-    def _searched(self, order: Order, search: Search, observer: Observer) -> SearchGeneration:
-        call, top_logprobs = order.call, order.call.wishes.top_logprobs
-        searches: list[Searching]
-        if isinstance(search, BestOf):
-            searches = [BestOfSearch(self._live(order, observer), n=call.n, width=search.width, with_logprobs=top_logprobs is not None)]
-        else:
-            searches = [
-                BeamSearch(
-                    search, choice, prober=self._prober(order, choice, observer), decoders=order.stages, n=call.n, top_logprobs=top_logprobs
-                )
-                for choice in order.choices
-            ]
+    def _searched(self, order: Order, observer: Observer) -> SearchGeneration:
+        call = order.call
+        make = SearchMaker(order, limits=self._limits, observer=observer, clock=self._clock, answers=lambda: self._live(order, observer))
         return SearchGeneration(
-            searches,
+            make.searches(),
             [choice.prompt.token_ids for choice in order.choices[:: call.num_drawn]],
             n=call.n,
             idle_s=self._limits.keep_alive_s if call.stream else None,
             span=call.span,
-        )
-
-    def _prober(self, order: Order, choice: Choice, observer: Observer) -> Prober:
-        return Prober(
-            choice,
-            call=order.call,
-            replicas=order.stages,
-            limits=self._limits,
-            remaining_ms=order.remaining_ms,
-            observer=observer,
-            clock=self._clock,
         )
 
     def _submitted(self, order: Order, observer: Observer, *, tee: Tee | None = None, begun: Sequence[int] = ()) -> LiveGeneration:

@@ -20,7 +20,7 @@ from gateway.flow.resolve import (
     resolve_sampling,
     resolve_stopping,
 )
-from gateway.flow.search.rules import check_candidates
+from gateway.flow.search.rules import bounded_max_tokens, check_candidates
 from gateway.flow.served_model import ServedModel
 from gateway.flow.token_rules import check_something_is_left, sampling_strings
 from gateway.metrics import Metrics
@@ -134,7 +134,7 @@ class Preparation:
                 self._limits,
                 prompt_tokens=len(prompt.token_ids),
                 prompt_field=call.prompt_field,
-                default_max_tokens=call.default_max_tokens,
+                default_max_tokens=bounded_max_tokens(call, model, self._limits, len(prompt.token_ids)),
             )
             stopping.spoken_tokens.extend(self._forms.spoken_tokens(call, model))
             check_something_is_left(sampling, stopping, model)

@@ -57,6 +57,29 @@ def test_beams_are_those_of_transformers(
             assert len(choice.logprobs.tokens) == len(tokens) - (choice.finish_reason == "stop")
 
 
+def test_a_contrastive_search_takes_the_tokens_of_the_formula(client: OpenAI, model: transformers.PreTrainedModel) -> None:
+    for prompt in ([500, 501, 502], [1000, 7, 3000, 42, 42, *range(600, 640)]):
+        extra = {"penalty_alpha": 0.6, "top_k": 4, "return_token_ids": True, "ignore_eos": True}
+        ours: Any = client.completions.create(model="tiny", prompt=prompt, max_tokens=10, extra_body=extra)
+        assert ours.choices[0].token_ids == contrastive(model, prompt, alpha=0.6, top_k=4, max_tokens=10)
+        assert ours.usage.completion_tokens == 1 + 4 * 10
+
+
+@torch.inference_mode()
+def contrastive(model: transformers.PreTrainedModel, prompt: list[int], *, alpha: float, top_k: int, max_tokens: int) -> list[int]:
+    """The paper's formula over whole forward passes."""
+    tokens = list(prompt)
+    for _ in range(max_tokens):
+        probabilities, candidates = torch.softmax(model(torch.tensor([tokens])).logits[0, -1], dim=-1).topk(top_k)
+        scores = []
+        for probability, token in zip(probabilities.tolist(), candidates.tolist(), strict=True):
+            hidden = model(torch.tensor([[*tokens, token]]), output_hidden_states=True).hidden_states[-1][0]
+            likeness = torch.cosine_similarity(hidden[-1:], hidden[:-1]).max()
+            scores.append((1 - alpha) * probability - alpha * float(likeness))
+        tokens.append(candidates.tolist()[scores.index(max(scores))])
+    return tokens[len(prompt) :]
+
+
 def test_a_chat_s_best_beam_is_text_and_streams_in_one_piece(client: OpenAI) -> None:
     extra = {"use_beam_search": True, "best_of": 3}
     whole = client.chat.completions.create(model="tiny", messages=QUESTION, max_tokens=40, logprobs=True, extra_body=extra)

@@ -60,6 +60,8 @@ CASES: list[tuple[str, str, dict[str, Any], str]] = [
         {"messages": [{"role": "assistant", "content": "a"}], "system2_attention": True},
         "system2_attention",
     ),
+    ("contrast that no replica can give", CHAT, {"messages": HELLO, "penalty_alpha": 0.6, "top_k": 4}, "penalty_alpha"),
+    ("contrast of one candidate", CHAT, {"messages": HELLO, "penalty_alpha": 0.6, "top_k": 1}, "top_k"),
     ("a length_penalty of nothing", CHAT, {"messages": HELLO, "length_penalty": 0.5}, "length_penalty"),
     ("early_stopping of nothing", CHAT, {"messages": HELLO, "early_stopping": True}, "early_stopping"),
     ("early_stopping in another word", CHAT, {"messages": HELLO, "use_beam_search": True, "early_stopping": "soon"}, "early_stopping"),

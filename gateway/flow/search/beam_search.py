@@ -49,7 +49,8 @@ class BeamSearch:
         )
         most = max(state.num_candidates, self._top_logprobs or 0)
         while not state.done:
-            state.advance(await self._prober.ask([beam.token_ids for beam in state.beams], most=most))
+            probes = await self._prober.ask([beam.token_ids for beam in state.beams], most=most)
+            state.advance([probe.candidates for probe in probes])
         found = [Sequenced(one.steps, one.stops) for one in state.best(self._n)]
         return await write(found, stopping, self._decoders, with_logprobs=self._top_logprobs is not None)
 

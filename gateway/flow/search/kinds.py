@@ -32,4 +32,16 @@ class Beams:
     early_stopping: EarlyStopping = False
 
 
-Search: TypeAlias = BestOf | Beams
+@dataclass(frozen=True, kw_only=True)
+class Contrast:
+    """Contrastive search (Su et al., 2022): the next token is likely, and unlike all before it."""
+
+    # How much unlike counts; the rest is how likely.
+    alpha: float
+    # Candidates that are compared.
+    width: int
+    # The client's field that says so.
+    field: str = "top_k"
+
+
+Search: TypeAlias = BestOf | Beams | Contrast

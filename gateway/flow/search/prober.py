@@ -13,9 +13,9 @@ from gateway.flow.call import Call
 from gateway.flow.generation import CacheReport, Choice, Timeline, Usage
 from gateway.flow.limits import Limits
 from gateway.flow.live_generation import LiveGeneration, Observer, Replica, Replicas
-from gateway.flow.search.steps import Candidate
+from gateway.flow.search.steps import Candidate, Probe
 from triserve.rpc.errors import Internal, Overloaded, Unavailable
-from triserve.v1 import common_pb2, sampler_pb2
+from triserve.v1 import common_pb2, compute_pb2, sampler_pb2
 
 # Before probes that no replica took are sent again; doubled each time.
 _FIRST_BACKOFF_S = 0.05
@@ -64,12 +64,19 @@ class Prober:
         self._started: Started | None = None
         self._first_at = self._last_at = 0.0
 
-    async def ask(self, sequences: Sequence[Sequence[int]], *, most: int) -> list[list[Candidate]]:
-        """The likeliest tokens behind the prompt and each of some sequences, falling.
+    async def ask(
+        self,
+        sequences: Sequence[Sequence[int]],
+        *,
+        most: int,
+        hidden: compute_pb2.HiddenStates.ValueType = compute_pb2.HIDDEN_STATES_UNSPECIFIED,
+    ) -> list[Probe]:
+        """What is to be said of the prompt with each of some sequences behind it.
 
         Args:
             sequences: tokens of answers so far.
-            most: how many are wanted; there are fewer only in a smaller vocabulary.
+            most: how many of the likeliest tokens are wanted; there are fewer only in a smaller vocabulary. 0 = no token is drawn.
+            hidden: vectors that are wanted.
 
         Raises:
             ServiceError: a probe failed for good.
@@ -77,7 +84,7 @@ class Prober:
         waited_s, backoff_s = 0.0, _FIRST_BACKOFF_S
         while True:
             try:
-                return await self._ask_once(sequences, most)
+                return await self._ask_once(sequences, most, replace(self._call, hidden_states=hidden))
             except (Overloaded, Unavailable):
                 # A client is told at once; a search that is under way has more to lose.
                 if self._started is None or waited_s + backoff_s > self._limits.retry_wait_s:
@@ -85,9 +92,9 @@ class Prober:
                 await self._sleep(backoff_s)
                 waited_s, backoff_s = waited_s + backoff_s, 2 * backoff_s
 
-    async def _ask_once(self, sequences: Sequence[Sequence[int]], most: int) -> list[list[Candidate]]:
-        sampling = common_pb2.SamplingParams(temperature=0, seed=self._choice.sampling.seed, top_logprobs=most)
-        stopping = common_pb2.StoppingParams(max_tokens=1)
+    async def _ask_once(self, sequences: Sequence[Sequence[int]], most: int, call: Call) -> list[Probe]:
+        sampling = common_pb2.SamplingParams(temperature=0, seed=self._choice.sampling.seed, top_logprobs=most or None)
+        stopping = common_pb2.StoppingParams(max_tokens=1 if most else 0)
         prompt = self._choice.prompt
         probes = [
             Choice(number, prompt._replace(token_ids=[*prompt.token_ids, *sequence]), number, sampling, stopping)
@@ -95,7 +102,7 @@ class Prober:
         ]
         generation = LiveGeneration(
             probes,
-            call=self._call,
+            call=call,
             replicas=self._replicas,
             limits=self._limits,
             remaining_ms=self._remaining_ms,
@@ -105,12 +112,13 @@ class Prober:
             sleep=self._sleep,
         )
         self.num_probes += len(probes)
-        found: dict[int, list[Candidate]] = {}
+        found: dict[int, Probe] = {}
         with contextlib.closing(generation):
             generation.submit()
             while not generation.finished:
                 for piece in await generation.next():
-                    found[piece.choice] = _candidates(piece.delta.logprobs)
+                    candidates = _candidates(piece.delta.logprobs) if most else []
+                    found[piece.choice] = Probe(candidates, generation.hidden_states(piece.choice))
         self._note(generation)
         return [found[number] for number in range(len(probes))]
 

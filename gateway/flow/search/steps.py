@@ -16,6 +16,15 @@ class Candidate(NamedTuple):
     token_bytes: bytes
 
 
+class Probe(NamedTuple):
+    """What a replica says of a sequence."""
+
+    # The likeliest tokens behind it, falling.
+    candidates: Sequence[Candidate]
+    # Vectors that were asked for, little-endian float32.
+    hidden: bytes
+
+
 class Step(NamedTuple):
     """A token of a sequence."""
 

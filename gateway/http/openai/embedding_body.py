@@ -38,6 +38,16 @@ class EmbeddingBody(Body):
         return None
 
     @property
+    def search(self) -> None:
+        """Nothing is drawn."""
+        return None
+
+    @property
+    def is_rewritten(self) -> bool:
+        """They are of what is given."""
+        return False
+
+    @property
     def template_must_read(self) -> tuple[str, ...]:
         """No template is used."""
         return ()

@@ -10,7 +10,7 @@ from pydantic import BeforeValidator, Field, PlainValidator
 from gateway.flow.call import MAX_SALT_CHARS, Wishes
 from gateway.flow.search.kinds import EarlyStopping, Search
 from gateway.http.openai.fields import REFUSED, Refused
-from gateway.http.openai.search_fields import beams_of, best_of, early_stopping_of
+from gateway.http.openai.search_fields import beams_of, best_of, contrast_of, early_stopping_of
 from gateway.http.openai.structured_fields import ResponseFormat, StructuredOutputs, grammar_of, grammars_of
 from gateway.http.openai.values import Body, Label, Text, listed, without_effect
 from triserve.rpc.errors import InvalidRequest
@@ -47,6 +47,7 @@ class Generating(Body):
     best_of: int | None = None
     use_beam_search: bool | None = None
     length_penalty: float | None = None
+    penalty_alpha: float | None = None
     early_stopping: Annotated[EarlyStopping | None, PlainValidator(early_stopping_of, json_schema_input_type=EarlyStopping | None)] = None
     stream: bool | None = None
     stream_options: StreamOptions | None = None
@@ -142,10 +143,11 @@ class Generating(Body):
         """How answers are looked for.
 
         Raises:
-            InvalidRequest: a field of beam search is set without it.
+            InvalidRequest: fields of several searches are set, or of one that is not asked for.
         """
         beams = beams_of(self.n, self.best_of, self.use_beam_search, length_penalty=self.length_penalty, early_stopping=self.early_stopping)
-        return beams or best_of(self.n, self.best_of)
+        others = beams or best_of(self.n, self.best_of)
+        return contrast_of(self.penalty_alpha, self.top_k, others=others) or others
 
     def grammar(self) -> tuple[str, common_pb2.Grammar] | None:
         """What the answer's text must be, and the field that says so; None = anything.

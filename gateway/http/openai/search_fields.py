@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from gateway.flow.search.kinds import Beams, BestOf, EarlyStopping
+from gateway.flow.search.kinds import Beams, BestOf, Contrast, EarlyStopping, Search
 from triserve.rpc.errors import InvalidRequest
 
 
@@ -42,3 +42,24 @@ def beams_of(
     if early_stopping:
         raise InvalidRequest("early_stopping is set, use_beam_search must be true with it", field="early_stopping")
     return None
+
+
+def contrast_of(alpha: float | None, top_k: int | None, *, others: Search | None) -> Contrast | None:
+    """A contrastive search; None = there is none.
+
+    Args:
+        alpha: None and 0 = none.
+        top_k: candidates; None = not said.
+        others: the search that other fields ask for.
+
+    Raises:
+        InvalidRequest: another search is asked for too, or not how many candidates there are.
+    """
+    if not alpha:
+        return None
+    if others is not None:
+        name = "best_of" if isinstance(others, BestOf) else "use_beam_search"
+        raise InvalidRequest(f"{name} is not supported beside penalty_alpha", field=name)
+    if top_k is None:
+        raise InvalidRequest("penalty_alpha is set, top_k must be too", field="top_k")
+    return Contrast(alpha=alpha, width=top_k)

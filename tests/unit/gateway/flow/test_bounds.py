@@ -116,7 +116,7 @@ def test_the_last_value_is_allowed_and_the_next_is_refused_by_name(name: str) ->
 
 def test_every_count_among_the_limits_is_tried_here() -> None:
     changed = {name for name in Limits.model_fields if getattr(LIMITS, name) != getattr(Limits(), name)}
-    elsewhere = {"max_body_bytes", "max_json_depth", "max_json_values", "max_json_items", "max_rewrite_tokens"}
+    elsewhere = {"max_body_bytes", "max_json_depth", "max_json_values", "max_json_items", "max_rewrite_tokens", "max_contrastive_tokens"}
     assert changed | elsewhere == {name for name in Limits.model_fields if name.startswith("max_")}
 
 

@@ -60,6 +60,7 @@ WITH: dict[str, dict[str, Any]] = {
     "parallel_tool_calls": {"tools": TOOLS},
     "length_penalty": {"use_beam_search": True},
     "early_stopping": {"use_beam_search": True},
+    "penalty_alpha": {"top_k": 4},
 }
 
 

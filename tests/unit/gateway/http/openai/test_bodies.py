@@ -209,7 +209,7 @@ _NO_WISHES = {
     "truncate_prompt_tokens",
     "return_tokens_as_token_ids",
     # How answers are looked for; see test_search_fields.py.
-    *("best_of", "use_beam_search", "length_penalty", "early_stopping"),
+    *("best_of", "use_beam_search", "length_penalty", "early_stopping", "penalty_alpha"),
 }
 _OF_A_FORM = {"response_format": {"type": "json_object"}, "structured_outputs": {"regex": "a"}}
 _OTHER = {"float": 0.25, "int": 3, "bool": True, "dict": {"5": 1.0}, "list[int]": [3], "list": ["end"]}
