@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from gateway.flow.call import AnswerReading
 from gateway.flow.search.kinds import Search
 
 
@@ -28,8 +27,3 @@ class OneAnswer:
     def truncate_prompt_tokens(self) -> int | None:
         """All of the prompt is answered."""
         return None
-
-    @property
-    def reading(self) -> AnswerReading:
-        """What the model thinks is no text, and nothing is called."""
-        return AnswerReading()

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import NamedTuple
+from collections.abc import Callable, Sequence
+from itertools import groupby
+from typing import NamedTuple, TypeAlias
 
 
 class CallDelta(NamedTuple):
@@ -18,12 +19,32 @@ class CallDelta(NamedTuple):
     arguments: str
 
 
+class Spoken(NamedTuple):
+    """More of what is said or thought."""
+
+    text: str
+    is_thought: bool = False
+
+
+# More of one of the parts of an answer, which follow each other.
+Part: TypeAlias = Spoken | CallDelta
+
+
 class Said(NamedTuple):
-    """What came to light."""
+    """What came to light, sorted, and in the order in which the model wrote it."""
 
     content: str = ""
     reasoning: str = ""
     calls: tuple[CallDelta, ...] = ()
+    parts: tuple[Part, ...] = ()
+
+    @classmethod
+    def of(cls, parts: Sequence[Part]) -> Said:
+        """Sorts parts."""
+        spoken = [part for part in parts if isinstance(part, Spoken)]
+        content = "".join([part.text for part in spoken if not part.is_thought])
+        reasoning = "".join([part.text for part in spoken if part.is_thought])
+        return cls(content, reasoning, tuple([part for part in parts if isinstance(part, CallDelta)]), tuple(parts))
 
     @property
     def is_empty(self) -> bool:
@@ -47,9 +68,7 @@ class Findings:
         self._call_id = call_id
         self._parallel = parallel
         self._is_over = False
-        self._content: list[str] = []
-        self._reasoning: list[str] = []
-        self._calls: list[CallDelta] = []
+        self._parts: list[Part] = []
         self._arguments: list[str] = []
         # Space that is left out unless more of the same follows.
         self._space = ""
@@ -62,10 +81,7 @@ class Findings:
         if self._is_over or not body:
             self._space += text
             return
-        if self._has_content or not (self.num_calls or self._has_reasoning):
-            self._content.append(self._space + body)
-        else:
-            self._content.append(body.lstrip())
+        self._add(Spoken(self._space + body if self._has_content or not (self.num_calls or self._has_reasoning) else body.lstrip()))
         self._has_content = True
         self._space = text[len(body) :]
 
@@ -75,7 +91,7 @@ class Findings:
         if not body:
             self._space += text
             return
-        self._reasoning.append(self._space + body if self._has_reasoning else body.lstrip())
+        self._add(Spoken(self._space + body if self._has_reasoning else body.lstrip(), is_thought=True))
         self._has_reasoning = True
         self._space = text[len(body) :]
 
@@ -93,7 +109,7 @@ class Findings:
         self._end_arguments()
         self._is_over = self.num_calls > 0 and not self._parallel
         if not self._is_over:
-            self._calls.append(CallDelta(self.num_calls, self._call_id(self.num_calls), name, ""))
+            self._parts.append(CallDelta(self.num_calls, self._call_id(self.num_calls), name, ""))
             self.num_calls += 1
 
     def argue(self, text: str) -> None:
@@ -104,15 +120,19 @@ class Findings:
     def end(self) -> None:
         """The text has ended."""
         if not (self.num_calls or self._has_reasoning) or (self._has_content and not self.num_calls):
-            self._content.append(self._space)
+            self._add(Spoken(self._space))
         self._space = ""
 
     def take(self) -> Said:
         """All since the last call."""
         self._end_arguments()
-        said = Said("".join(self._content), "".join(self._reasoning), tuple(self._calls))
-        self._content, self._reasoning, self._calls = [], [], []
-        return said
+        parts, self._parts = self._parts, []
+        return Said.of(_merged(parts))
+
+    def _add(self, spoken: Spoken) -> None:
+        self._end_arguments()
+        if spoken.text:
+            self._parts.append(spoken)
 
     def _end_arguments(self) -> None:
         """What came of arguments is the latest call's."""
@@ -120,8 +140,17 @@ class Findings:
             return
         arguments = "".join(self._arguments)
         self._arguments = []
-        if self._calls:
-            latest = self._calls[-1]
-            self._calls[-1] = latest._replace(arguments=latest.arguments + arguments)
+        latest = self._parts[-1] if self._parts else None
+        if isinstance(latest, CallDelta):
+            self._parts[-1] = latest._replace(arguments=latest.arguments + arguments)
         else:
-            self._calls.append(CallDelta(self.num_calls - 1, None, None, arguments))
+            self._parts.append(CallDelta(self.num_calls - 1, None, None, arguments))
+
+
+def _merged(parts: Sequence[Part]) -> list[Part]:
+    """With one part for what is said in one go, however it came."""
+    merged: list[Part] = []
+    for kind, run in groupby(parts, key=lambda part: part.is_thought if isinstance(part, Spoken) else None):
+        pieces = list(run)
+        merged += pieces if kind is None else [Spoken("".join([part.text for part in pieces if isinstance(part, Spoken)]), kind)]
+    return merged

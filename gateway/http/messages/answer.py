@@ -8,13 +8,13 @@ from typing import Any, NamedTuple
 from gateway.flow.answer import FinishReason
 from gateway.flow.call import Call
 from gateway.flow.generation import Generation, Piece, Timeline, Usage
-from gateway.http.content_reader import ContentReader
+from gateway.http.messages.content import ContentBlocks
 from gateway.http.messages.errors import error_answer
 from gateway.http.messages.schema import MessagesBody
 from gateway.http.openai.answer import WholeChoice
+from gateway.http.part_reader import PartReader
 from triserve.rpc.errors import ServiceError
 
-_quote = json.encoder.encode_basestring_ascii
 _compact = json.JSONEncoder(separators=(",", ":")).encode
 
 
@@ -41,9 +41,12 @@ class MessageRenderer:
         text, sequence = "".join(choice.text), None
         if choice.finish_reason == "stop" and (sequence := self.sequence_at_end(text)) is not None:
             text = text.removesuffix(sequence)
-        text, usage = ContentReader(generation.form).feed(text, is_last=True), generation.usage()
-        end = self.end(choice.finish_reason, sequence, usage)
-        return {**self.message(usage), "content": [{"type": "text", "text": text}], **end._asdict()}
+        blocks = ContentBlocks()
+        for _ in (*blocks.take(PartReader(generation.form).feed(text, is_last=True)), *blocks.end()):
+            pass
+        usage = generation.usage()
+        end = self.end(choice.finish_reason, sequence, usage, calls=blocks.has_calls)
+        return {**self.message(usage), "content": blocks.ended, **end._asdict()}
 
     def events(self, system_fingerprint: str) -> MessageEvents:
         """See `AnswerRenderer`."""
@@ -66,11 +69,13 @@ class MessageRenderer:
         """The stop sequence with which a text ends that was ended by one; None = by none."""
         return max((one for one in self._sequences if text.endswith(one)), key=len, default=None)
 
-    def end(self, finish_reason: FinishReason | None, sequence: str | None, usage: Usage) -> End:
-        """Why the answer ended."""
+    def end(self, finish_reason: FinishReason | None, sequence: str | None, usage: Usage, *, calls: bool) -> End:
+        """Why the answer ended, which may have calls."""
         if finish_reason == "length":
             return End("max_tokens" if usage.completion_tokens >= self._max_tokens else "model_context_window_exceeded", None)
-        return End("end_turn" if sequence is None else "stop_sequence", sequence)
+        if sequence is not None:
+            return End("stop_sequence", sequence)
+        return End("tool_use" if calls else "end_turn", None)
 
 
 class End(NamedTuple):
@@ -90,7 +95,8 @@ class MessageEvents:
     def __init__(self, renderer: MessageRenderer) -> None:
         self._renderer = renderer
         self._has_begun = False
-        self._reader: ContentReader | None = None
+        self._reader: PartReader | None = None
+        self._blocks = ContentBlocks()
         # The stop sequence at the end of what came, which is sent if it turns out to be text, and why the answer ended.
         self._held = ""
         self._finish_reason: FinishReason | None = None
@@ -98,15 +104,15 @@ class MessageEvents:
     def pieces(self, pieces: list[Piece], generation: Generation) -> bytes:
         """See `EventRenderer`."""
         if self._reader is None:
-            self._reader = ContentReader(generation.form)
+            self._reader = PartReader(generation.form)
         return "".join([self._begin(generation), *(self._piece(piece, self._reader) for piece in pieces)]).encode("ascii")
 
     def last(self, usage: Usage, timeline: Timeline) -> bytes:
         """See `EventRenderer`."""
-        end = self._renderer.end(self._finish_reason, self._held or None, usage)
+        stopped = [_event(one) for one in self._blocks.end()]
+        end = self._renderer.end(self._finish_reason, self._held or None, usage, calls=self._blocks.has_calls)
         ended = {"type": "message_delta", "delta": end._asdict(), "usage": _usage_body(usage)}
-        stopped = _event({"type": "content_block_stop", "index": 0})
-        return (stopped + _event(ended) + _event({"type": "message_stop"})).encode("ascii")
+        return "".join([*stopped, _event(ended), _event({"type": "message_stop"})]).encode("ascii")
 
     def failed(self, error: ServiceError) -> bytes:
         """See `EventRenderer`."""
@@ -119,18 +125,17 @@ class MessageEvents:
         self._has_begun = True
         # What is made by now is counted in the end.
         usage = generation.usage()._replace(completion_tokens=0)
-        started = {"type": "message_start", "message": self._renderer.message(usage)}
-        block = {"type": "content_block_start", "index": 0, "content_block": {"type": "text", "text": ""}}
-        return _event(started) + _event(block) + _event({"type": "ping"})
+        started = [{"type": "message_start", "message": self._renderer.message(usage)}]
+        # Where nothing can be called there is one block, of text.
+        if generation.form is None or not generation.form.tools:
+            started += self._blocks.begin_text()
+        return "".join([*map(_event, started), _event({"type": "ping"})])
 
-    def _piece(self, piece: Piece, reader: ContentReader) -> str:
+    def _piece(self, piece: Piece, reader: PartReader) -> str:
         text, self._finish_reason = self._held + piece.delta.text, piece.delta.finish_reason
         self._held = "" if self._finish_reason == "length" else self._renderer.sequence_at_end(text) or ""
-        text = reader.feed(text.removesuffix(self._held), is_last=self._finish_reason is not None)
-        if not text:
-            return ""
-        kind = "content_block_delta"
-        return f'event: {kind}\ndata: {{"type":"{kind}","index":0,"delta":{{"type":"text_delta","text":{_quote(text)}}}}}\n\n'
+        parts = reader.feed(text.removesuffix(self._held), is_last=self._finish_reason is not None)
+        return "".join([_event(one) for one in self._blocks.take(parts)])
 
 
 def _event(fields: dict[str, Any]) -> str:

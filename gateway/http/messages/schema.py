@@ -5,20 +5,20 @@ from __future__ import annotations
 from itertools import groupby
 from typing import Annotated, Any, ClassVar, Literal
 
-from pydantic import BeforeValidator, Field
+from pydantic import Field, model_validator
 
-from gateway.flow.call import Wishes
+from gateway.flow.call import AnswerReading, Wishes
+from gateway.http.messages.blocks import Blocks, CallBlock, MessageTool, ResultBlock, SystemText, ToolChoice, turns_of
 from gateway.http.one_answer import OneAnswer
 from gateway.http.openai.fields import Refused
 from gateway.http.openai.generating import CacheField
 from gateway.http.openai.messages import Message, chat_input
-from gateway.http.openai.values import Body, Label, Text, TextPart, joined_parts, without_effect
+from gateway.http.openai.tool_schema import ToolUse, tool_inputs, tool_use
+from gateway.http.openai.values import Body, Label, Text, without_effect
 from triserve.v1 import tokenizer_pb2
 
 _ASSISTANT = "assistant"
 REFUSED_IN_MESSAGES: Refused = {
-    "tools": ([],),
-    "tool_choice": ({"type": "auto"}, {"type": "none"}),
     "thinking": ({"type": "disabled"},),
     "mcp_servers": ([],),
     "container": (),
@@ -29,18 +29,19 @@ REFUSED_IN_MESSAGES: Refused = {
 }
 
 
-def _blocks(value: object) -> object:
-    return joined_parts(value, ("text",), passed_over=("cache_control",))
-
-
-_Content = Annotated[Text, BeforeValidator(_blocks, json_schema_input_type=str | list[TextPart])]
-
-
 class Turn(Body):
     """One turn of a chat."""
 
     role: Literal["user", "assistant", "system"]
-    content: _Content
+    content: Blocks
+
+    @model_validator(mode="after")
+    def _is_of_its_role(self) -> Turn:
+        if self.role != _ASSISTANT and any(isinstance(block, CallBlock) for block in self.content):
+            raise ValueError("has a tool_use block, which only a turn of role assistant may have")
+        if self.role != "user" and any(isinstance(block, ResultBlock) for block in self.content):
+            raise ValueError("has a tool_result block, which only a turn of role user may have")
+        return self
 
 
 class Metadata(Body):
@@ -56,18 +57,36 @@ class CountBody(Body):
 
     model: Label = ""
     messages: list[Turn] = Field(min_length=1, fail_fast=True)
-    system: _Content | None = None
+    system: SystemText | None = None
+    tools: Annotated[list[MessageTool], Field(fail_fast=True)] | None = None
+    tool_choice: ToolChoice | None = None
     cache_control: dict[str, Any] | None = without_effect("prefixes are found by what they hold")
 
     def prompt(self) -> tokenizer_pb2.EncodeRequest:
         """System prompt and turns, for the tokenizer: turns of the same side are one, and one of the assistant's at the end is gone on with."""
         said = [] if self.system is None else [Message(role="system", content=self.system)]
         for role, turns in groupby(self.messages, key=lambda turn: turn.role):
-            said.append(Message(role=role, content="\n".join(turn.content for turn in turns)))
-        chat = chat_input(said, {})
-        if said[-1].role == _ASSISTANT:
+            said += turns_of(role, [block for turn in turns for block in turn.content])
+        chat = chat_input(said, {}, tool_inputs(self._tool_use.functions))
+        if said and said[-1].role == _ASSISTANT:
             chat.continue_final_message = True
         return tokenizer_pb2.EncodeRequest(chat=chat)
+
+    @property
+    def reading(self) -> AnswerReading:
+        """How the answer is to be taken apart.
+
+        Raises:
+            InvalidRequest: see `tool_use`.
+        """
+        return self._tool_use.reading
+
+    @property
+    def _tool_use(self) -> ToolUse:
+        asked = self.tool_choice
+        is_single = asked is not None and asked.disable_parallel_tool_use
+        choice = None if asked is None else asked.choice
+        return tool_use([tool.function for tool in self.tools or ()], choice, not is_single, name_field="name")
 
 
 class MessagesBody(OneAnswer, CountBody):
@@ -104,5 +123,5 @@ class MessagesBody(OneAnswer, CountBody):
             top_k=self.top_k,
             stop_strings=tuple(self.stop_sequences or ()),
             include_stop_string=True,
-            spelling={"stop": "stop_sequences"},
+            spelling={"stop": "stop_sequences", "grammar": "tools"},
         )

@@ -71,7 +71,7 @@ class ChatBody(Generating):
             if arguments.get(_EFFORT, self.reasoning_effort) != self.reasoning_effort:
                 raise InvalidRequest("reasoning_effort is set in chat_template_kwargs too, and differs", field=_EFFORT)
             arguments = {**arguments, _EFFORT: self.reasoning_effort}
-        chat = chat_input(self.messages, arguments, tool_inputs(self._tool_use.tools))
+        chat = chat_input(self.messages, arguments, tool_inputs(self._tool_use.functions))
         set_end(chat, self.add_generation_prompt, self.continue_final_message)
         return tokenizer_pb2.EncodeRequest(chat=chat)
 
@@ -86,7 +86,7 @@ class ChatBody(Generating):
 
     @property
     def _tool_use(self) -> ToolUse:
-        return tool_use(self.tools, self.tool_choice, self.parallel_tool_calls)
+        return tool_use([tool.function for tool in self.tools or ()], self.tool_choice, self.parallel_tool_calls)
 
     @property
     def template_must_read(self) -> tuple[str, ...]:

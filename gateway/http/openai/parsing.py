@@ -17,6 +17,9 @@ from triserve.rpc.errors import InvalidRequest
 
 B = TypeVar("B", bound=Body)
 
+# What begins the name by which one of several kinds of objects is told; in a path it says nothing.
+HIDDEN = "\0"
+
 
 def parse_body(kind: type[B], body: dict[str, Any], limits: Limits) -> B:
     """The body as its type. Counts come first, and the first thing that is wrong ends it: the work is bounded by the limits.
@@ -59,5 +62,7 @@ def _path(location: tuple[int | str, ...]) -> str:
     """`messages[0].content`, of at most so many characters of a client's own."""
     path = ""
     for part in location:
+        if isinstance(part, str) and part.startswith(HIDDEN):
+            continue
         path += f"[{part}]" if isinstance(part, int) else f".{part[:MAX_SHOWN_CHARS]}" if path else part[:MAX_SHOWN_CHARS]
     return path

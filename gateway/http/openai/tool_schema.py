@@ -16,10 +16,10 @@ from triserve.rpc import limits as contract
 from triserve.rpc.errors import InvalidRequest
 from triserve.v1 import tokenizer_pb2
 
-_MODES = ("none", "auto", "required")
+TOOL_MODES = ("none", "auto", "required")
 
 
-class _Object(Body):
+class NestedBody(Body):
     """An object within a body: null is as good as absent."""
 
     @model_validator(mode="before")
@@ -28,38 +28,43 @@ class _Object(Body):
         return {name: item for name, item in value.items() if item is not None} if isinstance(value, dict) else value
 
 
-def _as_json(value: object) -> str:
+def object_as_json(value: object) -> str:
     """An object as JSON, its names in the order in which they came."""
     if not isinstance(value, dict):
         raise ValueError("must be an object")
     return unicode_text(json.dumps(value, ensure_ascii=False, allow_nan=False))
 
 
-class Function(_Object):
+# An object, as JSON.
+JsonObject = Annotated[str, PlainValidator(object_as_json, json_schema_input_type=dict[str, Any])]
+FunctionName = Annotated[str, Field(pattern=rf"^[A-Za-z0-9_.:/-]{{1,{contract.MAX_TOOL_NAME_CHARS}}}$")]
+
+
+class Function(NestedBody):
     """A function that the model may call."""
 
-    name: Annotated[str, Field(pattern=rf"^[A-Za-z0-9_.:/-]{{1,{contract.MAX_TOOL_NAME_CHARS}}}$")]
+    name: FunctionName
     description: Text | None = None
     # The JSON Schema as JSON.
-    parameters: Annotated[str | None, PlainValidator(_as_json, json_schema_input_type=dict[str, Any])] = None
+    parameters: JsonObject | None = None
     strict: bool | None = None
 
 
-class Tool(_Object):
+class Tool(NestedBody):
     """A tool; functions are the only ones."""
 
     type: Literal["function"]
     function: Function
 
 
-class CalledFunction(_Object):
+class CalledFunction(NestedBody):
     """What an assistant has called. Arguments are text: a model may have written no JSON."""
 
     name: Annotated[Text, Field(min_length=1, max_length=contract.MAX_TOOL_NAME_CHARS)]
     arguments: Text = ""
 
 
-class AssistantCall(_Object):
+class AssistantCall(NestedBody):
     """A tool call in an assistant's turn."""
 
     id: Annotated[Text, Field(max_length=contract.MAX_TOOL_CALL_ID_CHARS)]
@@ -78,13 +83,13 @@ class Choice(NamedTuple):
 
 
 def _choice_of(value: object) -> Choice:
-    if isinstance(value, str) and value in _MODES:
+    if isinstance(value, str) and value in TOOL_MODES:
         return Choice(value)
     if isinstance(value, dict) and value.get("type") == "function" and isinstance(function := value.get("function"), dict):
         name = function.get("name")
         if isinstance(name, str) and value.keys() == {"type", "function"} and function.keys() == {"name"}:
             return Choice("named", name)
-    raise ValueError(f"must be one of {', '.join(_MODES)}, or an object that names a function")
+    raise ValueError(f"must be one of {', '.join(TOOL_MODES)}, or an object that names a function")
 
 
 Tools = Annotated[list[Tool], Field(fail_fast=True)]
@@ -107,33 +112,39 @@ ToolCallId = Annotated[str, Field(max_length=contract.MAX_TOOL_CALL_ID_CHARS), A
 class ToolUse(NamedTuple):
     """What a request says of tools, checked."""
 
-    tools: tuple[Tool, ...]
+    functions: tuple[Function, ...]
     reading: AnswerReading
 
 
-def tool_use(tools: Sequence[Tool] | None, choice: Choice | None, parallel: bool | None) -> ToolUse:
+def tool_use(functions: Sequence[Function], choice: Choice | None, parallel: bool | None, *, name_field: str = "function.name") -> ToolUse:
     """The tools the model is given, and how its answer is read. A client that wants no call has given it none.
+
+    Args:
+        functions: that may be called.
+        choice: what is wanted of them; None = what the model likes.
+        parallel: whether there may be more than one call; None = there may.
+        name_field: where a tool has its name, for errors.
 
     Raises:
         InvalidRequest: fields contradict each other; names the field.
     """
-    tools, choice = tools or (), choice or Choice("auto")
+    choice = choice or Choice("auto")
     seen: set[str] = set()
-    for index, tool in enumerate(tools):
-        if tool.function.name in seen:
-            raise InvalidRequest(f"tools has the function {tool.function.name!r} twice", field=f"tools[{index}].function.name")
-        seen.add(tool.function.name)
-    given = tuple(tools) if choice.mode != "none" else ()
-    offered = [OfferedTool(tool.function.name, tool.function.parameters, bool(tool.function.strict)) for tool in given]
+    for index, function in enumerate(functions):
+        if function.name in seen:
+            raise InvalidRequest(f"tools has the function {function.name!r} twice", field=f"tools[{index}].{name_field}")
+        seen.add(function.name)
+    given = tuple(functions) if choice.mode != "none" else ()
+    offered = [OfferedTool(function.name, function.parameters, bool(function.strict)) for function in given]
     must_call = choice.mode in ("required", "named")
     return ToolUse(given, AnswerReading.of_tools(offered, must_call=must_call, name=choice.name, parallel=parallel is not False))
 
 
-def tool_inputs(tools: Sequence[Tool]) -> list[tokenizer_pb2.FunctionTool]:
+def tool_inputs(functions: Sequence[Function]) -> list[tokenizer_pb2.FunctionTool]:
     """Tools in the contract's form."""
     return [
-        tokenizer_pb2.FunctionTool(name=tool.function.name, description=tool.function.description, parameters_json=tool.function.parameters)
-        for tool in tools
+        tokenizer_pb2.FunctionTool(name=function.name, description=function.description, parameters_json=function.parameters)
+        for function in functions
     ]
 
 

@@ -94,6 +94,12 @@ def _whole(kind: str, choice: Schema) -> Schema:
 
 
 _OUTPUT_TEXT = record({"type": one_of("output_text"), "text": STRING, "annotations": array(OBJECT), "logprobs": array(OBJECT)})
+_ITEM = {"id": STRING, "status": one_of("completed", "incomplete")}
+_OUTPUT_MESSAGE = record({**_ITEM, "type": one_of("message"), "role": one_of("assistant"), "content": array(_OUTPUT_TEXT)})
+_OUTPUT_CALL = record({**_ITEM, "type": one_of("function_call"), "call_id": STRING, "name": STRING, "arguments": STRING})
+_OUTPUT_REASONING = record(
+    {**_ITEM, "type": one_of("reasoning"), "summary": array(OBJECT), "content": array(record({"type": STRING, "text": STRING}))}
+)
 _RESPONSE = record(
     {
         "id": STRING,
@@ -104,17 +110,7 @@ _RESPONSE = record(
         "incomplete_details": or_null(record({"reason": one_of("max_output_tokens")})),
         "metadata": {"type": "object", "additionalProperties": STRING},
         "model": STRING,
-        "output": array(
-            record(
-                {
-                    "type": one_of("message"),
-                    "id": STRING,
-                    "status": one_of("completed", "incomplete"),
-                    "role": one_of("assistant"),
-                    "content": array(_OUTPUT_TEXT),
-                }
-            )
-        ),
+        "output": array({"anyOf": [_OUTPUT_MESSAGE, _OUTPUT_CALL, _OUTPUT_REASONING]}),
         "usage": record({"input_tokens": COUNT, "output_tokens": COUNT, "total_tokens": COUNT}),
     }
 )
@@ -124,8 +120,15 @@ _MESSAGE = record(
         "type": one_of("message"),
         "role": one_of("assistant"),
         "model": STRING,
-        "content": array(record({"type": one_of("text"), "text": STRING})),
-        "stop_reason": one_of("end_turn", "max_tokens", "stop_sequence", "model_context_window_exceeded"),
+        "content": array(
+            {
+                "anyOf": [
+                    record({"type": one_of("text"), "text": STRING}),
+                    record({"type": one_of("tool_use"), "id": STRING, "name": STRING, "input": OBJECT}),
+                ]
+            }
+        ),
+        "stop_reason": one_of("end_turn", "tool_use", "max_tokens", "stop_sequence", "model_context_window_exceeded"),
         "stop_sequence": or_null(STRING),
         "usage": record(dict.fromkeys(("input_tokens", "cache_creation_input_tokens", "cache_read_input_tokens", "output_tokens"), COUNT)),
     }

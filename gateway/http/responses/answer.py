@@ -8,13 +8,15 @@ from typing import Any
 from gateway.flow.answer import FinishReason
 from gateway.flow.call import Call
 from gateway.flow.generation import Generation, Piece, Timeline, Usage
-from gateway.http.content_reader import ContentReader
 from gateway.http.openai.answer import WholeChoice
 from gateway.http.openai.logprobs import chat_logprobs
+from gateway.http.openai.tool_schema import Choice
+from gateway.http.part_reader import PartReader
+from gateway.http.responses.items import ResponseTool
+from gateway.http.responses.output import OutputItems
 from gateway.http.responses.schema import ResponsesBody
 from triserve.rpc.errors import ServiceError
 
-_quote = json.encoder.encode_basestring_ascii
 _compact = json.JSONEncoder(separators=(",", ":")).encode
 _RATE_LIMIT = 429
 
@@ -34,29 +36,30 @@ class ResponseRenderer:
         self._request_id = request_id
         self._model = model
         self._created = created
-        self.message_id = "msg_" + request_id.removeprefix("resp_")
+        self._tools = [_tool_body(tool) for tool in body.tools or ()]
 
     def whole(self, call: Call, generation: Generation, choices: list[WholeChoice]) -> dict[str, Any]:
         """See `AnswerRenderer`."""
         (choice,) = choices
-        text = ContentReader(generation.form).feed("".join(choice.text), is_last=True)
-        logprobs = chat_logprobs(choice.logprobs)["content"]
-        return self.ended(text, logprobs, choice.finish_reason, generation.usage())
+        items = self.items()
+        parts = PartReader(generation.form).feed("".join(choice.text), is_last=True)
+        for _ in (*items.take(parts, chat_logprobs(choice.logprobs)["content"]), *items.end(is_cut=choice.finish_reason == "length")):
+            pass
+        return self.ended(items, choice.finish_reason, generation.usage())
 
     def events(self, system_fingerprint: str) -> ResponseEvents:
         """See `AnswerRenderer`."""
         return ResponseEvents(self)
 
-    def ended(self, text: str, logprobs: list[Any], finish_reason: FinishReason | None, usage: Usage) -> dict[str, Any]:
+    def items(self) -> OutputItems:
+        """What makes the items of an answer."""
+        return OutputItems(self._request_id)
+
+    def ended(self, items: OutputItems, finish_reason: FinishReason | None, usage: Usage) -> dict[str, Any]:
         """The response that says all."""
         status = "incomplete" if finish_reason == "length" else "completed"
         details = {"reason": "max_output_tokens"} if finish_reason == "length" else None
-        return self.response(status, output=[self.message(status, text, logprobs)], usage=usage, incomplete_details=details)
-
-    def message(self, status: str, text: str | None = None, logprobs: list[Any] | None = None) -> dict[str, Any]:
-        """The one item of the output; without a text it has only begun."""
-        content = [] if text is None else [text_part(text, logprobs or [])]
-        return {"type": "message", "id": self.message_id, "status": status, "role": "assistant", "content": content}
+        return self.response(status, output=items.ended, usage=usage, incomplete_details=details)
 
     def response(
         self,
@@ -88,8 +91,8 @@ class ResponseRenderer:
             "store": False,
             "temperature": body.temperature,
             "text": {"format": body.format},
-            "tool_choice": "auto",
-            "tools": [],
+            "tool_choice": _choice_body(body.tool_choice),
+            "tools": self._tools,
             "top_logprobs": body.top_logprobs or 0,
             "top_p": body.top_p,
             "truncation": "disabled",
@@ -109,77 +112,59 @@ class ResponseEvents:
         self._renderer = renderer
         self._number = 0
         self._has_begun = False
-        self._reader: ContentReader | None = None
-        self._text: list[str] = []
-        self._logprobs: list[Any] = []
+        self._reader: PartReader | None = None
+        self._items = renderer.items()
         self._finish_reason: FinishReason | None = None
-        self._place = {"item_id": renderer.message_id, "output_index": 0, "content_index": 0}
-        kind = "response.output_text.delta"
-        self._before_delta = f'event: {kind}\ndata: {{"type":"{kind}",{_compact(self._place)[1:-1]},"delta":'
 
     def pieces(self, pieces: list[Piece], generation: Generation) -> bytes:
         """See `EventRenderer`."""
         if self._reader is None:
-            self._reader = ContentReader(generation.form)
+            self._reader = PartReader(generation.form)
         return "".join([self._begin(), *(self._piece(piece, self._reader) for piece in pieces)]).encode("ascii")
 
     def last(self, usage: Usage, timeline: Timeline) -> bytes:
         """See `EventRenderer`."""
-        text = "".join(self._text)
-        whole = self._renderer.ended(text, self._logprobs, self._finish_reason, usage)
-        (message,) = whole["output"]
-        return "".join(
-            [
-                self._event("response.output_text.done", {**self._place, "text": text, "logprobs": self._logprobs}),
-                self._event("response.content_part.done", {**self._place, "part": message["content"][0]}),
-                self._event("response.output_item.done", {"output_index": 0, "item": message}),
-                self._event(f"response.{whole['status']}", {"response": whole}),
-            ]
-        ).encode("ascii")
+        ends = [self._event(*event) for event in self._items.end(is_cut=self._finish_reason == "length")]
+        whole = self._renderer.ended(self._items, self._finish_reason, usage)
+        return "".join([*ends, self._event(whole["status"], {"response": whole})]).encode("ascii")
 
     def failed(self, error: ServiceError) -> bytes:
         """See `EventRenderer`."""
         code = "rate_limit_exceeded" if error.http_status == _RATE_LIMIT else "server_error"
         response = self._renderer.response("failed", error={"code": code, "message": error.message})
-        return (self._begin() + self._event("response.failed", {"response": response})).encode("ascii")
+        return (self._begin() + self._event("failed", {"response": response})).encode("ascii")
 
     def _begin(self) -> str:
-        """The events before the first delta; nothing if they were there."""
+        """The events before the first item; nothing if they were there."""
         if self._has_begun:
             return ""
         self._has_begun = True
         begun = {"response": self._renderer.response("in_progress")}
-        return "".join(
-            [
-                self._event("response.created", begun),
-                self._event("response.in_progress", begun),
-                self._event("response.output_item.added", {"output_index": 0, "item": self._renderer.message("in_progress")}),
-                self._event("response.content_part.added", {**self._place, "part": text_part("", [])}),
-            ]
-        )
+        return self._event("created", begun) + self._event("in_progress", begun)
 
-    def _piece(self, piece: Piece, reader: ContentReader) -> str:
+    def _piece(self, piece: Piece, reader: PartReader) -> str:
         delta = piece.delta
         self._finish_reason = delta.finish_reason
-        text = reader.feed(delta.text, is_last=delta.finish_reason is not None)
-        if not (text or delta.logprobs):
-            return ""
         logprobs = chat_logprobs(delta.logprobs)["content"] if delta.logprobs else []
-        self._text.append(text)
-        self._logprobs += logprobs
-        return f'{self._before_delta}{_quote(text)},"logprobs":{_compact(logprobs)},"sequence_number":{self._next()}}}\n\n'
+        parts = reader.feed(delta.text, is_last=delta.finish_reason is not None)
+        return "".join([self._event(*event) for event in self._items.take(parts, logprobs)])
 
     def _event(self, kind: str, fields: dict[str, Any]) -> str:
-        return f"event: {kind}\ndata: {_compact({'type': kind, **fields, 'sequence_number': self._next()})}\n\n"
-
-    def _next(self) -> int:
         self._number += 1
-        return self._number - 1
+        name = f"response.{kind}"
+        return f"event: {name}\ndata: {_compact({'type': name, **fields, 'sequence_number': self._number - 1})}\n\n"
 
 
-def text_part(text: str, logprobs: list[Any]) -> dict[str, Any]:
-    """A part of an answer."""
-    return {"type": "output_text", "text": text, "annotations": [], "logprobs": logprobs}
+def _tool_body(tool: ResponseTool) -> dict[str, Any]:
+    """A tool as it was given."""
+    parameters = None if tool.parameters is None else json.loads(tool.parameters)
+    return {"type": "function", "name": tool.name, "description": tool.description, "parameters": parameters, "strict": bool(tool.strict)}
+
+
+def _choice_body(choice: Choice | None) -> str | dict[str, str]:
+    if choice is None:
+        return "auto"
+    return choice.mode if choice.name is None else {"type": "function", "name": choice.name}
 
 
 def _usage_body(usage: Usage) -> dict[str, Any]:

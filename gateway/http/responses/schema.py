@@ -2,31 +2,30 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any, ClassVar, Literal
+from typing import Annotated, Any, ClassVar
 
 from pydantic import BeforeValidator, Field
-from typing_extensions import TypedDict
 
-from gateway.flow.call import Wishes
+from gateway.flow.call import AnswerReading, Wishes
 from gateway.http.one_answer import OneAnswer
 from gateway.http.openai.fields import MAX_SHOWN_CHARS, Refused, without_idle
 from gateway.http.openai.generating import CacheField
 from gateway.http.openai.messages import Message, chat_input
 from gateway.http.openai.structured_fields import TextFormat
-from gateway.http.openai.values import Body, Label, Text, joined_parts, without_effect
+from gateway.http.openai.tool_schema import ToolUse, tool_inputs, tool_use
+from gateway.http.openai.values import Body, Label, Text, without_effect
+from gateway.http.responses.items import InputItems, ResponseTool, ResponseToolChoice, turns_of
 from triserve.rpc.errors import InvalidRequest
 from triserve.v1 import tokenizer_pb2
 
 _EFFORT = "reasoning_effort"
 _LOGPROBS = "message.output_text.logprobs"
-# The second is of items that there are none of here.
+# The second is what servers hide thoughts in; here they are plain.
 _INCLUDABLE = (_LOGPROBS, "reasoning.encrypted_content")
 REFUSED_IN_RESPONSE: Refused = {
     "previous_response_id": (),
     "conversation": (),
     "prompt": (),
-    "tools": ([],),
-    "tool_choice": ("none", "auto"),
     "background": (False,),
     "truncation": ("disabled",),
     "context_management": ([],),
@@ -37,44 +36,11 @@ REFUSED_IN_TEXT: Refused = {"verbosity": ("medium",)}
 REFUSED_IN_REASONING: Refused = {"summary": (), "generate_summary": (), "context": ("auto",), "mode": ("standard",)}
 
 
-class _Part(TypedDict):
-    type: Literal["input_text", "output_text"]
-    text: str
-
-
-def _parts(value: object) -> object:
-    # An answer's own parts come back with what they were given with.
-    return joined_parts(value, ("input_text", "output_text"), passed_over=("annotations", "logprobs", "prompt_cache_breakpoint"))
-
-
-def _items(value: object) -> object:
-    """A text as the one turn of a user. Items that are no messages are refused by their type."""
-    if isinstance(value, str):
-        return [{"role": "user", "content": value}]
-    if isinstance(value, list):
-        for index, item in enumerate(value):
-            kind = item.get("type") if isinstance(item, dict) else None
-            if isinstance(kind, str) and kind != "message":
-                raise ValueError(f"has an item of type {kind[:MAX_SHOWN_CHARS]!r} at {index}, only messages are supported")
-    return value
-
-
 def _includable(value: object) -> object:
     for name in value if isinstance(value, list) else ():
         if isinstance(name, str) and name not in _INCLUDABLE:
             raise ValueError(f"has {name[:MAX_SHOWN_CHARS]!r}, which is not supported")
     return value
-
-
-class InputMessage(Body):
-    """One turn: a client's, or an answer as it was given."""
-
-    role: Literal["user", "assistant", "system", "developer"]
-    content: Annotated[Text, BeforeValidator(_parts, json_schema_input_type=str | list[_Part])]
-    type: Literal["message"] | None = None
-    id: Label | None = without_effect("nothing is stored under it")
-    status: Label | None = without_effect("a turn is what it says")
-    phase: Label | None = without_effect("a turn is what it says")
 
 
 class TextConfig(Body):
@@ -96,9 +62,7 @@ class ResponsesBody(OneAnswer, Body):
     refused: ClassVar[Refused] = REFUSED_IN_RESPONSE
 
     model: Label = ""
-    input: Annotated[
-        list[InputMessage], Field(min_length=1, fail_fast=True), BeforeValidator(_items, json_schema_input_type=str | list[InputMessage])
-    ]
+    input: InputItems
     instructions: Text | None = None
     max_output_tokens: int | None = None
     temperature: float | None = None
@@ -114,8 +78,10 @@ class ResponsesBody(OneAnswer, Body):
     priority: int | None = None
     cache: CacheField | None = None
     store: bool | None = without_effect("responses are not stored")
-    parallel_tool_calls: bool | None = without_effect("there are no tools")
-    max_tool_calls: int | None = without_effect("there are no tools")
+    tools: Annotated[list[ResponseTool], Field(fail_fast=True)] | None = None
+    tool_choice: ResponseToolChoice | None = None
+    parallel_tool_calls: bool | None = None
+    max_tool_calls: int | None = without_effect("it bounds tools that servers run, of which there are none")
     prompt_cache_key: Label | None = without_effect("prefixes are found by what they hold")
     prompt_cache_retention: Label | None = without_effect("prefixes are kept for as long as there is room")
     prompt_cache_options: dict[str, Any] | None = without_effect("prefixes are kept for as long as there is room")
@@ -159,17 +125,32 @@ class ResponsesBody(OneAnswer, Body):
         with_logprobs = _LOGPROBS in (self.include or ())
         if self.top_logprobs and not with_logprobs:
             raise InvalidRequest(f"top_logprobs is set, include must have {_LOGPROBS} with it", field="top_logprobs")
+        grammar = self.text.format.grammar() if self.text is not None and self.text.format is not None else None
         return Wishes(
             temperature=self.temperature,
             top_p=self.top_p,
             top_logprobs=(self.top_logprobs or 0) if with_logprobs else None,
             max_tokens=self.max_output_tokens,
-            grammar=self.text.format.grammar() if self.text is not None and self.text.format is not None else None,
-            spelling={"max_tokens": "max_output_tokens", "grammar": "text.format"},
+            grammar=grammar,
+            spelling={"max_tokens": "max_output_tokens", "grammar": "tools" if grammar is None else "text.format"},
         )
 
     def prompt(self) -> tokenizer_pb2.EncodeRequest:
         """Instructions and turns, for the tokenizer."""
         said = [] if self.instructions is None else [Message(role="system", content=self.instructions)]
-        said += [Message(role=one.role, content=one.content) for one in self.input]
-        return tokenizer_pb2.EncodeRequest(chat=chat_input(said, {} if self.effort is None else {_EFFORT: self.effort}))
+        arguments = {} if self.effort is None else {_EFFORT: self.effort}
+        chat = chat_input([*said, *turns_of(self.input)], arguments, tool_inputs(self._tool_use.functions))
+        return tokenizer_pb2.EncodeRequest(chat=chat)
+
+    @property
+    def reading(self) -> AnswerReading:
+        """How the answer is to be taken apart.
+
+        Raises:
+            InvalidRequest: see `tool_use`.
+        """
+        return self._tool_use.reading
+
+    @property
+    def _tool_use(self) -> ToolUse:
+        return tool_use([tool.function for tool in self.tools or ()], self.tool_choice, self.parallel_tool_calls, name_field="name")

@@ -10,6 +10,7 @@ from pydantic import BaseModel
 
 from gateway.context import GATEWAY, Gateway
 from gateway.http.answering import json_response
+from gateway.http.messages.blocks import MessageTool
 from gateway.http.messages.schema import REFUSED_IN_MESSAGES, CountBody, MessagesBody
 from gateway.http.openai.chat_body import ChatBody
 from gateway.http.openai.completion_body import CompletionBody
@@ -23,11 +24,11 @@ from gateway.http.openai.tool_schema import AssistantCall, Function
 from gateway.http.openai.values import WITHOUT_EFFECT
 from gateway.http.openapi.document import ranges
 from gateway.http.paths import add_route
+from gateway.http.responses.items import InputCall, InputMessage, InputReasoning, InputResult, ResponseTool
 from gateway.http.responses.schema import (
     REFUSED_IN_REASONING,
     REFUSED_IN_RESPONSE,
     REFUSED_IN_TEXT,
-    InputMessage,
     Reasoning,
     ResponsesBody,
     TextConfig,
@@ -49,9 +50,14 @@ _OBJECTS: Mapping[str, tuple[type[BaseModel], Refused]] = {
     "tool": (Function, {}),
     "tool_call": (AssistantCall, {}),
     "responses.input": (InputMessage, {}),
+    "responses.input.function_call": (InputCall, {}),
+    "responses.input.function_call_output": (InputResult, {}),
+    "responses.input.reasoning": (InputReasoning, {}),
+    "responses.tool": (ResponseTool, {}),
     "responses.text": (TextConfig, REFUSED_IN_TEXT),
     "responses.text.format": (TextFormat, {}),
     "responses.reasoning": (Reasoning, REFUSED_IN_REASONING),
+    "messages.tool": (MessageTool, {}),
     "stream_options": (StreamOptions, REFUSED_IN_STREAM_OPTIONS),
     "cache": (CacheField, {}),
 }

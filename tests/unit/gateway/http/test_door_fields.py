@@ -19,6 +19,12 @@ from triserve.v1 import tokenizer_pb2
 
 HELLO = [{"role": "user", "content": "Hello"}]
 TOOLS = [{"type": "function", "function": {"name": "f"}}]
+# As each door writes a tool, and that it is to be called no more.
+TOOLS_OF: dict[type[Body], list[dict[str, Any]]] = {
+    ChatBody: TOOLS,
+    ResponsesBody: [{"type": "function", "name": "f"}],
+    MessagesBody: [{"name": "f", "input_schema": {}}],
+}
 LEAST: dict[type[Body], dict[str, Any]] = {
     ChatBody: {"messages": HELLO},
     CompletionBody: {"prompt": "Hello"},
@@ -88,8 +94,14 @@ def test_every_field_reaches_the_stages_or_has_no_effect_by_its_own_account(kind
     extra = kind.model_fields[name].json_schema_extra
     if name in ELSEWHERE:
         return
-    besides = WITH.get(name, {})
+    besides = {**WITH.get(name, {})}
     value = OTHERS.get(name, usual(kind, name))
+    if "tools" in besides:
+        besides["tools"] = TOOLS_OF.get(kind)
+    if name == "tools":
+        value = TOOLS_OF[kind]
+    if (name, kind) == ("tool_choice", MessagesBody):
+        value = {"type": "none"}
     if isinstance(extra, dict) and WITHOUT_EFFECT in extra:
         value = {} if "dict" in str(kind.model_fields[name].annotation) else value
         assert asked(kind, **{name: value}) == asked(kind)

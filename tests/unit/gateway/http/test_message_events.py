@@ -42,7 +42,7 @@ GENERATION: Any = Answered()
 
 
 def renderer_of(stops: Sequence[str], max_tokens: int = 5) -> MessageRenderer:
-    body = MessagesBody(messages=[Turn(role="user", content="a")], max_tokens=max_tokens, stop_sequences=list(stops))
+    body = MessagesBody(messages=[Turn.model_validate({"role": "user", "content": "a"})], max_tokens=max_tokens, stop_sequences=list(stops))
     return MessageRenderer(body, message_id="msg_1", request_id="1", model="tiny")
 
 
@@ -120,7 +120,11 @@ def test_what_a_model_thinks_is_no_text_of_a_message(thought: str, said: str, st
     places = sorted({min(cut, len(text)) for cut in cuts})
     texts = [text[start:end] for start, end in zip([0, *places], [*places, len(text)], strict=True)]
     texts[-1] += stop if ended else ""
-    pieces, renderer, generation = pieces_of(texts, "stop"), renderer_of([stop]), Answered(form_of("hermes", reasoning=REASONING["think"]))
+    pieces, renderer, generation = (
+        pieces_of(texts, "stop"),
+        renderer_of([stop]),
+        Answered(form_of(None, tools=frozenset(), reasoning=REASONING["think"])),
+    )
     shown, end = streamed(renderer, pieces, generation)
     assert (shown, end) == whole(renderer, pieces, generation)
     assert shown.strip() == (said.strip() if stop != "</think>" else "")

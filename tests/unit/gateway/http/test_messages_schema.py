@@ -9,6 +9,7 @@ import pytest
 from gateway.flow.limits import Limits
 from gateway.http.messages.errors import error_answer
 from gateway.http.messages.schema import REFUSED_IN_MESSAGES, CountBody, MessagesBody
+from gateway.http.openai.chat_body import ChatBody
 from gateway.http.openai.parsing import parse_body
 from triserve.rpc.errors import (
     DeadlineExceeded,
@@ -47,6 +48,25 @@ def read(**fields: Any) -> MessagesBody:
         ({"stop_sequences": ["x"] * 17}, "stop_sequences"),
         ({"stop_sequences": "x"}, "stop_sequences"),
         ({"metadata": {"user": "x"}}, "metadata.user"),
+        ({"tools": [{"name": "f"}]}, "tools[0].input_schema"),
+        ({"tools": [{"name": "f", "input_schema": {}, "type": "bash_20250124"}]}, "tools[0].type"),
+        ({"tools": [{"name": "f", "input_schema": {}, "defer_loading": True}]}, "tools[0].defer_loading"),
+        ({"tool_choice": {"type": "required"}}, "tool_choice.type"),
+        ({"messages": [{"role": "user", "content": [{"type": "tool_use", "id": "1", "name": "f", "input": {}}]}]}, "messages[0]"),
+        ({"messages": [{"role": "assistant", "content": [{"type": "tool_result", "tool_use_id": "1"}]}]}, "messages[0]"),
+        (
+            {"messages": [{"role": "assistant", "content": [{"type": "tool_use", "id": "1", "name": "f", "input": "{}"}]}]},
+            "messages[0].content",
+        ),
+        ({"messages": [{"role": "assistant", "content": [{"type": "tool_use", "name": "f", "input": {}}]}]}, "messages[0].content"),
+        (
+            {"messages": [{"role": "user", "content": [{"type": "tool_result", "tool_use_id": "1", "content": [{"type": "image"}]}]}]},
+            "messages[0].content",
+        ),
+        (
+            {"messages": [{"role": "user", "content": [{"type": "tool_result", "tool_use_id": "1", "colour": "red"}]}]},
+            "messages[0].content",
+        ),
     ],
     ids=lambda value: str(value)[:60],
 )
@@ -70,6 +90,63 @@ def test_a_count_takes_of_a_message_what_makes_its_prompt() -> None:
     assert parse_body(CountBody, body, Limits()).prompt() == read(system="Be brief").prompt()
     with pytest.raises(InvalidRequest):
         parse_body(CountBody, {**body, "max_tokens": 9}, Limits())
+
+
+SCHEMA = {"type": "object", "properties": {"a": {"type": "integer"}}}
+TOOL: dict[str, Any] = {"name": "f", "description": "d", "input_schema": SCHEMA, "strict": True, "cache_control": {"type": "ephemeral"}}
+
+
+def test_tools_are_those_of_a_chat() -> None:
+    function = {"name": "f", "description": "d", "parameters": SCHEMA, "strict": True}
+    for choice, of_chat in (
+        ({"type": "auto"}, "auto"),
+        ({"type": "none"}, "none"),
+        ({"type": "any"}, "required"),
+        ({"type": "tool", "name": "f"}, {"type": "function", "function": {"name": "f"}}),
+    ):
+        for is_single in (False, True):
+            body = read(tools=[TOOL], tool_choice={**choice, "disable_parallel_tool_use": is_single})
+            fields = {"tools": [{"type": "function", "function": function}], "tool_choice": of_chat, "parallel_tool_calls": not is_single}
+            chat = parse_body(ChatBody, {"messages": HELLO, **fields}, Limits())
+            assert (body.reading, body.prompt()) == (chat.reading, chat.prompt())
+    with pytest.raises(InvalidRequest) as caught:
+        assert read(tools=[TOOL], tool_choice={"type": "tool", "name": "g"}).reading
+    assert caught.value.field == "tool_choice"
+
+
+def test_calls_and_their_results_are_turns_in_their_order() -> None:
+    messages = [
+        {"role": "user", "content": "a"},
+        {
+            "role": "assistant",
+            "content": [
+                {"type": "text", "text": "b"},
+                {"type": "tool_use", "id": "1", "name": "f", "input": {"é": 1}},
+                {"type": "tool_use", "id": "2", "name": "g", "input": {}},
+            ],
+        },
+        {
+            "role": "user",
+            "content": [
+                {"type": "tool_result", "tool_use_id": "1", "content": "x"},
+                {"type": "tool_result", "tool_use_id": "2", "content": [{"type": "text", "text": "y"}], "is_error": True},
+                {"type": "tool_result", "tool_use_id": "3"},
+                {"type": "text", "text": "c"},
+            ],
+        },
+        {"role": "user", "content": "d"},
+    ]
+    turns = read(messages=messages).prompt().chat.messages
+    assert [
+        (turn.role, turn.content, [(one.id, one.name, one.arguments) for one in turn.tool_calls], turn.tool_call_id) for turn in turns
+    ] == [
+        ("user", "a", [], ""),
+        ("assistant", "b", [("1", "f", '{"é": 1}'), ("2", "g", "{}")], ""),
+        ("tool", "x", [], "1"),
+        ("tool", "Error: y", [], "2"),
+        ("tool", "", [], "3"),
+        ("user", "c\nd", [], ""),
+    ]
 
 
 @pytest.mark.parametrize(

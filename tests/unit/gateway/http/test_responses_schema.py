@@ -30,7 +30,16 @@ def read(**fields: Any) -> ResponsesBody:
         ({"reasoning": {"summary": "auto"}}, "reasoning.summary"),
         ({"include": ["file_search_call.results"]}, "include"),
         ({"foo": 1}, "foo"),
-        ({"input": [{"type": "function_call", "name": "f", "arguments": "{}", "call_id": "1"}]}, "input"),
+        ({"input": [{"type": "function_call", "name": "f", "arguments": "{}"}]}, "input[0].call_id"),
+        ({"input": [{"type": "function_call", "name": "f", "arguments": {}, "call_id": "1"}]}, "input[0].arguments"),
+        ({"input": [{"type": "function_call_output", "call_id": "1", "output": [{"type": "input_file"}]}]}, "input[0].output"),
+        ({"input": [{"type": "reasoning", "summary": [], "encrypted_content": "x"}]}, "input[0].encrypted_content"),
+        ({"input": [{"role": "user", "content": "x", "colour": "red"}]}, "input[0].colour"),
+        ({"tools": [{"type": "web_search"}]}, "tools[0].type"),
+        ({"tools": [{"type": "function", "name": "a b"}]}, "tools[0].name"),
+        ({"tool_choice": "any"}, "tool_choice"),
+        ({"tool_choice": {"type": "allowed_tools"}}, "tool_choice"),
+        ({"parallel_tool_calls": 3}, "parallel_tool_calls"),
         ({"input": [{"type": "item_reference", "id": "msg_1"}]}, "input"),
         ({"input": [{"role": "user", "content": [{"type": "input_image", "image_url": "x"}]}]}, "input[0].content"),
         ({"input": [{"role": "user", "content": "\ud800"}]}, "input[0].content"),
@@ -104,3 +113,52 @@ def test_the_likeliest_tokens_come_with_the_log_probabilities_of_which_they_are(
     with pytest.raises(InvalidRequest) as caught:
         read(top_logprobs=3).wishes()
     assert caught.value.field == "top_logprobs"
+
+
+TOOL: dict[str, Any] = {"type": "function", "name": "f", "description": "d", "parameters": SCHEMA, "strict": True}
+
+
+def test_tools_are_those_of_a_chat() -> None:
+    chat_tool = {"type": "function", "function": {name: value for name, value in TOOL.items() if name != "type"}}
+    for choice, of_chat in (("required", "required"), ({"type": "function", "name": "f"}, {"type": "function", "function": {"name": "f"}})):
+        body = read(tools=[TOOL], tool_choice=choice, parallel_tool_calls=False)
+        chat = parse_body(
+            ChatBody,
+            {
+                "messages": [{"role": "user", "content": "Hello"}],
+                "tools": [chat_tool],
+                "tool_choice": of_chat,
+                "parallel_tool_calls": False,
+            },
+            Limits(),
+        )
+        assert (body.reading, body.prompt()) == (chat.reading, chat.prompt())
+    for fields in ({"tools": [TOOL, TOOL]}, {"tool_choice": "required"}):
+        with pytest.raises(InvalidRequest):
+            assert read(**fields).reading
+
+
+def test_what_a_model_thought_said_and_called_in_one_go_is_one_turn() -> None:
+    call = {"type": "function_call", "call_id": "1", "name": "f", "arguments": "{}"}
+    items = [
+        {"role": "user", "content": "a"},
+        {"type": "reasoning", "id": "rs_1", "summary": [], "content": [{"type": "reasoning_text", "text": "hm"}], "status": "completed"},
+        {"type": "message", "role": "assistant", "content": [{"type": "output_text", "text": "b", "annotations": []}]},
+        {**call, "id": "fc_1", "status": "completed"},
+        {**call, "call_id": "2"},
+        {"type": "function_call_output", "call_id": "1", "output": "x"},
+        {"type": "function_call_output", "call_id": "2", "output": [{"type": "input_text", "text": "y"}]},
+        call,
+        {"role": "assistant", "content": "c"},
+        {"role": "assistant", "content": "d"},
+    ]
+    turns = read(input=items).prompt().chat.messages
+    assert [(turn.role, turn.content, [one.id for one in turn.tool_calls], turn.tool_call_id, turn.reasoning) for turn in turns] == [
+        ("user", "a", [], "", ""),
+        ("assistant", "b", ["1", "2"], "", "hm"),
+        ("tool", "x", [], "1", ""),
+        ("tool", "y", [], "2", ""),
+        ("assistant", "", ["1"], "", ""),
+        ("assistant", "c", [], "", ""),
+        ("assistant", "d", [], "", ""),
+    ]
