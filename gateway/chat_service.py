@@ -17,6 +17,7 @@ from gateway.flow.generation import CacheReport, Piece
 from gateway.flow.limits import Limits
 from gateway.flow.resolve import check_messages
 from gateway.tools.answer_parser import AnswerParser
+from gateway.tools.argument_grammars import OfferedTool
 from gateway.tools.findings import Said
 from triserve.rpc import limits as contract
 from triserve.rpc.errors import Cancelled, InvalidRequest, ServiceError
@@ -24,6 +25,8 @@ from triserve.rpc.traces.spans import OpenSpan
 from triserve.v1 import chat_pb2, chat_pb2_grpc, common_pb2, sampler_pb2, tokenizer_pb2
 
 SERVICE_NAME = chat_pb2.DESCRIPTOR.services_by_name["ChatService"].full_name
+
+_MAX_SHOWN_CHARS = 128
 
 Context: TypeAlias = grpc.aio.ServicerContext[Any, Any]
 
@@ -112,6 +115,7 @@ def _check_counts(request: chat_pb2.ChatRequest, limits: Limits) -> None:
     check_messages(request, "messages", limits)
     for field, items, limit in (
         ("tools", request.tools, contract.MAX_TOOLS),
+        ("strict_tools", request.strict_tools, contract.MAX_TOOLS),
         ("logit_bias_ids", request.sampling.logit_bias_ids, limits.max_logit_bias),
         ("logit_bias_values", request.sampling.logit_bias_values, limits.max_logit_bias),
         ("stop_token_ids", request.stopping.stop_token_ids, limits.max_stop_token_ids),
@@ -131,8 +135,8 @@ def _check_counts(request: chat_pb2.ChatRequest, limits: Limits) -> None:
 def _call(request: chat_pb2.ChatRequest, grant: Grant, request_id: str, timeout_s: float | None, span: OpenSpan | None) -> Call:
     if not request.messages:
         raise InvalidRequest("messages is empty, at least one is needed", field="messages")
-    chat = tokenizer_pb2.ChatInput(messages=request.messages, template_arguments=request.template_arguments, tools=request.tools)
-    is_parallel = not request.HasField("parallel_tool_calls") or request.parallel_tool_calls
+    tools = request.tools if request.tool_choice.mode != chat_pb2.TOOL_MODE_NONE else ()
+    chat = tokenizer_pb2.ChatInput(messages=request.messages, template_arguments=request.template_arguments, tools=tools)
     return Call(
         request_id=request_id,
         tenant=grant.tenant,
@@ -141,7 +145,7 @@ def _call(request: chat_pb2.ChatRequest, grant: Grant, request_id: str, timeout_
         prompts=(tokenizer_pb2.EncodeRequest(chat=chat),),
         prompt_field="messages",
         wishes=_wishes(request),
-        reading=AnswerReading(tools=frozenset(tool.name for tool in request.tools), parallel=is_parallel),
+        reading=_reading(request, tools),
         priority=request.priority,
         lowest_priority=grant.lowest_priority,
         cache=_cache_policy(request),
@@ -149,6 +153,28 @@ def _call(request: chat_pb2.ChatRequest, grant: Grant, request_id: str, timeout_
         stream=True,
         timeout_s=timeout_s,
         span=span,
+    )
+
+
+def _reading(request: chat_pb2.ChatRequest, tools: Sequence[tokenizer_pb2.FunctionTool]) -> AnswerReading:
+    """How the answer is read, and which calls it is held to."""
+    choice, modes = request.tool_choice, chat_pb2.ToolMode
+    if choice.mode not in modes.values():
+        raise InvalidRequest(f"tool_choice.mode is {choice.mode}, which is none of {', '.join(modes.keys())}", field="tool_choice.mode")
+    if choice.name and choice.mode == chat_pb2.TOOL_MODE_NONE:
+        raise InvalidRequest("tool_choice.name is set, and mode is TOOL_MODE_NONE", field="tool_choice.name")
+    names = {tool.name for tool in request.tools}
+    if unknown := next((name for name in request.strict_tools if name not in names), None):
+        raise InvalidRequest(f"strict_tools has {unknown[:_MAX_SHOWN_CHARS]!r}, which is not in tools", field="strict_tools")
+    offered = [
+        OfferedTool(tool.name, tool.parameters_json if tool.HasField("parameters_json") else None, tool.name in request.strict_tools)
+        for tool in tools
+    ]
+    return AnswerReading.of_tools(
+        offered,
+        must_call=bool(choice.name) or choice.mode == chat_pb2.TOOL_MODE_REQUIRED,
+        name=choice.name or None,
+        parallel=not request.HasField("parallel_tool_calls") or request.parallel_tool_calls,
     )
 
 
@@ -182,6 +208,8 @@ def _wishes(request: chat_pb2.ChatRequest) -> Wishes:
             f"logit_bias_values has {len(sampling.logit_bias_values)} entries, logit_bias_ids has {len(sampling.logit_bias_ids)}",
             field="logit_bias_values",
         )
+    if sampling.grammar.frame or sampling.grammar.frame_markers:
+        raise InvalidRequest("grammar.frame is the gateway's: it says what stands around the text", field="grammar.frame")
     # Wishes have the contract's names for everything that is optional there.
     given = {field.name: value for params in (sampling, stopping) for field, value in params.ListFields() if field.name in _OPTIONAL}
     return Wishes(
@@ -198,7 +226,7 @@ def _wishes(request: chat_pb2.ChatRequest) -> Wishes:
         stop_token_ids=tuple(stopping.stop_token_ids),
         logprob_token_ids=tuple(sampling.logprob_token_ids),
         stop_strings=tuple(stopping.stop_strings),
-        spelling={"stop": "stop_strings"},
+        spelling={"stop": "stop_strings"} if sampling.HasField("grammar") else {"stop": "stop_strings", "grammar": "tools"},
     )
 
 

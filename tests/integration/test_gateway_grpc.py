@@ -296,3 +296,45 @@ async def test_tools_are_refused_where_the_template_takes_none_or_there_are_too_
     turn = tokenizer_pb2.ChatMessage(role="assistant", tool_calls=[tokenizer_pb2.ToolCall(id="x", name="f")] * 129)
     error = await error_of(stub.Chat(chat_pb2.ChatRequest(messages=[turn])))
     assert error.field == "messages[0].tool_calls"
+
+
+@pytest.mark.parametrize(
+    ("fields", "holds"),
+    [
+        ({}, None),
+        ({"tool_choice": chat_pb2.ToolChoice(mode=chat_pb2.TOOL_MODE_REQUIRED)}, "answer: marked"),
+        ({"tool_choice": chat_pb2.ToolChoice(name="get_weather")}, "answer: marked"),
+        ({"strict_tools": ["get_weather"]}, "WITHOUT_0"),
+        ({"tool_choice": chat_pb2.ToolChoice(mode=chat_pb2.TOOL_MODE_NONE), "strict_tools": ["get_weather"]}, None),
+    ],
+    ids=["as it likes", "required", "named", "strict", "none"],
+)
+async def test_an_answer_is_held_to_the_calls_that_are_asked_for(fields: dict[str, Any], holds: str | None) -> None:
+    tokenizer = FakeTokenizer(takes_tools=True, tool_call_format="hermes")
+    async with running_fleet(tokenizers=[tokenizer]) as fleet:
+        channel = open_channel(f"127.0.0.1:{fleet.service.grpc_port}")
+        async for _ in chat_pb2_grpc.ChatServiceStub(channel).Chat(ask(tools=[TOOL], **fields)):
+            pass
+        await channel.close()
+    (request,) = fleet.compute.submitted
+    assert request.sampling.HasField("grammar") is (holds is not None)
+    assert (holds or "") in request.sampling.grammar.lark
+    (asked,) = tokenizer.asked
+    assert len(asked.encode.chat.tools) == (fields.get("tool_choice") is None or fields["tool_choice"].mode != chat_pb2.TOOL_MODE_NONE)
+
+
+@pytest.mark.parametrize(
+    ("fields", "field"),
+    [
+        ({"tool_choice": chat_pb2.ToolChoice(name="g")}, "tool_choice"),
+        ({"tool_choice": chat_pb2.ToolChoice(mode=chat_pb2.TOOL_MODE_NONE, name="get_weather")}, "tool_choice.name"),
+        ({"tool_choice": chat_pb2.ToolChoice(mode=9)}, "tool_choice.mode"),  # type: ignore[arg-type]
+        ({"tool_choice": chat_pb2.ToolChoice(mode=chat_pb2.TOOL_MODE_REQUIRED), "tools": []}, "tool_choice"),
+        ({"strict_tools": ["g"]}, "strict_tools"),
+        ({"strict_tools": ["get_weather"] * 129}, "strict_tools"),
+        ({"sampling": common_pb2.SamplingParams(grammar=common_pb2.Grammar(regex="a", frame="start: @text"))}, "grammar.frame"),
+    ],
+    ids=lambda value: str(value)[:40],
+)
+async def test_what_is_wrong_with_calls_that_are_asked_for_is_named(stub: Any, fields: dict[str, Any], field: str) -> None:
+    assert (await error_of(stub.Chat(ask(**{"tools": [TOOL], **fields})))).field == field
