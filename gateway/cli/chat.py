@@ -11,7 +11,7 @@ from collections.abc import AsyncGenerator, Callable, Mapping
 from typing import Any, TextIO
 
 from gateway.cli.api import API_KEY_VARIABLE, ApiClient, ApiError, Thought
-from gateway.cli.options import api_key, certificates_file, real, server_url, whole
+from gateway.cli.options import api_key, certificates_file, real, schema_file, server_url, whole
 
 with contextlib.suppress(ImportError):
     # Gives `input` a history and editing keys, where the platform has it.
@@ -27,6 +27,8 @@ _HELP = """\
 Ctrl-C        stop the answer that is being written"""
 # Fields of a request, each an option of the same name with dashes.
 _PARAMETERS = ("model", "temperature", "top_p", "top_k", "seed", "max_tokens", "priority")
+# What --schema sets.
+_FORM = "response_format"
 _COMMANDS = ("/new", "/system", "/help", "/exit")
 
 
@@ -170,6 +172,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--system", metavar="TEXT", default="", help="system prompt")
     parser.add_argument("--question", metavar="TEXT", help="ask this, show the answer, and leave")
     parser.add_argument("--model", metavar="NAME", help="name of the model (default: the one that is served)")
+    parser.add_argument(
+        "--schema", type=schema_file, metavar="FILE", help="answers are JSON that the JSON schema in this file allows (default: any text)"
+    )
     parser.add_argument("--temperature", type=real(0), help="0 = always the likeliest token (default: the model author's)")
     parser.add_argument("--top-p", type=real(0, 1), dest="top_p", help="draw from the likeliest tokens that together have this probability")
     parser.add_argument("--top-k", type=whole(-1), dest="top_k", help="draw from so many of the likeliest tokens")
@@ -202,11 +207,16 @@ def add_server_arguments(parser: argparse.ArgumentParser) -> None:
 
 def request_parameters(arguments: argparse.Namespace) -> dict[str, Any]:
     """The fields of a request that the options set."""
-    return {name: value for name in _PARAMETERS if (value := getattr(arguments, name)) is not None}
+    parameters = {name: value for name in _PARAMETERS if (value := getattr(arguments, name)) is not None}
+    if arguments.schema is not None:
+        parameters[_FORM] = {"type": "json_schema", "json_schema": {"name": "answer", "schema": arguments.schema}}
+    return parameters
 
 
 def explain(error: ApiError) -> str:
     """What went wrong, with the option before it that set what the server refuses."""
+    if error.field.partition(".")[0] == _FORM:
+        return f"--schema: {error}"
     return f"--{error.field.replace('_', '-')}: {error}" if error.field in _PARAMETERS else str(error)
 
 

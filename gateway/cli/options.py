@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import argparse
+import json
 import math
 import os
 from collections.abc import Callable
 from pathlib import Path
-from typing import NoReturn
+from typing import Any, NoReturn
 from urllib.parse import urlsplit
 
 from triserve.rpc.tls.certificate import BadCertificate, require_certificates
@@ -111,6 +112,21 @@ def readable_file(text: str) -> Path:
             return path
     except OSError as error:
         raise _Refused(f"{text} cannot be read: {os.strerror(error.errno or 0)}") from None
+
+
+def schema_file(text: str) -> dict[str, Any]:
+    """A type of option: a file with a JSON schema, an object; gives the schema."""
+    try:
+        schema = json.loads(readable_file(text).read_text(encoding="utf-8"))
+    except UnicodeDecodeError:
+        raise _Refused(f"{text} is no text in UTF-8") from None
+    except RecursionError:
+        raise _Refused(f"{text} is nested too deep") from None
+    except ValueError as error:
+        raise _Refused(f"{text} is no JSON: {error}") from None
+    if not isinstance(schema, dict):
+        raise _Refused(f"{text} is no JSON schema: it holds no object")
+    return schema
 
 
 def certificates_file(text: str) -> Path:

@@ -48,6 +48,22 @@ export class Conversation {
   }
 }
 
+/** What is wrong with the text of a JSON schema; empty where nothing is. */
+export function schemaFault(text) {
+  try {
+    const schema = JSON.parse(text);
+    return schema !== null && typeof schema === "object" && !Array.isArray(schema) ? "" : "A JSON schema is an object.";
+  } catch (error) {
+    return `This is no JSON: ${error.message}`;
+  }
+}
+
+/** What a request says of the form of its answer; null = any text. */
+function formOf({ form, schema }) {
+  if (form === "json") return { type: "json_object" };
+  return form === "schema" ? { type: "json_schema", json_schema: { name: "answer", schema: JSON.parse(schema) } } : null;
+}
+
 /** The body of the request for the next answer; a fresh one is one that the prompt cache does not give. */
 export function requestOf(model, conversation, settings, isFresh = false) {
   const body = { model, messages: conversation.messages(settings.system?.trim()), stream: true };
@@ -58,6 +74,8 @@ export function requestOf(model, conversation, settings, isFresh = false) {
     const given = String(settings[name] ?? "").trim();
     if (given) body[name] = read(given);
   }
+  const form = formOf(settings);
+  if (form) body.response_format = form;
   return body;
 }
 
@@ -95,6 +113,7 @@ export function readKept(text) {
   const turns = Array.isArray(kept?.turns) ? kept.turns : [];
   const settings = {};
   for (const [name, value] of Object.entries(kept?.settings ?? {})) if (typeof value === "string") settings[name] = value;
+  if (settings.form === "schema" && schemaFault(settings.schema)) delete settings.form;
   const isTurn = (turn) => ROLES.includes(turn?.role) && typeof turn.text === "string" && ["facts", "source"].every((name) => turn[name] === undefined || typeof turn[name] === "string");
   return { isKept: kept?.isKept !== false, settings, turns: turns.every(isTurn) ? turns : [] };
 }

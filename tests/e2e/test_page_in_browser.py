@@ -251,6 +251,21 @@ async def test_settings_are_sent_and_what_is_empty_is_left_to_the_model(opened: 
         assert sent.sampling.top_p in (0, 1)
 
 
+async def test_answers_are_json_by_a_schema_that_is_one(opened: Opener) -> None:
+    async with opened(says("{}")) as (page, fleet):
+        await page.click("#settings")
+        await page.run("const form = document.querySelector('#form'); form.value = 'schema'; form.dispatchEvent(new Event('change'))")
+        await page.run("document.querySelector('#schema').focus()")
+        await page.type('{"type": ')
+        await page.click("#settings-dialog button[type=submit]")
+        assert "This is no JSON" in await page.run("document.querySelector('#schema').validationMessage")
+        await page.type('"object"}')
+        await page.click("#settings-dialog button[type=submit]")
+        await ask(page, "a")
+        await settled(page, 2)
+        assert fleet.compute.submitted[-1].sampling.grammar.json_schema == '{"type":"object"}'
+
+
 async def test_an_answer_from_the_cache_says_so_and_a_fresh_one_can_be_had(opened: Opener) -> None:
     async with opened(scripted(says("first"), says("second")), cache=True) as (page, fleet):
         await page.click("#settings")

@@ -322,6 +322,7 @@ async def test_an_answer_that_does_not_come_in_time_is_a_failure() -> None:
         ["chat", "--top-k", "-2"],
         ["chat", "--max-tokens", "0"],
         ["chat", "--priority", "1.5"],
+        ["chat", "--schema", "/no/such/file"],
         ["pin", "--system-file", "/no/such/file"],
         ["pin", "--compute", "host"],
         ["pin", "--timeout", "0"],

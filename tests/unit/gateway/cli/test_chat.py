@@ -6,11 +6,12 @@ import argparse
 import asyncio
 import io
 from collections.abc import AsyncGenerator, Iterator
+from pathlib import Path
 
 import pytest
 
 from gateway.cli.api import ApiClient, ApiError, Thought
-from gateway.cli.chat import Chat, Conversation, add_arguments, printable, request_parameters
+from gateway.cli.chat import Chat, Conversation, add_arguments, explain, printable, request_parameters
 
 
 class FakeClient(ApiClient):
@@ -115,6 +116,35 @@ def test_a_question_without_any_answer_is_forgotten() -> None:
 
 def test_control_characters_do_not_reach_the_terminal() -> None:
     assert printable("a\x1b[2Jb\x07\tc\nd é 好") == "a�[2Jb�\tc\nd é 好"
+
+
+def test_a_schema_is_the_form_of_every_answer(tmp_path: Path) -> None:
+    file = tmp_path / "schema.json"
+    file.write_text('{"type": "object", "title": "é"}')
+    parser = argparse.ArgumentParser()
+    add_arguments(parser)
+    parameters = request_parameters(parser.parse_args(["--schema", str(file)]))
+    form = {"type": "json_schema", "json_schema": {"name": "answer", "schema": {"type": "object", "title": "é"}}}
+    assert parameters == {"response_format": form}
+    assert explain(ApiError("cannot be held", field="response_format")) == "--schema: cannot be held"
+
+
+@pytest.mark.parametrize(
+    ("content", "says"),
+    [(b"{", "is no JSON: Expecting"), (b"[]", "holds no object"), (b"\xff", "no text in UTF-8"), (b"[" * 100_000, "nested too deep")],
+    ids=["no JSON", "no object", "no text", "too deep"],
+)
+def test_a_file_that_is_no_schema_is_refused_by_what_is_wrong_with_it(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], content: bytes, says: str
+) -> None:
+    file = tmp_path / "schema.json"
+    file.write_bytes(content)
+    parser = argparse.ArgumentParser()
+    add_arguments(parser)
+    with pytest.raises(SystemExit):
+        parser.parse_args(["--schema", str(file)])
+    told = capsys.readouterr().err
+    assert "--schema" in told and says in told
 
 
 @pytest.mark.parametrize(

@@ -198,6 +198,28 @@ def test_a_request_has_the_settings_that_are_set_and_no_others() -> None:
     assert full == {**always, "messages": messages, "temperature": 0, "top_p": 0.5, "max_tokens": 7, "seed": -3}
 
 
+def test_answers_are_json_where_the_settings_say_so() -> None:
+    script = """
+    const chat = new conversation.Conversation();
+    chat.add("user", "a");
+    const result = given.map((settings) => conversation.requestOf("m", chat, settings).response_format ?? null);
+    """
+    schema = '{"type": "object"}'
+    forms = [{"form": "", "schema": schema}, {"form": "json", "schema": "{"}, {"form": "schema", "schema": schema}]
+    by_schema = {"type": "json_schema", "json_schema": {"name": "answer", "schema": {"type": "object"}}}
+    assert run(script, forms) == [None, {"type": "json_object"}, by_schema]
+
+
+def test_a_schema_that_is_none_is_told_and_not_kept() -> None:
+    texts = ['{"a": 1}', "{", "[]", "null", "3", ""]
+    faults = run("const result = given.map((text) => conversation.schemaFault(text));", texts)
+    assert faults[0] == "" and faults[2:5] == ["A JSON schema is an object."] * 3
+    assert all(fault.startswith("This is no JSON: ") for fault in (faults[1], faults[5]))
+    kept = [json.dumps({"settings": {"form": "schema", "schema": text}}) for text in texts]
+    settings = run("const result = given.map((text) => conversation.readKept(text).settings);", kept)
+    assert ["form" in one for one in settings] == [True, False, False, False, False, False]
+
+
 def test_the_oldest_turns_are_left_out_pair_by_pair() -> None:
     script = """
     const chat = new conversation.Conversation();
