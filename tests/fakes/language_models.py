@@ -55,7 +55,8 @@ def probed(model: LanguageModel, hidden: HiddenModel | None = None) -> Callable[
             assert hidden is not None
             first = 0 if request.hidden_states == compute_pb2.HIDDEN_STATES_ALL else len(request.token_ids) - 1
             for end in range(first + 1, len(request.token_ids) + 1):
-                answer.hidden += struct.pack(f"<{len(vector := hidden(request.token_ids[:end]))}f", *vector)
+                vector = hidden(request.token_ids[:end])
+                answer.hidden += struct.pack(f"<{len(vector)}f", *vector)
         answer.begin(Started(cached_tokens=2, queue_us=3000, prefill_us=7000))
         if request.stopping.max_tokens == 0:
             answer.push(0, [], "", "length", now=0.0)

@@ -68,16 +68,6 @@ class EmbeddingBody(Body):
         return None
 
     @property
-    def search(self) -> None:
-        """Nothing is searched for."""
-        return None
-
-    @property
-    def is_rewritten(self) -> bool:
-        """An input is taken as it is."""
-        return False
-
-    @property
     def hidden_states(self) -> compute_pb2.HiddenStates.ValueType:
         """Of what they are made."""
         return compute_pb2.HIDDEN_STATES_LAST if self.pooling == "last" else compute_pb2.HIDDEN_STATES_MEAN

@@ -47,7 +47,7 @@ class TokenizeBody(Body):
             return tokenizer_pb2.EncodeRequest(text=tokenizer_pb2.TextInput(text=self.prompt, add_special_tokens=with_special))
         if self.add_special_tokens:
             raise InvalidRequest("add_special_tokens is true, and a chat's template writes them itself", field="add_special_tokens")
-        tools = tool_inputs(tool_use(self.tools, None, None).tools)
+        tools = tool_inputs(tool_use([tool.function for tool in self.tools or ()], None, None).functions)
         chat = chat_input(self.messages or [], self.chat_template_kwargs or {}, tools)
         set_end(chat, self.add_generation_prompt, self.continue_final_message)
         return tokenizer_pb2.EncodeRequest(chat=chat)
