@@ -14,6 +14,7 @@ from tests.fakes.gateway_fleet import GatewayFleet, running_fleet
 
 COMPLETION = "/v1/completions"
 HEALTH_PATHS = ("/health", "/health/", "/v1/health", "/v1/health/")
+PING_PATHS = tuple(path.replace("health", "ping") for path in HEALTH_PATHS)
 KEY = {"Authorization": "Bearer secret"}
 
 
@@ -38,7 +39,8 @@ async def test_every_route_but_health_and_the_page_needs_a_key(keyed: GatewayFle
         for method, path in (("GET", "/nothing"), ("POST", "/health"), ("GET", "//v1/models"), ("GET", "/static/../v1/models")):
             async with session.request(method, URL(keyed.url + path, encoded=True)) as response:
                 assert response.status == 401, path
-    assert open_routes == {(method, path) for method in ("GET", "HEAD") for path in ("/", *HEALTH_PATHS, "/static/{name}")}
+    pings = {(method, path) for method in ("GET", "HEAD", "POST") for path in PING_PATHS}
+    assert open_routes == {(method, path) for method in ("GET", "HEAD") for path in ("/", *HEALTH_PATHS, "/static/{name}")} | pings
 
 
 @pytest.mark.parametrize("host", ["x/health?", "127.0.0.1/health", "evil/static/style.css", "a:b:c"])
