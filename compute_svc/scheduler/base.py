@@ -87,8 +87,8 @@ class Phase(Enum):
     ENDED = auto()
 
 
-# Of so many known tokens at most a step tells more than what is drawn behind the last: each has a row of logits or a vector that leaves the
-# engine, and what a step takes for them must be no more than that, however long a prompt is.
+# So many known tokens at most a step tells one by one: each has a row of logits or a vector that leaves the engine, and what a step takes for
+# them must be no more than that, however long a prompt is.
 MAX_READ_TOKENS = 128
 
 # Drawn tokens of running requests are gathered in pieces of so many before they come to each request's own.
@@ -274,6 +274,11 @@ class Chunk(NamedTuple):
     def read_tokens(self) -> range:
         """Positions of its tokens of which more is to be told than what is drawn behind the last."""
         return _common(range(self.start, self.start + self.length), self.state.unread)
+
+    @property
+    def num_told(self) -> int:
+        """How many of them are told one by one."""
+        return len(self.read_tokens) if self.state.request.tells_each_token else 0
 
     @property
     def logprob_tokens(self) -> range:

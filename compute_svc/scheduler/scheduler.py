@@ -393,13 +393,13 @@ class Scheduler:
     def _add_chunk(self, chunks: list[Chunk], state: RequestState, budget: int) -> int:
         """Adds as much of a request's prompt as the budget holds; returns what is left of the budget.
 
-        Of a prompt that is to be read, no more than what is left of `MAX_READ_TOKENS`, which may be nothing in this step.
+        Of a prompt that is told of token by token, no more than what is left of `MAX_READ_TOKENS`, which may be nothing in this step.
         """
         assert state.table is not None, "a running request has a page table"
         length = min(budget, state.prefill_end - state.num_computed)
         if state.unread:
-            room = MAX_READ_TOKENS - sum(len(chunk.read_tokens) for chunk in chunks)
-            if len(Chunk(state, state.num_computed, length).read_tokens) > room:
+            room = MAX_READ_TOKENS - sum(chunk.num_told for chunk in chunks)
+            if Chunk(state, state.num_computed, length).num_told > room:
                 length = state.unread.start + room - state.num_computed
             if not length:
                 return budget

@@ -66,6 +66,11 @@ class Request:
         return self.max_tokens == 0
 
     @property
+    def tells_each_token(self) -> bool:
+        """Whether something is told of each of many known tokens."""
+        return self.sampling.prompt_logprobs is not None or self.hidden_states is HiddenStates.ALL
+
+    @property
     def logprob_tokens(self) -> range:
         """Positions of tokens of the prompt whose logits tell the log-probability of the next one."""
         return range(self.prompt.size - 1 if self.sampling.prompt_logprobs is not None else 0)

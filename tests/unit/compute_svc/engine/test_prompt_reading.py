@@ -26,6 +26,17 @@ def large_engine(model: HashModel) -> Engine:
     return small_engine(model, DEVICE, num_pages=400, max_model_len_tokens=400, step_budget_tokens=350)
 
 
+def test_of_what_is_summed_up_a_step_takes_all_that_fits() -> None:
+    model = HashModel(WIDTH)
+    engine = large_engine(model)
+    reader = Reader(engine)
+    request = request_of(1, LONG, 0, hidden_states=HiddenStates.MEAN)
+    engine.submit(request)
+    reader.run()
+    assert [batch.num_tokens for batch in model.batches] == [len(LONG)]
+    assert_read_as_alone(model, request, reader)
+
+
 def test_a_step_reads_no_more_tokens_than_it_may_and_prompts_take_turns_by_rank() -> None:
     model = HashModel(WIDTH)
     engine = large_engine(model)
