@@ -13,6 +13,7 @@ from sampler_svc.logprobs import PromptPart, RowLogprobs, TextLogprob, TopToken
 from sampler_svc.request_state import Delta, Finish
 from sampler_svc.session import Frame, Outcome
 from sampler_svc.vocabulary import Vocabulary
+from triserve.rpc import limits
 from triserve.rpc.errors import InvalidRequest, to_proto
 from triserve.rpc.sampling import check_ids
 from triserve.v1 import common_pb2, sampler_pb2
@@ -84,6 +85,8 @@ def _read_logprobs(message: sampler_pb2.RowLogprobs, num_tokens: Sequence[int], 
 
 def _read_prompt(message: sampler_pb2.PromptLogprobs, logits_width: int) -> PromptPart:
     count, num_top = len(message.logprob), len(message.top_token)
+    if count > limits.MAX_TOLD_TOKENS:
+        raise InvalidRequest(f"prompt_logprobs has {count} tokens, the limit is {limits.MAX_TOLD_TOKENS}", field="prompt_logprobs")
     if not count or len(message.rank) != count:
         raise InvalidRequest(f"prompt_logprobs has {len(message.rank)} rank for {count} logprob", field="prompt_logprobs")
     if len(message.top_logprob) != num_top or num_top % count:

@@ -13,6 +13,7 @@ from compute_svc.kv.page_table import PageTable
 from compute_svc.kv.radix_node import Node
 from compute_svc.kv.window import KvWindow
 from compute_svc.wire.request import Request
+from triserve.rpc import limits
 from triserve.rpc.errors import ServiceError
 
 
@@ -89,7 +90,7 @@ class Phase(Enum):
 
 # So many known tokens at most a step tells one by one: each has a row of logits or a vector that leaves the engine, and what a step takes for
 # them must be no more than that, however long a prompt is.
-MAX_READ_TOKENS = 128
+MAX_READ_TOKENS = limits.MAX_TOLD_TOKENS
 
 # Drawn tokens of running requests are gathered in pieces of so many before they come to each request's own.
 RECENT_TOKENS = 64

@@ -15,6 +15,7 @@ from gateway.clients.prefix_index import PageBudget, PrefixIndex
 from gateway.flow.answer import Answer, FinishReason, Started
 from triserve.rpc.delta_frame import read_delta_frame
 from triserve.rpc.errors import Internal, Unavailable, from_proto
+from triserve.rpc.limits import MAX_TOLD_TOKENS
 from triserve.rpc.session import MalformedMessage, read_message
 from triserve.rpc.tls.ends import ClientTls
 from triserve.v1 import common_pb2, compute_pb2, compute_pb2_grpc, sampler_pb2
@@ -191,7 +192,8 @@ class ComputePeer(Peer):
             self._see_load(message.load)
 
     def _take_hidden(self, hidden: compute_pb2.RequestHiddenStates, width: int) -> None:
-        if hidden.width != width or not width or len(hidden.vectors) % (4 * width):
+        num_bytes = len(hidden.vectors)
+        if hidden.width != width or not width or num_bytes % (4 * width) or num_bytes > 4 * width * MAX_TOLD_TOKENS:
             raise MalformedMessage(f"{len(hidden.vectors)} bytes of hidden states are no vectors of {width} numbers")
         attempt = self._attempts.get(hidden.request)
         if attempt is not None and attempt.epoch == hidden.epoch:

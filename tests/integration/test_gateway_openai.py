@@ -149,7 +149,11 @@ async def test_every_parameter_reaches_compute(client: AsyncOpenAI, fleet: Gatew
         max_completion_tokens=9,
         stop=["x", "yz"],
         seed=-1,
-        extra_body={"top_k": 5, "min_p": 0.125, "repetition_penalty": 1.25, "min_tokens": 2, "stop_token_ids": [10]},
+        logprobs=True,
+        extra_body={
+            **{"top_k": 5, "min_p": 0.125, "repetition_penalty": 1.25, "min_tokens": 2, "stop_token_ids": [10]},
+            **{"prompt_logprobs": 3, "logprob_token_ids": [9, 4]},
+        },
     )
     (request,) = fleet.compute.submitted
     assert request.sampling == common_pb2.SamplingParams(
@@ -163,6 +167,9 @@ async def test_every_parameter_reaches_compute(client: AsyncOpenAI, fleet: Gatew
         logit_bias_ids=[65, 66],
         logit_bias_values=[2, -3],
         seed=2**64 - 1,
+        top_logprobs=0,
+        prompt_logprobs=3,
+        logprob_token_ids=[9, 4],
     )
     assert request.stopping == common_pb2.StoppingParams(max_tokens=9, min_tokens=2, stop_token_ids=[10, EOS], stop_strings=["x", "yz"])
     assert request.system_tokens == len("system: Be brief\n")

@@ -13,6 +13,8 @@ MAX_LOGIT_BIAS = 1024
 MAX_TOP_LOGPROBS = 20
 MAX_PROMPT_LOGPROBS = 20
 MAX_LOGPROB_TOKEN_IDS = 128
+# Of known tokens that are told of one by one, in one message: log-probabilities of a prompt, or hidden states.
+MAX_TOLD_TOKENS = 128
 MAX_STOP_STRINGS = 16
 MAX_STOP_STRING_CHARS = 256
 MAX_LISTED_TOKEN_IDS = 1 << 14

@@ -177,8 +177,14 @@ def test_parts_of_prompts_are_read_and_told_of_in_the_contracts_columns() -> Non
 
 @pytest.mark.parametrize(
     "changes",
-    [{"logprob": []}, {"rank": [1, 1]}, {"top_token": [7]}, {"top_token": [WIDTH], "top_logprob": [-1.0]}],
-    ids=["of no token", "ranks", "likely ones without a number", "no such id"],
+    [
+        {"logprob": []},
+        {"logprob": [-1.0] * 129, "rank": [1] * 129},
+        {"rank": [1, 1]},
+        {"top_token": [7]},
+        {"top_token": [WIDTH], "top_logprob": [-1.0]},
+    ],
+    ids=["of no token", "of too many", "ranks", "likely ones without a number", "no such id"],
 )
 def test_a_malformed_part_ends_the_stream(changes: dict[str, Any]) -> None:
     fields: dict[str, Any] = {"request": 1, "first_position": 1, "logprob": [-1.5], "rank": [3]}

@@ -44,6 +44,10 @@ WIDTH = 100
         ({"logit_bias_ids": (5,), "logit_bias_values": (math.nan,)}, "logit_bias_values"),
         ({"seed": None}, "seed"),
         ({"top_logprobs": 21}, "top_logprobs"),
+        ({"prompt_logprobs": 21}, "prompt_logprobs"),
+        ({"logprob_token_ids": (1,)}, "logprob_token_ids"),
+        ({"top_logprobs": 0, "logprob_token_ids": (WIDTH,)}, "logprob_token_ids"),
+        ({"top_logprobs": 0, "logprob_token_ids": (1, 1)}, "logprob_token_ids"),
     ],
     ids=str,
 )
@@ -63,6 +67,8 @@ def test_a_sampling_field_beyond_its_limit_is_named(fields: dict[str, Any], fiel
         {"temperature": 100.0, "top_k": 2**32 - 1, "top_p": 1e-30, "min_p": 1.0, "repetition_penalty": 10.0},
         {"presence_penalty": -10.0, "frequency_penalty": 10.0, "top_logprobs": 20, "seed": 2**64 - 1},
         {"logit_bias_ids": tuple(range(WIDTH)), "logit_bias_values": (-100.0,) * WIDTH, "top_logprobs": 0},
+        {"prompt_logprobs": 20, "top_logprobs": 0, "logprob_token_ids": tuple(range(WIDTH))},
+        {"prompt_logprobs": 0},
     ],
     ids=str,
 )

@@ -83,10 +83,25 @@ BOUNDS: dict[str, tuple[Callable[[int], None], str, int | None, int | None]] = {
     "seed": (lambda seed: _sampled(seed=seed), "seed", -(2**63), 2**64 - 1),
     "top_k": (lambda top_k: _sampled(top_k=top_k), "top_k", None, 2**32 - 1),
     "top_logprobs": (lambda count: _sampled(top_logprobs=count), "top_logprobs", 0, 11),
+    "prompt_logprobs": (lambda count: _sampled(prompt_logprobs=count), "prompt_logprobs", 0, 11),
+    "entries of logprob_token_ids": (
+        lambda count: _sampled(top_logprobs=0, logprob_token_ids=tuple(range(count))),
+        "logprob_token_ids",
+        0,
+        128,
+    ),
+    "id to report": (lambda token: _sampled(top_logprobs=0, logprob_token_ids=(token,)), "logprob_token_ids", 0, 399),
     "entries of logit_bias": (lambda count: _sampled(logit_bias=tuple((token, 1.0) for token in range(count))), "logit_bias", 0, 300),
     "id in logit_bias": (lambda token: _sampled(logit_bias=((token, 1.0),)), "logit_bias", 0, 399),
     "value in logit_bias": (lambda value: _sampled(logit_bias=((1, float(value)),)), "logit_bias", -100, 100),
     "max_tokens": (lambda count: _stopped(max_tokens=count), "max_tokens", 1, 100 - PROMPT_TOKENS),
+    "max_tokens where a prompt is told of": (
+        lambda count: _stopped(max_tokens=count, prompt_logprobs=0),
+        "max_tokens",
+        0,
+        100 - PROMPT_TOKENS,
+    ),
+    "max_tokens that may be none": (lambda count: _stopped(max_tokens=count, may_be_empty=True), "max_tokens", 0, 100 - PROMPT_TOKENS),
     "min_tokens": (lambda count: _stopped(min_tokens=count), "min_tokens", 0, 100 - PROMPT_TOKENS),
     "min_tokens with max_tokens": (lambda count: _stopped(min_tokens=count, max_tokens=5), "min_tokens", 0, 5),
     "tokens of an encoded prompt": (lambda count: _stopped(prompt_tokens=count), "prompt", None, 99),
@@ -96,6 +111,12 @@ BOUNDS: dict[str, tuple[Callable[[int], None], str, int | None, int | None]] = {
     "characters of a stop string": (lambda count: _stopped(stop_strings=("x" * count,)), "stop", 1, 6),
     "id in a prompt": (lambda token: check_prompt_ids([token], Wishes(), MODEL, field="prompt"), "prompt", 0, 399),
     "ids of a prompt": (lambda count: check_prompt_ids([1] * count, Wishes(), MODEL, field="prompt"), "prompt", None, 99),
+    "ids of a prompt that nothing follows": (
+        lambda count: check_prompt_ids([1] * count, Wishes(max_tokens=0), MODEL, field="prompt"),
+        "prompt",
+        None,
+        100,
+    ),
 }
 
 
