@@ -39,6 +39,12 @@ class Limits(BaseModel):
     max_contrastive_tokens: int = Field(
         4096, ge=16, le=1 << 20, description="Most tokens of prompt and answer whose hidden states a contrastive search keeps, float32"
     )
+    max_prompt_logprobs: int = Field(
+        131_072,
+        ge=1024,
+        le=16 * _MIB,
+        description="Most log-probabilities of prompts in one answer: their tokens, times n, times 1 more than prompt_logprobs",
+    )
     max_template_arguments: int = Field(16, ge=0, le=64, description="Most entries of chat_template_kwargs")
     body_timeout_s: float = Field(30.0, gt=0, le=3600, description="Seconds a request's body may take to arrive")
     request_timeout_s: float = Field(600.0, gt=0, le=86400, description="Seconds a request may take")

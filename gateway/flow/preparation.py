@@ -14,6 +14,7 @@ from gateway.flow.generation import Choice, EncodedPrompt
 from gateway.flow.limits import Limits
 from gateway.flow.resolve import (
     check_prompt_ids,
+    check_prompt_logprobs,
     in_openais_words,
     kept_prompt_tokens,
     longest_prompt,
@@ -124,6 +125,7 @@ class Preparation:
         # Only a chat has a form, and it is one prompt.
         wishes = replace(call.wishes, grammar=self._forms.grammar(call, model, prompt_end=prompts[0].end))
         sampling = resolve_sampling(wishes, model, self._limits, ids)
+        check_prompt_logprobs(call, sum(len(prompt.token_ids) for prompt in prompts), self._limits)
         choices: list[Choice] = []
         for prompt_index, prompt in enumerate(prompts):
             # A client's seed gives each prompt the answer it would get alone; without one, equal prompts get answers of their own.

@@ -228,6 +228,27 @@ def _set_logit_bias(params: common_pb2.SamplingParams, wishes: Wishes, model: Se
             params.logit_bias_values.append(value)
 
 
+def check_prompt_logprobs(call: Call, num_tokens: int, limits: Limits) -> None:
+    """Refuses a call whose prompts there would be too much to tell of.
+
+    Args:
+        call: what is asked.
+        num_tokens: of all its prompts.
+        limits: bounds.
+
+    Raises:
+        InvalidRequest: naming the field and the limit.
+    """
+    wishes = call.wishes
+    if wishes.prompt_logprobs is not None and (count := num_tokens * call.n * (1 + wishes.prompt_logprobs)) > limits.max_prompt_logprobs:
+        name = wishes.spelled("prompt_logprobs")
+        raise InvalidRequest(
+            f"{name} is {wishes.prompt_logprobs} for {num_tokens} tokens of prompts and {call.n} answers to each: {count} log-probabilities, "
+            f"the limit is {limits.max_prompt_logprobs}",
+            field=name,
+        )
+
+
 def kept_prompt_tokens(call: Call, model: ServedModel) -> int | None:
     """How many of a prompt's last ids are kept; None = all."""
     if call.truncate_prompt_tokens != -1:

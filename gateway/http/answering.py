@@ -28,6 +28,8 @@ _SIMILARITY_HEADER = "X-Triserve-Cache-Similarity"
 _STREAM_HEADERS = {"Content-Type": "text/event-stream; charset=utf-8", "Cache-Control": "no-cache", "X-Accel-Buffering": "no"}
 # A write of less than this to a transport that holds nothing never waits.
 _SMALL_WRITE_BYTES = 16 * 1024
+# Tokens of prompts that are written in less than handing them to a thread takes.
+_INLINE_TOKENS = 64
 # A client for whom more than this waits is behind: what comes for it is merged.
 _BEHIND_BYTES = 4 * 1024
 
@@ -86,7 +88,11 @@ async def respond_whole(pipeline: Pipeline, call: Call, ticket: Ticket, renderer
     """
     async with pipeline.open(call, ticket) as generation:
         choices = await gather(generation, len(call.prompts) * call.n)
-    return json_response(renderer.whole(call, generation, choices), headers=cache_headers(generation.cache, call))
+    headers = cache_headers(generation.cache, call)
+    if sum(len(choice.prompt_logprobs) for choice in choices) <= _INLINE_TOKENS:
+        return json_response(renderer.whole(call, generation, choices), headers=headers)
+    # What is told of long prompts is much to write, and others go on meanwhile.
+    return await asyncio.to_thread(lambda: json_response(renderer.whole(call, generation, choices), headers=headers))
 
 
 def cache_headers(report: CacheReport, call: Call) -> dict[str, str]:

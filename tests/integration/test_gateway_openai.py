@@ -151,8 +151,13 @@ async def test_every_parameter_reaches_compute(client: AsyncOpenAI, fleet: Gatew
         seed=-1,
         logprobs=True,
         extra_body={
-            **{"top_k": 5, "min_p": 0.125, "repetition_penalty": 1.25, "min_tokens": 2, "stop_token_ids": [10]},
-            **{"prompt_logprobs": 3, "logprob_token_ids": [9, 4]},
+            "top_k": 5,
+            "min_p": 0.125,
+            "repetition_penalty": 1.25,
+            "min_tokens": 2,
+            "stop_token_ids": [10],
+            "prompt_logprobs": 3,
+            "logprob_token_ids": [9, 4],
         },
     )
     (request,) = fleet.compute.submitted

@@ -103,6 +103,17 @@ async def test_what_cannot_be_told_is_refused_by_name(fleet: GatewayFleet, path:
     assert not submitted(fleet)
 
 
+async def test_more_than_can_be_told_of_prompts_is_refused_before_it_is_made() -> None:
+    async with running_fleet(max_prompt_logprobs=1024) as fleet:
+        asked: dict[str, Any] = {"prompt": [[72] * 64, [72] * 64], "n": 2, "max_tokens": 0}
+        status, body = await post(fleet, "/v1/completions", **asked, prompt_logprobs=3)
+        assert status == 200 and [len(choice["prompt_logprobs"]) for choice in body["choices"]] == [64] * 4
+        for fields, named in (({"prompt_logprobs": 4}, "prompt_logprobs"), ({"echo": True, "logprobs": 4}, "logprobs")):
+            status, body = await post(fleet, "/v1/completions", **asked, **fields)
+            assert (status, body["error"]["param"]) == (400, named) and "the limit is 1024" in body["error"]["message"]
+        assert len(submitted(fleet)) == 4
+
+
 async def test_ids_are_named_and_tokens_written_as_ids_where_that_is_asked_for(fleet: GatewayFleet) -> None:
     fields: Any = {"max_tokens": 1, "logprob_token_ids": [7, 9, 7], "return_tokens_as_token_ids": True}
     _, body = await post(fleet, "/v1/completions", prompt=[72], logprobs=1, **fields)

@@ -10,7 +10,7 @@ import pytest
 
 from gateway.flow.call import Call, Wishes
 from gateway.flow.limits import Limits
-from gateway.flow.resolve import check_prompt_ids, check_shape, resolve_sampling, resolve_stopping
+from gateway.flow.resolve import check_prompt_ids, check_prompt_logprobs, check_shape, resolve_sampling, resolve_stopping
 from gateway.flow.served_model import ServedModel
 from triserve.rpc.errors import InvalidRequest
 from triserve.v1 import tokenizer_pb2
@@ -26,6 +26,7 @@ LIMITS = Limits(
     max_stop_token_ids=8,
     max_logit_bias=300,
     max_top_logprobs=11,
+    max_prompt_logprobs=1024,
 )
 MODEL = ServedModel(
     tokenizer_sha256="ab",
@@ -67,6 +68,20 @@ def _stopped(*, prompt_tokens: int = PROMPT_TOKENS, **wishes: Any) -> None:
     resolve_stopping(Wishes(**wishes), MODEL, LIMITS, prompt_tokens=prompt_tokens, prompt_field="prompt", default_max_tokens=None)
 
 
+def _told(num_tokens: int) -> None:
+    call = Call(
+        request_id="x",
+        tenant="t",
+        route="completions",
+        model="",
+        prompts=((1,),),
+        prompt_field="prompt",
+        n=2,
+        wishes=Wishes(prompt_logprobs=3),
+    )
+    check_prompt_logprobs(call, num_tokens, LIMITS)
+
+
 # What is bounded, the field an error names, the lowest and the highest value; None = that side has no bound of its own.
 BOUNDS: dict[str, tuple[Callable[[int], None], str, int | None, int | None]] = {
     "n": (lambda n: _shape(n=n), "n", 1, 5),
@@ -84,6 +99,7 @@ BOUNDS: dict[str, tuple[Callable[[int], None], str, int | None, int | None]] = {
     "top_k": (lambda top_k: _sampled(top_k=top_k), "top_k", None, 2**32 - 1),
     "top_logprobs": (lambda count: _sampled(top_logprobs=count), "top_logprobs", 0, 11),
     "prompt_logprobs": (lambda count: _sampled(prompt_logprobs=count), "prompt_logprobs", 0, 11),
+    "tokens of prompts to tell of": (_told, "prompt_logprobs", None, 128),
     "entries of logprob_token_ids": (
         lambda count: _sampled(top_logprobs=0, logprob_token_ids=tuple(range(count))),
         "logprob_token_ids",
