@@ -141,7 +141,8 @@ class AnswerReading:
         if name is not None and name not in names:
             raise InvalidRequest(f"tool_choice is {name[:_MAX_SHOWN_CHARS]!r}, which is not in tools", field="tool_choice")
         called = tuple(tool for tool in offered if name in (None, tool.name))
-        return cls(tools=names, parallel=parallel, offered=called, must_call=must_call, is_named=name is not None)
+        # Who names a function asks for a call of it, one.
+        return cls(tools=names, parallel=parallel and name is None, offered=called, must_call=must_call, is_named=name is not None)
 
     @property
     def is_held(self) -> bool:
