@@ -15,7 +15,8 @@ from triserve.rpc.limits import Range, shown
 # Twice as many likeliest tokens as replicas report would be needed for more.
 MAX_BEAMS = contract.MAX_TOP_LOGPROBS // 2
 LENGTH_PENALTY = Range(-10, 10)
-PENALTY_ALPHA = Range(0, 1, excludes_low=True)
+# With 0 there is no contrastive search.
+PENALTY_ALPHA = Range(0, 1)
 MIN_CANDIDATES = 2
 
 # Wishes that would change the likelihoods by which a search goes, which are the model's own, and the values with which they ask for nothing.

@@ -10,12 +10,15 @@ from typing import Any
 from pydantic.json_schema import models_json_schema
 
 from gateway.flow.resolve import TOP_P
+from gateway.flow.search.rules import LENGTH_PENALTY, PENALTY_ALPHA
 from gateway.http.openai.values import WITHOUT_EFFECT, Body
 from gateway.http.openapi.answers import ANSWERS, Schema, ref
 from gateway.http.openapi.operations import OPERATIONS, Operation
 from triserve.rpc import limits as contract
 
 _JSON, _EVENTS = "application/json", "text/event-stream"
+# Of fields that the contract does not have; and of top_p, whose range is wider for clients.
+_OF_CLIENTS = {"top_p": TOP_P, "length_penalty": LENGTH_PENALTY, "penalty_alpha": PENALTY_ALPHA}
 
 
 @cache
@@ -48,11 +51,9 @@ def document() -> dict[str, Any]:
 
 
 def ranges(names: Mapping[str, Any]) -> dict[str, contract.Range]:
-    """Ranges of the numbers among some fields that have one in the contract; that of top_p is wider for clients."""
-    found = {name: getattr(contract, name.upper(), None) for name in names}
-    return {
-        name: one for name, one in {**found, **({"top_p": TOP_P} if "top_p" in names else {})}.items() if isinstance(one, contract.Range)
-    }
+    """Ranges of the numbers among some fields that have one, in the contract or here."""
+    found = {name: _OF_CLIENTS.get(name, getattr(contract, name.upper(), None)) for name in names}
+    return {name: one for name, one in found.items() if isinstance(one, contract.Range)}
 
 
 def _described(operation: Operation) -> dict[str, Any]:

@@ -162,6 +162,24 @@ async def test_a_full_replica_ends_a_search_that_has_not_begun_and_delays_one_th
     assert answered.answers[0].token_ids == searched(MODEL, beams, prompt=(5,), max_tokens=3, stops=(7,)).tokens[0]
 
 
+async def test_a_search_waits_for_a_replica_that_is_away_for_a_moment_and_not_longer_than_other_requests() -> None:
+    def leaves(attempt: FakeAttempt) -> None:
+        probed(MODEL)(attempt)
+        if len(one.attempts) == 1:
+            one.ready = False
+            asyncio.get_running_loop().call_soon(lambda: setattr(one, "ready", comes_back))
+
+    beams = Beams(width=2, field="best_of")
+    for comes_back in (True, False):
+        one = FakeReplica("one", play=leaves)
+        asking = SearchScene(one, retry_wait_s=0.1).answer((5,), search=beams, wishes=Wishes(max_tokens=3))
+        if comes_back:
+            assert (await asking).answers[0].token_ids == searched(MODEL, beams, prompt=(5,), max_tokens=3, stops=(7,)).tokens[0]
+        else:
+            with pytest.raises(Unavailable):
+                await asking
+
+
 async def test_other_failures_are_the_clients_at_once() -> None:
     scene = SearchScene(one := FakeReplica("one", play=lambda attempt: attempt.answer.fail(Internal("broken"))))
     assert isinstance(await scene.refusal((5,), search=Beams(width=2, field="best_of")), Internal)
