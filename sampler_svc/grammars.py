@@ -6,18 +6,19 @@ import threading
 from collections import OrderedDict
 from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from functools import cached_property
+from functools import cached_property, lru_cache
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
-from llguidance import LLMatcher, LLParserLimits, LLTokenizer, TokenizerWrapper
+from llguidance import LLMatcher, LLTokenizer, TokenizerWrapper
+from numpy.typing import NDArray
 from tokenizers import Tokenizer
 
 from sampler_svc.grammar_check.checker import Checked, Words, refused
 from sampler_svc.grammar_check.errors import CannotHold
 from sampler_svc.grammar_check.longest_match import LongestMatch
-from sampler_svc.grammar_check.source import Written, reworded, source_of
+from sampler_svc.grammar_check.source import Written, limits_of, reworded, source_of
 from sampler_svc.vocabulary import Vocabulary
 from triserve.rpc.errors import InvalidRequest
 from triserve.rpc.sampling import Grammar
@@ -29,8 +30,33 @@ _MAX_KEPT_BYTES = 64 << 20
 _MIN_BYTES = 16 << 10
 _END = "<|triserve end of grammar|>"
 _THREADS = 3
-# Below llguidance's own, which let a text of some kilobytes take seconds: what agents send takes a hundredth of these.
+# Below llguidance's own, which let a text of some kilobytes take seconds: what agents send takes a tenth of these.
 _LIMITS: dict[str, Any] = {"initial_lexer_fuel": 500_000, "step_lexer_fuel": 30_000, "max_lexer_states": 50_000, "step_max_items": 50_000}
+# What llguidance says of a token that is not allowed, and of nothing else.
+_NOT_ALLOWED = "satisfy the grammar"
+
+
+class _Sides(NamedTuple):
+    """Bits of ids by what they are, a bit for each; shared by all answers that end alike.
+
+    Attributes:
+        stops: of ids that end an answer.
+        others: of all but those.
+        text: of all but the one that ends a text for the matcher.
+    """
+
+    stops: NDArray[np.uint8]
+    others: NDArray[np.uint8]
+    text: NDArray[np.uint8]
+
+
+@lru_cache(maxsize=64)
+def _sides_of(logits_width: int, end: int, stop_token_ids: frozenset[int]) -> _Sides:
+    bits = np.zeros((2, 8 * mask_bytes(logits_width)), np.uint8)
+    bits[0, list(stop_token_ids)] = 1
+    bits[1, end : end + 1] = 1
+    stops, ends = np.packbits(bits, axis=1, bitorder="little")
+    return _Sides(stops, ~stops, ~ends)
 
 
 class GrammarState:
@@ -48,9 +74,7 @@ class GrammarState:
 
     def __init__(self, matcher: LLMatcher, end: int, logits_width: int, stop_token_ids: Iterable[int]) -> None:
         self._matcher = matcher
-        self._end = end
-        self._num_bytes = mask_bytes(logits_width)
-        self._stop_ids = np.array(sorted(stop_token_ids), np.intp)
+        self._sides = _sides_of(logits_width, end, frozenset(stop_token_ids))
         self.is_whole = False
         """Whether the answer may end here."""
         self.is_over = False
@@ -58,33 +82,36 @@ class GrammarState:
         self._look()
 
     def advance(self, tokens: Sequence[int]) -> bool:
-        """Goes on with tokens; whether all of them are allowed."""
+        """Goes on with tokens; whether all of them are allowed.
+
+        Raises:
+            InvalidRequest: the grammar is too complex behind them.
+        """
         if not self._matcher.consume_tokens(list(tokens)):
-            return False
+            error = self._matcher.get_error()
+            if _NOT_ALLOWED in error:
+                return False
+            raise refused(reworded(error))
         self._look()
         return True
 
     def allowed(self) -> bytes:
         """What can be drawn next: a bit for each id, the lowest of a byte first. [ceil(width / 8)] bytes."""
-        mask = np.zeros(self._num_bytes, np.uint8)
-        count = min(len(self._bits), self._num_bytes)
-        mask[:count] = self._bits[:count]
-        places, ones = self._stop_ids >> 3, np.left_shift(1, self._stop_ids & 7).astype(np.uint8)
-        # One after the other: several ids may share a byte.
+        mask = self._bits & self._sides.others
         if self.is_whole:
-            np.bitwise_or.at(mask, places, ones)
-        else:
-            np.bitwise_and.at(mask, places, ~ones)
+            mask |= self._sides.stops
         return mask.tobytes()
 
     def _look(self) -> None:
-        bits = np.frombuffer(self._matcher.compute_bitmask(), np.uint8).copy()
+        told = np.frombuffer(self._matcher.compute_bitmask(), np.uint8)
         if self._matcher.is_error():
-            raise refused(self._matcher.get_error())
+            raise refused(reworded(self._matcher.get_error()))
         self.is_whole = bool(self._matcher.is_accepting())
-        bits[self._end >> 3] &= ~np.uint8(1 << (self._end & 7))
-        self.is_over = self.is_whole and not bits.any()
-        self._bits = bits
+        text = self._sides.text
+        count = min(len(told), len(text))
+        self._bits = np.zeros_like(text)
+        np.bitwise_and(told[:count], text[:count], out=self._bits[:count])
+        self.is_over = self.is_whole and not self._bits.any()
 
 
 class GrammarCompiler:
@@ -184,7 +211,7 @@ class GrammarCompiler:
             raise refused(error.why) from None
         except ValueError as error:
             raise refused(str(error)) from None
-        matcher = LLMatcher(tokenizer, source, log_level=0, limits=LLParserLimits(**self._limits))
+        matcher = LLMatcher(tokenizer, source, log_level=0, limits=limits_of(grammar.kind, self._limits))
         if matcher.is_error():
             raise refused(reworded(matcher.get_error()))
         return matcher

@@ -277,7 +277,8 @@ class _Checking:
 
     async def kill(self) -> None:
         """Ends it, and waits until it has. Idempotent."""
-        if self._process.returncode is None:
+        if not self.is_gone:
+            self.is_gone = True
             self._process.kill()
         await self._reader
 
@@ -295,10 +296,9 @@ class _Checking:
                     future.set_result(verdict)
         finally:
             self.is_gone = True
+            # It has ended, or ends with this.
             if self._process.stdin is not None:
                 self._process.stdin.close()
-            if self._process.returncode is None:
-                self._process.kill()
             await self._process.wait()
             for future in self._asked.values():
                 if not future.done():

@@ -18,11 +18,11 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from llguidance import LLMatcher, LLParserLimits, LLTokenizer, TokenizerWrapper
+from llguidance import LLMatcher, LLTokenizer, TokenizerWrapper
 
 from sampler_svc.grammar_check.errors import CannotHold
 from sampler_svc.grammar_check.longest_match import LongestMatch
-from sampler_svc.grammar_check.source import Written, reworded, source_of
+from sampler_svc.grammar_check.source import Written, limits_of, reworded, source_of
 
 _PIECE_BYTES = 1 << 16
 # Half of what threads have for the same grammar, which is compiled in one of them when it has passed.
@@ -80,18 +80,19 @@ class ForkServer:
         self._runs: dict[int, _Run] = {}
         self._poll = select.poll()
         self._check: Callable[[Written], dict[str, Any]] | None = None
+        # Forked when a verdict has been told: the next grammar need not wait for it.
+        self._spare: _Spare | None = None
 
     def serve(self) -> None:
         """Returns when no more can be asked."""
         self._poll.register(self._reads, select.POLLIN)
-        spare: _Spare | None = None
         while True:
             for descriptor, _ in self._poll.poll(self._wait_ms()):
                 piece = os.read(descriptor, _PIECE_BYTES)
                 if descriptor in self._runs:
                     self._hear(descriptor, piece)
                 elif not piece:
-                    self._leave(spare)
+                    self._leave()
                     return
                 else:
                     self._input += piece
@@ -101,10 +102,10 @@ class ForkServer:
                 if self._check is None:
                     self._check = _checker(line)
                 else:
-                    assert spare is not None, "there is always one"
-                    self._start(line, spare)
-                spare = self._fork()
+                    self._start(line)
             self._end_late_ones()
+            if self._spare is None and self._check is not None and not self._runs:
+                self._spare = self._fork()
 
     def _wait_ms(self) -> float | None:
         if not self._runs:
@@ -124,7 +125,8 @@ class ForkServer:
         os.close(verdict_write)
         return _Spare(pid, job_write, verdict_read)
 
-    def _start(self, job: dict[str, Any], spare: _Spare) -> None:
+    def _start(self, job: dict[str, Any]) -> None:
+        spare, self._spare = self._spare or self._fork(), None
         self._runs[spare.verdict] = _Run(job["number"], spare.pid, time.monotonic() + job["limit_s"], bytearray())
         self._poll.register(spare.verdict, select.POLLIN)
         # One that has died is heard of where its verdict was to come.
@@ -160,8 +162,8 @@ class ForkServer:
     def _tell(self, number: int, verdict: dict[str, Any]) -> None:
         _write(self._writes, json.dumps({"number": number, **verdict}).encode() + b"\n")
 
-    def _leave(self, spare: _Spare | None) -> None:
-        for pid in [*(run.pid for run in self._runs.values()), *([spare.pid] if spare is not None else [])]:
+    def _leave(self) -> None:
+        for pid in [*(run.pid for run in self._runs.values()), *([self._spare.pid] if self._spare is not None else [])]:
             os.kill(pid, signal.SIGKILL)
             os.waitpid(pid, 0)
 
@@ -170,7 +172,6 @@ def _checker(told: dict[str, Any]) -> Callable[[Written], dict[str, Any]]:
     """What is done for a grammar, with all that can be made ready for it."""
     words = _Words(told)
     tokenizer = LLTokenizer(TokenizerWrapper(words))
-    limits = LLParserLimits(**told["limits"])
 
     def check(written: Written) -> dict[str, Any]:
         before = _resident_bytes()
@@ -182,7 +183,7 @@ def _checker(told: dict[str, Any]) -> Callable[[Written], dict[str, Any]]:
             return {"error": str(error)}
         if len(source) > _MAX_SOURCE_CHARS:
             return {"error": f"it is too large, written out it has {len(source)} characters and the limit is {_MAX_SOURCE_CHARS}"}
-        matcher = LLMatcher(tokenizer, source, log_level=0, limits=limits)
+        matcher = LLMatcher(tokenizer, source, log_level=0, limits=limits_of(written.kind, told["limits"]))
         if not matcher.is_error():
             # As dear as the grammar itself where there is much to choose from at once.
             matcher.compute_bitmask()

@@ -7,7 +7,7 @@ import re
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from llguidance import LLMatcher
+from llguidance import LLMatcher, LLParserLimits
 
 from sampler_svc.grammar_check.errors import CannotHold
 from sampler_svc.grammar_check.json_schema import held_schema
@@ -24,6 +24,8 @@ _JSON: JsonCompileOptions = {
     "key_separator": r":\x20?",
     "json_allowed_escapes": 'nrbtf\\"',
 }
+# What llguidance says of its limits.
+_TOO_COMPLEX = ("too many", "max is")
 # Where Lark's syntax, as llguidance has it, lets a JSON schema begin.
 _EMBEDDED = re.compile(r"%json\s*(?=\{)")
 
@@ -76,11 +78,23 @@ def _text_source(written: Written, special_ids: Mapping[str, int]) -> str:
     )
 
 
+def limits_of(kind: str, limits: Mapping[str, Any]) -> LLParserLimits:
+    """What going on in a grammar may cost, as llguidance counts it.
+
+    Args:
+        kind: of the grammar.
+        limits: of all, by name.
+    """
+    # A mask holds up all who share the sampler's stream. Of JSON and expressions each text is read in one way or so; a grammar of a client's own may
+    # be read in ever more, and 250 items in a row are where its masks begin to take tens of milliseconds.
+    return LLParserLimits(**{**limits, **({"max_items_in_row": 250} if kind == "lark" else {})})
+
+
 def reworded(error: str) -> str:
     """What llguidance says of a grammar, in words of whoever wrote it."""
     if "coerce_one_of" in error:
         return "oneOf is not supported where a value may fit two of its options; anyOf is, and so are options told apart by type or a required constant"
-    return error
+    return f"it is too complex: {error}" if any(sign in error.lower() for sign in _TOO_COMPLEX) else error
 
 
 def _with_held_schemas(lark: str, *, lenient: bool) -> str:

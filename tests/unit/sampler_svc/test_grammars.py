@@ -190,6 +190,13 @@ def test_a_grammar_that_grows_too_complex_ends_its_answer_with_a_reason(tmp_path
             assert state.advance([ord("a") if step % 3 else ord("b")])
 
 
+def test_a_grammar_that_can_be_read_in_ever_more_ways_ends_its_answer_with_a_reason(compiler: GrammarCompiler) -> None:
+    state = opened(compiler, "lark", 'start: s\ns: s s s | s s | "a" | "aa" | "aaa" | "b"')
+    with pytest.raises(InvalidRequest, match="too complex"):
+        for step in range(500):
+            assert state.advance([ord("ab"[step % 3 == 1])]), "it is allowed"
+
+
 def test_an_id_behind_the_tokenizers_last_is_never_allowed(compiler: GrammarCompiler) -> None:
     state = compiler.open(Grammar("regex", "a?"), WIDTH + 8, [], [])
     assert state.is_whole and allowed(state, WIDTH + 8) == [ord("a")]
