@@ -211,7 +211,7 @@ class GrammarCompiler:
             raise refused(error.why) from None
         except ValueError as error:
             raise refused(str(error)) from None
-        matcher = LLMatcher(tokenizer, source, log_level=0, limits=limits_of(grammar.kind, self._limits))
+        matcher = LLMatcher(tokenizer, source, log_level=0, limits=limits_of(written_of(grammar), self._limits))
         if matcher.is_error():
             raise refused(reworded(matcher.get_error()))
         return matcher

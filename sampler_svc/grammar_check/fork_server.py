@@ -183,7 +183,7 @@ def _checker(told: dict[str, Any]) -> Callable[[Written], dict[str, Any]]:
             return {"error": str(error)}
         if len(source) > _MAX_SOURCE_CHARS:
             return {"error": f"it is too large, written out it has {len(source)} characters and the limit is {_MAX_SOURCE_CHARS}"}
-        matcher = LLMatcher(tokenizer, source, log_level=0, limits=limits_of(written.kind, told["limits"]))
+        matcher = LLMatcher(tokenizer, source, log_level=0, limits=limits_of(written, told["limits"]))
         if not matcher.is_error():
             # As dear as the grammar itself where there is much to choose from at once.
             matcher.compute_bitmask()

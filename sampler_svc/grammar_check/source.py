@@ -78,16 +78,17 @@ def _text_source(written: Written, special_ids: Mapping[str, int]) -> str:
     )
 
 
-def limits_of(kind: str, limits: Mapping[str, Any]) -> LLParserLimits:
+def limits_of(written: Written, limits: Mapping[str, Any]) -> LLParserLimits:
     """What going on in a grammar may cost, as llguidance counts it.
 
     Args:
-        kind: of the grammar.
+        written: the grammar.
         limits: of all, by name.
     """
     # A mask holds up all who share the sampler's stream. Of JSON and expressions each text is read in one way or so; a grammar of a client's own may
-    # be read in ever more, and 250 items in a row are where its masks begin to take tens of milliseconds.
-    return LLParserLimits(**{**limits, **({"max_items_in_row": 250} if kind == "lark" else {})})
+    # be read in ever more, and 250 items in a row are where its masks begin to take tens of milliseconds. With markers it is one of calls, of which
+    # there may be so many that each has a few items.
+    return LLParserLimits(**{**limits, **({"max_items_in_row": 250} if written.kind == "lark" and not written.markers else {})})
 
 
 def reworded(error: str) -> str:

@@ -17,7 +17,8 @@ from gateway.tools.argument_grammars import CannotHold, OfferedTool
 from gateway.tools.call_formats import FORMATS
 from gateway.tools.call_grammars import Demand, Rules, answer_rule, start_rule
 from tests.fakes.grammar_walk import Walker
-from tests.fakes.tool_answers import form_of, heard_in
+from tests.fakes.tool_answers import WRITERS, WrittenCall, form_of, heard_in
+from triserve.rpc import limits as contract
 from triserve.v1 import common_pb2
 
 SCHEMAS: Mapping[str, dict[str, Any]] = {
@@ -197,3 +198,12 @@ def test_of_a_tool_that_is_not_strict_what_cannot_be_held_is_left_out(walkers: d
         demand = Demand((OfferedTool("f", schema),), must_call=True)
         text = "[f(a=[1])]" if name == "pythonic" else '{"name": "f", "arguments": {"a":[1]}}'
         assert walkers[name, False].allows(grammar_of(name, demand), text)
+
+
+@pytest.mark.parametrize("name", FORMATS)
+def test_as_many_tools_as_there_may_be_can_be_held(walkers: dict[tuple[str, bool], Walker], name: str) -> None:
+    tools = tuple(OfferedTool(f"tool_{number}", '{"properties": {"a": {"type": "integer"}}}') for number in range(contract.MAX_TOOLS))
+    for demand in (Demand(tools, must_call=True), Demand(tools, has_text=True)):
+        called = WRITERS[name][0]([WrittenCall(f"tool_{contract.MAX_TOOLS - 1}", '{"a": 1}')])
+        # What ends a call of gpt-oss ends its answer too.
+        assert walkers[name, True].allows(grammar_of(name, demand), called.removesuffix("<|call|>"))
