@@ -63,6 +63,14 @@ async def test_a_text_is_echoed_as_it_came_and_asks_nothing_of_the_model(client:
     assert not any(request.sampling.HasField("prompt_logprobs") for request in submitted(fleet))
 
 
+async def test_of_a_prompt_that_is_cut_what_is_left_is_echoed(client: AsyncOpenAI) -> None:
+    asked: Any = {"model": "tiny", "prompt": "Hello", "max_tokens": 0, "echo": True, "extra_body": {"truncate_prompt_tokens": 3}}
+    assert (await client.completions.create(**asked)).choices[0].text == "llo"
+    (choice,) = (await client.completions.create(**asked, logprobs=0)).choices
+    assert choice.logprobs is not None
+    assert (choice.text, choice.logprobs.tokens, choice.logprobs.text_offset) == ("llo", ["l", "l", "o"], [0, 1, 2])
+
+
 async def test_a_streamed_echo_is_the_whole_one(client: AsyncOpenAI) -> None:
     asked: Any = {"model": "tiny", "prompt": [72, 105], "max_tokens": 3, "echo": True, "logprobs": 0, "temperature": 0}
     whole = (await client.completions.create(**asked)).choices[0]

@@ -38,12 +38,17 @@ class CompletionBody(Generating):
 
     @property
     def asked_prompt_logprobs(self) -> int | None:
-        """See `Generating`. An echo has as many as the answer; of a prompt that came as ids it has the text from them."""
+        """See `Generating`. An echo has as many as the answer; where the prompt's text is not known it comes from them."""
         asked = super().asked_prompt_logprobs
         if not self.echo:
             return asked
-        of_echo = self.logprobs if self.logprobs is not None else None if isinstance(self.prompt[0], str) else 0
+        of_echo = self.logprobs if self.logprobs is not None else None if None not in self.echoed else 0
         return max((one for one in (asked, of_echo) if one is not None), default=None)
+
+    @property
+    def echoed(self) -> list[str | None]:
+        """Texts of the prompts; None where one came as ids, or may be cut."""
+        return [prompt if isinstance(prompt, str) and self.truncate_prompt_tokens is None else None for prompt in self.prompt]
 
     @property
     def may_be_empty(self) -> bool:

@@ -223,13 +223,12 @@ def _renderer(style: Style, body: ChatBody | CompletionBody, call: Call, gateway
 
 
 def _look(body: ChatBody | CompletionBody, call: Call) -> Look:
-    is_echo = isinstance(body, CompletionBody) and bool(body.echo)
     return Look(
         logprobs=call.wishes.top_logprobs is not None,
         token_ids=bool(body.return_token_ids),
         names_ids=bool(body.return_tokens_as_token_ids),
         prompt_logprobs=body.prompt_logprobs,
-        echo=[one if isinstance(one, str) else None for one in body.prompt] if is_echo and isinstance(body, CompletionBody) else None,
+        echo=body.echoed if isinstance(body, CompletionBody) and body.echo else None,
         echo_top=call.wishes.top_logprobs,
         n=call.n,
     )
