@@ -126,8 +126,10 @@ def _entries(tool: OfferedTool, schema: Schema) -> list[tuple[str, Any, bool]]:
     """Arguments that a call has by name: the name, what its value must be, and whether it must be there."""
     if tool.is_strict and (unheld := next((key for key in _OF_ALL if key in schema), None)):
         raise CannotHold(f"{unheld} in the parameters of {tool.name} cannot be held where calls are written as Python does")
-    required = schema.get("required", [])
-    properties = {**schema.get("properties", {}), **{name: {} for name in required if name not in schema.get("properties", {})}}
+    properties, required = schema.get("properties", {}), schema.get("required", [])
+    if not isinstance(properties, dict) or not isinstance(required, list) or not all(isinstance(name, str) for name in required):
+        raise CannotHold(f"the parameters of {tool.name} are no schema of an object")
+    properties = {**properties, **{name: {} for name in required if name not in properties}}
     entries = []
     for name, value in properties.items():
         if _PYTHON_NAME.fullmatch(name) is not None:

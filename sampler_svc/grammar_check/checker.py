@@ -10,6 +10,7 @@ import asyncio
 import dataclasses
 import json
 import logging
+import re
 import sys
 import time
 from asyncio.subprocess import PIPE, Process
@@ -32,6 +33,8 @@ _MAX_WAITING = 256
 # A process may take so long to start, and to answer beyond a grammar's time.
 _START_S = 20.0
 _MAX_SHOWN_CHARS = 300
+# Of a grammar, in what llguidance says of it.
+_QUOTED_LINE = re.compile(r"^ *\d+ \|.*$", re.MULTILINE)
 # A verdict has the grammar as it is to be compiled.
 _MAX_LINE_BYTES = 32 << 20
 
@@ -307,7 +310,8 @@ class _Checking:
 
 def refused(why: str) -> InvalidRequest:
     """What a client is told of a grammar that cannot be held."""
-    line = " ".join(why.split())
+    # Without the lines of the grammar, which need not be the client's own, and without the parser's state, which has the answer in it.
+    line = " ".join(_QUOTED_LINE.sub("", why.partition("<state>")[0]).split())
     shown = "".join(character if character.isprintable() else "?" for character in line[:_MAX_SHOWN_CHARS])
     return InvalidRequest(f"grammar cannot be held: {shown}", field="grammar")
 

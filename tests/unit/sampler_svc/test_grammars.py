@@ -185,7 +185,7 @@ def test_a_grammar_that_grows_too_complex_ends_its_answer_with_a_reason(tmp_path
     byte_tokenizer(*WORDS).save(str(path))
     few = GrammarCompiler(path, Vocabulary(load_tokenizer(path)), {"max_lexer_states": 30})
     state = few.open(Grammar("regex", "(a|b)*a(a|b){9}"), WIDTH, [EOS], [])
-    with pytest.raises(InvalidRequest, match="too many states"):
+    with pytest.raises(InvalidRequest, match=r"too many states[^<⟦]*$"):
         for step in range(200):
             assert state.advance([ord("a") if step % 3 else ord("b")])
 
@@ -225,6 +225,11 @@ def test_tokenizers_that_write_spaces_in_their_own_way_are_bound_too(tmp_path: P
     tokenizer_of(pieces, llama_decoder(), special=("</s>",)).save(str(path))
     state = GrammarCompiler(path, Vocabulary(load_tokenizer(path))).open(Grammar("regex", " ?yes"), len(pieces) + 1, [len(pieces)], [])
     assert {pieces[token] for token in allowed(state, len(pieces) + 1)} == {"▁yes", "yes", "<0x20>", "<0x79>"}
+
+
+def test_a_refusal_quotes_no_line_of_the_grammar(compiler: GrammarCompiler) -> None:
+    message = refusal(compiler, "lark", 'start: "secret" args\nargs: %json {"not": {}}')
+    assert "not" in message and "secret" not in message
 
 
 MARKS = ("<call>", "[T]")

@@ -220,3 +220,26 @@ def test_the_first_choice_has_the_requests_own_seed_and_others_have_others(seed:
 def test_seeds_of_choices_are_splitmix64() -> None:
     # The published test vector of SplitMix64 for seed 1234567.
     assert [choice_seed(1234567, choice) for choice in (1, 2, 3)] == [6457827717110365317, 3203168211198807973, 9817491932198370423]
+
+
+@pytest.mark.parametrize(
+    ("grammar", "says"),
+    [
+        (common_pb2.Grammar(), "is of no kind"),
+        (common_pb2.Grammar(regex="a" * 200_000, frame="b" * 100_000), "has 300000 bytes, the limit is 262144"),
+        (common_pb2.Grammar(lark="a", markers=["x"] * 2), "has a marker twice"),
+        (common_pb2.Grammar(regex="a", frame="b", frame_markers=[str(number) for number in range(17)]), "has 17 entries, the limit is 16"),
+        (common_pb2.Grammar(lark="a", markers=[""]), "has a string of 0 characters"),
+        (common_pb2.Grammar(lark="a", markers=["x" * 65]), "has a string of 65 characters"),
+    ],
+    ids=lambda value: str(value)[:30],
+)
+def test_a_grammar_is_held_against_its_limits(grammar: common_pb2.Grammar, says: str) -> None:
+    with pytest.raises(InvalidRequest, match=says) as refused:
+        Grammar.read(grammar)
+    assert refused.value.field == "grammar"
+
+
+def test_a_grammar_with_a_frame_is_read_as_it_is_written() -> None:
+    framed = Grammar("regex", "a+", "start: marker_0 @text", (), ("<x>", "</x>"))
+    assert Grammar.read(framed.write()) == framed

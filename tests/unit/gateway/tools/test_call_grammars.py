@@ -185,6 +185,9 @@ def test_reasoning_is_free_and_the_form_is_that_of_what_follows(tmp_path: Path, 
         (OfferedTool("a-b"), "'a-b' is no name"),
         (OfferedTool("f", '{"properties": {"a b": {}}, "required": ["a b"]}'), "'a b' in the parameters of f is no name"),
         (OfferedTool("f", '{"properties": {"a": {}}, "minProperties": 1}', True), "minProperties in the parameters of f cannot be held"),
+        (OfferedTool("f", '{"properties": []}'), "the parameters of f are no schema"),
+        (OfferedTool("f", '{"properties": {}, "required": 3}'), "the parameters of f are no schema"),
+        (OfferedTool("f", '{"properties": {}, "required": [3]}'), "the parameters of f are no schema"),
     ],
 )
 def test_what_a_call_in_python_cannot_say_is_named(tool: OfferedTool, says: str) -> None:
