@@ -86,6 +86,7 @@ class AnswerForms:
             parallel=call.reading.parallel,
             reasoning=reasoning,
             begins_in_reasoning=reasoning is not None and (prompt_end.rstrip().endswith(reasoning.begin) or _goes_on_with(call, reasoning)),
+            must_call=call.reading.must_call,
             is_named=call.reading.is_named,
         )
 

@@ -130,7 +130,7 @@ class AnswerReading:
             offered: no two of a name.
             must_call: whether it must call one of them.
             name: of the one that it must call; None = any.
-            parallel: whether there may be more than one call.
+            parallel: whether there may be more than one call; of one that is chosen there is one.
 
         Raises:
             InvalidRequest: there is nothing to be called.

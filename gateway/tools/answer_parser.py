@@ -36,6 +36,7 @@ class AnswerForm:
         parallel: whether there may be more than one call.
         reasoning: None = it is not looked for.
         begins_in_reasoning: whether the prompt has begun it.
+        must_call: whether it is held to calls alone.
         is_named: whether the client has chosen what is called.
     """
 
@@ -45,6 +46,7 @@ class AnswerForm:
     parallel: bool = True
     reasoning: ReasoningFormat | None = None
     begins_in_reasoning: bool = False
+    must_call: bool = False
     is_named: bool = False
 
     @property
@@ -67,7 +69,7 @@ class AnswerParser:
 
     def __init__(self, form: AnswerForm, choice: int) -> None:
         self._chars = Characters()
-        self._found = Findings(lambda index: _call_id(form.request_id, choice, index), parallel=form.parallel)
+        self._found = Findings(lambda index: _call_id(form.request_id, choice, index), parallel=form.parallel, only_calls=form.must_call)
         self._is_named = form.is_named
         self._reader = _read_answer(self._chars, self._found, form)
         next(self._reader)

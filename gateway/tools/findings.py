@@ -61,12 +61,14 @@ class Findings:
     Args:
         call_id: makes the id of a call from its index.
         parallel: whether there may be more than one call; if not, all that follows the first is left out.
+        only_calls: whether there is nothing to be said: what is left of a call that was cut off before it was one is left out.
     """
 
-    def __init__(self, call_id: Callable[[int], str], *, parallel: bool) -> None:
+    def __init__(self, call_id: Callable[[int], str], *, parallel: bool, only_calls: bool = False) -> None:
         self.num_calls = 0
         self._call_id = call_id
         self._parallel = parallel
+        self._only_calls = only_calls
         self._is_over = False
         self._parts: list[Part] = []
         self._arguments: list[str] = []
@@ -77,6 +79,8 @@ class Findings:
 
     def say(self, text: str) -> None:
         """Takes content in."""
+        if self._only_calls:
+            return
         body = text.rstrip()
         if self._is_over or not body:
             self._space += text

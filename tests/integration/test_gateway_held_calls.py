@@ -12,6 +12,7 @@ from openai import AsyncOpenAI
 from tests.fakes.fake_tokenizer import FakeTokenizer
 from tests.fakes.gateway_fleet import GatewayFleet, running_fleet
 from tests.fakes.tool_chats import ASK, BOTH, CALLS, HERMES, THOUGHT, TOOLS, client_of, heard, says, written
+from triserve.v1 import common_pb2
 
 NAMED: Any = {"type": "function", "function": {"name": "get_weather"}}
 STRICT: Any = [{"type": "function", "function": {**TOOLS[0]["function"], "strict": True}}]
@@ -42,7 +43,7 @@ async def thinker() -> AsyncIterator[GatewayFleet]:
     [
         ({}, "", "tool_calls"),
         ({"tool_choice": "required"}, "answer: marked", "tool_calls"),
-        ({"tool_choice": NAMED}, "answer: marked", "stop"),
+        ({"tool_choice": NAMED}, "answer: marked\n", "stop"),
         ({"tools": STRICT}, "answer: (until_0 body)* WITHOUT_0", "tool_calls"),
         ({"response_format": SCHEMA}, "| @text", "tool_calls"),
         ({"response_format": SCHEMA, "tool_choice": "required"}, "answer: marked", "tool_calls"),
@@ -56,13 +57,24 @@ async def test_answers_are_held_to_what_is_asked_of_tools(
     whole = (await client.chat.completions.create(model="tiny", **request)).choices[0]
     (streamed,) = await heard(client, **request)
     assert whole.finish_reason == streamed.finish_reason == finish
-    assert written(whole.message.tool_calls) == [tuple(call[1:]) for call in streamed.calls] == BOTH
+    assert written(whole.message.tool_calls) == [tuple(call[1:]) for call in streamed.calls]
+    assert written(whole.message.tool_calls) == (BOTH[:1] if more.get("tool_choice") == NAMED else BOTH)
+    assert whole.message.content == (None if "tool_choice" in more else "Let me look.")
+    assert streamed.content == (whole.message.content or "")
     grammar = fleet.compute.submitted[0].sampling.grammar
     assert holds in (grammar.frame or grammar.lark)
     assert [*grammar.markers, *grammar.frame_markers] == (["<tool_call>", "</tool_call>"] if holds else [])
     assert grammar.WhichOneof("kind") == {"": None, "| @text": "json_schema"}.get(holds, "lark")
     if more.get("tool_choice") == NAMED:
         assert "get_time" not in grammar.lark
+
+
+async def test_of_a_call_that_is_cut_off_before_it_is_one_nothing_is_content(client: AsyncOpenAI, fleet: GatewayFleet) -> None:
+    fleet.compute.script = says('<tool_call>\n{"name": "get_wea', finish=common_pb2.FINISH_REASON_LENGTH)
+    request: Any = {"messages": ASK, "tools": TOOLS, "tool_choice": "required"}
+    whole = (await client.chat.completions.create(model="tiny", **request)).choices[0]
+    (streamed,) = await heard(client, **request)
+    assert (whole.finish_reason, whole.message.content, streamed.content, streamed.calls) == ("length", "", "", [])
 
 
 async def test_an_answer_that_is_held_to_calls_has_no_least_length(client: AsyncOpenAI) -> None:
