@@ -40,6 +40,9 @@ JsonObject = Annotated[str, PlainValidator(object_as_json, json_schema_input_typ
 FunctionName = Annotated[str, Field(pattern=rf"^[A-Za-z0-9_.:/-]{{1,{contract.MAX_TOOL_NAME_CHARS}}}$")]
 
 
+CalledName = Annotated[Text, Field(min_length=1, max_length=contract.MAX_TOOL_NAME_CHARS)]
+
+
 class Function(NestedBody):
     """A function that the model may call."""
 
@@ -60,7 +63,7 @@ class Tool(NestedBody):
 class CalledFunction(NestedBody):
     """What an assistant has called. Arguments are text: a model may have written no JSON."""
 
-    name: Annotated[Text, Field(min_length=1, max_length=contract.MAX_TOOL_NAME_CHARS)]
+    name: CalledName
     arguments: Text = ""
 
 

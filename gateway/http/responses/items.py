@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Annotated, Any, Literal, TypeAlias
+from typing import Annotated, Literal, TypeAlias
 
 from pydantic import BeforeValidator, Discriminator, Field, PlainValidator, Tag
 from typing_extensions import TypedDict
@@ -15,6 +15,7 @@ from gateway.http.openai.tool_schema import (
     TOOL_MODES,
     AssistantCall,
     CalledFunction,
+    CalledName,
     Choice,
     Function,
     FunctionName,
@@ -101,7 +102,8 @@ class InputCall(Body):
 
     type: Literal["function_call"]
     call_id: ToolCallId
-    name: FunctionName
+    # A model that is held to nothing may have called any name.
+    name: CalledName
     arguments: Text
     id: Label | None = without_effect(_STORED)
     status: Label | None = without_effect("a call is what it says")
@@ -165,32 +167,43 @@ InputItems = Annotated[
 
 def turns_of(items: Sequence[InputItem]) -> list[Message]:
     """The turns that items are: what the model thought, said and called in one go is one turn."""
-    turns: list[dict[str, Any]] = []
+    turns: list[Message | _OwnTurn] = []
     for item in items:
         if isinstance(item, InputResult):
-            turns.append({"role": "tool", "content": item.output, "tool_call_id": item.call_id})
+            turns.append(Message(role="tool", content=item.output, tool_call_id=item.call_id))
         elif isinstance(item, InputMessage) and item.role != "assistant":
-            turns.append({"role": item.role, "content": item.content})
+            turns.append(Message(role=item.role, content=item.content))
         else:
-            if not _goes_on(turns, item):
-                turns.append({"role": "assistant", "content": "", "tool_calls": []})
-            _add(turns[-1], item)
-    return [Message(**turn) for turn in turns]
+            latest = turns[-1] if turns else None
+            if not isinstance(latest, _OwnTurn) or not latest.goes_on_with(item):
+                latest = _OwnTurn()
+                turns.append(latest)
+            latest.add(item)
+    return [turn.message() if isinstance(turn, _OwnTurn) else turn for turn in turns]
 
 
-def _goes_on(turns: Sequence[dict[str, Any]], item: InputItem) -> bool:
-    """Whether an item of the model's belongs to the turn before it: what it says comes before what it calls, and thoughts before both."""
-    if not turns or turns[-1]["role"] != "assistant":
-        return False
-    latest = turns[-1]
-    return isinstance(item, InputCall) or not (latest["content"] or latest["tool_calls"])
+class _OwnTurn:
+    """A turn of the model's, as its items are gathered."""
 
+    def __init__(self) -> None:
+        self._thoughts: list[str] = []
+        self._text = ""
+        self._calls: list[AssistantCall] = []
 
-def _add(turn: dict[str, Any], item: InputItem) -> None:
-    if isinstance(item, InputCall):
-        function = CalledFunction(name=item.name, arguments=item.arguments)
-        turn["tool_calls"] = [*turn["tool_calls"], AssistantCall(id=item.call_id, function=function)]
-    elif isinstance(item, InputReasoning):
-        turn["reasoning_content"] = "\n".join(one for one in (turn.get("reasoning_content"), item.content or item.summary) if one) or None
-    elif isinstance(item, InputMessage):
-        turn["content"] = item.content
+    def goes_on_with(self, item: InputItem) -> bool:
+        """Whether an item belongs to the turn: what a model says comes before what it calls, and thoughts before both."""
+        return isinstance(item, InputCall) or not (self._text or self._calls)
+
+    def add(self, item: InputItem) -> None:
+        """Takes an item in."""
+        if isinstance(item, InputCall):
+            self._calls.append(AssistantCall(id=item.call_id, function=CalledFunction(name=item.name, arguments=item.arguments)))
+        elif isinstance(item, InputReasoning):
+            self._thoughts.append(item.content or item.summary or "")
+        elif isinstance(item, InputMessage):
+            self._text = item.content
+
+    def message(self) -> Message:
+        """All of it."""
+        thoughts = "\n".join(thought for thought in self._thoughts if thought)
+        return Message(role="assistant", content=self._text, tool_calls=self._calls or None, reasoning_content=thoughts or None)
