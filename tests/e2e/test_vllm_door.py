@@ -65,6 +65,25 @@ def test_the_stop_string_that_came_is_named(pipeline: Pipeline) -> None:
     assert (answer.complete.finish_reason, answer.complete.matched_stop_str) == ("stop", stop)
 
 
+@pytest.mark.parametrize("max_tokens", [0, 2])
+@pytest.mark.parametrize("stream", [False, True])
+def test_log_probabilities_of_the_prompt_are_the_gateway_s(pipeline: Pipeline, stream: bool, max_tokens: int) -> None:
+    (choice,) = gateway_s(pipeline, temperature=0, prompt_logprobs=2, max_tokens=max_tokens)
+    prompt = choice["prompt_token_ids"]
+    first, *others = router_s(pipeline, prompt, prompt_logprobs=2, max_tokens=max_tokens, n=2, seed=1, stream=stream)
+    told = [
+        one for one in (getattr(answer, answer.WhichOneof("response")) for answer in [first, *others]) if one.HasField("input_logprobs")
+    ]
+    assert [one.index for one in told] == [0]
+    logprobs = told[0].input_logprobs
+    assert list(logprobs.token_ids) == prompt
+    assert not logprobs.token_logprobs[0].HasField("value")
+    for index, token in enumerate(prompt[1:], 1):
+        expected = choice["prompt_logprobs"][index]
+        assert logprobs.token_logprobs[index].value == pytest.approx(expected[str(token)]["logprob"], abs=1e-6)
+        assert set(map(str, logprobs.top_logprobs[index].token_ids)) <= set(expected)
+
+
 def test_log_probabilities_are_the_gateway_s(pipeline: Pipeline) -> None:
     (choice,) = gateway_s(pipeline, temperature=0, logprobs=2)
     (answer,) = router_s(pipeline, choice["prompt_token_ids"], logprobs=2)

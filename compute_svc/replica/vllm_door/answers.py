@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Iterator, Sequence
+from itertools import islice
 from typing import NamedTuple
 
 from smg_grpc_proto import vllm_engine_pb2
@@ -56,17 +57,24 @@ class _Delta(NamedTuple):
     tokens: Sequence[int]
     text: str
     logprobs: Sequence[sampler_pb2.TokenLogprobs]
+    prompt_logprobs: Sequence[sampler_pb2.TokenLogprobs]
     finish: common_pb2.FinishReason.ValueType
 
 
 def _deltas_of(frame: sampler_pb2.DeltaFrame) -> Iterator[_Delta]:
     """A checked frame's deltas."""
-    token = logprob = 0
-    num_logprobs = frame.num_logprobs or [0] * len(frame.request)
-    for row, (num_tokens, num_entries) in enumerate(zip(frame.num_tokens, num_logprobs, strict=True)):
-        tokens, entries = frame.token[token : token + num_tokens], frame.logprobs[logprob : logprob + num_entries]
-        yield _Delta(frame.request[row], tokens, frame.text[row], entries, frame.finish_reason[row])
-        token, logprob = token + num_tokens, logprob + num_entries
+    tokens, logprobs, prompt_logprobs = iter(frame.token), iter(frame.logprobs), iter(frame.prompt_logprobs)
+    none = [0] * len(frame.request)
+    counts = zip(frame.num_tokens, frame.num_logprobs or none, frame.num_prompt_logprobs or none, strict=True)
+    for row, (num_tokens, num_logprobs, num_prompt_logprobs) in enumerate(counts):
+        yield _Delta(
+            frame.request[row],
+            list(islice(tokens, num_tokens)),
+            frame.text[row],
+            list(islice(logprobs, num_logprobs)),
+            list(islice(prompt_logprobs, num_prompt_logprobs)),
+            frame.finish_reason[row],
+        )
 
 
 class _Choice:
@@ -88,6 +96,8 @@ class _Choice:
         # As much of the text's end as a stop string may have; nothing without stop strings.
         self._text_end = ""
         self._logprobs: vllm_engine_pb2.OutputLogProbs | None = None
+        # Of the prompt, which come in parts before the first token; None = there are none, or a chunk has had them.
+        self._prompt_logprobs: vllm_engine_pb2.InputLogProbs | None = None
         self._finish = common_pb2.FINISH_REASON_UNSPECIFIED
         self.cached_tokens = 0
 
@@ -95,6 +105,10 @@ class _Choice:
         """Grows by a delta, and says it in vLLM's words."""
         self._tokens += delta.tokens
         self._finish = delta.finish
+        if delta.prompt_logprobs:
+            if self._prompt_logprobs is None:
+                self._prompt_logprobs = vllm_engine_pb2.InputLogProbs()
+            self._prompt_logprobs.MergeFrom(_input_logprobs(delta.prompt_logprobs))
         if self._stop_strings:
             self._text_end = (self._text_end + delta.text)[-limits.MAX_STOP_STRING_CHARS :]
         logprobs = _output_logprobs(delta.logprobs) if delta.logprobs else None
@@ -102,7 +116,7 @@ class _Choice:
             if self._logprobs is None:
                 self._logprobs = vllm_engine_pb2.OutputLogProbs()
             self._logprobs.MergeFrom(logprobs)
-        return vllm_engine_pb2.GenerateStreamChunk(
+        chunk = vllm_engine_pb2.GenerateStreamChunk(
             token_ids=delta.tokens,
             prompt_tokens=self._prompt_tokens,
             completion_tokens=len(delta.tokens),
@@ -110,6 +124,10 @@ class _Choice:
             output_logprobs=logprobs,
             index=self._index,
         )
+        if self._stream and delta.tokens and self._prompt_logprobs is not None:
+            chunk.input_logprobs.CopyFrom(self._prompt_logprobs)
+            self._prompt_logprobs = None
+        return chunk
 
     def whole(self) -> vllm_engine_pb2.GenerateComplete:
         """The answer that has ended; log-probabilities are in its chunks where it was streamed."""
@@ -121,6 +139,7 @@ class _Choice:
             completion_tokens=len(self._tokens),
             cached_tokens=self.cached_tokens,
             output_logprobs=self._logprobs,
+            input_logprobs=self._prompt_logprobs,
             index=self._index,
         )
         if self._finish == common_pb2.FINISH_REASON_STOP:
@@ -137,13 +156,24 @@ class _Choice:
                 complete.matched_stop_str = matched
 
 
-def _output_logprobs(entries: Sequence[sampler_pb2.TokenLogprobs]) -> vllm_engine_pb2.OutputLogProbs:
-    tops = [
+def _tops(entries: Sequence[sampler_pb2.TokenLogprobs]) -> list[vllm_engine_pb2.TopLogProbs]:
+    """The likeliest tokens of each entry."""
+    return [
         vllm_engine_pb2.TopLogProbs(values=[one.logprob for one in entry.top], token_ids=[one.token for one in entry.top])
         for entry in entries
     ]
+
+
+def _output_logprobs(entries: Sequence[sampler_pb2.TokenLogprobs]) -> vllm_engine_pb2.OutputLogProbs:
+    tops = _tops(entries)
     return vllm_engine_pb2.OutputLogProbs(
         token_logprobs=[entry.logprob for entry in entries],
         token_ids=[entry.token for entry in entries],
         top_logprobs=tops if any(top.token_ids for top in tops) else (),
     )
+
+
+def _input_logprobs(entries: Sequence[sampler_pb2.TokenLogprobs]) -> vllm_engine_pb2.InputLogProbs:
+    # The prompt's first token has an entry without a rank, whose value says nothing.
+    values = [vllm_engine_pb2.InputTokenLogProb(value=entry.logprob if entry.HasField("rank") else None) for entry in entries]
+    return vllm_engine_pb2.InputLogProbs(token_logprobs=values, token_ids=[entry.token for entry in entries], top_logprobs=_tops(entries))

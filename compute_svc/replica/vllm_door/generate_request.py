@@ -24,7 +24,6 @@ _REFUSED = {
     "kv_transfer_params_json": _NO_TRANSFER,
 }
 _REFUSED_PARAMETERS = {
-    "prompt_logprobs": "log-probabilities of prompts are not supported here",
     "truncate_prompt_tokens": "prompts are cut where they are tokenized",
     "structural_tag": "use json_schema, regex or grammar",
 }
@@ -67,6 +66,9 @@ def read_generate_request(
     sampling, stopping = _sampling(params), _stopping(params, ends, room)
     submissions = []
     for index in range(num_choices):
+        if index:
+            # The prompt is the same: the first choice tells of it.
+            sampling.ClearField("prompt_logprobs")
         sampling.seed = choice_seed(params.seed, index) if params.HasField("seed") else secrets.randbits(64)
         submissions.append(
             compute_pb2.SubmitRequest(
@@ -99,8 +101,9 @@ def _refuse_what_is_not_served(message: vllm_engine_pb2.GenerateRequest, params:
                 raise InvalidRequest(f"{field.name} is not supported: {refused[field.name]}", field=field.name)
     if message.data_parallel_rank:
         raise InvalidRequest(f"data_parallel_rank is {message.data_parallel_rank}, there is rank 0 alone", field="data_parallel_rank")
-    if params.logprobs < 0:
-        raise InvalidRequest(f"logprobs is {params.logprobs}, the least is 0", field="logprobs")
+    for name in ("logprobs", "prompt_logprobs"):
+        if (value := getattr(params, name)) < 0:
+            raise InvalidRequest(f"{name} is {value}, the least is 0", field=name)
     if any(token < 0 for token in params.logit_bias):
         raise InvalidRequest(f"logit_bias has id {min(params.logit_bias)}, the least is 0", field="logit_bias")
 
@@ -110,6 +113,7 @@ def _sampling(params: vllm_engine_pb2.SamplingParams) -> common_pb2.SamplingPara
     return common_pb2.SamplingParams(
         temperature=params.temperature if params.HasField("temperature") else 1.0,
         top_logprobs=params.logprobs if params.HasField("logprobs") else None,
+        prompt_logprobs=params.prompt_logprobs if params.HasField("prompt_logprobs") else None,
         logit_bias_ids=[token for token, _ in bias],
         logit_bias_values=[value for _, value in bias],
         grammar=_grammar(params),

@@ -180,7 +180,8 @@ async def test_without_max_tokens_an_answer_may_fill_the_context_and_more_than_t
 @pytest.mark.parametrize(
     ("params", "words"),
     [
-        ({"prompt_logprobs": 1}, "prompt_logprobs is not supported"),
+        ({"prompt_logprobs": -1}, "prompt_logprobs is -1, the least is 0"),
+        ({"prompt_logprobs": 21}, "prompt_logprobs is 21, the limit is 20"),
         ({"truncate_prompt_tokens": 2}, "truncate_prompt_tokens is not supported"),
         ({"structural_tag": "{}"}, "structural_tag is not supported"),
         ({"n": 129}, "n is 129, the limit is 128"),
@@ -193,7 +194,6 @@ async def test_without_max_tokens_an_answer_may_fill_the_context_and_more_than_t
         ({"stop_token_ids": [WIDTH]}, f"stop_token_ids has id {WIDTH}"),
         ({"temperature": -1}, "temperature is -1, the range is"),
         ({"top_p": 1.5}, "top_p is 1.5, the range is"),
-        ({"max_tokens": 0}, "max_tokens is not set or 0"),
         ({"regex": "a", "min_tokens": 1}, "min_tokens is 1, and regex says when a text is whole"),
         ({"choice": {}}, "choice has no choices"),
     ],
