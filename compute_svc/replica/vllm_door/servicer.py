@@ -205,7 +205,7 @@ class VllmServicer:
 
     async def Embed(self, request: vllm_engine_pb2.EmbedRequest, context: Context) -> vllm_engine_pb2.EmbedResponse:
         """Is not served."""
-        raise Unimplemented("Embed is not served: a replica makes no embeddings")
+        raise Unimplemented("Embed is not served: embeddings are made at the gateway, POST /v1/embeddings")
 
     async def FlushCache(self, request: smg_pb2.FlushCacheRequest, context: Context) -> smg_pb2.FlushCacheResponse:
         """Is not served."""
