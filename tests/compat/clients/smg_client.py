@@ -124,6 +124,14 @@ def forms(ours: str, theirs: str) -> None:
     require(json.loads(answer["choices"][0]["message"]["content"])["a"] in (True, False), "JSON of the schema")
 
 
+def forced_calls(ours: str, theirs: str) -> None:
+    tool = {"type": "function", "function": {"name": "switch", "parameters": _SCHEMA}}
+    for choice in ("required", {"type": "function", "function": {"name": "switch"}}):
+        message = ask(theirs, tools=[tool], tool_choice=choice, max_tokens=48)["choices"][0]["message"]
+        call = message["tool_calls"][0]["function"]
+        require(call["name"] == "switch" and json.loads(call["arguments"])["a"] in (True, False), "a call that the schema allows")
+
+
 def completions(ours: str, theirs: str) -> None:
     same(ours, theirs, path="/v1/completions", prompt="A merge step is", max_tokens=8)
 
@@ -142,6 +150,7 @@ CHECKS = {
     "streams": streams,
     "log-probabilities": log_probabilities,
     "answers of a form": forms,
+    "forced tool calls": forced_calls,
     "completions": completions,
     "refusals": refusals,
 }
