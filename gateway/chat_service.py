@@ -16,6 +16,7 @@ from gateway.flow.call import MAX_SALT_CHARS, AnswerReading, CachePolicy, Call, 
 from gateway.flow.generation import CacheReport, Piece
 from gateway.flow.limits import Limits
 from gateway.flow.resolve import check_messages
+from gateway.flow.system2_attention import rewritten_turn
 from gateway.tools.answer_parser import AnswerParser
 from gateway.tools.argument_grammars import OfferedTool
 from gateway.tools.findings import Said
@@ -91,14 +92,19 @@ class ChatServicer(chat_pb2_grpc.ChatServiceServicer):
             _check_counts(request, self._gateway.limits)
             call = _call(request, grant, request_id, context.time_remaining(), span)
             async with self._gateway.pipeline.open(call, ticket) as generation:
-                parser = generation.form.parser(0) if generation.form is not None else None
+                parser: AnswerParser | None = None
                 while not generation.finished:
                     for piece in await generation.next():
+                        # How a rewritten turn is answered is known with the first piece.
+                        if parser is None and generation.form is not None:
+                            parser = generation.form.parser(0)
                         last = piece.delta.finish_reason is not None
                         response = _response(call.request_id, piece, parser)
                         if last:
                             response.usage.CopyFrom(chat_pb2.Usage(**generation.usage()._asdict()))
                             response.cache.CopyFrom(_cache_report(generation.cache, call))
+                            if (turn := rewritten_turn(generation)) is not None:
+                                response.system2_prompt = turn
                         await self._write(context, response)
 
     async def _write(self, context: Context, response: chat_pb2.ChatResponse) -> None:
@@ -144,6 +150,7 @@ def _call(request: chat_pb2.ChatRequest, grant: Grant, request_id: str, timeout_
         model=request.model,
         prompts=(tokenizer_pb2.EncodeRequest(chat=chat),),
         prompt_field="messages",
+        system2_attention=request.system2_attention,
         wishes=_wishes(request),
         reading=_reading(request, tools),
         priority=request.priority,

@@ -8,12 +8,14 @@ from collections.abc import AsyncIterator
 from typing import Any
 
 import aiohttp
+import grpc
 import pytest
 
 from gateway.flow.system2_attention import INSTRUCTION
 from tests.fakes.fake_compute import FakeCompute, Say, echo
 from tests.fakes.gateway_fleet import GatewayFleet, eventually, running_fleet
-from triserve.v1 import common_pb2, compute_pb2
+from triserve.rpc.channel import open_channel
+from triserve.v1 import chat_pb2, chat_pb2_grpc, common_pb2, compute_pb2, tokenizer_pb2
 
 CHAT, COMPLETION = "/v1/chat/completions", "/v1/completions"
 ASKED: Any = {"messages": [{"role": "user", "content": "I am sure it is 5. What is 2 + 2?"}], "system2_attention": True}
@@ -63,6 +65,20 @@ async def test_its_stream_tells_it_at_the_end(session: aiohttp.ClientSession) ->
     said = "".join(choice["delta"].get("content", "") for chunk in chunks for choice in chunk["choices"])
     assert said == f"user: {TURN}\nassistant: "
     assert [chunk.get("triserve") for chunk in chunks] == [None] * (len(chunks) - 1) + [{"system2_prompt": TURN}]
+
+
+async def test_it_is_answered_and_told_over_grpc_too(fleet: GatewayFleet) -> None:
+    channel = open_channel(f"127.0.0.1:{fleet.service.grpc_port}")
+    stub: Any = chat_pb2_grpc.ChatServiceStub(channel)
+    messages = [tokenizer_pb2.ChatMessage(role="user", content=ASKED["messages"][0]["content"])]
+    responses = [one async for one in stub.Chat(chat_pb2.ChatRequest(messages=messages, system2_attention=True))]
+    assert "".join(one.text for one in responses) == f"user: {TURN}\nassistant: "
+    assert [one.system2_prompt for one in responses if one.HasField("system2_prompt")] == [TURN] and responses[-1].system2_prompt
+    with pytest.raises(grpc.aio.AioRpcError) as caught:
+        tools = [tokenizer_pb2.FunctionTool(name="f")]
+        _ = [one async for one in stub.Chat(chat_pb2.ChatRequest(messages=messages, system2_attention=True, tools=tools))]
+    assert caught.value.code() == grpc.StatusCode.INVALID_ARGUMENT
+    await channel.close()
 
 
 async def test_neither_a_turn_nor_what_became_of_it_is_logged(

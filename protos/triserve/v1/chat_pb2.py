@@ -26,37 +26,37 @@ from triserve.v1 import common_pb2 as triserve_dot_v1_dot_common__pb2
 from triserve.v1 import tokenizer_pb2 as triserve_dot_v1_dot_tokenizer__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x16triserve/v1/chat.proto\x12\x0btriserve.v1\x1a\x18triserve/v1/common.proto\x1a\x1btriserve/v1/tokenizer.proto\"\xc0\x04\n\x0b\x43hatRequest\x12\r\n\x05model\x18\x01 \x01(\t\x12*\n\x08messages\x18\x02 \x03(\x0b\x32\x18.triserve.v1.ChatMessage\x12-\n\x08sampling\x18\x03 \x01(\x0b\x32\x1b.triserve.v1.SamplingParams\x12-\n\x08stopping\x18\x04 \x01(\x0b\x32\x1b.triserve.v1.StoppingParams\x12\x12\n\nignore_eos\x18\x05 \x01(\x08\x12\x39\n\x12template_arguments\x18\x06 \x03(\x0b\x32\x1d.triserve.v1.TemplateArgument\x12\x14\n\x0c\x62ypass_cache\x18\x07 \x01(\x08\x12\x10\n\x08priority\x18\x08 \x01(\x11\x12\x11\n\tbad_words\x18\t \x03(\t\x12<\n\x15\x64ry_sequence_breakers\x18\n \x01(\x0b\x32\x1d.triserve.v1.SequenceBreakers\x12(\n\x05\x63\x61\x63he\x18\x0b \x01(\x0b\x32\x19.triserve.v1.CacheControl\x12(\n\x05tools\x18\x0f \x03(\x0b\x32\x19.triserve.v1.FunctionTool\x12 \n\x13parallel_tool_calls\x18\x10 \x01(\x08H\x00\x88\x01\x01\x12,\n\x0btool_choice\x18\x14 \x01(\x0b\x32\x17.triserve.v1.ToolChoice\x12\x14\n\x0cstrict_tools\x18\x15 \x03(\tB\x16\n\x14_parallel_tool_calls\"?\n\nToolChoice\x12#\n\x04mode\x18\x01 \x01(\x0e\x32\x15.triserve.v1.ToolMode\x12\x0c\n\x04name\x18\x02 \x01(\t\"\x8e\x01\n\x0c\x43\x61\x63heControl\x12$\n\x04mode\x18\x01 \x01(\x0e\x32\x16.triserve.v1.CacheMode\x12\x16\n\tthreshold\x18\x02 \x01(\x02H\x00\x88\x01\x01\x12\x16\n\tmax_age_s\x18\x03 \x01(\x02H\x01\x88\x01\x01\x12\x0c\n\x04salt\x18\x04 \x01(\tB\x0c\n\n_thresholdB\x0c\n\n_max_age_s\"c\n\x0b\x43\x61\x63heReport\x12\x0e\n\x06status\x18\x01 \x01(\t\x12\x12\n\x05\x61ge_s\x18\x02 \x01(\rH\x00\x88\x01\x01\x12\x17\n\nsimilarity\x18\x03 \x01(\x02H\x01\x88\x01\x01\x42\x08\n\x06_age_sB\r\n\x0b_similarity\"#\n\x10SequenceBreakers\x12\x0f\n\x07strings\x18\x01 \x03(\t\"P\n\x05Usage\x12\x15\n\rprompt_tokens\x18\x01 \x01(\r\x12\x19\n\x11\x63ompletion_tokens\x18\x02 \x01(\r\x12\x15\n\rcached_tokens\x18\x03 \x01(\r\"\xf0\x02\n\x0c\x43hatResponse\x12\x12\n\nrequest_id\x18\x01 \x01(\t\x12\x0c\n\x04text\x18\x02 \x01(\t\x12\x11\n\ttoken_ids\x18\x03 \x03(\r\x12\x30\n\rfinish_reason\x18\x04 \x01(\x0e\x32\x19.triserve.v1.FinishReason\x12!\n\x05usage\x18\x05 \x01(\x0b\x32\x12.triserve.v1.Usage\x12\x30\n\x08logprobs\x18\x06 \x03(\x0b\x32\x1e.triserve.v1.ChatTokenLogprobs\x12\'\n\x05\x63\x61\x63he\x18\x07 \x01(\x0b\x32\x18.triserve.v1.CacheReport\x12\x11\n\treasoning\x18\n \x01(\t\x12.\n\ntool_calls\x18\x0b \x03(\x0b\x32\x1a.triserve.v1.ToolCallDelta\x12\x38\n\x0fprompt_logprobs\x18\x0c \x03(\x0b\x32\x1f.triserve.v1.ChatPromptLogprobs\"K\n\rToolCallDelta\x12\r\n\x05index\x18\x01 \x01(\r\x12\n\n\x02id\x18\x02 \x01(\t\x12\x0c\n\x04name\x18\x03 \x01(\t\x12\x11\n\targuments\x18\x04 \x01(\t\"{\n\x11\x43hatTokenLogprobs\x12\x0f\n\x07logprob\x18\x01 \x01(\x02\x12\x15\n\rtop_token_ids\x18\x02 \x03(\r\x12\x14\n\x0ctop_logprobs\x18\x03 \x03(\x02\x12\x10\n\x08token_id\x18\x04 \x01(\r\x12\x16\n\x0enamed_logprobs\x18\x05 \x03(\x02\"r\n\x12\x43hatPromptLogprobs\x12\x10\n\x08token_id\x18\x01 \x01(\r\x12\x0f\n\x07logprob\x18\x02 \x01(\x02\x12\x0c\n\x04rank\x18\x03 \x01(\r\x12\x15\n\rtop_token_ids\x18\x04 \x03(\r\x12\x14\n\x0ctop_logprobs\x18\x05 \x03(\x02*Q\n\x08ToolMode\x12\x19\n\x15TOOL_MODE_UNSPECIFIED\x10\x00\x12\x12\n\x0eTOOL_MODE_NONE\x10\x01\x12\x16\n\x12TOOL_MODE_REQUIRED\x10\x02*k\n\tCacheMode\x12\x1a\n\x16\x43\x41\x43HE_MODE_UNSPECIFIED\x10\x00\x12\x16\n\x12\x43\x41\x43HE_MODE_REFRESH\x10\x01\x12\x13\n\x0f\x43\x41\x43HE_MODE_ONLY\x10\x02\x12\x15\n\x11\x43\x41\x43HE_MODE_BYPASS\x10\x03\x32L\n\x0b\x43hatService\x12=\n\x04\x43hat\x12\x18.triserve.v1.ChatRequest\x1a\x19.triserve.v1.ChatResponse0\x01\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x16triserve/v1/chat.proto\x12\x0btriserve.v1\x1a\x18triserve/v1/common.proto\x1a\x1btriserve/v1/tokenizer.proto\"\xdb\x04\n\x0b\x43hatRequest\x12\r\n\x05model\x18\x01 \x01(\t\x12*\n\x08messages\x18\x02 \x03(\x0b\x32\x18.triserve.v1.ChatMessage\x12-\n\x08sampling\x18\x03 \x01(\x0b\x32\x1b.triserve.v1.SamplingParams\x12-\n\x08stopping\x18\x04 \x01(\x0b\x32\x1b.triserve.v1.StoppingParams\x12\x12\n\nignore_eos\x18\x05 \x01(\x08\x12\x39\n\x12template_arguments\x18\x06 \x03(\x0b\x32\x1d.triserve.v1.TemplateArgument\x12\x14\n\x0c\x62ypass_cache\x18\x07 \x01(\x08\x12\x10\n\x08priority\x18\x08 \x01(\x11\x12\x11\n\tbad_words\x18\t \x03(\t\x12<\n\x15\x64ry_sequence_breakers\x18\n \x01(\x0b\x32\x1d.triserve.v1.SequenceBreakers\x12(\n\x05\x63\x61\x63he\x18\x0b \x01(\x0b\x32\x19.triserve.v1.CacheControl\x12(\n\x05tools\x18\x0f \x03(\x0b\x32\x19.triserve.v1.FunctionTool\x12 \n\x13parallel_tool_calls\x18\x10 \x01(\x08H\x00\x88\x01\x01\x12,\n\x0btool_choice\x18\x14 \x01(\x0b\x32\x17.triserve.v1.ToolChoice\x12\x14\n\x0cstrict_tools\x18\x15 \x03(\t\x12\x19\n\x11system2_attention\x18\x19 \x01(\x08\x42\x16\n\x14_parallel_tool_calls\"?\n\nToolChoice\x12#\n\x04mode\x18\x01 \x01(\x0e\x32\x15.triserve.v1.ToolMode\x12\x0c\n\x04name\x18\x02 \x01(\t\"\x8e\x01\n\x0c\x43\x61\x63heControl\x12$\n\x04mode\x18\x01 \x01(\x0e\x32\x16.triserve.v1.CacheMode\x12\x16\n\tthreshold\x18\x02 \x01(\x02H\x00\x88\x01\x01\x12\x16\n\tmax_age_s\x18\x03 \x01(\x02H\x01\x88\x01\x01\x12\x0c\n\x04salt\x18\x04 \x01(\tB\x0c\n\n_thresholdB\x0c\n\n_max_age_s\"c\n\x0b\x43\x61\x63heReport\x12\x0e\n\x06status\x18\x01 \x01(\t\x12\x12\n\x05\x61ge_s\x18\x02 \x01(\rH\x00\x88\x01\x01\x12\x17\n\nsimilarity\x18\x03 \x01(\x02H\x01\x88\x01\x01\x42\x08\n\x06_age_sB\r\n\x0b_similarity\"#\n\x10SequenceBreakers\x12\x0f\n\x07strings\x18\x01 \x03(\t\"P\n\x05Usage\x12\x15\n\rprompt_tokens\x18\x01 \x01(\r\x12\x19\n\x11\x63ompletion_tokens\x18\x02 \x01(\r\x12\x15\n\rcached_tokens\x18\x03 \x01(\r\"\xa0\x03\n\x0c\x43hatResponse\x12\x12\n\nrequest_id\x18\x01 \x01(\t\x12\x0c\n\x04text\x18\x02 \x01(\t\x12\x11\n\ttoken_ids\x18\x03 \x03(\r\x12\x30\n\rfinish_reason\x18\x04 \x01(\x0e\x32\x19.triserve.v1.FinishReason\x12!\n\x05usage\x18\x05 \x01(\x0b\x32\x12.triserve.v1.Usage\x12\x30\n\x08logprobs\x18\x06 \x03(\x0b\x32\x1e.triserve.v1.ChatTokenLogprobs\x12\'\n\x05\x63\x61\x63he\x18\x07 \x01(\x0b\x32\x18.triserve.v1.CacheReport\x12\x11\n\treasoning\x18\n \x01(\t\x12.\n\ntool_calls\x18\x0b \x03(\x0b\x32\x1a.triserve.v1.ToolCallDelta\x12\x38\n\x0fprompt_logprobs\x18\x0c \x03(\x0b\x32\x1f.triserve.v1.ChatPromptLogprobs\x12\x1b\n\x0esystem2_prompt\x18\x0f \x01(\tH\x00\x88\x01\x01\x42\x11\n\x0f_system2_prompt\"K\n\rToolCallDelta\x12\r\n\x05index\x18\x01 \x01(\r\x12\n\n\x02id\x18\x02 \x01(\t\x12\x0c\n\x04name\x18\x03 \x01(\t\x12\x11\n\targuments\x18\x04 \x01(\t\"{\n\x11\x43hatTokenLogprobs\x12\x0f\n\x07logprob\x18\x01 \x01(\x02\x12\x15\n\rtop_token_ids\x18\x02 \x03(\r\x12\x14\n\x0ctop_logprobs\x18\x03 \x03(\x02\x12\x10\n\x08token_id\x18\x04 \x01(\r\x12\x16\n\x0enamed_logprobs\x18\x05 \x03(\x02\"r\n\x12\x43hatPromptLogprobs\x12\x10\n\x08token_id\x18\x01 \x01(\r\x12\x0f\n\x07logprob\x18\x02 \x01(\x02\x12\x0c\n\x04rank\x18\x03 \x01(\r\x12\x15\n\rtop_token_ids\x18\x04 \x03(\r\x12\x14\n\x0ctop_logprobs\x18\x05 \x03(\x02*Q\n\x08ToolMode\x12\x19\n\x15TOOL_MODE_UNSPECIFIED\x10\x00\x12\x12\n\x0eTOOL_MODE_NONE\x10\x01\x12\x16\n\x12TOOL_MODE_REQUIRED\x10\x02*k\n\tCacheMode\x12\x1a\n\x16\x43\x41\x43HE_MODE_UNSPECIFIED\x10\x00\x12\x16\n\x12\x43\x41\x43HE_MODE_REFRESH\x10\x01\x12\x13\n\x0f\x43\x41\x43HE_MODE_ONLY\x10\x02\x12\x15\n\x11\x43\x41\x43HE_MODE_BYPASS\x10\x03\x32L\n\x0b\x43hatService\x12=\n\x04\x43hat\x12\x18.triserve.v1.ChatRequest\x1a\x19.triserve.v1.ChatResponse0\x01\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
 _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'triserve.v1.chat_pb2', _globals)
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
-  _globals['_TOOLMODE']._serialized_start=1792
-  _globals['_TOOLMODE']._serialized_end=1873
-  _globals['_CACHEMODE']._serialized_start=1875
-  _globals['_CACHEMODE']._serialized_end=1982
+  _globals['_TOOLMODE']._serialized_start=1867
+  _globals['_TOOLMODE']._serialized_end=1948
+  _globals['_CACHEMODE']._serialized_start=1950
+  _globals['_CACHEMODE']._serialized_end=2057
   _globals['_CHATREQUEST']._serialized_start=95
-  _globals['_CHATREQUEST']._serialized_end=671
-  _globals['_TOOLCHOICE']._serialized_start=673
-  _globals['_TOOLCHOICE']._serialized_end=736
-  _globals['_CACHECONTROL']._serialized_start=739
-  _globals['_CACHECONTROL']._serialized_end=881
-  _globals['_CACHEREPORT']._serialized_start=883
-  _globals['_CACHEREPORT']._serialized_end=982
-  _globals['_SEQUENCEBREAKERS']._serialized_start=984
-  _globals['_SEQUENCEBREAKERS']._serialized_end=1019
-  _globals['_USAGE']._serialized_start=1021
-  _globals['_USAGE']._serialized_end=1101
-  _globals['_CHATRESPONSE']._serialized_start=1104
-  _globals['_CHATRESPONSE']._serialized_end=1472
-  _globals['_TOOLCALLDELTA']._serialized_start=1474
-  _globals['_TOOLCALLDELTA']._serialized_end=1549
-  _globals['_CHATTOKENLOGPROBS']._serialized_start=1551
-  _globals['_CHATTOKENLOGPROBS']._serialized_end=1674
-  _globals['_CHATPROMPTLOGPROBS']._serialized_start=1676
-  _globals['_CHATPROMPTLOGPROBS']._serialized_end=1790
-  _globals['_CHATSERVICE']._serialized_start=1984
-  _globals['_CHATSERVICE']._serialized_end=2060
+  _globals['_CHATREQUEST']._serialized_end=698
+  _globals['_TOOLCHOICE']._serialized_start=700
+  _globals['_TOOLCHOICE']._serialized_end=763
+  _globals['_CACHECONTROL']._serialized_start=766
+  _globals['_CACHECONTROL']._serialized_end=908
+  _globals['_CACHEREPORT']._serialized_start=910
+  _globals['_CACHEREPORT']._serialized_end=1009
+  _globals['_SEQUENCEBREAKERS']._serialized_start=1011
+  _globals['_SEQUENCEBREAKERS']._serialized_end=1046
+  _globals['_USAGE']._serialized_start=1048
+  _globals['_USAGE']._serialized_end=1128
+  _globals['_CHATRESPONSE']._serialized_start=1131
+  _globals['_CHATRESPONSE']._serialized_end=1547
+  _globals['_TOOLCALLDELTA']._serialized_start=1549
+  _globals['_TOOLCALLDELTA']._serialized_end=1624
+  _globals['_CHATTOKENLOGPROBS']._serialized_start=1626
+  _globals['_CHATTOKENLOGPROBS']._serialized_end=1749
+  _globals['_CHATPROMPTLOGPROBS']._serialized_start=1751
+  _globals['_CHATPROMPTLOGPROBS']._serialized_end=1865
+  _globals['_CHATSERVICE']._serialized_start=2059
+  _globals['_CHATSERVICE']._serialized_end=2135
 # @@protoc_insertion_point(module_scope)

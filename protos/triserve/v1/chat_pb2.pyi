@@ -96,6 +96,7 @@ class ChatRequest(_message.Message):
     PARALLEL_TOOL_CALLS_FIELD_NUMBER: _builtins.int
     TOOL_CHOICE_FIELD_NUMBER: _builtins.int
     STRICT_TOOLS_FIELD_NUMBER: _builtins.int
+    SYSTEM2_ATTENTION_FIELD_NUMBER: _builtins.int
     model: _builtins.str
     """Name of the model; empty = the one that is served."""
     ignore_eos: _builtins.bool
@@ -106,6 +107,8 @@ class ChatRequest(_message.Message):
     """Lower is sooner, 0 = normal, range [-10, 10]. Below 0 as far as the API key may; refused unless 0 where no replica serves by priority."""
     parallel_tool_calls: _builtins.bool
     """Whether an answer may have more than one call. Unset = true; if not, what follows the first is left out."""
+    system2_attention: _builtins.bool
+    """Whether the model first writes the last turn, a user's, anew without what would mislead it, and answers that. Not beside tools."""
     @_builtins.property
     def messages(self) -> _containers.RepeatedCompositeFieldContainer[_tokenizer_pb2.ChatMessage]:
         """The turns, oldest first; at least one."""
@@ -166,10 +169,11 @@ class ChatRequest(_message.Message):
         parallel_tool_calls: _builtins.bool | None = ...,
         tool_choice: Global___ToolChoice | None = ...,
         strict_tools: _abc.Iterable[_builtins.str] | None = ...,
+        system2_attention: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["_parallel_tool_calls", b"_parallel_tool_calls", "cache", b"cache", "dry_sequence_breakers", b"dry_sequence_breakers", "parallel_tool_calls", b"parallel_tool_calls", "sampling", b"sampling", "stopping", b"stopping", "tool_choice", b"tool_choice"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_parallel_tool_calls", b"_parallel_tool_calls", "bad_words", b"bad_words", "bypass_cache", b"bypass_cache", "cache", b"cache", "dry_sequence_breakers", b"dry_sequence_breakers", "ignore_eos", b"ignore_eos", "messages", b"messages", "model", b"model", "parallel_tool_calls", b"parallel_tool_calls", "priority", b"priority", "sampling", b"sampling", "stopping", b"stopping", "strict_tools", b"strict_tools", "template_arguments", b"template_arguments", "tool_choice", b"tool_choice", "tools", b"tools"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_parallel_tool_calls", b"_parallel_tool_calls", "bad_words", b"bad_words", "bypass_cache", b"bypass_cache", "cache", b"cache", "dry_sequence_breakers", b"dry_sequence_breakers", "ignore_eos", b"ignore_eos", "messages", b"messages", "model", b"model", "parallel_tool_calls", b"parallel_tool_calls", "priority", b"priority", "sampling", b"sampling", "stopping", b"stopping", "strict_tools", b"strict_tools", "system2_attention", b"system2_attention", "template_arguments", b"template_arguments", "tool_choice", b"tool_choice", "tools", b"tools"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__parallel_tool_calls: _TypeAlias = _typing.Literal["parallel_tool_calls"]  # noqa: Y015
     _WhichOneofArgType__parallel_tool_calls: _TypeAlias = _typing.Literal["_parallel_tool_calls", b"_parallel_tool_calls"]  # noqa: Y015
@@ -353,6 +357,7 @@ class ChatResponse(_message.Message):
     REASONING_FIELD_NUMBER: _builtins.int
     TOOL_CALLS_FIELD_NUMBER: _builtins.int
     PROMPT_LOGPROBS_FIELD_NUMBER: _builtins.int
+    SYSTEM2_PROMPT_FIELD_NUMBER: _builtins.int
     request_id: _builtins.str
     """Server-made id, the same in every message of the answer."""
     text: _builtins.str
@@ -361,6 +366,8 @@ class ChatResponse(_message.Message):
     """Unspecified = goes on. The last message has it set; without it the call ends in an error status."""
     reasoning: _builtins.str
     """New text of what the model thinks before it answers, where its chat template sets that apart; may be empty."""
+    system2_prompt: _builtins.str
+    """In the last message, if system2_attention is set: the turn that was answered in place of the client's."""
     @_builtins.property
     def token_ids(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]:
         """New token ids."""
@@ -398,12 +405,15 @@ class ChatResponse(_message.Message):
         reasoning: _builtins.str = ...,
         tool_calls: _abc.Iterable[Global___ToolCallDelta] | None = ...,
         prompt_logprobs: _abc.Iterable[Global___ChatPromptLogprobs] | None = ...,
+        system2_prompt: _builtins.str | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["cache", b"cache", "usage", b"usage"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_system2_prompt", b"_system2_prompt", "cache", b"cache", "system2_prompt", b"system2_prompt", "usage", b"usage"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["cache", b"cache", "finish_reason", b"finish_reason", "logprobs", b"logprobs", "prompt_logprobs", b"prompt_logprobs", "reasoning", b"reasoning", "request_id", b"request_id", "text", b"text", "token_ids", b"token_ids", "tool_calls", b"tool_calls", "usage", b"usage"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_system2_prompt", b"_system2_prompt", "cache", b"cache", "finish_reason", b"finish_reason", "logprobs", b"logprobs", "prompt_logprobs", b"prompt_logprobs", "reasoning", b"reasoning", "request_id", b"request_id", "system2_prompt", b"system2_prompt", "text", b"text", "token_ids", b"token_ids", "tool_calls", b"tool_calls", "usage", b"usage"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    def WhichOneof(self, oneof_group: _Never) -> None: ...
+    _WhichOneofReturnType__system2_prompt: _TypeAlias = _typing.Literal["system2_prompt"]  # noqa: Y015
+    _WhichOneofArgType__system2_prompt: _TypeAlias = _typing.Literal["_system2_prompt", b"_system2_prompt"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__system2_prompt) -> _WhichOneofReturnType__system2_prompt | None: ...
 
 Global___ChatResponse: _TypeAlias = ChatResponse  # noqa: Y015
 
