@@ -9,6 +9,7 @@ from aiohttp import web
 from pydantic import BaseModel
 
 from gateway.context import GATEWAY, Gateway
+from gateway.flow.search.rules import MAX_BEAMS
 from gateway.http.answering import json_response
 from gateway.http.messages.blocks import MessageTool
 from gateway.http.messages.schema import REFUSED_IN_MESSAGES, CountBody, MessagesBody
@@ -90,6 +91,7 @@ async def capabilities(request: web.Request) -> web.Response:
                 "max_bad_word_tokens": contract.MAX_BAD_WORD_TOKENS,
                 "max_dry_sequence_breakers": contract.MAX_DRY_BREAKERS,
                 "max_dry_sequence_breaker_chars": contract.MAX_DRY_BREAKER_CHARS,
+                "max_beams": min(MAX_BEAMS, gateway.limits.max_n),
                 "max_model_len": model.max_model_len_tokens,
                 # Ids in prompts and answers are below it.
                 "token_ids": model.logits_width,
@@ -117,6 +119,9 @@ def features(gateway: Gateway) -> dict[str, Any]:
         "echo": True,
         "prompt_logprobs": True,
         "embeddings": bool(model.hidden_size),
+        "beam_search": True,
+        "contrastive_search": bool(model.hidden_size),
+        "system2_attention": model.has_chat_template,
         **{name: name not in REFUSED for name in ("suffix", "best_of", "audio")},
     }
 
