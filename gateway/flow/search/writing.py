@@ -58,7 +58,7 @@ async def special_among(token_ids: Sequence[int], decoders: Decoders) -> set[int
     Raises:
         ServiceError: no tokenizer is there.
     """
-    if not await _has_special(token_ids, decoders):
+    if not token_ids or not await _has_special(token_ids, decoders):
         return set()
     special = await asyncio.gather(*(_has_special([token], decoders) for token in token_ids))
     return {token for token, is_special in zip(token_ids, special, strict=True) if is_special}
