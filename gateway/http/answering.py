@@ -55,9 +55,11 @@ class OpenAiRenderer(NamedTuple):
     # Makes what makes the events of a stream, from the system fingerprint.
     events: Callable[[str], EventRenderer]
     timeline: bool
-    # Whether the whole answer has the one prompt's ids; a completion has them in its choices.
-    prompt_token_ids: bool
-    # How many of the likeliest tokens it has with each token of the one prompt; None = it has nothing of them. A completion has them in its choices.
+    # Whether all choices are of one prompt, and the whole answer tells of it; a completion tells in its choices.
+    prompt_of_all: bool = False
+    # Whether it has the prompt's ids.
+    prompt_token_ids: bool = False
+    # How many of the likeliest tokens it has with each token of the prompt; None = it has nothing of them.
     prompt_logprobs: int | None = None
 
     def whole(self, call: Call, generation: Generation, choices: list[WholeChoice]) -> dict[str, Any]:
@@ -71,10 +73,11 @@ class OpenAiRenderer(NamedTuple):
             "choices": [self.choice(index, choice) for index, choice in enumerate(choices)],
             "usage": usage_body(generation.usage()),
         }
-        if self.prompt_token_ids:
-            body["prompt_token_ids"] = list(generation.prompt_token_ids(0))
-        if self.prompt_logprobs is not None:
-            body["prompt_logprobs"] = prompt_logprobs(choices[0].prompt_logprobs, self.prompt_logprobs)
+        if self.prompt_of_all:
+            # Clients written for vLLM read these whether they asked for them or not.
+            body["prompt_token_ids"] = list(generation.prompt_token_ids(0)) if self.prompt_token_ids else None
+            told = self.prompt_logprobs
+            body["prompt_logprobs"] = None if told is None else prompt_logprobs(choices[0].prompt_logprobs, told)
         if extra := extra_body(generation.timeline() if self.timeline else None, rewritten_turn(generation)):
             body["triserve"] = extra
         return body

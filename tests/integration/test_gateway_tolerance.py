@@ -103,7 +103,10 @@ async def test_the_ids_of_the_prompt_come_back_where_asked_for(session: aiohttp.
     _, chat = await posted(session, CHAT, {"messages": HELLO, **asked})
     ids = chat["prompt_token_ids"]
     assert bytes(ids) == b"user: Hello\nassistant: "
-    assert "prompt_token_ids" not in (await posted(session, CHAT, {"messages": HELLO}))[1]
+    unasked = (await posted(session, CHAT, {"messages": HELLO}))[1]
+    assert unasked["prompt_token_ids"] is unasked["prompt_logprobs"] is None
+    choice = (await posted(session, COMPLETION, {"prompt": "a"}))[1]["choices"][0]
+    assert choice["prompt_token_ids"] is choice["token_ids"] is choice["prompt_logprobs"] is None
     first, *others = await events_of(session, CHAT, {"messages": HELLO, **asked})
     assert first["prompt_token_ids"] == ids and not any("prompt_token_ids" in event for event in others)
     first, *others = await events_of(session, COMPLETION, {"prompt": [[97], [98]], **asked})

@@ -148,18 +148,16 @@ def _function(call: CallDelta) -> dict[str, Any]:
 def completion_choice(index: int, choice: WholeChoice, *, look: Look) -> dict[str, Any]:
     """One choice of a completion."""
     echo = look.echoed(index, choice.prompt_logprobs)
-    body: dict[str, Any] = {
+    return {
         "index": index,
         "text": echo + "".join(choice.text),
         "logprobs": echoed_logprobs(choice.logprobs, choice.prompt_logprobs, len(echo), look) if look.logprobs else None,
         "finish_reason": choice.finish_reason,
+        # Clients written for vLLM read these whether they asked for them or not.
+        "prompt_logprobs": None if look.prompt_logprobs is None else prompt_logprobs(choice.prompt_logprobs, look.prompt_logprobs),
+        "token_ids": choice.token_ids if look.token_ids else None,
+        "prompt_token_ids": list(choice.prompt_token_ids) if look.token_ids else None,
     }
-    if look.prompt_logprobs is not None:
-        body["prompt_logprobs"] = prompt_logprobs(choice.prompt_logprobs, look.prompt_logprobs)
-    if look.token_ids:
-        body["token_ids"] = choice.token_ids
-        body["prompt_token_ids"] = list(choice.prompt_token_ids)
-    return body
 
 
 def echoed_logprobs(

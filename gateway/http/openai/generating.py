@@ -16,6 +16,9 @@ from gateway.http.openai.values import Body, Label, Text, listed, without_effect
 from triserve.rpc.errors import InvalidRequest
 from triserve.v1 import common_pb2
 
+# Of ids that are none, named in an error.
+_MAX_SHOWN_IDS = 8
+
 
 class StreamOptions(Body):
     """What a stream carries besides deltas."""
@@ -211,7 +214,7 @@ class Generating(Body):
 
 
 def _bias(bias: Mapping[str, float]) -> tuple[tuple[int, float], ...]:
-    for token in bias:
-        if not (token.isascii() and token.isdecimal() and len(token) <= 10):
-            raise InvalidRequest(f"logit_bias has {token[:64]!r} for a token id, which must be a whole number", field="logit_bias")
+    if wrong := [token for token in bias if not (token.isascii() and token.isdecimal() and len(token) <= 10)]:
+        shown = ", ".join(repr(token[:64]) for token in wrong[:_MAX_SHOWN_IDS]) + (", ..." if len(wrong) > _MAX_SHOWN_IDS else "")
+        raise InvalidRequest(f"logit_bias has {shown} for a token id, which must be a whole number", field="logit_bias")
     return tuple((int(token), value) for token, value in bias.items())

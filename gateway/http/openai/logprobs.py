@@ -23,19 +23,19 @@ def chat_logprobs(logprobs: Sequence[sampler_pb2.TokenLogprobs], *, as_ids: bool
     content = [
         {
             **_chat_token(one.token, one.text, one.token_bytes, one.logprob, as_ids=as_ids),
-            "top_logprobs": [_chat_likeliest(one, top, as_ids=as_ids) for top in _with_named(one)],
+            "top_logprobs": [_chat_likeliest(one, top, as_ids=as_ids) for top in _shown_beside(one)],
         }
         for one in logprobs
     ]
     return {"content": content, "refusal": None}
 
 
-def _with_named(one: sampler_pb2.TokenLogprobs) -> list[sampler_pb2.TopLogprob]:
-    """The likeliest tokens, and behind them those that were asked for by name and are not among them."""
+def _shown_beside(one: sampler_pb2.TokenLogprobs) -> list[sampler_pb2.TopLogprob]:
+    """The likeliest tokens, or else those that were asked for by name, behind the drawn one."""
     if not one.named:
         return list(one.top)
-    likely = {top.token for top in one.top}
-    return [*one.top, *(named for named in one.named if named.token not in likely)]
+    drawn = sampler_pb2.TopLogprob(token=one.token, token_bytes=one.token_bytes, logprob=one.logprob)
+    return [drawn, *(named for named in one.named if named.token != one.token)]
 
 
 def _chat_likeliest(one: sampler_pb2.TokenLogprobs, top: sampler_pb2.TopLogprob, *, as_ids: bool) -> dict[str, Any]:
@@ -86,18 +86,16 @@ def completion_logprobs(
 
 
 def _likeliest(one: sampler_pb2.TokenLogprobs, drawn: str, *, as_ids: bool, num_top: int | None) -> dict[str, float]:
-    """The likeliest tokens and the drawn one, falling.
+    """The drawn token, then the likeliest, falling, or those that were asked for by name.
 
     Of tokens that look the same the drawn one has the name, or else the likeliest; the others are called `token_id:ID`.
     """
-    shown: dict[str, float] = {}
-    for top in _with_named(one)[:num_top]:
-        name = drawn if top.token == one.token else f"token_id:{top.token}" if as_ids else _shown(top.token_bytes, prefix="bytes:")
-        if name in shown or (name == drawn and top.token != one.token):
-            name = f"token_id:{top.token}"
-        shown[name] = max(top.logprob, _LEAST)
-    # One that is among them keeps its place.
-    shown.setdefault(drawn, max(one.logprob, _LEAST))
+    shown = {drawn: max(one.logprob, _LEAST)}
+    for top in _shown_beside(one)[:num_top]:
+        if top.token == one.token:
+            continue
+        name = f"token_id:{top.token}" if as_ids else _shown(top.token_bytes, prefix="bytes:")
+        shown[f"token_id:{top.token}" if name in shown else name] = max(top.logprob, _LEAST)
     return shown
 
 

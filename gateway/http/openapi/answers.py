@@ -83,13 +83,13 @@ _COMPLETION_CHOICE = record(
         ),
         "finish_reason": _FINISH,
     },
-    {"token_ids": _IDS, "prompt_token_ids": _IDS, "prompt_logprobs": _PROMPT_LOGPROBS},
+    {"token_ids": or_null(_IDS), "prompt_token_ids": or_null(_IDS), "prompt_logprobs": or_null(_PROMPT_LOGPROBS)},
 )
 
 
 def _whole(kind: str, choice: Schema) -> Schema:
     required = {"id": STRING, "object": one_of(kind), "created": COUNT, "model": STRING, "system_fingerprint": STRING}
-    more = {"prompt_token_ids": _IDS, "prompt_logprobs": _PROMPT_LOGPROBS, "triserve": _TIMELINE}
+    more = {"prompt_token_ids": or_null(_IDS), "prompt_logprobs": or_null(_PROMPT_LOGPROBS), "triserve": _TIMELINE}
     return record({**required, "choices": array(choice), "usage": ref("Usage")}, more)
 
 

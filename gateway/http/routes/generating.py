@@ -217,8 +217,9 @@ def _renderer(style: Style, body: ChatBody | CompletionBody, call: Call, gateway
             timeline=with_timeline,
         ),
         timeline=with_timeline,
-        prompt_token_ids=look.token_ids and isinstance(body, ChatBody),
-        prompt_logprobs=look.prompt_logprobs if isinstance(body, ChatBody) else None,
+        prompt_of_all=isinstance(body, ChatBody),
+        prompt_token_ids=look.token_ids,
+        prompt_logprobs=look.prompt_logprobs,
     )
 
 

@@ -53,7 +53,15 @@ def test_a_chat_s_likeliest_are_as_many_as_were_asked_for() -> None:
 def test_the_drawn_token_of_a_completion_is_always_among_the_likeliest() -> None:
     assert completion_logprobs([entry(1, b"a", logprob=-3.0)])["top_logprobs"] == [{"a": -3.0}]
     (top,) = completion_logprobs([entry(1, b"a", "a", (2, b"b", -1.0), (3, b"c", -2.0), logprob=-3.0)])["top_logprobs"]
-    assert list(top.items()) == [("b", -1.0), ("c", -2.0), ("a", -3.0)]
+    # First, as vLLM's clients look for it.
+    assert list(top.items()) == [("a", -3.0), ("b", -1.0), ("c", -2.0)]
+
+
+def test_tokens_that_are_named_stand_in_place_of_the_likeliest() -> None:
+    one = entry(1, b"a", "a", (2, b"b", -1.0), logprob=-3.0)
+    one.named.extend(sampler_pb2.TopLogprob(token=token, token_bytes=b"c", logprob=-9.0) for token in (5, 1))
+    assert completion_logprobs([one], as_ids=True)["top_logprobs"] == [{"token_id:1": -3.0, "token_id:5": -9.0}]
+    assert [(top["token"], top["logprob"]) for top in chat_logprobs([one])["content"][0]["top_logprobs"]] == [("a", -3.0), ("c", -9.0)]
 
 
 def test_tokens_that_look_the_same_are_all_there() -> None:
@@ -154,6 +162,7 @@ async def test_a_whole_answer_is_its_deltas_put_together_by_choice() -> None:
         "text": "ab",
         "logprobs": completion_logprobs(first.logprobs),
         "finish_reason": "stop",
+        "prompt_logprobs": None,
         "token_ids": [1, 2, 3],
         "prompt_token_ids": [10, 0],
     }
@@ -162,6 +171,9 @@ async def test_a_whole_answer_is_its_deltas_put_together_by_choice() -> None:
         "text": "x",
         "logprobs": None,
         "finish_reason": "length",
+        "prompt_logprobs": None,
+        "token_ids": None,
+        "prompt_token_ids": None,
     }
     assert chat_choice(0, first, look=Look(logprobs=True, token_ids=True)) == {
         "index": 0,
