@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections import OrderedDict
+from collections import OrderedDict, deque
 from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import cached_property, lru_cache
@@ -22,7 +22,7 @@ from sampler_svc.grammar_check.source import Written, limits_of, reworded, sourc
 from sampler_svc.vocabulary import Vocabulary
 from triserve.rpc.errors import InvalidRequest
 from triserve.rpc.sampling import Grammar
-from triserve.rpc.token_mask import mask_bytes
+from triserve.rpc.token_mask import MAX_FORCED_TOKENS, mask_bytes
 
 # Compiled grammars that are kept, and the bytes that they and their texts have together; what one has at least.
 _MAX_KEPT = 1024
@@ -36,6 +36,20 @@ _LIMITS: dict[str, Any] = {"initial_lexer_fuel": 500_000, "step_lexer_fuel": 30_
 _NOT_ALLOWED = "satisfy the grammar"
 
 
+class _Look(NamedTuple):
+    """What can come at one place.
+
+    Attributes:
+        bits: of ids that are text for the matcher.
+        is_whole: whether the answer may end there.
+        is_over: whether nothing can follow.
+    """
+
+    bits: NDArray[np.uint8]
+    is_whole: bool
+    is_over: bool
+
+
 class _Sides(NamedTuple):
     """Bits of ids by what they are, a bit for each; shared by all answers that end alike.
 
@@ -43,11 +57,13 @@ class _Sides(NamedTuple):
         stops: of ids that end an answer.
         others: of all but those.
         text: of all but the one that ends a text for the matcher.
+        width: ids there are.
     """
 
     stops: NDArray[np.uint8]
     others: NDArray[np.uint8]
     text: NDArray[np.uint8]
+    width: int
 
 
 @lru_cache(maxsize=64)
@@ -56,7 +72,7 @@ def _sides_of(logits_width: int, end: int, stop_token_ids: frozenset[int]) -> _S
     bits[0, list(stop_token_ids)] = 1
     bits[1, end : end + 1] = 1
     stops, ends = np.packbits(bits, axis=1, bitorder="little")
-    return _Sides(stops, ~stops, ~ends)
+    return _Sides(stops, ~stops, ~ends, logits_width)
 
 
 class GrammarState:
@@ -75,11 +91,20 @@ class GrammarState:
     def __init__(self, matcher: LLMatcher, end: int, logits_width: int, stop_token_ids: Iterable[int]) -> None:
         self._matcher = matcher
         self._sides = _sides_of(logits_width, end, frozenset(stop_token_ids))
-        self.is_whole = False
+        # Tokens that can but come next, each with what is behind it: the matcher is behind the last of them. Then why it cannot go on, if it cannot.
+        self._ahead: deque[tuple[int, _Look]] = deque()
+        self._error: InvalidRequest | None = None
+        self._look = self._next_look()
+
+    @property
+    def is_whole(self) -> bool:
         """Whether the answer may end here."""
-        self.is_over = False
+        return self._look.is_whole
+
+    @property
+    def is_over(self) -> bool:
         """Whether nothing can follow."""
-        self._look()
+        return self._look.is_over
 
     def advance(self, tokens: Sequence[int]) -> bool:
         """Goes on with tokens; whether all of them are allowed.
@@ -87,31 +112,73 @@ class GrammarState:
         Raises:
             InvalidRequest: the grammar is too complex behind them.
         """
+        for place, token in enumerate(tokens):
+            if not self._ahead:
+                return self._consume(tokens[place:])
+            if token != self._ahead[0][0]:
+                return False
+            _, self._look = self._ahead.popleft()
+        return True
+
+    def allowed(self) -> bytes:
+        """What can be drawn next: a bit for each id, the lowest of a byte first. [ceil(width / 8)] bytes."""
+        return self._allowed(self._look).tobytes()
+
+    def forced(self) -> list[int]:
+        """What can be drawn next and behind that, as far as each is the only one at its place; nothing where there is a choice at once."""
+        look = self._ahead[-1][1] if self._ahead else self._look
+        while len(self._ahead) < MAX_FORCED_TOKENS and self._error is None and not look.is_over:
+            token = self._only(look)
+            if token is None:
+                break
+            try:
+                if not self._matcher.consume_tokens([token]):
+                    raise refused(reworded(self._matcher.get_error()))
+                look = self._next_look()
+            except InvalidRequest as error:
+                # It is told where the answer comes to it.
+                self._error = error
+                break
+            self._ahead.append((token, look))
+        return [token for token, _ in self._ahead]
+
+    def _consume(self, tokens: Sequence[int]) -> bool:
+        if self._error is not None:
+            raise self._error
         if not self._matcher.consume_tokens(list(tokens)):
             error = self._matcher.get_error()
             if _NOT_ALLOWED in error:
                 return False
             raise refused(reworded(error))
-        self._look()
+        self._look = self._next_look()
         return True
 
-    def allowed(self) -> bytes:
-        """What can be drawn next: a bit for each id, the lowest of a byte first. [ceil(width / 8)] bytes."""
-        mask = self._bits & self._sides.others
-        if self.is_whole:
+    def _allowed(self, look: _Look) -> NDArray[np.uint8]:
+        mask = look.bits & self._sides.others
+        if look.is_whole:
             mask |= self._sides.stops
-        return mask.tobytes()
+        return mask
 
-    def _look(self) -> None:
+    def _only(self, look: _Look) -> int | None:
+        """The one id that can be drawn, if there is one and it is text."""
+        mask = self._allowed(look)
+        places = np.flatnonzero(mask)
+        if len(places) != 1 or (byte := int(mask[places[0]])).bit_count() != 1:
+            return None
+        token = 8 * int(places[0]) + byte.bit_length() - 1
+        is_text = not self._sides.stops[token >> 3] & (1 << (token & 7))
+        return token if is_text and token < self._sides.width else None
+
+    def _next_look(self) -> _Look:
         told = np.frombuffer(self._matcher.compute_bitmask(), np.uint8)
         if self._matcher.is_error():
             raise refused(reworded(self._matcher.get_error()))
-        self.is_whole = bool(self._matcher.is_accepting())
+        is_whole = bool(self._matcher.is_accepting())
         text = self._sides.text
         count = min(len(told), len(text))
-        self._bits = np.zeros_like(text)
-        np.bitwise_and(told[:count], text[:count], out=self._bits[:count])
-        self.is_over = self.is_whole and not self._bits.any()
+        bits = np.zeros_like(text)
+        np.bitwise_and(told[:count], text[:count], out=bits[:count])
+        return _Look(bits, is_whole, is_whole and not bits.any())
 
 
 class GrammarCompiler:

@@ -68,6 +68,7 @@ class Mask(NamedTuple):
     request: int
     position: int
     allowed: bytes  # a bit for each id
+    forced: Sequence[int]  # the token there and those behind it, as far as there is no choice
 
 
 class Verdict(NamedTuple):
@@ -232,7 +233,9 @@ class Session:
         if state.grammar is None:
             return
         try:
-            outcome.masks[request] = Mask(request, state.position, state.grammar.allowed())
+            # A row that has log-probabilities has one token.
+            forced = state.grammar.forced() if state.sampling.top_logprobs is None else ()
+            outcome.masks[request] = Mask(request, state.position, state.grammar.allowed(), forced)
         except ServiceError as error:
             self._fail(request, error, outcome)
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -79,7 +79,12 @@ class RequestDraw:
         self.kept: torch.Tensor | None = None
         self._mask: Mask | None = None
         self._mask_position = -1
+        self._forced: tuple[int, ...] = ()
         self._bans_always = self._banned.size > 0 or self.allowed is not None or self._words.any or self.has_grammar
+        # Whether the only token that a grammar allows is the one that is drawn, and nothing is told of it but the token.
+        self._is_forced_by_grammar = not (
+            self._banned.size or self.allowed is not None or self._words.any or self.bare_from or self.top_logprobs is not None
+        )
         self._changes_always = self.counts or self.adjusts or self._bans_always
         self.is_bare = self.greedy and not self._changes_always and self.top_logprobs is None
         self._top_k = float("inf") if sampling.top_k is None or sampling.top_k >= logits_width else float(sampling.top_k)
@@ -100,14 +105,16 @@ class RequestDraw:
         """Whether logits at a position may differ from those the model gives."""
         return self._changes_always or position < self.bare_from
 
-    def set_mask(self, position: int, mask: Mask) -> None:
+    def set_mask(self, position: int, mask: Mask, forced: Sequence[int] = ()) -> None:
         """What can be drawn at a position.
 
         Args:
             position: Index of the token in the answer.
             mask: [width].
+            forced: The token there and those behind it, as far as the grammar leaves no choice.
         """
         self._mask_position, self._mask = position, mask
+        self._forced = tuple(forced) if self._is_forced_by_grammar else ()
 
     def is_told(self, position: int) -> bool:
         """Whether a row at a position can be drawn."""
@@ -117,6 +124,10 @@ class RequestDraw:
         """What can be drawn at a position, [width]; None = everything can, as far as a grammar says."""
         assert self.is_told(position), "a row waits until it is known what can be drawn"
         return self._mask if self.has_grammar else None
+
+    def forced_behind(self, position: int) -> tuple[int, ...]:
+        """Tokens that follow the one at a position whatever their logits are."""
+        return self._forced[1:] if position == self._mask_position else ()
 
     def needs(self, *, xtc: bool) -> Needs:
         """What the filters need where XTC acts, or where it does not."""

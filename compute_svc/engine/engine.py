@@ -173,14 +173,14 @@ class Engine:
         state.awaiting = False
         self._accept(state, tokens)
 
-    def mask(self, number: int, position: int, allowed: bytes) -> None:
+    def mask(self, number: int, position: int, allowed: bytes, forced: Sequence[int] = ()) -> None:
         """Takes what can be drawn next of a request that has a grammar; one that has left is ignored. A step may be under way.
 
         Effects: a mask that is none, or of another place, fails the request before the next step.
         """
         state = self._scheduler.find(number)
         if state is not None:
-            self._masks.take(state, position, allowed)
+            self._masks.take(state, position, allowed, forced)
 
     def draw_kept(self) -> StepOutput | None:
         """Draws rows that have waited for their masks, in time for the next step; None if there is none."""
@@ -265,7 +265,7 @@ class Engine:
         return self._output(rows)
 
     def _output(self, rows: Rows | None) -> StepOutput:
-        self._decode_tokens += len(rows.numbers) if rows is not None else 0
+        self._decode_tokens += max(len(rows.numbers), len(rows.tokens)) if rows is not None else 0
         changes = self._prefix_report.take()
         output = StepOutput(rows, self._started, self._released, self.load, self._pinned, changes, self._hidden)
         self._started, self._released, self._pinned, self._hidden = [], [], [], []
@@ -370,11 +370,12 @@ class Engine:
         elif row.status is RowStatus.IMPOSSIBLE:
             self._release(request.number, banned_all(request, state.position))
         else:
-            writer.add(request.number, state.position, row)
+            tokens = self._scheduler.make_room(state, [row.token, *row.forced])
+            writer.add(request.number, state.position, row, tokens)
             if row.status is None:
                 state.awaiting = True
             else:
-                self._accept(state, [row.token])
+                self._accept(state, tokens)
 
     def _keep(self, state: RequestState) -> None:
         """Pins a prefix that is computed now; of its last token nothing is wanted."""

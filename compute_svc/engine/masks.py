@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
+import numpy as np
+
 from compute_svc.drawing import RequestDraw
 from compute_svc.scheduler.base import RequestState
 from compute_svc.wire.request import Request
@@ -21,20 +25,25 @@ class Masks:
         self._told: list[RequestState] = []
         self._unfit: list[RequestState] = []
 
-    def take(self, state: RequestState, position: int, allowed: bytes) -> None:
+    def take(self, state: RequestState, position: int, allowed: bytes, forced: Sequence[int] = ()) -> None:
         """A mask for a request's next token.
 
         Args:
             state: The request.
             position: For which the mask is.
             allowed: A bit for each id, the lowest of a byte first.
+            forced: That token and those behind it, as far as there is no choice.
         """
         draw = state.draw
         assert isinstance(draw, RequestDraw), "a submitted request has what its drawing needs"
         if not draw.has_grammar or position != state.position or len(allowed) != mask_bytes(self._width):
             self._unfit.append(state)
             return
-        draw.set_mask(position, unpacked(allowed, self._width))
+        mask = unpacked(allowed, self._width)
+        if forced and not (max(forced) < self._width and mask[forced[0]] and np.count_nonzero(mask) == 1):
+            self._unfit.append(state)
+            return
+        draw.set_mask(position, mask, forced)
         if draw.kept is not None and state not in self._told:
             self._told.append(state)
 

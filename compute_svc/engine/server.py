@@ -147,7 +147,7 @@ class EngineServer:
             self._judge(engine, command.verdicts)
         elif kind == "masks":
             for mask in command.masks.masks:
-                engine.mask(mask.number, mask.position, mask.allowed)
+                engine.mask(mask.number, mask.position, mask.allowed, mask.forced)
         elif kind == "pause":
             engine.pause(command.pause.request, paused=command.pause.paused)
         elif kind == "ping":

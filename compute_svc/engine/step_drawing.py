@@ -52,12 +52,14 @@ class DrawnRow(NamedTuple):
         token: Without meaning in rows that were not drawn.
         logprobs: None if nobody asked for them.
         logits: [width] float32 for the sampler, None if it does not get them.
+        forced: Tokens that follow it because the grammar leaves no other.
     """
 
     status: RowStatus | None
     token: int
     logprobs: RowLogprobs | None
     logits: npt.NDArray[np.float32] | None
+    forced: tuple[int, ...] = ()
 
     @property
     def waits(self) -> bool:
@@ -131,6 +133,7 @@ class StepDrawing:
         others = {row: DrawnRow(status, 0, None, None) for row, status in drawn.failed.items()}
         for row, logprobs in drawn.logprobs.items():
             others[row] = DrawnRow(RowStatus.DRAWN, int(drawn.tokens[row]), logprobs, None)
+        self._add_forced(positions, drawn.tokens, others)
         if self._config.audited_share:
             self._add_audited(states, drawn.tokens, logits, others)
         return StepDraws(drawn.tokens, others)
@@ -157,8 +160,10 @@ class StepDrawing:
             logits = torch.cat(rows)
             drawn = self._drawer.draw(logits, draws, positions, lambda row: _known(states[row]))
         others = {
-            row: DrawnRow(drawn.failed.get(row, RowStatus.DRAWN), int(drawn.tokens[row]), drawn.logprobs.get(row), None)
-            for row in range(len(states))
+            row: DrawnRow(
+                drawn.failed.get(row, RowStatus.DRAWN), int(drawn.tokens[row]), drawn.logprobs.get(row), None, draw.forced_behind(position)
+            )
+            for row, (draw, position) in enumerate(zip(draws, positions.tolist(), strict=True))
         }
         if self._config.audited_share:
             self._add_audited(states, drawn.tokens, logits, others)
@@ -187,6 +192,7 @@ class StepDrawing:
                 others[kept[place]] = DrawnRow(status, 0, None, None)
             for place, logprobs in drawn.logprobs.items():
                 others[kept[place]] = DrawnRow(RowStatus.DRAWN, int(drawn.tokens[place]), logprobs, None)
+        self._add_forced(positions, tokens, others)
         if waiting:
             is_finite = torch.isfinite(rows_of(logits, waiting).amax(dim=1)).tolist()
             for row, finite in zip(waiting, is_finite, strict=True):
@@ -198,6 +204,13 @@ class StepDrawing:
         if self._config.audited_share:
             self._add_audited(states, tokens, logits, others)
         return StepDraws(tokens, others)
+
+    def _add_forced(self, positions: npt.NDArray[np.int64], tokens: npt.NDArray[np.int64], others: dict[int, DrawnRow]) -> None:
+        """Adds to rows that were drawn what follows them without a choice."""
+        for row in self._with_grammar:
+            forced = self._draws[row].forced_behind(int(positions[row]))
+            if forced and row not in others:
+                others[row] = DrawnRow(RowStatus.DRAWN, int(tokens[row]), None, None, forced)
 
     def _leaves(self, state: RequestState) -> bool:
         """Whether a sampler draws the next token of a request."""
@@ -222,8 +235,8 @@ class StepDrawing:
                     audited.append(row)
         if audited:
             for row, whole in zip(audited, rows_of(logits, audited).cpu().numpy(), strict=True):
-                logprobs = others[row].logprobs if row in others else None
-                others[row] = DrawnRow(RowStatus.DRAWN, int(tokens[row]), logprobs, whole)
+                known = others.get(row, DrawnRow(RowStatus.DRAWN, int(tokens[row]), None, None))
+                others[row] = known._replace(logits=whole)
 
 
 class RowsWriter:
@@ -257,21 +270,22 @@ class RowsWriter:
         self._many = (numbers, positions, tokens)
         self._num_rows = len(numbers)
 
-    def add(self, number: int, position: int, row: DrawnRow) -> None:
+    def add(self, number: int, position: int, row: DrawnRow, tokens: Sequence[int]) -> None:
         """Adds a row that was drawn or is to be.
 
         Args:
             number: Of the request.
             position: Of its next token.
             row: What the step gave.
+            tokens: What was drawn, if it was.
         """
         index = self._num_rows
         self._num_rows += 1
         self._numbers.append(number)
         self._positions.append(position)
-        self._counts.append(0 if row.status is None else 1)
+        self._counts.append(0 if row.status is None else len(tokens))
         if row.status is not None:
-            self._tokens.append(row.token)
+            self._tokens += tokens
         if row.logprobs is not None:
             one = row.logprobs
             self._logprobs.append(

@@ -14,7 +14,7 @@ from typing import NamedTuple
 from compute_svc.replica.parcels import TextKey, read_parcel
 from triserve.rpc.errors import ServiceError, from_proto
 from triserve.rpc.session import MalformedMessage
-from triserve.rpc.token_mask import mask_bytes
+from triserve.rpc.token_mask import MAX_FORCED_TOKENS, mask_bytes
 from triserve.v1 import sampler_pb2
 
 _MAX_ERROR_CHARS = 4096
@@ -29,11 +29,12 @@ class Verdict(NamedTuple):
 
 
 class Mask(NamedTuple):
-    """What can be drawn next of a request that has a grammar: a bit for each id."""
+    """What can be drawn next of a request that has a grammar: a bit for each id; and the tokens that follow, as far as there is no choice."""
 
     number: int
     position: int
     allowed: bytes
+    forced: Sequence[int] = ()
 
 
 class Parcel(NamedTuple):
@@ -244,10 +245,12 @@ class SamplerLedger:
                 raise MalformedMessage(f"a mask has {len(mask.allowed)} bytes, {self._logits_width} ids take {num_bytes}")
             if mask.position > next_position:
                 raise MalformedMessage(f"a mask is about position {mask.position}, the next is {next_position}")
+            if len(mask.forced) > MAX_FORCED_TOKENS or any(token >= self._logits_width for token in mask.forced):
+                raise MalformedMessage(f"a mask forces more than {MAX_FORCED_TOKENS} tokens, or one beyond {self._logits_width - 1}")
             # One for a token that has been sent meanwhile comes of an answer before it.
             if mask.position == next_position and mask.request in self._open:
                 self._masks_owed.pop(mask.request, None)
-                masks.append(Mask(mask.request, mask.position, mask.allowed))
+                masks.append(Mask(mask.request, mask.position, mask.allowed, list(mask.forced)))
         return masks
 
     def _read_failure(self, failure: sampler_pb2.SampleFailure) -> Failed:

@@ -109,6 +109,13 @@ class KvMemory:
         table.append(self._allocate(state, 1))
         return True
 
+    def make_room(self, state: RequestState, wanted: int) -> int:
+        """How many tokens behind the computed ones have pages, up to so many; takes pages that are available, and nobody's."""
+        table, _ = self._holdings(state)
+        while (room := table.length * self._page_size - state.kv_length) < wanted and self.num_available and not state.is_sliding:
+            table.append(self._allocate(state, 1))
+        return min(room, wanted)
+
     def grow_all(self, rows: Rows) -> bool:
         """Gives each of some running requests, by batch slot, a page more.
 

@@ -201,6 +201,16 @@ class Scheduler:
         """
         return self.memory.slots.accept(rows, tokens)
 
+    def make_room(self, state: RequestState, tokens: list[int]) -> list[int]:
+        """Of tokens that are to be added to a request, whose others are all computed, those that have room for their KV; at least one."""
+        count = min(len(tokens), state.request.max_tokens - state.position)
+        if count > 1 and state.phase is Phase.RUNNING:
+            count = max(1, self.memory.make_room(state, count))
+        if count > 1:
+            # As a part of a prompt is.
+            state.prefill_end = state.num_tokens + count
+        return tokens[:count]
+
     def assert_consistent(self) -> None:
         """Checks ownership of all pages and that each request is in exactly one place."""
         self.memory.assert_owned_once(self._running)

@@ -194,3 +194,29 @@ async def test_a_schema_of_a_tool_that_cannot_be_held_is_refused_where_it_is_str
 
 def _format(schema: dict[str, Any]) -> dict[str, Any]:
     return {"type": "json_schema", "json_schema": {"name": "answer", "schema": schema, "strict": True}}
+
+
+LONG_NAMES: dict[str, Any] = {
+    "type": "object",
+    "properties": {f"a_property_with_quite_a_long_name_{number}": {"enum": [number, "no"]} for number in range(4)},
+    "required": [f"a_property_with_quite_a_long_name_{number}" for number in range(4)],
+    "additionalProperties": False,
+}
+
+
+@pytest.mark.parametrize("temperature", [0.0, 1.0])
+async def test_text_that_leaves_no_choice_is_the_same_taken_at_once_or_token_by_token(client: AsyncOpenAI, temperature: float) -> None:
+    fields: dict[str, Any] = {"response_format": _format(LONG_NAMES), "temperature": temperature, "max_tokens": 300}
+    at_once, one_by_one = await asyncio.gather(ask(client, **fields), ask(client, logprobs=True, **fields))
+    assert at_once.choices[0].message.content == one_by_one.choices[0].message.content
+    assert at_once.usage == one_by_one.usage
+    jsonschema.validate(json.loads(at_once.choices[0].message.content), LONG_NAMES)
+
+
+async def test_a_grammar_that_takes_too_long_is_refused_by_the_clients_name_for_it(client: AsyncOpenAI) -> None:
+    letters = "abcdef"
+    patterns = [f".*{one}.*{two}.*{three}" for one in letters for two in letters for three in letters]
+    with pytest.raises(openai.BadRequestError) as caught:
+        await ask(client, response_format=_format({"allOf": [{"pattern": pattern} for pattern in patterns]}))
+    assert "too complex" in caught.value.message and "response_format" in caught.value.message
+    assert (await ask(client, response_format=_format(SCHEMAS[0]))).choices[0].finish_reason == "stop"

@@ -5,6 +5,9 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
+MAX_FORCED_TOKENS = 64
+"""Tokens that a mask may say follow one after the other because there is no other."""
+
 
 def mask_bytes(logits_width: int) -> int:
     """Bytes of a mask of so many ids: a bit each, rounded up."""

@@ -393,22 +393,30 @@ class RowMask(_message.Message):
     REQUEST_FIELD_NUMBER: _builtins.int
     POSITION_FIELD_NUMBER: _builtins.int
     ALLOWED_FIELD_NUMBER: _builtins.int
+    FORCED_FIELD_NUMBER: _builtins.int
     request: _builtins.int
     """The replica's request."""
     position: _builtins.int
     """Index of the token to be drawn."""
     allowed: _builtins.bytes
     """One bit for each id, the lowest of a byte first; 1 = it can be drawn. As many bytes as that takes."""
+    @_builtins.property
+    def forced(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]:
+        """Ids of the token to be drawn and of those behind it, as far as each is the only one that can be drawn at its place; at most 64. None = there
+        is a choice, or it was not looked for. A replica may take them as drawn, as many as it likes, in one row.
+        """
+
     def __init__(
         self,
         *,
         request: _builtins.int = ...,
         position: _builtins.int = ...,
         allowed: _builtins.bytes = ...,
+        forced: _abc.Iterable[_builtins.int] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["allowed", b"allowed", "position", b"position", "request", b"request"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["allowed", b"allowed", "forced", b"forced", "position", b"position", "request", b"request"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -20,7 +20,7 @@ from sampler_svc.vocabulary import Vocabulary, load_tokenizer
 from tests.fakes.sampler_tokenizers import byte_tokenizer, llama_decoder, tokenizer_of
 from triserve.rpc.errors import InvalidRequest
 from triserve.rpc.sampling import Grammar
-from triserve.rpc.token_mask import unpacked
+from triserve.rpc.token_mask import MAX_FORCED_TOKENS, unpacked
 
 WORDS = ("true", '{"', '":', "10", "name", "ab", "abc")
 WIDTH = 256 + len(WORDS) + 1
@@ -123,6 +123,58 @@ def test_a_mask_has_a_bit_for_each_logit_whatever_the_tokenizers_size(compiler: 
     mask = compiler.open(Grammar("regex", "[a-z]+"), width, (), ()).allowed()
     assert len(mask) == -(-width // 8)
     assert allowed(compiler.open(Grammar("regex", "a"), width, (), ()), width) == ([ord("a")] if width > ord("a") else [])
+
+
+def test_what_can_but_come_next_is_told_and_is_what_masks_would_allow_one_by_one(compiler: GrammarCompiler) -> None:
+    state = opened(compiler, "regex", '\\{"name": (10|ab)!')
+    run = state.forced()
+    assert text_of(run) == '{"name": '
+    assert state.forced() == run and allowed(state) == run[:1], "it is told without going on"
+    assert state.advance(run[:2]) and state.forced() == run[2:]
+    assert state.advance(run[2:]) and state.forced() == []
+    assert state.advance([ord("a")])
+    assert text_of(state.forced()) == "b!" and not state.is_over
+    assert state.advance(state.forced()) and state.is_over and state.forced() == []
+
+
+def test_what_can_but_come_next_is_no_more_than_so_much_and_nothing_else_may_come(compiler: GrammarCompiler) -> None:
+    state = opened(compiler, "regex", "!{100}")
+    assert state.forced() == [ord("!")] * MAX_FORCED_TOKENS
+    assert state.advance([ord("!")] * 50) and len(state.forced()) == 50
+    assert not state.advance([ord("?")])
+
+
+def test_where_the_text_may_end_there_is_a_choice(compiler: GrammarCompiler) -> None:
+    assert text_of(opened(compiler, "regex", "x(yz)?").forced()) == "x"
+    assert text_of(opened(compiler, "regex", "x(yz)?", stops=()).forced()) == "xyz", "unless nothing can end it"
+
+
+def test_too_complex_a_text_ahead_is_told_where_the_answer_comes_to_it(compiler: GrammarCompiler) -> None:
+    state = opened(compiler, "lark", 'start: s\ns: s s s s | s s s | s s | "!"', stops=())
+    run: list[int] = []
+    while more := state.forced():
+        run += more
+        assert state.advance(more)
+    assert len(run) > 5
+    with pytest.raises(InvalidRequest, match="too complex"):
+        state.advance([ord("!")])
+
+
+@given(st.data(), st.sampled_from(["(abc|ab!)x?", '\\{"name": (true|10)\\}', "(ab|abab)*!!!", "[0-9]{2}-true-[ab]"]))
+def test_looking_ahead_changes_no_mask(compiler: GrammarCompiler, pick: st.DataObject, expression: str) -> None:
+    ahead, plain = opened(compiler, "regex", expression), opened(compiler, "regex", expression)
+    for _ in range(30):
+        run = ahead.forced() if pick.draw(st.booleans()) else []
+        if len(run) > 1:
+            assert allowed(plain) == run[:1]
+        assert (ahead.allowed(), ahead.is_whole, ahead.is_over) == (plain.allowed(), plain.is_whole, plain.is_over)
+        token = pick.draw(st.sampled_from(allowed(plain)))
+        if token == EOS:
+            break
+        assert ahead.advance([token]) and plain.advance([token])
+        if plain.is_over:
+            break
+    assert ahead.is_over == plain.is_over
 
 
 SCHEMAS = [

@@ -106,6 +106,26 @@ def test_a_resumed_answer_goes_on_in_its_grammar_and_one_that_left_it_is_refused
     assert [error.field for _, error in outcome.failed] == ["generated_token_ids"]
 
 
+def test_tokens_without_a_choice_are_told_with_the_mask_and_come_back_in_one_row_or_in_several(grammars: GrammarCompiler) -> None:
+    sampling = Sampling(temperature=0.0, grammar=Grammar("regex", "abcde[xy]"))
+    for pieces in (["abcde"], ["ab", "c", "de"]):
+        one, outcome = begun(grammars, sampling=sampling)
+        assert bytes(outcome.masks[1].forced) == b"abcde"
+        position = 0
+        for piece in pieces:
+            row = frame([(1, position, ord(piece[0]))])._replace(tokens=[list(piece.encode())])
+            outcome = one.process([row])
+            position += len(piece)
+            assert texts(outcome) == {1: piece}
+            assert bytes(outcome.masks[1].forced) == b"abcde"[position:]
+        assert allowed_in(outcome) == (5, "xy")
+
+
+def test_where_log_probabilities_are_asked_for_each_token_has_a_row(grammars: GrammarCompiler) -> None:
+    _, outcome = begun(grammars, sampling=Sampling(temperature=0.0, grammar=Grammar("regex", "abcde"), top_logprobs=1))
+    assert not outcome.masks[1].forced
+
+
 def test_max_tokens_end_a_text_that_is_not_whole(grammars: GrammarCompiler) -> None:
     one, _ = begun(grammars, max_tokens=1)
     outcome = one.process([frame([(1, 0, ord("a"))])])

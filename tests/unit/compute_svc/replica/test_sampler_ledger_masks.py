@@ -28,7 +28,7 @@ def test_a_first_mask_may_come_in_its_own_time_with_no_frame_of_its_own(first: i
     send(ledger)
     assert ledger.read(Response(frame=1)).silent == []
     answer = ledger.read(Response(frame=1, masks=[mask(first)]))
-    assert [tuple(one) for one in answer.masks] == [(1, first, b"\x01\x02")]
+    assert [tuple(one)[:3] for one in answer.masks] == [(1, first, b"\x01\x02")]
 
 
 def test_a_mask_comes_with_the_answer_to_its_tokens_frame_or_the_request_is_left_out() -> None:
@@ -40,6 +40,26 @@ def test_a_mask_comes_with_the_answer_to_its_tokens_frame_or_the_request_is_left
     assert ([one.position for one in answer.masks], answer.silent) == ([1], [])
     send(ledger, (1, 1, False))
     assert ledger.read(Response(frame=3)).silent == [1]
+
+
+def test_tokens_without_a_choice_come_with_the_mask_and_their_row_is_one() -> None:
+    ledger = with_grammar()
+    send(ledger)
+    told = mask(0)
+    told.forced.extend([3, 4, 5])
+    assert list(ledger.read(Response(frame=1, masks=[told])).masks[0].forced) == [3, 4, 5]
+    ledger.note_sent(sampler_pb2.SampleRequest(frame=2, request=[1], position=[0], num_tokens=[3], token=[3, 4, 5]))
+    assert [one.position for one in ledger.read(Response(frame=2, masks=[mask(3)])).masks] == [3]
+
+
+@pytest.mark.parametrize("forced", [[WIDTH], [0] * 65])
+def test_tokens_without_a_choice_are_so_many_at_most_and_have_a_logit(forced: list[int]) -> None:
+    ledger = with_grammar()
+    send(ledger)
+    told = mask(0)
+    told.forced.extend(forced)
+    with pytest.raises(MalformedMessage, match="forces"):
+        ledger.read(Response(frame=1, masks=[told]))
 
 
 def test_who_has_ended_is_owed_no_mask() -> None:
