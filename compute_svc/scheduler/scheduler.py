@@ -18,7 +18,7 @@ from compute_svc.scheduler.length_predictor import LengthPredictor
 from compute_svc.scheduler.policies.first_come import FirstComeFirstServed
 from compute_svc.scheduler.policies.policy import Enter, Leave, Policy
 from compute_svc.wire.request import Request
-from triserve.rpc.errors import DeadlineExceeded, InvalidRequest, Overloaded, PromptTooLong
+from triserve.rpc.errors import DeadlineExceeded, Overloaded
 
 _RANK = attrgetter("rank")
 
@@ -99,7 +99,7 @@ class Scheduler:
             InvalidRequest: Its answer is complete already.
             Overloaded: The queue is full.
         """
-        self._require_possible(request)
+        require_possible(request, self.config.max_request_tokens)
         if len(self._states) >= self.config.max_waiting_requests + self.config.max_running_requests:
             raise Overloaded(f"{self.num_waiting} requests are waiting, the limit is {self.config.max_waiting_requests}")
         assert request.number not in self._states, "a number is used once"
@@ -224,23 +224,6 @@ class Scheduler:
         for state in self._running:
             assert state.table is not None and state.table.shared <= state.table.length
             assert state.kv_length <= state.table.length * self.config.page_size_tokens
-
-    def _require_possible(self, request: Request) -> None:
-        limit = self.config.max_request_tokens
-        longest = limit if request.draws_nothing and not request.pins else limit - 1
-        if request.prompt.size > longest:
-            raise PromptTooLong.of(got=request.prompt.size, limit=longest, field="token_ids")
-        if request.prompt.size + request.max_tokens > limit:
-            raise PromptTooLong(
-                f"max_tokens is {request.max_tokens}, the limit is {limit - request.prompt.size}: "
-                f"prompt and answer share {limit} tokens and the prompt has {request.prompt.size}",
-                field="max_tokens",
-            )
-        if request.generated.size >= max(1, request.max_tokens):
-            raise InvalidRequest(
-                f"generated_token_ids has {request.generated.size} tokens, it must have fewer than max_tokens, {request.max_tokens}",
-                field="generated_token_ids",
-            )
 
     def _expire(self, now: float) -> list[Failure]:
         failures = []

@@ -173,7 +173,7 @@ def test_null_means_unset() -> None:
 
 def test_ids_that_are_none_are_named_together_in_bounds() -> None:
     with pytest.raises(InvalidRequest) as caught:
-        CompletionBody(prompt="a", logit_bias={"5": 1, **{f"bad{n}": 1 for n in range(100)}}).wishes()
+        parse_body(CompletionBody, {"prompt": "a", "logit_bias": {"5": 1, **{f"bad{n}": 1 for n in range(100)}}}, LIMITS).wishes()
     assert caught.value.field == "logit_bias"
     assert "'bad0', 'bad1'" in caught.value.message and "bad50" not in caught.value.message
 
