@@ -32,8 +32,8 @@ _END = "<|triserve end of grammar|>"
 _THREADS = 3
 # Below llguidance's own, which let a text of some kilobytes take seconds: what agents send takes a tenth of these.
 _LIMITS: dict[str, Any] = {"initial_lexer_fuel": 500_000, "step_lexer_fuel": 30_000, "max_lexer_states": 50_000, "step_max_items": 50_000}
-# What llguidance says of a token that is not allowed, and of nothing else.
-_NOT_ALLOWED = "satisfy the grammar"
+# What llguidance says of a token that is not allowed, or behind the end, and of nothing else.
+_NOT_ALLOWED = ("satisfy the grammar", "parser stopped in consume_token; no error message")
 
 
 class _Look(NamedTuple):
@@ -147,7 +147,7 @@ class GrammarState:
             raise self._error
         if not self._matcher.consume_tokens(list(tokens)):
             error = self._matcher.get_error()
-            if _NOT_ALLOWED in error:
+            if any(sign in error for sign in _NOT_ALLOWED):
                 return False
             raise refused(reworded(error))
         self._look = self._next_look()

@@ -17,6 +17,7 @@ from compute_svc.scheduler.kv_memory import KvMemory
 from compute_svc.scheduler.length_predictor import LengthPredictor
 from compute_svc.scheduler.policies.first_come import FirstComeFirstServed
 from compute_svc.scheduler.policies.policy import Enter, Leave, Policy
+from compute_svc.scheduler.request_limits import require_possible
 from compute_svc.wire.request import Request
 from triserve.rpc.errors import DeadlineExceeded, Overloaded
 
