@@ -91,10 +91,11 @@ class GrammarState:
     def __init__(self, matcher: LLMatcher, end: int, logits_width: int, stop_token_ids: Iterable[int]) -> None:
         self._matcher = matcher
         self._sides = _sides_of(logits_width, end, frozenset(stop_token_ids))
-        # Tokens that can but come next, each with what is behind it: the matcher is behind the last of them. Then why it cannot go on, if it cannot.
-        self._ahead: deque[tuple[int, _Look]] = deque()
+        # Tokens that can but come next, each with whether the answer may end behind it: the matcher is behind the last of them, where `_far` is what
+        # can come. Then why it cannot go on, if it cannot.
+        self._ahead: deque[tuple[int, bool]] = deque()
         self._error: InvalidRequest | None = None
-        self._look = self._next_look()
+        self._look = self._far = self._next_look()
 
     @property
     def is_whole(self) -> bool:
@@ -117,7 +118,8 @@ class GrammarState:
                 return self._consume(tokens[place:])
             if token != self._ahead[0][0]:
                 return False
-            _, self._look = self._ahead.popleft()
+            _, is_whole = self._ahead.popleft()
+            self._look = self._look_at(self._ahead[0][0], is_whole=is_whole) if self._ahead else self._far
         return True
 
     def allowed(self) -> bytes:
@@ -126,20 +128,19 @@ class GrammarState:
 
     def forced(self) -> list[int]:
         """What can be drawn next and behind that, as far as each is the only one at its place; nothing where there is a choice at once."""
-        look = self._ahead[-1][1] if self._ahead else self._look
-        while len(self._ahead) < MAX_FORCED_TOKENS and self._error is None and not look.is_over:
-            token = self._only(look)
+        while len(self._ahead) < MAX_FORCED_TOKENS and self._error is None and not self._far.is_over:
+            token = self._only(self._far)
             if token is None:
                 break
             try:
                 if not self._matcher.consume_tokens([token]):
                     raise refused(reworded(self._matcher.get_error()))
-                look = self._next_look()
+                self._far = self._next_look()
             except InvalidRequest as error:
                 # It is told where the answer comes to it.
                 self._error = error
                 break
-            self._ahead.append((token, look))
+            self._ahead.append((token, self._far.is_whole))
         return [token for token, _ in self._ahead]
 
     def _consume(self, tokens: Sequence[int]) -> bool:
@@ -150,8 +151,14 @@ class GrammarState:
             if any(sign in error for sign in _NOT_ALLOWED):
                 return False
             raise refused(reworded(error))
-        self._look = self._next_look()
+        self._look = self._far = self._next_look()
         return True
+
+    def _look_at(self, token: int, *, is_whole: bool) -> _Look:
+        """What can come where it is one token."""
+        bits = np.zeros_like(self._sides.text)
+        bits[token >> 3] = 1 << (token & 7)
+        return _Look(bits, is_whole, False)
 
     def _allowed(self, look: _Look) -> NDArray[np.uint8]:
         mask = look.bits & self._sides.others
