@@ -207,14 +207,16 @@ class _Reader:
                 extra.append(FORMATS[schema["format"]])
 
     def _add_bounds(self, schema: dict[str, Any], held: dict[str, Any], place: _Place) -> None:
-        for key in ("minimum", "maximum"):
+        for key, sign in (("minimum", -1), ("maximum", 1)):
             exclusive = "exclusive" + key.capitalize()
             limit, excludes = schema.get(key), schema.get(exclusive)
             if isinstance(excludes, bool) and self._draft == "4":
                 limit, excludes = (None, limit) if excludes else (limit, None)
             for name, value in ((key, limit), (exclusive, excludes)):
                 if value is not None or schema.get(name, 0) is None:
-                    held[name] = _number(value, name, place)
+                    # What lies beyond is left out: the widest bounds of other languages are beyond.
+                    is_beyond = isinstance(value, int | float) and sign * value > MAX_EXACT
+                    held[name] = sign * MAX_EXACT if is_beyond else _number(value, name, place)
         if "multipleOf" in schema:
             held["multipleOf"] = _number(schema["multipleOf"], "multipleOf", place)
             if held["multipleOf"] <= 0:

@@ -132,7 +132,8 @@ def test_names_of_properties_are_no_keywords() -> None:
         ({"maxProperties": 1.5}, "maxProperties is no whole number"),
         ({"minimum": "0"}, "minimum is no number"),
         ({"minimum": None}, "minimum is no number"),
-        ({"maximum": 2**53 + 2}, "maximum is no number from -2^53 to 2^53"),
+        ({"minimum": 2**53 + 2}, "minimum is no number from -2^53 to 2^53"),
+        ({"exclusiveMaximum": -(2**60)}, "exclusiveMaximum is no number from -2^53 to 2^53"),
         ({"exclusiveMinimum": True, "minimum": 1}, "exclusiveMinimum is no number"),
         ({"multipleOf": 0}, "multipleOf is not above 0"),
         ({"pattern": 3}, "pattern is no string"),
@@ -234,6 +235,7 @@ def test_references_are_followed_through_escapes() -> None:
         ({"$ref": "#/$defs/a", "minLength": 2.0, "$defs": {"a": ANY}}, {"minLength": 2, "$ref": "#/$defs/d0", "$defs": {"d0": {}}}),
         ({"format": "int8", "allOf": [ANY]}, {"allOf": [ANY, {"minimum": -128, "maximum": 127}]}),
         ({"uniqueItems": True, "maxItems": 1}, {"maxItems": 1}),
+        ({"minimum": -(2**63), "maximum": 1.8e19}, {"minimum": -(2**53), "maximum": 2**53}),
     ],
     ids=str,
 )
