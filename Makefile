@@ -162,13 +162,19 @@ soak: $(VENV)/.dev ## Ten thousand short requests with random cancels: memory fl
 oracle: $(VENV)/.dev ## Compare every model family with a reference implementation and print the table
 	$(BIN)/python -m tests.oracle $(ARGS)
 
-.venv-compat/.done: tests/compat/requirements.txt $(VENV)/.dev
-	@test -x .venv-compat/bin/python || $(PYTHON) -m venv --without-pip .venv-compat
-	$(PIP) --python .venv-compat/bin/python install --quiet --requirement tests/compat/requirements.txt
+# Some clients refuse what others need: three environments, which the files of requirements explain.
+COMPAT := .venv-compat-openai3/.done .venv-compat-openai2/.done .venv-compat-load/.done
+$(COMPAT): .venv-compat-%/.done: tests/compat/requirements-%.txt $(VENV)/.dev
+	@test -x $(@D)/bin/python || $(PYTHON) -m venv --without-pip $(@D)
+	$(PIP) --python $(@D)/bin/python install --quiet --requirement $<
+	@touch $@
+
+tests/compat/node_modules/.done: tests/compat/package.json tests/compat/package-lock.json
+	cd tests/compat && npm ci --no-audit --no-fund --loglevel=error
 	@touch $@
 
 .PHONY: compat
-compat: $(VENV)/.dev .venv-compat/.done ## Run real clients (openai, litellm, langchain, llama-index, lm-eval, smg) against a pipeline; 1.2 GB in .venv-compat
+compat: $(VENV)/.dev $(COMPAT) tests/compat/node_modules/.done ## Run real clients against a pipeline: openai, anthropic, litellm, instructor and ten others; needs Node 20; 3 GB in .venv-compat-*
 	$(BIN)/python -m tests.compat $(ARGS)
 
 .PHONY: clean

@@ -6,7 +6,7 @@ from typing import Any
 
 import anthropic
 
-from tests.compat.clients.checks import MODEL, QUESTION, require, run
+from tests.compat.clients.checks import MODEL, QUESTION, Trip, require, run
 
 GREEDY = {"temperature": 0}
 
@@ -51,6 +51,21 @@ def count_tokens(url: str) -> None:
     require(count == usage.input_tokens + usage.cache_read_input_tokens, "as many as a message has")
 
 
+def tools(url: str) -> None:
+    plan = {"name": "plan", "description": "Plans a trip.", "input_schema": Trip.model_json_schema()}
+    asked = {"model": MODEL, "messages": QUESTION, "max_tokens": 99, "tools": [plan], "extra_body": GREEDY}
+    whole = client(url).messages.create(**asked, tool_choice={"type": "tool", "name": "plan"})
+    calls = [block for block in whole.content if block.type == "tool_use"]
+    require(whole.stop_reason == "tool_use" and [Trip.model_validate(call.input) for call in calls], "calls with arguments of the schema")
+    with client(url).messages.stream(**asked, tool_choice={"type": "tool", "name": "plan"}) as events:
+        final = events.get_final_message()
+    require([block.input for block in final.content if block.type == "tool_use"] == [call.input for call in calls], "the same in a stream")
+    results = [{"type": "tool_result", "tool_use_id": call.id, "content": "booked"} for call in calls]
+    turns = [*QUESTION, {"role": "assistant", "content": whole.content}, {"role": "user", "content": results}]
+    words = client(url).messages.create(model=MODEL, messages=turns, max_tokens=8, tools=[plan], tool_choice={"type": "none"})
+    require(words.content[0].text, "words behind the results")
+
+
 def errors(url: str) -> None:
     for kind, fields in ((anthropic.BadRequestError, {"max_tokens": 0}), (anthropic.NotFoundError, {"model": "claude"})):
         try:
@@ -68,6 +83,7 @@ run(
         "stop sequences": stop_sequence,
         "an answer sent back": sent_back,
         "counted tokens": count_tokens,
+        "tools": tools,
         "errors": errors,
     },
 )

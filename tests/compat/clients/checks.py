@@ -7,10 +7,23 @@ import sys
 import traceback
 from collections.abc import Callable
 from importlib import metadata
+from typing import Literal
+
+from pydantic import BaseModel, Field
 
 QUESTION = [{"role": "user", "content": "What is a merge step?"}]
-# The server's name for its model; the command line is the server's address, without /v1, this, and where its replica speaks vLLM's engine gRPC.
+# The command line is the server's address, without /v1, its name for its model, where its replica speaks vLLM's engine gRPC, and a folder of its tokenizer.
 MODEL = sys.argv[2]
+FOLDER = sys.argv[4]
+
+
+# A small model names what is allowed, or nothing of sense: what it is asked for is bounded.
+class Trip(BaseModel):
+    """A trip to a city."""
+
+    city: Literal["Paris", "Rome"]
+    days: int = Field(ge=1, le=7)
+
 
 Check = Callable[[str], None]
 

@@ -1,13 +1,14 @@
-"""LangChain's chat model for OpenAI's API."""
+"""LangChain's chat model for OpenAI's API: text, tools, structured output."""
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, Literal
 
 from langchain_core.messages import AIMessage, HumanMessage, SystemMessage
+from langchain_core.tools import tool
 from langchain_openai import ChatOpenAI
 
-from tests.compat.clients.checks import MODEL, require, run
+from tests.compat.clients.checks import MODEL, Trip, require, run
 
 
 def model(url: str, **fields: Any) -> ChatOpenAI:
@@ -38,4 +39,46 @@ def log_probabilities(url: str) -> None:
     require(len(answer.response_metadata["logprobs"]["content"]) > 0, "log-probabilities")
 
 
-run("langchain-openai", {"invoke": invoke, "stream": stream, "batch": batch, "log-probabilities": log_probabilities})
+@tool
+def get_weather(city: Literal["Paris", "Rome"]) -> str:
+    """Weather of a city."""
+    return f"sunny in {city}"
+
+
+def tools(url: str) -> None:
+    asked = [HumanMessage("How is the weather in Rome?")]
+    answer = model(url, max_tokens=99).bind_tools([get_weather], tool_choice="get_weather").invoke(asked)
+    require(answer.tool_calls and answer.response_metadata["finish_reason"] in ("stop", "tool_calls"), "a call")
+    results = [get_weather.invoke(call) for call in answer.tool_calls]
+    require(all(result.content.startswith("sunny in ") for result in results), "arguments that the tool takes")
+    words = model(url, max_tokens=24).invoke([*asked, answer, *results])
+    require(words.content and not words.tool_calls, "words behind the result")
+
+
+def tool_stream(url: str) -> None:
+    bound = model(url, max_tokens=99).bind_tools([get_weather], tool_choice="required", parallel_tool_calls=False)
+    whole, *chunks = list(bound.stream("How is the weather in Rome?"))
+    for chunk in chunks:
+        whole += chunk
+    (call,) = whole.tool_calls
+    require(get_weather.invoke(call).content.startswith("sunny in "), "one call, put together of deltas")
+
+
+def structured(url: str, method: Literal["json_schema", "function_calling"]) -> None:
+    answer = model(url, max_tokens=99).with_structured_output(Trip, method=method).invoke("Plan a trip to Rome.")
+    require(isinstance(answer, Trip), "an object of the class")
+
+
+run(
+    "langchain-openai",
+    {
+        "invoke": invoke,
+        "stream": stream,
+        "batch": batch,
+        "log-probabilities": log_probabilities,
+        "tools": tools,
+        "streamed tool calls": tool_stream,
+        "structured output, json_schema": lambda url: structured(url, "json_schema"),
+        "structured output, function_calling": lambda url: structured(url, "function_calling"),
+    },
+)

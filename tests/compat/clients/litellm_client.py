@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import json
 from typing import Any
 
 import litellm
 
-from tests.compat.clients.checks import MODEL, QUESTION, require, run
+from tests.compat.clients.checks import MODEL, QUESTION, Trip, require, run
 
 litellm.telemetry = False
 litellm.suppress_debug_info = True
@@ -44,4 +45,23 @@ def errors(url: str) -> None:
         raise AssertionError(kind.__name__)
 
 
-run("litellm", {"chat": chat, "stream": stream, "overflow is known": overflow, "errors": errors})
+def structured(url: str) -> None:
+    answer = ask(url, response_format=Trip, max_tokens=99, temperature=0)
+    require(Trip.model_validate_json(answer.choices[0].message.content), "an object of the class")
+
+
+def tools(url: str) -> None:
+    function = {"name": "plan", "description": "Plans a trip.", "parameters": Trip.model_json_schema()}
+    forced = {"tool_choice": "required", "parallel_tool_calls": False}
+    fields = {"tools": [{"type": "function", "function": function}], "max_tokens": 99, "temperature": 0, **forced}
+    calls = ask(url, **fields).choices[0].message.tool_calls
+    require([Trip.model_validate(json.loads(call.function.arguments)) for call in calls], "arguments of the schema")
+    chunks = list(ask(url, stream=True, **fields))
+    built = litellm.stream_chunk_builder(chunks).choices[0].message.tool_calls
+    require([call.function for call in built] == [call.function for call in calls], "the same calls in a stream")
+
+
+run(
+    "litellm",
+    {"chat": chat, "stream": stream, "structured output": structured, "tools": tools, "overflow is known": overflow, "errors": errors},
+)

@@ -1,7 +1,10 @@
-"""lm-evaluation-harness: what its generative tasks ask of `local-completions` and `local-chat-completions`."""
+"""lm-evaluation-harness: what its generative and its likelihood tasks ask of `local-completions` and `local-chat-completions`."""
 
 from __future__ import annotations
 
+import json
+import math
+import urllib.request
 from typing import Any
 
 from lm_eval.api.instance import Instance
@@ -41,4 +44,42 @@ def chats(url: str) -> None:
     require(len(answers) == 3 and all(answers), "an answer to each chat")
 
 
-run("lm_eval", {"generate_until of local-completions": completions, "generate_until of local-chat-completions": chats})
+def posted(url: str, path: str, body: dict[str, Any]) -> Any:
+    request = urllib.request.Request(f"{url}{path}", json.dumps(body).encode(), {"Content-Type": "application/json"})
+    with urllib.request.urlopen(request, timeout=120) as response:
+        return json.load(response)
+
+
+def loglikelihood(url: str) -> None:
+    model = LocalCompletionsAPI(
+        base_url=f"{url}/v1/completions", model=MODEL, tokenizer_backend="remote", max_length=1024, max_retries=1, batch_size=2
+    )
+    context, continuations = "The capital of France is", [" Paris", " a", " Paris, which is"]
+    asked = [Instance("loglikelihood", {}, (context, text), index) for index, text in enumerate(continuations)]
+    answers = model.loglikelihood(asked, disable_tqdm=True)
+    require(len(answers) == 3 and all(value < 0 for value, _ in answers), "a log-probability of each continuation")
+    likeliest = posted(url, "/v1/completions", {"prompt": context, "max_tokens": 1, "temperature": 0, "logprobs": 1})["choices"][0]
+    (value,) = likeliest["logprobs"]["token_logprobs"]
+    ((again, is_greedy),) = model.loglikelihood([Instance("loglikelihood", {}, (context, likeliest["text"]), 0)], disable_tqdm=True)
+    require(
+        is_greedy and math.isclose(value, again, abs_tol=1e-3),
+        f"what was generated has the log-probability it was drawn with: {value}, {again}",
+    )
+
+
+def rolling(url: str) -> None:
+    model = LocalCompletionsAPI(base_url=f"{url}/v1/completions", model=MODEL, tokenizer_backend="remote", max_length=16, max_retries=1)
+    text = "A merge step has the tokens of many requests in it, " * 3
+    (value,) = model.loglikelihood_rolling([Instance("loglikelihood_rolling", {}, (text,), 0)], disable_tqdm=True)
+    require(value < 0, "a log-probability of a text longer than the context")
+
+
+run(
+    "lm_eval",
+    {
+        "generate_until of local-completions": completions,
+        "generate_until of local-chat-completions": chats,
+        "loglikelihood": loglikelihood,
+        "loglikelihood_rolling": rolling,
+    },
+)

@@ -1,4 +1,4 @@
-"""OpenAI's own client: chats, completions, streams, log-probabilities, errors."""
+"""OpenAI's own client: chats, completions, responses, streams, parsed answers, tools, log-probabilities, vectors, errors."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from typing import Any
 
 import openai
 
-from tests.compat.clients.checks import MODEL, QUESTION, require, run
+from tests.compat.clients.checks import MODEL, QUESTION, Trip, require, run
 
 
 def client(url: str) -> Any:
@@ -90,6 +90,53 @@ def responses(url: str) -> None:
     require(client(url).responses.create(model=MODEL, input=again, max_output_tokens=4).output_text, "an answer to an answer sent back")
 
 
+def parsed(url: str) -> None:
+    fields = {"model": MODEL, "messages": QUESTION, "temperature": 0, "max_tokens": 99}
+    answer = client(url).chat.completions.parse(**fields, response_format=Trip)
+    require(isinstance(answer.choices[0].message.parsed, Trip), "an object of the class")
+    answer = client(url).responses.parse(model=MODEL, input=QUESTION, temperature=0, max_output_tokens=99, text_format=Trip)
+    require(isinstance(answer.output_parsed, Trip), "an object of the class from a response")
+
+
+def tools(url: str) -> None:
+    asked = {
+        "model": MODEL,
+        "messages": QUESTION,
+        "temperature": 0,
+        "max_tokens": 99,
+        "tool_choice": "required",
+        "parallel_tool_calls": False,
+    }
+    plan = openai.pydantic_function_tool(Trip)
+    message = client(url).chat.completions.parse(**asked, tools=[plan]).choices[0].message
+    require(
+        message.tool_calls and all(isinstance(call.function.parsed_arguments, Trip) for call in message.tool_calls), "calls with objects"
+    )
+    with client(url).chat.completions.stream(**asked, tools=[plan]) as events:
+        done = [event for event in events if event.type == "tool_calls.function.arguments.done"]
+    require([event.arguments for event in done] == [call.function.arguments for call in message.tool_calls], "the same calls in a stream")
+    results = [{"role": "tool", "tool_call_id": call.id, "content": "booked"} for call in message.tool_calls]
+    calls = [
+        {"id": call.id, "type": "function", "function": call.function.model_dump(include={"name", "arguments"})}
+        for call in message.tool_calls
+    ]
+    turns = [*QUESTION, {"role": "assistant", "content": None, "tool_calls": calls}, *results]
+    answer = client(url).chat.completions.create(model=MODEL, messages=turns, tools=[plan], tool_choice="none", max_tokens=8)
+    require(answer.choices[0].message.content, "words behind the results")
+
+
+def echo(url: str) -> None:
+    logprobs = client(url).completions.create(model=MODEL, prompt="A page is", echo=True, max_tokens=0, logprobs=1).choices[0].logprobs
+    require("".join(logprobs.tokens) == "A page is" and logprobs.token_logprobs[0] is None, "the prompt's own tokens")
+    require(all(value < 0 for value in logprobs.token_logprobs[1:]), "log-probabilities of all but the first")
+
+
+def embeddings(url: str) -> None:
+    vectors = client(url).embeddings.create(model=MODEL, input=["a page", "a page", "a step"])
+    one, again, other = (vector.embedding for vector in vectors.data)
+    require(one == again != other, "the same vector for the same text")
+
+
 def models(url: str) -> None:
     require(MODEL in [model.id for model in client(url).models.list()], "the model in the list")
     require(client(url).models.retrieve(MODEL).id == MODEL, "the model by name")
@@ -114,6 +161,10 @@ run(
         "log-probabilities": log_probabilities,
         "completions": completion,
         "an answer sent back": sent_back,
+        "parsed answers": parsed,
+        "tools": tools,
+        "echo of a prompt": echo,
+        "embeddings": embeddings,
         "responses": responses,
         "models": models,
         "errors": errors,
