@@ -19,7 +19,6 @@ def model(url: str, **fields: Any) -> Model:
     return get_model(f"openai-api/triserve/{MODEL}", base_url=f"{url}/v1", api_key="none", config=config, memoize=False)
 
 
-@tool
 def get_weather() -> Tool:
     async def execute(city: Literal["Paris", "Rome"]) -> str:
         """Weather of a city.
@@ -32,13 +31,16 @@ def get_weather() -> Tool:
     return execute
 
 
+WEATHER: Any = tool(get_weather)
+
+
 async def called(url: str, choice: Any) -> None:
     turns: list[Any] = [ChatMessageUser(content=ASK)]
-    answer = await model(url).generate(turns, tools=[get_weather()], tool_choice=choice)
+    answer = await model(url).generate(turns, tools=[WEATHER()], tool_choice=choice)
     require(answer.message.tool_calls and not any(call.parse_error for call in answer.message.tool_calls), "calls that are read")
-    results, _ = await execute_tools([*turns, answer.message], [get_weather()])
+    results, _ = await execute_tools([*turns, answer.message], [WEATHER()])
     require(all(result.error is None and result.text.startswith("sunny in ") for result in results), "arguments that the tool takes")
-    words = await model(url).generate([*turns, answer.message, *results], tools=[get_weather()], tool_choice="none")
+    words = await model(url).generate([*turns, answer.message, *results], tools=[WEATHER()], tool_choice="none")
     require(words.completion and not words.message.tool_calls, "words behind the result")
 
 

@@ -39,29 +39,31 @@ def log_probabilities(url: str) -> None:
     require(len(answer.response_metadata["logprobs"]["content"]) > 0, "log-probabilities")
 
 
-@tool
 def get_weather(city: Literal["Paris", "Rome"]) -> str:
     """Weather of a city."""
     return f"sunny in {city}"
 
 
+WEATHER: Any = tool(get_weather)
+
+
 def tools(url: str) -> None:
     asked = [HumanMessage("How is the weather in Rome?")]
-    answer = model(url, max_tokens=99).bind_tools([get_weather], tool_choice="get_weather").invoke(asked)
+    answer = model(url, max_tokens=99).bind_tools([WEATHER], tool_choice="get_weather").invoke(asked)
     require(answer.tool_calls and answer.response_metadata["finish_reason"] in ("stop", "tool_calls"), "a call")
-    results = [get_weather.invoke(call) for call in answer.tool_calls]
+    results = [WEATHER.invoke(call) for call in answer.tool_calls]
     require(all(result.content.startswith("sunny in ") for result in results), "arguments that the tool takes")
     words = model(url, max_tokens=24).invoke([*asked, answer, *results])
     require(words.content and not words.tool_calls, "words behind the result")
 
 
 def tool_stream(url: str) -> None:
-    bound = model(url, max_tokens=99).bind_tools([get_weather], tool_choice="required", parallel_tool_calls=False)
+    bound = model(url, max_tokens=99).bind_tools([WEATHER], tool_choice="required", parallel_tool_calls=False)
     whole, *chunks = list(bound.stream("How is the weather in Rome?"))
     for chunk in chunks:
         whole += chunk
     (call,) = whole.tool_calls
-    require(get_weather.invoke(call).content.startswith("sunny in "), "one call, put together of deltas")
+    require(WEATHER.invoke(call).content.startswith("sunny in "), "one call, put together of deltas")
 
 
 def structured(url: str, method: Literal["json_schema", "function_calling"]) -> None:

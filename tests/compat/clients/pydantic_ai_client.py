@@ -32,12 +32,12 @@ def tools(url: str) -> None:
     given: list[str] = []
     planner = agent(url)
 
-    @planner.tool_plain
     def get_weather(city: Literal["Paris", "Rome"]) -> str:
         """Weather of a city."""
         given.append(city)
         return "sunny"
 
+    planner.tool_plain(get_weather)
     # The first step must call; the next, with the result in its prompt, answers in words.
     result = planner.run_sync(
         "How is the weather in Rome?", model_settings=lambda context: {"tool_choice": "required" if context.run_step == 1 else "none"}
