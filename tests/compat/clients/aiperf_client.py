@@ -40,7 +40,14 @@ def profile(url: str) -> None:
             "--ui": "none",
         }
         pairs = [part for pair in options.items() for part in pair]
-        command = [str(Path(sys.executable).with_name("aiperf")), "profile", "--streaming", "--no-gpu-telemetry", "--use-server-token-count", *pairs]
+        command = [
+            str(Path(sys.executable).with_name("aiperf")),
+            "profile",
+            "--streaming",
+            "--no-gpu-telemetry",
+            "--use-server-token-count",
+            *pairs,
+        ]
         subprocess.run(command, check=True, stdout=sys.stderr, timeout=240, env={**os.environ, "HF_HUB_CACHE": cache})
         (report,) = (json.loads(path.read_text()) for path in Path(folder).rglob("profile_export_aiperf.json"))
     require(report["request_count"]["avg"] == REQUESTS, "all requests answered")
