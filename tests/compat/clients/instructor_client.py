@@ -32,11 +32,16 @@ def planned(url: str, mode: Any) -> None:
 
 
 def json_mode(url: str) -> None:
-    example = [{"role": "user", "content": "Which city?"}, {"role": "assistant", "content": '{"city": "Paris"}'}]
+    # JSON mode holds an answer to be an object, not to end soon: examples show a small model how.
+    turns: list[Any] = []
+    for city in ("Paris", "Berlin", "Oslo", "Madrid"):
+        turns.append({"role": "user", "content": f"I go to {city}. Which city?"})
+        turns.append({"role": "assistant", "content": f'{{"city": "{city}"}}'})
+    turns.append({"role": "user", "content": "I go to Rome. Which city?"})
     answer = client(url, instructor.Mode.JSON).chat.completions.create(
-        model=MODEL, messages=[*example, *example, *ASK], response_model=AnyObject, max_retries=0, temperature=0, max_tokens=400
+        model=MODEL, messages=turns, response_model=AnyObject, max_retries=0, temperature=0, max_tokens=99
     )
-    require(isinstance(answer, AnyObject), "an object")
+    require(answer.model_dump(), "an object with fields")
 
 
 def streamed(url: str) -> None:
