@@ -174,7 +174,7 @@ tests/compat/node_modules/.done: tests/compat/package.json tests/compat/package-
 	@touch $@
 
 .PHONY: compat
-compat: $(VENV)/.dev $(COMPAT) tests/compat/node_modules/.done ## Run real clients against a pipeline: openai, anthropic, litellm, instructor and ten others; needs Node 20; 3 GB in .venv-compat-*
+compat: $(VENV)/.dev $(COMPAT) tests/compat/node_modules/.done ## Run real clients against a pipeline: openai, anthropic, litellm, instructor and ten others; needs Node 20; 5 GB in .venv-compat-*
 	$(BIN)/python -m tests.compat $(ARGS)
 
 .PHONY: clean
