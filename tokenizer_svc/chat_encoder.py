@@ -35,6 +35,7 @@ class Chat(NamedTuple):
         add_generation_prompt: whether the assistant's header comes last.
         continue_final_message: whether the last turn is left open: what it says comes last.
         tools: what the model may call.
+        add_special_tokens: whether the tokenizer adds its own special tokens to the template's.
     """
 
     messages: tuple[Message, ...]
@@ -42,6 +43,7 @@ class Chat(NamedTuple):
     add_generation_prompt: bool = True
     continue_final_message: bool = False
     tools: tuple[Tool, ...] = ()
+    add_special_tokens: bool = False
 
 
 class EncodedChat(NamedTuple):
@@ -86,7 +88,7 @@ class ChatEncoder:
         self._today = today
 
     def encode(self, chat: Chat, *, max_tokens: int | None, keep_last: int | None = None) -> EncodedChat:
-        """The ids of a chat as the model's author meant it, its special tokens from the template alone.
+        """The ids of a chat as the model's author meant it, its special tokens from the template alone unless more are asked for.
 
         Args:
             chat: checked by `InputLimits.check_chat`.
@@ -103,13 +105,15 @@ class ChatEncoder:
         chat = chat._replace(messages=self.forms.adapt(chat.messages), tools=tools)
         text, end = self._render_with_end(chat)
         self.forms.check_printed(chat.messages, chat.arguments, tools=tools, add_generation_prompt=chat.add_generation_prompt)
-        token_ids = self._encode(text, max_tokens, keep_last)
-        # Where the first ids were left out, what is left does not begin as every chat with this system prompt.
-        is_whole = keep_last is None or len(token_ids) < keep_last
+        token_ids = self._tokenizer.encode(
+            text, add_special_tokens=chat.add_special_tokens, field="messages", max_tokens=max_tokens, keep_last=keep_last
+        )
+        # Where the first ids were left out, or others stand before them, it does not begin as every chat with this system prompt.
+        is_whole = (keep_last is None or len(token_ids) < keep_last) and not chat.add_special_tokens
         return EncodedChat(token_ids, self._system_tokens(chat, text, token_ids) if is_whole else 0, end)
 
-    def _encode(self, text: str, max_tokens: int | None = None, keep_last: int | None = None) -> list[int]:
-        return self._tokenizer.encode(text, add_special_tokens=False, field="messages", max_tokens=max_tokens, keep_last=keep_last)
+    def _encode(self, text: str) -> list[int]:
+        return self._tokenizer.encode(text, add_special_tokens=False, field="messages")
 
     def _render(self, chat: Chat) -> str:
         """What the template prints, its special tokens as aliases and users' words as they came."""

@@ -263,6 +263,7 @@ def chat_of(chat: pb.ChatInput) -> Chat:
         chat.add_generation_prompt if chat.HasField("add_generation_prompt") else not chat.continue_final_message,
         continue_final_message=chat.continue_final_message,
         tools=tuple(map(_tool_of, chat.tools)),
+        add_special_tokens=chat.add_special_tokens,
     )
 
 

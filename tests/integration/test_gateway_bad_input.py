@@ -361,7 +361,6 @@ async def test_tokenize_and_detokenize_are_inverse(session: aiohttp.ClientSessio
         ("/tokenize", {"prompt": "a", "messages": HELLO}, "prompt"),
         ("/tokenize", {"prompt": "a", "tools": [{"type": "function", "function": {"name": "f"}}]}, "tools"),
         ("/tokenize", {"messages": HELLO, "tools": [{"type": "function", "function": {"name": "f"}}]}, "tools"),
-        ("/tokenize", {"messages": HELLO, "add_special_tokens": True}, "add_special_tokens"),
         ("/tokenize", {"messages": HELLO, "chat_template": "{{ x }}"}, "chat_template"),
         ("/tokenize", {"prompt": "a", "model": "gpt-17"}, "model"),
         ("/detokenize", {"tokens": [-1]}, "tokens[0]"),

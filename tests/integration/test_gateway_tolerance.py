@@ -284,9 +284,9 @@ async def test_fields_that_only_the_other_of_chats_and_completions_has_are_taken
 ) -> None:
     unset = dict.fromkeys(("max_completion_tokens", "reasoning_effort", "top_logprobs"))
     assert (await posted(session, COMPLETION, {"prompt": "a", "chat_template_kwargs": {}, **unset}))[0] == 200
-    assert (await posted(session, CHAT, {"messages": HELLO, "add_special_tokens": False}))[0] == 200
-    status, answer = await posted(session, CHAT, {"messages": HELLO, "add_special_tokens": True})
-    assert (status, answer["error"]["param"]) == (400, "add_special_tokens")
+    assert (await posted(session, CHAT, {"messages": HELLO, "echo": False}))[0] == 200
+    status, answer = await posted(session, CHAT, {"messages": HELLO, "echo": True})
+    assert (status, answer["error"]["param"]) == (400, "echo")
 
 
 async def test_health_is_found_as_ping_too(session: aiohttp.ClientSession) -> None:

@@ -26,6 +26,8 @@ class ChatBody(Generating):
     # For models whose template reads it.
     reasoning_effort: Label | None = None
     add_generation_prompt: bool | None = None
+    # Whether the tokenizer's own special tokens stand beside the template's.
+    add_special_tokens: bool | None = None
     # The last message is an assistant's, and the answer goes on with it.
     continue_final_message: bool | None = None
     # The last turn is rewritten by the model before it is answered.
@@ -73,6 +75,7 @@ class ChatBody(Generating):
             arguments = {**arguments, _EFFORT: self.reasoning_effort}
         chat = chat_input(self.messages, arguments, tool_inputs(self._tool_use.functions))
         set_end(chat, self.add_generation_prompt, self.continue_final_message)
+        chat.add_special_tokens = bool(self.add_special_tokens)
         return tokenizer_pb2.EncodeRequest(chat=chat)
 
     @property

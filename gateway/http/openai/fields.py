@@ -31,8 +31,6 @@ REFUSED: Refused = {
     "prompt_embeds": (),
     "documents": ([],),
     "chat_template": (),
-    # A chat's template writes them itself.
-    "add_special_tokens": (False,),
     "truncation_side": ("left",),
     "mm_processor_kwargs": ({},),
     "media_io_kwargs": ({},),
@@ -66,7 +64,6 @@ REFUSED_IN_MESSAGE: Refused = {
     "refusal": ("",),
     "annotations": ([],),
     "reasoning": ("",),
-    "parsed": (),
 }
 REFUSED_IN_STREAM_OPTIONS: Refused = {"include_obfuscation": (False,)}
 

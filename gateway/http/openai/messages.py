@@ -8,7 +8,7 @@ from typing import Annotated, Any
 from pydantic import BeforeValidator, model_validator
 
 from gateway.http.openai.tool_schema import ToolCallId, ToolCalls, call_inputs
-from gateway.http.openai.values import Body, Text, TextPart, parts_as_text
+from gateway.http.openai.values import Body, Text, TextPart, parts_as_text, without_effect
 from triserve.rpc.errors import InvalidRequest
 from triserve.v1 import tokenizer_pb2
 
@@ -23,6 +23,8 @@ class Message(Body):
     tool_call_id: ToolCallId | None = None
     # What the model thought before the turn.
     reasoning_content: Text | None = None
+    # As OpenAI's client leaves it where it has parsed an answer.
+    parsed: Any = without_effect("the content says it")
 
     @model_validator(mode="before")
     @classmethod

@@ -45,11 +45,10 @@ class TokenizeBody(Body):
                 raise InvalidRequest("tools is set, and a prompt has no template that prints them", field="tools")
             with_special = self.add_special_tokens is not False
             return tokenizer_pb2.EncodeRequest(text=tokenizer_pb2.TextInput(text=self.prompt, add_special_tokens=with_special))
-        if self.add_special_tokens:
-            raise InvalidRequest("add_special_tokens is true, and a chat's template writes them itself", field="add_special_tokens")
         tools = tool_inputs(tool_use([tool.function for tool in self.tools or ()], None, None).functions)
         chat = chat_input(self.messages or [], self.chat_template_kwargs or {}, tools)
         set_end(chat, self.add_generation_prompt, self.continue_final_message)
+        chat.add_special_tokens = bool(self.add_special_tokens)
         return tokenizer_pb2.EncodeRequest(chat=chat)
 
 

@@ -10,7 +10,7 @@ from pydantic import AfterValidator, Field, PlainValidator, model_validator
 from typing_extensions import TypedDict
 
 from gateway.flow.call import AnswerReading
-from gateway.http.openai.values import Body, Text, unicode_text
+from gateway.http.openai.values import Body, Text, unicode_text, without_effect
 from gateway.tools.argument_grammars import OfferedTool
 from triserve.rpc import limits as contract
 from triserve.rpc.errors import InvalidRequest
@@ -65,6 +65,8 @@ class CalledFunction(NestedBody):
 
     name: CalledName
     arguments: Text = ""
+    # As OpenAI's client leaves them where it has parsed an answer.
+    parsed_arguments: Any = without_effect("the arguments say it")
 
 
 class AssistantCall(NestedBody):

@@ -100,6 +100,8 @@ def test_every_field_reaches_the_stages_or_has_no_effect_by_its_own_account(kind
         besides["tools"] = TOOLS_OF.get(kind)
     if name == "tools":
         value = TOOLS_OF[kind]
+    if (name, kind) == ("add_special_tokens", ChatBody):
+        value = True
     if (name, kind) == ("tool_choice", MessagesBody):
         value = {"type": "none"}
     if isinstance(extra, dict) and WITHOUT_EFFECT in extra:

@@ -169,3 +169,18 @@ def test_completions_have_no_tools() -> None:
     with pytest.raises(InvalidRequest, match="tools is not supported"):
         parse_body(CompletionBody, {"prompt": "a", "tools": function()}, LIMITS)
     assert parse_body(CompletionBody, {"prompt": "a", "tools": [], "tool_choice": "auto"}, LIMITS).reading is None
+
+
+def test_what_openais_client_has_parsed_may_be_sent_back() -> None:
+    call = {"id": "c", "type": "function", "function": {"name": "f", "arguments": "{}", "parsed_arguments": {"a": [1]}}}
+    sent = {"role": "assistant", "content": None, "parsed": {"a": {"b": 1}}, "tool_calls": [call]}
+    turns = [{"role": "user", "content": "Hi"}, sent, {"role": "tool", "tool_call_id": "c", "content": "1"}]
+    plain = [turns[0], {**sent, "parsed": None, "tool_calls": [{**call, "function": {"name": "f", "arguments": "{}"}}]}, turns[2]]
+    read, wanted = (parse_body(ChatBody, {"messages": messages}, LIMITS).prompt() for messages in (turns, plain))
+    assert read == wanted
+
+
+def test_a_chat_may_have_the_tokenizers_own_special_tokens() -> None:
+    for asked, wanted in ((True, True), (False, False), (None, False)):
+        body = parse_body(ChatBody, {"messages": [{"role": "user", "content": "Hi"}], "add_special_tokens": asked}, LIMITS)
+        assert body.prompt().chat.add_special_tokens is wanted
