@@ -76,7 +76,9 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--output", type=Path, default=RESULTS)
     arguments = parser.parse_args()
-    table = {f"{name} {way}": cases(name, way, arguments.answers, arguments.seed) for name, ways in WRITERS.items() for way in range(len(ways))}
+    table = {
+        f"{name} {way}": cases(name, way, arguments.answers, arguments.seed) for name, ways in WRITERS.items() for way in range(len(ways))
+    }
     for name, counts in table.items():
         print(f"{name:12} {counts}")
     document = {
