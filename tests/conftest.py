@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 
 from hypothesis import HealthCheck, Phase, settings
 
@@ -17,3 +18,7 @@ settings.load_profile("any machine")
 if "PYTEST_XDIST_WORKER" in os.environ:
     # There is a worker for each core: a second thread of torch in each would wait for another's core, and spin meanwhile.
     os.environ.setdefault("OMP_NUM_THREADS", "1")
+
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    # As a shell starts what it has in the background. Processes that tests start would ignore Ctrl-C too, of which some are tested.
+    signal.signal(signal.SIGINT, signal.default_int_handler)

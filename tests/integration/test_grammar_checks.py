@@ -16,7 +16,7 @@ from typing import Any
 import psutil
 import pytest
 
-from sampler_svc.grammar_check.checker import Checked, CheckLimits, GrammarChecker, Words
+from sampler_svc.grammar_check.checker import Checked, CheckLimits, GrammarChecker, Words, _Checking
 from sampler_svc.grammars import GrammarCompiler
 from sampler_svc.vocabulary import Vocabulary, load_tokenizer
 from tests.fakes.sampler_tokenizers import byte_tokenizer
@@ -217,6 +217,14 @@ async def test_a_process_that_hangs_is_killed(checkers: Callable[..., GrammarChe
     await checker.check(PLAIN)
     hung = process_of(checker)
     hung.send_signal(signal.SIGSTOP)
+    start = _Checking.start
+
+    async def stopped(words: Words) -> _Checking:
+        another = await start(words)
+        another._process.send_signal(signal.SIGSTOP)
+        return another
+
+    monkeypatch.setattr(_Checking, "start", stopped)
     monkeypatch.setattr("sampler_svc.grammar_check.checker._START_S", 0.0)
     with pytest.raises(Internal):
         await checker.check(Grammar("regex", "b+"))

@@ -75,7 +75,8 @@ class ChatBody(Generating):
             arguments = {**arguments, _EFFORT: self.reasoning_effort}
         chat = chat_input(self.messages, arguments, tool_inputs(self._tool_use.functions))
         set_end(chat, self.add_generation_prompt, self.continue_final_message)
-        chat.add_special_tokens = bool(self.add_special_tokens)
+        if self.add_special_tokens:
+            chat.add_special_tokens = True
         return tokenizer_pb2.EncodeRequest(chat=chat)
 
     @property

@@ -48,7 +48,8 @@ class TokenizeBody(Body):
         tools = tool_inputs(tool_use([tool.function for tool in self.tools or ()], None, None).functions)
         chat = chat_input(self.messages or [], self.chat_template_kwargs or {}, tools)
         set_end(chat, self.add_generation_prompt, self.continue_final_message)
-        chat.add_special_tokens = bool(self.add_special_tokens)
+        if self.add_special_tokens:
+            chat.add_special_tokens = True
         return tokenizer_pb2.EncodeRequest(chat=chat)
 
 
