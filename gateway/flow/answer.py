@@ -30,6 +30,8 @@ class Delta(NamedTuple):
     finish_reason: FinishReason | None
     # Those of the prompt's tokens, if they were asked for: all of them, in the answer's first delta.
     prompt_logprobs: Sequence[sampler_pb2.TokenLogprobs] = ()
+    # Those that were asked for, little-endian float32: all of them, in the answer's last delta.
+    hidden_states: bytes = b""
 
 
 class Started(NamedTuple):
@@ -199,7 +201,8 @@ class Answer:
         tokens = self.token_ids[self._taken :]
         if not (tokens or self._text or finish):
             return None
-        delta = Delta("".join(self._text), tokens, self._logprobs, finish, tuple(self._prompt_logprobs))
+        hidden = bytes(self.hidden) if finish is not None else b""
+        delta = Delta("".join(self._text), tokens, self._logprobs, finish, tuple(self._prompt_logprobs), hidden)
         self.untouched = False
         self._taken = len(self.token_ids)
         self._text = []

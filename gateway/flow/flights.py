@@ -9,6 +9,7 @@ from collections.abc import Callable, Sequence
 from gateway.flow.answer import Delta, FinishReason
 from gateway.flow.generation import CacheReport, Piece, Timeline, Usage, Writer
 from gateway.flow.live_generation import LiveGeneration
+from gateway.flow.waking import done_or_woken
 from gateway.tools.answer_parser import AnswerForm
 from prompt_cache import CachedDelta
 from prompt_cache.flights import Failed, Finished, Maker, Seat
@@ -87,10 +88,6 @@ class FollowedGeneration:
         """The prompt that its one choice answers."""
         return self._prompt_token_ids
 
-    def hidden_states(self, choice: int) -> bytes:
-        """See `Generation`. Who asks for some is not answered so."""
-        return b""
-
     def write_to(self, writer: Writer) -> None:
         """Does nothing: what others make comes in batches."""
 
@@ -108,13 +105,7 @@ class FollowedGeneration:
         """What comes next; None where the reader was woken, or nothing came for too long."""
         if self._reading is None:
             self._reading = asyncio.create_task(self._seat.read(self._num_taken), name="follow")
-        waking = asyncio.create_task(self._woken.wait(), name="wake")
-        try:
-            await asyncio.wait({self._reading, waking}, timeout=self._idle_s, return_when=asyncio.FIRST_COMPLETED)
-        finally:
-            self._woken.clear()
-            waking.cancel()
-        if not self._reading.done():
+        if not await done_or_woken(self._reading, self._woken, idle_s=self._idle_s):
             return None
         reading, self._reading = self._reading, None
         return reading.result()

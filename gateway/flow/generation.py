@@ -111,9 +111,6 @@ class Generation(Protocol):
     def prompt_token_ids(self, choice: int) -> Sequence[int]:
         """The prompt that a choice answers."""
 
-    def hidden_states(self, choice: int) -> bytes:
-        """The vectors that were asked for with a choice, little-endian float32."""
-
     def write_to(self, writer: Writer) -> None:
         """Lets deltas go to a writer as they come, without waking who waits in `next`, which returns what the writer is not free for."""
 

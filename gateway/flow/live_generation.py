@@ -201,10 +201,6 @@ class LiveGeneration:
         """The prompt that a choice answers."""
         return self.choices[choice].prompt.token_ids
 
-    def hidden_states(self, choice: int) -> bytes:
-        """See `Generation`."""
-        return bytes(self.answers[choice].hidden)
-
     def write_to(self, writer: Writer) -> None:
         """See `Generation`. Ends and failures are left to `next`."""
         self._writer = writer

@@ -68,10 +68,6 @@ class ReplayedGeneration:
         """The prompt that its one choice answers."""
         return self._prompt_token_ids
 
-    def hidden_states(self, choice: int) -> bytes:
-        """See `Generation`. Who asks for some is not answered so."""
-        return b""
-
     def write_to(self, writer: Writer) -> None:
         """Does nothing: whoever replays waits between two deltas."""
 

@@ -11,6 +11,7 @@ from gateway.flow.call import AnswerReading, CachePolicy, Call, Wishes
 from gateway.flow.generation import CacheReport, Generation, Piece, Timeline, Usage, Writer
 from gateway.flow.limits import Limits
 from gateway.flow.live_generation import LiveGeneration
+from gateway.flow.waking import done_or_woken
 from gateway.tools.answer_parser import AnswerForm
 from triserve.rpc.errors import InvalidRequest
 from triserve.rpc.traces.spans import OpenSpan
@@ -126,13 +127,7 @@ class RewrittenGeneration:
         """See `Generation.next`."""
         if self.answer is not None:
             return await self.answer.next()
-        waking = asyncio.create_task(self._woken.wait(), name="wake")
-        try:
-            await asyncio.wait({self._beginning, waking}, timeout=self._idle_s, return_when=asyncio.FIRST_COMPLETED)
-        finally:
-            self._woken.clear()
-            waking.cancel()
-        if not self._beginning.done():
+        if not await done_or_woken(self._beginning, self._woken, idle_s=self._idle_s):
             return []
         self.answer = self._beginning.result()
         self.form = self.answer.form
@@ -154,10 +149,6 @@ class RewrittenGeneration:
         """The prompt with the rewritten turn."""
         return self._first.prompt_token_ids(0) if self.answer is None else self.answer.prompt_token_ids(choice)
 
-    def hidden_states(self, choice: int) -> bytes:
-        """None: who asks for them asks for no text."""
-        return b""
-
     def write_to(self, writer: Writer) -> None:
         """See `Generation`; of the answer."""
         self._writer = writer
@@ -169,7 +160,8 @@ class RewrittenGeneration:
             self.answer.wake()
 
     def close(self) -> None:
-        """Aborts whichever step is under way."""
+        """Aborts whichever step is under way. Lets go of its reader, which holds it too."""
+        self._writer = None
         self._beginning.cancel()
         self._first.close()
         if self._beginning.done() and not self._beginning.cancelled() and self._beginning.exception() is None:

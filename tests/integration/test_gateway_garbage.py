@@ -10,6 +10,7 @@ from typing import Any
 import aiohttp
 import pytest
 
+from tests.fakes.fake_compute import FakeCompute
 from tests.fakes.gateway_fleet import GatewayFleet, eventually, running_fleet
 
 CHAT: dict[str, Any] = {"model": "tiny", "messages": [{"role": "user", "content": "Hello"}]}
@@ -17,7 +18,7 @@ CHAT: dict[str, Any] = {"model": "tiny", "messages": [{"role": "user", "content"
 
 @pytest.fixture
 async def fleet() -> AsyncIterator[GatewayFleet]:
-    async with running_fleet() as fleet:
+    async with running_fleet(computes=[FakeCompute(hidden_size=3)]) as fleet:
         yield fleet
 
 
@@ -30,6 +31,10 @@ async def fleet() -> AsyncIterator[GatewayFleet]:
         ("/v1/completions", {"model": "tiny", "prompt": ["a", "b"], "stream": True}),
         ("/v1/responses", {"model": "tiny", "input": "Hello", "stream": True}),
         ("/v1/messages", {"model": "tiny", "max_tokens": 9, "messages": CHAT["messages"], "stream": True}),
+        ("/v1/chat/completions", {**CHAT, "n": 1, "best_of": 3}),
+        ("/v1/chat/completions", {**CHAT, "n": 2, "use_beam_search": True, "max_tokens": 3}),
+        ("/v1/chat/completions", {**CHAT, "system2_attention": True, "stream": True}),
+        ("/v1/embeddings", {"model": "tiny", "input": ["a", "b"]}),
         ("/v1/chat/completions", {**CHAT, "n": 999}),
     ],
 )

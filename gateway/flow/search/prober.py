@@ -118,7 +118,7 @@ class Prober:
             while not generation.finished:
                 for piece in await generation.next():
                     candidates = _candidates(piece.delta.logprobs) if most else []
-                    found[piece.choice] = Probe(candidates, generation.hidden_states(piece.choice))
+                    found[piece.choice] = Probe(candidates, piece.delta.hidden_states)
         self._note(generation)
         return [found[number] for number in range(len(probes))]
 

@@ -8,6 +8,7 @@ from typing import Protocol
 
 from gateway.flow.answer import Delta
 from gateway.flow.generation import CacheReport, Piece, Timeline, Usage, Writer
+from gateway.flow.waking import done_or_woken
 from gateway.tools.answer_parser import AnswerForm
 from triserve.rpc.traces.spans import OpenSpan
 
@@ -68,13 +69,7 @@ class SearchGeneration:
 
     async def next(self) -> list[Piece]:
         """See `Generation.next`."""
-        waking = asyncio.create_task(self._woken.wait(), name="wake")
-        try:
-            await asyncio.wait({self._running, waking}, timeout=self._idle_s, return_when=asyncio.FIRST_COMPLETED)
-        finally:
-            self._woken.clear()
-            waking.cancel()
-        if not self._running.done():
+        if not await done_or_woken(self._running, self._woken, idle_s=self._idle_s):
             return []
         self.answers = self._running.result()
         self.finished = True
@@ -101,10 +96,6 @@ class SearchGeneration:
     def prompt_token_ids(self, choice: int) -> Sequence[int]:
         """The prompt that a choice answers."""
         return self._prompts[choice // self._n]
-
-    def hidden_states(self, choice: int) -> bytes:
-        """None: who asks for them asks for no text."""
-        return b""
 
     def write_to(self, writer: Writer) -> None:
         """Does nothing: there are no deltas to be written early."""

@@ -7,13 +7,13 @@ from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import Field, model_validator
 
-from gateway.flow.call import AnswerReading, Wishes
+from gateway.flow.call import Wishes
 from gateway.http.messages.blocks import Blocks, CallBlock, MessageTool, ResultBlock, SystemText, ToolChoice, turns_of
 from gateway.http.one_answer import OneAnswer
 from gateway.http.openai.fields import Refused
 from gateway.http.openai.generating import CacheField
 from gateway.http.openai.messages import Message, chat_input
-from gateway.http.openai.tool_schema import ToolUse, tool_inputs, tool_use
+from gateway.http.openai.tool_schema import MayUseTools, ToolUse, tool_inputs, tool_use
 from gateway.http.openai.values import Body, Label, Text, without_effect
 from triserve.v1 import tokenizer_pb2
 
@@ -50,7 +50,7 @@ class Metadata(Body):
     user_id: Label | None = None
 
 
-class CountBody(Body):
+class CountBody(MayUseTools, Body):
     """Body of POST /v1/messages/count_tokens, and what a message has of it."""
 
     refused: ClassVar[Refused] = REFUSED_IN_MESSAGES
@@ -67,22 +67,14 @@ class CountBody(Body):
         said = [] if self.system is None else [Message(role="system", content=self.system)]
         for role, turns in groupby(self.messages, key=lambda turn: turn.role):
             said += turns_of(role, [block for turn in turns for block in turn.content])
-        chat = chat_input(said, {}, tool_inputs(self._tool_use.functions))
+        chat = chat_input(said, {}, tool_inputs(self.asked_tools.functions))
         if said and said[-1].role == _ASSISTANT:
             chat.continue_final_message = True
         return tokenizer_pb2.EncodeRequest(chat=chat)
 
     @property
-    def reading(self) -> AnswerReading:
-        """How the answer is to be taken apart.
-
-        Raises:
-            InvalidRequest: see `tool_use`.
-        """
-        return self._tool_use.reading
-
-    @property
-    def _tool_use(self) -> ToolUse:
+    def asked_tools(self) -> ToolUse:
+        """See `MayUseTools`."""
         asked = self.tool_choice
         is_single = asked is not None and asked.disable_parallel_tool_use
         choice = None if asked is None else asked.choice

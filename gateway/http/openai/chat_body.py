@@ -4,10 +4,9 @@ from __future__ import annotations
 
 from pydantic import Field
 
-from gateway.flow.call import AnswerReading
 from gateway.http.openai.generating import Generating
 from gateway.http.openai.messages import Message, chat_input, set_end
-from gateway.http.openai.tool_schema import ToolChoice, Tools, ToolUse, tool_inputs, tool_use
+from gateway.http.openai.tool_schema import MayUseTools, ToolChoice, Tools, ToolUse, tool_inputs, tool_use
 from gateway.http.openai.values import Label, TemplateArguments
 from triserve.rpc.errors import InvalidRequest
 from triserve.v1 import tokenizer_pb2
@@ -15,7 +14,7 @@ from triserve.v1 import tokenizer_pb2
 _EFFORT = "reasoning_effort"
 
 
-class ChatBody(Generating):
+class ChatBody(MayUseTools, Generating):
     """Body of POST /v1/chat/completions."""
 
     messages: list[Message] = Field(min_length=1, fail_fast=True)
@@ -73,23 +72,15 @@ class ChatBody(Generating):
             if arguments.get(_EFFORT, self.reasoning_effort) != self.reasoning_effort:
                 raise InvalidRequest("reasoning_effort is set in chat_template_kwargs too, and differs", field=_EFFORT)
             arguments = {**arguments, _EFFORT: self.reasoning_effort}
-        chat = chat_input(self.messages, arguments, tool_inputs(self._tool_use.functions))
+        chat = chat_input(self.messages, arguments, tool_inputs(self.asked_tools.functions))
         set_end(chat, self.add_generation_prompt, self.continue_final_message)
         if self.add_special_tokens:
             chat.add_special_tokens = True
         return tokenizer_pb2.EncodeRequest(chat=chat)
 
     @property
-    def reading(self) -> AnswerReading:
-        """How the answer is to be taken apart.
-
-        Raises:
-            InvalidRequest: see `tool_use`.
-        """
-        return self._tool_use.reading
-
-    @property
-    def _tool_use(self) -> ToolUse:
+    def asked_tools(self) -> ToolUse:
+        """See `MayUseTools`."""
         return tool_use([tool.function for tool in self.tools or ()], self.tool_choice, self.parallel_tool_calls)
 
     @property

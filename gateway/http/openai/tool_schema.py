@@ -145,6 +145,28 @@ def tool_use(functions: Sequence[Function], choice: Choice | None, parallel: boo
     return ToolUse(given, AnswerReading.of_tools(offered, must_call=must_call, name=choice.name, parallel=parallel is not False))
 
 
+class MayUseTools:
+    """Mixed into bodies that may have tools."""
+
+    @property
+    def asked_tools(self) -> ToolUse:
+        """The tools the model is given, and how its answer is read.
+
+        Raises:
+            InvalidRequest: see `tool_use`.
+        """
+        raise NotImplementedError
+
+    @property
+    def reading(self) -> AnswerReading:
+        """How the answer is to be taken apart.
+
+        Raises:
+            InvalidRequest: see `tool_use`.
+        """
+        return self.asked_tools.reading
+
+
 def tool_inputs(functions: Sequence[Function]) -> list[tokenizer_pb2.FunctionTool]:
     """Tools in the contract's form."""
     return [

@@ -6,13 +6,13 @@ from typing import Annotated, Any, ClassVar
 
 from pydantic import BeforeValidator, Field
 
-from gateway.flow.call import AnswerReading, Wishes
+from gateway.flow.call import Wishes
 from gateway.http.one_answer import OneAnswer
 from gateway.http.openai.fields import MAX_SHOWN_CHARS, Refused, without_idle
 from gateway.http.openai.generating import CacheField
 from gateway.http.openai.messages import Message, chat_input
 from gateway.http.openai.structured_fields import TextFormat
-from gateway.http.openai.tool_schema import ToolUse, tool_inputs, tool_use
+from gateway.http.openai.tool_schema import MayUseTools, ToolUse, tool_inputs, tool_use
 from gateway.http.openai.values import Body, Label, Text, without_effect
 from gateway.http.responses.items import InputItems, ResponseTool, ResponseToolChoice, turns_of
 from triserve.rpc.errors import InvalidRequest
@@ -56,7 +56,7 @@ class Reasoning(Body):
     effort: Label | None = None
 
 
-class ResponsesBody(OneAnswer, Body):
+class ResponsesBody(OneAnswer, MayUseTools, Body):
     """Body of POST /v1/responses."""
 
     refused: ClassVar[Refused] = REFUSED_IN_RESPONSE
@@ -139,18 +139,10 @@ class ResponsesBody(OneAnswer, Body):
         """Instructions and turns, for the tokenizer."""
         said = [] if self.instructions is None else [Message(role="system", content=self.instructions)]
         arguments = {} if self.effort is None else {_EFFORT: self.effort}
-        chat = chat_input([*said, *turns_of(self.input)], arguments, tool_inputs(self._tool_use.functions))
+        chat = chat_input([*said, *turns_of(self.input)], arguments, tool_inputs(self.asked_tools.functions))
         return tokenizer_pb2.EncodeRequest(chat=chat)
 
     @property
-    def reading(self) -> AnswerReading:
-        """How the answer is to be taken apart.
-
-        Raises:
-            InvalidRequest: see `tool_use`.
-        """
-        return self._tool_use.reading
-
-    @property
-    def _tool_use(self) -> ToolUse:
+    def asked_tools(self) -> ToolUse:
+        """See `MayUseTools`."""
         return tool_use([tool.function for tool in self.tools or ()], self.tool_choice, self.parallel_tool_calls, name_field="name")

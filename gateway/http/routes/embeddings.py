@@ -43,11 +43,12 @@ async def create(request: web.Request) -> web.Response:
         call = replace(call_of(request, _DOOR, body, prompts), hidden_states=body.hidden_states)
         with gateway.admission.enter(tenant) as ticket:
             async with gateway.pipeline.open(call, ticket) as generation:
+                vectors: dict[int, bytes] = {}
                 while not generation.finished:
-                    await generation.next()
-                vectors = [generation.hidden_states(index) for index in range(len(prompts))]
+                    vectors |= {piece.choice: piece.delta.hidden_states for piece in await generation.next()}
                 usage = generation.usage()
-            text = await _answer(body, vectors, size, model=gateway.names.name, usage=usage)
+            in_order = [vectors[index] for index in range(len(prompts))]
+            text = await _answer(body, in_order, size, model=gateway.names.name, usage=usage)
     return web.Response(body=text.encode(), content_type="application/json")
 
 
