@@ -11,12 +11,12 @@ import grpc
 
 from gateway.auth import Grant
 from gateway.context import Gateway
-from gateway.flow.answer import FinishReason
 from gateway.flow.call import MAX_SALT_CHARS, AnswerReading, CachePolicy, Call, Wishes
-from gateway.flow.generation import CacheReport, Piece
+from gateway.flow.generations.answer import FinishReason
+from gateway.flow.generations.generation import CacheReport, Piece
+from gateway.flow.generations.system2_attention import rewritten_turn
 from gateway.flow.limits import Limits
 from gateway.flow.resolve import check_messages
-from gateway.flow.system2_attention import rewritten_turn
 from gateway.tools.answer_parser import AnswerParser
 from gateway.tools.argument_grammars import OfferedTool
 from gateway.tools.findings import Said

@@ -12,7 +12,7 @@ import grpc
 
 from gateway.clients.peer import Peer
 from gateway.clients.prefix_index import PageBudget, PrefixIndex
-from gateway.flow.answer import Answer, FinishReason, Started
+from gateway.flow.generations.answer import Answer, FinishReason, Started
 from triserve.rpc.delta_frame import read_delta_frame
 from triserve.rpc.errors import Internal, Unavailable, from_proto
 from triserve.rpc.limits import MAX_TOLD_TOKENS

@@ -7,9 +7,9 @@ import time
 from collections.abc import Callable, Iterable, Sequence
 from typing import TYPE_CHECKING, NamedTuple
 
-from gateway.flow.answer import FinishReason, Tee
 from gateway.flow.call import Call
-from gateway.flow.generation import CacheReport, Choice
+from gateway.flow.generations.answer import FinishReason, Tee
+from gateway.flow.generations.generation import CacheReport, Choice
 from gateway.flow.served_model import ServedModel
 from prompt_cache import CachedAnswer, CachedDelta, CacheKey, CacheScope, PromptCache, SemanticScope
 from prompt_cache.flights import Maker

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from gateway.flow.call import Call
-from gateway.flow.generation import Generation
-from gateway.flow.live_generation import LiveGeneration
+from gateway.flow.generations.generation import Generation
+from gateway.flow.generations.live_generation import LiveGeneration
 from triserve.rpc.traces.spans import OpenSpan
 
 # All others are chats, in whatever form.

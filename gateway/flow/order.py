@@ -7,8 +7,8 @@ from typing import NamedTuple, Protocol
 
 from gateway.flow.answer_cache import Inquiry
 from gateway.flow.call import Call
-from gateway.flow.generation import Choice
-from gateway.flow.live_generation import Replicas
+from gateway.flow.generations.generation import Choice
+from gateway.flow.generations.live_generation import Replicas
 from gateway.flow.preparation import Tokenizers
 from gateway.flow.search.writing import Decoders
 

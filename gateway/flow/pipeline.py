@@ -12,23 +12,23 @@ from typing import Protocol
 
 from gateway.errors import NotCached
 from gateway.flow.admission import Ticket
-from gateway.flow.answer import Tee
 from gateway.flow.answer_cache import AnswerCache, Inquiry, Kept
 from gateway.flow.answer_forms import AnswerForms
 from gateway.flow.call import Call
-from gateway.flow.flights import FollowedGeneration, reason_of
-from gateway.flow.generation import CacheReport, Choice, Generation
+from gateway.flow.generations.answer import Tee
+from gateway.flow.generations.flights import FollowedGeneration, reason_of
+from gateway.flow.generations.generation import CacheReport, Choice, Generation
+from gateway.flow.generations.live_generation import LiveGeneration, Observer
+from gateway.flow.generations.replay import ReplayedGeneration
+from gateway.flow.generations.system2_attention import RewrittenGeneration, rewriting, rewritten
 from gateway.flow.limits import Limits
-from gateway.flow.live_generation import LiveGeneration, Observer
 from gateway.flow.order import Order, Stages
 from gateway.flow.preparation import Preparation
 from gateway.flow.record import Record, Unobserved
-from gateway.flow.replay import ReplayedGeneration
 from gateway.flow.resolve import check_priority, check_shape, check_template_reads
 from gateway.flow.search.making import SearchMaker
 from gateway.flow.search.search_generation import SearchGeneration
 from gateway.flow.served_model import ServedModel, ServedNames
-from gateway.flow.system2_attention import RewrittenGeneration, rewriting, rewritten
 from gateway.metrics import Metrics
 from prompt_cache.flights import Flights, Maker, Seat
 from prompt_cache.semantic.lookup import Explained

@@ -10,7 +10,7 @@ from typing import Protocol
 
 from gateway.flow.answer_forms import AnswerForms
 from gateway.flow.call import Call, Prompt
-from gateway.flow.generation import Choice, EncodedPrompt
+from gateway.flow.generations.generation import Choice, EncodedPrompt
 from gateway.flow.limits import Limits
 from gateway.flow.resolve import (
     check_prompt_ids,

@@ -7,10 +7,10 @@ from collections.abc import Callable
 
 from gateway.flow.call import Call
 from gateway.flow.call_span import describe
-from gateway.flow.generation import Generation
-from gateway.flow.live_generation import LiveGeneration
+from gateway.flow.generations.generation import Generation
+from gateway.flow.generations.live_generation import LiveGeneration
+from gateway.flow.generations.system2_attention import RewrittenGeneration
 from gateway.flow.search.search_generation import SearchGeneration
-from gateway.flow.system2_attention import RewrittenGeneration
 from gateway.metrics import Metrics
 from triserve.rpc.errors import ServiceError
 

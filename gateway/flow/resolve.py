@@ -8,10 +8,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from gateway.flow.call import Call, Wishes
+from gateway.flow.generations.system2_attention import check_rewritable
 from gateway.flow.limits import Limits
 from gateway.flow.search.rules import check_search
 from gateway.flow.served_model import ServedModel
-from gateway.flow.system2_attention import check_rewritable
 from gateway.flow.token_rules import check_token_ids, set_token_rules
 from triserve.rpc import limits as contract
 from triserve.rpc.errors import InvalidRequest, PromptTooLong

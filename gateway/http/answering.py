@@ -14,9 +14,9 @@ from aiohttp import web
 from gateway.context import WAKE
 from gateway.flow.admission import Ticket
 from gateway.flow.call import Call
-from gateway.flow.generation import CacheReport, Generation, Piece
+from gateway.flow.generations.generation import CacheReport, Generation, Piece
+from gateway.flow.generations.system2_attention import rewritten_turn
 from gateway.flow.pipeline import Pipeline
-from gateway.flow.system2_attention import rewritten_turn
 from gateway.http.error_map import as_service_error
 from gateway.http.openai.answer import WholeChoice, extra_body, gather, usage_body
 from gateway.http.openai.logprobs import prompt_logprobs

@@ -5,8 +5,8 @@ from __future__ import annotations
 import json
 from typing import Any, Protocol
 
-from gateway.flow.generation import Generation, Piece, Timeline, Usage
-from gateway.flow.system2_attention import rewritten_turn
+from gateway.flow.generations.generation import Generation, Piece, Timeline, Usage
+from gateway.flow.generations.system2_attention import rewritten_turn
 from gateway.http.error_map import error_body
 from gateway.http.openai.answer import Look, call_deltas, chat_finish, echoed_logprobs, extra_body, usage_body
 from gateway.http.openai.logprobs import chat_logprobs

@@ -6,7 +6,7 @@ import asyncio
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, field
 
-from gateway.flow.answer import Answer, Started
+from gateway.flow.generations.answer import Answer, Started
 from gateway.flow.served_model import ServedModel
 from triserve.rpc.errors import ServiceError, Unavailable
 from triserve.v1 import compute_pb2, tokenizer_pb2

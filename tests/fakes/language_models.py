@@ -8,7 +8,7 @@ import struct
 from collections.abc import Callable, Sequence
 from typing import TypeAlias
 
-from gateway.flow.answer import Started
+from gateway.flow.generations.answer import Started
 from tests.fakes.fake_stages import FakeAttempt
 from triserve.v1 import compute_pb2, sampler_pb2
 

@@ -8,10 +8,10 @@ from typing import Any
 import pytest
 
 from gateway.flow.admission import Admission
-from gateway.flow.answer import Delta
 from gateway.flow.answer_cache import AnswerCache
 from gateway.flow.call import Call
-from gateway.flow.generation import Generation, Usage
+from gateway.flow.generations.answer import Delta
+from gateway.flow.generations.generation import Generation, Usage
 from gateway.flow.limits import Limits
 from gateway.flow.pipeline import Pipeline
 from gateway.flow.served_model import ServedModel, ServedNames

@@ -11,7 +11,7 @@ import aiohttp
 import grpc
 import pytest
 
-from gateway.flow.system2_attention import INSTRUCTION
+from gateway.flow.generations.system2_attention import INSTRUCTION
 from tests.fakes.fake_compute import FakeCompute, Say, echo
 from tests.fakes.gateway_fleet import GatewayFleet, eventually, running_fleet
 from triserve.rpc.channel import open_channel

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from gateway.flow.answer import Delta
-from gateway.flow.generation import Choice, Timeline, Usage
+from gateway.flow.generations.answer import Delta
+from gateway.flow.generations.generation import Choice, Timeline, Usage
 from gateway.flow.search.beams import BeamState
 from gateway.flow.search.kinds import Beams
 from gateway.flow.search.prober import Prober

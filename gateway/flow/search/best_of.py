@@ -6,9 +6,9 @@ import contextlib
 import math
 from collections.abc import Iterator
 
-from gateway.flow.answer import Delta
-from gateway.flow.generation import Timeline, Usage
-from gateway.flow.live_generation import LiveGeneration
+from gateway.flow.generations.answer import Delta
+from gateway.flow.generations.generation import Timeline, Usage
+from gateway.flow.generations.live_generation import LiveGeneration
 
 
 class BestOfSearch:

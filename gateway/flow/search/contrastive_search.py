@@ -6,8 +6,8 @@ import asyncio
 import math
 from collections.abc import Sequence
 
-from gateway.flow.answer import Delta
-from gateway.flow.generation import Choice, Timeline, Usage
+from gateway.flow.generations.answer import Delta
+from gateway.flow.generations.generation import Choice, Timeline, Usage
 from gateway.flow.search.kinds import Contrast
 from gateway.flow.search.prober import Prober
 from gateway.flow.search.steps import Candidate, Step

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 
-from gateway.flow.generation import Choice
+from gateway.flow.generations.generation import Choice
+from gateway.flow.generations.live_generation import LiveGeneration, Observer
 from gateway.flow.limits import Limits
-from gateway.flow.live_generation import LiveGeneration, Observer
 from gateway.flow.order import Order
 from gateway.flow.search.beam_search import BeamSearch
 from gateway.flow.search.best_of import BestOfSearch

@@ -8,11 +8,11 @@ import time
 from collections.abc import Awaitable, Callable, Collection, Sequence
 from dataclasses import replace
 
-from gateway.flow.answer import Started
 from gateway.flow.call import Call
-from gateway.flow.generation import CacheReport, Choice, Timeline, Usage
+from gateway.flow.generations.answer import Started
+from gateway.flow.generations.generation import CacheReport, Choice, Timeline, Usage
+from gateway.flow.generations.live_generation import LiveGeneration, Observer, Replica, Replicas
 from gateway.flow.limits import Limits
-from gateway.flow.live_generation import LiveGeneration, Observer, Replica, Replicas
 from gateway.flow.search.steps import Candidate, Probe
 from triserve.rpc.errors import Internal, Overloaded, Unavailable
 from triserve.v1 import common_pb2, compute_pb2, sampler_pb2

@@ -6,9 +6,9 @@ import asyncio
 from collections.abc import Sequence
 from typing import Protocol
 
-from gateway.flow.answer import Delta
-from gateway.flow.generation import CacheReport, Piece, Timeline, Usage, Writer
-from gateway.flow.waking import done_or_woken
+from gateway.flow.generations.answer import Delta
+from gateway.flow.generations.generation import CacheReport, Piece, Timeline, Usage, Writer
+from gateway.flow.generations.waking import done_or_woken
 from gateway.tools.answer_parser import AnswerForm
 from triserve.rpc.traces.spans import OpenSpan
 

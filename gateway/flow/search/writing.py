@@ -7,7 +7,7 @@ import codecs
 from collections.abc import Collection, Sequence
 from typing import NamedTuple, Protocol
 
-from gateway.flow.answer import Delta, FinishReason
+from gateway.flow.generations.answer import Delta, FinishReason
 from gateway.flow.search.steps import Candidate, Step
 from triserve.v1 import common_pb2, sampler_pb2, tokenizer_pb2
 

@@ -5,9 +5,9 @@ from __future__ import annotations
 import json
 from typing import Any, NamedTuple
 
-from gateway.flow.answer import FinishReason
 from gateway.flow.call import Call
-from gateway.flow.generation import Generation, Piece, Timeline, Usage
+from gateway.flow.generations.answer import FinishReason
+from gateway.flow.generations.generation import Generation, Piece, Timeline, Usage
 from gateway.http.messages.content import ContentBlocks
 from gateway.http.messages.errors import error_answer
 from gateway.http.messages.schema import MessagesBody

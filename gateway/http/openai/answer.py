@@ -6,8 +6,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
-from gateway.flow.answer import FinishReason
-from gateway.flow.generation import Generation, Piece, Timeline, Usage
+from gateway.flow.generations.answer import FinishReason
+from gateway.flow.generations.generation import Generation, Piece, Timeline, Usage
 from gateway.http.openai.logprobs import chat_logprobs, completion_logprobs, prompt_logprobs
 from gateway.tools.answer_parser import AnswerForm
 from gateway.tools.findings import CallDelta, Said

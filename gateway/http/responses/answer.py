@@ -5,9 +5,9 @@ from __future__ import annotations
 import json
 from typing import Any
 
-from gateway.flow.answer import FinishReason
 from gateway.flow.call import Call
-from gateway.flow.generation import Generation, Piece, Timeline, Usage
+from gateway.flow.generations.answer import FinishReason
+from gateway.flow.generations.generation import Generation, Piece, Timeline, Usage
 from gateway.http.openai.answer import WholeChoice
 from gateway.http.openai.logprobs import chat_logprobs
 from gateway.http.openai.tool_schema import Choice

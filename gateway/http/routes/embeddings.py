@@ -12,7 +12,7 @@ from dataclasses import replace
 from aiohttp import web
 
 from gateway.context import GATEWAY, GRANT
-from gateway.flow.generation import Usage
+from gateway.flow.generations.generation import Usage
 from gateway.http.middleware import traced
 from gateway.http.openai.embedding_body import EmbeddingBody
 from gateway.http.paths import add_route

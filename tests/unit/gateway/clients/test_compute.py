@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from gateway.clients.compute import ComputePeer
-from gateway.flow.answer import Answer
+from gateway.flow.generations.answer import Answer
 from tests.fakes.fake_compute import FakeCompute, Say, frame
 from tests.fakes.fake_tokenizer import FINGERPRINT, VOCAB_SIZE
 from tests.fakes.gateway_fleet import eventually

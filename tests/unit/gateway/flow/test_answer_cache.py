@@ -9,7 +9,7 @@ from google.protobuf.descriptor import FieldDescriptor
 
 from gateway.flow.answer_cache import AnswerCache
 from gateway.flow.call import Call, Wishes
-from gateway.flow.generation import Choice, EncodedPrompt
+from gateway.flow.generations.generation import Choice, EncodedPrompt
 from prompt_cache import CacheConfig, CacheKey, PromptCache
 from tests.fakes.fake_stages import MODEL
 from tests.unit.gateway.flow.changed_fields import with_field

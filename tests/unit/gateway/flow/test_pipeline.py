@@ -11,9 +11,9 @@ import pytest
 from gateway.flow.admission import Admission
 from gateway.flow.answer_cache import AnswerCache
 from gateway.flow.call import CachePolicy, Call, Prompt, Wishes
-from gateway.flow.generation import Usage
+from gateway.flow.generations.generation import Usage
+from gateway.flow.generations.live_generation import LiveGeneration
 from gateway.flow.limits import Limits
-from gateway.flow.live_generation import LiveGeneration
 from gateway.flow.pipeline import Pipeline, remaining_ms
 from gateway.flow.preparation import in_clients_words
 from gateway.flow.served_model import ServedModel, ServedNames

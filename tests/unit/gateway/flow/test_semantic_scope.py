@@ -10,7 +10,7 @@ from google.protobuf.descriptor import FieldDescriptor
 
 from gateway.flow.answer_cache import AnswerCache, last_question
 from gateway.flow.call import CachePolicy, Call, Wishes
-from gateway.flow.generation import Choice, EncodedPrompt
+from gateway.flow.generations.generation import Choice, EncodedPrompt
 from gateway.flow.served_model import ServedModel
 from prompt_cache import CacheConfig, PromptCache
 from tests.fakes.fake_stages import MODEL

@@ -9,8 +9,8 @@ from typing import Any
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gateway.flow.answer import Delta, FinishReason
-from gateway.flow.generation import Piece, Timeline, Usage
+from gateway.flow.generations.answer import Delta, FinishReason
+from gateway.flow.generations.generation import Piece, Timeline, Usage
 from gateway.http.messages.answer import MessageRenderer
 from gateway.http.messages.schema import MessagesBody, Turn
 from gateway.http.openai.answer import WholeChoice

@@ -9,9 +9,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gateway.flow.answer import Delta, FinishReason
-from gateway.flow.generation import CacheReport, Piece, Timeline, Usage
-from gateway.flow.replay import ReplayedGeneration
+from gateway.flow.generations.answer import Delta, FinishReason
+from gateway.flow.generations.generation import CacheReport, Piece, Timeline, Usage
+from gateway.flow.generations.replay import ReplayedGeneration
 from gateway.http.openai.answer import Look
 from gateway.http.sse import DONE, ChatEvents, CompletionEvents, error_event
 from prompt_cache import CachedAnswer, CachedDelta

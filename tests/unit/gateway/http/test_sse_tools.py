@@ -9,8 +9,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gateway.flow.answer import Delta, FinishReason
-from gateway.flow.generation import Piece, Usage
+from gateway.flow.generations.answer import Delta, FinishReason
+from gateway.flow.generations.generation import Piece, Usage
 from gateway.http.openai.answer import Look, WholeChoice, chat_choice
 from gateway.http.sse import ChatEvents
 from gateway.tools.answer_parser import AnswerForm

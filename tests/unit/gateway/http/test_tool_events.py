@@ -10,8 +10,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gateway.flow.answer import Delta, FinishReason
-from gateway.flow.generation import Piece, Timeline, Usage
+from gateway.flow.generations.answer import Delta, FinishReason
+from gateway.flow.generations.generation import Piece, Timeline, Usage
 from gateway.flow.limits import Limits
 from gateway.http.answering import AnswerRenderer
 from gateway.http.messages.answer import MessageRenderer

@@ -7,9 +7,9 @@ from collections.abc import Sequence
 
 import pytest
 
-from gateway.flow.answer import Delta, Started
 from gateway.flow.call import Wishes
-from gateway.flow.generation import Usage
+from gateway.flow.generations.answer import Delta, Started
+from gateway.flow.generations.generation import Usage
 from gateway.flow.search.best_of import mean_logprob
 from gateway.flow.search.kinds import BestOf
 from tests.fakes.fake_stages import FakeAttempt, FakeReplica

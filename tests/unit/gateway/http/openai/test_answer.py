@@ -6,8 +6,8 @@ from typing import Any, cast
 
 import pytest
 
-from gateway.flow.answer import Delta
-from gateway.flow.generation import Piece, Timeline, Usage
+from gateway.flow.generations.answer import Delta
+from gateway.flow.generations.generation import Piece, Timeline, Usage
 from gateway.http.openai.answer import (
     Look,
     WholeChoice,

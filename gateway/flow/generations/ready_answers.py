@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 
-from gateway.flow.answer import Answer
+from gateway.flow.generations.answer import Answer
 
 
 class ReadyAnswers:

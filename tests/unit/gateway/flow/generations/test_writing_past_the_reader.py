@@ -7,9 +7,9 @@ import asyncio
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gateway.flow.generation import Piece
+from gateway.flow.generations.generation import Piece
 from tests.fakes.fake_stages import FakeAttempt, FakeReplica
-from tests.unit.gateway.flow.test_generation import LOST, Scene, choices, fails, prompt
+from tests.unit.gateway.flow.generations.test_generation import LOST, Scene, choices, fails, prompt
 from triserve.rpc.errors import Internal
 
 

@@ -9,11 +9,11 @@ from typing import Any
 import pytest
 
 from gateway.errors import NotCached
-from gateway.flow.answer import FinishReason, Started
 from gateway.flow.call import AnswerReading, CachePolicy, Wishes
-from gateway.flow.generation import Usage
+from gateway.flow.generations.answer import FinishReason, Started
+from gateway.flow.generations.generation import Usage
+from gateway.flow.generations.system2_attention import INSTRUCTION, rewritten_turn
 from gateway.flow.search.kinds import BestOf
-from gateway.flow.system2_attention import INSTRUCTION, rewritten_turn
 from tests.fakes.fake_stages import MODEL, FakeAttempt, FakeReplica, until
 from tests.fakes.search_scene import SearchScene, call
 from triserve.rpc.errors import InvalidRequest, Overloaded, PromptTooLong, ServiceError, Unavailable

@@ -8,10 +8,10 @@ from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import replace
 
 from gateway.flow.call import AnswerReading, CachePolicy, Call, Wishes
-from gateway.flow.generation import CacheReport, Generation, Piece, Timeline, Usage, Writer
+from gateway.flow.generations.generation import CacheReport, Generation, Piece, Timeline, Usage, Writer
+from gateway.flow.generations.live_generation import LiveGeneration
+from gateway.flow.generations.waking import done_or_woken
 from gateway.flow.limits import Limits
-from gateway.flow.live_generation import LiveGeneration
-from gateway.flow.waking import done_or_woken
 from gateway.tools.answer_parser import AnswerForm
 from triserve.rpc.errors import InvalidRequest
 from triserve.rpc.traces.spans import OpenSpan

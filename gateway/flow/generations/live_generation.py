@@ -8,11 +8,11 @@ import time
 from collections.abc import Awaitable, Callable, Collection, Sequence
 from typing import Protocol
 
-from gateway.flow.answer import Answer, Tee
 from gateway.flow.call import Call
-from gateway.flow.generation import CacheReport, Choice, Piece, Timeline, Usage, Writer
+from gateway.flow.generations.answer import Answer, Tee
+from gateway.flow.generations.generation import CacheReport, Choice, Piece, Timeline, Usage, Writer
+from gateway.flow.generations.ready_answers import ReadyAnswers
 from gateway.flow.limits import Limits
-from gateway.flow.ready_answers import ReadyAnswers
 from gateway.tools.answer_parser import AnswerForm
 from triserve.rpc.errors import Internal, Overloaded, ServiceError, Unavailable
 from triserve.rpc.traces.spans import OpenSpan, error_type

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Literal, NamedTuple, Protocol, TypeAlias
 
-from gateway.flow.answer import Delta
+from gateway.flow.generations.answer import Delta
 from gateway.tools.answer_parser import AnswerForm
 from triserve.v1 import common_pb2
 

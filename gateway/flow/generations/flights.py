@@ -6,10 +6,10 @@ import asyncio
 import contextlib
 from collections.abc import Callable, Sequence
 
-from gateway.flow.answer import Delta, FinishReason
-from gateway.flow.generation import CacheReport, Piece, Timeline, Usage, Writer
-from gateway.flow.live_generation import LiveGeneration
-from gateway.flow.waking import done_or_woken
+from gateway.flow.generations.answer import Delta, FinishReason
+from gateway.flow.generations.generation import CacheReport, Piece, Timeline, Usage, Writer
+from gateway.flow.generations.live_generation import LiveGeneration
+from gateway.flow.generations.waking import done_or_woken
 from gateway.tools.answer_parser import AnswerForm
 from prompt_cache import CachedDelta
 from prompt_cache.flights import Failed, Finished, Maker, Seat

@@ -6,8 +6,8 @@ import asyncio
 from collections import deque
 from collections.abc import Awaitable, Callable, Sequence
 
-from gateway.flow.answer import Delta
-from gateway.flow.generation import CacheReport, Piece, Timeline, Usage, Writer
+from gateway.flow.generations.answer import Delta
+from gateway.flow.generations.generation import CacheReport, Piece, Timeline, Usage, Writer
 from gateway.tools.answer_parser import AnswerForm
 from prompt_cache import CachedAnswer
 

@@ -8,12 +8,12 @@ from typing import Any
 
 import pytest
 
-from gateway.flow.answer import Delta, Started
 from gateway.flow.call import Call
-from gateway.flow.generation import CacheReport, Choice, EncodedPrompt, Piece, Timeline, Usage
+from gateway.flow.generations.answer import Delta, Started
+from gateway.flow.generations.generation import CacheReport, Choice, EncodedPrompt, Piece, Timeline, Usage
+from gateway.flow.generations.live_generation import LiveGeneration
+from gateway.flow.generations.replay import ReplayedGeneration
 from gateway.flow.limits import Limits
-from gateway.flow.live_generation import LiveGeneration
-from gateway.flow.replay import ReplayedGeneration
 from prompt_cache import CachedAnswer, CachedDelta
 from tests.fakes.fake_stages import Clock, FakeReplica, FakeStages, says, until
 from triserve.rpc.errors import Internal, InvalidRequest, Overloaded, ServiceError, Unavailable

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gateway.flow.answer import Answer, Delta, Started
+from gateway.flow.generations.answer import Answer, Delta, Started
 from triserve.rpc.errors import Internal, Unavailable
 from triserve.v1 import sampler_pb2
 
