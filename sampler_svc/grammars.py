@@ -19,7 +19,7 @@ from sampler_svc.grammar_check.checker import Checked, Words, refused
 from sampler_svc.grammar_check.errors import CannotHold
 from sampler_svc.grammar_check.longest_match import LongestMatch
 from sampler_svc.grammar_check.source import Written, limits_of, reworded, source_of
-from sampler_svc.vocabulary import Vocabulary
+from sampler_svc.text.vocabulary import Vocabulary
 from triserve.rpc.errors import InvalidRequest
 from triserve.rpc.sampling import Grammar
 from triserve.rpc.token_mask import MAX_FORCED_TOKENS, mask_bytes

@@ -12,8 +12,8 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from sampler_svc.detokenizer import Fed
 from sampler_svc.errors import Disagreement
+from sampler_svc.text.detokenizer import Fed
 
 
 class TopToken(NamedTuple):

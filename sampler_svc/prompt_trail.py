@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from sampler_svc.detokenizer import open_detokenizer
 from sampler_svc.errors import Disagreement
 from sampler_svc.logprobs import LogprobTrail, PromptPart, TextLogprob, TokenLogprob
-from sampler_svc.vocabulary import Vocabulary
+from sampler_svc.text.detokenizer import open_detokenizer
+from sampler_svc.text.vocabulary import Vocabulary
 
 
 class PromptTrail:

@@ -6,14 +6,14 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from enum import Enum, auto
 
-from sampler_svc.changes import Changes
-from sampler_svc.detokenizer import Fed, open_detokenizer
+from sampler_svc.drawing.changes import Changes
 from sampler_svc.errors import Disagreement
 from sampler_svc.grammars import GrammarState
 from sampler_svc.logprobs import LogprobTrail, PromptPart, TextLogprob, TokenLogprob
 from sampler_svc.prompt_trail import PromptTrail
-from sampler_svc.stop_matcher import StopMatcher, StopPatterns
-from sampler_svc.vocabulary import Vocabulary
+from sampler_svc.text.detokenizer import Fed, open_detokenizer
+from sampler_svc.text.stop_matcher import StopMatcher, StopPatterns
+from sampler_svc.text.vocabulary import Vocabulary
 from triserve.rpc.errors import InvalidRequest
 from triserve.rpc.sampling import Sampling, Stopping, check_ids
 from triserve.v1 import sampler_pb2

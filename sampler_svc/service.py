@@ -14,7 +14,7 @@ from sampler_svc.metrics import Metrics, StateCollector
 from sampler_svc.request_slots import RequestSlots
 from sampler_svc.servicer import SamplerServicer
 from sampler_svc.settings import Settings
-from sampler_svc.vocabulary import Vocabulary, load_tokenizer
+from sampler_svc.text.vocabulary import Vocabulary, load_tokenizer
 from triserve.rpc.fingerprint import fingerprint_of
 from triserve.rpc.metrics_server import new_registry
 from triserve.rpc.server import Health, ServiceServer

@@ -17,7 +17,7 @@ from sampler_svc.grammars import GrammarCompiler, GrammarState
 from sampler_svc.metrics import Metrics
 from sampler_svc.request_slots import RequestSlots
 from sampler_svc.session import Audits, Compiled, Frame, Session, ToCompile
-from sampler_svc.vocabulary import Vocabulary
+from sampler_svc.text.vocabulary import Vocabulary
 from sampler_svc.wire import read_frame, write_outcome
 from triserve.rpc.errors import Internal, InvalidRequest, ServiceError, Unavailable
 from triserve.rpc.fingerprint import require_same

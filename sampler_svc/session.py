@@ -11,13 +11,13 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from sampler_svc.draw import draw_token
+from sampler_svc.drawing.draw import draw_token
 from sampler_svc.errors import Disagreement
 from sampler_svc.grammars import GrammarState
 from sampler_svc.logprobs import PromptPart, RowLogprobs, TokenLogprob, token_logprob
 from sampler_svc.request_slots import RequestSlots
 from sampler_svc.request_state import REPLAY_PIECE_TOKENS, Delta, Finish, RequestState
-from sampler_svc.vocabulary import Vocabulary
+from sampler_svc.text.vocabulary import Vocabulary
 from triserve.rpc.errors import InvalidRequest, ServiceError
 from triserve.rpc.sampling import Grammar
 from triserve.rpc.token_mask import unpacked

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from sampler_svc.logprobs import PromptPart, RowLogprobs, TextLogprob, TopToken
 from sampler_svc.request_state import Delta, Finish
 from sampler_svc.session import Frame, Outcome
-from sampler_svc.vocabulary import Vocabulary
+from sampler_svc.text.vocabulary import Vocabulary
 from triserve.rpc import limits
 from triserve.rpc.errors import InvalidRequest, to_proto
 from triserve.rpc.sampling import check_ids

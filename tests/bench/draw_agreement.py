@@ -16,8 +16,8 @@ import numpy as np
 import torch
 
 from compute_svc.drawing import Drawer, RequestDraw, RowStatus
-from sampler_svc.changes import Changes
-from sampler_svc.draw import draw_token
+from sampler_svc.drawing.changes import Changes
+from sampler_svc.drawing.draw import draw_token
 from tests.bench.draw_rows import COMBINATIONS, history, realistic_logits, sampling_of
 from tests.environment import describe_environment
 from tests.fakes.rows_to_draw import draw_rows, row_to_draw

@@ -17,8 +17,8 @@ import numpy as np
 import torch
 
 from compute_svc.drawing import Drawer, RequestDraw
-from sampler_svc.changes import Changes
-from sampler_svc.draw import draw_token
+from sampler_svc.drawing.changes import Changes
+from sampler_svc.drawing.draw import draw_token
 from tests.bench.draw_rows import COMBINATIONS, history, realistic_logits, sampling_of
 from tests.environment import describe_environment
 

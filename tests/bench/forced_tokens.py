@@ -26,7 +26,7 @@ from compute_svc.wire.step_output import StepOutput
 from gateway.cli.hardware import describe_hardware
 from gateway.cli.model_folder import download_from_hub, resolve_model
 from sampler_svc.grammars import GrammarCompiler, GrammarState
-from sampler_svc.vocabulary import Vocabulary, load_tokenizer
+from sampler_svc.text.vocabulary import Vocabulary, load_tokenizer
 from triserve.rpc.sampling import Grammar, Sampling
 
 RESULTS = Path(__file__).parent / "results" / "forced_tokens.json"

@@ -29,7 +29,7 @@ from gateway.cli.hardware import describe_hardware
 from gateway.cli.model_folder import download_from_hub, resolve_model
 from sampler_svc.grammar_check.checker import GrammarChecker, Words
 from sampler_svc.grammars import GrammarCompiler
-from sampler_svc.vocabulary import Vocabulary, load_tokenizer
+from sampler_svc.text.vocabulary import Vocabulary, load_tokenizer
 from tests.bench.streamed_chat import streamed_chat
 from tests.e2e.local_pipeline import Pipeline
 from triserve.rpc.sampling import Grammar

@@ -18,8 +18,8 @@ from compute_svc.scheduler.kv_memory import KvMemory
 from compute_svc.wire.request import GREEDY as GREEDY
 from compute_svc.wire.request import HiddenStates, Request
 from compute_svc.wire.step_output import Rows, StepOutput
-from sampler_svc.changes import Changes
-from sampler_svc.draw import draw_token
+from sampler_svc.drawing.changes import Changes
+from sampler_svc.drawing.draw import draw_token
 from tests.fakes.hash_model import HashModel, hash_kv
 from triserve.rpc.sampling import Sampling
 

@@ -9,7 +9,7 @@ from random import Random
 import numpy as np
 
 from sampler_svc.grammars import GrammarCompiler
-from sampler_svc.vocabulary import Vocabulary, load_tokenizer
+from sampler_svc.text.vocabulary import Vocabulary, load_tokenizer
 from tests.fakes.sampler_tokenizers import byte_tokenizer
 from triserve.rpc.sampling import Grammar
 from triserve.rpc.token_mask import unpacked

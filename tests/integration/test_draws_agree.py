@@ -12,8 +12,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from compute_svc.drawing import Drawer, RequestDraw, RowStatus
-from sampler_svc.changes import Changes
-from sampler_svc.draw import draw_token
+from sampler_svc.drawing.changes import Changes
+from sampler_svc.drawing.draw import draw_token
 from tests.fakes.rows_to_draw import draw_rows, row_to_draw
 from triserve.rpc.sampling import Sampling
 

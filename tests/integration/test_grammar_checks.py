@@ -18,7 +18,7 @@ import pytest
 
 from sampler_svc.grammar_check.checker import Checked, CheckLimits, GrammarChecker, Words, _Checking
 from sampler_svc.grammars import GrammarCompiler
-from sampler_svc.vocabulary import Vocabulary, load_tokenizer
+from sampler_svc.text.vocabulary import Vocabulary, load_tokenizer
 from tests.fakes.sampler_tokenizers import byte_tokenizer
 from triserve.rpc.errors import Internal, InvalidRequest, Overloaded
 from triserve.rpc.sampling import Grammar

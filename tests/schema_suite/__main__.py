@@ -21,7 +21,7 @@ from typing import Any
 
 from gateway.cli.model_folder import download_from_hub, resolve_model
 from sampler_svc.grammars import GrammarCompiler
-from sampler_svc.vocabulary import Vocabulary, load_tokenizer
+from sampler_svc.text.vocabulary import Vocabulary, load_tokenizer
 from tests.schema_suite.agents import agents
 from tests.schema_suite.answers import Drawer, fault_of
 from tests.schema_suite.drafts import DRAFTS

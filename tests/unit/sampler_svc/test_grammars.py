@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from sampler_svc.grammar_check.checker import Checked
 from sampler_svc.grammar_check.source import Written, source_of
 from sampler_svc.grammars import GrammarCompiler, GrammarState
-from sampler_svc.vocabulary import Vocabulary, load_tokenizer
+from sampler_svc.text.vocabulary import Vocabulary, load_tokenizer
 from tests.fakes.sampler_tokenizers import byte_tokenizer, llama_decoder, tokenizer_of
 from triserve.rpc.errors import InvalidRequest
 from triserve.rpc.sampling import Grammar

@@ -13,7 +13,7 @@ from sampler_svc.logprobs import PromptPart, RowLogprobs, TopToken
 from sampler_svc.request_slots import RequestSlots
 from sampler_svc.request_state import Delta, Finish
 from sampler_svc.session import Audits, Frame, Outcome, Session
-from sampler_svc.vocabulary import Vocabulary
+from sampler_svc.text.vocabulary import Vocabulary
 from sampler_svc.wire import read_frame, write_outcome
 from tests.examples import examples
 from tests.fakes.sampler_tokenizers import byte_tokenizer

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from sampler_svc.errors import Disagreement
 from sampler_svc.request_state import MAX_TOKENS, REPLAY_PIECE_TOKENS, Delta, Finish, RequestState
-from sampler_svc.vocabulary import Vocabulary
+from sampler_svc.text.vocabulary import Vocabulary
 from tests.fakes.sampler_tokenizers import byte_tokenizer
 from triserve.rpc.errors import InvalidRequest
 from triserve.rpc.sampling import Sampling

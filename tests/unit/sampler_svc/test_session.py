@@ -18,7 +18,7 @@ from sampler_svc.logprobs import RowLogprobs, TokenLogprob, TopToken
 from sampler_svc.request_slots import RequestSlots
 from sampler_svc.request_state import REPLAY_PIECE_TOKENS, Delta, Finish
 from sampler_svc.session import Audits, Frame, Outcome, Session, Verdict
-from sampler_svc.vocabulary import Vocabulary
+from sampler_svc.text.vocabulary import Vocabulary
 from tests.examples import examples
 from tests.fakes.sampler_tokenizers import byte_tokenizer
 from triserve.rpc.errors import Internal, InvalidRequest, Overloaded, Unavailable

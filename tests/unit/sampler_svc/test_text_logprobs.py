@@ -12,7 +12,7 @@ from tokenizers import Tokenizer
 
 from sampler_svc.logprobs import TextLogprob, TokenLogprob
 from sampler_svc.request_state import Delta, Finish, RequestState
-from sampler_svc.vocabulary import Vocabulary
+from sampler_svc.text.vocabulary import Vocabulary
 from tests.examples import examples
 from tests.fakes.sampler_tokenizers import byte_tokenizer, llama_decoder, tokenizer_of
 from tests.fakes.tokenizers import KINDS

@@ -10,7 +10,7 @@ import pytest
 from sampler_svc.logprobs import TextLogprob, TokenLogprob, TopToken
 from sampler_svc.request_state import Delta, Finish
 from sampler_svc.session import Outcome, Verdict
-from sampler_svc.vocabulary import Vocabulary
+from sampler_svc.text.vocabulary import Vocabulary
 from sampler_svc.wire import read_frame, write_outcome
 from tests.fakes.sampler_tokenizers import byte_tokenizer
 from triserve.rpc.errors import InvalidRequest, Overloaded

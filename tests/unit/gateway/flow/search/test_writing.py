@@ -11,8 +11,8 @@ from tokenizers import Tokenizer
 
 from gateway.flow.search.steps import Candidate, Step
 from gateway.flow.search.writing import Sequenced, special_among, write
-from sampler_svc.detokenizer import open_detokenizer
-from sampler_svc.vocabulary import Vocabulary
+from sampler_svc.text.detokenizer import open_detokenizer
+from sampler_svc.text.vocabulary import Vocabulary
 from triserve.v1 import common_pb2, tokenizer_pb2
 
 TINY = Path(__file__).parents[5] / "tests" / "tiny_model" / "tokenizer.json"

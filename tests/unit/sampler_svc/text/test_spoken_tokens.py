@@ -9,7 +9,7 @@ from tokenizers import decoders
 
 from sampler_svc.logprobs import TokenLogprob
 from sampler_svc.request_state import Delta, Finish, RequestState
-from sampler_svc.vocabulary import Vocabulary
+from sampler_svc.text.vocabulary import Vocabulary
 from tests.fakes.sampler_tokenizers import byte_tokenizer, llama_decoder, tokenizer_of
 from triserve.rpc.errors import InvalidRequest
 from triserve.rpc.sampling import Sampling

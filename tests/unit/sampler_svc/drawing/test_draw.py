@@ -10,8 +10,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from sampler_svc.changes import Changes
-from sampler_svc.draw import draw_token
+from sampler_svc.drawing.changes import Changes
+from sampler_svc.drawing.draw import draw_token
 from tests.fakes.literal_draw import left_by_filters, literal_draw
 from triserve.rpc.sampling import Sampling
 

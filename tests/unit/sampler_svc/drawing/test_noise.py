@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from sampler_svc.noise import block_minima, block_of, exponentials, lane_of, philox4x32, xtc_uniform
+from sampler_svc.drawing.noise import block_minima, block_of, exponentials, lane_of, philox4x32, xtc_uniform
 from tests.fakes.literal_draw import exponential
 
 # What fair samples exceed once in a thousand; the seeds are fixed, so a test that passes once passes for ever.

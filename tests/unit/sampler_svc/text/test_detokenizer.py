@@ -9,8 +9,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from tokenizers import Tokenizer, decoders
 
-from sampler_svc.detokenizer import REPLACEMENT, ByteDetokenizer, Fed, WindowDetokenizer, open_detokenizer
-from sampler_svc.vocabulary import Vocabulary
+from sampler_svc.text.detokenizer import REPLACEMENT, ByteDetokenizer, Fed, WindowDetokenizer, open_detokenizer
+from sampler_svc.text.vocabulary import Vocabulary
 from tests.examples import examples
 from tests.fakes.sampler_tokenizers import byte_tokenizer, llama_decoder, tokenizer_of
 from tests.fakes.tokenizers import KINDS

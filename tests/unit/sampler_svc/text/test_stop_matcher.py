@@ -5,7 +5,7 @@ from __future__ import annotations
 from hypothesis import given
 from hypothesis import strategies as st
 
-from sampler_svc.stop_matcher import Matched, StopMatcher, StopPatterns
+from sampler_svc.text.stop_matcher import Matched, StopMatcher, StopPatterns
 from tests.examples import examples
 
 

@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from sampler_svc.changes import MAX_DRY_TOKENS, Changes
+from sampler_svc.drawing.changes import MAX_DRY_TOKENS, Changes
 from tests.fakes.literal_draw import LARGEST, changed_logits, dry_length
 from triserve.rpc.sampling import Sampling
 

@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from itertools import islice
 from typing import NamedTuple, Protocol
 
-from sampler_svc.vocabulary import Vocabulary
+from sampler_svc.text.vocabulary import Vocabulary
 
 REPLACEMENT = "\N{REPLACEMENT CHARACTER}"
 # A character has four bytes at most, and every token at least one: more tokens than these cannot be waiting for its end.

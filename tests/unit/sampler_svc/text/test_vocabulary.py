@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 from tokenizers import Tokenizer, decoders
 
-from sampler_svc.vocabulary import Vocabulary, load_tokenizer
+from sampler_svc.text.vocabulary import Vocabulary, load_tokenizer
 from tests.fakes.sampler_tokenizers import byte_tokenizer, llama_decoder, tokenizer_of
 from tests.fakes.tokenizers import KINDS
 

@@ -7,8 +7,8 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from sampler_svc.changes import Changes
-from sampler_svc.noise import LANE_STRIDE, LANES, block_minima, exponentials, xtc_uniform
+from sampler_svc.drawing.changes import Changes
+from sampler_svc.drawing.noise import LANE_STRIDE, LANES, block_minima, exponentials, xtc_uniform
 from triserve.rpc.sampling import Sampling
 
 
