@@ -7,15 +7,16 @@ at a time and behind everything else: however many of these there are, others wa
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import dataclasses
 import json
 import logging
 import re
 import sys
 import time
-from asyncio.subprocess import PIPE, Process
 from collections import OrderedDict
 from collections.abc import Awaitable, Callable
+from subprocess import PIPE, Popen
 from typing import Any, NamedTuple
 
 from triserve.rpc.errors import Internal, InvalidRequest, Overloaded, ServiceError
@@ -171,7 +172,11 @@ class GrammarChecker:
         job = {"grammar": dataclasses.asdict(grammar), **limits}
         # A process that dies costs what it was asked one more try.
         for _ in range(2):
-            process = await self._started()
+            try:
+                process = await self._started()
+            except OSError as error:
+                logger.error("the process that checks grammars cannot be started: %s", error)
+                continue
             try:
                 async with asyncio.timeout(limit_s + _START_S):
                     return await process.ask(job)
@@ -233,10 +238,22 @@ class _Lane:
 
 
 class _Checking:
-    """A process that checks, and what it was asked."""
+    """A process that checks, and what it was asked.
 
-    def __init__(self, process: Process) -> None:
+    Args:
+        process: that was started.
+        stdin: of it.
+        stdout: of it.
+        answers: what comes from it.
+    """
+
+    def __init__(
+        self, process: Popen[bytes], stdin: asyncio.WriteTransport, stdout: asyncio.ReadTransport, answers: asyncio.StreamReader
+    ) -> None:
         self._process = process
+        self._stdin = stdin
+        self._stdout = stdout
+        self._answers = answers
         self._asked: dict[int, asyncio.Future[dict[str, Any]]] = {}
         self._number = 0
         self.is_gone = False
@@ -244,20 +261,24 @@ class _Checking:
 
     @classmethod
     async def start(cls, words: Words) -> _Checking:
-        """Starts one."""
-        process = await asyncio.create_subprocess_exec(
-            sys.executable,
-            "-m",
-            "sampler_svc.grammar_check",
-            stdin=PIPE,
-            stdout=PIPE,
-            limit=_MAX_LINE_BYTES,
-            # A terminal's signals are the sampler's: the process ends when that closes the pipe.
-            start_new_session=True,
-        )
-        checking = cls(process)
+        """Starts one.
+
+        Raises:
+            OSError: there is no room for it.
+        """
+        command = (sys.executable, "-m", "sampler_svc.grammar_check")
+        # Not by the event loop, which forks in a way that wakes gRPC's fork handlers: they may abort the process before it has begun. In a session of its
+        # own, for a terminal's signals are the sampler's: it ends when that closes the pipe.
+        process = await asyncio.to_thread(Popen, command, bufsize=0, stdin=PIPE, stdout=PIPE, start_new_session=True)
+        loop = asyncio.get_running_loop()
+        answers = asyncio.StreamReader(limit=_MAX_LINE_BYTES)
+        stdin, _ = await loop.connect_write_pipe(asyncio.Protocol, process.stdin)
+        stdout, _ = await loop.connect_read_pipe(lambda: asyncio.StreamReaderProtocol(answers), process.stdout)
+        checking = cls(process, stdin, stdout, answers)
         told = words._asdict() | {"tokens": [token.decode("latin-1") for token in words.tokens]}
-        checking._write(told)
+        with contextlib.suppress(_Gone):
+            # One that has ended already says so when it is asked.
+            checking._write(told)
         return checking
 
     async def ask(self, job: dict[str, Any]) -> dict[str, Any]:
@@ -266,8 +287,6 @@ class _Checking:
         Raises:
             _Gone: the process has ended.
         """
-        if self.is_gone:
-            raise _Gone
         self._number += 1
         number = self._number
         future: asyncio.Future[dict[str, Any]] = asyncio.get_running_loop().create_future()
@@ -286,13 +305,15 @@ class _Checking:
         await self._reader
 
     def _write(self, message: dict[str, Any]) -> None:
-        assert self._process.stdin is not None, "it was asked for"
-        self._process.stdin.write(json.dumps(message).encode() + b"\n")
+        # A process that has ended is noticed here first, or where its answers are read.
+        self.is_gone = self.is_gone or self._stdin.is_closing()
+        if self.is_gone:
+            raise _Gone
+        self._stdin.write(json.dumps(message).encode() + b"\n")
 
     async def _read(self) -> None:
-        assert self._process.stdout is not None, "it was asked for"
         try:
-            while line := await self._process.stdout.readline():
+            while line := await self._answers.readline():
                 verdict = json.loads(line)
                 future = self._asked.get(verdict["number"])
                 if future is not None and not future.done():
@@ -300,9 +321,9 @@ class _Checking:
         finally:
             self.is_gone = True
             # It has ended, or ends with this.
-            if self._process.stdin is not None:
-                self._process.stdin.close()
-            await self._process.wait()
+            self._stdin.close()
+            self._stdout.close()
+            await asyncio.to_thread(self._process.wait)
             for future in self._asked.values():
                 if not future.done():
                     future.set_exception(_Gone())

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import errno
 import itertools
 import json
 import os
@@ -15,6 +16,7 @@ from typing import Any
 
 import psutil
 import pytest
+import uvloop
 
 from sampler_svc.grammar_check.checker import Checked, CheckLimits, GrammarChecker, Words, _Checking
 from sampler_svc.grammars import GrammarCompiler
@@ -210,6 +212,63 @@ async def test_a_process_that_dies_is_started_again_and_costs_no_request(checker
     process_of(checker).kill()
     with pytest.raises(Internal):
         await under_way
+
+
+@pytest.mark.parametrize("fault", ["it dies at once", "there is no room for it"])
+def test_a_process_that_does_not_come_about_costs_no_request(
+    compiler: GrammarCompiler, fault: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    starts: list[Any] = []
+
+    def start_badly(command: tuple[str, ...], **options: Any) -> subprocess.Popen[bytes]:
+        starts.append(command)
+        if len(starts) > 1:
+            return subprocess.Popen(command, **options)
+        if fault == "there is no room for it":
+            raise BlockingIOError(errno.EAGAIN, "Resource temporarily unavailable")
+        process = subprocess.Popen("/bin/false", **options)
+        process.wait()
+        return process
+
+    async def checked() -> Checked:
+        checker = checker_of(compiler)
+        try:
+            return await checker.check(PLAIN)
+        finally:
+            await checker.close()
+
+    monkeypatch.setattr("sampler_svc.grammar_check.checker.Popen", start_badly)
+    # The loop of the services, whose pipes raise where asyncio's only warn.
+    assert uvloop.run(checked()).source
+    assert len(starts) == 2
+
+
+def test_a_checking_process_is_started_without_grpcs_fork_handlers(tmp_path: Path) -> None:
+    """They may abort it before it has begun, in the midst of a sampler's calls; gRPC tells when it has to leave them out."""
+    byte_tokenizer().save(str(tmp_path / "tokenizer.json"))
+    code = (
+        "import grpc, sys, uvloop\n"
+        "from pathlib import Path\n"
+        "from tests.integration.test_grammar_checks import PLAIN, GrammarCompiler, Vocabulary, checker_of, load_tokenizer\n"
+        "async def main():\n"
+        "    server = grpc.aio.server()\n"
+        "    port = server.add_insecure_port('127.0.0.1:0')\n"
+        "    await server.start()\n"
+        "    path = Path(sys.argv[1])\n"
+        "    checker = checker_of(GrammarCompiler(path, Vocabulary(load_tokenizer(path))))\n"
+        "    async with grpc.aio.insecure_channel(f'127.0.0.1:{port}') as channel:\n"
+        "        await channel.channel_ready()\n"
+        "        await checker.check(PLAIN)\n"
+        "        await checker.close()\n"
+        "    await server.stop(0)\n"
+        "uvloop.run(main())"
+    )
+    environment = {name: value for name, value in os.environ.items() if not name.startswith("GRPC_")}
+    command = [sys.executable, "-c", code, str(tmp_path / "tokenizer.json")]
+    done = subprocess.run(
+        command, env={**environment, "PYTHONPATH": f"{ROOT}:{ROOT / 'protos'}"}, cwd=ROOT, capture_output=True, text=True, check=False
+    )
+    assert (done.returncode, done.stderr) == (0, "")
 
 
 async def test_a_process_that_hangs_is_killed(checkers: Callable[..., GrammarChecker], monkeypatch: pytest.MonkeyPatch) -> None:
