@@ -10,6 +10,9 @@ _REFUSED = re.compile(r"CERTIFICATE_VERIFY_FAILED(?:: (?P<why>[^:]+))?")
 # Of gRPC's words; what comes before it and the address say only that it failed.
 _LAST_ERROR = re.compile(r".*last error: \w+: (?:ipv[46]:\S+?: )?(?P<why>.+)", re.DOTALL)
 
+# A connection that ends while it is written to or read from has other words for each moment.
+_HUNG_UP = re.compile(r"Socket closed|connection reset|broken pipe|endpoint closing|handshake (?:read|write) failed", re.IGNORECASE)
+
 
 def why_not_connected(error: grpc.aio.AioRpcError, *, server_name: str | None) -> str:
     """What gRPC tells, where it has to do with TLS; empty where it has not, as where nobody listens.
@@ -23,7 +26,7 @@ def why_not_connected(error: grpc.aio.AioRpcError, *, server_name: str | None) -
     if error.code() is not grpc.StatusCode.UNAVAILABLE or match is None:
         return ""
     why = match["why"]
-    is_hung_up_on = "Socket closed" in why or "onnection reset" in why
+    is_hung_up_on = _HUNG_UP.search(why) is not None
     if server_name is None:
         return "it closed the connection at once, as one does that speaks TLS and is spoken to without" if is_hung_up_on else ""
     if refused := _REFUSED.search(why):
@@ -34,4 +37,4 @@ def why_not_connected(error: grpc.aio.AioRpcError, *, server_name: str | None) -
         return "it speaks no TLS"
     if is_hung_up_on:
         return "it closed the connection in the handshake, as one does that refuses our certificate, or speaks no TLS"
-    return why if "handshake" in why else ""
+    return why if "handshake" in why.lower() else ""
