@@ -68,6 +68,17 @@ def test_no_cpu_service_imports_torch_nor_what_only_traces_need(module: str) -> 
     subprocess.run([sys.executable, "-c", code], check=True, env={**os.environ, "PYTHONPATH": str(ROOT)})
 
 
+@pytest.mark.parametrize("service", ["gateway", "tokenizer_svc", "compute_svc", "sampler_svc"])
+def test_grpc_is_told_to_write_no_notes_before_it_is_imported(service: str) -> None:
+    """It looks once, when it is imported; its notes would stand in the lines of logs and on terminals."""
+    code = f"import sys, {service}, os; assert 'grpc' not in sys.modules; print(os.environ['GRPC_VERBOSITY'])"
+    environment = {name: value for name, value in os.environ.items() if not name.startswith("GRPC_")}
+    ended = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=True, env={**environment, "PYTHONPATH": str(ROOT)}
+    )
+    assert ended.stdout == "ERROR\n"
+
+
 @pytest.mark.parametrize("module", ["prompt_cache", "gateway.__main__", "gateway.cli.__main__", "gateway.cli.cache_embedder"])
 def test_the_gateway_starts_without_what_only_an_embedder_needs(module: str) -> None:
     code = (
