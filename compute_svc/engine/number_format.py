@@ -7,7 +7,7 @@ from typing import Literal, NamedTuple
 
 import torch
 
-from compute_svc.models.weights import CheckpointError
+from compute_svc.models.weights import READABLE_DTYPES, CheckpointError
 
 DtypeName = Literal["float32", "bfloat16"]
 DTYPES: dict[DtypeName, torch.dtype] = {"float32": torch.float32, "bfloat16": torch.bfloat16}
@@ -32,7 +32,7 @@ def choose_format(
 
     Args:
         wanted: The setting.
-        stored: How many numbers the checkpoint's files hold of each dtype, as they name them.
+        stored: How many numbers the checkpoint's files hold of each dtype, as they name them, or as codes.
         device: For the reason.
         multiplies_bfloat16: Whether the device is made for products of bfloat16.
     """
@@ -41,7 +41,9 @@ def choose_format(
         return NumberFormat(
             wanted, f"as COMPUTE_DTYPE says{f', though this {device} has no instructions for it and is slow' if slow else ''}"
         )
-    most = max(stored, key=lambda name: stored[name], default="F32")
+    # What codes stand for is rounded to whatever the rest is computed in.
+    numbers = {name: count for name, count in stored.items() if name in READABLE_DTYPES}
+    most = max(numbers, key=lambda name: numbers[name], default="F32")
     if most == "BF16" and multiplies_bfloat16:
         return NumberFormat("bfloat16", "as the weights are stored")
     if most == "BF16":

@@ -187,12 +187,6 @@ class ConfigFields:
             raise UnsupportedModel(f"{self.place}: {name} {shown(value)} is not supported; supported: {', '.join(_ACTIVATIONS)}")
         return _ACTIVATIONS[value]
 
-    def refuse_quantised(self) -> None:
-        """Raises UnsupportedModel if the checkpoint is quantised."""
-        if self.get("quantization_config") is not None:
-            method = (self.section("quantization_config") or self).word("quant_method")
-            raise UnsupportedModel(f"{self.place}: quantization_config ({method}) is not supported; use an unquantised checkpoint")
-
     def _present(self, name: str, default: Any) -> Any:
         value = self.get(name)
         if value is None:

@@ -1,6 +1,7 @@
 """Where the rows of stored projections go, so that attention finds queries, keys and values as it computes with them.
 
-Heads are as wide as `ModelConfig.kv_head_dim` there: what a stored head lacks is filled with zeros, which change no product. Scores do not change
+An order says which stored row, or column, comes where. Heads are as wide as `ModelConfig.kv_head_dim` there: what a stored head lacks is -1 in an order
+and filled with zeros, which change no product. Scores do not change
 when the dimensions of queries and keys change places alike; so neighbours that turn together are laid half the turning dimensions apart, where
 the rotary kernel expects them.
 """
@@ -33,31 +34,32 @@ def turning_order(rope: Rope) -> torch.Tensor:
     return torch.cat((order[0::2], order[1::2])) if rope.interleaved else order
 
 
-def pad_heads(rows: torch.Tensor, head_dim: int, width: int) -> torch.Tensor:
-    """[heads * width, ...] for the rows [heads * head_dim, ...] of heads."""
-    if head_dim == width:
-        return rows
-    heads = rows.view(-1, head_dim, rows[0].numel())
-    return F.pad(heads, (0, 0, 0, width - head_dim)).view(-1, *rows.shape[1:])
+def padded_heads(order: torch.Tensor, head_dim: int, width: int) -> torch.Tensor:
+    """[heads * width] int64 for an order [heads * head_dim] of heads: -1, which stands for zeros, where a head lacks something."""
+    return _pad(order.view(-1, head_dim), behind=width - head_dim).flatten()
 
 
-def pad_head_columns(weight: torch.Tensor, head_dim: int, width: int) -> torch.Tensor:
-    """[outputs, heads * width] for [outputs, heads * head_dim]."""
-    if head_dim == width:
-        return weight
-    return F.pad(weight.view(len(weight), -1, head_dim), (0, width - head_dim)).view(len(weight), -1)
+def latent_queries(latent: LatentAttention, rope: Rope, num_heads: int, width: int) -> torch.Tensor:
+    """[heads * width] int64, the turning dimensions first, for stored heads whose turning dimensions come last."""
+    head_dim = latent.plain_dims + rope.dims
+    turning = latent.plain_dims + turning_order(rope)
+    within = _pad(torch.cat((turning, torch.arange(latent.plain_dims)))[None], behind=width - head_dim)
+    return _of_heads(within, num_heads, head_dim)
 
 
-def latent_queries(weight: torch.Tensor, latent: LatentAttention, rope: Rope, width: int) -> torch.Tensor:
-    """[heads * width, inputs], the turning dimensions first, for stored heads whose turning dimensions come last."""
-    heads = weight.view(-1, latent.plain_dims + rope.dims, weight.shape[1])
-    plain, turning = heads[:, : latent.plain_dims], heads[:, latent.plain_dims :]
-    return pad_heads(torch.cat((turning[:, turning_order(rope)], plain), dim=1).flatten(0, 1), heads.shape[1], width)
+def latent_keys_and_values(latent: LatentAttention, rope: Rope, value_dim: int, num_heads: int, width: int) -> torch.Tensor:
+    """[2 * heads * width] int64: key heads with room for what turns first, then value heads; stored: each head's key, then its value."""
+    plain = latent.plain_dims
+    keys = _pad(torch.arange(plain)[None], before=rope.dims, behind=width - rope.dims - plain)
+    values = _pad(plain + torch.arange(value_dim)[None], behind=width - value_dim)
+    return torch.cat([_of_heads(part, num_heads, plain + value_dim) for part in (keys, values)])
 
 
-def latent_keys_and_values(weight: torch.Tensor, latent: LatentAttention, rope: Rope, value_dim: int, width: int) -> torch.Tensor:
-    """[2 * heads * width, rank]: key heads with room for what turns first, then value heads; stored: each head's key, then its value."""
-    heads = weight.view(-1, latent.plain_dims + value_dim, weight.shape[1])
-    keys, values = heads[:, : latent.plain_dims], heads[:, latent.plain_dims :]
-    padded = [F.pad(keys, (0, 0, rope.dims, width - rope.dims - latent.plain_dims)), F.pad(values, (0, 0, 0, width - value_dim))]
-    return torch.cat(padded).flatten(0, 1)
+def _of_heads(within: torch.Tensor, num_heads: int, head_dim: int) -> torch.Tensor:
+    """The order within one head, [1, width], for all of them."""
+    firsts = head_dim * torch.arange(num_heads)[:, None]
+    return torch.where(within < 0, within, firsts + within).flatten()
+
+
+def _pad(order: torch.Tensor, *, before: int = 0, behind: int = 0) -> torch.Tensor:
+    return F.pad(order, (before, behind), value=-1)

@@ -9,7 +9,7 @@ from typing import TypeAlias
 import torch
 import torch.nn.functional as F
 
-from compute_svc.kernels.linear import LinearWeight, pack_linear
+from compute_svc.kernels.linear import LinearWeight, pack_stored
 from compute_svc.layers.attention import Attention
 from compute_svc.layers.decoder_layer import DecoderLayer, ParallelDecoderLayer, PostLnDecoderLayer
 from compute_svc.layers.heads import HeadNorm, LatentHeads, ProjectedHeads
@@ -19,17 +19,12 @@ from compute_svc.layers.rotary_table import RotaryTable, amplitude, frequencies
 from compute_svc.layers.router import Router
 from compute_svc.models.causal_lm import CausalLM, Embedding, Head
 from compute_svc.models.config import Clamp, Experts, LatentAttention, LayerKind, ModelConfig, NormPlacement, Rope
-from compute_svc.models.head_layout import (
-    latent_keys_and_values,
-    latent_queries,
-    pad_head_columns,
-    pad_heads,
-    qkv_order,
-    turning_order,
-)
+from compute_svc.models.head_layout import latent_keys_and_values, latent_queries, padded_heads, qkv_order, turning_order
 from compute_svc.models.tensor_shapes import check_tensors, expected_shapes
 from compute_svc.models.weight_names import WeightNames
-from compute_svc.models.weights import Checkpoint
+from compute_svc.models.weights import Checkpoint, CheckpointError
+from compute_svc.stored_weights.dense_weight import DenseWeight, pick
+from compute_svc.stored_weights.stored_weight import StoredWeight, join
 
 _log = logging.getLogger(__name__)
 
@@ -80,7 +75,7 @@ class ModelBuilder:
         layers = tuple(self._layer(index) for index in range(config.num_layers))
         head = Head(
             norm=self._norm(names.final_norm) if config.final_norm else None,
-            narrow=None if config.embedding_size is None else pack_linear(self._read(f"{names.embedding_out}.weight")),
+            narrow=None if config.embedding_size is None else self._linear(names.embedding_out, bias=False),
             projection=self._projection(embedding.tokens),
             scale=config.logit_scale,
             softcap=config.logit_softcap,
@@ -95,14 +90,18 @@ class ModelBuilder:
             position_offset=config.position_offset or 0,
             scale=config.embedding_scale,
             norm=self._norm(names.embedding_norm) if config.embedding_norm else None,
-            widen=None if config.embedding_size is None else pack_linear(self._read(f"{names.embedding_in}.weight")),
+            widen=None if config.embedding_size is None else self._linear(names.embedding_in, bias=False),
         )
 
     def _projection(self, embedding: torch.Tensor) -> LinearWeight:
-        if not self._config.tie_word_embeddings or self._has_own_head(embedding):
-            weight, bias = self._weight_and_bias(self._names.lm_head, bias=self._config.lm_head_bias)
-            return pack_linear(F.normalize(weight.float()).to(weight.dtype) if self._config.normalised_head else weight, bias)
-        return pack_linear(embedding)
+        config, names = self._config, self._names
+        if config.tie_word_embeddings and not self._has_own_head(embedding):
+            # Read again where it is stored as codes: products may keep them.
+            return self._pack(self._checkpoint.weight(f"{names.embedding}.weight", self._dtype, self._device), None)
+        weight, bias = self._weight_and_bias(names.lm_head, bias=config.lm_head_bias)
+        if config.normalised_head:
+            weight = DenseWeight(F.normalize(weight.dense(torch.float32)).to(self._dtype))
+        return self._pack(weight, bias)
 
     def _has_own_head(self, embedding: torch.Tensor) -> bool:
         """Whether there is another head than the tied one: config.json is wrong then, and the file right."""
@@ -134,9 +133,11 @@ class ModelBuilder:
         kind = config.kind_of_layer[index]
         rope = config.kinds[kind].rope
         weight, bias = self._weight_and_bias(prefix + names.output, bias=config.output_bias, transposed=names.transposed)
+        if (stored_dim := config.value_dim or config.head_dim) != config.kv_head_dim:
+            weight = weight.columns(padded_heads(torch.arange(weight.in_features), stored_dim, config.kv_head_dim))
         return Attention(
             heads=self._projected_heads(prefix, rope) if config.latent is None else self._latent_heads(prefix, config.latent, rope),
-            output=pack_linear(pad_head_columns(weight, config.value_dim or config.head_dim, config.kv_head_dim), bias),
+            output=self._pack(weight, bias),
             rotary_dims=0 if rope is None else rope.dims,
             kind=kind,
             num_heads=config.num_heads,
@@ -147,20 +148,19 @@ class ModelBuilder:
 
     def _projected_heads(self, prefix: str, rope: Rope | None) -> ProjectedHeads:
         config, names = self._config, self._names
-        order = qkv_order(config, names, rope).to(self._device)
+        order = qkv_order(config, names, rope)
+        padded = padded_heads(order, config.head_dim, config.kv_head_dim)
         parts = [self._weight_and_bias(prefix + name, bias=config.qkv_bias, transposed=names.transposed) for name in names.qkv]
-        together = [torch.cat([weight for weight, _ in parts])]
-        if config.qkv_bias:
-            together.append(torch.cat([bias for _, bias in parts if bias is not None]))
+        bias = pick(torch.cat([bias for _, bias in parts if bias is not None]), padded, dim=0) if config.qkv_bias else None
         return ProjectedHeads(
-            qkv=pack_linear(*(pad_heads(rows[order], config.head_dim, config.kv_head_dim) for rows in together)),
-            norm=self._head_norm(prefix, order) if config.qk_norm is not None else None,
+            qkv=self._pack(join([weight for weight, _ in parts]).rows(padded), bias),
+            norm=self._head_norm(prefix) if config.qk_norm is not None else None,
             limit=config.qkv_limit,
             num_rotated=config.num_heads + config.num_kv_heads,
             head_dim=config.kv_head_dim,
         )
 
-    def _head_norm(self, prefix: str, order: torch.Tensor) -> HeadNorm:
+    def _head_norm(self, prefix: str) -> HeadNorm:
         config = self._config
         queries, keys = (self._norm_weight(prefix + name) for name in (self._names.q_norm, self._names.k_norm))
         if config.qk_norm == "head":
@@ -173,17 +173,17 @@ class ModelBuilder:
         assert rope is not None and config.value_dim is not None, "latent attention turns part of its heads and says how wide values are"
         width = config.kv_head_dim
         has_query_latent = latent.query_rank is not None
-        query = latent_queries(self._read(f"{prefix}{names.latent_query}.weight"), latent, rope, width)
-        key_value = latent_keys_and_values(self._read(f"{prefix}{names.latent_up}.weight"), latent, rope, config.value_dim, width)
-        down = self._read(f"{prefix}{names.latent_down}.weight")
-        kept, turning = down[: latent.rank], down[latent.rank :]
+        query = self._stored(f"{prefix}{names.latent_query}.weight").rows(latent_queries(latent, rope, config.num_heads, width))
+        up = latent_keys_and_values(latent, rope, config.value_dim, config.num_heads, width)
+        key_value = self._stored(f"{prefix}{names.latent_up}.weight").rows(up)
+        down = torch.cat((torch.arange(latent.rank), latent.rank + turning_order(rope)))
         return LatentHeads(
             query_down=self._linear(prefix + names.latent_query_down, bias=False) if has_query_latent else None,
             query_norm=self._norm(prefix + names.latent_query_norm, latent.norm_eps) if has_query_latent else None,
-            query=pack_linear(query),
-            latent=pack_linear(torch.cat((kept, turning[turning_order(rope).to(self._device)]))),
+            query=self._pack(query, None),
+            latent=self._pack(self._stored(f"{prefix}{names.latent_down}.weight").rows(down), None),
             latent_norm=self._norm(prefix + names.latent_norm, latent.norm_eps),
-            key_value=pack_linear(key_value),
+            key_value=self._pack(key_value, None),
             rotary_dims=rope.dims,
             num_heads=config.num_heads,
             head_dim=width,
@@ -207,14 +207,15 @@ class ModelBuilder:
         into, out = (prefix + name for name in self._names.expert_stacks)
         stacks = [self._read(name) for name in (into, f"{into}_bias", out, f"{out}_bias")]
         for in_weight, in_bias, out_weight, out_bias in zip(*stacks, strict=True):
-            gate, up = (pack_linear(in_weight[:, first::2].t().contiguous(), in_bias[first::2].clone()) for first in (0, 1))
-            yield ClampedMlp(gate, up, pack_linear(out_weight.t().contiguous(), out_bias.clone()), clamp.alpha, clamp.limit)
+            gate, up = (self._pack(DenseWeight(in_weight[:, first::2].t().contiguous()), in_bias[first::2].clone()) for first in (0, 1))
+            down = self._pack(DenseWeight(out_weight.t().contiguous()), out_bias.clone())
+            yield ClampedMlp(gate, up, down, clamp.alpha, clamp.limit)
 
     def _router(self, prefix: str, experts: Experts) -> Router:
         names = self._names
         weight = self._read(f"{prefix}{names.router}.weight", torch.float32 if experts.float32_router else None)
         return Router(
-            weight=pack_linear(weight, self._read(f"{prefix}{names.router}.bias") if experts.clamp is not None else None),
+            weight=self._pack(DenseWeight(weight), self._read(f"{prefix}{names.router}.bias") if experts.clamp is not None else None),
             per_token=experts.per_token,
             scoring=experts.scoring,
             normalise=experts.normalise,
@@ -228,12 +229,11 @@ class ModelBuilder:
         parts = [self._weight_and_bias(prefix + name, bias=config.mlp_bias, transposed=transposed) for name in into]
         if config.gated and len(parts) == 1:
             ((weight, bias),) = parts
-            halves = weight.chunk(2)
-            biases = (None, None) if bias is None else bias.chunk(2)
-            parts = list(zip(halves, biases, strict=True))
-        gate = pack_linear(*parts[0]) if config.gated else None
+            halves = torch.arange(weight.out_features).chunk(2)
+            parts = [(weight.rows(half), None if bias is None else pick(bias, half, dim=0)) for half in halves]
+        gate = self._pack(*parts[0]) if config.gated else None
         return Mlp(
-            gate, pack_linear(*parts[-1]), self._linear(prefix + down, bias=config.mlp_bias, transposed=transposed), config.activation
+            gate, self._pack(*parts[-1]), self._linear(prefix + down, bias=config.mlp_bias, transposed=transposed), config.activation
         )
 
     def _norm(self, name: str, eps: float | None = None) -> Norm:
@@ -248,16 +248,33 @@ class ModelBuilder:
         return self._read(f"{name}.weight", torch.float32) + self._config.norm_offset
 
     def _linear(self, name: str, *, bias: bool, transposed: bool = False) -> LinearWeight:
-        return pack_linear(*self._weight_and_bias(name, bias=bias, transposed=transposed))
+        return self._pack(*self._weight_and_bias(name, bias=bias, transposed=transposed))
 
-    def _weight_and_bias(self, name: str, *, bias: bool, transposed: bool = False) -> tuple[torch.Tensor, torch.Tensor | None]:
+    def _pack(self, weight: StoredWeight, bias: torch.Tensor | None) -> LinearWeight:
+        return pack_stored(weight, bias, weight.data.dtype if isinstance(weight, DenseWeight) else self._dtype)
+
+    def _weight_and_bias(self, name: str, *, bias: bool, transposed: bool = False) -> tuple[StoredWeight, torch.Tensor | None]:
         """[outputs, inputs] and [outputs]."""
-        weight = self._read(f"{name}.weight")
-        return weight.t().contiguous() if transposed else weight, self._read(f"{name}.bias") if bias else None
+        weight = self._stored(f"{name}.weight")
+        if transposed:
+            if not isinstance(weight, DenseWeight):
+                raise CheckpointError(
+                    f"{name} is stored as {weight.format_name}: {self._config.architecture} is read with dense weights alone"
+                )
+            weight = DenseWeight(weight.data.t().contiguous())
+        return weight, self._read(f"{name}.bias") if bias else None
+
+    def _stored(self, name: str) -> StoredWeight:
+        weight = self._checkpoint.weight(name, self._dtype, self._device)
+        self._count(name)
+        return weight
 
     def _read(self, name: str, dtype: torch.dtype | None = None) -> torch.Tensor:
         tensor = self._checkpoint.read(name, dtype or self._dtype, self._device)
+        self._count(name)
+        return tensor
+
+    def _count(self, name: str) -> None:
         self._bytes_done += self._checkpoint.tensors[name].num_bytes
         if self._on_progress is not None:
             self._on_progress(self._bytes_done, self._bytes_total)
-        return tensor

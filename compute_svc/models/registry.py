@@ -120,6 +120,8 @@ def read_config(folder: Path, max_tokens: int | None = None, streaming: Streamin
         reason = "" if missing is None else f": it needs {missing}"
         raise UnsupportedModel(f"{path}: architecture {names[0]} is not supported{reason}; supported: {', '.join(sorted(FAMILIES))}")
     config, tensor_names = FAMILIES[names[0]](fields, names[0])
+    # Where the files are opened it is read.
+    fields.get("quantization_config")
     return ConfigReading(config if streaming is None else config.streaming(streaming, fields.place), tensor_names, fields)
 
 

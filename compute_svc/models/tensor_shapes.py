@@ -152,7 +152,7 @@ def check_tensors(tensors: dict[str, TensorInfo], config: ModelConfig, names: We
             name for name in tensors if name not in expected and not name.endswith(names.ignored) and not name.startswith(names.unused)
         ],
         f"in a dtype that is not read ({', '.join(READABLE_DTYPES)} are)": [
-            f"{name} {info.dtype}" for name, info in tensors.items() if name in expected and info.dtype not in READABLE_DTYPES
+            f"{name} {info.dtype}" for name, info in tensors.items() if name in expected and not info.is_readable
         ],
         "of another shape than the config says": [
             f"{name} {list(tensors[name].shape)} instead of {list(shape)}"

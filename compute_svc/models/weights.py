@@ -9,21 +9,41 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
 from safetensors import SafetensorError, safe_open
 
+from compute_svc.stored_weights.dense_weight import DenseWeight
+from compute_svc.stored_weights.stored_weight import StoredWeight
 from triserve.model_files.gguf_file import gguf_files
+
+if TYPE_CHECKING:
+    from compute_svc.models.quantised.coded_tensor import CodedTensor
 
 SINGLE_FILE = "model.safetensors"
 INDEX_FILE = "model.safetensors.index.json"
 
 # Names of the format, and bytes per number.
 READABLE_DTYPES = {"F64": 8, "F32": 4, "F16": 2, "BF16": 2}
+# Those that codes and their scales are stored in besides.
+_OTHER_DTYPES = {
+    "I64": 8,
+    "U64": 8,
+    "I32": 4,
+    "U32": 4,
+    "I16": 2,
+    "U16": 2,
+    "I8": 1,
+    "U8": 1,
+    "BOOL": 1,
+    "F8_E4M3": 1,
+    "F8_E5M2": 1,
+    "F8_E8M0": 1,
+}
 
 
 class CheckpointError(Exception):
@@ -31,27 +51,63 @@ class CheckpointError(Exception):
 
 
 class TensorInfo(NamedTuple):
-    """What a file says of a tensor; dtype as the format names it, "BF16"."""
+    """What is known of a tensor before it is read.
+
+    Attributes:
+        shape: Sizes of its dimensions.
+        dtype: As the format names it, "BF16"; of a weight that is stored as codes, their name, "INT4".
+        coded_bytes: Of codes and all that belongs to them; 0 = it is no such weight.
+    """
 
     shape: tuple[int, ...]
     dtype: str
+    coded_bytes: int = 0
 
     @property
     def num_bytes(self) -> int:
         """Size in the file; 0 for a dtype that cannot be read."""
-        return math.prod(self.shape) * READABLE_DTYPES.get(self.dtype, 0)
+        return self.coded_bytes or math.prod(self.shape) * READABLE_DTYPES.get(self.dtype, 0)
+
+    @property
+    def is_readable(self) -> bool:
+        """Whether it holds floating numbers of 16 bits or more, or codes of weights."""
+        return self.coded_bytes > 0 or self.dtype in READABLE_DTYPES
 
 
 class Checkpoint:
     """The tensors of an open checkpoint folder, by name."""
 
-    def __init__(self, owners: dict[str, Any]) -> None:
+    def __init__(self, owners: Mapping[str, Any], coded: Mapping[str, CodedTensor] | None = None) -> None:
         """
         Args:
             owners: The open file that holds each tensor.
+            coded: Weights that are stored as codes, by the names that their family has for them; their parts have no name any more.
         """
         self._owners = owners
-        self.tensors = {name: _info(owner, name) for name, owner in owners.items()}
+        self._coded = coded or {}
+        infos = infos_of(owners)
+        parts = {part for tensor in self._coded.values() for part in tensor.parts}
+        self.tensors = {name: info for name, info in infos.items() if name not in parts}
+        for name, tensor in self._coded.items():
+            self.tensors[name] = TensorInfo(tensor.shape, tensor.kind, max(1, sum(_stored_bytes(infos[part]) for part in tensor.parts)))
+
+    def weight(self, name: str, dtype: torch.dtype, device: torch.device) -> StoredWeight:
+        """The weight of a linear map as it is stored: codes, or numbers converted.
+
+        Args:
+            name: Of the tensor.
+            dtype: Of numbers.
+            device: Where to.
+
+        Raises:
+            CheckpointError: As `read`.
+        """
+        if name not in self._coded:
+            return DenseWeight(self.read(name, dtype, device))
+        weight = self._coded[name].read(lambda part: self._owners[part].get_tensor(part))
+        if not weight.is_finite():
+            raise CheckpointError(f"weight {name} has scales or codes that stand for no finite number")
+        return weight.to(device)
 
     def read(self, name: str, dtype: torch.dtype, device: torch.device) -> torch.Tensor:
         """A copy of a tensor, converted.
@@ -59,6 +115,8 @@ class Checkpoint:
         Raises:
             CheckpointError: Its dtype in the file is not a floating one of 16 bits or more, or a number in it is not finite, or not any more in `dtype`.
         """
+        if name in self._coded:
+            return self.weight(name, dtype, device).dense(dtype)
         if self.tensors[name].dtype not in READABLE_DTYPES:
             raise CheckpointError(f"tensor {name} is stored as {self.tensors[name].dtype}; supported: {', '.join(READABLE_DTYPES)}")
         mapped: torch.Tensor = self._owners[name].get_tensor(name)
@@ -84,9 +142,9 @@ def open_checkpoint(folder: Path) -> Iterator[Checkpoint]:
     with ExitStack() as stack:
         if (folder / SINGLE_FILE).is_file():
             file = _open(folder / SINGLE_FILE, stack)
-            yield Checkpoint(dict.fromkeys(file.keys(), file))
+            yield _with_codes(folder, dict.fromkeys(file.keys(), file))
         elif (folder / INDEX_FILE).is_file():
-            yield Checkpoint(_open_shards(folder, stack))
+            yield _with_codes(folder, _open_shards(folder, stack))
         elif gguf_files(folder):
             # Its tensors raise the errors of this module.
             from compute_svc.models.gguf.checkpoint import GgufTensors  # noqa: PLC0415
@@ -95,6 +153,20 @@ def open_checkpoint(folder: Path) -> Iterator[Checkpoint]:
             yield Checkpoint(dict.fromkeys(tensors.keys(), tensors))
         else:
             raise CheckpointError(f"{folder} holds neither {SINGLE_FILE} nor {INDEX_FILE} nor a GGUF file; other formats are not read")
+
+
+def _with_codes(folder: Path, owners: Mapping[str, Any]) -> Checkpoint:
+    """A checkpoint with what its config.json says of codes."""
+    path = folder / "config.json"
+    section = read_json(path).get("quantization_config") if path.is_file() else None
+    if section is None:
+        return Checkpoint(owners)
+    # Its readers raise the errors of this module.
+    from compute_svc.models.quantised import coded_tensors  # noqa: PLC0415
+
+    if not isinstance(section, dict):
+        raise CheckpointError(f"{path}: quantization_config must be a JSON object")
+    return Checkpoint(owners, coded_tensors(section, infos_of(owners), str(path)))
 
 
 def count_numbers(folder: Path) -> dict[str, int]:
@@ -154,6 +226,15 @@ def _open(path: Path, stack: ExitStack) -> Any:
         raise CheckpointError(f"{path} cannot be read: {error}") from error
 
 
-def _info(owner: Any, name: str) -> TensorInfo:
-    tensor = owner.get_slice(name)
-    return TensorInfo(tuple(tensor.get_shape()), tensor.get_dtype())
+def infos_of(owners: Mapping[str, Any]) -> dict[str, TensorInfo]:
+    """What the files say of their tensors.
+
+    Args:
+        owners: The open file that holds each tensor.
+    """
+    slices = {name: owner.get_slice(name) for name, owner in owners.items()}
+    return {name: TensorInfo(tuple(tensor.get_shape()), tensor.get_dtype()) for name, tensor in slices.items()}
+
+
+def _stored_bytes(info: TensorInfo) -> int:
+    return math.prod(info.shape) * (READABLE_DTYPES | _OTHER_DTYPES).get(info.dtype, 0)

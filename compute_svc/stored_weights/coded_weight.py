@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import Literal, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import torch
 
@@ -14,6 +14,9 @@ from compute_svc.stored_weights.stored_weight import StoredWeight
 
 Activations = Literal["float", "int8", "fp8"]
 """What a checkpoint wants to be multiplied by: activations as they are, or rounded, each token to a scale of its own."""
+
+
+_OPTIONAL_TENSORS = ("zeros", "offsets", "table", "inputs", "static_scale")
 
 
 class SparsePart(NamedTuple):
@@ -68,7 +71,9 @@ class CodedWeight(StoredWeight):
         """Raises ValueError if the tensors do not fit each other."""
         groups = -(-self.num_columns // self.group)
         bits = BITS[self.code]
-        shapes = {"data": (self.data, (self.out_features, -(-self.num_columns * bits // 8)))}
+        shapes: dict[str, tuple[torch.Tensor, tuple[int, ...]]] = {
+            "data": (self.data, (self.out_features, -(-self.num_columns * bits // 8)))
+        }
         shapes |= {
             name: (tensor, (self.out_features, groups))
             for name, tensor in (("scales", self.scales), ("zeros", self.zeros), ("offsets", self.offsets))
@@ -110,6 +115,20 @@ class CodedWeight(StoredWeight):
         """Where the codes are."""
         return self.data.device
 
+    def to(self, device: torch.device) -> CodedWeight:
+        """See `StoredWeight`."""
+        moved = {name: _moved(getattr(self, name), device) for name in _OPTIONAL_TENSORS}
+        sparse = None if self.sparse is None else SparsePart(*(tensor.to(device) for tensor in self.sparse))
+        return replace(self, data=self.data.to(device), scales=self.scales.to(device), sparse=sparse, **moved)
+
+    def is_finite(self) -> bool:
+        """Whether every code stands for a finite number."""
+        numbers = [self.scales, self.zeros, self.offsets, self.table, self.static_scale, self.sparse and self.sparse.values]
+        if self.code == "fp8":
+            # All other bits set: the one number of float8_e4m3fn that is none.
+            numbers.append(torch.where((self.data.view(torch.uint8) & 0x7F) == 0x7F, torch.inf, 0.0).amax())
+        return all(tensor is None or bool(tensor.isfinite().all()) for tensor in numbers)
+
     def codes(self) -> torch.Tensor:
         """[N, K], integers as int8 or uint8; float8_e4m3fn for fp8."""
         if self.code == "fp8":
@@ -145,7 +164,6 @@ class CodedWeight(StoredWeight):
 
     def rows(self, order: torch.Tensor) -> CodedWeight:
         """See `StoredWeight`. Outputs of zeros have a scale and an offset of 0."""
-        order = order.to(self.device)
         return replace(
             self,
             # Codes of any kind: a byte as it lies.
@@ -159,10 +177,10 @@ class CodedWeight(StoredWeight):
 
     def columns(self, order: torch.Tensor) -> CodedWeight:
         """See `StoredWeight`. No code moves: each column is told its new input."""
-        order = order.to(self.device)
-        place = torch.empty(self.in_features, dtype=torch.int64, device=self.device)
+        place = torch.empty(self.in_features, dtype=torch.int64)
         is_there = order >= 0
         place[order[is_there]] = is_there.nonzero().flatten()
+        place = place.to(self.device)
         inputs = place[: self.num_columns] if self.inputs is None else place[self.inputs]
         sparse = None if self.sparse is None else self.sparse._replace(inputs=place[self.sparse.inputs])
         return replace(self, inputs=inputs, num_inputs=len(order), sparse=sparse)
@@ -205,6 +223,10 @@ def _num_dims(tensor: torch.Tensor | None) -> int:
     return 0 if tensor is None else tensor.ndim
 
 
+def _moved(tensor: torch.Tensor | None, device: torch.device) -> Any:
+    return None if tensor is None else tensor.to(device)
+
+
 def _picked(tensor: torch.Tensor | None, order: torch.Tensor) -> torch.Tensor | None:
     return None if tensor is None else pick(tensor, order, dim=0)
 
@@ -217,8 +239,9 @@ def _joined(tensors: Sequence[torch.Tensor | None]) -> torch.Tensor | None:
 def _sparse_rows(sparse: SparsePart | None, order: torch.Tensor) -> SparsePart | None:
     if sparse is None:
         return None
-    counts = pick(sparse.starts.diff(), order, dim=0)
-    starts = torch.cat((counts.new_zeros(1), counts.cumsum(0)))
-    firsts = pick(sparse.starts[:-1], order, dim=0)
-    taken = torch.repeat_interleave(firsts - starts[:-1], counts) + torch.arange(int(starts[-1]), device=order.device)
-    return SparsePart(starts, sparse.inputs[taken], sparse.values[taken])
+    counts, firsts = sparse.starts.diff().cpu(), sparse.starts[:-1].cpu()
+    picked = pick(counts, order, dim=0)
+    starts = torch.cat((picked.new_zeros(1), picked.cumsum(0)))
+    taken = torch.repeat_interleave(pick(firsts, order, dim=0) - starts[:-1], picked) + torch.arange(int(starts[-1]))
+    device = sparse.inputs.device
+    return SparsePart(starts.to(device), sparse.inputs[taken.to(device)], sparse.values[taken.to(device)])

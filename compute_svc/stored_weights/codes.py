@@ -46,7 +46,7 @@ def pack_codes(values: torch.Tensor, bits: int) -> torch.Tensor:
         return values.to(torch.uint8)
     each = 8 // bits
     padded = torch.nn.functional.pad(values & ((1 << bits) - 1), (0, -values.shape[1] % each)).to(torch.uint8)
-    lanes = padded.unflatten(1, (-1, each))
+    lanes = padded.view(len(values), -1, each)
     packed = lanes[..., 0].clone()
     for lane in range(1, each):
         packed |= lanes[..., lane] << (lane * bits)
@@ -72,4 +72,5 @@ def unpack_codes(packed: torch.Tensor, bits: int, num_columns: int, *, signed: b
     if not signed:
         return lanes
     # Up to the sign bit of a byte and back.
-    return (lanes << (8 - bits)).view(torch.int8) >> (8 - bits)
+    widened: torch.Tensor = (lanes << (8 - bits)).view(torch.int8) >> (8 - bits)
+    return widened

@@ -45,6 +45,10 @@ class DenseWeight(StoredWeight):
         """Where the tensor is."""
         return self.data.device
 
+    def to(self, device: torch.device) -> DenseWeight:
+        """See `StoredWeight`."""
+        return DenseWeight(self.data.to(device))
+
     def dense(self, dtype: torch.dtype) -> torch.Tensor:
         """See `StoredWeight`; no copy in its own dtype."""
         return self.data.to(dtype)
@@ -67,10 +71,10 @@ def pick(tensor: torch.Tensor, order: torch.Tensor, *, dim: int, fill: int = 0) 
 
     Args:
         tensor: Of any dtype and shape.
-        order: [n] int64, which part comes where; -1 = one of `fill` alone.
+        order: [n] int64 on the CPU, which part comes where; -1 = one of `fill` alone.
         dim: The dimension.
         fill: See there.
     """
-    order = order.to(tensor.device)
-    picked = tensor.index_select(dim, order.clamp(min=0))
-    return picked.index_fill_(dim, (order < 0).nonzero().flatten(), fill) if bool((order < 0).any()) else picked
+    missing = (order < 0).nonzero().flatten()
+    picked = tensor.index_select(dim, order.clamp(min=0).to(tensor.device))
+    return picked.index_fill_(dim, missing.to(tensor.device), fill) if len(missing) else picked

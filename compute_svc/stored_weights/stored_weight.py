@@ -41,6 +41,10 @@ class StoredWeight(abc.ABC):
         """Where its tensors are."""
 
     @abc.abstractmethod
+    def to(self, device: torch.device) -> StoredWeight:
+        """The same on a device; no copy where it is there already."""
+
+    @abc.abstractmethod
     def dense(self, dtype: torch.dtype) -> torch.Tensor:
         """[N, K], its numbers, computed in float32 and rounded once."""
 
@@ -49,7 +53,7 @@ class StoredWeight(abc.ABC):
         """Some of its outputs.
 
         Args:
-            order: [M] int64, which output comes where; -1 = zeros.
+            order: [M] int64 on the CPU, which output comes where; -1 = zeros.
         """
 
     @abc.abstractmethod
@@ -57,7 +61,7 @@ class StoredWeight(abc.ABC):
         """All of its inputs in another order.
 
         Args:
-            order: [L] int64, which input comes where, each of them once; -1 = an input that counts for nothing.
+            order: [L] int64 on the CPU, which input comes where, each of them once; -1 = an input that counts for nothing.
         """
 
     @abc.abstractmethod

@@ -19,6 +19,7 @@ from compute_svc.kernels.linear import Activation, LinearWeight
 from compute_svc.kernels.linear import cpu as linear_cpu
 from compute_svc.layers import attention, mlp
 from compute_svc.models import causal_lm, loading
+from compute_svc.stored_weights.stored_weight import StoredWeight
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -112,9 +113,9 @@ def gated_linear(x: torch.Tensor, gate: LinearWeight, up: LinearWeight, activati
     return gated_linear_cpu.gated_linear(x, gate, up, activation)
 
 
-def pack_linear(weight: torch.Tensor, bias: torch.Tensor | None = None) -> LinearWeight:
+def pack_stored(weight: StoredWeight, bias: torch.Tensor | None, dtype: torch.dtype) -> LinearWeight:
     """As the engine's, but the weight stays as it is."""
-    return LinearWeight.plain(weight, bias)
+    return LinearWeight.plain(weight.dense(dtype), bias)
 
 
 def _unpadded(num_rows: int) -> int:
@@ -145,7 +146,7 @@ def natural_kernels() -> Iterator[None]:
 @contextmanager
 def plain_weights() -> Iterator[None]:
     """Models that are built while this lasts keep their weights as they are, for `F.linear`, and not in oneDNN's blocks."""
-    with _swapped(((loading, "pack_linear", pack_linear),)):
+    with _swapped(((loading, "pack_stored", pack_stored),)):
         yield
 
 

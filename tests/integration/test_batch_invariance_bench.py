@@ -60,6 +60,6 @@ def test_kernels_are_put_back_after_a_failure() -> None:
     before = [dict(module) for module in modules]
     with pytest.raises(RuntimeError, match="on the way"), natural_kernels(), plain_weights():
         changed = [name for module, old in zip(modules, before, strict=True) for name in old if module[name] is not old[name]]
-        assert sorted(changed) == sorted([*_COMPUTING_NAMES, "pack_linear"])
+        assert sorted(changed) == sorted([*_COMPUTING_NAMES, "pack_stored"])
         raise RuntimeError("on the way")
     assert [dict(module) for module in modules] == before

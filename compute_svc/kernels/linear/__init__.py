@@ -7,8 +7,9 @@ import torch
 from compute_svc.kernels.backend import backend_for
 from compute_svc.kernels.linear import aten, cpu
 from compute_svc.kernels.linear.weight import Activation, LinearWeight
+from compute_svc.stored_weights.stored_weight import StoredWeight
 
-__all__ = ["MIN_ROWS", "Activation", "LinearWeight", "linear", "pack_linear", "pad_rows", "padded_count"]
+__all__ = ["MIN_ROWS", "Activation", "LinearWeight", "linear", "pack_linear", "pack_stored", "pad_rows", "padded_count"]
 
 # A product of one row goes through other code than a product of many, and rounds differently.
 MIN_ROWS = 2
@@ -36,6 +37,17 @@ def pack_linear(weight: torch.Tensor, bias: torch.Tensor | None = None) -> Linea
     if backend_for("linear", weight.device.type) == "cpu":
         return cpu.pack_linear(weight, bias)
     return LinearWeight.plain(weight, bias)
+
+
+def pack_stored(weight: StoredWeight, bias: torch.Tensor | None, dtype: torch.dtype) -> LinearWeight:
+    """As `pack_linear`, of a weight as a checkpoint stores it.
+
+    Args:
+        weight: N outputs of K inputs.
+        bias: [N], of `dtype`.
+        dtype: Of activations.
+    """
+    return pack_linear(weight.dense(dtype), bias)
 
 
 def linear(x: torch.Tensor, weight: LinearWeight, *, activation: Activation = "none", add: torch.Tensor | None = None) -> torch.Tensor:

@@ -28,7 +28,6 @@ def read(fields: ConfigFields, architecture: str) -> tuple[ModelConfig, WeightNa
         CheckpointError: A field is missing or senseless.
         UnsupportedModel: A field asks for what this engine does not do.
     """
-    fields.refuse_quantised()
     fields.require("apply_residual_connection_post_layernorm", False)
     hidden_name = "hidden_size" if "hidden_size" in fields else "n_embed"
     hidden_size, num_heads, num_layers = fields.count(hidden_name), fields.count("n_head"), fields.count("n_layer")

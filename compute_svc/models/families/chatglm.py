@@ -25,7 +25,6 @@ def read(fields: ConfigFields, architecture: str) -> tuple[ModelConfig, WeightNa
         CheckpointError: A field is missing or senseless.
         UnsupportedModel: A field asks for what this engine does not do.
     """
-    fields.refuse_quantised()
     fields.require("apply_residual_connection_post_layernorm", False)
     for name in ("original_rope", "rmsnorm", "post_layer_norm"):
         fields.require(name, True)

@@ -55,7 +55,6 @@ def read(fields: ConfigFields, architecture: str) -> tuple[ModelConfig, WeightNa
         CheckpointError: A field is missing or senseless.
         UnsupportedModel: A field asks for what this engine does not do.
     """
-    fields.refuse_quantised()
     for name in ("attention_bias", "mlp_bias"):
         fields.require(name, False)
     is_third = architecture == "DeepseekV3ForCausalLM"

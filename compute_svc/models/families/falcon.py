@@ -54,7 +54,6 @@ def read(fields: ConfigFields, architecture: str) -> tuple[ModelConfig, WeightNa
         CheckpointError: A field is missing or senseless.
         UnsupportedModel: A field asks for what this engine does not do.
     """
-    fields.refuse_quantised()
     hidden_size = fields.count("hidden_size")
     num_heads = fields.count("num_attention_heads" if "num_attention_heads" in fields else "n_head")
     num_layers = fields.count("num_hidden_layers" if "num_hidden_layers" in fields else "n_layer")

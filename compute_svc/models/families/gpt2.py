@@ -30,7 +30,6 @@ def read(fields: ConfigFields, architecture: str) -> tuple[ModelConfig, WeightNa
         CheckpointError: A field is missing or senseless.
         UnsupportedModel: A field asks for what this engine does not do.
     """
-    fields.refuse_quantised()
     is_gpt2 = architecture == "GPT2LMHeadModel"
     fields.require("scale_attn_weights", True)
     fields.require("add_cross_attention", False)

@@ -47,7 +47,6 @@ EXAMPLES = (
 
 def read(fields: ConfigFields, architecture: str) -> tuple[ModelConfig, WeightNames]:
     """A gpt-oss. Raises as `llama_like` and `windowed` do."""
-    fields.refuse_quantised()
     num_layers = fields.count("num_hidden_layers")
     rope = read_rope(fields, fields.count("head_dim", 64), theta=150000.0)
     sliding = LayerKind(rope=rope, window=fields.count("sliding_window", 128))

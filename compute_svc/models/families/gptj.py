@@ -25,7 +25,6 @@ def read(fields: ConfigFields, architecture: str) -> tuple[ModelConfig, WeightNa
         CheckpointError: A field is missing or senseless.
         UnsupportedModel: A field asks for what this engine does not do.
     """
-    fields.refuse_quantised()
     hidden_size, num_heads, num_layers = fields.count("n_embd"), fields.count("n_head"), fields.count("n_layer")
     head_dim = hidden_size // num_heads
     rope = Rope(dims=fields.optional_count("rotary_dim") or head_dim, interleaved=True)

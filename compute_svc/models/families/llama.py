@@ -69,7 +69,6 @@ def llama_like(fields: ConfigFields, architecture: str, *, head_dim: int | None 
         CheckpointError: A field is missing or senseless.
         UnsupportedModel: A field asks for what this engine does not do.
     """
-    fields.refuse_quantised()
     num_heads, hidden_size, num_layers = fields.count("num_attention_heads"), fields.count("hidden_size"), fields.count("num_hidden_layers")
     width = fields.count("head_dim", head_dim or hidden_size // num_heads)
     if "kinds" not in changes:

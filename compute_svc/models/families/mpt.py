@@ -31,7 +31,6 @@ def read(fields: ConfigFields, architecture: str) -> tuple[ModelConfig, WeightNa
         CheckpointError: A field is missing or senseless.
         UnsupportedModel: A field asks for what this engine does not do.
     """
-    fields.refuse_quantised()
     fields.require("no_bias", True)
     fields.require("logit_scale", None)
     attention = fields.section("attn_config")

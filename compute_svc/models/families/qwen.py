@@ -23,7 +23,6 @@ def read(fields: ConfigFields, architecture: str) -> tuple[ModelConfig, WeightNa
         CheckpointError: A field is missing or senseless.
         UnsupportedModel: A field asks for what this engine does not do.
     """
-    fields.refuse_quantised()
     hidden_size, num_heads, num_layers = (fields.count(name) for name in ("hidden_size", "num_attention_heads", "num_hidden_layers"))
     head_dim = fields.count("kv_channels", hidden_size // num_heads)
     rope = read_rope(fields, head_dim, theta=fields.number("rotary_emb_base", 10000.0), share=fields.number("rotary_pct", 1.0))

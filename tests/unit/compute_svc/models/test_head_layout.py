@@ -9,8 +9,9 @@ import pytest
 import torch
 
 from compute_svc.models.config import LatentAttention, Rope
-from compute_svc.models.head_layout import latent_keys_and_values, latent_queries, pad_head_columns, pad_heads
+from compute_svc.models.head_layout import latent_keys_and_values, latent_queries, padded_heads
 from compute_svc.models.registry import read_model_config
+from compute_svc.stored_weights.dense_weight import DenseWeight, pick
 from tests.fakes.checkpoints import save_checkpoint
 
 
@@ -24,11 +25,12 @@ def test_the_wider_of_keys_and_values_says_how_wide_pages_are(sizes: dict[str, A
 def test_padding_changes_no_score_and_no_output() -> None:
     rows, columns = torch.randn((2 * 3, 5)), torch.randn((5, 2 * 3))
 
-    wide, narrow = pad_heads(rows, 3, 4), pad_head_columns(columns, 3, 4)
+    order = padded_heads(torch.arange(6), 3, 4)
+    wide, narrow = DenseWeight(rows).rows(order).data, DenseWeight(columns).columns(order).data
 
     assert wide.shape == (8, 5) and torch.equal(wide[[0, 1, 2, 4, 5, 6]], rows) and not wide[[3, 7]].any()
     assert narrow.shape == (5, 8) and torch.equal(narrow[:, [0, 1, 2, 4, 5, 6]], columns) and not narrow[:, [3, 7]].any()
-    assert torch.equal(pad_heads(rows[:, 0], 3, 4), wide[:, 0]), "biases are padded as weights are"
+    assert torch.equal(pick(rows[:, 0], order, dim=0), wide[:, 0]), "biases are padded as weights are"
 
 
 @pytest.mark.parametrize("interleaved", [True, False])
@@ -37,9 +39,9 @@ def test_what_turns_of_a_latent_head_comes_first(interleaved: bool) -> None:
     stored = torch.arange(2 * 7 * 5, dtype=torch.float32).view(2, 7, 5)
     turning = [3, 5, 4, 6] if interleaved else [3, 4, 5, 6]
 
-    queries = latent_queries(stored.flatten(0, 1), latent, rope, 8).view(2, 8, 5)
+    queries = DenseWeight(stored.flatten(0, 1)).rows(latent_queries(latent, rope, 2, 8)).data.view(2, 8, 5)
     up = torch.arange(2 * 9 * 5, dtype=torch.float32).view(2, 9, 5) + 1
-    keys, values = latent_keys_and_values(up.flatten(0, 1), latent, rope, 6, 8).view(2, 2, 8, 5)
+    keys, values = DenseWeight(up.flatten(0, 1)).rows(latent_keys_and_values(latent, rope, 6, 2, 8)).data.view(2, 2, 8, 5)
 
     assert torch.equal(queries[:, :7], stored[:, [*turning, 0, 1, 2]]) and not queries[:, 7].any()
     assert torch.equal(keys[:, 4:7], up[:, :3]) and not keys[:, :4].any() and not keys[:, 7].any()

@@ -122,11 +122,6 @@ def test_a_window_is_what_the_family_makes_of_the_config(fields: dict[str, Any],
         ({"architectures": ["LlavaForConditionalGeneration"]}, "LlavaForConditionalGeneration is not supported: it needs an encoder"),
         ({"architectures": ["StableLmForCausalLM"], "qk_layernorm": True}, "qk_layernorm True is not supported"),
         ({"architectures": ["CohereForCausalLM"], "use_qk_norm": True}, "use_qk_norm True is not supported"),
-        ({"quantization_config": {"quant_method": "gptq"}}, r"quantization_config \(gptq\) is not supported"),
-        (
-            {"architectures": ["GptOssForCausalLM"], "quantization_config": {"quant_method": "mxfp4"}},
-            r"quantization_config \(mxfp4\) is not",
-        ),
         ({"hidden_act": "mish"}, "hidden_act 'mish' is not supported; supported: silu"),
         ({"rope_scaling": {"rope_type": "proportional"}}, "rope type 'proportional' is not supported; supported: default, dynamic, linear"),
         (

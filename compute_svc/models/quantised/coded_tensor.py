@@ -1,0 +1,29 @@
+"""A weight that a checkpoint stores as codes: what it is before it is read."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+import torch
+
+from compute_svc.stored_weights.coded_weight import CodedWeight
+
+RawReader = Callable[[str], torch.Tensor]
+"""Gives a tensor exactly as the files store it, by the name it has there; on the CPU, perhaps a memory map."""
+
+
+class CodedTensor(NamedTuple):
+    """One such weight.
+
+    Attributes:
+        shape: [N, K].
+        kind: What its codes are, for logs: "INT4", "FP8".
+        parts: Names of the tensors that it is made of.
+        read: Makes it.
+    """
+
+    shape: tuple[int, int]
+    kind: str
+    parts: tuple[str, ...]
+    read: Callable[[RawReader], CodedWeight]
