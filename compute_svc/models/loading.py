@@ -20,7 +20,7 @@ from compute_svc.layers.router import Router
 from compute_svc.models.causal_lm import CausalLM, Embedding, Head
 from compute_svc.models.config import Clamp, Experts, LatentAttention, LayerKind, ModelConfig, NormPlacement, Rope
 from compute_svc.models.head_layout import latent_keys_and_values, latent_queries, padded_heads, qkv_order, turning_order
-from compute_svc.models.tensor_shapes import check_tensors, expected_shapes
+from compute_svc.models.tensor_shapes import check_tensors, expected_shapes, zero_biases
 from compute_svc.models.weight_names import WeightNames
 from compute_svc.models.weights import Checkpoint, CheckpointError
 from compute_svc.stored_weights.dense_weight import DenseWeight, pick
@@ -66,7 +66,11 @@ class ModelBuilder:
         self._device = device
         self._on_progress = on_progress
         self._bytes_done = 0
-        self._bytes_total = sum(checkpoint.tensors[name].num_bytes for name in expected_shapes(config, names))
+        expected = expected_shapes(config, names)
+        self._bytes_total = sum(checkpoint.tensors[name].num_bytes for name in expected)
+        for name in zero_biases(checkpoint.tensors, expected):
+            if bool(checkpoint.read(name, torch.float32, torch.device("cpu")).any()):
+                raise CheckpointError(f"tensor {name} is a bias, which {config.architecture} as config.json describes it does not have")
 
     def build(self) -> CausalLM:
         """Reads everything. Raises CheckpointError if a tensor cannot be used."""

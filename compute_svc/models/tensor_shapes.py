@@ -125,6 +125,15 @@ def _norm(name: str, size: int, config: ModelConfig) -> Shapes:
     return shapes | {f"{name}.bias": (size,)} if config.norm_bias else shapes
 
 
+def zero_biases(tensors: dict[str, TensorInfo], expected: Shapes) -> set[str]:
+    """Biases beside coded weights that the model has none of: some writers leave zeros there. Whoever reads the weights sees whether they are zeros."""
+    return {
+        name
+        for name in tensors.keys() - expected.keys()
+        if name.endswith(".bias") and (weight := tensors.get(f"{name.removesuffix('bias')}weight")) is not None and weight.coded_bytes
+    }
+
+
 def check_tensors(tensors: dict[str, TensorInfo], config: ModelConfig, names: WeightNames) -> None:
     """Checks that a checkpoint holds the model's tensors and no others.
 
@@ -146,10 +155,13 @@ def check_tensors(tensors: dict[str, TensorInfo], config: ModelConfig, names: We
             )
     if config.tie_word_embeddings and f"{names.lm_head}.weight" in tensors:
         expected |= _linear(names.lm_head, config.vocab_size, config.embedding_size or config.hidden_size, bias=False)
+    spare_biases = zero_biases(tensors, expected)
     problems = {
         "missing": missing,
         "unknown": [
-            name for name in tensors if name not in expected and not name.endswith(names.ignored) and not name.startswith(names.unused)
+            name
+            for name in tensors
+            if name not in expected and not name.endswith(names.ignored) and not name.startswith(names.unused) and name not in spare_biases
         ],
         f"in a dtype that is not read ({', '.join(READABLE_DTYPES)} are)": [
             f"{name} {info.dtype}" for name, info in tensors.items() if name in expected and not info.is_readable

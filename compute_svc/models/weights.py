@@ -22,7 +22,7 @@ from compute_svc.stored_weights.stored_weight import StoredWeight
 from triserve.model_files.gguf_file import gguf_files
 
 if TYPE_CHECKING:
-    from compute_svc.models.quantised.coded_tensor import CodedTensor
+    from compute_svc.models.quantised.coded_tensor import CodedTensor, RawReader
 
 SINGLE_FILE = "model.safetensors"
 INDEX_FILE = "model.safetensors.index.json"
@@ -104,7 +104,7 @@ class Checkpoint:
         """
         if name not in self._coded:
             return DenseWeight(self.read(name, dtype, device))
-        weight = self._coded[name].read(lambda part: self._owners[part].get_tensor(part))
+        weight = self._coded[name].read(_raw_reader(self._owners))
         if not weight.is_finite():
             raise CheckpointError(f"weight {name} has scales or codes that stand for no finite number")
         return weight.to(device)
@@ -159,6 +159,8 @@ def _with_codes(folder: Path, owners: Mapping[str, Any]) -> Checkpoint:
     """A checkpoint with what its config.json says of codes."""
     path = folder / "config.json"
     section = read_json(path).get("quantization_config") if path.is_file() else None
+    if section is None and (folder / "quanto_qmap.json").is_file():
+        section = {"quant_method": "quanto"}
     if section is None:
         return Checkpoint(owners)
     # Its readers raise the errors of this module.
@@ -166,7 +168,7 @@ def _with_codes(folder: Path, owners: Mapping[str, Any]) -> Checkpoint:
 
     if not isinstance(section, dict):
         raise CheckpointError(f"{path}: quantization_config must be a JSON object")
-    return Checkpoint(owners, coded_tensors(section, infos_of(owners), str(path)))
+    return Checkpoint(owners, coded_tensors(section, infos_of(owners), str(path), _raw_reader(owners)))
 
 
 def count_numbers(folder: Path) -> dict[str, int]:
@@ -234,6 +236,10 @@ def infos_of(owners: Mapping[str, Any]) -> dict[str, TensorInfo]:
     """
     slices = {name: owner.get_slice(name) for name, owner in owners.items()}
     return {name: TensorInfo(tuple(tensor.get_shape()), tensor.get_dtype()) for name, tensor in slices.items()}
+
+
+def _raw_reader(owners: Mapping[str, Any]) -> RawReader:
+    return lambda name: owners[name].get_tensor(name)
 
 
 def _stored_bytes(info: TensorInfo) -> int:

@@ -122,7 +122,7 @@ class CodedWeight(StoredWeight):
         return replace(self, data=self.data.to(device), scales=self.scales.to(device), sparse=sparse, **moved)
 
     def is_finite(self) -> bool:
-        """Whether every code stands for a finite number."""
+        """See `StoredWeight`."""
         numbers = [self.scales, self.zeros, self.offsets, self.table, self.static_scale, self.sparse and self.sparse.values]
         if self.code == "fp8":
             # All other bits set: the one number of float8_e4m3fn that is none.

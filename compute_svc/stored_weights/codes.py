@@ -6,10 +6,10 @@ from typing import Literal
 
 import torch
 
-Code = Literal["int8", "uint8", "int4", "uint4", "int2", "fp8"]
+Code = Literal["int8", "uint8", "int4", "uint4", "int2", "uint2", "fp8"]
 """What a code is: an integer of so many bits, signed in two's complement or not, or a float8_e4m3fn."""
 
-BITS: dict[Code, int] = {"int8": 8, "uint8": 8, "int4": 4, "uint4": 4, "int2": 2, "fp8": 8}
+BITS: dict[Code, int] = {"int8": 8, "uint8": 8, "int4": 4, "uint4": 4, "int2": 2, "uint2": 2, "fp8": 8}
 
 # QLoRA (arXiv 2305.14314), appendix E: quantiles of the normal distribution, scaled to [-1, 1].
 NF4 = (

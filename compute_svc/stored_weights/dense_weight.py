@@ -45,6 +45,10 @@ class DenseWeight(StoredWeight):
         """Where the tensor is."""
         return self.data.device
 
+    def is_finite(self) -> bool:
+        """See `StoredWeight`."""
+        return bool(self.data.isfinite().all())
+
     def to(self, device: torch.device) -> DenseWeight:
         """See `StoredWeight`."""
         return DenseWeight(self.data.to(device))

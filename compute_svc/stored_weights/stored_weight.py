@@ -41,6 +41,10 @@ class StoredWeight(abc.ABC):
         """Where its tensors are."""
 
     @abc.abstractmethod
+    def is_finite(self) -> bool:
+        """Whether all its numbers are finite, in float32."""
+
+    @abc.abstractmethod
     def to(self, device: torch.device) -> StoredWeight:
         """The same on a device; no copy where it is there already."""
 

@@ -7,7 +7,7 @@ from typing import NamedTuple
 
 import torch
 
-from compute_svc.stored_weights.coded_weight import CodedWeight
+from compute_svc.stored_weights.stored_weight import StoredWeight
 
 RawReader = Callable[[str], torch.Tensor]
 """Gives a tensor exactly as the files store it, by the name it has there; on the CPU, perhaps a memory map."""
@@ -26,4 +26,4 @@ class CodedTensor(NamedTuple):
     shape: tuple[int, int]
     kind: str
     parts: tuple[str, ...]
-    read: Callable[[RawReader], CodedWeight]
+    read: Callable[[RawReader], StoredWeight]
