@@ -1,0 +1,19 @@
+"""Quantised rows as products take them."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import torch
+
+
+class QuantisedRows(NamedTuple):
+    """Rows of activations: row m is codes[m] * scales[m].
+
+    Attributes:
+        codes: [M, K] int8 in [-127, 127].
+        scales: [M] float32, not negative.
+    """
+
+    codes: torch.Tensor
+    scales: torch.Tensor
