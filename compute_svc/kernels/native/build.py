@@ -40,8 +40,6 @@ _FLAGS = [
     "-fvisibility=hidden",
     "-fno-exceptions",
     "-fno-rtti",
-    "-Wall",
-    "-Wextra",
 ]
 _INSTRUCTION_FLAGS: dict[InstructionSet, list[str]] = {
     "avx512_vnni": [

@@ -37,11 +37,13 @@ def _check_quantise_rows(library: NativeLibrary) -> None:
     codes[5], codes[_COLUMNS - 1] = -127.0, 127.0
     x = torch.stack(((codes + 0.5).clamp_(-127.0, 127.0) * 0.25, torch.zeros(_COLUMNS), codes * 8.0))
     expected = torch.stack((((codes + 0.5).clamp_(-127.0, 127.0)).round(), torch.zeros(_COLUMNS), codes)).to(torch.int8)
-    quantise = library.function("triserve_quantise_rows", (_POINTER, _NUMBER, _NUMBER, _NUMBER, _POINTER, _POINTER, _NUMBER))
+    quantise = library.function(
+        "triserve_quantise_rows", (_POINTER, _NUMBER, _NUMBER, _NUMBER, _POINTER, ctypes.c_double, _POINTER, _POINTER, _NUMBER)
+    )
     for dtype in (torch.float32, torch.bfloat16):
         given = x.to(dtype)
         got, scales = torch.full_like(given, 99, dtype=torch.int8), torch.full((3,), torch.nan)
-        quantise(given.data_ptr(), DTYPES[dtype], 3, _COLUMNS, got.data_ptr(), scales.data_ptr(), torch.get_num_threads())
+        quantise(given.data_ptr(), DTYPES[dtype], 3, _COLUMNS, None, 0.0, got.data_ptr(), scales.data_ptr(), torch.get_num_threads())
         _require(f"quantise_rows of {dtype}", got, expected)
         _require(f"quantise_rows of {dtype}", scales, torch.tensor([0.25, 0.0, 8.0]))
 

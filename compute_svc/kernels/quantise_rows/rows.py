@@ -17,3 +17,15 @@ class QuantisedRows(NamedTuple):
 
     codes: torch.Tensor
     scales: torch.Tensor
+
+
+class Norm(NamedTuple):
+    """Root-mean-square normalisation: x / sqrt(mean of x^2 + eps) * weight.
+
+    Attributes:
+        weight: [K] float32, contiguous.
+        eps: Added to the mean square.
+    """
+
+    weight: torch.Tensor
+    eps: float

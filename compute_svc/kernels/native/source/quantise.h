@@ -34,4 +34,50 @@ inline float quantise_row(const float* x, int64_t count, int8_t* codes) {
   return scale;
 }
 
+// What a row is normalised by before it is quantised; no weight = it is not.
+struct Norm {
+  const float* weight;
+  double eps;
+};
+
+// x / sqrt(mean of x^2 + eps) * weight. The mean is of float64, summed in 16 parts; the root is rounded to float32 once, and each of the two
+// multiplications.
+template <class T>
+void normalise_row(const T* x, int64_t count, Norm norm, float* out) {
+  double parts[16] = {};
+  int64_t i = 0;
+  for (; i + 16 <= count; i += 16) {
+    for (int lane = 0; lane < 16; ++lane) {
+      const double value = widen(x[i + lane]);
+      parts[lane] = parts[lane] + value * value;
+    }
+  }
+  for (int lane = 0; i < count; ++i, ++lane) {
+    const double value = widen(x[i]);
+    parts[lane] = parts[lane] + value * value;
+  }
+  double sum = 0.0;
+  for (double part : parts) sum = sum + part;
+  const float factor = static_cast<float>(1.0 / std::sqrt(sum / static_cast<double>(count) + norm.eps));
+  for (i = 0; i < count; ++i) out[i] = widen(x[i]) * factor * norm.weight[i];
+}
+
+// Normalises and quantises one row; codes has room for `padded` of which the last are zeros.
+template <class T>
+float quantise_row_of(const T* x, int64_t count, int64_t padded, Norm norm, int8_t* codes) {
+  const float* wide;
+  float* made = scratch_of<float>(0, count);
+  if (norm.weight != nullptr) {
+    normalise_row(x, count, norm, made);
+    wide = made;
+  } else if constexpr (sizeof(T) == sizeof(float)) {
+    wide = x;
+  } else {
+    for (int64_t i = 0; i < count; ++i) made[i] = widen(x[i]);
+    wide = made;
+  }
+  std::memset(codes + count, 0, static_cast<size_t>(padded - count));
+  return quantise_row(wide, count, codes);
+}
+
 }  // namespace triserve

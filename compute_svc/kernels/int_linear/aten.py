@@ -1,0 +1,49 @@
+"""torch's own operations: exact products of groups in floating point, then the same float32 operations in the same order."""
+
+from __future__ import annotations
+
+import torch
+
+from compute_svc.kernels.int_linear.packed import PackedInts
+from compute_svc.kernels.linear import Activation
+from compute_svc.kernels.linear.reference import activate
+from compute_svc.kernels.quantise_rows import QuantisedRows
+
+# Products of an activation and a weight are at most 127 * 128, and below 2^24 all sums of them are exact in float32, in any order.
+_EXACT_INPUTS = (1 << 24) // (127 * 128)
+
+
+def int_linear(
+    rows: QuantisedRows, weight: PackedInts, activation: Activation, add: torch.Tensor | None, dtype: torch.dtype
+) -> torch.Tensor:
+    """See the public function; takes the plain layout."""
+    result = activate(_product(rows, weight), activation)
+    return (result if add is None else result.add_(add)).to(dtype)
+
+
+def int_gated_linear(rows: QuantisedRows, gate: PackedInts, up: PackedInts, activation: Activation, dtype: torch.dtype) -> torch.Tensor:
+    """See the public function; takes the plain layout."""
+    return activate(_product(rows, gate), activation).mul_(_product(rows, up)).to(dtype)
+
+
+def _product(rows: QuantisedRows, weight: PackedInts) -> torch.Tensor:
+    """rows W^T + bias, [M, N] float32."""
+    assert weight.layout == "plain", f"torch's products cannot read a weight in {weight.layout} layout"
+    total = rows.scales.new_zeros((len(rows.scales), weight.out_features))
+    for index, begin in enumerate(range(0, weight.in_features, weight.group)):
+        codes = rows.codes[:, begin : begin + weight.group]
+        sums = _exact_product(codes, weight.data[:, begin : begin + weight.group])
+        total += weight.scales[:, index] * sums
+        if weight.offsets is not None:
+            total += weight.offsets[:, index] * codes.sum(dim=1, dtype=torch.float32)[:, None]
+    total *= rows.scales[:, None]
+    return total if weight.bias is None else total.add_(weight.bias)
+
+
+def _exact_product(codes: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
+    """Sums of integer products, exact and then rounded once to float32: [M, N]."""
+    inputs = codes.shape[1]
+    if inputs <= _EXACT_INPUTS:
+        return codes.float() @ weight.float().t()
+    parts = zip(codes.split(_EXACT_INPUTS, dim=1), weight.split(_EXACT_INPUTS, dim=1), strict=True)
+    return torch.stack([(part.float() @ of_weight.float().t()).to(torch.int32) for part, of_weight in parts]).sum(dim=0).float()

@@ -1,0 +1,66 @@
+"""Integer weights as a backend wants them."""
+
+from __future__ import annotations
+
+import ctypes
+from dataclasses import dataclass, field
+from typing import Literal
+
+import torch
+
+from compute_svc.kernels.cpu_features import InstructionSet
+
+IntLayout = Literal["plain", "native"]
+
+
+class NativeWeight(ctypes.Structure):
+    """`IntWeight` of native/source/int_products.h: addresses within a `PackedInts`, and its sizes."""
+
+    _fields_ = (
+        ("data", ctypes.c_void_p),
+        ("scales", ctypes.c_void_p),
+        ("offsets", ctypes.c_void_p),
+        ("bias", ctypes.c_void_p),
+        ("inputs", ctypes.c_int64),
+        ("outputs", ctypes.c_int64),
+        ("group", ctypes.c_int64),
+        ("groups", ctypes.c_int64),
+        ("bits", ctypes.c_int64),
+        ("zero_point", ctypes.c_int64),
+    )
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class PackedInts:
+    """The weight of a linear map from K inputs to N outputs: in group g, code * scales[n, g] + offsets[n, g].
+
+    Attributes:
+        layout: What the tensors are: as written, or the library's tiles of them.
+        bits: Of a code, 4 or 8.
+        group: Inputs that share a scale; the last group may have fewer.
+        in_features: K.
+        out_features: N.
+        data: plain: [N, K] int8 codes. native: see native/source/int_products.h.
+        scales: plain: [N, G] float32. native: [tiles, G, 16].
+        offsets: As scales; None = zero.
+        bias: plain: [N] float32; native: filled up to whole blocks. None = zero.
+        built_for: The instruction set whose library the native layout is for.
+        native: What the library is given of the native layout.
+    """
+
+    layout: IntLayout
+    bits: int
+    group: int
+    in_features: int
+    out_features: int
+    data: torch.Tensor
+    scales: torch.Tensor
+    offsets: torch.Tensor | None
+    bias: torch.Tensor | None
+    built_for: InstructionSet = "portable"
+    native: NativeWeight = field(default_factory=NativeWeight, repr=False)
+
+    @property
+    def num_bytes(self) -> int:
+        """Memory of its tensors."""
+        return sum(part.nbytes for part in (self.data, self.scales, self.offsets, self.bias) if part is not None)

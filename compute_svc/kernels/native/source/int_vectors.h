@@ -1,0 +1,187 @@
+// Sixteen outputs at a time: what the instruction sets do differently in a product of integers. Exact in all of them.
+#pragma once
+
+#include "common.h"
+
+namespace triserve {
+namespace {
+
+#if defined(TRISERVE_AVX512)
+
+// Weights are unsigned bytes, activations signed ones; sums of four products go to 32 bits without saturation.
+constexpr int kRowsAtOnce = 8, kGroupedRowsAtOnce = 6, kTilesAtOnce = 2;
+
+struct Ints {
+  __m512i v;
+};
+struct Floats {
+  __m512 v;
+};
+struct Codes {
+  __m512i v;
+};
+
+inline Ints all(int32_t value) { return {_mm512_set1_epi32(value)}; }
+inline Floats zeros() { return {_mm512_setzero_ps()}; }
+inline Floats load(const float* from) { return {_mm512_loadu_ps(from)}; }
+inline Floats all(float value) { return {_mm512_set1_ps(value)}; }
+inline void store(Floats value, float* to) { _mm512_storeu_ps(to, value.v); }
+inline Floats operator+(Floats a, Floats b) { return {_mm512_add_ps(a.v, b.v)}; }
+inline Floats operator*(Floats a, Floats b) { return {_mm512_mul_ps(a.v, b.v)}; }
+inline Floats to_floats(Ints value) { return {_mm512_cvtepi32_ps(value.v)}; }
+
+inline Codes load_bytes(const uint8_t* from) { return {_mm512_loadu_si512(from)}; }
+
+inline void load_halves(const uint8_t* from, Codes* low, Codes* high) {
+  const __m512i both = _mm512_loadu_si512(from), mask = _mm512_set1_epi8(15);
+  low->v = _mm512_and_si512(both, mask);
+  high->v = _mm512_and_si512(_mm512_srli_epi16(both, 4), mask);
+}
+
+inline Ints dot_bytes(Ints sum, Codes weights, int32_t x) { return {_mm512_dpbusd_epi32(sum.v, weights.v, _mm512_set1_epi32(x))}; }
+
+inline Ints dot_halves(Ints sum, Codes low, int32_t x0, Codes high, int32_t x1) {
+  return dot_bytes(dot_bytes(sum, low, x0), high, x1);
+}
+
+#elif defined(TRISERVE_AVX2)
+
+// vpmaddubsw adds two products of an unsigned and a signed byte in 16 bits, saturating at 32767. Of signed weights it gets their absolute
+// value, at most 128, and the activations, at most 127 either way, with the weights' signs: at most 2 * 128 * 127 = 32512. Of halves of bytes
+// four products are added, of at most 15 * 127: 7620.
+constexpr int kRowsAtOnce = 4, kGroupedRowsAtOnce = 2, kTilesAtOnce = 1;
+
+struct Ints {
+  __m256i v[2];
+};
+struct Floats {
+  __m256 v[2];
+};
+struct Codes {
+  __m256i v[2], magnitude[2];
+};
+
+inline Ints all(int32_t value) { return {{_mm256_set1_epi32(value), _mm256_set1_epi32(value)}}; }
+inline Floats zeros() { return {{_mm256_setzero_ps(), _mm256_setzero_ps()}}; }
+inline Floats load(const float* from) { return {{_mm256_loadu_ps(from), _mm256_loadu_ps(from + 8)}}; }
+inline Floats all(float value) { return {{_mm256_set1_ps(value), _mm256_set1_ps(value)}}; }
+inline void store(Floats value, float* to) {
+  _mm256_storeu_ps(to, value.v[0]);
+  _mm256_storeu_ps(to + 8, value.v[1]);
+}
+inline Floats operator+(Floats a, Floats b) { return {{_mm256_add_ps(a.v[0], b.v[0]), _mm256_add_ps(a.v[1], b.v[1])}}; }
+inline Floats operator*(Floats a, Floats b) { return {{_mm256_mul_ps(a.v[0], b.v[0]), _mm256_mul_ps(a.v[1], b.v[1])}}; }
+inline Floats to_floats(Ints value) { return {{_mm256_cvtepi32_ps(value.v[0]), _mm256_cvtepi32_ps(value.v[1])}}; }
+
+inline Codes load_bytes(const uint8_t* from) {
+  Codes codes;
+  for (int i = 0; i < 2; ++i) {
+    codes.v[i] = _mm256_loadu_si256(reinterpret_cast<const __m256i*>(from) + i);
+    codes.magnitude[i] = _mm256_abs_epi8(codes.v[i]);
+  }
+  return codes;
+}
+
+inline void load_halves(const uint8_t* from, Codes* low, Codes* high) {
+  const __m256i mask = _mm256_set1_epi8(15);
+  for (int i = 0; i < 2; ++i) {
+    const __m256i both = _mm256_loadu_si256(reinterpret_cast<const __m256i*>(from) + i);
+    low->v[i] = _mm256_and_si256(both, mask);
+    high->v[i] = _mm256_and_si256(_mm256_srli_epi16(both, 4), mask);
+  }
+}
+
+inline Ints dot_bytes(Ints sum, Codes weights, int32_t x) {
+  const __m256i ones = _mm256_set1_epi16(1), every = _mm256_set1_epi32(x);
+  for (int i = 0; i < 2; ++i) {
+    const __m256i pairs = _mm256_maddubs_epi16(weights.magnitude[i], _mm256_sign_epi8(every, weights.v[i]));
+    sum.v[i] = _mm256_add_epi32(sum.v[i], _mm256_madd_epi16(pairs, ones));
+  }
+  return sum;
+}
+
+inline Ints dot_halves(Ints sum, Codes low, int32_t x0, Codes high, int32_t x1) {
+  const __m256i ones = _mm256_set1_epi16(1), every0 = _mm256_set1_epi32(x0), every1 = _mm256_set1_epi32(x1);
+  for (int i = 0; i < 2; ++i) {
+    const __m256i fours = _mm256_add_epi16(_mm256_maddubs_epi16(low.v[i], every0), _mm256_maddubs_epi16(high.v[i], every1));
+    sum.v[i] = _mm256_add_epi32(sum.v[i], _mm256_madd_epi16(fours, ones));
+  }
+  return sum;
+}
+
+#else
+
+constexpr int kRowsAtOnce = 2, kGroupedRowsAtOnce = 2, kTilesAtOnce = 1;
+
+struct Ints {
+  int32_t v[16];
+};
+struct Floats {
+  float v[16];
+};
+struct Codes {
+  int8_t v[64];
+};
+
+inline Ints all(int32_t value) {
+  Ints made;
+  for (int i = 0; i < 16; ++i) made.v[i] = value;
+  return made;
+}
+inline Floats all(float value) {
+  Floats made;
+  for (int i = 0; i < 16; ++i) made.v[i] = value;
+  return made;
+}
+inline Floats zeros() { return all(0.0f); }
+inline Floats load(const float* from) {
+  Floats made;
+  std::memcpy(made.v, from, sizeof made.v);
+  return made;
+}
+inline void store(Floats value, float* to) { std::memcpy(to, value.v, sizeof value.v); }
+inline Floats operator+(Floats a, Floats b) {
+  for (int i = 0; i < 16; ++i) a.v[i] += b.v[i];
+  return a;
+}
+inline Floats operator*(Floats a, Floats b) {
+  for (int i = 0; i < 16; ++i) a.v[i] *= b.v[i];
+  return a;
+}
+inline Floats to_floats(Ints value) {
+  Floats made;
+  for (int i = 0; i < 16; ++i) made.v[i] = static_cast<float>(value.v[i]);
+  return made;
+}
+
+inline Codes load_bytes(const uint8_t* from) {
+  Codes codes;
+  std::memcpy(codes.v, from, sizeof codes.v);
+  return codes;
+}
+
+inline void load_halves(const uint8_t* from, Codes* low, Codes* high) {
+  for (int i = 0; i < 64; ++i) {
+    low->v[i] = static_cast<int8_t>(from[i] & 15);
+    high->v[i] = static_cast<int8_t>(from[i] >> 4);
+  }
+}
+
+inline Ints dot_bytes(Ints sum, const Codes& weights, int32_t x) {
+  int8_t each[4];
+  std::memcpy(each, &x, sizeof each);
+  for (int i = 0; i < 16; ++i) {
+    const int8_t* four = weights.v + 4 * i;
+    sum.v[i] += four[0] * each[0] + four[1] * each[1] + four[2] * each[2] + four[3] * each[3];
+  }
+  return sum;
+}
+
+inline Ints dot_halves(Ints sum, const Codes& low, int32_t x0, const Codes& high, int32_t x1) {
+  return dot_bytes(dot_bytes(sum, low, x0), high, x1);
+}
+
+#endif
+
+}  // namespace
+}  // namespace triserve
