@@ -8,8 +8,7 @@ from dataclasses import dataclass
 import torch
 import torch.nn.functional as F
 
-from compute_svc.kernels.linear import Activation
-from compute_svc.kernels.linear.reference import activate
+from compute_svc.kernels.activation import Activation, activate
 
 # Rows of the factors must begin at multiples of this.
 _ALIGNMENT_BYTES = 16

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import logging
+from collections import Counter
 from collections.abc import Callable, Iterator
 from typing import TypeAlias
 
 import torch
 import torch.nn.functional as F
 
-from compute_svc.kernels.linear import LinearWeight, pack_stored
+from compute_svc.kernels.linear import ActivationFormat, LinearWeight, pack_stored
 from compute_svc.layers.attention import Attention
 from compute_svc.layers.decoder_layer import DecoderLayer, ParallelDecoderLayer, PostLnDecoderLayer
 from compute_svc.layers.heads import HeadNorm, LatentHeads, ProjectedHeads
@@ -41,6 +42,7 @@ class ModelBuilder:
         checkpoint: Where its tensors are.
         dtype: Of weights and activations.
         device: Where the model will live.
+        activations: What integer weights are multiplied by.
         on_progress: Told how far reading is.
 
     Raises:
@@ -55,6 +57,7 @@ class ModelBuilder:
         *,
         dtype: torch.dtype,
         device: torch.device,
+        activations: ActivationFormat,
         on_progress: Progress | None,
     ) -> None:
         names = names.fitting(checkpoint.tensors)
@@ -64,8 +67,10 @@ class ModelBuilder:
         self._checkpoint = checkpoint
         self._dtype = dtype
         self._device = device
+        self._activations: ActivationFormat = activations
         self._on_progress = on_progress
         self._bytes_done = 0
+        self._sizes: Counter[str] = Counter()
         expected = expected_shapes(config, names)
         self._bytes_total = sum(checkpoint.tensors[name].num_bytes for name in expected)
         for name in zero_biases(checkpoint.tensors, expected):
@@ -84,6 +89,7 @@ class ModelBuilder:
             scale=config.logit_scale,
             softcap=config.logit_softcap,
         )
+        _log.info("matrices in memory: %s", ", ".join(f"{size // 1_000_000} MB {name}" for name, size in self._sizes.most_common()))
         return CausalLM(config, embedding, layers, head, tuple(map(self._rotary, config.kinds)))
 
     def _embedding(self) -> Embedding:
@@ -255,7 +261,9 @@ class ModelBuilder:
         return self._pack(*self._weight_and_bias(name, bias=bias, transposed=transposed))
 
     def _pack(self, weight: StoredWeight, bias: torch.Tensor | None) -> LinearWeight:
-        return pack_stored(weight, bias, weight.data.dtype if isinstance(weight, DenseWeight) else self._dtype)
+        packed = pack_stored(weight, bias, weight.data.dtype if isinstance(weight, DenseWeight) else self._dtype, self._activations)
+        self._sizes[_format_of(weight, packed)] += packed.num_bytes
+        return packed
 
     def _weight_and_bias(self, name: str, *, bias: bool, transposed: bool = False) -> tuple[StoredWeight, torch.Tensor | None]:
         """[outputs, inputs] and [outputs]."""
@@ -282,3 +290,12 @@ class ModelBuilder:
         self._bytes_done += self._checkpoint.tensors[name].num_bytes
         if self._on_progress is not None:
             self._on_progress(self._bytes_done, self._bytes_total)
+
+
+def _format_of(weight: StoredWeight, packed: LinearWeight) -> str:
+    """For the log: what is multiplied, and what it was made of."""
+    if packed.ints is not None:
+        groups = "" if packed.ints.group >= packed.ints.in_features else f" in groups of {packed.ints.group}"
+        return f"int{packed.ints.bits}{groups} by int8"
+    name = str(packed.data.dtype).removeprefix("torch.")
+    return name if isinstance(weight, DenseWeight) else f"{name}, made of {weight.format_name}"

@@ -13,6 +13,7 @@ import torch
 
 from compute_svc.kernels.exact_products import use_exact_products
 from compute_svc.kernels.host_memory import keep_freed_memory
+from compute_svc.kernels.linear import ActivationFormat
 from compute_svc.models import families
 from compute_svc.models.causal_lm import CausalLM
 from compute_svc.models.config import ModelConfig, StreamingWindow, UnsupportedModel
@@ -132,6 +133,7 @@ def load_model(
     device: torch.device,
     max_tokens: int | None = None,
     streaming: StreamingWindow | None = None,
+    activations: ActivationFormat = "auto",
     on_progress: Progress | None = None,
 ) -> CausalLM:
     """Loads a checkpoint.
@@ -143,6 +145,7 @@ def load_model(
         max_tokens: The longest request that will be served; None = as long as the checkpoint allows. Models with one set of rotary
             frequencies for short contexts and one for long ones take the set for this length.
         streaming: What queries see in place of everything; None = what the model was made for.
+        activations: What integer weights are multiplied by (kernels/linear/ints.py).
         on_progress: Told bytes done and bytes in all, after every tensor.
 
     Effects: on a CPU, tunes the process's allocator (kernels/host_memory.py); on CUDA, its products (kernels/exact_products.py).
@@ -160,4 +163,5 @@ def load_model(
     elif device.type == "cuda":
         use_exact_products()
     with torch.inference_mode(), open_checkpoint(folder) as checkpoint:
-        return ModelBuilder(config, names, checkpoint, dtype=dtype, device=device, on_progress=on_progress).build()
+        builder = ModelBuilder(config, names, checkpoint, dtype=dtype, device=device, activations=activations, on_progress=on_progress)
+        return builder.build()

@@ -6,13 +6,13 @@ import torch
 
 from compute_svc.kernels.backend import backend_for
 from compute_svc.kernels.gated_linear import aten, cpu
-from compute_svc.kernels.linear import MIN_ROWS, Activation, LinearWeight, pad_rows
+from compute_svc.kernels.linear import MIN_ROWS, Activation, LinearWeight, ints, linear, pad_rows
 
 
 def gated_linear(x: torch.Tensor, gate: LinearWeight, up: LinearWeight, activation: Activation) -> torch.Tensor:
     """activation(gate(x)) * up(x), products summed in float32.
 
-    With oneDNN's layout a row of the result depends on the same row of x alone, bit for bit.
+    With oneDNN's layout, and with integers, a row of the result depends on the same row of x alone, bit for bit.
 
     Args:
         x: [M, K], the weights' dtype. Fewer than `MIN_ROWS` rows cost a copy more.
@@ -28,6 +28,10 @@ def gated_linear(x: torch.Tensor, gate: LinearWeight, up: LinearWeight, activati
     """
     if x.shape[1] != gate.in_features:
         raise ValueError(f"x has {x.shape[1]} columns, the weights take {gate.in_features}")
+    if gate.layout == "ints" or up.layout == "ints":
+        if ints.go_together(gate, up):
+            return ints.gated_linear(x, gate, up, activation)
+        return linear(x, gate, activation=activation).mul_(linear(x, up))
     if x.shape[0] < MIN_ROWS:
         return gated_linear(pad_rows(x), gate, up, activation)[: x.shape[0]]
     if backend_for("gated_linear", x.device.type) == "cpu":

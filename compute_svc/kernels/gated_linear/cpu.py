@@ -9,9 +9,9 @@ from __future__ import annotations
 import torch
 import torch.nn.functional as F
 
+from compute_svc.kernels.activation import activate
 from compute_svc.kernels.linear import Activation, LinearWeight
 from compute_svc.kernels.linear.cpu import onednn_linear, onednn_linear_with
-from compute_svc.kernels.linear.reference import activate
 
 
 def gated_linear(x: torch.Tensor, gate: LinearWeight, up: LinearWeight, activation: Activation) -> torch.Tensor:

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import torch
 
+from compute_svc.kernels.activation import Activation
 from compute_svc.kernels.int_linear import aten, native
 from compute_svc.kernels.int_linear.packed import PackedInts
-from compute_svc.kernels.linear import Activation
 from compute_svc.kernels.native import NativeLibrary, native_library
 from compute_svc.kernels.quantise_rows import QuantisedRows
 

@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import torch
 
+from compute_svc.kernels.activation import Activation, activate
 from compute_svc.kernels.int_linear.packed import PackedInts
-from compute_svc.kernels.linear import Activation
-from compute_svc.kernels.linear.reference import activate
 from compute_svc.kernels.quantise_rows import QuantisedRows
 
 # Products of an activation and a weight are at most 127 * 128, and below 2^24 all sums of them are exact in float32, in any order.

@@ -10,9 +10,9 @@ from typing import NamedTuple
 import torch
 import torch.nn.functional as F
 
+from compute_svc.kernels.activation import Activation
 from compute_svc.kernels.cpu_features import InstructionSet
 from compute_svc.kernels.int_linear.packed import NativeWeight, PackedInts
-from compute_svc.kernels.linear import Activation
 from compute_svc.kernels.native import DTYPES, NativeLibrary
 from compute_svc.kernels.native.library import load_library
 from compute_svc.kernels.quantise_rows import QuantisedRows

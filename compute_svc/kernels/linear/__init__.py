@@ -5,11 +5,13 @@ from __future__ import annotations
 import torch
 
 from compute_svc.kernels.backend import backend_for
-from compute_svc.kernels.linear import aten, cpu
+from compute_svc.kernels.linear import aten, cpu, ints
+from compute_svc.kernels.linear.ints import ActivationFormat
 from compute_svc.kernels.linear.weight import Activation, LinearWeight
+from compute_svc.stored_weights.coded_weight import CodedWeight
 from compute_svc.stored_weights.stored_weight import StoredWeight
 
-__all__ = ["MIN_ROWS", "Activation", "LinearWeight", "linear", "pack_linear", "pack_stored", "pad_rows", "padded_count"]
+__all__ = ["MIN_ROWS", "Activation", "ActivationFormat", "LinearWeight", "linear", "pack_linear", "pack_stored", "pad_rows", "padded_count"]
 
 # A product of one row goes through other code than a product of many, and rounds differently.
 MIN_ROWS = 2
@@ -39,21 +41,26 @@ def pack_linear(weight: torch.Tensor, bias: torch.Tensor | None = None) -> Linea
     return LinearWeight.plain(weight, bias)
 
 
-def pack_stored(weight: StoredWeight, bias: torch.Tensor | None, dtype: torch.dtype) -> LinearWeight:
-    """As `pack_linear`, of a weight as a checkpoint stores it.
+def pack_stored(
+    weight: StoredWeight, bias: torch.Tensor | None, dtype: torch.dtype, activations: ActivationFormat = "float"
+) -> LinearWeight:
+    """As `pack_linear`, of a weight as a checkpoint stores it: integers where they are multiplied as such, else the numbers that they stand for.
 
     Args:
         weight: N outputs of K inputs.
         bias: [N], of `dtype`.
         dtype: Of activations.
+        activations: Whether integers are multiplied as such.
     """
+    if isinstance(weight, CodedWeight) and ints.takes_ints(weight, activations):
+        return ints.pack(weight, bias)
     return pack_linear(weight.dense(dtype), bias)
 
 
 def linear(x: torch.Tensor, weight: LinearWeight, *, activation: Activation = "none", add: torch.Tensor | None = None) -> torch.Tensor:
-    """activation(x W^T + bias) (+ add), products summed in float32.
+    """activation(x W^T + bias) (+ add), products summed in float32; rows of x are rounded to int8 where the weight's are integers.
 
-    With oneDNN's layout a row of the result depends on the same row of the arguments alone, bit for bit.
+    With oneDNN's layout, and with integers, a row of the result depends on the same row of the arguments alone, bit for bit.
 
     Args:
         x: [M, K], the weight's dtype. Fewer than `MIN_ROWS` rows cost two copies more.
@@ -70,6 +77,8 @@ def linear(x: torch.Tensor, weight: LinearWeight, *, activation: Activation = "n
     if x.shape[1] != weight.in_features:
         raise ValueError(f"x has {x.shape[1]} columns, the weight takes {weight.in_features}")
     assert add is None or activation == "none", "a sum is not activated"
+    if weight.layout == "ints":
+        return ints.linear(x, weight, activation, add)
     if x.shape[0] < MIN_ROWS:
         return linear(pad_rows(x), weight, activation=activation, add=None if add is None else pad_rows(add))[: x.shape[0]]
     if backend_for("linear", x.device.type) == "cpu":

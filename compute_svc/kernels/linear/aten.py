@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 import torch.nn.functional as F
 
-from compute_svc.kernels.linear.reference import activate
+from compute_svc.kernels.activation import activate
 from compute_svc.kernels.linear.weight import Activation, LinearWeight
 
 

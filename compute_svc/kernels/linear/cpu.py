@@ -12,7 +12,7 @@ from functools import cache
 import torch
 import torch.nn.functional as F
 
-from compute_svc.kernels.linear.reference import activate
+from compute_svc.kernels.activation import activate
 from compute_svc.kernels.linear.weight import Activation, LinearWeight
 
 _log = logging.getLogger(__name__)

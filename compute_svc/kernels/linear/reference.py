@@ -5,18 +5,8 @@ from __future__ import annotations
 import torch
 import torch.nn.functional as F
 
-from compute_svc.kernels.linear.weight import Activation, LinearWeight
-
-
-def activate(x: torch.Tensor, activation: Activation) -> torch.Tensor:
-    """activation(x), element by element."""
-    if activation == "silu":
-        return F.silu(x)
-    if activation in ("gelu", "gelu_tanh"):
-        return F.gelu(x, approximate="tanh" if activation == "gelu_tanh" else "none")
-    if activation == "sigmoid":
-        return torch.sigmoid(x)
-    return F.relu(x) if activation == "relu" else x
+from compute_svc.kernels.activation import Activation, activate
+from compute_svc.kernels.linear.weight import LinearWeight
 
 
 def linear(x: torch.Tensor, weight: LinearWeight, activation: Activation, add: torch.Tensor | None) -> torch.Tensor:

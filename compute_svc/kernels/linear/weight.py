@@ -7,9 +7,12 @@ from typing import Literal
 
 import torch
 
-Layout = Literal["plain", "onednn"]
-# gelu_tanh is the approximation of gelu by tanh.
-Activation = Literal["none", "silu", "gelu", "gelu_tanh", "relu", "sigmoid"]
+from compute_svc.kernels.activation import Activation
+from compute_svc.kernels.int_linear.packed import PackedInts
+
+__all__ = ["Activation", "Layout", "LinearWeight"]
+
+Layout = Literal["plain", "onednn", "ints"]
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -17,11 +20,13 @@ class LinearWeight:
     """The weight of a linear map from K inputs to N outputs.
 
     Attributes:
-        layout: What `data` is: [N, K] as written, or oneDNN's blocks of it.
+        layout: What `data` is: [N, K] as written, oneDNN's blocks of it, or the codes of `ints`.
         data: The weight.
         bias: [N], the weight's dtype.
         in_features: K.
         out_features: N.
+        ints: A weight of integers; None = of floating numbers.
+        inputs: [K'] int64, which inputs its columns take, in their order; None = all. Of integers alone.
     """
 
     layout: Layout
@@ -29,6 +34,15 @@ class LinearWeight:
     bias: torch.Tensor | None
     in_features: int
     out_features: int
+    ints: PackedInts | None = None
+    inputs: torch.Tensor | None = None
+
+    @property
+    def num_bytes(self) -> int:
+        """Memory of its tensors."""
+        if self.ints is not None:
+            return self.ints.num_bytes
+        return self.data.nbytes + (0 if self.bias is None else self.bias.nbytes)
 
     @classmethod
     def plain(cls, data: torch.Tensor, bias: torch.Tensor | None) -> LinearWeight:
