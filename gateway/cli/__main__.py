@@ -17,6 +17,7 @@ _COMMANDS = (
     ("chat", "gateway.cli.chat", "talk to a server"),
     ("bench", "gateway.cli.bench", "measure a server"),
     ("convert", "gateway.cli.convert", "make a model folder of a GGUF file or of pytorch_model*.bin"),
+    ("quantize", "gateway.cli.quantize", "make a model folder with quantised weights of a float one"),
     ("fetch", "gateway.cli.fetch", "put a model's files into a folder, each checked against its sha256"),
     ("inspect", "gateway.cli.inspect", "say what would be made of a model, without serving it"),
     ("cache", "gateway.cli.cache", "look into a server's prompt cache, fill it, forget it, explain it; build an embedder"),

@@ -1,0 +1,1 @@
+"""Makes quantised checkpoints of float ones; serves nothing and knows no tokenizer."""

@@ -1,0 +1,211 @@
+"""`triserve quantize MODEL OUT --weights FORMAT`: makes a model folder with quantised weights; compressed-tensors, or bitsandbytes' layout for nf4.
+
+The stages do what is theirs, each in a process of its own: compute_svc config and weights, tokenizer_svc the token ids of a calibration text.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from tqdm import tqdm
+
+from gateway.cli.extras import MissingExtra, require_installed
+from gateway.cli.model_folder import ModelUnavailable, download_from_hub, resolve_model
+
+_FORMATS = ("int8", "int4", "fp8", "nf4")
+_METHODS = ("rtn", "gptq", "awq")
+# What compute reads of config.json: groups of 32 numbers share a scale.
+KV_FORMATS = {"int8": "int8-g32"}
+_PERCENT_PER_LINE = 10
+_MB = 1_000_000
+
+Shown = Callable[[int, int], None]
+"""Told bytes done and bytes in all."""
+
+
+class QuantizationFailed(Exception):
+    """A model cannot be quantised; the message says why."""
+
+
+class Written(NamedTuple):
+    """What the compute stage says at the end; see there."""
+
+    source_bytes: int
+    num_bytes: int
+    notes: tuple[str, ...]
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """The command's options."""
+    parser.add_argument("model", metavar="MODEL", help="a float model: a folder, a GGUF file, or org/name of the Hugging Face hub")
+    parser.add_argument("folder", type=Path, metavar="OUT", help="the model folder to make; must not exist yet")
+    parser.add_argument(
+        "--weights",
+        choices=_FORMATS,
+        required=True,
+        help="int8: a scale for each output, activations int8 as well (W8A8); int4: in groups; fp8: e4m3, activations as well; nf4: in blocks of 64",
+    )
+    parser.add_argument(
+        "--group",
+        type=int,
+        choices=(128, 64, 32),
+        help="of int4: inputs that share a scale (default: 128); where it does not divide a width, the largest smaller one that does",
+    )
+    parser.add_argument(
+        "--activations", choices=("int8", "fp8", "float"), help="what weights are multiplied by, in place of the format's own"
+    )
+    parser.add_argument("--head", action="store_true", help="the logits' projection becomes int8; a tied one gets a matrix of its own")
+    parser.add_argument("--nested", action="store_true", help="of nf4: scales are quantised in turn")
+    parser.add_argument(
+        "--kv", choices=tuple(KV_FORMATS), help="what compute replicas keep keys and values as unless they are told otherwise"
+    )
+    parser.add_argument(
+        "--method",
+        choices=_METHODS,
+        default="rtn",
+        help="round to nearest, or for int4 with a calibration text gptq or awq (default: %(default)s)",
+    )
+    parser.add_argument("--calibration", type=Path, metavar="FILE", help="of gptq and awq: a text like those the model will see")
+    parser.add_argument("--calibration-tokens", type=int, metavar="N", help="how many of its first tokens count (default: 16384)")
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Quantises; returns the exit status."""
+    try:
+        require_installed(("torch", "safetensors"))
+        source = resolve_model(arguments.model, download_from_hub, os.environ).folder
+        written = quantize(source, arguments)
+    except (QuantizationFailed, ModelUnavailable, MissingExtra, OSError) as error:
+        sys.stderr.write(f"triserve quantize: {error}\n")
+        return 1
+    for note in written.notes:
+        sys.stderr.write(f"note: {note}\n")
+    share = 100 * written.num_bytes / max(1, written.source_bytes)
+    sys.stdout.write(
+        f"{written.source_bytes / _MB:.1f} MB became {written.num_bytes / _MB:.1f} MB, {share:.0f} %.\n"
+        f"What to expect of it: triserve inspect {arguments.folder}\nServe it with: triserve up --model {arguments.folder}\n"
+    )
+    return 0
+
+
+def quantize(source: Path, arguments: argparse.Namespace) -> Written:
+    """Makes a model folder; it appears whole or not at all.
+
+    Args:
+        source: A model folder.
+        arguments: The command's.
+
+    Raises:
+        QuantizationFailed: the source cannot be used, options do not go with each other, or the folder exists.
+        OSError: the folder cannot be made.
+    """
+    folder: Path = arguments.folder
+    needs_text = arguments.method != "rtn"
+    if folder.exists():
+        raise QuantizationFailed(f"{folder} exists already")
+    if needs_text != (arguments.calibration is not None) or (arguments.calibration_tokens is not None and not needs_text):
+        raise QuantizationFailed(
+            "--method gptq or awq comes with --calibration, and neither --calibration nor --calibration-tokens without"
+        )
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    unfinished = Path(tempfile.mkdtemp(prefix=f".{folder.name}-", dir=folder.parent))
+    try:
+        for path in _small_files(source):
+            shutil.copyfile(path, unfinished / path.name)
+        with _bar(sys.stderr.isatty()) as shown:
+            written = _run_stage([str(source), str(unfinished), *_stage_options(arguments)], shown)
+        unfinished.chmod(0o755)
+        unfinished.rename(folder)
+    finally:
+        shutil.rmtree(unfinished, ignore_errors=True)
+    return written
+
+
+def _small_files(source: Path) -> list[Path]:
+    """What a model folder says besides its weights and its config, which are written anew."""
+    files = [path for pattern in ("*.json", "*.jinja") for path in sorted(source.glob(pattern))]
+    return [path for path in files if path.name != "config.json" and not path.name.endswith(".index.json")]
+
+
+def _stage_options(arguments: argparse.Namespace) -> Iterator[str]:
+    yield f"--weights={arguments.weights}"
+    for name in ("group", "activations"):
+        if (value := getattr(arguments, name)) is not None:
+            yield f"--{name}={value}"
+    for name in ("head", "nested"):
+        if getattr(arguments, name):
+            yield f"--{name}"
+    if arguments.kv is not None:
+        yield f"--kv-format={KV_FORMATS[arguments.kv]}"
+
+
+def _run_stage(options: Sequence[str], shown: Shown) -> Written:
+    """Runs the compute stage and shows how far it is. Raises QuantizationFailed with its reason."""
+    # -P: a folder of the same name where the command was called is not taken for the stage.
+    command = [sys.executable, "-P", "-m", "compute_svc.quantise", *options]
+    with tempfile.TemporaryFile("w+", encoding="utf-8") as errors:
+        # A file, not a pipe: nobody reads it before the end, and a full pipe would hold the stage up.
+        process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=errors, text=True)
+        try:
+            last = _follow(process, shown)
+            status = process.wait()
+        finally:
+            if process.poll() is None:
+                process.kill()
+                process.wait()
+        errors.seek(0)
+        said = errors.read().strip().splitlines()
+    if status or "notes" not in last:
+        reason = said[-1].removeprefix("compute_svc.quantise: ") if said else f"compute_svc.quantise ended with status {status}"
+        raise QuantizationFailed(reason)
+    return Written(last["source_bytes"], last["num_bytes"], tuple(last["notes"]))
+
+
+def _follow(process: subprocess.Popen[str], shown: Shown) -> dict[str, Any]:
+    """Reads the stage's lines to their end; returns the last."""
+    assert process.stdout is not None, "the stage's output is a pipe"
+    last: dict[str, Any] = {}
+    for line in process.stdout:
+        last = json.loads(line)
+        if "done" in last:
+            shown(last["done"], last["total"])
+    return last
+
+
+@contextmanager
+def _bar(is_terminal: bool) -> Iterator[Shown]:
+    """A progress bar, or plain lines where standard error is no terminal."""
+    if not is_terminal:
+        yield _Lines().shown
+        return
+    with tqdm(unit="B", unit_scale=True, file=sys.stderr, dynamic_ncols=True) as bar:
+
+        def shown(done: int, total: int) -> None:
+            bar.total = total
+            bar.update(done - bar.n)
+
+        yield shown
+
+
+class _Lines:
+    """A line every ten percent."""
+
+    def __init__(self) -> None:
+        self._next_percent = _PERCENT_PER_LINE
+
+    def shown(self, done: int, total: int) -> None:
+        """See `Shown`."""
+        percent = 100 * done // max(1, total)
+        if percent >= self._next_percent:
+            sys.stderr.write(f"quantised {percent} % of {total / _MB:.1f} MB\n")
+            self._next_percent = percent - percent % _PERCENT_PER_LINE + _PERCENT_PER_LINE
