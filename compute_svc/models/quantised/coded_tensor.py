@@ -19,8 +19,8 @@ class CodedTensor(NamedTuple):
     Attributes:
         shape: [N, K].
         kind: What its codes are, for logs: "INT4", "FP8".
-        parts: Names of the tensors that it is made of.
-        read: Makes it.
+        parts: Names of the tensors that it is made of, and of those beside it that play no part.
+        read: Makes it. Raises CheckpointError if a number in the files is out of its range.
     """
 
     shape: tuple[int, int]
