@@ -5,8 +5,8 @@ all pages are gathered in one operation, all scores computed in another, and so 
 gathered from where, and what is hidden from whom, is worked out once for all layers; the host sends a few numbers for each block in one
 copy, and the device derives the rest from them and the page table.
 
-Promised: queries and KV are multiplied in their own dtype, scores, softmax and all sums are float32, and the softmax's weights are
-rounded to the KV's dtype before they are multiplied by values. Not promised: equal bits whatever the batch.
+Promised: queries and KV are multiplied in their own dtype if that is one, else in float32, which codes are decoded to; scores, softmax and all
+sums are float32, and the softmax's weights are rounded to the values' dtype before they are multiplied. Not promised: equal bits whatever the batch.
 """
 
 from __future__ import annotations
@@ -24,6 +24,8 @@ from compute_svc.kernels.attention_spec import AttentionSpec
 from compute_svc.kernels.buckets import bucketed
 from compute_svc.kernels.host_copy import to_device
 from compute_svc.kernels.kv_chunks import distances_of, slope_bias, slopes_of
+from compute_svc.kernels.kv_codes import decode
+from compute_svc.kernels.kv_layer import KvLayer
 
 # Gathered KV, counted as float32, and scores of one bucket, unless one block of the fewest queries alone has more. With what is computed from
 # them a layer needs up to about three times as much.
@@ -207,7 +209,7 @@ def _hidden(keys: torch.Tensor, distances: torch.Tensor, spec: AttentionSpec) ->
 
 def gathered_attention(
     q: torch.Tensor,
-    kv: torch.Tensor,
+    kv: KvLayer,
     plan: GatheredPlan,
     out: torch.Tensor,
     sink_q: torch.Tensor | None = None,
@@ -219,7 +221,7 @@ def gathered_attention(
     """
     spec = plan.spec
     for bucket in plan.buckets:
-        gathered = kv.index_select(1, bucket.pages).view(2, spec.num_kv_heads * bucket.size, -1, spec.head_dim)
+        gathered = _gather(kv, bucket.pages).view(2, spec.num_kv_heads * bucket.size, -1, spec.head_dim)
         keys, values = gathered[0].transpose(1, 2), gathered[1]
         scores = _product(_grouped(q, bucket, spec), keys)
         if sink_q is not None:
@@ -235,6 +237,12 @@ def gathered_attention(
         out.index_copy_(0, bucket.kept_rows, rows if bucket.kept is None else rows.index_select(0, bucket.kept))
 
 
+def _gather(kv: KvLayer, pages: torch.Tensor) -> torch.Tensor:
+    """[2 * kv_heads, n, page_size, D], the numbers of n pages."""
+    rows = kv.data.index_select(1, pages)
+    return rows if kv.scales is None else decode(rows, kv.scales.index_select(1, pages), kv.group)
+
+
 def _grouped(q: torch.Tensor, bucket: _Bucket, spec: AttentionSpec) -> torch.Tensor:
     """[kv_heads * B, Q * group_size, D]: queries that meet the same keys, side by side."""
     queries = q.index_select(0, bucket.rows).view(bucket.size, -1, spec.num_kv_heads, spec.group_size, spec.head_dim)
@@ -242,8 +250,8 @@ def _grouped(q: torch.Tensor, bucket: _Bucket, spec: AttentionSpec) -> torch.Ten
 
 
 def _product(a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
-    """a [N, M, K] times b [N, K, L]: [N, M, L] float32, summed in float32 whatever the dtype of both."""
-    if a.dtype == torch.float32 or a.device.type == "cpu":  # a CPU has no such product of bfloat16
+    """a [N, M, K] times b [N, K, L]: [N, M, L] float32, summed in float32 whatever their dtypes."""
+    if torch.float32 in (a.dtype, b.dtype) or a.device.type == "cpu":  # a CPU has no such product of bfloat16
         return torch.bmm(a.float(), b.float())
     return torch.bmm(a, b, out_dtype=torch.float32)
 

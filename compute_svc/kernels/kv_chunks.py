@@ -30,6 +30,8 @@ import torch
 import torch.nn.functional as F
 
 from compute_svc.kernels.attention_spec import MAX_SINKS, AttentionSpec
+from compute_svc.kernels.kv_codes import decode
+from compute_svc.kernels.kv_layer import KvLayer
 
 READ_TOKENS = 32
 CHUNK_TOKENS = 128
@@ -77,12 +79,18 @@ def find_tiles(page_rows: torch.Tensor, starts: torch.Tensor, num_tokens: int, l
     return (heads[:, None] + tiles.view(-1)).view(-1)
 
 
-def read_tiles(kv: torch.Tensor, tiles: torch.Tensor, num_requests: int, spec: AttentionSpec) -> tuple[torch.Tensor, torch.Tensor]:
+def read_tiles(kv: KvLayer, tiles: torch.Tensor, num_requests: int, spec: AttentionSpec) -> tuple[torch.Tensor, torch.Tensor]:
     """Keys and values of the tiles that `find_tiles` found, each [kv_heads * num_requests, tokens, padded D] float32."""
-    tile_values = _tile_tokens(spec) * spec.head_dim
-    rows = kv.view(-1, tile_values).index_select(0, tiles).view(2, spec.num_kv_heads * num_requests, -1, spec.head_dim)
-    keys, values = _pad_heads(rows.float()).unbind(0)
+    rows = _gather(kv.data, tiles, spec)
+    numbers = rows.float() if kv.scales is None else decode(rows, _gather(kv.scales, tiles, spec), kv.group)
+    keys, values = _pad_heads(numbers.view(2, spec.num_kv_heads * num_requests, -1, spec.head_dim)).unbind(0)
     return keys, values
+
+
+def _gather(stored: torch.Tensor, tiles: torch.Tensor, spec: AttentionSpec) -> torch.Tensor:
+    """[tokens, n]: the tiles of stored [2 * kv_heads, num_pages, page_size, n], one after the other."""
+    width = stored.shape[-1]
+    return stored.view(-1, _tile_tokens(spec) * width).index_select(0, tiles).view(-1, width)
 
 
 def _pad_heads(rows: torch.Tensor) -> torch.Tensor:

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 import torch
 
 from compute_svc.kernels.decode_attention import decode_attention
+from compute_svc.kernels.kv_layer import KvLayer
 from compute_svc.kernels.kv_write import kv_write
 from compute_svc.kernels.linear import LinearWeight, linear
 from compute_svc.kernels.prefill_attention import prefill_attention
@@ -39,13 +40,13 @@ class Attention:
     head_dim: int
     sink_logits: torch.Tensor | None = None
 
-    def forward(self, x: torch.Tensor, residual: torch.Tensor | None, kv: torch.Tensor, step: Step) -> torch.Tensor:
+    def forward(self, x: torch.Tensor, residual: torch.Tensor | None, kv: KvLayer, step: Step) -> torch.Tensor:
         """residual + attention(x), both [P, hidden]; attention alone without a residual.
 
         Args:
             x: The normalised hidden states.
             residual: What to add.
-            kv: [2 * num_kv_heads, num_pages, page_size, W], this layer's pages.
+            kv: This layer's pages.
             step: The batch.
 
         Effects: writes the step's keys and values into kv, and step.attended.

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 import torch
 
+from compute_svc.kernels.kv_layer import KvLayer
 from compute_svc.layers.attention import Attention
 from compute_svc.layers.mlp import ExpertMlp, Mlp
 from compute_svc.layers.norm import Norm
@@ -32,7 +33,7 @@ class DecoderLayer:
     mlp_output_norm: Norm | None = None
     residual_scale: float | None = None
 
-    def forward(self, hidden: torch.Tensor, kv: torch.Tensor, step: Step) -> torch.Tensor:
+    def forward(self, hidden: torch.Tensor, kv: KvLayer, step: Step) -> torch.Tensor:
         """[P, hidden] to [P, hidden].
 
         Effects: writes the step's keys and values into kv, and step.attended.
@@ -67,7 +68,7 @@ class ParallelDecoderLayer:
     attention_norm: Norm
     mlp_norm: Norm | None = None
 
-    def forward(self, hidden: torch.Tensor, kv: torch.Tensor, step: Step) -> torch.Tensor:
+    def forward(self, hidden: torch.Tensor, kv: KvLayer, step: Step) -> torch.Tensor:
         """See `DecoderLayer`."""
         x = self.attention_norm.forward(hidden)
         y = x if self.mlp_norm is None else self.mlp_norm.forward(hidden)
@@ -83,7 +84,7 @@ class PostLnDecoderLayer:
     attention_output_norm: Norm
     mlp_output_norm: Norm
 
-    def forward(self, hidden: torch.Tensor, kv: torch.Tensor, step: Step) -> torch.Tensor:
+    def forward(self, hidden: torch.Tensor, kv: KvLayer, step: Step) -> torch.Tensor:
         """See `DecoderLayer`."""
         hidden = self.attention_output_norm.forward(self.attention.forward(hidden, hidden, kv, step))
         return self.mlp_output_norm.forward(self.mlp.forward(hidden, hidden, step.num_tokens))

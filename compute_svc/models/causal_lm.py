@@ -116,7 +116,7 @@ class CausalLM:
 
     @property
     def dtype(self) -> torch.dtype:
-        """Of weights, activations and KV."""
+        """Of weights and activations."""
         return self.embedding.tokens.dtype
 
     @property
@@ -182,10 +182,10 @@ class CausalLM:
 
     def _kind_specs(self, kv: KvPageStore) -> tuple[AttentionSpec, ...]:
         config = self.config
-        made_for = (kv.num_layers, kv.num_kv_heads, kv.head_dim, kv.dtype)
-        own = (config.num_layers, config.num_kv_heads, config.kv_head_dim, self.dtype)
+        made_for = (kv.num_layers, kv.num_kv_heads, kv.head_dim)
+        own = (config.num_layers, config.num_kv_heads, config.kv_head_dim)
         if made_for != own:
-            raise ValueError(f"kv is for (layers, kv heads, head_dim, dtype) = {made_for}, the model has {own}")
+            raise ValueError(f"kv is for (layers, kv heads, head_dim) = {made_for}, the model has {own}")
         sizes = (kv.page_size_tokens, kv.num_pages)
         if sizes not in self._specs:
             self._specs[sizes] = tuple(_attention_spec(config, kind, kv) for kind in config.kinds)

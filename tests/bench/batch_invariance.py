@@ -177,7 +177,7 @@ def _make_step(model: CausalLM, workload: Workload) -> tuple[ForwardBatch, KvPag
         config.num_layers, num_requests * pages_each, _PAGE_SIZE_TOKENS, config.num_kv_heads, config.kv_head_dim, model.dtype, CPU
     )
     for layer in range(config.num_layers):
-        kv.kv(layer).normal_(generator=generator)
+        kv.kv(layer).data.normal_(generator=generator)
     table = torch.randperm(num_requests * pages_each, generator=generator).view(num_requests, pages_each)
     positions = torch.arange(context, length).repeat(num_requests, 1)
     slots = table.gather(1, positions // _PAGE_SIZE_TOKENS) * _PAGE_SIZE_TOKENS + positions % _PAGE_SIZE_TOKENS

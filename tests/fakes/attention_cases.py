@@ -8,6 +8,8 @@ from typing import Any, NamedTuple
 import torch
 
 from compute_svc.kernels.attention_spec import AttentionSpec
+from compute_svc.kernels.kv_codes import encode
+from compute_svc.kernels.kv_layer import KvLayer
 
 
 class Shape(NamedTuple):
@@ -27,7 +29,7 @@ class Shape(NamedTuple):
 class Store(NamedTuple):
     """Random KV of some requests, in a store that is otherwise poison."""
 
-    kv: torch.Tensor
+    kv: KvLayer
     page_table: torch.Tensor
     spec: AttentionSpec
 
@@ -36,21 +38,28 @@ def _rest(shape: Shape) -> dict[str, Any]:
     return {name: value for name, value in shape._asdict().items() if name in ("window", "slopes", "rounded_slopes", "softcap", "sinks")}
 
 
-def store_of(shape: Shape, lengths: list[int], dtype: torch.dtype) -> Store:
+def store_of(shape: Shape, lengths: list[int], dtype: torch.dtype, *, group: int | None = None) -> Store:
+    """In a dtype of numbers, or in codes of one in groups."""
+    number_dtype = dtype if group is None else torch.float32
     generator = torch.Generator().manual_seed(0)
     size = shape.page_size_tokens
     pages_of = [math.ceil(length / size) for length in lengths]
     num_pages = sum(pages_of) + 3
-    kv = torch.full((2 * shape.num_kv_heads, num_pages, size, shape.head_dim), torch.nan, dtype=dtype)
+    kv = torch.full((2 * shape.num_kv_heads, num_pages, size, shape.head_dim), torch.nan, dtype=number_dtype)
     free = (1 + torch.randperm(num_pages - 1, generator=generator)).tolist()
     page_table = torch.zeros((len(lengths), max(pages_of) + 1), dtype=torch.int64)
     for request, (length, count) in enumerate(zip(lengths, pages_of, strict=True)):
         own, free = free[:count], free[count:]
         page_table[request, :count] = torch.tensor(own)
-        kv[:, own] = torch.randn((2 * shape.num_kv_heads, count, size, shape.head_dim), generator=generator).to(dtype)
+        kv[:, own] = torch.randn((2 * shape.num_kv_heads, count, size, shape.head_dim), generator=generator).to(number_dtype)
         kv[:, own[-1], (length - 1) % size + 1 :] = 1e30
     spec = AttentionSpec(*shape[:4], num_pages=num_pages, scale=shape.head_dim**-0.5, **_rest(shape))
-    return Store(kv, page_table, spec)
+    return Store(KvLayer(kv) if group is None else KvLayer(*encode(kv, group, dtype), group), page_table, spec)
+
+
+def moved(kv: KvLayer, device: str) -> KvLayer:
+    """The same on a device."""
+    return KvLayer(kv.data.to(device), None if kv.scales is None else kv.scales.to(device), kv.group)
 
 
 def queries_of(count: int, shape: Shape, dtype: torch.dtype) -> torch.Tensor:

@@ -7,9 +7,11 @@ from dataclasses import dataclass, field
 
 import torch
 
+from compute_svc.kv.kv_format import kv_format_of
 from compute_svc.kv.page_store import KvPageStore
 from compute_svc.layers.forward_batch import ForwardBatch, begun_pages
 from compute_svc.models.causal_lm import CausalLM
+from tests.fakes.poisoned_kv import poison
 
 
 @dataclass
@@ -30,16 +32,15 @@ class ForwardDriver:
         num_pages: Of the store; never returned.
         page_size_tokens: Of the store.
         seed: Of the order of pages.
+        kv_format: Of the store.
     """
 
-    def __init__(self, model: CausalLM, *, num_pages: int = 64, page_size_tokens: int = 16, seed: int = 0) -> None:
-        config = model.config
+    def __init__(self, model: CausalLM, *, num_pages: int = 64, page_size_tokens: int = 16, seed: int = 0, kv_format: str = "auto") -> None:
+        config, format_ = model.config, kv_format_of(kv_format, model.dtype)
         self.model = model
-        self.kv = KvPageStore(
-            config.num_layers, num_pages, page_size_tokens, config.num_kv_heads, config.kv_head_dim, model.dtype, model.device
-        )
-        for layer in range(config.num_layers):
-            self.kv.kv(layer).fill_(torch.nan)
+        sizes = (config.num_layers, num_pages, page_size_tokens, config.num_kv_heads, config.kv_head_dim)
+        self.kv = KvPageStore(*sizes, format_.dtype, model.device, group=format_.group)
+        poison(self.kv)
         self._free = torch.randperm(num_pages, generator=torch.Generator().manual_seed(seed))
 
     def request(
@@ -98,9 +99,12 @@ class ForwardDriver:
         return logits
 
     def stored(self, request: DrivenRequest) -> torch.Tensor:
-        """[layers, 2 * kv_heads, num_computed, D]: the request's keys and values, in order."""
-        layers = [self.kv.kv(layer)[:, request.pages].flatten(1, 2) for layer in range(self.kv.num_layers)]
-        return torch.stack(layers)[:, :, : request.num_computed]
+        """[layers, 2 * kv_heads, num_computed, n] float32: all that is stored of the request's keys and values, in order; scales behind codes."""
+        layers = [self.kv.kv(layer) for layer in range(self.kv.num_layers)]
+        parts = [part for layer in layers for part in (layer.data, layer.scales) if part is not None]
+        stored = [part[:, request.pages].float().flatten(1, 2)[:, : request.num_computed] for part in parts]
+        count = len(parts) // len(layers)
+        return torch.stack([torch.cat(stored[start : start + count], dim=-1) for start in range(0, len(stored), count)])
 
 
 def greedy(

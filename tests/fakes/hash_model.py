@@ -20,7 +20,7 @@ _SINKS = 2
 def hash_kv(num_pages: int, page_size_tokens: int) -> KvPageStore:
     """KV for a `HashModel`: one number per token, -1 where nothing was written."""
     kv = KvPageStore(1, num_pages, page_size_tokens, 1, 1, torch.float32, torch.device("cpu"))
-    kv.kv(0).fill_(_UNWRITTEN)
+    kv.kv(0).data.fill_(_UNWRITTEN)
     return kv
 
 

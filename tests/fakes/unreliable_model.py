@@ -33,7 +33,7 @@ class UnreliableModel(HashModel):
             raise MemoryError("a prompt is too large")
         logits = super().forward(batch, kv)
         if fault == "half written":
-            kv.kv(0).view(2, -1)[:, batch.slots] = _GARBAGE
+            kv.kv(0).data.view(2, -1)[:, batch.slots] = _GARBAGE
             raise RuntimeError("the device is lost")
         if fault == "a row is missing":
             return logits[1:]

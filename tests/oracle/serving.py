@@ -15,6 +15,7 @@ from compute_svc.scheduler.base import Plan, SchedulerConfig
 from compute_svc.wire.request import Request
 from compute_svc.wire.step_output import StepOutput
 from tests.fakes.engine_reader import Reader
+from tests.fakes.poisoned_kv import poison
 
 PAGE_SIZE_TOKENS = 8
 _STEP_BUDGET_TOKENS = 29
@@ -55,8 +56,7 @@ def small_engine(model: CausalLM, num_pages: int) -> Engine:
     )
     sizes = (model.config.num_layers, num_pages, PAGE_SIZE_TOKENS, model.config.num_kv_heads, model.config.kv_head_dim)
     kv = KvPageStore(*sizes, model.dtype, model.device)
-    for layer in range(kv.num_layers):
-        kv.kv(layer).fill_(torch.nan)
+    poison(kv)
     drawing = DrawConfig(audited_share=1.0)
     return Engine(model, kv, config, logits_width=model.config.vocab_size, device=model.device, drawing=drawing)
 

@@ -10,6 +10,7 @@ from compute_svc.kernels.attention_spec import AttentionSpec
 from compute_svc.kernels.backend import backend_for
 from compute_svc.kernels.decode_attention import cpu
 from compute_svc.kernels.gathered_attention import GatheredPlan, gathered_attention, plan_gathered
+from compute_svc.kernels.kv_layer import KvLayer
 
 DecodePlan = cpu.DecodePlan | GatheredPlan
 
@@ -29,7 +30,7 @@ def plan_decode(page_table: torch.Tensor, kv_lengths: Sequence[int], spec: Atten
 
 def decode_attention(
     q: torch.Tensor,
-    kv: torch.Tensor,
+    kv: KvLayer,
     plan: DecodePlan,
     out: torch.Tensor,
     *,
@@ -40,8 +41,7 @@ def decode_attention(
 
     Args:
         q: [R, num_heads, D], floating, any strides.
-        kv: [2 * kv_heads, num_pages, page_size, D], contiguous: key heads, then value heads. Slots past a request's end in its last
-            page must be finite; nothing else that the page table does not name is read.
+        kv: One layer. Slots past a request's end in its last page must be finite; nothing else that the page table does not name is read.
         plan: From `plan_decode`.
         out: [R, num_heads * D], q's dtype.
         sink_q: As q, what stands for the queries before the keys of sinks; None where the layer has no sinks.

@@ -30,6 +30,7 @@ from compute_svc.kernels.kv_chunks import (
     sum_values,
     ungroup,
 )
+from compute_svc.kernels.kv_layer import KvLayer
 
 # Reading this much more than needed costs about what another bucket does.
 _MAX_PADDING_BYTES = 1 << 19
@@ -110,7 +111,7 @@ def _bucket(
 
 def decode_attention(
     q: torch.Tensor,
-    kv: torch.Tensor,
+    kv: KvLayer,
     plan: DecodePlan,
     out: torch.Tensor,
     sink_q: torch.Tensor | None = None,

@@ -9,6 +9,7 @@ import torch
 
 from compute_svc.kernels.attention_spec import AttentionSpec
 from compute_svc.kernels.kv_chunks import distances_of, slope_bias, slopes_of
+from compute_svc.kernels.kv_layer import KvLayer
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -27,7 +28,7 @@ def plan_decode(page_table: torch.Tensor, kv_lengths: Sequence[int], spec: Atten
 
 def decode_attention(
     q: torch.Tensor,
-    kv: torch.Tensor,
+    kv: KvLayer,
     plan: DecodePlan,
     out: torch.Tensor,
     sink_q: torch.Tensor | None = None,
@@ -40,7 +41,7 @@ def decode_attention(
         sinks = torch.arange(min(spec.sinks, first), device=kv.device)
         positions = torch.cat((sinks, torch.arange(first, length, device=kv.device)))
         pages = plan.page_table[request, positions // spec.page_size_tokens]
-        rows = kv[:, pages, positions % spec.page_size_tokens].float()
+        rows = kv.read(pages, positions % spec.page_size_tokens)
         keys, values = rows.repeat_interleave(spec.group_size, dim=0).view(2, spec.num_heads, *rows.shape[1:])
         scores = (keys * q[request].float()[:, None]).sum(-1) * spec.scale
         if sink_q is not None:

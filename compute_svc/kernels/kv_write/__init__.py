@@ -4,16 +4,17 @@ from __future__ import annotations
 
 import torch
 
+from compute_svc.kernels.kv_layer import KvLayer
 from compute_svc.kernels.kv_write import aten
 
 
-def kv_write(kv: torch.Tensor, slots: torch.Tensor, rows: torch.Tensor) -> None:
-    """Copies each token's key and value heads to its slot.
+def kv_write(kv: KvLayer, slots: torch.Tensor, rows: torch.Tensor) -> None:
+    """Stores each token's key and value heads in its slot, rounded to what the store holds or as codes (kernels/kv_codes.py).
 
     Args:
-        kv: [2 * kv_heads, num_pages, page_size, D], one layer, contiguous.
+        kv: One layer.
         slots: [T] int64, page * page_size + offset, no two alike.
-        rows: [T, 2 * kv_heads, D], kv's dtype, any strides: key heads, then value heads.
+        rows: [T, 2 * kv_heads, D], floating, any strides: key heads, then value heads.
 
     Effects: writes kv.
 

@@ -9,6 +9,7 @@ import torch
 from compute_svc.kernels.attention_spec import AttentionSpec
 from compute_svc.kernels.backend import backend_for
 from compute_svc.kernels.gathered_attention import GatheredPlan, gathered_attention, plan_gathered
+from compute_svc.kernels.kv_layer import KvLayer
 from compute_svc.kernels.prefill_attention import cpu
 
 PrefillPlan = cpu.PrefillPlan | GatheredPlan
@@ -30,7 +31,7 @@ def plan_prefill(page_table: torch.Tensor, kv_lengths: Sequence[int], query_star
 
 def prefill_attention(
     q: torch.Tensor,
-    kv: torch.Tensor,
+    kv: KvLayer,
     plan: PrefillPlan,
     out: torch.Tensor,
     *,
@@ -41,8 +42,7 @@ def prefill_attention(
 
     Args:
         q: [T, num_heads, D], floating, any strides: rows query_starts[r] to query_starts[r + 1] are request r's.
-        kv: [2 * kv_heads, num_pages, page_size, D], contiguous: key heads, then value heads. Slots past a request's end in its last
-            page must be finite; nothing else that the page table does not name is read.
+        kv: One layer. Slots past a request's end in its last page must be finite; nothing else that the page table does not name is read.
         plan: From `plan_prefill`.
         out: [T, num_heads * D], q's dtype.
         sink_q: As q, what stands for the queries before the keys of sinks; None where the layer has no sinks.

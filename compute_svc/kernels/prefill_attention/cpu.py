@@ -29,6 +29,7 @@ from compute_svc.kernels.kv_chunks import (
     sum_values,
     ungroup,
 )
+from compute_svc.kernels.kv_layer import KvLayer
 
 # Queries of a block, unless the scores of so many over a long context were too large: scores, their softmax and, with slopes, what distance
 # takes off are in memory at once. What a query gets does not depend on its block, so the bound changes no bit.
@@ -137,7 +138,7 @@ def _hidden(queries: torch.Tensor, keys: torch.Tensor, spec: AttentionSpec) -> t
 
 def prefill_attention(
     q: torch.Tensor,
-    kv: torch.Tensor,
+    kv: KvLayer,
     plan: PrefillPlan,
     out: torch.Tensor,
     sink_q: torch.Tensor | None = None,

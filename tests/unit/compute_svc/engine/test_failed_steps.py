@@ -37,7 +37,7 @@ class AbsurdModel:
 
     def forward(self, batch: ForwardBatch, kv: KvPageStore) -> torch.Tensor:
         """See the engine's `Model`."""
-        stored = kv.kv(0).view(2, -1)
+        stored = kv.kv(0).data.view(2, -1)
         stored[:, batch.slots] = batch.token_ids.float()
         if self.writes_nan:
             stored[:, batch.slots[batch.token_ids == 9]] = torch.nan

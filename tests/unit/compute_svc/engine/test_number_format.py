@@ -82,7 +82,7 @@ def test_kv_lives_in_memory_that_huge_pages_serve(tmp_path: Path) -> None:
     save_checkpoint(tmp_path, "llama")
     (tmp_path / "tokenizer.json").write_text("{}")
     engine = loading.load_engine(Settings(model=tmp_path, kv_cache_bytes=1 << 26, threads=1))
-    address = engine._kv.kv(0).data_ptr()
+    address = engine._kv.kv(0).data.data_ptr()
     flags = _mapping_flags(address)
     assert "mw" in flags and "sh" not in flags
     assert "hg" in flags or not Path("/sys/kernel/mm/transparent_hugepage").exists()

@@ -20,7 +20,7 @@ from compute_svc.kernels.gathered_attention import GatheredPlan, gathered_attent
 from compute_svc.kernels.prefill_attention import cpu as prefill_cpu
 from compute_svc.kernels.prefill_attention import plan_prefill, prefill_attention
 from compute_svc.kernels.prefill_attention import reference as prefill_reference
-from tests.fakes.attention_cases import Shape, Store, queries_of, sink_queries_of, store_of
+from tests.fakes.attention_cases import Shape, Store, moved, queries_of, sink_queries_of, store_of
 from tests.fakes.kernel_closeness import assert_kernel_close
 
 ODD_LENGTHS = [1, 15, 16, 17, 63, 128, 129, 300]
@@ -65,8 +65,8 @@ def naive_attention(query: torch.Tensor, sink_query: torch.Tensor | None, store:
     rows = []
     for head in range(spec.num_heads):
         kv_head = head // (spec.num_heads // spec.num_kv_heads)
-        keys = [store.kv[kv_head, page, offset].tolist() for page, offset in places]
-        values = [store.kv[spec.num_kv_heads + kv_head, page, offset].tolist() for page, offset in places]
+        keys = [store.kv.data[kv_head, page, offset].tolist() for page, offset in places]
+        values = [store.kv.data[spec.num_kv_heads + kv_head, page, offset].tolist() for page, offset in places]
         asked = [(sink_query if sink_query is not None and p < spec.sinks else query)[head].tolist() for p in seen]
         scores = [spec.scale * sum(a * b for a, b in zip(ask, key, strict=True)) for ask, key in zip(asked, keys, strict=True)]
         if spec.softcap is not None:
@@ -180,7 +180,7 @@ def test_a_sink_logit_is_one_more_key_with_that_score_and_no_value(shape: Shape)
     decode_reference.decode_attention(q, store.kv, plan, nothing, None, torch.full((shape.num_heads,), -torch.inf))
     # With one token alone, its own score as the logit takes half.
     own = (
-        q[0] * store.kv[: shape.num_kv_heads, store.page_table[0, 0], 0].repeat_interleave(shape.num_heads // shape.num_kv_heads, 0)
+        q[0] * store.kv.data[: shape.num_kv_heads, store.page_table[0, 0], 0].repeat_interleave(shape.num_heads // shape.num_kv_heads, 0)
     ).sum(1)
     score = own * store.spec.scale if shape.softcap is None else shape.softcap * torch.tanh(own * store.spec.scale / shape.softcap)
     decode_reference.decode_attention(q, store.kv, plan, half, None, score)
@@ -329,7 +329,7 @@ def test_pages_before_a_window_are_not_gathered(sinks: int, num_pages: int) -> N
 
 def test_the_public_functions_run_gathered_attention_on_a_device() -> None:
     store = store_of(Shape(4, 2, 16, 16, None), [20, 3], torch.bfloat16)
-    table, kv = store.page_table.to("meta"), store.kv.to("meta")
+    table, kv = store.page_table.to("meta"), moved(store.kv, "meta")
     decoding, prefilling = plan_decode(table, [20, 3], store.spec), plan_prefill(table, [20, 3], [0, 20, 23], store.spec)
     q, out = torch.empty((23, 4, 16), dtype=torch.bfloat16, device="meta"), torch.empty((23, 64), dtype=torch.bfloat16, device="meta")
 
@@ -385,7 +385,7 @@ def test_cuda_attends_as_the_reference_does(shape: Shape, dtype: torch.dtype) ->
         pytest.skip("there is no CUDA device")
     use_exact_products()
     store, starts = store_of(shape, ODD_LENGTHS, dtype), list(itertools.accumulate(ODD_LENGTHS, initial=0))
-    table, kv = store.page_table.cuda(), store.kv.cuda()
+    table, kv = store.page_table.cuda(), moved(store.kv, "cuda")
     q = queries_of(starts[-1], shape, dtype)
     sink_q, ends = sink_queries_of(q, shape), [start - 1 for start in starts[1:]]
     expected = torch.empty((len(q), shape.num_heads * shape.head_dim), dtype=dtype)

@@ -13,6 +13,7 @@ from tests.fakes.attention_cases import Shape, Store, queries_of, sink_queries_o
 
 ODD_LENGTHS = [1, 15, 16, 17, 63, 128, 129, 300]
 DTYPES = [pytest.param(torch.float32, id="float32"), pytest.param(torch.bfloat16, id="bfloat16")]
+GROUPS = [pytest.param(None, id="numbers"), pytest.param(5, id="codes")]
 SHAPES = [
     pytest.param(Shape(6, 2, 16, 16, None), id="plain"),
     pytest.param(Shape(1, 1, 8, 16, None), id="one-head"),
@@ -36,10 +37,11 @@ def _prefilled(store: Store, lengths: list[int], q: torch.Tensor, sink_q: torch.
     return out
 
 
+@pytest.mark.parametrize("group", GROUPS)
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("shape", SHAPES)
-def test_a_row_is_the_same_decoded_alone_decoded_among_others_or_prefilled(shape: Shape, dtype: torch.dtype) -> None:
-    _assert_same_decoded_and_prefilled(shape, dtype)
+def test_a_row_is_the_same_decoded_alone_decoded_among_others_or_prefilled(shape: Shape, dtype: torch.dtype, group: int | None) -> None:
+    _assert_same_decoded_and_prefilled(shape, dtype, group)
 
 
 @pytest.mark.slow
@@ -50,8 +52,8 @@ def test_a_row_is_the_same_whatever_the_width_of_its_heads(head_dim: int, group_
         _assert_same_decoded_and_prefilled(Shape(num_kv_heads * group_size, num_kv_heads, head_dim, 16, None), torch.float32)
 
 
-def _assert_same_decoded_and_prefilled(shape: Shape, dtype: torch.dtype) -> None:
-    store = store_of(shape, ODD_LENGTHS, dtype)
+def _assert_same_decoded_and_prefilled(shape: Shape, dtype: torch.dtype, group: int | None = None) -> None:
+    store = store_of(shape, ODD_LENGTHS, dtype if group is None else torch.int8, group=group)
     q = queries_of(sum(ODD_LENGTHS), shape, dtype)
     sink_q = sink_queries_of(q, shape)
     ends = [start - 1 for start in itertools.accumulate(ODD_LENGTHS)]

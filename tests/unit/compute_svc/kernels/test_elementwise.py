@@ -9,6 +9,7 @@ import pytest
 import torch
 
 from compute_svc.kernels.backend import backend_for
+from compute_svc.kernels.kv_layer import KvLayer
 from compute_svc.kernels.kv_write import kv_write
 from compute_svc.kernels.kv_write import reference as kv_write_reference
 from compute_svc.kernels.layer_norm import layer_norm
@@ -123,13 +124,44 @@ def test_kv_write_writes_its_slots_and_no_others(num_rows: int, dtype: torch.dty
 
     for write in (kv_write, kv_write_reference.kv_write):
         kv = torch.full((4, 5, 16, 6), torch.nan, dtype=dtype)
-        write(kv, slots, rows)
+        write(KvLayer(kv), slots, rows)
         torch.testing.assert_close(kv.view(4, 80, 6).float(), torch.tensor(expected), rtol=0, atol=0, equal_nan=True)
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("group", [1, 4, 6])
+@pytest.mark.parametrize("num_rows", [1, 15, 17])
+def test_kv_write_writes_codes_as_the_reference_does(num_rows: int, group: int, dtype: torch.dtype) -> None:
+    slots = torch.randperm(80, generator=torch.Generator().manual_seed(2))[:num_rows]
+    rows = random(num_rows, 9, 6, dtype=dtype)[:, 5:]
+    rows[0, 0, :2] = torch.tensor([0.0, torch.inf])
+    rows[-1, 1] = torch.tensor([0.0, -0.0, 1e-9, 3e38, -3e38, 1.0])
+    written = []
+    for write in (kv_write, kv_write_reference.kv_write):
+        kv = KvLayer(torch.full((4, 5, 16, 6), 99, dtype=torch.int8), torch.full((4, 5, 16, -(-6 // group)), -1.0).half(), group)
+        write(kv, slots, rows)
+        written.append(kv)
+
+    (codes, scales), expected = ((one.data, one.scales) for one in written)
+    assert torch.equal(codes, expected[0])
+    torch.testing.assert_close(scales, expected[1], rtol=0, atol=0, equal_nan=True)
+    untouched = torch.ones(80, dtype=torch.bool)
+    untouched[slots] = False
+    assert bool((codes.view(4, 80, 6)[:, untouched] == 99).all()) and int((codes == 99).sum()) >= 4 * 6 * (80 - num_rows)
+
+
+@pytest.mark.parametrize(("stored", "given"), [(torch.bfloat16, torch.float32), (torch.float32, torch.bfloat16)])
+def test_kv_write_rounds_rows_to_what_the_store_holds(stored: torch.dtype, given: torch.dtype) -> None:
+    rows = random(3, 4, 6, dtype=given)
+    for write in (kv_write, kv_write_reference.kv_write):
+        kv = torch.full((4, 1, 16, 6), torch.nan, dtype=stored)
+        write(KvLayer(kv), torch.tensor([4, 0, 9]), rows)
+        assert torch.equal(kv[:, 0, [4, 0, 9]], rows.to(stored).transpose(0, 1))
 
 
 def test_kv_write_refuses_a_slot_outside_the_store() -> None:
     with pytest.raises(IndexError):
-        kv_write(torch.zeros((2, 5, 16, 6)), torch.tensor([80]), torch.zeros((1, 2, 6)))
+        kv_write(KvLayer(torch.zeros((2, 5, 16, 6))), torch.tensor([80]), torch.zeros((1, 2, 6)))
 
 
 def test_a_device_without_a_kernel_runs_torch_operations_and_says_why(caplog: pytest.LogCaptureFixture) -> None:

@@ -9,6 +9,7 @@ import torch
 
 from compute_svc.kernels.attention_spec import AttentionSpec
 from compute_svc.kernels.decode_attention import plan_decode
+from compute_svc.kernels.kv_layer import KvLayer
 from compute_svc.kernels.linear import pack_linear
 from compute_svc.kernels.prefill_attention import plan_prefill
 from compute_svc.layers.attention import Attention
@@ -61,7 +62,7 @@ def test_what_a_layer_with_sinks_gives_is_the_definition(window: int, sinks: int
         head_dim=HEAD_DIM,
     )
     pages = torch.arange(4)[None]
-    kv = torch.zeros((2 * KV_HEADS, 4, PAGE, HEAD_DIM), dtype=dtype)
+    kv = KvLayer(torch.zeros((2 * KV_HEADS, 4, PAGE, HEAD_DIM), dtype=dtype))
     spec = AttentionSpec(HEADS, KV_HEADS, HEAD_DIM, PAGE, 4, HEAD_DIM**-0.5, window, sinks=sinks)
     table = RotaryTable(frequencies(TURNING, THETA, None))
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Any
+from typing import Any, NamedTuple
 
 import pytest
 import torch
@@ -44,20 +44,45 @@ MODELS: dict[str, tuple[str, torch.dtype, dict[str, Any]]] = {
     "sinks": ("llama", torch.float32, {}),
     "sinks-partly-turning-bfloat16": ("gpt_neox", torch.bfloat16, {"rotary_pct": 0.5}),
     "sinks-mixed-windows-caps": ("gemma2", torch.float32, {"sliding_window": 40}),
+    "kv-int8-g8": ("llama", torch.float32, {"num_attention_heads": 8, "num_key_value_heads": 4, "head_dim": 32}),
+    "kv-int8-g32-window-odd-heads-bfloat16": ("mistral", torch.bfloat16, {"sliding_window": 140, "head_dim": 36}),
+    "kv-int8-g64-sinks": ("llama", torch.float32, {}),
+    "kv-bfloat16": ("qwen3", torch.float32, {}),
 }
 STREAMING = {
     "sinks": StreamingWindow(tokens=37),
+    "kv-int8-g64-sinks": StreamingWindow(tokens=37),
     "sinks-partly-turning-bfloat16": StreamingWindow(tokens=140, sinks=32),
     "sinks-mixed-windows-caps": StreamingWindow(tokens=100, sinks=1),
 }
 
 
+# What the store holds, where it is not what the model computes in.
+KV_FORMATS = {
+    "kv-int8-g8": "int8-g8",
+    "kv-int8-g32-window-odd-heads-bfloat16": "int8-g32",
+    "kv-int8-g64-sinks": "int8-g64",
+    "kv-bfloat16": "bfloat16",
+}
+
+
+class Served(NamedTuple):
+    """A model, and what its KV is stored as."""
+
+    model: CausalLM
+    kv_format: str
+
+    def driver(self, *, num_pages: int, page_size_tokens: int = 16, seed: int = 0) -> ForwardDriver:
+        return ForwardDriver(self.model, num_pages=num_pages, page_size_tokens=page_size_tokens, seed=seed, kv_format=self.kv_format)
+
+
 @pytest.fixture(scope="module", params=MODELS)
-def model(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> CausalLM:
+def served(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Served:
     family, dtype, overrides = MODELS[request.param]
     folder = tmp_path_factory.mktemp("checkpoint")
     save_checkpoint(folder, family, num_hidden_layers=2, **overrides)
-    return load_model(folder, dtype=dtype, device=torch.device("cpu"), streaming=STREAMING.get(request.param))
+    model = load_model(folder, dtype=dtype, device=torch.device("cpu"), streaming=STREAMING.get(request.param))
+    return Served(model, KV_FORMATS.get(request.param, "auto"))
 
 
 @pytest.fixture(params=[2, 5])
@@ -72,9 +97,9 @@ def tokens_of(length: int, seed: int) -> list[int]:
     return torch.randint(0, 97, (length,), generator=torch.Generator().manual_seed(seed)).tolist()
 
 
-def alone(model: CausalLM, tokens: list[int]) -> tuple[torch.Tensor, torch.Tensor]:
+def alone(served: Served, tokens: list[int]) -> tuple[torch.Tensor, torch.Tensor]:
     """Logits of every token, and the KV, of one request prefilled whole, on one thread."""
-    driver = ForwardDriver(model, num_pages=32)
+    driver = served.driver(num_pages=32)
     request = driver.request(tokens, len(tokens))
     before = torch.get_num_threads()
     torch.set_num_threads(1)
@@ -98,11 +123,11 @@ def assert_same_bytes(driver: ForwardDriver, request: DrivenRequest, logits: tor
     seed=st.integers(0, 1000),
 )
 def test_logits_and_kv_depend_on_nothing_but_the_tokens_before(
-    model: CausalLM, length: int, chunks: list[int], decodes: int, neighbours: list[tuple[int, bool]], seed: int
+    served: Served, length: int, chunks: list[int], decodes: int, neighbours: list[tuple[int, bool]], seed: int
 ) -> None:
     tokens = tokens_of(length + decodes, seed)
-    logits, kv = alone(model, tokens)
-    driver = ForwardDriver(model, num_pages=200, page_size_tokens=16, seed=seed)
+    logits, kv = alone(served, tokens)
+    driver = served.driver(num_pages=200, page_size_tokens=16, seed=seed)
     request = driver.request(tokens, len(tokens))
     others = []
     for index, (other_length, decoding) in enumerate(neighbours):
@@ -124,9 +149,9 @@ def test_logits_and_kv_depend_on_nothing_but_the_tokens_before(
 
 
 @pytest.mark.slow
-def test_decoding_among_64_is_decoding_alone(model: CausalLM, num_threads: int) -> None:
+def test_decoding_among_64_is_decoding_alone(served: Served, num_threads: int) -> None:
     lengths = [1 + (index * 37) % 270 for index in range(64)]
-    driver = ForwardDriver(model, num_pages=1200, page_size_tokens=16)
+    driver = served.driver(num_pages=1200, page_size_tokens=16)
     requests = [driver.request(tokens_of(length + 2, index), length + 2) for index, length in enumerate(lengths)]
     for start in range(0, 64, 16):
         driver.step([], list(zip(requests[start : start + 16], lengths[start : start + 16], strict=True)))
@@ -137,13 +162,13 @@ def test_decoding_among_64_is_decoding_alone(model: CausalLM, num_threads: int) 
         driver.step(requests, [])
 
     for request in requests[::5]:
-        assert_same_bytes(driver, request, *alone(model, request.tokens))
+        assert_same_bytes(driver, request, *alone(served, request.tokens))
 
 
-def test_a_prefix_hit_continues_as_if_the_prefix_had_been_computed(model: CausalLM) -> None:
+def test_a_prefix_hit_continues_as_if_the_prefix_had_been_computed(served: Served) -> None:
     tokens = tokens_of(200, 3)
-    logits, kv = alone(model, tokens)
-    driver = ForwardDriver(model, num_pages=64)
+    logits, kv = alone(served, tokens)
+    driver = served.driver(num_pages=64)
     owner = driver.request(tokens[:150] + tokens_of(30, 4), 180)
     driver.step([], [(owner, 180)])
     request = driver.request(tokens, len(tokens), share=owner, shared_pages=9)
@@ -155,10 +180,10 @@ def test_a_prefix_hit_continues_as_if_the_prefix_had_been_computed(model: Causal
 
 @pytest.mark.slow
 @pytest.mark.parametrize("page_size_tokens", [1, 7, 24, 128, 256])
-def test_the_page_size_changes_nothing(model: CausalLM, page_size_tokens: int) -> None:
+def test_the_page_size_changes_nothing(served: Served, page_size_tokens: int) -> None:
     tokens = tokens_of(261, 5)
-    logits, kv = alone(model, tokens)
-    driver = ForwardDriver(model, num_pages=600 // page_size_tokens + 2, page_size_tokens=page_size_tokens)
+    logits, kv = alone(served, tokens)
+    driver = served.driver(num_pages=600 // page_size_tokens + 2, page_size_tokens=page_size_tokens)
     request = driver.request(tokens, len(tokens))
 
     for count in (130, 130):

@@ -126,7 +126,7 @@ def test_without_the_chunks_that_nobody_sees_logits_are_the_same(
     for count in (1, 60, 200, 1, 1, 300, 1, 130, 1):
         dropped = droppable(100, computed)
         for layer in range(2):
-            driver.kv.kv(layer)[:, request.pages[8 : 8 * (1 + dropped)]] = torch.nan
+            driver.kv.kv(layer).data[:, request.pages[8 : 8 * (1 + dropped)]] = torch.nan
         parts = [Part(request, computed, count, dropped), Part(other, 7, 3, 0)]
         logits = forward(model, driver.kv, parts, num_decodes=int(count == 1))
         assert torch.equal(logits[:count], expected[computed : computed + count])
