@@ -73,7 +73,12 @@ class Settings(BaseSettings):
     )
     dtype: Literal["auto", "float32", "bfloat16"] = Field(
         "auto",
-        description="Number format of weights, activations and KV; auto: bfloat16 if the weights are and the device has instructions for it, else float32",
+        description="Number format of weights and activations; auto: bfloat16 if the weights are and the device has instructions for it, else float32",
+    )
+    kv_format: Literal["auto", "float32", "bfloat16", "int8-g8", "int8-g32", "int8-g64", "fp8-g64"] = Field(
+        "auto",
+        description="What keys and values are stored as: numbers, or codes in groups of 8, 32 or 64 along a head with a float16 scale each; fp8 only on "
+        "devices that have it; auto: what the model folder asks for, else what weights and activations are",
     )
     device: str = Field("cpu", pattern=r"^(cpu|cuda(:\d+)?)$", description="Where the model runs: cpu, cuda or cuda:N")
     threads: int = Field(
@@ -152,14 +157,16 @@ class Settings(BaseSettings):
             return own
         return {**own, "GOMP_SPINCOUNT": str(self.openmp_spins)}
 
-    def computation(self, dtype: str) -> str:
+    def computation(self, dtype: str, kv_format: str) -> str:
         """What bears on the bits of logits besides the weights: replicas that differ in it do not serve together.
 
         Args:
             dtype: What the engine computes in.
+            kv_format: What it stores keys and values as.
         """
+        kv = "" if kv_format == dtype else f", KV {kv_format}"
         window = "" if self.streaming_window_tokens is None else f", window {self.streaming_window_tokens} and {self.num_sinks} sinks"
-        return f"{dtype} on {self.device.partition(':')[0]}{window}"
+        return f"{dtype} on {self.device.partition(':')[0]}{kv}{window}"
 
     @field_validator("samplers", "tls_clients", mode="before")
     @classmethod

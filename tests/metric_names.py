@@ -50,6 +50,9 @@ NAMES: Mapping[str, frozenset[str]] = {
         {
             "triserve_compute_batch_tokens",
             "triserve_compute_generated_tokens_total",
+            "triserve_compute_kv_page_bytes",
+            "triserve_compute_kv_pages",
+            "triserve_compute_kv_token_bytes",
             "triserve_compute_kv_used_ratio",
             "triserve_compute_preemptions_total",
             "triserve_compute_prefix_hit_tokens_total",

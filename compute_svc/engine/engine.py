@@ -60,6 +60,7 @@ class Engine:
         make_memory: Makes the KV memory: how pages are reserved.
         drawing: How rows are drawn; None = all of them here.
         hidden_states: The model, where it gives hidden states; None = requests that want some are refused.
+        dtype: What weights and activations are; None = as the KV.
     """
 
     def __init__(
@@ -75,6 +76,7 @@ class Engine:
         make_memory: Callable[[SchedulerConfig], KvMemory] = KvMemory,
         drawing: DrawConfig | None = None,
         hidden_states: HiddenStatesModel | None = None,
+        dtype: torch.dtype | None = None,
     ) -> None:
         self.config = config
         self.logits_width = logits_width
@@ -82,6 +84,7 @@ class Engine:
         self._model = model
         self._hidden_states = hidden_states
         self._kv = kv
+        self._dtype = kv.format.dtype if dtype is None else dtype
         self._scheduler = Scheduler(config, policy, predictor, make_memory)
         self._builder = BatchBuilder(config, self._scheduler.memory.slots, device)
         self._drawing = StepDrawing(logits_width, device, drawing or DrawConfig())
@@ -102,7 +105,17 @@ class Engine:
     @property
     def dtype(self) -> str:
         """What it computes in: "float32"."""
-        return str(self._kv.dtype).removeprefix("torch.")
+        return str(self._dtype).removeprefix("torch.")
+
+    @property
+    def kv_format(self) -> str:
+        """What keys and values are stored as: "int8-g32"."""
+        return self._kv.format.name
+
+    @property
+    def kv_bytes_per_page(self) -> int:
+        """What a page takes over all layers."""
+        return self._kv.bytes_per_page
 
     @property
     def next_deadline(self) -> float | None:

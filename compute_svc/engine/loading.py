@@ -12,10 +12,11 @@ from compute_svc.engine.number_format import NumberFormat, choose_format, requir
 from compute_svc.engine.step_drawing import DrawConfig, DrawPlace
 from compute_svc.kernels.cpu_features import multiplies_bfloat16
 from compute_svc.kernels.kv_chunks import CHUNK_TOKENS
+from compute_svc.kv.kv_format import KvFormat, choose_kv_format
 from compute_svc.kv.page_store import KvPageStore
 from compute_svc.models.config import ModelConfig, StreamingWindow
 from compute_svc.models.folder_audit import audit_checkpoint
-from compute_svc.models.registry import load_model, read_model_config
+from compute_svc.models.registry import load_model, read_config, read_model_config
 from compute_svc.models.weights import count_numbers
 from compute_svc.scheduler.base import SchedulerConfig
 from compute_svc.scheduler.kv_memory import KvMemory
@@ -29,6 +30,8 @@ logger = logging.getLogger(__name__)
 
 _MEMORIES = {"pages": KvMemory, "predicted": PredictedMemory}
 _PERCENT_PER_LINE = 10
+# From which on a CUDA device has instructions for float8.
+_FLOAT8_CAPABILITY = (8, 9)
 # Sines and cosines of so many positions are half a gigabyte at 64 rotary pairs.
 _MAX_STREAMED_TOKENS = 1 << 19
 
@@ -42,6 +45,7 @@ def load_engine(settings: Settings) -> Engine:
     """
     device = torch.device(settings.device)
     format_ = _number_format(settings, device)
+    kv_format = _kv_format(settings, format_.dtype, device)
     model = load_model(
         settings.model,
         dtype=format_.dtype,
@@ -53,8 +57,9 @@ def load_engine(settings: Settings) -> Engine:
     require_finite_logits(model)
     for line in audit_checkpoint(settings.model).lines():
         logger.info("%s", line)
-    config = scheduler_config(settings, model.config, format_.dtype)
-    kv = _page_store(settings, config, model.config, format_.dtype, device)
+    config = scheduler_config(settings, model.config, kv_format)
+    kv = _page_store(settings, config, model.config, kv_format, device)
+    logger.info("stores KV in %s: %d bytes a token, %d a page", kv_format.name, kv.bytes_per_page // kv.page_size_tokens, kv.bytes_per_page)
     if model.sinks:
         logger.info("streaming: a token sees the first %d tokens and at most %s before it, itself included", model.sinks, model.kv_window)
     logger.info(
@@ -78,6 +83,7 @@ def load_engine(settings: Settings) -> Engine:
         make_memory=_MEMORIES[settings.kv_reservation],
         drawing=DrawConfig(DrawPlace[settings.draw.upper()], settings.audited_share),
         hidden_states=model,
+        dtype=model.dtype,
     )
 
 
@@ -99,10 +105,27 @@ def _number_format(settings: Settings, device: torch.device) -> NumberFormat:
     return format_
 
 
-def _page_store(settings: Settings, config: SchedulerConfig, model: ModelConfig, dtype: torch.dtype, device: torch.device) -> KvPageStore:
+def _kv_format(settings: Settings, dtype: torch.dtype, device: torch.device) -> KvFormat:
+    """What keys and values will be stored as.
+
+    Raises:
+        ValueError: The device has no instructions for it; names who asks for it.
+    """
+    told = read_config(settings.model).kv_format
+    format_ = choose_kv_format(settings.kv_format, told, dtype)
+    has_float8 = device.type == "cuda" and torch.cuda.get_device_capability(device) >= _FLOAT8_CAPABILITY
+    if format_.dtype == torch.float8_e4m3fn and not has_float8:
+        who = "COMPUTE_KV_FORMAT" if settings.kv_format != "auto" else f"triserve_kv_format of {settings.model.name}/config.json"
+        raise ValueError(
+            f"{who} is {format_.name}, which {settings.device} cannot have: it takes a CUDA device of compute capability 8.9 or above"
+        )
+    return format_
+
+
+def _page_store(settings: Settings, config: SchedulerConfig, model: ModelConfig, format_: KvFormat, device: torch.device) -> KvPageStore:
     sizes = (model.num_layers, config.num_pages, config.page_size_tokens, model.num_kv_heads, model.kv_head_dim)
     try:
-        return KvPageStore(*sizes, dtype, device)
+        return KvPageStore(*sizes, format_.dtype, device, group=format_.group)
     except (MemoryError, torch.OutOfMemoryError) as error:
         raise ValueError(f"COMPUTE_KV_CACHE_BYTES is {settings.kv_cache_bytes}, more than there is: {error}") from error
 
@@ -118,13 +141,13 @@ def _most_distant_tokens(settings: Settings) -> int | None:
     return settings.max_model_len_tokens if window is None else window + settings.num_sinks
 
 
-def scheduler_config(settings: Settings, model: ModelConfig, dtype: torch.dtype) -> SchedulerConfig:
+def scheduler_config(settings: Settings, model: ModelConfig, kv_format: KvFormat) -> SchedulerConfig:
     """The sizes that settings and model give together.
 
     Args:
         settings: The operator's.
         model: What is loaded.
-        dtype: Of keys and values.
+        kv_format: What keys and values are stored as.
 
     Raises:
         ValueError: naming the variable that does not fit.
@@ -142,7 +165,7 @@ def scheduler_config(settings: Settings, model: ModelConfig, dtype: torch.dtype)
         limit, whose = model.max_position_embeddings, "the model's own"
     if longest > limit:
         raise ValueError(f"COMPUTE_MAX_MODEL_LEN_TOKENS is {longest}, the limit is {whose}, {limit}")
-    bytes_per_page = 2 * model.num_layers * settings.page_size_tokens * model.num_kv_heads * model.kv_head_dim * dtype.itemsize
+    bytes_per_page = settings.page_size_tokens * kv_format.bytes_per_token(model.num_layers, model.num_kv_heads, model.kv_head_dim)
     num_pages = settings.kv_cache_bytes // bytes_per_page
     if num_pages < 2:
         raise ValueError(f"COMPUTE_KV_CACHE_BYTES is {settings.kv_cache_bytes}, it must be at least {2 * bytes_per_page}, two pages")

@@ -81,6 +81,8 @@ class EngineServer:
                     max_waiting_requests=config.max_waiting_requests,
                     dtype=engine.dtype,
                     hidden_size=engine.hidden_size,
+                    kv_format=engine.kv_format,
+                    kv_bytes_per_page=engine.kv_bytes_per_page,
                     load=engine.load,
                 )
             )

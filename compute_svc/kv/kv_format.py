@@ -13,14 +13,19 @@ class KvFormat(NamedTuple):
     """A format of the KV store.
 
     Attributes:
-        name: As COMPUTE_KV_FORMAT has it.
         dtype: Of numbers, or of codes.
-        group: How many codes in a row along a head share a scale; None = numbers are stored as they are.
+        group: How many codes in a row along a head share a scale (kernels/kv_codes.py); None = numbers are stored as they are.
     """
 
-    name: str
     dtype: torch.dtype
     group: int | None = None
+
+    @property
+    def name(self) -> str:
+        """As COMPUTE_KV_FORMAT has it."""
+        if self.group is None:
+            return str(self.dtype).removeprefix("torch.")
+        return f"{'int8' if self.dtype == torch.int8 else 'fp8'}-g{self.group}"
 
     def bytes_per_token(self, num_layers: int, num_kv_heads: int, head_dim: int) -> int:
         """What a token's keys and values take in all layers."""
@@ -31,22 +36,25 @@ class KvFormat(NamedTuple):
 KV_FORMATS = {
     one.name: one
     for one in (
-        KvFormat("float32", torch.float32),
-        KvFormat("bfloat16", torch.bfloat16),
-        KvFormat("int8-g8", torch.int8, 8),
-        KvFormat("int8-g32", torch.int8, 32),
-        KvFormat("int8-g64", torch.int8, 64),
-        KvFormat("fp8-g64", torch.float8_e4m3fn, 64),
+        KvFormat(torch.float32),
+        KvFormat(torch.bfloat16),
+        KvFormat(torch.int8, 8),
+        KvFormat(torch.int8, 32),
+        KvFormat(torch.int8, 64),
+        KvFormat(torch.float8_e4m3fn, 64),
     )
 }
 """All formats, by name."""
 
 
-def kv_format_of(wanted: str, dtype: torch.dtype) -> KvFormat:
-    """The format that a setting asks for.
+def choose_kv_format(wanted: str, told: str | None, dtype: torch.dtype) -> KvFormat:
+    """What to store.
 
     Args:
-        wanted: "auto" or a name in KV_FORMATS.
-        dtype: What the model is computed in, float32 or bfloat16; auto takes that.
+        wanted: The setting: a name in KV_FORMATS, or "auto".
+        told: The name that the checkpoint asks for, which auto takes; None = none.
+        dtype: What the model is computed in, float32 or bfloat16, which auto takes otherwise.
     """
-    return KV_FORMATS[str(dtype).removeprefix("torch.") if wanted == "auto" else wanted]
+    if wanted != "auto":
+        return KV_FORMATS[wanted]
+    return KvFormat(dtype) if told is None else KV_FORMATS[told]

@@ -13,6 +13,7 @@ import torch
 
 from compute_svc.kernels.kv_codes import CODE_DTYPES
 from compute_svc.kernels.kv_layer import KvLayer
+from compute_svc.kv.kv_format import KvFormat
 
 
 class KvPageStore:
@@ -69,7 +70,7 @@ class KvPageStore:
         self.page_size_tokens = page_size_tokens
         self.num_kv_heads = num_kv_heads
         self.head_dim = head_dim
-        self.dtype = dtype
+        self.format = KvFormat(dtype, group)
         self._group = 0 if group is None else min(group, head_dim)
         shape = (num_layers, 2 * num_kv_heads, num_pages, page_size_tokens)
         self._data = _zeros((*shape, head_dim), dtype, device)

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import torch
 
+from compute_svc.kv.kv_format import KV_FORMATS
 from compute_svc.models.config import ModelConfig
 from compute_svc.models.config_fields import ConfigFields
 from compute_svc.models.registry import ConfigReading, read_config
@@ -131,12 +132,14 @@ def _memory(config: ModelConfig, tensors: dict[str, TensorInfo]) -> list[Fact]:
     for info in tensors.values():
         stored[info.dtype] = stored.get(info.dtype, 0) + math.prod(info.shape)
     numbers = sum(stored.values()) + config.tie_word_embeddings * config.vocab_size * config.hidden_size
-    kv = 2 * config.num_layers * config.num_kv_heads * config.kv_head_dim
-    formats = (torch.float32, torch.bfloat16)
-    both = [", ".join(f"{count * one.itemsize:,} bytes in {str(one).removeprefix('torch.')}" for one in formats) for count in (numbers, kv)]
+    weights = ", ".join(
+        f"{numbers * dtype.itemsize:,} bytes in {str(dtype).removeprefix('torch.')}" for dtype in (torch.float32, torch.bfloat16)
+    )
+    sizes = (config.num_layers, config.num_kv_heads, config.kv_head_dim)
+    kv = ", ".join(f"{format_.bytes_per_token(*sizes):,} bytes in {name}" for name, format_ in KV_FORMATS.items())
     kinds = ", ".join(f"{count:,} numbers in {name}" for name, count in sorted(stored.items()))
     return [
         Fact("weights stored", kinds, "the tensors' headers"),
-        Fact("weights in memory", both[0], "the same, a tied embedding twice"),
-        Fact("KV of a token", both[1], "layers, heads and their width"),
+        Fact("weights in memory", weights, "the same, a tied embedding twice"),
+        Fact("KV of a token", kv, "layers, heads and their width"),
     ]

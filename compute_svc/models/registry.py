@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import pkgutil
+import reprlib
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from types import ModuleType
@@ -14,6 +15,7 @@ import torch
 from compute_svc.kernels.exact_products import use_exact_products
 from compute_svc.kernels.host_memory import keep_freed_memory
 from compute_svc.kernels.linear import ActivationFormat
+from compute_svc.kv.kv_format import KV_FORMATS
 from compute_svc.models import families
 from compute_svc.models.causal_lm import CausalLM
 from compute_svc.models.config import ModelConfig, StreamingWindow, UnsupportedModel
@@ -87,11 +89,13 @@ class ConfigReading(NamedTuple):
         config: What it describes.
         names: What its tensors are called.
         fields: The file's, which know what was asked of them.
+        kv_format: Name of what keys and values are to be stored as, in KV_FORMATS; None = the file does not say.
     """
 
     config: ModelConfig
     names: WeightNames
     fields: ConfigFields
+    kv_format: str | None
 
 
 def read_model_config(folder: Path, *, max_tokens: int | None = None, streaming: StreamingWindow | None = None) -> ModelConfig:
@@ -123,7 +127,15 @@ def read_config(folder: Path, max_tokens: int | None = None, streaming: Streamin
     config, tensor_names = FAMILIES[names[0]](fields, names[0])
     # Where the files are opened it is read.
     fields.get("quantization_config")
-    return ConfigReading(config if streaming is None else config.streaming(streaming, fields.place), tensor_names, fields)
+    kv_format = _kv_format(fields)
+    return ConfigReading(config if streaming is None else config.streaming(streaming, fields.place), tensor_names, fields, kv_format)
+
+
+def _kv_format(fields: ConfigFields) -> str | None:
+    told = fields.get("triserve_kv_format")
+    if told is None or (isinstance(told, str) and told in KV_FORMATS):
+        return told
+    raise CheckpointError(f"{fields.place}: triserve_kv_format is {reprlib.repr(told)}; supported: {', '.join(KV_FORMATS)}")
 
 
 def load_model(
@@ -157,7 +169,7 @@ def load_model(
     """
     if dtype not in SUPPORTED_DTYPES:
         raise ValueError(f"dtype is {dtype}; supported: {', '.join(map(str, SUPPORTED_DTYPES))}")
-    config, names, _ = read_config(folder, max_tokens, streaming)
+    config, names, *_ = read_config(folder, max_tokens, streaming)
     if device.type == "cpu":
         keep_freed_memory()
     elif device.type == "cuda":

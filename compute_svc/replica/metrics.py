@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 
-from prometheus_client import CollectorRegistry, Histogram
+from prometheus_client import CollectorRegistry, Gauge, Histogram
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
 
-from compute_svc.wire.step_output import Load
+from compute_svc.wire.step_output import EngineInfo, Load
 
 _TOKENS = (1, 2, 4, 8, 16, 32, 64, 128, 256, 512, 1024, 2048, 4096, 8192)
 _SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.02, 0.03, 0.05, 0.075, 0.1, 0.2, 0.5, 1.0, 5.0)
@@ -67,6 +67,17 @@ class StepMetrics:
             if before.running_requests:
                 self._step_seconds.observe(max(0.0, ended_at - self._last[0]))
         self._last = (ended_at, load)
+
+
+def tell_kv_sizes(registry: CollectorRegistry, info: EngineInfo) -> None:
+    """Tells what keys and values take from now on; called once, when the engine has loaded."""
+    for name, text, value in (
+        ("pages", "KV pages", info.num_pages),
+        ("page_bytes", "Bytes of a KV page over all layers", info.kv_bytes_per_page),
+        ("token_bytes", "Bytes of a token's keys and values over all layers", info.kv_bytes_per_page // info.page_size_tokens),
+    ):
+        gauge = Gauge(f"triserve_compute_kv_{name}", text, ("kv_format",), registry=registry)
+        gauge.labels(info.kv_format).set(value)
 
 
 class LoadCollector(Collector):

@@ -16,7 +16,7 @@ from compute_svc.replica.dispatcher import Dispatcher
 from compute_svc.replica.engine_client import EngineClient, EngineFailed, EngineLost, Launch, launch_process
 from compute_svc.replica.engine_watch import EngineWatch
 from compute_svc.replica.kv_watch import KvWatch
-from compute_svc.replica.metrics import LoadCollector, PrefillPace, StepMetrics
+from compute_svc.replica.metrics import LoadCollector, PrefillPace, StepMetrics, tell_kv_sizes
 from compute_svc.replica.prefix_calls import PrefixCalls
 from compute_svc.replica.prefix_servicer import PrefixCacheServicer
 from compute_svc.replica.sampler_link import SamplerLink
@@ -142,7 +142,7 @@ class ComputeService:
     def on_engine_loaded(self, info: EngineInfo, load: Load) -> None:
         """Serves from now on."""
         settings = self._settings
-        self._fingerprint.computation = settings.computation(info.dtype)
+        self._fingerprint.computation = settings.computation(info.dtype, info.kv_format)
         self._servicer.load = load
         self._dispatcher = Dispatcher(
             self._engine,
@@ -167,7 +167,10 @@ class ComputeService:
             policy=settings.policy,
             started_at_ms=self._started_at_ms,
             hidden_size=info.hidden_size,
+            kv_format=info.kv_format,
+            kv_bytes_per_page=info.kv_bytes_per_page,
         )
+        tell_kv_sizes(self.registry, info)
         self._prefixes = PrefixCalls(self._engine, self._dispatcher.next_number)
         self._servicer.open(replica, self._dispatcher)
         self._prefix_servicer.open(info, self._prefixes)

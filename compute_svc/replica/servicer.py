@@ -43,6 +43,8 @@ class ReplicaInfo(NamedTuple):
     policy: str
     started_at_ms: int
     hidden_size: int
+    kv_format: str
+    kv_bytes_per_page: int
 
 
 class ComputeServicer(compute_pb2_grpc.ComputeServiceServicer):

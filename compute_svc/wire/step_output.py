@@ -201,7 +201,8 @@ class StepOutput(NamedTuple):
 
 
 class EngineInfo(NamedTuple):
-    """What a loaded engine is: its dtype, "float32", sizes as in `SchedulerConfig`, and numbers of a vector of hidden states, 0 = it gives none."""
+    """What a loaded engine is: its dtype, "float32", sizes as in `SchedulerConfig`, numbers of a vector of hidden states, 0 = it gives none, and
+    what keys and values are stored as, by its name in COMPUTE_KV_FORMAT."""
 
     logits_width: int
     max_request_tokens: int
@@ -210,3 +211,5 @@ class EngineInfo(NamedTuple):
     max_waiting_requests: int
     dtype: str
     hidden_size: int
+    kv_format: str
+    kv_bytes_per_page: int

@@ -307,5 +307,9 @@ class Replica:
         config = SchedulerConfig(**self.sizes)
         kv = hash_kv(config.num_pages, config.page_size_tokens)
         policy = make_policy(settings.policy)
-        self.engine = Engine(self.gate, kv, config, logits_width=WIDTH, device=torch.device("cpu"), policy=policy, drawing=SERVICE)
+        # Computes in another format than it stores, so that nobody takes the one for the other.
+        dtype = torch.bfloat16
+        self.engine = Engine(
+            self.gate, kv, config, logits_width=WIDTH, device=torch.device("cpu"), policy=policy, drawing=SERVICE, dtype=dtype
+        )
         return self.engine

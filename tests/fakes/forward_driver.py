@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 
 import torch
 
-from compute_svc.kv.kv_format import kv_format_of
+from compute_svc.kv.kv_format import choose_kv_format
 from compute_svc.kv.page_store import KvPageStore
 from compute_svc.layers.forward_batch import ForwardBatch, begun_pages
 from compute_svc.models.causal_lm import CausalLM
@@ -36,7 +36,7 @@ class ForwardDriver:
     """
 
     def __init__(self, model: CausalLM, *, num_pages: int = 64, page_size_tokens: int = 16, seed: int = 0, kv_format: str = "auto") -> None:
-        config, format_ = model.config, kv_format_of(kv_format, model.dtype)
+        config, format_ = model.config, choose_kv_format(kv_format, None, model.dtype)
         self.model = model
         sizes = (config.num_layers, num_pages, page_size_tokens, config.num_kv_heads, config.kv_head_dim)
         self.kv = KvPageStore(*sizes, format_.dtype, model.device, group=format_.group)

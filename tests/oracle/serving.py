@@ -9,6 +9,7 @@ import torch
 
 from compute_svc.engine.engine import Engine
 from compute_svc.engine.step_drawing import DrawConfig
+from compute_svc.kv.kv_format import choose_kv_format
 from compute_svc.kv.page_store import KvPageStore
 from compute_svc.models.causal_lm import CausalLM
 from compute_svc.scheduler.base import Plan, SchedulerConfig
@@ -44,7 +45,7 @@ class Served(NamedTuple):
     num_partial: int
 
 
-def small_engine(model: CausalLM, num_pages: int) -> Engine:
+def small_engine(model: CausalLM, num_pages: int, kv_format: str = "auto") -> Engine:
     """An engine whose steps are short and give all logits out, over KV that is poisoned until it is written."""
     config = SchedulerConfig(
         page_size_tokens=PAGE_SIZE_TOKENS,
@@ -55,7 +56,8 @@ def small_engine(model: CausalLM, num_pages: int) -> Engine:
         max_waiting_requests=_MAX_REQUESTS,
     )
     sizes = (model.config.num_layers, num_pages, PAGE_SIZE_TOKENS, model.config.num_kv_heads, model.config.kv_head_dim)
-    kv = KvPageStore(*sizes, model.dtype, model.device)
+    format_ = choose_kv_format(kv_format, None, model.dtype)
+    kv = KvPageStore(*sizes, format_.dtype, model.device, group=format_.group)
     poison(kv)
     drawing = DrawConfig(audited_share=1.0)
     return Engine(model, kv, config, logits_width=model.config.vocab_size, device=model.device, drawing=drawing)

@@ -165,7 +165,7 @@ class VllmServicer:
             uptime_seconds=time.monotonic() - self._started_at,
             server_type=_SERVER_TYPE,
             data_parallel_size=1,
-            kv_cache_dtype=info.dtype,
+            kv_cache_dtype=info.kv_format,
             block_size=info.page_size_tokens,
             model_dtype=info.dtype,
             max_num_seqs=self._max_running_requests,

@@ -113,6 +113,8 @@ class GetComputeInfoResponse(_message.Message):
     POLICY_FIELD_NUMBER: _builtins.int
     STARTED_AT_MS_FIELD_NUMBER: _builtins.int
     HIDDEN_SIZE_FIELD_NUMBER: _builtins.int
+    KV_FORMAT_FIELD_NUMBER: _builtins.int
+    KV_BYTES_PER_PAGE_FIELD_NUMBER: _builtins.int
     max_model_len_tokens: _builtins.int
     """Most tokens of prompt and answer together."""
     logits_width: _builtins.int
@@ -124,7 +126,7 @@ class GetComputeInfoResponse(_message.Message):
     max_waiting_requests: _builtins.int
     """Requests that may wait; one more is refused with OVERLOADED."""
     dtype: _builtins.str
-    """"float32" or "bfloat16"."""
+    """What weights and activations are computed in: "float32" or "bfloat16"."""
     device: _builtins.str
     """"cpu" or "cuda"."""
     policy: _builtins.str
@@ -133,6 +135,10 @@ class GetComputeInfoResponse(_message.Message):
     """When the process began, Unix time in milliseconds: of two models that are served at once, the one that was rolled out later is the newer."""
     hidden_size: _builtins.int
     """Numbers in a vector of hidden states; 0 = the replica gives none."""
+    kv_format: _builtins.str
+    """What keys and values are stored as: "float32", "bfloat16", "int8-g32" (codes in groups of 32 along a head, with a scale each), ..."""
+    kv_bytes_per_page: _builtins.int
+    """What one KV page takes over all layers, bytes."""
     @_builtins.property
     def fingerprint(self) -> _common_pb2.Fingerprint:
         """Identity of tokenizer and weights."""
@@ -156,10 +162,12 @@ class GetComputeInfoResponse(_message.Message):
         policy: _builtins.str = ...,
         started_at_ms: _builtins.int = ...,
         hidden_size: _builtins.int = ...,
+        kv_format: _builtins.str = ...,
+        kv_bytes_per_page: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["fingerprint", b"fingerprint", "load", b"load"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["device", b"device", "dtype", b"dtype", "fingerprint", b"fingerprint", "hidden_size", b"hidden_size", "load", b"load", "logits_width", b"logits_width", "max_model_len_tokens", b"max_model_len_tokens", "max_waiting_requests", b"max_waiting_requests", "num_pages", b"num_pages", "page_size_tokens", b"page_size_tokens", "policy", b"policy", "started_at_ms", b"started_at_ms"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["device", b"device", "dtype", b"dtype", "fingerprint", b"fingerprint", "hidden_size", b"hidden_size", "kv_bytes_per_page", b"kv_bytes_per_page", "kv_format", b"kv_format", "load", b"load", "logits_width", b"logits_width", "max_model_len_tokens", b"max_model_len_tokens", "max_waiting_requests", b"max_waiting_requests", "num_pages", b"num_pages", "page_size_tokens", b"page_size_tokens", "policy", b"policy", "started_at_ms", b"started_at_ms"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -9,6 +9,7 @@ from typing import get_args
 import pytest
 from pydantic import ValidationError
 
+from compute_svc.kv.kv_format import KV_FORMATS
 from compute_svc.scheduler.policies import POLICIES
 from compute_svc.settings import Settings
 from triserve.rpc.machine import usable_cores
@@ -100,9 +101,23 @@ def test_settings_reach_the_engines_process_as_they_are(folder: Path, monkeypatc
 
 
 def test_all_that_changes_the_bits_of_logits_is_told(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    assert Settings().computation("float32") == "float32 on cpu"
+    assert Settings().computation("float32", "float32") == "float32 on cpu"
+    assert Settings().computation("float32", "int8-g8") == "float32 on cpu, KV int8-g8"
     monkeypatch.setenv("COMPUTE_STREAMING_WINDOW_TOKENS", "1024")
-    assert Settings().computation("bfloat16") == "bfloat16 on cpu, window 1024 and 4 sinks"
+    assert Settings().computation("bfloat16", "bfloat16") == "bfloat16 on cpu, window 1024 and 4 sinks"
+    assert Settings().computation("bfloat16", "float32") == "bfloat16 on cpu, KV float32, window 1024 and 4 sinks"
+
+
+def test_every_format_of_the_store_can_be_set_by_its_name(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert Settings().kv_format == "auto"
+    for name in KV_FORMATS:
+        monkeypatch.setenv("COMPUTE_KV_FORMAT", name)
+        assert Settings().kv_format == name
+    monkeypatch.setenv("COMPUTE_KV_FORMAT", "int8")
+    with pytest.raises(
+        ValidationError, match=r"kv_format\n.*'auto', 'float32', 'bfloat16', 'int8-g8', 'int8-g32', 'int8-g64' or 'fp8-g64'"
+    ):
+        Settings()
 
 
 def test_a_wrong_window_is_the_only_error_when_sinks_are_right(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:

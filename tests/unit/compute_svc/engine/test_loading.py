@@ -10,6 +10,7 @@ import pytest
 import torch
 
 from compute_svc.engine.loading import load_engine, scheduler_config
+from compute_svc.kv.kv_format import KvFormat
 from compute_svc.models.config import StreamingWindow
 from compute_svc.models.registry import load_model, read_model_config
 from compute_svc.models.weights import CheckpointError
@@ -20,6 +21,7 @@ from tests.fakes.checkpoints import save_checkpoint
 from tests.fakes.forward_driver import ForwardDriver, greedy
 
 BYTES_PER_PAGE = 2 * 3 * 16 * 2 * 8 * 4
+FLOAT32 = KvFormat(torch.float32)
 
 
 @pytest.fixture
@@ -66,7 +68,7 @@ def test_requests_of_mixed_lengths_are_answered_as_the_reference_answers_each_al
 
 
 def test_sizes_come_from_settings_and_model(folder: Path) -> None:
-    config = scheduler_config(Settings(), read_model_config(folder), torch.float32)
+    config = scheduler_config(Settings(), read_model_config(folder), FLOAT32)
     assert (config.num_pages, config.page_size_tokens, config.max_model_len_tokens) == (40, 16, 512)
 
 
@@ -82,20 +84,20 @@ def test_progress_is_logged_and_says_when_the_model_is_ready(folder: Path, caplo
 def test_a_longer_context_than_the_models_is_refused(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("COMPUTE_MAX_MODEL_LEN_TOKENS", "513")
     with pytest.raises(ValueError, match="COMPUTE_MAX_MODEL_LEN_TOKENS is 513, the limit is the model's own, 512"):
-        scheduler_config(Settings(), read_model_config(folder), torch.float32)
+        scheduler_config(Settings(), read_model_config(folder), FLOAT32)
 
 
 def test_too_little_memory_for_two_pages_is_refused(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("COMPUTE_KV_CACHE_BYTES", str(2 * BYTES_PER_PAGE - 1))
     with pytest.raises(ValueError, match=f"it must be at least {2 * BYTES_PER_PAGE}, two pages"):
-        scheduler_config(Settings(), read_model_config(folder), torch.float32)
+        scheduler_config(Settings(), read_model_config(folder), FLOAT32)
 
 
 def test_memory_for_less_than_the_context_shortens_requests_and_says_so(
     folder: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     monkeypatch.setenv("COMPUTE_KV_CACHE_BYTES", str(3 * BYTES_PER_PAGE))
-    config = scheduler_config(Settings(), read_model_config(folder), torch.float32)
+    config = scheduler_config(Settings(), read_model_config(folder), FLOAT32)
     assert config.max_request_tokens == 48
     assert "a request has at most 48 tokens" in caplog.text
 

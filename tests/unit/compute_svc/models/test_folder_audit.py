@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
+import pytest
+
 from compute_svc.models.folder_audit import audit_checkpoint
+from compute_svc.models.registry import read_config
+from compute_svc.models.weights import CheckpointError
 from tests.fakes.checkpoints import edit_config, save_checkpoint
 from triserve.rpc.folder_audit import FolderAudit
 
@@ -42,4 +47,18 @@ def test_memory_is_counted_from_the_headers(tmp_path: Path) -> None:
     numbers = sum(parameter.numel() for parameter in model.parameters())
     assert fact(found, "weights stored")[0] == f"{numbers:,} numbers in F32"
     assert fact(found, "weights in memory")[0].startswith(f"{4 * (numbers + 97 * 48):,} bytes in float32")
-    assert fact(found, "KV of a token")[0].startswith(f"{2 * 3 * 2 * 8 * 4:,} bytes in float32")
+    assert fact(found, "KV of a token")[0] == (
+        "384 bytes in float32, 192 bytes in bfloat16, 120 bytes in int8-g8, 120 bytes in int8-g32, 120 bytes in int8-g64, 120 bytes in fp8-g64"
+    )
+
+
+def test_a_kv_format_that_the_folder_asks_for_is_read_and_one_nobody_has_is_refused(tmp_path: Path) -> None:
+    save_checkpoint(tmp_path, "llama")
+    assert read_config(tmp_path).kv_format is None
+    edit_config(tmp_path, triserve_kv_format="int8-g64")
+    assert read_config(tmp_path).kv_format == "int8-g64"
+    assert "triserve_kv_format" in audit_checkpoint(tmp_path).used["config.json"]
+    for wrong, shown in (("int4", "'int4'"), (["int8-g8"], "['int8-g8']"), (8, "8")):
+        edit_config(tmp_path, triserve_kv_format=wrong)
+        with pytest.raises(CheckpointError, match=re.escape(f"triserve_kv_format is {shown}; supported: float32, bfloat16, int8-g8")):
+            audit_checkpoint(tmp_path)

@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 from prometheus_client import CollectorRegistry
 
-from compute_svc.replica.metrics import LoadCollector, PrefillPace, StepMetrics
-from compute_svc.wire.step_output import Load
+from compute_svc.replica.metrics import LoadCollector, PrefillPace, StepMetrics, tell_kv_sizes
+from compute_svc.wire.step_output import EngineInfo, Load
 
 
 def test_before_anything_was_measured_the_queue_is_as_long_as_the_oldest_waits() -> None:
@@ -56,6 +56,15 @@ def test_load_is_told_under_our_names_and_under_those_that_dashboards_know() -> 
     assert _value(registry, "triserve_compute_running_requests") == _value(registry, "vllm:num_requests_running", model_name="tiny") == 3
     assert _value(registry, "triserve_compute_prefix_hit_tokens_total") == 40
     assert _value(registry, "vllm:prefix_cache_queries_total", model_name="tiny") == 100
+
+
+def test_what_keys_and_values_take_is_told_with_their_format() -> None:
+    registry = CollectorRegistry()
+    tell_kv_sizes(registry, EngineInfo(97, 64, 16, 40, 8, "bfloat16", 48, "int8-g32", 1920))
+    labels = {"kv_format": "int8-g32"}
+    assert _value(registry, "triserve_compute_kv_pages", **labels) == 40
+    assert _value(registry, "triserve_compute_kv_page_bytes", **labels) == 1920
+    assert _value(registry, "triserve_compute_kv_token_bytes", **labels) == 120
 
 
 def test_a_step_is_measured_from_the_one_before_and_a_pause_is_none() -> None:

@@ -15,10 +15,17 @@ async def test_the_hello_says_what_the_replica_is(replica: Replica) -> None:
     gateway = await replica.gateway()
     assert gateway.hello is not None
     hello = gateway.hello
-    assert hello.fingerprint.computation == "float32 on cpu"
+    assert hello.fingerprint.computation == "bfloat16 on cpu, KV float32"
     assert (hello.fingerprint.tokenizer_sha256, hello.policy) == (replica.fingerprint.tokenizer_sha256, "fcfs")
     assert (hello.max_model_len_tokens, hello.logits_width, hello.page_size_tokens, hello.num_pages) == (64, WIDTH, 4, 32)
-    assert (hello.max_waiting_requests, hello.dtype, hello.device, hello.policy, hello.load.free_pages) == (4, "float32", "cpu", "fcfs", 32)
+    assert (hello.max_waiting_requests, hello.dtype, hello.device, hello.policy, hello.load.free_pages) == (
+        4,
+        "bfloat16",
+        "cpu",
+        "fcfs",
+        32,
+    )
+    assert (hello.kv_format, hello.kv_bytes_per_page) == ("float32", 2 * 4 * 4)
     sampler_hello = replica.samplers[0].hellos[0]
     assert (sampler_hello.logits_width, sampler_hello.fingerprint) == (WIDTH, hello.fingerprint)
 

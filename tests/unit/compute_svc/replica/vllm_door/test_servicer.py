@@ -305,6 +305,7 @@ async def test_what_is_served_is_told(router: Router, replica: Replica) -> None:
     assert (model.max_context_length, model.vocab_size, list(model.eos_token_ids), model.is_generation) == (64, WIDTH, [END, 999], True)
     server = await router.stub.GetServerInfo(vllm.GetServerInfoRequest())
     assert (server.server_type, server.data_parallel_size, server.block_size, server.active_requests) == ("vllm-grpc", 1, 4, 0)
+    assert (server.kv_cache_dtype, server.model_dtype) == ("float32", "bfloat16")
     replica.samplers[0].may_answer.clear()
     call = router.call(request_id="held", temperature=1)
     await until(lambda: replica.running._servicer.load.running_requests == 1)
