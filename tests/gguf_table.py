@@ -97,7 +97,8 @@ def _wide(reference: Any) -> Iterator[None]:
 
 
 def _logits(folder: Path) -> torch.Tensor:
-    driver = ForwardDriver(load_model(folder, dtype=torch.float32, device=torch.device("cpu")))
+    # Blocks of integers are multiplied as such otherwise, by activations that are rounded.
+    driver = ForwardDriver(load_model(folder, dtype=torch.float32, device=torch.device("cpu"), activations="float"))
     with torch.inference_mode():
         return driver.step([], [(driver.request(_TOKENS, len(_TOKENS)), len(_TOKENS))], all_logits=True)
 

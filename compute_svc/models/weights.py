@@ -150,7 +150,7 @@ def open_checkpoint(folder: Path) -> Iterator[Checkpoint]:
             from compute_svc.models.gguf.checkpoint import GgufTensors  # noqa: PLC0415
 
             tensors = GgufTensors(folder)
-            yield Checkpoint(dict.fromkeys(tensors.keys(), tensors))
+            yield Checkpoint(dict.fromkeys(tensors.keys(), tensors), tensors.coded())
         else:
             raise CheckpointError(f"{folder} holds neither {SINGLE_FILE} nor {INDEX_FILE} nor a GGUF file; other formats are not read")
 

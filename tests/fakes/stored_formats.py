@@ -83,3 +83,42 @@ def two_of_four(t: Tensors) -> npt.NDArray[Any]:
             if int(t["bitmask"][n, k // 8]) >> k % 8 & 1:
                 whole[n, k] = next(values)
     return whole
+
+
+def bitsandbytes(t: Tensors, shape: tuple[int, int], block: int, nested_block: int | None, offset: float) -> Floats:
+    """The upper half of a byte first; one scale for so many numbers, row after row, that may be coded itself."""
+    content = t["weight"].contiguous().flatten().view(torch.uint8).tolist()
+    table, absmax = t["weight.quant_map"].tolist(), t["weight.absmax"].tolist()
+    weights = np.empty(shape[0] * shape[1], np.float32)
+    for at in range(weights.size):
+        code = content[at // 2] >> 4 if at % 2 == 0 else content[at // 2] & 15
+        scale = np.float32(absmax[at // block])
+        if nested_block is not None:
+            value = np.float32(t["weight.nested_quant_map"][int(scale)])
+            scale = value * np.float32(t["weight.nested_absmax"][at // block // nested_block]) + np.float32(offset)
+        weights[at] = np.float32(table[code]) * scale
+    return weights.reshape(shape)
+
+
+def bitnet(t: Tensors, *, divides: bool) -> Floats:
+    """Two bits for each of four outputs, a quarter of all apart; one less than the code."""
+    content, scale = t["weight"].tolist(), np.float32(t["weight_scale"].item())
+    quarter, inputs = len(content), len(content[0])
+    weights = np.empty((4 * quarter, inputs), np.float32)
+    for n, k in np.ndindex(*weights.shape):
+        value = np.float32((content[n % quarter][k] >> 2 * (n // quarter) & 3) - 1)
+        weights[n, k] = value * (np.float32(1) / scale if divides else scale)
+    return weights
+
+
+def squeezellm(t: Tensors) -> Floats:
+    """What the table of its output says of each code, and numbers of compressed sparse rows."""
+    words, outputs = t["qweight"].shape
+    qweight, tables = t["qweight"].t().tolist(), t["lookup_table"].float().tolist()
+    weights = np.empty((outputs, words * 8), np.float32)
+    for n, k in np.ndindex(*weights.shape):
+        weights[n, k] = np.float32(tables[n][code_at(qweight[n], k, 4)])
+    for n in range(outputs if "rows" in t else 0):
+        for at in range(int(t["rows"][n]), int(t["rows"][n + 1])):
+            weights[n, int(t["cols"][at])] += np.float32(t["vals"][at])
+    return weights

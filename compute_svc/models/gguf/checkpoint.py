@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
@@ -9,7 +10,9 @@ import torch
 
 from compute_svc.models.gguf.model import read_model
 from compute_svc.models.gguf.recipes import Recipe
+from compute_svc.models.quantised.coded_tensor import CodedTensor, RawReader
 from compute_svc.models.weights import CheckpointError
+from compute_svc.stored_weights.stored_weight import StoredWeight
 from triserve.model_files.gguf_file import gguf_of, open_gguf
 from triserve.model_files.gguf_header import GgufError
 
@@ -61,3 +64,20 @@ class GgufTensors:
             return torch.from_numpy(self._recipes[name].read())
         except GgufError as error:
             raise CheckpointError(str(error)) from error
+
+    def coded(self) -> dict[str, CodedTensor]:
+        """The matrices that stay in their blocks."""
+        found = {}
+        for name, recipe in self._recipes.items():
+            block_format = recipe.packed_format
+            if block_format is not None:
+                rows, columns = recipe.shape
+                found[name] = CodedTensor((rows, columns), block_format, (name,), partial(_read_packed, recipe))
+        return found
+
+
+def _read_packed(recipe: Recipe, raw: RawReader) -> StoredWeight:
+    try:
+        return recipe.read_packed()
+    except GgufError as error:
+        raise CheckpointError(str(error)) from error

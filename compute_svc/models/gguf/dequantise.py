@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
 from typing import BinaryIO
 
 import numpy as np
@@ -46,25 +47,42 @@ def read_rows(tensor: GgufTensor, first: int, count: int) -> Floats:
         GgufError: The format is not read, or the file has become shorter or unreadable since its header was read.
     """
     require_readable(tensor)
-    columns, rows = tensor.shape[-1], math.prod(tensor.shape[:-1])
-    assert first >= 0 and first + count <= rows, "the rows are the tensor's"
-    row_bytes = columns // tensor.format.weights * tensor.format.num_bytes
-    numbers = np.empty((count, columns), np.float32)
+    numbers = np.empty((count, tensor.shape[-1]), np.float32)
     # A row may be longer than a piece: pieces are whole blocks, not whole rows.
     flat = numbers.reshape(-1)
+    done = 0
+    for content in read_blocks(tensor, first, count):
+        weights = dequantise(content, tensor.format.name)
+        flat[done : done + len(weights)] = weights
+        done += len(weights)
+    return numbers
+
+
+def read_blocks(tensor: GgufTensor, first: int, count: int) -> Iterator[bytes]:
+    """The blocks of some rows, a bounded number of them at a time.
+
+    Args:
+        tensor: Where they lie.
+        first: The first row, all dimensions but the last taken as one.
+        count: How many rows.
+
+    Raises:
+        GgufError: The file has become shorter or unreadable since its header was read.
+    """
+    columns, rows = tensor.shape[-1], math.prod(tensor.shape[:-1])
+    assert first >= 0 and first + count <= rows, "the rows are the tensor's"
+    row_blocks = columns // tensor.format.weights
     piece_blocks = max(1, _PIECE_WEIGHTS // tensor.format.weights)
     try:
         with tensor.path.open("rb") as file:
-            file.seek(tensor.offset + first * row_bytes)
-            done, num_blocks = 0, count * columns // tensor.format.weights
-            while done < num_blocks:
-                blocks = min(piece_blocks, num_blocks - done)
-                span = slice(done * tensor.format.weights, (done + blocks) * tensor.format.weights)
-                flat[span] = dequantise(_read(file, blocks * tensor.format.num_bytes, tensor), tensor.format.name)
-                done += blocks
+            file.seek(tensor.offset + first * row_blocks * tensor.format.num_bytes)
+            left = count * row_blocks
+            while left:
+                blocks = min(piece_blocks, left)
+                yield _read(file, blocks * tensor.format.num_bytes, tensor)
+                left -= blocks
     except OSError as error:
         raise GgufError(f"{tensor.path} cannot be read: {error.strerror or error}") from error
-    return numbers
 
 
 def dequantise(content: bytes, block_format: str) -> Floats:

@@ -12,8 +12,11 @@ from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
+import torch
 
 from compute_svc.models.gguf.dequantise import Floats, read_rows, require_readable
+from compute_svc.models.gguf.packed import can_stay_packed, read_packed_rows
+from compute_svc.stored_weights.stored_weight import StoredWeight, join
 from triserve.model_files.gguf_file import GgufFile
 from triserve.model_files.gguf_header import GgufError, GgufTensor
 
@@ -63,6 +66,20 @@ class Recipe(NamedTuple):
             whole = whole + np.float32(self.added)
         return np.ascontiguousarray(whole.T if self.transposed else whole).reshape(self.shape)
 
+    @property
+    def packed_format(self) -> str | None:
+        """The format of the blocks that all its rows may stay in; None if they are numbers, or become others, or columns."""
+        tensors = [part.tensor for part in self.parts]
+        formats = {tensor.format.name for tensor in tensors}
+        if len(self.shape) != 2 or self.added or self.transposed or len(formats) > 1 or not all(map(can_stay_packed, tensors)):
+            return None
+        return formats.pop()
+
+    def read_packed(self) -> StoredWeight:
+        """The tensor in its blocks' codes, where `packed_format` is some. Raises GgufError if the file cannot be read."""
+        whole = join([_read_packed(part) for part in self.parts])
+        return whole if self.order is None else whole.rows(torch.from_numpy(self.order))
+
 
 def _read(part: Rows) -> Floats:
     if len(part.tensor.shape) == 1:
@@ -70,6 +87,11 @@ def _read(part: Rows) -> Floats:
     else:
         rows = read_rows(part.tensor, part.first, part.num_rows)
     return rows if part.order is None else rows[part.order]
+
+
+def _read_packed(part: Rows) -> StoredWeight:
+    rows = read_packed_rows(part.tensor, part.first, part.num_rows)
+    return rows if part.order is None else rows.rows(torch.from_numpy(part.order))
 
 
 def unpermuted(num_heads: int, head_dim: int) -> Order:

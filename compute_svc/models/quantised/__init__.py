@@ -6,14 +6,20 @@ from collections.abc import Mapping
 from typing import Any
 
 from compute_svc.models.config_fields import ConfigFields, shown
-from compute_svc.models.quantised import awq, compressed_tensors, gptq
+from compute_svc.models.quantised import awq, bitnet, bitsandbytes, compressed_tensors, fp8, gptq, quanto, squeezellm
 from compute_svc.models.quantised.coded_tensor import CodedTensor, RawReader
 from compute_svc.models.weights import CheckpointError, TensorInfo, listed
 
 _METHODS = {
     "awq": awq.coded_tensors,
+    "bitnet": bitnet.coded_tensors,
+    "bitsandbytes": bitsandbytes.coded_tensors,
     "compressed-tensors": compressed_tensors.coded_tensors,
+    "fbgemm_fp8": fp8.coded_tensors,
+    "fp8": fp8.coded_tensors,
     "gptq": gptq.coded_tensors,
+    "quanto": quanto.coded_tensors,
+    "squeezellm": squeezellm.coded_tensors,
 }
 
 

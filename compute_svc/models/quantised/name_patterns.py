@@ -58,7 +58,7 @@ class NamePattern:
     def __init__(self, pattern: str, place: str) -> None:
         self._problem = CheckpointError(
             f"{place}: the pattern {shown(pattern)} is not supported; supported are at most {_LONGEST_PATTERN} characters of letters, classes, "
-            "., *, +, ?, ^, $, and alternatives in parentheses that are not repeated"
+            f"., *, +, ?, ^, $, and alternatives in parentheses that are not repeated, {_MOST_SEQUENCES} in all"
         )
         tokens = [match.group() for match in _TOKEN.finditer(pattern)]
         too_deep = sum(token in ("(", "(?:") for token in tokens) > _MOST_PARENTHESES

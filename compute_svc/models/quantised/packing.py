@@ -10,7 +10,7 @@ from compute_svc.models.quantised.parts import Parts
 from compute_svc.stored_weights.codes import Code, pack_codes, unpack_codes
 
 SIGNED: dict[int, Code] = {8: "int8", 4: "int4", 2: "int2"}
-UNSIGNED: dict[int, Code] = {8: "uint8", 4: "uint4"}
+UNSIGNED: dict[int, Code] = {8: "uint8", 4: "uint4", 2: "uint2"}
 
 # The highest bit of each code of a byte.
 _SIGN_BITS = {8: 0x80, 4: 0x88, 2: 0xAA}
@@ -74,9 +74,9 @@ def less_zeros(packed: torch.Tensor, zeros: torch.Tensor, bits: int, num_columns
     """
     half = 1 << (bits - 1)
     is_symmetric = bool((zeros == half).all())
-    if bits in UNSIGNED and not is_symmetric:
+    if not is_symmetric:
         return Codes(UNSIGNED[bits], packed, zeros)
-    return Codes(SIGNED[bits], with_sign(packed, bits, num_columns), None if is_symmetric else (zeros.short() - half).to(torch.int8))
+    return Codes(SIGNED[bits], with_sign(packed, bits, num_columns), None)
 
 
 def unpacked_words(words: torch.Tensor, bits: int, num_columns: int) -> torch.Tensor:

@@ -95,10 +95,10 @@ class Parts:
         return tensor
 
     def number(self, raw: RawReader, part: str) -> torch.Tensor:
-        """One number above 0, float32 of no dimensions. Raises CheckpointError if it is not so."""
+        """One number above 0 by which one may divide, float32 of no dimensions. Raises CheckpointError if it is not so."""
         number = self.numbers(raw, part).float().reshape(())
-        if not bool(number > 0):
-            raise self.error(part, f"is {float(number)}, it must be above 0")
+        if not bool(number >= 1 / _LARGEST_NUMBER):
+            raise self.error(part, f"is {float(number)}, it must be above 0 and from 2^-100 to 2^100")
         return number.clone()
 
     def _info(self, part: str, dtypes: tuple[str, ...]) -> TensorInfo:

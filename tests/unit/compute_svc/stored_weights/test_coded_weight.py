@@ -14,7 +14,14 @@ from compute_svc.stored_weights.codes import BITS, NF4, Code, pack_codes, unpack
 from compute_svc.stored_weights.dense_weight import DenseWeight
 from compute_svc.stored_weights.stored_weight import StoredWeight, join
 
-RANGES: dict[Code, tuple[int, int]] = {"int8": (-128, 128), "uint8": (0, 256), "int4": (-8, 8), "uint4": (0, 16), "int2": (-2, 2), "uint2": (0, 4)}
+RANGES: dict[Code, tuple[int, int]] = {
+    "int8": (-128, 128),
+    "uint8": (0, 256),
+    "int4": (-8, 8),
+    "uint4": (0, 16),
+    "int2": (-2, 2),
+    "uint2": (0, 4),
+}
 
 
 @st.composite
