@@ -12,7 +12,6 @@ import torch
 from compute_svc.models.config import UnsupportedModel
 from compute_svc.models.registry import ConfigReading, read_config
 from compute_svc.models.tensor_shapes import check_tensors, expected_shapes
-from compute_svc.models.weight_names import WeightNames
 from compute_svc.models.weights import Checkpoint, open_checkpoint, read_json
 from compute_svc.quantise.config_section import KV_FIELD, quantization_config
 from compute_svc.quantise.parts import Part, Source, rounded_parts
@@ -65,27 +64,29 @@ def quantise_folder(source: Path, folder: Path, scheme: Scheme, method: Method, 
     config = read_json(source / _CONFIG)
     if config.get("quantization_config") is not None:
         raise UnsupportedModel(f"{source} is quantised already; quantise the checkpoint that it was made of")
-    reading = read_config(source)
     with torch.inference_mode(), open_checkpoint(source) as checkpoint:
-        names = reading.names.fitting(checkpoint.tensors)
-        check_tensors(checkpoint.tensors, reading.config, names)
-        selection = select(reading.config, names, scheme)
-        tensors = Source(checkpoint, selection, _dropped(checkpoint, reading, names), names.embedding)
+        tensors, reading = source_of(checkpoint, read_config(source), scheme)
         writer = ShardWriter(folder)
         done, total = 0, tensors.num_bytes
-        for part in method(tensors, reading._replace(names=names)):
+        for part in method(tensors, reading):
             writer.add(_tensors(part, tensors, scheme))
             done += part.source_bytes
             on_progress(done, total)
         writer.close()
-    _write_config(folder, config, selection, scheme)
-    return Written(total, writer.num_bytes, tuple(_notes(selection, scheme)))
+    _write_config(folder, config, tensors.selection, scheme)
+    return Written(total, writer.num_bytes, tuple(_notes(tensors.selection, scheme)))
 
 
-def _dropped(checkpoint: Checkpoint, reading: ConfigReading, names: WeightNames) -> frozenset[str]:
-    used = expected_shapes(reading.config, names)
-    kept = {*used, f"{names.lm_head}.weight"}
-    return frozenset(name for name in checkpoint.tensors if name not in kept)
+def source_of(checkpoint: Checkpoint, reading: ConfigReading, scheme: Scheme) -> tuple[Source, ConfigReading]:
+    """What a method reads: the checkpoint's tensors with what becomes of them, and its config with the names that the tensors have.
+
+    Raises CheckpointError as `quantise_folder` does.
+    """
+    names = reading.names.fitting(checkpoint.tensors)
+    check_tensors(checkpoint.tensors, reading.config, names)
+    used = {*expected_shapes(reading.config, names), f"{names.lm_head}.weight"}
+    dropped = frozenset(name for name in checkpoint.tensors if name not in used)
+    return Source(checkpoint, select(reading.config, names, scheme), dropped, names.embedding), reading._replace(names=names)
 
 
 def _tensors(part: Part, source: Source, scheme: Scheme) -> dict[str, torch.Tensor]:
