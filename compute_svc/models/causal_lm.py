@@ -157,7 +157,7 @@ class CausalLM:
             raise ValueError("a batch must have tokens")
         device = self.device
         positions = _padded(batch.positions.to(device))
-        step = self._prepare(batch, positions, kv)
+        step = self.prepare(batch, positions, kv)
         hidden = self.embedding.forward(_padded(batch.token_ids.to(device)), positions)  # [P, hidden]
         for index, layer in enumerate(self.layers):
             hidden = layer.forward(hidden, kv.kv(index), step)
@@ -168,7 +168,14 @@ class CausalLM:
             vectors = self.head.normed(wanted)[: len(batch.hidden_rows)].float()
         return ForwardOutput(self.head.forward(rows)[: len(batch.logit_rows)], vectors)
 
-    def _prepare(self, batch: ForwardBatch, positions: torch.Tensor, kv: KvPageStore) -> Step:
+    def prepare(self, batch: ForwardBatch, positions: torch.Tensor, kv: KvPageStore) -> Step:
+        """What all layers share of a batch.
+
+        Args:
+            batch: What is computed.
+            positions: [P] int64, those of its tokens, padded.
+            kv: Where its keys and values go; pages that it begins are cleared.
+        """
         tokens = self.embedding.tokens
         page_table = batch.page_table.to(tokens.device)
         if len(batch.begun_pages):

@@ -77,11 +77,11 @@ class ModelBuilder:
             if bool(checkpoint.read(name, torch.float32, torch.device("cpu")).any()):
                 raise CheckpointError(f"tensor {name} is a bias, which {config.architecture} as config.json describes it does not have")
 
-    def build(self) -> CausalLM:
-        """Reads everything. Raises CheckpointError if a tensor cannot be used."""
+    def build(self, num_layers: int | None = None) -> CausalLM:
+        """Reads everything, or the first so many layers and all that is not of a layer. Raises CheckpointError if a tensor cannot be used."""
         config, names = self._config, self._names
         embedding = self._embedding()
-        layers = tuple(self._layer(index) for index in range(config.num_layers))
+        layers = tuple(self.layer(index) for index in range(config.num_layers if num_layers is None else num_layers))
         head = Head(
             norm=self._norm(names.final_norm) if config.final_norm else None,
             narrow=None if config.embedding_size is None else self._linear(names.embedding_out, bias=False),
@@ -128,7 +128,8 @@ class ModelBuilder:
         rates = frequencies(rope.dims, rope.theta, rope.scaling).to(self._device)
         return RotaryTable(rates, amplitude(rope.scaling), self._config.max_position_embeddings)
 
-    def _layer(self, index: int) -> DecoderLayer | ParallelDecoderLayer | PostLnDecoderLayer:
+    def layer(self, index: int) -> DecoderLayer | ParallelDecoderLayer | PostLnDecoderLayer:
+        """Reads one layer. Raises CheckpointError if a tensor cannot be used."""
         config, names, prefix = self._config, self._names, self._names.layer.format(index)
         attention, mlp = self._attention(prefix, index), self._mlp_of_layer(prefix, index)
         norms = {role: self._norm(prefix + getattr(names, role)) for role in config.layer_norms}

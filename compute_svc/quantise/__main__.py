@@ -10,8 +10,12 @@ import json
 import sys
 from pathlib import Path
 
+import numpy as np
+import torch
+
 from compute_svc.models.weights import CheckpointError
 from compute_svc.quantise.folder import Method, quantise_folder, round_to_nearest
+from compute_svc.quantise.layerwise import Calibrated
 from compute_svc.quantise.scheme import GROUPS, OWN_ACTIVATIONS, POSSIBLE_ACTIVATIONS, Scheme
 
 
@@ -44,11 +48,22 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--head", action="store_true", help="the logits' projection becomes int8")
     parser.add_argument("--nested", action="store_true", help="of nf4: scales are quantised in turn")
     parser.add_argument("--kv-format", help="what config.json says keys and values are to be kept as")
+    parser.add_argument("--method", choices=("rtn", "gptq", "awq"), default="rtn", help="how codes are chosen")
+    parser.add_argument("--calibration-ids", type=Path, help="of gptq and awq: token ids as little-endian integers of 32 bits")
     return parser
 
 
 def _method(arguments: argparse.Namespace) -> Method:
-    return round_to_nearest
+    """Raises ValueError if options do not go with each other."""
+    if arguments.method == "rtn":
+        return round_to_nearest
+    allowed = {"gptq": ("int4", "int8"), "awq": ("int4",)}[arguments.method]
+    if arguments.weights not in allowed:
+        raise ValueError(f"--method {arguments.method} does not go with --weights {arguments.weights}: {' or '.join(allowed)} does")
+    if arguments.calibration_ids is None:
+        raise ValueError(f"--method {arguments.method} needs a calibration text")
+    ids = np.frombuffer(arguments.calibration_ids.read_bytes(), "<i4").astype(np.int64)
+    return Calibrated(arguments.method, torch.from_numpy(ids))
 
 
 def _tell(done: int, total: int) -> None:

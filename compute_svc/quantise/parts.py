@@ -54,6 +54,10 @@ class Source:
         made = [f"{self._embedding}{_WEIGHT}"] if head and f"{head}{_WEIGHT}" not in self.names else []
         return sum(self.checkpoint.tensors[name].num_bytes for name in (*self.names, *made))
 
+    def names_of(self, prefix: str) -> list[str]:
+        """Tensors whose names begin so."""
+        return [name for name in self.names if name.startswith(prefix)]
+
     def dtype_of(self, name: str) -> torch.dtype:
         """What a tensor is stored as, or float32 for something longer."""
         return _STORED_AS[self.checkpoint.tensors[name].dtype]

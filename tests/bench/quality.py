@@ -14,21 +14,23 @@ import tempfile
 import time
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal, NamedTuple, cast
 
 import numpy as np
 import torch
 
 from compute_svc.models.registry import load_model
 from compute_svc.quantise.folder import Method, round_to_nearest
+from compute_svc.quantise.layerwise import Calibrated, CalibratedMethod
 from compute_svc.quantise.scheme import Scheme
 from gateway.cli.model_folder import download_from_hub, resolve_model
 from tests.environment import describe_environment
 from tests.quality.quantised_models import Quantised, quantised_model
-from tests.quality.windows import PREDICTED, TEXT, WINDOW_TOKENS, Closeness, compare, log_probabilities, read_windows
+from tests.quality.windows import CALIBRATION, PREDICTED, TEXT, WINDOW_TOKENS, Closeness, compare, log_probabilities, read_windows
 
 RESULTS = Path(__file__).parent / "results" / "quality.json"
 REFERENCE = "float32"
+CALIBRATION_TOKENS = 16384
 _CPU = torch.device("cpu")
 
 
@@ -54,7 +56,7 @@ FORMATS = {
     "fp8 weights": Format(Scheme(weights="fp8", activations="float")),
     "nf4": Format(Scheme(weights="nf4", activations="float")),
     "nf4, nested": Format(Scheme(weights="nf4", activations="float", nested=True)),
-    **{f"int4 g{group} {method}": _int4(group, method) for group in (128, 64, 32) for method in ("rtn",)},
+    **{f"int4 g{group} {method}": _int4(group, method) for group in (128, 64, 32) for method in ("rtn", "gptq", "awq")},
     **{f"int4 g{group} rtn A8": _int4(group, "rtn", "int8") for group in (128, 32)},
 }
 
@@ -76,7 +78,10 @@ def main(arguments: Sequence[str] | None = None) -> None:
             made = _made(folder, FORMATS[name])
             figures = compare(made.model, windows, reference)
             _keep(chosen.results, name, figures, made.num_bytes, windows)
-            print(f"{name:<24} {figures.perplexity:9.4f} {figures.kl:10.6f} {figures.top_1:8.4f}  {time.monotonic() - began:.0f} s", flush=True)  # noqa: T201
+            print(
+                f"{name:<24} {figures.perplexity:9.4f} {figures.kl:10.6f} {figures.top_1:8.4f}  {time.monotonic() - began:.0f} s",
+                flush=True,
+            )
 
 
 def _reference(path: Path, folder: Path, windows: torch.Tensor) -> torch.Tensor:
@@ -95,11 +100,14 @@ def _made(folder: Path, format_: Format) -> Quantised:
     if format_.scheme is None:
         model = load_model(folder, dtype=format_.dtype, device=_CPU)
         return Quantised(model, 0)
-    return quantised_model(folder, format_.scheme, method=_method(format_.method), activations=format_.activations)
+    return quantised_model(folder, format_.scheme, method=_method(format_.method, folder), activations=format_.activations)
 
 
-def _method(name: str) -> Method:
-    return round_to_nearest
+def _method(name: str, folder: Path) -> Method:
+    if name == "rtn":
+        return round_to_nearest
+    windows = read_windows(CALIBRATION, folder / "tokenizer.json", CALIBRATION_TOKENS // WINDOW_TOKENS)
+    return Calibrated(cast(CalibratedMethod, name), windows.flatten())
 
 
 def _keep(path: Path, name: str, figures: Closeness, num_bytes: int, windows: torch.Tensor) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Literal, NamedTuple
 
@@ -10,15 +9,13 @@ import torch
 
 from compute_svc.models.causal_lm import CausalLM
 from compute_svc.models.loading import ModelBuilder
-from compute_svc.models.quantised.coded_tensor import CodedTensor
 from compute_svc.models.registry import read_config
-from compute_svc.models.weights import Checkpoint, open_checkpoint
+from compute_svc.models.weights import open_checkpoint
 from compute_svc.quantise.folder import Method, round_to_nearest, source_of
+from compute_svc.quantise.overlay import OverlaidCheckpoint
 from compute_svc.quantise.scheme import Scheme
 from compute_svc.quantise.stored_forms import as_stored
 from compute_svc.stored_weights.coded_weight import CodedWeight
-
-_DTYPES = {torch.float32: "F32", torch.float16: "F16", torch.bfloat16: "BF16"}
 
 
 class Quantised(NamedTuple):
@@ -45,9 +42,9 @@ def quantised_model(
         coded: dict[str, CodedWeight] = {}
         plain: dict[str, torch.Tensor] = {}
         for part in method(source, reading):
-            coded |= {f"{module}.weight": as_stored(weight, nested=scheme.nested) for module, weight in part.coded.items()}
-            plain |= {name: tensor for name, tensor in part.plain.items() if name in checkpoint.tensors}
-        overlay = Checkpoint(dict.fromkeys(plain, _InMemory(plain)), {name: _tensor(weight) for name, weight in coded.items()})
+            coded |= {module: as_stored(weight, nested=scheme.nested) for module, weight in part.coded.items()}
+            plain |= part.plain
+        overlay = OverlaidCheckpoint(checkpoint, coded, plain)
         builder = ModelBuilder(
             reading.config,
             reading.names,
@@ -58,31 +55,3 @@ def quantised_model(
             on_progress=None,
         )
         return Quantised(builder.build(), sum(weight.num_bytes for weight in coded.values()))
-
-
-class _InMemory:
-    """Tensors as a file of them is read."""
-
-    def __init__(self, tensors: Mapping[str, torch.Tensor]) -> None:
-        self._tensors = tensors
-
-    def get_tensor(self, name: str) -> torch.Tensor:
-        return self._tensors[name]
-
-    def get_slice(self, name: str) -> _View:
-        return _View(list(self._tensors[name].shape), _DTYPES[self._tensors[name].dtype])
-
-
-class _View(NamedTuple):
-    shape: list[int]
-    dtype: str
-
-    def get_shape(self) -> list[int]:
-        return self.shape
-
-    def get_dtype(self) -> str:
-        return self.dtype
-
-
-def _tensor(weight: CodedWeight) -> CodedTensor:
-    return CodedTensor((weight.out_features, weight.in_features), weight.code.upper(), (), lambda _: weight)
