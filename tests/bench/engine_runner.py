@@ -22,25 +22,35 @@ class EngineRunner:
     """One engine, empty between the measurements; its prefix cache keeps the prompts' KV for the next.
 
     Args:
-        model: What computes.
-        max_requests: Most at once.
-        max_tokens: Most tokens of one, answer included.
-        kv_tokens: Tokens of all at once.
-        step_budget_tokens: Most tokens of one step; at least max_requests.
+        engine: What computes.
+        max_tokens: Most tokens of one request, answer included.
     """
 
     name = "engine"
 
-    def __init__(self, model: CausalLM, *, max_requests: int, max_tokens: int, kv_tokens: int, step_budget_tokens: int) -> None:
+    def __init__(self, engine: Engine, max_tokens: int) -> None:
+        self._engine = engine
+        self.step_budget_tokens = engine.config.step_budget_tokens
+        self._max_tokens = max_tokens
+        self._next_number = 0
+
+    @classmethod
+    def around(cls, model: CausalLM, *, max_requests: int, max_tokens: int, kv_tokens: int, step_budget_tokens: int) -> EngineRunner:
+        """An engine of just the size that measurements need.
+
+        Args:
+            model: What computes.
+            max_requests: Most at once.
+            max_tokens: Most tokens of one, answer included.
+            kv_tokens: Tokens of all at once.
+            step_budget_tokens: Most tokens of one step; at least max_requests.
+        """
         # Two pages more for each: the one that is begun, and one that the prefix cache still holds from before.
         num_pages = -(-kv_tokens // PAGE_SIZE_TOKENS) + 2 * max_requests
         config = SchedulerConfig(PAGE_SIZE_TOKENS, num_pages, max_tokens, max(step_budget_tokens, max_requests), max_requests, max_requests)
         sizes = (model.config.num_layers, num_pages, PAGE_SIZE_TOKENS, model.config.num_kv_heads, model.config.kv_head_dim)
         kv = KvPageStore(*sizes, model.dtype, model.device)
-        self._engine = Engine(model, kv, config, logits_width=model.config.vocab_size, device=model.device)
-        self.step_budget_tokens = config.step_budget_tokens
-        self._max_tokens = max_tokens
-        self._next_number = 0
+        return cls(Engine(model, kv, config, logits_width=model.config.vocab_size, device=model.device), max_tokens)
 
     def decode(self, prompts: torch.Tensor, warm_up: int, steps: int) -> float:
         """Seconds for `steps` greedy tokens of each of [requests, tokens] prompts, behind some that warm up."""

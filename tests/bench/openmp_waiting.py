@@ -154,7 +154,7 @@ def _work(shape: str, threads: int) -> None:
     weights = RandomWeights(shape, CPU)
     model = build_random(weights, torch.float32, CPU)
     most = max(_BATCHES)
-    runner = EngineRunner(
+    runner = EngineRunner.around(
         model,
         max_requests=most,
         max_tokens=_CONTEXT_TOKENS + 256,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import time
 from pathlib import Path
 from typing import Any
@@ -9,6 +10,7 @@ from typing import Any
 import torch
 import transformers
 
+from compute_svc.models.gguf.checkpoint import GgufTensors
 from tests.bench.random_model import RandomWeights
 
 # Prompts are taken into its cache in pieces of so many tokens: activations of 256 prompts at once would not fit beside two copies of an 8B model.
@@ -16,9 +18,11 @@ _PIECE_TOKENS = 16384
 
 
 def load_rival(model: Path | RandomWeights, dtype: torch.dtype, device: torch.device) -> Any:
-    """The same model as transformers has it, weights and all on the device."""
+    """The same model as transformers has it, weights and all on the device; from a GGUF file where the folder has one."""
     transformers.logging.disable_progress_bar()
     if isinstance(model, Path):
+        if any(model.glob("*.gguf")):
+            return _unpacked(model, dtype, device)
         return transformers.AutoModelForCausalLM.from_pretrained(model, dtype=dtype).to(device).eval()
     return _with_weights(model, dtype, device)
 
@@ -30,6 +34,18 @@ def _with_weights(weights: RandomWeights, dtype: torch.dtype, device: torch.devi
         model = transformers.AutoModelForCausalLM.from_config(config, dtype=dtype).eval()
     for name, parameter in model.named_parameters():
         parameter.copy_(weights.read(name, dtype, device))
+    return model
+
+
+# Its own reader of GGUF files needs one package more.
+@torch.inference_mode()
+def _unpacked(folder: Path, dtype: torch.dtype, device: torch.device) -> Any:
+    tensors = GgufTensors(folder)
+    fields = json.loads((folder / "config.json").read_text())
+    config = getattr(transformers, fields["architectures"][0]).config_class(**fields)
+    model = transformers.AutoModelForCausalLM.from_config(config, dtype=dtype).to(device).eval()
+    for name, parameter in model.named_parameters():
+        parameter.copy_(tensors.get_tensor(name))
     return model
 
 
