@@ -8,9 +8,9 @@ from compute_svc.kernels.activation import Activation
 from compute_svc.kernels.int_linear import aten, native
 from compute_svc.kernels.int_linear.packed import PackedInts
 from compute_svc.kernels.native import NativeLibrary, native_library
-from compute_svc.kernels.quantise_rows import QuantisedRows
+from compute_svc.kernels.quantise_rows import Norm, QuantisedRows, quantise_rows, rms_norm_quantise
 
-__all__ = ["PackedInts", "int_gated_linear", "int_linear", "pack_ints"]
+__all__ = ["Norm", "PackedInts", "QuantisedRows", "int_gated_linear", "int_linear", "int_linear_of", "int_mlp", "pack_ints", "plain_ints"]
 
 # A group of another size would end between the inputs that are multiplied together.
 _GROUP_STEP = 8
@@ -58,9 +58,18 @@ def plain_ints(
 ) -> PackedInts:
     """As `pack_ints`, for torch's own products, without copying the codes."""
     _require_sizes(codes, bits, group, scales)
-    wide = [None if part is None else part.float() for part in (offsets, bias)]
     out_features, in_features = codes.shape
-    return PackedInts("plain", bits, group, in_features, out_features, codes, scales.float(), *wide)
+    return PackedInts(
+        layout="plain",
+        bits=bits,
+        group=group,
+        in_features=in_features,
+        out_features=out_features,
+        data=codes,
+        scales=scales.float(),
+        offsets=None if offsets is None else offsets.float(),
+        bias=None if bias is None else bias.float(),
+    )
 
 
 def _require_sizes(codes: torch.Tensor, bits: int, group: int, scales: torch.Tensor) -> None:
@@ -131,11 +140,94 @@ def int_gated_linear(
         ValueError: The rows do not have K inputs, or the weights differ in their sizes.
     """
     _require_inputs(rows, gate)
-    if _sizes(gate) != _sizes(up):
-        raise ValueError(f"the gate is {_sizes(gate)}, up is {_sizes(up)}: they must be alike")
+    _require_alike(gate, up)
     if gate.layout == "native":
         return native.int_gated_linear(rows, gate, up, activation, dtype)
     return aten.int_gated_linear(rows, gate, up, activation, dtype)
+
+
+def int_linear_of(
+    x: torch.Tensor,
+    weight: PackedInts,
+    *,
+    norm: Norm | None = None,
+    activation: Activation = "none",
+    add: torch.Tensor | None = None,
+) -> torch.Tensor:
+    """`int_linear` of x's rows as `quantise_rows` has them, or `rms_norm_quantise` if there is a norm; the same bits in one call.
+
+    Args:
+        x: [M, K], float32 or bfloat16.
+        weight: N outputs of K inputs.
+        norm: Of K numbers; None = x is not normalised.
+        activation: Applied to each output.
+        add: [M, N], x's dtype.
+
+    Returns:
+        [M, N], x's dtype, new memory.
+
+    Raises:
+        ValueError: x does not have K columns.
+    """
+    _require_columns(x, weight)
+    if weight.layout == "native":
+        return native.int_linear_of(x, weight, norm, activation, add)
+    return int_linear(_quantise(x, norm), weight, activation=activation, add=add, dtype=x.dtype)
+
+
+def int_mlp(
+    x: torch.Tensor,
+    gate: PackedInts | None,
+    up: PackedInts,
+    down: PackedInts,
+    activation: Activation,
+    *,
+    norm: Norm | None = None,
+    add: torch.Tensor | None = None,
+) -> torch.Tensor:
+    """down(activation(gate(x)) * up(x)) (+ add), or down(activation(up(x))) without a gate, in one call.
+
+    x is quantised as `int_linear_of` does; what goes into down is quantised from float32.
+
+    Args:
+        x: [M, K], float32 or bfloat16.
+        gate: As up, with groups and bits of the same sizes; None = there is none.
+        up: N outputs of K inputs.
+        down: H outputs of N inputs.
+        activation: Of the gate, or of up without one.
+        norm: Of K numbers; None = x is not normalised.
+        add: [M, H], x's dtype.
+
+    Returns:
+        [M, H], x's dtype, new memory.
+
+    Raises:
+        ValueError: x does not have K columns, or the weights do not fit each other.
+    """
+    _require_columns(x, up)
+    if down.in_features != up.out_features:
+        raise ValueError(f"down takes {down.in_features} inputs, up has {up.out_features} outputs")
+    if gate is not None:
+        _require_alike(gate, up)
+    if up.layout == down.layout == "native" and up.built_for == down.built_for:
+        return native.int_mlp(x, gate, up, down, activation, norm, add)
+    rows = _quantise(x, norm)
+    hidden = int_linear(rows, up, activation=activation) if gate is None else int_gated_linear(rows, gate, up, activation)
+    return int_linear(quantise_rows(hidden), down, add=add, dtype=x.dtype)
+
+
+def _quantise(x: torch.Tensor, norm: Norm | None) -> QuantisedRows:
+    return quantise_rows(x) if norm is None else rms_norm_quantise(x, norm)
+
+
+def _require_columns(x: torch.Tensor, weight: PackedInts) -> None:
+    if x.shape[1] != weight.in_features:
+        raise ValueError(f"x has {x.shape[1]} columns, the weight takes {weight.in_features}")
+
+
+def _require_alike(gate: PackedInts, up: PackedInts) -> None:
+    if _sizes(gate) != _sizes(up):
+        raise ValueError(f"the gate is {_sizes(gate)}, up is {_sizes(up)}: they must be alike")
 
 
 def _require_inputs(rows: QuantisedRows, weight: PackedInts) -> None:

@@ -44,5 +44,8 @@ def _exact_product(codes: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
     inputs = codes.shape[1]
     if inputs <= _EXACT_INPUTS:
         return codes.float() @ weight.float().t()
-    parts = zip(codes.split(_EXACT_INPUTS, dim=1), weight.split(_EXACT_INPUTS, dim=1), strict=True)
-    return torch.stack([(part.float() @ of_weight.float().t()).to(torch.int32) for part, of_weight in parts]).sum(dim=0).float()
+    total = torch.zeros((len(codes), len(weight)), dtype=torch.int32, device=codes.device)
+    for begin in range(0, inputs, _EXACT_INPUTS):
+        part = slice(begin, begin + _EXACT_INPUTS)
+        total += (codes[:, part].float() @ weight[:, part].float().t()).to(torch.int32)
+    return total.float()

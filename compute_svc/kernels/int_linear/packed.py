@@ -21,6 +21,7 @@ class NativeWeight(ctypes.Structure):
         ("scales", ctypes.c_void_p),
         ("offsets", ctypes.c_void_p),
         ("bias", ctypes.c_void_p),
+        ("columns", ctypes.c_int64),
         ("inputs", ctypes.c_int64),
         ("outputs", ctypes.c_int64),
         ("group", ctypes.c_int64),

@@ -79,7 +79,7 @@ void parallel_for(int64_t count, int64_t threads, const Body& body) {
 
 // Memory of the calling thread that grows and is kept: steps ask for the same sizes again and again. One user at a time: `slot` tells apart
 // what is alive together.
-constexpr int kScratchSlots = 8;
+constexpr int kScratchSlots = 16;
 void* scratch(int slot, size_t bytes);
 
 template <class T>

@@ -6,23 +6,12 @@
 namespace triserve {
 namespace {
 
-// Slots of memory that lives through a call; slot 0 belongs to quantise.h.
-enum Slot { SUMS = 1, CODES = 2, SCALES = 3 };
-
-constexpr int64_t kLeastQuantised = 1 << 15;
-
 // A residual to add, or other factor, and where results go: [rows, outputs] of T.
 template <class T>
 struct Output {
   T* data;
   const T* add;
 };
-
-IntRows with_sums(const int8_t* codes, const float* scales, int64_t rows, const IntWeight& w, int32_t* sums, int64_t threads) {
-  parallel_for(rows, rows * w.inputs < kLeastQuantised ? 1 : threads,
-               [=, &w](int64_t row) { sum_groups(codes + row * w.inputs, w, sums + row * w.groups); });
-  return {codes, scales, sums, rows};
-}
 
 template <class T>
 void write_rows(const float* values, const IntWeight& w, int64_t block, int64_t row, int rows, Output<T> out) {
@@ -39,7 +28,7 @@ void write_rows(const float* values, const IntWeight& w, int64_t block, int64_t 
 
 template <class T>
 void linear(const IntRows& x, const IntWeight& w, int64_t activation, Output<T> out, int64_t threads) {
-  for_each_block(w, x.rows, threads, [&](int64_t block, int64_t row, int rows) {
+  for_each_block(w, x, threads, [&](int64_t block, int64_t row, int rows) {
     alignas(64) float values[kRowsAtOnce * kBlock];
     multiply_block(w, block, x, row, rows, values);
     activate(values, rows * kBlock, activation);
@@ -50,7 +39,7 @@ void linear(const IntRows& x, const IntWeight& w, int64_t activation, Output<T> 
 // activation(gate) * up. Both weights have the same sizes, groups and bits.
 template <class T>
 void gated_linear(const IntRows& x, const IntWeight& gate, const IntWeight& up, int64_t activation, Output<T> out, int64_t threads) {
-  for_each_block(gate, x.rows, threads, [&](int64_t block, int64_t row, int rows) {
+  for_each_block(gate, x, threads, [&](int64_t block, int64_t row, int rows) {
     alignas(64) float values[kRowsAtOnce * kBlock], others[kRowsAtOnce * kBlock];
     multiply_block(gate, block, x, row, rows, values);
     multiply_block(up, block, x, row, rows, others);
@@ -60,6 +49,51 @@ void gated_linear(const IntRows& x, const IntWeight& gate, const IntWeight& up, 
   });
 }
 
+// Rows [rows, columns] of T, normalised if asked, quantised for a weight.
+template <class T>
+IntRows quantise_for(const IntWeight& w, const T* x, int64_t rows, Norm norm, int64_t threads) {
+  const int64_t code_bytes = (rows * w.inputs + 63) / 64 * 64;
+  auto* codes = static_cast<int8_t*>(scratch(QUANTISED, static_cast<size_t>(code_bytes + rows * 4)));
+  auto* scales = reinterpret_cast<float*>(codes + code_bytes);
+  parallel_for(rows, rows * w.columns < kLeastSharedCodes ? 1 : threads, [=, &w](int64_t row) {
+    scales[row] = quantise_row_of(x + row * w.columns, w.columns, w.inputs, norm, codes + row * w.inputs);
+  });
+  return rows_for(w, codes, scales, rows, threads);
+}
+
+// Rows of an MLP computed together: what is between its products is kept in memory.
+constexpr int64_t kMlpRows = 512;
+
+// down(activation(gate(x)) * up(x)), or down(activation(up(x))) without a gate, of at most kMlpRows rows.
+template <class T>
+void mlp(const T* x, int64_t rows, Norm norm, const IntWeight* gate, const IntWeight& up, const IntWeight& down, int64_t activation,
+         Output<T> out, int64_t threads) {
+  const Output<float> hidden{scratch_of<float>(HIDDEN, rows * up.outputs), nullptr};
+  const IntRows given = quantise_for(up, x, rows, norm, threads);
+  if (gate == nullptr) {
+    linear(given, up, activation, hidden, threads);
+  } else {
+    gated_linear(given, *gate, up, activation, hidden, threads);
+  }
+  linear(quantise_for(down, hidden.data, rows, Norm{nullptr, 0.0}, threads), down, NONE, out, threads);
+}
+
+template <class T>
+void linear_of(const void* x, int64_t rows, Norm norm, const IntWeight& w, int64_t activation, const void* add, void* out, int64_t threads) {
+  linear(quantise_for(w, static_cast<const T*>(x), rows, norm, threads), w, activation,
+         Output<T>{static_cast<T*>(out), static_cast<const T*>(add)}, threads);
+}
+
+template <class T>
+void whole_mlp(const void* x, int64_t rows, Norm norm, const IntWeight* gate, const IntWeight& up, const IntWeight& down, int64_t activation,
+               const void* add, void* out, int64_t threads) {
+  for (int64_t begin = 0; begin < rows; begin += kMlpRows) {
+    const int64_t count = begin + kMlpRows < rows ? kMlpRows : rows - begin, at = begin * down.outputs;
+    const Output<T> part{static_cast<T*>(out) + at, add == nullptr ? nullptr : static_cast<const T*>(add) + at};
+    mlp(static_cast<const T*>(x) + begin * up.columns, count, norm, gate, up, down, activation, part, threads);
+  }
+}
+
 }  // namespace
 }  // namespace triserve
 
@@ -67,7 +101,7 @@ void gated_linear(const IntRows& x, const IntWeight& gate, const IntWeight& up, 
 TRISERVE_EXPORT void triserve_int_linear(const int8_t* codes, const float* scales, int64_t rows, const triserve::IntWeight* w,
                                          int64_t activation, const void* add, void* out, int64_t dtype, int64_t threads) {
   using namespace triserve;
-  const IntRows x = with_sums(codes, scales, rows, *w, scratch_of<int32_t>(SUMS, rows * w->groups), threads);
+  const IntRows x = rows_for(*w, codes, scales, rows, threads);
   if (dtype == BFLOAT16) {
     return linear(x, *w, activation, Output<bfloat16>{static_cast<bfloat16*>(out), static_cast<const bfloat16*>(add)}, threads);
   }
@@ -79,7 +113,24 @@ TRISERVE_EXPORT void triserve_int_gated_linear(const int8_t* codes, const float*
                                                const triserve::IntWeight* up, int64_t activation, void* out, int64_t dtype,
                                                int64_t threads) {
   using namespace triserve;
-  const IntRows x = with_sums(codes, scales, rows, *gate, scratch_of<int32_t>(SUMS, rows * gate->groups), threads);
+  const IntRows x = rows_for(*gate, codes, scales, rows, threads);
   if (dtype == BFLOAT16) return gated_linear(x, *gate, *up, activation, Output<bfloat16>{static_cast<bfloat16*>(out), nullptr}, threads);
   gated_linear(x, *gate, *up, activation, Output<float>{static_cast<float*>(out), nullptr}, threads);
+}
+
+// As triserve_int_linear, of rows x: [rows, columns] of dtype that are normalised first, unless norm_weight is null, and quantised.
+TRISERVE_EXPORT void triserve_int_linear_of(const void* x, int64_t rows, const float* norm_weight, double eps, const triserve::IntWeight* w,
+                                            int64_t activation, const void* add, void* out, int64_t dtype, int64_t threads) {
+  using namespace triserve;
+  const auto run = dtype == BFLOAT16 ? linear_of<bfloat16> : linear_of<float>;
+  run(x, rows, Norm{norm_weight, eps}, *w, activation, add, out, threads);
+}
+
+// An MLP of rows x as above; gate may be null. What goes into down is quantised without rounding it to dtype.
+TRISERVE_EXPORT void triserve_int_mlp(const void* x, int64_t rows, const float* norm_weight, double eps, const triserve::IntWeight* gate,
+                                      const triserve::IntWeight* up, const triserve::IntWeight* down, int64_t activation, const void* add,
+                                      void* out, int64_t dtype, int64_t threads) {
+  using namespace triserve;
+  const auto run = dtype == BFLOAT16 ? whole_mlp<bfloat16> : whole_mlp<float>;
+  run(x, rows, Norm{norm_weight, eps}, gate, *up, *down, activation, add, out, threads);
 }

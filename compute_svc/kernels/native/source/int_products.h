@@ -7,13 +7,15 @@
 
 namespace triserve {
 
-// As kernels/int_linear/native.py lays it out. Outputs stand in tiles of 16, two to a block; of a tile, every four inputs are 64 bytes, the
-// four of each output together, and with 4 bits the next four inputs are the upper halves of the same bytes.
+// As kernels/int_linear/native.py lays it out. Outputs stand in tiles of 16; of a tile, every four inputs are 64 bytes, the four of each output
+// together, and with 4 bits the next four inputs are the upper halves of the same bytes. Tiles that are multiplied at once stand in each other,
+// so that a weight is read as one stream: several cost a third of the memory's speed.
 struct IntWeight {
-  const uint8_t* data;   // [tiles, inputs / 4, 16, 4] of 8 bits, [tiles, inputs / 8, 16, 4] of twice 4 bits
-  const float* scales;   // [tiles, groups, 16]
+  const uint8_t* data;   // [tiles / at once, inputs / 4, at once, 16, 4] of 8 bits, inputs / 8 of twice 4 bits
+  const float* scales;   // [tiles / at once, groups, at once, 16]
   const float* offsets;  // as scales; null = none
   const float* bias;     // [tiles * 16]; null = none
+  int64_t columns;       // inputs before they were filled up
   int64_t inputs;        // a multiple of 8
   int64_t outputs;
   int64_t group;  // inputs that share a scale, a multiple of 8; the last group may be shorter
@@ -22,12 +24,13 @@ struct IntWeight {
   int64_t zero_point;  // what was added to the codes
 };
 
-// Rows of activations. [rows, inputs] codes, [rows] scales, [rows, groups] sums of a group's codes.
+// Rows of activations as a weight takes them: together by the few that are multiplied at once, so that those are read as one stream.
 struct IntRows {
-  const int8_t* codes;
-  const float* scales;
-  const int32_t* sums;
+  const int8_t* codes;   // by rows at once: [inputs / 4, rows, 4]
+  const float* scales;   // [rows]
+  const int32_t* sums;   // [rows, groups] of the codes of a group of inputs
   int64_t rows;
+  int64_t at_once;  // the last may be fewer
 };
 
 constexpr int64_t kTile = 16;
@@ -41,17 +44,19 @@ inline int32_t load_four(const int8_t* from) {
   return four;
 }
 
+// Loops over registers: left to itself GCC 12 keeps the longer ones, and with them the sums in memory.
+#define TRISERVE_UNROLLED _Pragma("GCC unroll 16")
+
 template <int R, int T>
 void clear(Floats (&totals)[R][T]) {
-  for (int r = 0; r < R; ++r)
-    for (int t = 0; t < T; ++t) totals[r][t] = zeros();
+  TRISERVE_UNROLLED for (int r = 0; r < R; ++r)
+    TRISERVE_UNROLLED for (int t = 0; t < T; ++t) totals[r][t] = zeros();
 }
 
 // R rows times T tiles, without the rows' scales: out[r * kBlock + t * kTile + i]. With one group, totals take no registers in the inner loop.
 template <int R, int T, int BITS, bool GROUPED>
 void multiply_tiles(const IntWeight& w, int64_t tile, const IntRows& x, int64_t row, float* out) {
-  const int64_t tile_bytes = w.inputs * kTile * BITS / 8;
-  const uint8_t* data = w.data + tile * tile_bytes;
+  const uint8_t* data = w.data + tile * (w.inputs * kTile * BITS / 8);
   const int8_t* codes = x.codes + row * w.inputs;
   const int32_t* sums = x.sums + row * w.groups;
   Floats totals[R][T];
@@ -59,41 +64,41 @@ void multiply_tiles(const IntWeight& w, int64_t tile, const IntRows& x, int64_t 
   for (int64_t g = 0; g < (GROUPED ? w.groups : 1); ++g) {
     const int64_t begin = g * w.group, end = begin + w.group < w.inputs ? begin + w.group : w.inputs;
     Ints acc[R][T];
-    for (int r = 0; r < R; ++r) {
+    TRISERVE_UNROLLED for (int r = 0; r < R; ++r) {
       const int32_t start = -static_cast<int32_t>(w.zero_point) * sums[r * w.groups + g];
-      for (int t = 0; t < T; ++t) acc[r][t] = all(start);
+      TRISERVE_UNROLLED for (int t = 0; t < T; ++t) acc[r][t] = all(start);
     }
     if constexpr (BITS == 8) {
       for (int64_t k = begin; k < end; k += 4) {
         Codes weights[T];
-        for (int t = 0; t < T; ++t) weights[t] = load_bytes(data + t * tile_bytes + k * kTile);
-        for (int r = 0; r < R; ++r) {
-          const int32_t four = load_four(codes + r * w.inputs + k);
-          for (int t = 0; t < T; ++t) acc[r][t] = dot_bytes(acc[r][t], weights[t], four);
+        TRISERVE_UNROLLED for (int t = 0; t < T; ++t) weights[t] = load_bytes(data + k * (T * kTile) + t * 64);
+        TRISERVE_UNROLLED for (int r = 0; r < R; ++r) {
+          const int32_t four = load_four(codes + k * R + r * 4);
+          TRISERVE_UNROLLED for (int t = 0; t < T; ++t) dot_bytes(acc[r][t], weights[t], four);
         }
       }
     } else {
       for (int64_t k = begin; k < end; k += 8) {
         Codes low[T], high[T];
-        for (int t = 0; t < T; ++t) load_halves(data + t * tile_bytes + k * kTile / 2, &low[t], &high[t]);
-        for (int r = 0; r < R; ++r) {
-          const int8_t* eight = codes + r * w.inputs + k;
-          for (int t = 0; t < T; ++t) acc[r][t] = dot_halves(acc[r][t], low[t], load_four(eight), high[t], load_four(eight + 4));
+        TRISERVE_UNROLLED for (int t = 0; t < T; ++t) load_halves(data + k * (T * kTile / 2) + t * 64, &low[t], &high[t]);
+        TRISERVE_UNROLLED for (int r = 0; r < R; ++r) {
+          const int32_t four = load_four(codes + k * R + r * 4), next = load_four(codes + (k + 4) * R + r * 4);
+          TRISERVE_UNROLLED for (int t = 0; t < T; ++t) dot_halves(acc[r][t], low[t], four, high[t], next);
         }
       }
     }
     if constexpr (!GROUPED) clear<R, T>(totals);
-    for (int t = 0; t < T; ++t) {
-      const int64_t at = ((tile + t) * w.groups + g) * kTile;
+    TRISERVE_UNROLLED for (int t = 0; t < T; ++t) {
+      const int64_t at = (tile * w.groups + g * T + t) * kTile;
       const Floats scale = load(w.scales + at);
-      for (int r = 0; r < R; ++r) totals[r][t] = totals[r][t] + scale * to_floats(acc[r][t]);
+      TRISERVE_UNROLLED for (int r = 0; r < R; ++r) totals[r][t] = totals[r][t] + scale * to_floats(acc[r][t]);
       if (w.offsets == nullptr) continue;
       const Floats offset = load(w.offsets + at);
-      for (int r = 0; r < R; ++r) totals[r][t] = totals[r][t] + offset * all(static_cast<float>(sums[r * w.groups + g]));
+      TRISERVE_UNROLLED for (int r = 0; r < R; ++r) totals[r][t] = totals[r][t] + offset * all(static_cast<float>(sums[r * w.groups + g]));
     }
   }
-  for (int r = 0; r < R; ++r)
-    for (int t = 0; t < T; ++t) store(totals[r][t], out + r * kBlock + t * kTile);
+  TRISERVE_UNROLLED for (int r = 0; r < R; ++r)
+    TRISERVE_UNROLLED for (int t = 0; t < T; ++t) store(totals[r][t], out + r * kBlock + t * kTile);
 }
 
 using MultiplyTiles = void (*)(const IntWeight&, int64_t, const IntRows&, int64_t, float*);
@@ -111,9 +116,6 @@ MultiplyTiles choose(const IntWeight& w, int rows) {
   return choose_for_rows<kTilesAtOnce, BITS, false>(rows, std::make_integer_sequence<int, kRowsAtOnce>());
 }
 
-// Rows to multiply at once.
-inline int rows_at_once(const IntWeight& w) { return w.groups > 1 ? kGroupedRowsAtOnce : kRowsAtOnce; }
-
 // A block of outputs of a few rows: out[r * kBlock + i] = the row's product with output block * kBlock + i, times the row's scale, plus bias.
 inline void multiply_block(const IntWeight& w, int64_t block, const IntRows& x, int64_t row, int rows, float* out) {
   const MultiplyTiles multiply = w.bits == 8 ? choose<8>(w, rows) : choose<4>(w, rows);
@@ -128,6 +130,12 @@ inline void multiply_block(const IntWeight& w, int64_t block, const IntRows& x, 
   }
 }
 
+// How many rows to multiply at once: as evenly as can be, 16 as twice 8 and not as 12 and 4.
+inline int64_t rows_at_once(const IntWeight& w, int64_t rows) {
+  const int64_t most = w.groups > 1 ? kGroupedRowsAtOnce : kRowsAtOnce, rounds = (rows + most - 1) / most;
+  return rows == 0 ? 1 : (rows + rounds - 1) / rounds;
+}
+
 // Sums of each group's codes of one row.
 inline void sum_groups(const int8_t* codes, const IntWeight& w, int32_t* sums) {
   for (int64_t g = 0; g < w.groups; ++g) {
@@ -138,21 +146,47 @@ inline void sum_groups(const int8_t* codes, const IntWeight& w, int32_t* sums) {
   }
 }
 
-// Rows that one thread multiplies with a block before it takes another.
-constexpr int64_t kRowsPerTask = 64;
+// Puts rows that are multiplied at once in each other, every four codes.
+inline void interleave(const int8_t* codes, int64_t rows, int64_t inputs, int8_t* out) {
+  for (int64_t r = 0; r < rows; ++r, codes += inputs) {
+    for (int64_t k = 0; k < inputs; k += 4) std::memcpy(out + k * rows + r * 4, codes + k, 4);
+  }
+}
 
-// Products smaller than this, in multiplications, are not worth waking the other threads.
-constexpr int64_t kLeastShared = 1 << 16;
+// Fewer codes or products than these are not worth waking the other threads.
+constexpr int64_t kLeastSharedCodes = 1 << 13;
+constexpr int64_t kLeastSharedProducts = 1 << 16;
 
-// Runs body(block, first row, number of rows) over all blocks of outputs, for at most rows_at_once rows at a time.
+// Memory that lives through a call; slot 0 belongs to quantise.h.
+enum Slot { SUMS = 1, TOGETHER = 2, QUANTISED = 3, HIDDEN = 4 };
+
+// Rows [rows, inputs] of codes as a weight takes them, in memory of the calling thread.
+inline IntRows rows_for(const IntWeight& w, const int8_t* codes, const float* scales, int64_t rows, int64_t threads) {
+  const int64_t at_once = rows_at_once(w, rows), parts = (rows + at_once - 1) / at_once;
+  auto* sums = scratch_of<int32_t>(SUMS, rows * w.groups);
+  auto* together = at_once == 1 ? nullptr : scratch_of<int8_t>(TOGETHER, rows * w.inputs);
+  parallel_for(parts, rows * w.inputs < kLeastSharedCodes ? 1 : threads, [=, &w](int64_t part) {
+    const int64_t begin = part * at_once, count = begin + at_once < rows ? at_once : rows - begin;
+    for (int64_t row = begin; row < begin + count; ++row) sum_groups(codes + row * w.inputs, w, sums + row * w.groups);
+    if (together != nullptr) interleave(codes + begin * w.inputs, count, w.inputs, together + begin * w.inputs);
+  });
+  return {at_once == 1 ? codes : together, scales, sums, rows, at_once};
+}
+
+// Rows, in units of those at once, that one thread multiplies with a block before it takes another.
+constexpr int64_t kUnitsPerTask = 8;
+
+// Runs body(block, first row, number of rows) over all blocks of outputs and all rows, those at once together.
 template <class Body>
-void for_each_block(const IntWeight& w, int64_t rows, int64_t threads, const Body& body) {
-  const int64_t blocks = (w.outputs + kBlock - 1) / kBlock, parts = (rows + kRowsPerTask - 1) / kRowsPerTask;
-  const int at_once = rows_at_once(w);
-  parallel_for(blocks * parts, rows * w.inputs * w.outputs < kLeastShared ? 1 : threads, [&](int64_t task) {
-    const int64_t block = task / parts, begin = task % parts * kRowsPerTask;
-    const int64_t end = begin + kRowsPerTask < rows ? begin + kRowsPerTask : rows;
-    for (int64_t row = begin; row < end; row += at_once) body(block, row, static_cast<int>(end - row < at_once ? end - row : at_once));
+void for_each_block(const IntWeight& w, const IntRows& x, int64_t threads, const Body& body) {
+  const int64_t blocks = (w.outputs + kBlock - 1) / kBlock, rows_per_task = x.at_once * kUnitsPerTask;
+  const int64_t parts = (x.rows + rows_per_task - 1) / rows_per_task;
+  parallel_for(blocks * parts, x.rows * w.inputs * w.outputs < kLeastSharedProducts ? 1 : threads, [&](int64_t task) {
+    const int64_t block = task / parts, begin = task % parts * rows_per_task;
+    const int64_t end = begin + rows_per_task < x.rows ? begin + rows_per_task : x.rows;
+    for (int64_t row = begin; row < end; row += x.at_once) {
+      body(block, row, static_cast<int>(row + x.at_once < end ? x.at_once : end - row));
+    }
   });
 }
 

@@ -9,7 +9,7 @@ namespace {
 #if defined(TRISERVE_AVX512)
 
 // Weights are unsigned bytes, activations signed ones; sums of four products go to 32 bits without saturation.
-constexpr int kRowsAtOnce = 8, kGroupedRowsAtOnce = 6, kTilesAtOnce = 2;
+constexpr int kRowsAtOnce = 12, kGroupedRowsAtOnce = 6, kTilesAtOnce = 2;
 
 struct Ints {
   __m512i v;
@@ -38,10 +38,14 @@ inline void load_halves(const uint8_t* from, Codes* low, Codes* high) {
   high->v = _mm512_and_si512(_mm512_srli_epi16(both, 4), mask);
 }
 
-inline Ints dot_bytes(Ints sum, Codes weights, int32_t x) { return {_mm512_dpbusd_epi32(sum.v, weights.v, _mm512_set1_epi32(x))}; }
+// By hand, as GCC 12 keeps a copy of every sum, and from 20 of them on in memory.
+inline void dot_bytes(Ints& sum, const Codes& weights, int32_t x) {
+  asm("vpdpbusd %2, %1, %0" : "+v"(sum.v) : "v"(weights.v), "v"(_mm512_set1_epi32(x)));
+}
 
-inline Ints dot_halves(Ints sum, Codes low, int32_t x0, Codes high, int32_t x1) {
-  return dot_bytes(dot_bytes(sum, low, x0), high, x1);
+inline void dot_halves(Ints& sum, const Codes& low, int32_t x0, const Codes& high, int32_t x1) {
+  dot_bytes(sum, low, x0);
+  dot_bytes(sum, high, x1);
 }
 
 #elif defined(TRISERVE_AVX2)
@@ -91,22 +95,20 @@ inline void load_halves(const uint8_t* from, Codes* low, Codes* high) {
   }
 }
 
-inline Ints dot_bytes(Ints sum, Codes weights, int32_t x) {
+inline void dot_bytes(Ints& sum, const Codes& weights, int32_t x) {
   const __m256i ones = _mm256_set1_epi16(1), every = _mm256_set1_epi32(x);
   for (int i = 0; i < 2; ++i) {
     const __m256i pairs = _mm256_maddubs_epi16(weights.magnitude[i], _mm256_sign_epi8(every, weights.v[i]));
     sum.v[i] = _mm256_add_epi32(sum.v[i], _mm256_madd_epi16(pairs, ones));
   }
-  return sum;
 }
 
-inline Ints dot_halves(Ints sum, Codes low, int32_t x0, Codes high, int32_t x1) {
+inline void dot_halves(Ints& sum, const Codes& low, int32_t x0, const Codes& high, int32_t x1) {
   const __m256i ones = _mm256_set1_epi16(1), every0 = _mm256_set1_epi32(x0), every1 = _mm256_set1_epi32(x1);
   for (int i = 0; i < 2; ++i) {
     const __m256i fours = _mm256_add_epi16(_mm256_maddubs_epi16(low.v[i], every0), _mm256_maddubs_epi16(high.v[i], every1));
     sum.v[i] = _mm256_add_epi32(sum.v[i], _mm256_madd_epi16(fours, ones));
   }
-  return sum;
 }
 
 #else
@@ -167,18 +169,18 @@ inline void load_halves(const uint8_t* from, Codes* low, Codes* high) {
   }
 }
 
-inline Ints dot_bytes(Ints sum, const Codes& weights, int32_t x) {
+inline void dot_bytes(Ints& sum, const Codes& weights, int32_t x) {
   int8_t each[4];
   std::memcpy(each, &x, sizeof each);
   for (int i = 0; i < 16; ++i) {
     const int8_t* four = weights.v + 4 * i;
     sum.v[i] += four[0] * each[0] + four[1] * each[1] + four[2] * each[2] + four[3] * each[3];
   }
-  return sum;
 }
 
-inline Ints dot_halves(Ints sum, const Codes& low, int32_t x0, const Codes& high, int32_t x1) {
-  return dot_bytes(dot_bytes(sum, low, x0), high, x1);
+inline void dot_halves(Ints& sum, const Codes& low, int32_t x0, const Codes& high, int32_t x1) {
+  dot_bytes(sum, low, x0);
+  dot_bytes(sum, high, x1);
 }
 
 #endif

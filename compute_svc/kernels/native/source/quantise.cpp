@@ -4,7 +4,7 @@ namespace triserve {
 namespace {
 
 // Rows of fewer numbers than this together are not worth waking the other threads.
-constexpr int64_t kLeastShared = 1 << 15;
+constexpr int64_t kLeastShared = 1 << 13;
 
 template <class T>
 void quantise_rows(const T* x, int64_t rows, int64_t columns, Norm norm, int8_t* codes, float* scales, int64_t threads) {
