@@ -75,6 +75,11 @@ class Settings(BaseSettings):
         "auto",
         description="Number format of weights and activations; auto: bfloat16 if the weights are and the device has instructions for it, else float32",
     )
+    activations: Literal["auto", "float", "int8"] = Field(
+        "auto",
+        description="What integer weights are multiplied by: activations rounded to int8, each token by itself, or as they are, with weights made dense; "
+        "auto: rounded where the checkpoint is made for it, or where native kernels are there for it",
+    )
     kv_format: Literal["auto", "float32", "bfloat16", "int8-g8", "int8-g32", "int8-g64", "fp8-g64"] = Field(
         "auto",
         description="What keys and values are stored as: numbers, or codes in groups of 8, 32 or 64 along a head with a float16 scale each; fp8 only on "
@@ -157,16 +162,17 @@ class Settings(BaseSettings):
             return own
         return {**own, "GOMP_SPINCOUNT": str(self.openmp_spins)}
 
-    def computation(self, dtype: str, kv_format: str) -> str:
+    def computation(self, dtype: str, kv_format: str, kernels: str) -> str:
         """What bears on the bits of logits besides the weights: replicas that differ in it do not serve together.
 
         Args:
             dtype: What the engine computes in.
             kv_format: What it stores keys and values as.
+            kernels: Which it has, where others round otherwise.
         """
         kv = "" if kv_format == dtype else f", KV {kv_format}"
         window = "" if self.streaming_window_tokens is None else f", window {self.streaming_window_tokens} and {self.num_sinks} sinks"
-        return f"{dtype} on {self.device.partition(':')[0]}{kv}{window}"
+        return f"{dtype} on {self.device.partition(':')[0]}{kernels and f', {kernels}'}{kv}{window}"
 
     @field_validator("samplers", "tls_clients", mode="before")
     @classmethod

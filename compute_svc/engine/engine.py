@@ -61,6 +61,7 @@ class Engine:
         drawing: How rows are drawn; None = all of them here.
         hidden_states: The model, where it gives hidden states; None = requests that want some are refused.
         dtype: What weights and activations are; None = as the KV.
+        kernels: Which compute, where others round otherwise.
     """
 
     def __init__(
@@ -77,6 +78,7 @@ class Engine:
         drawing: DrawConfig | None = None,
         hidden_states: HiddenStatesModel | None = None,
         dtype: torch.dtype | None = None,
+        kernels: str = "",
     ) -> None:
         self.config = config
         self.logits_width = logits_width
@@ -85,6 +87,7 @@ class Engine:
         self._hidden_states = hidden_states
         self._kv = kv
         self._dtype = kv.format.dtype if dtype is None else dtype
+        self.kernels = kernels
         self._scheduler = Scheduler(config, policy, predictor, make_memory)
         self._builder = BatchBuilder(config, self._scheduler.memory.slots, device)
         self._drawing = StepDrawing(logits_width, device, drawing or DrawConfig())

@@ -52,6 +52,7 @@ def load_engine(settings: Settings) -> Engine:
         device=device,
         max_tokens=_most_distant_tokens(settings),
         streaming=_streaming_window(settings),
+        activations=settings.activations,
         on_progress=_ProgressLog(),
     )
     require_finite_logits(model)
@@ -84,6 +85,7 @@ def load_engine(settings: Settings) -> Engine:
         drawing=DrawConfig(DrawPlace[settings.draw.upper()], settings.audited_share),
         hidden_states=model,
         dtype=model.dtype,
+        kernels=model.kernels,
     )
 
 

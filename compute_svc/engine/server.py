@@ -82,6 +82,7 @@ class EngineServer:
                     dtype=engine.dtype,
                     hidden_size=engine.hidden_size,
                     kv_format=engine.kv_format,
+                    kernels=engine.kernels,
                     kv_bytes_per_page=engine.kv_bytes_per_page,
                     load=engine.load,
                 )

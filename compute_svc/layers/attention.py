@@ -9,7 +9,7 @@ import torch
 from compute_svc.kernels.decode_attention import decode_attention
 from compute_svc.kernels.kv_layer import KvLayer
 from compute_svc.kernels.kv_write import kv_write
-from compute_svc.kernels.linear import LinearWeight, linear
+from compute_svc.kernels.linear import LinearWeight, RowNorm, linear
 from compute_svc.kernels.prefill_attention import prefill_attention
 from compute_svc.kernels.rotary import rotary_
 from compute_svc.layers.heads import LatentHeads, ProjectedHeads
@@ -40,19 +40,25 @@ class Attention:
     head_dim: int
     sink_logits: torch.Tensor | None = None
 
-    def forward(self, x: torch.Tensor, residual: torch.Tensor | None, kv: KvLayer, step: Step) -> torch.Tensor:
+    @property
+    def takes_norm(self) -> bool:
+        """Whether `forward` takes a norm."""
+        return self.heads.takes_norm
+
+    def forward(self, x: torch.Tensor, residual: torch.Tensor | None, kv: KvLayer, step: Step, norm: RowNorm | None = None) -> torch.Tensor:
         """residual + attention(x), both [P, hidden]; attention alone without a residual.
 
         Args:
-            x: The normalised hidden states.
+            x: The hidden states, normalised unless there is a norm.
             residual: What to add.
             kv: This layer's pages.
             step: The batch.
+            norm: Of x; only if `takes_norm`.
 
         Effects: writes the step's keys and values into kv, and step.attended.
         """
         kind = step.kinds[self.kind]
-        heads = self.heads.forward(x)  # [P, num_heads + 2 * num_kv_heads, W]
+        heads = self.heads.forward(x, norm)  # [P, num_heads + 2 * num_kv_heads, W]
         rotated = heads[:, : self.num_heads + self.num_kv_heads]
         # Before rotary_ rotates the queries to their own positions.
         sink_queries = None if kind.sink_turn is None else self._rotated_for_sinks(heads[:, : self.num_heads], *kind.sink_turn)

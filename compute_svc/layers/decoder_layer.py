@@ -7,6 +7,7 @@ from dataclasses import dataclass
 import torch
 
 from compute_svc.kernels.kv_layer import KvLayer
+from compute_svc.kernels.linear import RowNorm
 from compute_svc.layers.attention import Attention
 from compute_svc.layers.mlp import ExpertMlp, Mlp
 from compute_svc.layers.norm import Norm
@@ -38,15 +39,15 @@ class DecoderLayer:
 
         Effects: writes the step's keys and values into kv, and step.attended.
         """
-        x = hidden if self.attention_norm is None else self.attention_norm.forward(hidden)
+        x, norm = _normed(hidden, self.attention_norm, self.attention)
         if self.attention_output_norm is None and self.residual_scale is None:
-            hidden = self.attention.forward(x, hidden, kv, step)
+            hidden = self.attention.forward(x, hidden, kv, step, norm)
         else:
-            hidden = hidden + self._out(self.attention.forward(x, None, kv, step), self.attention_output_norm)
-        x = hidden if self.mlp_norm is None else self.mlp_norm.forward(hidden)
+            hidden = hidden + self._out(self.attention.forward(x, None, kv, step, norm), self.attention_output_norm)
+        x, norm = _normed(hidden, self.mlp_norm, self.mlp)
         if self.mlp_output_norm is None and self.residual_scale is None:
-            return self.mlp.forward(x, hidden, step.num_tokens)
-        return hidden + self._out(self.mlp.forward(x, None, step.num_tokens), self.mlp_output_norm)
+            return self.mlp.forward(x, hidden, step.num_tokens, norm)
+        return hidden + self._out(self.mlp.forward(x, None, step.num_tokens, norm), self.mlp_output_norm)
 
     def _out(self, x: torch.Tensor, norm: Norm | None) -> torch.Tensor:
         x = x if norm is None else norm.forward(x)
@@ -88,3 +89,10 @@ class PostLnDecoderLayer:
         """See `DecoderLayer`."""
         hidden = self.attention_output_norm.forward(self.attention.forward(hidden, hidden, kv, step))
         return self.mlp_output_norm.forward(self.mlp.forward(hidden, hidden, step.num_tokens))
+
+
+def _normed(x: torch.Tensor, norm: Norm | None, part: Attention | Mlp | ExpertMlp) -> tuple[torch.Tensor, RowNorm | None]:
+    """What a part is given: normalised rows, or rows and the norm where its first product does both."""
+    if norm is None:
+        return x, None
+    return (x, norm.of_rows) if norm.of_rows is not None and part.takes_norm else (norm.forward(x), None)

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
 
-from compute_svc.kernels.linear import LinearWeight, linear
+from compute_svc.kernels.linear import LinearWeight, RowNorm, linear, takes_norm
 from compute_svc.kernels.rms_norm import rms_norm
 from compute_svc.layers.norm import Norm
 
@@ -54,9 +55,19 @@ class ProjectedHeads:
     num_rotated: int
     head_dim: int
 
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        """[P, num_heads + 2 * num_kv_heads, W] for [P, hidden], new memory."""
-        heads = linear(x, self.qkv).view(len(x), -1, self.head_dim)
+    @property
+    def takes_norm(self) -> bool:
+        """Whether `forward` takes a norm."""
+        return takes_norm(self.qkv)
+
+    def forward(self, x: torch.Tensor, norm: RowNorm | None = None) -> torch.Tensor:
+        """[P, num_heads + 2 * num_kv_heads, W] for [P, hidden], new memory.
+
+        Args:
+            x: Hidden states, normalised unless there is a norm.
+            norm: Of them; only if `takes_norm`.
+        """
+        heads = linear(x, self.qkv, norm=norm).view(len(x), -1, self.head_dim)
         if self.norm is not None:
             self.norm.apply_(heads[:, : self.num_rotated])
         if self.limit is not None:
@@ -92,8 +103,11 @@ class LatentHeads:
     num_heads: int
     head_dim: int
 
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        """[P, 3 * num_heads, W] for [P, hidden], new memory."""
+    takes_norm: ClassVar[bool] = False
+
+    def forward(self, x: torch.Tensor, norm: RowNorm | None = None) -> torch.Tensor:
+        """[P, 3 * num_heads, W] for [P, hidden], new memory. See `ProjectedHeads`."""
+        assert norm is None, "hidden states go into two products"
         asked = x
         if self.query_down is not None:
             assert self.query_norm is not None, "the latent of queries is normalised"

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from typing import ClassVar
 
 import torch
 import torch.nn.functional as F
 
 from compute_svc.kernels.gated_linear import gated_linear
 from compute_svc.kernels.grouped_mlp import GroupedMlps, grouped_mlp, takes_groups
-from compute_svc.kernels.linear import Activation, LinearWeight, linear, padded_count
+from compute_svc.kernels.linear import Activation, LinearWeight, RowNorm, int_mlp, is_int_mlp, linear, padded_count
 from compute_svc.layers.router import Router
 
 
@@ -22,12 +23,28 @@ class Mlp:
     up: LinearWeight
     down: LinearWeight
     activation: Activation
+    takes_norm: bool = field(init=False)
+    """Whether `forward` takes a norm."""
 
-    def forward(self, x: torch.Tensor, residual: torch.Tensor | None, num_tokens: int | None = None) -> torch.Tensor:
+    def __post_init__(self) -> None:
+        """Sees how it is computed."""
+        object.__setattr__(self, "takes_norm", is_int_mlp(self.gate, self.up, self.down))
+
+    def forward(
+        self, x: torch.Tensor, residual: torch.Tensor | None, num_tokens: int | None = None, norm: RowNorm | None = None
+    ) -> torch.Tensor:
         """residual + mlp(x), both [P, hidden]; the MLP alone without a residual.
 
         How many of the rows are tokens changes nothing here: rows of padding read no weight that is not read anyway.
+
+        Args:
+            x: [P, hidden], normalised unless there is a norm.
+            residual: [P, hidden]; None = zero.
+            num_tokens: Of the first rows.
+            norm: Of x; only if `takes_norm`.
         """
+        if self.takes_norm:
+            return int_mlp(x, self.gate, self.up, self.down, self.activation, norm=norm, add=residual)
         if self.gate is None:
             return linear(linear(x, self.up, activation=self.activation), self.down, add=residual)
         return linear(gated_linear(x, self.gate, self.up, self.activation), self.down, add=residual)
@@ -73,8 +90,11 @@ class ExpertMlp:
     experts: tuple[Mlp | ClampedMlp, ...] | GroupedMlps
     shared: Mlp | None
     shared_gate: LinearWeight | None
+    takes_norm: ClassVar[bool] = False
 
-    def forward(self, x: torch.Tensor, residual: torch.Tensor | None, num_tokens: int | None = None) -> torch.Tensor:
+    def forward(
+        self, x: torch.Tensor, residual: torch.Tensor | None, num_tokens: int | None = None, norm: RowNorm | None = None
+    ) -> torch.Tensor:
         """residual + experts(x), both [P, hidden]; the experts alone without a residual.
 
         Args:
@@ -82,7 +102,9 @@ class ExpertMlp:
             residual: [P, hidden]; None = zero.
             num_tokens: How many of the first rows are tokens; None = all. On a CPU the others, padding, are sent to no expert: each would
                 have its weights read for nothing.
+            norm: See `Mlp`.
         """
+        assert norm is None, "hidden states go into several products"
         weights, chosen = self.router.forward(x)
         if isinstance(self.experts, GroupedMlps):
             total = _sum_grouped(x, weights, chosen, self.experts)

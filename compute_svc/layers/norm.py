@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Literal
 
 import torch
 
 from compute_svc.kernels.layer_norm import layer_norm
+from compute_svc.kernels.quantise_rows import Norm as RowNorm
 from compute_svc.kernels.rms_norm import rms_norm
 
 
@@ -20,12 +21,19 @@ class Norm:
         weight: [hidden].
         bias: [hidden]; None = none.
         eps: Added to the mean square or variance.
+        of_rows: The same for products that normalise their rows themselves; None = it is none of theirs.
     """
 
     kind: Literal["rms", "layer"]
     weight: torch.Tensor
     bias: torch.Tensor | None
     eps: float
+    of_rows: RowNorm | None = field(init=False)
+
+    def __post_init__(self) -> None:
+        """Effects: a copy of the weight in float32, where it is not."""
+        is_of_rows = self.kind == "rms" and self.bias is None and self.weight.dim() == 1 and self.weight.device.type == "cpu"
+        object.__setattr__(self, "of_rows", RowNorm(self.weight.float().contiguous(), self.eps) if is_of_rows else None)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """[M, hidden] to [M, hidden], new memory."""

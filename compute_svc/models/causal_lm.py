@@ -105,6 +105,7 @@ class CausalLM:
         layers: In order.
         head: Behind them.
         rotary: Sines and cosines of positions, for each kind of layer; None where nothing turns.
+        kernels: Which it is computed with, where others round otherwise, for whoever compares replicas.
     """
 
     config: ModelConfig
@@ -112,6 +113,7 @@ class CausalLM:
     layers: tuple[DecoderLayer | ParallelDecoderLayer | PostLnDecoderLayer, ...]
     head: Head
     rotary: tuple[RotaryTable | None, ...]
+    kernels: str = ""
     _specs: dict[tuple[int, int], tuple[AttentionSpec, ...]] = field(default_factory=dict)
 
     @property

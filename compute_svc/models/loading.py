@@ -71,6 +71,7 @@ class ModelBuilder:
         self._on_progress = on_progress
         self._bytes_done = 0
         self._sizes: Counter[str] = Counter()
+        self._has_ints = False
         expected = expected_shapes(config, names)
         self._bytes_total = sum(checkpoint.tensors[name].num_bytes for name in expected)
         for name in zero_biases(checkpoint.tensors, expected):
@@ -90,7 +91,9 @@ class ModelBuilder:
             softcap=config.logit_softcap,
         )
         _log.info("matrices in memory: %s", ", ".join(f"{size // 1_000_000} MB {name}" for name, size in self._sizes.most_common()))
-        return CausalLM(config, embedding, layers, head, tuple(map(self._rotary, config.kinds)))
+        return CausalLM(
+            config, embedding, layers, head, tuple(map(self._rotary, config.kinds)), "integer products" if self._has_ints else ""
+        )
 
     def _embedding(self) -> Embedding:
         config, names = self._config, self._names
@@ -264,6 +267,7 @@ class ModelBuilder:
     def _pack(self, weight: StoredWeight, bias: torch.Tensor | None) -> LinearWeight:
         packed = pack_stored(weight, bias, weight.data.dtype if isinstance(weight, DenseWeight) else self._dtype, self._activations)
         self._sizes[_format_of(weight, packed)] += packed.num_bytes
+        self._has_ints |= packed.ints is not None
         return packed
 
     def _weight_and_bias(self, name: str, *, bias: bool, transposed: bool = False) -> tuple[StoredWeight, torch.Tensor | None]:

@@ -142,7 +142,7 @@ class ComputeService:
     def on_engine_loaded(self, info: EngineInfo, load: Load) -> None:
         """Serves from now on."""
         settings = self._settings
-        self._fingerprint.computation = settings.computation(info.dtype, info.kv_format)
+        self._fingerprint.computation = settings.computation(info.dtype, info.kv_format, info.kernels)
         self._servicer.load = load
         self._dispatcher = Dispatcher(
             self._engine,

@@ -4,14 +4,19 @@
 # source: compute_svc/wire/engine_wire.proto
 # Protobuf Python Version: 6.31.1
 """Generated protocol buffer code."""
-
 from google.protobuf import descriptor as _descriptor
 from google.protobuf import descriptor_pool as _descriptor_pool
 from google.protobuf import runtime_version as _runtime_version
 from google.protobuf import symbol_database as _symbol_database
 from google.protobuf.internal import builder as _builder
-
-_runtime_version.ValidateProtobufRuntimeVersion(_runtime_version.Domain.PUBLIC, 6, 31, 1, "", "compute_svc/wire/engine_wire.proto")
+_runtime_version.ValidateProtobufRuntimeVersion(
+    _runtime_version.Domain.PUBLIC,
+    6,
+    31,
+    1,
+    '',
+    'compute_svc/wire/engine_wire.proto'
+)
 # @@protoc_insertion_point(imports)
 
 _sym_db = _symbol_database.Default()
@@ -22,55 +27,53 @@ from triserve.v1 import compute_pb2 as triserve_dot_v1_dot_compute__pb2
 from triserve.v1 import sampler_pb2 as triserve_dot_v1_dot_sampler__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(
-    b'\n"compute_svc/wire/engine_wire.proto\x12\x10triserve.compute\x1a\x18triserve/v1/common.proto\x1a\x19triserve/v1/compute.proto\x1a\x19triserve/v1/sampler.proto"\x18\n\x04Load\x12\x10\n\x08settings\x18\x01 \x01(\t"\xb9\x02\n\nSubmission\x12\x0e\n\x06number\x18\x01 \x01(\x04\x12\x0e\n\x06tenant\x18\x02 \x01(\t\x12\x0e\n\x06prompt\x18\x03 \x01(\x0c\x12\x11\n\tgenerated\x18\x04 \x01(\x0c\x12-\n\x08sampling\x18\x05 \x01(\x0b\x32\x1b.triserve.v1.SamplingParams\x12-\n\x08stopping\x18\x06 \x01(\x0b\x32\x1b.triserve.v1.StoppingParams\x12\x14\n\x0csubmitted_at\x18\x07 \x01(\x01\x12\x15\n\x08\x64\x65\x61\x64line\x18\x08 \x01(\x01H\x00\x88\x01\x01\x12\x10\n\x08priority\x18\t \x01(\x11\x12\x0c\n\x04pins\x18\n \x01(\x08\x12\x30\n\rhidden_states\x18\x0b \x01(\x0e\x32\x19.triserve.v1.HiddenStatesB\x0b\n\t_deadline"7\n\x05Unpin\x12\x0e\n\x06number\x18\x01 \x01(\x04\x12\x0e\n\x06tenant\x18\x02 \x01(\t\x12\x0e\n\x06tokens\x18\x03 \x01(\x0c"P\n\x08Verdicts\x12\x0f\n\x07request\x18\x01 \x03(\x04\x12\x10\n\x08position\x18\x02 \x03(\r\x12\x12\n\nnum_tokens\x18\x03 \x03(\r\x12\r\n\x05token\x18\x04 \x03(\r"I\n\x04Mask\x12\x0e\n\x06number\x18\x01 \x01(\x04\x12\x10\n\x08position\x18\x02 \x01(\r\x12\x0f\n\x07\x61llowed\x18\x03 \x01(\x0c\x12\x0e\n\x06\x66orced\x18\x04 \x03(\r".\n\x05Masks\x12%\n\x05masks\x18\x01 \x03(\x0b\x32\x16.triserve.compute.Mask"(\n\x05Pause\x12\x0f\n\x07request\x18\x01 \x03(\x04\x12\x0e\n\x06paused\x18\x02 \x01(\x08"\xdc\x02\n\x07\x43ommand\x12&\n\x04load\x18\x01 \x01(\x0b\x32\x16.triserve.compute.LoadH\x00\x12.\n\x06submit\x18\x02 \x01(\x0b\x32\x1c.triserve.compute.SubmissionH\x00\x12\x11\n\x07release\x18\x03 \x01(\x04H\x00\x12.\n\x08verdicts\x18\x04 \x01(\x0b\x32\x1a.triserve.compute.VerdictsH\x00\x12(\n\x05pause\x18\x05 \x01(\x0b\x32\x17.triserve.compute.PauseH\x00\x12\x0e\n\x04ping\x18\x06 \x01(\x04H\x00\x12(\n\x05unpin\x18\x07 \x01(\x0b\x32\x17.triserve.compute.UnpinH\x00\x12\x0f\n\x05stats\x18\x08 \x01(\x04H\x00\x12\x0f\n\x05watch\x18\t \x01(\x08H\x00\x12(\n\x05masks\x18\n \x01(\x0b\x32\x17.triserve.compute.MasksH\x00\x42\x06\n\x04kind"\xe5\x01\n\x06Loaded\x12\x14\n\x0clogits_width\x18\x01 \x01(\r\x12\x1a\n\x12max_request_tokens\x18\x02 \x01(\r\x12\x18\n\x10page_size_tokens\x18\x03 \x01(\r\x12\x11\n\tnum_pages\x18\x04 \x01(\r\x12\x1c\n\x14max_waiting_requests\x18\x05 \x01(\r\x12\x0c\n\x04load\x18\x06 \x03(\x04\x12\r\n\x05\x64type\x18\x07 \x01(\t\x12\x13\n\x0bhidden_size\x18\x08 \x01(\r\x12\x11\n\tkv_format\x18\t \x01(\t\x12\x19\n\x11kv_bytes_per_page\x18\n \x01(\x04"=\n\x07Refused\x12\x0f\n\x07request\x18\x01 \x01(\x04\x12!\n\x05\x65rror\x18\x02 \x01(\x0b\x32\x12.triserve.v1.Error"\x1b\n\x08\x41\x64mitted\x12\x0f\n\x07request\x18\x01 \x03(\x04"\\\n\x07Started\x12\x0f\n\x07request\x18\x01 \x01(\x04\x12\x15\n\rcached_tokens\x18\x02 \x01(\r\x12\x14\n\x0csubmitted_at\x18\x03 \x01(\x01\x12\x13\n\x0b\x61\x64mitted_at\x18\x04 \x01(\x01"S\n\x08Released\x12\x0f\n\x07request\x18\x01 \x01(\x04\x12\x13\n\x0bpreemptions\x18\x02 \x01(\r\x12!\n\x05\x65rror\x18\x03 \x01(\x0b\x32\x12.triserve.v1.Error"\xe6\x01\n\x04Rows\x12\x0f\n\x07numbers\x18\x01 \x01(\x0c\x12\x11\n\tpositions\x18\x02 \x01(\x0c\x12\x0e\n\x06\x63ounts\x18\x03 \x01(\x0c\x12\x0e\n\x06tokens\x18\x04 \x01(\x0c\x12*\n\x08logprobs\x18\x05 \x03(\x0b\x32\x18.triserve.v1.RowLogprobs\x12&\n\x06logits\x18\x06 \x03(\x0b\x32\x16.triserve.v1.RowLogits\x12\x34\n\x0fprompt_logprobs\x18\x07 \x03(\x0b\x32\x1b.triserve.v1.PromptLogprobs\x12\x10\n\x08\x63omputed\x18\x08 \x03(\x04"\xad\x02\n\x06Output\x12$\n\x04rows\x18\x01 \x01(\x0b\x32\x16.triserve.compute.Rows\x12*\n\x07started\x18\x02 \x03(\x0b\x32\x19.triserve.compute.Started\x12,\n\x08released\x18\x03 \x03(\x0b\x32\x1a.triserve.compute.Released\x12\x0c\n\x04load\x18\x04 \x03(\x04\x12\x10\n\x08\x65nded_at\x18\x05 \x01(\x01\x12(\n\x06pinned\x18\x06 \x03(\x0b\x32\x18.triserve.compute.Pinned\x12/\n\nkv_changes\x18\x07 \x01(\x0b\x32\x1b.triserve.compute.KvChanges\x12(\n\x06hidden\x18\x08 \x03(\x0b\x32\x18.triserve.compute.Hidden"P\n\x06Hidden\x12\x0e\n\x06number\x18\x01 \x01(\x04\x12\x16\n\x0e\x66irst_position\x18\x02 \x01(\r\x12\x0f\n\x07vectors\x18\x03 \x01(\x0c\x12\r\n\x05width\x18\x04 \x01(\r"A\n\x06Pinned\x12\x0e\n\x06number\x18\x01 \x01(\x04\x12\x0e\n\x06tokens\x18\x02 \x01(\r\x12\x17\n\x0f\x63omputed_tokens\x18\x03 \x01(\r">\n\tKvChanges\x12\x10\n\x08is_reset\x18\x01 \x01(\x08\x12\x0e\n\x06stored\x18\x02 \x03(\x06\x12\x0f\n\x07removed\x18\x03 \x03(\x06".\n\x08Unpinned\x12\x0e\n\x06number\x18\x01 \x01(\x04\x12\x12\n\nwas_pinned\x18\x02 \x01(\x08"V\n\x0bPrefixStats\x12\x0e\n\x06number\x18\x01 \x01(\x04\x12\x0e\n\x06\x63ounts\x18\x02 \x03(\x04\x12\'\n\x04pins\x18\x03 \x03(\x0b\x32\x19.triserve.v1.PinnedPrefix"\xc8\x02\n\x06Report\x12*\n\x06loaded\x18\x01 \x01(\x0b\x32\x18.triserve.compute.LoadedH\x00\x12,\n\x07refused\x18\x02 \x01(\x0b\x32\x19.triserve.compute.RefusedH\x00\x12.\n\x08\x61\x64mitted\x18\x03 \x01(\x0b\x32\x1a.triserve.compute.AdmittedH\x00\x12*\n\x06output\x18\x04 \x01(\x0b\x32\x18.triserve.compute.OutputH\x00\x12\x0e\n\x04pong\x18\x05 \x01(\x04H\x00\x12\x10\n\x06\x66\x61iled\x18\x06 \x01(\tH\x00\x12.\n\x08unpinned\x18\x07 \x01(\x0b\x32\x1a.triserve.compute.UnpinnedH\x00\x12.\n\x05stats\x18\x08 \x01(\x0b\x32\x1d.triserve.compute.PrefixStatsH\x00\x42\x06\n\x04kindb\x06proto3'
-)
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\"compute_svc/wire/engine_wire.proto\x12\x10triserve.compute\x1a\x18triserve/v1/common.proto\x1a\x19triserve/v1/compute.proto\x1a\x19triserve/v1/sampler.proto\"\x18\n\x04Load\x12\x10\n\x08settings\x18\x01 \x01(\t\"\xb9\x02\n\nSubmission\x12\x0e\n\x06number\x18\x01 \x01(\x04\x12\x0e\n\x06tenant\x18\x02 \x01(\t\x12\x0e\n\x06prompt\x18\x03 \x01(\x0c\x12\x11\n\tgenerated\x18\x04 \x01(\x0c\x12-\n\x08sampling\x18\x05 \x01(\x0b\x32\x1b.triserve.v1.SamplingParams\x12-\n\x08stopping\x18\x06 \x01(\x0b\x32\x1b.triserve.v1.StoppingParams\x12\x14\n\x0csubmitted_at\x18\x07 \x01(\x01\x12\x15\n\x08\x64\x65\x61\x64line\x18\x08 \x01(\x01H\x00\x88\x01\x01\x12\x10\n\x08priority\x18\t \x01(\x11\x12\x0c\n\x04pins\x18\n \x01(\x08\x12\x30\n\rhidden_states\x18\x0b \x01(\x0e\x32\x19.triserve.v1.HiddenStatesB\x0b\n\t_deadline\"7\n\x05Unpin\x12\x0e\n\x06number\x18\x01 \x01(\x04\x12\x0e\n\x06tenant\x18\x02 \x01(\t\x12\x0e\n\x06tokens\x18\x03 \x01(\x0c\"P\n\x08Verdicts\x12\x0f\n\x07request\x18\x01 \x03(\x04\x12\x10\n\x08position\x18\x02 \x03(\r\x12\x12\n\nnum_tokens\x18\x03 \x03(\r\x12\r\n\x05token\x18\x04 \x03(\r\"I\n\x04Mask\x12\x0e\n\x06number\x18\x01 \x01(\x04\x12\x10\n\x08position\x18\x02 \x01(\r\x12\x0f\n\x07\x61llowed\x18\x03 \x01(\x0c\x12\x0e\n\x06\x66orced\x18\x04 \x03(\r\".\n\x05Masks\x12%\n\x05masks\x18\x01 \x03(\x0b\x32\x16.triserve.compute.Mask\"(\n\x05Pause\x12\x0f\n\x07request\x18\x01 \x03(\x04\x12\x0e\n\x06paused\x18\x02 \x01(\x08\"\xdc\x02\n\x07\x43ommand\x12&\n\x04load\x18\x01 \x01(\x0b\x32\x16.triserve.compute.LoadH\x00\x12.\n\x06submit\x18\x02 \x01(\x0b\x32\x1c.triserve.compute.SubmissionH\x00\x12\x11\n\x07release\x18\x03 \x01(\x04H\x00\x12.\n\x08verdicts\x18\x04 \x01(\x0b\x32\x1a.triserve.compute.VerdictsH\x00\x12(\n\x05pause\x18\x05 \x01(\x0b\x32\x17.triserve.compute.PauseH\x00\x12\x0e\n\x04ping\x18\x06 \x01(\x04H\x00\x12(\n\x05unpin\x18\x07 \x01(\x0b\x32\x17.triserve.compute.UnpinH\x00\x12\x0f\n\x05stats\x18\x08 \x01(\x04H\x00\x12\x0f\n\x05watch\x18\t \x01(\x08H\x00\x12(\n\x05masks\x18\n \x01(\x0b\x32\x17.triserve.compute.MasksH\x00\x42\x06\n\x04kind\"\xf6\x01\n\x06Loaded\x12\x14\n\x0clogits_width\x18\x01 \x01(\r\x12\x1a\n\x12max_request_tokens\x18\x02 \x01(\r\x12\x18\n\x10page_size_tokens\x18\x03 \x01(\r\x12\x11\n\tnum_pages\x18\x04 \x01(\r\x12\x1c\n\x14max_waiting_requests\x18\x05 \x01(\r\x12\x0c\n\x04load\x18\x06 \x03(\x04\x12\r\n\x05\x64type\x18\x07 \x01(\t\x12\x13\n\x0bhidden_size\x18\x08 \x01(\r\x12\x11\n\tkv_format\x18\t \x01(\t\x12\x19\n\x11kv_bytes_per_page\x18\n \x01(\x04\x12\x0f\n\x07kernels\x18\x0b \x01(\t\"=\n\x07Refused\x12\x0f\n\x07request\x18\x01 \x01(\x04\x12!\n\x05\x65rror\x18\x02 \x01(\x0b\x32\x12.triserve.v1.Error\"\x1b\n\x08\x41\x64mitted\x12\x0f\n\x07request\x18\x01 \x03(\x04\"\\\n\x07Started\x12\x0f\n\x07request\x18\x01 \x01(\x04\x12\x15\n\rcached_tokens\x18\x02 \x01(\r\x12\x14\n\x0csubmitted_at\x18\x03 \x01(\x01\x12\x13\n\x0b\x61\x64mitted_at\x18\x04 \x01(\x01\"S\n\x08Released\x12\x0f\n\x07request\x18\x01 \x01(\x04\x12\x13\n\x0bpreemptions\x18\x02 \x01(\r\x12!\n\x05\x65rror\x18\x03 \x01(\x0b\x32\x12.triserve.v1.Error\"\xe6\x01\n\x04Rows\x12\x0f\n\x07numbers\x18\x01 \x01(\x0c\x12\x11\n\tpositions\x18\x02 \x01(\x0c\x12\x0e\n\x06\x63ounts\x18\x03 \x01(\x0c\x12\x0e\n\x06tokens\x18\x04 \x01(\x0c\x12*\n\x08logprobs\x18\x05 \x03(\x0b\x32\x18.triserve.v1.RowLogprobs\x12&\n\x06logits\x18\x06 \x03(\x0b\x32\x16.triserve.v1.RowLogits\x12\x34\n\x0fprompt_logprobs\x18\x07 \x03(\x0b\x32\x1b.triserve.v1.PromptLogprobs\x12\x10\n\x08\x63omputed\x18\x08 \x03(\x04\"\xad\x02\n\x06Output\x12$\n\x04rows\x18\x01 \x01(\x0b\x32\x16.triserve.compute.Rows\x12*\n\x07started\x18\x02 \x03(\x0b\x32\x19.triserve.compute.Started\x12,\n\x08released\x18\x03 \x03(\x0b\x32\x1a.triserve.compute.Released\x12\x0c\n\x04load\x18\x04 \x03(\x04\x12\x10\n\x08\x65nded_at\x18\x05 \x01(\x01\x12(\n\x06pinned\x18\x06 \x03(\x0b\x32\x18.triserve.compute.Pinned\x12/\n\nkv_changes\x18\x07 \x01(\x0b\x32\x1b.triserve.compute.KvChanges\x12(\n\x06hidden\x18\x08 \x03(\x0b\x32\x18.triserve.compute.Hidden\"P\n\x06Hidden\x12\x0e\n\x06number\x18\x01 \x01(\x04\x12\x16\n\x0e\x66irst_position\x18\x02 \x01(\r\x12\x0f\n\x07vectors\x18\x03 \x01(\x0c\x12\r\n\x05width\x18\x04 \x01(\r\"A\n\x06Pinned\x12\x0e\n\x06number\x18\x01 \x01(\x04\x12\x0e\n\x06tokens\x18\x02 \x01(\r\x12\x17\n\x0f\x63omputed_tokens\x18\x03 \x01(\r\">\n\tKvChanges\x12\x10\n\x08is_reset\x18\x01 \x01(\x08\x12\x0e\n\x06stored\x18\x02 \x03(\x06\x12\x0f\n\x07removed\x18\x03 \x03(\x06\".\n\x08Unpinned\x12\x0e\n\x06number\x18\x01 \x01(\x04\x12\x12\n\nwas_pinned\x18\x02 \x01(\x08\"V\n\x0bPrefixStats\x12\x0e\n\x06number\x18\x01 \x01(\x04\x12\x0e\n\x06\x63ounts\x18\x02 \x03(\x04\x12\'\n\x04pins\x18\x03 \x03(\x0b\x32\x19.triserve.v1.PinnedPrefix\"\xc8\x02\n\x06Report\x12*\n\x06loaded\x18\x01 \x01(\x0b\x32\x18.triserve.compute.LoadedH\x00\x12,\n\x07refused\x18\x02 \x01(\x0b\x32\x19.triserve.compute.RefusedH\x00\x12.\n\x08\x61\x64mitted\x18\x03 \x01(\x0b\x32\x1a.triserve.compute.AdmittedH\x00\x12*\n\x06output\x18\x04 \x01(\x0b\x32\x18.triserve.compute.OutputH\x00\x12\x0e\n\x04pong\x18\x05 \x01(\x04H\x00\x12\x10\n\x06\x66\x61iled\x18\x06 \x01(\tH\x00\x12.\n\x08unpinned\x18\x07 \x01(\x0b\x32\x1a.triserve.compute.UnpinnedH\x00\x12.\n\x05stats\x18\x08 \x01(\x0b\x32\x1d.triserve.compute.PrefixStatsH\x00\x42\x06\n\x04kindb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
-_builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, "compute_svc.wire.engine_wire_pb2", _globals)
+_builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'compute_svc.wire.engine_wire_pb2', _globals)
 if not _descriptor._USE_C_DESCRIPTORS:
-    DESCRIPTOR._loaded_options = None
-    _globals["_LOAD"]._serialized_start = 136
-    _globals["_LOAD"]._serialized_end = 160
-    _globals["_SUBMISSION"]._serialized_start = 163
-    _globals["_SUBMISSION"]._serialized_end = 476
-    _globals["_UNPIN"]._serialized_start = 478
-    _globals["_UNPIN"]._serialized_end = 533
-    _globals["_VERDICTS"]._serialized_start = 535
-    _globals["_VERDICTS"]._serialized_end = 615
-    _globals["_MASK"]._serialized_start = 617
-    _globals["_MASK"]._serialized_end = 690
-    _globals["_MASKS"]._serialized_start = 692
-    _globals["_MASKS"]._serialized_end = 738
-    _globals["_PAUSE"]._serialized_start = 740
-    _globals["_PAUSE"]._serialized_end = 780
-    _globals["_COMMAND"]._serialized_start = 783
-    _globals["_COMMAND"]._serialized_end = 1131
-    _globals["_LOADED"]._serialized_start = 1134
-    _globals["_LOADED"]._serialized_end = 1363
-    _globals["_REFUSED"]._serialized_start = 1365
-    _globals["_REFUSED"]._serialized_end = 1426
-    _globals["_ADMITTED"]._serialized_start = 1428
-    _globals["_ADMITTED"]._serialized_end = 1455
-    _globals["_STARTED"]._serialized_start = 1457
-    _globals["_STARTED"]._serialized_end = 1549
-    _globals["_RELEASED"]._serialized_start = 1551
-    _globals["_RELEASED"]._serialized_end = 1634
-    _globals["_ROWS"]._serialized_start = 1637
-    _globals["_ROWS"]._serialized_end = 1867
-    _globals["_OUTPUT"]._serialized_start = 1870
-    _globals["_OUTPUT"]._serialized_end = 2171
-    _globals["_HIDDEN"]._serialized_start = 2173
-    _globals["_HIDDEN"]._serialized_end = 2253
-    _globals["_PINNED"]._serialized_start = 2255
-    _globals["_PINNED"]._serialized_end = 2320
-    _globals["_KVCHANGES"]._serialized_start = 2322
-    _globals["_KVCHANGES"]._serialized_end = 2384
-    _globals["_UNPINNED"]._serialized_start = 2386
-    _globals["_UNPINNED"]._serialized_end = 2432
-    _globals["_PREFIXSTATS"]._serialized_start = 2434
-    _globals["_PREFIXSTATS"]._serialized_end = 2520
-    _globals["_REPORT"]._serialized_start = 2523
-    _globals["_REPORT"]._serialized_end = 2851
+  DESCRIPTOR._loaded_options = None
+  _globals['_LOAD']._serialized_start=136
+  _globals['_LOAD']._serialized_end=160
+  _globals['_SUBMISSION']._serialized_start=163
+  _globals['_SUBMISSION']._serialized_end=476
+  _globals['_UNPIN']._serialized_start=478
+  _globals['_UNPIN']._serialized_end=533
+  _globals['_VERDICTS']._serialized_start=535
+  _globals['_VERDICTS']._serialized_end=615
+  _globals['_MASK']._serialized_start=617
+  _globals['_MASK']._serialized_end=690
+  _globals['_MASKS']._serialized_start=692
+  _globals['_MASKS']._serialized_end=738
+  _globals['_PAUSE']._serialized_start=740
+  _globals['_PAUSE']._serialized_end=780
+  _globals['_COMMAND']._serialized_start=783
+  _globals['_COMMAND']._serialized_end=1131
+  _globals['_LOADED']._serialized_start=1134
+  _globals['_LOADED']._serialized_end=1380
+  _globals['_REFUSED']._serialized_start=1382
+  _globals['_REFUSED']._serialized_end=1443
+  _globals['_ADMITTED']._serialized_start=1445
+  _globals['_ADMITTED']._serialized_end=1472
+  _globals['_STARTED']._serialized_start=1474
+  _globals['_STARTED']._serialized_end=1566
+  _globals['_RELEASED']._serialized_start=1568
+  _globals['_RELEASED']._serialized_end=1651
+  _globals['_ROWS']._serialized_start=1654
+  _globals['_ROWS']._serialized_end=1884
+  _globals['_OUTPUT']._serialized_start=1887
+  _globals['_OUTPUT']._serialized_end=2188
+  _globals['_HIDDEN']._serialized_start=2190
+  _globals['_HIDDEN']._serialized_end=2270
+  _globals['_PINNED']._serialized_start=2272
+  _globals['_PINNED']._serialized_end=2337
+  _globals['_KVCHANGES']._serialized_start=2339
+  _globals['_KVCHANGES']._serialized_end=2401
+  _globals['_UNPINNED']._serialized_start=2403
+  _globals['_UNPINNED']._serialized_end=2449
+  _globals['_PREFIXSTATS']._serialized_start=2451
+  _globals['_PREFIXSTATS']._serialized_end=2537
+  _globals['_REPORT']._serialized_start=2540
+  _globals['_REPORT']._serialized_end=2868
 # @@protoc_insertion_point(module_scope)

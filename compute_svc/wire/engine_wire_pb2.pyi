@@ -321,6 +321,7 @@ class Loaded(_message.Message):
     HIDDEN_SIZE_FIELD_NUMBER: _builtins.int
     KV_FORMAT_FIELD_NUMBER: _builtins.int
     KV_BYTES_PER_PAGE_FIELD_NUMBER: _builtins.int
+    KERNELS_FIELD_NUMBER: _builtins.int
     logits_width: _builtins.int
     max_request_tokens: _builtins.int
     page_size_tokens: _builtins.int
@@ -332,6 +333,8 @@ class Loaded(_message.Message):
     kv_format: _builtins.str
     """What keys and values are stored as: "int8-g32"."""
     kv_bytes_per_page: _builtins.int
+    kernels: _builtins.str
+    """Which kernels compute, where others round otherwise: "integer products"; empty = the ordinary ones."""
     @_builtins.property
     def load(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]:
         """As in Output."""
@@ -349,10 +352,11 @@ class Loaded(_message.Message):
         hidden_size: _builtins.int = ...,
         kv_format: _builtins.str = ...,
         kv_bytes_per_page: _builtins.int = ...,
+        kernels: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["dtype", b"dtype", "hidden_size", b"hidden_size", "kv_bytes_per_page", b"kv_bytes_per_page", "kv_format", b"kv_format", "load", b"load", "logits_width", b"logits_width", "max_request_tokens", b"max_request_tokens", "max_waiting_requests", b"max_waiting_requests", "num_pages", b"num_pages", "page_size_tokens", b"page_size_tokens"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["dtype", b"dtype", "hidden_size", b"hidden_size", "kernels", b"kernels", "kv_bytes_per_page", b"kv_bytes_per_page", "kv_format", b"kv_format", "load", b"load", "logits_width", b"logits_width", "max_request_tokens", b"max_request_tokens", "max_waiting_requests", b"max_waiting_requests", "num_pages", b"num_pages", "page_size_tokens", b"page_size_tokens"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

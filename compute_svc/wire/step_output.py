@@ -202,7 +202,7 @@ class StepOutput(NamedTuple):
 
 class EngineInfo(NamedTuple):
     """What a loaded engine is: its dtype, "float32", sizes as in `SchedulerConfig`, numbers of a vector of hidden states, 0 = it gives none, and
-    what keys and values are stored as, by its name in COMPUTE_KV_FORMAT."""
+    what keys and values are stored as, by its name in COMPUTE_KV_FORMAT, and which kernels compute where others round otherwise, empty = none of these."""
 
     logits_width: int
     max_request_tokens: int
@@ -213,3 +213,4 @@ class EngineInfo(NamedTuple):
     hidden_size: int
     kv_format: str
     kv_bytes_per_page: int
+    kernels: str

@@ -15,7 +15,8 @@ import torch.nn.functional as F
 
 from compute_svc.kernels.attention_spec import AttentionSpec
 from compute_svc.kernels.gated_linear import cpu as gated_linear_cpu
-from compute_svc.kernels.linear import Activation, LinearWeight
+from compute_svc.kernels.kv_layer import KvLayer
+from compute_svc.kernels.linear import Activation, LinearWeight, RowNorm
 from compute_svc.kernels.linear import cpu as linear_cpu
 from compute_svc.layers import attention, mlp
 from compute_svc.models import causal_lm, loading
@@ -60,7 +61,7 @@ def plan_decode(page_table: torch.Tensor, kv_lengths: Sequence[int], spec: Atten
 
 
 def decode_attention(
-    q: torch.Tensor, kv: torch.Tensor, plan: _Decode, out: torch.Tensor, *, sink_q: torch.Tensor | None, sink_logits: torch.Tensor | None
+    q: torch.Tensor, kv: KvLayer, plan: _Decode, out: torch.Tensor, *, sink_q: torch.Tensor | None, sink_logits: torch.Tensor | None
 ) -> None:
     """As the engine's, in the KV's dtype: the heads that share keys are queries of one product."""
     assert sink_q is None and sink_logits is None, "only plain attention is there"
@@ -79,7 +80,7 @@ def plan_prefill(page_table: torch.Tensor, kv_lengths: Sequence[int], query_star
 
 
 def prefill_attention(
-    q: torch.Tensor, kv: torch.Tensor, plan: _Prefill, out: torch.Tensor, *, sink_q: torch.Tensor | None, sink_logits: torch.Tensor | None
+    q: torch.Tensor, kv: KvLayer, plan: _Prefill, out: torch.Tensor, *, sink_q: torch.Tensor | None, sink_logits: torch.Tensor | None
 ) -> None:
     """As the engine's, in the KV's dtype, one request after the other."""
     assert sink_q is None and sink_logits is None, "only plain attention is there"
@@ -96,15 +97,23 @@ def prefill_attention(
         out[start:end].copy_(result[0].transpose(0, 1).reshape(count, -1))
 
 
-def _gathered(kv: torch.Tensor, pages: torch.Tensor, num_requests: int, spec: AttentionSpec) -> tuple[torch.Tensor, torch.Tensor]:
+def _gathered(kv: KvLayer, pages: torch.Tensor, num_requests: int, spec: AttentionSpec) -> tuple[torch.Tensor, torch.Tensor]:
     """Keys and values of the pages, each [R, kv_heads, tokens, D]."""
-    rows = kv.index_select(1, pages).view(2, spec.num_kv_heads, num_requests, -1, spec.head_dim)
+    rows = kv.data.index_select(1, pages).view(2, spec.num_kv_heads, num_requests, -1, spec.head_dim)
     keys, values = rows.transpose(1, 2).unbind(0)
     return keys, values
 
 
-def linear(x: torch.Tensor, weight: LinearWeight, *, activation: Activation = "none", add: torch.Tensor | None = None) -> torch.Tensor:
+def linear(
+    x: torch.Tensor,
+    weight: LinearWeight,
+    *,
+    activation: Activation = "none",
+    add: torch.Tensor | None = None,
+    norm: RowNorm | None = None,
+) -> torch.Tensor:
     """As the engine's, of any number of rows."""
+    assert norm is None, "these models have no integers"
     return linear_cpu.linear(x, weight, activation, add)
 
 

@@ -113,4 +113,6 @@ def build_random(weights: RandomWeights, dtype: torch.dtype, device: torch.devic
     if device.type == "cuda":
         use_exact_products()
     with torch.inference_mode():
-        return ModelBuilder(weights.config, weights.names, weights, dtype=dtype, device=device, on_progress=None).build()
+        return ModelBuilder(
+            weights.config, weights.names, weights, dtype=dtype, device=device, activations="float", on_progress=None
+        ).build()

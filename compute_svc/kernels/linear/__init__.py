@@ -6,12 +6,27 @@ import torch
 
 from compute_svc.kernels.backend import backend_for
 from compute_svc.kernels.linear import aten, cpu, ints
-from compute_svc.kernels.linear.ints import ActivationFormat
+from compute_svc.kernels.linear.ints import ActivationFormat, int_mlp, is_int_mlp, takes_norm
 from compute_svc.kernels.linear.weight import Activation, LinearWeight
+from compute_svc.kernels.quantise_rows import Norm as RowNorm
 from compute_svc.stored_weights.coded_weight import CodedWeight
 from compute_svc.stored_weights.stored_weight import StoredWeight
 
-__all__ = ["MIN_ROWS", "Activation", "ActivationFormat", "LinearWeight", "linear", "pack_linear", "pack_stored", "pad_rows", "padded_count"]
+__all__ = [
+    "MIN_ROWS",
+    "Activation",
+    "ActivationFormat",
+    "LinearWeight",
+    "RowNorm",
+    "int_mlp",
+    "is_int_mlp",
+    "linear",
+    "pack_linear",
+    "pack_stored",
+    "pad_rows",
+    "padded_count",
+    "takes_norm",
+]
 
 # A product of one row goes through other code than a product of many, and rounds differently.
 MIN_ROWS = 2
@@ -57,7 +72,14 @@ def pack_stored(
     return pack_linear(weight.dense(dtype), bias)
 
 
-def linear(x: torch.Tensor, weight: LinearWeight, *, activation: Activation = "none", add: torch.Tensor | None = None) -> torch.Tensor:
+def linear(
+    x: torch.Tensor,
+    weight: LinearWeight,
+    *,
+    activation: Activation = "none",
+    add: torch.Tensor | None = None,
+    norm: RowNorm | None = None,
+) -> torch.Tensor:
     """activation(x W^T + bias) (+ add), products summed in float32; rows of x are rounded to int8 where the weight's are integers.
 
     With oneDNN's layout, and with integers, a row of the result depends on the same row of the arguments alone, bit for bit.
@@ -67,6 +89,7 @@ def linear(x: torch.Tensor, weight: LinearWeight, *, activation: Activation = "n
         weight: N outputs of K inputs.
         activation: Applied to each output; not together with `add`.
         add: [M, N], x's dtype.
+        norm: Of x's rows before; only of a weight that `takes_norm`.
 
     Returns:
         [M, N], x's dtype, new memory.
@@ -78,7 +101,8 @@ def linear(x: torch.Tensor, weight: LinearWeight, *, activation: Activation = "n
         raise ValueError(f"x has {x.shape[1]} columns, the weight takes {weight.in_features}")
     assert add is None or activation == "none", "a sum is not activated"
     if weight.layout == "ints":
-        return ints.linear(x, weight, activation, add)
+        return ints.linear(x, weight, activation, add, norm)
+    assert norm is None, "products of floating numbers take normalised rows"
     if x.shape[0] < MIN_ROWS:
         return linear(pad_rows(x), weight, activation=activation, add=None if add is None else pad_rows(add))[: x.shape[0]]
     if backend_for("linear", x.device.type) == "cpu":

@@ -7,9 +7,11 @@ from typing import Literal
 import torch
 
 from compute_svc.kernels.activation import Activation
-from compute_svc.kernels.int_linear import int_gated_linear, int_linear, pack_ints
+from compute_svc.kernels.int_linear import PackedInts, int_gated_linear, int_linear_of, pack_ints
+from compute_svc.kernels.int_linear import int_mlp as whole_mlp
 from compute_svc.kernels.linear.weight import LinearWeight
 from compute_svc.kernels.native import native_library
+from compute_svc.kernels.quantise_rows import Norm as RowNorm
 from compute_svc.kernels.quantise_rows import quantise_rows
 from compute_svc.stored_weights.coded_weight import CodedWeight
 from compute_svc.stored_weights.codes import BITS
@@ -47,16 +49,39 @@ def pack(weight: CodedWeight, bias: torch.Tensor | None) -> LinearWeight:
     return LinearWeight("ints", packed.data, bias, weight.in_features, weight.out_features, ints=packed, inputs=weight.inputs)
 
 
-def linear(x: torch.Tensor, weight: LinearWeight, activation: Activation, add: torch.Tensor | None) -> torch.Tensor:
+def takes_norm(weight: LinearWeight) -> bool:
+    """Whether `linear` normalises rows in the same call."""
+    return weight.ints is not None and weight.inputs is None
+
+
+def linear(x: torch.Tensor, weight: LinearWeight, activation: Activation, add: torch.Tensor | None, norm: RowNorm | None) -> torch.Tensor:
     """See the public function."""
-    assert weight.ints is not None, "the layout says that they are there"
-    return int_linear(quantise_rows(_inputs(x, weight)), weight.ints, activation=activation, add=add, dtype=x.dtype)
+    return int_linear_of(_inputs(x, weight), _ints(weight), norm=norm, activation=activation, add=add)
+
+
+def is_int_mlp(gate: LinearWeight | None, up: LinearWeight, down: LinearWeight) -> bool:
+    """Whether `int_mlp` computes an MLP of these weights."""
+    weights = [up, down] if gate is None else [gate, up, down]
+    return all(takes_norm(weight) for weight in weights) and (gate is None or go_together(gate, up))
+
+
+def int_mlp(
+    x: torch.Tensor,
+    gate: LinearWeight | None,
+    up: LinearWeight,
+    down: LinearWeight,
+    activation: Activation,
+    *,
+    norm: RowNorm | None,
+    add: torch.Tensor | None,
+) -> torch.Tensor:
+    """down(activation(gate(x)) * up(x)) (+ add), or down(activation(up(x))) without a gate, in one call; see kernels/int_linear."""
+    return whole_mlp(x, None if gate is None else _ints(gate), _ints(up), _ints(down), activation, norm=norm, add=add)
 
 
 def gated_linear(x: torch.Tensor, gate: LinearWeight, up: LinearWeight, activation: Activation) -> torch.Tensor:
     """See the public function; both weights take the same inputs in the same order."""
-    assert gate.ints is not None and up.ints is not None, "the layout says that they are there"
-    return int_gated_linear(quantise_rows(_inputs(x, gate)), gate.ints, up.ints, activation, dtype=x.dtype)
+    return int_gated_linear(quantise_rows(_inputs(x, gate)), _ints(gate), _ints(up), activation, dtype=x.dtype)
 
 
 def go_together(gate: LinearWeight, up: LinearWeight) -> bool:
@@ -69,3 +94,8 @@ def go_together(gate: LinearWeight, up: LinearWeight) -> bool:
 
 def _inputs(x: torch.Tensor, weight: LinearWeight) -> torch.Tensor:
     return x if weight.inputs is None else x.index_select(1, weight.inputs)
+
+
+def _ints(weight: LinearWeight) -> PackedInts:
+    assert weight.ints is not None, "the layout says that they are there"
+    return weight.ints

@@ -101,11 +101,12 @@ def test_settings_reach_the_engines_process_as_they_are(folder: Path, monkeypatc
 
 
 def test_all_that_changes_the_bits_of_logits_is_told(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    assert Settings().computation("float32", "float32") == "float32 on cpu"
-    assert Settings().computation("float32", "int8-g8") == "float32 on cpu, KV int8-g8"
+    assert Settings().computation("float32", "float32", "") == "float32 on cpu"
+    assert Settings().computation("float32", "float32", "integer products") == "float32 on cpu, integer products"
+    assert Settings().computation("float32", "int8-g8", "") == "float32 on cpu, KV int8-g8"
     monkeypatch.setenv("COMPUTE_STREAMING_WINDOW_TOKENS", "1024")
-    assert Settings().computation("bfloat16", "bfloat16") == "bfloat16 on cpu, window 1024 and 4 sinks"
-    assert Settings().computation("bfloat16", "float32") == "bfloat16 on cpu, KV float32, window 1024 and 4 sinks"
+    assert Settings().computation("bfloat16", "bfloat16", "") == "bfloat16 on cpu, window 1024 and 4 sinks"
+    assert Settings().computation("bfloat16", "float32", "") == "bfloat16 on cpu, KV float32, window 1024 and 4 sinks"
 
 
 def test_every_format_of_the_store_can_be_set_by_its_name(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:

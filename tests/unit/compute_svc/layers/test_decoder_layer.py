@@ -23,6 +23,8 @@ STEP = Step(num_tokens=len(HIDDEN), num_decodes=0, slots=NOTHING, attended=NOTHI
 class Times:
     """A sublayer that multiplies, in place of attention or an MLP."""
 
+    takes_norm = False
+
     def __init__(self, factor: float) -> None:
         self.factor = factor
 

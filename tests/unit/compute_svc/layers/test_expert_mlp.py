@@ -6,7 +6,7 @@ import dataclasses
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import pytest
 import torch
@@ -95,10 +95,10 @@ class _CountedMlp(Mlp):
 
     calls: ClassVar[Counter[int]] = Counter()
 
-    def forward(self, x: torch.Tensor, residual: torch.Tensor | None, num_tokens: int | None = None) -> torch.Tensor:
+    def forward(self, x: torch.Tensor, residual: torch.Tensor | None, *arguments: Any, **options: Any) -> torch.Tensor:
         """See `Mlp`."""
         self.calls[id(self)] += 1
-        return super().forward(x, residual, num_tokens)
+        return Mlp.forward(self, x, residual, *arguments, **options)
 
 
 def _counted(mlp: Mlp | ClampedMlp) -> _CountedMlp:

@@ -60,7 +60,7 @@ def test_load_is_told_under_our_names_and_under_those_that_dashboards_know() -> 
 
 def test_what_keys_and_values_take_is_told_with_their_format() -> None:
     registry = CollectorRegistry()
-    tell_kv_sizes(registry, EngineInfo(97, 64, 16, 40, 8, "bfloat16", 48, "int8-g32", 1920))
+    tell_kv_sizes(registry, EngineInfo(97, 64, 16, 40, 8, "bfloat16", 48, "int8-g32", 1920, ""))
     labels = {"kv_format": "int8-g32"}
     assert _value(registry, "triserve_compute_kv_pages", **labels) == 40
     assert _value(registry, "triserve_compute_kv_page_bytes", **labels) == 1920

@@ -25,7 +25,7 @@ RANGES: dict[Code, tuple[int, int]] = {
 
 
 @st.composite
-def weights(draw: st.DrawFn, *, outputs: int | None = None, **fixed: Any) -> CodedWeight:
+def weights(draw: st.DrawFn, /, *, outputs: int | None = None, **fixed: Any) -> CodedWeight:
     """A weight of any kind; `fixed` says what it must have."""
     code: Code = fixed.get("code") or draw(st.sampled_from(sorted(BITS)))
     outputs = outputs or draw(st.integers(1, 6))

@@ -85,7 +85,13 @@ def test_a_file_that_shrank_since_it_was_opened_is_an_error(tmp_path: Path) -> N
 
 def test_a_checkpoint_has_its_matrices_in_blocks_and_the_rest_as_numbers(tmp_path: Path) -> None:
     (tmp_path / "published").mkdir()
-    sizes: dict[str, Any] = {"hidden_size": 256, "num_hidden_layers": 1, "num_attention_heads": 4, "num_key_value_heads": 2, "intermediate_size": 256}
+    sizes: dict[str, Any] = {
+        "hidden_size": 256,
+        "num_hidden_layers": 1,
+        "num_attention_heads": 4,
+        "num_key_value_heads": 2,
+        "intermediate_size": 256,
+    }
     save_checkpoint(tmp_path / "published", "llama", **sizes)
     write_gguf(tmp_path / "published", tmp_path / "model.gguf", pack=packing(["Q4_K"]))
     with open_checkpoint(tmp_path) as checkpoint:
