@@ -89,6 +89,7 @@ class RandomWeights(Checkpoint):
     """
 
     def __init__(self, shape: str, drawn_on: torch.device) -> None:
+        super().__init__({})
         self.fields = SHAPES[shape]
         self.config, self.names = FAMILIES[_ARCHITECTURE](ConfigFields(self.fields, shape), _ARCHITECTURE)
         self.tensors = {name: TensorInfo(size, "F32") for name, size in expected_shapes(self.config, self.names).items()}
