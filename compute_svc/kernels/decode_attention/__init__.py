@@ -11,8 +11,10 @@ from compute_svc.kernels.backend import backend_for
 from compute_svc.kernels.decode_attention import cpu
 from compute_svc.kernels.gathered_attention import GatheredPlan, gathered_attention, plan_gathered
 from compute_svc.kernels.kv_layer import KvLayer
+from compute_svc.kernels.native import native_library
+from compute_svc.kernels.native.attention import NativePlan, covers, native_attention, plan_native
 
-DecodePlan = cpu.DecodePlan | GatheredPlan
+DecodePlan = cpu.DecodePlan | GatheredPlan | NativePlan
 
 
 def plan_decode(page_table: torch.Tensor, kv_lengths: Sequence[int], spec: AttentionSpec) -> DecodePlan:
@@ -22,8 +24,14 @@ def plan_decode(page_table: torch.Tensor, kv_lengths: Sequence[int], spec: Atten
         page_table: [R, max_pages] int64 on the store's device, R at least 1.
         kv_lengths: R lengths, the query's own token included.
         spec: The model's attention.
+
+    Raises:
+        IndexError: On a CPU, a request's pages are not in the store, or too few for its tokens; torch's own operations raise it later.
     """
     if backend_for("decode_attention", page_table.device.type) == "cpu":
+        library = native_library()
+        if library is not None and covers(spec):
+            return plan_native(library, page_table, kv_lengths, range(len(kv_lengths) + 1), spec)
         return cpu.plan_decode(page_table, kv_lengths, spec)
     return plan_gathered(page_table, kv_lengths, range(len(kv_lengths) + 1), spec)
 
@@ -56,7 +64,9 @@ def decode_attention(
         raise ValueError(f"sink_q is for layers with sinks, and only for them; this one has {plan.spec.sinks}")
     if sink_logits is not None and plan.spec.sinks:
         raise ValueError("sink_logits do not go with sinks")
-    if isinstance(plan, cpu.DecodePlan):
+    if isinstance(plan, NativePlan):
+        native_attention(q, kv, plan, out, sink_q, sink_logits)
+    elif isinstance(plan, cpu.DecodePlan):
         cpu.decode_attention(q, kv, plan, out, sink_q, sink_logits)
     else:
         gathered_attention(q, kv, plan, out, sink_q, sink_logits)

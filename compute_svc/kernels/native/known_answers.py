@@ -7,6 +7,7 @@ from collections.abc import Callable
 
 import torch
 
+from compute_svc.kernels.native.attention_answers import check_attention
 from compute_svc.kernels.native.library import DTYPES, KnownAnswerError, NativeLibrary
 
 _POINTER, _NUMBER = ctypes.c_void_p, ctypes.c_int64
@@ -53,4 +54,4 @@ def _require(name: str, got: torch.Tensor, expected: torch.Tensor) -> None:
         raise KnownAnswerError(f"{name} gives wrong answers")
 
 
-_CHECKS: tuple[Callable[[NativeLibrary], None], ...] = (_check_threads, _check_quantise_rows)
+_CHECKS: tuple[Callable[[NativeLibrary], None], ...] = (_check_threads, _check_quantise_rows, check_attention)

@@ -10,9 +10,11 @@ from compute_svc.kernels.attention_spec import AttentionSpec
 from compute_svc.kernels.backend import backend_for
 from compute_svc.kernels.gathered_attention import GatheredPlan, gathered_attention, plan_gathered
 from compute_svc.kernels.kv_layer import KvLayer
+from compute_svc.kernels.native import native_library
+from compute_svc.kernels.native.attention import NativePlan, covers, native_attention, plan_native
 from compute_svc.kernels.prefill_attention import cpu
 
-PrefillPlan = cpu.PrefillPlan | GatheredPlan
+PrefillPlan = cpu.PrefillPlan | GatheredPlan | NativePlan
 
 
 def plan_prefill(page_table: torch.Tensor, kv_lengths: Sequence[int], query_starts: Sequence[int], spec: AttentionSpec) -> PrefillPlan:
@@ -23,8 +25,14 @@ def plan_prefill(page_table: torch.Tensor, kv_lengths: Sequence[int], query_star
         kv_lengths: R lengths, the queries' own tokens included.
         query_starts: R + 1 cumulative query lengths; request r's queries are its last tokens.
         spec: The model's attention.
+
+    Raises:
+        IndexError: On a CPU, a request's pages are not in the store, or too few for its tokens; torch's own operations raise it later.
     """
     if backend_for("prefill_attention", page_table.device.type) == "cpu":
+        library = native_library()
+        if library is not None and covers(spec):
+            return plan_native(library, page_table, kv_lengths, query_starts, spec)
         return cpu.plan_prefill(page_table, kv_lengths, query_starts, spec)
     return plan_gathered(page_table, kv_lengths, query_starts, spec)
 
@@ -57,7 +65,9 @@ def prefill_attention(
         raise ValueError(f"sink_q is for layers with sinks, and only for them; this one has {plan.spec.sinks}")
     if sink_logits is not None and plan.spec.sinks:
         raise ValueError("sink_logits do not go with sinks")
-    if isinstance(plan, cpu.PrefillPlan):
+    if isinstance(plan, NativePlan):
+        native_attention(q, kv, plan, out, sink_q, sink_logits)
+    elif isinstance(plan, cpu.PrefillPlan):
         cpu.prefill_attention(q, kv, plan, out, sink_q, sink_logits)
     else:
         gathered_attention(q, kv, plan, out, sink_q, sink_logits)

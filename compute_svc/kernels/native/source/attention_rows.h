@@ -1,0 +1,173 @@
+// Products of query rows with keys, and of weights with values, for rows of the store wherever they lie.
+#pragma once
+
+#include <type_traits>
+
+#include "attention_math.h"
+
+namespace triserve {
+namespace attention {
+
+constexpr int kChunk = 128;
+
+// Keys or values of one head as the store has them: numbers, or codes in groups with a float16 scale each (kernels/kv_codes.py).
+//
+// kWhole: head_dim is a multiple of 16, so that no vector reaches past a row.
+template <class Number, bool kWhole>
+struct Rows {
+  const Number* data;
+  int64_t head_dim;
+  const uint16_t* scales;  // [rows, ceil(head_dim / group)] of codes
+  int64_t group;
+
+  inline Lanes at(int64_t row, int64_t d) const {
+    const Number* from = data + row * head_dim + d;
+    if (!kWhole && d + kWidth > head_dim) {
+      if (d >= head_dim) return zero();
+      return scaled(load_first(from, head_dim - d), row, d);
+    }
+    return scaled(load(from), row, d);
+  }
+
+ private:
+  inline Lanes scaled(Lanes numbers, int64_t row, int64_t d) const {
+    if constexpr (std::is_same<Number, int8_t>::value) return mul(numbers, scales_at(row, d));
+    return numbers;
+  }
+
+  inline Lanes scales_at(int64_t row, int64_t d) const {
+    const uint16_t* own = scales + row * ((head_dim + group - 1) / group);
+    if (group % kWidth == 0) return all(half(own[d / group]));
+    float lanes[kWidth] = {};
+    for (int64_t i = 0; i < kWidth && d + i < head_dim; ++i) lanes[i] = half(own[(d + i) / group]);
+    return load(lanes);
+  }
+};
+
+// Calls body with count as a constant, from 1 to kMost.
+template <int kMost, class Body>
+inline void with_count(int count, const Body& body) {
+  if constexpr (kMost > 1) {
+    if (count < kMost) return with_count<kMost - 1>(count, body);
+  }
+  body(std::integral_constant<int, kMost>());
+}
+
+// A query times 16 keys, each a sum of four sums: over dimensions 0, 4, 8..., over 1, 5, 9... and so on.
+//
+// q: [kCount, width] floats. key_rows: the tile's 16 rows. scores: [kCount, kChunk], 16 of each are written.
+template <int kCount, class Keys>
+__attribute__((noinline)) void score_rows(const float* q, int64_t width, const Keys& keys, const int64_t* key_rows, float* scores) {
+  constexpr int kFours = kWidth / 4;
+  for (int part = 0; part < kParts; ++part) {
+    Lanes sums[kCount][4];
+#pragma GCC unroll 4
+    for (int i = 0; i < 4; ++i) {
+      const int64_t* rows = key_rows + part * kWidth + i * kFours;
+      for (int r = 0; r < kCount; ++r) sums[r][i] = zero();
+      for (int64_t d = 0; d < width; d += kWidth) {
+        Lanes turned[kFours];
+#pragma GCC unroll 4
+        for (int n = 0; n < kFours; ++n) turned[n] = keys.at(rows[n], d);
+        turn(turned);
+#pragma GCC unroll 4
+        for (int n = 0; n < kFours; ++n) {
+#pragma GCC unroll 4
+          for (int r = 0; r < kCount; ++r) sums[r][i] = fma(quad(q + r * width + d + 4 * n), turned[n], sums[r][i]);
+        }
+      }
+    }
+    for (int r = 0; r < kCount; ++r) store(scores + r * kChunk + part * kWidth, sum_fours(sums[r]));
+  }
+}
+
+// The tile's keys as score_turned reads them. turned: 16 * width floats.
+template <class Keys>
+__attribute__((noinline)) void turn_keys(int64_t width, const Keys& keys, const int64_t* key_rows, float* turned) {
+  constexpr int kFours = kWidth / 4;
+  for (int part = 0; part < kParts; ++part) {
+    for (int i = 0; i < 4; ++i) {
+      for (int64_t d = 0; d < width; d += kWidth) {
+        Lanes rows[kFours];
+        for (int n = 0; n < kFours; ++n) rows[n] = keys.at(key_rows[part * kWidth + i * kFours + n], d);
+        turn(rows);
+        for (int n = 0; n < kFours; ++n) store(turned + ((part * width + d) / 4 + n) * 4 * kWidth + i * kWidth, rows[n]);
+      }
+    }
+  }
+}
+
+// As score_rows, of keys that turn_keys has turned.
+template <int kCount>
+__attribute__((noinline)) void score_turned(const float* q, int64_t width, const float* turned, float* scores) {
+  for (int part = 0; part < kParts; ++part) {
+    Lanes sums[kCount][4];
+    for (int r = 0; r < kCount; ++r)
+      for (int i = 0; i < 4; ++i) sums[r][i] = zero();
+    const float* from = turned + part * width * kWidth;
+    for (int64_t d = 0; d < width; d += 4, from += 4 * kWidth) {
+      Lanes queries[kCount];
+#pragma GCC unroll 4
+      for (int r = 0; r < kCount; ++r) queries[r] = quad(q + r * width + d);
+#pragma GCC unroll 4
+      for (int i = 0; i < 4; ++i) {
+        const Lanes keys = load(from + i * kWidth);
+#pragma GCC unroll 4
+        for (int r = 0; r < kCount; ++r) sums[r][i] = fma(queries[r], keys, sums[r][i]);
+      }
+    }
+    for (int r = 0; r < kCount; ++r) store(scores + r * kChunk + part * kWidth, sum_fours(sums[r]));
+  }
+}
+
+// Which of a chunk's tokens a row sees: [first, end), counted from the chunk's first.
+struct Seen {
+  int first, end;
+};
+
+// Weighted values of some rows, summed token by token, each row over what it sees alone.
+//
+// weights: [kCount, kChunk]. value_rows: the chunk's rows. out: [kCount, width], kVectors vectors from dimension d on are written.
+template <int kCount, int kVectors, class Values>
+__attribute__((noinline)) void sum_values(
+    const float* weights, const Seen* seen, const Values& values, const int64_t* value_rows, int64_t d, float* out, int64_t width) {
+  Lanes sums[kCount][kVectors];
+  for (int r = 0; r < kCount; ++r)
+    for (int v = 0; v < kVectors; ++v) sums[r][v] = zero();
+  int first = seen[0].first, end = seen[0].end;
+  for (int r = 1; r < kCount; ++r) {
+    first = seen[r].first > first ? seen[r].first : first;
+    end = seen[r].end < end ? seen[r].end : end;
+  }
+  const bool shared = first < end;
+  const auto alone = [&](int r, int from, int to) __attribute__((always_inline)) {
+    for (int token = from; token < to; ++token) {
+      const Lanes weight = all(weights[r * kChunk + token]);
+#pragma GCC unroll 4
+      for (int v = 0; v < kVectors; ++v) sums[r][v] = fma(weight, values.at(value_rows[token], d + v * kWidth), sums[r][v]);
+    }
+  };
+#pragma GCC unroll 4
+  for (int r = 0; r < kCount; ++r) alone(r, seen[r].first, shared ? first : seen[r].end);
+  if (!shared) first = end = 0;
+  for (int token = first; token < end; ++token) {
+    Lanes own[kCount];
+#pragma GCC unroll 4
+    for (int r = 0; r < kCount; ++r) own[r] = all(weights[r * kChunk + token]);
+#pragma GCC unroll 4
+    for (int v = 0; v < kVectors; ++v) {
+      const Lanes value = values.at(value_rows[token], d + v * kWidth);
+#pragma GCC unroll 4
+      for (int r = 0; r < kCount; ++r) sums[r][v] = fma(own[r], value, sums[r][v]);
+    }
+  }
+#pragma GCC unroll 4
+  for (int r = 0; r < kCount; ++r) {
+    if (shared) alone(r, end, seen[r].end);
+#pragma GCC unroll 4
+    for (int v = 0; v < kVectors; ++v) store(out + r * width + d + v * kWidth, sums[r][v]);
+  }
+}
+
+}  // namespace attention
+}  // namespace triserve
