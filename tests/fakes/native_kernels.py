@@ -1,24 +1,21 @@
-"""The native library in tests: for each instruction set that this CPU has, where there is a compiler."""
+"""With native kernels and without."""
 
 from __future__ import annotations
 
-from typing import get_args
+from collections.abc import Iterator
+from contextlib import contextmanager
 
-import pytest
-
-from compute_svc.kernels.cpu_features import InstructionSet, has_instruction_set, instruction_set
-from compute_svc.kernels.native import NativeLibrary, checked_library
-from compute_svc.kernels.native.build import BuildError
-
-INSTRUCTION_SETS: tuple[InstructionSet, ...] = get_args(InstructionSet)
+from compute_svc.kernels.native import NativeMode, use_native_kernels
+from tests.fakes.native_libraries import native_libraries
 
 
-def library_or_skip(built_for: InstructionSet | None = None) -> NativeLibrary:
-    """The library for an instruction set, the CPU's best by default; skips the test where there can be none."""
-    wanted = instruction_set() if built_for is None else built_for
-    if not has_instruction_set(wanted):
-        pytest.skip(f"this CPU has no {wanted}")
+@contextmanager
+def native_kernels(mode: NativeMode) -> Iterator[None]:
+    """The whole process uses the library or does not, and chooses anew behind the block; skips the test if it is required and cannot be built."""
+    if mode == "required":
+        native_libraries()
+    use_native_kernels(mode)
     try:
-        return checked_library(wanted)
-    except BuildError as error:
-        pytest.skip(str(error))
+        yield
+    finally:
+        use_native_kernels("auto")

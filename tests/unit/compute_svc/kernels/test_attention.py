@@ -17,11 +17,15 @@ from compute_svc.kernels.decode_attention import decode_attention, plan_decode
 from compute_svc.kernels.decode_attention import reference as decode_reference
 from compute_svc.kernels.exact_products import use_exact_products
 from compute_svc.kernels.gathered_attention import GatheredPlan, gathered_attention, plan_gathered
+from compute_svc.kernels.native import NativeMode
+from compute_svc.kernels.native.attention import NativePlan, native_attention, plan_native
 from compute_svc.kernels.prefill_attention import cpu as prefill_cpu
 from compute_svc.kernels.prefill_attention import plan_prefill, prefill_attention
 from compute_svc.kernels.prefill_attention import reference as prefill_reference
 from tests.fakes.attention_cases import Shape, Store, moved, queries_of, sink_queries_of, store_of
 from tests.fakes.kernel_closeness import assert_kernel_close
+from tests.fakes.native_kernels import native_kernels
+from tests.fakes.native_libraries import native_libraries
 
 ODD_LENGTHS = [1, 15, 16, 17, 63, 128, 129, 300]
 
@@ -52,7 +56,7 @@ SHAPES_WITH_SINKS = [
     pytest.param(Shape(4, 2, 16, 24, 500, sinks=4), id="sinks-window-over-all-odd-pages"),
     pytest.param(Shape(4, 2, 16, 256, 40, sinks=20), id="sinks-long-pages"),
 ]
-BACKENDS = ["cpu", "aten"]
+BACKENDS = ["cpu", "native", "aten"]
 DTYPES = [pytest.param(torch.float32, id="float32"), pytest.param(torch.bfloat16, id="bfloat16")]
 
 
@@ -130,11 +134,14 @@ def decode_with(
     sink_q: torch.Tensor | None = None,
     sink_logits: torch.Tensor | None = None,
 ) -> None:
-    if backend == "cpu":
+    if backend == "native":
+        plan = plan_native(native_libraries()[0], store.page_table, lengths, range(len(lengths) + 1), store.spec)
+        native_attention(q, store.kv, plan, out, sink_q, sink_logits)
+    elif backend == "cpu":
         decode_cpu.decode_attention(q, store.kv, decode_cpu.plan_decode(store.page_table, lengths, store.spec), out, sink_q, sink_logits)
     else:
-        plan = plan_gathered(store.page_table, lengths, range(len(lengths) + 1), store.spec)
-        gathered_attention(q, store.kv, plan, out, sink_q, sink_logits)
+        gathered = plan_gathered(store.page_table, lengths, range(len(lengths) + 1), store.spec)
+        gathered_attention(q, store.kv, gathered, out, sink_q, sink_logits)
 
 
 def prefill_with(
@@ -147,7 +154,10 @@ def prefill_with(
     sink_q: torch.Tensor | None,
     sink_logits: torch.Tensor | None = None,
 ) -> None:
-    if backend == "cpu":
+    if backend == "native":
+        native = plan_native(native_libraries()[0], store.page_table, lengths, starts, store.spec)
+        native_attention(q, store.kv, native, out, sink_q, sink_logits)
+    elif backend == "cpu":
         plan = prefill_cpu.plan_prefill(store.page_table, lengths, starts, store.spec)
         prefill_cpu.prefill_attention(q, store.kv, plan, out, sink_q, sink_logits)
     else:
@@ -208,7 +218,7 @@ def test_attention_with_sink_logits_is_the_reference(shape: Shape, backend: str,
 
     assert_kernel_close("prefill_attention", prefilled, expected)
     assert_kernel_close("decode_attention", decoded, expected[last])
-    if backend == "cpu":
+    if backend != "aten":
         assert torch.equal(decoded, prefilled[last]), "bits differ between a decode row and the same query in a prompt"
 
 
@@ -339,17 +349,30 @@ def test_the_public_functions_run_gathered_attention_on_a_device() -> None:
     assert isinstance(decoding, GatheredPlan) and isinstance(prefilling, GatheredPlan)
 
 
-def test_the_public_functions_run_the_cpu_backends_on_a_cpu() -> None:
+@pytest.mark.parametrize("mode", ["off", "required"])
+def test_the_public_functions_run_what_was_chosen_for_a_cpu(mode: NativeMode) -> None:
     shape = Shape(4, 2, 16, 16, None)
     store = store_of(shape, [20], torch.float32)
-    decoding, prefilling = plan_decode(store.page_table, [20], store.spec), plan_prefill(store.page_table, [20], [0, 20], store.spec)
     q, (decoded, prefilled) = queries_of(20, shape, torch.float32), torch.full((2, 20, 64), torch.nan)
 
-    decode_attention(q[19:], store.kv, decoding, decoded[19:])
-    prefill_attention(q, store.kv, prefilling, prefilled)
+    with native_kernels(mode):
+        decoding, prefilling = plan_decode(store.page_table, [20], store.spec), plan_prefill(store.page_table, [20], [0, 20], store.spec)
+        decode_attention(q[19:], store.kv, decoding, decoded[19:])
+        prefill_attention(q, store.kv, prefilling, prefilled)
 
-    assert isinstance(decoding, decode_cpu.DecodePlan) and isinstance(prefilling, prefill_cpu.PrefillPlan)
+    assert isinstance(decoding, NativePlan if mode == "required" else decode_cpu.DecodePlan)
+    assert isinstance(prefilling, NativePlan if mode == "required" else prefill_cpu.PrefillPlan)
     assert torch.equal(decoded[19], prefilled[19])
+
+
+@pytest.mark.parametrize("num_heads", [96, 97])
+def test_a_layer_is_native_for_decode_rows_and_prompts_or_for_neither(num_heads: int) -> None:
+    store = store_of(Shape(num_heads, 1, 8, 16, None), [20], torch.float32)
+
+    with native_kernels("required"):
+        plans = plan_decode(store.page_table, [20], store.spec), plan_prefill(store.page_table, [20], [0, 20], store.spec)
+
+    assert [isinstance(plan, NativePlan) for plan in plans] == [num_heads == 96] * 2
 
 
 def test_sink_queries_are_refused_without_sinks_and_missed_with_them() -> None:

@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import itertools
+from collections.abc import Iterator
 
 import pytest
 import torch
 
 from compute_svc.kernels.decode_attention import decode_attention, plan_decode
+from compute_svc.kernels.native import NativeMode
 from compute_svc.kernels.prefill_attention import cpu as prefill_cpu
+from compute_svc.kernels.prefill_attention import plan_prefill, prefill_attention
 from tests.fakes.attention_cases import Shape, Store, queries_of, sink_queries_of, store_of
+from tests.fakes.native_kernels import native_kernels
 
 ODD_LENGTHS = [1, 15, 16, 17, 63, 128, 129, 300]
 DTYPES = [pytest.param(torch.float32, id="float32"), pytest.param(torch.bfloat16, id="bfloat16")]
@@ -28,6 +32,14 @@ SHAPES = [
 ]
 
 
+@pytest.fixture(params=["off", "required"])
+def kernels(request: pytest.FixtureRequest) -> Iterator[NativeMode]:
+    """Whether native kernels compute."""
+    mode: NativeMode = request.param
+    with native_kernels(mode):
+        yield mode
+
+
 def _prefilled(store: Store, lengths: list[int], q: torch.Tensor, sink_q: torch.Tensor | None, max_score_bytes: int) -> torch.Tensor:
     """[all tokens, num_heads * D]: every request prefilled whole."""
     starts = list(itertools.accumulate(lengths, initial=0))
@@ -37,6 +49,7 @@ def _prefilled(store: Store, lengths: list[int], q: torch.Tensor, sink_q: torch.
     return out
 
 
+@pytest.mark.usefixtures("kernels")
 @pytest.mark.parametrize("group", GROUPS)
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("shape", SHAPES)
@@ -45,6 +58,7 @@ def test_a_row_is_the_same_decoded_alone_decoded_among_others_or_prefilled(shape
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("kernels")
 @pytest.mark.parametrize("group_size", [1, 2, 3, 4])
 @pytest.mark.parametrize("head_dim", range(1, 21))
 def test_a_row_is_the_same_whatever_the_width_of_its_heads(head_dim: int, group_size: int) -> None:
@@ -57,7 +71,10 @@ def _assert_same_decoded_and_prefilled(shape: Shape, dtype: torch.dtype, group: 
     q = queries_of(sum(ODD_LENGTHS), shape, dtype)
     sink_q = sink_queries_of(q, shape)
     ends = [start - 1 for start in itertools.accumulate(ODD_LENGTHS)]
-    expected = _prefilled(store, ODD_LENGTHS, q, sink_q, 1 << 30)[ends]
+    expected = torch.empty((len(q), shape.num_heads * shape.head_dim), dtype=dtype)
+    starts = list(itertools.accumulate(ODD_LENGTHS, initial=0))
+    prefill_attention(q, store.kv, plan_prefill(store.page_table, ODD_LENGTHS, starts, store.spec), expected, sink_q=sink_q)
+    expected = expected[ends]
     decoded = torch.empty_like(expected)
 
     decode_attention(

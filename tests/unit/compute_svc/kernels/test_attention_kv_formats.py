@@ -13,15 +13,17 @@ from compute_svc.kernels.decode_attention import cpu as decode_cpu
 from compute_svc.kernels.gathered_attention import gathered_attention, plan_gathered
 from compute_svc.kernels.kv_codes import decode
 from compute_svc.kernels.kv_layer import KvLayer
+from compute_svc.kernels.native.attention import native_attention, plan_native
 from compute_svc.kernels.prefill_attention import cpu as prefill_cpu
 from compute_svc.kernels.prefill_attention import reference
 from tests.fakes.attention_cases import Shape, Store, queries_of, sink_queries_of, store_of
 from tests.fakes.kernel_closeness import assert_kernel_close
+from tests.fakes.native_libraries import native_libraries
 
 LENGTHS = [1, 15, 16, 17, 63, 129]
 STARTS = list(itertools.accumulate(LENGTHS, initial=0))
 LAST = [end - 1 for end in STARTS[1:]]
-BACKENDS = ["cpu", "aten"]
+BACKENDS = ["cpu", "native", "aten"]
 DTYPES = [pytest.param(torch.float32, id="float32"), pytest.param(torch.bfloat16, id="bfloat16")]
 CODES = [
     pytest.param(torch.int8, 8, id="int8-g8"),
@@ -48,7 +50,11 @@ def attend(backend: str, q: torch.Tensor, sink_q: torch.Tensor | None, store: St
     decoded = torch.full_like(prefilled[LAST], torch.nan)
     last_q, last_sink_q = q[LAST], None if sink_q is None else sink_q[LAST]
     table, spec = store.page_table, store.spec
-    if backend == "cpu":
+    if backend == "native":
+        library = native_libraries()[0]
+        native_attention(q, store.kv, plan_native(library, table, LENGTHS, STARTS, spec), prefilled, sink_q)
+        native_attention(last_q, store.kv, plan_native(library, table, LENGTHS, range(len(LENGTHS) + 1), spec), decoded, last_sink_q)
+    elif backend == "cpu":
         prefill_cpu.prefill_attention(q, store.kv, prefill_cpu.plan_prefill(table, LENGTHS, STARTS, spec), prefilled, sink_q)
         decode_cpu.decode_attention(last_q, store.kv, decode_cpu.plan_decode(table, LENGTHS, spec), decoded, last_sink_q)
     else:
@@ -72,6 +78,8 @@ def defined(q: torch.Tensor, sink_q: torch.Tensor | None, store: Store) -> torch
 def test_attention_over_codes_is_attention_over_the_numbers_they_stand_for(
     shape: Shape, backend: str, codes: torch.dtype, group: int, dtype: torch.dtype
 ) -> None:
+    if backend == "native" and codes != torch.int8:
+        pytest.skip("CPUs store no fp8")
     store = store_of(shape, LENGTHS, codes, group=group)
     assert store.kv.scales is not None
     numbers = store._replace(kv=KvLayer(decode(store.kv.data, store.kv.scales, group)))

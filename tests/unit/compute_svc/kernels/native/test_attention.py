@@ -19,7 +19,7 @@ from compute_svc.kernels.kv_layer import KvLayer
 from compute_svc.kernels.native.attention import covers, native_attention, plan_native
 from tests.fakes.attention_arithmetic import attended, fma
 from tests.fakes.attention_cases import Shape, Store, queries_of, sink_queries_of, store_of
-from tests.fakes.native_kernels import INSTRUCTION_SETS, library_or_skip
+from tests.fakes.native_libraries import INSTRUCTION_SETS, native_libraries, native_library_for
 
 LENGTHS = [1, 16, 63, 128, 129, 300]
 STARTS = list(itertools.accumulate(LENGTHS, initial=0))
@@ -73,7 +73,8 @@ def attend(
     case: Case, store: Store, lengths: Sequence[int], starts: Sequence[int], asked: Queries, built_for: InstructionSet | None = None
 ) -> torch.Tensor:
     out = torch.full((len(asked.q), case.shape.num_heads * case.shape.head_dim), torch.nan, dtype=asked.q.dtype)
-    plan = plan_native(library_or_skip(built_for), store.page_table, lengths, starts, store.spec)
+    library = native_libraries()[0] if built_for is None else native_library_for(built_for)
+    plan = plan_native(library, store.page_table, lengths, starts, store.spec)
     native_attention(asked.q, store.kv, plan, out, asked.sink_q, case.sink_logits())
     return out
 
@@ -175,7 +176,7 @@ def test_whole_chunks_before_a_window_may_be_left_out() -> None:
 
 def test_pages_that_are_not_in_the_store_are_refused() -> None:
     case = CASES["gqa"]
-    store, library = case.store(), library_or_skip()
+    store, library = case.store(), native_libraries()[0]
     for page in (-1, store.spec.num_pages):
         table = store.page_table.clone()
         table[2, 1] = page
