@@ -55,26 +55,30 @@ class CalibrationPass:
         shell: The model without its layers.
         windows: [windows, tokens] int64 ids; tokens a multiple of 32.
         names: What the family calls its tensors.
+
+    Attributes:
+        steps: Of each window.
+        hidden: Of each window, [tokens, hidden size], what the next layer reads.
     """
 
     def __init__(self, shell: CausalLM, windows: torch.Tensor, names: WeightNames) -> None:
         config = shell.config
         self._names = names
-        self._steps: list[Step] = []
-        self._hidden: list[torch.Tensor] = []
+        self.steps: list[Step] = []
+        self.hidden: list[torch.Tensor] = []
         # Every layer in turn writes into the first one's pages.
         pages = -(-windows.shape[1] // _PAGE_TOKENS)
         kv = KvPageStore(config.num_layers, pages, _PAGE_TOKENS, config.num_kv_heads, config.kv_head_dim, shell.dtype, shell.device)
         self._kv = kv.kv(0)
         for window in windows:
             batch = _batch(window)
-            self._steps.append(shell.prepare(batch, batch.positions, kv))
-            self._hidden.append(shell.embedding.forward(window, batch.positions))
+            self.steps.append(shell.prepare(batch, batch.positions, kv))
+            self.hidden.append(shell.embedding.forward(window, batch.positions))
 
     def inputs(self, layer: Layer, prefix: str) -> dict[str, InputMoments]:
         """Of each of a layer's matrices, by module; those that read the same share one. Nothing of experts that no token came to."""
         moments: dict[str, InputMoments] = {}
-        for hidden, step in zip(self._hidden, self._steps, strict=True):
+        for hidden, step in zip(self.hidden, self.steps, strict=True):
             for modules, rows in self._rows(layer, prefix, hidden, step):
                 if modules[0] not in moments:
                     moments |= dict.fromkeys(modules, InputMoments.of(rows.shape[1]))
@@ -83,7 +87,7 @@ class CalibrationPass:
 
     def advance(self, layer: Layer) -> None:
         """Goes on to the next layer with what this one makes of the hidden states."""
-        self._hidden = [layer.forward(hidden, self._kv, step) for hidden, step in zip(self._hidden, self._steps, strict=True)]
+        self.hidden = [layer.forward(hidden, self._kv, step) for hidden, step in zip(self.hidden, self.steps, strict=True)]
 
     def _rows(self, layer: Layer, prefix: str, hidden: torch.Tensor, step: Step) -> Iterator[tuple[list[str], torch.Tensor]]:
         names = self._names

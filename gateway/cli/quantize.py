@@ -28,6 +28,8 @@ _METHODS = ("rtn", "gptq", "awq")
 KV_FORMATS = {"int8": "int8-g32"}
 _PERCENT_PER_LINE = 10
 _MB = 1_000_000
+_CALIBRATION_TOKENS = 16384
+_COMPUTE_STAGE, _TOKENIZER_STAGE = "compute_svc.quantise", "tokenizer_svc.calibration_ids"
 
 Shown = Callable[[int, int], None]
 """Told bytes done and bytes in all."""
@@ -76,13 +78,15 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="round to nearest, or for int4 with a calibration text gptq or awq (default: %(default)s)",
     )
     parser.add_argument("--calibration", type=Path, metavar="FILE", help="of gptq and awq: a text like those the model will see")
-    parser.add_argument("--calibration-tokens", type=int, metavar="N", help="how many of its first tokens count (default: 16384)")
+    parser.add_argument(
+        "--calibration-tokens", type=int, metavar="N", help=f"how many of its first tokens count (default: {_CALIBRATION_TOKENS})"
+    )
 
 
 def run(arguments: argparse.Namespace) -> int:
     """Quantises; returns the exit status."""
     try:
-        require_installed(("torch", "safetensors"))
+        require_installed(("torch", "safetensors") if arguments.calibration is None else ("torch", "safetensors", "tokenizers"))
         source = resolve_model(arguments.model, download_from_hub, os.environ).folder
         written = quantize(source, arguments)
     except (QuantizationFailed, ModelUnavailable, MissingExtra, OSError) as error:
@@ -122,8 +126,8 @@ def quantize(source: Path, arguments: argparse.Namespace) -> Written:
     try:
         for path in _small_files(source):
             shutil.copyfile(path, unfinished / path.name)
-        with _bar(sys.stderr.isatty()) as shown:
-            written = _run_stage([str(source), str(unfinished), *_stage_options(arguments)], shown)
+        with _calibration(source, arguments) as calibration, _bar(sys.stderr.isatty()) as shown:
+            written = _run_stage([str(source), str(unfinished), *_stage_options(arguments), *calibration], shown)
         unfinished.chmod(0o755)
         unfinished.rename(folder)
     finally:
@@ -149,10 +153,32 @@ def _stage_options(arguments: argparse.Namespace) -> Iterator[str]:
         yield f"--kv-format={KV_FORMATS[arguments.kv]}"
 
 
+@contextmanager
+def _calibration(source: Path, arguments: argparse.Namespace) -> Iterator[list[str]]:
+    """The options of a calibrated method: the tokenizer stage writes the ids of the text's tokens, for as long as they are needed."""
+    if arguments.calibration is None:
+        yield []
+        return
+    with tempfile.TemporaryDirectory() as folder:
+        ids = Path(folder) / "ids"
+        limit = arguments.calibration_tokens or _CALIBRATION_TOKENS
+        command = [sys.executable, "-P", "-m", _TOKENIZER_STAGE, str(source), str(arguments.calibration), str(ids), f"--limit={limit}"]
+        done = subprocess.run(command, stdin=subprocess.DEVNULL, capture_output=True, text=True, check=False)
+        if done.returncode:
+            raise QuantizationFailed(_reason(_TOKENIZER_STAGE, done.stderr, done.returncode))
+        yield [f"--method={arguments.method}", f"--calibration-ids={ids}"]
+
+
+def _reason(stage: str, said: str, status: int) -> str:
+    """Why a stage ended: its last line."""
+    lines = said.strip().splitlines()
+    return lines[-1].removeprefix(f"{stage}: ") if lines else f"{stage} ended with status {status}"
+
+
 def _run_stage(options: Sequence[str], shown: Shown) -> Written:
     """Runs the compute stage and shows how far it is. Raises QuantizationFailed with its reason."""
     # -P: a folder of the same name where the command was called is not taken for the stage.
-    command = [sys.executable, "-P", "-m", "compute_svc.quantise", *options]
+    command = [sys.executable, "-P", "-m", _COMPUTE_STAGE, *options]
     with tempfile.TemporaryFile("w+", encoding="utf-8") as errors:
         # A file, not a pipe: nobody reads it before the end, and a full pipe would hold the stage up.
         process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=errors, text=True)
@@ -164,10 +190,9 @@ def _run_stage(options: Sequence[str], shown: Shown) -> Written:
                 process.kill()
                 process.wait()
         errors.seek(0)
-        said = errors.read().strip().splitlines()
+        said = errors.read()
     if status or "notes" not in last:
-        reason = said[-1].removeprefix("compute_svc.quantise: ") if said else f"compute_svc.quantise ended with status {status}"
-        raise QuantizationFailed(reason)
+        raise QuantizationFailed(_reason(_COMPUTE_STAGE, said, status))
     return Written(last["source_bytes"], last["num_bytes"], tuple(last["notes"]))
 
 

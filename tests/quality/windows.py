@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import NamedTuple
 
@@ -84,17 +84,16 @@ def _batch(window: torch.Tensor, page_size: int) -> ForwardBatch:
     )
 
 
-def compare(model: CausalLM, windows: torch.Tensor, reference: torch.Tensor, kv: KvPageStore | None = None) -> Closeness:
+def compare(answers: Iterable[torch.Tensor], windows: torch.Tensor, reference: torch.Tensor) -> Closeness:
     """How near a model comes to a reference.
 
     Args:
-        model: The model.
+        answers: The model's `log_probabilities`.
         windows: What both read.
-        reference: [windows, PREDICTED, vocab_size], what the reference's `log_probabilities` are.
-        kv: See `log_probabilities`.
+        reference: [windows, PREDICTED, vocab_size], the reference's.
     """
     loss = divergence = agreed = 0.0
-    for window, own, right in zip(windows, log_probabilities(model, windows, kv), reference, strict=True):
+    for window, own, right in zip(windows, answers, reference, strict=True):
         loss -= float(own.gather(1, window[WINDOW_TOKENS // 2 + 1 :, None]).double().sum())
         divergence += float((right.exp() * (right - own)).sum(dim=1, dtype=torch.float64).sum())
         agreed += float((own.argmax(dim=1) == right.argmax(dim=1)).sum())
