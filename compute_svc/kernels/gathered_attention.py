@@ -239,8 +239,11 @@ def gathered_attention(
 
 def _gather(kv: KvLayer, pages: torch.Tensor) -> torch.Tensor:
     """[2 * kv_heads, n, page_size, D], the numbers of n pages."""
-    rows = kv.data.index_select(1, pages)
-    return rows if kv.scales is None else decode(rows, kv.scales.index_select(1, pages), kv.group)
+    if kv.scales is None:
+        return kv.data.index_select(1, pages)
+    # As integers: what copies float8 by index is not on every device.
+    codes = kv.data.view(torch.int8).index_select(1, pages).view(kv.data.dtype)
+    return decode(codes, kv.scales.index_select(1, pages), kv.group)
 
 
 def _grouped(q: torch.Tensor, bucket: _Bucket, spec: AttentionSpec) -> torch.Tensor:

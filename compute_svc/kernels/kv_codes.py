@@ -38,8 +38,8 @@ def encode(rows: torch.Tensor, group: int, dtype: torch.dtype) -> tuple[torch.Te
     codes = numbers / scales[..., None]
     if dtype == torch.int8:
         codes = codes.round_()
-    # Not a number where the scale is zero or not a number itself.
-    codes = codes.clamp_(-largest, largest).nan_to_num_(0.0).to(dtype)
+    # Infinite or not a number where the scale is zero or not a number itself.
+    codes = codes.nan_to_num_(0.0, 0.0, 0.0).clamp_(-largest, largest).to(dtype)
     return codes.flatten(-2)[..., :width].contiguous(), scales
 
 

@@ -141,5 +141,5 @@ def _memory(config: ModelConfig, tensors: dict[str, TensorInfo]) -> list[Fact]:
     return [
         Fact("weights stored", kinds, "the tensors' headers"),
         Fact("weights in memory", weights, "the same, a tied embedding twice"),
-        Fact("KV of a token", kv, "layers, heads and their width"),
+        Fact("KV of a token", kv, "layers, heads and their width; a page is COMPUTE_PAGE_SIZE_TOKENS of it"),
     ]

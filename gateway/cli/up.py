@@ -55,7 +55,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--grpc-port", type=whole(0, 65535), default=0, metavar="N", help="port of the gRPC API; 0 = any free one (default: %(default)s)"
     )
     parser.add_argument(
-        "--dtype", choices=("float32", "bfloat16"), help="how weights and KV cache are held (default: the compute stage decides)"
+        "--dtype",
+        choices=("float32", "bfloat16"),
+        help="what is computed in, and KV cached unless COMPUTE_KV_FORMAT says otherwise (default: the compute stage decides)",
     )
     parser.add_argument(
         "--max-model-len", type=whole(2), metavar="N", help="most tokens of prompt and answer together (default: the model's)"

@@ -42,7 +42,7 @@ part() { # name, command...
 }
 
 # The project's pytest settings and fixtures ask for plugins and packages of the services, which these tests do without.
-part tests "$PYTHON" -m pytest -c /dev/null --rootdir . --noconftest --import-mode=importlib -p no:cacheprovider -o markers='gpu: needs an accelerator' -q -m gpu tests/unit/compute_svc/drawing/test_drawer.py tests/unit/compute_svc/drawing/test_prompt_logprobs.py tests/unit/compute_svc/kernels/test_attention.py \
+part tests "$PYTHON" -m pytest -c /dev/null --rootdir . --noconftest --import-mode=importlib -p no:cacheprovider -o markers='gpu: needs an accelerator' -q -m gpu tests/unit/compute_svc/drawing/test_drawer.py tests/unit/compute_svc/drawing/test_prompt_logprobs.py tests/unit/compute_svc/kernels/test_attention.py tests/unit/compute_svc/kernels/test_attention_kv_formats.py \
     tests/unit/compute_svc/kernels/test_linear.py tests/unit/compute_svc/layers/test_expert_mlp.py tests/unit/compute_svc/kernels/test_host_copy.py \
     tests/unit/compute_svc/models/test_no_waiting.py
 part oracle "$PYTHON" -m tests.oracle --device cuda --json "$OUT/oracle_cuda.json"

@@ -84,8 +84,10 @@ async def _started(settings: Settings) -> tuple[EngineClient, _Listener]:
     return client, listener
 
 
-@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
-async def test_bits_do_not_depend_on_batch_prefix_or_process(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, dtype: str) -> None:
+@pytest.mark.parametrize(("dtype", "kv_format"), [("float32", "auto"), ("bfloat16", "auto"), ("float32", "int8-g32")])
+async def test_bits_do_not_depend_on_batch_prefix_or_process(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, dtype: str, kv_format: str
+) -> None:
     monkeypatch.setenv("PYTHONPATH", os.pathsep.join([str(ROOT), str(ROOT / "protos")]))
     save_checkpoint(tmp_path, "qwen3")
     (tmp_path / "tokenizer.json").write_text("{}")
@@ -95,6 +97,7 @@ async def test_bits_do_not_depend_on_batch_prefix_or_process(tmp_path: Path, mon
             "threads": 1,
             "kv_cache_bytes": 1 << 22,
             "dtype": dtype,
+            "kv_format": kv_format,
             "step_budget_tokens": 64,
             "max_running_requests": 32,
             "audited_share": 1.0,

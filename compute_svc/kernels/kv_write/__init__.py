@@ -5,7 +5,8 @@ from __future__ import annotations
 import torch
 
 from compute_svc.kernels.kv_layer import KvLayer
-from compute_svc.kernels.kv_write import aten
+from compute_svc.kernels.kv_write import aten, native
+from compute_svc.kernels.native import native_library
 
 
 def kv_write(kv: KvLayer, slots: torch.Tensor, rows: torch.Tensor) -> None:
@@ -21,4 +22,8 @@ def kv_write(kv: KvLayer, slots: torch.Tensor, rows: torch.Tensor) -> None:
     Raises:
         IndexError: On a CPU, a slot is not in the store; a device stops at it.
     """
-    aten.kv_write(kv, slots, rows)
+    library = native_library() if kv.data.dtype == torch.int8 and kv.data.device.type == "cpu" else None
+    if library is None:
+        aten.kv_write(kv, slots, rows)
+    else:
+        native.kv_write(kv, slots, rows, library)

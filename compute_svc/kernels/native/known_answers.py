@@ -49,9 +49,29 @@ def _check_quantise_rows(library: NativeLibrary) -> None:
         _require(f"quantise_rows of {dtype}", scales, torch.tensor([0.25, 0.0, 8.0]))
 
 
+def _check_kv_write(library: NativeLibrary) -> None:
+    # Two heads of 83 numbers in groups of 32 for slots 2 and 0. Each group has the number that is 127 times its scale, a power of two.
+    codes = (torch.arange(2 * 2 * _COLUMNS).view(2, 2, _COLUMNS) * 37 % 253 - 126).float()
+    codes[:, :, [0, 40, 82]] = 127.0
+    scales = torch.tensor([0.25, 2.0, 0.125]).half()
+    rows = codes * scales.float().repeat_interleave(32)[:_COLUMNS]
+    stored = torch.zeros((2, 3, _COLUMNS), dtype=torch.int8)
+    stored_scales = torch.zeros((2, 3, 3), dtype=torch.float16)
+    slots, wrong = torch.tensor([2, 0]), torch.tensor([-1])
+    write = library.function("triserve_kv_write_int8", (*(_POINTER, *(_NUMBER,) * 5), *(_POINTER,) * 3, *(_NUMBER,) * 4, _POINTER))
+    for dtype in (torch.float32, torch.bfloat16):
+        given = rows.to(dtype)
+        write(
+            *(given.data_ptr(), DTYPES[dtype], 2 * _COLUMNS, _COLUMNS, 2, 2, slots.data_ptr(), stored.data_ptr(), stored_scales.data_ptr()),
+            *(3, _COLUMNS, 32, torch.get_num_threads(), wrong.data_ptr()),
+        )
+        _require(f"kv_write of {dtype}", stored[:, slots], codes.transpose(0, 1).to(torch.int8))
+        _require(f"kv_write of {dtype}", stored_scales[:, slots], scales.expand(2, 2, 3))
+
+
 def _require(name: str, got: torch.Tensor, expected: torch.Tensor) -> None:
     if not torch.equal(got, expected):
         raise KnownAnswerError(f"{name} gives wrong answers")
 
 
-_CHECKS: tuple[Callable[[NativeLibrary], None], ...] = (_check_threads, _check_quantise_rows, check_attention)
+_CHECKS: tuple[Callable[[NativeLibrary], None], ...] = (_check_threads, _check_quantise_rows, _check_kv_write, check_attention)

@@ -10,13 +10,15 @@ import pytest
 import torch
 
 from compute_svc.kernels.decode_attention import cpu as decode_cpu
+from compute_svc.kernels.exact_products import use_exact_products
 from compute_svc.kernels.gathered_attention import gathered_attention, plan_gathered
 from compute_svc.kernels.kv_codes import decode
 from compute_svc.kernels.kv_layer import KvLayer
+from compute_svc.kernels.kv_write import kv_write
 from compute_svc.kernels.native.attention import native_attention, plan_native
 from compute_svc.kernels.prefill_attention import cpu as prefill_cpu
 from compute_svc.kernels.prefill_attention import reference
-from tests.fakes.attention_cases import Shape, Store, queries_of, sink_queries_of, store_of
+from tests.fakes.attention_cases import Shape, Store, moved, queries_of, sink_queries_of, store_of
 from tests.fakes.kernel_closeness import assert_kernel_close
 from tests.fakes.native_libraries import native_libraries
 
@@ -46,7 +48,7 @@ class Attended(NamedTuple):
 
 
 def attend(backend: str, q: torch.Tensor, sink_q: torch.Tensor | None, store: Store) -> Attended:
-    prefilled = torch.full((len(q), store.spec.num_heads * store.spec.head_dim), torch.nan, dtype=q.dtype)
+    prefilled = torch.full((len(q), store.spec.num_heads * store.spec.head_dim), torch.nan, dtype=q.dtype, device=q.device)
     decoded = torch.full_like(prefilled[LAST], torch.nan)
     last_q, last_sink_q = q[LAST], None if sink_q is None else sink_q[LAST]
     table, spec = store.page_table, store.spec
@@ -93,6 +95,33 @@ def test_attention_over_codes_is_attention_over_the_numbers_they_stand_for(
     assert torch.equal(expected, defined(q, sink_q, numbers))
     assert_kernel_close("prefill_attention", over_codes.prefilled, expected.to(dtype))
     assert_kernel_close("decode_attention", over_codes.decoded, expected[LAST].to(dtype))
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize(("codes", "group"), CODES)
+@pytest.mark.parametrize("shape", SHAPES)
+def test_cuda_writes_the_codes_of_a_cpu_and_attends_over_them_as_the_reference_does(
+    shape: Shape, codes: torch.dtype, group: int, dtype: torch.dtype
+) -> None:
+    if not torch.cuda.is_available():
+        pytest.skip("there is no CUDA device")
+    use_exact_products()
+    store = store_of(shape, LENGTHS, codes, group=group)
+    q = queries_of(STARTS[-1], shape, dtype)
+    sink_q = sink_queries_of(q, shape)
+    on_device = Store(moved(store.kv, "cuda"), store.page_table.cuda(), store.spec)
+    heads, _, size, width = store.kv.data.shape
+    rows, slots = torch.randn((size, heads, width)).to(dtype), torch.randperm(size)
+    for kv in (store.kv, on_device.kv):
+        kv_write(kv, slots.to(kv.device), rows.to(kv.device))
+
+    attended = attend("aten", q.cuda(), None if sink_q is None else sink_q.cuda(), on_device)
+
+    expected = defined(q, sink_q, store)
+    assert torch.equal(on_device.kv.data.cpu().view(torch.int8), store.kv.data.view(torch.int8))
+    assert_kernel_close("prefill_attention", attended.prefilled.cpu(), expected.to(dtype))
+    assert_kernel_close("decode_attention", attended.decoded.cpu(), expected[LAST].to(dtype))
 
 
 @pytest.mark.parametrize("backend", BACKENDS)

@@ -12,6 +12,7 @@ import torch
 
 from compute_svc.engine.batch_builder import BatchBuilder
 from compute_svc.kernels.host_copy import to_device
+from compute_svc.kv.kv_format import choose_kv_format
 from compute_svc.kv.page_store import KvPageStore
 from compute_svc.models.causal_lm import CausalLM
 from compute_svc.models.config import StreamingWindow
@@ -54,12 +55,14 @@ def load(name: str, folder: Path, device: torch.device) -> CausalLM:
     return load_model(folder, dtype=torch.bfloat16, device=device, streaming=streaming)
 
 
-def merge_steps(model: CausalLM, device: torch.device) -> Callable[[], torch.Tensor]:
+def merge_steps(model: CausalLM, device: torch.device, kv_format: str = "auto") -> Callable[[], torch.Tensor]:
     """Runs a prefill step that warms what is made once, and returns a merge step: decode rows, the end of a prompt and a new one."""
     config = SchedulerConfig(4, 64, 64, 24, 8, 8)
     scheduler = Scheduler(config)
     builder = BatchBuilder(config, scheduler.memory.slots, device)
-    kv = KvPageStore(model.config.num_layers, 64, 4, model.config.num_kv_heads, model.config.kv_head_dim, model.dtype, device)
+    format_ = choose_kv_format(kv_format, None, model.dtype)
+    sizes = (model.config.num_layers, 64, 4, model.config.num_kv_heads, model.config.kv_head_dim)
+    kv = KvPageStore(*sizes, format_.dtype, device, group=format_.group)
     for number, length in enumerate((3, 8, 30)):
         scheduler.submit(Request(number, "", np.arange(20 * number, 20 * number + length), np.empty(0, np.int64), 8, 0.0))
     plan = scheduler.step(0.0)
@@ -85,6 +88,16 @@ def test_a_forward_pass_waits_for_nothing(name: str, tmp_path: Path) -> None:
         logits = step()
 
     assert logits.shape == (4, 97) and logits.device == META
+
+
+@pytest.mark.parametrize("kv_format", ["float32", "int8-g8", "fp8-g64"])
+def test_a_forward_pass_over_kv_in_another_format_waits_for_nothing(kv_format: str, tmp_path: Path) -> None:
+    step = merge_steps(load("llama", tmp_path, META), META, kv_format)
+
+    with no_waiting():
+        logits = step()
+
+    assert logits.shape == (4, 97)
 
 
 @pytest.mark.gpu

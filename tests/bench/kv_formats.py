@@ -1,0 +1,160 @@
+"""What KV formats are worth: how many requests the same memory holds, and what they cost in quality.
+
+Admission: the real scheduler over the requests of the lengths file, as `tests.bench.kv_memory` runs it, with as many pages as each format gets
+out of one budget for the shape of SmolLM2-135M; requests wait as long as some remain, and the pool alone limits the batch. The limit that a
+format cannot pass is what its bytes are less than bfloat16's.
+
+Quality: SmolLM2-135M-Instruct in float32, over windows of a public-domain text (tests/quality), with its KV in every format; against its KV in float32,
+the same windows: perplexity, mean KL divergence, and how often the likeliest token is the same. Of float8, a CPU computes the codes and no speed.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import platform
+from datetime import UTC, datetime
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from compute_svc.kv.kv_format import KV_FORMATS, KvFormat
+from compute_svc.kv.page_store import KvPageStore
+from compute_svc.models.causal_lm import CausalLM
+from compute_svc.models.registry import load_model
+from compute_svc.scheduler.base import SchedulerConfig
+from compute_svc.scheduler.kv_memory import KvMemory
+from gateway.cli.hardware import describe_hardware
+from gateway.cli.model_folder import download_from_hub, resolve_model
+from gateway.cli.workload import BUNDLED_LENGTHS, WorkloadConfig, make_workload, read_lengths
+from tests.bench.kv_memory import VOCAB_SIZE, Case, Run
+from tests.quality.windows import PREDICTED, TEXT, WINDOW_TOKENS, Closeness, compare, log_probabilities, read_windows
+
+RESULTS = Path(__file__).parent / "results" / "kv_formats.json"
+BASE = "bfloat16"
+EXACT = "float32"
+PAGE_SIZE_TOKENS = 16
+# Layers, key heads and their width.
+SHAPE = (30, 3, 64)
+
+
+class _Full(Run):
+    """Counts the steps alone in which requests are still to come, so that the pool is full."""
+
+    def _observe(self) -> None:
+        if self._arrivals:
+            super()._observe()
+
+
+def admission(num_requests: int, budget_bytes: int) -> dict[str, Any]:
+    """Of each format its size, and how many requests ran at once on average while others waited; and how often those of bfloat16."""
+    planned = make_workload(WorkloadConfig(num_requests=num_requests, seed=0), read_lengths(BUNDLED_LENGTHS), vocab_size=VOCAB_SIZE)
+    case = Case("pool is the bottleneck", False, num_requests, False)
+    figures: dict[str, Any] = {}
+    for name, format_ in KV_FORMATS.items():
+        page_bytes = PAGE_SIZE_TOKENS * format_.bytes_per_token(*SHAPE)
+        config = SchedulerConfig(
+            page_size_tokens=PAGE_SIZE_TOKENS,
+            num_pages=budget_bytes // page_bytes,
+            max_model_len_tokens=2048,
+            step_budget_tokens=2048,
+            max_running_requests=num_requests,
+            max_waiting_requests=2 * num_requests,
+        )
+        run = _Full(case, config, KvMemory, planned, queue=4)
+        found = run.finish()
+        figures[name] = {
+            "bytes_per_token": page_bytes // PAGE_SIZE_TOKENS,
+            "bytes_per_page": page_bytes,
+            "pages": config.num_pages,
+            "running_requests": found["running_requests"],
+            "most_running_requests": max(run.tally.running),
+            "steps": found["steps"],
+            "preemptions": found["preemptions"],
+        }
+    base = figures[BASE]
+    for one in figures.values():
+        one["limit_of_bfloat16"] = round(base["bytes_per_token"] / one["bytes_per_token"], 3)
+        one["admitted_of_bfloat16"] = round(one["running_requests"] / base["running_requests"], 3)
+        print(one, flush=True)
+    return figures
+
+
+def _store(model: CausalLM, format_: KvFormat) -> KvPageStore:
+    sizes = (
+        model.config.num_layers,
+        WINDOW_TOKENS // PAGE_SIZE_TOKENS,
+        PAGE_SIZE_TOKENS,
+        model.config.num_kv_heads,
+        model.config.kv_head_dim,
+    )
+    return KvPageStore(*sizes, format_.dtype, model.device, group=format_.group)
+
+
+def quality(limit: int | None) -> dict[str, Any]:
+    """Of each format how near it comes to KV in float32, window after window so that no more than one is in memory."""
+    folder = resolve_model(None, download_from_hub, os.environ).folder
+    model = load_model(folder, dtype=torch.float32, device=torch.device("cpu"))
+    windows = read_windows(TEXT, folder / "tokenizer.json", limit)
+    stores = {name: _store(model, format_) for name, format_ in KV_FORMATS.items()}
+    found: dict[str, list[Closeness]] = {name: [] for name in stores}
+    for index, window in enumerate(windows):
+        exact = torch.stack(list(log_probabilities(model, window[None], stores[EXACT])))
+        for name, store in stores.items():
+            found[name].append(compare(model, window[None], exact, store))
+        print(f"window {index + 1} of {len(windows)}", flush=True)
+    figures = {name: _mean(parts) for name, parts in found.items()}
+    for name, one in figures.items():
+        one["perplexity_change_percent"] = round(100 * (one["perplexity"] / figures[EXACT]["perplexity"] - 1), 4)
+        print(name, one, flush=True)
+    return {
+        "model": folder.name,
+        "text": TEXT.name,
+        "windows": len(windows),
+        "window_tokens": WINDOW_TOKENS,
+        "predictions": len(windows) * PREDICTED,
+        "formats": figures,
+    }
+
+
+def _mean(parts: list[Closeness]) -> dict[str, float]:
+    """Over windows of as many predictions each."""
+    losses = torch.tensor([part.perplexity for part in parts], dtype=torch.float64).log()
+    return {
+        "perplexity": round(float(losses.mean().exp()), 5),
+        "kl": float(f"{sum(part.kl for part in parts) / len(parts):.3g}"),
+        "top_1": round(sum(part.top_1 for part in parts) / len(parts), 5),
+    }
+
+
+def main() -> None:
+    """Measures both and writes the results file; a part that is left out stays as it was."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--parts", nargs="+", choices=("admission", "quality"), default=["admission", "quality"])
+    parser.add_argument("--requests", type=int, default=1024)
+    parser.add_argument("--budget-bytes", type=int, default=256 << 20)
+    parser.add_argument("--windows", type=int, help="default: all")
+    parser.add_argument("--output", type=Path, default=RESULTS)
+    arguments = parser.parse_args()
+    document: dict[str, Any] = json.loads(arguments.output.read_text()) if arguments.output.exists() else {}
+    about = {
+        "triserve": version("triserve"),
+        "torch": torch.__version__,
+        "python": platform.python_version(),
+        "hardware": describe_hardware(),
+        "finished_at": datetime.now(UTC).isoformat(timespec="seconds"),
+    }
+    document["what"] = "KV formats: requests that one memory budget holds, and closeness to KV in float32"
+    if "admission" in arguments.parts:
+        settings = {"requests": arguments.requests, "budget_bytes": arguments.budget_bytes, "lengths": BUNDLED_LENGTHS.name}
+        document["admission"] = {**about, "settings": settings, "formats": admission(arguments.requests, arguments.budget_bytes)}
+    if "quality" in arguments.parts:
+        document["quality"] = {**about, **quality(arguments.windows)}
+    arguments.output.write_text(json.dumps(document, indent=1) + "\n")
+
+
+if __name__ == "__main__":
+    main()
