@@ -99,6 +99,11 @@ class Settings(BaseSettings):
         description="How often a thread of the CPU backend looks whether the others are done before it sleeps; low where cores are shared. "
         "GOMP_SPINCOUNT and OMP_WAIT_POLICY of the environment go before the default",
     )
+    native_kernels: Literal["auto", "off", "required"] = Field(
+        "auto",
+        description="Whether kernels of our own compute on the CPU, which a C++ compiler builds at the first start where the image has none "
+        "built; required: the process ends where they cannot be used; off: torch's own operations compute. Bits of logits may differ",
+    )
     page_size_tokens: int = Field(16, ge=1, le=256, description="KV page size; tokens per page")
     kv_cache_bytes: int = Field(1 << 30, ge=1, description="Memory for keys and values, bytes")
     kv_reservation: Literal["pages", "predicted"] = Field(

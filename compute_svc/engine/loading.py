@@ -12,6 +12,7 @@ from compute_svc.engine.number_format import NumberFormat, choose_format, requir
 from compute_svc.engine.step_drawing import DrawConfig, DrawPlace
 from compute_svc.kernels.cpu_features import multiplies_bfloat16
 from compute_svc.kernels.kv_chunks import CHUNK_TOKENS
+from compute_svc.kernels.native import use_native_kernels
 from compute_svc.kv.kv_format import KvFormat, choose_kv_format
 from compute_svc.kv.page_store import KvPageStore
 from compute_svc.models.config import ModelConfig, StreamingWindow
@@ -44,6 +45,7 @@ def load_engine(settings: Settings) -> Engine:
         ValueError: A setting does not fit the model.
     """
     device = torch.device(settings.device)
+    use_native_kernels(settings.native_kernels if device.type == "cpu" else "off")
     format_ = _number_format(settings, device)
     kv_format = _kv_format(settings, format_.dtype, device)
     model = load_model(

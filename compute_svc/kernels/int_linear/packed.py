@@ -2,33 +2,15 @@
 
 from __future__ import annotations
 
-import ctypes
 from dataclasses import dataclass, field
 from typing import Literal
 
 import torch
 
 from compute_svc.kernels.cpu_features import InstructionSet
+from compute_svc.kernels.native.int_weight import NativeWeight
 
 IntLayout = Literal["plain", "native"]
-
-
-class NativeWeight(ctypes.Structure):
-    """`IntWeight` of native/source/int_products.h: addresses within a `PackedInts`, and its sizes."""
-
-    _fields_ = (
-        ("data", ctypes.c_void_p),
-        ("scales", ctypes.c_void_p),
-        ("offsets", ctypes.c_void_p),
-        ("bias", ctypes.c_void_p),
-        ("columns", ctypes.c_int64),
-        ("inputs", ctypes.c_int64),
-        ("outputs", ctypes.c_int64),
-        ("group", ctypes.c_int64),
-        ("groups", ctypes.c_int64),
-        ("bits", ctypes.c_int64),
-        ("zero_point", ctypes.c_int64),
-    )
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -41,8 +23,8 @@ class PackedInts:
         group: Inputs that share a scale; the last group may have fewer.
         in_features: K.
         out_features: N.
-        data: plain: [N, K] int8 codes. native: see native/source/int_products.h.
-        scales: plain: [N, G] float32. native: [tiles, G, 16].
+        data: plain: [N, K] int8 codes. native: see kernels/native/int_weight.py.
+        scales: plain: [N, G] float32. native: in tiles.
         offsets: As scales; None = zero.
         bias: plain: [N] float32; native: filled up to whole blocks. None = zero.
         built_for: The instruction set whose library the native layout is for.

@@ -6,13 +6,17 @@ import ctypes
 from collections.abc import Callable
 
 import torch
+import torch.nn.functional as F
 
 from compute_svc.kernels.native.attention_answers import check_attention
+from compute_svc.kernels.native.int_weight import INT_LINEAR, INT_LINEAR_OF, INT_MLP, tile_weight
 from compute_svc.kernels.native.library import DTYPES, KnownAnswerError, NativeLibrary
 
 _POINTER, _NUMBER = ctypes.c_void_p, ctypes.c_int64
 # Odd, so that what is left over behind whole vectors counts too.
 _COLUMNS = 83
+_OUTPUTS = 37
+_RELU = 4
 
 
 def check_known_answers(library: NativeLibrary) -> None:
@@ -69,9 +73,80 @@ def _check_kv_write(library: NativeLibrary) -> None:
         _require(f"kv_write of {dtype}", stored_scales[:, slots], scales.expand(2, 2, 3))
 
 
+def _check_int_linear(library: NativeLibrary) -> None:
+    """All signs of the largest products, whose sums in 16 bits would saturate, and of others."""
+    linear = library.function("triserve_int_linear", INT_LINEAR)
+    for bits, group, low, high in ((8, _COLUMNS, -128, 127), (8, 32, -128, 127), (4, _COLUMNS, -8, 7), (4, 32, 0, 15)):
+        weight = torch.stack([_pattern(shift, low, high) for shift in range(_OUTPUTS)])
+        scales = torch.exp2(-(torch.arange(_OUTPUTS * -(-_COLUMNS // group)) % 3).float()).view(_OUTPUTS, -1)
+        offsets = 3.0 - scales if low == 0 else None
+        bias = torch.arange(_OUTPUTS, dtype=torch.float32)
+        tiled = tile_weight(weight, bits, group, scales, offsets, bias, library.instruction_set)
+        for num_rows in (1, 13):
+            codes = torch.stack([_pattern(5 * shift, -127, 127) for shift in range(num_rows)])
+            filled = F.pad(codes, (0, tiled.native.inputs - _COLUMNS))
+            row_scales = torch.full((num_rows,), 0.5)
+            got = torch.full((num_rows, _OUTPUTS), torch.nan)
+            linear(filled.data_ptr(), row_scales.data_ptr(), num_rows, tiled.native, 0, None, got.data_ptr(), 0, torch.get_num_threads())
+            _require(f"int_linear of {bits} bits", got, expected_products(codes, weight, group, scales, offsets) * 0.5 + bias)
+
+
+def _pattern(shift: int, low: int, high: int) -> torch.Tensor:
+    """[_COLUMNS] int8: both ends in runs of two, and what lies between."""
+    numbers = torch.arange(_COLUMNS) + shift
+    between = low + numbers * 37 % (high - low + 1)
+    return torch.where(numbers % 8 < 2, low, torch.where(numbers % 8 < 4, high, between)).to(torch.int8)
+
+
+def expected_products(
+    codes: torch.Tensor, weight: torch.Tensor, group: int, scales: torch.Tensor, offsets: torch.Tensor | None
+) -> torch.Tensor:
+    """[M, N] float32, of numbers that need no rounding."""
+    total = torch.zeros(len(codes), len(weight), dtype=torch.float64)
+    for index, begin in enumerate(range(0, _COLUMNS, group)):
+        x, w = codes[:, begin : begin + group].long(), weight[:, begin : begin + group].long()
+        total += scales[:, index] * (x[:, None, :] * w).sum(dim=2)
+        if offsets is not None:
+            total += offsets[:, index] * x.sum(dim=1)[:, None]
+    return total.float()
+
+
+def _check_layer_parts(library: NativeLibrary) -> None:
+    """A norm, an MLP's two products and the quantisation between them; numbers that are rounded are rounded once."""
+    x = torch.stack([_pattern(shift, -127, 127) for shift in range(3)]).float()
+    normed = x * (x.double().square().mean(dim=1, keepdim=True) + 1.0).sqrt().reciprocal().float() * 2.0
+    norm_weight = torch.full((_COLUMNS,), 2.0)
+    into, out = (torch.stack([_pattern(shift, -128, 127) for shift in range(start, start + _COLUMNS)]) for start in (0, 3))
+    ones = torch.ones(_COLUMNS, 1)
+    up, down = (tile_weight(codes, 8, _COLUMNS, ones, None, None, library.instruction_set) for codes in (into, out))
+    hidden = _quantised_products(normed, into).clamp_(min=0.0)
+    got = torch.full((3, _COLUMNS), torch.nan)
+    normed_by = (3, norm_weight.data_ptr(), 1.0)
+    rest = (_RELU, None, got.data_ptr(), 0, torch.get_num_threads())
+    library.function("triserve_int_linear_of", INT_LINEAR_OF)(x.data_ptr(), *normed_by, up.native, *rest)
+    _require("int_linear_of", got, hidden)
+    library.function("triserve_int_mlp", INT_MLP)(x.data_ptr(), *normed_by, None, up.native, down.native, *rest)
+    _require("int_mlp", got, _quantised_products(hidden, out))
+    library.function("triserve_int_mlp", INT_MLP)(x.data_ptr(), *normed_by, up.native, up.native, down.native, *rest)
+    _require("int_mlp with a gate", got, _quantised_products(hidden * hidden, out))
+
+
+def _quantised_products(x: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
+    scales = x.abs().amax(dim=1, keepdim=True) / 127.0
+    codes = (x / scales).round().to(torch.int8)
+    return expected_products(codes, weight, _COLUMNS, torch.ones(len(weight), 1), None) * scales
+
+
 def _require(name: str, got: torch.Tensor, expected: torch.Tensor) -> None:
     if not torch.equal(got, expected):
         raise KnownAnswerError(f"{name} gives wrong answers")
 
 
-_CHECKS: tuple[Callable[[NativeLibrary], None], ...] = (_check_threads, _check_quantise_rows, _check_kv_write, check_attention)
+_CHECKS: tuple[Callable[[NativeLibrary], None], ...] = (
+    _check_threads,
+    _check_quantise_rows,
+    _check_int_linear,
+    _check_layer_parts,
+    _check_kv_write,
+    check_attention,
+)

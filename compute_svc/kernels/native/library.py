@@ -35,6 +35,7 @@ class NativeLibrary:
 
     Attributes:
         instruction_set: What it was built for.
+        path: Its file.
     """
 
     def __init__(self, path: Path, built_for: InstructionSet) -> None:
@@ -44,6 +45,7 @@ class NativeLibrary:
             OSError: The file is not a library for this machine.
         """
         self.instruction_set = built_for
+        self.path = path
         self._library = ctypes.CDLL(str(path))
         start = self.function("triserve_use_threads_of", (ctypes.c_void_p,))
         start(_gomp_parallel())
