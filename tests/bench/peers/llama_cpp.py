@@ -28,7 +28,6 @@ from tests.bench.peers.load import longest_request, measure_server
 from tests.e2e.local_pipeline import free_port
 
 PEERS = Path(__file__).parents[3] / ".peers"
-_PROGRAMS = PEERS / "build" / "bin"
 _REQUIREMENTS = Path(__file__).parent / "requirements.txt"
 # What is made of the source itself; the others are made of the first.
 _UNPACKED = ("F32", "F16", "BF16")
@@ -125,7 +124,7 @@ def prepare(folder: Path, formats: Sequence[str]) -> list[Path]:
         if not path.exists():
             part = path.with_suffix(".part")
             given = source if format_ in _UNPACKED else made / "F32.gguf"
-            _output([str(_PROGRAMS / "llama-quantize"), "--allow-requantize", str(given), str(part), format_, str(THREADS)])
+            _output([str(_program("llama-quantize")), "--allow-requantize", str(given), str(part), format_, str(THREADS)])
             part.replace(path)
     return [made / f"{format_}.gguf" for format_ in formats]
 
@@ -150,8 +149,12 @@ def read_batched(output: str) -> dict[int, float]:
     return {int(line["pl"]): float(line["speed_tg"]) for line in lines}
 
 
+def _program(name: str) -> Path:
+    return PEERS / version()["commit"] / "build" / "bin" / name
+
+
 def _command(program: str, weights: Path) -> list[str]:
-    return [str(_PROGRAMS / program), "--model", str(weights), "--threads", str(THREADS)]
+    return [str(_program(program)), "--model", str(weights), "--threads", str(THREADS)]
 
 
 def _output(command: Sequence[str]) -> str:
