@@ -122,7 +122,7 @@ def gated_linear(x: torch.Tensor, gate: LinearWeight, up: LinearWeight, activati
     return gated_linear_cpu.gated_linear(x, gate, up, activation)
 
 
-def pack_stored(weight: StoredWeight, bias: torch.Tensor | None, dtype: torch.dtype) -> LinearWeight:
+def pack_stored(weight: StoredWeight, bias: torch.Tensor | None, dtype: torch.dtype, activations: str) -> LinearWeight:
     """As the engine's, but the weight stays as it is."""
     return LinearWeight.plain(weight.dense(dtype), bias)
 

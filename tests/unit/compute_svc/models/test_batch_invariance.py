@@ -16,6 +16,7 @@ from compute_svc.models.registry import load_model
 from tests.examples import examples
 from tests.fakes.checkpoints import save_checkpoint
 from tests.fakes.forward_driver import DrivenRequest, ForwardDriver
+from tests.fakes.quantised_checkpoints import SCHEMES, save_quantised
 
 MODELS: dict[str, tuple[str, torch.dtype, dict[str, Any]]] = {
     "gqa": (
@@ -48,7 +49,15 @@ MODELS: dict[str, tuple[str, torch.dtype, dict[str, Any]]] = {
     "kv-int8-g32-window-odd-heads-bfloat16": ("mistral", torch.bfloat16, {"sliding_window": 140, "head_dim": 36}),
     "kv-int8-g64-sinks": ("llama", torch.float32, {}),
     "kv-bfloat16": ("qwen3", torch.float32, {}),
+    "weights-int8": ("llama", torch.float32, {"head_dim": 16, "num_key_value_heads": 2}),
+    "weights-int4-in-groups-experts-bfloat16": (
+        "qwen2_moe",
+        torch.bfloat16,
+        {"hidden_size": 64, "moe_intermediate_size": 32, "shared_expert_intermediate_size": 64, "head_dim": 16},
+    ),
 }
+# Of weights that are not floating numbers.
+WEIGHTS = {"weights-int8": "int8", "weights-int4-in-groups-experts-bfloat16": "int4"}
 STREAMING = {
     "sinks": StreamingWindow(tokens=37),
     "kv-int8-g64-sinks": StreamingWindow(tokens=37),
@@ -80,7 +89,10 @@ class Served(NamedTuple):
 def served(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Served:
     family, dtype, overrides = MODELS[request.param]
     folder = tmp_path_factory.mktemp("checkpoint")
-    save_checkpoint(folder, family, num_hidden_layers=2, **overrides)
+    if scheme := WEIGHTS.get(request.param):
+        folder = save_quantised(folder, family, SCHEMES[scheme], num_hidden_layers=2, **overrides)
+    else:
+        save_checkpoint(folder, family, num_hidden_layers=2, **overrides)
     model = load_model(folder, dtype=dtype, device=torch.device("cpu"), streaming=STREAMING.get(request.param))
     return Served(model, KV_FORMATS.get(request.param, "auto"))
 
