@@ -8,7 +8,7 @@ from pathlib import Path
 from compute_svc.engine.number_format import choose_format
 from compute_svc.kernels.cpu_features import multiplies_bfloat16
 from compute_svc.models.folder_audit import audit_checkpoint
-from compute_svc.models.weights import CheckpointError, count_numbers
+from compute_svc.models.weights import CheckpointError, count_numbers, stored_tensors
 from triserve.rpc.folder_audit import Fact, FolderAudit
 
 
@@ -19,7 +19,7 @@ def audit_folder(folder: Path) -> FolderAudit:
         CheckpointError: the folder cannot be served.
     """
     audit = audit_checkpoint(folder)
-    format_ = choose_format("auto", count_numbers(folder), device="cpu", multiplies_bfloat16=multiplies_bfloat16())
+    format_ = choose_format("auto", count_numbers(stored_tensors(folder)), device="cpu", multiplies_bfloat16=multiplies_bfloat16())
     return audit._replace(facts=(*audit.facts, Fact("computes in", f"{format_.name} on this machine's CPU", format_.reason)))
 
 

@@ -8,7 +8,7 @@ import torch
 
 from compute_svc.engine.engine import Engine
 from compute_svc.engine.first_pass import require_finite_logits
-from compute_svc.engine.number_format import NumberFormat, choose_format, require_room
+from compute_svc.engine.number_format import NumberFormat, choose_format, memory_of, require_room
 from compute_svc.engine.step_drawing import DrawConfig, DrawPlace
 from compute_svc.kernels.cpu_features import multiplies_bfloat16
 from compute_svc.kernels.kv_chunks import CHUNK_TOKENS
@@ -18,7 +18,7 @@ from compute_svc.kv.page_store import KvPageStore
 from compute_svc.models.config import ModelConfig, StreamingWindow
 from compute_svc.models.folder_audit import audit_checkpoint
 from compute_svc.models.registry import load_model, read_config, read_model_config
-from compute_svc.models.weights import count_numbers
+from compute_svc.models.weights import count_numbers, stored_tensors
 from compute_svc.scheduler.base import SchedulerConfig
 from compute_svc.scheduler.kv_memory import KvMemory
 from compute_svc.scheduler.length_predictor import WindowedLengthPredictor
@@ -94,17 +94,17 @@ def load_engine(settings: Settings) -> Engine:
 def _number_format(settings: Settings, device: torch.device) -> NumberFormat:
     """What the model will be computed in; the log says why, and what it takes."""
     config = read_model_config(settings.model)
-    stored = count_numbers(settings.model)
+    tensors = stored_tensors(settings.model)
     on_cpu = device.type == "cpu"
     fast = multiplies_bfloat16() if on_cpu else torch.cuda.is_bf16_supported(including_emulation=False)
-    format_ = choose_format(settings.dtype, stored, device=device.type, multiplies_bfloat16=fast)
+    format_ = choose_format(settings.dtype, count_numbers(tensors), device=device.type, multiplies_bfloat16=fast)
+    num_bytes = memory_of(tensors, format_.dtype, keeps_codes=on_cpu and settings.activations != "float")
     # The logits' projection has a layout of its own, so a tied embedding is there twice.
-    num_weights = sum(stored.values()) + config.tie_word_embeddings * config.vocab_size * config.hidden_size
+    num_bytes += config.tie_word_embeddings * config.vocab_size * config.hidden_size * format_.dtype.itemsize
     if on_cpu:
-        warning = require_room(num_weights, format_, settings.kv_cache_bytes, usable_memory_bytes())
+        warning = require_room(num_bytes, format_, settings.kv_cache_bytes, usable_memory_bytes())
         if warning is not None:
             logger.warning("%s", warning)
-    num_bytes = num_weights * format_.dtype.itemsize
     logger.info("computes in %s, %s: weights of %d MB", format_.name, format_.reason, num_bytes // 1_000_000)
     return format_
 

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from typing import Literal, NamedTuple
 
 import torch
 
-from compute_svc.models.weights import READABLE_DTYPES, CheckpointError
+from compute_svc.models.weights import READABLE_DTYPES, CheckpointError, TensorInfo
 
 DtypeName = Literal["float32", "bfloat16"]
 DTYPES: dict[DtypeName, torch.dtype] = {"float32": torch.float32, "bfloat16": torch.bfloat16}
@@ -51,12 +52,25 @@ def choose_format(
     return NumberFormat("float32", "as the weights are stored" if most == "F32" else f"which holds every {most} number of use")
 
 
-def require_room(num_weights: int, format_: NumberFormat, kv_cache_bytes: int, usable_bytes: int | None) -> str | None:
+def memory_of(tensors: Mapping[str, TensorInfo], dtype: torch.dtype, *, keeps_codes: bool) -> int:
+    """Bytes of the weights in memory.
+
+    Args:
+        tensors: What the files hold.
+        dtype: What numbers are converted to.
+        keeps_codes: Whether codes stay as they are, about; else they are made dense.
+    """
+    return sum(
+        info.coded_bytes if info.coded_bytes and keeps_codes else math.prod(info.shape) * dtype.itemsize for info in tensors.values()
+    )
+
+
+def require_room(weight_bytes: int, format_: NumberFormat, kv_cache_bytes: int, usable_bytes: int | None) -> str | None:
     """Refuses a model that cannot fit.
 
     Args:
-        num_weights: Numbers the model holds.
-        format_: Of each.
+        weight_bytes: Of the weights in memory.
+        format_: Of those that are numbers.
         kv_cache_bytes: For keys and values.
         usable_bytes: Memory this process may have; None = unknown.
 
@@ -69,7 +83,6 @@ def require_room(num_weights: int, format_: NumberFormat, kv_cache_bytes: int, u
     """
     if usable_bytes is None:
         return None
-    weight_bytes = num_weights * format_.dtype.itemsize
     if weight_bytes > usable_bytes:
         raise CheckpointError(f"the weights take {weight_bytes} bytes in {format_.name}, this process may have {usable_bytes}")
     if kv_cache_bytes > usable_bytes:

@@ -171,12 +171,17 @@ def _with_codes(folder: Path, owners: Mapping[str, Any]) -> Checkpoint:
     return Checkpoint(owners, coded_tensors(section, infos_of(owners), str(path), _raw_reader(owners)))
 
 
-def count_numbers(folder: Path) -> dict[str, int]:
-    """How many numbers the files of a checkpoint hold of each dtype, as the format names it. Raises CheckpointError as `open_checkpoint` does."""
-    counts: dict[str, int] = {}
+def stored_tensors(folder: Path) -> dict[str, TensorInfo]:
+    """What the files of a checkpoint hold. Raises CheckpointError as `open_checkpoint` does."""
     with open_checkpoint(folder) as checkpoint:
-        for info in checkpoint.tensors.values():
-            counts[info.dtype] = counts.get(info.dtype, 0) + math.prod(info.shape)
+        return checkpoint.tensors
+
+
+def count_numbers(tensors: Mapping[str, TensorInfo]) -> dict[str, int]:
+    """How many numbers there are of each dtype, as the format names it."""
+    counts: dict[str, int] = {}
+    for info in tensors.values():
+        counts[info.dtype] = counts.get(info.dtype, 0) + math.prod(info.shape)
     return counts
 
 

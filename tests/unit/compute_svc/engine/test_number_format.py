@@ -9,8 +9,8 @@ import pytest
 import torch
 
 from compute_svc.engine import loading
-from compute_svc.engine.number_format import NumberFormat, choose_format, require_room
-from compute_svc.models.weights import CheckpointError
+from compute_svc.engine.number_format import NumberFormat, choose_format, memory_of, require_room
+from compute_svc.models.weights import CheckpointError, TensorInfo
 from compute_svc.settings import Settings
 from tests.fakes.checkpoints import save_checkpoint
 
@@ -56,12 +56,18 @@ def test_bfloat16_weights_are_widened_on_a_cpu_without_the_instructions(
 
 def test_what_does_not_fit_in_memory_is_refused_by_name() -> None:
     with pytest.raises(CheckpointError, match="the weights take 4000 bytes in float32, this process may have 3999"):
-        require_room(1000, FLOAT32, 10, 3999)
+        require_room(4000, FLOAT32, 10, 3999)
     with pytest.raises(ValueError, match="COMPUTE_KV_CACHE_BYTES is 5000, the limit is the memory this process may have, 4000"):
-        require_room(1000, FLOAT32, 5000, 4000)
-    assert "will be killed" in (require_room(1000, FLOAT32, 100, 4000) or "")
-    assert require_room(1000, FLOAT32, 100, 4100) is None
-    assert require_room(1000, FLOAT32, 100, None) is None
+        require_room(4000, FLOAT32, 5000, 4000)
+    assert "will be killed" in (require_room(4000, FLOAT32, 100, 4000) or "")
+    assert require_room(4000, FLOAT32, 100, 4100) is None
+    assert require_room(4000, FLOAT32, 100, None) is None
+
+
+def test_codes_take_their_own_bytes_where_they_are_kept() -> None:
+    tensors = {"norm": TensorInfo((10,), "BF16"), "matrix": TensorInfo((10, 10), "INT4", coded_bytes=60)}
+    assert memory_of(tensors, torch.float32, keeps_codes=True) == 40 + 60
+    assert memory_of(tensors, torch.float32, keeps_codes=False) == 40 + 400
 
 
 @pytest.mark.parametrize("kv_cache_bytes", [1 << 46, 1 << 70])
