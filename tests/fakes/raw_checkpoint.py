@@ -42,10 +42,13 @@ def read_coded(section: Mapping[str, Any], tensors: Mapping[str, torch.Tensor]) 
         assert set(coded.parts) <= tensors.keys()
         weights[name] = weight
     for name, tensor in tensors.items():
-        assert torch.equal(
-            tensor.view(torch.uint8) if tensor.ndim else tensor, before[name].view(torch.uint8) if tensor.ndim else tensor
-        ), f"{name} was changed: files are mapped for reading alone"
+        same = torch.equal(_bytes(tensor), _bytes(before[name]))
+        assert same, f"{name} was changed: files are mapped for reading alone"
     return weights
+
+
+def _bytes(tensor: torch.Tensor) -> torch.Tensor:
+    return tensor.reshape(-1).view(torch.uint8)
 
 
 def read_one(section: Mapping[str, Any], parts: Mapping[str, torch.Tensor]) -> StoredWeight:
