@@ -9,6 +9,7 @@ from compute_svc.engine.number_format import choose_format
 from compute_svc.kernels.cpu_features import multiplies_bfloat16
 from compute_svc.models.folder_audit import audit_checkpoint
 from compute_svc.models.weights import CheckpointError, count_numbers, stored_tensors
+from compute_svc.quantise.expected_quality import quality_facts
 from triserve.rpc.folder_audit import Fact, FolderAudit
 
 
@@ -20,7 +21,9 @@ def audit_folder(folder: Path) -> FolderAudit:
     """
     audit = audit_checkpoint(folder)
     format_ = choose_format("auto", count_numbers(stored_tensors(folder)), device="cpu", multiplies_bfloat16=multiplies_bfloat16())
-    return audit._replace(facts=(*audit.facts, Fact("computes in", f"{format_.name} on this machine's CPU", format_.reason)))
+    return audit._replace(
+        facts=(*audit.facts, *quality_facts(folder), Fact("computes in", f"{format_.name} on this machine's CPU", format_.reason))
+    )
 
 
 def main() -> None:

@@ -48,7 +48,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--head", action="store_true", help="the logits' projection becomes int8")
     parser.add_argument("--nested", action="store_true", help="of nf4: scales are quantised in turn")
     parser.add_argument("--kv-format", help="what config.json says keys and values are to be kept as")
-    parser.add_argument("--method", choices=("rtn", "gptq", "awq"), default="rtn", help="how codes are chosen")
+    parser.add_argument("--method", choices=("rtn", "gptq", "awq", "smoothquant"), default="rtn", help="how codes are chosen")
     parser.add_argument("--calibration-ids", type=Path, help="of gptq and awq: token ids as little-endian integers of 32 bits")
     return parser
 
@@ -57,7 +57,7 @@ def _method(arguments: argparse.Namespace) -> Method:
     """Raises ValueError if options do not go with each other."""
     if arguments.method == "rtn":
         return round_to_nearest
-    allowed = {"gptq": ("int4", "int8"), "awq": ("int4",)}[arguments.method]
+    allowed = {"gptq": ("int4", "int8"), "awq": ("int4",), "smoothquant": ("int8",)}[arguments.method]
     if arguments.weights not in allowed:
         raise ValueError(f"--method {arguments.method} does not go with --weights {arguments.weights}: {' or '.join(allowed)} does")
     if arguments.calibration_ids is None:

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from collections.abc import Iterator
+from dataclasses import dataclass, field
 
 import torch
 
@@ -20,32 +20,47 @@ from compute_svc.models.weight_names import WeightNames
 Layer = DecoderLayer | ParallelDecoderLayer | PostLnDecoderLayer
 
 _PAGE_TOKENS = 16
+_SAMPLE_STEP = 32
+_SAMPLED_WINDOWS = 16
 
 
 @dataclass(slots=True)
 class InputMoments:
-    """Sums over rows x [n, K] of a matrix's inputs.
+    """What is kept of rows x [n, K] of a matrix's inputs.
 
     Attributes:
-        gram: [K, K] float64, of x^T x.
-        absolute: [K] float64, of |x|.
+        gram: [K, K] float64, the sum of x^T x.
+        absolute: [K] float64, the sum of |x|.
+        largest: [K] float32, the largest |x|.
         count: n.
+        sample: Some of the rows, the first of every window among them: what a text begins with is often an outlier.
     """
 
     gram: torch.Tensor
     absolute: torch.Tensor
+    largest: torch.Tensor
     count: int = 0
+    sample: list[torch.Tensor] = field(default_factory=list)
 
     @classmethod
     def of(cls, num_inputs: int) -> InputMoments:
         """Of no rows."""
-        return cls(torch.zeros((num_inputs, num_inputs), dtype=torch.float64), torch.zeros(num_inputs, dtype=torch.float64))
+        wide = torch.zeros((num_inputs, num_inputs), dtype=torch.float64)
+        return cls(wide, wide.new_zeros(num_inputs), torch.zeros(num_inputs))
 
     def add(self, x: torch.Tensor) -> None:
-        """Takes rows [n, K] float32."""
+        """Takes rows [n, K] float32 of a window."""
         self.gram += x.t() @ x
         self.absolute += x.abs().sum(dim=0)
+        self.largest = torch.maximum(self.largest, x.abs().amax(dim=0))
         self.count += len(x)
+        if len(self.sample) < _SAMPLED_WINDOWS:
+            self.sample.append(x[::_SAMPLE_STEP].clone())
+
+    @property
+    def mean_absolute(self) -> torch.Tensor:
+        """[K] float32, the mean of |x|."""
+        return (self.absolute / max(1, self.count)).float()
 
 
 class CalibrationPass:
@@ -156,9 +171,3 @@ def _batch(window: torch.Tensor) -> ForwardBatch:
         begun_pages=places[:0],
         position_limit=length,
     )
-
-
-def mean_absolute(moments: Mapping[str, InputMoments], module: str) -> torch.Tensor:
-    """[K] float32, the mean of |x|."""
-    one = moments[module]
-    return (one.absolute / max(1, one.count)).float()

@@ -10,15 +10,16 @@ import torch
 from compute_svc.models.config import UnsupportedModel
 from compute_svc.models.loading import ModelBuilder
 from compute_svc.models.registry import ConfigReading
-from compute_svc.quantise.awq import ScaledLayer, require_awq
 from compute_svc.quantise.gptq import gptq
 from compute_svc.quantise.layer_inputs import CalibrationPass, InputMoments
 from compute_svc.quantise.overlay import OverlaidCheckpoint
 from compute_svc.quantise.parts import Part, Source, rounded_parts
 from compute_svc.quantise.rounding import round_weight
+from compute_svc.quantise.scaled_layer import ScaledLayer, require_places
+from compute_svc.quantise.scaling import awq_scales, smooth_scales
 from compute_svc.stored_weights.coded_weight import CodedWeight
 
-CalibratedMethod = Literal["gptq", "awq"]
+CalibratedMethod = Literal["gptq", "awq", "smoothquant"]
 
 WINDOW_TOKENS = 512
 _CPU = torch.device("cpu")
@@ -52,8 +53,8 @@ class Calibrated:
         config, names = reading.config, reading.names
         if config.latent is not None:
             raise UnsupportedModel(f"--method {self._method} is not there for {config.architecture}: its attention is over a latent")
-        if self._method == "awq":
-            require_awq(config)
+        if self._method != "gptq":
+            require_places(config, self._method)
         if int(self._windows.max()) >= config.vocab_size or int(self._windows.min()) < 0:
             raise ValueError(f"the calibration text has token {int(self._windows.max())}, the model has {config.vocab_size}")
         if config.max_position_embeddings < WINDOW_TOKENS:
@@ -64,7 +65,7 @@ class Calibrated:
             prefix = names.layer.format(index)
             layer = self._builder(source, reading, {}).layer(index)
             moments = reads.inputs(layer, prefix)
-            part = self._gptq(source, prefix, moments) if self._method == "gptq" else self._awq(source, reading, prefix, moments)
+            part = self._gptq(source, prefix, moments) if self._method == "gptq" else self._scaled(source, reading, prefix, moments)
             if self._method == "gptq":
                 # The next layer's inputs are those that it will have.
                 layer = self._builder(source, reading, dict(part.coded)).layer(index)
@@ -95,12 +96,13 @@ class Calibrated:
             num_bytes += part.source_bytes
         return Part(coded, plain, num_bytes)
 
-    def _awq(self, source: Source, reading: ConfigReading, prefix: str, moments: dict[str, InputMoments]) -> Part:
+    def _scaled(self, source: Source, reading: ConfigReading, prefix: str, moments: dict[str, InputMoments]) -> Part:
         forms = source.selection.forms
         names = source.names_of(prefix)
         tensors = {name: source.checkpoint.read(name, torch.float32, _CPU) for name in names}
         scaled = ScaledLayer(reading.config, reading.names, prefix, tensors)
-        scaled.scale(forms, moments)
+        choose = awq_scales if self._method == "awq" else smooth_scales
+        scaled.scale(lambda readers, weights: choose(weights, [forms[module] for module in readers], moments[readers[0]]))
         coded, plain = {}, {}
         for name, tensor in scaled.tensors.items():
             module = name.removesuffix(_WEIGHT)

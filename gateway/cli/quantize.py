@@ -23,7 +23,7 @@ from gateway.cli.extras import MissingExtra, require_installed
 from gateway.cli.model_folder import ModelUnavailable, download_from_hub, resolve_model
 
 _FORMATS = ("int8", "int4", "fp8", "nf4")
-_METHODS = ("rtn", "gptq", "awq")
+_METHODS = ("rtn", "gptq", "awq", "smoothquant")
 # What compute reads of config.json: groups of 32 numbers share a scale.
 KV_FORMATS = {"int8": "int8-g32"}
 _PERCENT_PER_LINE = 10
@@ -75,9 +75,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--method",
         choices=_METHODS,
         default="rtn",
-        help="round to nearest, or for int4 with a calibration text gptq or awq (default: %(default)s)",
+        help="how codes are chosen: rounded to nearest, or by a calibration text; awq is for int4, smoothquant for int8, gptq for both (default: %(default)s)",
     )
-    parser.add_argument("--calibration", type=Path, metavar="FILE", help="of gptq and awq: a text like those the model will see")
+    parser.add_argument(
+        "--calibration", type=Path, metavar="FILE", help="of the other methods than rtn: a text like those the model will see"
+    )
     parser.add_argument(
         "--calibration-tokens", type=int, metavar="N", help=f"how many of its first tokens count (default: {_CALIBRATION_TOKENS})"
     )
@@ -119,7 +121,7 @@ def quantize(source: Path, arguments: argparse.Namespace) -> Written:
         raise QuantizationFailed(f"{folder} exists already")
     if needs_text != (arguments.calibration is not None) or (arguments.calibration_tokens is not None and not needs_text):
         raise QuantizationFailed(
-            "--method gptq or awq comes with --calibration, and neither --calibration nor --calibration-tokens without"
+            f"--calibration FILE comes with a --method other than rtn, and that with it; --method is {arguments.method}"
         )
     folder.parent.mkdir(parents=True, exist_ok=True)
     unfinished = Path(tempfile.mkdtemp(prefix=f".{folder.name}-", dir=folder.parent))
@@ -200,10 +202,11 @@ def _follow(process: subprocess.Popen[str], shown: Shown) -> dict[str, Any]:
     """Reads the stage's lines to their end; returns the last."""
     assert process.stdout is not None, "the stage's output is a pipe"
     last: dict[str, Any] = {}
-    for line in process.stdout:
-        last = json.loads(line)
-        if "done" in last:
-            shown(last["done"], last["total"])
+    with process.stdout as lines:
+        for line in lines:
+            last = json.loads(line)
+            if "done" in last:
+                shown(last["done"], last["total"])
     return last
 
 

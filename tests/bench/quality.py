@@ -51,6 +51,7 @@ FORMATS = {
     REFERENCE: Format(None),
     "bfloat16": Format(None, torch.bfloat16),
     "int8 W8A8": Format(Scheme(weights="int8", activations="int8"), activations="int8"),
+    "int8 W8A8 smoothquant": Format(Scheme(weights="int8", activations="int8"), method="smoothquant", activations="int8"),
     "int8 W8A8, head int8": Format(Scheme(weights="int8", activations="int8", head=True), activations="int8"),
     "int8 weights": Format(Scheme(weights="int8", activations="float")),
     "fp8 weights": Format(Scheme(weights="fp8", activations="float")),

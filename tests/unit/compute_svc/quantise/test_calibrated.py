@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -8,20 +9,21 @@ import torch
 from compute_svc.models.loading import ModelBuilder
 from compute_svc.models.registry import load_model, read_config
 from compute_svc.models.weights import CheckpointError, open_checkpoint
-from compute_svc.quantise.awq import ScaledLayer
 from compute_svc.quantise.folder import round_to_nearest, source_of
 from compute_svc.quantise.gptq import gptq
 from compute_svc.quantise.layer_inputs import CalibrationPass, InputMoments
 from compute_svc.quantise.layerwise import Calibrated
 from compute_svc.quantise.overlay import OverlaidCheckpoint
 from compute_svc.quantise.rounding import round_weight
+from compute_svc.quantise.scaled_layer import ScaledLayer
+from compute_svc.quantise.scaling import awq_scales, smooth_scales
 from compute_svc.quantise.scheme import Scheme, WeightForm
 from compute_svc.stored_weights.coded_weight import CodedWeight
 from tests.fakes.checkpoints import save_checkpoint
 
 _CPU = torch.device("cpu")
 _INT4 = Scheme(weights="int4", group=32, activations="float")
-_SIZES = {"hidden_size": 96, "intermediate_size": 160, "num_hidden_layers": 2, "max_position_embeddings": 512}
+_SIZES: dict[str, Any] = {"hidden_size": 96, "intermediate_size": 160, "num_hidden_layers": 2, "max_position_embeddings": 512}
 
 
 def _moments(inputs: torch.Tensor) -> InputMoments:
@@ -83,7 +85,8 @@ def test_calibration_goes_through_the_layers_as_the_engine_does(family: str, tmp
 @pytest.mark.parametrize(
     ("family", "changes"), [("llama", {}), ("gemma2", {}), ("phi", {}), ("llama", {"attention_bias": True, "mlp_bias": True})]
 )
-def test_awq_scales_change_nothing_but_where_numbers_are(family: str, changes: dict[str, bool], tmp_path: Path) -> None:
+@pytest.mark.parametrize("choose", [awq_scales, smooth_scales])
+def test_moved_scales_change_nothing_but_where_numbers_are(choose: Any, family: str, changes: dict[str, bool], tmp_path: Path) -> None:
     save_checkpoint(tmp_path, family, **{**_SIZES, **changes})
     model = load_model(tmp_path, dtype=torch.float32, device=_CPU)
     windows = torch.randint(1, 97, (1, 32), generator=torch.Generator().manual_seed(0))
@@ -94,7 +97,8 @@ def test_awq_scales_change_nothing_but_where_numbers_are(family: str, changes: d
         moments = before.inputs(model.layers[0], prefix)
         tensors = {name: checkpoint.read(name, torch.float32, _CPU) for name in source.names_of(prefix)}
         scaled = ScaledLayer(reading.config, reading.names, prefix, {name: tensor.clone() for name, tensor in tensors.items()})
-        scaled.scale(source.selection.forms, moments)
+        forms = source.selection.forms
+        scaled.scale(lambda readers, weights: choose(weights, [forms[module] for module in readers], moments[readers[0]]))
         moved = {name: tensor for name, tensor in scaled.tensors.items() if not torch.equal(tensor, tensors[name])}
         assert any("norm" in name for name in moved)
 
@@ -107,7 +111,7 @@ def test_awq_scales_change_nothing_but_where_numbers_are(family: str, changes: d
         assert torch.allclose(before.hidden[0], after.hidden[0], rtol=1e-4, atol=1e-4)
 
 
-@pytest.mark.parametrize("method", ["gptq", "awq"])
+@pytest.mark.parametrize("method", ["gptq", "awq", "smoothquant"])
 def test_a_calibrated_model_has_every_tensor_and_is_the_same_every_time(method: str, tmp_path: Path) -> None:
     save_checkpoint(tmp_path, "llama", **_SIZES)
     ids = torch.randint(1, 97, (1024,), generator=torch.Generator().manual_seed(0))
@@ -152,3 +156,22 @@ def test_calibration_texts_that_are_too_short_or_of_another_model_are_refused(tm
         source, reading = source_of(checkpoint, read_config(tmp_path), _INT4)
         with pytest.raises(ValueError, match="has token 97, the model has 97"):
             next(Calibrated("gptq", torch.full((512,), 97))(source, reading))
+
+
+def test_smoothing_makes_rounded_products_of_outliers_better() -> None:
+    generator = torch.Generator().manual_seed(3)
+    inputs = torch.randn((200, 64), generator=generator)
+    inputs[:, 5] *= 300.0
+    weight, form = torch.randn((32, 64), generator=generator), WeightForm("int8", 64, "int8")
+    moments = _moments(inputs)
+    scales = smooth_scales([weight], [form], moments)
+    assert scales is not None
+    errors = []
+    for one in (torch.ones(64), scales):
+        rows = inputs / one
+        step = rows.abs().amax(dim=1, keepdim=True) / 127
+        rounded = (rows / step).round() * step
+        errors.append(
+            float((rounded @ round_weight(weight * one, form, torch.float32).dense(torch.float32).t() - inputs @ weight.t()).norm())
+        )
+    assert errors[1] < 0.2 * errors[0]

@@ -1,0 +1,71 @@
+"""What formats of weights cost in quality, measured once: what `triserve inspect` says of a quantised folder."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import NamedTuple
+
+import torch
+
+from compute_svc.models.weights import Checkpoint, open_checkpoint
+from compute_svc.stored_weights.coded_weight import CodedWeight
+from triserve.rpc.folder_audit import Fact
+
+MEASURED_ON = "SmolLM2-135M"
+"""A small model: larger ones lose less."""
+
+PERPLEXITY_CHANGE = {"int8, activations in int8": 3.0}
+"""Percent of float32's, of weights rounded to nearest, by `CodedWeight.format_name`; python -m tests.bench.quality measures them."""
+
+
+class StoredKind(NamedTuple):
+    """Weights of one format in a folder.
+
+    Attributes:
+        numbers: How many there are.
+        num_bytes: What they take, scales and all.
+        format_name: Of the first of them.
+    """
+
+    numbers: int
+    num_bytes: int
+    format_name: str
+
+
+def quality_facts(folder: Path) -> tuple[Fact, ...]:
+    """Bytes of a folder's quantised weights by format, and what to expect of each; nothing for a folder without them.
+
+    Raises:
+        CheckpointError: The files cannot be read.
+    """
+    with torch.inference_mode(), open_checkpoint(folder) as checkpoint:
+        kinds = _kinds(checkpoint)
+    if not kinds:
+        return ()
+    sizes = "; ".join(f"{kind.num_bytes:,} bytes for {kind.numbers:,} numbers in {kind.format_name}" for kind in kinds)
+    measured = f"measured on {MEASURED_ON} rounded to nearest, not on this model; larger ones lose less"
+    known = [
+        f"{kind.format_name}: perplexity {PERPLEXITY_CHANGE[kind.format_name]:+.1f} %"
+        for kind in kinds
+        if kind.format_name in PERPLEXITY_CHANGE
+    ]
+    unknown = [f"{kind.format_name}: not measured" for kind in kinds if kind.format_name not in PERPLEXITY_CHANGE]
+    return (
+        Fact("quantised weights", sizes, "the tensors' headers"),
+        Fact("quality to expect", "; ".join(known + unknown), measured if known else "there are no figures of this format"),
+    )
+
+
+def _kinds(checkpoint: Checkpoint) -> list[StoredKind]:
+    """One for each format, the largest first."""
+    found: dict[str, StoredKind] = {}
+    for name, info in checkpoint.tensors.items():
+        if not info.coded_bytes:
+            continue
+        weight = checkpoint.weight(name, torch.float32, torch.device("cpu"))
+        if not isinstance(weight, CodedWeight):
+            continue
+        numbers = info.shape[0] * info.shape[1]
+        before = found.get(weight.format_name, StoredKind(0, 0, weight.format_name))
+        found[weight.format_name] = StoredKind(before.numbers + numbers, before.num_bytes + info.coded_bytes, weight.format_name)
+    return sorted(found.values(), key=lambda kind: -kind.num_bytes)
