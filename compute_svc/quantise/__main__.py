@@ -42,7 +42,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("source", type=Path, help="a folder with config.json and safetensors or a GGUF file")
     parser.add_argument("folder", type=Path, help="where to; must exist")
     parser.add_argument("--weights", choices=tuple(OWN_ACTIVATIONS), required=True)
-    parser.add_argument("--group", type=int, choices=GROUPS, help="of int4: inputs that share a scale")
+    parser.add_argument("--group", type=int, choices=GROUPS, help="of int4 and int8: inputs that share a scale")
     activations = sorted({one for several in POSSIBLE_ACTIVATIONS.values() for one in several})
     parser.add_argument("--activations", choices=activations, help="what weights are made to be multiplied by")
     parser.add_argument("--head", action="store_true", help="the logits' projection becomes int8")

@@ -29,7 +29,8 @@ class OverlaidCheckpoint(Checkpoint):
         self._plain = plain
         any_info = next(iter(base.tensors.values()))
         added = {
-            name: any_info._replace(shape=(weight.out_features, weight.in_features), dtype="F32") for name, weight in self._over.items()
+            name: any_info._replace(shape=(weight.out_features, weight.in_features), dtype="F32", coded_bytes=0)
+            for name, weight in self._over.items()
         }
         self.tensors = {**base.tensors, **added}
 

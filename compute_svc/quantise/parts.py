@@ -59,8 +59,8 @@ class Source:
         return [name for name in self.names if name.startswith(prefix)]
 
     def dtype_of(self, name: str) -> torch.dtype:
-        """What a tensor is stored as, or float32 for something longer."""
-        return _STORED_AS[self.checkpoint.tensors[name].dtype]
+        """What a tensor is stored as, or float32 for something longer, and for the blocks of GGUF files."""
+        return _STORED_AS.get(self.checkpoint.tensors[name].dtype, torch.float32)
 
     def weight(self, module: str) -> torch.Tensor:
         """[N, K] float32, the matrix of a module; of the tied head that of the embedding, if it has none itself."""

@@ -45,7 +45,7 @@ class Scheme:
 
     Attributes:
         weights: Code of the matrices in layers.
-        group: Inputs of int4 that share a scale; 0 for codes that have no choice.
+        group: Inputs of int4 or int8 that share a scale; 0 = each output of int8 has one, and for codes that have no choice.
         activations: What they are made to be multiplied by.
         head: The logits' projection becomes int8, one scale for each output; otherwise it stays.
         nested: The scales of nf4 are quantised in turn.
@@ -66,8 +66,9 @@ class Scheme:
         if self.activations not in POSSIBLE_ACTIVATIONS[self.weights]:
             allowed = " or ".join(POSSIBLE_ACTIVATIONS[self.weights])
             raise ValueError(f"--activations {self.activations} does not go with --weights {self.weights}: {allowed} does")
-        if (self.group in GROUPS) != (self.weights == "int4"):
-            raise ValueError(f"--group is for int4 alone and one of {', '.join(map(str, GROUPS))}")
+        allowed_groups = {"int4": GROUPS, "int8": (0, *GROUPS)}.get(self.weights, (0,))
+        if self.group not in allowed_groups:
+            raise ValueError(f"--group is for int4 and int8 alone and one of {', '.join(map(str, GROUPS))}")
         if self.nested and self.weights != "nf4":
             raise ValueError("--nested is for nf4 alone")
         if self.head and self.weights == "nf4":
@@ -77,12 +78,12 @@ class Scheme:
         """How a layer's matrix of so many inputs is stored; None = it stays as it is, as nf4's blocks would go over the ends of its rows."""
         if self.weights == "nf4":
             return None if num_inputs % NF4_GROUP else WeightForm("nf4", NF4_GROUP, "float")
-        if self.weights != "int4":
+        if not self.group:
             return WeightForm(self.weights, num_inputs, self.activations)
         group = self.group
         while num_inputs % group and group > _SMALLEST_GROUP:
             group //= 2
-        return WeightForm("int4", num_inputs if num_inputs % group else group, self.activations)
+        return WeightForm(self.weights, num_inputs if num_inputs % group else group, self.activations)
 
     def head_form(self, num_inputs: int) -> WeightForm | None:
         """How the logits' projection is stored; None = it stays as it is."""

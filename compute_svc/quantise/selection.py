@@ -21,16 +21,19 @@ class Selection:
         inputs: Their numbers of inputs.
         left: Those that stay: the head, routers, gates of experts.
         head: The head's name if it is to be made of the tied embedding; "" = it is not.
+        quantised_head: The head's name if it is quantised; "" = it is not.
     """
 
     forms: dict[str, WeightForm]
     inputs: dict[str, int]
     left: tuple[str, ...]
     head: str
+    quantised_head: str
 
     def regrouped(self, group: int) -> dict[int, int]:
         """Groups that differ from the one asked for, by the width that it does not divide."""
-        return {width: form.group for name, form in self.forms.items() if (width := self.inputs[name]) % group and form.code == "int4"}
+        layers = {name: form for name, form in self.forms.items() if name != self.quantised_head}
+        return {width: form.group for name, form in layers.items() if (width := self.inputs[name]) % group}
 
 
 def select(config: ModelConfig, names: WeightNames, scheme: Scheme) -> Selection:
@@ -65,7 +68,7 @@ def select(config: ModelConfig, names: WeightNames, scheme: Scheme) -> Selection
         matrices.setdefault(names.lm_head, (0, 0))
     embeddings = {names.embedding, names.position_embedding}
     left = tuple(name for name in matrices if name not in forms and name not in embeddings)
-    return Selection(forms, {name: matrices[name][1] for name in forms}, left, head)
+    return Selection(forms, {name: matrices[name][1] for name in forms}, left, head, names.lm_head if scheme.head else "")
 
 
 def _in_layers(config: ModelConfig, names: WeightNames, matrices: Shapes) -> list[str]:

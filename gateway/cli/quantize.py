@@ -61,7 +61,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--group",
         type=int,
         choices=(128, 64, 32),
-        help="of int4: inputs that share a scale (default: 128); where it does not divide a width, the largest smaller one that does",
+        help="inputs that share a scale, of int4 (default: 128) and int8 (default: all); where it does not divide a width, the largest smaller one that does",
     )
     parser.add_argument(
         "--activations", choices=("int8", "fp8", "float"), help="what weights are multiplied by, in place of the format's own"
@@ -128,7 +128,7 @@ def quantize(source: Path, arguments: argparse.Namespace) -> Written:
     try:
         for path in _small_files(source):
             shutil.copyfile(path, unfinished / path.name)
-        with _calibration(source, arguments) as calibration, _bar(sys.stderr.isatty()) as shown:
+        with _calibration(source, arguments) as calibration, progress_bar(sys.stderr.isatty()) as shown:
             written = _run_stage([str(source), str(unfinished), *_stage_options(arguments), *calibration], shown)
         unfinished.chmod(0o755)
         unfinished.rename(folder)
@@ -211,7 +211,7 @@ def _follow(process: subprocess.Popen[str], shown: Shown) -> dict[str, Any]:
 
 
 @contextmanager
-def _bar(is_terminal: bool) -> Iterator[Shown]:
+def progress_bar(is_terminal: bool) -> Iterator[Shown]:
     """A progress bar, or plain lines where standard error is no terminal."""
     if not is_terminal:
         yield _Lines().shown

@@ -35,12 +35,21 @@ _CPU = torch.device("cpu")
 
 
 class Format(NamedTuple):
-    """One line of the table; scheme None = numbers of that dtype."""
+    """One line of the table.
 
-    scheme: Scheme | None
+    Attributes:
+        scheme: Of the weights; None = numbers.
+        dtype: Of these.
+        method: How codes are chosen.
+        activations: See `quantised_model`.
+        kv: What keys and values are stored as; None = in the dtype.
+    """
+
+    scheme: Scheme | None = None
     dtype: torch.dtype = torch.float32
     method: str = "rtn"
     activations: Literal["float", "int8"] = "float"
+    kv: str | None = None
 
 
 def _int4(group: int, method: str = "rtn", activations: Literal["float", "int8"] = "float") -> Format:
@@ -48,11 +57,14 @@ def _int4(group: int, method: str = "rtn", activations: Literal["float", "int8"]
 
 
 FORMATS = {
-    REFERENCE: Format(None),
-    "bfloat16": Format(None, torch.bfloat16),
+    REFERENCE: Format(),
+    "bfloat16": Format(dtype=torch.bfloat16),
+    **{f"KV {name}": Format(kv=name) for name in ("int8-g8", "int8-g32", "int8-g64")},
+    "as the file has it, A8": Format(activations="int8"),
     "int8 W8A8": Format(Scheme(weights="int8", activations="int8"), activations="int8"),
     "int8 W8A8 smoothquant": Format(Scheme(weights="int8", activations="int8"), method="smoothquant", activations="int8"),
     "int8 W8A8, head int8": Format(Scheme(weights="int8", activations="int8", head=True), activations="int8"),
+    **{f"int8 g{group} W8A8": Format(Scheme(weights="int8", group=group, activations="int8"), activations="int8") for group in (128, 32)},
     "int8 weights": Format(Scheme(weights="int8", activations="float")),
     "fp8 weights": Format(Scheme(weights="fp8", activations="float")),
     "nf4": Format(Scheme(weights="nf4", activations="float")),
@@ -77,7 +89,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         for name in chosen.formats:
             began = time.monotonic()
             made = None if name == REFERENCE else _made(folder, FORMATS[name])
-            own = reference if made is None else log_probabilities(made.model, windows)
+            own = reference if made is None else log_probabilities(made.model, windows, FORMATS[name].kv)
             figures = compare(own, windows, reference)
             _keep(chosen.results, name, figures, 0 if made is None else made.num_bytes, windows)
             print(
@@ -88,7 +100,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 def _reference(path: Path, folder: Path, windows: torch.Tensor) -> torch.Tensor:
     """[windows, PREDICTED, vocab_size] float32, in a file: gigabytes."""
-    model = load_model(folder, dtype=torch.float32, device=_CPU)
+    model = load_model(folder, dtype=torch.float32, device=_CPU, activations="float")
     shape = (len(windows), PREDICTED, model.config.vocab_size)
     if not path.exists():
         kept = np.memmap(path, np.float32, "w+", shape=shape)
@@ -100,7 +112,7 @@ def _reference(path: Path, folder: Path, windows: torch.Tensor) -> torch.Tensor:
 
 def _made(folder: Path, format_: Format) -> Quantised:
     if format_.scheme is None:
-        model = load_model(folder, dtype=format_.dtype, device=_CPU)
+        model = load_model(folder, dtype=format_.dtype, device=_CPU, activations=format_.activations)
         return Quantised(model, 0)
     return quantised_model(folder, format_.scheme, method=_method(format_.method, folder), activations=format_.activations)
 

@@ -9,6 +9,7 @@ from typing import NamedTuple
 import torch
 from tokenizers import Tokenizer
 
+from compute_svc.kv.kv_format import KV_FORMATS, KvFormat
 from compute_svc.kv.page_store import KvPageStore
 from compute_svc.layers.forward_batch import ForwardBatch
 from compute_svc.models.causal_lm import CausalLM
@@ -51,23 +52,23 @@ def read_windows(text: Path, tokenizer: Path, limit: int | None = None) -> torch
     return torch.tensor(ids[:whole]).view(-1, WINDOW_TOKENS)[:limit]
 
 
-def log_probabilities(model: CausalLM, windows: torch.Tensor, kv: KvPageStore | None = None) -> Iterator[torch.Tensor]:
+def log_probabilities(model: CausalLM, windows: torch.Tensor, kv: str | None = None) -> Iterator[torch.Tensor]:
     """[PREDICTED, vocab_size] float32 for each window: of the tokens behind the first half and one.
 
     Args:
         model: The model.
         windows: See `read_windows`.
-        kv: For keys and values, at least a window of them; None = a store in the model's dtype.
+        kv: A name in KV_FORMATS, what keys and values are stored as; None = in the model's dtype.
     """
     config = model.config
-    if kv is None:
-        sizes = (config.num_layers, WINDOW_TOKENS // _PAGE_TOKENS, _PAGE_TOKENS, config.num_kv_heads, config.kv_head_dim)
-        kv = KvPageStore(*sizes, model.dtype, model.device)
+    sizes = (config.num_layers, WINDOW_TOKENS // _PAGE_TOKENS, _PAGE_TOKENS, config.num_kv_heads, config.kv_head_dim)
+    format_ = KvFormat(model.dtype) if kv is None else KV_FORMATS[kv]
+    store = KvPageStore(*sizes, format_.dtype, model.device, group=format_.group)
     for window in windows:
-        yield torch.log_softmax(model.forward(_batch(window, kv.page_size_tokens), kv), dim=-1)
+        yield torch.log_softmax(model.forward(_batch(window), store), dim=-1)
 
 
-def _batch(window: torch.Tensor, page_size: int) -> ForwardBatch:
+def _batch(window: torch.Tensor) -> ForwardBatch:
     """A window as one request in the first pages of a store."""
     places = torch.arange(WINDOW_TOKENS)
     return ForwardBatch(
@@ -77,7 +78,7 @@ def _batch(window: torch.Tensor, page_size: int) -> ForwardBatch:
         num_decodes=0,
         query_starts=(0, WINDOW_TOKENS),
         kv_lengths=(WINDOW_TOKENS,),
-        page_table=torch.arange(WINDOW_TOKENS // page_size)[None],
+        page_table=torch.arange(WINDOW_TOKENS // _PAGE_TOKENS)[None],
         logit_rows=places[WINDOW_TOKENS // 2 : -1],
         begun_pages=torch.empty(0, dtype=torch.int64),
         position_limit=WINDOW_TOKENS,

@@ -9,6 +9,7 @@ import pytest
 import torch
 from safetensors import safe_open
 
+from compute_svc.convert import convert_gguf
 from compute_svc.inspect import audit_folder
 from compute_svc.models.config import UnsupportedModel
 from compute_svc.models.registry import load_model, read_config
@@ -20,10 +21,13 @@ from compute_svc.quantise.shards import ShardWriter
 from compute_svc.quantise.stored_forms import as_stored
 from compute_svc.stored_weights.coded_weight import CodedWeight
 from tests.fakes.checkpoints import edit_config, save_checkpoint
+from tests.fakes.gguf_files import write_gguf
+from tests.fakes.gguf_packing import packing
 
 SCHEMES = {
     "int8": Scheme(weights="int8", activations="int8"),
     "int8-float": Scheme(weights="int8", activations="float", head=True),
+    "int8-groups": Scheme(weights="int8", group=64, activations="int8", head=True),
     "int4": Scheme(weights="int4", group=128, activations="float"),
     "int4-head": Scheme(weights="int4", group=64, activations="int8", head=True),
     "fp8": Scheme(weights="fp8", activations="fp8"),
@@ -152,6 +156,21 @@ def test_families_whose_matrices_have_no_form_in_the_layout_are_refused_by_name(
     save_checkpoint(folders.source, family)
     with pytest.raises(UnsupportedModel, match=message):
         folders.quantise(SCHEMES["int8"])
+
+
+def test_a_gguf_file_is_quantised_from_what_its_blocks_stand_for(tmp_path: Path, folders: Folders) -> None:
+    published = tmp_path / "published"
+    published.mkdir()
+    save_checkpoint(published, "llama", hidden_size=256, intermediate_size=256, num_attention_heads=8, head_dim=32, num_hidden_layers=1)
+    write_gguf(published, tmp_path / "model.gguf", pack=packing(["Q8_0"]))
+    convert_gguf(tmp_path / "model.gguf", folders.source, safetensors=False)
+    folders.quantise(SCHEMES["int8"])
+    with open_checkpoint(folders.source) as before, open_checkpoint(folders.out) as after:
+        assert before.tensors["model.embed_tokens.weight"].dtype == "Q8_0"
+        for name in before.tensors:
+            old, new = (checkpoint.read(name, torch.float32, _CPU) for checkpoint in (before, after))
+            assert torch.equal(old, new) != bool(after.tensors[name].coded_bytes)
+            assert torch.allclose(old, new, atol=0.02 * float(old.abs().max()))
 
 
 def test_what_is_quantised_already_is_not_quantised_again(folders: Folders) -> None:

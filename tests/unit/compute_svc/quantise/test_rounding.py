@@ -14,6 +14,7 @@ from compute_svc.stored_weights.codes import NF4
 
 FORMS = {
     "int8": WeightForm("int8", 96, "int8"),
+    "int8-g32": WeightForm("int8", 32, "int8"),
     "int4-g32": WeightForm("int4", 32, "float"),
     "int4-row": WeightForm("int4", 96, "float"),
     "fp8": WeightForm("fp8", 96, "fp8"),
@@ -115,8 +116,8 @@ def test_the_dynamic_table_has_every_size_of_number_with_both_signs() -> None:
 def test_options_that_do_not_go_together_are_refused_by_name() -> None:
     with pytest.raises(ValueError, match="--activations fp8 does not go with --weights int4: float or int8 does"):
         Scheme(weights="int4", group=128, activations="fp8")
-    with pytest.raises(ValueError, match="--group is for int4 alone and one of 128, 64, 32"):
-        Scheme(weights="int8", group=64, activations="int8")
+    with pytest.raises(ValueError, match="--group is for int4 and int8 alone and one of 128, 64, 32"):
+        Scheme(weights="fp8", group=64, activations="fp8")
     with pytest.raises(ValueError, match="--nested is for nf4 alone"):
         Scheme(weights="int8", activations="int8", nested=True)
     with pytest.raises(ValueError, match="--head does not go with --weights nf4"):
