@@ -12,8 +12,11 @@ from __future__ import annotations
 
 import argparse
 import json
+import math
 import os
 import platform
+import statistics
+from collections.abc import Iterator
 from datetime import UTC, datetime
 from importlib.metadata import version
 from pathlib import Path
@@ -94,39 +97,40 @@ def _store(model: CausalLM, format_: KvFormat) -> KvPageStore:
     return KvPageStore(*sizes, format_.dtype, model.device, group=format_.group)
 
 
-def quality(limit: int | None) -> dict[str, Any]:
-    """Of each format how near it comes to KV in float32, window after window so that no more than one is in memory."""
+def quality(limit: int | None) -> Iterator[dict[str, Any]]:
+    """How near each format comes to KV in float32, told anew after every window: no more than one is in memory, and a run may be cut short."""
     folder = resolve_model(None, download_from_hub, os.environ).folder
     model = load_model(folder, dtype=torch.float32, device=torch.device("cpu"))
     windows = read_windows(TEXT, folder / "tokenizer.json", limit)
     stores = {name: _store(model, format_) for name, format_ in KV_FORMATS.items()}
-    found: dict[str, list[Closeness]] = {name: [] for name in stores}
-    for index, window in enumerate(windows):
-        exact = torch.stack(list(log_probabilities(model, window[None], stores[EXACT])))
-        for name, store in stores.items():
-            found[name].append(compare(model, window[None], exact, store))
-        print(f"window {index + 1} of {len(windows)}", flush=True)
-    figures = {name: _mean(parts) for name, parts in found.items()}
-    for name, one in figures.items():
-        one["perplexity_change_percent"] = round(100 * (one["perplexity"] / figures[EXACT]["perplexity"] - 1), 4)
-        print(name, one, flush=True)
-    return {
-        "model": folder.name,
-        "text": TEXT.name,
-        "windows": len(windows),
-        "window_tokens": WINDOW_TOKENS,
-        "predictions": len(windows) * PREDICTED,
-        "formats": figures,
-    }
+    exact_losses: list[float] = []
+    found: dict[str, list[Closeness]] = {name: [] for name in stores if name != EXACT}
+    for window in windows:
+        (exact,) = log_probabilities(model, window[None], stores[EXACT])
+        exact_losses.append(-float(exact.gather(1, window[-PREDICTED:, None]).double().mean()))
+        for name, parts in found.items():
+            parts.append(compare(log_probabilities(model, window[None], stores[name]), window[None], exact[None]))
+        yield {
+            "model": folder.name,
+            "text": TEXT.name,
+            "windows": len(exact_losses),
+            "window_tokens": WINDOW_TOKENS,
+            "predictions": len(exact_losses) * PREDICTED,
+            EXACT: {"perplexity": round(math.exp(statistics.mean(exact_losses)), 5)},
+            "formats": {name: _mean(parts, exact_losses) for name, parts in found.items()},
+        }
 
 
-def _mean(parts: list[Closeness]) -> dict[str, float]:
-    """Over windows of as many predictions each."""
-    losses = torch.tensor([part.perplexity for part in parts], dtype=torch.float64).log()
+def _mean(parts: list[Closeness], exact_losses: list[float]) -> dict[str, float]:
+    """Over windows of as many predictions each, with the standard error of what changes from window to window."""
+    losses = [math.log(part.perplexity) for part in parts]
+    changes = [100 * (own - exact) for own, exact in zip(losses, exact_losses, strict=True)]
     return {
-        "perplexity": round(float(losses.mean().exp()), 5),
-        "kl": float(f"{sum(part.kl for part in parts) / len(parts):.3g}"),
-        "top_1": round(sum(part.top_1 for part in parts) / len(parts), 5),
+        "perplexity": round(math.exp(statistics.mean(losses)), 5),
+        "perplexity_change_percent": round(100 * math.expm1(statistics.mean(changes) / 100), 4),
+        "standard_error_percent": round(statistics.stdev(changes) / math.sqrt(len(changes)), 4) if len(changes) > 1 else 0.0,
+        "kl": float(f"{statistics.mean(part.kl for part in parts):.3g}"),
+        "top_1": round(statistics.mean(part.top_1 for part in parts), 5),
     }
 
 
@@ -152,8 +156,15 @@ def main() -> None:
         settings = {"requests": arguments.requests, "budget_bytes": arguments.budget_bytes, "lengths": BUNDLED_LENGTHS.name}
         document["admission"] = {**about, "settings": settings, "formats": admission(arguments.requests, arguments.budget_bytes)}
     if "quality" in arguments.parts:
-        document["quality"] = {**about, **quality(arguments.windows)}
-    arguments.output.write_text(json.dumps(document, indent=1) + "\n")
+        for figures in quality(arguments.windows):
+            document["quality"] = {**about, **figures}
+            _write(arguments.output, document)
+            print(f"{figures['windows']} windows: {figures['formats']}", flush=True)
+    _write(arguments.output, document)
+
+
+def _write(path: Path, document: dict[str, Any]) -> None:
+    path.write_text(json.dumps(document, indent=1) + "\n")
 
 
 if __name__ == "__main__":
