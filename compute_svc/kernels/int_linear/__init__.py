@@ -24,6 +24,7 @@ def pack_ints(
     offsets: torch.Tensor | None = None,
     bias: torch.Tensor | None = None,
     *,
+    rows_in_groups: bool = False,
     library: NativeLibrary | None = None,
 ) -> PackedInts:
     """Lays out integer weights for what will multiply by them: the native library, where there is one, or torch's own products.
@@ -35,6 +36,7 @@ def pack_ints(
         scales: [N, G], floating.
         offsets: [N, G], added to code * scale; None = zero.
         bias: [N], floating; None = zero.
+        rows_in_groups: Whether `int_linear_of` and `int_mlp` quantise rows for it with a scale for each of its groups, or with one for all.
         library: Whose layout; default: that of this process, or none.
 
     Raises:
@@ -44,8 +46,8 @@ def pack_ints(
     if codes.device.type == "cpu":
         library = native_library() if library is None else library
         if library is not None:
-            return native.pack_ints(codes, bits, group, scales, offsets, bias, library)
-    return plain_ints(codes, bits, group, scales, offsets, bias)
+            return native.pack_ints(codes, bits, group, scales, offsets, bias, rows_in_groups, library)
+    return plain_ints(codes, bits, group, scales, offsets, bias, rows_in_groups=rows_in_groups)
 
 
 def plain_ints(
@@ -55,6 +57,8 @@ def plain_ints(
     scales: torch.Tensor,
     offsets: torch.Tensor | None = None,
     bias: torch.Tensor | None = None,
+    *,
+    rows_in_groups: bool = False,
 ) -> PackedInts:
     """As `pack_ints`, for torch's own products, without copying the codes."""
     _require_sizes(codes, bits, group, scales)
@@ -69,6 +73,7 @@ def plain_ints(
         scales=scales.float(),
         offsets=None if offsets is None else offsets.float(),
         bias=None if bias is None else bias.float(),
+        rows_in_groups=rows_in_groups,
     )
 
 
@@ -98,12 +103,12 @@ def int_linear(
     """activation(rows W^T + bias) (+ add).
 
     Sums over a group are exact integers. From there on every operation is rounded to float32 by itself, the groups in their order: first
-    scale * sum is added and then, if there are offsets, offset * (sum of the row's codes); the total is multiplied by the row's scale; the
-    bias is added, then comes the activation, then `add`; the end is rounded to dtype. So both layouts have the same bits, but for those of
-    the activation, and a row of the result depends on the same row of the arguments alone, bit for bit.
+    (sum of products * the row's scale) * scale is added and then, if there are offsets, (sum of the row's codes * the row's scale) * offset;
+    then the bias, the activation, and `add`; the end is rounded to dtype. So both layouts have the same bits, but for those of the
+    activation, and a row of the result depends on the same row of the arguments alone, bit for bit.
 
     Args:
-        rows: M rows of K inputs.
+        rows: M rows of K inputs, with one scale or as many as the weight has groups.
         weight: N outputs of K inputs.
         activation: Applied to each output.
         add: [M, N], dtype.
@@ -156,6 +161,8 @@ def int_linear_of(
 ) -> torch.Tensor:
     """`int_linear` of x's rows as `quantise_rows` has them, or `rms_norm_quantise` if there is a norm; the same bits in one call.
 
+    The weight says whether they are quantised in its groups.
+
     Args:
         x: [M, K], float32 or bfloat16.
         weight: N outputs of K inputs.
@@ -172,7 +179,7 @@ def int_linear_of(
     _require_columns(x, weight)
     if weight.layout == "native":
         return native.int_linear_of(x, weight, norm, activation, add)
-    return int_linear(_quantise(x, norm), weight, activation=activation, add=add, dtype=x.dtype)
+    return int_linear(_quantise(x, norm, weight.row_group), weight, activation=activation, add=add, dtype=x.dtype)
 
 
 def int_mlp(
@@ -211,13 +218,13 @@ def int_mlp(
         _require_alike(gate, up)
     if up.layout == down.layout == "native" and up.built_for == down.built_for:
         return native.int_mlp(x, gate, up, down, activation, norm, add)
-    rows = _quantise(x, norm)
+    rows = _quantise(x, norm, up.row_group)
     hidden = int_linear(rows, up, activation=activation) if gate is None else int_gated_linear(rows, gate, up, activation)
-    return int_linear(quantise_rows(hidden), down, add=add, dtype=x.dtype)
+    return int_linear(quantise_rows(hidden, down.row_group), down, add=add, dtype=x.dtype)
 
 
-def _quantise(x: torch.Tensor, norm: Norm | None) -> QuantisedRows:
-    return quantise_rows(x) if norm is None else rms_norm_quantise(x, norm)
+def _quantise(x: torch.Tensor, norm: Norm | None, group: int | None) -> QuantisedRows:
+    return quantise_rows(x, group) if norm is None else rms_norm_quantise(x, norm, group)
 
 
 def _require_columns(x: torch.Tensor, weight: PackedInts) -> None:
@@ -233,7 +240,11 @@ def _require_alike(gate: PackedInts, up: PackedInts) -> None:
 def _require_inputs(rows: QuantisedRows, weight: PackedInts) -> None:
     if rows.codes.shape[1] != weight.in_features:
         raise ValueError(f"rows have {rows.codes.shape[1]} inputs, the weight takes {weight.in_features}")
+    if rows.scales.shape[1] not in (1, -(-weight.in_features // weight.group)):
+        raise ValueError(
+            f"rows have {rows.scales.shape[1]} scales, not one nor one for each group of {weight.group} of {weight.in_features}"
+        )
 
 
 def _sizes(weight: PackedInts) -> tuple[object, ...]:
-    return weight.layout, weight.built_for, weight.bits, weight.group, weight.in_features, weight.out_features
+    return weight.layout, weight.built_for, weight.bits, weight.group, weight.row_group, weight.in_features, weight.out_features

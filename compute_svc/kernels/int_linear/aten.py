@@ -31,11 +31,10 @@ def _product(rows: QuantisedRows, weight: PackedInts) -> torch.Tensor:
     total = rows.scales.new_zeros((len(rows.scales), weight.out_features))
     for index, begin in enumerate(range(0, weight.in_features, weight.group)):
         codes = rows.codes[:, begin : begin + weight.group]
-        sums = _exact_product(codes, weight.data[:, begin : begin + weight.group])
-        total += weight.scales[:, index] * sums
+        row_scales = rows.scales[:, index % rows.scales.shape[1], None]
+        total += _exact_product(codes, weight.data[:, begin : begin + weight.group]) * row_scales * weight.scales[:, index]
         if weight.offsets is not None:
-            total += weight.offsets[:, index] * codes.sum(dim=1, dtype=torch.float32)[:, None]
-    total *= rows.scales[:, None]
+            total += codes.sum(dim=1, keepdim=True, dtype=torch.float32) * row_scales * weight.offsets[:, index]
     return total if weight.bias is None else total.add_(weight.bias)
 
 

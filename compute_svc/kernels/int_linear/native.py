@@ -46,10 +46,11 @@ def pack_ints(
     scales: torch.Tensor,
     offsets: torch.Tensor | None,
     bias: torch.Tensor | None,
+    rows_in_groups: bool,
     library: NativeLibrary,
 ) -> PackedInts:
     """See the public function."""
-    tiled = tile_weight(codes, bits, group, scales, offsets, bias, library.instruction_set)
+    tiled = tile_weight(codes, bits, group, scales, offsets, bias, rows_in_groups, library.instruction_set)
     return PackedInts(
         layout="native",
         bits=bits,
@@ -60,6 +61,7 @@ def pack_ints(
         scales=tiled.scales,
         offsets=tiled.offsets,
         bias=tiled.bias,
+        rows_in_groups=rows_in_groups,
         built_for=library.instruction_set,
         native=tiled.native,
     )
@@ -76,6 +78,7 @@ def int_linear(
     _functions(weight.built_for).linear(
         codes.data_ptr(),
         rows.scales.data_ptr(),
+        rows.scales.shape[1],
         len(codes),
         weight.native,
         _ACTIVATIONS[activation],
@@ -94,6 +97,7 @@ def int_gated_linear(rows: QuantisedRows, gate: PackedInts, up: PackedInts, acti
     _functions(gate.built_for).gated_linear(
         codes.data_ptr(),
         rows.scales.data_ptr(),
+        rows.scales.shape[1],
         len(codes),
         gate.native,
         up.native,

@@ -27,6 +27,7 @@ class PackedInts:
         scales: plain: [N, G] float32. native: in tiles.
         offsets: As scales; None = zero.
         bias: plain: [N] float32; native: filled up to whole blocks. None = zero.
+        rows_in_groups: Whether rows that are quantised for it have a scale for each of its groups; else one for all.
         built_for: The instruction set whose library the native layout is for.
         native: What the library is given of the native layout.
     """
@@ -40,8 +41,14 @@ class PackedInts:
     scales: torch.Tensor
     offsets: torch.Tensor | None
     bias: torch.Tensor | None
+    rows_in_groups: bool = False
     built_for: InstructionSet = "portable"
     native: NativeWeight = field(default_factory=NativeWeight, repr=False)
+
+    @property
+    def row_group(self) -> int | None:
+        """Inputs that share a scale in rows that are quantised for it; None = all."""
+        return self.group if self.rows_in_groups and self.group < self.in_features else None
 
     @property
     def num_bytes(self) -> int:

@@ -20,7 +20,8 @@ def int_linear(rows: QuantisedRows, codes: torch.Tensor, group: int, scales: tor
     total = torch.zeros((len(rows.scales), len(codes)), dtype=torch.float64)
     for index, begin in enumerate(range(0, codes.shape[1], group)):
         x, w = rows.codes[:, begin : begin + group].long(), codes[:, begin : begin + group].long()
-        total += scales[:, index].double() * (x[:, None, :] * w).sum(dim=2).double()
+        row_scales = rows.scales[:, index % rows.scales.shape[1], None].double()
+        total += row_scales * scales[:, index].double() * (x[:, None, :] * w).sum(dim=2).double()
         if offsets is not None:
-            total += offsets[:, index].double() * x.sum(dim=1).double()[:, None]
-    return total * rows.scales.double()[:, None]
+            total += row_scales * offsets[:, index].double() * x.sum(dim=1).double()[:, None]
+    return total

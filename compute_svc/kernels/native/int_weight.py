@@ -33,14 +33,15 @@ class NativeWeight(ctypes.Structure):
         ("groups", _NUMBER),
         ("bits", _NUMBER),
         ("zero_point", _NUMBER),
+        ("row_groups", _NUMBER),
     )
 
 
-# Types of the functions' arguments: what is given, its rows, weights, activation, what is added, result, dtype, threads.
+# Types of the functions' arguments: what is given, its scales and rows, weights, activation, what is added, result, dtype, threads.
 _WEIGHT = ctypes.POINTER(NativeWeight)
 _NORMED = (_POINTER, _NUMBER, _POINTER, ctypes.c_double)
-INT_LINEAR = (_POINTER, _POINTER, _NUMBER, _WEIGHT, _NUMBER, _POINTER, _POINTER, _NUMBER, _NUMBER)
-INT_GATED_LINEAR = (_POINTER, _POINTER, _NUMBER, _WEIGHT, _WEIGHT, _NUMBER, _POINTER, _NUMBER, _NUMBER)
+INT_LINEAR = (_POINTER, _POINTER, _NUMBER, _NUMBER, _WEIGHT, _NUMBER, _POINTER, _POINTER, _NUMBER, _NUMBER)
+INT_GATED_LINEAR = (_POINTER, _POINTER, _NUMBER, _NUMBER, _WEIGHT, _WEIGHT, _NUMBER, _POINTER, _NUMBER, _NUMBER)
 INT_LINEAR_OF = (*_NORMED, _WEIGHT, _NUMBER, _POINTER, _POINTER, _NUMBER, _NUMBER)
 INT_MLP = (*_NORMED, _WEIGHT, _WEIGHT, _WEIGHT, _NUMBER, _POINTER, _POINTER, _NUMBER, _NUMBER)
 
@@ -70,6 +71,7 @@ def tile_weight(
     scales: torch.Tensor,
     offsets: torch.Tensor | None,
     bias: torch.Tensor | None,
+    rows_in_groups: bool,
     built_for: InstructionSet,
 ) -> TiledWeight:
     """Lays out a weight, given as to `pack_ints`, for the library of an instruction set."""
@@ -99,6 +101,7 @@ def tile_weight(
         groups=scales.shape[1],
         bits=bits,
         zero_point=zero_point,
+        row_groups=scales.shape[1] if rows_in_groups else 1,
     )
     return TiledWeight(data, tiled_scales, tiled_offsets, filled_bias, native)
 

@@ -10,7 +10,7 @@ import torch.nn.functional as F
 
 from compute_svc.kernels.native.attention_answers import check_attention
 from compute_svc.kernels.native.int_weight import INT_LINEAR, INT_LINEAR_OF, INT_MLP, tile_weight
-from compute_svc.kernels.native.library import DTYPES, KnownAnswerError, NativeLibrary
+from compute_svc.kernels.native.library import DTYPES, QUANTISE_ROWS, KnownAnswerError, NativeLibrary
 
 _POINTER, _NUMBER = ctypes.c_void_p, ctypes.c_int64
 # Odd, so that what is left over behind whole vectors counts too.
@@ -42,13 +42,13 @@ def _check_quantise_rows(library: NativeLibrary) -> None:
     codes[5], codes[_COLUMNS - 1] = -127.0, 127.0
     x = torch.stack(((codes + 0.5).clamp_(-127.0, 127.0) * 0.25, torch.zeros(_COLUMNS), codes * 8.0))
     expected = torch.stack((((codes + 0.5).clamp_(-127.0, 127.0)).round(), torch.zeros(_COLUMNS), codes)).to(torch.int8)
-    quantise = library.function(
-        "triserve_quantise_rows", (_POINTER, _NUMBER, _NUMBER, _NUMBER, _POINTER, ctypes.c_double, _POINTER, _POINTER, _NUMBER)
-    )
+    quantise = library.function("triserve_quantise_rows", QUANTISE_ROWS)
     for dtype in (torch.float32, torch.bfloat16):
         given = x.to(dtype)
         got, scales = torch.full_like(given, 99, dtype=torch.int8), torch.full((3,), torch.nan)
-        quantise(given.data_ptr(), DTYPES[dtype], 3, _COLUMNS, None, 0.0, got.data_ptr(), scales.data_ptr(), torch.get_num_threads())
+        quantise(
+            given.data_ptr(), DTYPES[dtype], 3, _COLUMNS, _COLUMNS, None, 0.0, got.data_ptr(), scales.data_ptr(), torch.get_num_threads()
+        )
         _require(f"quantise_rows of {dtype}", got, expected)
         _require(f"quantise_rows of {dtype}", scales, torch.tensor([0.25, 0.0, 8.0]))
 
@@ -81,13 +81,13 @@ def _check_int_linear(library: NativeLibrary) -> None:
         scales = torch.exp2(-(torch.arange(_OUTPUTS * -(-_COLUMNS // group)) % 3).float()).view(_OUTPUTS, -1)
         offsets = 3.0 - scales if low == 0 else None
         bias = torch.arange(_OUTPUTS, dtype=torch.float32)
-        tiled = tile_weight(weight, bits, group, scales, offsets, bias, library.instruction_set)
+        tiled = tile_weight(weight, bits, group, scales, offsets, bias, False, library.instruction_set)
         for num_rows in (1, 13):
             codes = torch.stack([_pattern(5 * shift, -127, 127) for shift in range(num_rows)])
             filled = F.pad(codes, (0, tiled.native.inputs - _COLUMNS))
             row_scales = torch.full((num_rows,), 0.5)
             got = torch.full((num_rows, _OUTPUTS), torch.nan)
-            linear(filled.data_ptr(), row_scales.data_ptr(), num_rows, tiled.native, 0, None, got.data_ptr(), 0, torch.get_num_threads())
+            linear(filled.data_ptr(), row_scales.data_ptr(), 1, num_rows, tiled.native, 0, None, got.data_ptr(), 0, torch.get_num_threads())
             _require(f"int_linear of {bits} bits", got, expected_products(codes, weight, group, scales, offsets) * 0.5 + bias)
 
 
@@ -118,7 +118,7 @@ def _check_layer_parts(library: NativeLibrary) -> None:
     norm_weight = torch.full((_COLUMNS,), 2.0)
     into, out = (torch.stack([_pattern(shift, -128, 127) for shift in range(start, start + _COLUMNS)]) for start in (0, 3))
     ones = torch.ones(_COLUMNS, 1)
-    up, down = (tile_weight(codes, 8, _COLUMNS, ones, None, None, library.instruction_set) for codes in (into, out))
+    up, down = (tile_weight(codes, 8, _COLUMNS, ones, None, None, False, library.instruction_set) for codes in (into, out))
     hidden = _quantised_products(normed, into).clamp_(min=0.0)
     got = torch.full((3, _COLUMNS), torch.nan)
     normed_by = (3, norm_weight.data_ptr(), 1.0)

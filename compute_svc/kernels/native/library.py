@@ -21,6 +21,10 @@ _log = logging.getLogger(__name__)
 # Numbers of the number formats that the library reads and writes: `DType` of source/common.h.
 DTYPES = {torch.float32: 0, torch.bfloat16: 1}
 
+# Types of arguments: x, its dtype, rows, columns and groups, what it is normalised by, codes, scales, threads.
+_POINTER, _NUMBER = ctypes.c_void_p, ctypes.c_int64
+QUANTISE_ROWS = (_POINTER, _NUMBER, _NUMBER, _NUMBER, _NUMBER, _POINTER, ctypes.c_double, _POINTER, _POINTER, _NUMBER)
+
 
 class NativeKernelsError(ValueError):
     """The library is required and cannot be used; the message names the setting and the reason."""

@@ -8,11 +8,11 @@ import torch
 
 
 class QuantisedRows(NamedTuple):
-    """Rows of activations: row m is codes[m] * scales[m].
+    """Rows of activations: row m is codes[m] * scales[m], or each group of its inputs times the group's scale.
 
     Attributes:
         codes: [M, K] int8 in [-127, 127].
-        scales: [M] float32, not negative.
+        scales: [M, 1] float32, or [M, groups]; not negative.
     """
 
     codes: torch.Tensor

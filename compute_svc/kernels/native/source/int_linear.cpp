@@ -53,12 +53,13 @@ void gated_linear(const IntRows& x, const IntWeight& gate, const IntWeight& up, 
 template <class T>
 IntRows quantise_for(const IntWeight& w, const T* x, int64_t rows, Norm norm, int64_t threads) {
   const int64_t code_bytes = (rows * w.inputs + 63) / 64 * 64;
-  auto* codes = static_cast<int8_t*>(scratch(QUANTISED, static_cast<size_t>(code_bytes + rows * 4)));
+  auto* codes = static_cast<int8_t*>(scratch(QUANTISED, static_cast<size_t>(code_bytes + rows * w.row_groups * 4)));
   auto* scales = reinterpret_cast<float*>(codes + code_bytes);
+  const int64_t group = w.row_groups > 1 ? w.group : w.columns;
   parallel_for(rows, rows * w.columns < kLeastSharedCodes ? 1 : threads, [=, &w](int64_t row) {
-    scales[row] = quantise_row_of(x + row * w.columns, w.columns, w.inputs, norm, codes + row * w.inputs);
+    quantise_row(x + row * w.columns, w.columns, w.inputs, group, norm, codes + row * w.inputs, scales + row * w.row_groups);
   });
-  return rows_for(w, codes, scales, rows, threads);
+  return rows_for(w, codes, scales, w.row_groups, rows, threads);
 }
 
 // Rows of an MLP computed together: what is between its products is kept in memory.
@@ -97,11 +98,11 @@ void whole_mlp(const void* x, int64_t rows, Norm norm, const IntWeight* gate, co
 }  // namespace
 }  // namespace triserve
 
-// codes: [rows, inputs], scales: [rows], add: [rows, outputs] of dtype or null, out: [rows, outputs] of dtype.
-TRISERVE_EXPORT void triserve_int_linear(const int8_t* codes, const float* scales, int64_t rows, const triserve::IntWeight* w,
-                                         int64_t activation, const void* add, void* out, int64_t dtype, int64_t threads) {
+// codes: [rows, inputs], scales: [rows, scale_groups], which are 1 or the weight's, add: [rows, outputs] of dtype or null, out: [rows, outputs] of dtype.
+TRISERVE_EXPORT void triserve_int_linear(const int8_t* codes, const float* scales, int64_t scale_groups, int64_t rows,
+                                         const triserve::IntWeight* w, int64_t activation, const void* add, void* out, int64_t dtype, int64_t threads) {
   using namespace triserve;
-  const IntRows x = rows_for(*w, codes, scales, rows, threads);
+  const IntRows x = rows_for(*w, codes, scales, scale_groups, rows, threads);
   if (dtype == BFLOAT16) {
     return linear(x, *w, activation, Output<bfloat16>{static_cast<bfloat16*>(out), static_cast<const bfloat16*>(add)}, threads);
   }
@@ -109,11 +110,11 @@ TRISERVE_EXPORT void triserve_int_linear(const int8_t* codes, const float* scale
 }
 
 // As triserve_int_linear, of activation(gate) * up.
-TRISERVE_EXPORT void triserve_int_gated_linear(const int8_t* codes, const float* scales, int64_t rows, const triserve::IntWeight* gate,
-                                               const triserve::IntWeight* up, int64_t activation, void* out, int64_t dtype,
+TRISERVE_EXPORT void triserve_int_gated_linear(const int8_t* codes, const float* scales, int64_t scale_groups, int64_t rows,
+                                               const triserve::IntWeight* gate, const triserve::IntWeight* up, int64_t activation, void* out, int64_t dtype,
                                                int64_t threads) {
   using namespace triserve;
-  const IntRows x = rows_for(*gate, codes, scales, rows, threads);
+  const IntRows x = rows_for(*gate, codes, scales, scale_groups, rows, threads);
   if (dtype == BFLOAT16) return gated_linear(x, *gate, *up, activation, Output<bfloat16>{static_cast<bfloat16*>(out), nullptr}, threads);
   gated_linear(x, *gate, *up, activation, Output<float>{static_cast<float*>(out), nullptr}, threads);
 }

@@ -22,12 +22,14 @@ struct IntWeight {
   int64_t groups;
   int64_t bits;
   int64_t zero_point;  // what was added to the codes
+  int64_t row_groups;  // scales of a row that is quantised for it: 1, or groups
 };
 
 // Rows of activations as a weight takes them: together by the few that are multiplied at once, so that those are read as one stream.
 struct IntRows {
   const int8_t* codes;   // by rows at once: [inputs / 4, rows, 4]
-  const float* scales;   // [rows]
+  const float* scales;   // [rows, scale_groups]
+  int64_t scale_groups;  // 1, or the weight's
   const int32_t* sums;   // [rows, groups] of the codes of a group of inputs
   int64_t rows;
   int64_t at_once;  // the last may be fewer
@@ -53,12 +55,13 @@ void clear(Floats (&totals)[R][T]) {
     TRISERVE_UNROLLED for (int t = 0; t < T; ++t) totals[r][t] = zeros();
 }
 
-// R rows times T tiles, without the rows' scales: out[r * kBlock + t * kTile + i]. With one group, totals take no registers in the inner loop.
+// R rows times T tiles: out[r * kBlock + t * kTile + i]. With one group, totals take no registers in the inner loop.
 template <int R, int T, int BITS, bool GROUPED>
 void multiply_tiles(const IntWeight& w, int64_t tile, const IntRows& x, int64_t row, float* out) {
   const uint8_t* data = w.data + tile * (w.inputs * kTile * BITS / 8);
   const int8_t* codes = x.codes + row * w.inputs;
   const int32_t* sums = x.sums + row * w.groups;
+  const float* row_scales = x.scales + row * x.scale_groups;
   Floats totals[R][T];
   if constexpr (GROUPED) clear<R, T>(totals);
   for (int64_t g = 0; g < (GROUPED ? w.groups : 1); ++g) {
@@ -88,13 +91,19 @@ void multiply_tiles(const IntWeight& w, int64_t tile, const IntRows& x, int64_t 
       }
     }
     if constexpr (!GROUPED) clear<R, T>(totals);
+    const float* of_group = row_scales + (x.scale_groups > 1 ? g : 0);
     TRISERVE_UNROLLED for (int t = 0; t < T; ++t) {
       const int64_t at = (tile * w.groups + g * T + t) * kTile;
       const Floats scale = load(w.scales + at);
-      TRISERVE_UNROLLED for (int r = 0; r < R; ++r) totals[r][t] = totals[r][t] + scale * to_floats(acc[r][t]);
+      TRISERVE_UNROLLED for (int r = 0; r < R; ++r) {
+        totals[r][t] = totals[r][t] + to_floats(acc[r][t]) * all(of_group[r * x.scale_groups]) * scale;
+      }
       if (w.offsets == nullptr) continue;
       const Floats offset = load(w.offsets + at);
-      TRISERVE_UNROLLED for (int r = 0; r < R; ++r) totals[r][t] = totals[r][t] + offset * all(static_cast<float>(sums[r * w.groups + g]));
+      TRISERVE_UNROLLED for (int r = 0; r < R; ++r) {
+        const float sum = static_cast<float>(sums[r * w.groups + g]) * of_group[r * x.scale_groups];
+        totals[r][t] = totals[r][t] + all(sum) * offset;
+      }
     }
   }
   TRISERVE_UNROLLED for (int r = 0; r < R; ++r)
@@ -116,17 +125,14 @@ MultiplyTiles choose(const IntWeight& w, int rows) {
   return choose_for_rows<kTilesAtOnce, BITS, false>(rows, std::make_integer_sequence<int, kRowsAtOnce>());
 }
 
-// A block of outputs of a few rows: out[r * kBlock + i] = the row's product with output block * kBlock + i, times the row's scale, plus bias.
+// A block of outputs of a few rows: out[r * kBlock + i] = the row's product with output block * kBlock + i, plus bias.
 inline void multiply_block(const IntWeight& w, int64_t block, const IntRows& x, int64_t row, int rows, float* out) {
   const MultiplyTiles multiply = w.bits == 8 ? choose<8>(w, rows) : choose<4>(w, rows);
   for (int64_t t = 0; t < kBlock / kTile; t += kTilesAtOnce) multiply(w, block * (kBlock / kTile) + t, x, row, out + t * kTile);
-  for (int r = 0; r < rows; ++r) {
-    const float scale = x.scales[row + r];
-    float* of_row = out + r * kBlock;
-    for (int i = 0; i < kBlock; ++i) of_row[i] = of_row[i] * scale;
-    if (w.bias == nullptr) continue;
-    const float* bias = w.bias + block * kBlock;
-    for (int i = 0; i < kBlock; ++i) of_row[i] = of_row[i] + bias[i];
+  if (w.bias == nullptr) return;
+  const float* bias = w.bias + block * kBlock;
+  for (int r = 0; r < rows; ++r, out += kBlock) {
+    for (int i = 0; i < kBlock; ++i) out[i] = out[i] + bias[i];
   }
 }
 
@@ -161,7 +167,7 @@ constexpr int64_t kLeastSharedProducts = 1 << 16;
 enum Slot { SUMS = 1, TOGETHER = 2, QUANTISED = 3, HIDDEN = 4 };
 
 // Rows [rows, inputs] of codes as a weight takes them, in memory of the calling thread.
-inline IntRows rows_for(const IntWeight& w, const int8_t* codes, const float* scales, int64_t rows, int64_t threads) {
+inline IntRows rows_for(const IntWeight& w, const int8_t* codes, const float* scales, int64_t scale_groups, int64_t rows, int64_t threads) {
   const int64_t at_once = rows_at_once(w, rows), parts = (rows + at_once - 1) / at_once;
   auto* sums = scratch_of<int32_t>(SUMS, rows * w.groups);
   auto* together = at_once == 1 ? nullptr : scratch_of<int8_t>(TOGETHER, rows * w.inputs);
@@ -170,7 +176,7 @@ inline IntRows rows_for(const IntWeight& w, const int8_t* codes, const float* sc
     for (int64_t row = begin; row < begin + count; ++row) sum_groups(codes + row * w.inputs, w, sums + row * w.groups);
     if (together != nullptr) interleave(codes + begin * w.inputs, count, w.inputs, together + begin * w.inputs);
   });
-  return {at_once == 1 ? codes : together, scales, sums, rows, at_once};
+  return {at_once == 1 ? codes : together, scales, scale_groups, sums, rows, at_once};
 }
 
 // Rows, in units of those at once, that one thread multiplies with a block before it takes another.

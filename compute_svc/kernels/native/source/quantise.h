@@ -1,4 +1,4 @@
-// Rows of activations to int8, one scale a row.
+// Rows of activations to int8, with a scale for each row, or for each group of a row's numbers.
 #pragma once
 
 #include "common.h"
@@ -8,9 +8,9 @@ namespace triserve {
 // Added and taken away it rounds what is small beside it to a whole number, half to even.
 constexpr float kRounder = 12582912.0f;  // 1.5 * 2^23
 
-// Quantises one row held as float32: scale = max |x| / 127, code = x / scale rounded half to even. A row of zeros, or whose scale is not a
-// finite number above zero, has codes 0; the scale tells which.
-inline float quantise_row(const float* x, int64_t count, int8_t* codes) {
+// Quantises one group held as float32: scale = max |x| / 127, code = x / scale rounded half to even. A group of zeros, or whose scale is not
+// a finite number above zero, has codes 0; the scale tells which.
+inline float quantise_group(const float* x, int64_t count, int8_t* codes) {
   // Bits of floats without their sign order as the floats do, with what is not a number above all.
   uint32_t largest = 0;
   for (int64_t i = 0; i < count; ++i) {
@@ -62,9 +62,10 @@ void normalise_row(const T* x, int64_t count, Norm norm, float* out) {
   for (i = 0; i < count; ++i) out[i] = widen(x[i]) * factor * norm.weight[i];
 }
 
-// Normalises and quantises one row; codes has room for `padded` of which the last are zeros.
+// Normalises and quantises one row into scales, one for each `group` numbers, the last for fewer, and codes, which have room for `padded` of
+// which the last are zeros.
 template <class T>
-float quantise_row_of(const T* x, int64_t count, int64_t padded, Norm norm, int8_t* codes) {
+void quantise_row(const T* x, int64_t count, int64_t padded, int64_t group, Norm norm, int8_t* codes, float* scales) {
   const float* wide;
   float* made = scratch_of<float>(0, count);
   if (norm.weight != nullptr) {
@@ -77,7 +78,9 @@ float quantise_row_of(const T* x, int64_t count, int64_t padded, Norm norm, int8
     wide = made;
   }
   std::memset(codes + count, 0, static_cast<size_t>(padded - count));
-  return quantise_row(wide, count, codes);
+  for (int64_t begin = 0; begin < count; begin += group) {
+    *scales++ = quantise_group(wide + begin, begin + group < count ? group : count - begin, codes + begin);
+  }
 }
 
 }  // namespace triserve

@@ -40,11 +40,11 @@ class Ints(NamedTuple):
     offsets: torch.Tensor | None
     bias: torch.Tensor | None
 
-    def plain(self) -> PackedInts:
-        return plain_ints(*self)
+    def plain(self, *, rows_in_groups: bool = False) -> PackedInts:
+        return plain_ints(*self, rows_in_groups=rows_in_groups)
 
-    def packed(self, library: NativeLibrary) -> PackedInts:
-        return pack_ints(*self, library=library)
+    def packed(self, library: NativeLibrary, *, rows_in_groups: bool = False) -> PackedInts:
+        return pack_ints(*self, rows_in_groups=rows_in_groups, library=library)
 
 
 def random(*shape: int, seed: int) -> torch.Tensor:
@@ -63,11 +63,11 @@ def ints(
     return Ints(codes, bits, group, scales, zeros, random(outputs, seed=seed + 3) if bias else None)
 
 
-def int8_rows(rows: int, inputs: int, *, kind: str = "any", seed: int = 5) -> QuantisedRows:
+def int8_rows(rows: int, inputs: int, *, scales: int = 1, kind: str = "any", seed: int = 5) -> QuantisedRows:
     codes = torch.randint(-127, 128, (rows, inputs), generator=torch.Generator().manual_seed(seed), dtype=torch.int8)
     if kind != "any":
         codes.fill_(127 if kind == "largest" else -127)
-    return QuantisedRows(codes, random(rows, seed=seed + 1).abs_() * 0.1)
+    return QuantisedRows(codes, random(rows, scales, seed=seed + 1).abs_() * 0.1)
 
 
 @settings(max_examples=60)
@@ -78,6 +78,7 @@ def int8_rows(rows: int, inputs: int, *, kind: str = "any", seed: int = 5) -> Qu
     group=st.sampled_from([8, 16, 32, 64, 128, 4096]),
     bits=st.sampled_from([4, 8]),
     offsets=st.booleans(),
+    rows_in_groups=st.booleans(),
     bias=st.booleans(),
     kinds=st.tuples(st.sampled_from(EXTREMES), st.sampled_from(EXTREMES)),
     dtype=st.sampled_from([torch.float32, torch.bfloat16]),
@@ -91,6 +92,7 @@ def test_every_path_has_the_same_bits_and_they_are_the_definitions_value(
     group: int,
     bits: int,
     offsets: bool,
+    rows_in_groups: bool,
     bias: bool,
     kinds: tuple[str, str],
     dtype: torch.dtype,
@@ -98,7 +100,7 @@ def test_every_path_has_the_same_bits_and_they_are_the_definitions_value(
     seed: int,
 ) -> None:
     weight = ints(outputs, inputs, bits=bits, group=group, offsets=offsets, bias=bias, kind=kinds[0], seed=seed)
-    x = int8_rows(rows, inputs, kind=kinds[1], seed=seed + 7)
+    x = int8_rows(rows, inputs, scales=weight.scales.shape[1] if rows_in_groups else 1, kind=kinds[1], seed=seed + 7)
     other = random(rows, outputs, seed=seed + 9).to(dtype) if add else None
 
     plain = int_linear(x, weight.plain(), add=other, dtype=dtype)
@@ -131,7 +133,7 @@ def test_activated_and_gated_products_are_close(instruction_set: InstructionSet,
     gate, up = ints(45, 100, seed=0), ints(45, 100, seed=20)
     for rows in (1, 2, 15, 17):
         # Not far from zero: in gelu's tail torch's operations lose digits.
-        x = QuantisedRows(int8_rows(rows, 100).codes, torch.full((rows,), 1e-3))
+        x = QuantisedRows(int8_rows(rows, 100).codes, torch.full((rows, 1), 1e-3))
         for dtype in (torch.float32, torch.bfloat16):
             expected = int_linear(x, gate.plain(), activation=activation, dtype=dtype)
             assert_kernel_close(activation, int_linear(x, gate.packed(library), activation=activation, dtype=dtype), expected)
@@ -146,18 +148,22 @@ def test_activations_are_torchs_over_all_their_range(activation: Activation) -> 
     # A weight of one and rows of scales: the activation of any number there is.
     one = Ints(torch.ones(1, 1, dtype=torch.int8), 8, 8, torch.ones(1, 1), None, None)
     values = torch.cat((torch.linspace(-110.0, 110.0, 4001), torch.tensor([0.0, 1e-30, 1e30, torch.nan])))
-    x = QuantisedRows(torch.where(values < 0, -1, 1).to(torch.int8)[:, None], values.abs())
+    x = QuantisedRows(torch.where(values < 0, -1, 1).to(torch.int8)[:, None], values.abs()[:, None])
     for library in native_libraries():
         got, expected = int_linear(x, one.packed(library), activation=activation), int_linear(x, one.plain(), activation=activation)
         torch.testing.assert_close(got, expected, rtol=2e-6, atol=1e-6, equal_nan=True)
 
 
 @pytest.mark.parametrize("instruction_set", INSTRUCTION_SETS)
+@pytest.mark.parametrize("rows_in_groups", [False, True], ids=["whole rows", "in groups"])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=["float32", "bfloat16"])
-def test_a_layer_part_in_one_call_has_the_bits_of_its_operations(instruction_set: InstructionSet, dtype: torch.dtype) -> None:
+def test_a_layer_part_in_one_call_has_the_bits_of_its_operations(
+    instruction_set: InstructionSet, dtype: torch.dtype, rows_in_groups: bool
+) -> None:
     library = native_library_for(instruction_set)
     weights = [ints(70, 50, seed=0), ints(70, 50, seed=20), ints(50, 70, bits=4, group=16, seed=40)]
-    plain, packed = [one.plain() for one in weights], [one.packed(library) for one in weights]
+    plain = [one.plain(rows_in_groups=rows_in_groups) for one in weights]
+    packed = [one.packed(library, rows_in_groups=rows_in_groups) for one in weights]
     for rows in (1, 2, 13, 40):
         x, add = random(rows, 50, seed=1).to(dtype), random(rows, 50, seed=2).to(dtype)
         for norm in (None, Norm(random(50, seed=3), 1e-5)):
@@ -217,6 +223,8 @@ def test_sizes_that_do_not_fit_are_refused() -> None:
     weight, other = ints(33, 64).plain(), ints(34, 64).plain()
     with pytest.raises(ValueError, match="63 inputs"):
         int_linear(int8_rows(2, 63), weight)
+    with pytest.raises(ValueError, match="rows have 3 scales"):
+        int_linear(int8_rows(2, 64, scales=3), weight)
     with pytest.raises(ValueError, match="63 columns"):
         int_linear_of(torch.zeros(2, 63), weight)
     with pytest.raises(ValueError, match="must be alike"):

@@ -13,6 +13,7 @@ from tests.fakes.native_libraries import INSTRUCTION_SETS, native_library_for
 DTYPES = [pytest.param(torch.float32, id="float32"), pytest.param(torch.bfloat16, id="bfloat16")]
 COLUMNS = [1, 15, 16, 17, 63, 576, 1000]
 ROWS = [1, 2, 17, 63]
+GROUPS = [None, 16, 32, 128]
 
 
 def random(*shape: int, seed: int = 0) -> torch.Tensor:
@@ -39,20 +40,28 @@ def test_codes_are_the_numbers_over_the_scale_to_the_nearest_even() -> None:
     codes, scales = quantise_rows(x)
 
     assert codes.tolist() == [[127, -127, 0, 2, 2, 0, -2], [0] * 7, [-127, 0, 2, 0, 0, 0, 0]]
-    assert scales.tolist() == [1.0, 0.0, 0.5]
+    assert scales.tolist() == [[1.0], [0.0], [0.5]]
+
+
+def test_each_group_has_a_scale_of_its_own_and_the_last_may_be_short() -> None:
+    x = torch.tensor([[127.0, 1.0, 254.0, 1.0, 63.5], [0.0, 0.0, 0.0, 1.0, 0.0]])
+    codes, scales = quantise_rows(x, 2)
+
+    assert codes.tolist() == [[127, 1, 127, 0, 127], [0, 0, 0, 127, 0]]
+    torch.testing.assert_close(scales, torch.tensor([[1.0, 2.0, 0.5], [0.0, 1 / 127, 0.0]]))
 
 
 @pytest.mark.parametrize("value", [torch.nan, torch.inf, -torch.inf])
 def test_a_row_that_is_not_finite_has_a_scale_that_is_not(value: float) -> None:
     codes, scales = quantise_rows(torch.tensor([[1.0, value, 2.0], [1.0, 2.0, 4.0]]))
     assert not codes[0].any()
-    assert torch.isfinite(scales).tolist() == [False, True]
+    assert torch.isfinite(scales).tolist() == [[False], [True]]
 
 
 def test_a_row_comes_back_within_half_a_step() -> None:
     x = random(20, 333)
     codes, scales = quantise_rows(x)
-    assert ((codes * scales[:, None] - x).abs() <= scales[:, None] * 0.5001).all()
+    assert ((codes * scales - x).abs() <= scales * 0.5001).all()
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
@@ -62,9 +71,10 @@ def test_native_codes_and_scales_are_those_of_torchs_operations(instruction_set:
     for columns in COLUMNS:
         for x in (*(random(rows, columns) for rows in ROWS), odd_rows(columns), torch.empty(0, columns)):
             given = x.to(dtype)
-            got, expected = native.quantise_rows(given, None, library), aten.quantise_rows(given)
-            assert torch.equal(got.codes, expected.codes)
-            torch.testing.assert_close(got.scales, expected.scales, rtol=0.0, atol=0.0, equal_nan=True)
+            for group in GROUPS:
+                got, expected = native.quantise_rows(given, group, None, library), aten.quantise_rows(given, group)
+                assert torch.equal(got.codes, expected.codes)
+                torch.testing.assert_close(got.scales, expected.scales, rtol=0.0, atol=0.0, equal_nan=True)
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
@@ -75,7 +85,7 @@ def test_normalised_rows_are_those_of_torchs_operations(instruction_set: Instruc
         norm = Norm(random(columns, seed=1), 1e-5)
         for rows in ROWS:
             x = (random(rows, columns) * 3.0).to(dtype)
-            got, expected = native.quantise_rows(x, norm, library), aten.quantise_rows(aten.normalise(x, norm))
+            got, expected = native.quantise_rows(x, 32, norm, library), aten.quantise_rows(aten.normalise(x, norm), 32)
             assert torch.equal(got.codes, expected.codes)
             assert torch.equal(got.scales, expected.scales)
 
@@ -83,7 +93,7 @@ def test_normalised_rows_are_those_of_torchs_operations(instruction_set: Instruc
 def test_a_normalised_row_is_that_of_rms_norm_within_a_step() -> None:
     x, norm = random(20, 577) * 5.0, Norm(random(577, seed=1), 1e-5)
     codes, scales = rms_norm_quantise(x, norm)
-    assert ((codes * scales[:, None] - rms_norm(x, norm.weight, norm.eps)).abs() <= scales[:, None] * 0.501).all()
+    assert ((codes * scales - rms_norm(x, norm.weight, norm.eps)).abs() <= scales * 0.501).all()
 
 
 def test_a_row_does_not_depend_on_the_others() -> None:
