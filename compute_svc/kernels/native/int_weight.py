@@ -82,6 +82,8 @@ def tile_weight(
     # What is filled up counts for nothing: no output is asked for, and activations are filled up with zeros.
     filled = F.pad(codes, (0, inputs - in_features, 0, outputs - out_features))
     tiles = filled.view(outputs // _TILE // at_once, at_once, _TILE, inputs // 4, 4).permute(0, 3, 1, 2, 4).contiguous()
+    if bits == 8 and built_for == "avx2":
+        tiles = tiles.view(*tiles.shape[:-1], 2, 2).transpose(-2, -3).contiguous()
     # A sum in bytes wraps, and adding 128 is taking 128 away.
     data = tiles.add_(zero_point if zero_point < 128 else zero_point - 256).view(torch.uint8)
     if bits == 4:

@@ -1,6 +1,7 @@
 // Products of int8 rows with packed integer weights.
 #pragma once
 
+#include <type_traits>
 #include <utility>
 
 #include "int_vectors.h"
@@ -8,7 +9,8 @@
 namespace triserve {
 
 // As kernels/int_linear/native.py lays it out. Outputs stand in tiles of 16; of a tile, every four inputs are 64 bytes, the four of each output
-// together, and with 4 bits the next four inputs are the upper halves of the same bytes. Tiles that are multiplied at once stand in each other,
+// together, and with 4 bits the next four inputs are the upper halves of the same bytes; with AVX2 bytes of 8 bits are first two of each
+// output and then the other two. Tiles that are multiplied at once stand in each other,
 // so that a weight is read as one stream: several cost a third of the memory's speed.
 struct IntWeight {
   const uint8_t* data;   // [tiles / at once, inputs / 4, at once, 16, 4] of 8 bits, inputs / 8 of twice 4 bits
@@ -27,7 +29,7 @@ struct IntWeight {
 
 // Rows of activations as a weight takes them: together by the few that are multiplied at once, so that those are read as one stream.
 struct IntRows {
-  const int8_t* codes;   // by rows at once: [inputs / 4, rows, 4]
+  const void* codes;     // by rows at once: [inputs / 4, rows, 4] of CodeFor<the weight's bits>
   const float* scales;   // [rows, scale_groups]
   int64_t scale_groups;  // 1, or the weight's
   const int32_t* sums;   // [rows, groups] of the codes of a group of inputs
@@ -40,14 +42,9 @@ constexpr int64_t kBlock = 32;
 
 namespace {
 
-inline int32_t load_four(const int8_t* from) {
-  int32_t four;
-  std::memcpy(&four, from, sizeof four);
-  return four;
-}
-
-// Loops over registers: left to itself GCC 12 keeps the longer ones, and with them the sums in memory.
-#define TRISERVE_UNROLLED _Pragma("GCC unroll 16")
+// What activations are when weights of so many bits are multiplied.
+template <int BITS>
+using CodeFor = std::conditional_t<BITS == 8, ByteCode, int8_t>;
 
 template <int R, int T>
 void clear(Floats (&totals)[R][T]) {
@@ -59,7 +56,7 @@ void clear(Floats (&totals)[R][T]) {
 template <int R, int T, int BITS, bool GROUPED>
 void multiply_tiles(const IntWeight& w, int64_t tile, const IntRows& x, int64_t row, float* out) {
   const uint8_t* data = w.data + tile * (w.inputs * kTile * BITS / 8);
-  const int8_t* codes = x.codes + row * w.inputs;
+  const auto* codes = static_cast<const CodeFor<BITS>*>(x.codes) + row * w.inputs;
   const int32_t* sums = x.sums + row * w.groups;
   const float* row_scales = x.scales + row * x.scale_groups;
   Floats totals[R][T];
@@ -73,11 +70,10 @@ void multiply_tiles(const IntWeight& w, int64_t tile, const IntRows& x, int64_t 
     }
     if constexpr (BITS == 8) {
       for (int64_t k = begin; k < end; k += 4) {
-        Codes weights[T];
+        decltype(load_bytes(data)) weights[T];
         TRISERVE_UNROLLED for (int t = 0; t < T; ++t) weights[t] = load_bytes(data + k * (T * kTile) + t * 64);
         TRISERVE_UNROLLED for (int r = 0; r < R; ++r) {
-          const int32_t four = load_four(codes + k * R + r * 4);
-          TRISERVE_UNROLLED for (int t = 0; t < T; ++t) dot_bytes(acc[r][t], weights[t], four);
+          TRISERVE_UNROLLED for (int t = 0; t < T; ++t) dot_bytes(acc[r][t], weights[t], codes + k * R + r * 4);
         }
       }
     } else {
@@ -85,7 +81,7 @@ void multiply_tiles(const IntWeight& w, int64_t tile, const IntRows& x, int64_t 
         Codes low[T], high[T];
         TRISERVE_UNROLLED for (int t = 0; t < T; ++t) load_halves(data + k * (T * kTile / 2) + t * 64, &low[t], &high[t]);
         TRISERVE_UNROLLED for (int r = 0; r < R; ++r) {
-          const int32_t four = load_four(codes + k * R + r * 4), next = load_four(codes + (k + 4) * R + r * 4);
+          const CodeFor<BITS>*four = codes + k * R + r * 4, *next = four + 4 * R;
           TRISERVE_UNROLLED for (int t = 0; t < T; ++t) dot_halves(acc[r][t], low[t], four, high[t], next);
         }
       }
@@ -153,9 +149,12 @@ inline void sum_groups(const int8_t* codes, const IntWeight& w, int32_t* sums) {
 }
 
 // Puts rows that are multiplied at once in each other, every four codes.
-inline void interleave(const int8_t* codes, int64_t rows, int64_t inputs, int8_t* out) {
+template <class Code>
+void interleave(const int8_t* codes, int64_t rows, int64_t inputs, Code* out) {
   for (int64_t r = 0; r < rows; ++r, codes += inputs) {
-    for (int64_t k = 0; k < inputs; k += 4) std::memcpy(out + k * rows + r * 4, codes + k, 4);
+    for (int64_t k = 0; k < inputs; k += 4) {
+      for (int64_t i = 0; i < 4; ++i) out[k * rows + r * 4 + i] = codes[k + i];
+    }
   }
 }
 
@@ -166,17 +165,23 @@ constexpr int64_t kLeastSharedProducts = 1 << 16;
 // Memory that lives through a call; slot 0 belongs to quantise.h.
 enum Slot { SUMS = 1, TOGETHER = 2, QUANTISED = 3, HIDDEN = 4 };
 
-// Rows [rows, inputs] of codes as a weight takes them, in memory of the calling thread.
-inline IntRows rows_for(const IntWeight& w, const int8_t* codes, const float* scales, int64_t scale_groups, int64_t rows, int64_t threads) {
+template <class Code>
+IntRows rows_of(const IntWeight& w, const int8_t* codes, const float* scales, int64_t scale_groups, int64_t rows, int64_t threads) {
   const int64_t at_once = rows_at_once(w, rows), parts = (rows + at_once - 1) / at_once;
+  const bool as_they_are = at_once == 1 && sizeof(Code) == 1;
   auto* sums = scratch_of<int32_t>(SUMS, rows * w.groups);
-  auto* together = at_once == 1 ? nullptr : scratch_of<int8_t>(TOGETHER, rows * w.inputs);
+  auto* together = as_they_are ? nullptr : scratch_of<Code>(TOGETHER, rows * w.inputs);
   parallel_for(parts, rows * w.inputs < kLeastSharedCodes ? 1 : threads, [=, &w](int64_t part) {
     const int64_t begin = part * at_once, count = begin + at_once < rows ? at_once : rows - begin;
     for (int64_t row = begin; row < begin + count; ++row) sum_groups(codes + row * w.inputs, w, sums + row * w.groups);
-    if (together != nullptr) interleave(codes + begin * w.inputs, count, w.inputs, together + begin * w.inputs);
+    if (!as_they_are) interleave(codes + begin * w.inputs, count, w.inputs, together + begin * w.inputs);
   });
-  return {at_once == 1 ? codes : together, scales, scale_groups, sums, rows, at_once};
+  return {as_they_are ? static_cast<const void*>(codes) : together, scales, scale_groups, sums, rows, at_once};
+}
+
+// Rows [rows, inputs] of codes as a weight takes them, in memory of the calling thread.
+inline IntRows rows_for(const IntWeight& w, const int8_t* codes, const float* scales, int64_t scale_groups, int64_t rows, int64_t threads) {
+  return (w.bits == 8 ? rows_of<CodeFor<8>> : rows_of<CodeFor<4>>)(w, codes, scales, scale_groups, rows, threads);
 }
 
 // Rows, in units of those at once, that one thread multiplies with a block before it takes another.

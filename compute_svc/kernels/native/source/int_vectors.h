@@ -6,10 +6,23 @@
 namespace triserve {
 namespace {
 
+// Loops over registers: left to itself GCC 12 keeps the longer ones, and with them the sums in memory.
+#define TRISERVE_UNROLLED _Pragma("GCC unroll 16")
+
+// Four codes, or two wide ones, as they stand in memory.
+template <class Code>
+int32_t load_four(const Code* from) {
+  int32_t four;
+  std::memcpy(&four, from, sizeof four);
+  return four;
+}
+
 #if defined(TRISERVE_AVX512)
 
 // Weights are unsigned bytes, activations signed ones; sums of four products go to 32 bits without saturation.
 constexpr int kRowsAtOnce = 12, kGroupedRowsAtOnce = 6, kTilesAtOnce = 2;
+// What activations are when weights of 8 bits are multiplied.
+using ByteCode = int8_t;
 
 struct Ints {
   __m512i v;
@@ -39,21 +52,22 @@ inline void load_halves(const uint8_t* from, Codes* low, Codes* high) {
 }
 
 // By hand, as GCC 12 keeps a copy of every sum, and from 20 of them on in memory.
-inline void dot_bytes(Ints& sum, const Codes& weights, int32_t x) {
-  asm("vpdpbusd %2, %1, %0" : "+v"(sum.v) : "v"(weights.v), "v"(_mm512_set1_epi32(x)));
+inline void dot_bytes(Ints& sum, const Codes& weights, const int8_t* four) {
+  asm("vpdpbusd %2, %1, %0" : "+v"(sum.v) : "v"(weights.v), "v"(_mm512_set1_epi32(load_four(four))));
 }
 
-inline void dot_halves(Ints& sum, const Codes& low, int32_t x0, const Codes& high, int32_t x1) {
-  dot_bytes(sum, low, x0);
-  dot_bytes(sum, high, x1);
+inline void dot_halves(Ints& sum, const Codes& low, const int8_t* four, const Codes& high, const int8_t* next) {
+  dot_bytes(sum, low, four);
+  dot_bytes(sum, high, next);
 }
 
 #elif defined(TRISERVE_AVX2)
 
-// vpmaddubsw adds two products of an unsigned and a signed byte in 16 bits, saturating at 32767. Of signed weights it gets their absolute
-// value, at most 128, and the activations, at most 127 either way, with the weights' signs: at most 2 * 128 * 127 = 32512. Of halves of bytes
-// four products are added, of at most 15 * 127: 7620.
-constexpr int kRowsAtOnce = 4, kGroupedRowsAtOnce = 2, kTilesAtOnce = 1;
+// Bytes are widened to 16 bits, weights as they are loaded and activations once: vpmaddwd adds two products in 32 bits. That is as many
+// multiplications as vpmaddubsw needs, which saturates at 32767 unless it gets one side's absolute values and the other with those signs, and
+// nothing else. Halves of bytes are unsigned and small: of them vpmaddubsw adds two products, and two such sums make at most 4 * 15 * 127.
+constexpr int kRowsAtOnce = 6, kGroupedRowsAtOnce = 3, kTilesAtOnce = 1;
+using ByteCode = int16_t;
 
 struct Ints {
   __m256i v[2];
@@ -62,7 +76,11 @@ struct Floats {
   __m256 v[2];
 };
 struct Codes {
-  __m256i v[2], magnitude[2];
+  __m256i v[2];
+};
+// Two inputs of 8 outputs each, then of the other 8, then the next two inputs.
+struct WideCodes {
+  __m256i v[4];
 };
 
 inline Ints all(int32_t value) { return {{_mm256_set1_epi32(value), _mm256_set1_epi32(value)}}; }
@@ -77,12 +95,10 @@ inline Floats operator+(Floats a, Floats b) { return {{_mm256_add_ps(a.v[0], b.v
 inline Floats operator*(Floats a, Floats b) { return {{_mm256_mul_ps(a.v[0], b.v[0]), _mm256_mul_ps(a.v[1], b.v[1])}}; }
 inline Floats to_floats(Ints value) { return {{_mm256_cvtepi32_ps(value.v[0]), _mm256_cvtepi32_ps(value.v[1])}}; }
 
-inline Codes load_bytes(const uint8_t* from) {
-  Codes codes;
-  for (int i = 0; i < 2; ++i) {
-    codes.v[i] = _mm256_loadu_si256(reinterpret_cast<const __m256i*>(from) + i);
-    codes.magnitude[i] = _mm256_abs_epi8(codes.v[i]);
-  }
+inline WideCodes load_bytes(const uint8_t* from) {
+  WideCodes codes;
+  const auto* parts = reinterpret_cast<const __m128i*>(from);
+  TRISERVE_UNROLLED for (int i = 0; i < 4; ++i) codes.v[i] = _mm256_cvtepi8_epi16(_mm_loadu_si128(parts + i));
   return codes;
 }
 
@@ -95,17 +111,17 @@ inline void load_halves(const uint8_t* from, Codes* low, Codes* high) {
   }
 }
 
-inline void dot_bytes(Ints& sum, const Codes& weights, int32_t x) {
-  const __m256i ones = _mm256_set1_epi16(1), every = _mm256_set1_epi32(x);
-  for (int i = 0; i < 2; ++i) {
-    const __m256i pairs = _mm256_maddubs_epi16(weights.magnitude[i], _mm256_sign_epi8(every, weights.v[i]));
-    sum.v[i] = _mm256_add_epi32(sum.v[i], _mm256_madd_epi16(pairs, ones));
+inline void dot_bytes(Ints& sum, const WideCodes& weights, const int16_t* four) {
+  const __m256i two = _mm256_set1_epi32(load_four(four)), next = _mm256_set1_epi32(load_four(four + 2));
+  TRISERVE_UNROLLED for (int i = 0; i < 2; ++i) {
+    sum.v[i] = _mm256_add_epi32(sum.v[i], _mm256_madd_epi16(weights.v[i], two));
+    sum.v[i] = _mm256_add_epi32(sum.v[i], _mm256_madd_epi16(weights.v[i + 2], next));
   }
 }
 
-inline void dot_halves(Ints& sum, const Codes& low, int32_t x0, const Codes& high, int32_t x1) {
-  const __m256i ones = _mm256_set1_epi16(1), every0 = _mm256_set1_epi32(x0), every1 = _mm256_set1_epi32(x1);
-  for (int i = 0; i < 2; ++i) {
+inline void dot_halves(Ints& sum, const Codes& low, const int8_t* four, const Codes& high, const int8_t* next) {
+  const __m256i ones = _mm256_set1_epi16(1), every0 = _mm256_set1_epi32(load_four(four)), every1 = _mm256_set1_epi32(load_four(next));
+  TRISERVE_UNROLLED for (int i = 0; i < 2; ++i) {
     const __m256i fours = _mm256_add_epi16(_mm256_maddubs_epi16(low.v[i], every0), _mm256_maddubs_epi16(high.v[i], every1));
     sum.v[i] = _mm256_add_epi32(sum.v[i], _mm256_madd_epi16(fours, ones));
   }
@@ -114,6 +130,7 @@ inline void dot_halves(Ints& sum, const Codes& low, int32_t x0, const Codes& hig
 #else
 
 constexpr int kRowsAtOnce = 2, kGroupedRowsAtOnce = 2, kTilesAtOnce = 1;
+using ByteCode = int8_t;
 
 struct Ints {
   int32_t v[16];
@@ -169,18 +186,16 @@ inline void load_halves(const uint8_t* from, Codes* low, Codes* high) {
   }
 }
 
-inline void dot_bytes(Ints& sum, const Codes& weights, int32_t x) {
-  int8_t each[4];
-  std::memcpy(each, &x, sizeof each);
+inline void dot_bytes(Ints& sum, const Codes& weights, const int8_t* each) {
   for (int i = 0; i < 16; ++i) {
     const int8_t* four = weights.v + 4 * i;
     sum.v[i] += four[0] * each[0] + four[1] * each[1] + four[2] * each[2] + four[3] * each[3];
   }
 }
 
-inline void dot_halves(Ints& sum, const Codes& low, int32_t x0, const Codes& high, int32_t x1) {
-  dot_bytes(sum, low, x0);
-  dot_bytes(sum, high, x1);
+inline void dot_halves(Ints& sum, const Codes& low, const int8_t* four, const Codes& high, const int8_t* next) {
+  dot_bytes(sum, low, four);
+  dot_bytes(sum, high, next);
 }
 
 #endif
