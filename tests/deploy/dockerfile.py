@@ -12,8 +12,10 @@ from tests.deploy.manifests import ROOT
 USER = "10001:10001"
 _DIGEST_OR_TAG = re.compile(r"[^:@]+(:(?!latest$)[\w.-]+|@sha256:[0-9a-f]{64})$")
 _SECRET = re.compile(r"(PASSWORD|SECRET|TOKEN|CREDENTIAL|API_?KEY)", re.IGNORECASE)
-_COMPILERS = re.compile(r"\b(gcc|g\+\+|clang|build-essential|cmake|rustc|cargo)\b")
+_COMPILERS = re.compile(r"\b(gcc|g\+\+|clang|build-essential|cmake|rustc|cargo)(?!\w)")
 _INSTALLS = re.compile(r"\b(pip3?|apt|apt-get|apk|dnf|yum)\b[^&|;]*\binstall\b")
+# The stage that may have a compiler: what it builds is copied, and nothing it installed.
+_COMPILING_STAGE = "native"
 _EXTRA = re.compile(r'"\.\[([^\]]+)\]"')
 
 
@@ -25,9 +27,10 @@ class Instruction(NamedTuple):
 
 
 class Stage(NamedTuple):
-    """From one FROM to the next."""
+    """From one FROM to the next; the name may be empty."""
 
     image: str
+    name: str
     instructions: list[Instruction]
 
 
@@ -40,7 +43,8 @@ def parsed(text: str) -> tuple[list[Instruction], list[Stage]]:
         name, _, value = line.strip().partition(" ")
         instruction = Instruction(name.upper(), " ".join(value.split()))
         if instruction.name == "FROM":
-            stages.append(Stage(instruction.value.split()[0], []))
+            image, _, name = instruction.value.partition(" AS ")
+            stages.append(Stage(image, name, []))
         else:
             (stages[-1].instructions if stages else before).append(instruction)
     return before, stages
@@ -55,7 +59,7 @@ def problems(text: str) -> list[str]:
         *(f"{one.name} {one.value} names a secret" for one in everything if one.name in ("ARG", "ENV") and _SECRET.search(one.value)),
         *(f"ADD {one.value}: COPY takes no addresses and unpacks nothing" for one in everything if one.name == "ADD"),
         *(problem for one in everything for problem in _copy_problems(one)),
-        *(problem for one in everything if one.name == "RUN" for problem in _run_problems(one.value)),
+        *(problem for stage in stages for one in stage.instructions if one.name == "RUN" for problem in _run_problems(one.value, stage)),
         *_final_problems(stages[-1].instructions),
     ]
 
@@ -78,7 +82,9 @@ def _copy_problems(one: Instruction) -> list[str]:
     return found + [f".dockerignore leaves {source} out" for source in sources if source not in allowed]
 
 
-def _run_problems(command: str) -> list[str]:
+def _run_problems(command: str, stage: Stage) -> list[str]:
+    if stage.name == _COMPILING_STAGE:
+        return []
     found = ["it brings a compiler"] if _COMPILERS.search(command) else []
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["optional-dependencies"]
     for install in re.split(r"&&", command):

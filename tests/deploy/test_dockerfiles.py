@@ -53,6 +53,13 @@ def test_what_is_wrong_with_one_is_found(old: str, new: str, says: str) -> None:
     assert any(says in problem for problem in problems(text.replace(old, new)))
 
 
+def test_the_compiler_of_the_kernels_is_in_no_stage_that_an_image_is_of() -> None:
+    text = (DOCKER / "Dockerfile.compute-cpu").read_text()
+    assert any("it brings a compiler" in problem for problem in problems(text.replace(" AS native", "")))
+    copied = [one.value.split()[1:] for one in parsed(text)[1][-1].instructions if one.name == "COPY"]
+    assert copied == [["/opt/triserve", "/opt/triserve"]]
+
+
 def test_every_image_of_the_manifests_is_built_by_the_script() -> None:
     built = set((DOCKER / "build.sh").read_text().partition('case "$name" in')[2].replace("|", " ").replace(")", " ").split())
     images = {container["image"].partition(":")[0] for pod in load("dev").pods() for container in pod.containers} - {"redis"}

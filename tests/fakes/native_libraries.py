@@ -8,7 +8,7 @@ import pytest
 
 from compute_svc.kernels.cpu_features import InstructionSet, has_instruction_set
 from compute_svc.kernels.native import NativeLibrary, checked_library
-from compute_svc.kernels.native.build import BuildError
+from compute_svc.kernels.native.compiling import BuildError
 
 INSTRUCTION_SETS: list[InstructionSet] = ["avx512_vnni", "avx2", "portable"]
 

@@ -6,7 +6,7 @@ import logging
 from functools import cache
 
 from compute_svc.kernels.cpu_features import InstructionSet, instruction_set
-from compute_svc.kernels.native.build import BuildError
+from compute_svc.kernels.native.compiling import BuildError
 from compute_svc.kernels.native.known_answers import check_known_answers
 from compute_svc.kernels.native.library import KnownAnswerError, NativeKernelsError, NativeLibrary, NativeMode, load_library
 

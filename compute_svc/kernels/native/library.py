@@ -12,7 +12,7 @@ from typing import Literal
 import torch
 
 from compute_svc.kernels.cpu_features import InstructionSet
-from compute_svc.kernels.native.build import find_library
+from compute_svc.kernels.native.compiling import find_library
 
 NativeMode = Literal["auto", "off", "required"]
 

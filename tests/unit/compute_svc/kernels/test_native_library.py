@@ -13,9 +13,17 @@ from pathlib import Path
 import pytest
 import torch
 
-from compute_svc.kernels.native import NativeKernelsError, NativeLibrary, choice, known_answers, native_library, use_native_kernels
-from compute_svc.kernels.native import build as build_module
-from compute_svc.kernels.native.build import BuildError, Compiler, build, find_library, library_name
+from compute_svc.kernels.native import (
+    NativeKernelsError,
+    NativeLibrary,
+    choice,
+    compiling,
+    known_answers,
+    native_library,
+    use_native_kernels,
+)
+from compute_svc.kernels.native.build import build_all
+from compute_svc.kernels.native.compiling import BuildError, Compiler, build, find_library, library_name
 from compute_svc.kernels.native.library import load_library
 from compute_svc.kernels.quantise_rows import quantise_rows
 from tests.fakes.native_libraries import native_libraries
@@ -82,15 +90,24 @@ def test_another_compiler_or_version_has_another_library(tmp_path: Path, cache: 
 
 def test_what_was_built_beside_the_package_goes_first(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("CXX", "/nowhere/c++")
-    monkeypatch.setattr(build_module, "PREBUILT", tmp_path)
+    monkeypatch.setattr(compiling, "PREBUILT", tmp_path)
     prebuilt = tmp_path / f"{library_name('portable')}.so"
     prebuilt.touch()
     assert find_library("portable") == prebuilt
 
 
+def test_a_build_for_an_image_leaves_libraries_where_they_are_looked_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("CXX", str(fake_compiler(tmp_path, WRITES_A_FILE)))
+    monkeypatch.setattr(compiling, "PREBUILT", tmp_path / "prebuilt")
+    build_all(tmp_path / "prebuilt")
+    monkeypatch.setenv("CXX", "/nowhere/c++")
+    assert find_library("portable").parent == tmp_path / "prebuilt"
+    assert {path.suffix for path in (tmp_path / "prebuilt").iterdir()} == {".so"}
+
+
 def test_other_sources_are_another_library(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "one.cpp").write_text("int a;")
-    monkeypatch.setattr(build_module, "SOURCES", tmp_path)
+    monkeypatch.setattr(compiling, "SOURCES", tmp_path)
     first = library_name("portable")
     (tmp_path / "one.cpp").write_text("int b;")
     assert library_name("portable") != first
@@ -112,7 +129,7 @@ def test_a_compiler_that_fails_says_why_and_leaves_nothing(tmp_path: Path, cache
 
 
 def test_a_compiler_that_hangs_is_stopped_with_all_that_it_started(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(build_module, "_TIME_LIMIT_S", 0.2)
+    monkeypatch.setattr(compiling, "_TIME_LIMIT_S", 0.2)
     held = tmp_path / "held"
     os.mkfifo(held)
     reader = os.open(held, os.O_RDONLY | os.O_NONBLOCK)
