@@ -1,4 +1,4 @@
-"""Integer weights with activations rounded to int8, each row by itself."""
+"""Integer weights with activations rounded to int8, each row by itself, or each of its groups."""
 
 from __future__ import annotations
 
@@ -45,7 +45,10 @@ def pack(weight: CodedWeight, bias: torch.Tensor | None) -> LinearWeight:
     offsets = weight.offsets
     if zeros is not None and bool(zeros.any()):
         offsets = (0.0 if offsets is None else offsets) - zeros.float() * scales
-    packed = pack_ints(codes.to(torch.int8), 8 if BITS[weight.code] == 8 else 4, weight.group, scales, offsets, bias)
+    # What was made for activations as they are suffers least from rounding them if each group has a scale of its own.
+    in_groups = weight.activations == "float"
+    bits = 8 if BITS[weight.code] == 8 else 4
+    packed = pack_ints(codes.to(torch.int8), bits, weight.group, scales, offsets, bias, rows_in_groups=in_groups)
     return LinearWeight("ints", packed.data, bias, weight.in_features, weight.out_features, ints=packed, inputs=weight.inputs)
 
 
@@ -81,7 +84,7 @@ def int_mlp(
 
 def gated_linear(x: torch.Tensor, gate: LinearWeight, up: LinearWeight, activation: Activation) -> torch.Tensor:
     """See the public function; both weights take the same inputs in the same order."""
-    return int_gated_linear(quantise_rows(_inputs(x, gate)), _ints(gate), _ints(up), activation, dtype=x.dtype)
+    return int_gated_linear(quantise_rows(_inputs(x, gate), _ints(gate).row_group), _ints(gate), _ints(up), activation, dtype=x.dtype)
 
 
 def go_together(gate: LinearWeight, up: LinearWeight) -> bool:
@@ -89,7 +92,7 @@ def go_together(gate: LinearWeight, up: LinearWeight) -> bool:
     if gate.ints is None or up.ints is None:
         return False
     same_inputs = gate.inputs is up.inputs or (gate.inputs is not None and up.inputs is not None and torch.equal(gate.inputs, up.inputs))
-    return same_inputs and (gate.ints.bits, gate.ints.group) == (up.ints.bits, up.ints.group)
+    return same_inputs and (gate.ints.bits, gate.ints.group, gate.ints.row_group) == (up.ints.bits, up.ints.group, up.ints.row_group)
 
 
 def _inputs(x: torch.Tensor, weight: LinearWeight) -> torch.Tensor:
