@@ -67,7 +67,7 @@ class ProjectedHeads:
             x: Hidden states, normalised unless there is a norm.
             norm: Of them; only if `takes_norm`.
         """
-        heads = linear(x, self.qkv, norm=norm).view(len(x), -1, self.head_dim)
+        heads = linear(x, self.qkv, norm=norm).view(x.shape[0], -1, self.head_dim)
         if self.norm is not None:
             self.norm.apply_(heads[:, : self.num_rotated])
         if self.limit is not None:
@@ -116,6 +116,6 @@ class LatentHeads:
         down = linear(x, self.latent)  # [P, rank + rotary_dims]
         latent, turning = down[:, :rank].contiguous(), down[:, rank:]
         heads = torch.cat((linear(asked, self.query), linear(self.latent_norm.forward(latent), self.key_value)), dim=1)
-        heads = heads.view(len(x), -1, self.head_dim)
+        heads = heads.view(x.shape[0], -1, self.head_dim)
         heads[:, self.num_heads : 2 * self.num_heads, : self.rotary_dims] = turning[:, None]
         return heads
