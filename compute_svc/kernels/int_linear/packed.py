@@ -24,7 +24,7 @@ class PackedInts:
         in_features: K.
         out_features: N.
         data: plain: [N, K] int8 codes. native: see kernels/native/int_weight.py.
-        scales: plain: [N, G] float32. native: in tiles.
+        scales: plain: [N, G] float32. native: in tiles, float16 where that is exact.
         offsets: As scales; None = zero.
         bias: plain: [N] float32; native: filled up to whole blocks. None = zero.
         rows_in_groups: Whether rows that are quantised for it have a scale for each of its groups; else one for all.

@@ -33,6 +33,7 @@ class NativeWeight(ctypes.Structure):
         ("groups", _NUMBER),
         ("bits", _NUMBER),
         ("zero_point", _NUMBER),
+        ("half_scales", _NUMBER),
         ("row_groups", _NUMBER),
     )
 
@@ -51,8 +52,8 @@ class TiledWeight(NamedTuple):
 
     Attributes:
         data: uint8.
-        scales: float32, as offsets.
-        offsets: None = zero.
+        scales: float16 where that changes no scale and no offset, else float32.
+        offsets: As scales; None = zero.
         bias: float32, filled up to whole blocks; None = zero.
         native: What functions are given.
     """
@@ -88,8 +89,10 @@ def tile_weight(
     data = tiles.add_(zero_point if zero_point < 128 else zero_point - 256).view(torch.uint8)
     if bits == 4:
         data = data[:, 0::2] | (data[:, 1::2] << 4)
-    tiled_scales = _tile_groups(scales, outputs, at_once)
-    tiled_offsets = None if offsets is None else _tile_groups(offsets, outputs, at_once)
+    # With groups of 32 and 4 bits, scales in float32 would be a fifth of what is read.
+    dtype = torch.float16 if _fits_halves(scales) and (offsets is None or _fits_halves(offsets)) else torch.float32
+    tiled_scales = _tile_groups(scales, outputs, at_once, dtype)
+    tiled_offsets = None if offsets is None else _tile_groups(offsets, outputs, at_once, dtype)
     filled_bias = None if bias is None else F.pad(bias.float(), (0, outputs - out_features))
     native = NativeWeight(
         data=data.data_ptr(),
@@ -103,6 +106,7 @@ def tile_weight(
         groups=scales.shape[1],
         bits=bits,
         zero_point=zero_point,
+        half_scales=int(dtype == torch.float16),
         row_groups=scales.shape[1] if rows_in_groups else 1,
     )
     return TiledWeight(data, tiled_scales, tiled_offsets, filled_bias, native)
@@ -115,6 +119,11 @@ def _zero_point(codes: torch.Tensor, bits: int, built_for: InstructionSet) -> in
     return 8 if bool((codes < 0).any()) else 0
 
 
-def _tile_groups(values: torch.Tensor, outputs: int, at_once: int) -> torch.Tensor:
-    filled = F.pad(values.float(), (0, 0, 0, outputs - len(values)))
+def _fits_halves(values: torch.Tensor) -> bool:
+    halves = values.to(torch.float16)
+    return bool((halves.isfinite() & (halves.float() == values.float())).all())
+
+
+def _tile_groups(values: torch.Tensor, outputs: int, at_once: int, dtype: torch.dtype) -> torch.Tensor:
+    filled = F.pad(values.to(dtype), (0, 0, 0, outputs - len(values)))
     return filled.view(outputs // _TILE // at_once, at_once * _TILE, -1).transpose(1, 2).contiguous()

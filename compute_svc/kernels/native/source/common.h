@@ -28,11 +28,29 @@ struct bfloat16 {
   uint16_t bits;
 };
 
+struct float16 {
+  uint16_t bits;
+};
+
 inline float widen(float value) { return value; }
 
 inline float widen(bfloat16 value) {
   const uint32_t bits = static_cast<uint32_t>(value.bits) << 16;
   float wide;
+  std::memcpy(&wide, &bits, sizeof wide);
+  return wide;
+}
+
+// Finite numbers only.
+inline float widen(float16 value) {
+  const uint32_t magnitude = (value.bits & 0x7fffu) << 13, sign = static_cast<uint32_t>(value.bits & 0x8000u) << 16;
+  float wide;
+  std::memcpy(&wide, &magnitude, sizeof wide);
+  // Multiplied by 2^112 the exponent is float32's, of small numbers too.
+  wide *= 5.192296858534828e33f;
+  uint32_t bits;
+  std::memcpy(&bits, &wide, sizeof bits);
+  bits |= sign;
   std::memcpy(&wide, &bits, sizeof wide);
   return wide;
 }

@@ -14,8 +14,8 @@ namespace triserve {
 // so that a weight is read as one stream: several cost a third of the memory's speed.
 struct IntWeight {
   const uint8_t* data;   // [tiles / at once, inputs / 4, at once, 16, 4] of 8 bits, inputs / 8 of twice 4 bits
-  const float* scales;   // [tiles / at once, groups, at once, 16]
-  const float* offsets;  // as scales; null = none
+  const void* scales;    // [tiles / at once, groups, at once, 16] float16 or float32
+  const void* offsets;   // as scales; null = none
   const float* bias;     // [tiles * 16]; null = none
   int64_t columns;       // inputs before they were filled up
   int64_t inputs;        // a multiple of 8
@@ -24,6 +24,7 @@ struct IntWeight {
   int64_t groups;
   int64_t bits;
   int64_t zero_point;  // what was added to the codes
+  int64_t half_scales;  // whether scales are float16; offsets are as scales
   int64_t row_groups;  // scales of a row that is quantised for it: 1, or groups
 };
 
@@ -45,6 +46,10 @@ namespace {
 // What activations are when weights of so many bits are multiplied.
 template <int BITS>
 using CodeFor = std::conditional_t<BITS == 8, ByteCode, int8_t>;
+
+inline Floats load_scales(const IntWeight& w, const void* scales, int64_t at) {
+  return w.half_scales ? load(static_cast<const float16*>(scales) + at) : load(static_cast<const float*>(scales) + at);
+}
 
 template <int R, int T>
 void clear(Floats (&totals)[R][T]) {
@@ -90,12 +95,12 @@ void multiply_tiles(const IntWeight& w, int64_t tile, const IntRows& x, int64_t 
     const float* of_group = row_scales + (x.scale_groups > 1 ? g : 0);
     TRISERVE_UNROLLED for (int t = 0; t < T; ++t) {
       const int64_t at = (tile * w.groups + g * T + t) * kTile;
-      const Floats scale = load(w.scales + at);
+      const Floats scale = load_scales(w, w.scales, at);
       TRISERVE_UNROLLED for (int r = 0; r < R; ++r) {
         totals[r][t] = totals[r][t] + to_floats(acc[r][t]) * all(of_group[r * x.scale_groups]) * scale;
       }
       if (w.offsets == nullptr) continue;
-      const Floats offset = load(w.offsets + at);
+      const Floats offset = load_scales(w, w.offsets, at);
       TRISERVE_UNROLLED for (int r = 0; r < R; ++r) {
         const float sum = static_cast<float>(sums[r * w.groups + g]) * of_group[r * x.scale_groups];
         totals[r][t] = totals[r][t] + all(sum) * offset;

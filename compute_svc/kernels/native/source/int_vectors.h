@@ -37,6 +37,7 @@ struct Codes {
 inline Ints all(int32_t value) { return {_mm512_set1_epi32(value)}; }
 inline Floats zeros() { return {_mm512_setzero_ps()}; }
 inline Floats load(const float* from) { return {_mm512_loadu_ps(from)}; }
+inline Floats load(const float16* from) { return {_mm512_cvtph_ps(_mm256_loadu_si256(reinterpret_cast<const __m256i*>(from)))}; }
 inline Floats all(float value) { return {_mm512_set1_ps(value)}; }
 inline void store(Floats value, float* to) { _mm512_storeu_ps(to, value.v); }
 inline Floats operator+(Floats a, Floats b) { return {_mm512_add_ps(a.v, b.v)}; }
@@ -86,6 +87,10 @@ struct WideCodes {
 inline Ints all(int32_t value) { return {{_mm256_set1_epi32(value), _mm256_set1_epi32(value)}}; }
 inline Floats zeros() { return {{_mm256_setzero_ps(), _mm256_setzero_ps()}}; }
 inline Floats load(const float* from) { return {{_mm256_loadu_ps(from), _mm256_loadu_ps(from + 8)}}; }
+inline Floats load(const float16* from) {
+  const auto* halves = reinterpret_cast<const __m128i*>(from);
+  return {{_mm256_cvtph_ps(_mm_loadu_si128(halves)), _mm256_cvtph_ps(_mm_loadu_si128(halves + 1))}};
+}
 inline Floats all(float value) { return {{_mm256_set1_ps(value), _mm256_set1_ps(value)}}; }
 inline void store(Floats value, float* to) {
   _mm256_storeu_ps(to, value.v[0]);
@@ -156,6 +161,11 @@ inline Floats zeros() { return all(0.0f); }
 inline Floats load(const float* from) {
   Floats made;
   std::memcpy(made.v, from, sizeof made.v);
+  return made;
+}
+inline Floats load(const float16* from) {
+  Floats made;
+  for (int i = 0; i < 16; ++i) made.v[i] = widen(from[i]);
   return made;
 }
 inline void store(Floats value, float* to) { std::memcpy(to, value.v, sizeof value.v); }

@@ -52,7 +52,16 @@ def random(*shape: int, seed: int) -> torch.Tensor:
 
 
 def ints(
-    outputs: int, inputs: int, *, bits: int = 8, group: int = 32, offsets: bool = False, bias: bool = True, kind: str = "any", seed: int = 0
+    outputs: int,
+    inputs: int,
+    *,
+    bits: int = 8,
+    group: int = 32,
+    offsets: bool = False,
+    bias: bool = True,
+    halves: bool = False,
+    kind: str = "any",
+    seed: int = 0,
 ) -> Ints:
     low, high = (-128, 127) if bits == 8 else (0, 15) if offsets else (-8, 7)
     codes = torch.randint(low, high + 1, (outputs, inputs), generator=torch.Generator().manual_seed(seed), dtype=torch.int8)
@@ -60,6 +69,10 @@ def ints(
         codes.fill_(high if kind == "largest" else low)
     scales = random(outputs, -(-inputs // group), seed=seed + 1).abs_() * 0.02
     zeros = random(*scales.shape, seed=seed + 2) * 0.02 if offsets else None
+    if halves:
+        # Some so small that float16 has fewer digits of them.
+        scales = (scales * torch.logspace(0, -5, scales.numel()).view_as(scales)).half().float()
+        zeros = None if zeros is None else zeros.half().float()
     return Ints(codes, bits, group, scales, zeros, random(outputs, seed=seed + 3) if bias else None)
 
 
@@ -78,6 +91,7 @@ def int8_rows(rows: int, inputs: int, *, scales: int = 1, kind: str = "any", see
     group=st.sampled_from([8, 16, 32, 64, 128, 4096]),
     bits=st.sampled_from([4, 8]),
     offsets=st.booleans(),
+    halves=st.booleans(),
     rows_in_groups=st.booleans(),
     bias=st.booleans(),
     kinds=st.tuples(st.sampled_from(EXTREMES), st.sampled_from(EXTREMES)),
@@ -92,6 +106,7 @@ def test_every_path_has_the_same_bits_and_they_are_the_definitions_value(
     group: int,
     bits: int,
     offsets: bool,
+    halves: bool,
     rows_in_groups: bool,
     bias: bool,
     kinds: tuple[str, str],
@@ -99,7 +114,7 @@ def test_every_path_has_the_same_bits_and_they_are_the_definitions_value(
     add: bool,
     seed: int,
 ) -> None:
-    weight = ints(outputs, inputs, bits=bits, group=group, offsets=offsets, bias=bias, kind=kinds[0], seed=seed)
+    weight = ints(outputs, inputs, bits=bits, group=group, offsets=offsets, bias=bias, halves=halves, kind=kinds[0], seed=seed)
     x = int8_rows(rows, inputs, scales=weight.scales.shape[1] if rows_in_groups else 1, kind=kinds[1], seed=seed + 7)
     other = random(rows, outputs, seed=seed + 9).to(dtype) if add else None
 
@@ -197,6 +212,15 @@ def test_rows_that_are_not_finite_show() -> None:
     x[1, 5] = torch.inf
     for packed in (weight.plain(), *(weight.packed(library) for library in native_libraries())):
         assert int_linear(quantise_rows(x), packed).isfinite().all(dim=1).tolist() == [True, False, True]
+
+
+def test_scales_are_halves_where_that_changes_none() -> None:
+    scales = torch.tensor([[0.5, 2.0**-20], [3.0, 0.0]])
+    for library in native_libraries():
+        packed = [
+            pack_ints(torch.zeros(2, 64, dtype=torch.int8), 8, 32, one, library=library) for one in (scales, scales + 1e-5, scales * 1e6)
+        ]
+        assert [one.scales.dtype for one in packed] == [torch.float16, torch.float32, torch.float32]
 
 
 def test_no_rows_give_no_rows() -> None:
