@@ -24,6 +24,7 @@ from typing import Any
 
 import torch
 
+from compute_svc.kernels.native import use_native_kernels
 from compute_svc.kv.kv_format import KV_FORMATS, KvFormat
 from compute_svc.kv.page_store import KvPageStore
 from compute_svc.models.causal_lm import CausalLM
@@ -99,6 +100,8 @@ def _store(model: CausalLM, format_: KvFormat) -> KvPageStore:
 
 def quality(limit: int | None) -> Iterator[dict[str, Any]]:
     """How near each format comes to KV in float32, told anew after every window: no more than one is in memory, and a run may be cut short."""
+    # What torch's own operations compute is the same arithmetic for all; native attention reads no float8.
+    use_native_kernels("off")
     folder = resolve_model(None, download_from_hub, os.environ).folder
     model = load_model(folder, dtype=torch.float32, device=torch.device("cpu"))
     windows = read_windows(TEXT, folder / "tokenizer.json", limit)

@@ -10,6 +10,7 @@ import pytest
 import torch
 
 from compute_svc.engine.loading import load_engine
+from compute_svc.kernels.native import NativeMode
 from compute_svc.kv.kv_format import KV_FORMATS
 from compute_svc.models.causal_lm import CausalLM
 from compute_svc.models.registry import load_model
@@ -18,6 +19,7 @@ from compute_svc.wire.request import Request
 from tests.fakes.checkpoints import edit_config, save_checkpoint
 from tests.fakes.engine_reader import request_of
 from tests.fakes.forward_driver import ForwardDriver, greedy
+from tests.fakes.native_kernels import native_kernels
 from tests.oracle.serving import PAGE_SIZE_TOKENS, Serving, small_engine
 
 CPU = torch.device("cpu")
@@ -43,15 +45,19 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> CausalLM:
     return load_model(folder, dtype=torch.float32, device=CPU)
 
 
-@pytest.mark.parametrize("kv_format", ["int8-g8", "int8-g64", "fp8-g64"])
-def test_a_hit_a_merged_step_and_a_preemption_change_no_bit(model: CausalLM, kv_format: str) -> None:
+@pytest.mark.parametrize(
+    ("kv_format", "native"), [("int8-g8", "auto"), ("int8-g64", "auto"), ("int8-g32", "off"), ("fp8-g64", "off"), ("bfloat16", "auto")]
+)
+def test_a_hit_a_merged_step_and_a_preemption_change_no_bit(model: CausalLM, kv_format: str, native: NativeMode) -> None:
     random = np.random.default_rng(1)
     shared = random.integers(0, 97, 40)
     prompts = [np.concatenate((shared, random.integers(0, 97, int(random.integers(1, 8))))).tolist() for _ in range(4)]
-    alone = [Serving(small_engine(model, 60, kv_format)).serve([request_of(1, prompt, 24)]) for prompt in prompts]
-
-    serving = Serving(small_engine(model, 13, kv_format))
-    together = serving.serve([request_of(number, prompt, 24) for number, prompt in enumerate(prompts[:3])], [request_of(3, prompts[3], 24)])
+    with native_kernels(native):
+        alone = [Serving(small_engine(model, 60, kv_format)).serve([request_of(1, prompt, 24)]) for prompt in prompts]
+        serving = Serving(small_engine(model, 13, kv_format))
+        together = serving.serve(
+            [request_of(number, prompt, 24) for number, prompt in enumerate(prompts[:3])], [request_of(3, prompts[3], 24)]
+        )
 
     assert together.num_preemptions and together.num_merged and together.num_partial
     assert together.cached_tokens[3] >= 40 // PAGE_SIZE_TOKENS * PAGE_SIZE_TOKENS

@@ -9,21 +9,13 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from compute_svc.kernels.cpu_features import InstructionSet, instruction_set
+from compute_svc.kernels.cpu_features import InstructionSet
 from compute_svc.kernels.kv_layer import KvLayer
 from compute_svc.kernels.kv_write import aten, kv_write, native
-from compute_svc.kernels.native import NativeLibrary, checked_library, use_native_kernels
-from compute_svc.kernels.native.build import instruction_sets
+from compute_svc.kernels.native import NativeMode
 from tests.examples import examples
-
-# From the best to the least: a CPU has those that come behind its own.
-SETS = instruction_sets()
-
-
-def library_of(built_for: InstructionSet) -> NativeLibrary:
-    if SETS.index(built_for) < SETS.index(instruction_set()):
-        pytest.skip(f"this CPU has no {built_for}")
-    return checked_library(built_for)
+from tests.fakes.native_kernels import native_kernels
+from tests.fakes.native_libraries import INSTRUCTION_SETS, native_libraries, native_library_for
 
 
 def empty_layer(heads: int, slots: int, width: int, group: int) -> KvLayer:
@@ -39,13 +31,13 @@ def assert_same_bytes(one: KvLayer, other: KvLayer) -> None:
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
-@pytest.mark.parametrize("built_for", SETS)
+@pytest.mark.parametrize("instruction_set", INSTRUCTION_SETS)
 @examples(60)
 @given(data=st.data())
 def test_every_instruction_set_writes_what_torchs_operations_write(
-    built_for: InstructionSet, dtype: torch.dtype, data: st.DataObject
+    instruction_set: InstructionSet, dtype: torch.dtype, data: st.DataObject
 ) -> None:
-    library = library_of(built_for)
+    library = native_library_for(instruction_set)
     tokens, heads, width = data.draw(st.integers(1, 4)), data.draw(st.integers(1, 4)), data.draw(st.integers(1, 80))
     group = data.draw(st.sampled_from([8, 32, 64, 5]).map(lambda size: min(size, width)))
     random = torch.Generator().manual_seed(data.draw(st.integers(0, 10_000)))
@@ -67,9 +59,9 @@ def test_every_instruction_set_writes_what_torchs_operations_write(
     assert_same_bytes(written, expected)
 
 
-@pytest.mark.parametrize("built_for", SETS)
-def test_many_rows_on_many_threads_are_the_same(built_for: InstructionSet) -> None:
-    library = library_of(built_for)
+@pytest.mark.parametrize("instruction_set", INSTRUCTION_SETS)
+def test_many_rows_on_many_threads_are_the_same(instruction_set: InstructionSet) -> None:
+    library = native_library_for(instruction_set)
     rows = torch.randn((300, 6, 64), generator=torch.Generator().manual_seed(0))
     slots = torch.randperm(400, generator=torch.Generator().manual_seed(1))[:300]
     written, expected = empty_layer(6, 400, 64, 32), empty_layer(6, 400, 64, 32)
@@ -84,7 +76,7 @@ def test_many_rows_on_many_threads_are_the_same(built_for: InstructionSet) -> No
 def test_a_slot_outside_the_store_is_refused_before_anything_is_written(slot: int) -> None:
     kv, untouched = empty_layer(2, 7, 8, 8), empty_layer(2, 7, 8, 8)
     with pytest.raises(IndexError):
-        native.kv_write(kv, torch.tensor([0, slot]), torch.zeros((2, 2, 8)), library_of(SETS[-1]))
+        native.kv_write(kv, torch.tensor([0, slot]), torch.zeros((2, 2, 8)), native_libraries()[0])
     assert_same_bytes(kv, untouched)
 
 
@@ -92,12 +84,9 @@ def test_the_library_writes_codes_where_it_is_used(monkeypatch: pytest.MonkeyPat
     calls: list[str] = []
     monkeypatch.setattr(native, "kv_write", lambda *_: calls.append("native"))
     monkeypatch.setattr(aten, "kv_write", lambda *_: calls.append("aten"))
-    try:
-        for mode in ("off", "auto"):
-            use_native_kernels(mode)  # type: ignore[arg-type]
+    modes: tuple[NativeMode, ...] = ("off", "required")
+    for mode in modes:
+        with native_kernels(mode):
             kv_write(empty_layer(2, 7, 8, 8), torch.tensor([0]), torch.zeros((1, 2, 8)))
             kv_write(KvLayer(torch.zeros((2, 1, 7, 8))), torch.tensor([0]), torch.zeros((1, 2, 8)))
-    finally:
-        use_native_kernels("auto")
-    has_library = SETS and instruction_set() in SETS
-    assert calls == ["aten", "aten", "native" if has_library else "aten", "aten"]
+    assert calls == ["aten", "aten", "native", "aten"]
