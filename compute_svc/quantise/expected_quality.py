@@ -8,7 +8,6 @@ from typing import NamedTuple
 import torch
 
 from compute_svc.models.weights import Checkpoint, open_checkpoint
-from compute_svc.stored_weights.coded_weight import CodedWeight
 from triserve.rpc.folder_audit import Fact
 
 MEASURED_ON = "SmolLM2-135M"
@@ -51,21 +50,24 @@ def quality_facts(folder: Path) -> tuple[Fact, ...]:
     ]
     unknown = [f"{kind.format_name}: not measured" for kind in kinds if kind.format_name not in PERPLEXITY_CHANGE]
     return (
-        Fact("quantised weights", sizes, "the tensors' headers"),
+        Fact("quantised weights", sizes, "codes and scales, of one weight of each width"),
         Fact("quality to expect", "; ".join(known + unknown), measured if known else "there are no figures of this format"),
     )
 
 
 def _kinds(checkpoint: Checkpoint) -> list[StoredKind]:
-    """One for each format, the largest first."""
+    """One for each format, the largest first; of weights of one width and code the first one tells it."""
+    samples: dict[tuple[str, int], StoredKind] = {}
     found: dict[str, StoredKind] = {}
     for name, info in checkpoint.tensors.items():
         if not info.coded_bytes:
             continue
-        weight = checkpoint.weight(name, torch.float32, torch.device("cpu"))
-        if not isinstance(weight, CodedWeight):
-            continue
-        numbers = info.shape[0] * info.shape[1]
-        before = found.get(weight.format_name, StoredKind(0, 0, weight.format_name))
-        found[weight.format_name] = StoredKind(before.numbers + numbers, before.num_bytes + info.coded_bytes, weight.format_name)
+        kind, numbers = (info.dtype, info.shape[1]), info.shape[0] * info.shape[1]
+        if kind not in samples:
+            weight = checkpoint.weight(name, torch.float32, torch.device("cpu"))
+            samples[kind] = StoredKind(numbers, weight.num_bytes, weight.format_name)
+        sample = samples[kind]
+        before = found.get(sample.format_name, StoredKind(0, 0, sample.format_name))
+        num_bytes = sample.num_bytes * numbers // sample.numbers
+        found[sample.format_name] = StoredKind(before.numbers + numbers, before.num_bytes + num_bytes, sample.format_name)
     return sorted(found.values(), key=lambda kind: -kind.num_bytes)
