@@ -2,7 +2,7 @@
 
 On SmolLM2-135M-Instruct, as the development environment has it: float32 is what its Q4_1 file stands for. The weights are quantised as `triserve quantize`
 does it and computed by this engine; "A8" is with activations rounded to int8, each token by itself, and integers multiplied as integers. Formats that are
-measured replace theirs in the results file, the others stay.
+measured replace theirs in the results file, the others stay. Formats of keys and values have `python -m tests.bench.kv_formats`.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from compute_svc.quantise.scheme import Scheme
 from gateway.cli.model_folder import download_from_hub, resolve_model
 from tests.environment import describe_environment
 from tests.quality.quantised_models import Quantised, quantised_model
-from tests.quality.windows import CALIBRATION, PREDICTED, TEXT, WINDOW_TOKENS, Closeness, compare, log_probabilities, read_windows
+from tests.quality.windows import CALIBRATION, PREDICTED, TEXT, WINDOW_TOKENS, Closeness, closeness, log_probabilities, read_windows
 
 RESULTS = Path(__file__).parent / "results" / "quality.json"
 REFERENCE = "float32"
@@ -42,14 +42,12 @@ class Format(NamedTuple):
         dtype: Of these.
         method: How codes are chosen.
         activations: See `quantised_model`.
-        kv: What keys and values are stored as; None = in the dtype.
     """
 
     scheme: Scheme | None = None
     dtype: torch.dtype = torch.float32
     method: str = "rtn"
     activations: Literal["float", "int8"] = "float"
-    kv: str | None = None
 
 
 def _int4(group: int, method: str = "rtn", activations: Literal["float", "int8"] = "float") -> Format:
@@ -59,7 +57,6 @@ def _int4(group: int, method: str = "rtn", activations: Literal["float", "int8"]
 FORMATS = {
     REFERENCE: Format(),
     "bfloat16": Format(dtype=torch.bfloat16),
-    **{f"KV {name}": Format(kv=name) for name in ("int8-g8", "int8-g32", "int8-g64")},
     "as the file has it, A8": Format(activations="int8"),
     "int8 W8A8": Format(Scheme(weights="int8", activations="int8"), activations="int8"),
     "int8 W8A8 smoothquant": Format(Scheme(weights="int8", activations="int8"), method="smoothquant", activations="int8"),
@@ -89,8 +86,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
         for name in chosen.formats:
             began = time.monotonic()
             made = None if name == REFERENCE else _made(folder, FORMATS[name])
-            own = reference if made is None else log_probabilities(made.model, windows, FORMATS[name].kv)
-            figures = compare(own, windows, reference)
+            own = reference if made is None else log_probabilities(made.model, windows)
+            figures = closeness(own, windows, reference)
             _keep(chosen.results, name, figures, 0 if made is None else made.num_bytes, windows)
             print(
                 f"{name:<24} {figures.perplexity:9.4f} {figures.kl:10.6f} {figures.top_1:8.4f}  {time.monotonic() - began:.0f} s",

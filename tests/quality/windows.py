@@ -9,7 +9,6 @@ from typing import NamedTuple
 import torch
 from tokenizers import Tokenizer
 
-from compute_svc.kv.kv_format import KV_FORMATS, KvFormat
 from compute_svc.kv.page_store import KvPageStore
 from compute_svc.layers.forward_batch import ForwardBatch
 from compute_svc.models.causal_lm import CausalLM
@@ -52,20 +51,20 @@ def read_windows(text: Path, tokenizer: Path, limit: int | None = None) -> torch
     return torch.tensor(ids[:whole]).view(-1, WINDOW_TOKENS)[:limit]
 
 
-def log_probabilities(model: CausalLM, windows: torch.Tensor, kv: str | None = None) -> Iterator[torch.Tensor]:
+def log_probabilities(model: CausalLM, windows: torch.Tensor, kv: KvPageStore | None = None) -> Iterator[torch.Tensor]:
     """[PREDICTED, vocab_size] float32 for each window: of the tokens behind the first half and one.
 
     Args:
         model: The model.
         windows: See `read_windows`.
-        kv: A name in KV_FORMATS, what keys and values are stored as; None = in the model's dtype.
+        kv: For keys and values, at least a window of them in pages of 16 tokens; None = a store in the model's dtype.
     """
     config = model.config
-    sizes = (config.num_layers, WINDOW_TOKENS // _PAGE_TOKENS, _PAGE_TOKENS, config.num_kv_heads, config.kv_head_dim)
-    format_ = KvFormat(model.dtype) if kv is None else KV_FORMATS[kv]
-    store = KvPageStore(*sizes, format_.dtype, model.device, group=format_.group)
+    if kv is None:
+        sizes = (config.num_layers, WINDOW_TOKENS // _PAGE_TOKENS, _PAGE_TOKENS, config.num_kv_heads, config.kv_head_dim)
+        kv = KvPageStore(*sizes, model.dtype, model.device)
     for window in windows:
-        yield torch.log_softmax(model.forward(_batch(window), store), dim=-1)
+        yield torch.log_softmax(model.forward(_batch(window), kv), dim=-1)
 
 
 def _batch(window: torch.Tensor) -> ForwardBatch:
@@ -85,7 +84,12 @@ def _batch(window: torch.Tensor) -> ForwardBatch:
     )
 
 
-def compare(answers: Iterable[torch.Tensor], windows: torch.Tensor, reference: torch.Tensor) -> Closeness:
+def compare(model: CausalLM, windows: torch.Tensor, reference: torch.Tensor, kv: KvPageStore | None = None) -> Closeness:
+    """How near a model comes to a reference; see `closeness` and `log_probabilities`."""
+    return closeness(log_probabilities(model, windows, kv), windows, reference)
+
+
+def closeness(answers: Iterable[torch.Tensor], windows: torch.Tensor, reference: torch.Tensor) -> Closeness:
     """How near a model comes to a reference.
 
     Args:
