@@ -22,6 +22,8 @@ FOLDER = Path(__file__).parent / "data" / "quantised"
 TENSORS, SECTIONS = FOLDER / "golden.safetensors", FOLDER / "golden.json"
 
 _OUTPUTS, _INPUTS, _GROUP = 32, 32, 16
+WIDTH = 256
+"""Of the hidden states that weights take whose tensors do not say it."""
 
 
 class Golden(NamedTuple):
@@ -164,8 +166,11 @@ def _int8() -> Golden:
 
 def _quanto(kind: str) -> Golden:
     quanto = importlib.import_module("optimum.quanto")
-    linear = torch.nn.Linear(_INPUTS, _OUTPUTS, bias=False)
-    linear.weight.data = _weight().bfloat16()
+    # Of int4 and int2 it rounds what it multiplies before it subtracts, if in a narrow dtype.
+    weight = _weight().view(-1, WIDTH) if kind in ("qint4", "qint2") else _weight().bfloat16()
+    outputs, inputs = weight.shape
+    linear = torch.nn.Linear(inputs, outputs, bias=False)
+    linear.weight.data = weight
     linear = quanto.QLinear.from_module(linear, weights=getattr(quanto, kind))
     linear.freeze()
     return Golden("optimum-quanto", {"quant_method": "quanto"}, dict(linear.state_dict()), linear.weight.dequantize())
@@ -221,6 +226,8 @@ CASES: dict[str, Callable[[], Golden]] = {
     "bitsandbytes-int8": _int8,
     "quanto-int8": lambda: _quanto("qint8"),
     "quanto-float8": lambda: _quanto("qfloat8"),
+    "quanto-int4": lambda: _quanto("qint4"),
+    "quanto-int2": lambda: _quanto("qint2"),
     "fp8-blocks": _fp8,
     "bitnet": _bitnet,
 }

@@ -122,3 +122,17 @@ def squeezellm(t: Tensors) -> Floats:
         for at in range(int(t["rows"][n]), int(t["rows"][n + 1])):
             weights[n, int(t["cols"][at])] += np.float32(t["vals"][at])
     return weights
+
+
+def quanto_groups(t: Tensors, bits: int, shape: tuple[int, int]) -> Floats:
+    """Groups one behind the other; the bits of a byte belong to as many groups, equally far apart."""
+    content, scales, shift = t["weight._data._data"], t["weight._scale"], t["weight._shift"]
+    groups = np.empty((len(scales), content.shape[1]), np.float32)
+    for row, k in np.ndindex(*groups.shape):
+        code = int(content[row % len(content), k]) >> row // len(content) * bits & (1 << bits) - 1
+        scale = np.float32(scales[row].item())
+        if shift.is_floating_point():
+            groups[row, k] = np.float32(code) * scale - np.float32(shift[row].item())
+        else:
+            groups[row, k] = np.float32(code - int(shift[row])) * scale
+    return groups.reshape(shape)

@@ -87,10 +87,48 @@ def test_quanto_is_read_exactly(is_float: bool) -> None:
     assert_is(read_one({"quant_method": "quanto"}, parts), stored_formats.by_block(codes, parts["weight._scale"], 1, 40))
 
 
-def test_quanto_of_four_bits_is_refused_for_what_it_lacks() -> None:
-    parts = {"weight._data._data": torch.zeros(4, 128, dtype=torch.uint8), "weight._scale": scales(8, 1), "weight._shift": scales(8, 1)}
-    with pytest.raises(CheckpointError, match=r"layer\.proj is stored by quanto as int4 or int2, whose files do not say the shape"):
-        read_one({"quant_method": "quanto"}, parts)
+def flat_parts(bits: int, outputs: int, inputs: int, group: int) -> Parts:
+    rows = outputs * inputs // group
+    return {
+        "weight._data._data": torch.randint(0, 256, (-(-rows * bits // 8), group), dtype=torch.uint8, generator=generator(5)),
+        "weight._scale": scales(rows, 1),
+        "weight._shift": scales(rows, 1),
+    }
+
+
+@pytest.mark.parametrize("bits", [4, 2])
+@pytest.mark.parametrize("is_float", [True, False])
+@pytest.mark.parametrize(
+    ("name", "outputs", "inputs", "group"),
+    [("q_proj", 24, 64, 32), ("down_proj", 64, 96, 32), ("q_proj", 7, 64, 64), ("o_proj", 64, 64, 64)],
+)
+def test_quanto_in_groups_has_the_shape_that_fits_the_models_width(
+    name: str, outputs: int, inputs: int, group: int, is_float: bool, bits: int
+) -> None:
+    parts = flat_parts(bits, outputs, inputs, group)
+    if not is_float:
+        parts["weight._shift"] = torch.randint(0, 1 << bits, parts["weight._shift"].shape, dtype=torch.int8, generator=generator(6))
+    tensors = {f"mlp.{name}.{part}": tensor for part, tensor in parts.items()} | {"embed.weight": torch.zeros(200, 64)}
+    (weight,) = read_coded({"quant_method": "quanto"}, tensors).values()
+    assert_is(weight, stored_formats.quanto_groups(parts, bits, (outputs, inputs)))
+
+
+@pytest.mark.parametrize(
+    ("parts", "width", "message"),
+    [
+        (flat_parts(4, 24, 64, 32), 0, "there is no embedding whose width would"),
+        (flat_parts(4, 24, 64, 32), 80, r"_data\._data of the shape .* does not fit 48 scales and hidden states of 80"),
+        (flat_parts(4, 24, 64, 32) | {"weight._scale": scales(60, 1)}, 64, "_shift has the shape"),
+        (flat_parts(4, 24, 64, 32) | {"weight._scale": scales(60, 1), "weight._shift": scales(60, 1)}, 64, "does not fit 60 scales"),
+        (flat_parts(4, 24, 64, 32) | {"weight._shift": torch.full((48, 1), torch.nan)}, 64, "_shift holds numbers that are not finite"),
+    ],
+)
+def test_quanto_in_groups_that_does_not_fit_is_named(parts: Parts, width: int, message: str) -> None:
+    tensors = {f"mlp.q_proj.{part}": tensor for part, tensor in parts.items()}
+    if width:
+        tensors["embed.weight"] = torch.zeros(200, width)
+    with pytest.raises(CheckpointError, match=message):
+        read_coded({"quant_method": "quanto"}, tensors)
 
 
 def bitnet_parts() -> Parts:

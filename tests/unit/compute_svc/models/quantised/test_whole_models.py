@@ -72,6 +72,12 @@ def quanto(outputs: int, inputs: int) -> Parts:
     return {"weight._data": codes, "weight._scale": small(outputs, 1) / 16, "input_scale": torch.ones(()), "output_scale": torch.ones(())}
 
 
+def quanto_groups(outputs: int, inputs: int) -> Parts:
+    groups = outputs * inputs // _GROUP
+    content = torch.randint(0, 256, (groups // 2, _GROUP), dtype=torch.uint8)
+    return {"weight._data._data": content, "weight._scale": small(groups, 1), "weight._shift": small(groups, 1) * 8}
+
+
 def ternary(outputs: int, inputs: int) -> Parts:
     codes = torch.randint(0, 3, (4, outputs // 4, inputs), dtype=torch.uint8)
     return {"weight": codes[0] | codes[1] << 2 | codes[2] << 4 | codes[3] << 6, "weight_scale": torch.tensor([12.0])}
@@ -91,6 +97,7 @@ WAYS: dict[str, tuple[Callable[[int, int], Parts], dict[str, Any] | None]] = {
     "nf4": (nf4, {"quant_method": "bitsandbytes", "load_in_4bit": True}),
     "fp8": (fp8, {"quant_method": "fp8", "activation_scheme": "dynamic", "weight_block_size": [48, 48]}),
     "quanto": (quanto, None),
+    "quanto in groups": (quanto_groups, None),
     "bitnet": (ternary, {"quant_method": "bitnet"}),
     "squeezellm": (tables, {"quant_method": "squeezellm", "wbits": 4}),
 }
