@@ -12,7 +12,7 @@ from compute_svc.models.config import ModelConfig
 from compute_svc.models.config_fields import ConfigFields
 from compute_svc.models.registry import ConfigReading, read_config
 from compute_svc.models.tensor_shapes import check_tensors
-from compute_svc.models.weights import TensorInfo, open_checkpoint
+from compute_svc.models.weights import TensorInfo, count_numbers, open_checkpoint
 from triserve.rpc.folder_audit import Fact, FolderAudit
 
 _FILE = "config.json"
@@ -128,18 +128,18 @@ def _source(fields: ConfigFields, *names: str) -> str:
 
 
 def _memory(config: ModelConfig, tensors: dict[str, TensorInfo]) -> list[Fact]:
-    stored: dict[str, int] = {}
-    for info in tensors.values():
-        stored[info.dtype] = stored.get(info.dtype, 0) + math.prod(info.shape)
-    numbers = sum(stored.values()) + config.tie_word_embeddings * config.vocab_size * config.hidden_size
+    stored = count_numbers(tensors)
+    coded = sum(info.coded_bytes for info in tensors.values())
+    numbers = sum(math.prod(info.shape) for info in tensors.values() if not info.coded_bytes)
+    numbers += config.tie_word_embeddings * config.vocab_size * config.hidden_size
     weights = ", ".join(
-        f"{numbers * dtype.itemsize:,} bytes in {str(dtype).removeprefix('torch.')}" for dtype in (torch.float32, torch.bfloat16)
+        f"{coded + numbers * dtype.itemsize:,} bytes in {str(dtype).removeprefix('torch.')}" for dtype in (torch.float32, torch.bfloat16)
     )
     sizes = (config.num_layers, config.num_kv_heads, config.kv_head_dim)
     kv = ", ".join(f"{format_.bytes_per_token(*sizes):,} bytes in {name}" for name, format_ in KV_FORMATS.items())
     kinds = ", ".join(f"{count:,} numbers in {name}" for name, count in sorted(stored.items()))
     return [
         Fact("weights stored", kinds, "the tensors' headers"),
-        Fact("weights in memory", weights, "the same, a tied embedding twice"),
+        Fact("weights in memory", weights, f"the same, a tied embedding twice{', codes as they are stored' if coded else ''}"),
         Fact("KV of a token", kv, "layers, heads and their width; a page is COMPUTE_PAGE_SIZE_TOKENS of it"),
     ]
