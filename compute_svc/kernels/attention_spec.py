@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+import torch
+
 MAX_SINKS = 32
 """So many first tokens can stay visible behind a window."""
 
@@ -26,6 +28,7 @@ class AttentionSpec:
         softcap: Scores s become softcap * tanh(s / softcap), before the distance counts; None = they stay.
         sinks: How many sink tokens, the first of all, every query sees besides its window (attention sinks, arXiv 2309.17453); 0 = none. Their scores are
             those of other queries, rotated as if the sink tokens stood right before the window.
+        stored: Dtype of the store's numbers or codes.
 
     Raises:
         ValueError: Sinks are more than MAX_SINKS, or come without a window or with slopes.
@@ -42,6 +45,7 @@ class AttentionSpec:
     rounded_slopes: bool = False
     softcap: float | None = None
     sinks: int = 0
+    stored: torch.dtype = torch.float32
 
     def __post_init__(self) -> None:
         if not 0 <= self.sinks <= MAX_SINKS:

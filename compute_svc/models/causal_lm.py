@@ -114,7 +114,7 @@ class CausalLM:
     head: Head
     rotary: tuple[RotaryTable | None, ...]
     kernels: str = ""
-    _specs: dict[tuple[int, int], tuple[AttentionSpec, ...]] = field(default_factory=dict)
+    _specs: dict[tuple[int, int, torch.dtype], tuple[AttentionSpec, ...]] = field(default_factory=dict)
 
     @property
     def dtype(self) -> torch.dtype:
@@ -195,10 +195,10 @@ class CausalLM:
         own = (config.num_layers, config.num_kv_heads, config.kv_head_dim)
         if made_for != own:
             raise ValueError(f"kv is for (layers, kv heads, head_dim) = {made_for}, the model has {own}")
-        sizes = (kv.page_size_tokens, kv.num_pages)
-        if sizes not in self._specs:
-            self._specs[sizes] = tuple(_attention_spec(config, kind, kv) for kind in config.kinds)
-        return self._specs[sizes]
+        store = (kv.page_size_tokens, kv.num_pages, kv.format.dtype)
+        if store not in self._specs:
+            self._specs[store] = tuple(_attention_spec(config, kind, kv) for kind in config.kinds)
+        return self._specs[store]
 
 
 def _attention_spec(config: ModelConfig, kind: LayerKind, kv: KvPageStore) -> AttentionSpec:
@@ -214,6 +214,7 @@ def _attention_spec(config: ModelConfig, kind: LayerKind, kv: KvPageStore) -> At
         rounded_slopes=config.rounded_slopes,
         softcap=config.attention_softcap,
         sinks=config.sinks,
+        stored=kv.format.dtype,
     )
 
 

@@ -89,8 +89,7 @@ def attended(
         total = fma(total, kept, _sum_by_position(weights, start - base) * joined)
         summed = fma(summed, kept[:, None], own * joined[:, None])
         largest = joint
-    share = np.float32(1) / total
-    return torch.from_numpy((summed * share[:, None])[:, : spec.head_dim].reshape(-1))
+    return torch.from_numpy((summed / total[:, None])[:, : spec.head_dim].reshape(-1))
 
 
 def _padded(rows: torch.Tensor) -> Floats:

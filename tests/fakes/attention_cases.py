@@ -53,7 +53,7 @@ def store_of(shape: Shape, lengths: list[int], dtype: torch.dtype, *, group: int
         page_table[request, :count] = torch.tensor(own)
         kv[:, own] = torch.randn((2 * shape.num_kv_heads, count, size, shape.head_dim), generator=generator).to(number_dtype)
         kv[:, own[-1], (length - 1) % size + 1 :] = 1e30
-    spec = AttentionSpec(*shape[:4], num_pages=num_pages, scale=shape.head_dim**-0.5, **_rest(shape))
+    spec = AttentionSpec(*shape[:4], num_pages=num_pages, scale=shape.head_dim**-0.5, stored=dtype, **_rest(shape))
     return Store(KvLayer(kv) if group is None else KvLayer(*encode(kv, group, dtype), group), page_table, spec)
 
 

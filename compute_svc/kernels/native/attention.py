@@ -10,7 +10,7 @@ hidden tokens are left out, not multiplied by zero.
 - Tokens are taken in chunks that start at multiples of 128 of the position. Of a chunk: m, the largest score; weights e^(score - m); l, their
   sum in 16 lanes by position, joined by halves; o, the values times their weights, `fma` by `fma`, token after token.
 - Chunks are joined in order to M, L, O, at first -inf, 0, 0: with N the larger of M and m, a = e^(M - N) and b = e^(m - N),
-  L = fma(L, a, l * b), O = fma(O, a, o * b), M = N. What a query gets is O * (1 / L).
+  L = fma(L, a, l * b), O = fma(O, a, o * b), M = N. What a query gets is O / L.
 - The sink section of attention sinks is a chunk before all others. A sink logit is M at first, with L = 1.
 - e^x is 2^n times a polynomial, tanh a polynomial near zero and made of e^2x elsewhere: source/attention_math.h.
 
@@ -37,6 +37,8 @@ _log = logging.getLogger(__name__)
 
 # Query rows of a block, in source/attention.cpp: those that share a key head are in one block.
 _MAX_GROUP_SIZE = 96
+
+_STORED = frozenset({*DTYPES, torch.int8})
 
 _POINTER, _NUMBER = ctypes.c_void_p, ctypes.c_int64
 _HEADS = (_POINTER, _NUMBER, _NUMBER)
@@ -76,9 +78,13 @@ class NativePlan:
 @cache
 def covers(spec: AttentionSpec) -> bool:
     """Whether the library computes this attention. Effects: logs where it does not, once."""
-    if spec.group_size <= _MAX_GROUP_SIZE:
+    if spec.group_size > _MAX_GROUP_SIZE:
+        reason = f"{spec.group_size} query heads share a key head, more than {_MAX_GROUP_SIZE}"
+    elif spec.stored not in _STORED:
+        reason = f"native kernels read no {spec.stored}"
+    else:
         return True
-    _log.info("attention runs on torch's own operations: %d query heads share a key head, more than %d", spec.group_size, _MAX_GROUP_SIZE)
+    _log.info("attention runs on torch's own operations: %s", reason)
     return False
 
 
@@ -127,8 +133,7 @@ def native_attention(
         sink_q = _with_whole_heads(sink_q)
         sink_heads = (sink_q.data_ptr(), sink_q.stride(0), sink_q.stride(1))
     data, scales = kv.data, kv.scales
-    assert data.is_contiguous() and out.stride(1) == 1 and out.dtype == q.dtype, "kv and out are as they were made"
-    assert scales is None or (scales.is_contiguous() and data.dtype == torch.int8), "the library reads codes of int8 alone"
+    assert data.dtype in _STORED and data.is_contiguous() and out.stride(1) == 1 and out.dtype == q.dtype, "as they were made"
     plan.attend(
         *(plan.address, DTYPES[q.dtype], q.data_ptr(), q.stride(0), q.stride(1), *sink_heads, _address(sink_logits)),
         *(data.data_ptr(), DTYPES[data.dtype] if scales is None else 0, _address(scales), kv.group),

@@ -37,7 +37,7 @@ def check_attention(library: NativeLibrary) -> None:
 
 def _check(library: NativeLibrary, queries: torch.Tensor, kv: KvLayer, dense: torch.Tensor) -> None:
     head_dim = queries.shape[2]
-    spec = AttentionSpec(_HEADS, _KV_HEADS, head_dim, _PAGE, _PAGES, head_dim**-0.5, 100, softcap=5.0)
+    spec = AttentionSpec(_HEADS, _KV_HEADS, head_dim, _PAGE, _PAGES, head_dim**-0.5, 100, softcap=5.0, stored=kv.data.dtype)
     # The pages backwards: their order is the table's.
     table = torch.arange(_PAGES - 1, -1, -1)[None]
     prefilled, decoded = torch.empty((_LENGTH, _HEADS * head_dim)), torch.empty((1, _HEADS * head_dim))

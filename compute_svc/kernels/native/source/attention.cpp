@@ -62,12 +62,12 @@ struct Block {
   }
 };
 
-template <class Number, bool kWhole>
 class Attention {
  public:
-  Attention(const Plan& plan, const Layer& layer)
+  Attention(const Plan& plan, const Layer& layer, const Store& store)
       : plan_(plan),
         layer_(layer),
+        store_(store),
         group_(plan.num_heads / plan.num_kv_heads),
         width_(round_up(plan.head_dim, kTile)) {}
 
@@ -118,11 +118,10 @@ class Attention {
 
   void finish(const Task& task, const Sums* sums, const float* values) const {
     for (int64_t row = 0; row < task.num_queries * group_; ++row) {
-      const float share = 1.0f / sums[row].total;
       const int64_t head = task.kv_head * group_ + row % group_;
       const int64_t place = (task.first_row + row / group_) * layer_.out_row_stride + head * plan_.head_dim;
       for (int64_t d = 0; d < plan_.head_dim; ++d) {
-        const float value = values[row * width_ + d] * share;
+        const float value = values[row * width_ + d] / sums[row].total;
         if (layer_.queries.dtype == BFLOAT16) {
           narrow(value, static_cast<bfloat16*>(layer_.out) + place + d);
         } else {
@@ -162,42 +161,34 @@ class Attention {
     }
     if (begin >= end) return;
     find_rows(task.request, base, end_token, block.rows);
-    const auto keys = rows_of_head(task.kv_head), stored = rows_of_head(plan_.num_kv_heads + task.kv_head);
-    const bool few = kWhole && end - begin <= kRows;
-    score(sink_section ? block.sink_queries : block.queries, keys, block, seen, begin, end, first_token, end_token, few);
+    const bool few = store_.is_whole() && end - begin <= kRows;
+    score(sink_section ? block.sink_queries : block.queries, task.kv_head, block, seen, begin, end, first_token, end_token, few);
     Sums unit_sums[kMaxRows];
     for (int row = begin; row < end; ++row) {
       unit_sums[row] = weigh(block.scores + row * kChunk, seen[row], task, row, base);
     }
-    const auto sum = [&](const auto& rows_of, const int64_t* value_rows) {
-      for (int row = begin; row < end; row += kRows) {
-        const int count = end - row < kRows ? end - row : kRows;
-        float* to = apart ? values + row * width_ : block.unit_sums;
-        with_count<kRows>(count, [&](auto constant) {
-          sum_all<decltype(constant)::value>(block.scores + row * kChunk, seen + row, rows_of, value_rows, to);
-        });
-        for (int i = row; i < row + count; ++i) {
-          if (apart) {
-            sums[i] = unit_sums[i];
-          } else {
-            join(sums[i], values + i * width_, unit_sums[i], block.unit_sums + (i - row) * width_, width_);
-          }
+    const int64_t value_head = plan_.num_kv_heads + task.kv_head;
+    const bool in_place = few || store_.is_plain();
+    for (int token = in_place ? end_token : first_token; token < end_token; ++token) {
+      store_.copy(value_head, block.rows[token], width_, block.values + token * width_);
+    }
+    for (int row = begin; row < end; row += kRows) {
+      const int count = end - row < kRows ? end - row : kRows;
+      const float* weights = block.scores + row * kChunk;
+      float* to = apart ? values + row * width_ : block.unit_sums;
+      if (in_place) {
+        store_.sum(count, weights, seen + row, value_head, block.rows, to, width_);
+      } else {
+        sum_all(count, weights, seen + row, Rows<float, true>{block.values, width_, nullptr, 0}, block.identity, to, width_);
+      }
+      for (int i = row; i < row + count; ++i) {
+        if (apart) {
+          sums[i] = unit_sums[i];
+        } else {
+          join(sums[i], values + i * width_, unit_sums[i], block.unit_sums + (i - row) * width_, width_);
         }
       }
-    };
-    if constexpr (kWhole) {
-      if (few || std::is_same<Number, float>::value) return sum(stored, block.rows);
     }
-    for (int64_t token = first_token; token < end_token; ++token) {
-      for (int64_t d = 0; d < width_; d += kWidth) store(block.values + token * width_ + d, stored.at(block.rows[token], d));
-    }
-    sum(Rows<float, true>{block.values, width_, nullptr, 0}, block.identity);
-  }
-
-  Rows<Number, kWhole> rows_of_head(int64_t head) const {
-    const int64_t first = head * plan_.num_pages * plan_.page_size;
-    const int64_t groups = layer_.scales == nullptr ? 0 : (plan_.head_dim + layer_.group - 1) / layer_.group;
-    return {static_cast<const Number*>(layer_.kv) + first * plan_.head_dim, plan_.head_dim, layer_.scales + first * groups, layer_.group};
   }
 
   // Where a chunk's tokens lie: rows of a head, the last again and again up to a whole tile.
@@ -214,24 +205,22 @@ class Attention {
     for (int64_t token = end; token < round_up(end, kTile); ++token) rows[token] = rows[end - 1];
   }
 
-  void score(const float* queries, const Rows<Number, kWhole>& keys, const Block& block, const Seen* seen, int begin, int end,
-             int first_token, int end_token, bool few) const {
+  // Scores of rows [begin, end) against the chunk's tokens that any of them sees.
+  void score(const float* queries, int64_t head, const Block& block, const Seen* seen, int begin, int end, int first_token, int end_token,
+             bool few) const {
     for (int tile = first_token / kTile * kTile; tile < end_token; tile += kTile) {
-      const int64_t* rows = block.rows + tile;
-      if constexpr (kWhole) {
-        if (few) {
-          with_count<kRows>(end - begin, [&](auto constant) {
-            score_rows<decltype(constant)::value>(queries + begin * width_, width_, keys, rows, block.scores + begin * kChunk + tile);
-          });
-          continue;
-        }
+      float* scores = block.scores + tile;
+      if (few) {
+        store_.score(end - begin, queries + begin * width_, width_, head, block.rows + tile, scores + begin * kChunk);
+        continue;
       }
-      turn_keys(width_, keys, rows, block.turned);
+      store_.turn(head, block.rows + tile, width_, block.turned);
       for (int row = begin; row < end; row += kRows) {
         const int count = end - row < kRows ? end - row : kRows;
-        if (tile >= seen[row + count - 1].end || tile + kTile <= seen[row].first) continue;  // later rows see no less to the end, no more before
+        // Later rows see no less to the end, and no more before.
+        if (tile >= seen[row + count - 1].end || tile + kTile <= seen[row].first) continue;
         with_count<kRows>(count, [&](auto constant) {
-          score_turned<decltype(constant)::value>(queries + row * width_, width_, block.turned, block.scores + row * kChunk + tile);
+          score_turned<decltype(constant)::value>(queries + row * width_, width_, block.turned, scores + row * kChunk);
         });
       }
     }
@@ -288,18 +277,9 @@ class Attention {
     return load(bias);
   }
 
-  template <int kCount, class Values>
-  void sum_all(const float* weights, const Seen* seen, const Values& values, const int64_t* value_rows, float* out) const {
-    for (int64_t d = 0; d < width_; d += kPanel * kWidth) {
-      const int64_t left = (width_ - d) / kWidth;
-      with_count<kPanel>(left < kPanel ? static_cast<int>(left) : kPanel, [&](auto vectors) {
-        sum_values<kCount, decltype(vectors)::value>(weights, seen, values, value_rows, d, out, width_);
-      });
-    }
-  }
-
   const Plan& plan_;
   const Layer& layer_;
+  const Store& store_;
   const int64_t group_, width_;
 };
 
@@ -355,9 +335,8 @@ struct Tasks {
   }
 };
 
-template <class Number, bool kWhole>
-void run(const Plan& plan, const Layer& layer, int64_t threads) {
-  const Attention<Number, kWhole> attention(plan, layer);
+void run(const Plan& plan, const Layer& layer, const Store& store, int64_t threads) {
+  const Attention attention(plan, layer, store);
   const Tasks tasks(plan, threads);
   if (tasks.work < kParallelWork) threads = 1;
   const int64_t width = round_up(plan.head_dim, kTile);
@@ -373,8 +352,11 @@ void run(const Plan& plan, const Layer& layer, int64_t threads) {
 
 template <class Number>
 void run(const Plan& plan, const Layer& layer, int64_t threads) {
-  if (plan.head_dim % kTile) return run<Number, false>(plan, layer, threads);
-  run<Number, true>(plan, layer, threads);
+  const int64_t head_rows = plan.num_pages * plan.page_size;
+  if (plan.head_dim % kTile) {
+    return run(plan, layer, StoreOf<Number, false>(layer.kv, head_rows, plan.head_dim, layer.scales, layer.group), threads);
+  }
+  run(plan, layer, StoreOf<Number, true>(layer.kv, head_rows, plan.head_dim, layer.scales, layer.group), threads);
 }
 
 }  // namespace

@@ -169,5 +169,74 @@ __attribute__((noinline)) void sum_values(
   }
 }
 
+// The store of a layer, of whatever numbers or codes: keys of num_kv_heads heads, then values.
+class Store {
+ public:
+  // Heads are whole vectors: their rows can be read where they lie.
+  virtual bool is_whole() const = 0;
+  // Rows are the numbers themselves, in float32.
+  virtual bool is_plain() const = 0;
+  virtual void turn(int64_t head, const int64_t* rows, int64_t width, float* turned) const = 0;
+  virtual void copy(int64_t head, int64_t row, int64_t width, float* to) const = 0;
+  virtual void score(int count, const float* q, int64_t width, int64_t head, const int64_t* rows, float* scores) const = 0;
+  virtual void sum(int count, const float* weights, const Seen* seen, int64_t head, const int64_t* rows, float* out, int64_t width) const = 0;
+
+ protected:
+  ~Store() = default;
+};
+
+// All dimensions of some rows' weighted values.
+template <class Values>
+inline void sum_all(
+    int count, const float* weights, const Seen* seen, const Values& values, const int64_t* rows, float* out, int64_t width) {
+  with_count<kRows>(count, [&](auto constant) {
+    constexpr int kCount = decltype(constant)::value;
+    int64_t d = 0;
+    for (; d + kPanel * kWidth <= width; d += kPanel * kWidth) sum_values<kCount, kPanel>(weights, seen, values, rows, d, out, width);
+    for (; d < width; d += kWidth) sum_values<kCount, 1>(weights, seen, values, rows, d, out, width);
+  });
+}
+
+template <class Number, bool kWhole>
+class StoreOf final : public Store {
+ public:
+  StoreOf(const void* data, int64_t head_rows, int64_t head_dim, const uint16_t* scales, int64_t group)
+      : rows_{static_cast<const Number*>(data), head_dim, scales, group}, head_rows_(head_rows) {}
+
+  bool is_whole() const override { return kWhole; }
+
+  bool is_plain() const override { return kWhole && std::is_same<Number, float>::value; }
+
+  void turn(int64_t head, const int64_t* rows, int64_t width, float* turned) const override {
+    turn_keys(width, of_head(head), rows, turned);
+  }
+
+  void copy(int64_t head, int64_t row, int64_t width, float* to) const override {
+    const auto from = of_head(head);
+    for (int64_t d = 0; d < width; d += kWidth) store(to + d, from.at(row, d));
+  }
+
+  void score(int count, const float* q, int64_t width, int64_t head, const int64_t* rows, float* scores) const override {
+    if constexpr (kWhole) {
+      with_count<kRows>(count, [&](auto constant) { score_rows<decltype(constant)::value>(q, width, of_head(head), rows, scores); });
+    }
+  }
+
+  void sum(int count, const float* weights, const Seen* seen, int64_t head, const int64_t* rows, float* out, int64_t width) const override {
+    if constexpr (kWhole) sum_all(count, weights, seen, of_head(head), rows, out, width);
+  }
+
+ private:
+  Rows<Number, kWhole> of_head(int64_t head) const {
+    Rows<Number, kWhole> of = rows_;
+    of.data += head * head_rows_ * of.head_dim;
+    if (of.scales != nullptr) of.scales += head * head_rows_ * ((of.head_dim + of.group - 1) / of.group);
+    return of;
+  }
+
+  const Rows<Number, kWhole> rows_;
+  const int64_t head_rows_;
+};
+
 }  // namespace attention
 }  // namespace triserve

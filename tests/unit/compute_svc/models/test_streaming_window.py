@@ -52,7 +52,7 @@ def test_up_to_its_length_a_window_changes_nothing_and_beyond_it_does(family: st
     plain = logits_of(load(tmp_path, None), tokens)
 
     for window in (200, 10_000):
-        torch.testing.assert_close(logits_of(load(tmp_path, StreamingWindow(tokens=window)), tokens), plain, atol=1e-5, rtol=0)
+        torch.testing.assert_close(logits_of(load(tmp_path, StreamingWindow(tokens=window)), tokens), plain, atol=1e-5, rtol=1e-5)
     narrow = logits_of(load(tmp_path, StreamingWindow(tokens=100)), tokens)
     # The sinks and the window behind them still cover everything.
     torch.testing.assert_close(narrow[:104], plain[:104], atol=1e-5, rtol=0)

@@ -194,12 +194,14 @@ def test_heads_of_any_strides_are_read() -> None:
     assert torch.equal(attend(case, store, LENGTHS, STARTS, turned), attend(case, store, LENGTHS, STARTS, asked))
 
 
-def test_more_heads_in_a_group_than_a_block_has_rows_are_not_covered(caplog: pytest.LogCaptureFixture) -> None:
+def test_what_is_not_covered_is_named(caplog: pytest.LogCaptureFixture) -> None:
     with caplog.at_level(logging.INFO):
         assert not covers(AttentionSpec(97, 1, 8, 16, 4, 1.0, None))
+        assert not covers(AttentionSpec(4, 1, 8, 16, 4, 1.0, None, stored=torch.float8_e4m3fn))
 
-    assert covers(AttentionSpec(96, 1, 8, 16, 4, 1.0, None))
+    assert covers(AttentionSpec(96, 1, 8, 16, 4, 1.0, None, stored=torch.int8))
     assert "97 query heads share a key head, more than 96" in caplog.text
+    assert "native kernels read no torch.float8_e4m3fn" in caplog.text
 
 
 def test_the_oracle_rounds_a_product_and_a_sum_once() -> None:
