@@ -69,6 +69,11 @@ class NamePattern:
         if self._tokens:
             raise self._problem
 
+    @property
+    def num_steps(self) -> int:
+        """What a match costs for each character of a name, at most."""
+        return sum(map(len, self._sequences))
+
     def matches(self, name: str) -> bool:
         """Whether the name begins so, or is so where the pattern ends in "$"."""
         return any(_matches(steps, name) for steps in self._sequences)

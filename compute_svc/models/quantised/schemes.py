@@ -14,6 +14,8 @@ _FORMATS = ("pack-quantized", "int-quantized", "float-quantized", "naive-quantiz
 _STRATEGIES = ("tensor", "channel", "group", "block")
 _MOST_TARGETS = 10_000
 _MOST_PATTERNS = 100
+# Characters of names times steps of patterns: a minute or two at the very worst, several times what the largest published model has.
+_MOST_WORK = 1_000_000_000
 # Names of a class, not of a projection: all that the files hold as codes are of it.
 _ANY_PROJECTION = "Linear"
 
@@ -59,6 +61,7 @@ class Targets:
             raise CheckpointError(f"{place} has {len(patterns)} patterns, the limit is {_MOST_PATTERNS}")
         self._names = frozenset(names)
         self._patterns = [NamePattern(pattern, place) for pattern in dict.fromkeys(patterns)]
+        self.num_steps = sum(pattern.num_steps for pattern in self._patterns)
 
     @property
     def has_all(self) -> bool:
@@ -92,6 +95,10 @@ class Schemes:
         self._ignored = Targets(fields.get("ignore") or [], f"{fields.place}: ignore")
         groups = fields.section("config_groups")
         self._groups = [] if groups is None else [_read_group(groups, name) for name in groups.nested()]
+        self._num_steps = len(self._groups) + sum(
+            targets.num_steps for targets in (self._ignored, *(targets for targets, _ in self._groups))
+        )
+        self._work = 0
 
     def of(self, module: str) -> Scheme:
         """How a projection that the files hold as codes is coded.
@@ -99,6 +106,9 @@ class Schemes:
         Raises:
             CheckpointError: The config does not say.
         """
+        self._work += self._num_steps * len(module)
+        if self._work > _MOST_WORK:
+            raise CheckpointError(f"{self._place}: patterns of {self._num_steps} steps are too many for the names that there are")
         by_name = (scheme for targets, scheme in self._groups if targets.name(module))
         scheme = next(by_name, next((scheme for targets, scheme in self._groups if targets.has_all), None))
         if scheme is None or self._ignored.name(module):

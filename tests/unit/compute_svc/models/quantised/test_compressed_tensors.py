@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 import torch
 
-from compute_svc.models.quantised import coded_tensors
+from compute_svc.models.quantised import coded_tensors, schemes
 from compute_svc.models.weights import CheckpointError
 from compute_svc.stored_weights.coded_weight import CodedWeight
 from tests.fakes import stored_formats
@@ -242,3 +242,12 @@ def test_scales_of_caches_are_hidden_once() -> None:
     coded = coded_tensors(section(INT8_CHANNEL), infos_of(tensors), "config.json", tensors.__getitem__)
     hidden = [part for weight in coded.values() for part in weight.parts]
     assert sorted(hidden) == sorted(tensors)
+
+
+def test_patterns_may_not_cost_more_than_a_bounded_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(schemes, "_MOST_WORK", 1000)
+    tensors = {f"model.layers.{index}.proj.{part}": tensor for index in range(10) for part, tensor in fits().items()}
+    config = section(INT8_CHANNEL, ignore=["re:" + ".*b" * 5])
+    with pytest.raises(CheckpointError, match="patterns of 11 steps are too many for the names that there are"):
+        read_coded(config, tensors)
+    assert len(read_coded(config, dict(list(tensors.items())[:8]))) == 4
