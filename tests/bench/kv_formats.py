@@ -112,7 +112,7 @@ def quality(limit: int | None) -> Iterator[dict[str, Any]]:
         (exact,) = log_probabilities(model, window[None], stores[EXACT])
         exact_losses.append(-float(exact.gather(1, window[-PREDICTED:, None]).double().mean()))
         for name, parts in found.items():
-            parts.append(compare(log_probabilities(model, window[None], stores[name]), window[None], exact[None]))
+            parts.append(compare(model, window[None], exact[None], stores[name]))
         yield {
             "model": folder.name,
             "text": TEXT.name,
