@@ -31,6 +31,9 @@ ROWS = [1, 2, 4, 16, 64, 512]
 _BYTES_IN_TURN = 96 << 20
 _MOST_COPIES = 64
 _SHORT_RUN_S = 1e-3
+# For all ways at one size; large products get fewer rounds than asked for, but some.
+_BUDGET_S = 8.0
+_LEAST_ROUNDS = 3
 
 Run = Callable[[int], object]
 
@@ -108,7 +111,10 @@ def _measure(ways: list[Way], rounds: int) -> dict[str, list[float]]:
         lengths.append(max(1, min(200, int(_SHORT_RUN_S / (time.perf_counter() - start)))))
     seconds: dict[str, list[float]] = {way.name: [] for way in ways}
     number = 0
-    for _ in range(rounds):
+    end = time.perf_counter() + _BUDGET_S
+    for done in range(rounds):
+        if done >= _LEAST_ROUNDS and time.perf_counter() > end:
+            break
         for way, length in zip(ways, lengths, strict=True):
             start = time.perf_counter()
             for turn in range(length):

@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from compute_svc.engine.loading import load_engine
 from compute_svc.kernels.native import (
     NativeKernelsError,
     NativeLibrary,
@@ -26,6 +27,7 @@ from compute_svc.kernels.native.build import build_all
 from compute_svc.kernels.native.compiling import BuildError, Compiler, build, find_library, library_name
 from compute_svc.kernels.native.library import load_library
 from compute_svc.kernels.quantise_rows import quantise_rows
+from compute_svc.settings import Settings
 from tests.fakes.native_libraries import native_libraries
 
 
@@ -158,6 +160,19 @@ def test_without_a_compiler_torchs_operations_compute_and_the_log_says_why_once(
     assert "there is no C++ compiler: tried /nowhere/c++" in caplog.text
     with pytest.raises(NativeKernelsError, match="COMPUTE_NATIVE_KERNELS is required, but they cannot be used"):
         use_native_kernels("required")
+
+
+@pytest.mark.usefixtures("choosing")
+def test_an_engine_that_requires_them_does_not_start_without(cache: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("config.json", "tokenizer.json"):
+        (tmp_path / name).write_text("{}")
+    monkeypatch.setenv("COMPUTE_MODEL", str(tmp_path))
+    monkeypatch.setenv("COMPUTE_NATIVE_KERNELS", "required")
+    monkeypatch.setenv("CXX", "/nowhere/c++")
+    choice.checked_library.cache_clear()
+    load_library.cache_clear()
+    with pytest.raises(NativeKernelsError, match="COMPUTE_NATIVE_KERNELS is required"):
+        load_engine(Settings())
 
 
 @pytest.mark.usefixtures("choosing")
