@@ -43,7 +43,8 @@ def hyperbolic_tangent(x: Floats) -> Floats:
     total = _polynomial(square, (-6.104948930e-03, 2.100364305e-02, -5.385249853e-02, 1.333278269e-01, -3.333332837e-01))
     capped = np.minimum(size, np.float32(10))
     far = np.float32(1) - np.float32(2) / (exponential(capped + capped) + np.float32(1))
-    return np.where(size < np.float32(0.625), fma(total * square, x, x), np.copysign(far, x))
+    result: Floats = np.where(size < np.float32(0.625), fma(total * square, x, x), np.copysign(far, x))
+    return result
 
 
 def _polynomial(x: Floats, coefficients: tuple[float, ...]) -> Floats:
@@ -103,7 +104,7 @@ def _scores(query: Floats, keys: Floats, store: Store, distances: npt.NDArray[np
     sums = np.zeros((*keys.shape[:2], 4), dtype=np.float32)
     for d in range(0, keys.shape[2], 4):
         sums = fma(query[:, None, d : d + 4], keys[..., d : d + 4], sums)
-    scores = (sums[..., 0] + sums[..., 1]) + (sums[..., 2] + sums[..., 3])
+    scores: Floats = (sums[..., 0] + sums[..., 1]) + (sums[..., 2] + sums[..., 3])
     if spec.softcap is None:
         scores = scores * np.float32(spec.scale)
     else:

@@ -54,7 +54,7 @@ def _dense(queries: torch.Tensor, pages: torch.Tensor, spec: AttentionSpec) -> t
     """[tokens, num_heads * D] of [tokens, num_heads, D] and [2 * kv_heads, pages, page_size, D] in order."""
     assert spec.softcap is not None and spec.window is not None, "the check has both"
     rows = pages.flatten(1, 2)[:, : len(queries)].repeat_interleave(spec.group_size, dim=0)
-    keys, values = rows.unflatten(0, (2, spec.num_heads)).unbind(0)
+    keys, values = rows[: spec.num_heads], rows[spec.num_heads :]
     scores = torch.tanh(torch.einsum("qhd,hkd->hqk", queries, keys) * (spec.scale / spec.softcap)) * spec.softcap
     seen = torch.ones(scores.shape[1:], dtype=torch.bool).tril().triu(1 - spec.window)
     weights = torch.softmax(scores.masked_fill(~seen, -torch.inf), dim=-1)
