@@ -113,7 +113,8 @@ def _scores(query: Floats, keys: Floats, store: Store, distances: npt.NDArray[np
     if slopes is not None:
         assert not spec.rounded_slopes, "the oracle knows plain slopes alone"
         scores = scores + slopes.numpy().reshape(-1, 1) * distances.astype(np.float32)
-    return scores
+    shown: Floats = scores
+    return shown
 
 
 def _sum_by_position(weights: Floats, offset: int) -> Floats:
