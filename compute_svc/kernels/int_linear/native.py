@@ -72,14 +72,14 @@ def int_linear(
 ) -> torch.Tensor:
     """See the public function; takes the native layout."""
     codes = _filled(rows.codes, weight)
-    result = torch.empty((len(codes), weight.out_features), dtype=dtype)
+    result = torch.empty((codes.shape[0], weight.out_features), dtype=dtype)
     if add is not None:
         add = add.contiguous()
     _functions(weight.built_for).linear(
         codes.data_ptr(),
         rows.scales.data_ptr(),
         rows.scales.shape[1],
-        len(codes),
+        codes.shape[0],
         weight.native,
         _ACTIVATIONS[activation],
         None if add is None else add.data_ptr(),
@@ -93,12 +93,12 @@ def int_linear(
 def int_gated_linear(rows: QuantisedRows, gate: PackedInts, up: PackedInts, activation: Activation, dtype: torch.dtype) -> torch.Tensor:
     """See the public function; takes the native layout."""
     codes = _filled(rows.codes, gate)
-    result = torch.empty((len(codes), gate.out_features), dtype=dtype)
+    result = torch.empty((codes.shape[0], gate.out_features), dtype=dtype)
     _functions(gate.built_for).gated_linear(
         codes.data_ptr(),
         rows.scales.data_ptr(),
         rows.scales.shape[1],
-        len(codes),
+        codes.shape[0],
         gate.native,
         up.native,
         _ACTIVATIONS[activation],
@@ -112,12 +112,12 @@ def int_gated_linear(rows: QuantisedRows, gate: PackedInts, up: PackedInts, acti
 def int_linear_of(x: torch.Tensor, weight: PackedInts, norm: Norm | None, activation: Activation, add: torch.Tensor | None) -> torch.Tensor:
     """See the public function; takes the native layout."""
     x = x.contiguous()
-    result = torch.empty((len(x), weight.out_features), dtype=x.dtype)
+    result = torch.empty((x.shape[0], weight.out_features), dtype=x.dtype)
     if add is not None:
         add = add.contiguous()
     _functions(weight.built_for).linear_of(
         x.data_ptr(),
-        len(x),
+        x.shape[0],
         None if norm is None else norm.weight.data_ptr(),
         0.0 if norm is None else norm.eps,
         weight.native,
@@ -141,12 +141,12 @@ def int_mlp(
 ) -> torch.Tensor:
     """See the public function; takes native layouts of one library."""
     x = x.contiguous()
-    result = torch.empty((len(x), down.out_features), dtype=x.dtype)
+    result = torch.empty((x.shape[0], down.out_features), dtype=x.dtype)
     if add is not None:
         add = add.contiguous()
     _functions(up.built_for).mlp(
         x.data_ptr(),
-        len(x),
+        x.shape[0],
         None if norm is None else norm.weight.data_ptr(),
         0.0 if norm is None else norm.eps,
         None if gate is None else gate.native,
