@@ -86,7 +86,10 @@ class Engine:
         self._model = model
         self._hidden_states = hidden_states
         self._kv = kv
-        self._dtype = kv.format.dtype if dtype is None else dtype
+        # Names: "float32" and "int8-g32".
+        self.dtype = str(kv.format.dtype if dtype is None else dtype).removeprefix("torch.")
+        self.kv_format = kv.format.name
+        self.kv_bytes_per_page = kv.bytes_per_page
         self.kernels = kernels
         self._scheduler = Scheduler(config, policy, predictor, make_memory)
         self._builder = BatchBuilder(config, self._scheduler.memory.slots, device)
@@ -104,21 +107,6 @@ class Engine:
         self._masks = Masks(logits_width)
         # Called between computing and drawing where a mask is missing: whoever has it tells it by `mask`.
         self.look_for_masks: Callable[[], None] = lambda: None
-
-    @property
-    def dtype(self) -> str:
-        """What it computes in: "float32"."""
-        return str(self._dtype).removeprefix("torch.")
-
-    @property
-    def kv_format(self) -> str:
-        """What keys and values are stored as: "int8-g32"."""
-        return self._kv.format.name
-
-    @property
-    def kv_bytes_per_page(self) -> int:
-        """What a page takes over all layers."""
-        return self._kv.bytes_per_page
 
     @property
     def next_deadline(self) -> float | None:

@@ -4,14 +4,19 @@
 # source: triserve/v1/compute.proto
 # Protobuf Python Version: 6.31.1
 """Generated protocol buffer code."""
-
 from google.protobuf import descriptor as _descriptor
 from google.protobuf import descriptor_pool as _descriptor_pool
 from google.protobuf import runtime_version as _runtime_version
 from google.protobuf import symbol_database as _symbol_database
 from google.protobuf.internal import builder as _builder
-
-_runtime_version.ValidateProtobufRuntimeVersion(_runtime_version.Domain.PUBLIC, 6, 31, 1, "", "triserve/v1/compute.proto")
+_runtime_version.ValidateProtobufRuntimeVersion(
+    _runtime_version.Domain.PUBLIC,
+    6,
+    31,
+    1,
+    '',
+    'triserve/v1/compute.proto'
+)
 # @@protoc_insertion_point(imports)
 
 _sym_db = _symbol_database.Default()
@@ -20,59 +25,57 @@ _sym_db = _symbol_database.Default()
 from triserve.v1 import common_pb2 as triserve_dot_v1_dot_common__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(
-    b'\n\x19triserve/v1/compute.proto\x12\x0btriserve.v1\x1a\x18triserve/v1/common.proto"\x17\n\x15GetComputeInfoRequest"\xf7\x02\n\x16GetComputeInfoResponse\x12-\n\x0b\x66ingerprint\x18\x01 \x01(\x0b\x32\x18.triserve.v1.Fingerprint\x12\x1c\n\x14max_model_len_tokens\x18\x02 \x01(\r\x12\x14\n\x0clogits_width\x18\x03 \x01(\r\x12\x18\n\x10page_size_tokens\x18\x04 \x01(\r\x12\x11\n\tnum_pages\x18\x05 \x01(\r\x12\x1c\n\x14max_waiting_requests\x18\x06 \x01(\r\x12\r\n\x05\x64type\x18\x07 \x01(\t\x12\x0e\n\x06\x64\x65vice\x18\x08 \x01(\t\x12&\n\x04load\x18\t \x01(\x0b\x32\x18.triserve.v1.ComputeLoad\x12\x0e\n\x06policy\x18\n \x01(\t\x12\x15\n\rstarted_at_ms\x18\x0b \x01(\x04\x12\x13\n\x0bhidden_size\x18\x0c \x01(\r\x12\x11\n\tkv_format\x18\r \x01(\t\x12\x19\n\x11kv_bytes_per_page\x18\x0e \x01(\x04"\xff\x01\n\x0b\x43omputeLoad\x12\x18\n\x10running_requests\x18\x01 \x01(\r\x12\x18\n\x10waiting_requests\x18\x02 \x01(\r\x12\x12\n\nused_pages\x18\x03 \x01(\r\x12\x14\n\x0c\x63\x61\x63hed_pages\x18\x04 \x01(\r\x12\x12\n\nfree_pages\x18\x05 \x01(\r\x12\r\n\x05steps\x18\x06 \x01(\x04\x12\x13\n\x0bpreemptions\x18\x07 \x01(\x04\x12\x16\n\x0eprefill_tokens\x18\x08 \x01(\x04\x12\x15\n\rdecode_tokens\x18\t \x01(\x04\x12\x15\n\rcached_tokens\x18\n \x01(\x04\x12\x14\n\x0cpinned_pages\x18\x0b \x01(\r"S\n\x0cGatewayHello\x12\x14\n\x0cgateway_name\x18\x01 \x01(\t\x12-\n\x0b\x66ingerprint\x18\x02 \x01(\x0b\x32\x18.triserve.v1.Fingerprint"\xe6\x02\n\rSubmitRequest\x12\x0f\n\x07request\x18\x01 \x01(\x04\x12\r\n\x05\x65poch\x18\x02 \x01(\r\x12\x12\n\nrequest_id\x18\x03 \x01(\t\x12\x0e\n\x06tenant\x18\x04 \x01(\t\x12\x11\n\ttoken_ids\x18\x05 \x03(\r\x12\x1b\n\x13generated_token_ids\x18\x06 \x03(\r\x12\x15\n\rsystem_tokens\x18\x07 \x01(\r\x12-\n\x08sampling\x18\x08 \x01(\x0b\x32\x1b.triserve.v1.SamplingParams\x12-\n\x08stopping\x18\t \x01(\x0b\x32\x1b.triserve.v1.StoppingParams\x12\x13\n\x0b\x64\x65\x61\x64line_ms\x18\n \x01(\r\x12\x10\n\x08priority\x18\x0b \x01(\x11\x12\x13\n\x0btraceparent\x18\x0c \x01(\t\x12\x30\n\rhidden_states\x18\r \x01(\x0e\x32\x19.triserve.v1.HiddenStates"w\n\x0fGenerateRequest\x12(\n\x05hello\x18\x01 \x01(\x0b\x32\x19.triserve.v1.GatewayHello\x12*\n\x06submit\x18\x02 \x03(\x0b\x32\x1a.triserve.v1.SubmitRequest\x12\x0e\n\x06\x63\x61ncel\x18\x03 \x03(\x04"m\n\x0eRequestStarted\x12\x0f\n\x07request\x18\x01 \x01(\x04\x12\r\n\x05\x65poch\x18\x02 \x01(\r\x12\x15\n\rcached_tokens\x18\x03 \x01(\r\x12\x10\n\x08queue_us\x18\x04 \x01(\x04\x12\x12\n\nprefill_us\x18\x05 \x01(\x04"\xa7\x01\n\x0cRequestEnded\x12\x0f\n\x07request\x18\x01 \x01(\x04\x12\r\n\x05\x65poch\x18\x02 \x01(\r\x12,\n\x07outcome\x18\x03 \x01(\x0e\x32\x1b.triserve.v1.RequestOutcome\x12!\n\x05\x65rror\x18\x04 \x01(\x0b\x32\x12.triserve.v1.Error\x12\x11\n\tdecode_us\x18\x05 \x01(\x04\x12\x13\n\x0bpreemptions\x18\x06 \x01(\r"m\n\x13RequestHiddenStates\x12\x0f\n\x07request\x18\x01 \x01(\x04\x12\r\n\x05\x65poch\x18\x02 \x01(\r\x12\x16\n\x0e\x66irst_position\x18\x03 \x01(\r\x12\x0f\n\x07vectors\x18\x04 \x01(\x0c\x12\r\n\x05width\x18\x05 \x01(\r"\x90\x02\n\x10GenerateResponse\x12\x32\n\x05hello\x18\x01 \x01(\x0b\x32#.triserve.v1.GetComputeInfoResponse\x12,\n\x07started\x18\x02 \x03(\x0b\x32\x1b.triserve.v1.RequestStarted\x12\x0f\n\x07parcels\x18\x03 \x03(\x0c\x12(\n\x05\x65nded\x18\x04 \x03(\x0b\x32\x19.triserve.v1.RequestEnded\x12&\n\x04load\x18\x05 \x01(\x0b\x32\x18.triserve.v1.ComputeLoad\x12\x37\n\rhidden_states\x18\x06 \x03(\x0b\x32 .triserve.v1.RequestHiddenStates"5\n\x10PinPrefixRequest\x12\x0e\n\x06tenant\x18\x01 \x01(\t\x12\x11\n\ttoken_ids\x18\x02 \x03(\r"C\n\x11PinPrefixResponse\x12\x15\n\rpinned_tokens\x18\x01 \x01(\r\x12\x17\n\x0f\x63omputed_tokens\x18\x02 \x01(\r"7\n\x12UnpinPrefixRequest\x12\x0e\n\x06tenant\x18\x01 \x01(\t\x12\x11\n\ttoken_ids\x18\x02 \x03(\r")\n\x13UnpinPrefixResponse\x12\x12\n\nwas_pinned\x18\x01 \x01(\x08"\x17\n\x15GetPrefixStatsRequest"\xbb\x02\n\x16GetPrefixStatsResponse\x12\x18\n\x10page_size_tokens\x18\x01 \x01(\r\x12\x14\n\x0c\x63\x61\x63hed_pages\x18\x02 \x01(\r\x12\x17\n\x0f\x65victable_pages\x18\x03 \x01(\r\x12\x14\n\x0cpinned_pages\x18\x04 \x01(\r\x12\x18\n\x10max_pinned_pages\x18\x05 \x01(\r\x12\x0f\n\x07tenants\x18\x06 \x01(\r\x12\x18\n\x10looked_up_tokens\x18\x07 \x01(\x04\x12\x12\n\nhit_tokens\x18\x08 \x01(\x04\x12\x14\n\x0cstored_pages\x18\n \x01(\x04\x12\x15\n\revicted_pages\x18\x0b \x01(\x04\x12\'\n\x04pins\x18\x0c \x03(\x0b\x32\x19.triserve.v1.PinnedPrefixJ\x04\x08\t\x10\nR\rcopied_tokens"<\n\x0cPinnedPrefix\x12\x0e\n\x06tenant\x18\x01 \x01(\t\x12\x0e\n\x06tokens\x18\x02 \x01(\r\x12\x0c\n\x04hash\x18\x03 \x01(\x06"\x16\n\x14WatchKvEventsRequest"G\n\x15WatchKvEventsResponse\x12\r\n\x05reset\x18\x01 \x01(\x08\x12\x0f\n\x07removed\x18\x02 \x03(\x06\x12\x0e\n\x06stored\x18\x03 \x03(\x06*t\n\x0cHiddenStates\x12\x1d\n\x19HIDDEN_STATES_UNSPECIFIED\x10\x00\x12\x16\n\x12HIDDEN_STATES_LAST\x10\x01\x12\x16\n\x12HIDDEN_STATES_MEAN\x10\x02\x12\x15\n\x11HIDDEN_STATES_ALL\x10\x03*\x8a\x01\n\x0eRequestOutcome\x12\x1f\n\x1bREQUEST_OUTCOME_UNSPECIFIED\x10\x00\x12\x1c\n\x18REQUEST_OUTCOME_FINISHED\x10\x01\x12\x1d\n\x19REQUEST_OUTCOME_CANCELLED\x10\x02\x12\x1a\n\x16REQUEST_OUTCOME_FAILED\x10\x03\x32\xb8\x01\n\x0e\x43omputeService\x12Y\n\x0eGetComputeInfo\x12".triserve.v1.GetComputeInfoRequest\x1a#.triserve.v1.GetComputeInfoResponse\x12K\n\x08Generate\x12\x1c.triserve.v1.GenerateRequest\x1a\x1d.triserve.v1.GenerateResponse(\x01\x30\x01\x32\xe7\x02\n\x12PrefixCacheService\x12J\n\tPinPrefix\x12\x1d.triserve.v1.PinPrefixRequest\x1a\x1e.triserve.v1.PinPrefixResponse\x12P\n\x0bUnpinPrefix\x12\x1f.triserve.v1.UnpinPrefixRequest\x1a .triserve.v1.UnpinPrefixResponse\x12Y\n\x0eGetPrefixStats\x12".triserve.v1.GetPrefixStatsRequest\x1a#.triserve.v1.GetPrefixStatsResponse\x12X\n\rWatchKvEvents\x12!.triserve.v1.WatchKvEventsRequest\x1a".triserve.v1.WatchKvEventsResponse0\x01\x62\x06proto3'
-)
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x19triserve/v1/compute.proto\x12\x0btriserve.v1\x1a\x18triserve/v1/common.proto\"\x17\n\x15GetComputeInfoRequest\"\xf7\x02\n\x16GetComputeInfoResponse\x12-\n\x0b\x66ingerprint\x18\x01 \x01(\x0b\x32\x18.triserve.v1.Fingerprint\x12\x1c\n\x14max_model_len_tokens\x18\x02 \x01(\r\x12\x14\n\x0clogits_width\x18\x03 \x01(\r\x12\x18\n\x10page_size_tokens\x18\x04 \x01(\r\x12\x11\n\tnum_pages\x18\x05 \x01(\r\x12\x1c\n\x14max_waiting_requests\x18\x06 \x01(\r\x12\r\n\x05\x64type\x18\x07 \x01(\t\x12\x0e\n\x06\x64\x65vice\x18\x08 \x01(\t\x12&\n\x04load\x18\t \x01(\x0b\x32\x18.triserve.v1.ComputeLoad\x12\x0e\n\x06policy\x18\n \x01(\t\x12\x15\n\rstarted_at_ms\x18\x0b \x01(\x04\x12\x13\n\x0bhidden_size\x18\x0c \x01(\r\x12\x11\n\tkv_format\x18\r \x01(\t\x12\x19\n\x11kv_bytes_per_page\x18\x0e \x01(\x04\"\xff\x01\n\x0b\x43omputeLoad\x12\x18\n\x10running_requests\x18\x01 \x01(\r\x12\x18\n\x10waiting_requests\x18\x02 \x01(\r\x12\x12\n\nused_pages\x18\x03 \x01(\r\x12\x14\n\x0c\x63\x61\x63hed_pages\x18\x04 \x01(\r\x12\x12\n\nfree_pages\x18\x05 \x01(\r\x12\r\n\x05steps\x18\x06 \x01(\x04\x12\x13\n\x0bpreemptions\x18\x07 \x01(\x04\x12\x16\n\x0eprefill_tokens\x18\x08 \x01(\x04\x12\x15\n\rdecode_tokens\x18\t \x01(\x04\x12\x15\n\rcached_tokens\x18\n \x01(\x04\x12\x14\n\x0cpinned_pages\x18\x0b \x01(\r\"S\n\x0cGatewayHello\x12\x14\n\x0cgateway_name\x18\x01 \x01(\t\x12-\n\x0b\x66ingerprint\x18\x02 \x01(\x0b\x32\x18.triserve.v1.Fingerprint\"\xe6\x02\n\rSubmitRequest\x12\x0f\n\x07request\x18\x01 \x01(\x04\x12\r\n\x05\x65poch\x18\x02 \x01(\r\x12\x12\n\nrequest_id\x18\x03 \x01(\t\x12\x0e\n\x06tenant\x18\x04 \x01(\t\x12\x11\n\ttoken_ids\x18\x05 \x03(\r\x12\x1b\n\x13generated_token_ids\x18\x06 \x03(\r\x12\x15\n\rsystem_tokens\x18\x07 \x01(\r\x12-\n\x08sampling\x18\x08 \x01(\x0b\x32\x1b.triserve.v1.SamplingParams\x12-\n\x08stopping\x18\t \x01(\x0b\x32\x1b.triserve.v1.StoppingParams\x12\x13\n\x0b\x64\x65\x61\x64line_ms\x18\n \x01(\r\x12\x10\n\x08priority\x18\x0b \x01(\x11\x12\x13\n\x0btraceparent\x18\x0c \x01(\t\x12\x30\n\rhidden_states\x18\r \x01(\x0e\x32\x19.triserve.v1.HiddenStates\"w\n\x0fGenerateRequest\x12(\n\x05hello\x18\x01 \x01(\x0b\x32\x19.triserve.v1.GatewayHello\x12*\n\x06submit\x18\x02 \x03(\x0b\x32\x1a.triserve.v1.SubmitRequest\x12\x0e\n\x06\x63\x61ncel\x18\x03 \x03(\x04\"m\n\x0eRequestStarted\x12\x0f\n\x07request\x18\x01 \x01(\x04\x12\r\n\x05\x65poch\x18\x02 \x01(\r\x12\x15\n\rcached_tokens\x18\x03 \x01(\r\x12\x10\n\x08queue_us\x18\x04 \x01(\x04\x12\x12\n\nprefill_us\x18\x05 \x01(\x04\"\xa7\x01\n\x0cRequestEnded\x12\x0f\n\x07request\x18\x01 \x01(\x04\x12\r\n\x05\x65poch\x18\x02 \x01(\r\x12,\n\x07outcome\x18\x03 \x01(\x0e\x32\x1b.triserve.v1.RequestOutcome\x12!\n\x05\x65rror\x18\x04 \x01(\x0b\x32\x12.triserve.v1.Error\x12\x11\n\tdecode_us\x18\x05 \x01(\x04\x12\x13\n\x0bpreemptions\x18\x06 \x01(\r\"m\n\x13RequestHiddenStates\x12\x0f\n\x07request\x18\x01 \x01(\x04\x12\r\n\x05\x65poch\x18\x02 \x01(\r\x12\x16\n\x0e\x66irst_position\x18\x03 \x01(\r\x12\x0f\n\x07vectors\x18\x04 \x01(\x0c\x12\r\n\x05width\x18\x05 \x01(\r\"\x90\x02\n\x10GenerateResponse\x12\x32\n\x05hello\x18\x01 \x01(\x0b\x32#.triserve.v1.GetComputeInfoResponse\x12,\n\x07started\x18\x02 \x03(\x0b\x32\x1b.triserve.v1.RequestStarted\x12\x0f\n\x07parcels\x18\x03 \x03(\x0c\x12(\n\x05\x65nded\x18\x04 \x03(\x0b\x32\x19.triserve.v1.RequestEnded\x12&\n\x04load\x18\x05 \x01(\x0b\x32\x18.triserve.v1.ComputeLoad\x12\x37\n\rhidden_states\x18\x06 \x03(\x0b\x32 .triserve.v1.RequestHiddenStates\"5\n\x10PinPrefixRequest\x12\x0e\n\x06tenant\x18\x01 \x01(\t\x12\x11\n\ttoken_ids\x18\x02 \x03(\r\"C\n\x11PinPrefixResponse\x12\x15\n\rpinned_tokens\x18\x01 \x01(\r\x12\x17\n\x0f\x63omputed_tokens\x18\x02 \x01(\r\"7\n\x12UnpinPrefixRequest\x12\x0e\n\x06tenant\x18\x01 \x01(\t\x12\x11\n\ttoken_ids\x18\x02 \x03(\r\")\n\x13UnpinPrefixResponse\x12\x12\n\nwas_pinned\x18\x01 \x01(\x08\"\x17\n\x15GetPrefixStatsRequest\"\xbb\x02\n\x16GetPrefixStatsResponse\x12\x18\n\x10page_size_tokens\x18\x01 \x01(\r\x12\x14\n\x0c\x63\x61\x63hed_pages\x18\x02 \x01(\r\x12\x17\n\x0f\x65victable_pages\x18\x03 \x01(\r\x12\x14\n\x0cpinned_pages\x18\x04 \x01(\r\x12\x18\n\x10max_pinned_pages\x18\x05 \x01(\r\x12\x0f\n\x07tenants\x18\x06 \x01(\r\x12\x18\n\x10looked_up_tokens\x18\x07 \x01(\x04\x12\x12\n\nhit_tokens\x18\x08 \x01(\x04\x12\x14\n\x0cstored_pages\x18\n \x01(\x04\x12\x15\n\revicted_pages\x18\x0b \x01(\x04\x12\'\n\x04pins\x18\x0c \x03(\x0b\x32\x19.triserve.v1.PinnedPrefixJ\x04\x08\t\x10\nR\rcopied_tokens\"<\n\x0cPinnedPrefix\x12\x0e\n\x06tenant\x18\x01 \x01(\t\x12\x0e\n\x06tokens\x18\x02 \x01(\r\x12\x0c\n\x04hash\x18\x03 \x01(\x06\"\x16\n\x14WatchKvEventsRequest\"G\n\x15WatchKvEventsResponse\x12\r\n\x05reset\x18\x01 \x01(\x08\x12\x0f\n\x07removed\x18\x02 \x03(\x06\x12\x0e\n\x06stored\x18\x03 \x03(\x06*t\n\x0cHiddenStates\x12\x1d\n\x19HIDDEN_STATES_UNSPECIFIED\x10\x00\x12\x16\n\x12HIDDEN_STATES_LAST\x10\x01\x12\x16\n\x12HIDDEN_STATES_MEAN\x10\x02\x12\x15\n\x11HIDDEN_STATES_ALL\x10\x03*\x8a\x01\n\x0eRequestOutcome\x12\x1f\n\x1bREQUEST_OUTCOME_UNSPECIFIED\x10\x00\x12\x1c\n\x18REQUEST_OUTCOME_FINISHED\x10\x01\x12\x1d\n\x19REQUEST_OUTCOME_CANCELLED\x10\x02\x12\x1a\n\x16REQUEST_OUTCOME_FAILED\x10\x03\x32\xb8\x01\n\x0e\x43omputeService\x12Y\n\x0eGetComputeInfo\x12\".triserve.v1.GetComputeInfoRequest\x1a#.triserve.v1.GetComputeInfoResponse\x12K\n\x08Generate\x12\x1c.triserve.v1.GenerateRequest\x1a\x1d.triserve.v1.GenerateResponse(\x01\x30\x01\x32\xe7\x02\n\x12PrefixCacheService\x12J\n\tPinPrefix\x12\x1d.triserve.v1.PinPrefixRequest\x1a\x1e.triserve.v1.PinPrefixResponse\x12P\n\x0bUnpinPrefix\x12\x1f.triserve.v1.UnpinPrefixRequest\x1a .triserve.v1.UnpinPrefixResponse\x12Y\n\x0eGetPrefixStats\x12\".triserve.v1.GetPrefixStatsRequest\x1a#.triserve.v1.GetPrefixStatsResponse\x12X\n\rWatchKvEvents\x12!.triserve.v1.WatchKvEventsRequest\x1a\".triserve.v1.WatchKvEventsResponse0\x01\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
-_builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, "triserve.v1.compute_pb2", _globals)
+_builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'triserve.v1.compute_pb2', _globals)
 if not _descriptor._USE_C_DESCRIPTORS:
-    DESCRIPTOR._loaded_options = None
-    _globals["_HIDDENSTATES"]._serialized_start = 2689
-    _globals["_HIDDENSTATES"]._serialized_end = 2805
-    _globals["_REQUESTOUTCOME"]._serialized_start = 2808
-    _globals["_REQUESTOUTCOME"]._serialized_end = 2946
-    _globals["_GETCOMPUTEINFOREQUEST"]._serialized_start = 68
-    _globals["_GETCOMPUTEINFOREQUEST"]._serialized_end = 91
-    _globals["_GETCOMPUTEINFORESPONSE"]._serialized_start = 94
-    _globals["_GETCOMPUTEINFORESPONSE"]._serialized_end = 469
-    _globals["_COMPUTELOAD"]._serialized_start = 472
-    _globals["_COMPUTELOAD"]._serialized_end = 727
-    _globals["_GATEWAYHELLO"]._serialized_start = 729
-    _globals["_GATEWAYHELLO"]._serialized_end = 812
-    _globals["_SUBMITREQUEST"]._serialized_start = 815
-    _globals["_SUBMITREQUEST"]._serialized_end = 1173
-    _globals["_GENERATEREQUEST"]._serialized_start = 1175
-    _globals["_GENERATEREQUEST"]._serialized_end = 1294
-    _globals["_REQUESTSTARTED"]._serialized_start = 1296
-    _globals["_REQUESTSTARTED"]._serialized_end = 1405
-    _globals["_REQUESTENDED"]._serialized_start = 1408
-    _globals["_REQUESTENDED"]._serialized_end = 1575
-    _globals["_REQUESTHIDDENSTATES"]._serialized_start = 1577
-    _globals["_REQUESTHIDDENSTATES"]._serialized_end = 1686
-    _globals["_GENERATERESPONSE"]._serialized_start = 1689
-    _globals["_GENERATERESPONSE"]._serialized_end = 1961
-    _globals["_PINPREFIXREQUEST"]._serialized_start = 1963
-    _globals["_PINPREFIXREQUEST"]._serialized_end = 2016
-    _globals["_PINPREFIXRESPONSE"]._serialized_start = 2018
-    _globals["_PINPREFIXRESPONSE"]._serialized_end = 2085
-    _globals["_UNPINPREFIXREQUEST"]._serialized_start = 2087
-    _globals["_UNPINPREFIXREQUEST"]._serialized_end = 2142
-    _globals["_UNPINPREFIXRESPONSE"]._serialized_start = 2144
-    _globals["_UNPINPREFIXRESPONSE"]._serialized_end = 2185
-    _globals["_GETPREFIXSTATSREQUEST"]._serialized_start = 2187
-    _globals["_GETPREFIXSTATSREQUEST"]._serialized_end = 2210
-    _globals["_GETPREFIXSTATSRESPONSE"]._serialized_start = 2213
-    _globals["_GETPREFIXSTATSRESPONSE"]._serialized_end = 2528
-    _globals["_PINNEDPREFIX"]._serialized_start = 2530
-    _globals["_PINNEDPREFIX"]._serialized_end = 2590
-    _globals["_WATCHKVEVENTSREQUEST"]._serialized_start = 2592
-    _globals["_WATCHKVEVENTSREQUEST"]._serialized_end = 2614
-    _globals["_WATCHKVEVENTSRESPONSE"]._serialized_start = 2616
-    _globals["_WATCHKVEVENTSRESPONSE"]._serialized_end = 2687
-    _globals["_COMPUTESERVICE"]._serialized_start = 2949
-    _globals["_COMPUTESERVICE"]._serialized_end = 3133
-    _globals["_PREFIXCACHESERVICE"]._serialized_start = 3136
-    _globals["_PREFIXCACHESERVICE"]._serialized_end = 3495
+  DESCRIPTOR._loaded_options = None
+  _globals['_HIDDENSTATES']._serialized_start=2689
+  _globals['_HIDDENSTATES']._serialized_end=2805
+  _globals['_REQUESTOUTCOME']._serialized_start=2808
+  _globals['_REQUESTOUTCOME']._serialized_end=2946
+  _globals['_GETCOMPUTEINFOREQUEST']._serialized_start=68
+  _globals['_GETCOMPUTEINFOREQUEST']._serialized_end=91
+  _globals['_GETCOMPUTEINFORESPONSE']._serialized_start=94
+  _globals['_GETCOMPUTEINFORESPONSE']._serialized_end=469
+  _globals['_COMPUTELOAD']._serialized_start=472
+  _globals['_COMPUTELOAD']._serialized_end=727
+  _globals['_GATEWAYHELLO']._serialized_start=729
+  _globals['_GATEWAYHELLO']._serialized_end=812
+  _globals['_SUBMITREQUEST']._serialized_start=815
+  _globals['_SUBMITREQUEST']._serialized_end=1173
+  _globals['_GENERATEREQUEST']._serialized_start=1175
+  _globals['_GENERATEREQUEST']._serialized_end=1294
+  _globals['_REQUESTSTARTED']._serialized_start=1296
+  _globals['_REQUESTSTARTED']._serialized_end=1405
+  _globals['_REQUESTENDED']._serialized_start=1408
+  _globals['_REQUESTENDED']._serialized_end=1575
+  _globals['_REQUESTHIDDENSTATES']._serialized_start=1577
+  _globals['_REQUESTHIDDENSTATES']._serialized_end=1686
+  _globals['_GENERATERESPONSE']._serialized_start=1689
+  _globals['_GENERATERESPONSE']._serialized_end=1961
+  _globals['_PINPREFIXREQUEST']._serialized_start=1963
+  _globals['_PINPREFIXREQUEST']._serialized_end=2016
+  _globals['_PINPREFIXRESPONSE']._serialized_start=2018
+  _globals['_PINPREFIXRESPONSE']._serialized_end=2085
+  _globals['_UNPINPREFIXREQUEST']._serialized_start=2087
+  _globals['_UNPINPREFIXREQUEST']._serialized_end=2142
+  _globals['_UNPINPREFIXRESPONSE']._serialized_start=2144
+  _globals['_UNPINPREFIXRESPONSE']._serialized_end=2185
+  _globals['_GETPREFIXSTATSREQUEST']._serialized_start=2187
+  _globals['_GETPREFIXSTATSREQUEST']._serialized_end=2210
+  _globals['_GETPREFIXSTATSRESPONSE']._serialized_start=2213
+  _globals['_GETPREFIXSTATSRESPONSE']._serialized_end=2528
+  _globals['_PINNEDPREFIX']._serialized_start=2530
+  _globals['_PINNEDPREFIX']._serialized_end=2590
+  _globals['_WATCHKVEVENTSREQUEST']._serialized_start=2592
+  _globals['_WATCHKVEVENTSREQUEST']._serialized_end=2614
+  _globals['_WATCHKVEVENTSRESPONSE']._serialized_start=2616
+  _globals['_WATCHKVEVENTSRESPONSE']._serialized_end=2687
+  _globals['_COMPUTESERVICE']._serialized_start=2949
+  _globals['_COMPUTESERVICE']._serialized_end=3133
+  _globals['_PREFIXCACHESERVICE']._serialized_start=3136
+  _globals['_PREFIXCACHESERVICE']._serialized_end=3495
 # @@protoc_insertion_point(module_scope)
