@@ -9,6 +9,7 @@ import pytest
 import torch
 
 from compute_svc.engine.engine import Engine
+from compute_svc.kv.kv_format import choose_kv_format
 from compute_svc.kv.page_store import KvPageStore
 from compute_svc.models.causal_lm import CausalLM, Head
 from compute_svc.models.registry import load_model
@@ -33,12 +34,13 @@ def model(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFacto
 
 
 def told(
-    model: CausalLM, hidden_states: HiddenStates, *, budget: int, others: int, max_tokens: int = 0
+    model: CausalLM, hidden_states: HiddenStates, *, budget: int, others: int, max_tokens: int = 0, kv_format: str = "auto"
 ) -> tuple[list[tuple[object, ...]], bytes]:
     """Log-probability, rank and likeliest ids with theirs of each token of the prompt, and all hidden states."""
     config = SchedulerConfig(16, 200, 400, budget, 7, 64)
     sizes = model.config
-    kv = KvPageStore(sizes.num_layers, config.num_pages, 16, sizes.num_kv_heads, sizes.kv_head_dim, model.dtype, CPU)
+    format_ = choose_kv_format(kv_format, None, model.dtype)
+    kv = KvPageStore(sizes.num_layers, config.num_pages, 16, sizes.num_kv_heads, sizes.kv_head_dim, format_.dtype, CPU, group=format_.group)
     engine = Engine(model, kv, config, logits_width=sizes.vocab_size, device=CPU, hidden_states=model)
     random = np.random.default_rng(others)
     for number in range(others):
@@ -68,6 +70,12 @@ def test_bits_depend_neither_on_the_batch_nor_on_the_steps(model: CausalLM, hidd
     assert len(whole[0]) == len(PROMPT) - 1
     for budget, others in ((300, 5), (7, 0), (23, 4), (64, 6)):
         assert told(model, hidden_states, budget=budget, others=others, max_tokens=others % 2) == whole
+
+
+def test_bits_over_codes_depend_neither_on_the_batch_nor_on_the_steps(model: CausalLM) -> None:
+    whole = told(model, HiddenStates.MEAN, budget=300, others=0, kv_format="int8-g8")
+    assert told(model, HiddenStates.MEAN, budget=23, others=4, max_tokens=1, kv_format="int8-g8") == whole
+    assert told(model, HiddenStates.MEAN, budget=300, others=0) != whole
 
 
 def test_vectors_are_those_that_the_logits_are_made_of(model: CausalLM) -> None:
