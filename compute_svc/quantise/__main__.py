@@ -13,6 +13,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
+from compute_svc.kv.kv_format import KV_FORMATS
 from compute_svc.models.weights import CheckpointError
 from compute_svc.quantise.folder import Method, quantise_folder, round_to_nearest
 from compute_svc.quantise.layerwise import Calibrated
@@ -47,7 +48,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--activations", choices=activations, help="what weights are made to be multiplied by")
     parser.add_argument("--head", action="store_true", help="the logits' projection becomes int8")
     parser.add_argument("--nested", action="store_true", help="of nf4: scales are quantised in turn")
-    parser.add_argument("--kv-format", help="what config.json says keys and values are to be kept as")
+    parser.add_argument("--kv-format", choices=tuple(KV_FORMATS), help="what config.json says keys and values are to be kept as")
     parser.add_argument("--method", choices=("rtn", "gptq", "awq", "smoothquant"), default="rtn", help="how codes are chosen")
     parser.add_argument("--calibration-ids", type=Path, help="of gptq and awq: token ids as little-endian integers of 32 bits")
     return parser

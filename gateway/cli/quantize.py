@@ -24,8 +24,8 @@ from gateway.cli.model_folder import ModelUnavailable, download_from_hub, resolv
 
 _FORMATS = ("int8", "int4", "fp8", "nf4")
 _METHODS = ("rtn", "gptq", "awq", "smoothquant")
-# What compute reads of config.json: groups of 32 numbers share a scale.
-KV_FORMATS = {"int8": "int8-g32"}
+# What compute reads of config.json, by what is asked for; without a group one that costs no quality to speak of.
+KV_FORMATS = {"int8": "int8-g32", **{name: name for name in ("int8-g8", "int8-g32", "int8-g64")}}
 _PERCENT_PER_LINE = 10
 _MB = 1_000_000
 _CALIBRATION_TOKENS = 16384
@@ -81,8 +81,15 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--calibration", type=Path, metavar="FILE", help="of the other methods than rtn: a text like those the model will see"
     )
     parser.add_argument(
-        "--calibration-tokens", type=int, metavar="N", help=f"how many of its first tokens count (default: {_CALIBRATION_TOKENS})"
+        "--calibration-tokens", type=_count, metavar="N", help=f"how many of its first tokens count (default: {_CALIBRATION_TOKENS})"
     )
+
+
+def _count(text: str) -> int:
+    """A number of tokens. Raises ArgumentTypeError if it is none."""
+    if not text.isascii() or not text.isdecimal() or not 0 < len(text) < 10 or int(text) == 0:
+        raise argparse.ArgumentTypeError(f"{text!r} is no number of tokens")
+    return int(text)
 
 
 def run(arguments: argparse.Namespace) -> int:
