@@ -70,7 +70,8 @@ def models(tmp_path_factory: pytest.TempPathFactory) -> Models:
 
 
 def _load(folder: Path) -> CausalLM:
-    return load_model(folder, dtype=torch.float32, device=torch.device("cpu"))
+    # Rounded activations would be quicker, and other numbers.
+    return load_model(folder, dtype=torch.float32, device=torch.device("cpu"), activations="float")
 
 
 def _logits(model: CausalLM, tokens: list[int]) -> torch.Tensor:
