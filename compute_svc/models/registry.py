@@ -126,7 +126,8 @@ def read_config(folder: Path, max_tokens: int | None = None, streaming: Streamin
         raise UnsupportedModel(f"{path}: architecture {names[0]} is not supported{reason}; supported: {', '.join(sorted(FAMILIES))}")
     config, tensor_names = FAMILIES[names[0]](fields, names[0])
     # Where the files are opened it is read.
-    fields.get("quantization_config")
+    for name in ("quantization_config", "compression_config"):
+        fields.get(name)
     kv_format = _kv_format(fields)
     return ConfigReading(config if streaming is None else config.streaming(streaming, fields.place), tensor_names, fields, kv_format)
 

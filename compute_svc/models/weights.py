@@ -158,7 +158,9 @@ def open_checkpoint(folder: Path) -> Iterator[Checkpoint]:
 def _with_codes(folder: Path, owners: Mapping[str, Any]) -> Checkpoint:
     """A checkpoint with what its config.json says of codes."""
     path = folder / "config.json"
-    section = read_json(path).get("quantization_config") if path.is_file() else None
+    fields = read_json(path) if path.is_file() else {}
+    # The second is what compressed-tensors' first checkpoints call it.
+    section = fields.get("quantization_config") or fields.get("compression_config")
     if section is None and (folder / "quanto_qmap.json").is_file():
         section = {"quant_method": "quanto"}
     if section is None:
