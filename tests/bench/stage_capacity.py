@@ -41,7 +41,7 @@ _FRAME_WINDOW = 4
 
 
 @contextmanager
-def _running(stage: str, service: str, model: Path) -> Iterator[tuple[str, psutil.Process]]:
+def running_stage(stage: str, service: str, model: Path) -> Iterator[tuple[str, psutil.Process]]:
     target = f"127.0.0.1:{free_port()}"
     settings = {f"{stage.upper()}_LISTEN": target, f"{stage.upper()}_MODEL": str(model)}
     process = subprocess.Popen([sys.executable, "-m", f"{stage}_svc"], cwd=ROOT, env={**os.environ, **settings}, stderr=subprocess.DEVNULL)
@@ -63,7 +63,7 @@ def _cpu_s(process: psutil.Process) -> float:
     return times.user + times.system
 
 
-def _texts(num_words: int, count: int) -> list[str]:
+def sample_texts(num_words: int, count: int) -> list[str]:
     """Prose of so many words each, all different: what the repository says of itself."""
     words = " ".join(path.read_text() for path in sorted(ROOT.glob("**/*.md")) if ".venv" not in path.parts).split(" ")
     starts = [number * 37 % max(1, len(words) - num_words) for number in range(count)]
@@ -161,8 +161,8 @@ class _Replica:
 
 
 def _measure_tokenizer(model: Path, num_words: int, count: int) -> dict[str, float]:
-    with _running("tokenizer", "triserve.v1.TokenizerService", model) as (target, process):
-        texts = _texts(num_words, count)
+    with running_stage("tokenizer", "triserve.v1.TokenizerService", model) as (target, process):
+        texts = sample_texts(num_words, count)
         uvloop.run(_tokenize(target, texts[:_AT_ONCE]))
         before, began = _cpu_s(process), time.perf_counter()
         tokens = uvloop.run(_tokenize(target, texts))
@@ -178,9 +178,9 @@ def _measure_tokenizer(model: Path, num_words: int, count: int) -> dict[str, flo
 
 def _measure_sampler(model: Path, rows: int, num_frames: int, stop: Sequence[str]) -> dict[str, float]:
     tokenizer = Tokenizer.from_file(str(model / "tokenizer.json"))
-    text = _texts(400, 1)[0]
+    text = sample_texts(400, 1)[0]
     tokens = tokenizer.encode(text, add_special_tokens=False).ids[:256]
-    with _running("sampler", "triserve.v1.SamplerService", model) as (target, process):
+    with running_stage("sampler", "triserve.v1.SamplerService", model) as (target, process):
 
         def run(frames: int) -> dict[int, str]:
             replica = _Replica(tokens, rows=rows, logits_width=tokenizer.get_vocab_size(), stop=stop)
