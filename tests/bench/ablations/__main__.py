@@ -43,7 +43,9 @@ ABLATIONS: dict[str, Callable[[Setup], Iterator[Comparison]]] = {
 def main(arguments: Sequence[str] | None = None) -> None:
     """Measures and writes results file and table."""
     parser = argparse.ArgumentParser(prog="python -m tests.bench.ablations", description=__doc__)
-    parser.add_argument("--only", nargs="+", choices=list(ABLATIONS), default=list(ABLATIONS), metavar="ABLATION", help=", ".join(ABLATIONS))
+    parser.add_argument(
+        "--only", nargs="+", choices=list(ABLATIONS), default=list(ABLATIONS), metavar="ABLATION", help=", ".join(ABLATIONS)
+    )
     parser.add_argument("--model", type=Path, help="a folder; default: the one `triserve up` serves")
     parser.add_argument("--dtype", choices=("float32", "bfloat16"), default="float32", help="where it is not what is switched")
     parser.add_argument("--threads", type=int, default=len(os.sched_getaffinity(0)))

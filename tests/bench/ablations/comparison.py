@@ -61,9 +61,7 @@ class Subject(NamedTuple):
             for figure in figures:
                 ratios = [{"ratio": _better(one[figure], other[figure], figure)} for one, other in zip(runs[on], runs[off], strict=True)]
                 values = {way: summaries[way][figure] for way in (off, on)}
-                yield Comparison(
-                    self.ablation, self.case, off, on, figure, self.claim, self.checked, values, summary_of(ratios)["ratio"]
-                )
+                yield Comparison(self.ablation, self.case, off, on, figure, self.claim, self.checked, values, summary_of(ratios)["ratio"])
 
 
 def in_turns(ways: Mapping[str, Callable[[], Figures]], rounds: int) -> dict[str, list[Figures]]:

@@ -6,6 +6,7 @@ import statistics
 import time
 from collections import deque
 from collections.abc import Callable, Sequence
+from itertools import pairwise
 from pathlib import Path
 from typing import NamedTuple
 
@@ -183,7 +184,7 @@ class Load:
             assert released.error is None, f"request {released.number} fails: {released.error}"
 
     def _figures(self, seconds: float) -> Figures:
-        gaps = sorted(later - sooner for times in self._times.values() for sooner, later in zip(times[:-1], times[1:], strict=True))
+        gaps = sorted(later - sooner for times in self._times.values() for sooner, later in pairwise(times))
         waits = [times[0] - self._planned[number].arrival_s for number, times in self._times.items()]
         return {
             "requests_per_s": len(self._planned) / seconds,
