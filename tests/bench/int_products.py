@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -170,7 +171,7 @@ def main() -> None:
                         f"({one['median_us']:9.1f} in the median) {one['fast_gb_per_s']:6.1f} GB/s {one['fast_gop_per_s']:8.1f} GOP/s",
                         flush=True,
                     )
-    environment = describe_environment(torch.device("cpu"))
+    environment = {**describe_environment(torch.device("cpu")), "load_average": [round(load, 1) for load in os.getloadavg()]}
     arguments.results.write_text(json.dumps({"environment": environment, "products": products}, indent=1) + "\n")
 
 

@@ -40,6 +40,7 @@ class NativeLibrary:
     Attributes:
         instruction_set: What it was built for.
         path: Its file.
+        uses_threads: Whether it runs on torch's threads, or on the calling one alone.
     """
 
     def __init__(self, path: Path, built_for: InstructionSet) -> None:
@@ -52,7 +53,9 @@ class NativeLibrary:
         self.path = path
         self._library = ctypes.CDLL(str(path))
         start = self.function("triserve_use_threads_of", (ctypes.c_void_p,))
-        start(_gomp_parallel())
+        parallel = _gomp_parallel()
+        start(parallel)
+        self.uses_threads = parallel is not None
 
     def function(self, name: str, argument_types: Sequence[type]) -> Callable[..., None]:
         """A function by its name. Resolve it once: that is what makes a call cheap.

@@ -194,8 +194,9 @@ def test_what_is_off_is_not_loaded() -> None:
     assert native_library() is None
 
 
-def test_no_second_openmp_is_loaded() -> None:
+def test_threads_are_of_torchs_openmp_and_no_second_one_is_loaded() -> None:
     library = native_libraries()[0]
+    assert library.uses_threads
     needed = subprocess.run(["ldd", library.path], capture_output=True, text=True, check=True).stdout
     assert not re.search("omp", needed)
     maps = Path("/proc/self/maps").read_text()
