@@ -8,8 +8,8 @@ import torch
 
 from compute_svc.kernels.decode_attention import decode_attention
 from compute_svc.kernels.kv_layer import KvLayer
-from compute_svc.kernels.kv_write import kv_write
 from compute_svc.kernels.linear import LinearWeight, RowNorm, linear
+from compute_svc.kernels.place_heads import place_heads
 from compute_svc.kernels.prefill_attention import prefill_attention
 from compute_svc.kernels.rotary import rotary_
 from compute_svc.layers.heads import LatentHeads, ProjectedHeads
@@ -59,12 +59,9 @@ class Attention:
         """
         kind = step.kinds[self.kind]
         heads = self.heads.forward(x, norm)  # [P, num_heads + 2 * num_kv_heads, W]
-        rotated = heads[:, : self.num_heads + self.num_kv_heads]
-        # Before rotary_ rotates the queries to their own positions.
+        # Before place_heads rotates the queries to their own positions.
         sink_queries = None if kind.sink_turn is None else self._rotated_for_sinks(heads[:, : self.num_heads], *kind.sink_turn)
-        if self.rotary_dims:
-            rotary_(rotated[..., : self.rotary_dims], kind.cos, kind.sin)
-        kv_write(kv, step.slots, heads[: step.num_tokens, self.num_heads :])
+        place_heads(heads, kv, step.slots, kind.cos, kind.sin, num_heads=self.num_heads, rotary_dims=self.rotary_dims)
         queries = heads[: step.num_tokens, : self.num_heads]
         if kind.decode is not None:
             sink_decodes = None if sink_queries is None else sink_queries[: step.num_decodes]

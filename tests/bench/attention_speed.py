@@ -33,7 +33,7 @@ PAGE, HEAD_DIM, GROUP = 16, 64, 64
 SHAPES = {"SmolLM2-135M, 9 heads on 3": (9, 3), "16 heads on 4": (16, 4)}
 STORES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "int8-g64": torch.int8}
 # What caches hold, a few times; and what all layers may take together.
-_COLD_BYTES, _MOST_BYTES = 160 << 20, 1 << 30
+_COLD_BYTES, _MOST_BYTES = 160 << 20, 256 << 20
 
 
 class Load(NamedTuple):

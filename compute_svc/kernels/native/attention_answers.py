@@ -1,4 +1,4 @@
-"""Attention over a few pages beside the same computed densely, for each kind of store and for heads with and without a last part."""
+"""Attention over a few pages beside the same computed densely, for each kind of store, and what comes before it."""
 
 from __future__ import annotations
 
@@ -7,7 +7,8 @@ import torch
 from compute_svc.kernels.attention_spec import AttentionSpec
 from compute_svc.kernels.kv_layer import KvLayer
 from compute_svc.kernels.native.attention import native_attention, plan_native
-from compute_svc.kernels.native.library import KnownAnswerError, NativeLibrary
+from compute_svc.kernels.native.heads import place_heads
+from compute_svc.kernels.native.library import DTYPES, KnownAnswerError, NativeLibrary
 
 _LENGTH, _PAGE, _HEADS, _KV_HEADS = 150, 8, 6, 2
 _PAGES = -(-_LENGTH // _PAGE)
@@ -59,3 +60,28 @@ def _dense(queries: torch.Tensor, pages: torch.Tensor, spec: AttentionSpec) -> t
     seen = torch.ones(scores.shape[1:], dtype=torch.bool).tril().triu(1 - spec.window)
     weights = torch.softmax(scores.masked_fill(~seen, -torch.inf), dim=-1)
     return torch.einsum("hqk,hkd->qhd", weights, values).flatten(1)
+
+
+def check_place_heads(library: NativeLibrary) -> None:
+    """Two tokens, of one query head, one key head and one value head; numbers that need no rounding.
+
+    Raises:
+        KnownAnswerError: A number is rotated wrongly, or stored anywhere else.
+    """
+    heads = torch.arange(30, dtype=torch.float32).view(2, 3, 5)
+    cos, sin = (
+        torch.tensor([[[2.0, 3.0, 2.0, 3.0]], [[1.0, 0.0, 1.0, 0.0]]]),
+        torch.tensor([[[-1.0, -2.0, 1.0, 2.0]], [[0.0, -1.0, 0.0, 1.0]]]),
+    )
+    expected = heads.clone()
+    for head in (0, 1):
+        first, second = heads[:, head, :2], heads[:, head, 2:4]
+        expected[:, head, :2] = first * cos[:, 0, :2] + second * sin[:, 0, :2]
+        expected[:, head, 2:4] = second * cos[:, 0, 2:] + first * sin[:, 0, 2:]
+    stored = torch.zeros((2, 2, 2, 5))
+    stored[:, 1, 1], stored[:, 0, 0] = expected[0, 1:], expected[1, 1:]
+    for dtype in DTYPES:
+        rotated, kv = heads.to(dtype, copy=True), KvLayer(torch.zeros_like(stored, dtype=dtype))
+        place_heads(library, rotated, kv, torch.tensor([3, 0]), cos, sin, 1, 4)
+        if not torch.equal(rotated.float(), expected) or not torch.equal(kv.data.float(), stored):
+            raise KnownAnswerError(f"place_heads of {dtype} gives wrong answers")

@@ -8,7 +8,7 @@ from collections.abc import Callable
 import torch
 import torch.nn.functional as F
 
-from compute_svc.kernels.native.attention_answers import check_attention
+from compute_svc.kernels.native.attention_answers import check_attention, check_place_heads
 from compute_svc.kernels.native.int_weight import INT_LINEAR, INT_LINEAR_OF, INT_MLP, tile_weight
 from compute_svc.kernels.native.library import DTYPES, QUANTISE_ROWS, KnownAnswerError, NativeLibrary
 
@@ -149,4 +149,5 @@ _CHECKS: tuple[Callable[[NativeLibrary], None], ...] = (
     _check_layer_parts,
     _check_kv_write,
     check_attention,
+    check_place_heads,
 )

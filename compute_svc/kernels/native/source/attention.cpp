@@ -179,7 +179,7 @@ class Attention {
       if (in_place) {
         store_.sum(count, weights, seen + row, value_head, block.rows, to, width_);
       } else {
-        sum_all(count, weights, seen + row, Rows<float, true>{block.values, width_, nullptr, 0}, block.identity, to, width_);
+        sum_any(count, weights, seen + row, Rows<float, true>{block.values, width_, nullptr, 0}, block.identity, to, width_);
       }
       for (int i = row; i < row + count; ++i) {
         if (apart) {

@@ -61,10 +61,11 @@ __attribute__((noinline)) void score_rows(const float* q, int64_t width, const K
   constexpr int kFours = kWidth / 4;
   for (int part = 0; part < kParts; ++part) {
     Lanes sums[kCount][4];
-#pragma GCC unroll 4
     for (int i = 0; i < 4; ++i) {
       const int64_t* rows = key_rows + part * kWidth + i * kFours;
-      for (int r = 0; r < kCount; ++r) sums[r][i] = zero();
+      Lanes own[kCount];
+#pragma GCC unroll 4
+      for (int r = 0; r < kCount; ++r) own[r] = zero();
       for (int64_t d = 0; d < width; d += kWidth) {
         Lanes turned[kFours];
 #pragma GCC unroll 4
@@ -73,10 +74,13 @@ __attribute__((noinline)) void score_rows(const float* q, int64_t width, const K
 #pragma GCC unroll 4
         for (int n = 0; n < kFours; ++n) {
 #pragma GCC unroll 4
-          for (int r = 0; r < kCount; ++r) sums[r][i] = fma(quad(q + r * width + d + 4 * n), turned[n], sums[r][i]);
+          for (int r = 0; r < kCount; ++r) own[r] = fma(quad(q + r * width + d + 4 * n), turned[n], own[r]);
         }
       }
+#pragma GCC unroll 4
+      for (int r = 0; r < kCount; ++r) sums[r][i] = own[r];
     }
+#pragma GCC unroll 4
     for (int r = 0; r < kCount; ++r) store(scores + r * kChunk + part * kWidth, sum_fours(sums[r]));
   }
 }
@@ -102,8 +106,11 @@ template <int kCount>
 __attribute__((noinline)) void score_turned(const float* q, int64_t width, const float* turned, float* scores) {
   for (int part = 0; part < kParts; ++part) {
     Lanes sums[kCount][4];
-    for (int r = 0; r < kCount; ++r)
+#pragma GCC unroll 4
+    for (int r = 0; r < kCount; ++r) {
+#pragma GCC unroll 4
       for (int i = 0; i < 4; ++i) sums[r][i] = zero();
+    }
     const float* from = turned + part * width * kWidth;
     for (int64_t d = 0; d < width; d += 4, from += 4 * kWidth) {
       Lanes queries[kCount];
@@ -116,6 +123,7 @@ __attribute__((noinline)) void score_turned(const float* q, int64_t width, const
         for (int r = 0; r < kCount; ++r) sums[r][i] = fma(queries[r], keys, sums[r][i]);
       }
     }
+#pragma GCC unroll 4
     for (int r = 0; r < kCount; ++r) store(scores + r * kChunk + part * kWidth, sum_fours(sums[r]));
   }
 }
@@ -125,32 +133,27 @@ struct Seen {
   int first, end;
 };
 
-// Weighted values of some rows, summed token by token, each row over what it sees alone.
-//
-// weights: [kCount, kChunk]. value_rows: the chunk's rows. out: [kCount, width], kVectors vectors from dimension d on are written.
-template <int kCount, int kVectors, class Values>
-__attribute__((noinline)) void sum_values(
-    const float* weights, const Seen* seen, const Values& values, const int64_t* value_rows, int64_t d, float* out, int64_t width) {
-  Lanes sums[kCount][kVectors];
-  for (int r = 0; r < kCount; ++r)
-    for (int v = 0; v < kVectors; ++v) sums[r][v] = zero();
-  int first = seen[0].first, end = seen[0].end;
-  for (int r = 1; r < kCount; ++r) {
-    first = seen[r].first > first ? seen[r].first : first;
-    end = seen[r].end < end ? seen[r].end : end;
+// Adds weighted values of tokens [from, to) to one row's sums, token by token. out: width floats.
+template <class Values>
+__attribute__((noinline)) void add_values(
+    const float* weights, int from, int to, const Values& values, const int64_t* value_rows, float* out, int64_t width) {
+  for (int token = from; token < to; ++token) {
+    const Lanes weight = all(weights[token]);
+    for (int64_t d = 0; d < width; d += kWidth) store(out + d, fma(weight, values.at(value_rows[token], d), load(out + d)));
   }
-  const bool shared = first < end;
-  const auto alone = [&](int r, int from, int to) __attribute__((always_inline)) {
-    for (int token = from; token < to; ++token) {
-      const Lanes weight = all(weights[r * kChunk + token]);
+}
+
+// The same for the tokens that kCount rows have in common, kVectors vectors from dimension d on.
+template <int kCount, int kVectors, class Values>
+__attribute__((noinline)) void add_shared_values(
+    const float* weights, int from, int to, const Values& values, const int64_t* value_rows, int64_t d, float* out, int64_t width) {
+  Lanes sums[kCount][kVectors];
 #pragma GCC unroll 4
-      for (int v = 0; v < kVectors; ++v) sums[r][v] = fma(weight, values.at(value_rows[token], d + v * kWidth), sums[r][v]);
-    }
-  };
+  for (int r = 0; r < kCount; ++r) {
 #pragma GCC unroll 4
-  for (int r = 0; r < kCount; ++r) alone(r, seen[r].first, shared ? first : seen[r].end);
-  if (!shared) first = end = 0;
-  for (int token = first; token < end; ++token) {
+    for (int v = 0; v < kVectors; ++v) sums[r][v] = load(out + r * width + d + v * kWidth);
+  }
+  for (int token = from; token < to; ++token) {
     Lanes own[kCount];
 #pragma GCC unroll 4
     for (int r = 0; r < kCount; ++r) own[r] = all(weights[r * kChunk + token]);
@@ -163,9 +166,35 @@ __attribute__((noinline)) void sum_values(
   }
 #pragma GCC unroll 4
   for (int r = 0; r < kCount; ++r) {
-    if (shared) alone(r, end, seen[r].end);
 #pragma GCC unroll 4
     for (int v = 0; v < kVectors; ++v) store(out + r * width + d + v * kWidth, sums[r][v]);
+  }
+}
+
+// Weighted values of kCount rows, summed token by token, each row over what it sees alone.
+//
+// weights: [kCount, kChunk]. value_rows: the chunk's rows. out: [kCount, width].
+template <int kCount, class Values>
+inline void sum_values(
+    const float* weights, const Seen* seen, const Values& values, const int64_t* value_rows, float* out, int64_t width) {
+  std::memset(out, 0, static_cast<size_t>(kCount * width) * sizeof(float));
+  int first = seen[0].first, end = seen[0].end;
+  for (int r = 1; r < kCount; ++r) {
+    first = seen[r].first > first ? seen[r].first : first;
+    end = seen[r].end < end ? seen[r].end : end;
+  }
+  const bool shared = first < end;
+  for (int r = 0; r < kCount; ++r) {
+    add_values(weights + r * kChunk, seen[r].first, shared ? first : seen[r].end, values, value_rows, out + r * width, width);
+  }
+  if (!shared) return;
+  int64_t d = 0;
+  for (; d + kPanel * kWidth <= width; d += kPanel * kWidth) {
+    add_shared_values<kCount, kPanel>(weights, first, end, values, value_rows, d, out, width);
+  }
+  for (; d < width; d += kWidth) add_shared_values<kCount, 1>(weights, first, end, values, value_rows, d, out, width);
+  for (int r = 0; r < kCount; ++r) {
+    add_values(weights + r * kChunk, end, seen[r].end, values, value_rows, out + r * width, width);
   }
 }
 
@@ -185,16 +214,10 @@ class Store {
   ~Store() = default;
 };
 
-// All dimensions of some rows' weighted values.
 template <class Values>
-inline void sum_all(
+inline void sum_any(
     int count, const float* weights, const Seen* seen, const Values& values, const int64_t* rows, float* out, int64_t width) {
-  with_count<kRows>(count, [&](auto constant) {
-    constexpr int kCount = decltype(constant)::value;
-    int64_t d = 0;
-    for (; d + kPanel * kWidth <= width; d += kPanel * kWidth) sum_values<kCount, kPanel>(weights, seen, values, rows, d, out, width);
-    for (; d < width; d += kWidth) sum_values<kCount, 1>(weights, seen, values, rows, d, out, width);
-  });
+  with_count<kRows>(count, [&](auto constant) { sum_values<decltype(constant)::value>(weights, seen, values, rows, out, width); });
 }
 
 template <class Number, bool kWhole>
@@ -223,7 +246,7 @@ class StoreOf final : public Store {
   }
 
   void sum(int count, const float* weights, const Seen* seen, int64_t head, const int64_t* rows, float* out, int64_t width) const override {
-    if constexpr (kWhole) sum_all(count, weights, seen, of_head(head), rows, out, width);
+    if constexpr (kWhole) sum_any(count, weights, seen, of_head(head), rows, out, width);
   }
 
  private:
