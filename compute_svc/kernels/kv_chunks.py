@@ -1,4 +1,4 @@
-"""Reading paged KV: what both attention kernels share on a CPU.
+"""Reading paged KV: what both attention kernels share on a CPU where no native ones compute (kernels/native/attention.py).
 
 The promise they keep together: what a query gets depends, bit for bit, on its own request's tokens up to it and on nothing else: not on
 the other requests of the batch, not on how the prompt was split, not on whether the query came as a decode row or inside a prefill

@@ -122,7 +122,7 @@ def rows(seconds: float) -> Iterator[dict[str, Any]]:
                 setting = prepare(num_heads, num_kv_heads, store, load)
                 if setting is None:
                     continue
-                for threads in (1, 2):
+                for threads in (1, 2) if load.requests * load.context <= 1 << 16 else (1,):
                     torch.set_num_threads(threads)
                     yield _row(name, store, load, threads, setting.read_bytes, measure(setting, seconds))
 
