@@ -3,13 +3,15 @@
 Decode rows of 1, 16 and 64 requests over contexts of 128, 1,024 and 8,192 tokens, as far as their KV fits; prompts and chunks of prompts; on one
 thread and on two; stores of float32, bfloat16 and int8 in groups of 64. Layers enough that their KV falls out of the caches, as a model's does.
 Pages lie in order, as a pool gives them out at first, and for one context also anywhere. Times are medians of wall clock, and of CPU time where
-there is one thread (other work on the machine does not count there). Writes a results file.
+there is one thread (other work on the machine does not count there). Writes a results file,
+with the machine's load: with other work on it only ratios of CPU time mean something.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+import os
 import statistics
 import time
 from collections.abc import Callable, Iterator
@@ -33,7 +35,7 @@ PAGE, HEAD_DIM, GROUP = 16, 64, 64
 SHAPES = {"SmolLM2-135M, 9 heads on 3": (9, 3), "16 heads on 4": (16, 4)}
 STORES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "int8-g64": torch.int8}
 # What caches hold, a few times; and what all layers may take together.
-_COLD_BYTES, _MOST_BYTES = 160 << 20, 256 << 20
+_COLD_BYTES, _MOST_BYTES = 96 << 20, 256 << 20
 
 
 class Load(NamedTuple):
@@ -47,7 +49,7 @@ class Load(NamedTuple):
 
 DECODES = [Load(requests, context) for requests in (1, 16, 64) for context in (128, 1024, 8192)]
 SCATTERED = [Load(16, 1024, scattered=True)]
-PROMPTS = [Load(1, 128, 128), Load(1, 1024, 1024), Load(16, 128, 128), Load(1, 8192, 128)]
+PROMPTS = [Load(1, 128, 128), Load(1, 1024, 1024), Load(1, 8192, 128)]
 
 
 class Setting(NamedTuple):
@@ -67,7 +69,7 @@ def prepare(num_heads: int, num_kv_heads: int, store: str, load: Load) -> Settin
     layer_bytes = 2 * num_kv_heads * num_pages * PAGE * (HEAD_DIM * dtype.itemsize + (2 if dtype == torch.int8 else 0))
     if layer_bytes > _MOST_BYTES:
         return None
-    layers = [_layer(shape, dtype) for _ in range(max(1, min(30, _COLD_BYTES // layer_bytes)))]
+    layers = [_layer(shape, dtype) for _ in range(max(1, min(4 if load.queries > 1 else 30, _COLD_BYTES // layer_bytes)))]
     order = torch.randperm(num_pages) if load.scattered else torch.arange(num_pages)
     table, lengths = order.view(load.requests, pages_each), [load.context] * load.requests
     spec = AttentionSpec(num_heads, num_kv_heads, HEAD_DIM, PAGE, num_pages, HEAD_DIM**-0.5, None, stored=dtype)
@@ -100,7 +102,7 @@ def measure(setting: Setting, seconds: float) -> dict[NativeMode, tuple[float, f
     """Medians of seconds of wall clock and of this thread's CPU time of a layer, modes in turns."""
     times: dict[NativeMode, list[tuple[float, float]]] = {mode: [] for mode in setting.calls}
     end = time.monotonic() + seconds
-    while time.monotonic() < end or len(times["required"]) < 4:
+    while time.monotonic() < end or len(times["required"]) < 3:
         for mode, call in setting.calls.items():
             wall, own = time.perf_counter(), time.thread_time()
             for layer in setting.layers:
@@ -115,14 +117,15 @@ def measure(setting: Setting, seconds: float) -> dict[NativeMode, tuple[float, f
 
 
 def rows(seconds: float) -> Iterator[dict[str, Any]]:
+    """Every shape, store and load: on one thread, and where a layer's KV is not large on two."""
     for name, (num_heads, num_kv_heads) in SHAPES.items():
         for store in STORES:
-            loads = [*DECODES, *SCATTERED, *PROMPTS] if store == "float32" else [DECODES[1], DECODES[4], *SCATTERED, PROMPTS[1]]
+            loads = [*DECODES, *SCATTERED, *PROMPTS] if store == "float32" else [DECODES[1], DECODES[4], *SCATTERED, PROMPTS[0]]
             for load in loads:
                 setting = prepare(num_heads, num_kv_heads, store, load)
                 if setting is None:
                     continue
-                for threads in (1, 2) if load.requests * load.context <= 1 << 16 else (1,):
+                for threads in (1, 2) if load.requests * load.context <= 1 << 14 else (1,):
                     torch.set_num_threads(threads)
                     yield _row(name, store, load, threads, setting.read_bytes, measure(setting, seconds))
 
@@ -153,13 +156,15 @@ def main() -> None:
     use_native_kernels("required")
     library = native_library()
     assert library is not None, "it is required"
-    found = []
+    about = {"date": datetime.now(UTC).date().isoformat(), "hardware": describe_hardware(), "instruction_set": library.instruction_set}
+    found: list[dict[str, Any]] = []
     with torch.inference_mode():
         for row in rows(arguments.seconds):
             print(json.dumps(row))
             found.append(row)
-    about = {"date": datetime.now(UTC).date().isoformat(), "hardware": describe_hardware(), "instruction_set": library.instruction_set}
-    arguments.output.write_text(json.dumps({**about, "torch": torch.__version__, "rows": found}, indent=1) + "\n")
+            # After each, so that a run that is stopped keeps what it has.
+            load = [round(number, 1) for number in os.getloadavg()]
+            arguments.output.write_text(json.dumps({**about, "torch": torch.__version__, "load": load, "rows": found}, indent=1) + "\n")
 
 
 if __name__ == "__main__":
