@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -10,7 +11,7 @@ from typing import Any, NamedTuple
 import torch
 
 from compute_svc.models.config import UnsupportedModel
-from compute_svc.models.registry import ConfigReading, read_config
+from compute_svc.models.registry import ALL_FAMILIES, ConfigReading, read_config
 from compute_svc.models.tensor_shapes import check_tensors, expected_shapes
 from compute_svc.models.weights import Checkpoint, open_checkpoint, read_json
 from compute_svc.quantise.config_section import KV_FIELD, quantization_config
@@ -102,11 +103,21 @@ def _tensors(part: Part, source: Source, scheme: Scheme) -> dict[str, torch.Tens
 
 def _write_config(folder: Path, config: dict[str, Any], selection: Selection, scheme: Scheme) -> None:
     changed = {**config, "quantization_config": quantization_config(scheme, selection.forms, selection.inputs, selection.left)}
+    if "model_type" not in config and (model_type := _model_type(config["architectures"][0])) is not None:
+        # GGUF files do not say it, and transformers reads no config without.
+        changed["model_type"] = model_type
     if selection.head:
         changed["tie_word_embeddings"] = False
     if scheme.kv_format is not None:
         changed[KV_FIELD] = scheme.kv_format
     (folder / _CONFIG).write_text(json.dumps(changed, indent=2) + "\n", encoding="utf-8")
+
+
+def _model_type(architecture: str) -> str | None:
+    """What transformers calls a type of model, from the name of its class; None = it is not known."""
+    stem = re.sub("(ForCausalLM|LMHeadModel)$", "", architecture).lower()
+    types = [example.model_type for family in ALL_FAMILIES for example in family.EXAMPLES]
+    return next((name for name in types if name.replace("_", "") == stem), None)
 
 
 def _notes(selection: Selection, scheme: Scheme) -> Iterator[str]:

@@ -165,6 +165,7 @@ def test_a_gguf_file_is_quantised_from_what_its_blocks_stand_for(tmp_path: Path,
     write_gguf(published, tmp_path / "model.gguf", pack=packing(["Q8_0"]))
     convert_gguf(tmp_path / "model.gguf", folders.source, safetensors=False)
     folders.quantise(SCHEMES["int8"])
+    assert folders.config()["model_type"] == "llama"
     with open_checkpoint(folders.source) as before, open_checkpoint(folders.out) as after:
         assert before.tensors["model.embed_tokens.weight"].dtype == "Q8_0"
         for name in before.tensors:
