@@ -1,7 +1,8 @@
 """What a format costs in quality: perplexity of a public-domain text, KL divergence and top-1 agreement with float32, per format.
 
 On SmolLM2-135M-Instruct, as the development environment has it: float32 is what its Q4_1 file stands for. The weights are quantised as `triserve quantize`
-does it and computed by this engine; "A8" is with activations rounded to int8, each token by itself, and integers multiplied as integers. Formats that are
+does it and computed by this engine; "W8A8" and "W4A8" are with activations rounded to int8, each token to one scale, as such checkpoints say; "A8" with a scale for each
+group of the weights, as the engine rounds them where the checkpoint says nothing. Formats that are
 measured replace theirs in the results file, the others stay. Formats of keys and values have `python -m tests.bench.kv_formats`.
 """
 
@@ -61,13 +62,14 @@ FORMATS = {
     "int8 W8A8": Format(Scheme(weights="int8", activations="int8"), activations="int8"),
     "int8 W8A8 smoothquant": Format(Scheme(weights="int8", activations="int8"), method="smoothquant", activations="int8"),
     "int8 W8A8, head int8": Format(Scheme(weights="int8", activations="int8", head=True), activations="int8"),
-    **{f"int8 g{group} W8A8": Format(Scheme(weights="int8", group=group, activations="int8"), activations="int8") for group in (128, 32)},
+    **{f"int8 g{group} A8": Format(Scheme(weights="int8", group=group, activations="float"), activations="int8") for group in (128, 32)},
     "int8 weights": Format(Scheme(weights="int8", activations="float")),
     "fp8 weights": Format(Scheme(weights="fp8", activations="float")),
     "nf4": Format(Scheme(weights="nf4", activations="float")),
     "nf4, nested": Format(Scheme(weights="nf4", activations="float", nested=True)),
     **{f"int4 g{group} {method}": _int4(group, method) for group in (128, 64, 32) for method in ("rtn", "gptq", "awq")},
-    **{f"int4 g{group} rtn A8": _int4(group, "rtn", "int8") for group in (128, 32)},
+    **{f"int4 g{group} rtn A8": _int4(group)._replace(activations="int8") for group in (128, 32)},
+    "int4 g128 rtn W4A8": _int4(128, "rtn", "int8"),
 }
 
 
