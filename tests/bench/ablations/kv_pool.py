@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from functools import partial
 
-from compute_svc.kernels.cpu_features import multiplies_bfloat16
 from compute_svc.kv.kv_format import KV_FORMATS
 from compute_svc.models.registry import load_model
 from compute_svc.scheduler.base import SchedulerConfig
@@ -38,7 +38,11 @@ def reservation(setup: Setup) -> Iterator[Comparison]:
 
     maximum, *others = [run(memory).tokens for memory in _MEMORIES]
     assert all(one == maximum for one in others), "the same tokens whatever is reserved"
-    runs = in_turns({memory: lambda memory=memory: run(memory).figures for memory in _MEMORIES}, setup.rounds)  # type: ignore[misc]
+
+    def figures(memory: str) -> Figures:
+        return run(memory).figures
+
+    runs = in_turns({memory: partial(figures, memory) for memory in _MEMORIES}, setup.rounds)
     case = f"{len(planned)} requests, a pool of {_POOL_TOKENS} tokens, max_tokens up to {_LIMIT_TOKENS}"
     subject = Subject("reservation", case, "paging: +200 % under a small pool", "the same tokens")
     yield from subject.rows(runs, ("tokens_per_s", "requests_at_once"))
@@ -59,9 +63,13 @@ def kv_format(setup: Setup) -> Iterator[Comparison]:
 
     for name in _FORMATS:
         assert run(name).tokens == run(name, 4).tokens, f"KV in {name} gives the same tokens in any batch"
-    runs = in_turns({name: lambda name=name: run(name).figures for name in _FORMATS}, setup.rounds)  # type: ignore[misc]
+
+    def figures(name: str) -> Figures:
+        return run(name).figures
+
+    runs = in_turns({name: partial(figures, name) for name in _FORMATS}, setup.rounds)
     case = f"{len(planned)} requests in {budget >> 20} MiB of KV"
-    for base in ("bfloat16", "float32") if multiplies_bfloat16() else ("float32", "bfloat16"):
+    for base in ("bfloat16", "float32"):
         subject = Subject("KV format", case, "PPL: +100 % requests", "the same tokens in any batch")
         compared = {base: runs[base], **{name: of for name, of in runs.items() if name.startswith("int8")}}
         yield from subject.rows(compared, ("tokens_per_s", "requests_at_once"))
@@ -69,7 +77,7 @@ def kv_format(setup: Setup) -> Iterator[Comparison]:
 
 def _admitted(setup: Setup) -> Iterator[Comparison]:
     """The scheduler alone, on lengths as they are; nothing is random, so that it is run once."""
-    num, budget = setup.size(256, 64), (64 << 20)
+    num, budget = setup.size(256, 64), 64 << 20
     figures = admission(num, budget)
     runs: dict[str, list[Figures]] = {name: [{"requests_at_once": figures[name]["running_requests"]}] for name in _FORMATS}
     base = runs.pop("bfloat16")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from functools import partial
 
 import torch
 
@@ -10,11 +11,11 @@ from compute_svc.engine.engine import Engine
 from compute_svc.models.registry import load_model
 from compute_svc.scheduler.base import Plan
 from tests.bench.ablations.comparison import Comparison, Figures, Subject, in_turns
-from tests.bench.ablations.engines import CPU, PAGE_SIZE_TOKENS, EngineSizes, Load, Setup, make_engine, plan_requests
+from tests.bench.ablations.engines import CPU, PAGE_SIZE_TOKENS, EngineSizes, Load, Outcome, Setup, make_engine, plan_requests
 
 _MAX_RUNNING = 16
 _MAX_PROMPT, _MAX_OUTPUT = 256, 48
-# Requests come so much faster than they are answered one by one of a full batch.
+# How fast requests come, of how fast they are answered where all come at once.
 _LOADS = (0.8, 2.0)
 
 
@@ -37,21 +38,19 @@ def merge_step(setup: Setup) -> Iterator[Comparison]:
     sizes = EngineSizes(_MAX_RUNNING * -(-tokens // PAGE_SIZE_TOKENS) * 2, tokens, _MAX_RUNNING)
     kinds: dict[str, type[Engine]] = {"prompts apart": StopTheWorldEngine, "merged": Engine}
 
-    def load(kind: type[Engine], rate: float | None) -> Load:
+    def load(kind: type[Engine], rate: float | None = None) -> Outcome:
         planned = plan_requests(model, num, max_prompt=_MAX_PROMPT, max_output=_MAX_OUTPUT, rate=rate)
-        return Load(make_engine(model, sizes, kind=kind), planned)
+        return Load(make_engine(model, sizes, kind=kind), planned).run()
 
-    first = {name: load(kind, None).run() for name, kind in kinds.items()}
-    apart, merged = first.values()
+    def figures(kind: type[Engine], rate: float) -> Figures:
+        return load(kind, rate).figures
+
+    apart, merged = [load(kind) for kind in kinds.values()]
     assert apart.tokens == merged.tokens, "the same tokens either way"
-    capacity = merged.figures["requests_per_s"]
     for share in _LOADS:
-
-        def run(kind: type[Engine], rate: float = share * capacity) -> Figures:
-            return load(kind, rate).run().figures
-
-        runs = in_turns({name: lambda kind=kind: run(kind) for name, kind in kinds.items()}, setup.rounds)  # type: ignore[misc]
-        case = f"{_named(model.dtype)}, {num} requests at {share:.1f} of capacity, {_MAX_RUNNING} at once"
+        rate = share * merged.figures["requests_per_s"]
+        runs = in_turns({name: partial(figures, kind, rate) for name, kind in kinds.items()}, setup.rounds)
+        case = f"{_named(model.dtype)}, {num} requests that come at {share:.1f} of capacity, {_MAX_RUNNING} at once"
         subject = Subject("merge step", case, "PPL: QPS +100 %", "the same tokens")
         yield from subject.rows(runs, ("requests_per_s", "token_gap_p99_ms", "ttft_p50_ms"))
 

@@ -10,6 +10,7 @@ import asyncio
 import os
 import time
 from collections.abc import AsyncIterator, Iterator, Sequence
+from functools import partial
 
 import uvloop
 from tokenizers import Tokenizer
@@ -120,8 +121,8 @@ def pipelining(setup: Setup) -> Iterator[Comparison]:
         for rows in (16,) if setup.is_quick else (16, 64, 256):
             run(rows, waits=False)
             ways = {
-                "steps wait for text": lambda rows=rows: run(rows, waits=True),  # type: ignore[misc]
-                "text beside the next step": lambda rows=rows: run(rows, waits=False),  # type: ignore[misc]
+                "steps wait for text": partial(run, rows, waits=True),
+                "text beside the next step": partial(run, rows, waits=False),
             }
             case = f"steps of {_STEP_MS:.0f} ms, {rows} requests at once, answers of {len(tokens)}, 4 stop strings"
             subject = Subject("stage pipelining", case, "PPL: QPS +5-20 %", "every text is that of its tokens")
