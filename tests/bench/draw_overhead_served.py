@@ -26,15 +26,24 @@ RESULTS = Path(__file__).parent / "results" / "draw_overhead_served.json"
 _TEMPERATURES = {"greedy": 0.0, "temperature 1": 1.0}
 
 
-def _parts(arguments: argparse.Namespace, port: int, runtime: Path) -> list[Part]:
-    step = {"FIXED_STEP_MS": str(arguments.step_ms), "FIXED_STEP_WIDTH": str(arguments.width), "COMPUTE_DRAW": arguments.draw}
+def fixed_step_parts(port: int, runtime: Path, *, step_ms: float, width: int, draw: str) -> list[Part]:
+    """Parts of a pipeline over a model of a fixed step time.
+
+    Args:
+        port: Of the gateway's HTTP.
+        runtime: A folder of its own, for its sockets.
+        step_ms: What a step takes.
+        width: Number of logits of a row.
+        draw: COMPUTE_DRAW.
+    """
+    step = {"FIXED_STEP_MS": str(step_ms), "FIXED_STEP_WIDTH": str(width), "COMPUTE_DRAW": draw}
     parts = plan_one_of_each(port, runtime, step)
     command = (sys.executable, "-m", "tests.bench.fixed_step")
     return [replace(part, command=command) if part.name == "compute" else part for part in parts]
 
 
-def _bench(arguments: argparse.Namespace, port: int, concurrency: int, temperature: float) -> float:
-    """Output tokens per second."""
+def served_tokens_per_s(port: int, concurrency: int, temperature: float) -> float:
+    """Output tokens per second of requests that are all answered."""
     with tempfile.TemporaryDirectory() as folder:
         output = Path(folder) / "figures.json"
         command = [sys.executable, "-m", "gateway.cli", "bench", "--url", f"http://127.0.0.1:{port}", "--output", str(output)]
@@ -50,10 +59,10 @@ def _measure(arguments: argparse.Namespace, port: int) -> list[dict[str, Any]]:
     comparisons = []
     for concurrency in arguments.concurrency:
         runs: dict[str, list[float]] = {name: [] for name in _TEMPERATURES}
-        _bench(arguments, port, concurrency, 1.0)
+        served_tokens_per_s(port, concurrency, 1.0)
         for _ in range(arguments.rounds):
             for name, temperature in _TEMPERATURES.items():
-                runs[name].append(_bench(arguments, port, concurrency, temperature))
+                runs[name].append(served_tokens_per_s(port, concurrency, temperature))
         medians = {name: statistics.median(values) for name, values in runs.items()}
         comparison = {
             "concurrency": concurrency,
@@ -80,7 +89,8 @@ def main() -> None:
     arguments = parser.parse_args()
     with tempfile.TemporaryDirectory() as runtime:
         port = free_port()
-        with running(_parts(arguments, port, Path(runtime))):
+        parts = fixed_step_parts(port, Path(runtime), step_ms=arguments.step_ms, width=arguments.width, draw=arguments.draw)
+        with running(parts):
             comparisons = _measure(arguments, port)
     document = {
         "what": "output tokens per second through all services over a model whose step takes a fixed time, sampled and greedy",

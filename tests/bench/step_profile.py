@@ -65,9 +65,14 @@ _R = TypeVar("_R")
 
 
 class Clock:
-    """Seconds by part; a part within another counts for itself alone."""
+    """Seconds by part; a part within another counts for itself alone.
 
-    def __init__(self) -> None:
+    Args:
+        now: Tells the time, seconds.
+    """
+
+    def __init__(self, now: Callable[[], float] = time.perf_counter) -> None:
+        self._now = now
         self.seconds = dict.fromkeys(PARTS, 0.0)
         # Of the parts under way, the outermost first: what was spent in parts within each.
         self._within: list[float] = []
@@ -82,11 +87,11 @@ class Clock:
 
         def run(*arguments: _P.args, **named: _P.kwargs) -> _R:
             self._within.append(0.0)
-            began = time.perf_counter()
+            began = self._now()
             try:
                 return function(*arguments, **named)
             finally:
-                took = time.perf_counter() - began
+                took = self._now() - began
                 within = self._within.pop()
                 self.seconds[part if isinstance(part, str) else part(*arguments, **named)] += took - within
                 if self._within:

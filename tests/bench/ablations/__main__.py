@@ -20,6 +20,7 @@ import torch
 
 from gateway.cli.model_folder import download_from_hub, resolve_model
 from tests.bench.ablations.comparison import Comparison, as_markdown
+from tests.bench.ablations.draw_place import draw_place
 from tests.bench.ablations.engines import Setup
 from tests.bench.ablations.kv_pool import kv_format, reservation
 from tests.bench.ablations.merge_step import merge_step
@@ -37,6 +38,7 @@ ABLATIONS: dict[str, Callable[[Setup], Iterator[Comparison]]] = {
     "int4": int4,
     "pipelining": pipelining,
     "native_kernels": native_kernels,
+    "draw_place": draw_place,
 }
 
 
