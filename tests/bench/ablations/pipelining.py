@@ -75,7 +75,7 @@ class _Replica:
         for position, token in enumerate(self._tokens):
             if self._waits:
                 async with self._has_answered:
-                    await self._has_answered.wait_for(lambda sent=position: self._answered >= sent)  # type: ignore[misc]
+                    await self._has_answered.wait_for(lambda sent=position: self._answered >= sent)
                 due = time.perf_counter()
             # On a device the next step runs while this process sends what the last one gave.
             due += _STEP_MS / 1e3
