@@ -66,6 +66,9 @@ class _Replica:
             self.seconds = time.perf_counter() - self._began
             call.cancel()
 
+    def _is_answered(self, position: int) -> bool:
+        return self._answered >= position
+
     async def _frames(self, fingerprint: common_pb2.Fingerprint) -> AsyncIterator[sampler_pb2.SampleRequest]:
         hello = sampler_pb2.ComputeHello(compute_name="bench", logits_width=self._width, fingerprint=fingerprint)
         yield sampler_pb2.SampleRequest(hello=hello)
@@ -75,7 +78,7 @@ class _Replica:
         for position, token in enumerate(self._tokens):
             if self._waits:
                 async with self._has_answered:
-                    await self._has_answered.wait_for(lambda sent=position: self._answered >= sent)
+                    await self._has_answered.wait_for(partial(self._is_answered, position))
                 due = time.perf_counter()
             # On a device the next step runs while this process sends what the last one gave.
             due += _STEP_MS / 1e3
