@@ -10,7 +10,7 @@ namespace {
 // Query rows of a block: they share turned keys and what a cache holds.
 constexpr int64_t kMaxRows = 96;
 // Multiplications for which a parallel region pays.
-constexpr double kParallelWork = 1 << 17;
+constexpr double kParallelWork = 1 << 19;
 // Scratch slots: of the calling thread, and of every thread.
 enum Slot { TASKS = 4, PARTS = 5, BLOCK = 6 };
 
