@@ -62,7 +62,10 @@ def main(arguments: Sequence[str] | None = None) -> None:
         began, before_s = time.monotonic(), _busy_s()
         with tempfile.TemporaryDirectory() as scratch:
             setup = Setup(folder, getattr(torch, chosen.dtype), chosen.rounds, chosen.quick, Path(scratch))
-            rows = [comparison.as_json() for comparison in ABLATIONS[name](setup)]
+            rows = []
+            for comparison in ABLATIONS[name](setup):
+                rows.append(comparison.as_json())
+                print(f"{time.monotonic() - began:.0f} s: {comparison.case}, {comparison.on}: {comparison.ratio}", flush=True)
         took_s = time.monotonic() - began
         about = {
             "model": folder.name,
@@ -74,7 +77,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
             **describe_environment(torch.device("cpu")),
         }
         _keep(chosen.output, name, {"about": about, "rows": rows})
-        print(f"{name}, {took_s:.0f} s\n{as_markdown(rows)}", flush=True)
+        print(f"{name}, {took_s:.0f} s", flush=True)
 
 
 def _busy_s() -> float:
