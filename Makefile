@@ -120,6 +120,15 @@ bench-invariance: $(VENV)/.dev ## Measure what it costs that bits do not depend 
 bench-peers: $(VENV)/.dev .peers/.done ## Measure this engine beside llama.cpp and transformers, in every format, alone and over HTTP; needs cmake and a C++ compiler
 	$(BIN)/python -m tests.bench.peers $(ARGS)
 
+.PHONY: bench-ablations
+bench-ablations: $(VENV)/.dev ## Switch one thing at a time: what it is worth, beside what is claimed of it
+	GOMP_SPINCOUNT=5000 $(BIN)/python -m tests.bench.ablations $(ARGS)
+
+.PHONY: bench-profile
+bench-profile: $(VENV)/.dev ## Measure where the time of a decode step goes, and what the prefix cache saves before the first token
+	GOMP_SPINCOUNT=5000 $(BIN)/python -m tests.bench.step_profile $(ARGS)
+	GOMP_SPINCOUNT=5000 $(BIN)/python -m tests.bench.prefix_ttft
+
 .PHONY: bench-embedding
 bench-embedding: $(VENV)/.dev ## Measure what the vector of a question costs, alone and beside an engine
 	$(BIN)/python -m tests.bench.embedding_speed $(ARGS)

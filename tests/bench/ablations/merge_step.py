@@ -13,10 +13,10 @@ from compute_svc.scheduler.base import Plan
 from tests.bench.ablations.comparison import Comparison, Figures, Subject, in_turns
 from tests.bench.ablations.engines import CPU, PAGE_SIZE_TOKENS, EngineSizes, Load, Outcome, Setup, make_engine, plan_requests
 
-_MAX_RUNNING = 16
-_MAX_PROMPT, _MAX_OUTPUT = 256, 48
+_MAX_RUNNING = 8
+_MAX_PROMPT, _MAX_OUTPUT = 192, 32
 # How fast requests come, of how fast they are answered where all come at once.
-_LOADS = (0.8, 2.0)
+_LOADS = (0.7, 1.5)
 
 
 class StopTheWorldEngine(Engine):
@@ -33,7 +33,7 @@ class StopTheWorldEngine(Engine):
 def merge_step(setup: Setup) -> Iterator[Comparison]:
     """Requests a second, and the longest gaps between tokens, below capacity and above it."""
     model = load_model(setup.folder, dtype=setup.dtype, device=CPU, activations="float")
-    num = setup.size(64, 12)
+    num = setup.size(24, 12)
     tokens = _MAX_PROMPT + _MAX_OUTPUT
     sizes = EngineSizes(_MAX_RUNNING * -(-tokens // PAGE_SIZE_TOKENS) * 2, tokens, _MAX_RUNNING)
     kinds: dict[str, type[Engine]] = {"prompts apart": StopTheWorldEngine, "merged": Engine}
