@@ -9,6 +9,7 @@ import torch
 import torch.nn.functional as F
 
 from compute_svc.kernels.cpu_features import InstructionSet
+from compute_svc.kernels.huge_pages import in_huge_pages
 
 _TILE, _BLOCK = 16, 32
 _INPUTS_TOGETHER = 8
@@ -89,10 +90,11 @@ def tile_weight(
     data = tiles.add_(zero_point if zero_point < 128 else zero_point - 256).view(torch.uint8)
     if bits == 4:
         data = data[:, 0::2] | (data[:, 1::2] << 4)
+    data = in_huge_pages(data)
     # With groups of 32 and 4 bits, scales in float32 would be a fifth of what is read.
     dtype = torch.float16 if _fits_halves(scales) and (offsets is None or _fits_halves(offsets)) else torch.float32
-    tiled_scales = _tile_groups(scales, outputs, at_once, dtype)
-    tiled_offsets = None if offsets is None else _tile_groups(offsets, outputs, at_once, dtype)
+    tiled_scales = in_huge_pages(_tile_groups(scales, outputs, at_once, dtype))
+    tiled_offsets = None if offsets is None else in_huge_pages(_tile_groups(offsets, outputs, at_once, dtype))
     filled_bias = None if bias is None else F.pad(bias.float(), (0, outputs - out_features))
     native = NativeWeight(
         data=data.data_ptr(),
