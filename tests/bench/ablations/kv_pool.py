@@ -81,7 +81,8 @@ def kv_format(setup: Setup) -> Iterator[Comparison]:
 
 def _admitted(setup: Setup) -> Iterator[Comparison]:
     """The scheduler alone, on lengths as they are; nothing is random, so that it is run once."""
-    num, budget = setup.size(256, 64), 64 << 20
+    # In float32 there must be room for the longest of them.
+    num, budget = setup.size(256, 64), 128 << 20
     figures = admission(num, budget)
     runs: dict[str, list[Figures]] = {name: [{"requests_at_once": figures[name]["running_requests"]}] for name in _FORMATS}
     base = runs.pop("bfloat16")
