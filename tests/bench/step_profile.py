@@ -107,7 +107,7 @@ class Clock:
             (decoder_layer, "_normed", lambda x, norm, part: layer[not isinstance(part, Attention)]),
             (ProjectedHeads, "forward", layer[0]),
             (attention, "rotary_", "rotary and KV write"),
-            (attention, "kv_write", "rotary and KV write"),
+            (attention, "place_heads", "rotary and KV write"),
             (attention, "decode_attention", "attention"),
             (CausalLM, "prepare", "attention"),
             (attention, "linear", "output"),
