@@ -25,7 +25,7 @@ class _Step(NamedTuple):
     """Matches one character, or any number of them, or an end.
 
     Attributes:
-        characters: What it may be, in ASCII; empty = the end of the name.
+        characters: What it may be, in ASCII; empty without others = the end of the name.
         others: Whether it may be any character beyond ASCII.
         may_miss: Whether it may be left out.
         repeats: Whether more of them may follow.
@@ -35,6 +35,11 @@ class _Step(NamedTuple):
     others: bool = False
     may_miss: bool = False
     repeats: bool = False
+
+    @property
+    def is_end(self) -> bool:
+        """Whether it matches the end of the name alone."""
+        return not (self.characters or self.others)
 
     def accepts(self, character: str) -> bool:
         """Whether it may be this."""
@@ -136,7 +141,7 @@ def _matches(steps: _Sequence, name: str) -> bool:
                 if step.repeats:
                     following.add(position)
         reached = _with_missed(steps, following)
-    return any(position == len(steps) or all(not step.characters for step in steps[position:]) for position in reached)
+    return any(all(step.is_end or step.may_miss for step in steps[position:]) for position in reached)
 
 
 def _with_missed(steps: _Sequence, positions: set[int]) -> set[int]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from compute_svc.models.quantised.name_patterns import NamePattern
@@ -14,6 +14,9 @@ from compute_svc.models.weights import CheckpointError
 _ATOMS = st.sampled_from(["a", "b", ".", r"\.", r"\d", "[ab]", "[^a]", "a*", ".*", "b+", "a?", "(a|b)", "(?:ab|)", "$", "1"])
 
 
+@example("$a*", "", False)
+@example("a$b?", "a", True)
+@example("$b", "", False)
 @settings(max_examples=60)
 @given(st.lists(_ATOMS, max_size=6).map("".join), st.text("ab1.é", max_size=8), st.booleans())
 def test_patterns_match_what_python_says(pattern: str, name: str, is_anchored: bool) -> None:
