@@ -11,6 +11,7 @@ import torch
 import torch.nn.functional as F
 
 from compute_svc.kernels.linear import ActivationFormat, LinearWeight, pack_stored
+from compute_svc.kernels.native import native_library
 from compute_svc.layers.attention import Attention
 from compute_svc.layers.decoder_layer import DecoderLayer, ParallelDecoderLayer, PostLnDecoderLayer
 from compute_svc.layers.heads import HeadNorm, LatentHeads, ProjectedHeads
@@ -91,9 +92,12 @@ class ModelBuilder:
             softcap=config.logit_softcap,
         )
         _log.info("matrices in memory: %s", ", ".join(f"{size // 1_000_000} MB {name}" for name, size in self._sizes.most_common()))
-        return CausalLM(
-            config, embedding, layers, head, tuple(map(self._rotary, config.kinds)), "integer products" if self._has_ints else ""
-        )
+        return CausalLM(config, embedding, layers, head, tuple(map(self._rotary, config.kinds)), self._kernels())
+
+    def _kernels(self) -> str:
+        """Those whose bits others do not have."""
+        is_native = self._device.type == "cpu" and native_library() is not None
+        return ", ".join(["native kernels"] * is_native + ["integer products"] * self._has_ints)
 
     def _embedding(self) -> Embedding:
         config, names = self._config, self._names
@@ -109,8 +113,10 @@ class ModelBuilder:
     def _projection(self, embedding: torch.Tensor) -> LinearWeight:
         config, names = self._config, self._names
         if config.tie_word_embeddings and not self._has_own_head(embedding):
+            name = f"{names.embedding}.weight"
             # Read again where it is stored as codes: products may keep them.
-            return self._pack(self._checkpoint.weight(f"{names.embedding}.weight", self._dtype, self._device), None)
+            is_coded = self._checkpoint.tensors[name].coded_bytes > 0
+            return self._pack(self._checkpoint.weight(name, self._dtype, self._device) if is_coded else DenseWeight(embedding), None)
         weight, bias = self._weight_and_bias(names.lm_head, bias=config.lm_head_bias)
         if config.normalised_head:
             weight = DenseWeight(F.normalize(weight.dense(torch.float32)).to(self._dtype))
@@ -229,7 +235,9 @@ class ModelBuilder:
         names = self._names
         weight = self._read(f"{prefix}{names.router}.weight", torch.float32 if experts.float32_router else None)
         return Router(
-            weight=self._pack(DenseWeight(weight), self._read(f"{prefix}{names.router}.bias") if experts.clamp is not None else None),
+            weight=self._pack(
+                DenseWeight(weight), self._read(f"{prefix}{names.router}.bias") if experts.clamp is not None else None, weight.dtype
+            ),
             per_token=experts.per_token,
             scoring=experts.scoring,
             normalise=experts.normalise,
@@ -264,8 +272,9 @@ class ModelBuilder:
     def _linear(self, name: str, *, bias: bool, transposed: bool = False) -> LinearWeight:
         return self._pack(*self._weight_and_bias(name, bias=bias, transposed=transposed))
 
-    def _pack(self, weight: StoredWeight, bias: torch.Tensor | None) -> LinearWeight:
-        packed = pack_stored(weight, bias, weight.data.dtype if isinstance(weight, DenseWeight) else self._dtype, self._activations)
+    def _pack(self, weight: StoredWeight, bias: torch.Tensor | None, dtype: torch.dtype | None = None) -> LinearWeight:
+        """For activations of a dtype; None = the model's."""
+        packed = pack_stored(weight, bias, dtype or self._dtype, self._activations)
         self._sizes[_format_of(weight, packed)] += packed.num_bytes
         self._has_ints |= packed.ints is not None
         return packed

@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 
 from compute_svc.kernels.linear import ActivationFormat, LinearWeight
+from compute_svc.kernels.native import NativeMode
 from compute_svc.layers.heads import ProjectedHeads
 from compute_svc.models.causal_lm import CausalLM
 from compute_svc.models.registry import load_model
-from compute_svc.models.weights import CheckpointError
+from compute_svc.models.weights import SINGLE_FILE, CheckpointError
 from tests.fakes.checkpoints import edit_config, save_checkpoint
 from tests.fakes.forward_driver import ForwardDriver
 from tests.fakes.native_kernels import native_kernels
@@ -76,15 +79,38 @@ def test_integers_are_multiplied_as_such_and_come_near_their_numbers(family: str
     with native_kernels("off"):
         model = loaded(quantised)
         plain = logits_of(model)
-    with_native = loaded(quantised)
-    native = logits_of(with_native)
+    native = logits_of(loaded(quantised))
 
     assert model.kernels == "integer products"
-    assert with_native.kernels in ("native kernels, integer products", "integer products")
     # Activations rounded to 8 bits in each of a dozen products.
     assert 0 < distance(plain, exact) < 0.1
     # The same integers; norms, attention and activations may differ by units of the last place, and rounding to codes magnifies few of them.
     assert distance(native, plain) < 0.02
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_matrices_of_other_formats_are_joined_as_the_models_numbers(dtype: torch.dtype, tmp_path: Path) -> None:
+    quantised = save_quantised(tmp_path, "llama", SCHEMES["int8"], num_hidden_layers=1, **WIDE)
+    keys = "model.layers.0.self_attn.k_proj"
+    tensors = load_file(quantised / SINGLE_FILE)
+    del tensors[f"{keys}.weight_scale"]
+    tensors[f"{keys}.weight"] = tensors[f"{keys}.weight"].float() / 100
+    save_file(tensors, quantised / SINGLE_FILE)
+    section = json.loads((quantised / "config.json").read_text())["quantization_config"]
+    edit_config(quantised, quantization_config={**section, "ignore": [*section["ignore"], keys]})
+
+    mixed, dense = (load_model(folder, dtype=dtype, device=CPU) for folder in (quantised, save_dense(tmp_path, quantised)))
+
+    assert qkv_of(mixed).ints is None
+    assert torch.equal(qkv_of(mixed).data.to_dense(), qkv_of(dense).data.to_dense())
+    assert logits_of(mixed).isfinite().all()
+
+
+@pytest.mark.parametrize(("mode", "words"), [("off", ""), ("required", "native kernels")])
+def test_replicas_that_round_otherwise_are_told_apart(mode: NativeMode, words: str, tmp_path: Path) -> None:
+    save_checkpoint(tmp_path, "llama", num_hidden_layers=1)
+    with native_kernels(mode):
+        assert loaded(tmp_path).kernels == words
 
 
 def test_weights_made_for_floating_activations_are_dense_unless_a_kernel_reads_their_integers(tmp_path: Path) -> None:
