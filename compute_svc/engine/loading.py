@@ -12,11 +12,13 @@ from compute_svc.engine.number_format import NumberFormat, choose_format, memory
 from compute_svc.engine.step_drawing import DrawConfig, DrawPlace
 from compute_svc.kernels.cpu_features import multiplies_bfloat16
 from compute_svc.kernels.kv_chunks import CHUNK_TOKENS
+from compute_svc.kernels.linear.ints import keeps_integers
 from compute_svc.kernels.native import use_native_kernels
 from compute_svc.kv.kv_format import KvFormat, choose_kv_format
 from compute_svc.kv.page_store import KvPageStore
 from compute_svc.models.config import ModelConfig, StreamingWindow
 from compute_svc.models.folder_audit import audit_checkpoint
+from compute_svc.models.quantised.coded_tensor import CodeUse
 from compute_svc.models.registry import load_model, read_config, read_model_config
 from compute_svc.models.weights import count_numbers, stored_tensors
 from compute_svc.scheduler.base import SchedulerConfig
@@ -98,7 +100,7 @@ def _number_format(settings: Settings, device: torch.device) -> NumberFormat:
     on_cpu = device.type == "cpu"
     fast = multiplies_bfloat16() if on_cpu else torch.cuda.is_bf16_supported(including_emulation=False)
     format_ = choose_format(settings.dtype, count_numbers(tensors), device=device.type, multiplies_bfloat16=fast)
-    num_bytes = memory_of(tensors, format_.dtype, keeps_codes=on_cpu and settings.activations != "float")
+    num_bytes = memory_of(tensors, format_.dtype, _kept_codes(settings) if on_cpu else ())
     # The logits' projection has a layout of its own, so a tied embedding is there twice.
     num_bytes += config.tie_word_embeddings * config.vocab_size * config.hidden_size * format_.dtype.itemsize
     if on_cpu:
@@ -107,6 +109,12 @@ def _number_format(settings: Settings, device: torch.device) -> NumberFormat:
             logger.warning("%s", warning)
     logger.info("computes in %s, %s: weights of %d MB", format_.name, format_.reason, num_bytes // 1_000_000)
     return format_
+
+
+def _kept_codes(settings: Settings) -> list[CodeUse]:
+    """Codes of weights that stay as they are on a CPU."""
+    uses: tuple[tuple[CodeUse, bool], ...] = (("integers", False), ("integers by int8", True))
+    return [use for use, made_for_int8 in uses if keeps_integers(settings.activations, made_for_int8=made_for_int8)]
 
 
 def _kv_format(settings: Settings, dtype: torch.dtype, device: torch.device) -> KvFormat:

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import Literal, NamedTuple
 
 import torch
 
+from compute_svc.models.quantised.coded_tensor import CodeUse
 from compute_svc.models.weights import READABLE_DTYPES, CheckpointError, TensorInfo
 
 DtypeName = Literal["float32", "bfloat16"]
@@ -52,16 +53,16 @@ def choose_format(
     return NumberFormat("float32", "as the weights are stored" if most == "F32" else f"which holds every {most} number of use")
 
 
-def memory_of(tensors: Mapping[str, TensorInfo], dtype: torch.dtype, *, keeps_codes: bool) -> int:
+def memory_of(tensors: Mapping[str, TensorInfo], dtype: torch.dtype, kept: Collection[CodeUse]) -> int:
     """Bytes of the weights in memory.
 
     Args:
         tensors: What the files hold.
         dtype: What numbers are converted to.
-        keeps_codes: Whether codes stay as they are, about; else they are made dense.
+        kept: The codes that stay as they are; others are made dense.
     """
     return sum(
-        info.coded_bytes if info.coded_bytes and keeps_codes else math.prod(info.shape) * dtype.itemsize for info in tensors.values()
+        info.coded_bytes if info.coded_bytes and info.use in kept else math.prod(info.shape) * dtype.itemsize for info in tensors.values()
     )
 
 

@@ -129,8 +129,8 @@ def _source(fields: ConfigFields, *names: str) -> str:
 
 def _memory(config: ModelConfig, tensors: dict[str, TensorInfo]) -> list[Fact]:
     stored = count_numbers(tensors)
-    coded = sum(info.coded_bytes for info in tensors.values())
-    numbers = sum(math.prod(info.shape) for info in tensors.values() if not info.coded_bytes)
+    coded = sum(info.coded_bytes for info in tensors.values() if info.use != "numbers")
+    numbers = sum(math.prod(info.shape) for info in tensors.values() if info.use == "numbers")
     numbers += config.tie_word_embeddings * config.vocab_size * config.hidden_size
     weights = ", ".join(
         f"{coded + numbers * dtype.itemsize:,} bytes in {str(dtype).removeprefix('torch.')}" for dtype in (torch.float32, torch.bfloat16)
@@ -140,6 +140,6 @@ def _memory(config: ModelConfig, tensors: dict[str, TensorInfo]) -> list[Fact]:
     kinds = ", ".join(f"{count:,} numbers in {name}" for name, count in sorted(stored.items()))
     return [
         Fact("weights stored", kinds, "the tensors' headers"),
-        Fact("weights in memory", weights, f"the same, a tied embedding twice{', codes as they are stored' if coded else ''}"),
+        Fact("weights in memory", weights, f"the same, a tied embedding twice{', integers as such' if coded else ''}"),
         Fact("KV of a token", kv, "layers, heads and their width; a page is COMPUTE_PAGE_SIZE_TOKENS of it"),
     ]

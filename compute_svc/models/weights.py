@@ -22,7 +22,7 @@ from compute_svc.stored_weights.stored_weight import StoredWeight
 from triserve.model_files.gguf_file import gguf_files
 
 if TYPE_CHECKING:
-    from compute_svc.models.quantised.coded_tensor import CodedTensor, RawReader
+    from compute_svc.models.quantised.coded_tensor import CodedTensor, CodeUse, RawReader
 
 SINGLE_FILE = "model.safetensors"
 INDEX_FILE = "model.safetensors.index.json"
@@ -57,11 +57,13 @@ class TensorInfo(NamedTuple):
         shape: Sizes of its dimensions.
         dtype: As the format names it, "BF16"; of a weight that is stored as codes, their name, "INT4".
         coded_bytes: Of codes and all that belongs to them; 0 = it is no such weight.
+        use: What these may be multiplied as.
     """
 
     shape: tuple[int, ...]
     dtype: str
     coded_bytes: int = 0
+    use: CodeUse = "numbers"
 
     @property
     def num_bytes(self) -> int:
@@ -89,7 +91,8 @@ class Checkpoint:
         parts = {part for tensor in self._coded.values() for part in tensor.parts}
         self.tensors = {name: info for name, info in infos.items() if name not in parts}
         for name, tensor in self._coded.items():
-            self.tensors[name] = TensorInfo(tensor.shape, tensor.kind, max(1, sum(_stored_bytes(infos[part]) for part in tensor.parts)))
+            size = tensor.num_bytes or sum(_stored_bytes(infos[part]) for part in tensor.parts)
+            self.tensors[name] = TensorInfo(tensor.shape, tensor.kind, max(1, size), tensor.use)
 
     def weight(self, name: str, dtype: torch.dtype, device: torch.device) -> StoredWeight:
         """The weight of a linear map as it is stored: codes, or numbers converted.

@@ -28,7 +28,19 @@ def takes_ints(weight: StoredWeight, activations: ActivationFormat) -> bool:
     is_integer = weight.code != "fp8" and weight.table is None and weight.sparse is None and weight.static_scale is None
     if not is_integer or (weight.group < weight.num_columns and weight.group % 8):
         return False
-    return weight.activations == "int8" or activations == "int8" or (weight.activations == "float" and native_library() is not None)
+    if weight.activations == "fp8" and activations == "auto":
+        return False
+    return keeps_integers(activations, made_for_int8=weight.activations == "int8")
+
+
+def keeps_integers(activations: ActivationFormat, *, made_for_int8: bool) -> bool:
+    """Whether integers are multiplied as such on a CPU, by activations that are rounded.
+
+    Args:
+        activations: See there.
+        made_for_int8: Whether the checkpoint says that they are rounded.
+    """
+    return activations == "int8" or (activations == "auto" and (made_for_int8 or native_library() is not None))
 
 
 def pack(weight: CodedWeight, bias: torch.Tensor | None) -> LinearWeight:

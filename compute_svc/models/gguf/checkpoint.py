@@ -9,6 +9,7 @@ from typing import NamedTuple
 import torch
 
 from compute_svc.models.gguf.model import read_model
+from compute_svc.models.gguf.packed import packed_bytes
 from compute_svc.models.gguf.recipes import Recipe
 from compute_svc.models.quantised.coded_tensor import CodedTensor, RawReader
 from compute_svc.models.weights import CheckpointError
@@ -72,7 +73,8 @@ class GgufTensors:
             block_format = recipe.packed_format
             if block_format is not None:
                 rows, columns = recipe.shape
-                found[name] = CodedTensor((rows, columns), block_format, (name,), partial(_read_packed, recipe))
+                size = packed_bytes(block_format, rows, columns)
+                found[name] = CodedTensor((rows, columns), block_format, (name,), partial(_read_packed, recipe), num_bytes=size)
         return found
 
 

@@ -58,6 +58,12 @@ def can_stay_packed(tensor: GgufTensor) -> bool:
     return len(tensor.shape) > 1 and tensor.format.name in _FORMATS
 
 
+def packed_bytes(format_name: str, rows: int, columns: int) -> int:
+    """Memory of rows in a format that can stay packed, with a scale and an offset in float32 for each group: what they take at most."""
+    code, group, _ = _FORMATS[format_name]
+    return rows * (columns * BITS[code] // 8 + 8 * -(-columns // group))
+
+
 def read_packed_rows(tensor: GgufTensor, first: int, count: int) -> CodedWeight:
     """Some rows of a tensor, all its dimensions but the last taken as one.
 

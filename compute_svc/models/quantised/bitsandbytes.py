@@ -70,7 +70,7 @@ def _four_bits(parts: Parts, kind: str, raw: RawReader) -> CodedTensor:
         parts.require("weight.nested_absmax", (-(-blocks // state.nested_block),), "F32")
         parts.require("weight.nested_quant_map", (256,), "F32")
     names = parts.present("weight", "weight.absmax", "weight.quant_map", *_NESTED_PARTS, _STATE.format(kind))
-    return CodedTensor(state.shape, kind.upper(), names, partial(_read_four_bits, parts, state))
+    return CodedTensor(state.shape, kind.upper(), names, partial(_read_four_bits, parts, state), use="numbers")
 
 
 def _read_state(parts: Parts, part: str, kind: str, raw: RawReader) -> _State:

@@ -9,7 +9,7 @@ from typing import NamedTuple
 import torch
 
 from compute_svc.models.config_fields import ConfigFields
-from compute_svc.models.quantised.coded_tensor import CodedTensor, RawReader
+from compute_svc.models.quantised.coded_tensor import CodedTensor, CodeUse, RawReader
 from compute_svc.models.quantised.fp8_codes import FP8, checked_codes
 from compute_svc.models.quantised.packing import SIGNED, Codes, by_group, less_zeros, packed_words, unpacked_words, with_sign
 from compute_svc.models.quantised.parts import FLOATS, Parts, modules_with
@@ -74,7 +74,7 @@ def _dense(parts: Parts, raw: RawReader) -> CodedTensor:
         parts.numbers(raw, "compressed")
         return DenseWeight(two_of_four(parts, raw, shape))
 
-    return CodedTensor(shape, "2:4", parts.present(*_TWO_OF_FOUR, *_UNREAD), read)
+    return CodedTensor(shape, "2:4", parts.present(*_TWO_OF_FOUR, *_UNREAD), read, use="numbers")
 
 
 def _coded(parts: Parts, scheme: Scheme, raw: RawReader) -> CodedTensor:
@@ -94,7 +94,9 @@ def _coded(parts: Parts, scheme: Scheme, raw: RawReader) -> CodedTensor:
         parts.require_one("input_scale", *FLOATS)
     kind = f"{'FP' if scheme.kind == 'float' else 'INT'}{scheme.bits}{' 2:4' if parts.has('compressed') else ''}"
     held = _TWO_OF_FOUR if parts.has("compressed") else _PACKED if parts.has("weight_packed") else ("weight",)
-    return CodedTensor(shape, kind, parts.present(*held, *_QUANTISED, *_UNREAD), partial(_read, _Stored(parts, scheme, grid)))
+    is_number = scheme.kind == "float" or scheme.has_static_scale
+    use: CodeUse = "numbers" if is_number else "integers by int8" if scheme.activations == "int8" else "integers"
+    return CodedTensor(shape, kind, parts.present(*held, *_QUANTISED, *_UNREAD), partial(_read, _Stored(parts, scheme, grid)), use)
 
 
 def _shape(parts: Parts, scheme: Scheme, raw: RawReader) -> tuple[int, int]:

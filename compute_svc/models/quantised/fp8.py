@@ -46,7 +46,7 @@ def _coded(parts: Parts, block: tuple[int, int] | None, *, is_static: bool) -> C
     # To blocks of inputs nothing here rounds them: they are left as they are.
     activations: Activations = "fp8" if block is None or is_static else "float"
     names = parts.present("weight", *_SCALES, *_ACTIVATION_SCALES, *_UNREAD)
-    return CodedTensor((outputs, inputs), "FP8", names, partial(_read, parts, grid, scale, static, activations))
+    return CodedTensor((outputs, inputs), "FP8", names, partial(_read, parts, grid, scale, static, activations), use="numbers")
 
 
 def _read(parts: Parts, grid: ScaleGrid, scale: str, static: str | None, activations: Activations, raw: RawReader) -> CodedWeight:

@@ -39,8 +39,10 @@ def _coded(parts: Parts) -> CodedTensor:
     outputs, inputs = parts.shape(_DATA, "I8", FP8, dims=2)
     grid = ScaleGrid.of((outputs, inputs), 1, None)
     grid.require(parts, _SCALE, *FLOATS)
-    kind = "INT8" if parts.dtype(_DATA) == "I8" else "FP8"
-    return CodedTensor((outputs, inputs), kind, parts.present(_DATA, _SCALE, *_UNREAD), partial(_read, parts, grid))
+    names, read = parts.present(_DATA, _SCALE, *_UNREAD), partial(_read, parts, grid)
+    if parts.dtype(_DATA) == "I8":
+        return CodedTensor((outputs, inputs), "INT8", names, read)
+    return CodedTensor((outputs, inputs), "FP8", names, read, use="numbers")
 
 
 def _read(parts: Parts, grid: ScaleGrid, raw: RawReader) -> CodedWeight:

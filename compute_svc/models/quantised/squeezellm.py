@@ -40,7 +40,7 @@ def _coded(parts: Parts) -> CodedTensor:
         if len(parts.shape_of("cols", "I32", "I64")) != 1:
             raise parts.error("cols", "must have one dimension")
     names = parts.present("qweight", "lookup_table", *_SPARSE, _UNREAD)
-    return CodedTensor((outputs, inputs), "tables of 16", names, partial(_read, parts))
+    return CodedTensor((outputs, inputs), "tables of 16", names, partial(_read, parts), use="numbers")
 
 
 def _read(parts: Parts, raw: RawReader) -> CodedWeight:

@@ -65,9 +65,15 @@ def test_what_does_not_fit_in_memory_is_refused_by_name() -> None:
 
 
 def test_codes_take_their_own_bytes_where_they_are_kept() -> None:
-    tensors = {"norm": TensorInfo((10,), "BF16"), "matrix": TensorInfo((10, 10), "INT4", coded_bytes=60)}
-    assert memory_of(tensors, torch.float32, keeps_codes=True) == 40 + 60
-    assert memory_of(tensors, torch.float32, keeps_codes=False) == 40 + 400
+    tensors = {
+        "norm": TensorInfo((10,), "BF16"),
+        "integers": TensorInfo((10, 10), "INT4", 60, "integers"),
+        "made for int8": TensorInfo((10, 10), "INT8", 110, "integers by int8"),
+        "numbers": TensorInfo((10, 10), "NF4", 70, "numbers"),
+    }
+    assert memory_of(tensors, torch.float32, ["integers", "integers by int8"]) == 40 + 60 + 110 + 400
+    assert memory_of(tensors, torch.float32, ["integers by int8"]) == 40 + 400 + 110 + 400
+    assert memory_of(tensors, torch.bfloat16, []) == 20 + 3 * 200
 
 
 @pytest.mark.parametrize("kv_cache_bytes", [1 << 46, 1 << 70])
