@@ -130,7 +130,22 @@ def test_integers_take_the_memory_of_integers(tmp_path: Path) -> None:
 
 
 def test_families_that_store_their_matrices_transposed_say_that_codes_are_not_read(tmp_path: Path) -> None:
-    save_checkpoint(tmp_path, "gpt2")
+    save_checkpoint(tmp_path, "gpt2", n_layer=1)
+    tensors = load_file(tmp_path / SINGLE_FILE)
+    # As wide as high: its shape tells nothing.
+    (name,) = (name for name in tensors if name.endswith("attn.c_proj.weight"))
+    tensors[name] = torch.ones_like(tensors[name], dtype=torch.int8)
+    tensors[f"{name}_scale"] = torch.ones((len(tensors[name]), 1))
+    save_file(tensors, tmp_path / SINGLE_FILE)
+    group = {"targets": ["re:.*attn.c_proj"], "weights": {"num_bits": 8, "type": "int", "symmetric": True, "strategy": "channel"}}
+    section = {"quant_method": "compressed-tensors", "format": "int-quantized", "config_groups": {"group_0": group}}
+    edit_config(tmp_path, quantization_config=section)
+    with pytest.raises(CheckpointError, match="c_proj is stored as int8: GPT2LMHeadModel is read with dense weights alone"):
+        loaded(tmp_path)
+
+
+def test_a_method_nobody_knows_is_refused_by_name(tmp_path: Path) -> None:
+    save_checkpoint(tmp_path, "llama")
     edit_config(tmp_path, quantization_config={"quant_method": "nobodys"})
     with pytest.raises(CheckpointError, match="nobodys"):
         loaded(tmp_path)
