@@ -299,9 +299,8 @@ class _Checking:
 
     async def kill(self) -> None:
         """Ends it, and waits until it has. Idempotent."""
-        if not self.is_gone:
-            self.is_gone = True
-            self._process.kill()
+        self.is_gone = True
+        self._process.kill()
         await self._reader
 
     def _write(self, message: dict[str, Any]) -> None:
