@@ -104,6 +104,11 @@ class Settings(BaseSettings):
         description="Whether kernels of our own compute on the CPU, which a C++ compiler builds at the first start where the image has none "
         "built; required: the process ends where they cannot be used; off: torch's own operations compute. Bits of logits may differ",
     )
+    triton_kernels: Literal["auto", "off", "required"] = Field(
+        "auto",
+        description="Whether Triton kernels compute on CUDA devices, which needs Triton; required: the process ends where they cannot be used; "
+        "off: torch's own operations compute. Bits of logits may differ",
+    )
     page_size_tokens: int = Field(16, ge=1, le=256, description="KV page size; tokens per page")
     kv_cache_bytes: int = Field(1 << 30, ge=1, description="Memory for keys and values, bytes")
     kv_reservation: Literal["pages", "predicted"] = Field(

@@ -13,6 +13,7 @@ from compute_svc.engine.step_drawing import DrawConfig, DrawPlace
 from compute_svc.kernels.cpu_features import multiplies_bfloat16
 from compute_svc.kernels.kv_chunks import CHUNK_TOKENS
 from compute_svc.kernels.linear.ints import keeps_integers
+from compute_svc.kernels.backend import use_triton_kernels
 from compute_svc.kernels.native import use_native_kernels
 from compute_svc.kv.kv_format import KvFormat, choose_kv_format
 from compute_svc.kv.page_store import KvPageStore
@@ -48,6 +49,8 @@ def load_engine(settings: Settings) -> Engine:
     """
     device = torch.device(settings.device)
     use_native_kernels(settings.native_kernels if device.type == "cpu" else "off")
+    if device.type != "cpu":
+        use_triton_kernels(settings.triton_kernels, device.type)
     format_ = _number_format(settings, device)
     kv_format = _kv_format(settings, format_.dtype, device)
     model = load_model(

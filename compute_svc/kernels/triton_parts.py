@@ -1,0 +1,51 @@
+"""What Triton kernels share. Imports Triton: only a triton_kernel.py may import this.
+
+Kernels load numbers of any dtype and compute in float32. Triton's interpreter, which runs them on a CPU in tests, holds bfloat16 as its bits:
+arithmetic and `tl.dot` on those are silently wrong there, and a conversion to bfloat16 cuts off where a device rounds. `dot` and `rounded` are
+right on both.
+"""
+
+from __future__ import annotations
+
+import torch
+import triton
+import triton.language as tl
+
+INTERPRETED = bool(triton.knobs.runtime.interpret)
+"""Whether kernels of this process run in the interpreter; a constexpr argument of kernels that ask."""
+
+# Adding and subtracting it rounds a float32 below 2^22 to an integer, half to even; libdevice's rint is not there in the interpreter.
+_ROUNDING = tl.constexpr(12582912.0)
+
+TL_DTYPES = {
+    torch.float32: tl.float32,
+    torch.bfloat16: tl.bfloat16,
+    torch.float16: tl.float16,
+    torch.int8: tl.int8,
+    torch.float8_e4m3fn: tl.float8e4nv,
+}
+"""Triton's name of a dtype."""
+
+
+@triton.jit
+def round_half_even(x):
+    """float32 below 2^22 in magnitude, rounded to integers, as torch.round does it."""
+    return (x + _ROUNDING) - _ROUNDING
+
+
+@triton.jit
+def rounded(x, dtype: tl.constexpr, INTERPRETED: tl.constexpr):
+    """float32 to a dtype, to nearest, half to even."""
+    if INTERPRETED and dtype == tl.bfloat16:
+        bits = x.to(tl.uint32, bitcast=True)
+        bits += 0x7FFF + ((bits >> 16) & 1)
+        return (bits >> 16).to(tl.uint16).to(tl.bfloat16, bitcast=True)
+    return x.to(dtype)
+
+
+@triton.jit
+def dot(a, b, acc, INTERPRETED: tl.constexpr):
+    """acc + a b in float32, of two blocks of one floating dtype; float32 ones are multiplied without TF32."""
+    if INTERPRETED:
+        return tl.dot(a.to(tl.float32), b.to(tl.float32), acc, input_precision="ieee")
+    return tl.dot(a, b, acc, input_precision="ieee")
