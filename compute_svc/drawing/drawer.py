@@ -13,7 +13,7 @@ from compute_svc.drawing.history import History
 from compute_svc.drawing.looks import SameDraws, draw_plain, draw_step, greedy
 from compute_svc.drawing.request_draw import RequestDraw
 from compute_svc.drawing.results import Drawn, RowStatus
-from compute_svc.kernels.host_copy import read_once, rows_of
+from compute_svc.kernels.host_copy import PendingRead, rows_of
 
 _NO_TOKENS = np.empty(0, dtype=np.int64)
 
@@ -39,6 +39,7 @@ class Drawer:
         draws: Sequence[RequestDraw],
         positions: npt.NDArray[np.int64],
         tokens_of: Callable[[int], npt.NDArray[np.int64]],
+        on_tokens: Callable[[torch.Tensor], None] | None = None,
     ) -> Drawn:
         """Draws a token of each row.
 
@@ -47,6 +48,8 @@ class Drawer:
             draws: Whose the rows of logits are, no request twice.
             positions: [rows] of the tokens to be drawn.
             tokens_of: Prompt and answer so far of the request of a row, [n] int64.
+            on_tokens: Called before the host waits for the tokens, with those that they are likely to be, [rows] int64 on the device; where
+                rows want more than a token it is not called.
         """
         assert logits.shape == (len(draws), self._width) and logits.dtype == torch.float32, "logits are those of the rows"
         if not draws:
@@ -56,17 +59,19 @@ class Drawer:
             self._same = SameDraws(list(draws))
         if positions.min() >= self._same.bare_from:
             if self._same.is_bare:
-                return _draw_bare(logits)
+                return _draw_bare(logits, on_tokens)
             if self._same.is_plain:
-                return self._draw_plain(logits, positions)
+                return self._draw_plain(logits, positions, on_tokens)
         rows = [
             RowToDraw(draw, position, tokens_of(row) if draw.changes_at(position) else _NO_TOKENS)
             for row, (draw, position) in enumerate(zip(draws, positions.tolist(), strict=True))
         ]
         return draw_step(logits, rows, self._history)
 
-    def _draw_plain(self, logits: torch.Tensor, positions: npt.NDArray[np.int64]) -> Drawn:
-        tokens, again = draw_plain(logits, self._same, positions)
+    def _draw_plain(
+        self, logits: torch.Tensor, positions: npt.NDArray[np.int64], on_tokens: Callable[[torch.Tensor], None] | None
+    ) -> Drawn:
+        tokens, again = draw_plain(logits, self._same, positions, on_tokens)
         if not again:
             return Drawn(tokens, {}, {})
         rows = [RowToDraw(self._same.draws[place], int(positions[place]), _NO_TOKENS) for place in again]
@@ -79,12 +84,12 @@ class Drawer:
         self._history.forget(draw)
 
 
-def _draw_bare(logits: torch.Tensor) -> Drawn:
+def _draw_bare(logits: torch.Tensor, on_tokens: Callable[[torch.Tensor], None] | None) -> Drawn:
     """The likeliest token of each row, the lowest id among equals, and nothing else."""
     ids, best = greedy(logits)
-    if logits.device.type != "cpu":
-        tokens, values = read_once(ids, best)
-    else:
-        tokens, values = ids.numpy(), best.numpy()
+    read = PendingRead(ids, best)
+    if on_tokens is not None:
+        on_tokens(ids[:, 0])
+    tokens, values = read.take()
     broken = np.flatnonzero(~np.isfinite(values[:, 0])).tolist()
     return Drawn(tokens[:, 0], dict.fromkeys(broken, RowStatus.BROKEN), {})

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -18,7 +18,7 @@ from compute_svc.drawing.noise import xtc_uniforms
 from compute_svc.drawing.request_draw import RequestDraw
 from compute_svc.drawing.results import Drawn, RowLogprobs, RowStatus
 from compute_svc.drawing.rows import Needs, RowNumbers
-from compute_svc.kernels.host_copy import read_once, rows_of, to_device
+from compute_svc.kernels.host_copy import PendingRead, rows_of, to_device
 
 # Rows of so many logits in all go through together, on a CPU for its cache, elsewhere for the memory of temporaries.
 _CPU_CELLS = 1 << 20
@@ -160,12 +160,15 @@ def draw_step(logits: torch.Tensor, rows: Sequence[RowToDraw], history: History)
     return step.drawn
 
 
-def draw_plain(logits: torch.Tensor, same: SameDraws, positions: npt.NDArray[np.int64]) -> tuple[npt.NDArray[np.int64], list[int]]:
+def draw_plain(
+    logits: torch.Tensor, same: SameDraws, positions: npt.NDArray[np.int64], on_tokens: Callable[[torch.Tensor], None] | None = None
+) -> tuple[npt.NDArray[np.int64], list[int]]:
     """Draws rows that are plain, with one look.
 
     Args:
         logits: [rows, width] float32; stays as it is.
         positions: [rows].
+        on_tokens: See `Drawer.draw`.
 
     Returns:
         [rows] int64, the tokens; and the places of rows that are broken or want a closer look.
@@ -178,7 +181,10 @@ def draw_plain(logits: torch.Tensor, same: SameDraws, positions: npt.NDArray[np.
         choice = choose(logits[some], numbers, FIRST_BLOCKS, head_blocks)
         parts.append((choice.tokens, choice.best, (choice.is_drawn & choice.is_ranked).to(torch.int64)))
     joined = [_joined(one) for one in zip(*parts, strict=True)]
-    tokens, best, is_decided = (one.numpy() for one in joined) if logits.device.type == "cpu" else read_once(*joined)
+    read = PendingRead(*joined)
+    if on_tokens is not None:
+        on_tokens(joined[0][0])
+    tokens, best, is_decided = read.take()
     return tokens[0], np.flatnonzero((is_decided[0] == 0) | ~np.isfinite(best[0])).tolist()
 
 
@@ -229,7 +235,7 @@ class Step:
 
         Effects: rows that are decided are no longer open; the others are looked at more closely next time.
         """
-        on_host = [one.numpy() for one in found] if found.tokens.device.type == "cpu" else read_once(*found)
+        on_host = PendingRead(*found).take()
         columns = _Columns(*(one[0] for one in on_host))
         wanting, flags = self._wanting, columns.flags.tolist()
         self.drawn.tokens[self._order] = columns.tokens

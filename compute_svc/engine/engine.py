@@ -10,13 +10,15 @@ import torch
 from compute_svc.drawing import RowStatus
 from compute_svc.engine.admittance import require_known_ids
 from compute_svc.engine.batch_builder import BatchBuilder
+from compute_svc.engine.decode_graphs import DecodeGraphs
+from compute_svc.engine.forward_pass import ForwardPass
 from compute_svc.engine.masks import Masks, banned_all
 from compute_svc.engine.model import HiddenStatesModel, Model
 from compute_svc.engine.prefix_report import PrefixReport, load_of, prefix_stats_of
 from compute_svc.engine.prompt_reading import NOTHING, Readings, read_chunks
+from compute_svc.engine.run_ahead import RunAhead
 from compute_svc.engine.step_drawing import DrawConfig, DrawnRow, RowsWriter, StepDrawing, StepDraws
 from compute_svc.kv.page_store import KvPageStore
-from compute_svc.layers.forward_batch import ForwardOutput
 from compute_svc.scheduler.base import Phase, Plan, PlanFailed, RequestState, SchedulerConfig
 from compute_svc.scheduler.batch_slots import Rows as Slots
 from compute_svc.scheduler.kv_memory import KvMemory
@@ -62,6 +64,7 @@ class Engine:
         hidden_states: The model, where it gives hidden states; None = requests that want some are refused.
         dtype: What weights and activations are; None = as the KV.
         kernels: Which compute, where others round otherwise.
+        make_graphs: Makes graphs of decode steps for so many pages of a request at most; None = every step is launched as it comes.
     """
 
     def __init__(
@@ -79,11 +82,11 @@ class Engine:
         hidden_states: HiddenStatesModel | None = None,
         dtype: torch.dtype | None = None,
         kernels: str = "",
+        make_graphs: Callable[[int], DecodeGraphs] | None = None,
     ) -> None:
         self.config = config
         self.logits_width = logits_width
         self.hidden_size = 0 if hidden_states is None else hidden_states.hidden_size
-        self._model = model
         self._hidden_states = hidden_states
         self._kv = kv
         # Names: "float32" and "int8-g32".
@@ -92,7 +95,10 @@ class Engine:
         self.kv_bytes_per_page = kv.bytes_per_page
         self.kernels = kernels
         self._scheduler = Scheduler(config, policy, predictor, make_memory)
-        self._builder = BatchBuilder(config, self._scheduler.memory.slots, device)
+        memory, ahead = self._scheduler.memory, None
+        if make_graphs is not None and not config.slides:
+            ahead = RunAhead(make_graphs(memory.tables.entries.shape[1]), memory, config.page_size_tokens, device)
+        self._pass = ForwardPass(model, kv, BatchBuilder(config, memory.slots, device), hidden_states, ahead)
         self._drawing = StepDrawing(logits_width, device, drawing or DrawConfig())
         self._steps = 0
         self._failed_steps = 0
@@ -283,30 +289,20 @@ class Engine:
         states, rows = plan.wanted, plan.wanted_rows
         # All that is likely to fail comes before anything counts as computed.
         with torch.inference_mode():
-            logits, hidden = self._forward(plan, len(states))
+            logits, hidden = self._pass.run(plan, len(states))
             num_tokens = self._scheduler.memory.slots.num_tokens[rows]
             if states and self._drawing.untold(states, num_tokens):
                 self.look_for_masks()
-            draws = self._drawing.draw(states, num_tokens, logits[: len(states)]) if states else None
+            draws = None
+            if states:
+                draws = self._drawing.draw(states, num_tokens, logits[: len(states)], self._pass.begin_next(plan))
+                self._pass.know(draws.tokens)
             readings = read_chunks(plan.prefills, logits[len(states) :], hidden) if plan.reads else NOTHING
         self._scheduler.complete(plan)
         writer = self._tell(plan, readings)
         if draws is not None:
             self._give_out(states, rows, len(plan.decodes), draws, writer)
         return writer.rows()
-
-    def _forward(self, plan: Plan, num_drawn: int) -> ForwardOutput:
-        batch = self._builder.build(plan)
-        if batch.hidden_rows is None:
-            output = ForwardOutput(self._model.forward(batch, self._kv), None)
-        else:
-            assert self._hidden_states is not None, "who wants hidden states is refused where there are none"
-            output = self._hidden_states.forward_with_hidden(batch, self._kv)
-        num_rows = num_drawn + sum(len(chunk.logprob_tokens) for chunk in plan.prefills)
-        if len(output.logits) != num_rows:
-            # Rows are told apart by their place alone: one that is missing would hand its neighbours' tokens around.
-            raise RuntimeError(f"the model gave {len(output.logits)} rows of logits for {num_rows}")
-        return output
 
     def _tell(self, plan: Plan, readings: Readings) -> RowsWriter:
         """Tells what a step read of its prompts; returns what is to tell what it drew."""
@@ -319,6 +315,7 @@ class Engine:
 
     def _fail_step(self, states: Sequence[RequestState], error: Exception) -> None:
         self._failed_steps += 1
+        self._pass.drop()
         logger.error("%d requests fail with their step, failure %d of %d in a row", len(states), self._failed_steps, MAX_FAILED_STEPS)
         for state in states:
             self._scheduler.fail(state.request.number)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from enum import Enum, auto
 from typing import NamedTuple, TypeVar
 
@@ -116,20 +116,27 @@ class StepDrawing:
         """A request has ended."""
         self._drawer.forget(_draw_of(state))
 
-    def draw(self, states: list[RequestState], num_tokens: npt.NDArray[np.int64], logits: torch.Tensor) -> StepDraws:
+    def draw(
+        self,
+        states: list[RequestState],
+        num_tokens: npt.NDArray[np.int64],
+        logits: torch.Tensor,
+        on_tokens: Callable[[torch.Tensor], None] | None = None,
+    ) -> StepDraws:
         """Draws what is drawn here.
 
         Args:
             states: Requests whose last known token the step computed, in the order of the rows.
             num_tokens: [rows], how many tokens of each are known.
             logits: [rows, width] float32.
+            on_tokens: See `Drawer.draw`.
         """
         self._look_at(states)
         positions = num_tokens - self._num_prompt
         waiting = [row for row in self._with_grammar if not self._draws[row].is_told(int(positions[row]))]
         if waiting or self._config.place is DrawPlace.SERVICE:
             return self._draw_some(states, positions, logits, waiting)
-        drawn = self._drawer.draw(logits, self._draws, positions, lambda row: _known(states[row]))
+        drawn = self._drawer.draw(logits, self._draws, positions, lambda row: _known(states[row]), on_tokens)
         others = {row: DrawnRow(status, 0, None, None) for row, status in drawn.failed.items()}
         for row, logprobs in drawn.logprobs.items():
             others[row] = DrawnRow(RowStatus.DRAWN, int(drawn.tokens[row]), logprobs, None)

@@ -35,21 +35,47 @@ def to_device(arrays: Sequence[Ids], device: torch.device) -> list[torch.Tensor]
     return [part.view(array.shape) for part, array in zip(parts, arrays, strict=True)]
 
 
-def read_once(*tensors: torch.Tensor) -> list[npt.NDArray[Any]]:
-    """What tensors of a device hold, in one read: each read waits for the device.
+class PendingRead:
+    """What tensors of a device hold, on its way to the host.
+
+    What is given to the device from now on, the read does not wait for.
 
     Args:
         tensors: [rows, columns] each, float32 or int64, as many rows in all of them. Integers fit into 32 bits.
-
-    Returns:
-        An array for each of the same shape and dtype.
     """
-    words = torch.cat([one.contiguous().view(torch.int32) if one.dtype == torch.float32 else one.to(torch.int32) for one in tensors], dim=1)
-    parts = np.split(words.cpu().numpy(), np.cumsum([one.shape[1] for one in tensors])[:-1], axis=1)
-    return [
-        np.ascontiguousarray(part).view(np.float32) if one.dtype == torch.float32 else part.astype(np.int64)
-        for one, part in zip(tensors, parts, strict=True)
-    ]
+
+    def __init__(self, *tensors: torch.Tensor) -> None:
+        self._tensors = tensors
+        self._event: torch.cuda.Event | None = None
+        if tensors[0].device.type == "cpu":
+            return
+        words = torch.cat(
+            [one.contiguous().view(torch.int32) if one.dtype == torch.float32 else one.to(torch.int32) for one in tensors], dim=1
+        )
+        if words.device.type == "cuda":
+            self._words = torch.empty(words.shape, dtype=torch.int32, pin_memory=True)
+            self._words.copy_(words, non_blocking=True)
+            self._event = torch.cuda.Event()  # type: ignore[no-untyped-call]  # torch's events have no types
+            self._event.record()
+        else:
+            self._words = words.cpu()
+
+    def take(self) -> list[npt.NDArray[Any]]:
+        """Waits; an array for each tensor, of the same shape and dtype, on a CPU of the same memory."""
+        if self._tensors[0].device.type == "cpu":
+            return [one.numpy() for one in self._tensors]
+        if self._event is not None:
+            self._event.synchronize()
+        parts = np.split(self._words.numpy(), np.cumsum([one.shape[1] for one in self._tensors])[:-1], axis=1)
+        return [
+            np.ascontiguousarray(part).view(np.float32) if one.dtype == torch.float32 else part.astype(np.int64)
+            for one, part in zip(self._tensors, parts, strict=True)
+        ]
+
+
+def read_once(*tensors: torch.Tensor) -> list[npt.NDArray[Any]]:
+    """What tensors of a device hold, in one read: each read waits for the device. See `PendingRead`."""
+    return PendingRead(*tensors).take()
 
 
 def rows_of(values: torch.Tensor, rows: Sequence[int]) -> torch.Tensor:

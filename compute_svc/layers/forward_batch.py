@@ -60,6 +60,28 @@ class ForwardBatch:
         return len(self.kv_lengths)
 
 
+NO_SLOT = -1
+"""Slot of a row whose keys and values are written nowhere."""
+
+
+class DecodeColumns(NamedTuple):
+    """One token each of B requests, all of it on the device, where it may change from step to step while its shape stays.
+
+    Attributes:
+        token_ids: [B] int64.
+        positions: [B] int64.
+        slots: [B] int64, where keys and values are written; NO_SLOT in rows that are padding.
+        kv_lengths: [B] int64, the tokens themselves included; 0 in rows that are padding.
+        page_table: [B, max_pages] int64; what lies behind a request's pages is any page.
+    """
+
+    token_ids: torch.Tensor
+    positions: torch.Tensor
+    slots: torch.Tensor
+    kv_lengths: torch.Tensor
+    page_table: torch.Tensor
+
+
 class ForwardOutput(NamedTuple):
     """What a pass gives.
 

@@ -80,6 +80,10 @@ class BatchSlots:
         lengths: Rows = self.num_computed[rows] - self.dropped_tokens[rows]
         return lengths
 
+    def go_on(self, rows: Rows) -> npt.NDArray[np.bool_]:
+        """[n], whether some requests go on behind the next token that is drawn, unless that is a stop id."""
+        return self.num_tokens[rows] + 1 < self._end[rows]
+
     def accept(self, rows: Rows, tokens: npt.NDArray[np.int64]) -> Rows:
         """Adds a drawn token to each of some requests.
 

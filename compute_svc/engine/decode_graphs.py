@@ -1,0 +1,154 @@
+"""Decode steps as CUDA graphs: a step of few kernels' time would otherwise wait for Python to launch them one by one."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from functools import partial
+from typing import NamedTuple, Protocol
+
+import numpy as np
+import numpy.typing as npt
+import torch
+
+from compute_svc.kernels.host_copy import to_device
+from compute_svc.layers.forward_batch import NO_SLOT, DecodeColumns
+
+_Array = npt.NDArray[np.int64]
+
+# cuBLAS and Triton set up what they need when they first run, which no graph may record.
+_WARM_UPS = 2
+
+
+class Recorded(NamedTuple):
+    """A computation that can be run again: `replay` computes anew from what its inputs hold then, and `output` is where its result is."""
+
+    replay: Callable[[], None]
+    output: torch.Tensor
+
+
+class Recorder(Protocol):
+    """Makes computations that can be run again."""
+
+    def record(self, compute: Callable[[], torch.Tensor]) -> Recorded:
+        """Records what `compute` does to tensors that stay where they are."""
+        ...
+
+
+class CudaRecorder:
+    """CUDA graphs, in one memory pool: their results are to be copied before another one runs."""
+
+    def __init__(self) -> None:
+        self._pool = torch.cuda.graph_pool_handle()
+
+    def record(self, compute: Callable[[], torch.Tensor]) -> Recorded:
+        """See `Recorder`."""
+        side = torch.cuda.Stream()  # type: ignore[no-untyped-call]  # torch's streams have no types
+        side.wait_stream(torch.cuda.current_stream())
+        with torch.cuda.stream(side):
+            for _ in range(_WARM_UPS):
+                compute()
+        torch.cuda.current_stream().wait_stream(side)
+        graph = torch.cuda.CUDAGraph()
+        with torch.cuda.graph(graph, pool=self._pool, capture_error_mode="thread_local"):
+            output = compute()
+        return Recorded(graph.replay, output)
+
+
+class DecodeRows(NamedTuple):
+    """What a decode step computes, on the host: n rows.
+
+    Attributes:
+        positions: [n] int64, of the tokens.
+        slots: [n] int64, where their keys and values go.
+        kv_lengths: [n] int64, the tokens themselves included.
+        page_table: [n, pages] int64.
+    """
+
+    positions: _Array
+    slots: _Array
+    kv_lengths: _Array
+    page_table: _Array
+
+
+class DecodeGraphs:
+    """A graph for each of few numbers of rows; a step is padded to the next of them.
+
+    Args:
+        decode: Logits [B, width] of B rows; may not wait for the device, and for the same B does the same whatever the columns hold.
+        max_requests: Most rows of a step.
+        max_pages: Most pages of a request.
+        device: Where the model is.
+        recorder: Makes graphs.
+    """
+
+    def __init__(
+        self,
+        decode: Callable[[DecodeColumns], torch.Tensor],
+        *,
+        max_requests: int,
+        max_pages: int,
+        device: torch.device,
+        recorder: Recorder,
+    ) -> None:
+        self._sizes = graph_sizes(max_requests)
+        self._device = device
+        # Token ids, positions, slots, lengths of KV.
+        self._columns = torch.zeros((4, self._sizes[-1]), dtype=torch.int64, device=device)
+        self._columns[2] = NO_SLOT
+        self._page_table = torch.zeros((self._sizes[-1], max_pages), dtype=torch.int64, device=device)
+        self._graphs: dict[int, Recorded] = {}
+        with torch.inference_mode():
+            # From the largest on: the smaller ones fit into the memory it takes.
+            for size in reversed(self._sizes):
+                columns = DecodeColumns(*self._columns[:, :size], self._page_table[:size])
+                self._graphs[size] = recorder.record(partial(decode, columns))
+
+    @property
+    def sizes(self) -> tuple[int, ...]:
+        """Numbers of rows that there are graphs of."""
+        return self._sizes
+
+    def run(self, rows: DecodeRows, token_ids: _Array | torch.Tensor, chosen: _Array | None = None) -> torch.Tensor:
+        """[n, width] float32, new memory: logits of rows, without waiting for the device.
+
+        Args:
+            rows: What is computed; not empty, and no more than max_requests.
+            token_ids: [n] int64 of the host; or more of the device, of which some are chosen.
+            chosen: [n] int64, which of the device's; None = the first n.
+        """
+        count = len(rows.positions)
+        size = next(size for size in self._sizes if size >= count)
+        columns = np.zeros((4, size), dtype=np.int64)
+        columns[2, count:] = NO_SLOT
+        columns[1:, :count] = rows.positions, rows.slots, rows.kv_lengths
+        arrays: list[_Array] = [columns, rows.page_table]
+        if isinstance(token_ids, np.ndarray):
+            columns[0, :count] = token_ids
+        elif chosen is not None:
+            arrays.append(chosen)
+        with torch.inference_mode():
+            sent = to_device(arrays, self._device)
+            self._columns[:, :size].copy_(sent[0])
+            self._page_table[:count, : rows.page_table.shape[1]].copy_(sent[1])
+            if isinstance(token_ids, torch.Tensor):
+                some = token_ids[:count] if chosen is None else token_ids.index_select(0, sent[2])
+                self._columns[0, :count].copy_(some)
+            graph = self._graphs[size]
+            graph.replay()
+            # A copy: the next step may be computed before this one's logits are done with.
+            return graph.output[:count].clone()
+
+
+def graph_sizes(max_requests: int) -> tuple[int, ...]:
+    """1, 2, 4, 8, then every eighth number to 64 and every 32nd behind it, until there are enough."""
+    sizes = [1, 2, 4, 8]
+    while sizes[-1] < max_requests:
+        sizes.append(sizes[-1] + (8 if sizes[-1] < 64 else 32))
+    while len(sizes) > 1 and sizes[-2] >= max_requests:
+        sizes.pop()
+    return tuple(sizes)
+
+
+def page_columns(kv_lengths: Sequence[int] | _Array, page_size_tokens: int) -> int:
+    """Pages of the longest of some requests."""
+    return -(-int(np.max(kv_lengths)) // page_size_tokens)
