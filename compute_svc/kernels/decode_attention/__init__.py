@@ -4,36 +4,72 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+import numpy as np
 import torch
 
 from compute_svc.kernels.attention_spec import AttentionSpec
 from compute_svc.kernels.backend import backend_for
-from compute_svc.kernels.decode_attention import cpu
+from compute_svc.kernels.decode_attention import cpu, triton_plan
+from compute_svc.kernels.decode_attention.triton_plan import TritonDecodePlan
 from compute_svc.kernels.gathered_attention import GatheredPlan, gathered_attention, plan_gathered
+from compute_svc.kernels.host_copy import to_device
 from compute_svc.kernels.kv_layer import KvLayer
 from compute_svc.kernels.native import native_library
 from compute_svc.kernels.native.attention import NativePlan, covers, native_attention, plan_native
 
-DecodePlan = cpu.DecodePlan | GatheredPlan | NativePlan
+DecodePlan = cpu.DecodePlan | GatheredPlan | NativePlan | TritonDecodePlan
 
 
-def plan_decode(page_table: torch.Tensor, kv_lengths: Sequence[int], spec: AttentionSpec) -> DecodePlan:
+def plan_decode(
+    page_table: torch.Tensor, kv_lengths: Sequence[int], spec: AttentionSpec, *, fixed_split_tokens: int | None = None
+) -> DecodePlan:
     """What all layers of a step share, computed once.
 
     Args:
         page_table: [R, max_pages] int64 on the store's device, R at least 1.
         kv_lengths: R lengths, the query's own token included.
         spec: The model's attention.
+        fixed_split_tokens: For the Triton kernel, see `plan_decode_on_device`; on a CPU bits are equal anyway.
 
     Raises:
-        IndexError: On a CPU, a request's pages are not in the store, or too few for its tokens; torch's own operations raise it later.
+        IndexError: On a CPU, a request's pages are not in the store, or too few for its tokens; torch's own operations raise it later, and the
+            Triton kernel is not told of pages that are not in the store.
     """
-    if backend_for("decode_attention", page_table.device.type) == "cpu":
+    device = page_table.device
+    backend = backend_for("decode_attention", device.type, has_triton=device.type != "cpu" and triton_plan.covers(spec, device))
+    if backend == "triton":
+        longest = max(kv_lengths)
+        if longest > page_table.shape[1] * spec.page_size_tokens:
+            raise IndexError(f"a page table of {page_table.shape[1]} pages is too short for {longest} tokens")
+        (lengths,) = to_device([np.array(kv_lengths, dtype=np.int64)], device)
+        return plan_decode_on_device(page_table, lengths, longest, spec, fixed_split_tokens=fixed_split_tokens)
+    if backend == "cpu":
         library = native_library()
         if library is not None and covers(spec):
             return plan_native(library, page_table, kv_lengths, range(len(kv_lengths) + 1), spec)
         return cpu.plan_decode(page_table, kv_lengths, spec)
     return plan_gathered(page_table, kv_lengths, range(len(kv_lengths) + 1), spec)
+
+
+def plan_decode_on_device(
+    page_table: torch.Tensor, kv_lengths: torch.Tensor, max_kv_tokens: int, spec: AttentionSpec, *, fixed_split_tokens: int | None = None
+) -> TritonDecodePlan:
+    """As `plan_decode`, from lengths that only the device knows: launches depend on nothing else of it than R and a bound, and may be recorded.
+
+    Args:
+        page_table: [R, max_pages] int64, R at least 1. Read again by each layer.
+        kv_lengths: [R] int32 or int64 on the same device, at most max_kv_tokens each; 0 = there is no request, its row of `out` becomes zeros.
+        max_kv_tokens: Bound of lengths.
+        spec: The model's attention, one that `triton_plan.covers`.
+        fixed_split_tokens: A request's tokens are summed in splits that begin at multiples of so many, a multiple of the kernel's tile, so
+            that equal requests get equal bits in whatever batch; None = splits are as long as to fill the device.
+
+    Raises:
+        ValueError: fixed_split_tokens is no multiple of the tile.
+    """
+    from compute_svc.kernels.decode_attention import triton_kernel  # noqa: PLC0415 - Triton is where a GPU is
+
+    return triton_kernel.plan_on_device(page_table, kv_lengths, max_kv_tokens, spec, fixed_split_tokens)
 
 
 def decode_attention(
@@ -68,5 +104,9 @@ def decode_attention(
         native_attention(q, kv, plan, out, sink_q, sink_logits)
     elif isinstance(plan, cpu.DecodePlan):
         cpu.decode_attention(q, kv, plan, out, sink_q, sink_logits)
+    elif isinstance(plan, TritonDecodePlan):
+        from compute_svc.kernels.decode_attention import triton_kernel  # noqa: PLC0415 - Triton is where a GPU is
+
+        triton_kernel.decode_attention(q, kv, plan, out, sink_logits)
     else:
         gathered_attention(q, kv, plan, out, sink_q, sink_logits)
