@@ -204,6 +204,7 @@ def decode_kernel(
     NUM_KV_HEADS: tl.constexpr,
     GROUP_HEADS: tl.constexpr,
     BLOCK: tl.constexpr,
+    ROWS: tl.constexpr,
     D: tl.constexpr,
     PAD_D: tl.constexpr,
     PAGE: tl.constexpr,
@@ -285,11 +286,10 @@ def decode_kernel(
         counter = counters + request * (NUM_KV_HEADS * HEAD_BLOCKS) + tl.program_id(0)
         if tl.atomic_add(counter, 1, sem="acq_rel") == count - 1:
             tl.store(counter, 0)
-            ROWS: tl.constexpr = min(BLOCK, triton.next_power_of_2(GROUP_HEADS))
-            in_group = tl.program_id(0) % HEAD_BLOCKS * BLOCK + tl.arange(0, ROWS)
-            heads, here = kv_head * GROUP_HEADS + in_group, in_group < GROUP_HEADS
-            best, total, acc = _sum_splits(partials, stats, first_item, count, heads, here, NUM_HEADS, D, PAD_D, SUMMED)
-            _finish(best, total, acc, sink_logits, heads, here, row_out, dims, D, DTYPE, INTERPRETED)
+            few = tl.program_id(0) % HEAD_BLOCKS * BLOCK + tl.arange(0, ROWS)
+            few_heads, inside = kv_head * GROUP_HEADS + few, few < GROUP_HEADS
+            most, sums, added = _sum_splits(partials, stats, first_item, count, few_heads, inside, NUM_HEADS, D, PAD_D, SUMMED)
+            _finish(most, sums, added, sink_logits, few_heads, inside, row_out, dims, D, DTYPE, INTERPRETED)
 
 
 def plan_on_device(
@@ -349,6 +349,7 @@ def launch_constants(spec: AttentionSpec, dtype: torch.dtype, code_group: int) -
         "NUM_KV_HEADS": spec.num_kv_heads,
         "GROUP_HEADS": spec.group_size,
         "BLOCK": BLOCK_HEADS,
+        "ROWS": rows,
         "D": spec.head_dim,
         "PAD_D": width,
         "PAGE": spec.page_size_tokens,
