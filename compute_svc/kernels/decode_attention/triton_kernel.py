@@ -100,6 +100,12 @@ def plan_kernel(
 
 
 @triton.jit
+def _pages_of(pages, positions, first, length, PAGE: tl.constexpr):
+    """Entries of a request's row of the page table, [tokens] int64."""
+    return tl.load(pages + positions // PAGE, mask=(positions >= first) & (positions < length), other=0)
+
+
+@triton.jit
 def _rows_of(
     data,
     scales,
@@ -250,10 +256,13 @@ def decode_kernel(
     best = tl.full((BLOCK,), -float("inf"), tl.float32)
     total = tl.zeros((BLOCK,), tl.float32)
     acc = tl.zeros((BLOCK, PAD_D), tl.float32)
+    found = _pages_of(pages, begin * TILE + tokens, first, length, PAGE)
     for tile in range(begin, end):
         positions = tile * TILE + tokens
         seen = (positions >= first) & (positions < length)
-        slots = tl.load(pages + positions // PAGE, mask=seen, other=0) * PAGE + positions % PAGE
+        slots = found * PAGE + positions % PAGE
+        # A round ahead, so that loads of keys and values wait for no other load and the compiler starts them early.
+        found = _pages_of(pages, positions + TILE, first, length, PAGE)
         keys, factor = _rows_of(data, scales, key_slots + slots, seen, D, PAD_D, CODE_GROUP, COMPUTE, INTERPRETED)
         scores = dot(query, tl.trans(keys), tl.zeros((BLOCK, TILE), tl.float32), INTERPRETED)
         if CODE_GROUP >= D:
