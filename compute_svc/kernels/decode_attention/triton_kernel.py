@@ -106,40 +106,48 @@ def _pages_of(pages, positions, first, length, PAGE: tl.constexpr):
 
 
 @triton.jit
+def _scales_of(scales, slots, seen, D: tl.constexpr, PAD_D: tl.constexpr, CODE_GROUP: tl.constexpr):
+    """Float16 scales of slots, as `_rows_of` wants them: [tokens] if a row has one, [tokens, PAD_D / CODE_GROUP], or else one for each number."""
+    GROUPS: tl.constexpr = (D + CODE_GROUP - 1) // CODE_GROUP
+    if GROUPS == 1:
+        found = tl.load(scales + slots, mask=seen, other=0.0)
+    elif PAD_D % CODE_GROUP == 0:
+        places = tl.arange(0, PAD_D // CODE_GROUP)
+        found = tl.load(scales + slots[:, None] * GROUPS + places[None, :], mask=seen[:, None] & (places < GROUPS)[None, :], other=0.0)
+    else:
+        dims = tl.arange(0, PAD_D)
+        found = tl.load(scales + slots[:, None] * GROUPS + dims[None, :] // CODE_GROUP, mask=seen[:, None] & (dims < D)[None, :], other=0.0)
+    return found
+
+
+@triton.jit
 def _rows_of(
     data,
-    scales,
     slots,
     seen,
+    several,
     D: tl.constexpr,
     PAD_D: tl.constexpr,
     CODE_GROUP: tl.constexpr,
     COMPUTE: tl.constexpr,
     INTERPRETED: tl.constexpr,
 ):
-    """Numbers [tokens, PAD_D] of slots, and a factor [tokens] float32 that they all lack; zeros where a token is not seen."""
-    GROUPS: tl.constexpr = (D + CODE_GROUP - 1) // CODE_GROUP if CODE_GROUP > 0 else 0
+    """Numbers [tokens, PAD_D] of slots, zeros where a token is not seen; codes that have one scale for a row are left as they are."""
     dims = tl.arange(0, PAD_D)
     wanted = seen[:, None]
     if D != PAD_D:
         wanted = wanted & (dims < D)[None, :]
     numbers = tl.load(data + slots[:, None] * D + dims[None, :], mask=wanted, other=0.0)
-    factor = seen.to(tl.float32)
-    if GROUPS == 1:
-        factor = tl.load(scales + slots, mask=seen, other=0.0).to(tl.float32)
-    elif GROUPS > 1:
-        if PAD_D % CODE_GROUP == 0 and CODE_GROUP & (CODE_GROUP - 1) == 0:
+    if CODE_GROUP > 0 and CODE_GROUP < D:
+        if PAD_D % CODE_GROUP == 0:
             # Each scale is read once, and broadcast in registers.
-            places = tl.arange(0, PAD_D // CODE_GROUP)
-            several = tl.load(scales + slots[:, None] * GROUPS + places[None, :], mask=seen[:, None] & (places < GROUPS)[None, :], other=0.0)
             split = tl.reshape(numbers.to(tl.float32), (slots.shape[0], PAD_D // CODE_GROUP, CODE_GROUP))
             numbers = tl.reshape(split * several.to(tl.float32)[:, :, None], (slots.shape[0], PAD_D))
         else:
-            several = tl.load(scales + slots[:, None] * GROUPS + dims[None, :] // CODE_GROUP, mask=wanted, other=0.0)
             numbers = numbers.to(tl.float32) * several.to(tl.float32)
     if numbers.dtype != COMPUTE:
         numbers = rounded(numbers.to(tl.float32), COMPUTE, INTERPRETED)
-    return numbers, factor
+    return numbers
 
 
 @triton.jit
@@ -256,17 +264,26 @@ def decode_kernel(
     best = tl.full((BLOCK,), -float("inf"), tl.float32)
     total = tl.zeros((BLOCK,), tl.float32)
     acc = tl.zeros((BLOCK, PAD_D), tl.float32)
-    found = _pages_of(pages, begin * TILE + tokens, first, length, PAGE)
+    # Pages and scales are loaded a round ahead, so that no load in the loop waits for another and the compiler starts those of keys and values early.
+    positions = begin * TILE + tokens
+    found = _pages_of(pages, positions, first, length, PAGE)
+    if CODE_GROUP > 0:
+        seen = (positions >= first) & (positions < length)
+        slots = found * PAGE + positions % PAGE
+        key_scales = _scales_of(scales, key_slots + slots, seen, D, PAD_D, CODE_GROUP)
+        value_scales = _scales_of(scales, value_slots + slots, seen, D, PAD_D, CODE_GROUP)
+        next_found = _pages_of(pages, positions + TILE, first, length, PAGE)
+    else:
+        key_scales, value_scales = None, None
     for tile in range(begin, end):
         positions = tile * TILE + tokens
         seen = (positions >= first) & (positions < length)
         slots = found * PAGE + positions % PAGE
-        # A round ahead, so that loads of keys and values wait for no other load and the compiler starts them early.
         found = _pages_of(pages, positions + TILE, first, length, PAGE)
-        keys, factor = _rows_of(data, scales, key_slots + slots, seen, D, PAD_D, CODE_GROUP, COMPUTE, INTERPRETED)
+        keys = _rows_of(data, key_slots + slots, seen, key_scales, D, PAD_D, CODE_GROUP, COMPUTE, INTERPRETED)
         scores = dot(query, tl.trans(keys), tl.zeros((BLOCK, TILE), tl.float32), INTERPRETED)
         if CODE_GROUP >= D:
-            scores = scores * factor[None, :]
+            scores = scores * key_scales.to(tl.float32)[None, :]
         scores = scores * score_scale
         if CAPPED:
             scores = softcap - 2.0 * softcap / (tl.exp2(scores) + 1.0)
@@ -277,9 +294,16 @@ def decode_kernel(
         shrunk = tl.exp2(best - larger)
         weights = tl.exp2(scores - larger[:, None])
         total = total * shrunk + tl.sum(weights, 1)
-        values, factor = _rows_of(data, scales, value_slots + slots, seen, D, PAD_D, CODE_GROUP, COMPUTE, INTERPRETED)
+        values = _rows_of(data, value_slots + slots, seen, value_scales, D, PAD_D, CODE_GROUP, COMPUTE, INTERPRETED)
         if CODE_GROUP >= D:
-            weights = weights * factor[None, :]
+            weights = weights * value_scales.to(tl.float32)[None, :]
+        if CODE_GROUP > 0:
+            ahead = positions + TILE
+            next_seen = (ahead >= first) & (ahead < length)
+            next_slots = next_found * PAGE + ahead % PAGE
+            key_scales = _scales_of(scales, key_slots + next_slots, next_seen, D, PAD_D, CODE_GROUP)
+            value_scales = _scales_of(scales, value_slots + next_slots, next_seen, D, PAD_D, CODE_GROUP)
+            next_found = _pages_of(pages, ahead + TILE, first, length, PAGE)
         acc = dot(rounded(weights, COMPUTE, INTERPRETED), values, acc * shrunk[:, None], INTERPRETED)
         best = larger
     row_out = out + row * out_stride
