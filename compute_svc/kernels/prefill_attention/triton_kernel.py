@@ -1,0 +1,214 @@
+"""A program attends with some consecutive queries of a request, for all heads of one key head, to the tokens they see.
+
+Rows of a program are queries times heads, so that few queries fill a tile, too, and keys are read once for all heads that share them. Its
+tiles of tokens up to the causal border go through an online softmax in float32, in powers of two: first those that every row sees whole,
+without masks, then those at the borders. Tiles and pages have sizes of their own; each token's page is looked up.
+"""
+
+from __future__ import annotations
+
+import math
+
+import torch
+import triton
+import triton.language as tl
+
+from compute_svc.kernels.kv_layer import KvLayer
+from compute_svc.kernels.prefill_attention.triton_plan import TritonPrefillPlan, pack_of, tiles_for
+from compute_svc.kernels.triton_parts import INTERPRETED, TL_DTYPES, dot, rounded
+
+_LOG2_E = 1.4426950408889634
+LOG2_E = tl.constexpr(_LOG2_E)
+
+# What hidden scores are: finite, so that a row that sees nothing of its first tiles has no infinity less infinity. What it sums there is
+# multiplied by zero as soon as it sees something.
+HIDDEN = tl.constexpr(-1e30)
+
+
+@triton.jit
+def _load_rows(data, scales, slots, D: tl.constexpr, BLOCK_D: tl.constexpr, CODES: tl.constexpr, COMPUTE: tl.constexpr, INTERPRETED: tl.constexpr):  # fmt: skip
+    """[tokens, BLOCK_D] of COMPUTE: keys or values of one head in some slots, zeros from D on."""
+    places = tl.arange(0, BLOCK_D)
+    addresses = data + slots[:, None] * D + places[None, :]
+    if D < BLOCK_D:
+        stored = tl.load(addresses, mask=(places < D)[None, :], other=0.0)
+    else:
+        stored = tl.load(addresses)
+    if CODES != 0:
+        return _decoded(stored, scales, slots, D, CODES, COMPUTE, INTERPRETED)
+    elif stored.dtype == COMPUTE:
+        return stored
+    else:
+        return stored.to(tl.float32)
+
+
+@triton.jit
+def _decoded(codes, scales, slots, D: tl.constexpr, CODES: tl.constexpr, COMPUTE: tl.constexpr, INTERPRETED: tl.constexpr):
+    """[tokens, BLOCK_D] of COMPUTE: numbers that codes in groups of CODES stand for, with their slots' scales."""
+    BLOCK_D: tl.constexpr = codes.shape[1]
+    PER_ROW: tl.constexpr = (D + CODES - 1) // CODES
+    if codes.dtype == tl.int8:
+        # Exact, and cheaper than a conversion, of which a multiprocessor does an eighth as many.
+        numbers = (codes.to(tl.int32) + 0x4B400000).to(tl.float32, bitcast=True) - 12582912.0
+    else:
+        numbers = codes.to(tl.float32)
+    if BLOCK_D % CODES == 0:
+        GROUPS: tl.constexpr = BLOCK_D // CODES
+        groups = tl.arange(0, GROUPS)
+        addresses = scales + slots[:, None] * PER_ROW + groups[None, :]
+        if PER_ROW < GROUPS:
+            factors = tl.load(addresses, mask=(groups < PER_ROW)[None, :], other=0.0)
+        else:
+            factors = tl.load(addresses)
+        grouped = tl.reshape(numbers, (codes.shape[0], GROUPS, CODES)) * factors.to(tl.float32)[:, :, None]
+        numbers = tl.reshape(grouped, (codes.shape[0], BLOCK_D))
+    else:
+        places = tl.arange(0, BLOCK_D)
+        factors = tl.load(scales + slots[:, None] * PER_ROW + (places // CODES)[None, :], mask=(places < D)[None, :], other=0.0)
+        numbers *= factors.to(tl.float32)
+    return rounded(numbers, COMPUTE, INTERPRETED)
+
+
+@triton.jit
+def _attend(
+    queries, positions, slopes, acc, largest, total, tile, first, end, key_data, value_data, key_scales, value_scales, pages, scale,
+    PAGE: tl.constexpr, D: tl.constexpr, CODES: tl.constexpr, WINDOW: tl.constexpr, SOFTCAP: tl.constexpr, TOKENS: tl.constexpr,
+    MASKED: tl.constexpr, COMPUTE: tl.constexpr, INTERPRETED: tl.constexpr,
+):  # fmt: skip
+    """acc [rows, BLOCK_D], largest [rows] and total [rows], with one tile of tokens more; MASKED if not every row sees all of it.
+
+    Scores are exponents of 2. Of the tile, tokens in [first, end) are read.
+    """
+    BLOCK_D: tl.constexpr = queries.shape[1]
+    tokens = tile * TOKENS + tl.arange(0, TOKENS)
+    distances = tokens[None, :] - positions[:, None]
+    if MASKED:
+        # Others repeat those at the ends, and are hidden.
+        tokens = tl.minimum(tl.maximum(tokens, first), end - 1)
+    if PAGE % TOKENS == 0:
+        page = tl.load(pages + tile * TOKENS // PAGE)
+    else:
+        page = tl.load(pages + tokens // PAGE)
+    slots = page.to(tl.int32).to(tl.int64) * PAGE + tokens % PAGE
+    keys = _load_rows(key_data, key_scales, slots, D, BLOCK_D, CODES, COMPUTE, INTERPRETED)
+    scores = dot(queries, tl.trans(keys), tl.zeros((queries.shape[0], TOKENS), dtype=tl.float32), INTERPRETED)
+    if SOFTCAP is not None:
+        # tanh by its definition.
+        scores = (SOFTCAP * LOG2_E) * (1.0 - 2.0 / (tl.exp2(scores * (scale * (2.0 / SOFTCAP))) + 1.0))
+        scale = 1.0
+    if slopes is not None:
+        scores = scores * scale + slopes[:, None] * distances.to(tl.float32)
+        scale = 1.0
+    if MASKED:
+        seen = distances <= 0
+        if WINDOW is not None:
+            seen = seen & (distances > -WINDOW)
+        scores = tl.where(seen, scores, HIDDEN)
+    # The scale is positive: what is largest before it is largest after it, and one operation scales and subtracts.
+    larger = tl.maximum(largest, tl.max(scores, 1) * scale)
+    weights = tl.exp2(scores * scale - larger[:, None])
+    shrink = tl.exp2(largest - larger)
+    total = total * shrink + tl.sum(weights, 1)
+    values = _load_rows(value_data, value_scales, slots, D, BLOCK_D, CODES, COMPUTE, INTERPRETED)
+    acc = dot(rounded(weights, COMPUTE, INTERPRETED), values, acc * shrink[:, None], INTERPRETED)
+    return acc, larger, total
+
+
+@triton.jit(do_not_specialize=["table_stride"], do_not_specialize_on_alignment=["blocks", "page_table"])
+def prefill_attention_kernel(
+    q, data, scales, out, blocks, page_table, slopes, sink_logits, q_stride, head_stride, out_stride, table_stride, num_slots, scale,
+    NUM_KV_HEADS: tl.constexpr, GROUP: tl.constexpr, PACK: tl.constexpr, QUERIES: tl.constexpr, PARTS: tl.constexpr,
+    PAGE: tl.constexpr, D: tl.constexpr, BLOCK_D: tl.constexpr, CODES: tl.constexpr, WINDOW: tl.constexpr, SOFTCAP: tl.constexpr,
+    ROWS: tl.constexpr, TOKENS: tl.constexpr, COMPUTE: tl.constexpr, OUT: tl.constexpr, INTERPRETED: tl.constexpr,
+):  # fmt: skip
+    """A grid of blocks times PARTS, heads divided by PACK.
+
+    q [T, heads, D] and out [T, heads * D] with their strides; data [2 * NUM_KV_HEADS, num_slots, D]; scales the same, of groups of CODES, or None;
+    blocks [B, 4]; slopes and sink_logits [heads] or None; scale with log2(e). Each part of a block has up to QUERIES of its queries.
+    """
+    block = blocks + 4 * (tl.program_id(0) // PARTS)
+    skipped = tl.program_id(0) % PARTS * QUERIES
+    request, num_queries = tl.load(block), tl.load(block + 2).to(tl.int32) - skipped
+    first_row, start = tl.load(block + 1) + skipped, tl.load(block + 3).to(tl.int32) + skipped
+    if num_queries <= 0:
+        return
+    end = start + tl.minimum(num_queries, QUERIES)
+    rows = tl.arange(0, ROWS)
+    # Rows without a query repeat the last one and are not stored.
+    query = tl.minimum(rows // PACK, end - start - 1)
+    wanted = rows // PACK < end - start
+    head = tl.program_id(1) * PACK + rows % PACK
+    places = tl.arange(0, BLOCK_D)
+    mask = wanted[:, None] & (places < D)[None, :]
+    q_rows = (first_row + query) * q_stride + head * head_stride
+    queries = tl.load(q + q_rows[:, None] + places[None, :], mask=mask, other=0.0)
+    if queries.dtype != COMPUTE:
+        queries = queries.to(tl.float32)
+    head_slopes = None
+    if slopes is not None:
+        head_slopes = tl.load(slopes + head).to(tl.float32) * LOG2_E
+
+    kv_head = (tl.program_id(1) * PACK // GROUP).to(tl.int64)
+    key_slots, value_slots = kv_head * num_slots, (kv_head + NUM_KV_HEADS) * num_slots
+    key_scales, value_scales = None, None
+    if CODES != 0:
+        PER_ROW: tl.constexpr = (D + CODES - 1) // CODES
+        key_scales, value_scales = scales + key_slots * PER_ROW, scales + value_slots * PER_ROW
+    key_data, value_data = data + key_slots * D, data + value_slots * D
+    pages = page_table + request * table_stride
+
+    # Tiles [lowest, highest) hold what any row sees; every row sees all of [whole_from, whole_to).
+    first, whole_first = 0, 0
+    if WINDOW is not None:
+        first, whole_first = tl.maximum(start + 1 - WINDOW, 0), tl.maximum(end - WINDOW, 0)
+    lowest, highest = first // TOKENS, tl.cdiv(end, TOKENS)
+    whole_from = tl.cdiv(whole_first, TOKENS)
+    whole_to = tl.maximum((start + 1) // TOKENS, whole_from)
+    acc = tl.zeros((ROWS, BLOCK_D), dtype=tl.float32)
+    largest = tl.full((ROWS,), HIDDEN, dtype=tl.float32)
+    total = tl.zeros((ROWS,), dtype=tl.float32)
+    positions = start + query
+    for tile in range(whole_from, whole_to):
+        acc, largest, total = _attend(
+            queries, positions, head_slopes, acc, largest, total, tile, first, end, key_data, value_data, key_scales, value_scales, pages,
+            scale, PAGE, D, CODES, WINDOW, SOFTCAP, TOKENS, False, COMPUTE, INTERPRETED,
+        )  # fmt: skip
+    before = whole_from - lowest
+    for index in range(0, before + highest - whole_to):
+        tile = lowest + index + tl.where(index >= before, whole_to - whole_from, 0)
+        acc, largest, total = _attend(
+            queries, positions, head_slopes, acc, largest, total, tile, first, end, key_data, value_data, key_scales, value_scales, pages,
+            scale, PAGE, D, CODES, WINDOW, SOFTCAP, TOKENS, True, COMPUTE, INTERPRETED,
+        )  # fmt: skip
+    if sink_logits is not None:
+        total += tl.exp2(tl.load(sink_logits + head).to(tl.float32) * LOG2_E - largest)
+    result = rounded(acc / total[:, None], OUT, INTERPRETED)
+    out_rows = (first_row + query) * out_stride + head * D
+    tl.store(out + out_rows[:, None] + places[None, :], result, mask=mask)
+
+
+def prefill_attention(
+    q: torch.Tensor, kv: KvLayer, plan: TritonPrefillPlan, out: torch.Tensor, sink_logits: torch.Tensor | None = None
+) -> None:
+    """See the public function. Queries and KV are multiplied in their own dtype if that is one, codes in the queries'; else in float32."""
+    spec = plan.spec
+    if q.stride(2) != 1:
+        q = q.contiguous()
+    num_blocks = len(plan.blocks)
+    if num_blocks == 0:
+        return
+    coded = kv.scales is not None
+    compute = q.dtype if coded or kv.data.dtype == q.dtype else torch.float32
+    block_d = max(triton.next_power_of_2(spec.head_dim), 16)
+    tiles = plan.tiles or tiles_for(plan.rows, block_d, compute.itemsize, coded, plan.limits)
+    pack = pack_of(tiles.rows, spec)
+    queries = max(tiles.rows // pack, 1)
+    parts = math.ceil(plan.block_tokens / queries)
+    prefill_attention_kernel[(num_blocks * parts, spec.num_heads // pack)](
+        q, kv.data, kv.scales, out, plan.blocks, plan.page_table, plan.slopes, sink_logits,
+        q.stride(0), q.stride(1), out.stride(0), plan.page_table.stride(0), spec.num_pages * spec.page_size_tokens, spec.scale * _LOG2_E,
+        NUM_KV_HEADS=spec.num_kv_heads, GROUP=spec.group_size, PACK=pack, QUERIES=queries, PARTS=parts,
+        PAGE=spec.page_size_tokens, D=spec.head_dim, BLOCK_D=block_d, CODES=kv.group, WINDOW=spec.window, SOFTCAP=spec.softcap,
+        ROWS=tiles.rows, TOKENS=tiles.tokens, COMPUTE=TL_DTYPES[compute], OUT=TL_DTYPES[q.dtype], INTERPRETED=INTERPRETED,
+        num_warps=tiles.num_warps, num_stages=tiles.num_stages,
+    )  # fmt: skip
