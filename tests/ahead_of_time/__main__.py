@@ -24,6 +24,8 @@ def main() -> int:
         if chosen.only not in case.name:
             continue
         for capability in chosen.capability:
+            if case.capabilities and capability not in case.capabilities:
+                continue
             compiled = compile_case(case, capability)
             wanted = case.instructions if capability == max(SHARED_LIMITS) else ()
             rows.append({"kernel": case.name, **asdict(compiled), "wanted_instructions": wanted})

@@ -31,6 +31,7 @@ class Case:
         num_warps: Of a program.
         num_stages: Of its pipelined loops.
         instructions: Matrix instructions that it must use, as PTX begins to name them ("wgmma", "mma.sync"); none = none need be there.
+        capabilities: Of the GPUs that a launch compiles it for; none = all.
     """
 
     name: str
@@ -41,6 +42,7 @@ class Case:
     num_warps: int = 4
     num_stages: int = 3
     instructions: tuple[str, ...] = field(default=())
+    capabilities: tuple[int, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

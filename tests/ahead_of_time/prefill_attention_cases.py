@@ -1,43 +1,76 @@
-"""Prefill attention: the tile sizes that a launch chooses for each GPU's shared memory are those of the smallest of them."""
+"""Prefill attention of Llama-3-8B and 1B, and others that need most of a GPU, with the tiles that a launch chooses."""
 
 from __future__ import annotations
-
-from collections.abc import Mapping
-from typing import Any, NamedTuple
 
 import torch
 import triton.language as tl
 
 from compute_svc.kernels.attention_spec import AttentionSpec
 from compute_svc.kernels.prefill_attention.triton_kernel import prefill_attention_kernel
-from compute_svc.kernels.prefill_attention.triton_plan import HOPPER, Limits, pack_of, tiles_for
+from compute_svc.kernels.prefill_attention.triton_plan import HOPPER, Device, Tiles, pack_of, tiles_for
+from compute_svc.kernels.triton_parts import TL_DTYPES
 from tests.ahead_of_time.compiling import Case
 
+_BEFORE_HOPPER = Device(False, 108)
+_POINTERS = {torch.bfloat16: "*bf16", torch.float32: "*fp32", torch.int8: "*i8", torch.float8_e4m3fn: "*fp8e4nv"}
 
-def _case(name, rows, head_dim, group, *, stored="bf16", codes=0, compute=tl.bfloat16, limits=HOPPER, window=None, softcap=None, tiles=None, page=16):
-    block_d = 1 << (head_dim - 1).bit_length()
-    tiles = tiles or tiles_for(rows, block_d, compute.primitive_bitwidth // 8, codes > 0, limits)
-    pack = group if tiles.rows // group else 1
-    q = {tl.bfloat16: "*bf16", tl.float32: "*fp32"}[compute]
+
+def spec_of(
+    head_dim: int, stored: torch.dtype = torch.bfloat16, *, window: int | None = None, softcap: float | None = None, group: int = 4
+) -> AttentionSpec:
+    """With 8 key heads and pages of 16 tokens."""
+    return AttentionSpec(8 * group, 8, head_dim, 16, 1000, head_dim**-0.5, window, softcap=softcap, stored=stored)
+
+
+def case_of(name: str, spec: AttentionSpec, tiles: Tiles, capabilities: tuple[int, ...], *, codes: int = 0, slopes: bool = False) -> Case:
+    """A launch over bfloat16, or over float32 where the store is float32."""
+    dtype = torch.float32 if spec.stored == torch.float32 else torch.bfloat16
+    pack = pack_of(tiles.rows, spec)
+    pointers = {"q": _POINTERS[dtype], "data": _POINTERS[spec.stored], "out": _POINTERS[dtype]}
+    if codes:
+        pointers["scales"] = "*fp16"
+    if slopes:
+        pointers["slopes"] = "*fp32"
+    strides = ("q_stride", "head_stride", "out_stride", "num_slots")
     return Case(
-        name,
+        f"prefill_attention {name} rows {tiles.rows}",
         prefill_attention_kernel,
-        {"q": q, "data": f"*{stored}", "scales": "*fp16", "out": q, "blocks": "*i64", "page_table": "*i64",
-         "q_stride": "i32", "head_stride": "i32", "out_stride": "i32", "table_stride": "i32", "num_slots": "i32", "scale": "fp32"},
-        {"NUM_KV_HEADS": 8, "GROUP": group, "PACK": pack, "QUERIES": tiles.rows // pack, "PARTS": 1, "PAGE": page, "D": head_dim, "BLOCK_D": block_d,
-         "CODES": codes, "WINDOW": window, "SOFTCAP": softcap, "ROWS": tiles.rows, "TOKENS": tiles.tokens, "COMPUTE": compute, "OUT": compute,
-         "INTERPRETED": False, "slopes": None, "sink_logits": None, **({} if codes else {"scales": None})},
-        divisible=("q", "data", *(("scales",) if codes else ()), "out", "q_stride", "head_stride", "out_stride", "num_slots"),
-        num_warps=tiles.num_warps, num_stages=tiles.num_stages, instructions=("wgmma",) if tiles.rows >= 64 and compute != tl.float32 else ())
+        {**pointers, **dict.fromkeys((*strides, "table_stride"), "i32"), "blocks": "*i64", "page_table": "*i64", "scale": "fp32"},
+        {name: None for name in ("scales", "slopes", "sink_logits") if name not in pointers}
+        | {"NUM_KV_HEADS": spec.num_kv_heads, "GROUP": spec.group_size, "PACK": pack, "QUERIES": tiles.rows // pack, "PARTS": 1}
+        | {"PAGE": spec.page_size_tokens, "D": spec.head_dim, "BLOCK_D": 1 << (spec.head_dim - 1).bit_length(), "CODES": codes}
+        | {"WINDOW": spec.window, "SOFTCAP": spec.softcap, "BORDER_STAGES": min(tiles.num_stages, 2)}
+        | {"ROWS": tiles.rows, "TOKENS": tiles.tokens, "SLOT": tl.int32}
+        | {"COMPUTE": TL_DTYPES[dtype], "OUT": TL_DTYPES[dtype], "INTERPRETED": False},
+        divisible=(*pointers, *strides),
+        num_warps=tiles.num_warps,
+        num_stages=tiles.num_stages,
+        instructions=("wgmma",) if dtype != torch.float32 and tiles.rows >= 64 else (),
+        capabilities=capabilities,
+    )
+
+
+def _cases(name: str, rows: int, spec: AttentionSpec, *, codes: int = 0, slopes: bool = False) -> list[Case]:
+    """With Hopper's tiles for Hopper, and with the others' for all others that have what the store holds."""
+    dtype = torch.float32 if spec.stored == torch.float32 else torch.bfloat16
+    hopper, before = (tiles_for(rows, spec.head_dim, dtype, codes > 0 or slopes, device) for device in (HOPPER, _BEFORE_HOPPER))
+    others = (89,) if spec.stored == torch.float8_e4m3fn else (80, 89)
+    if hopper == before:
+        return [case_of(name, spec, hopper, (*others, 90), codes=codes, slopes=slopes)]
+    return [
+        case_of(name, spec, hopper, (90,), codes=codes, slopes=slopes),
+        case_of(name, spec, before, others, codes=codes, slopes=slopes),
+    ]
+
 
 CASES = [
-  _case("pa bf16 d128 m128", 128, 128, 4),
-  _case("pa bf16 d64 m128", 128, 64, 4),
-  _case("pa bf16 d128 m64", 64, 128, 4),
-  _case("pa bf16 d128 m16", 16, 128, 4),
-  _case("pa int8 d128 m128 g8", 128, 128, 4, stored="i8", codes=8),
-  _case("pa fp8 d128 m128 g64", 128, 128, 4, stored="fp8e4nv", codes=64),
-  _case("pa f32 d128", 16, 128, 4, stored="fp32", compute=tl.float32),
-  _case("pa f32 d256", 16, 256, 4, stored="fp32", compute=tl.float32),
-  _case("pa bf16 d256 m128", 128, 256, 2, softcap=50.0, window=4096),
+    *_cases("bf16 D 128", 128, spec_of(128)),
+    *_cases("bf16 D 128", 64, spec_of(128)),
+    *_cases("bf16 D 128", 16, spec_of(128)),
+    *_cases("bf16 D 64", 128, spec_of(64)),
+    *_cases("int8 in groups of 8, D 128", 128, spec_of(128, torch.int8), codes=8),
+    *_cases("float8 in groups of 64, D 128", 128, spec_of(128, torch.float8_e4m3fn), codes=64),
+    *_cases("bf16 D 256 softcap window", 128, spec_of(256, window=4096, softcap=50.0, group=2)),
+    *_cases("bf16 D 128 slopes", 128, spec_of(128, group=1), slopes=True),
+    *_cases("float32 D 256", 16, spec_of(256, torch.float32)),
 ]

@@ -12,9 +12,10 @@ from compute_svc.kernels.gathered_attention import GatheredPlan, gathered_attent
 from compute_svc.kernels.kv_layer import KvLayer
 from compute_svc.kernels.native import native_library
 from compute_svc.kernels.native.attention import NativePlan, covers, native_attention, plan_native
-from compute_svc.kernels.prefill_attention import cpu
+from compute_svc.kernels.prefill_attention import cpu, triton_plan
+from compute_svc.kernels.prefill_attention.triton_plan import TritonPrefillPlan
 
-PrefillPlan = cpu.PrefillPlan | GatheredPlan | NativePlan
+PrefillPlan = cpu.PrefillPlan | GatheredPlan | NativePlan | TritonPrefillPlan
 
 
 def plan_prefill(page_table: torch.Tensor, kv_lengths: Sequence[int], query_starts: Sequence[int], spec: AttentionSpec) -> PrefillPlan:
@@ -29,11 +30,16 @@ def plan_prefill(page_table: torch.Tensor, kv_lengths: Sequence[int], query_star
     Raises:
         IndexError: On a CPU, a request's pages are not in the store, or too few for its tokens; torch's own operations raise it later.
     """
-    if backend_for("prefill_attention", page_table.device.type) == "cpu":
+    device = page_table.device
+    has_triton = device.type != "cpu" and triton_plan.covers(spec, device)
+    backend = backend_for("prefill_attention", device.type, has_triton=has_triton)
+    if backend == "cpu":
         library = native_library()
         if library is not None and covers(spec):
             return plan_native(library, page_table, kv_lengths, query_starts, spec)
         return cpu.plan_prefill(page_table, kv_lengths, query_starts, spec)
+    if backend == "triton":
+        return triton_plan.plan_triton(page_table, kv_lengths, query_starts, spec)
     return plan_gathered(page_table, kv_lengths, query_starts, spec)
 
 
@@ -69,5 +75,9 @@ def prefill_attention(
         native_attention(q, kv, plan, out, sink_q, sink_logits)
     elif isinstance(plan, cpu.PrefillPlan):
         cpu.prefill_attention(q, kv, plan, out, sink_q, sink_logits)
+    elif isinstance(plan, TritonPrefillPlan):
+        from compute_svc.kernels.prefill_attention import triton_kernel  # noqa: PLC0415 - Triton is where a GPU is
+
+        triton_kernel.prefill_attention(q, kv, plan, out, sink_logits)
     else:
         gathered_attention(q, kv, plan, out, sink_q, sink_logits)

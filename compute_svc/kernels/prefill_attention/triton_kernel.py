@@ -30,10 +30,7 @@ def _load_rows(data, scales, slots, D: tl.constexpr, BLOCK_D: tl.constexpr, CODE
     """[tokens, BLOCK_D] of COMPUTE: keys or values of one head in some slots, zeros from D on."""
     places = tl.arange(0, BLOCK_D)
     addresses = data + slots[:, None] * D + places[None, :]
-    if D < BLOCK_D:
-        stored = tl.load(addresses, mask=(places < D)[None, :], other=0.0)
-    else:
-        stored = tl.load(addresses)
+    stored = tl.load(addresses) if D == BLOCK_D else tl.load(addresses, mask=(places < D)[None, :], other=0.0)
     if CODES != 0:
         return _decoded(stored, scales, slots, D, CODES, COMPUTE, INTERPRETED)
     elif stored.dtype == COMPUTE:
@@ -56,10 +53,7 @@ def _decoded(codes, scales, slots, D: tl.constexpr, CODES: tl.constexpr, COMPUTE
         GROUPS: tl.constexpr = BLOCK_D // CODES
         groups = tl.arange(0, GROUPS)
         addresses = scales + slots[:, None] * PER_ROW + groups[None, :]
-        if PER_ROW < GROUPS:
-            factors = tl.load(addresses, mask=(groups < PER_ROW)[None, :], other=0.0)
-        else:
-            factors = tl.load(addresses)
+        factors = tl.load(addresses) if PER_ROW == GROUPS else tl.load(addresses, mask=(groups < PER_ROW)[None, :], other=0.0)
         grouped = tl.reshape(numbers, (codes.shape[0], GROUPS, CODES)) * factors.to(tl.float32)[:, :, None]
         numbers = tl.reshape(grouped, (codes.shape[0], BLOCK_D))
     else:
@@ -73,11 +67,11 @@ def _decoded(codes, scales, slots, D: tl.constexpr, CODES: tl.constexpr, COMPUTE
 def _attend(
     queries, positions, slopes, acc, largest, total, tile, first, end, key_data, value_data, key_scales, value_scales, pages, scale,
     PAGE: tl.constexpr, D: tl.constexpr, CODES: tl.constexpr, WINDOW: tl.constexpr, SOFTCAP: tl.constexpr, TOKENS: tl.constexpr,
-    MASKED: tl.constexpr, COMPUTE: tl.constexpr, INTERPRETED: tl.constexpr,
+    MASKED: tl.constexpr, SLOT: tl.constexpr, COMPUTE: tl.constexpr, INTERPRETED: tl.constexpr,
 ):  # fmt: skip
     """acc [rows, BLOCK_D], largest [rows] and total [rows], with one tile of tokens more; MASKED if not every row sees all of it.
 
-    Scores are exponents of 2. Of the tile, tokens in [first, end) are read.
+    Scores are exponents of 2. Of the tile, tokens in [first, end) are read. SLOT is an integer that holds D times a slot.
     """
     BLOCK_D: tl.constexpr = queries.shape[1]
     tokens = tile * TOKENS + tl.arange(0, TOKENS)
@@ -85,11 +79,8 @@ def _attend(
     if MASKED:
         # Others repeat those at the ends, and are hidden.
         tokens = tl.minimum(tl.maximum(tokens, first), end - 1)
-    if PAGE % TOKENS == 0:
-        page = tl.load(pages + tile * TOKENS // PAGE)
-    else:
-        page = tl.load(pages + tokens // PAGE)
-    slots = page.to(tl.int32).to(tl.int64) * PAGE + tokens % PAGE
+    page = tl.load(pages + tile * TOKENS // PAGE) if PAGE % TOKENS == 0 else tl.load(pages + tokens // PAGE)
+    slots = page.to(SLOT) * PAGE + tokens % PAGE
     keys = _load_rows(key_data, key_scales, slots, D, BLOCK_D, CODES, COMPUTE, INTERPRETED)
     scores = dot(queries, tl.trans(keys), tl.zeros((queries.shape[0], TOKENS), dtype=tl.float32), INTERPRETED)
     if SOFTCAP is not None:
@@ -119,7 +110,7 @@ def prefill_attention_kernel(
     q, data, scales, out, blocks, page_table, slopes, sink_logits, q_stride, head_stride, out_stride, table_stride, num_slots, scale,
     NUM_KV_HEADS: tl.constexpr, GROUP: tl.constexpr, PACK: tl.constexpr, QUERIES: tl.constexpr, PARTS: tl.constexpr,
     PAGE: tl.constexpr, D: tl.constexpr, BLOCK_D: tl.constexpr, CODES: tl.constexpr, WINDOW: tl.constexpr, SOFTCAP: tl.constexpr,
-    ROWS: tl.constexpr, TOKENS: tl.constexpr, COMPUTE: tl.constexpr, OUT: tl.constexpr, INTERPRETED: tl.constexpr,
+    BORDER_STAGES: tl.constexpr, ROWS: tl.constexpr, TOKENS: tl.constexpr, SLOT: tl.constexpr, COMPUTE: tl.constexpr, OUT: tl.constexpr, INTERPRETED: tl.constexpr,
 ):  # fmt: skip
     """A grid of blocks times PARTS, heads divided by PACK.
 
@@ -171,14 +162,15 @@ def prefill_attention_kernel(
     for tile in range(whole_from, whole_to):
         acc, largest, total = _attend(
             queries, positions, head_slopes, acc, largest, total, tile, first, end, key_data, value_data, key_scales, value_scales, pages,
-            scale, PAGE, D, CODES, WINDOW, SOFTCAP, TOKENS, False, COMPUTE, INTERPRETED,
+            scale, PAGE, D, CODES, WINDOW, SOFTCAP, TOKENS, False, SLOT, COMPUTE, INTERPRETED,
         )  # fmt: skip
     before = whole_from - lowest
-    for index in range(0, before + highest - whole_to):
+    # Masks need registers, and here are few steps: their pages are not looked up a stage ahead.
+    for index in tl.range(0, before + highest - whole_to, num_stages=BORDER_STAGES):
         tile = lowest + index + tl.where(index >= before, whole_to - whole_from, 0)
         acc, largest, total = _attend(
             queries, positions, head_slopes, acc, largest, total, tile, first, end, key_data, value_data, key_scales, value_scales, pages,
-            scale, PAGE, D, CODES, WINDOW, SOFTCAP, TOKENS, True, COMPUTE, INTERPRETED,
+            scale, PAGE, D, CODES, WINDOW, SOFTCAP, TOKENS, True, SLOT, COMPUTE, INTERPRETED,
         )  # fmt: skip
     if sink_logits is not None:
         total += tl.exp2(tl.load(sink_logits + head).to(tl.float32) * LOG2_E - largest)
@@ -194,21 +186,21 @@ def prefill_attention(
     spec = plan.spec
     if q.stride(2) != 1:
         q = q.contiguous()
-    num_blocks = len(plan.blocks)
+    num_blocks, num_slots = len(plan.blocks), spec.num_pages * spec.page_size_tokens
     if num_blocks == 0:
         return
     coded = kv.scales is not None
     compute = q.dtype if coded or kv.data.dtype == q.dtype else torch.float32
     block_d = max(triton.next_power_of_2(spec.head_dim), 16)
-    tiles = plan.tiles or tiles_for(plan.rows, block_d, compute.itemsize, coded, plan.limits)
+    tiles = plan.tiles or tiles_for(plan.rows, spec.head_dim, compute, coded or plan.slopes is not None, plan.device)
     pack = pack_of(tiles.rows, spec)
     queries = max(tiles.rows // pack, 1)
     parts = math.ceil(plan.block_tokens / queries)
     prefill_attention_kernel[(num_blocks * parts, spec.num_heads // pack)](
         q, kv.data, kv.scales, out, plan.blocks, plan.page_table, plan.slopes, sink_logits,
-        q.stride(0), q.stride(1), out.stride(0), plan.page_table.stride(0), spec.num_pages * spec.page_size_tokens, spec.scale * _LOG2_E,
+        q.stride(0), q.stride(1), out.stride(0), plan.page_table.stride(0), num_slots, spec.scale * _LOG2_E,
         NUM_KV_HEADS=spec.num_kv_heads, GROUP=spec.group_size, PACK=pack, QUERIES=queries, PARTS=parts,
         PAGE=spec.page_size_tokens, D=spec.head_dim, BLOCK_D=block_d, CODES=kv.group, WINDOW=spec.window, SOFTCAP=spec.softcap,
-        ROWS=tiles.rows, TOKENS=tiles.tokens, COMPUTE=TL_DTYPES[compute], OUT=TL_DTYPES[q.dtype], INTERPRETED=INTERPRETED,
+        BORDER_STAGES=min(tiles.num_stages, 2), ROWS=tiles.rows, TOKENS=tiles.tokens, SLOT=tl.int32 if num_slots * spec.head_dim < 2**31 else tl.int64, COMPUTE=TL_DTYPES[compute], OUT=TL_DTYPES[q.dtype], INTERPRETED=INTERPRETED,
         num_warps=tiles.num_warps, num_stages=tiles.num_stages,
     )  # fmt: skip

@@ -5,7 +5,6 @@ No Triton here: plans are made where it need not be.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cache
@@ -21,31 +20,57 @@ from compute_svc.kernels.kv_chunks import slopes_of
 _STORED = frozenset({torch.float32, torch.bfloat16, torch.float16, torch.int8, torch.float8_e4m3fn})
 _MAX_HEAD_DIM = 256
 
-# Rows of a block that a launch may be compiled for, where products are of 16 bits: 128 and 64 feed Hopper's warp group instructions, 16 is
-# for few queries, whose time goes into reading keys.
-_ROW_CHOICES = (128, 64, 16)
 
-# Products in float32 do not use tensor cores: rows of numbers stay in registers.
-_WIDE_ROWS = 16
+class Device(NamedTuple):
+    """What sizes are chosen for: whether a program may have as much shared memory as Hopper gives, and how many multiprocessors there are."""
 
-
-class Limits(NamedTuple):
-    """What tile sizes must fit a device: shared memory of a program in bytes, and multiprocessors."""
-
-    shared_bytes: int
+    has_large_shared: bool
     num_multiprocessors: int
 
 
-HOPPER = Limits(227 << 10, 132)
+HOPPER = Device(True, 132)
 
 
 class Tiles(NamedTuple):
-    """Sizes of one launch: rows of queries and tokens of keys per step of a program, its warps and the stages of its loads."""
+    """Sizes of one launch: rows of queries of a program, tokens of keys in one of its steps, its warps and the stages of its loads."""
 
     rows: int
     tokens: int
     num_warps: int
     num_stages: int
+
+
+# Rows of a block where products are of 16 bits: 128 and 64 feed Hopper's warp group instructions, 16 is for few queries, whose time goes into
+# reading keys. One stage of three is for looking up pages.
+_ROWS = (128, 64, 16)
+
+# By whether shared memory is Hopper's and whether more than scores is computed, then by the width of heads: tiles for each of _ROWS. All that
+# fits into registers is compiled ahead of time in tests; where 128 rows do not fit, blocks of 128 are computed in parts.
+_TILES = {
+    (True, False): {
+        64: (Tiles(128, 128, 8, 3), Tiles(64, 128, 4, 3), Tiles(16, 128, 4, 3)),
+        128: (Tiles(128, 128, 8, 3), Tiles(64, 64, 4, 3), Tiles(16, 128, 4, 3)),
+        256: (Tiles(128, 32, 8, 3), Tiles(64, 32, 4, 3), Tiles(16, 64, 4, 3)),
+    },
+    (True, True): {
+        64: (Tiles(128, 64, 8, 3), Tiles(64, 64, 4, 3), Tiles(16, 64, 4, 3)),
+        128: (Tiles(128, 64, 8, 3), Tiles(64, 64, 4, 3), Tiles(16, 64, 4, 3)),
+        256: (Tiles(64, 32, 8, 3), Tiles(64, 32, 8, 3), Tiles(16, 32, 4, 3)),
+    },
+    (False, False): {
+        64: (Tiles(128, 64, 8, 3), Tiles(64, 64, 4, 3), Tiles(16, 64, 4, 3)),
+        128: (Tiles(128, 32, 8, 3), Tiles(64, 32, 4, 3), Tiles(16, 64, 4, 3)),
+        256: (Tiles(64, 32, 8, 2), Tiles(64, 32, 8, 2), Tiles(16, 32, 4, 3)),
+    },
+    (False, True): {
+        64: (Tiles(128, 64, 8, 3), Tiles(64, 64, 4, 3), Tiles(16, 64, 4, 3)),
+        128: (Tiles(64, 32, 4, 3), Tiles(64, 32, 4, 3), Tiles(16, 64, 4, 3)),
+        256: (Tiles(64, 32, 8, 2), Tiles(64, 32, 8, 2), Tiles(16, 32, 4, 2)),
+    },
+}
+
+# Products in float32 do without tensor cores and shared memory: few rows, so that registers hold them.
+_FLOAT32_TILES = {64: Tiles(16, 32, 4, 1), 128: Tiles(16, 32, 4, 1), 256: Tiles(16, 16, 4, 1)}
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -59,7 +84,7 @@ class TritonPrefillPlan:
         page_table: [R, max_pages] int64, pages of a row next to each other.
         spec: The model's attention.
         slopes: [num_heads] float32; None = none.
-        limits: Of the device.
+        device: What it is for.
         tiles: Instead of those that `tiles_for` gives; to measure others.
     """
 
@@ -69,7 +94,7 @@ class TritonPrefillPlan:
     page_table: torch.Tensor
     spec: AttentionSpec
     slopes: torch.Tensor | None
-    limits: Limits
+    device: Device
     tiles: Tiles | None = None
 
 
@@ -89,23 +114,24 @@ def plan_triton(
     Args:
         tiles: Instead of those chosen for the device.
     """
-    limits = _limits(page_table.device)
+    device = _described(page_table.device)
     lengths, starts = np.array(kv_lengths, dtype=np.int64), np.array(query_starts, dtype=np.int64)
-    rows = tiles.rows if tiles is not None else _rows(np.diff(starts), spec, limits)
+    rows = tiles.rows if tiles is not None else _rows(np.diff(starts), spec, device)
     block_tokens = max(rows // pack_of(rows, spec), 1)
     (blocks,) = to_device([_blocks(lengths, starts, block_tokens)], page_table.device)
     slopes = slopes_of(spec, page_table.device)
     if page_table.stride(1) != 1:
         page_table = page_table.contiguous()
-    return TritonPrefillPlan(blocks, block_tokens, rows, page_table, spec, None if slopes is None else slopes.view(-1), limits, tiles)
+    return TritonPrefillPlan(blocks, block_tokens, rows, page_table, spec, None if slopes is None else slopes.view(-1), device, tiles)
 
 
 @cache
-def _limits(device: torch.device) -> Limits:
+def _described(device: torch.device) -> Device:
     if device.type != "cuda":
         return HOPPER
-    properties = torch.cuda.get_device_properties(device)
-    return Limits(properties.shared_memory_per_block_optin, properties.multi_processor_count)
+    # Of compute capability 9 and 10, 228 KiB of a multiprocessor; 12 has 100 again.
+    large = torch.cuda.get_device_capability(device)[0] in (9, 10)
+    return Device(large, torch.cuda.get_device_properties(device).multi_processor_count)
 
 
 def pack_of(rows: int, spec: AttentionSpec) -> int:
@@ -114,17 +140,17 @@ def pack_of(rows: int, spec: AttentionSpec) -> int:
     return group if group <= rows and rows // group * group >= 0.75 * rows else 1
 
 
-def _rows(counts: Ids, spec: AttentionSpec, limits: Limits) -> int:
+def _rows(counts: Ids, spec: AttentionSpec, device: Device) -> int:
     """Rows of a block: as many as there are, but rather fewer than leave multiprocessors idle."""
     if spec.stored == torch.float32:
-        return _WIDE_ROWS
-    for rows in _ROW_CHOICES[:-1]:
+        return _ROWS[-1]
+    for rows in _ROWS[:-1]:
         pack = pack_of(rows, spec)
         programs = int(np.ceil(counts / (rows // pack)).sum()) * spec.num_heads // pack
         fullest = int(counts.max(initial=0)) * pack
-        if 2 * fullest > rows and 4 * programs >= 3 * limits.num_multiprocessors:
+        if 2 * fullest > rows and 4 * programs >= 3 * device.num_multiprocessors:
             return rows
-    return _ROW_CHOICES[-1]
+    return _ROWS[-1]
 
 
 def _blocks(lengths: Ids, starts: Ids, size: int) -> Ids:
@@ -149,30 +175,20 @@ def _blocks(lengths: Ids, starts: Ids, size: int) -> Ids:
 
 
 @cache
-def tiles_for(rows: int, head_dim: int, number_bytes: int, coded: bool, limits: Limits) -> Tiles:
-    """Tile sizes for products of numbers of so many bytes: the largest in the table that fit into shared memory.
+def tiles_for(rows: int, head_dim: int, dtype: torch.dtype, heavy: bool, device: Device) -> Tiles:
+    """Sizes for a plan's rows.
 
     Args:
-        rows: Rows of queries that the plan has.
-        head_dim: D, a power of two.
-        number_bytes: Of a number that is multiplied.
-        coded: Whether keys and values are codes, which take shared memory besides the numbers that they stand for.
-        limits: Of the device.
+        rows: Of a block.
+        head_dim: D, at most 256.
+        dtype: Of what is multiplied.
+        heavy: Whether registers are needed for more than scores: keys and values are codes, or there are slopes.
+        device: Where it runs.
     """
-    if number_bytes == 4:
-        return Tiles(_WIDE_ROWS, 32 if head_dim <= 128 else 16, 4, 1)
-    num_warps = 8 if rows == 128 else 4
-    for tokens, num_stages in ((128, 3), (128, 2), (64, 3), (64, 2), (32, 2)):
-        # Wide heads with many tokens do not fit into registers.
-        if tokens * head_dim <= 128 * 128 and _shared_bytes(rows, tokens, num_stages, head_dim, coded) <= limits.shared_bytes:
-            return Tiles(rows, tokens, num_warps, num_stages)
-    return Tiles(min(rows, 64), 32, 4, 1)
-
-
-def _shared_bytes(rows: int, tokens: int, num_stages: int, head_dim: int, coded: bool) -> int:
-    """Queries, and keys and values in all stages; the largest that it may be."""
-    per_token = 2 * head_dim * (2 * num_stages + 2 if coded else 2 * num_stages)
-    return 2 * rows * head_dim + tokens * per_token
+    width = next(width for width in _FLOAT32_TILES if head_dim <= width)
+    if dtype == torch.float32:
+        return _FLOAT32_TILES[width]
+    return _TILES[device.has_large_shared, heavy][width][_ROWS.index(rows)]
 
 
 def flops(kv_lengths: Sequence[int], query_starts: Sequence[int], spec: AttentionSpec) -> int:

@@ -3,30 +3,46 @@
 from __future__ import annotations
 
 import itertools
-import math
-from collections.abc import Sequence
 
-import numpy as np
 import pytest
 import torch
 
 from tests.triton_device import DEVICE
 
-from compute_svc.kernels.kv_layer import KvLayer  # isort: skip
 from compute_svc.kernels.prefill_attention import reference  # isort: skip
 from compute_svc.kernels.prefill_attention.triton_kernel import prefill_attention  # isort: skip
-from compute_svc.kernels.prefill_attention.triton_plan import Limits, Tiles, covers, flops, pack_of, plan_triton, tiles_for  # isort: skip
+from compute_svc.kernels.prefill_attention.triton_plan import Device, Tiles, covers, flops, plan_triton, tiles_for  # isort: skip
 from tests.fakes.attention_cases import Shape, Store, moved, queries_of, store_of  # isort: skip
 
-# (relative, absolute). 16-bit numbers are rounded where the reference does not: weights, and numbers of codes.
+# (relative, absolute). Numbers of 16 bits are rounded where the reference does not: weights, and what codes stand for.
 TOLERANCES = {torch.float32: (1e-5, 1e-5), torch.bfloat16: (1.6e-2, 1.6e-2), torch.float16: (2e-3, 2e-3)}
-LENGTHS = [1, 15, 17, 63, 150]
-COUNTS = [1, 15, 1, 5, 80]
+
+# Chunks of requests: a first token, a whole prompt, one query behind others, some behind others, many.
+LENGTHS = [1, 15, 17, 63, 110]
+COUNTS = [1, 15, 1, 5, 50]
 STARTS = list(itertools.accumulate(COUNTS, initial=3))
+
+SHAPES = [
+    pytest.param(Shape(2, 2, 16, 16, None), id="mha"),
+    pytest.param(Shape(8, 2, 64, 16, None), id="gqa"),
+    pytest.param(Shape(7, 1, 32, 16, None), id="group-of-7"),
+    pytest.param(Shape(4, 2, 16, 16, 20), id="window"),
+    pytest.param(Shape(2, 1, 16, 16, 1), id="narrowest-window"),
+    pytest.param(Shape(2, 1, 16, 16, 80), id="window-over-tiles"),
+    pytest.param(Shape(2, 1, 16, 1, None), id="one-token-pages"),
+    pytest.param(Shape(4, 1, 16, 24, 40), id="odd-pages"),
+    pytest.param(Shape(4, 2, 16, 256, None), id="pages-longer-than-tiles"),
+    pytest.param(Shape(4, 2, 16, 16, None, (0.5, 0.25, 0.125, 0.01)), id="slopes"),
+    pytest.param(Shape(4, 2, 16, 16, None, None, 1.5), id="softcap"),
+    pytest.param(Shape(2, 1, 16, 16, 50, (0.5, 0.25), 2.0), id="slopes-softcap-window"),
+    pytest.param(Shape(4, 1, 80, 16, None), id="heads-of-80"),
+    pytest.param(Shape(4, 1, 256, 16, None), id="heads-of-256"),
+]
+SMALL_TILES = Tiles(32, 32, 4, 2)
 
 
 def run(q: torch.Tensor, store: Store, tiles: Tiles | None = None, sink_logits: torch.Tensor | None = None) -> torch.Tensor:
-    """What the kernel writes into NaN, [rows, num_heads * D] on the CPU; rows STARTS[0] to STARTS[-1] are the requests'."""
+    """What the kernel writes into NaN: [rows, num_heads * D] on the CPU."""
     out = torch.full((len(q), store.spec.num_heads * store.spec.head_dim), torch.nan, dtype=q.dtype, device=DEVICE)
     plan = plan_triton(store.page_table.to(DEVICE), LENGTHS, STARTS, store.spec, tiles=tiles)
     logits = None if sink_logits is None else sink_logits.to(DEVICE)
@@ -34,47 +50,122 @@ def run(q: torch.Tensor, store: Store, tiles: Tiles | None = None, sink_logits: 
     return out.cpu()
 
 
-def assert_is_the_reference(
-    q: torch.Tensor, store: Store, tiles: Tiles | None = None, sink_logits: torch.Tensor | None = None
-) -> None:
+def assert_reference(q: torch.Tensor, store: Store, tiles: Tiles | None = None, sink_logits: torch.Tensor | None = None) -> None:
     """Tells dtype, largest error and where it is; no row but the requests' is written."""
     got = run(q, store, tiles, sink_logits)
     expected = torch.empty(got.shape)
     plan = reference.plan_prefill(store.page_table, LENGTHS, STARTS, store.spec)
     reference.prefill_attention(q, store.kv, plan, expected, None, sink_logits)
+    own = slice(STARTS[0], STARTS[-1])
     relative, absolute = TOLERANCES[q.dtype]
     torch.testing.assert_close(
-        *(got[STARTS[0] : STARTS[-1]].float(), expected[STARTS[0] : STARTS[-1]]),
-        rtol=relative,
-        atol=absolute,
-        msg=lambda text: f"prefill_attention in {q.dtype}: {text}",
+        *(got[own].float(), expected[own]), rtol=relative, atol=absolute, msg=lambda text: f"prefill_attention in {q.dtype}: {text}"
     )
     assert got[: STARTS[0]].isnan().all() and got[STARTS[-1] :].isnan().all(), "rows of no request were written"
 
 
-SHAPES = [
-    pytest.param(Shape(2, 2, 16, 16, None), id="mha"),
-    pytest.param(Shape(8, 2, 64, 16, None), id="gqa"),
-    pytest.param(Shape(7, 1, 32, 16, None), id="group-of-7"),
-    pytest.param(Shape(4, 2, 16, 16, 20), id="window"),
-    pytest.param(Shape(4, 2, 16, 16, 1), id="narrowest-window"),
-    pytest.param(Shape(4, 2, 16, 16, 100), id="window-over-a-tile"),
-    pytest.param(Shape(4, 2, 16, 1, None), id="one-token-pages"),
-    pytest.param(Shape(4, 2, 16, 24, 40), id="odd-pages"),
-    pytest.param(Shape(4, 2, 16, 256, None), id="pages-longer-than-tiles"),
-    pytest.param(Shape(4, 2, 16, 16, None, (0.5, 0.25, 0.125, 0.01)), id="slopes"),
-    pytest.param(Shape(4, 2, 16, 16, None, None, 1.5), id="softcap"),
-    pytest.param(Shape(2, 1, 16, 16, 50, (0.5, 0.25), 2.0), id="slopes-softcap-window"),
-    pytest.param(Shape(4, 2, 80, 16, None), id="heads-of-80"),
-    pytest.param(Shape(4, 2, 96, 16, None), id="heads-of-96"),
-    pytest.param(Shape(2, 1, 256, 16, None), id="heads-of-256"),
-]
-DTYPES = [pytest.param(torch.float32, id="float32"), pytest.param(torch.bfloat16, id="bfloat16")]
-SMALL_TILES = Tiles(32, 32, 4, 2)
-
-
-@pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("shape", SHAPES)
-def test_prefill_attention_is_the_reference(shape: Shape, dtype: torch.dtype) -> None:
-    tiles = SMALL_TILES if dtype == torch.bfloat16 else None
-    assert_is_the_reference(queries_of(STARTS[-1] + 2, shape, dtype), store_of(shape, LENGTHS, dtype), tiles)
+def test_attention_in_bfloat16_is_the_reference(shape: Shape) -> None:
+    assert_reference(queries_of(STARTS[-1] + 2, shape, torch.bfloat16), store_of(shape, LENGTHS, torch.bfloat16), SMALL_TILES)
+
+
+@pytest.mark.parametrize("shape", SHAPES[::3])
+def test_attention_in_float32_is_the_reference(shape: Shape) -> None:
+    assert_reference(queries_of(STARTS[-1] + 2, shape, torch.float32), store_of(shape, LENGTHS, torch.float32), SMALL_TILES)
+
+
+@pytest.mark.parametrize(
+    ("numbers", "stored"), [(torch.bfloat16, torch.float32), (torch.float32, torch.bfloat16), (torch.float16, torch.float16)], ids=str
+)
+def test_queries_and_keys_of_any_dtypes_are_multiplied(numbers: torch.dtype, stored: torch.dtype) -> None:
+    shape = Shape(6, 2, 16, 16, None)
+    store = store_of(shape, LENGTHS, torch.float32 if stored == torch.float16 else stored)
+    if stored == torch.float16:
+        # 1e30, which stands behind the last token, is not finite in it.
+        store.kv.data.clamp_(-1e4, 1e4)
+        store = Store(type(store.kv)(store.kv.data.half()), store.page_table, store.spec)
+    assert_reference(queries_of(STARTS[-1], shape, numbers), store)
+
+
+@pytest.mark.parametrize(
+    ("codes", "group"),
+    [(torch.int8, 8), (torch.int8, 12), (torch.int8, 64), (torch.int8, 80), (torch.float8_e4m3fn, 32)],
+    ids=["int8-g8", "int8-last-group-narrower", "int8-g64", "int8-whole-heads", "fp8-last-group-narrower"],
+)
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float32], ids=str)
+def test_attention_over_codes_is_the_reference(codes: torch.dtype, group: int, dtype: torch.dtype) -> None:
+    shape = Shape(4, 1, 80, 16, 40)
+    store = store_of(shape, LENGTHS, codes, group=group)
+    if not covers(store.spec, DEVICE):
+        pytest.skip("this device has no such numbers")
+    assert_reference(queries_of(STARTS[-1], shape, dtype), store, SMALL_TILES)
+
+
+@pytest.mark.parametrize("shape", [SHAPES[1], SHAPES[3], SHAPES[11]])
+def test_a_sink_logit_takes_its_share(shape: Shape) -> None:
+    logits = torch.linspace(-2, 4, shape.num_heads)
+    logits[0] = -torch.inf
+    assert_reference(queries_of(STARTS[-1], shape, torch.bfloat16), store_of(shape, LENGTHS, torch.bfloat16), SMALL_TILES, logits)
+
+
+def test_heads_that_are_not_next_to_each_other_are_copied() -> None:
+    shape = Shape(4, 2, 16, 16, None)
+    q = queries_of(STARTS[-1], shape, torch.bfloat16).transpose(1, 2).contiguous().transpose(1, 2)
+    assert_reference(q, store_of(shape, LENGTHS, torch.bfloat16), SMALL_TILES)
+
+
+def test_blocks_larger_than_a_program_are_computed_in_parts() -> None:
+    """A plan does not know that queries are float32."""
+    shape, lengths = Shape(4, 1, 16, 16, None), [130]
+    store, q = store_of(shape, lengths, torch.bfloat16), queries_of(130, shape, torch.float32)
+    plan = plan_triton(store.page_table.to(DEVICE), lengths, [0, 130], store.spec, tiles=Tiles(128, 32, 4, 1))
+    out, expected = torch.full((130, 64), torch.nan, device=DEVICE), torch.empty((130, 64))
+
+    in_parts = type(plan)(plan.blocks, plan.block_tokens, plan.rows, plan.page_table, plan.spec, plan.slopes, plan.device)
+    prefill_attention(q.to(DEVICE), moved(store.kv, str(DEVICE)), in_parts, out)
+
+    reference.prefill_attention(q, store.kv, reference.plan_prefill(store.page_table, lengths, [0, 130], store.spec), expected)
+    torch.testing.assert_close(out.cpu(), expected, rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("group", [1, 4, 7, 71])
+@pytest.mark.parametrize("counts", [[1], [5000, 1, 300], [2] * 40])
+def test_blocks_are_all_queries_once_and_the_longest_come_first(counts: list[int], group: int) -> None:
+    spec = store_of(Shape(group, 1, 16, 16, None), [1], torch.bfloat16).spec
+    starts = list(itertools.accumulate(counts, initial=7))
+    lengths = [count + 3 * index for index, count in enumerate(counts)]
+    plan = plan_triton(torch.zeros((len(counts), 400), dtype=torch.int64), lengths, starts, spec)
+
+    blocks = plan.blocks.tolist()
+    assert sorted(row + index for _, row, count, _ in blocks for index in range(count)) == list(range(7, starts[-1]))
+    for request, row, count, position in blocks:
+        assert starts[request] <= row and row + count <= starts[request + 1] and 0 < count <= plan.block_tokens
+        assert position == lengths[request] - (starts[request + 1] - row)
+    ends = [(lengths[request], position + count) for request, _, count, position in blocks]
+    assert ends == sorted(ends, reverse=True)
+
+
+def test_what_a_device_without_much_shared_memory_computes_with_fits_it() -> None:
+    for rows, width in itertools.product((128, 64, 16), (16, 64, 80, 96, 128, 256)):
+        tiles = tiles_for(rows, width, torch.bfloat16, False, Device(False, 60))
+        padded = max(64, 1 << (width - 1).bit_length())
+        assert 2 * padded * (tiles.rows + 4 * tiles.tokens) <= 99 << 10
+
+
+def test_what_is_not_covered() -> None:
+    plain = store_of(Shape(2, 2, 16, 16, 40), [1], torch.float32).spec
+    sinks = store_of(Shape(2, 2, 16, 16, 40, sinks=4), [1], torch.float32).spec
+    rounded = store_of(Shape(2, 2, 16, 16, None, (0.5, 0.25), rounded_slopes=True), [1], torch.float32).spec
+    wide = store_of(Shape(1, 1, 512, 16, None), [1], torch.float32).spec
+
+    assert [covers(spec, torch.device("cpu")) for spec in (plain, sinks, rounded, wide)] == [True, False, False, False]
+
+
+def test_operations_are_counted_by_what_queries_see() -> None:
+    windowed, sinks = (store_of(Shape(2, 1, 16, 16, 3, sinks=sinks), [1], torch.float32).spec for sinks in (0, 2))
+    plain = store_of(Shape(2, 1, 16, 16, None), [1], torch.float32).spec
+
+    # Positions 0 and 1 of one request, 4 to 6 of another.
+    assert flops([2, 7], [0, 2, 5], plain) == 4 * 16 * 2 * (1 + 2 + 5 + 6 + 7)
+    assert flops([2, 7], [0, 2, 5], windowed) == 4 * 16 * 2 * (1 + 2 + 3 + 3 + 3)
+    assert flops([2, 7], [0, 2, 5], sinks) == 4 * 16 * 2 * (1 + 2 + 5 + 5 + 5)
