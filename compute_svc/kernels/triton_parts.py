@@ -49,3 +49,27 @@ def dot(a, b, acc, INTERPRETED: tl.constexpr):
     if INTERPRETED:
         return tl.dot(a.to(tl.float32), b.to(tl.float32), acc, input_precision="ieee")
     return tl.dot(a, b, acc, input_precision="ieee")
+
+
+@triton.jit
+def magnitude_bits(x):
+    """float32 to int32 in the order of magnitudes: zero is 0, infinity is above all numbers, and what is not a number above that."""
+    return x.to(tl.int32, bitcast=True) & 0x7FFFFFFF
+
+
+@triton.jit
+def activated(x, ACTIVATION: tl.constexpr):
+    """An activation of kernels/activation.py, by its name, of float32."""
+    if ACTIVATION == "silu":
+        return x / (1.0 + tl.exp(-x))
+    elif ACTIVATION == "gelu":
+        return x * 0.5 * (1.0 + tl.erf(x * 0.7071067811865476))
+    elif ACTIVATION == "gelu_tanh":
+        # x (1 + tanh z) / 2, and (1 + tanh z) / 2 is the sigmoid of 2z.
+        return x / (1.0 + tl.exp(-1.5957691216057308 * (x + 0.044715 * x * x * x)))
+    elif ACTIVATION == "sigmoid":
+        return 1.0 / (1.0 + tl.exp(-x))
+    elif ACTIVATION == "relu":
+        return tl.where(x < 0.0, 0.0, x)
+    else:
+        return x

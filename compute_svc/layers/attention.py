@@ -11,6 +11,7 @@ from compute_svc.kernels.kv_layer import KvLayer
 from compute_svc.kernels.linear import LinearWeight, RowNorm, linear
 from compute_svc.kernels.place_heads import place_heads
 from compute_svc.kernels.prefill_attention import prefill_attention
+from compute_svc.kernels.rms_norm import rms_norm
 from compute_svc.kernels.rotary import rotary_
 from compute_svc.layers.heads import LatentHeads, ProjectedHeads
 from compute_svc.layers.step import Step
@@ -61,7 +62,16 @@ class Attention:
         heads = self.heads.forward(x, norm)  # [P, num_heads + 2 * num_kv_heads, W]
         # Before place_heads rotates the queries to their own positions.
         sink_queries = None if kind.sink_turn is None else self._rotated_for_sinks(heads[:, : self.num_heads], *kind.sink_turn)
-        place_heads(heads, kv, step.slots, kind.cos, kind.sin, num_heads=self.num_heads, rotary_dims=self.rotary_dims)
+        place_heads(
+            heads,
+            kv,
+            step.slots,
+            kind.cos,
+            kind.sin,
+            num_heads=self.num_heads,
+            rotary_dims=self.rotary_dims,
+            norm=self.heads.placed_norm,
+        )
         queries = heads[: step.num_tokens, : self.num_heads]
         if kind.decode is not None:
             sink_decodes = None if sink_queries is None else sink_queries[: step.num_decodes]
@@ -72,7 +82,11 @@ class Attention:
         return linear(step.attended, self.output, add=residual)
 
     def _rotated_for_sinks(self, queries: torch.Tensor, cos: torch.Tensor, sin: torch.Tensor) -> torch.Tensor:
-        """[P, num_heads, W], new memory: queries, not rotated yet, rotated as the keys of sink tokens want them."""
+        """[P, num_heads, W], new memory: queries, neither rotated nor normalised by `placed_norm` yet, as the keys of sink tokens want them."""
         rotated = queries.clone()
+        norm = self.heads.placed_norm
+        if norm is not None:
+            of_queries = rotated[..., : norm.weight.shape[1]]
+            rms_norm(of_queries, norm.weight[: self.num_heads], norm.eps, out=of_queries)
         rotary_(rotated[..., : self.rotary_dims], cos, sin)
         return rotated

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import ClassVar
 
 import torch
 
 from compute_svc.kernels.linear import LinearWeight, RowNorm, linear, takes_norm
+from compute_svc.kernels.place_heads import QueryKeyNorm, is_one_kernel
 from compute_svc.kernels.rms_norm import rms_norm
 from compute_svc.layers.norm import Norm
 
@@ -30,7 +31,7 @@ class HeadNorm:
         """Effects: writes heads, [P, num_heads + num_kv_heads, D or more]."""
         heads = heads[..., : self.weight.shape[1]]
         if self.together is None:
-            heads.copy_(rms_norm(heads, self.weight, self.eps))
+            rms_norm(heads, self.weight, self.eps, out=heads)
             return
         for span in (slice(self.together), slice(self.together, None)):
             part = heads[:, span]
@@ -47,6 +48,7 @@ class ProjectedHeads:
         limit: Queries, keys and values are clamped to plus or minus this, behind the norm; None = not.
         num_rotated: How many of the heads are queries and keys.
         head_dim: W, width of a head.
+        placed_norm: The norm, where `place_heads` normalises in its kernel and `forward` does not; None = `forward` does, or there is none.
     """
 
     qkv: LinearWeight
@@ -54,6 +56,15 @@ class ProjectedHeads:
     limit: float | None
     num_rotated: int
     head_dim: int
+    placed_norm: QueryKeyNorm | None = field(init=False)
+
+    def __post_init__(self) -> None:
+        """Sees who normalises."""
+        norm = self.norm
+        is_placed = norm is not None and norm.together is None and self.limit is None and is_one_kernel(norm.weight.device.type)
+        object.__setattr__(
+            self, "placed_norm", QueryKeyNorm(norm.weight.contiguous(), norm.eps) if norm is not None and is_placed else None
+        )
 
     @property
     def takes_norm(self) -> bool:
@@ -61,14 +72,14 @@ class ProjectedHeads:
         return takes_norm(self.qkv)
 
     def forward(self, x: torch.Tensor, norm: RowNorm | None = None) -> torch.Tensor:
-        """[P, num_heads + 2 * num_kv_heads, W] for [P, hidden], new memory.
+        """[P, num_heads + 2 * num_kv_heads, W] for [P, hidden], new memory; the norm left out if it is `placed_norm`.
 
         Args:
             x: Hidden states, normalised unless there is a norm.
             norm: Of them; only if `takes_norm`.
         """
         heads = linear(x, self.qkv, norm=norm).view(x.shape[0], -1, self.head_dim)
-        if self.norm is not None:
+        if self.norm is not None and self.placed_norm is None:
             self.norm.apply_(heads[:, : self.num_rotated])
         if self.limit is not None:
             heads.clamp_(-self.limit, self.limit)
@@ -104,6 +115,7 @@ class LatentHeads:
     head_dim: int
 
     takes_norm: ClassVar[bool] = False
+    placed_norm: ClassVar[None] = None
 
     def forward(self, x: torch.Tensor, norm: RowNorm | None = None) -> torch.Tensor:
         """[P, 3 * num_heads, W] for [P, hidden], new memory. See `ProjectedHeads`."""

@@ -9,7 +9,7 @@ from typing import ClassVar
 import torch
 import torch.nn.functional as F
 
-from compute_svc.kernels.gated_linear import gated_linear
+from compute_svc.kernels.gated_linear import gated_linear, lay_out_gated
 from compute_svc.kernels.grouped_mlp import GroupedMlps, grouped_mlp, takes_groups
 from compute_svc.kernels.linear import Activation, LinearWeight, RowNorm, int_mlp, is_int_mlp, linear, padded_count
 from compute_svc.layers.router import Router
@@ -27,7 +27,11 @@ class Mlp:
     """Whether `forward` takes a norm."""
 
     def __post_init__(self) -> None:
-        """Sees how it is computed."""
+        """Sees how it is computed, and has the weights laid out for it."""
+        if self.gate is not None:
+            gate, up = lay_out_gated(self.gate, self.up)
+            object.__setattr__(self, "gate", gate)
+            object.__setattr__(self, "up", up)
         object.__setattr__(self, "takes_norm", is_int_mlp(self.gate, self.up, self.down))
 
     def forward(

@@ -6,6 +6,7 @@ import torch
 
 from compute_svc.kernels.backend import backend_for
 from compute_svc.kernels.gated_linear import aten, cpu
+from compute_svc.kernels.gated_linear.joined import join
 from compute_svc.kernels.linear import MIN_ROWS, Activation, LinearWeight, ints, linear, pad_rows
 
 
@@ -34,6 +35,20 @@ def gated_linear(x: torch.Tensor, gate: LinearWeight, up: LinearWeight, activati
         return linear(x, gate, activation=activation).mul_(linear(x, up))
     if x.shape[0] < MIN_ROWS:
         return gated_linear(pad_rows(x), gate, up, activation)[: x.shape[0]]
-    if backend_for("gated_linear", x.device.type) == "cpu":
+    backend = backend_for("gated_linear", x.device.type, has_triton=True)
+    if backend == "cpu":
         return cpu.gated_linear(x, gate, up, activation)
+    if backend == "triton":
+        from compute_svc.kernels.gated_linear import triton_kernel  # noqa: PLC0415 - Triton is where a GPU is
+
+        return triton_kernel.gated_linear(x, gate, up, activation)
     return aten.gated_linear(x, gate, up, activation)
+
+
+def lay_out_gated(gate: LinearWeight, up: LinearWeight) -> tuple[LinearWeight, LinearWeight]:
+    """The weights as `gated_linear` multiplies by them fastest: where its kernel takes one product of both, in one tensor.
+
+    That is a copy: let go of those given.
+    """
+    is_joined = gate.layout == "plain" and backend_for("gated_linear", gate.data.device.type, has_triton=True) == "triton"
+    return join(gate, up) if is_joined else (gate, up)

@@ -1,4 +1,4 @@
-"""One program normalises one row."""
+"""One program normalises one row, or several short ones."""
 
 from __future__ import annotations
 
@@ -8,26 +8,72 @@ import triton.language as tl
 
 from compute_svc.kernels.triton_parts import INTERPRETED, TL_DTYPES, rounded
 
+# Numbers that a program of short rows takes, and numbers to a warp of a long one.
+_NUMBERS, _NUMBERS_PER_WARP = 1024, 512
+
 
 @triton.jit
-def rms_norm_kernel(x, weight, out, columns, x_stride, eps, DTYPE: tl.constexpr, BLOCK: tl.constexpr, INTERPRETED: tl.constexpr):
-    """x [rows, columns] with rows x_stride apart, out [rows, columns] contiguous; a grid of rows."""
-    row = tl.program_id(0).to(tl.int64)
-    places = tl.arange(0, BLOCK)
-    inside = places < columns
-    numbers = tl.load(x + row * x_stride + places, mask=inside, other=0.0).to(tl.float32)
-    scale = tl.rsqrt(tl.sum(numbers * numbers) / columns + eps)
-    weights = tl.load(weight + places, mask=inside, other=0.0).to(tl.float32)
-    tl.store(out + row * columns + places, rounded(numbers * scale * weights, DTYPE, INTERPRETED), mask=inside)
+def rms_norm_kernel(
+    x,
+    weight,
+    out,
+    rows,
+    heads,
+    columns,
+    x_token_stride,
+    x_head_stride,
+    out_token_stride,
+    out_head_stride,
+    eps,
+    PER_HEAD: tl.constexpr,
+    DTYPE: tl.constexpr,
+    ROWS: tl.constexpr,
+    BLOCK: tl.constexpr,
+    INTERPRETED: tl.constexpr,
+):
+    """x and out are [rows / heads, heads, columns], each with its strides of the first two; weight is [heads, columns] or, not PER_HEAD, [columns]."""
+    row = (tl.program_id(0) * ROWS + tl.arange(0, ROWS))[:, None]
+    place = tl.arange(0, BLOCK)[None, :]
+    inside = (row < rows) & (place < columns)
+    token, head = (row // heads).to(tl.int64), row % heads
+    numbers = tl.load(x + token * x_token_stride + head * x_head_stride + place, mask=inside, other=0.0).to(tl.float32)
+    scale = tl.rsqrt(tl.sum(numbers * numbers, axis=1) / columns + eps)[:, None]
+    if PER_HEAD:
+        weights = tl.load(weight + head * columns + place, mask=inside, other=0.0).to(tl.float32)
+    else:
+        weights = tl.load(weight + place, mask=place < columns, other=0.0).to(tl.float32)
+    tl.store(
+        out + token * out_token_stride + head * out_head_stride + place, rounded(numbers * scale * weights, DTYPE, INTERPRETED), mask=inside
+    )
 
 
-def rms_norm(x: torch.Tensor, weight: torch.Tensor, eps: float) -> torch.Tensor:
-    """See the public function; x [rows, columns] with columns next to each other."""
-    rows, columns = x.shape
-    out = torch.empty((rows, columns), dtype=x.dtype, device=x.device)
+def rms_norm(x: torch.Tensor, weight: torch.Tensor, eps: float, out: torch.Tensor | None = None) -> torch.Tensor:
+    """See the public function; x and out [rows, D] or [tokens, heads, D], columns next to each other; the weight is contiguous."""
+    if out is None:
+        out = torch.empty(x.shape, dtype=x.dtype, device=x.device)
+    columns, heads = x.shape[-1], x.shape[1] if x.dim() == 3 else 1
+    rows = x.shape[0] * heads
+    if rows == 0:
+        return out
     block = triton.next_power_of_2(columns)
-    warps = min(max(block // 512, 1), 16)
-    rms_norm_kernel[(rows,)](
-        x, weight, out, columns, x.stride(0), eps, DTYPE=TL_DTYPES[x.dtype], BLOCK=block, INTERPRETED=INTERPRETED, num_warps=warps
+    rows_together = min(max(_NUMBERS // block, 1), triton.next_power_of_2(rows))
+    rms_norm_kernel[(triton.cdiv(rows, rows_together),)](
+        x,
+        weight,
+        out,
+        rows,
+        heads,
+        columns,
+        x.stride(0),
+        x.stride(-2),
+        out.stride(0),
+        out.stride(-2),
+        eps,
+        PER_HEAD=weight.dim() == 2,
+        DTYPE=TL_DTYPES[x.dtype],
+        ROWS=rows_together,
+        BLOCK=block,
+        INTERPRETED=INTERPRETED,
+        num_warps=min(max(rows_together * block // _NUMBERS_PER_WARP, 1), 16),
     )
     return out
