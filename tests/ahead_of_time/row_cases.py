@@ -11,6 +11,7 @@ from compute_svc.kernels.layer_norm.triton_kernel import layer_norm_kernel
 from compute_svc.kernels.place_heads.triton_kernel import place_heads_kernel
 from compute_svc.kernels.quantise_rows.triton_kernel import quantise_rows_kernel
 from compute_svc.kernels.rms_norm.triton_kernel import rms_norm_kernel
+from compute_svc.kernels.rotary.triton_kernel import rotary_kernel
 from tests.ahead_of_time.compiling import Case
 
 _STORED = {"bf16": ("*bf16", 0.0), "int8": ("*i8", 127.0), "fp8": ("*u8", 448.0)}
@@ -54,9 +55,11 @@ def _place_heads(heads: int, kv_heads: int, width: int, stored: str, group: int,
     }
     constexprs |= {"HEADS": together, "RUN": run, "RUNS": 1 << (-(-width // run) - 1).bit_length(), "RUN_BLOCK": run, "INTERPRETED": False}
     constexprs["NORM_WIDTH"] = width if norm else 0
+    given = []
     for name, is_given, kind in (("scales", group > 0, "*fp16"), ("norm_weight", norm, "*bf16")):
         if is_given:
             signature[name] = kind
+            given.append(name)
         else:
             constexprs[name] = None
     return Case(
@@ -64,7 +67,7 @@ def _place_heads(heads: int, kv_heads: int, width: int, stored: str, group: int,
         place_heads_kernel,
         signature,
         constexprs,
-        divisible=("heads", "slots", "cos", "sin", "data", "token_stride", "head_stride", "angle_stride", "num_slots"),
+        divisible=("heads", "slots", "cos", "sin", "data", "token_stride", "head_stride", "angle_stride", "num_slots", *given),
     )
 
 
@@ -88,7 +91,6 @@ def _quantise_rows(columns: int, block: int, before: str) -> Case:
 
 CASES = [
     _rms_norm(4096, 1, 1, 4096, 8),
-    _rms_norm(16384, 1, 1, 16384, 16),
     _rms_norm(128, 40, 8, 128, 2),
     Case(
         "layer_norm bf16 [rows, 8192]",
@@ -107,6 +109,22 @@ CASES = [
             divisible=("gate", "up", "out", "columns", "gate_stride", "up_stride"),
         )
         for activation in ("silu", "gelu")
+    ),
+    Case(
+        "rotary bf16 of heads of 128",
+        rotary_kernel,
+        {
+            "x": "*bf16",
+            "cos": "*fp32",
+            "sin": "*fp32",
+            "heads": "i32",
+            "token_stride": "i32",
+            "head_stride": "i32",
+            "angle_stride": "i32",
+        },
+        {"HALF": 64, "DTYPE": tl.bfloat16, "HEADS": 8, "BLOCK": 64, "INTERPRETED": False},
+        divisible=("x", "cos", "sin", "token_stride", "head_stride", "angle_stride"),
+        num_warps=2,
     ),
     _quantise_rows(4096, 4096, "normalised"),
     _quantise_rows(14336, 16384, "gated"),

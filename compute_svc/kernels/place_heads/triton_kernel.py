@@ -119,8 +119,7 @@ def place_heads_kernel(
     head = first + tl.arange(0, HEADS)[:, None, None]
     run, place = tl.arange(0, RUNS)[None, :, None], tl.arange(0, RUN_BLOCK)[None, None, :]
     column = run * RUN + place
-    in_head = (place < RUN) & (column < WIDTH)
-    inside = in_head & (head < NUM_HEADS + 2 * NUM_KV_HEADS)
+    inside = (place < RUN) & (column < WIDTH) & (head < NUM_HEADS + 2 * NUM_KV_HEADS)
     is_asking = inside & (head < NUM_HEADS)
     is_compared = inside & (head < NUM_HEADS + NUM_KV_HEADS)
     rows = heads + token * token_stride + head * head_stride
@@ -136,8 +135,10 @@ def place_heads_kernel(
         crossed = tl.load(rows + partner, mask=turns, other=0.0).to(tl.float32)
         if NORM_WIDTH > 0:
             crossed = normed(crossed, factors, weights + partner, turns & (partner < NORM_WIDTH), DTYPE, INTERPRETED)
-        angle, has_angle = token * angle_stride + column, in_head & (column < ROTARY)
-        turned = numbers * tl.load(cos + angle, mask=has_angle, other=0.0) + crossed * tl.load(sin + angle, mask=has_angle, other=0.0)
+        # Of every head, though they are alike: so they come to the threads that need them.
+        angle = token * angle_stride + tl.broadcast_to(column, (HEADS, RUNS, RUN_BLOCK))
+        cosines = tl.load(cos + angle, mask=turns, other=0.0)
+        turned = numbers * cosines + crossed * tl.load(sin + angle, mask=turns, other=0.0)
         numbers = tl.where(turns, rounded(turned, DTYPE, INTERPRETED).to(tl.float32), numbers)
     if (ROTARY > 0 or NORM_WIDTH > 0) and first < NUM_HEADS:
         # Behind every thread's reading of partners.

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import torch
 
+from compute_svc.kernels.backend import backend_for
 from compute_svc.kernels.rotary import aten
 
 
@@ -17,4 +18,9 @@ def rotary_(x: torch.Tensor, cos: torch.Tensor, sin: torch.Tensor) -> None:
 
     Effects: writes x.
     """
+    if x.stride(2) == 1 and backend_for("rotary", x.device.type, has_triton=True) == "triton":
+        from compute_svc.kernels.rotary import triton_kernel  # noqa: PLC0415 - Triton is where a GPU is
+
+        triton_kernel.rotary_(x, cos, sin)
+        return
     aten.rotary_(x, cos, sin)

@@ -11,7 +11,10 @@ from compute_svc.kernels.kv_codes import encode  # isort: skip
 from compute_svc.kernels.kv_layer import KvLayer  # isort: skip
 from compute_svc.kernels.place_heads import QueryKeyNorm, aten  # isort: skip
 from compute_svc.kernels.place_heads.triton_kernel import place_heads  # isort: skip
+from compute_svc.kernels.place_heads import place_heads as place_heads_anywhere  # isort: skip
 from compute_svc.kernels.rms_norm import reference as rms_norm_reference  # isort: skip
+from compute_svc.kernels.rotary import aten as rotary_aten  # isort: skip
+from compute_svc.kernels.rotary.triton_kernel import rotary_  # isort: skip
 
 DTYPES = [pytest.param(torch.float32, id="float32"), pytest.param(torch.bfloat16, id="bfloat16")]
 STORED = [torch.float32, torch.bfloat16, torch.int8, torch.float8_e4m3fn]
@@ -104,31 +107,39 @@ def test_codes_and_scales_of_numbers_at_the_borders_are_those_of_encode(given: t
 
 
 @pytest.mark.parametrize("given", DTYPES)
+@pytest.mark.parametrize("is_public", [True, False])
 @pytest.mark.parametrize(("width", "norm_width", "rotary_dims"), [(64, 64, 64), (48, 40, 32), (16, 16, 0)])
-def test_queries_and_keys_are_normalised_before_they_are_rotated(width: int, norm_width: int, rotary_dims: int, given: torch.dtype) -> None:
+def test_queries_and_keys_are_normalised_before_they_are_rotated(
+    width: int, norm_width: int, rotary_dims: int, is_public: bool, given: torch.dtype
+) -> None:
     heads, compared = random(3, NUM_HEADS + 2 * NUM_KV_HEADS, width, dtype=given), NUM_HEADS + NUM_KV_HEADS
     heads[:, :compared, norm_width:] = 0.0
-    norm = QueryKeyNorm(random(compared, norm_width, seed=2), 1e-5)
-    cos, sin = random(3, 2, 1, rotary_dims, seed=1).unbind(1)
+    weight, (cos, sin) = random(compared, norm_width, seed=2), random(3, 2, 1, rotary_dims, seed=1).unbind(1)
     slots, wanted = torch.tensor([9, 0, 6]), KvLayer(torch.zeros((2 * NUM_KV_HEADS, NUM_PAGES, PAGE_SIZE, width)))
     got, placed = on_device(wanted), heads.to(DEVICE, copy=True)
 
-    place_heads(
-        placed,
-        got,
-        slots.to(DEVICE),
-        cos.to(DEVICE),
-        sin.to(DEVICE),
-        NUM_HEADS,
-        rotary_dims,
-        QueryKeyNorm(norm.weight.to(DEVICE), norm.eps),
-    )
-    heads[:, :compared, :norm_width] = rms_norm_reference.rms_norm(heads[:, :compared, :norm_width], *norm)
+    norm, on = QueryKeyNorm(weight.to(DEVICE), 1e-5), [tensor.to(DEVICE) for tensor in (slots, cos, sin)]
+    if is_public:
+        place_heads_anywhere(placed, got, on[0], on[1], on[2], num_heads=NUM_HEADS, rotary_dims=rotary_dims, norm=norm)
+    else:
+        place_heads(placed, got, on[0], on[1], on[2], NUM_HEADS, rotary_dims, norm)
+    heads[:, :compared, :norm_width] = rms_norm_reference.rms_norm(heads[:, :compared, :norm_width], weight, 1e-5)
     aten.place_heads(heads, wanted, slots, cos, sin, NUM_HEADS, rotary_dims)
 
     tolerance = 2e-6 if given == torch.float32 else 2e-2
     torch.testing.assert_close(placed[:, :NUM_HEADS].cpu(), heads[:, :NUM_HEADS], rtol=tolerance, atol=tolerance * 4)
     torch.testing.assert_close(got.data.cpu(), wanted.data, rtol=tolerance, atol=tolerance * 4)
+
+
+@pytest.mark.parametrize("given", DTYPES)
+@pytest.mark.parametrize("dims", [128, 64, 6, 0])
+def test_rotated_heads_have_the_bits_of_torchs_operations(dims: int, given: torch.dtype) -> None:
+    heads, (cos, sin) = random(3, 9, dims + 5, dtype=given), random(3, 2, 1, dims // 2, seed=1).unbind(1)
+    cos, sin = torch.cat((cos, cos), dim=-1), torch.cat((-sin, sin), dim=-1)
+    got = heads.to(DEVICE, copy=True)
+    rotary_(got[:, :7, :dims], cos.to(DEVICE), sin.to(DEVICE))
+    rotary_aten.rotary_(heads[:, :7, :dims], cos, sin)
+    assert torch.equal(got.cpu(), heads)
 
 
 def test_every_float8_is_what_torch_makes_of_the_numbers_around_it() -> None:

@@ -8,6 +8,8 @@ import torch
 from tests.triton_device import DEVICE
 
 from compute_svc.kernels.activation import Activation, activate  # isort: skip
+from compute_svc.kernels.gated_linear import gated_linear as gated_linear_anywhere  # isort: skip
+from compute_svc.kernels.gated_linear import lay_out_gated  # isort: skip
 from compute_svc.kernels.gated_linear import reference as gated_linear_reference  # isort: skip
 from compute_svc.kernels.gated_linear.joined import join, joined  # isort: skip
 from compute_svc.kernels.gated_linear.triton_kernel import gated, gated_linear  # isort: skip
@@ -15,6 +17,7 @@ from compute_svc.kernels.layer_norm import reference as layer_norm_reference  # 
 from compute_svc.kernels.layer_norm.triton_kernel import layer_norm  # isort: skip
 from compute_svc.kernels.linear import LinearWeight  # isort: skip
 from compute_svc.kernels.quantise_rows import Norm, QuantisedRows, aten  # isort: skip
+from compute_svc.kernels.quantise_rows import quantise_gated as quantise_gated_anywhere  # isort: skip
 from compute_svc.kernels.quantise_rows.triton_kernel import quantise_gated, quantise_rows  # isort: skip
 from compute_svc.kernels.rms_norm import reference as rms_norm_reference  # isort: skip
 from compute_svc.kernels.rms_norm.triton_kernel import rms_norm  # isort: skip
@@ -97,6 +100,7 @@ def test_gated_linear_of_weights_that_lie_together_and_apart(is_joined: bool, ha
     pair = join(gate, up) if is_joined else (gate, up)
     assert (joined(*pair) is not None) == is_joined
     assert_close("gated_linear", gated_linear(x, *pair, "silu"), wanted)
+    assert_close("gated_linear", gated_linear_anywhere(x, *lay_out_gated(gate, up), "silu"), wanted)
 
 
 def test_weights_that_lie_together_are_not_copied() -> None:
@@ -146,12 +150,13 @@ def test_normalised_rows_are_those_of_torchs_operations(columns: int, dtype: tor
 def test_a_gated_row_is_quantised_from_float32(activation: Activation, dtype: torch.dtype) -> None:
     product = random(3, 2 * 333, dtype=dtype) * 3.0
     exact = (activate(product[:, :333].float(), activation) * product[:, 333:].float()).cpu()
-    got, wanted = quantise_gated(product, activation), aten.quantise_rows(exact, None)
-    if activation in ("none", "relu"):
-        assert_same_rows(got, wanted)
-    torch.testing.assert_close(got.scales.cpu(), wanted.scales, rtol=1e-6, atol=0.0)
-    # A number close to the middle of two codes may have either.
-    assert bool(((got.codes.cpu() * wanted.scales - exact).abs() <= wanted.scales * 0.5001).all())
+    wanted = aten.quantise_rows(exact, None)
+    for got in (quantise_gated(product, activation), quantise_gated_anywhere(product, activation)):
+        if activation in ("none", "relu"):
+            assert_same_rows(got, wanted)
+        torch.testing.assert_close(got.scales.cpu(), wanted.scales, rtol=1e-6, atol=0.0)
+        # A number close to the middle of two codes may have either.
+        assert bool(((got.codes.cpu() * wanted.scales - exact).abs() <= wanted.scales * 0.5001).all())
 
 
 def test_the_rows_of_nothing_are_nothing() -> None:
