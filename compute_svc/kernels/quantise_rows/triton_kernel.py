@@ -37,7 +37,7 @@ def quantise_rows_kernel(
         numbers = activated(numbers, ACTIVATION) * tl.load(up + row * x_stride + place, mask=inside, other=0.0).to(tl.float32)
     if weight is not None:
         wide = numbers.to(tl.float64)
-        mean_square = tl.sum(wide * wide) / columns.to(tl.float64)
+        mean_square = tl.sum(wide * wide) / columns
         root = tl.sqrt(mean_square + tl.full((), EPS, tl.float64))
         numbers = numbers * (1.0 / root).to(tl.float32) * tl.load(weight + place, mask=inside, other=0.0)
     largest = tl.max(magnitude_bits(numbers))

@@ -154,9 +154,9 @@ def test_a_gated_row_is_quantised_from_float32(activation: Activation, dtype: to
     for got in (quantise_gated(product, activation), quantise_gated_anywhere(product, activation)):
         if activation in ("none", "relu"):
             assert_same_rows(got, wanted)
-        torch.testing.assert_close(got.scales.cpu(), wanted.scales, rtol=1e-6, atol=0.0)
+        torch.testing.assert_close(got.scales.cpu(), wanted.scales, rtol=4e-6, atol=0.0)
         # A number close to the middle of two codes may have either.
-        assert bool(((got.codes.cpu() * wanted.scales - exact).abs() <= wanted.scales * 0.5001).all())
+        assert bool(((got.codes.cpu() * wanted.scales - exact).abs() <= wanted.scales * 0.501).all())
 
 
 def test_the_rows_of_nothing_are_nothing() -> None:
