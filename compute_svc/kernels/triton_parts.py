@@ -73,3 +73,24 @@ def activated(x, ACTIVATION: tl.constexpr):
         return tl.where(x < 0.0, 0.0, x)
     else:
         return x
+
+
+@triton.jit
+def tile_of(program, num_m, num_n, ABREAST: tl.constexpr):
+    """Which tile of a product a program computes, (m, n): `ABREAST` tiles of rows go together through all weights, which stay in the cache."""
+    in_group = ABREAST * num_n
+    first = (program // in_group) * ABREAST
+    abreast = min(num_m - first, ABREAST)
+    return first + (program % in_group) % abreast, (program % in_group) // abreast
+
+
+@triton.jit
+def is_last_of(counter, SPLITS: tl.constexpr):
+    """Whether the other programs of a tile have written what they have of it; sets the counter back to zero for the next launch if so.
+
+    What they wrote must be read past the first-level cache.
+    """
+    tl.debug_barrier()
+    is_last = tl.atomic_add(counter, 1, sem="acq_rel") == SPLITS - 1
+    tl.store(counter, 0, mask=is_last)
+    return is_last

@@ -5,15 +5,30 @@ from __future__ import annotations
 import torch
 
 from compute_svc.kernels.activation import Activation
+from compute_svc.kernels.backend import backend_for
 from compute_svc.kernels.int_linear import aten, native
 from compute_svc.kernels.int_linear.packed import PackedInts
 from compute_svc.kernels.native import NativeLibrary, native_library
 from compute_svc.kernels.quantise_rows import Norm, QuantisedRows, quantise_rows, rms_norm_quantise
 
-__all__ = ["Norm", "PackedInts", "QuantisedRows", "int_gated_linear", "int_linear", "int_linear_of", "int_mlp", "pack_ints", "plain_ints"]
+__all__ = [
+    "LEAST_GROUP",
+    "Norm",
+    "PackedInts",
+    "QuantisedRows",
+    "int_gated_linear",
+    "int_linear",
+    "int_linear_of",
+    "int_mlp",
+    "pack_ints",
+    "plain_ints",
+]
 
 # A group of another size would end between the inputs that are multiplied together.
 _GROUP_STEP = 8
+
+LEAST_GROUP = 32
+"""Inputs in the groups that a device's kernel takes, or a multiple: as many as its matrix instructions."""
 
 
 def pack_ints(
@@ -27,7 +42,7 @@ def pack_ints(
     rows_in_groups: bool = False,
     library: NativeLibrary | None = None,
 ) -> PackedInts:
-    """Lays out integer weights for what will multiply by them: the native library, where there is one, or torch's own products.
+    """Lays out integer weights for what will multiply by them: the native library or the Triton kernel, where there is one, or torch's own products.
 
     Args:
         codes: [N, K] int8; of 4 bits, all within -8..7 or all within 0..15.
@@ -47,7 +62,12 @@ def pack_ints(
         library = native_library() if library is None else library
         if library is not None:
             return native.pack_ints(codes, bits, group, scales, offsets, bias, rows_in_groups, library)
-    return plain_ints(codes, bits, group, scales, offsets, bias, rows_in_groups=rows_in_groups)
+    plain = plain_ints(codes, bits, group, scales, offsets, bias, rows_in_groups=rows_in_groups)
+    if backend_for("int_linear", codes.device.type, has_triton=True) == "triton":
+        from compute_svc.kernels.int_linear import triton_kernel  # noqa: PLC0415 - Triton is where a GPU is
+
+        return triton_kernel.lay_out(plain) if _device_takes(plain) else plain
+    return plain
 
 
 def plain_ints(
@@ -92,6 +112,10 @@ def _require_sizes(codes: torch.Tensor, bits: int, group: int, scales: torch.Ten
             raise ValueError(f"codes of 4 bits are from {low} to {high}, they can be from -8 to 7 or from 0 to 15")
 
 
+def _device_takes(plain: PackedInts) -> bool:
+    return plain.scales.shape[1] == 1 or (plain.offsets is None and plain.group % LEAST_GROUP == 0)
+
+
 def int_linear(
     rows: QuantisedRows,
     weight: PackedInts,
@@ -104,7 +128,7 @@ def int_linear(
 
     Sums over a group are exact integers. From there on every operation is rounded to float32 by itself, the groups in their order: first
     (sum of products * the row's scale) * scale is added and then, if there are offsets, (sum of the row's codes * the row's scale) * offset;
-    then the bias, the activation, and `add`; the end is rounded to dtype. So both layouts have the same bits, but for those of the
+    then the bias, the activation, and `add`; the end is rounded to dtype. So all layouts of a CPU have the same bits, but for those of the
     activation, and a row of the result depends on the same row of the arguments alone, bit for bit.
 
     Args:
@@ -123,6 +147,10 @@ def int_linear(
     _require_inputs(rows, weight)
     if weight.layout == "native":
         return native.int_linear(rows, weight, activation, add, dtype)
+    if weight.layout == "triton":
+        from compute_svc.kernels.int_linear import triton_kernel  # noqa: PLC0415 - Triton is where a GPU is
+
+        return triton_kernel.int_linear(rows, weight, activation, add, dtype)
     return aten.int_linear(rows, weight, activation, add, dtype)
 
 
@@ -148,6 +176,10 @@ def int_gated_linear(
     _require_alike(gate, up)
     if gate.layout == "native":
         return native.int_gated_linear(rows, gate, up, activation, dtype)
+    if gate.layout == "triton":
+        from compute_svc.kernels.int_linear import triton_kernel  # noqa: PLC0415 - Triton is where a GPU is
+
+        return triton_kernel.int_gated_linear(rows, gate, up, activation, dtype)
     return aten.int_gated_linear(rows, gate, up, activation, dtype)
 
 

@@ -10,7 +10,7 @@ import torch
 from compute_svc.kernels.cpu_features import InstructionSet
 from compute_svc.kernels.native.int_weight import NativeWeight
 
-IntLayout = Literal["plain", "native"]
+IntLayout = Literal["plain", "native", "triton"]
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -18,18 +18,19 @@ class PackedInts:
     """The weight of a linear map from K inputs to N outputs: in group g, code * scales[n, g] + offsets[n, g].
 
     Attributes:
-        layout: What the tensors are: as written, or the library's tiles of them.
+        layout: What the tensors are: as written, the library's tiles of them, or as written for the Triton kernel.
         bits: Of a code, 4 or 8.
         group: Inputs that share a scale; the last group may have fewer.
         in_features: K.
         out_features: N.
-        data: plain: [N, K] int8 codes. native: see kernels/native/int_weight.py.
-        scales: plain: [N, G] float32. native: in tiles, float16 where that is exact.
+        data: plain, triton: [N, K] int8 codes. native: see kernels/native/int_weight.py.
+        scales: plain, triton: [N, G] float32. native: in tiles, float16 where that is exact.
         offsets: As scales; None = zero.
-        bias: plain: [N] float32; native: filled up to whole blocks. None = zero.
+        bias: plain, triton: [N] float32; native: filled up to whole blocks. None = zero.
         rows_in_groups: Whether rows that are quantised for it have a scale for each of its groups; else one for all.
         built_for: The instruction set whose library the native layout is for.
         native: What the library is given of the native layout.
+        counters: triton: int32 zeros, where programs that share a tile of a product count themselves; zeros again behind it.
     """
 
     layout: IntLayout
@@ -44,6 +45,7 @@ class PackedInts:
     rows_in_groups: bool = False
     built_for: InstructionSet = "portable"
     native: NativeWeight = field(default_factory=NativeWeight, repr=False)
+    counters: torch.Tensor | None = None
 
     @property
     def row_group(self) -> int | None:

@@ -7,7 +7,8 @@ from typing import Literal
 import torch
 
 from compute_svc.kernels.activation import Activation
-from compute_svc.kernels.int_linear import PackedInts, int_gated_linear, int_linear_of, pack_ints
+from compute_svc.kernels.backend import backend_for
+from compute_svc.kernels.int_linear import LEAST_GROUP, PackedInts, int_gated_linear, int_linear_of, pack_ints
 from compute_svc.kernels.int_linear import int_mlp as whole_mlp
 from compute_svc.kernels.linear.weight import LinearWeight
 from compute_svc.kernels.native import native_library
@@ -22,15 +23,26 @@ ActivationFormat = Literal["auto", "float", "int8"]
 
 
 def takes_ints(weight: StoredWeight, activations: ActivationFormat) -> bool:
-    """Whether a weight is multiplied as the integers that it is stored as; else its numbers are."""
-    if not isinstance(weight, CodedWeight) or weight.device.type != "cpu" or activations == "float":
+    """Whether a weight is multiplied as the integers that it is stored as, by activations that are rounded to int8."""
+    if not isinstance(weight, CodedWeight) or activations == "float":
         return False
     is_integer = weight.code != "fp8" and weight.table is None and weight.sparse is None and weight.static_scale is None
     if not is_integer or (weight.group < weight.num_columns and weight.group % 8):
         return False
+    if weight.device.type != "cpu":
+        return _device_takes_ints(weight, activations)
     if weight.activations == "fp8" and activations == "auto":
         return False
     return keeps_integers(activations, made_for_int8=weight.activations == "int8")
+
+
+def _device_takes_ints(weight: CodedWeight, activations: ActivationFormat) -> bool:
+    """Whether a device's kernel multiplies so. Weights with zeros are shifted by them, group by group, which it has for one group alone."""
+    if activations == "auto" and weight.activations != "int8":
+        return False
+    has_kernel = backend_for("int_linear", weight.device.type, has_triton=True) == "triton"
+    is_shifted = weight.zeros is not None or weight.offsets is not None or weight.code == "uint8"
+    return has_kernel and (weight.group >= weight.num_columns or (not is_shifted and weight.group % LEAST_GROUP == 0))
 
 
 def keeps_integers(activations: ActivationFormat, *, made_for_int8: bool) -> bool:

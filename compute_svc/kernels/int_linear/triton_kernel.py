@@ -1,0 +1,207 @@
+"""Codes of 8 bits by codes of 8 bits: int8 summed in int32, float8 in float32.
+
+A tile of the result lies on its side, outputs by rows: a weight is the left operand, so that few rows of activations fill matrix
+instructions that want 64 on their left. For few rows a product is as fast as its weight is read, and several programs share a tile, each
+with a part of the inputs; the last of them to end adds the parts in their order. Sums of integers are exact until they are scaled, so a row
+of the result has the same bits whatever the tiles are.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import NamedTuple
+
+import torch
+import triton
+import triton.language as tl
+
+from compute_svc.kernels.activation import Activation
+from compute_svc.kernels.int_linear.packed import PackedInts
+from compute_svc.kernels.quantise_rows import QuantisedRows
+from compute_svc.kernels.triton_parts import INTERPRETED, TL_DTYPES, activated, dot, is_last_of, rounded, tile_of
+
+
+@triton.jit
+def product(weights, rows, acc, INTEGERS: tl.constexpr, INTERPRETED: tl.constexpr):
+    """acc + weights rows, of codes; the interpreter multiplies integers as float32, which are exact for so few inputs, and quicker there."""
+    if not INTEGERS:
+        return dot(weights, rows, acc, INTERPRETED)
+    if INTERPRETED:
+        return acc + tl.dot(weights.to(tl.float32), rows.to(tl.float32), input_precision="ieee").to(tl.int32)
+    return tl.dot(weights, rows, acc, out_dtype=tl.int32)
+
+
+@triton.jit
+def finish(
+    total, bias, other, out, n, m, N, inside,
+    ACTIVATION: tl.constexpr, COMBINE: tl.constexpr, DTYPE: tl.constexpr, INTERPRETED: tl.constexpr,
+):  # fmt: skip
+    """Writes activation(total + bias) combined with `other`; total [n, m] float32, out and other [M, N]."""
+    if bias is not None:
+        total += tl.load(bias + n, mask=n < N, other=0.0).to(tl.float32)[:, None]
+    total = activated(total, ACTIVATION)
+    places = m.to(tl.int64)[None, :] * N + n[:, None]
+    if COMBINE == "add":
+        total += tl.load(other + places, mask=inside, other=0.0).to(tl.float32)
+    if COMBINE == "mul":
+        total *= tl.load(other + places, mask=inside, other=0.0).to(tl.float32)
+    tl.store(out + places, rounded(total, DTYPE, INTERPRETED), mask=inside)
+
+
+@triton.jit(do_not_specialize=["M"])
+def int_linear_kernel(
+    rows, row_scales, row_sums, weight, scales, offsets, bias, other, out, partials, counters,
+    M, N, K, group, num_groups, row_groups, split_inputs,
+    ACTIVATION: tl.constexpr, COMBINE: tl.constexpr, DTYPE: tl.constexpr, INTEGERS: tl.constexpr, GROUPED: tl.constexpr, EVEN: tl.constexpr,
+    BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr, BLOCK_K: tl.constexpr, SPLITS: tl.constexpr, INTERPRETED: tl.constexpr,
+):  # fmt: skip
+    """One tile of rows weight^T, or what `split_inputs` inputs have of it; a grid of tiles and splits.
+
+    rows [M, K] and weight [N, K] codes; row_scales [M, row_groups], scales and offsets [N, num_groups] float32, of groups of `group` inputs,
+    which blocks of inputs do not cross; row_sums [M] int32; bias [N]; other and out [M, N]; partials [SPLITS, M, N]; counters [tiles] zeros.
+    GROUPED: more than one group. EVEN: splits are whole blocks, all within K.
+    """
+    ACC: tl.constexpr = tl.int32 if INTEGERS else tl.float32
+    tile_m, tile_n = tile_of(tl.program_id(0), tl.cdiv(M, BLOCK_M), tl.cdiv(N, BLOCK_N), 8)
+    n = tile_n * BLOCK_N + tl.arange(0, BLOCK_N)
+    m = tile_m * BLOCK_M + tl.arange(0, BLOCK_M)
+    k = tl.arange(0, BLOCK_K)
+    begin = tl.program_id(1) * split_inputs
+    end = min(begin + split_inputs, K)
+    weight_places = weight + n.to(tl.int64)[:, None] * K + (begin + k)[None, :]
+    row_places = rows + m.to(tl.int64)[None, :] * K + (begin + k)[:, None]
+    total = tl.zeros((BLOCK_N, BLOCK_M), dtype=tl.float32 if GROUPED else ACC)
+    for first in range(begin, end, BLOCK_K):
+        if EVEN:
+            codes = tl.load(weight_places, mask=(n < N)[:, None], other=0.0)
+            x = tl.load(row_places, mask=(m < M)[None, :], other=0.0)
+        else:
+            codes = tl.load(weight_places, mask=(n < N)[:, None] & (first + k < K)[None, :], other=0.0)
+            x = tl.load(row_places, mask=(m < M)[None, :] & (first + k < K)[:, None], other=0.0)
+        if GROUPED:
+            index = first // group
+            part = product(codes, x, tl.zeros((BLOCK_N, BLOCK_M), dtype=ACC), INTEGERS, INTERPRETED).to(tl.float32)
+            part *= tl.load(row_scales + m * row_groups + index % row_groups, mask=m < M, other=0.0)[None, :]
+            total += part * tl.load(scales + n * num_groups + index, mask=n < N, other=0.0)[:, None]
+        elif not INTEGERS:
+            # Matrix units add up float8 products in fewer bits than float32 has: not over more than a block.
+            total += product(codes, x, tl.zeros((BLOCK_N, BLOCK_M), dtype=ACC), INTEGERS, INTERPRETED)
+        else:
+            total = product(codes, x, total, INTEGERS, INTERPRETED)
+        weight_places += BLOCK_K
+        row_places += BLOCK_K
+    inside = (n < N)[:, None] & (m < M)[None, :]
+    is_last = True
+    if SPLITS > 1:
+        places = partials + m.to(tl.int64)[None, :] * N + n[:, None]
+        tl.store(places + tl.program_id(1).to(tl.int64) * M * N, total, mask=inside)
+        is_last = is_last_of(counters + tl.program_id(0), SPLITS)
+        if is_last:
+            total = tl.zeros_like(total)
+            for split in tl.static_range(SPLITS):
+                total += tl.load(places + tl.full((), split, tl.int64) * M * N, mask=inside, other=0, cache_modifier=".cg")
+    if is_last:
+        result = total.to(tl.float32)
+        if not GROUPED:
+            row_scale = tl.load(row_scales + m, mask=m < M, other=0.0)
+            result = result * row_scale[None, :] * tl.load(scales + n, mask=n < N, other=0.0)[:, None]
+            if offsets is not None:
+                sums = tl.load(row_sums + m, mask=m < M, other=0).to(tl.float32) * row_scale
+                result += sums[None, :] * tl.load(offsets + n, mask=n < N, other=0.0)[:, None]
+        finish(result, bias, other, out, n, m, N, inside, ACTIVATION, COMBINE, DTYPE, INTERPRETED)
+
+
+class Tiles(NamedTuple):
+    """How a product is cut.
+
+    Attributes:
+        m: Rows of a tile.
+        n: Outputs of a tile.
+        k: Inputs of a block.
+        warps: Of a program.
+        stages: Blocks that are on their way.
+        programs: How many there should be for the GPU to be busy.
+    """
+
+    m: int
+    n: int
+    k: int
+    warps: int
+    stages: int
+    programs: int
+
+
+# Up to so many rows, the cut. Small tiles keep three programs on each of 132 multiprocessors, and 50 KB on their way to each.
+_TILES = (
+    (16, Tiles(16, 64, 256, 4, 3, 396)),
+    (32, Tiles(32, 64, 256, 4, 3, 396)),
+    (64, Tiles(64, 64, 128, 4, 4, 396)),
+    (128, Tiles(128, 64, 128, 4, 3, 264)),
+    (1 << 62, Tiles(128, 128, 128, 8, 3, 132)),
+)
+_MOST_SPLITS = 8
+# Fewer blocks would not fill the stages.
+_LEAST_BLOCKS = 2
+# More than there are tiles where there are fewer than programs should be.
+_MOST_SHARED_TILES = 512
+
+
+def tiles_for(num_rows: int) -> Tiles:
+    """The cut of a product of so many rows."""
+    return next(tiles for most, tiles in _TILES if num_rows <= most)
+
+
+def splits_for(tiles: Tiles, num_tiles: int, inputs: int) -> int:
+    """How many programs share a tile: a power of two."""
+    most = min(tiles.programs // num_tiles, inputs // (tiles.k * _LEAST_BLOCKS), _MOST_SPLITS)
+    return 1 << (max(most, 1).bit_length() - 1)
+
+
+def int_linear(
+    rows: QuantisedRows,
+    weight: PackedInts,
+    activation: Activation,
+    other: torch.Tensor | None,
+    dtype: torch.dtype,
+    *,
+    multiply: bool = False,
+) -> torch.Tensor:
+    """See the public function; takes the triton layout. `other` is added, or multiplied by."""
+    assert weight.layout == "triton" and weight.counters is not None, f"the kernel cannot read a weight in {weight.layout} layout"
+    (num_rows, inputs), outputs = rows.codes.shape, weight.out_features
+    out = torch.empty((num_rows, outputs), dtype=dtype, device=rows.codes.device)
+    if num_rows == 0:
+        return out
+    tiles = tiles_for(num_rows)
+    num_groups, row_groups = weight.scales.shape[1], rows.scales.shape[1]
+    block = tiles.k if num_groups == 1 else min(tiles.k, weight.group & -weight.group)
+    num_tiles = triton.cdiv(num_rows, tiles.m) * triton.cdiv(outputs, tiles.n)
+    splits = splits_for(tiles, num_tiles, inputs)
+    split_inputs = triton.cdiv(inputs, splits * block) * block
+    is_float = rows.codes.is_floating_point()
+    in_floats = is_float or num_groups > 1
+    partials = None
+    if splits > 1:
+        partials = torch.empty((splits, num_rows, outputs), dtype=torch.float32 if in_floats else torch.int32, device=out.device)
+    other = None if other is None else other.contiguous()
+    sums = None if weight.offsets is None else rows.codes.sum(dim=1, dtype=torch.int32)
+    int_linear_kernel[(num_tiles, splits)](
+        rows.codes, rows.scales, sums, weight.data, weight.scales, weight.offsets, weight.bias, other, out, partials, weight.counters,
+        num_rows, outputs, inputs, weight.group, num_groups, row_groups, split_inputs,
+        ACTIVATION=activation, COMBINE="none" if other is None else "mul" if multiply else "add", DTYPE=TL_DTYPES[dtype],
+        INTEGERS=not is_float, GROUPED=num_groups > 1, EVEN=split_inputs * splits == inputs,
+        BLOCK_M=tiles.m, BLOCK_N=tiles.n, BLOCK_K=block, SPLITS=splits, INTERPRETED=INTERPRETED,
+        num_warps=tiles.warps, num_stages=tiles.stages,
+    )  # fmt: skip
+    return out
+
+
+def int_gated_linear(rows: QuantisedRows, gate: PackedInts, up: PackedInts, activation: Activation, dtype: torch.dtype) -> torch.Tensor:
+    """See the public function; takes the triton layout."""
+    return int_linear(rows, up, "none", int_linear(rows, gate, activation, None, torch.float32), dtype, multiply=True)
+
+
+def lay_out(plain: PackedInts) -> PackedInts:
+    """A weight in the kernel's layout: one scale for each output, or no offsets and groups of multiples of `LEAST_GROUP`."""
+    counters = torch.zeros(_MOST_SHARED_TILES, dtype=torch.int32, device=plain.data.device)
+    return replace(plain, layout="triton", data=plain.data.contiguous(), counters=counters)

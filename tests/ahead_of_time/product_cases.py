@@ -1,0 +1,45 @@
+"""Products with quantised weights."""
+
+from __future__ import annotations
+
+import triton.language as tl
+
+from compute_svc.kernels.int_linear.triton_kernel import int_linear_kernel, splits_for, tiles_for
+from tests.ahead_of_time.compiling import Case
+
+
+def _int_case(rows: int, outputs: int, inputs: int, *, activation: str = "none", combine: str = "none") -> Case:
+    tiles = tiles_for(rows)
+    num_tiles = -(-rows // tiles.m) * -(-outputs // tiles.n)
+    splits = splits_for(tiles, num_tiles, inputs)
+    pointers = {"rows": "*i8", "row_scales": "*fp32", "weight": "*i8", "scales": "*fp32", "out": "*bf16", "counters": "*i32"}
+    none = {"row_sums": None, "offsets": None, "bias": None}
+    pointers |= {"other": "*bf16"} if combine != "none" else {}
+    pointers |= {"partials": "*i32"} if splits > 1 else {}
+    none |= {name: None for name in ("other", "partials") if name not in pointers}
+    numbers = dict.fromkeys(("M", "N", "K", "group", "num_groups", "row_groups", "split_inputs"), "i32")
+    constexprs = {
+        "ACTIVATION": activation, "COMBINE": combine, "DTYPE": tl.bfloat16, "INTEGERS": True, "GROUPED": False, "EVEN": True,
+        "BLOCK_M": tiles.m, "BLOCK_N": tiles.n, "BLOCK_K": tiles.k, "SPLITS": splits, "INTERPRETED": False,
+    }  # fmt: skip
+    return Case(
+        f"int_linear bf16 [{rows}, {inputs}] to {outputs}",
+        int_linear_kernel,
+        pointers | numbers,
+        none | constexprs,
+        divisible=(*pointers, "N", "K", "group", "split_inputs"),
+        num_warps=tiles.warps,
+        num_stages=tiles.stages,
+        instructions=("wgmma",),
+    )
+
+
+CASES = [
+    _int_case(1, 4096, 4096, combine="add"),
+    _int_case(1, 28672, 4096, activation="silu"),
+    _int_case(32, 4096, 14336, combine="add"),
+    _int_case(64, 2048, 8192, combine="add"),
+    _int_case(128, 6144, 4096),
+    _int_case(2048, 28672, 4096, activation="silu"),
+    _int_case(2048, 28672, 4096, combine="mul"),
+]
