@@ -77,7 +77,7 @@ class Settings(BaseSettings):
     )
     activations: Literal["auto", "float", "int8"] = Field(
         "auto",
-        description="What integer weights are multiplied by: activations rounded to int8, each token by itself, or as they are, with weights made dense; "
+        description="What integer weights are multiplied by: activations rounded to int8, each token by itself, or as they are, with weights made dense on a CPU; "
         "auto: rounded where the checkpoint is made for it, or where native kernels are there for it",
     )
     kv_format: Literal["auto", "float32", "bfloat16", "int8-g8", "int8-g32", "int8-g64", "fp8-g64"] = Field(

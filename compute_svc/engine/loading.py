@@ -10,7 +10,7 @@ from compute_svc.engine.engine import Engine
 from compute_svc.engine.first_pass import require_finite_logits
 from compute_svc.engine.number_format import NumberFormat, choose_format, memory_of, require_room
 from compute_svc.engine.step_drawing import DrawConfig, DrawPlace
-from compute_svc.kernels.backend import use_triton_kernels
+from compute_svc.kernels.backend import backend_for, use_triton_kernels
 from compute_svc.kernels.cpu_features import multiplies_bfloat16
 from compute_svc.kernels.kv_chunks import CHUNK_TOKENS
 from compute_svc.kernels.linear.ints import keeps_integers
@@ -103,7 +103,7 @@ def _number_format(settings: Settings, device: torch.device) -> NumberFormat:
     on_cpu = device.type == "cpu"
     fast = multiplies_bfloat16() if on_cpu else torch.cuda.is_bf16_supported(including_emulation=False)
     format_ = choose_format(settings.dtype, count_numbers(tensors), device=device.type, multiplies_bfloat16=fast)
-    num_bytes = memory_of(tensors, format_.dtype, _kept_codes(settings) if on_cpu else ())
+    num_bytes = memory_of(tensors, format_.dtype, _kept_codes(settings, device))
     # The logits' projection has a layout of its own, so a tied embedding is there twice.
     num_bytes += config.tie_word_embeddings * config.vocab_size * config.hidden_size * format_.dtype.itemsize
     if on_cpu:
@@ -114,8 +114,10 @@ def _number_format(settings: Settings, device: torch.device) -> NumberFormat:
     return format_
 
 
-def _kept_codes(settings: Settings) -> list[CodeUse]:
-    """Codes of weights that stay as they are on a CPU."""
+def _kept_codes(settings: Settings, device: torch.device) -> list[CodeUse]:
+    """Codes of weights that stay as they are: on a CPU those that are multiplied as integers, elsewhere those that a kernel makes numbers, too."""
+    if device.type != "cpu":
+        return ["integers", "integers by int8"] if backend_for("group_linear", device.type, has_triton=True) == "triton" else []
     uses: tuple[tuple[CodeUse, bool], ...] = (("integers", False), ("integers by int8", True))
     return [use for use, made_for_int8 in uses if keeps_integers(settings.activations, made_for_int8=made_for_int8)]
 

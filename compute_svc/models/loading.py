@@ -215,7 +215,10 @@ class ModelBuilder:
             return self._mlp(prefix, names.mlp_in, names.mlp_down, transposed=names.transposed)
         if experts.clamp is not None:
             return ExpertMlp(self._router(prefix, experts), tuple(self._stacked(prefix, experts.clamp)), None, None)
-        mlps = [self._mlp(prefix + names.expert.format(number), names.expert_in, names.expert_down) for number in range(experts.count)]
+        mlps = [
+            self._mlp(prefix + names.expert.format(number), names.expert_in, names.expert_down, is_expert=True)
+            for number in range(experts.count)
+        ]
         return ExpertMlp(
             router=self._router(prefix, experts),
             experts=group_experts(mlps),
@@ -246,17 +249,17 @@ class ModelBuilder:
             limit=experts.limit,
         )
 
-    def _mlp(self, prefix: str, into: tuple[str, ...], down: str, *, transposed: bool = False) -> Mlp:
+    def _mlp(self, prefix: str, into: tuple[str, ...], down: str, *, transposed: bool = False, is_expert: bool = False) -> Mlp:
         config = self._config
-        parts = [self._weight_and_bias(prefix + name, bias=config.mlp_bias, transposed=transposed) for name in into]
+        *parts, last = (
+            self._weight_and_bias(prefix + name, bias=config.mlp_bias, transposed=transposed, is_expert=is_expert) for name in (*into, down)
+        )
         if config.gated and len(parts) == 1:
             ((weight, bias),) = parts
             halves = torch.arange(weight.out_features).chunk(2)
             parts = [(weight.rows(half), None if bias is None else pick(bias, half, dim=0)) for half in halves]
         gate = self._pack(*parts[0]) if config.gated else None
-        return Mlp(
-            gate, self._pack(*parts[-1]), self._linear(prefix + down, bias=config.mlp_bias, transposed=transposed), config.activation
-        )
+        return Mlp(gate, self._pack(*parts[-1]), self._pack(*last), config.activation)
 
     def _norm(self, name: str, eps: float | None = None) -> Norm:
         config = self._config
@@ -279,9 +282,14 @@ class ModelBuilder:
         self._has_ints |= packed.ints is not None
         return packed
 
-    def _weight_and_bias(self, name: str, *, bias: bool, transposed: bool = False) -> tuple[StoredWeight, torch.Tensor | None]:
+    def _weight_and_bias(
+        self, name: str, *, bias: bool, transposed: bool = False, is_expert: bool = False
+    ) -> tuple[StoredWeight, torch.Tensor | None]:
         """[outputs, inputs] and [outputs]."""
         weight = self._stored(f"{name}.weight")
+        if is_expert and self._device.type != "cpu":
+            # Devices multiply by all experts of a layer at once, which are numbers there.
+            weight = DenseWeight(weight.dense(self._dtype))
         if transposed:
             if not isinstance(weight, DenseWeight):
                 raise CheckpointError(
@@ -311,5 +319,8 @@ def _format_of(weight: StoredWeight, packed: LinearWeight) -> str:
     if packed.ints is not None:
         groups = "" if packed.ints.group >= packed.ints.in_features else f" in groups of {packed.ints.group}"
         return f"int{packed.ints.bits}{groups} by int8"
+    if packed.groups is not None:
+        groups = "" if packed.groups.group >= packed.groups.in_features else f" in groups of {packed.groups.group}"
+        return f"int{packed.groups.bits}{groups}"
     name = str(packed.data.dtype).removeprefix("torch.")
     return name if isinstance(weight, DenseWeight) else f"{name}, made of {weight.format_name}"

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 
 from compute_svc.kernels.backend import backend_for
-from compute_svc.kernels.linear import aten, cpu, ints
+from compute_svc.kernels.linear import aten, cpu, groups, ints
 from compute_svc.kernels.linear.ints import ActivationFormat, int_mlp, is_int_mlp, takes_norm
 from compute_svc.kernels.linear.weight import Activation, LinearWeight
 from compute_svc.kernels.quantise_rows import Norm as RowNorm
@@ -59,16 +59,18 @@ def pack_linear(weight: torch.Tensor, bias: torch.Tensor | None = None) -> Linea
 def pack_stored(
     weight: StoredWeight, bias: torch.Tensor | None, dtype: torch.dtype, activations: ActivationFormat = "float"
 ) -> LinearWeight:
-    """As `pack_linear`, of a weight as a checkpoint stores it: integers where they are multiplied as such, else the numbers that they stand for.
+    """As `pack_linear`, of a weight as a checkpoint stores it: integers where a kernel multiplies by them, else the numbers that they stand for.
 
     Args:
         weight: N outputs of K inputs.
         bias: [N], of `dtype`.
         dtype: Of activations.
-        activations: Whether integers are multiplied as such.
+        activations: Whether integers are multiplied by rounded ones.
     """
     if isinstance(weight, CodedWeight) and ints.takes_ints(weight, activations):
         return ints.pack(weight, bias)
+    if isinstance(weight, CodedWeight) and groups.takes_groups(weight):
+        return groups.pack(weight, bias)
     return pack_linear(weight.dense(dtype), bias)
 
 
@@ -102,6 +104,9 @@ def linear(
     assert add is None or activation == "none", "a sum is not activated"
     if weight.layout == "ints":
         return ints.linear(x, weight, activation, add, norm)
+    if weight.layout == "groups":
+        assert norm is None, "its products take normalised rows"
+        return groups.linear(x, weight, activation, add)
     assert norm is None, "products of floating numbers take normalised rows"
     if x.shape[0] < MIN_ROWS:
         return linear(pad_rows(x), weight, activation=activation, add=None if add is None else pad_rows(add))[: x.shape[0]]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Literal, NamedTuple
 
 import torch
 
@@ -55,24 +55,43 @@ def keeps_integers(activations: ActivationFormat, *, made_for_int8: bool) -> boo
     return activations == "int8" or (activations == "auto" and (made_for_int8 or native_library() is not None))
 
 
-def pack(weight: CodedWeight, bias: torch.Tensor | None) -> LinearWeight:
-    """Lays out a weight that `takes_ints` says yes of."""
+class Integers(NamedTuple):
+    """code * scale + offset.
+
+    Attributes:
+        codes: [N, K] int8, or of 4 bits or fewer any integer dtype.
+        scales: [N, G], as they are stored.
+        offsets: [N, G] float32; None = zero.
+    """
+
+    codes: torch.Tensor
+    scales: torch.Tensor
+    offsets: torch.Tensor | None
+
+
+def shifted(weight: CodedWeight, shift: int) -> Integers:
+    """A weight of integers, its codes less a shift."""
     codes, zeros = weight.codes(), weight.zeros
-    shift = 128 if weight.code == "uint8" else 0
-    if weight.code == "uint4" and zeros is not None and bool((zeros == 8).all()):
-        # Symmetric: without the shift there is nothing to add for each group.
-        shift = 8
     if shift:
         codes = (codes.to(torch.int16) - shift).to(torch.int8)
         zeros = (torch.zeros_like(weight.scales) if zeros is None else zeros.float()) - shift
-    scales = weight.scales.float()
     offsets = weight.offsets
     if zeros is not None and bool(zeros.any()):
-        offsets = (0.0 if offsets is None else offsets) - zeros.float() * scales
+        offsets = (0.0 if offsets is None else offsets) - zeros.float() * weight.scales.float()
+    return Integers(codes, weight.scales, offsets)
+
+
+def pack(weight: CodedWeight, bias: torch.Tensor | None) -> LinearWeight:
+    """Lays out a weight that `takes_ints` says yes of."""
+    shift = 128 if weight.code == "uint8" else 0
+    if weight.code == "uint4" and weight.zeros is not None and bool((weight.zeros == 8).all()):
+        # Symmetric: without the shift there is nothing to add for each group.
+        shift = 8
+    codes, scales, offsets = shifted(weight, shift)
     # What was made for activations as they are suffers least from rounding them if each group has a scale of its own.
     in_groups = weight.activations == "float"
     bits = 8 if BITS[weight.code] == 8 else 4
-    packed = pack_ints(codes.to(torch.int8), bits, weight.group, scales, offsets, bias, rows_in_groups=in_groups)
+    packed = pack_ints(codes.to(torch.int8), bits, weight.group, scales.float(), offsets, bias, rows_in_groups=in_groups)
     return LinearWeight("ints", packed.data, bias, weight.in_features, weight.out_features, ints=packed, inputs=weight.inputs)
 
 

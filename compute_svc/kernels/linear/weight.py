@@ -8,11 +8,12 @@ from typing import Literal
 import torch
 
 from compute_svc.kernels.activation import Activation
+from compute_svc.kernels.group_linear.packed import GroupedCodes
 from compute_svc.kernels.int_linear.packed import PackedInts
 
 __all__ = ["Activation", "Layout", "LinearWeight"]
 
-Layout = Literal["plain", "onednn", "ints"]
+Layout = Literal["plain", "onednn", "ints", "groups"]
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -20,13 +21,14 @@ class LinearWeight:
     """The weight of a linear map from K inputs to N outputs.
 
     Attributes:
-        layout: What `data` is: [N, K] as written, oneDNN's blocks of it, or the codes of `ints`.
+        layout: What `data` is: [N, K] as written, oneDNN's blocks of it, or the codes of `ints` or of `groups`.
         data: The weight.
         bias: [N], the weight's dtype.
         in_features: K.
         out_features: N.
-        ints: A weight of integers; None = of floating numbers.
-        inputs: [K'] int64, which inputs its columns take, in their order; None = all. Of integers alone.
+        ints: A weight of integers that rounded activations are multiplied by.
+        groups: A weight of integers that activations are multiplied by as they are.
+        inputs: [K'] int64, which inputs its columns take, in their order; None = all. Of `ints` and `groups` alone.
     """
 
     layout: Layout
@@ -36,12 +38,15 @@ class LinearWeight:
     out_features: int
     ints: PackedInts | None = None
     inputs: torch.Tensor | None = None
+    groups: GroupedCodes | None = None
 
     @property
     def num_bytes(self) -> int:
         """Memory of its tensors."""
         if self.ints is not None:
             return self.ints.num_bytes
+        if self.groups is not None:
+            return self.groups.num_bytes
         return self.data.nbytes + (0 if self.bias is None else self.bias.nbytes)
 
     @classmethod

@@ -1,0 +1,232 @@
+"""Floating rows by codes that become numbers in registers, just before they are multiplied.
+
+A tile of the result lies on its side, as in kernels/int_linear: outputs by rows. Codes are integers that bfloat16 has exactly; a block of
+inputs has one scale for each output, which its sums are multiplied by. Where few rows leave programs idle, several share a tile, each with a
+part of the inputs; the last of them to end adds the parts in their order.
+"""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+import triton
+import triton.language as tl
+
+from compute_svc.kernels.activation import Activation, activate
+from compute_svc.kernels.group_linear.packed import GroupedCodes
+from compute_svc.kernels.int_linear.triton_kernel import Tiles, finish, splits_for
+from compute_svc.kernels.triton_parts import INTERPRETED, TL_DTYPES, dot, is_last_of, rounded, tile_of
+
+# Two numbers of 16 bits with four codes each, to four times two bfloat16. 0x43 in the upper byte of a bfloat16 makes it 128 and what is in the
+# lower seven bits: less 136 it is the code, which has 8 added.
+_UNPACK_4 = tl.constexpr("""
+{
+.reg .b32 one, shift, moved;
+mov.b32 one, 0x3F803F80;
+mov.b32 shift, 0xC308C308;
+lop3.b32 $0, $4, 0x000F000F, 0x43004300, 0xEA;
+shr.u32 moved, $4, 4;
+lop3.b32 $1, moved, 0x000F000F, 0x43004300, 0xEA;
+shr.u32 moved, $4, 8;
+lop3.b32 $2, moved, 0x000F000F, 0x43004300, 0xEA;
+shr.u32 moved, $4, 12;
+lop3.b32 $3, moved, 0x000F000F, 0x43004300, 0xEA;
+fma.rn.bf16x2 $0, $0, one, shift;
+fma.rn.bf16x2 $1, $1, one, shift;
+fma.rn.bf16x2 $2, $2, one, shift;
+fma.rn.bf16x2 $3, $3, one, shift;
+}
+""")
+# Two numbers of 16 bits with two codes each, to two times two bfloat16. The sign alone in the lower byte makes it 128 or 256, which the sum of
+# 128 and the other bits is a code more than.
+_UNPACK_8 = tl.constexpr("""
+{
+.reg .b32 minus, sign, moved;
+mov.b32 minus, 0xBF80BF80;
+shr.u32 moved, $2, 8;
+lop3.b32 sign, $2, 0x00800080, 0x43004300, 0xEA;
+lop3.b32 $0, $2, 0x007F007F, 0x43004300, 0xEA;
+fma.rn.bf16x2 $0, sign, minus, $0;
+lop3.b32 sign, moved, 0x00800080, 0x43004300, 0xEA;
+lop3.b32 $1, moved, 0x007F007F, 0x43004300, 0xEA;
+fma.rn.bf16x2 $1, sign, minus, $1;
+}
+""")
+
+
+@triton.jit
+def code_of(packed, PART: tl.constexpr, BITS: tl.constexpr, DTYPE: tl.constexpr):
+    """One of the codes in each number of 16 bits."""
+    # Less 8 is the same as the sign bit turned.
+    signed = packed.to(tl.int32) ^ (0x8888 if BITS == 4 else 0)
+    return ((signed << (32 - BITS * (PART + 1))) >> (32 - BITS)).to(tl.float32).to(DTYPE)
+
+
+@triton.jit
+def unpacked_4(packed, DTYPE: tl.constexpr, PLAIN: tl.constexpr):
+    """The four codes in each number of 16 bits."""
+    if PLAIN:
+        return code_of(packed, 0, 4, DTYPE), code_of(packed, 1, 4, DTYPE), code_of(packed, 2, 4, DTYPE), code_of(packed, 3, 4, DTYPE)
+    return tl.inline_asm_elementwise(
+        _UNPACK_4, "=&r,=&r,=&r,=&r,r", [packed], dtype=(tl.bfloat16, tl.bfloat16, tl.bfloat16, tl.bfloat16), is_pure=True, pack=2
+    )
+
+
+@triton.jit
+def unpacked_8(packed, DTYPE: tl.constexpr, PLAIN: tl.constexpr):
+    """The two codes in each number of 16 bits."""
+    if PLAIN:
+        return code_of(packed, 0, 8, DTYPE), code_of(packed, 1, 8, DTYPE)
+    return tl.inline_asm_elementwise(_UNPACK_8, "=&r,=&r,r", [packed], dtype=(tl.bfloat16, tl.bfloat16), is_pure=True, pack=2)
+
+
+@triton.jit
+def add_block(
+    total, codes, places, scales, offsets, first, m, n, M, N, K, group,
+    BLOCK: tl.constexpr, INTERPRETED: tl.constexpr,
+):  # fmt: skip
+    """total + the products of a block of codes [BLOCK_N, BLOCK], inputs from `first` on, and x at `places` [BLOCK, BLOCK_M]."""
+    k = first + tl.arange(0, BLOCK)
+    x = tl.load(places, mask=(k < K)[:, None] & (m < M)[None, :], other=0.0)
+    scale_places = (first // group) * N + n
+    inside = (n < N) & (first < K)
+    scale = tl.load(scales + scale_places, mask=inside, other=0.0).to(tl.float32)
+    part = dot(codes, x, tl.zeros((codes.shape[0], x.shape[1]), dtype=tl.float32), INTERPRETED)
+    total += part * scale[:, None]
+    if offsets is not None:
+        offset = tl.load(offsets + scale_places, mask=inside, other=0.0)
+        total += tl.sum(x.to(tl.float32), axis=0)[None, :] * offset[:, None]
+    return total
+
+
+@triton.jit(do_not_specialize=["M"])
+def group_linear_kernel(
+    x, weight, scales, offsets, bias, other, out, partials, counters,
+    M, N, K, x_stride, weight_stride, group, split_blocks,
+    BITS: tl.constexpr, RUN: tl.constexpr, ACTIVATION: tl.constexpr, COMBINE: tl.constexpr, X_DTYPE: tl.constexpr, DTYPE: tl.constexpr,
+    PLAIN: tl.constexpr, BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr, BLOCK_K: tl.constexpr, SPLITS: tl.constexpr, INTERPRETED: tl.constexpr,
+):  # fmt: skip
+    """One tile of x weight^T, or what `split_blocks` blocks of numbers have of it; a grid of tiles and splits.
+
+    x [M, K] with rows x_stride apart; weight [N, weight_stride], scales, offsets, bias, counters and RUN, its block: see packed.py; other and
+    out [M, N]; partials [SPLITS, M, N] float32. PLAIN: codes become numbers without the instructions for bfloat16. BLOCK_K divides RUN.
+    """
+    tile_m, tile_n = tile_of(tl.program_id(0), tl.cdiv(M, BLOCK_M), tl.cdiv(N, BLOCK_N), 8)
+    n = tile_n * BLOCK_N + tl.arange(0, BLOCK_N)
+    m = tile_m * BLOCK_M + tl.arange(0, BLOCK_M)
+    k = tl.arange(0, BLOCK_K)
+    begin = tl.program_id(1) * split_blocks
+    end = min(begin + split_blocks, weight_stride // BLOCK_K)
+    weight_places = weight + n.to(tl.int64)[:, None] * weight_stride + k[None, :]
+    x_places = x + m.to(tl.int64)[None, :] * x_stride + k[:, None]
+    total = tl.zeros((BLOCK_N, BLOCK_M), dtype=tl.float32)
+    for block in range(begin, end):
+        packed = tl.load(weight_places + block * BLOCK_K, mask=(n < N)[:, None], other=0)
+        parts = unpacked_4(packed, X_DTYPE, PLAIN) if BITS == 4 else unpacked_8(packed, X_DTYPE, PLAIN)
+        first = block // (RUN // BLOCK_K) * (RUN * (16 // BITS)) + block % (RUN // BLOCK_K) * BLOCK_K
+        for part in tl.static_range(16 // BITS):
+            begin_k = first + part * RUN
+            total = add_block(total, parts[part], x_places + begin_k, scales, offsets, begin_k, m, n, M, N, K, group, BLOCK_K, INTERPRETED)
+    inside = (n < N)[:, None] & (m < M)[None, :]
+    is_last = True
+    if SPLITS > 1:
+        places = partials + m.to(tl.int64)[None, :] * N + n[:, None]
+        tl.store(places + tl.program_id(1).to(tl.int64) * M * N, total, mask=inside)
+        is_last = is_last_of(counters + tl.program_id(0), SPLITS)
+        if is_last:
+            total = tl.zeros_like(total)
+            for split in tl.static_range(SPLITS):
+                total += tl.load(places + tl.full((), split, tl.int64) * M * N, mask=inside, other=0, cache_modifier=".cg")
+    if is_last:
+        finish(total, bias, other, out, n, m, N, inside, ACTIVATION, COMBINE, DTYPE, INTERPRETED)
+
+
+@triton.jit
+def numbers_kernel(
+    weight, scales, offsets, out, N, K, weight_stride, group,
+    BITS: tl.constexpr, RUN: tl.constexpr, DTYPE: tl.constexpr, BLOCK_N: tl.constexpr, INTERPRETED: tl.constexpr,
+):  # fmt: skip
+    """What codes stand for, out [N, K]; a grid of blocks of outputs and of runs. See `group_linear_kernel`."""
+    n = tl.program_id(0) * BLOCK_N + tl.arange(0, BLOCK_N)
+    k = tl.arange(0, RUN)
+    run = tl.program_id(1)
+    packed = tl.load(weight + n.to(tl.int64)[:, None] * weight_stride + (run * RUN + k)[None, :], mask=(n < N)[:, None], other=0)
+    for part in tl.static_range(16 // BITS):
+        first = (run * (16 // BITS) + part) * RUN
+        inside = (n < N) & (first < K)
+        numbers = code_of(packed, part, BITS, tl.float32)
+        numbers *= tl.load(scales + first // group * N + n, mask=inside, other=0.0).to(tl.float32)[:, None]
+        if offsets is not None:
+            numbers += tl.load(offsets + first // group * N + n, mask=inside, other=0.0)[:, None]
+        places = out + n.to(tl.int64)[:, None] * K + (first + k)[None, :]
+        tl.store(places, rounded(numbers, DTYPE, INTERPRETED), mask=(n < N)[:, None] & (first + k < K)[None, :])
+
+
+def numbers_of(weight: GroupedCodes, dtype: torch.dtype) -> torch.Tensor:
+    """[N, K], computed in float32 and rounded once."""
+    out = torch.empty((weight.out_features, weight.in_features), dtype=dtype, device=weight.data.device)
+    length = weight.data.shape[1]
+    numbers_kernel[(triton.cdiv(weight.out_features, 32), length // weight.block)](
+        weight.data, weight.scales, weight.offsets, out, weight.out_features, weight.in_features, length, weight.group,
+        BITS=weight.bits, RUN=weight.block, DTYPE=TL_DTYPES[dtype], BLOCK_N=32, INTERPRETED=INTERPRETED, num_warps=4,
+    )  # fmt: skip
+    return out
+
+
+# From more rows on it is quicker to write numbers once and have torch multiply by them than to make them anew for each tile.
+_MOST_ROWS = 512
+# Up to so many rows, the cut; k is of numbers of 16 bits, and no more than a block.
+_TILES = (
+    (16, Tiles(16, 64, 128, 4, 3, 264)),
+    (32, Tiles(32, 64, 64, 4, 3, 264)),
+    (1 << 62, Tiles(64, 128, 64, 8, 3, 132)),
+)
+
+
+# Float32 takes twice the shared memory.
+_WIDE_TILES = Tiles(16, 64, 32, 4, 2, 264)
+
+
+def tiles_for(num_rows: int, block: int, dtype: torch.dtype) -> Tiles:
+    """The cut of a product of so many rows by a weight of blocks."""
+    tiles = _WIDE_TILES if dtype == torch.float32 else next(tiles for most, tiles in _TILES if num_rows <= most)
+    return tiles._replace(k=min(tiles.k, block))
+
+
+def group_linear(
+    x: torch.Tensor, weight: GroupedCodes, activation: Activation, other: torch.Tensor | None, dtype: torch.dtype, *, multiply: bool = False
+) -> torch.Tensor:
+    """See the public function; `other` is added, or multiplied by. Of very many rows the result has x's dtype."""
+    num_rows, outputs = len(x), weight.out_features
+    out = torch.empty((num_rows, outputs), dtype=dtype, device=x.device)
+    if num_rows == 0:
+        return out
+    if num_rows > _MOST_ROWS:
+        return _through_numbers(x, weight, activation, other, multiply)
+    x = x if x.stride(1) == 1 else x.contiguous()
+    other = None if other is None else other.contiguous()
+    tiles = tiles_for(num_rows, weight.block, x.dtype)
+    num_tiles = triton.cdiv(num_rows, tiles.m) * triton.cdiv(outputs, tiles.n)
+    length = weight.data.shape[1]
+    splits = splits_for(tiles, num_tiles, length)
+    partials = torch.empty((splits, num_rows, outputs), dtype=torch.float32, device=x.device) if splits > 1 else None
+    group_linear_kernel[(num_tiles, splits)](
+        x, weight.data, weight.scales, weight.offsets, weight.bias, other, out, partials, weight.counters,
+        num_rows, outputs, weight.in_features, x.stride(0), length, weight.group, triton.cdiv(length, splits * tiles.k),
+        BITS=weight.bits, RUN=weight.block, ACTIVATION=activation, COMBINE="none" if other is None else "mul" if multiply else "add",
+        X_DTYPE=TL_DTYPES[x.dtype], DTYPE=TL_DTYPES[dtype], PLAIN=INTERPRETED or x.dtype != torch.bfloat16,
+        BLOCK_M=tiles.m, BLOCK_N=tiles.n, BLOCK_K=tiles.k, SPLITS=splits, INTERPRETED=INTERPRETED,
+        num_warps=tiles.warps, num_stages=tiles.stages,
+    )  # fmt: skip
+    return out
+
+
+def _through_numbers(
+    x: torch.Tensor, weight: GroupedCodes, activation: Activation, other: torch.Tensor | None, multiply: bool
+) -> torch.Tensor:
+    """As `group_linear`, weights and sums rounded to x's dtype in between."""
+    bias = None if weight.bias is None else weight.bias.to(x.dtype)
+    result = activate(F.linear(x, numbers_of(weight, x.dtype), bias), activation)
+    if other is None:
+        return result
+    return result.mul_(other) if multiply else result.add_(other)
