@@ -1,0 +1,66 @@
+"""Drawing a token of each row by the specification of the draw, greedily or with noise, in two passes of one kernel each."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import torch
+
+from compute_svc.kernels.backend import backend_for
+
+DRAWN = 0
+BROKEN = 1
+"""What flags say of a row: it has a NaN or an infinite logit, or all are -inf."""
+
+
+class DrawNumbers(NamedTuple):
+    """What the draws of some rows depend on, on the device of their logits: [rows] each, contiguous.
+
+    Attributes:
+        seeds: int64, the bits of unsigned ones.
+        positions: int64, indices of the tokens to be drawn in their answers.
+        temperatures: float64; 0 = the largest logit, the lowest id among equals, and nothing else applies.
+        min_ps: float64; None = no row has min_p.
+    """
+
+    seeds: torch.Tensor
+    positions: torch.Tensor
+    temperatures: torch.Tensor
+    min_ps: torch.Tensor | None = None
+
+
+def has_kernel(device_type: str) -> bool:
+    """Whether the following can be called for tensors of a device."""
+    return backend_for("draw", device_type, has_triton=True) == "triton"
+
+
+def greedy(logits: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """The likeliest id of each row, the lowest among equals, and its logit.
+
+    Args:
+        logits: [rows, width], floating, ids next to each other.
+
+    Returns:
+        [rows, 1] int64 and float32. A logit is infinite where the row has a NaN; the id exists all the same.
+    """
+    from compute_svc.kernels.draw import triton_kernel  # noqa: PLC0415 - Triton is where a GPU is
+
+    return triton_kernel.greedy(logits)
+
+
+def draw_into(logits: torch.Tensor, numbers: DrawNumbers, out_tokens: torch.Tensor, out_flags: torch.Tensor) -> None:
+    """Draws a token of each row; greedy rows and others may lie side by side.
+
+    Waits for nothing and depends on no value on the host, so that a CUDA graph can hold it.
+
+    Args:
+        logits: [rows, width], floating, ids next to each other.
+        numbers: Of the rows.
+        out_tokens: [rows] int64, contiguous.
+        out_flags: [rows] int64, contiguous.
+
+    Effects: writes `out_tokens`, of broken rows an id that exists, and `out_flags`, `DRAWN` or `BROKEN`.
+    """
+    from compute_svc.kernels.draw import triton_kernel  # noqa: PLC0415 - likewise
+
+    triton_kernel.draw_into(logits, numbers, out_tokens, out_flags)

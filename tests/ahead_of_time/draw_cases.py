@@ -1,0 +1,49 @@
+"""Kernels of the draw."""
+
+from __future__ import annotations
+
+from compute_svc.kernels.draw.triton_kernel import choose_kernel, scan_kernel
+from tests.ahead_of_time.compiling import Case
+
+_NUMBERS = {"seeds": "*i64", "positions": "*i64", "temperatures": "*fp64"}
+_SIZES = {"width": "i32", "row_stride": "i32", "work_stride": "i32", "spans": "i32"}
+_DIVISIBLE = ("logits", "work", "row_stride", "work_stride", "width")
+
+
+def _scan(dtype: str, *, greedy: bool) -> Case:
+    constexprs = {"GREEDY": greedy, **({name: None for name in _NUMBERS} if greedy else {})}
+    return Case(
+        f"draw scan {dtype} {'greedy' if greedy else 'mixed'}",
+        scan_kernel,
+        {"logits": f"*{dtype}", **_NUMBERS, "work": "*i32", **_SIZES},
+        constexprs,
+        divisible=_DIVISIBLE + (() if greedy else tuple(_NUMBERS)),
+        num_warps=4,
+    )
+
+
+def _choose(spans: int, *, greedy: bool = False, min_p: bool = False) -> Case:
+    absent = {"flags": None, **{name: None for name in _NUMBERS}} if greedy else {"bests": None}
+    constexprs = {"GREEDY": greedy, "SPANS": spans, "TILE": min(spans, 16), "CHUNK": 32, **absent}
+    return Case(
+        f"draw choose {spans} spans {'greedy' if greedy else 'mixed'}{' min_p' if min_p else ''}",
+        choose_kernel,
+        {
+            "logits": "*fp32", **_NUMBERS, "min_ps": "*fp64", "work": "*i32", "tokens": "*i64", "flags": "*i64", "bests": "*fp32", **_SIZES,
+        },
+        {**constexprs, **({} if min_p else {"min_ps": None})},
+        divisible=(*_DIVISIBLE, "tokens", *(("bests",) if greedy else ("flags", *_NUMBERS)), *(("min_ps",) if min_p else ())),
+        num_warps=1 if greedy else 8,
+    )  # fmt: skip
+
+
+CASES = [
+    _scan("fp32", greedy=True),
+    _scan("fp32", greedy=False),
+    _scan("bf16", greedy=False),
+    _choose(32, greedy=True),
+    _choose(16),
+    _choose(32),
+    _choose(32, min_p=True),
+    _choose(64),
+]
