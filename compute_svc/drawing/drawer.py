@@ -9,10 +9,12 @@ import numpy.typing as npt
 import torch
 
 from compute_svc.drawing.changes import RowToDraw
+from compute_svc.drawing.direct import DirectDraws
 from compute_svc.drawing.history import History
 from compute_svc.drawing.looks import SameDraws, draw_plain, draw_step, greedy
 from compute_svc.drawing.request_draw import RequestDraw
 from compute_svc.drawing.results import Drawn, RowStatus
+from compute_svc.kernels.draw import has_kernel
 from compute_svc.kernels.host_copy import PendingRead, rows_of
 
 _NO_TOKENS = np.empty(0, dtype=np.int64)
@@ -32,6 +34,8 @@ class Drawer:
         self._width = logits_width
         self._history = History(logits_width, device)
         self._same = SameDraws([])
+        self._has_kernel = has_kernel(device.type)
+        self._direct: DirectDraws | None = None
 
     def draw(
         self,
@@ -57,7 +61,10 @@ class Drawer:
         # Most steps draw for the same requests as the one before.
         if self._same.draws != draws:
             self._same = SameDraws(list(draws))
+            self._direct = DirectDraws.of(draws) if self._has_kernel else None
         if positions.min() >= self._same.bare_from:
+            if self._direct is not None:
+                return self._direct.draw(logits, positions, on_tokens)
             if self._same.is_bare:
                 return _draw_bare(logits, on_tokens)
             if self._same.is_plain:

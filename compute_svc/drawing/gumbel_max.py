@@ -11,6 +11,7 @@ from compute_svc.drawing.arithmetic import exp_, log_
 from compute_svc.drawing.gumbel_max_cpu import LARGEST, NEAR, NO_ID, SLACK, LargestSums
 from compute_svc.drawing.ranking import filter_ranked, head, is_typical, scores, sigma_floor
 from compute_svc.drawing.rows import Needs, RowNumbers, Survivors
+from compute_svc.kernels.draw import DrawNumbers, draw_into, has_kernel
 
 # torch finds one more of 3,072 several times faster than two more.
 FIRST_BLOCKS = 47
@@ -45,6 +46,8 @@ def choose(logits: torch.Tensor, numbers: RowNumbers, num_blocks: int, head_bloc
         head_blocks: How many blocks the head of the ranking is taken from; all of them decide every row. Or `UNRANKED`, where that can be:
             see `can_ask`.
     """
+    if not (numbers.needs.rank or numbers.needs.sigma) and has_kernel(logits.device.type):
+        return choose_in_kernel(logits, numbers)
     maxima = blocks.maxima(logits)
     best = maxima.amax(dim=1, keepdim=True)
     best_score = scores(best, numbers.temperature)
@@ -64,6 +67,17 @@ def choose(logits: torch.Tensor, numbers: RowNumbers, num_blocks: int, head_bloc
         survivors = Survivors(best_score, best_score, min_logit)
     tokens, is_drawn = largest_sums(logits, maxima, survivors, numbers, num_blocks)
     return Choice(tokens, best, is_drawn, torch.ones_like(is_drawn) if survivors.decided is None else survivors.decided)
+
+
+def choose_in_kernel(logits: torch.Tensor, numbers: RowNumbers) -> Choice:
+    """As `choose`, of rows without filters but min_p; decides all of them."""
+    low, high = numbers.streams.keys.unbind(0)
+    seeds = (low >> 32).bitwise_and_(0xFFFFFFFF).bitwise_or_(high)
+    of_rows = DrawNumbers(seeds, numbers.streams.positions, numbers.temperature, numbers.min_p)
+    tokens, best = torch.empty_like(seeds), torch.empty_like(seeds, dtype=torch.float32)
+    draw_into(logits, of_rows, tokens, None, best)
+    decided = torch.ones_like(tokens, dtype=torch.bool)
+    return Choice(tokens, best, decided, decided)
 
 
 def can_ask(needs: Needs, device: torch.device) -> bool:

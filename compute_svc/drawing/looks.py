@@ -18,6 +18,7 @@ from compute_svc.drawing.noise import xtc_uniforms
 from compute_svc.drawing.request_draw import RequestDraw
 from compute_svc.drawing.results import Drawn, RowLogprobs, RowStatus
 from compute_svc.drawing.rows import Needs, RowNumbers
+from compute_svc.kernels.draw import has_kernel, likeliest
 from compute_svc.kernels.host_copy import PendingRead, rows_of, to_device
 
 # Rows of so many logits in all go through together, on a CPU for its cache, elsewhere for the memory of temporaries.
@@ -141,6 +142,8 @@ def greedy(logits: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         tokens = values.argmax(axis=1)
         best = values[np.arange(len(values)), tokens]
         return torch.from_numpy(tokens[:, None]), torch.from_numpy(best[:, None])
+    if has_kernel(logits.device.type):
+        return likeliest(logits)
     ids = logits.argmax(dim=1, keepdim=True)
     return ids, logits.gather(1, ids)
 

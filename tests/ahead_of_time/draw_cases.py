@@ -11,7 +11,7 @@ _DIVISIBLE = ("logits", "work", "row_stride", "work_stride", "width")
 
 
 def _scan(dtype: str, *, greedy: bool) -> Case:
-    constexprs = {"GREEDY": greedy, **({name: None for name in _NUMBERS} if greedy else {})}
+    constexprs = {"GREEDY": greedy, **(dict.fromkeys(_NUMBERS) if greedy else {})}
     return Case(
         f"draw scan {dtype} {'greedy' if greedy else 'mixed'}",
         scan_kernel,
@@ -23,8 +23,8 @@ def _scan(dtype: str, *, greedy: bool) -> Case:
 
 
 def _choose(spans: int, *, greedy: bool = False, min_p: bool = False) -> Case:
-    absent = {"flags": None, **{name: None for name in _NUMBERS}} if greedy else {"bests": None}
-    constexprs = {"GREEDY": greedy, "SPANS": spans, "TILE": min(spans, 16), "CHUNK": 32, **absent}
+    absent = {"flags": None, **dict.fromkeys(_NUMBERS)} if greedy else {"bests": None}
+    constexprs = {"GREEDY": greedy, "SPANS": spans, "TILE": min(spans, 8), "CHUNK": 32, **absent}
     return Case(
         f"draw choose {spans} spans {'greedy' if greedy else 'mixed'}{' min_p' if min_p else ''}",
         choose_kernel,

@@ -34,7 +34,7 @@ def has_kernel(device_type: str) -> bool:
     return backend_for("draw", device_type, has_triton=True) == "triton"
 
 
-def greedy(logits: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+def likeliest(logits: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
     """The likeliest id of each row, the lowest among equals, and its logit.
 
     Args:
@@ -45,22 +45,30 @@ def greedy(logits: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
     """
     from compute_svc.kernels.draw import triton_kernel  # noqa: PLC0415 - Triton is where a GPU is
 
-    return triton_kernel.greedy(logits)
+    return triton_kernel.likeliest(logits)
 
 
-def draw_into(logits: torch.Tensor, numbers: DrawNumbers, out_tokens: torch.Tensor, out_flags: torch.Tensor) -> None:
+def draw_into(
+    logits: torch.Tensor,
+    numbers: DrawNumbers | None,
+    out_tokens: torch.Tensor,
+    out_flags: torch.Tensor | None,
+    out_best: torch.Tensor | None = None,
+) -> None:
     """Draws a token of each row; greedy rows and others may lie side by side.
 
     Waits for nothing and depends on no value on the host, so that a CUDA graph can hold it.
 
     Args:
         logits: [rows, width], floating, ids next to each other.
-        numbers: Of the rows.
+        numbers: Of the rows; None = all are greedy.
         out_tokens: [rows] int64, contiguous.
-        out_flags: [rows] int64, contiguous.
+        out_flags: [rows] int64, contiguous, or not wanted.
+        out_best: [rows] float32, contiguous, or not wanted.
 
-    Effects: writes `out_tokens`, of broken rows an id that exists, and `out_flags`, `DRAWN` or `BROKEN`.
+    Effects: writes `out_tokens`, of broken rows an id that exists; `out_flags`, `DRAWN` or `BROKEN`; and `out_best`, the largest logits, which
+        are infinite where a row has a NaN.
     """
     from compute_svc.kernels.draw import triton_kernel  # noqa: PLC0415 - likewise
 
-    triton_kernel.draw_into(logits, numbers, out_tokens, out_flags)
+    triton_kernel.draw_into(logits, numbers, out_tokens, out_flags, out_best)

@@ -70,39 +70,43 @@ def _first_id(values, best, ids):
 
 @triton.jit
 def scan_kernel(logits, seeds, positions, temperatures, work, width, row_stride, work_stride, spans, GREEDY: tl.constexpr):
-    """Looks at one span of one row; a grid of rows * spans. See `_Workspace` for what is written.
+    """Looks at one span of one row; a grid of rows * spans.
 
     Args:
         logits: [rows, width], rows row_stride apart.
         seeds, positions, temperatures: [rows], not given if GREEDY.
-        work: [rows, work_stride] int32.
+        work: [rows, work_stride] int32. Written, of each row: unless GREEDY, bounds, less the score of their spans' largest logits, and largest
+            logits of all blocks, and room for candidates; then of all spans their largest logits, where those are (an id of a greedy row, a
+            block of another), and the blocks of their largest bounds.
     """
     program = tl.program_id(0)
     row, span = (program // spans).to(tl.int64), program % spans
     columns = tl.arange(0, _BLOCKS)
     ids = span * _SPAN + tl.arange(0, _LANES)[:, None] * _BLOCKS + columns[None, :]
     values = tl.load(logits + row * row_stride + ids, mask=ids < width, other=float("-inf")).to(tl.float32)
+    work += row * work_stride
+    statistics = work + span
+    temperature = 0.0
+    if not GREEDY:
+        # Made while the logits are on their way, for greedy rows too.
+        temperature = tl.load(temperatures + row)
+        noise = _noise_bounds(tl.load(seeds + row), tl.load(positions + row).to(tl.int32), span * 64)
+        statistics += spans * 768
     # A device's maximum would pass NaN over; the row is as broken by an infinity.
     values = tl.where(values == values, values, float("inf"))
     largest = tl.max(values, axis=0)
     best = tl.max(largest, axis=0)
-    work += row * work_stride
-    statistics = work + span
     if GREEDY:
         place = _first_id(values, best, ids)
+    elif temperature > 0:
+        bounds = _score_below(largest, tl.where(tl.abs(best) < float("inf"), best, 0.0), 1.0 / temperature) + noise
+        tl.store(work + span * _BLOCKS + columns, _bits(bounds))
+        tl.store(work + (spans + span) * _BLOCKS + columns, _bits(largest))
+        top = tl.max(bounds, axis=0)
+        tl.store(statistics + 2 * spans, span * _BLOCKS + tl.min(tl.where(bounds == top, columns, _NO_ID), axis=0))
+        place = span * _BLOCKS + tl.min(tl.where(largest == best, columns, _NO_ID), axis=0)
     else:
-        statistics += spans * 768
-        temperature = tl.load(temperatures + row)
-        if temperature > 0:
-            noise = _noise_bounds(tl.load(seeds + row), tl.load(positions + row).to(tl.int32), span * 64)
-            bounds = _score_below(largest, tl.where(tl.abs(best) < float("inf"), best, 0.0), 1.0 / temperature) + noise
-            tl.store(work + span * _BLOCKS + columns, _bits(bounds))
-            tl.store(work + (spans + span) * _BLOCKS + columns, _bits(largest))
-            top = tl.max(bounds, axis=0)
-            tl.store(statistics + 2 * spans, span * _BLOCKS + tl.min(tl.where(bounds == top, columns, _NO_ID), axis=0))
-            place = span * _BLOCKS + tl.min(tl.where(largest == best, columns, _NO_ID), axis=0)
-        else:
-            place = _first_id(values, best, ids)
+        place = _first_id(values, best, ids)
     tl.store(statistics, _bits(best))
     tl.store(statistics + spans, place)
 
@@ -208,33 +212,32 @@ def choose_kernel(
     place = tl.min(tl.where(of_spans == best, places, _NO_ID), axis=0)
     is_finite = (best > float("-inf")) & (best < float("inf"))
     token = place
-    if not GREEDY:
-        if temperature > 0:
-            token = ((place >> 8) << 12) | (place & 255)
-            if is_finite:
-                seed, position = tl.load(seeds + row), tl.load(positions + row).to(tl.int32)
-                logits += row * row_stride
-                score = best.to(tl.float64) / temperature
-                tops = tl.load(statistics + 2 * spans + numbers, mask=inside, other=0)
-                min_p, floor = score * 0, float("-inf")
-                MIN_P: tl.constexpr = min_ps is not None
-                if MIN_P:
-                    # It leaves the likeliest id for certain, and perhaps none of the promising blocks'.
-                    tops = tl.where(numbers == place >> 8, place, tops)
-                    min_p = tl.load(min_ps + row)
-                    floor = tl.log(tl.maximum(min_p, 1e-300)).to(tl.float32) - _MARGIN
-                largest, token = _largest_sum(logits, width, tops, inside, seed, position, temperature, score, min_p, MIN_P)
-                known = (largest - score - tl.abs(score) * _SLACK).to(tl.float32) - _MARGIN
-                count = _candidates(work, spans, best, temperature, known, floor, MIN_P, TILE)
-                # The list is read by other threads than wrote it.
-                tl.debug_barrier()
-                for start in range(0, count, CHUNK):
-                    each = start + tl.arange(0, CHUNK)
-                    listed = each < count
-                    blocks = tl.load(work + spans * 512 + each, mask=listed, other=0)
-                    other, of_other = _largest_sum(logits, width, blocks, listed, seed, position, temperature, score, min_p, MIN_P)
-                    token = tl.where(other > largest, of_other, tl.where(other == largest, tl.minimum(token, of_other), token))
-                    largest = tl.maximum(largest, other)
+    if not GREEDY and temperature > 0:
+        token = ((place >> 8) << 12) | (place & 255)
+        if is_finite:
+            seed, position = tl.load(seeds + row), tl.load(positions + row).to(tl.int32)
+            logits += row * row_stride
+            score = best.to(tl.float64) / temperature
+            tops = tl.load(statistics + 2 * spans + numbers, mask=inside, other=0)
+            min_p, floor = score * 0, float("-inf")
+            MIN_P: tl.constexpr = min_ps is not None
+            if MIN_P:
+                # It leaves the likeliest id for certain, and perhaps none of the promising blocks'.
+                tops = tl.where(numbers == place >> 8, place, tops)
+                min_p = tl.load(min_ps + row)
+                floor = tl.log(tl.maximum(min_p, 1e-300)).to(tl.float32) - _MARGIN
+            largest, token = _largest_sum(logits, width, tops, inside, seed, position, temperature, score, min_p, MIN_P)
+            known = (largest - score - tl.abs(score) * _SLACK).to(tl.float32) - _MARGIN
+            count = _candidates(work, spans, best, temperature, known, floor, MIN_P, TILE)
+            # The list is read by other threads than wrote it.
+            tl.debug_barrier()
+            for start in range(0, count, CHUNK):
+                each = start + tl.arange(0, CHUNK)
+                listed = each < count
+                blocks = tl.load(work + spans * 512 + each, mask=listed, other=0)
+                other, of_other = _largest_sum(logits, width, blocks, listed, seed, position, temperature, score, min_p, MIN_P)
+                token = tl.where(other > largest, of_other, tl.where(other == largest, tl.minimum(token, of_other), token))
+                largest = tl.maximum(largest, other)
     tl.store(tokens + row, token.to(tl.int64))
     if flags is not None:
         tl.store(flags + row, tl.where(is_finite, 0, 1))
@@ -242,23 +245,22 @@ def choose_kernel(
         tl.store(bests + row, best)
 
 
-def greedy(logits: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+def likeliest(logits: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
     """See the public function."""
-    rows = logits.shape[0]
-    tokens = torch.empty((rows, 1), dtype=torch.int64, device=logits.device)
-    bests = torch.empty((rows, 1), dtype=torch.float32, device=logits.device)
-    _launch(logits, None, tokens, None, bests)
-    return tokens, bests
+    tokens = torch.empty((logits.shape[0], 1), dtype=torch.int64, device=logits.device)
+    best = torch.empty((logits.shape[0], 1), dtype=torch.float32, device=logits.device)
+    draw_into(logits, None, tokens, None, best)
+    return tokens, best
 
 
-def draw_into(logits: torch.Tensor, numbers: DrawNumbers, out_tokens: torch.Tensor, out_flags: torch.Tensor) -> None:
-    """See the public function."""
-    _launch(logits, numbers, out_tokens, out_flags, None)
-
-
-def _launch(
-    logits: torch.Tensor, numbers: DrawNumbers | None, tokens: torch.Tensor, flags: torch.Tensor | None, bests: torch.Tensor | None
+def draw_into(
+    logits: torch.Tensor,
+    numbers: DrawNumbers | None,
+    out_tokens: torch.Tensor,
+    out_flags: torch.Tensor | None,
+    out_best: torch.Tensor | None = None,
 ) -> None:
+    """See the public function."""
     rows, width = logits.shape
     assert logits.stride(1) == 1, "logits of a row lie side by side"
     if not rows:
@@ -274,6 +276,6 @@ def _launch(
         logits, seeds, positions, temperatures, work, width, stride, words, spans, GREEDY=is_greedy, num_warps=4
     )  # fmt: skip
     choose_kernel[(rows,)](
-        logits, seeds, positions, temperatures, min_ps, work, tokens, flags, bests, width, stride, words, spans,
-        GREEDY=is_greedy, SPANS=padded, TILE=min(padded, 16), CHUNK=32, num_warps=1 if is_greedy else 8,
+        logits, seeds, positions, temperatures, min_ps, work, out_tokens, out_flags, out_best, width, stride, words, spans,
+        GREEDY=is_greedy, SPANS=padded, TILE=min(padded, 8), CHUNK=32, num_warps=1 if is_greedy else 8,
     )  # fmt: skip

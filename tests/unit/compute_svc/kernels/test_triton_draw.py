@@ -12,13 +12,15 @@ from hypothesis import strategies as st
 from tests.triton_device import DEVICE
 
 from compute_svc.kernels.draw import BROKEN, DRAWN, DrawNumbers, reference  # isort: skip
-from compute_svc.kernels.draw.triton_kernel import draw_into, greedy  # isort: skip
+from compute_svc.kernels.draw.triton_kernel import draw_into, likeliest  # isort: skip
 
 Rows = npt.NDArray[np.float32]
 INFINITE = float("inf")
 
 
-def _draw(logits: torch.Tensor, seeds: list[int], positions: list[int], temperatures: list[float], min_ps: list[float] | None = None) -> list[int | None]:
+def _draw(
+    logits: torch.Tensor, seeds: list[int], positions: list[int], temperatures: list[float], min_ps: list[float] | None = None
+) -> list[int | None]:
     """The tokens of rows, None of broken ones."""
     words = torch.from_numpy(np.array(seeds, dtype=np.uint64).view(np.int64)).to(DEVICE)
     numbers = DrawNumbers(
@@ -33,7 +35,9 @@ def _draw(logits: torch.Tensor, seeds: list[int], positions: list[int], temperat
     return [None if flag == BROKEN else token for token, flag in zip(tokens.tolist(), flags.tolist(), strict=True)]
 
 
-def _expected(logits: Rows, seeds: list[int], positions: list[int], temperatures: list[float], min_ps: list[float] | None = None) -> list[int | None]:
+def _expected(
+    logits: Rows, seeds: list[int], positions: list[int], temperatures: list[float], min_ps: list[float] | None = None
+) -> list[int | None]:
     return [reference.draw(*row) for row in zip(logits, seeds, positions, temperatures, min_ps or [0.0] * len(seeds), strict=True)]
 
 
@@ -64,7 +68,7 @@ def test_rows_draw_what_the_specification_says(
 def test_greedy_takes_the_lowest_id_of_equals() -> None:
     logits = np.round(_logits(0, 4, 5000, 1.0))
     logits[3] = -1e30
-    tokens, bests = greedy(torch.from_numpy(logits).to(DEVICE))
+    tokens, bests = likeliest(torch.from_numpy(logits).to(DEVICE))
     assert tokens[:, 0].tolist() == logits.argmax(axis=1).tolist() and bests[:, 0].tolist() == logits.max(axis=1).tolist()
 
 
@@ -76,7 +80,7 @@ def test_a_broken_row_is_said_and_hurts_no_other(place: int, value: float) -> No
     arguments = ([5, 6, 7, 8], [1, 2, 3, 4], [1.0, 1.0, 0.0, 0.0])
     drawn = _draw(torch.from_numpy(logits), *arguments)
     assert drawn == _expected(logits, *arguments) and drawn[1] is drawn[2] is None
-    assert not np.isfinite(greedy(torch.from_numpy(logits).to(DEVICE))[1][:, 0].tolist()[1])
+    assert not np.isfinite(likeliest(torch.from_numpy(logits).to(DEVICE))[1][:, 0].tolist()[1])
 
 
 @pytest.mark.parametrize("temperature", [0.0, 1.0])
@@ -111,6 +115,22 @@ def test_many_blocks_that_may_hold_the_largest_sum_are_all_looked_at() -> None:
     arguments = ([11, 12], [0, 0], [1.0, 1.0])
     drawn = _draw(torch.from_numpy(logits), *arguments)
     assert drawn == _expected(logits, *arguments) and drawn[0] == 0
+
+
+@pytest.mark.parametrize("width", [41000, *(pytest.param(one, marks=pytest.mark.gpu) for one in (32000, 128256, 151936, 262144))])
+def test_wide_rows_draw_what_the_specification_says(width: int) -> None:
+    if DEVICE.type != "cuda" and width != 41000:
+        pytest.skip("there is no CUDA device")
+    rows, random = 64 if DEVICE.type == "cuda" else 4, np.random.default_rng(width)
+    logits = _logits(width, rows, width, 1.0) * np.float32(random.uniform(0.5, 5, (rows, 1)))
+    logits[::2, random.integers(0, width, 40)] += 8
+    logits.view(np.uint32)[::3] &= np.uint32(0xFFFF0000)  # many equals
+    seeds, positions = [int(one) for one in random.integers(0, 2**64, rows, dtype=np.uint64)], list(range(rows))
+    temperatures = [float(one) for one in random.choice([0.0, 0.01, 0.25, 0.5, 1.0, 2.0, 100.0], rows)]
+    min_ps = [float(one) for one in random.choice([0.0, 0.0625, 0.5, 1.0], rows)]
+    for some in (None, min_ps):
+        arguments = (seeds, positions, temperatures, some)
+        assert _draw(torch.from_numpy(logits), *arguments) == _expected(logits, *arguments)
 
 
 @pytest.mark.gpu
