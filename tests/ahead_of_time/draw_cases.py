@@ -11,30 +11,31 @@ _DIVISIBLE = ("logits", "work", "row_stride", "work_stride", "width")
 
 
 def _scan(dtype: str, *, greedy: bool) -> Case:
-    constexprs = {"GREEDY": greedy, **(dict.fromkeys(_NUMBERS) if greedy else {})}
     return Case(
         f"draw scan {dtype} {'greedy' if greedy else 'mixed'}",
         scan_kernel,
         {"logits": f"*{dtype}", **_NUMBERS, "work": "*i32", **_SIZES},
-        constexprs,
-        divisible=_DIVISIBLE + (() if greedy else tuple(_NUMBERS)),
+        {"GREEDY": greedy, **(dict.fromkeys(_NUMBERS) if greedy else {})},
+        divisible=_DIVISIBLE,
         num_warps=4,
     )
 
 
 def _choose(spans: int, *, greedy: bool = False, min_p: bool = False) -> Case:
-    absent = {"flags": None, **dict.fromkeys(_NUMBERS)} if greedy else {"bests": None}
-    constexprs = {"GREEDY": greedy, "SPANS": spans, "TILE": min(spans, 8), "CHUNK": 32, **absent}
+    absent: dict[str, int | None] = {"flags": None, **dict.fromkeys(_NUMBERS)} if greedy else {"bests": None}
+    if not min_p:
+        absent["min_ps"] = None
+    if spans == 1:
+        # As a launch takes a 1.
+        absent["spans"] = 1
     return Case(
         f"draw choose {spans} spans {'greedy' if greedy else 'mixed'}{' min_p' if min_p else ''}",
         choose_kernel,
-        {
-            "logits": "*fp32", **_NUMBERS, "min_ps": "*fp64", "work": "*i32", "tokens": "*i64", "flags": "*i64", "bests": "*fp32", **_SIZES,
-        },
-        {**constexprs, **({} if min_p else {"min_ps": None})},
-        divisible=(*_DIVISIBLE, "tokens", *(("bests",) if greedy else ("flags", *_NUMBERS)), *(("min_ps",) if min_p else ())),
+        {"logits": "*fp32", **_NUMBERS, "min_ps": "*fp64", "work": "*i32", "tokens": "*i64", "flags": "*i64", "bests": "*fp32", **_SIZES},
+        {"GREEDY": greedy, "SPANS": spans, "TILE": min(spans, 8), "CHUNK": 32, **absent},
+        divisible=_DIVISIBLE,
         num_warps=1 if greedy else 8,
-    )  # fmt: skip
+    )
 
 
 CASES = [
@@ -42,8 +43,9 @@ CASES = [
     _scan("fp32", greedy=False),
     _scan("bf16", greedy=False),
     _choose(32, greedy=True),
+    _choose(1, min_p=True),
     _choose(16),
     _choose(32),
     _choose(32, min_p=True),
-    _choose(64),
+    _choose(64, min_p=True),
 ]

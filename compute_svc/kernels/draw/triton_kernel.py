@@ -25,6 +25,8 @@ _SLACK = tl.constexpr(1e-12)
 _WORDS = 3 * 256
 # And the largest logit, where it is, and the block of the largest bound.
 _STATISTICS = 3
+# A few words of each row: where they begin depends on how many rows there are, which must not make a kernel be compiled anew.
+_NUMBERS = ["seeds", "positions", "temperatures"]
 
 
 @triton.jit
@@ -68,7 +70,7 @@ def _first_id(values, best, ids):
     return tl.min(tl.min(tl.where(values == best, ids, _NO_ID), axis=0), axis=0)
 
 
-@triton.jit
+@triton.jit(do_not_specialize_on_alignment=_NUMBERS)
 def scan_kernel(logits, seeds, positions, temperatures, work, width, row_stride, work_stride, spans, GREEDY: tl.constexpr):
     """Looks at one span of one row; a grid of rows * spans.
 
@@ -184,7 +186,7 @@ def _candidates(work, spans, best, temperature, known, floor, MIN_P: tl.constexp
     return count
 
 
-@triton.jit
+@triton.jit(do_not_specialize_on_alignment=[*_NUMBERS, "min_ps", "tokens", "flags", "bests"])
 def choose_kernel(
     logits, seeds, positions, temperatures, min_ps, work, tokens, flags, bests, width, row_stride, work_stride, spans,
     GREEDY: tl.constexpr, SPANS: tl.constexpr, TILE: tl.constexpr, CHUNK: tl.constexpr,
