@@ -2,8 +2,9 @@
 
 Checked: logits against transformers, or where that is not installed against this engine on the CPU, on a small random model in float32 and on
 the measured one; whether a request's bits depend on its neighbours, which is promised on a CPU and measured elsewhere; that no step
-waits for the device. Measured, in turns: decode tokens/s by number of requests, prefill tokens/s by number and length of prompts.
-Writes medians and spread to a results file.
+waits for the device; where weights are rounded, a small model's logits against the CPU's. Measured, in turns, for each KV format: decode tokens/s by
+number of requests, prefill tokens/s by number and length of prompts. A decode step is held against its limit: the bytes of weights, head and KV,
+each read once, over the bandwidth that a copy has here and over the data sheet's. Writes medians and spread to a results file.
 """
 
 from __future__ import annotations
@@ -20,17 +21,28 @@ from typing import Any, NamedTuple, Protocol
 
 import torch
 
+from compute_svc.kv.kv_format import KV_FORMATS, KvFormat
 from compute_svc.models.causal_lm import CausalLM
 from compute_svc.models.registry import load_model
-from tests.bench.device_checks import EngineReference, Reference, check_invariance, check_logits, check_no_waiting, random_tokens
+from tests.bench.device_checks import (
+    ROUNDED_TOLERANCE,
+    EngineReference,
+    Reference,
+    check_invariance,
+    check_logits,
+    check_no_waiting,
+    random_tokens,
+    whole_logits,
+)
 from tests.bench.engine_runner import EngineRunner
-from tests.bench.random_model import SHAPES, RandomWeights, build_random
+from tests.bench.gpu.ceilings import Ceilings, measure_ceilings, tensor_bytes
+from tests.bench.random_model import FORMS, SHAPES, RandomWeights, build_random
 from tests.environment import describe_device, describe_environment
 
 RESULTS = Path(__file__).parent / "results"
 _DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 _CPU = torch.device("cpu")
-_WARM_UP_STEPS = 2
+_WARM_UP_STEPS = 4
 
 
 class Prompts(NamedTuple):
@@ -63,8 +75,11 @@ def main(arguments: Sequence[str] | None = None) -> Path:
     chosen = _parse(arguments)
     device, dtype = torch.device(chosen.device), _DTYPES[chosen.dtype]
     has_transformers = find_spec("transformers") is not None and not chosen.alone
+    form = FORMS.get(chosen.weights)
     checks: dict[str, Any] = {"float32_tiny": _check_tiny(device, has_transformers)}
-    weights: Path | RandomWeights = chosen.model or RandomWeights(chosen.shape, device)
+    if form is not None:
+        checks[f"{chosen.weights}_tiny"] = _check_rounded(RandomWeights("tiny", _CPU, form), dtype, device)
+    weights: Path | RandomWeights = chosen.model or RandomWeights(chosen.shape, device, form)
     model = load_model(weights, dtype=dtype, device=device) if isinstance(weights, Path) else build_random(weights, dtype, device)
     rival = _rival(weights, dtype, device) if has_transformers else None
     if rival is not None:
@@ -72,8 +87,7 @@ def main(arguments: Sequence[str] | None = None) -> Path:
     checks["invariance"] = check_invariance(model, promised=device.type == "cpu")
     checks["step_without_waiting"] = check_no_waiting(model)
     print(json.dumps(checks, indent=1), flush=True)
-    engine = _engine(model, chosen)
-    runners: list[Runner] = [engine] if rival is None else [engine, rival]
+    ceilings = measure_ceilings(device)
     name = weights.name if isinstance(weights, Path) else chosen.shape
     document = {
         "what": "tokens per second of the engine alone and of transformers, same device, weights and prompts, in turns",
@@ -81,15 +95,29 @@ def main(arguments: Sequence[str] | None = None) -> Path:
         "model": name,
         "weights": "a checkpoint's" if isinstance(weights, Path) else "random",
         "dtype": chosen.dtype,
+        "weight_format": chosen.weights,
+        "kernels": model.kernels,
         "rounds": chosen.rounds,
-        "step_budget_tokens": engine.step_budget_tokens,
+        "steps": chosen.steps,
+        "step_budget_tokens": _step_budget(chosen),
+        "ceilings": ceilings.described(),
         "checks": checks,
-        "decode": _measure_decode(runners, model, chosen),
-        "prefill": _measure_prefill(runners, model, chosen),
+        "decode": [],
+        "prefill": [],
     }
     output: Path = chosen.output or RESULTS / f"device_baseline_{_slug(describe_device(device)['name'])}_{_slug(name)}_{chosen.dtype}.json"
     output.parent.mkdir(parents=True, exist_ok=True)
-    output.write_text(json.dumps(document, indent=1) + "\n")
+    for kv_name in chosen.kv:
+        kv_format = KvFormat(dtype) if kv_name == "auto" else KV_FORMATS[kv_name]
+        engine = _engine(model, chosen, kv_format)
+        # It keeps keys and values in one format.
+        runners: list[Runner] = [engine] if rival is None or kv_format.group is not None else [engine, rival]
+        document["decode"] += _measure_decode(runners, model, chosen, kv_format, ceilings)
+        document["prefill"] += _measure_prefill(runners, model, chosen, kv_format)
+        del engine, runners
+        gc.collect()
+        # After each, so that a run that is stopped keeps what it has.
+        output.write_text(json.dumps(document, indent=1) + "\n")
     print(output)
     return output
 
@@ -101,9 +129,13 @@ def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     model.add_argument("--model", type=Path, help="a checkpoint's folder")
     model.add_argument("--shape", choices=list(SHAPES), default="tiny", help="random weights of this size, made on the device")
     parser.add_argument("--dtype", choices=list(_DTYPES), default="bfloat16")
+    parser.add_argument("--weights", choices=["as-is", *FORMS], default="as-is", help="what random weights of layers are rounded to")
+    parser.add_argument(
+        "--kv", nargs="+", choices=["auto", *KV_FORMATS], default=["auto"], help="KV formats, one engine for each; auto: --dtype"
+    )
     parser.add_argument("--sizes", type=int, nargs="+", default=[1, 16, 64, 256], help="requests that decode at once")
     parser.add_argument("--context", type=int, default=512, help="tokens before the first that is decoded")
-    parser.add_argument("--steps", type=int, default=8, help="decode steps of a round")
+    parser.add_argument("--steps", type=int, default=32, help="decode steps of a round")
     parser.add_argument("--prefill", type=_prompts, nargs="+", default=[Prompts(1, 2048), Prompts(8, 512)], metavar="COUNTxLENGTH")
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--alone", action="store_true", help="without transformers, as where it is not installed")
@@ -112,6 +144,8 @@ def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     for name in ("context", "steps", "rounds"):
         if getattr(chosen, name) < 1:
             parser.error(f"--{name} is {getattr(chosen, name)}, it must be at least 1")
+    if chosen.model is not None and chosen.weights != "as-is":
+        parser.error(f"--weights is {chosen.weights}, a checkpoint's stay as they are")
     if min(chosen.sizes) < 1:
         parser.error(f"--sizes has {min(chosen.sizes)}, it must be at least 1")
     if chosen.device.startswith("cuda") and not torch.cuda.is_available():
@@ -126,7 +160,12 @@ def _prompts(text: str) -> Prompts:
     return Prompts(int(found[1]), int(found[2]))
 
 
-def _engine(model: CausalLM, chosen: argparse.Namespace) -> EngineRunner:
+def _step_budget(chosen: argparse.Namespace) -> int:
+    budget: int = max(*(prompts.num_prompts * prompts.length for prompts in chosen.prefill), *chosen.sizes)
+    return budget
+
+
+def _engine(model: CausalLM, chosen: argparse.Namespace, kv_format: KvFormat) -> EngineRunner:
     """An engine that takes every workload, each prefill in one step."""
     decoded = Prompts(max(chosen.sizes), chosen.context + _WARM_UP_STEPS + chosen.steps + 2)
     workloads = [decoded, *(Prompts(prompts.num_prompts, prompts.length + 1) for prompts in chosen.prefill)]
@@ -135,7 +174,8 @@ def _engine(model: CausalLM, chosen: argparse.Namespace) -> EngineRunner:
         max_requests=max(one.num_prompts for one in workloads),
         max_tokens=max(one.length for one in workloads),
         kv_tokens=max(one.num_prompts * one.length for one in workloads),
-        step_budget_tokens=max(prompts.num_prompts * prompts.length for prompts in chosen.prefill),
+        step_budget_tokens=_step_budget(chosen),
+        kv_format=kv_format,
     )
 
 
@@ -152,6 +192,22 @@ def _check_tiny(device: torch.device, has_transformers: bool) -> dict[str, Any]:
     }
 
 
+def _check_rounded(weights: RandomWeights, dtype: torch.dtype, device: torch.device) -> dict[str, Any]:
+    """A small model of rounded weights here and on the CPU: they may differ by what rounds otherwise, an activation's code now and then.
+
+    Raises:
+        AssertionError: They differ by more than that.
+    """
+    model = build_random(weights, dtype, device)
+    tokens = random_tokens(model, 1, 100, seed=1)[0]
+    ours, theirs = whole_logits(model, tokens), whole_logits(build_random(weights, torch.float32, _CPU), tokens)
+    relative = float((ours - theirs).square().mean().sqrt() / theirs.std())
+    assert relative <= ROUNDED_TOLERANCE, (
+        f"logits of rounded weights are off by {relative:.3f} of their spread, the limit is {ROUNDED_TOLERANCE}"
+    )
+    return {"beside": "this engine on the CPU", "kernels": model.kernels, "error_of_spread": relative}
+
+
 def _on_cpu(weights: RandomWeights) -> EngineReference:
     return EngineReference(build_random(weights, torch.float32, _CPU))
 
@@ -162,19 +218,46 @@ def _rival(weights: Path | RandomWeights, dtype: torch.dtype, device: torch.devi
     return transformers_rival.TransformersRival(transformers_rival.load_rival(weights, dtype, device))
 
 
-def _measure_decode(runners: Sequence[Runner], model: CausalLM, chosen: argparse.Namespace) -> list[dict[str, Any]]:
+def _measure_decode(
+    runners: Sequence[Runner], model: CausalLM, chosen: argparse.Namespace, kv_format: KvFormat, ceilings: Ceilings
+) -> list[dict[str, Any]]:
     measured = []
     prompts = random_tokens(model, max(chosen.sizes), chosen.context, seed=3)
     for size in chosen.sizes:
         rounds = [prompts[:size]] * chosen.rounds
         tokens = size * chosen.steps
         figures = _in_turns(runners, tokens, rounds, lambda runner, prompts: runner.decode(prompts, _WARM_UP_STEPS, chosen.steps))
-        measured.append({"requests": size, "context_tokens": chosen.context, "tokens_per_round": tokens, **figures})
+        rate = figures[EngineRunner.name]["tokens_per_s"]["median"]
+        # While the steps are timed, contexts grow.
+        seen = chosen.context + _WARM_UP_STEPS + chosen.steps // 2
+        limit = {"limit": _limit(model, kv_format, size, seen, rate, ceilings)}
+        measured.append(
+            {"requests": size, "context_tokens": chosen.context, "kv": kv_format.name, "tokens_per_round": tokens, **figures, **limit}
+        )
         print(json.dumps(measured[-1]), flush=True)
     return measured
 
 
-def _measure_prefill(runners: Sequence[Runner], model: CausalLM, chosen: argparse.Namespace) -> list[dict[str, Any]]:
+def _limit(model: CausalLM, kv_format: KvFormat, num_requests: int, context_tokens: int, rate: float, ceilings: Ceilings) -> dict[str, Any]:
+    """The tokens per second that reading every weight and all KV once allows, and how near a rate comes."""
+    config = model.config
+    weights = tensor_bytes(model.layers) + tensor_bytes(model.head)
+    kv = num_requests * context_tokens * kv_format.bytes_per_token(config.num_layers, config.num_kv_heads, config.kv_head_dim)
+    measured = num_requests * ceilings.bytes_per_s / (weights + kv)
+    found: dict[str, Any] = {
+        "weight_bytes": weights,
+        "kv_bytes": kv,
+        "step_ms": round(1e3 * num_requests / rate, 3),
+        "tokens_per_s": round(measured, 1),
+        "percent": round(100 * rate / measured, 1),
+    }
+    if ceilings.sheet_bytes_per_s is not None:
+        by_sheet = num_requests * ceilings.sheet_bytes_per_s / (weights + kv)
+        found |= {"tokens_per_s_by_data_sheet": round(by_sheet, 1), "percent_by_data_sheet": round(100 * rate / by_sheet, 1)}
+    return found
+
+
+def _measure_prefill(runners: Sequence[Runner], model: CausalLM, chosen: argparse.Namespace, kv_format: KvFormat) -> list[dict[str, Any]]:
     measured = []
     for index, prompts in enumerate(chosen.prefill):
         # New prompts for every round: the engine would find old ones in its cache. One round more warms up.
@@ -182,7 +265,7 @@ def _measure_prefill(runners: Sequence[Runner], model: CausalLM, chosen: argpars
         for runner in runners:
             runner.prefill(warm_up)
         figures = _in_turns(runners, prompts.num_prompts * prompts.length, rounds, lambda runner, prompts: runner.prefill(prompts))
-        measured.append({"prompts": prompts.num_prompts, "prompt_tokens": prompts.length, **figures})
+        measured.append({"prompts": prompts.num_prompts, "prompt_tokens": prompts.length, "kv": kv_format.name, **figures})
         print(json.dumps(measured[-1]), flush=True)
     return measured
 

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
+from contextlib import AbstractContextManager, nullcontext
 
 import numpy as np
 import torch
 
 from compute_svc.engine.engine import Engine
+from compute_svc.kv.kv_format import KvFormat
 from compute_svc.kv.page_store import KvPageStore
 from compute_svc.models.causal_lm import CausalLM
 from compute_svc.scheduler.base import SchedulerConfig
@@ -35,7 +37,16 @@ class EngineRunner:
         self._next_number = 0
 
     @classmethod
-    def around(cls, model: CausalLM, *, max_requests: int, max_tokens: int, kv_tokens: int, step_budget_tokens: int) -> EngineRunner:
+    def around(
+        cls,
+        model: CausalLM,
+        *,
+        max_requests: int,
+        max_tokens: int,
+        kv_tokens: int,
+        step_budget_tokens: int,
+        kv_format: KvFormat | None = None,
+    ) -> EngineRunner:
         """An engine of just the size that measurements need.
 
         Args:
@@ -44,16 +55,18 @@ class EngineRunner:
             max_tokens: Most tokens of one, answer included.
             kv_tokens: Tokens of all at once.
             step_budget_tokens: Most tokens of one step; at least max_requests.
+            kv_format: What keys and values are stored as; None = numbers of the model's dtype.
         """
+        kv_format = kv_format or KvFormat(model.dtype)
         # Two pages more for each: the one that is begun, and one that the prefix cache still holds from before.
         num_pages = -(-kv_tokens // PAGE_SIZE_TOKENS) + 2 * max_requests
         config = SchedulerConfig(PAGE_SIZE_TOKENS, num_pages, max_tokens, max(step_budget_tokens, max_requests), max_requests, max_requests)
         sizes = (model.config.num_layers, num_pages, PAGE_SIZE_TOKENS, model.config.num_kv_heads, model.config.kv_head_dim)
-        kv = KvPageStore(*sizes, model.dtype, model.device)
+        kv = KvPageStore(*sizes, kv_format.dtype, model.device, group=kv_format.group)
         return cls(Engine(model, kv, config, logits_width=model.config.vocab_size, device=model.device), max_tokens)
 
-    def decode(self, prompts: torch.Tensor, warm_up: int, steps: int) -> float:
-        """Seconds for `steps` greedy tokens of each of [requests, tokens] prompts, behind some that warm up."""
+    def decode(self, prompts: torch.Tensor, warm_up: int, steps: int, watching: AbstractContextManager[object] | None = None) -> float:
+        """Seconds for `steps` greedy tokens of each of [requests, tokens] prompts, behind some that warm up; `watching` is entered for them alone."""
         numbers = self._submit(prompts, self._max_tokens - prompts.shape[1])
         begun: set[int] = set()
         while len(begun) < len(numbers):
@@ -64,11 +77,12 @@ class EngineRunner:
         self._engine.pause(numbers, paused=False)
         for _ in range(warm_up):
             self._step()
-        began = time.perf_counter()
-        for _ in range(steps):
-            drawn = self._step()
-            assert len(drawn) == len(numbers), "every request gets a token at every step"
-        seconds = time.perf_counter() - began
+        with watching or nullcontext():
+            began = time.perf_counter()
+            for _ in range(steps):
+                drawn = self._step()
+                assert len(drawn) == len(numbers), "every request gets a token at every step"
+            seconds = time.perf_counter() - began
         for number in numbers:
             assert self._engine.release(number), "no answer has come to its end"
         self._engine.step(0.0)

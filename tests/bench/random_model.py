@@ -8,14 +8,29 @@ from typing import Any
 import torch
 
 from compute_svc.kernels.exact_products import use_exact_products
+from compute_svc.kernels.linear import ActivationFormat
 from compute_svc.models.causal_lm import CausalLM
 from compute_svc.models.config_fields import ConfigFields
 from compute_svc.models.loading import ModelBuilder
 from compute_svc.models.registry import FAMILIES
 from compute_svc.models.tensor_shapes import expected_shapes
 from compute_svc.models.weights import Checkpoint, TensorInfo
+from compute_svc.quantise.rounding import coded, encode, round_weight
+from compute_svc.quantise.scheme import WeightForm
+from compute_svc.stored_weights.coded_weight import CodedWeight
+from compute_svc.stored_weights.dense_weight import DenseWeight
+from compute_svc.stored_weights.stored_weight import StoredWeight
 
 _ARCHITECTURE = "LlamaForCausalLM"
+_ONE_SCALE = 1 << 30
+
+FORMS = {
+    "int8": WeightForm("int8", _ONE_SCALE, "int8"),
+    "int4": WeightForm("int4", 128, "float"),
+    "fp8": WeightForm("fp8", _ONE_SCALE, "fp8"),
+}
+"""What the matrices of layers may be stored as instead of numbers: W8A8, int4 in groups of 128, and fp8; the head stays as it is."""
+
 _COMMON = {
     "architectures": [_ARCHITECTURE],
     "model_type": "llama",
@@ -81,6 +96,7 @@ class RandomWeights(Checkpoint):
     Args:
         shape: Of SHAPES.
         drawn_on: The device whose generator draws; another one draws other numbers.
+        form: What the matrices of layers are stored as, rounded where they are drawn; None = numbers.
 
     Attributes:
         fields: Those of the config.json that such a checkpoint would have.
@@ -88,12 +104,19 @@ class RandomWeights(Checkpoint):
         names: What the tensors are called.
     """
 
-    def __init__(self, shape: str, drawn_on: torch.device) -> None:
+    def __init__(self, shape: str, drawn_on: torch.device, form: WeightForm | None = None) -> None:
         super().__init__({})
         self.fields = SHAPES[shape]
         self.config, self.names = FAMILIES[_ARCHITECTURE](ConfigFields(self.fields, shape), _ARCHITECTURE)
         self.tensors = {name: TensorInfo(size, "F32") for name, size in expected_shapes(self.config, self.names).items()}
         self._drawn_on = drawn_on
+        self._form = form
+
+    def weight(self, name: str, dtype: torch.dtype, device: torch.device) -> StoredWeight:
+        """A matrix as it is stored."""
+        numbers = self.read(name, dtype, device)
+        is_of_layer = name not in (f"{self.names.embedding}.weight", f"{self.names.lm_head}.weight")
+        return _rounded(numbers.float(), self._form) if self._form and is_of_layer else DenseWeight(numbers)
 
     def read(self, name: str, dtype: torch.dtype, device: torch.device) -> torch.Tensor:
         """A tensor. Matrices keep the size of what they multiply, norms are about one."""
@@ -109,11 +132,20 @@ class RandomWeights(Checkpoint):
         return drawn.to(device)
 
 
-def build_random(weights: RandomWeights, dtype: torch.dtype, device: torch.device) -> CausalLM:
-    """The engine's model of some random weights, as `load_model` would build it."""
+def _rounded(numbers: torch.Tensor, form: WeightForm) -> CodedWeight:
+    """As `round_weight`, but that int4 takes the scale that clips nothing: a search over billions of numbers takes minutes."""
+    if form.code != "int4":
+        return round_weight(numbers, form, torch.float32)
+    grouped = numbers.view(len(numbers), -1, min(form.group, numbers.shape[1]))
+    scales = grouped.abs().amax(dim=2) / 7
+    return coded(encode(grouped, scales, form).flatten(1), scales, form, numbers.shape[1])
+
+
+def build_random(weights: RandomWeights, dtype: torch.dtype, device: torch.device, activations: ActivationFormat = "auto") -> CausalLM:
+    """The engine's model of some random weights, as `load_model` would build it; for activations see there."""
     if device.type == "cuda":
         use_exact_products()
     with torch.inference_mode():
         return ModelBuilder(
-            weights.config, weights.names, weights, dtype=dtype, device=device, activations="float", on_progress=None
+            weights.config, weights.names, weights, dtype=dtype, device=device, activations=activations, on_progress=None
         ).build()

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import fields, is_dataclass
 from typing import Any, NamedTuple
 
@@ -76,22 +76,31 @@ def data_sheet(device: torch.device) -> float | None:
 
 
 def tensor_bytes(part: object) -> int:
-    """Of all tensors in a model's part, each once."""
-    found: dict[int, int] = {}
-    _collect(part, found)
-    return sum(found.values())
+    """Of all tensors in a model's part; what several share counts once."""
+    views: dict[int, dict[int, int]] = {}
+    sizes: dict[int, int] = {}
+    for tensor in _tensors(part):
+        if tensor.layout == torch.strided:
+            storage = tensor.untyped_storage()
+            memory, place = storage.data_ptr(), int(tensor.storage_offset())
+            sizes[memory] = storage.nbytes()
+        else:
+            # One of oneDNN's, which does not tell where it lies.
+            memory, place = id(tensor), 0
+            sizes[memory] = tensor.numel() * tensor.element_size()
+        views.setdefault(memory, {})[place] = tensor.numel() * tensor.element_size()
+    return sum(min(sizes[memory], sum(parts.values())) for memory, parts in views.items())
 
 
-def _collect(part: object, found: dict[int, int]) -> None:
+def _tensors(part: object) -> Iterator[torch.Tensor]:
     if isinstance(part, torch.Tensor):
-        storage = part.untyped_storage()
-        found[storage.data_ptr()] = max(found.get(storage.data_ptr(), 0), part.nbytes)
+        yield part
     elif isinstance(part, (list, tuple)):
         for one in part:
-            _collect(one, found)
+            yield from _tensors(one)
     elif is_dataclass(part):
         for one in fields(part):
-            _collect(getattr(part, one.name, None), found)
+            yield from _tensors(getattr(part, one.name, None))
 
 
 def _rate(make: Callable[[int, torch.device], Callable[[], object]], size: int, device: torch.device) -> float | None:

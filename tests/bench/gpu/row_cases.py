@@ -28,31 +28,26 @@ def row_cases(sizes: Sizes, device: torch.device) -> Iterator[Case]:
     norm_weight = 1 + 0.1 * torch.randn(sizes.hidden, device=device)
     rounded_weight = norm_weight.bfloat16()
     norm = Norm(norm_weight.contiguous(), _EPS)
-    for rows in sizes.rows:
-        numbers, inner = rows * sizes.hidden, rows * sizes.inner
-
-        def case(name: str, who: str, num_bytes: float, run: Function, exact: Exact, width: int, tolerance: float = 1e-2) -> Case:
-            return Case(
-                "rows", name, f"{rows}", who, num_bytes, _on_rows(rows, width, device, sizes.cold_bytes, run, exact), tolerance=tolerance
-            )  # noqa: B023 - called at once
-
-        yield case(
-            "rms_norm", "ours", 4 * numbers, lambda x: rms_norm(x, rounded_weight, _EPS), lambda x: _normed(x, rounded_weight), sizes.hidden
-        )
-        yield case(
+    hidden, inner = sizes.hidden, sizes.inner
+    # Name, whose, width of a row, bytes read and written of a row, what runs and what is right.
+    operations: tuple[tuple[str, str, int, int, Function, Exact], ...] = (
+        ("rms_norm", "ours", hidden, 4 * hidden, lambda x: rms_norm(x, rounded_weight, _EPS), lambda x: _normed(x, rounded_weight)),
+        (
             "rms_norm",
             "torch",
-            4 * numbers,
-            lambda x: F.rms_norm(x, (sizes.hidden,), rounded_weight, _EPS),
+            hidden,
+            4 * hidden,
+            lambda x: F.rms_norm(x, (hidden,), rounded_weight, _EPS),
             lambda x: _normed(x, rounded_weight),
-            sizes.hidden,
-        )
-        yield case("quantise", "ours", 3 * numbers, lambda x: quantise_rows(x), lambda x: x.float(), sizes.hidden)
-        yield case("quantise-inner", "ours", 3 * inner, lambda x: quantise_rows(x), lambda x: x.float(), sizes.inner)
-        yield case(
-            "norm+quantise", "ours", 3 * numbers, lambda x: rms_norm_quantise(x, norm), lambda x: _normed(x, norm_weight), sizes.hidden
-        )
-        yield case("silu*up", "torch", 6 * inner, lambda x: F.silu(x[:, : sizes.inner]) * x[:, sizes.inner :], _gated, 2 * sizes.inner)
+        ),
+        ("quantise", "ours", hidden, 3 * hidden, quantise_rows, lambda x: x.float()),
+        ("quantise-inner", "ours", inner, 3 * inner, quantise_rows, lambda x: x.float()),
+        ("norm+quantise", "ours", hidden, 3 * hidden, lambda x: rms_norm_quantise(x, norm), lambda x: _normed(x, norm_weight)),
+        ("silu*up", "torch", 2 * inner, 6 * inner, lambda x: F.silu(x[:, :inner]) * x[:, inner:], _gated),
+    )
+    for rows in sizes.rows:
+        for name, who, width, num_bytes, run, exact in operations:
+            yield Case("rows", name, f"{rows}", who, rows * num_bytes, _on_rows(rows, width, device, sizes.cold_bytes, run, exact))
         for name in ("bfloat16", "int8-g8", "int8-g64"):
             yield _place_heads(sizes, device, rows, KV_FORMATS[name])
 
