@@ -148,7 +148,7 @@ bench-vectors: $(VENV)/.dev ## Measure every vector store by number of entries (
 	$(BIN)/python -m tests.bench.vector_stores $(ARGS)
 
 .PHONY: gpu
-gpu: ## Everything that needs a CUDA GPU, with an interpreter that is there: tests, oracle, baseline
+gpu: ## Everything that needs a CUDA GPU, with an interpreter that is there: tests, oracle, kernels, baselines (PARTS="triton kernels" for some)
 	tests/bench/on_gpu.sh
 
 # checkov has many dependencies: an environment of its own, 0.3 GB. Without it, that check of `make k8s-check` is skipped and says so.

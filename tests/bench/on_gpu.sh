@@ -1,54 +1,159 @@
 #!/usr/bin/env bash
-# All that a machine with a CUDA GPU can tell, in one go: the tests that need one, the oracle table, drawing, the baseline of some models. Needs no network,
-# installs nothing, and of Python packages only torch with CUDA, numpy, safetensors, grpcio, protobuf, transformers, pytest and hypothesis.
+# All that a machine with a CUDA GPU can tell, in one go: first what is right, side by side, then what it costs, one after the other and by
+# importance. Needs no network, installs nothing, and of Python packages only torch with CUDA and Triton, numpy, safetensors, grpcio, protobuf,
+# pytest and hypothesis; transformers for `peers` and a part of `oracle`.
 #
+#   PARTS    which, in this order. Checks: triton gpu oracle. Measurements: kernels baseline_8b profile baseline_8b_int8 fast_decode
+#            baseline_1b draw peers. Default: all
 #   PYTHON   the interpreter; default: the first of .venv/bin/python, python3 and python whose torch finds a GPU
 #   OUT      where results and logs go; default: tests/bench/results
-#   SHAPES   models with random weights to measure; default: "1b 8b"
-#   LIMIT_S  seconds each part may take; default: 900
+#   BUNDLE   an archive of all that is in OUT, written anew after every part; default: none
+#   TOTAL_S  seconds that all parts may take together: what has no time left is not begun; default: 3600
+#   DEVICE   cuda; or cpu, to rehearse with small shapes, kernels in Triton's interpreter
 #
 # A part that fails keeps no other from running; the exit status is 1 if any did.
 set -uo pipefail
 cd "$(dirname "$0")/../.."
+DEVICE=${DEVICE:-cuda}
 OUT=${OUT:-tests/bench/results}
-SHAPES=${SHAPES:-1b 8b}
-LIMIT_S=${LIMIT_S:-900}
+TOTAL_S=${TOTAL_S:-3600}
+PARTS=${PARTS:-triton gpu oracle kernels baseline_8b profile baseline_8b_int8 fast_decode baseline_1b draw peers}
+CHECKS=" triton gpu oracle "
 export PYTHONPATH="$PWD:$PWD/protos" PYTHONUNBUFFERED=1 HF_HUB_OFFLINE=1 TOKENIZERS_PARALLELISM=false PYTEST_DISABLE_PLUGIN_AUTOLOAD=1
 mkdir -p "$OUT" || exit 1
+scratch=$(mktemp -d)
+trap 'rm -rf "$scratch"' EXIT
+# Kernels that one part has compiled are there for the next.
+export TRITON_CACHE_DIR=${TRITON_CACHE_DIR:-$scratch/triton}
 
 finds_gpu() {
     "$1" -c 'import sys, torch; sys.exit(not torch.cuda.is_available())' >/dev/null 2>&1
 }
 
-if [ -z "${PYTHON:-}" ]; then
-    for candidate in .venv/bin/python python3 python; do
-        finds_gpu "$candidate" && PYTHON=$candidate && break
+if [ "$DEVICE" = cpu ]; then
+    PYTHON=${PYTHON:-.venv/bin/python}
+    big=tiny small=tiny trial=--trial sizes="1 3" context=20 prefill="1x40 2x9" kv="auto int8-g8" steps=4
+    export TRITON_INTERPRET=1
+else
+    for candidate in ${PYTHON:-.venv/bin/python python3 python}; do
+        finds_gpu "$candidate" && found=$candidate && break
     done
-fi
-if [ -z "${PYTHON:-}" ] || ! finds_gpu "$PYTHON"; then
-    echo "no GPU: ${PYTHON:-.venv/bin/python, python3 or python} finds no CUDA device" >&2
-    exit 1
-fi
-
-failed=0
-part() { # name, command...
-    local name=$1
-    shift
-    echo "== $name"
-    if ! timeout "$LIMIT_S" "$@" 2>&1 | tee "$OUT/gpu_$name.log"; then
-        echo "== $name failed"
-        failed=1
+    if [ -z "${found:-}" ]; then
+        echo "no GPU: ${PYTHON:-.venv/bin/python, python3 or python} finds no CUDA device" >&2
+        exit 1
     fi
-}
+    PYTHON=$found
+    big=8b small=1b trial="" sizes="1 64 256" context=1024 prefill="1x2048 8x512" kv="auto int8-g8 int8-g64" steps=32
+fi
 
 # The project's pytest settings and fixtures ask for plugins and packages of the services, which these tests do without.
-part tests "$PYTHON" -m pytest -c /dev/null --rootdir . --noconftest --import-mode=importlib -p no:cacheprovider -o markers='gpu: needs an accelerator' -q -m gpu tests/unit/compute_svc/drawing/test_drawer.py tests/unit/compute_svc/drawing/test_prompt_logprobs.py tests/unit/compute_svc/kernels/test_attention.py tests/unit/compute_svc/kernels/test_attention_kv_formats.py \
-    tests/unit/compute_svc/kernels/test_linear.py tests/unit/compute_svc/layers/test_expert_mlp.py tests/unit/compute_svc/kernels/test_host_copy.py \
-    tests/unit/compute_svc/models/test_no_waiting.py
-part oracle "$PYTHON" -m tests.oracle --device cuda --json "$OUT/oracle_cuda.json"
-part draw_agreement "$PYTHON" -m tests.bench.draw_agreement --device cuda --output "$OUT/draw_agreement_cuda.json"
-part draw_speed "$PYTHON" -m tests.bench.draw_speed --device cuda --output "$OUT/draw_speed_cuda.json"
-for shape in $SHAPES; do
-    part "baseline_$shape" "$PYTHON" -m tests.bench.device_baseline --device cuda --shape "$shape" --dtype bfloat16 --output "$OUT/device_baseline_cuda_$shape.json"
+pytest_alone=("$PYTHON" -m pytest -c /dev/null --rootdir . --noconftest --import-mode=importlib -p no:cacheprovider -q --tb=short
+    -o "markers=gpu: needs an accelerator
+slow: costs seconds")
+gpu_tests=(tests/unit/compute_svc/drawing/test_drawer.py tests/unit/compute_svc/drawing/test_prompt_logprobs.py tests/unit/compute_svc/kernels/test_attention.py
+    tests/unit/compute_svc/kernels/test_attention_kv_formats.py tests/unit/compute_svc/kernels/test_linear.py tests/unit/compute_svc/layers/test_expert_mlp.py
+    tests/unit/compute_svc/kernels/test_host_copy.py tests/unit/compute_svc/models/test_no_waiting.py)
+
+failed=0
+tell() { # name, exit status, seconds
+    local verdict=ok
+    [ "$2" = 0 ] || verdict="FAILED ($2)" failed=1
+    echo "== $1: $verdict, $3 s" | tee -a "$OUT/gpu_parts.log"
+}
+
+left_s() {
+    echo $((TOTAL_S - SECONDS))
+}
+
+bundle() {
+    [ -z "${BUNDLE:-}" ] || { tar -czf "$scratch/bundle" -C "$OUT" . && mv "$scratch/bundle" "$BUNDLE"; }
+}
+
+limited() { # most seconds, command...
+    local most=$1
+    shift
+    timeout --kill-after=5 "$((most < $(left_s) ? most : $(left_s)))" "$@"
+}
+
+beside() { # name, most seconds, command...: runs beside others; `await` tells how it ended
+    local name=$1
+    shift
+    (
+        began=$SECONDS
+        limited "$@" >"$OUT/gpu_$name.log" 2>&1
+        echo "$? $((SECONDS - began))" >"$scratch/$name.ended"
+    ) &
+    names+=("$name")
+}
+
+await() {
+    wait
+    local name status seconds
+    for name in "${names[@]}"; do
+        read -r status seconds <"$scratch/$name.ended"
+        tell "$name" "$status" "$seconds"
+        if [ "$status" = 0 ]; then tail -n 1 "$OUT/gpu_$name.log"; else tail -n 25 "$OUT/gpu_$name.log" | cut -c 1-300; fi
+    done
+    bundle
+}
+
+alone() { # name, most seconds, command...
+    local name=$1 began=$SECONDS
+    shift
+    if [ "$(left_s)" -lt 15 ]; then
+        echo "== $name: not begun, $(left_s) s are left" | tee -a "$OUT/gpu_parts.log"
+        return
+    fi
+    echo "== $name"
+    limited "$@" 2>&1 | tee "$OUT/gpu_$name.log" | cut -c 1-300
+    tell "$name" "${PIPESTATUS[0]}" "$((SECONDS - began))"
+    bundle
+}
+
+run_check() {
+    case $1 in
+        triton)
+            for file in tests/unit/compute_svc/kernels/test_triton_*.py; do
+                name=$(basename "$file" .py)
+                beside "${name#test_}" 240 "${pytest_alone[@]}" "$file"
+            done
+            ;;
+        gpu) beside gpu_tests 240 "${pytest_alone[@]}" -m gpu "${gpu_tests[@]}" ;;
+        oracle) beside oracle 240 "$PYTHON" -m tests.oracle --device "$DEVICE" --json "$OUT/oracle_$DEVICE.json" ;;
+    esac
+}
+
+measure() {
+    case $1 in
+        kernels) alone kernels 200 "$PYTHON" -m tests.bench.gpu.kernels --device "$DEVICE" $trial --output "$OUT/gpu_kernels.json" ;;
+        baseline_8b) alone baseline_8b 180 "${baseline[@]}" --shape $big --alone --kv $kv --output "$OUT/gpu_baseline_8b.json" ;;
+        baseline_8b_int8) alone baseline_8b_int8 180 "${baseline[@]}" --shape $big --alone --weights int8 --kv $kv --output "$OUT/gpu_baseline_8b_int8.json" ;;
+        baseline_1b) alone baseline_1b 120 "${baseline[@]}" --shape $small --alone --kv $kv --output "$OUT/gpu_baseline_1b.json" ;;
+        profile) alone profile 90 "$PYTHON" -m tests.bench.gpu.step_trace --device "$DEVICE" --shape $big --context-tokens $context --requests ${sizes% *} --output "$OUT/gpu_step_profile.json" ;;
+        fast_decode) alone fast_decode 120 "$PYTHON" -m tests.bench.gpu.fast_decode --device "$DEVICE" --shapes $big $small --context $context --steps $steps --output "$OUT/gpu_fast_decode.json" ;;
+        draw)
+            alone draw_agreement 120 "$PYTHON" -m tests.bench.draw_agreement --device "$DEVICE" --output "$OUT/draw_agreement_$DEVICE.json"
+            alone draw_speed 120 "$PYTHON" -m tests.bench.draw_speed --device "$DEVICE" --output "$OUT/draw_speed_$DEVICE.json"
+            ;;
+        peers)
+            for shape in $(printf '%s\n' $small $big | uniq); do
+                alone "peers_$shape" 600 "${baseline[@]}" --shape "$shape" --output "$OUT/device_baseline_${DEVICE}_$shape.json"
+            done
+            ;;
+        *) echo "no part is called $1" >&2 && failed=1 ;;
+    esac
+}
+
+baseline=("$PYTHON" -m tests.bench.device_baseline --device "$DEVICE" --dtype bfloat16 --context $context --steps $steps --sizes $sizes --prefill $prefill)
+: >"$OUT/gpu_parts.log"
+names=()
+for part in $PARTS; do
+    case $CHECKS in *" $part "*) run_check "$part" ;; esac
 done
+[ ${#names[@]} = 0 ] || await
+for part in $PARTS; do
+    case $CHECKS in *" $part "*) ;; *) measure "$part" ;; esac
+done
+"$PYTHON" -m tests.bench.gpu.summary "$OUT" 2>&1 | tee "$OUT/gpu_summary.txt"
+bundle
 exit "$failed"
