@@ -3,8 +3,8 @@
 # importance. Needs no network, installs nothing, and of Python packages only torch with CUDA and Triton, numpy, safetensors, grpcio, protobuf,
 # pytest and hypothesis; transformers for `peers` and a part of `oracle`.
 #
-#   PARTS    which, in this order. Checks: triton gpu oracle. Measurements: kernels baseline_8b profile baseline_8b_int8 fast_decode
-#            baseline_1b draw peers. Default: all
+#   PARTS    which, in this order. Checks: triton gpu. Measurements: kernels baseline_8b profile baseline_8b_int8 fast_decode
+#            baseline_1b oracle draw peers. Default: all
 #   PYTHON   the interpreter; default: the first of .venv/bin/python, python3 and python whose torch finds a GPU
 #   OUT      where results and logs go; default: tests/bench/results
 #   BUNDLE   an archive of all that is in OUT, written anew after every part; default: none
@@ -17,8 +17,8 @@ cd "$(dirname "$0")/../.."
 DEVICE=${DEVICE:-cuda}
 OUT=${OUT:-tests/bench/results}
 TOTAL_S=${TOTAL_S:-3600}
-PARTS=${PARTS:-triton gpu oracle kernels baseline_8b profile baseline_8b_int8 fast_decode baseline_1b draw peers}
-CHECKS=" triton gpu oracle "
+PARTS=${PARTS:-triton gpu kernels baseline_8b profile baseline_8b_int8 fast_decode baseline_1b oracle draw peers}
+CHECKS=" triton gpu "
 export PYTHONPATH="$PWD:$PWD/protos" PYTHONUNBUFFERED=1 HF_HUB_OFFLINE=1 TOKENIZERS_PARALLELISM=false PYTEST_DISABLE_PLUGIN_AUTOLOAD=1
 mkdir -p "$OUT" || exit 1
 scratch=$(mktemp -d)
@@ -115,11 +115,10 @@ run_check() {
         triton)
             for file in tests/unit/compute_svc/kernels/test_triton_*.py; do
                 name=$(basename "$file" .py)
-                beside "${name#test_}" 240 "${pytest_alone[@]}" "$file"
+                beside "${name#test_}" 150 "${pytest_alone[@]}" "$file"
             done
             ;;
-        gpu) beside gpu_tests 240 "${pytest_alone[@]}" -m gpu "${gpu_tests[@]}" ;;
-        oracle) beside oracle 240 "$PYTHON" -m tests.oracle --device "$DEVICE" --json "$OUT/oracle_$DEVICE.json" ;;
+        gpu) beside gpu_tests 150 "${pytest_alone[@]}" -m gpu "${gpu_tests[@]}" ;;
     esac
 }
 
@@ -131,6 +130,7 @@ measure() {
         baseline_1b) alone baseline_1b 120 "${baseline[@]}" --shape $small --alone --kv $kv --output "$OUT/gpu_baseline_1b.json" ;;
         profile) alone profile 90 "$PYTHON" -m tests.bench.gpu.step_trace --device "$DEVICE" --shape $big --context-tokens $context --requests ${sizes% *} --output "$OUT/gpu_step_profile.json" ;;
         fast_decode) alone fast_decode 120 "$PYTHON" -m tests.bench.gpu.fast_decode --device "$DEVICE" --shapes $big $small --context $context --steps $steps --output "$OUT/gpu_fast_decode.json" ;;
+        oracle) alone oracle 300 "$PYTHON" -m tests.oracle --device "$DEVICE" --json "$OUT/oracle_$DEVICE.json" ;;
         draw)
             alone draw_agreement 120 "$PYTHON" -m tests.bench.draw_agreement --device "$DEVICE" --output "$OUT/draw_agreement_$DEVICE.json"
             alone draw_speed 120 "$PYTHON" -m tests.bench.draw_speed --device "$DEVICE" --output "$OUT/draw_speed_$DEVICE.json"

@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import json
 import traceback
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
-from typing import Any, NamedTuple
+from pathlib import Path
+from typing import Any, NamedTuple, TypeAlias
 
 import torch
 
 from tests.bench.gpu.ceilings import Ceilings
 from tests.bench.gpu.timing import Call, measure
+
+Key: TypeAlias = tuple[str, str, str, str]
 
 
 class Prepared(NamedTuple):
@@ -56,30 +60,66 @@ class Case:
     tolerance: float = 1e-2
 
 
+class Fatal(Exception):
+    """A kernel has broken the device's context: nothing more runs in this process."""
+
+
 @dataclass
 class Rows:
-    """What was found, row by row; a case that fails is a row with its error."""
+    """What was found, row by row; a case that fails is a row with its error.
+
+    Attributes:
+        device: Where.
+        ceilings: What to compare with; None = check without timing.
+        skipped: Cases that are not begun, by `key_of`: they would break the device's context.
+        output: Written before and after every case, for whoever waits for a process that may not end; None = nowhere.
+        found: The rows.
+    """
 
     device: torch.device
+    ceilings: Ceilings | None = None
+    skipped: frozenset[Key] = frozenset()
+    output: Path | None = None
     found: list[dict[str, Any]] = field(default_factory=list)
 
-    def add(self, cases: Iterable[Case], ceilings: Ceilings | None) -> None:
-        """Runs cases.
+    def add(self, cases: Iterable[Case]) -> None:
+        """Runs cases in order.
 
-        Args:
-            cases: In order.
-            ceilings: What to compare with; None = check without timing.
+        Raises:
+            Fatal: One has broken the device's context; its row is there.
         """
         for case in cases:
-            row: dict[str, Any] = {"part": case.part, "name": case.name, "load": case.load, "who": case.who}
+            row: dict[str, Any] = {"part": case.part, "name": case.name, "load": case.load, "who": case.who, "failed": "did not end"}
+            self.found.append(row)
+            if key_of(row) in self.skipped:
+                row["failed"] = "skipped: it broke the device's context"
+                continue
+            self._write()
             try:
-                row |= self._run(case, ceilings)
+                found = self._run(case)
+                del row["failed"]
+                row |= found
             except Exception as error:  # noqa: BLE001 - the rest goes on, and the row says what happened
                 row["failed"] = f"{type(error).__name__}: {error}".splitlines()[0][:300]
                 row["where"] = traceback.format_exc(limit=-3).splitlines()[-6:]
-            self.found.append(row)
+                self._require_sound()
+            self._write()
 
-    def _run(self, case: Case, ceilings: Ceilings | None) -> dict[str, Any]:
+    def _require_sound(self) -> None:
+        if self.device.type != "cuda":
+            return
+        try:
+            torch.cuda.synchronize()
+        except RuntimeError as error:
+            self.found[-1]["fatal"] = True
+            self._write()
+            raise Fatal(str(error)) from error
+
+    def _write(self) -> None:
+        if self.output is not None:
+            self.output.write_text(json.dumps(self.found) + "\n")
+
+    def _run(self, case: Case) -> dict[str, Any]:
         ready = case.prepare()
         ready.calls[0]()
         row: dict[str, Any] = {"error": float(f"{relative_error(ready.result(), ready.reference()):.3g}")}
@@ -87,12 +127,12 @@ class Rows:
             row["failed"] = f"off by {row['error']}, the limit is {case.tolerance}"
         if ready.note:
             row["note"] = ready.note
-        if ceilings is None:
+        if self.ceilings is None:
             return row
         for call in ready.calls[1:]:
             call()
         timed = measure(ready.calls, self.device)
-        limit = ceilings.limit_s(case.num_bytes, case.operations, case.kind)
+        limit = self.ceilings.limit_s(case.num_bytes, case.operations, case.kind)
         return {
             **row,
             "us": _rounded(1e6 * timed.seconds),
@@ -103,6 +143,11 @@ class Rows:
             "spread": round(timed.spread, 2),
             "timed_by": timed.how,
         }
+
+
+def key_of(row: dict[str, Any]) -> Key:
+    """What tells a row from others."""
+    return row["part"], row["name"], row["load"], row["who"]
 
 
 def relative_error(result: torch.Tensor, reference: torch.Tensor) -> float:

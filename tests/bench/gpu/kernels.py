@@ -15,6 +15,8 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -22,13 +24,14 @@ import torch
 
 from compute_svc.kernels.exact_products import use_exact_products
 from tests.bench.gpu.attention_cases import decode_cases, prefill_cases
-from tests.bench.gpu.cases import Case, Rows, table
+from tests.bench.gpu.cases import Case, Fatal, Rows, key_of, table
 from tests.bench.gpu.ceilings import measure_ceilings
 from tests.bench.gpu.product_cases import product_cases
 from tests.bench.gpu.row_cases import row_cases
 from tests.bench.gpu.shapes import LLAMA_8B, TRIAL, Sizes
 from tests.environment import describe_environment
 
+_MOST_ATTEMPTS = 5
 RESULTS = Path(__file__).parents[1] / "results" / "gpu_kernels.json"
 
 PARTS: dict[str, Callable[[Sizes, torch.device], Iterator[Case]]] = {
@@ -52,12 +55,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if device.type == "cuda":
         use_exact_products()
     if chosen.check:
-        rows = Rows(device)
-        with torch.inference_mode():
-            for part in chosen.part:
-                rows.add(PARTS[part](sizes._replace(cold_bytes=0), device), None)
-        chosen.output.write_text(json.dumps(rows.found, indent=1) + "\n")
-        return _failures(rows.found)
+        return _check(chosen, sizes._replace(cold_bytes=0), device)
     began = time.monotonic()
     checked = [] if chosen.no_check else _check_side_by_side(chosen)
     print(f"checked {len(checked)} cases in {time.monotonic() - began:.0f} s", flush=True)
@@ -72,36 +70,57 @@ def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--part", nargs="+", choices=list(PARTS), default=list(PARTS))
     parser.add_argument("--trial", action="store_true", help="small shapes, to see that everything runs")
     parser.add_argument("--check", action="store_true", help="run every kernel once and compare, without timing")
+    parser.add_argument("--begin-at", type=int, default=0, help="the first case that --check runs")
+    parser.add_argument("--check-s", type=float, default=90.0, help="seconds that checks may take, all parts side by side")
     parser.add_argument("--no-check", action="store_true", help="measure at once: kernels are compiled as they come")
     parser.add_argument("--output", type=Path, default=RESULTS)
     return parser.parse_args(arguments)
 
 
+def _check(chosen: argparse.Namespace, sizes: Sizes, device: torch.device) -> int:
+    """Runs the cases of one part from some case on; 1 if the device's context has broken."""
+    rows = Rows(device, output=chosen.output)
+    (part,) = chosen.part
+    try:
+        with torch.inference_mode():
+            rows.add(islice(PARTS[part](sizes, device), chosen.begin_at, None))
+    except Fatal:
+        return 1
+    return 0
+
+
 def _check_side_by_side(chosen: argparse.Namespace) -> list[dict[str, Any]]:
-    """A process for every part: what takes long is compiling, on the CPU."""
-    with tempfile.TemporaryDirectory() as folder:
-        outputs = {part: Path(folder) / f"{part}.json" for part in chosen.part}
+    """A process for every part, for what takes long is compiling, on the CPU; where one breaks or hangs, another goes on behind that case."""
+    with tempfile.TemporaryDirectory() as folder, ThreadPoolExecutor(len(chosen.part)) as pool:
+        return [row for rows in pool.map(lambda part: _check_part(part, chosen, Path(folder)), chosen.part) for row in rows]
+
+
+def _check_part(part: str, chosen: argparse.Namespace, folder: Path) -> list[dict[str, Any]]:
+    found: list[dict[str, Any]] = []
+    end = time.monotonic() + chosen.check_s
+    for attempt in range(_MOST_ATTEMPTS):
+        output = folder / f"{part}_{attempt}.json"
+        output.write_text("[]")
         command = [sys.executable, "-m", "tests.bench.gpu.kernels", "--check", "--device", chosen.device, *["--trial"] * chosen.trial]
-        running = {
-            part: subprocess.Popen([*command, "--part", part, "--output", str(output)], stdout=subprocess.DEVNULL)
-            for part, output in outputs.items()
-        }
-        found: list[dict[str, Any]] = []
-        for part, process in running.items():
-            process.wait()
-            if outputs[part].exists():
-                found += json.loads(outputs[part].read_text())
-            else:
-                found.append(
-                    {"part": part, "name": "check", "load": "", "who": "ours", "failed": f"the process ended with {process.returncode}"}
-                )
-    return found
+        command += ["--part", part, "--begin-at", str(len(found)), "--output", str(output)]
+        try:
+            status = subprocess.run(command, stdout=subprocess.DEVNULL, timeout=max(1.0, end - time.monotonic()), check=False).returncode
+        except subprocess.TimeoutExpired:
+            status = -1
+        found += json.loads(output.read_text())
+        if status == 0:
+            return found
+        if not found or time.monotonic() >= end:
+            break
+        # It has ended in the middle of its last case.
+        found[-1]["fatal"] = True
+    return [*found, {"part": part, "name": "the rest", "load": "", "who": "ours", "failed": "not checked"}]
 
 
 def _measure(chosen: argparse.Namespace, sizes: Sizes, device: torch.device, checked: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
-    rows = Rows(device)
     with torch.inference_mode():
         ceilings = measure_ceilings(device)
+        rows = Rows(device, ceilings, frozenset(key_of(row) for row in checked if "fatal" in row))
         document: dict[str, Any] = {
             "what": "kernels alone: microseconds of a call, and the percentage of what the measured ceilings allow",
             **describe_environment(device),
@@ -112,7 +131,7 @@ def _measure(chosen: argparse.Namespace, sizes: Sizes, device: torch.device, che
         print(json.dumps(document["ceilings"]), flush=True)
         for part in chosen.part:
             began = time.monotonic()
-            rows.add(PARTS[part](sizes, device), ceilings)
+            rows.add(PARTS[part](sizes, device))
             print(f"{part}: {time.monotonic() - began:.1f} s", flush=True)
             # After each, so that a run that is stopped keeps what it has.
             chosen.output.parent.mkdir(parents=True, exist_ok=True)
@@ -123,7 +142,7 @@ def _measure(chosen: argparse.Namespace, sizes: Sizes, device: torch.device, che
 
 def _failures(found: Sequence[dict[str, Any]]) -> int:
     """Prints rows of ours that fail; 1 if there are any."""
-    failed = {(row["part"], row["name"], row["load"], row["who"]): row["failed"] for row in found if "failed" in row}
+    failed = {key_of(row): row["failed"] for row in found if "failed" in row}
     for (part, name, load, who), reason in failed.items():
         print(f"FAILED {part} {name} {load} {who}: {reason[:160]}", flush=True)
     return int(any(who in ("ours", "alone") for _, _, _, who in failed))
