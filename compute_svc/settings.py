@@ -109,6 +109,10 @@ class Settings(BaseSettings):
         description="Whether Triton kernels compute on CUDA devices, which needs Triton; required: the process ends where they cannot be used; "
         "off: torch's own operations compute. Bits of logits may differ",
     )
+    cuda_graphs: bool = Field(
+        True,
+        description="Whether decode steps on CUDA devices are graphs, begun before the host knows the tokens of the step before, where Triton computes",
+    )
     page_size_tokens: int = Field(16, ge=1, le=256, description="KV page size; tokens per page")
     kv_cache_bytes: int = Field(1 << 30, ge=1, description="Memory for keys and values, bytes")
     kv_reservation: Literal["pages", "predicted"] = Field(

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import logging
+import time
 from collections.abc import Callable, Sequence
 from functools import partial
 from typing import NamedTuple, Protocol
@@ -11,7 +13,12 @@ import numpy.typing as npt
 import torch
 
 from compute_svc.kernels.host_copy import to_device
+from compute_svc.kv.page_store import KvPageStore
 from compute_svc.layers.forward_batch import NO_SLOT, DecodeColumns
+from compute_svc.models.causal_lm import CausalLM
+from compute_svc.scheduler.base import SchedulerConfig
+
+_log = logging.getLogger(__name__)
 
 _Array = npt.NDArray[np.int64]
 
@@ -100,7 +107,8 @@ class DecodeGraphs:
         with torch.inference_mode():
             # From the largest on: the smaller ones fit into the memory it takes.
             for size in reversed(self._sizes):
-                columns = DecodeColumns(*self._columns[:, :size], self._page_table[:size])
+                token_ids, positions, slots, kv_lengths = self._columns[:, :size].unbind(0)
+                columns = DecodeColumns(token_ids, positions, slots, kv_lengths, self._page_table[:size])
                 self._graphs[size] = recorder.record(partial(decode, columns))
 
     @property
@@ -137,6 +145,26 @@ class DecodeGraphs:
             graph.replay()
             # A copy: the next step may be computed before this one's logits are done with.
             return graph.output[:count].clone()
+
+
+def decode_graphs(model: CausalLM, kv: KvPageStore, config: SchedulerConfig) -> Callable[[int], DecodeGraphs] | None:
+    """What makes the graphs of a model's decode steps, given the most pages of a request; None = it takes none on its device."""
+    if not model.takes_graphs(kv):
+        return None
+
+    def make(max_pages: int) -> DecodeGraphs:
+        began = time.perf_counter()
+        graphs = DecodeGraphs(
+            partial(model.decode, kv=kv, max_tokens=config.max_request_tokens),
+            max_requests=config.max_running_requests,
+            max_pages=max_pages,
+            device=model.device,
+            recorder=CudaRecorder(),
+        )
+        _log.info("decode steps are CUDA graphs of %s rows, made in %.1f s", graphs.sizes, time.perf_counter() - began)
+        return graphs
+
+    return make
 
 
 def graph_sizes(max_requests: int) -> tuple[int, ...]:

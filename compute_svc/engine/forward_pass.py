@@ -56,9 +56,10 @@ class ForwardPass:
     def begin_next(self, plan: Plan) -> Callable[[torch.Tensor], None] | None:
         """Begins the step behind a plan, once its tokens are drawn on the device; None = nothing is to be begun."""
         ahead = self.ahead
-        if ahead is None or plan.prefills:
+        if ahead is None or not all(chunk.completes for chunk in plan.prefills):
+            # What is left of a prompt shares its step with those that decode.
             return None
-        return lambda tokens: ahead.begin(plan.rows, tokens)
+        return lambda tokens: ahead.begin(plan.wanted_rows, tokens)
 
     def know(self, tokens: npt.NDArray[np.int64]) -> None:
         """The tokens that were drawn, [rows], now that the host has them."""

@@ -6,6 +6,7 @@ import logging
 
 import torch
 
+from compute_svc.engine.decode_graphs import decode_graphs
 from compute_svc.engine.engine import Engine
 from compute_svc.engine.first_pass import require_finite_logits
 from compute_svc.engine.number_format import NumberFormat, choose_format, memory_of, require_room
@@ -93,6 +94,7 @@ def load_engine(settings: Settings) -> Engine:
         hidden_states=model,
         dtype=model.dtype,
         kernels=model.kernels,
+        make_graphs=decode_graphs(model, kv, config) if settings.cuda_graphs else None,
     )
 
 

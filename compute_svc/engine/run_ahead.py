@@ -87,17 +87,17 @@ class RunAhead:
         return self._with_rest(plan, covered, logits, compute)
 
     def begin(self, rows: _Array, tokens: torch.Tensor) -> None:
-        """Begins the next step of requests that have just decoded, as far as each goes on and finds a page.
+        """Begins the next step of requests whose last known token was just computed, as far as each goes on and finds a page.
 
         Args:
-            rows: [n] their batch slots; the tokens that were computed do not count as computed yet.
-            tokens: [n] int64 on the device, drawn behind those.
+            rows: [n] their batch slots.
+            tokens: [n] int64 on the device, drawn behind the last known ones.
 
         Effects: takes pages for the tokens; `know` must follow.
         """
         slots = self._memory.slots
         goes_on = slots.go_on(rows)
-        lengths = slots.kv_lengths(rows) + 2
+        lengths = slots.num_tokens[rows] - slots.dropped_tokens[rows] + 1
         lacking = goes_on & (lengths > slots.tables.lengths[rows] * self._page_size)
         if not self._memory.grow_all(rows[lacking]):
             goes_on &= ~lacking
@@ -106,7 +106,7 @@ class RunAhead:
             return
         chosen, lengths = rows[places], lengths[places]
         logits = self._graphs.run(
-            self._decode_rows(chosen, slots.num_computed[chosen] + 1, lengths), tokens, None if len(places) == len(rows) else places
+            self._decode_rows(chosen, slots.num_tokens[chosen], lengths), tokens, None if len(places) == len(rows) else places
         )
         self._ahead = _Ahead(chosen, slots.number[chosen], lengths, places, None, logits)
         self.num_begun += len(places)

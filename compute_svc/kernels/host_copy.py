@@ -73,11 +73,6 @@ class PendingRead:
         ]
 
 
-def read_once(*tensors: torch.Tensor) -> list[npt.NDArray[Any]]:
-    """What tensors of a device hold, in one read: each read waits for the device. See `PendingRead`."""
-    return PendingRead(*tensors).take()
-
-
 def rows_of(values: torch.Tensor, rows: Sequence[int]) -> torch.Tensor:
     """[len(rows), ...]: some rows of a tensor, new memory; their numbers reach a device without a wait."""
     if values.device.type == "cpu":

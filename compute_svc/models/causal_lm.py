@@ -9,12 +9,12 @@ import torch
 import torch.nn.functional as F
 
 from compute_svc.kernels.attention_spec import AttentionSpec
-from compute_svc.kernels.decode_attention import plan_decode
+from compute_svc.kernels.decode_attention import decodes_on_device, plan_decode, plan_decode_on_device
 from compute_svc.kernels.linear import LinearWeight, linear, padded_count
 from compute_svc.kernels.prefill_attention import plan_prefill
 from compute_svc.kv.page_store import KvPageStore
 from compute_svc.layers.decoder_layer import DecoderLayer, ParallelDecoderLayer, PostLnDecoderLayer
-from compute_svc.layers.forward_batch import ForwardBatch, ForwardOutput
+from compute_svc.layers.forward_batch import DecodeColumns, ForwardBatch, ForwardOutput
 from compute_svc.layers.norm import Norm
 from compute_svc.layers.rotary_table import RotaryTable
 from compute_svc.layers.step import Step, StepKind
@@ -170,6 +170,36 @@ class CausalLM:
             vectors = self.head.normed(wanted)[: len(batch.hidden_rows)].float()
         return ForwardOutput(self.head.forward(rows)[: len(batch.logit_rows)], vectors)
 
+    def takes_graphs(self, kv: KvPageStore) -> bool:
+        """Whether `decode` computes this model over that store: where every attention has a kernel that reads lengths on the device."""
+        return self.device.type == "cuda" and all(decodes_on_device(spec, self.device) for spec in self._kind_specs(kv))
+
+    @torch.inference_mode()
+    def decode(self, columns: DecodeColumns, kv: KvPageStore, *, max_tokens: int) -> torch.Tensor:
+        """[B, vocab_size] float32, logits behind one token each of B requests; where `takes_graphs`.
+
+        What is launched depends on B and on max_tokens, never on what the columns hold, so that a CUDA graph may hold it. Pages that are begun are not
+        cleared: these kernels read no slot past a request's end.
+
+        Args:
+            columns: The tokens.
+            kv: Where keys and values are.
+            max_tokens: Most tokens of a request, this one included.
+
+        Effects: writes keys and values into kv.
+        """
+        kinds = tuple(
+            _decode_kind(columns, spec, None if rotary is None else _turns(rotary, columns.positions, max_tokens, spec), max_tokens)
+            for spec, rotary in zip(self._kind_specs(kv), self.rotary, strict=True)
+        )
+        count = len(columns.token_ids)
+        attended = torch.empty((count, self.config.num_heads * self.config.kv_head_dim), dtype=self.dtype, device=self.device)
+        step = Step(count, count, columns.slots, attended, kinds)
+        hidden = self.embedding.forward(columns.token_ids, columns.positions)
+        for index, layer in enumerate(self.layers):
+            hidden = layer.forward(hidden, kv.kv(index), step)
+        return self.head.forward(hidden)
+
     def prepare(self, batch: ForwardBatch, positions: torch.Tensor, kv: KvPageStore) -> Step:
         """What all layers share of a batch.
 
@@ -244,6 +274,14 @@ def _prepare_kind(batch: ForwardBatch, page_table: torch.Tensor, spec: Attention
         nothing = torch.empty(0, device=page_table.device)
         return StepKind(nothing, nothing, decode, prefill)
     return StepKind(*turns.own, decode, prefill, turns.sinks)
+
+
+def _decode_kind(columns: DecodeColumns, spec: AttentionSpec, turns: _Turns | None, max_tokens: int) -> StepKind:
+    decode = plan_decode_on_device(columns.page_table, columns.kv_lengths, max_tokens, spec)
+    if turns is None:
+        nothing = torch.empty(0, device=columns.slots.device)
+        return StepKind(nothing, nothing, decode, None)
+    return StepKind(*turns.own, decode, None, turns.sinks)
 
 
 def _padded(indices: torch.Tensor) -> torch.Tensor:

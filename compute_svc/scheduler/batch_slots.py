@@ -82,7 +82,8 @@ class BatchSlots:
 
     def go_on(self, rows: Rows) -> npt.NDArray[np.bool_]:
         """[n], whether some requests go on behind the next token that is drawn, unless that is a stop id."""
-        return self.num_tokens[rows] + 1 < self._end[rows]
+        goes_on: npt.NDArray[np.bool_] = self.num_tokens[rows] + 1 < self._end[rows]
+        return goes_on
 
     def accept(self, rows: Rows, tokens: npt.NDArray[np.int64]) -> Rows:
         """Adds a drawn token to each of some requests.

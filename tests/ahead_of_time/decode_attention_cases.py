@@ -28,9 +28,7 @@ def _case(
 ) -> Case:
     spec = AttentionSpec(*heads, 16, 1 << 16, 0.125, None, (0.5,) * heads[0] if slopes else None, softcap=softcap, stored=stored)
     tile = tile_shape(spec)
-    features = "".join(
-        f" {name}" for name, given in {"slopes": slopes, "softcap": softcap, "sink_logits": sink_logits}.items() if given
-    )
+    features = "".join(f" {name}" for name, given in {"slopes": slopes, "softcap": softcap, "sink_logits": sink_logits}.items() if given)
     absent = {} if group else {"scales": None}
     absent |= {} if slopes else {"slopes": None}
     absent |= {} if sink_logits else {"sink_logits": None}
@@ -39,10 +37,21 @@ def _case(
         f"decode_attention {_TYPES[stored]}{f' g{group}' if group else ''} {'x'.join(map(str, heads))}{features}",
         decode_kernel,
         {
-            **{"q": f"*{_TYPES[asked]}", "data": f"*{_TYPES[stored]}", "scales": "*fp16", "page_table": "*i64", "items": "*i32"},
-            **{"slopes": "*fp32", "sink_logits": "*fp32", "partials": "*fp32", "stats": "*fp32", "counters": "*i32"},
-            **{"out": f"*{_TYPES[asked]}", **dict.fromkeys(_STRIDES, "i32"), "table_stride": "i32"},
-            **{"score_scale": "fp32", "softcap": "fp32"},
+            "q": f"*{_TYPES[asked]}",
+            "data": f"*{_TYPES[stored]}",
+            "scales": "*fp16",
+            "page_table": "*i64",
+            "items": "*i32",
+            "slopes": "*fp32",
+            "sink_logits": "*fp32",
+            "partials": "*fp32",
+            "stats": "*fp32",
+            "counters": "*i32",
+            "out": f"*{_TYPES[asked]}",
+            **dict.fromkeys(_STRIDES, "i32"),
+            "table_stride": "i32",
+            "score_scale": "fp32",
+            "softcap": "fp32",
         },
         {**absent, **launch_constants(spec, asked, group), "INTERPRETED": False},
         divisible=(*_POINTERS, *optional, *_STRIDES),
@@ -67,8 +76,15 @@ CASES = [
         "decode_attention plan",
         plan_kernel,
         {
-            **{"lengths": "*i64", "items": "*i32", "counters": "*i32", "num_requests": "i32", "num_items": "i32", "target": "i32"},
-            **{"num_counters": "i32", "window": "i32", "split_tiles": "i32"},
+            "lengths": "*i64",
+            "items": "*i32",
+            "counters": "*i32",
+            "num_requests": "i32",
+            "num_items": "i32",
+            "target": "i32",
+            "num_counters": "i32",
+            "window": "i32",
+            "split_tiles": "i32",
         },
         {"REQUESTS": 256, "TILE": 64, "NUMBERS": ITEM_NUMBERS},
         divisible=("lengths", "items", "counters"),

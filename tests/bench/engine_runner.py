@@ -9,6 +9,7 @@ from contextlib import AbstractContextManager, nullcontext
 import numpy as np
 import torch
 
+from compute_svc.engine.decode_graphs import decode_graphs
 from compute_svc.engine.engine import Engine
 from compute_svc.kv.kv_format import KvFormat
 from compute_svc.kv.page_store import KvPageStore
@@ -46,6 +47,7 @@ class EngineRunner:
         kv_tokens: int,
         step_budget_tokens: int,
         kv_format: KvFormat | None = None,
+        graphs: bool = True,
     ) -> EngineRunner:
         """An engine of just the size that measurements need.
 
@@ -56,6 +58,7 @@ class EngineRunner:
             kv_tokens: Tokens of all at once.
             step_budget_tokens: Most tokens of one step; at least max_requests.
             kv_format: What keys and values are stored as; None = numbers of the model's dtype.
+            graphs: Whether decode steps are CUDA graphs, where they can be.
         """
         kv_format = kv_format or KvFormat(model.dtype)
         # Two pages more for each: the one that is begun, and one that the prefix cache still holds from before.
@@ -63,7 +66,9 @@ class EngineRunner:
         config = SchedulerConfig(PAGE_SIZE_TOKENS, num_pages, max_tokens, max(step_budget_tokens, max_requests), max_requests, max_requests)
         sizes = (model.config.num_layers, num_pages, PAGE_SIZE_TOKENS, model.config.num_kv_heads, model.config.kv_head_dim)
         kv = KvPageStore(*sizes, kv_format.dtype, model.device, group=kv_format.group)
-        return cls(Engine(model, kv, config, logits_width=model.config.vocab_size, device=model.device), max_tokens)
+        make_graphs = decode_graphs(model, kv, config) if graphs else None
+        width = model.config.vocab_size
+        return cls(Engine(model, kv, config, logits_width=width, device=model.device, make_graphs=make_graphs), max_tokens)
 
     def decode(self, prompts: torch.Tensor, warm_up: int, steps: int, watching: AbstractContextManager[object] | None = None) -> float:
         """Seconds for `steps` greedy tokens of each of [requests, tokens] prompts, behind some that warm up; `watching` is entered for them alone."""

@@ -20,6 +20,7 @@ from compute_svc.wire.request import HiddenStates, Request
 from compute_svc.wire.step_output import Rows, StepOutput
 from sampler_svc.drawing.changes import Changes
 from sampler_svc.drawing.draw import draw_token
+from tests.fakes.eager_graphs import eager_graphs
 from tests.fakes.hash_model import HashModel, hash_kv
 from triserve.rpc.sampling import Sampling
 
@@ -30,7 +31,12 @@ TOP_3 = Sampling(temperature=1.0, top_k=3, seed=7)
 
 
 def small_engine(
-    model: Model | None = None, drawing: DrawConfig = SERVICE, make_memory: type[KvMemory] = KvMemory, **changes: int
+    model: Model | None = None,
+    drawing: DrawConfig = SERVICE,
+    make_memory: type[KvMemory] = KvMemory,
+    *,
+    runs_ahead: bool = False,
+    **changes: int,
 ) -> Engine:
     """An engine with a few small pages, whose rows the reader draws unless `drawing` says otherwise; `changes` are sizes of its scheduler."""
     sizes = {
@@ -46,7 +52,17 @@ def small_engine(
     device = torch.device("cpu")
     model = model or HashModel(WIDTH)
     hidden = model if isinstance(model, HashModel) else None
-    return Engine(model, kv, config, logits_width=WIDTH, device=device, make_memory=make_memory, drawing=drawing, hidden_states=hidden)
+    return Engine(
+        model,
+        kv,
+        config,
+        logits_width=WIDTH,
+        device=device,
+        make_memory=make_memory,
+        drawing=drawing,
+        hidden_states=hidden,
+        make_graphs=eager_graphs(model, kv, config, WIDTH) if runs_ahead else None,
+    )
 
 
 def request_of(number: int, prompt: Sequence[int], max_tokens: int = 8, **changes: Any) -> Request:

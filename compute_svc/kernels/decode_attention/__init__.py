@@ -36,19 +36,24 @@ def plan_decode(
             Triton kernel is not told of pages that are not in the store.
     """
     device = page_table.device
-    backend = backend_for("decode_attention", device.type, has_triton=device.type != "cpu" and triton_plan.covers(spec, device))
-    if backend == "triton":
+    if decodes_on_device(spec, device):
         longest = max(kv_lengths)
         if longest > page_table.shape[1] * spec.page_size_tokens:
             raise IndexError(f"a page table of {page_table.shape[1]} pages is too short for {longest} tokens")
         (lengths,) = to_device([np.array(kv_lengths, dtype=np.int64)], device)
         return plan_decode_on_device(page_table, lengths, longest, spec, fixed_split_tokens=fixed_split_tokens)
-    if backend == "cpu":
+    if device.type == "cpu":
         library = native_library()
         if library is not None and covers(spec):
             return plan_native(library, page_table, kv_lengths, range(len(kv_lengths) + 1), spec)
         return cpu.plan_decode(page_table, kv_lengths, spec)
     return plan_gathered(page_table, kv_lengths, range(len(kv_lengths) + 1), spec)
+
+
+def decodes_on_device(spec: AttentionSpec, device: torch.device) -> bool:
+    """Whether `plan_decode_on_device` plans this attention there: where a Triton kernel computes it."""
+    has_triton = device.type != "cpu" and triton_plan.covers(spec, device)
+    return backend_for("decode_attention", device.type, has_triton=has_triton) == "triton"
 
 
 def plan_decode_on_device(

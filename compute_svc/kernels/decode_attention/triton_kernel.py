@@ -83,7 +83,7 @@ def plan_kernel(
         share = tl.maximum((tiles + count - 1) // count, 1)
     count = tl.where(inside, tl.maximum((end - base + share - 1) // share, 1), 0)
     place = tl.cumsum(count, 0) - count
-    for split in range(0, tl.max(count)):
+    for split in range(tl.max(count)):
         item = items + (place + split) * NUMBERS
         used = (split < count) & (place + split < num_items)
         tl.store(item, rows, mask=used)
@@ -160,13 +160,13 @@ def _finish(best, total, acc, sink_logits, heads, here, out, dims, D: tl.constex
         total = total * shrunk + tl.exp2(sink - largest)
         acc = acc * shrunk[:, None]
     answer = acc / tl.where(total == 0.0, 1.0, total)[:, None]
-    tl.store(
-        out + heads[:, None] * D + dims[None, :], rounded(answer, DTYPE, INTERPRETED), mask=here[:, None] & (dims < D)[None, :]
-    )
+    tl.store(out + heads[:, None] * D + dims[None, :], rounded(answer, DTYPE, INTERPRETED), mask=here[:, None] & (dims < D)[None, :])
 
 
 @triton.jit
-def _sum_splits(partials, stats, first_item, count, heads, here, NUM_HEADS: tl.constexpr, D: tl.constexpr, PAD_D: tl.constexpr, SPLITS: tl.constexpr):
+def _sum_splits(
+    partials, stats, first_item, count, heads, here, NUM_HEADS: tl.constexpr, D: tl.constexpr, PAD_D: tl.constexpr, SPLITS: tl.constexpr
+):
     """Largest score, sum of weights and weighted values of all splits of a request, [heads], [heads] and [heads, PAD_D]."""
     dims = tl.arange(0, PAD_D)
     best = tl.full(heads.shape, -float("inf"), tl.float32)

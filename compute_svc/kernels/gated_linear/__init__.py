@@ -35,7 +35,7 @@ def gated_linear(x: torch.Tensor, gate: LinearWeight, up: LinearWeight, activati
         if groups.go_together(gate, up):
             return groups.gated_linear(x, gate, up, activation)
         return linear(x, gate, activation=activation).mul_(linear(x, up))
-    if x.shape[0] < MIN_ROWS:
+    if x.shape[0] < MIN_ROWS and x.device.type == "cpu":
         return gated_linear(pad_rows(x), gate, up, activation)[: x.shape[0]]
     backend = backend_for("gated_linear", x.device.type, has_triton=True)
     if backend == "cpu":

@@ -108,7 +108,7 @@ def linear(
         assert norm is None, "its products take normalised rows"
         return groups.linear(x, weight, activation, add)
     assert norm is None, "products of floating numbers take normalised rows"
-    if x.shape[0] < MIN_ROWS:
+    if x.shape[0] < MIN_ROWS and x.device.type == "cpu":
         return linear(pad_rows(x), weight, activation=activation, add=None if add is None else pad_rows(add))[: x.shape[0]]
     if backend_for("linear", x.device.type) == "cpu":
         return cpu.linear(x, weight, activation, add)

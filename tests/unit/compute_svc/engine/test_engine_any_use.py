@@ -40,6 +40,7 @@ class AnyUse(RuleBasedStateMachine):
     window: KvWindow | None = None
     drawing = SERVICE
     make_memory: type[KvMemory] = KvMemory
+    runs_ahead = False
     samplings: tuple[Sampling, ...] = (GREEDY, GREEDY, TOP_3)
     most_tokens = 20
     errors: tuple[type, ...] = (DeadlineExceeded, NoneType)
@@ -50,7 +51,9 @@ class AnyUse(RuleBasedStateMachine):
         sizes = {"num_pages": 14, "step_budget_tokens": 7, "max_running_requests": 3, "max_waiting_requests": 3}
         if self.window is not None:
             sizes |= {"window_tokens": self.window.tokens, "chunk_tokens": self.window.chunk_tokens}
-        self.engine = small_engine(self.model, self.drawing, self.make_memory, max_model_len_tokens=26 + self.most_tokens, **sizes)
+        self.engine = small_engine(
+            self.model, self.drawing, self.make_memory, runs_ahead=self.runs_ahead, max_model_len_tokens=26 + self.most_tokens, **sizes
+        )
         self.pins: dict[int, Request] = {}
         self.reader = Reader(self.engine)
         self.requests: dict[int, Request] = {}
@@ -278,11 +281,31 @@ class AnyUseWithFailuresAndWindow(AnyUseWithFailures):
     most_tokens = AnyUseWithWindow.most_tokens
 
 
+class AnyUseAhead(AnyUse):
+    """The same where decode steps are begun before the tokens of the step before are known."""
+
+    drawing = DEVICE
+    runs_ahead = True
+    samplings = (GREEDY, GREEDY, GREEDY, Sampling(seed=2**63, temperature=1.3), Sampling(temperature=0.0, repetition_penalty=1.5))
+
+
+class AnyUseAheadWithFailures(AnyUseWithFailures):
+    """Failures where steps are begun in advance."""
+
+    drawing = DEVICE
+    runs_ahead = True
+    make_memory = PredictedMemory
+    samplings = AnyUseAhead.samplings
+
+
 TestAnyUse = AnyUse.TestCase
 TestAnyUseWithWindow = AnyUseWithWindow.TestCase
 TestAnyUseDrawnOnDevice = AnyUseDrawnOnDevice.TestCase
 TestAnyUseWithRoom = AnyUseWithRoom.TestCase
 TestAnyUseWithFailures = AnyUseWithFailures.TestCase
 TestAnyUseWithFailuresAndWindow = AnyUseWithFailuresAndWindow.TestCase
+TestAnyUseAhead = AnyUseAhead.TestCase
+TestAnyUseAheadWithFailures = AnyUseAheadWithFailures.TestCase
 TestAnyUse.settings = TestAnyUseWithWindow.settings = TestAnyUseDrawnOnDevice.settings = examples(40, stateful_step_count=50)
 TestAnyUseWithRoom.settings = TestAnyUseWithFailures.settings = TestAnyUseWithFailuresAndWindow.settings = TestAnyUse.settings
+TestAnyUseAhead.settings = TestAnyUseAheadWithFailures.settings = TestAnyUse.settings

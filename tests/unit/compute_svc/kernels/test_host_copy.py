@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from compute_svc.kernels import host_copy
-from compute_svc.kernels.host_copy import read_once, rows_of, to_device
+from compute_svc.kernels.host_copy import PendingRead, rows_of, to_device
 
 CPU = torch.device("cpu")
 META = torch.device("meta")
@@ -43,7 +43,7 @@ def test_copies_that_nobody_waits_for_are_made_here_alone() -> None:
 def test_reads_keep_every_bit() -> None:
     floats = torch.tensor([[1.5, -0.0], [torch.inf, torch.nan], [1e-42, -torch.inf]])
     ids = torch.tensor([[0], [(1 << 31) - 1], [7]])
-    read_floats, read_ids, read_transposed = read_once(floats, ids, floats.flip(1))
+    read_floats, read_ids, read_transposed = PendingRead(floats, ids, floats.flip(1)).take()
     assert read_floats.tobytes() == floats.numpy().tobytes() and read_floats.dtype == np.float32
     assert read_ids.tolist() == ids.tolist() and read_ids.dtype == np.int64
     assert read_transposed.tobytes() == floats.numpy()[:, ::-1].tobytes()

@@ -1,0 +1,64 @@
+"""Graphs of decode steps without CUDA: what is recorded is computed anew by any model."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import partial
+
+import numpy as np
+import torch
+
+from compute_svc.engine.decode_graphs import DecodeGraphs, Recorded
+from compute_svc.engine.model import Model
+from compute_svc.kv.page_store import KvPageStore
+from compute_svc.layers.forward_batch import DecodeColumns, ForwardBatch, begun_pages
+from compute_svc.scheduler.base import SchedulerConfig
+
+
+class EagerRecorder:
+    """Implements `Recorder`: a replay computes, and writes its result where the first one was, as a graph does."""
+
+    def record(self, compute: Callable[[], torch.Tensor]) -> Recorded:
+        """See `Recorder`."""
+        output = compute()
+
+        def replay() -> None:
+            output.copy_(compute())
+
+        return Recorded(replay, output)
+
+
+def eager_graphs(model: Model, kv: KvPageStore, config: SchedulerConfig, width: int) -> Callable[[int], DecodeGraphs]:
+    """As `decode_graphs` of a model on the CPU.
+
+    Args:
+        model: What computes.
+        kv: Its keys and values.
+        config: Sizes.
+        width: Logits of a row.
+    """
+
+    def make(max_pages: int) -> DecodeGraphs:
+        decode = partial(_decode, model=model, kv=kv, width=width)
+        return DecodeGraphs(
+            decode, max_requests=config.max_running_requests, max_pages=max_pages, device=torch.device("cpu"), recorder=EagerRecorder()
+        )
+
+    return make
+
+
+def _decode(columns: DecodeColumns, model: Model, kv: KvPageStore, width: int) -> torch.Tensor:
+    rows = [one.numpy() for one in columns]
+    count = int((rows[3] > 0).sum())
+    logits = torch.full((len(columns.token_ids), width), torch.nan)
+    if not count:
+        return logits
+    assert (rows[2][count:] == -1).all(), "padding is written nowhere"
+    token_ids, positions, slots, kv_lengths, table = (one[:count].copy() for one in rows)
+    lengths = kv_lengths.tolist()
+    pages = table[:, : -(-max(lengths) // kv.page_size_tokens)]
+    begun = begun_pages(pages, [1] * count, lengths, kv.page_size_tokens)
+    flat = [torch.from_numpy(one) for one in (token_ids, positions, slots, pages, np.arange(count), begun)]
+    batch = ForwardBatch(*flat[:3], count, tuple(range(count + 1)), tuple(lengths), *flat[3:], int(positions.max()) + 1)
+    logits[:count] = model.forward(batch, kv)
+    return logits
