@@ -5,7 +5,8 @@ from __future__ import annotations
 import torch
 
 from compute_svc.kernels.attention_spec import AttentionSpec
-from compute_svc.kernels.decode_attention.triton_kernel import decode_kernel, launch_constants, plan_kernel
+from compute_svc.kernels.decode_attention.splits.triton_kernel import plan_kernel
+from compute_svc.kernels.decode_attention.triton_kernel import decode_kernel, launch_constants
 from compute_svc.kernels.decode_attention.triton_plan import ITEM_NUMBERS, tile_shape
 from tests.ahead_of_time.compiling import Case
 
@@ -37,21 +38,15 @@ def _case(
         f"decode_attention {_TYPES[stored]}{f' g{group}' if group else ''} {'x'.join(map(str, heads))}{features}",
         decode_kernel,
         {
-            "q": f"*{_TYPES[asked]}",
+            **dict.fromkeys(("q", "out"), f"*{_TYPES[asked]}"),
+            **dict.fromkeys(("slopes", "sink_logits", "partials", "stats"), "*fp32"),
+            **dict.fromkeys((*_STRIDES, "table_stride"), "i32"),
+            **dict.fromkeys(("score_scale", "softcap"), "fp32"),
             "data": f"*{_TYPES[stored]}",
             "scales": "*fp16",
             "page_table": "*i64",
             "items": "*i32",
-            "slopes": "*fp32",
-            "sink_logits": "*fp32",
-            "partials": "*fp32",
-            "stats": "*fp32",
             "counters": "*i32",
-            "out": f"*{_TYPES[asked]}",
-            **dict.fromkeys(_STRIDES, "i32"),
-            "table_stride": "i32",
-            "score_scale": "fp32",
-            "softcap": "fp32",
         },
         {**absent, **launch_constants(spec, asked, group), "INTERPRETED": False},
         divisible=(*_POINTERS, *optional, *_STRIDES),
@@ -77,14 +72,8 @@ CASES = [
         plan_kernel,
         {
             "lengths": "*i64",
-            "items": "*i32",
-            "counters": "*i32",
-            "num_requests": "i32",
-            "num_items": "i32",
-            "target": "i32",
-            "num_counters": "i32",
-            "window": "i32",
-            "split_tiles": "i32",
+            **dict.fromkeys(("items", "counters"), "*i32"),
+            **dict.fromkeys(("num_requests", "num_items", "target", "num_counters", "window", "split_tiles"), "i32"),
         },
         {"REQUESTS": 256, "TILE": 64, "NUMBERS": ITEM_NUMBERS},
         divisible=("lengths", "items", "counters"),

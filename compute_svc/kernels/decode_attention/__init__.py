@@ -72,7 +72,7 @@ def plan_decode_on_device(
     Raises:
         ValueError: fixed_split_tokens is no multiple of the tile.
     """
-    from compute_svc.kernels.decode_attention import triton_kernel  # noqa: PLC0415 - Triton is where a GPU is
+    from compute_svc.kernels.decode_attention.splits import triton_kernel  # noqa: PLC0415 - Triton is where a GPU is
 
     return triton_kernel.plan_on_device(page_table, kv_lengths, max_kv_tokens, spec, fixed_split_tokens)
 

@@ -19,12 +19,9 @@ from compute_svc.kernels.decode_attention.triton_plan import (
     ITEM_NUMBERS,
     TritonDecodePlan,
     head_blocks,
-    num_items,
     padded,
-    split_target,
     tile_shape,
 )
-from compute_svc.kernels.kv_chunks import slopes_of
 from compute_svc.kernels.kv_layer import KvLayer
 from compute_svc.kernels.triton_parts import INTERPRETED, TL_DTYPES, dot, rounded
 
@@ -32,71 +29,8 @@ _LOG2_E = math.log2(math.e)
 
 _LOG2_E_IN_KERNEL = tl.constexpr(_LOG2_E)
 
-# Longer than any context, so that a window of it hides nothing.
-_NO_WINDOW = 1 << 30
-
 # Numbers of partial results that are added up at a time.
 _SUMMED_AT_ONCE = 1 << 14
-
-# Times a split may grow by a sixteenth until no more splits than wanted are left.
-_GROWTHS = tl.constexpr(8)
-
-
-@triton.jit(do_not_specialize=["num_requests", "num_items", "target", "num_counters", "window", "split_tiles"])
-def plan_kernel(
-    lengths,
-    items,
-    counters,
-    num_requests,
-    num_items,
-    target,
-    num_counters,
-    window,
-    split_tiles,
-    REQUESTS: tl.constexpr,
-    TILE: tl.constexpr,
-    NUMBERS: tl.constexpr,
-):
-    """Derives work items [num_items, NUMBERS] from lengths [num_requests], and zeros the counters; one program.
-
-    An item: request (-1 = no work), first tile and end of the split, the request's length, the first token that it sees, the first of the
-    request's items and how many it has. By load, splits are as long as to be `target` together; with split_tiles above 0 they begin at multiples
-    of so many tiles. A request of no tokens has one item of no tiles.
-    """
-    rows = tl.arange(0, REQUESTS)
-    inside = rows < num_requests
-    length = tl.load(lengths + rows, mask=inside, other=0).to(tl.int32)
-    first = tl.maximum(length - window, 0)
-    begin = first // TILE
-    end = (length + TILE - 1) // TILE
-    tiles = end - begin
-    if split_tiles > 0:
-        base = begin // split_tiles * split_tiles
-        share = tl.zeros_like(tiles) + split_tiles
-    else:
-        per = tl.maximum((tl.sum(tiles) + target - 1) // target, 1)
-        for _ in range(_GROWTHS):
-            too_many = (tl.sum((tiles + per - 1) // per) > target) & (num_requests <= target)
-            per = tl.where(too_many, per + (per + 15) // 16, per)
-        base = begin
-        count = tl.maximum((tiles + per - 1) // per, 1)
-        share = tl.maximum((tiles + count - 1) // count, 1)
-    count = tl.where(inside, tl.maximum((end - base + share - 1) // share, 1), 0)
-    place = tl.cumsum(count, 0) - count
-    for split in range(tl.max(count)):
-        item = items + (place + split) * NUMBERS
-        used = (split < count) & (place + split < num_items)
-        tl.store(item, rows, mask=used)
-        tl.store(item + 1, tl.maximum(base + split * share, begin), mask=used)
-        tl.store(item + 2, tl.minimum(base + (split + 1) * share, end), mask=used)
-        tl.store(item + 3, length, mask=used)
-        tl.store(item + 4, first, mask=used)
-        tl.store(item + 5, place, mask=used)
-        tl.store(item + 6, count, mask=used)
-    for start in range(tl.sum(count), num_items, REQUESTS):
-        tl.store(items + (start + rows) * NUMBERS, -1, mask=start + rows < num_items)
-    for start in range(0, num_counters, REQUESTS):
-        tl.store(counters + start + rows, 0, mask=start + rows < num_counters)
 
 
 @triton.jit
@@ -195,6 +129,87 @@ def _sum_splits(
     return best, total, acc
 
 
+@triton.jit
+def _scored(products, slope, distances, score_scale, softcap, CAPPED: tl.constexpr):
+    """Scores as powers of two of products [heads, tokens]."""
+    scores = products * score_scale
+    if CAPPED:
+        scores = softcap - 2.0 * softcap / (tl.exp2(scores) + 1.0)
+    if slope is not None:
+        scores += slope[:, None] * distances.to(tl.float32)[None, :]
+    return scores
+
+
+@triton.jit
+def _attend(
+    query,
+    data,
+    scales,
+    pages,
+    key_slots,
+    value_slots,
+    slope,
+    begin,
+    end,
+    first,
+    length,
+    score_scale,
+    softcap,
+    D: tl.constexpr,
+    PAD_D: tl.constexpr,
+    PAGE: tl.constexpr,
+    CODE_GROUP: tl.constexpr,
+    TILE: tl.constexpr,
+    CAPPED: tl.constexpr,
+    COMPUTE: tl.constexpr,
+    INTERPRETED: tl.constexpr,
+):
+    """Of tiles from begin to end: largest score [heads], sum of weights [heads] and weighted values [heads, PAD_D] of a query [heads, PAD_D]."""
+    BLOCK: tl.constexpr = query.shape[0]
+    best = tl.full((BLOCK,), -float("inf"), tl.float32)
+    total = tl.zeros((BLOCK,), tl.float32)
+    acc = tl.zeros((BLOCK, PAD_D), tl.float32)
+    # Pages and scales are loaded a round ahead, so that no load in the loop waits for another and the compiler starts those of keys and values early.
+    positions = begin * TILE + tl.arange(0, TILE)
+    found = _pages_of(pages, positions, first, length, PAGE)
+    if CODE_GROUP > 0:
+        seen = (positions >= first) & (positions < length)
+        slots = found * PAGE + positions % PAGE
+        key_scales = _scales_of(scales, key_slots + slots, seen, D, PAD_D, CODE_GROUP)
+        value_scales = _scales_of(scales, value_slots + slots, seen, D, PAD_D, CODE_GROUP)
+        next_found = _pages_of(pages, positions + TILE, first, length, PAGE)
+    else:
+        key_scales, value_scales = None, None
+    for tile in range(begin, end):
+        positions = tile * TILE + tl.arange(0, TILE)
+        ahead = positions + TILE
+        seen = (positions >= first) & (positions < length)
+        slots = found * PAGE + positions % PAGE
+        found = _pages_of(pages, ahead, first, length, PAGE)
+        keys = _rows_of(data, key_slots + slots, seen, key_scales, D, PAD_D, CODE_GROUP, COMPUTE, INTERPRETED)
+        products = dot(query, tl.trans(keys), tl.zeros((BLOCK, TILE), tl.float32), INTERPRETED)
+        if CODE_GROUP >= D:
+            products = products * key_scales.to(tl.float32)[None, :]
+        scores = _scored(products, slope, positions - (length - 1), score_scale, softcap, CAPPED)
+        scores = tl.where(seen[None, :], scores, -float("inf"))
+        larger = tl.maximum(best, tl.max(scores, 1))
+        shrunk = tl.exp2(best - larger)
+        weights = tl.exp2(scores - larger[:, None])
+        total = total * shrunk + tl.sum(weights, 1)
+        values = _rows_of(data, value_slots + slots, seen, value_scales, D, PAD_D, CODE_GROUP, COMPUTE, INTERPRETED)
+        if CODE_GROUP >= D:
+            weights = weights * value_scales.to(tl.float32)[None, :]
+        acc = dot(rounded(weights, COMPUTE, INTERPRETED), values, acc * shrunk[:, None], INTERPRETED)
+        best = larger
+        if CODE_GROUP > 0:
+            next_seen = (ahead >= first) & (ahead < length)
+            next_slots = next_found * PAGE + ahead % PAGE
+            key_scales = _scales_of(scales, key_slots + next_slots, next_seen, D, PAD_D, CODE_GROUP)
+            value_scales = _scales_of(scales, value_slots + next_slots, next_seen, D, PAD_D, CODE_GROUP)
+            next_found = _pages_of(pages, ahead + TILE, first, length, PAGE)
+    return best, total, acc
+
+
 @triton.jit(do_not_specialize=["table_stride"])
 def decode_kernel(
     q,
@@ -243,69 +258,47 @@ def decode_kernel(
     request = tl.load(item)
     if request < 0:
         return
-    begin, end = tl.load(item + 1), tl.load(item + 2)
-    length, first = tl.load(item + 3), tl.load(item + 4)
+    begin, end, length, first = tl.load(item + 1), tl.load(item + 2), tl.load(item + 3), tl.load(item + 4)
     first_item, count = tl.load(item + 5), tl.load(item + 6)
     kv_head = tl.program_id(0) // HEAD_BLOCKS
-    in_group = tl.program_id(0) % HEAD_BLOCKS * BLOCK + tl.arange(0, BLOCK)
+    head_block = tl.program_id(0) % HEAD_BLOCKS
+    in_group = head_block * BLOCK + tl.arange(0, BLOCK)
     heads, here = kv_head * GROUP_HEADS + in_group, in_group < GROUP_HEADS
-    dims, tokens = tl.arange(0, PAD_D), tl.arange(0, TILE)
+    dims = tl.arange(0, PAD_D)
+    stored = here[:, None] & (dims < D)[None, :]
     row = request.to(tl.int64)
-    query = tl.load(
-        q + row * q_row_stride + heads[:, None] * q_head_stride + dims[None, :], mask=here[:, None] & (dims < D)[None, :], other=0.0
-    )
+    query = tl.load(q + row * q_row_stride + heads[:, None] * q_head_stride + dims[None, :], mask=stored, other=0.0)
     if query.dtype != COMPUTE:
         query = query.to(tl.float32)
+    slope = None
     if slopes is not None:
         slope = tl.load(slopes + heads, mask=here, other=0.0) * _LOG2_E_IN_KERNEL
     key_slots = kv_head.to(tl.int64) * num_slots
-    value_slots = (kv_head + NUM_KV_HEADS).to(tl.int64) * num_slots
+    value_slots = key_slots + num_slots.to(tl.int64) * NUM_KV_HEADS
     pages = page_table + row * table_stride
-    best = tl.full((BLOCK,), -float("inf"), tl.float32)
-    total = tl.zeros((BLOCK,), tl.float32)
-    acc = tl.zeros((BLOCK, PAD_D), tl.float32)
-    # Pages and scales are loaded a round ahead, so that no load in the loop waits for another and the compiler starts those of keys and values early.
-    positions = begin * TILE + tokens
-    found = _pages_of(pages, positions, first, length, PAGE)
-    if CODE_GROUP > 0:
-        seen = (positions >= first) & (positions < length)
-        slots = found * PAGE + positions % PAGE
-        key_scales = _scales_of(scales, key_slots + slots, seen, D, PAD_D, CODE_GROUP)
-        value_scales = _scales_of(scales, value_slots + slots, seen, D, PAD_D, CODE_GROUP)
-        next_found = _pages_of(pages, positions + TILE, first, length, PAGE)
-    else:
-        key_scales, value_scales = None, None
-    for tile in range(begin, end):
-        positions = tile * TILE + tokens
-        seen = (positions >= first) & (positions < length)
-        slots = found * PAGE + positions % PAGE
-        found = _pages_of(pages, positions + TILE, first, length, PAGE)
-        keys = _rows_of(data, key_slots + slots, seen, key_scales, D, PAD_D, CODE_GROUP, COMPUTE, INTERPRETED)
-        scores = dot(query, tl.trans(keys), tl.zeros((BLOCK, TILE), tl.float32), INTERPRETED)
-        if CODE_GROUP >= D:
-            scores = scores * key_scales.to(tl.float32)[None, :]
-        scores = scores * score_scale
-        if CAPPED:
-            scores = softcap - 2.0 * softcap / (tl.exp2(scores) + 1.0)
-        if slopes is not None:
-            scores += slope[:, None] * (positions - (length - 1)).to(tl.float32)[None, :]
-        scores = tl.where(seen[None, :], scores, -float("inf"))
-        larger = tl.maximum(best, tl.max(scores, 1))
-        shrunk = tl.exp2(best - larger)
-        weights = tl.exp2(scores - larger[:, None])
-        total = total * shrunk + tl.sum(weights, 1)
-        values = _rows_of(data, value_slots + slots, seen, value_scales, D, PAD_D, CODE_GROUP, COMPUTE, INTERPRETED)
-        if CODE_GROUP >= D:
-            weights = weights * value_scales.to(tl.float32)[None, :]
-        if CODE_GROUP > 0:
-            ahead = positions + TILE
-            next_seen = (ahead >= first) & (ahead < length)
-            next_slots = next_found * PAGE + ahead % PAGE
-            key_scales = _scales_of(scales, key_slots + next_slots, next_seen, D, PAD_D, CODE_GROUP)
-            value_scales = _scales_of(scales, value_slots + next_slots, next_seen, D, PAD_D, CODE_GROUP)
-            next_found = _pages_of(pages, ahead + TILE, first, length, PAGE)
-        acc = dot(rounded(weights, COMPUTE, INTERPRETED), values, acc * shrunk[:, None], INTERPRETED)
-        best = larger
+    best, total, acc = _attend(
+        query,
+        data,
+        scales,
+        pages,
+        key_slots,
+        value_slots,
+        slope,
+        begin,
+        end,
+        first,
+        length,
+        score_scale,
+        softcap,
+        D,
+        PAD_D,
+        PAGE,
+        CODE_GROUP,
+        TILE,
+        CAPPED,
+        COMPUTE,
+        INTERPRETED,
+    )
     row_out = out + row * out_stride
     if count == 1:
         _finish(best, total, acc, sink_logits, heads, here, row_out, dims, D, DTYPE, INTERPRETED)
@@ -313,42 +306,16 @@ def decode_kernel(
         places = index * NUM_HEADS + heads
         tl.store(stats + places * 2, best, mask=here)
         tl.store(stats + places * 2 + 1, total, mask=here)
-        tl.store(partials + places[:, None] * D + dims[None, :], acc, mask=here[:, None] & (dims < D)[None, :])
+        tl.store(partials + places[:, None] * D + dims[None, :], acc, mask=stored)
         # All threads have stored before one of them counts this split as done.
         tl.debug_barrier()
         counter = counters + request * (NUM_KV_HEADS * HEAD_BLOCKS) + tl.program_id(0)
         if tl.atomic_add(counter, 1, sem="acq_rel") == count - 1:
             tl.store(counter, 0)
-            few = tl.program_id(0) % HEAD_BLOCKS * BLOCK + tl.arange(0, ROWS)
+            few = head_block * BLOCK + tl.arange(0, ROWS)
             few_heads, inside = kv_head * GROUP_HEADS + few, few < GROUP_HEADS
             most, sums, added = _sum_splits(partials, stats, first_item, count, few_heads, inside, NUM_HEADS, D, PAD_D, SUMMED)
             _finish(most, sums, added, sink_logits, few_heads, inside, row_out, dims, D, DTYPE, INTERPRETED)
-
-
-def plan_on_device(
-    page_table: torch.Tensor, kv_lengths: torch.Tensor, max_kv_tokens: int, spec: AttentionSpec, fixed_split_tokens: int | None = None
-) -> TritonDecodePlan:
-    """See `plan_decode_on_device`."""
-    device, requests = page_table.device, len(page_table)
-    tile = tile_shape(spec)
-    if fixed_split_tokens is not None and (fixed_split_tokens < 1 or fixed_split_tokens % tile.tokens):
-        raise ValueError(f"fixed_split_tokens is {fixed_split_tokens}, it must be a multiple of {tile.tokens}")
-    slots = num_items(requests, max_kv_tokens, spec, device, fixed_split_tokens)
-    numbers = torch.empty((slots * ITEM_NUMBERS + requests * spec.num_kv_heads * head_blocks(spec),), dtype=torch.int32, device=device)
-    items, counters = numbers[: slots * ITEM_NUMBERS].view(slots, ITEM_NUMBERS), numbers[slots * ITEM_NUMBERS :]
-    partials = torch.empty((slots, spec.num_heads, spec.head_dim), dtype=torch.float32, device=device)
-    stats = torch.empty((slots, spec.num_heads, 2), dtype=torch.float32, device=device)
-    plan_kernel[(1,)](
-        *(kv_lengths, items, counters, requests, slots, split_target(spec, device), len(counters)),
-        *(spec.window or _NO_WINDOW, 0 if fixed_split_tokens is None else fixed_split_tokens // tile.tokens),
-        REQUESTS=max(32, triton.next_power_of_2(requests)),
-        TILE=tile.tokens,
-        NUMBERS=ITEM_NUMBERS,
-        num_warps=min(8, max(1, requests // 64)),
-    )
-    slopes = slopes_of(spec, device)
-    pages = page_table if page_table.stride(1) == 1 else page_table.contiguous()
-    return TritonDecodePlan(pages, spec, items, counters, partials, stats, slopes, fixed_split_tokens)
 
 
 def decode_attention(

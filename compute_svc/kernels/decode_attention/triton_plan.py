@@ -48,6 +48,9 @@ class TileShape:
 
 # By bytes of a stored number and the head dimension as a power of two.
 _TILES = {
+    (4, 64): TileShape(32, 4, 2),
+    (4, 128): TileShape(16, 4, 2),
+    (4, 256): TileShape(16, 8, 2),
     (2, 64): TileShape(64, 4, 4),
     (2, 128): TileShape(64, 4, 3),
     (2, 256): TileShape(32, 4, 3),
@@ -59,8 +62,6 @@ _TILES = {
 
 def tile_shape(spec: AttentionSpec) -> TileShape:
     """The tile of a model; the same for whatever batch, so that it moves no border of a sum."""
-    if spec.stored == torch.float32:
-        return TileShape(16, 4, 2)
     return _TILES[spec.stored.itemsize, max(padded(spec.head_dim), 64)]
 
 
