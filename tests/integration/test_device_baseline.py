@@ -53,6 +53,19 @@ def test_alone_it_is_held_against_itself_on_the_cpu(tmp_path: Path) -> None:
     assert "transformers" not in found["decode"][0] and found["decode"][0]["engine"]["tokens_per_s"]["median"] > 0
 
 
+def test_rounded_weights_are_checked_and_every_kv_format_has_its_limit(tmp_path: Path) -> None:
+    arguments = ["--alone", "--weights", "int8", "--kv", "auto", "int8-g8", "--output", str(tmp_path / "cpu.json")]
+    found = json.loads(main([*SMALL, *arguments]).read_text())
+
+    assert found["weight_format"] == "int8" and found["checks"]["int8_tiny"]["error_of_spread"] < 0.1
+    assert [(one["kv"], one["requests"]) for one in found["decode"]] == [(kv, size) for kv in ("bfloat16", "int8-g8") for size in (1, 3)]
+    exact, rounded = (found["decode"][index]["limit"] for index in (1, 3))
+    assert exact["weight_bytes"] == rounded["weight_bytes"]
+    # A head of 16 numbers: 32 bytes, or 16 and two scales.
+    assert rounded["kv_bytes"] / exact["kv_bytes"] == 20 / 32
+    assert all(one["limit"]["tokens_per_s"] > one["engine"]["tokens_per_s"]["median"] for one in found["decode"])
+
+
 @pytest.mark.parametrize(
     ("arguments", "what"),
     [
@@ -60,6 +73,7 @@ def test_alone_it_is_held_against_itself_on_the_cpu(tmp_path: Path) -> None:
         (["--sizes", "1", "0"], "--sizes has 0, it must be at least 1"),
         (["--rounds", "0"], "--rounds is 0, it must be at least 1"),
         (["--shape", "huge"], "huge"),
+        (["--model", "folder", "--weights", "int8"], "--weights is int8, a checkpoint's stay as they are"),
     ],
 )
 def test_arguments_that_make_no_sense_are_refused(arguments: list[str], what: str, capsys: pytest.CaptureFixture[str]) -> None:
