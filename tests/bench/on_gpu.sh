@@ -9,6 +9,7 @@
 #   OUT      where results and logs go; default: tests/bench/results
 #   BUNDLE   an archive of all that is in OUT, written anew after every part; default: none
 #   TOTAL_S  seconds that all parts may take together: what has no time left is not begun; default: 3600
+#   SHARDS   processes that the tests of Triton kernels are spread over, which compile much; default: one for each core but two
 #   DEVICE   cuda; or cpu, to rehearse with small shapes, kernels in Triton's interpreter
 #
 # A part that fails keeps no other from running; the exit status is 1 if any did.
@@ -19,6 +20,8 @@ OUT=${OUT:-tests/bench/results}
 TOTAL_S=${TOTAL_S:-3600}
 PARTS=${PARTS:-triton gpu kernels baseline_8b profile baseline_8b_int8 fast_decode baseline_1b oracle draw peers}
 CHECKS=" triton gpu "
+without_gpu=()
+SHARDS=${SHARDS:-$(($(nproc) > 2 ? $(nproc) - 2 : 1))}
 export PYTHONPATH="$PWD:$PWD/protos" PYTHONUNBUFFERED=1 HF_HUB_OFFLINE=1 TOKENIZERS_PARALLELISM=false PYTEST_DISABLE_PLUGIN_AUTOLOAD=1
 mkdir -p "$OUT" || exit 1
 scratch=$(mktemp -d)
@@ -34,6 +37,7 @@ if [ "$DEVICE" = cpu ]; then
     PYTHON=${PYTHON:-.venv/bin/python}
     big=tiny small=tiny trial=--trial sizes="1 3" context=20 prefill="1x40 2x9" kv="auto int8-g8" steps=4
     export TRITON_INTERPRET=1
+    without_gpu=(-m "not gpu")
 else
     for candidate in ${PYTHON:-.venv/bin/python python3 python}; do
         finds_gpu "$candidate" && found=$candidate && break
@@ -92,7 +96,7 @@ await() {
     for name in "${names[@]}"; do
         read -r status seconds <"$scratch/$name.ended"
         tell "$name" "$status" "$seconds"
-        if [ "$status" = 0 ]; then tail -n 1 "$OUT/gpu_$name.log"; else tail -n 25 "$OUT/gpu_$name.log" | cut -c 1-300; fi
+        grep -E '^(FAILED|ERROR)|(passed|failed|error).* in ' "$OUT/gpu_$name.log" | tail -n 10 | cut -c 1-300
     done
     bundle
 }
@@ -113,9 +117,8 @@ alone() { # name, most seconds, command...
 run_check() {
     case $1 in
         triton)
-            for file in tests/unit/compute_svc/kernels/test_triton_*.py; do
-                name=$(basename "$file" .py)
-                beside "${name#test_}" 150 "${pytest_alone[@]}" "$file"
+            for ((shard = 1; shard <= SHARDS; shard++)); do
+                TEST_SHARD=$shard/$SHARDS beside "triton_$shard" 150 "${pytest_alone[@]}" -p tests.bench.gpu.shard "${without_gpu[@]}" tests/unit/compute_svc/*/test_triton_*.py
             done
             ;;
         gpu) beside gpu_tests 150 "${pytest_alone[@]}" -m gpu "${gpu_tests[@]}" ;;

@@ -125,7 +125,7 @@ def _decode(
             return Prepared([lambda: gathered_attention(q, first.layer, aten, out)], lambda: out, lambda: attention(q, first, 1))
         plan = plan_decode(first.table, lengths, spec)
         calls = [partial(decode_attention, q, kv.layer, plan, out) for kv in sets]
-        return Prepared(calls, lambda: out, lambda: attention(q, first, 1))
+        return Prepared(calls, lambda: out, lambda: attention(q, first, 1), type(plan).__name__)
 
     return prepare
 
@@ -163,6 +163,7 @@ def _prefill(sizes: Sizes, device: torch.device, kv_format: KvFormat, load: Pref
             [lambda: prefill_attention(q, first.layer, plan, out)],
             lambda: _checked(out, load),
             lambda: attention(_checked(q, load).view(-1, *q.shape[1:]), first, min(load.tokens, _CHECKED_QUERIES)),
+            type(plan).__name__,
         )
 
     return prepare

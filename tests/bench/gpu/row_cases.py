@@ -10,7 +10,7 @@ import torch.nn.functional as F
 
 from compute_svc.kernels.kv_layer import KvLayer
 from compute_svc.kernels.place_heads import place_heads
-from compute_svc.kernels.quantise_rows import Norm, QuantisedRows, quantise_rows, rms_norm_quantise
+from compute_svc.kernels.quantise_rows import Norm, QuantisedRows, quantise_gated, quantise_rows, rms_norm_quantise
 from compute_svc.kernels.rms_norm import rms_norm
 from compute_svc.kv.kv_format import KV_FORMATS, KvFormat
 from tests.bench.gpu.cases import Case, Prepared
@@ -43,7 +43,9 @@ def row_cases(sizes: Sizes, device: torch.device) -> Iterator[Case]:
         ("quantise", "ours", hidden, 3 * hidden, quantise_rows, lambda x: x.float()),
         ("quantise-inner", "ours", inner, 3 * inner, quantise_rows, lambda x: x.float()),
         ("norm+quantise", "ours", hidden, 3 * hidden, lambda x: rms_norm_quantise(x, norm), lambda x: _normed(x, norm_weight)),
-        ("silu*up", "torch", 2 * inner, 6 * inner, lambda x: F.silu(x[:, :inner]) * x[:, inner:], _gated),
+        ("silu*up+quantise", "ours", 2 * inner, 5 * inner, lambda x: quantise_gated(x, "silu"), _gated),
+        ("silu*up", "ours", 2 * inner, 6 * inner, _gated_by_triton if device.type == "cuda" else _gated_by_torch, _gated),
+        ("silu*up", "torch", 2 * inner, 6 * inner, _gated_by_torch, _gated),
     )
     for rows in sizes.rows:
         for name, who, width, num_bytes, run, exact in operations:
@@ -77,6 +79,19 @@ def _normed(x: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
 
 def _gated(x: torch.Tensor) -> torch.Tensor:
     gate, up = x.double().chunk(2, dim=1)
+    return F.silu(gate) * up
+
+
+def _gated_by_triton(x: torch.Tensor) -> torch.Tensor:
+    from compute_svc.kernels.gated_linear import triton_kernel  # noqa: PLC0415 - Triton is where a GPU is
+
+    gate, up = x.tensor_split(2, dim=1)
+    result: torch.Tensor = triton_kernel.gated(gate, up, "silu")
+    return result
+
+
+def _gated_by_torch(x: torch.Tensor) -> torch.Tensor:
+    gate, up = x.tensor_split(2, dim=1)
     return F.silu(gate) * up
 
 

@@ -37,7 +37,7 @@ def num_sets(bytes_of_one: float, cold_bytes: int) -> int:
     return max(1, min(_MAX_SETS, math.ceil(cold_bytes / max(1, bytes_of_one))))
 
 
-def measure(calls: Sequence[Call], device: torch.device, budget_s: float = 0.15) -> Timed:
+def measure(calls: Sequence[Call], device: torch.device, budget_s: float = 0.06) -> Timed:
     """Seconds of a call; calls differ only in where their inputs lie, and take turns.
 
     Args:
