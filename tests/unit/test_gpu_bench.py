@@ -78,7 +78,7 @@ def test_a_table_has_a_line_for_each_kernel_and_a_column_for_each_load() -> None
     assert [line.split() for line in table(found)] == [
         ["decode", "1x8", "2x8"],
         ["bf16", "ours", "12.5", "80%", "FAILED"],
-        ["bf16", "sdpa", "-", "3", "10%!"],
+        ["bf16", "sdpa", "-", "3.0", "10%!"],
     ]
 
 

@@ -166,14 +166,15 @@ def table(found: Sequence[dict[str, Any]]) -> list[str]:
     for part in dict.fromkeys(row["part"] for row in found):
         rows = [row for row in found if row["part"] == part]
         loads = list(dict.fromkeys(row["load"] for row in rows))
-        lines.append(f"{part:<26}" + "".join(f"{load:>17}" for load in loads))
+        lines.append(f"{part:<25}" + "".join(f"{load:>13}" for load in loads))
         for name, who in dict.fromkeys((row["name"], row["who"]) for row in rows):
             cells = {row["load"]: _cell(row) for row in rows if (row["name"], row["who"]) == (name, who)}
-            lines.append(f"{name + ' ' + who:<26}" + "".join(f"{cells.get(load, '-'):>17}" for load in loads))
+            lines.append(f"{name + ' ' + who:<25}" + "".join(f"{cells.get(load, '-'):>13}" for load in loads))
     return lines
 
 
 def _cell(row: dict[str, Any]) -> str:
     if "us" not in row:
         return "FAILED" if "failed" in row else "ok"
-    return f"{row['us']:.4g} {row['percent_of_ceiling']:.0f}%" + ("!" if "failed" in row else "")
+    micros = row["us"]
+    return f"{micros:.{0 if micros >= 100 else 1}f} {row['percent_of_ceiling']:.0f}%" + ("!" if "failed" in row else "")

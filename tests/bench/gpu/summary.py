@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -28,17 +29,23 @@ def lines(folder: Path) -> Iterator[str]:
     for path in sorted(folder.glob("gpu_baseline_*.json")):
         document = json.loads(path.read_text())
         yield f"{path.stem}: {document['model']} {document['weight_format']}, {document['kernels'] or 'no kernels of note'}"
-        yield from (f"  {_decode(row)}" for row in document["decode"])
-        yield from (f"  {row['prompts']}x{row['prompt_tokens']} {row['kv']}: {_rate(row)} prefill tokens/s" for row in document["prefill"])
+        for kv in dict.fromkeys(row["kv"] for row in document["decode"]):
+            yield f"  {kv}: " + "; ".join(_decode(row) for row in document["decode"] if row["kv"] == kv)
+            yield "    prefill " + "; ".join(_prefill(row) for row in document["prefill"] if row["kv"] == kv)
     parts = folder / "gpu_parts.log"
     if parts.exists():
-        yield from parts.read_text().splitlines()
+        yield from (line for line in parts.read_text().splitlines() if not re.match(r"== triton_\d+: ok", line))
 
 
 def _decode(row: dict[str, Any]) -> str:
     limit = row["limit"]
-    by_sheet = f", {limit['percent_by_data_sheet']} % by the data sheet" if "percent_by_data_sheet" in limit else ""
-    return f"{row['requests']}x{row['context_tokens']} {row['kv']}: {_rate(row)} tokens/s, {limit['step_ms']} ms, {limit['percent']} % of the limit{by_sheet}"
+    by_sheet = f" ({limit['percent_by_data_sheet']:.0f} % by the data sheet)" if "percent_by_data_sheet" in limit else ""
+    load = f"{row['requests']}x{row['context_tokens']}"
+    return f"{load} {_rate(row):.0f} tokens/s {limit['step_ms']:.2f} ms {limit['percent']:.0f} %{by_sheet}"
+
+
+def _prefill(row: dict[str, Any]) -> str:
+    return f"{row['prompts']}x{row['prompt_tokens']} {_rate(row):.0f} tokens/s"
 
 
 def _rate(row: dict[str, Any]) -> float:
