@@ -12,12 +12,15 @@
 #   SHARDS   processes that the tests of Triton kernels are spread over, which compile much; default: one for each core but two
 #   DEVICE   cuda; or cpu, to rehearse with small shapes, kernels in Triton's interpreter
 #
+# Where few files may come back, or a limit may cut it off: BUNDLE=there/gpu.tgz OUT=/tmp/gpu TOTAL_S=330 PARTS="triton kernels baseline_8b profile".
 # A part that fails keeps no other from running; the exit status is 1 if any did.
 set -uo pipefail
 cd "$(dirname "$0")/../.."
 DEVICE=${DEVICE:-cuda}
 OUT=${OUT:-tests/bench/results}
 TOTAL_S=${TOTAL_S:-3600}
+# Two copies of an 8B model, and the keys and values of 256 requests twice: of 512 tokens each they fit.
+peer_context=512
 PARTS=${PARTS:-triton gpu kernels baseline_8b profile baseline_8b_int8 fast_decode baseline_1b oracle draw peers}
 CHECKS=" triton gpu "
 without_gpu=()
@@ -140,7 +143,7 @@ measure() {
             ;;
         peers)
             for shape in $(printf '%s\n' $small $big | uniq); do
-                alone "peers_$shape" 600 "${baseline[@]}" --shape "$shape" --output "$OUT/device_baseline_${DEVICE}_$shape.json"
+                alone "peers_$shape" 600 "${baseline[@]}" --context $peer_context --shape "$shape" --output "$OUT/device_baseline_${DEVICE}_$shape.json"
             done
             ;;
         *) echo "no part is called $1" >&2 && failed=1 ;;
