@@ -189,7 +189,24 @@ def _check_tiny(device: torch.device, has_transformers: bool) -> dict[str, Any]:
         "beside": beside,
         "logits": check_logits(model, reference),
         "invariance": check_invariance(model, promised=device.type == "cpu"),
+        "answers_with_graphs": _check_graphs(model),
     }
+
+
+def _check_graphs(model: CausalLM) -> str:
+    """Whether steps that are graphs, and begun in advance, give the answers of steps that are launched as they come.
+
+    Raises:
+        AssertionError: They do not.
+    """
+    prompts = random_tokens(model, 13, 37, seed=5)
+    answers = []
+    for graphs in (False, True):
+        runner = EngineRunner.around(model, max_requests=16, max_tokens=80, kv_tokens=16 * 80, step_budget_tokens=512, graphs=graphs)
+        answers.append(runner.answers(prompts, 40))
+    same = sum(one == other for one, other in zip(*answers, strict=True))
+    assert same == len(prompts), f"{same} of {len(prompts)} answers are the same with graphs and without"
+    return f"{same} of {len(prompts)} answers are the same"
 
 
 def _check_rounded(weights: RandomWeights, dtype: torch.dtype, device: torch.device) -> dict[str, Any]:

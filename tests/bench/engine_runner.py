@@ -93,6 +93,17 @@ class EngineRunner:
         self._engine.step(0.0)
         return seconds
 
+    def answers(self, prompts: torch.Tensor, num_tokens: int) -> list[list[int]]:
+        """Greedy answers to [requests, tokens] prompts."""
+        numbers = self._submit(prompts, num_tokens)
+        answers: dict[int, list[int]] = {number: [] for number in numbers}
+        while any(len(answer) < num_tokens for answer in answers.values()):
+            output = self._engine.step(0.0)
+            assert output is not None and output.rows is not None, "requests are under way"
+            for number, token in zip(output.rows.numbers.tolist(), output.rows.tokens.tolist(), strict=True):
+                answers[number].append(token)
+        return list(answers.values())
+
     def prefill(self, prompts: torch.Tensor) -> float:
         """Seconds from [requests, tokens] prompts, none seen before, to the first token of each."""
         numbers = self._submit(prompts, 1)
