@@ -18,6 +18,8 @@ from tests.bench.gpu.shapes import PAGE_SIZE_TOKENS, Sizes
 from tests.bench.gpu.timing import num_sets
 
 _EPS = 1e-5
+# Beside numbers that are not rounded to int8: the largest of a row decides how coarse its codes are, and a product of two has a long tail.
+_TOLERANCES = {"quantise": 2e-2, "quantise-inner": 2e-2, "norm+quantise": 2e-2, "silu*up+quantise": 5e-2}
 
 Function = Callable[[torch.Tensor], torch.Tensor | QuantisedRows]
 Exact = Callable[[torch.Tensor], torch.Tensor]
@@ -29,7 +31,7 @@ def row_cases(sizes: Sizes, device: torch.device) -> Iterator[Case]:
     rounded_weight = norm_weight.bfloat16()
     norm = Norm(norm_weight.contiguous(), _EPS)
     hidden, inner = sizes.hidden, sizes.inner
-    # Name, whose, width of a row, bytes read and written of a row, what runs and what is right.
+    # Name, whose, width of a row, bytes read and written of a row, what runs and what it rounds.
     operations: tuple[tuple[str, str, int, int, Function, Exact], ...] = (
         ("rms_norm", "ours", hidden, 4 * hidden, lambda x: rms_norm(x, rounded_weight, _EPS), lambda x: _normed(x, rounded_weight)),
         (
@@ -49,7 +51,8 @@ def row_cases(sizes: Sizes, device: torch.device) -> Iterator[Case]:
     )
     for rows in sizes.rows:
         for name, who, width, num_bytes, run, exact in operations:
-            yield Case("rows", name, f"{rows}", who, rows * num_bytes, _on_rows(rows, width, device, sizes.cold_bytes, run, exact))
+            prepare = _on_rows(rows, width, device, sizes.cold_bytes, run, exact)
+            yield Case("rows", name, f"{rows}", who, rows * num_bytes, prepare, tolerance=_TOLERANCES.get(name, 1e-2))
         for name in ("bfloat16", "int8-g8", "int8-g64"):
             yield _place_heads(sizes, device, rows, KV_FORMATS[name])
 
