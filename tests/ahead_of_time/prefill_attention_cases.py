@@ -39,7 +39,7 @@ def case_of(name: str, spec: AttentionSpec, tiles: Tiles, capabilities: tuple[in
         {name: None for name in ("scales", "slopes", "sink_logits") if name not in pointers}
         | {"NUM_KV_HEADS": spec.num_kv_heads, "GROUP": spec.group_size, "PACK": pack, "QUERIES": tiles.rows // pack, "PARTS": 1}
         | {"PAGE": spec.page_size_tokens, "D": spec.head_dim, "BLOCK_D": 1 << (spec.head_dim - 1).bit_length(), "CODES": codes}
-        | {"WINDOW": spec.window, "SOFTCAP": spec.softcap, "BORDER_STAGES": min(tiles.num_stages, 2)}
+        | {"WINDOW": spec.window, "SOFTCAP": spec.softcap}
         | {"ROWS": tiles.rows, "TOKENS": tiles.tokens, "SLOT": tl.int32}
         | {"COMPUTE": TL_DTYPES[dtype], "OUT": TL_DTYPES[dtype], "INTERPRETED": False},
         divisible=(*pointers, *strides),

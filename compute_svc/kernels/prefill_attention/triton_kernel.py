@@ -1,8 +1,8 @@
 """A program attends with some consecutive queries of a request, for all heads of one key head, to the tokens they see.
 
 Rows of a program are queries times heads, so that few queries fill a tile, too, and keys are read once for all heads that share them. Its
-tiles of tokens up to the causal border go through an online softmax in float32, in powers of two: first those that every row sees whole,
-without masks, then those at the borders. Tiles and pages have sizes of their own; each token's page is looked up.
+tiles of tokens up to the causal border go through an online softmax in float32, in powers of two; only those at the borders are masked. Tiles
+and pages have sizes of their own; each token's page is looked up.
 """
 
 from __future__ import annotations
@@ -65,20 +65,19 @@ def _decoded(codes, scales, slots, D: tl.constexpr, CODES: tl.constexpr, COMPUTE
 
 @triton.jit
 def _attend(
-    queries, positions, slopes, acc, largest, total, tile, first, end, key_data, value_data, key_scales, value_scales, pages, scale,
+    queries, positions, slopes, acc, largest, total, tile, first, end, is_whole, key_data, value_data, key_scales, value_scales, pages, scale,
     PAGE: tl.constexpr, D: tl.constexpr, CODES: tl.constexpr, WINDOW: tl.constexpr, SOFTCAP: tl.constexpr, TOKENS: tl.constexpr,
-    MASKED: tl.constexpr, SLOT: tl.constexpr, COMPUTE: tl.constexpr, INTERPRETED: tl.constexpr,
+    SLOT: tl.constexpr, COMPUTE: tl.constexpr, INTERPRETED: tl.constexpr,
 ):  # fmt: skip
-    """acc [rows, BLOCK_D], largest [rows] and total [rows], with one tile of tokens more; MASKED if not every row sees all of it.
+    """acc [rows, BLOCK_D], largest [rows] and total [rows], with one tile of tokens more; is_whole if every row sees all of it.
 
     Scores are exponents of 2. Of the tile, tokens in [first, end) are read. SLOT is an integer that holds D times a slot.
     """
     BLOCK_D: tl.constexpr = queries.shape[1]
     tokens = tile * TOKENS + tl.arange(0, TOKENS)
     distances = tokens[None, :] - positions[:, None]
-    if MASKED:
-        # Others repeat those at the ends, and are hidden.
-        tokens = tl.minimum(tl.maximum(tokens, first), end - 1)
+    # Others repeat those at the ends, and are hidden.
+    tokens = tl.minimum(tokens, end - 1) if WINDOW is None else tl.minimum(tl.maximum(tokens, first), end - 1)
     page = tl.load(pages + tile * TOKENS // PAGE) if PAGE % TOKENS == 0 else tl.load(pages + tokens // PAGE)
     slots = page.to(SLOT) * PAGE + tokens % PAGE
     keys = _load_rows(key_data, key_scales, slots, D, BLOCK_D, CODES, COMPUTE, INTERPRETED)
@@ -90,7 +89,7 @@ def _attend(
     if slopes is not None:
         scores = scores * scale + slopes[:, None] * distances.to(tl.float32)
         scale = 1.0
-    if MASKED:
+    if not is_whole:
         seen = distances <= 0
         if WINDOW is not None:
             seen = seen & (distances > -WINDOW)
@@ -110,7 +109,7 @@ def prefill_attention_kernel(
     q, data, scales, out, blocks, page_table, slopes, sink_logits, q_stride, head_stride, out_stride, table_stride, num_slots, scale,
     NUM_KV_HEADS: tl.constexpr, GROUP: tl.constexpr, PACK: tl.constexpr, QUERIES: tl.constexpr, PARTS: tl.constexpr,
     PAGE: tl.constexpr, D: tl.constexpr, BLOCK_D: tl.constexpr, CODES: tl.constexpr, WINDOW: tl.constexpr, SOFTCAP: tl.constexpr,
-    BORDER_STAGES: tl.constexpr, ROWS: tl.constexpr, TOKENS: tl.constexpr, SLOT: tl.constexpr, COMPUTE: tl.constexpr, OUT: tl.constexpr, INTERPRETED: tl.constexpr,
+    ROWS: tl.constexpr, TOKENS: tl.constexpr, SLOT: tl.constexpr, COMPUTE: tl.constexpr, OUT: tl.constexpr, INTERPRETED: tl.constexpr,
 ):  # fmt: skip
     """A grid of blocks times PARTS, heads divided by PACK.
 
@@ -159,18 +158,11 @@ def prefill_attention_kernel(
     largest = tl.full((ROWS,), HIDDEN, dtype=tl.float32)
     total = tl.zeros((ROWS,), dtype=tl.float32)
     positions = start + query
-    for tile in range(whole_from, whole_to):
+    for tile in range(lowest, highest):
+        is_whole = tile < whole_to if WINDOW is None else (tile < whole_to) & (tile >= whole_from)
         acc, largest, total = _attend(
-            queries, positions, head_slopes, acc, largest, total, tile, first, end, key_data, value_data, key_scales, value_scales, pages,
-            scale, PAGE, D, CODES, WINDOW, SOFTCAP, TOKENS, False, SLOT, COMPUTE, INTERPRETED,
-        )  # fmt: skip
-    before = whole_from - lowest
-    # Masks need registers, and here are few steps: their pages are not looked up a stage ahead.
-    for index in tl.range(0, before + highest - whole_to, num_stages=BORDER_STAGES):
-        tile = lowest + index + tl.where(index >= before, whole_to - whole_from, 0)
-        acc, largest, total = _attend(
-            queries, positions, head_slopes, acc, largest, total, tile, first, end, key_data, value_data, key_scales, value_scales, pages,
-            scale, PAGE, D, CODES, WINDOW, SOFTCAP, TOKENS, True, SLOT, COMPUTE, INTERPRETED,
+            queries, positions, head_slopes, acc, largest, total, tile, first, end, is_whole, key_data, value_data, key_scales,
+            value_scales, pages, scale, PAGE, D, CODES, WINDOW, SOFTCAP, TOKENS, SLOT, COMPUTE, INTERPRETED,
         )  # fmt: skip
     if sink_logits is not None:
         total += tl.exp2(tl.load(sink_logits + head).to(tl.float32) * LOG2_E - largest)
@@ -201,6 +193,6 @@ def prefill_attention(
         q.stride(0), q.stride(1), out.stride(0), plan.page_table.stride(0), num_slots, spec.scale * _LOG2_E,
         NUM_KV_HEADS=spec.num_kv_heads, GROUP=spec.group_size, PACK=pack, QUERIES=queries, PARTS=parts,
         PAGE=spec.page_size_tokens, D=spec.head_dim, BLOCK_D=block_d, CODES=kv.group, WINDOW=spec.window, SOFTCAP=spec.softcap,
-        BORDER_STAGES=min(tiles.num_stages, 2), ROWS=tiles.rows, TOKENS=tiles.tokens, SLOT=tl.int32 if num_slots * spec.head_dim < 2**31 else tl.int64, COMPUTE=TL_DTYPES[compute], OUT=TL_DTYPES[q.dtype], INTERPRETED=INTERPRETED,
+        ROWS=tiles.rows, TOKENS=tiles.tokens, SLOT=tl.int32 if num_slots * spec.head_dim < 2**31 else tl.int64, COMPUTE=TL_DTYPES[compute], OUT=TL_DTYPES[q.dtype], INTERPRETED=INTERPRETED,
         num_warps=tiles.num_warps, num_stages=tiles.num_stages,
     )  # fmt: skip

@@ -41,31 +41,32 @@ class Tiles(NamedTuple):
 
 
 # Rows of a block where products are of 16 bits: 128 and 64 feed Hopper's warp group instructions, 16 is for few queries, whose time goes into
-# reading keys. One stage of three is for looking up pages.
+# reading keys.
 _ROWS = (128, 64, 16)
 
-# By whether shared memory is Hopper's and whether more than scores is computed, then by the width of heads: tiles for each of _ROWS. All that
-# fits into registers is compiled ahead of time in tests; where 128 rows do not fit, blocks of 128 are computed in parts.
+# By whether shared memory is Hopper's and whether more than scores is computed, then by the width of heads: tiles for each of _ROWS. All of
+# them fit into registers; where 128 rows do not, blocks of 128 are computed in parts. Of five stages, two are for looking up pages and two
+# for reading ahead.
 _TILES = {
     (True, False): {
-        64: (Tiles(128, 128, 8, 3), Tiles(64, 128, 4, 3), Tiles(16, 128, 4, 3)),
-        128: (Tiles(128, 128, 8, 3), Tiles(64, 64, 4, 3), Tiles(16, 128, 4, 3)),
-        256: (Tiles(128, 32, 8, 3), Tiles(64, 32, 4, 3), Tiles(16, 64, 4, 3)),
+        64: (Tiles(128, 128, 8, 5), Tiles(64, 128, 4, 5), Tiles(16, 128, 4, 5)),
+        128: (Tiles(128, 128, 8, 5), Tiles(64, 64, 4, 5), Tiles(16, 128, 4, 5)),
+        256: (Tiles(128, 32, 8, 5), Tiles(64, 32, 4, 5), Tiles(16, 64, 4, 5)),
     },
     (True, True): {
-        64: (Tiles(128, 64, 8, 3), Tiles(64, 64, 4, 3), Tiles(16, 64, 4, 3)),
-        128: (Tiles(128, 64, 8, 3), Tiles(64, 64, 4, 3), Tiles(16, 64, 4, 3)),
-        256: (Tiles(64, 32, 8, 3), Tiles(64, 32, 8, 3), Tiles(16, 32, 4, 3)),
+        64: (Tiles(128, 64, 8, 5), Tiles(64, 64, 4, 5), Tiles(16, 64, 4, 5)),
+        128: (Tiles(128, 64, 8, 5), Tiles(64, 64, 4, 5), Tiles(16, 64, 4, 5)),
+        256: (Tiles(64, 32, 8, 5), Tiles(64, 32, 8, 5), Tiles(16, 32, 4, 5)),
     },
     (False, False): {
-        64: (Tiles(128, 64, 8, 3), Tiles(64, 64, 4, 3), Tiles(16, 64, 4, 3)),
-        128: (Tiles(128, 32, 8, 3), Tiles(64, 32, 4, 3), Tiles(16, 64, 4, 3)),
-        256: (Tiles(64, 32, 8, 2), Tiles(64, 32, 8, 2), Tiles(16, 32, 4, 3)),
+        64: (Tiles(128, 64, 8, 5), Tiles(64, 64, 4, 5), Tiles(16, 64, 4, 5)),
+        128: (Tiles(128, 32, 8, 5), Tiles(64, 32, 4, 5), Tiles(16, 64, 4, 5)),
+        256: (Tiles(64, 32, 8, 3), Tiles(64, 32, 8, 3), Tiles(16, 32, 4, 3)),
     },
     (False, True): {
-        64: (Tiles(128, 64, 8, 3), Tiles(64, 64, 4, 3), Tiles(16, 64, 4, 3)),
-        128: (Tiles(64, 32, 4, 3), Tiles(64, 32, 4, 3), Tiles(16, 64, 4, 3)),
-        256: (Tiles(64, 32, 8, 2), Tiles(64, 32, 8, 2), Tiles(16, 32, 4, 2)),
+        64: (Tiles(128, 64, 8, 3), Tiles(64, 64, 4, 5), Tiles(16, 64, 4, 5)),
+        128: (Tiles(64, 32, 4, 5), Tiles(64, 32, 4, 5), Tiles(16, 64, 4, 5)),
+        256: (Tiles(64, 32, 8, 3), Tiles(64, 32, 8, 3), Tiles(16, 32, 4, 3)),
     },
 }
 

@@ -11,7 +11,7 @@ from tests.triton_device import DEVICE
 
 from compute_svc.kernels.prefill_attention import reference  # isort: skip
 from compute_svc.kernels.prefill_attention.triton_kernel import prefill_attention  # isort: skip
-from compute_svc.kernels.prefill_attention.triton_plan import Device, Tiles, covers, flops, plan_triton, tiles_for  # isort: skip
+from compute_svc.kernels.prefill_attention.triton_plan import Tiles, covers, flops, plan_triton  # isort: skip
 from tests.fakes.attention_cases import Shape, Store, moved, queries_of, store_of  # isort: skip
 
 # (relative, absolute). Numbers of 16 bits are rounded where the reference does not: weights, and what codes stand for.
@@ -143,13 +143,6 @@ def test_blocks_are_all_queries_once_and_the_longest_come_first(counts: list[int
         assert position == lengths[request] - (starts[request + 1] - row)
     ends = [(lengths[request], position + count) for request, _, count, position in blocks]
     assert ends == sorted(ends, reverse=True)
-
-
-def test_what_a_device_without_much_shared_memory_computes_with_fits_it() -> None:
-    for rows, width in itertools.product((128, 64, 16), (16, 64, 80, 96, 128, 256)):
-        tiles = tiles_for(rows, width, torch.bfloat16, False, Device(False, 60))
-        padded = max(64, 1 << (width - 1).bit_length())
-        assert 2 * padded * (tiles.rows + 4 * tiles.tokens) <= 99 << 10
 
 
 def test_what_is_not_covered() -> None:
