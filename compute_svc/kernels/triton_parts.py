@@ -58,17 +58,24 @@ def magnitude_bits(x):
 
 
 @triton.jit
+def sigmoid(x):
+    """Of float32; no exponential overflows."""
+    small = tl.exp(-tl.abs(x))
+    return tl.where(x < 0.0, small, 1.0) / (1.0 + small)
+
+
+@triton.jit
 def activated(x, ACTIVATION: tl.constexpr):
     """An activation of kernels/activation.py, by its name, of float32."""
     if ACTIVATION == "silu":
-        return x / (1.0 + tl.exp(-x))
+        return x * sigmoid(x)
     elif ACTIVATION == "gelu":
         return x * 0.5 * (1.0 + tl.erf(x * 0.7071067811865476))
     elif ACTIVATION == "gelu_tanh":
         # x (1 + tanh z) / 2, and (1 + tanh z) / 2 is the sigmoid of 2z.
-        return x / (1.0 + tl.exp(-1.5957691216057308 * (x + 0.044715 * x * x * x)))
+        return x * sigmoid(1.5957691216057308 * (x + 0.044715 * x * x * x))
     elif ACTIVATION == "sigmoid":
-        return 1.0 / (1.0 + tl.exp(-x))
+        return sigmoid(x)
     elif ACTIVATION == "relu":
         return tl.where(x < 0.0, 0.0, x)
     else:

@@ -322,5 +322,7 @@ def _format_of(weight: StoredWeight, packed: LinearWeight) -> str:
     if packed.groups is not None:
         groups = "" if packed.groups.group >= packed.groups.in_features else f" in groups of {packed.groups.group}"
         return f"int{packed.groups.bits}{groups}"
+    if packed.fp8 is not None:
+        return f"fp8{'' if packed.fp8.group >= packed.fp8.in_features else f' in groups of {packed.fp8.group}'} by fp8"
     name = str(packed.data.dtype).removeprefix("torch.")
     return name if isinstance(weight, DenseWeight) else f"{name}, made of {weight.format_name}"

@@ -5,28 +5,31 @@ from __future__ import annotations
 import torch
 import triton.language as tl
 
+from compute_svc.kernels.fp8_linear.triton_kernel import quantise_rows_to_fp8_kernel
 from compute_svc.kernels.group_linear.triton_kernel import group_linear_kernel, numbers_kernel
 from compute_svc.kernels.group_linear.triton_kernel import tiles_for as group_tiles_for
 from compute_svc.kernels.int_linear.triton_kernel import int_linear_kernel, splits_for, tiles_for
 from tests.ahead_of_time.compiling import Case
 
 
-def _int_case(rows: int, outputs: int, inputs: int, *, activation: str = "none", combine: str = "none") -> Case:
-    tiles = tiles_for(rows)
+def _int_case(
+    rows: int, outputs: int, inputs: int, *, activation: str = "none", combine: str = "none", code: str = "i8", is_grouped: bool = False
+) -> Case:
+    tiles = tiles_for(rows, is_float=code != "i8")
     num_tiles = -(-rows // tiles.m) * -(-outputs // tiles.n)
     splits = splits_for(tiles, num_tiles, inputs)
-    pointers = {"rows": "*i8", "row_scales": "*fp32", "weight": "*i8", "scales": "*fp32", "out": "*bf16", "counters": "*i32"}
+    pointers = {"rows": f"*{code}", "row_scales": "*fp32", "weight": f"*{code}", "scales": "*fp32", "out": "*bf16", "counters": "*i32"}
     none = {"row_sums": None, "offsets": None, "bias": None}
     pointers |= {"other": "*bf16"} if combine != "none" else {}
-    pointers |= {"partials": "*i32"} if splits > 1 else {}
+    pointers |= {"partials": "*i32" if code == "i8" else "*fp32"} if splits > 1 else {}
     none |= {name: None for name in ("other", "partials") if name not in pointers}
     numbers = dict.fromkeys(("M", "N", "K", "group", "num_groups", "row_groups", "split_inputs"), "i32")
     constexprs = {
-        "ACTIVATION": activation, "COMBINE": combine, "DTYPE": tl.bfloat16, "INTEGERS": True, "GROUPED": False, "EVEN": True,
+        "ACTIVATION": activation, "COMBINE": combine, "DTYPE": tl.bfloat16, "INTEGERS": code == "i8", "GROUPED": is_grouped, "EVEN": True,
         "BLOCK_M": tiles.m, "BLOCK_N": tiles.n, "BLOCK_K": tiles.k, "SPLITS": splits, "INTERPRETED": False,
     }  # fmt: skip
     return Case(
-        f"int_linear bf16 [{rows}, {inputs}] to {outputs}",
+        f"int_linear {code} bf16 [{rows}, {inputs}] to {outputs}" + " in groups" * is_grouped,
         int_linear_kernel,
         pointers | numbers,
         none | constexprs,
@@ -34,6 +37,7 @@ def _int_case(rows: int, outputs: int, inputs: int, *, activation: str = "none",
         num_warps=tiles.warps,
         num_stages=tiles.stages,
         instructions=("wgmma",),
+        capabilities=() if code == "i8" else (89, 90),
     )
 
 
@@ -83,5 +87,17 @@ CASES = [
         {"weight": "*i16", "scales": "*fp16", "out": "*bf16", **dict.fromkeys(("N", "K", "weight_stride", "group"), "i32")},
         {"offsets": None, "BITS": 4, "RUN": 128, "DTYPE": tl.bfloat16, "BLOCK_N": 32, "INTERPRETED": False},
         divisible=("weight", "scales", "out", "N", "K", "weight_stride", "group"),
+    ),
+    _int_case(1, 4096, 4096, code="fp8e4nv"),
+    _int_case(64, 4096, 14336, code="fp8e4nv", is_grouped=True),
+    _int_case(2048, 28672, 4096, code="fp8e4nv"),
+    Case(
+        "rows of bf16 [rows, 14336] to fp8",
+        quantise_rows_to_fp8_kernel,
+        {"x": "*bf16", "codes": "*fp8e4nv", "scales": "*fp32", **dict.fromkeys(("columns", "x_stride", "num_groups"), "i32")},
+        {"GROUPS": 1, "GROUP": 16384, "INTERPRETED": False},
+        divisible=("x", "codes", "scales", "columns", "x_stride"),
+        num_warps=8,
+        capabilities=(89, 90),
     ),
 ]

@@ -7,7 +7,7 @@ import torch
 from compute_svc.kernels.backend import backend_for
 from compute_svc.kernels.gated_linear import aten, cpu
 from compute_svc.kernels.gated_linear.joined import join
-from compute_svc.kernels.linear import MIN_ROWS, Activation, LinearWeight, groups, ints, linear, pad_rows
+from compute_svc.kernels.linear import MIN_ROWS, Activation, LinearWeight, fp8, groups, ints, linear, pad_rows
 
 
 def gated_linear(x: torch.Tensor, gate: LinearWeight, up: LinearWeight, activation: Activation) -> torch.Tensor:
@@ -29,11 +29,13 @@ def gated_linear(x: torch.Tensor, gate: LinearWeight, up: LinearWeight, activati
     """
     if x.shape[1] != gate.in_features:
         raise ValueError(f"x has {x.shape[1]} columns, the weights take {gate.in_features}")
-    if {gate.layout, up.layout} & {"ints", "groups"}:
+    if {gate.layout, up.layout} & {"ints", "groups", "fp8"}:
         if ints.go_together(gate, up):
             return ints.gated_linear(x, gate, up, activation)
         if groups.go_together(gate, up):
             return groups.gated_linear(x, gate, up, activation)
+        if fp8.go_together(gate, up):
+            return fp8.gated_linear(x, gate, up, activation)
         return linear(x, gate, activation=activation).mul_(linear(x, up))
     if x.shape[0] < MIN_ROWS and x.device.type == "cpu":
         return gated_linear(pad_rows(x), gate, up, activation)[: x.shape[0]]

@@ -66,18 +66,22 @@ def code_of(packed, PART: tl.constexpr, BITS: tl.constexpr, DTYPE: tl.constexpr)
 def unpacked_4(packed, DTYPE: tl.constexpr, PLAIN: tl.constexpr):
     """The four codes in each number of 16 bits."""
     if PLAIN:
-        return code_of(packed, 0, 4, DTYPE), code_of(packed, 1, 4, DTYPE), code_of(packed, 2, 4, DTYPE), code_of(packed, 3, 4, DTYPE)
-    return tl.inline_asm_elementwise(
-        _UNPACK_4, "=&r,=&r,=&r,=&r,r", [packed], dtype=(tl.bfloat16, tl.bfloat16, tl.bfloat16, tl.bfloat16), is_pure=True, pack=2
-    )
+        codes = code_of(packed, 0, 4, DTYPE), code_of(packed, 1, 4, DTYPE), code_of(packed, 2, 4, DTYPE), code_of(packed, 3, 4, DTYPE)
+    else:
+        codes = tl.inline_asm_elementwise(
+            _UNPACK_4, "=&r,=&r,=&r,=&r,r", [packed], dtype=(tl.bfloat16, tl.bfloat16, tl.bfloat16, tl.bfloat16), is_pure=True, pack=2
+        )
+    return codes
 
 
 @triton.jit
 def unpacked_8(packed, DTYPE: tl.constexpr, PLAIN: tl.constexpr):
     """The two codes in each number of 16 bits."""
     if PLAIN:
-        return code_of(packed, 0, 8, DTYPE), code_of(packed, 1, 8, DTYPE)
-    return tl.inline_asm_elementwise(_UNPACK_8, "=&r,=&r,r", [packed], dtype=(tl.bfloat16, tl.bfloat16), is_pure=True, pack=2)
+        codes = code_of(packed, 0, 8, DTYPE), code_of(packed, 1, 8, DTYPE)
+    else:
+        codes = tl.inline_asm_elementwise(_UNPACK_8, "=&r,=&r,r", [packed], dtype=(tl.bfloat16, tl.bfloat16), is_pure=True, pack=2)
+    return codes
 
 
 @triton.jit

@@ -25,10 +25,12 @@ from compute_svc.kernels.triton_parts import INTERPRETED, TL_DTYPES, activated, 
 def product(weights, rows, acc, INTEGERS: tl.constexpr, INTERPRETED: tl.constexpr):
     """acc + weights rows, of codes; the interpreter multiplies integers as float32, which are exact for so few inputs, and quicker there."""
     if not INTEGERS:
-        return dot(weights, rows, acc, INTERPRETED)
-    if INTERPRETED:
-        return acc + tl.dot(weights.to(tl.float32), rows.to(tl.float32), input_precision="ieee").to(tl.int32)
-    return tl.dot(weights, rows, acc, out_dtype=tl.int32)
+        result = dot(weights, rows, acc, INTERPRETED)
+    elif INTERPRETED:
+        result = acc + tl.dot(weights.to(tl.float32), rows.to(tl.float32), input_precision="ieee").to(tl.int32)
+    else:
+        result = tl.dot(weights, rows, acc, out_dtype=tl.int32)
+    return result
 
 
 @triton.jit
@@ -139,6 +141,7 @@ _TILES = (
     (128, Tiles(128, 64, 128, 4, 3, 264)),
     (1 << 62, Tiles(128, 128, 128, 8, 3, 132)),
 )
+_EXACT_INPUTS = 128
 _MOST_SPLITS = 8
 # Fewer blocks would not fill the stages.
 _LEAST_BLOCKS = 2
@@ -146,9 +149,10 @@ _LEAST_BLOCKS = 2
 _MOST_SHARED_TILES = 512
 
 
-def tiles_for(num_rows: int) -> Tiles:
-    """The cut of a product of so many rows."""
-    return next(tiles for most, tiles in _TILES if num_rows <= most)
+def tiles_for(num_rows: int, *, is_float: bool = False) -> Tiles:
+    """The cut of a product of so many rows; matrix units add up products of float8 over a block of inputs, in fewer bits than float32 has."""
+    tiles = next(tiles for most, tiles in _TILES if num_rows <= most)
+    return tiles._replace(k=_EXACT_INPUTS, stages=max(tiles.stages, 4)) if is_float and tiles.k > _EXACT_INPUTS else tiles
 
 
 def splits_for(tiles: Tiles, num_tiles: int, inputs: int) -> int:
@@ -157,38 +161,51 @@ def splits_for(tiles: Tiles, num_tiles: int, inputs: int) -> int:
     return 1 << (max(most, 1).bit_length() - 1)
 
 
-def int_linear(
-    rows: QuantisedRows,
-    weight: PackedInts,
-    activation: Activation,
-    other: torch.Tensor | None,
-    dtype: torch.dtype,
-    *,
-    multiply: bool = False,
+class Codes(NamedTuple):
+    """A weight of codes of 8 bits.
+
+    Attributes:
+        data: [N, K], contiguous.
+        group: Inputs that share a scale.
+        scales: [N, G] float32.
+        offsets: As scales, for one group alone; None = zero.
+        bias: [N] floating; None = zero.
+        counters: Of `new_counters`.
+    """
+
+    data: torch.Tensor
+    group: int
+    scales: torch.Tensor
+    offsets: torch.Tensor | None
+    bias: torch.Tensor | None
+    counters: torch.Tensor
+
+
+def multiply(
+    rows: QuantisedRows, weight: Codes, activation: Activation, other: torch.Tensor | None, dtype: torch.dtype, *, combine: str = "add"
 ) -> torch.Tensor:
-    """See the public function; takes the triton layout. `other` is added, or multiplied by."""
-    assert weight.layout == "triton" and weight.counters is not None, f"the kernel cannot read a weight in {weight.layout} layout"
-    (num_rows, inputs), outputs = rows.codes.shape, weight.out_features
+    """activation(rows W^T + bias), and `other` added to it or multiplied by it: "add" or "mul"."""
+    (num_rows, inputs), outputs = rows.codes.shape, len(weight.data)
     out = torch.empty((num_rows, outputs), dtype=dtype, device=rows.codes.device)
     if num_rows == 0:
         return out
-    tiles = tiles_for(num_rows)
+    is_float = rows.codes.is_floating_point()
+    tiles = tiles_for(num_rows, is_float=is_float)
     num_groups, row_groups = weight.scales.shape[1], rows.scales.shape[1]
     block = tiles.k if num_groups == 1 else min(tiles.k, weight.group & -weight.group)
     num_tiles = triton.cdiv(num_rows, tiles.m) * triton.cdiv(outputs, tiles.n)
     splits = splits_for(tiles, num_tiles, inputs)
     split_inputs = triton.cdiv(inputs, splits * block) * block
-    is_float = rows.codes.is_floating_point()
-    in_floats = is_float or num_groups > 1
     partials = None
     if splits > 1:
-        partials = torch.empty((splits, num_rows, outputs), dtype=torch.float32 if in_floats else torch.int32, device=out.device)
+        summed = torch.float32 if is_float or num_groups > 1 else torch.int32
+        partials = torch.empty((splits, num_rows, outputs), dtype=summed, device=out.device)
     other = None if other is None else other.contiguous()
     sums = None if weight.offsets is None else rows.codes.sum(dim=1, dtype=torch.int32)
     int_linear_kernel[(num_tiles, splits)](
         rows.codes, rows.scales, sums, weight.data, weight.scales, weight.offsets, weight.bias, other, out, partials, weight.counters,
         num_rows, outputs, inputs, weight.group, num_groups, row_groups, split_inputs,
-        ACTIVATION=activation, COMBINE="none" if other is None else "mul" if multiply else "add", DTYPE=TL_DTYPES[dtype],
+        ACTIVATION=activation, COMBINE="none" if other is None else combine, DTYPE=TL_DTYPES[dtype],
         INTEGERS=not is_float, GROUPED=num_groups > 1, EVEN=split_inputs * splits == inputs,
         BLOCK_M=tiles.m, BLOCK_N=tiles.n, BLOCK_K=block, SPLITS=splits, INTERPRETED=INTERPRETED,
         num_warps=tiles.warps, num_stages=tiles.stages,
@@ -196,12 +213,29 @@ def int_linear(
     return out
 
 
+def int_linear(
+    rows: QuantisedRows, weight: PackedInts, activation: Activation, add: torch.Tensor | None, dtype: torch.dtype
+) -> torch.Tensor:
+    """See the public function; takes the triton layout."""
+    return multiply(rows, _codes(weight), activation, add, dtype)
+
+
 def int_gated_linear(rows: QuantisedRows, gate: PackedInts, up: PackedInts, activation: Activation, dtype: torch.dtype) -> torch.Tensor:
     """See the public function; takes the triton layout."""
-    return int_linear(rows, up, "none", int_linear(rows, gate, activation, None, torch.float32), dtype, multiply=True)
+    activated_gate = multiply(rows, _codes(gate), activation, None, torch.float32)
+    return multiply(rows, _codes(up), "none", activated_gate, dtype, combine="mul")
 
 
 def lay_out(plain: PackedInts) -> PackedInts:
     """A weight in the kernel's layout: one scale for each output, or no offsets and groups of multiples of `LEAST_GROUP`."""
-    counters = torch.zeros(_MOST_SHARED_TILES, dtype=torch.int32, device=plain.data.device)
-    return replace(plain, layout="triton", data=plain.data.contiguous(), counters=counters)
+    return replace(plain, layout="triton", data=plain.data.contiguous(), counters=new_counters(plain.data.device))
+
+
+def new_counters(device: torch.device) -> torch.Tensor:
+    """For one weight."""
+    return torch.zeros(_MOST_SHARED_TILES, dtype=torch.int32, device=device)
+
+
+def _codes(weight: PackedInts) -> Codes:
+    assert weight.layout == "triton" and weight.counters is not None, f"the kernel cannot read a weight in {weight.layout} layout"
+    return Codes(weight.data, weight.group, weight.scales, weight.offsets, weight.bias, weight.counters)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 
 from compute_svc.kernels.backend import backend_for
-from compute_svc.kernels.linear import aten, cpu, groups, ints
+from compute_svc.kernels.linear import aten, cpu, fp8, groups, ints
 from compute_svc.kernels.linear.ints import ActivationFormat, int_mlp, is_int_mlp, takes_norm
 from compute_svc.kernels.linear.weight import Activation, LinearWeight
 from compute_svc.kernels.quantise_rows import Norm as RowNorm
@@ -71,6 +71,8 @@ def pack_stored(
         return ints.pack(weight, bias)
     if isinstance(weight, CodedWeight) and groups.takes_groups(weight):
         return groups.pack(weight, bias)
+    if isinstance(weight, CodedWeight) and fp8.takes_fp8(weight, activations):
+        return fp8.pack(weight, bias)
     return pack_linear(weight.dense(dtype), bias)
 
 
@@ -104,10 +106,11 @@ def linear(
     assert add is None or activation == "none", "a sum is not activated"
     if weight.layout == "ints":
         return ints.linear(x, weight, activation, add, norm)
+    assert norm is None, "products that are not of integers take normalised rows"
     if weight.layout == "groups":
-        assert norm is None, "its products take normalised rows"
         return groups.linear(x, weight, activation, add)
-    assert norm is None, "products of floating numbers take normalised rows"
+    if weight.layout == "fp8":
+        return fp8.linear(x, weight, activation, add)
     if x.shape[0] < MIN_ROWS and x.device.type == "cpu":
         return linear(pad_rows(x), weight, activation=activation, add=None if add is None else pad_rows(add))[: x.shape[0]]
     if backend_for("linear", x.device.type) == "cpu":

@@ -8,12 +8,13 @@ from typing import Literal
 import torch
 
 from compute_svc.kernels.activation import Activation
+from compute_svc.kernels.fp8_linear.packed import Fp8Weight
 from compute_svc.kernels.group_linear.packed import GroupedCodes
 from compute_svc.kernels.int_linear.packed import PackedInts
 
 __all__ = ["Activation", "Layout", "LinearWeight"]
 
-Layout = Literal["plain", "onednn", "ints", "groups"]
+Layout = Literal["plain", "onednn", "ints", "groups", "fp8"]
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -21,13 +22,14 @@ class LinearWeight:
     """The weight of a linear map from K inputs to N outputs.
 
     Attributes:
-        layout: What `data` is: [N, K] as written, oneDNN's blocks of it, or the codes of `ints` or of `groups`.
+        layout: What `data` is: [N, K] as written, oneDNN's blocks of it, or the codes of `ints`, `groups` or `fp8`.
         data: The weight.
         bias: [N], the weight's dtype.
         in_features: K.
         out_features: N.
         ints: A weight of integers that rounded activations are multiplied by.
         groups: A weight of integers that activations are multiplied by as they are.
+        fp8: A weight of float8 that rounded activations are multiplied by.
         inputs: [K'] int64, which inputs its columns take, in their order; None = all. Of `ints` and `groups` alone.
     """
 
@@ -39,14 +41,14 @@ class LinearWeight:
     ints: PackedInts | None = None
     inputs: torch.Tensor | None = None
     groups: GroupedCodes | None = None
+    fp8: Fp8Weight | None = None
 
     @property
     def num_bytes(self) -> int:
         """Memory of its tensors."""
-        if self.ints is not None:
-            return self.ints.num_bytes
-        if self.groups is not None:
-            return self.groups.num_bytes
+        coded = self.ints or self.groups or self.fp8
+        if coded is not None:
+            return coded.num_bytes
         return self.data.nbytes + (0 if self.bias is None else self.bias.nbytes)
 
     @classmethod

@@ -12,7 +12,7 @@ from compute_svc.models.quantised.parts import FLOATS, Parts, modules_with
 from compute_svc.models.quantised.scale_grid import ScaleGrid
 from compute_svc.models.quantised.schemes import block_sizes
 from compute_svc.models.weights import CheckpointError, TensorInfo
-from compute_svc.stored_weights.coded_weight import Activations, CodedWeight
+from compute_svc.stored_weights.coded_weight import CodedWeight
 
 # Of weights: the second is what the first is called where it is not said to be what codes were divided by.
 _SCALES = ("weight_scale_inv", "weight_scale")
@@ -43,19 +43,17 @@ def _coded(parts: Parts, block: tuple[int, int] | None, *, is_static: bool) -> C
     static = next((name for name in _ACTIVATION_SCALES if parts.has(name)), _ACTIVATION_SCALES[0]) if is_static else None
     if static is not None:
         parts.require_one(static, *FLOATS)
-    # To blocks of inputs nothing here rounds them: they are left as they are.
-    activations: Activations = "fp8" if block is None or is_static else "float"
     names = parts.present("weight", *_SCALES, *_ACTIVATION_SCALES, *_UNREAD)
-    return CodedTensor((outputs, inputs), "FP8", names, partial(_read, parts, grid, scale, static, activations), use="numbers")
+    return CodedTensor((outputs, inputs), "FP8", names, partial(_read, parts, grid, scale, static), use="numbers")
 
 
-def _read(parts: Parts, grid: ScaleGrid, scale: str, static: str | None, activations: Activations, raw: RawReader) -> CodedWeight:
+def _read(parts: Parts, grid: ScaleGrid, scale: str, static: str | None, raw: RawReader) -> CodedWeight:
     return CodedWeight(
         code="fp8",
         data=checked_codes(parts.read(raw, "weight"), parts, "weight"),
         num_columns=grid.inputs,
         group=grid.columns,
         scales=grid.spread(parts.numbers(raw, scale)),
-        activations=activations,
+        activations="fp8",
         static_scale=None if static is None else parts.number(raw, static),
     )

@@ -35,7 +35,7 @@ def test_fp8_in_blocks_is_read_exactly(shape: tuple[int, int], block: tuple[int,
     parts = {"weight": fp8(*shape), "weight_scale_inv": scales(-(-shape[0] // block[0]), -(-shape[1] // block[1])).to(dtype)}
     section = {"quant_method": "fp8", "activation_scheme": "dynamic", "fmt": "e4m3", "weight_block_size": list(block)}
     weight = read_one(section, parts)
-    assert isinstance(weight, CodedWeight) and weight.activations == "float"
+    assert isinstance(weight, CodedWeight) and weight.activations == "fp8"
     assert_is(weight, stored_formats.by_block(parts["weight"], parts["weight_scale_inv"], *block))
 
 
