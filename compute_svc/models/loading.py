@@ -10,6 +10,7 @@ from typing import TypeAlias
 import torch
 import torch.nn.functional as F
 
+from compute_svc.kernels.backend import backend_for
 from compute_svc.kernels.linear import ActivationFormat, LinearWeight, pack_stored
 from compute_svc.kernels.native import native_library
 from compute_svc.layers.attention import Attention
@@ -97,7 +98,8 @@ class ModelBuilder:
     def _kernels(self) -> str:
         """Those whose bits others do not have."""
         is_native = self._device.type == "cpu" and native_library() is not None
-        return ", ".join(["native kernels"] * is_native + ["integer products"] * self._has_ints)
+        is_triton = backend_for("model", self._device.type, has_triton=True) == "triton"
+        return ", ".join(["native kernels"] * is_native + ["Triton kernels"] * is_triton + ["integer products"] * self._has_ints)
 
     def _embedding(self) -> Embedding:
         config, names = self._config, self._names

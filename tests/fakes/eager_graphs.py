@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable
 from functools import partial
 
-import numpy as np
 import torch
 
 from compute_svc.engine.decode_graphs import DecodeGraphs, Recorded
@@ -58,7 +57,17 @@ def _decode(columns: DecodeColumns, model: Model, kv: KvPageStore, width: int) -
     lengths = kv_lengths.tolist()
     pages = table[:, : -(-max(lengths) // kv.page_size_tokens)]
     begun = begun_pages(pages, [1] * count, lengths, kv.page_size_tokens)
-    flat = [torch.from_numpy(one) for one in (token_ids, positions, slots, pages, np.arange(count), begun)]
-    batch = ForwardBatch(*flat[:3], count, tuple(range(count + 1)), tuple(lengths), *flat[3:], int(positions.max()) + 1)
+    batch = ForwardBatch(
+        token_ids=torch.from_numpy(token_ids),
+        positions=torch.from_numpy(positions),
+        slots=torch.from_numpy(slots),
+        num_decodes=count,
+        query_starts=tuple(range(count + 1)),
+        kv_lengths=tuple(lengths),
+        page_table=torch.from_numpy(pages),
+        logit_rows=torch.arange(count),
+        begun_pages=torch.from_numpy(begun),
+        position_limit=int(positions.max()) + 1,
+    )
     logits[:count] = model.forward(batch, kv)
     return logits

@@ -16,7 +16,8 @@ from tests.bench.ablations.comparison import Subject, as_markdown, in_turns
 from tests.bench.ablations.engines import Load
 from tests.bench.ablations.merge_step import StopTheWorldEngine
 from tests.bench.step_cost import WIDTH, FreeModel
-from tests.bench.step_profile import PARTS, Clock, drawn
+from tests.bench.step_picture import drawn
+from tests.bench.step_profile import PARTS, Clock
 
 
 def _engine(kind: type[Engine]) -> Engine:

@@ -1,4 +1,4 @@
-"""Every Triton kernel compiles for the GPUs that Triserve is made for, and fits into them."""
+"""Every Triton kernel compiles for Hopper, and fits into it; `python -m tests.ahead_of_time` compiles for older GPUs, too, and writes the table."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import sys
 
 import pytest
 
-SHARED_LIMITS = {80: 163 << 10, 89: 99 << 10, 90: 227 << 10}
+CAPABILITY, SHARED_LIMIT = 90, 227 << 10
 
 
 @pytest.mark.slow
@@ -17,12 +17,12 @@ SHARED_LIMITS = {80: 163 << 10, 89: 99 << 10, 90: 227 << 10}
 def test_every_kernel_fits_into_registers_and_shared_memory() -> None:
     # In a process of its own: what the interpreter has loaded cannot be compiled.
     environment = {name: value for name, value in os.environ.items() if name != "TRITON_INTERPRET"}
-    command = [sys.executable, "-m", "tests.ahead_of_time"]
+    command = [sys.executable, "-m", "tests.ahead_of_time", "--capability", str(CAPABILITY)]
     done = subprocess.run(command, capture_output=True, text=True, env=environment, check=False)
     assert done.returncode == 0, done.stderr
     rows = json.loads(done.stdout)
     assert rows, "there are kernels"
     for row in rows:
         assert row["spilled_bytes"] == 0, f"spills: {row}"
-        assert row["shared_bytes"] <= SHARED_LIMITS[row["capability"]], f"too much shared memory: {row}"
+        assert row["shared_bytes"] <= SHARED_LIMIT, f"too much shared memory: {row}"
         assert set(row["wanted_instructions"]) <= set(row["instructions"]), f"a slow path: {row}"
