@@ -1,8 +1,8 @@
 """A program attends with some consecutive queries of a request, for all heads of one key head, to the tokens they see.
 
 Rows of a program are queries times heads, so that few queries fill a tile, too, and keys are read once for all heads that share them. Its
-tiles of tokens up to the causal border go through an online softmax in float32, in powers of two; only those at the borders are masked. Tiles
-and pages have sizes of their own; each token's page is looked up.
+tiles of tokens up to the causal border go through an online softmax in float32, in powers of two; only those at the borders are masked.
+Tiles and pages have sizes of their own; each token's page is looked up.
 """
 
 from __future__ import annotations
@@ -26,7 +26,9 @@ HIDDEN = tl.constexpr(-1e30)
 
 
 @triton.jit
-def _load_rows(data, scales, slots, D: tl.constexpr, BLOCK_D: tl.constexpr, CODES: tl.constexpr, COMPUTE: tl.constexpr, INTERPRETED: tl.constexpr):  # fmt: skip
+def _load_rows(
+    data, scales, slots, D: tl.constexpr, BLOCK_D: tl.constexpr, CODES: tl.constexpr, COMPUTE: tl.constexpr, INTERPRETED: tl.constexpr
+):
     """[tokens, BLOCK_D] of COMPUTE: keys or values of one head in some slots, zeros from D on."""
     places = tl.arange(0, BLOCK_D)
     addresses = data + slots[:, None] * D + places[None, :]
@@ -65,8 +67,8 @@ def _decoded(codes, scales, slots, D: tl.constexpr, CODES: tl.constexpr, COMPUTE
 
 @triton.jit
 def _attend(
-    queries, positions, slopes, acc, largest, total, tile, first, end, is_whole, key_data, value_data, key_scales, value_scales, pages, scale,
-    PAGE: tl.constexpr, D: tl.constexpr, CODES: tl.constexpr, WINDOW: tl.constexpr, SOFTCAP: tl.constexpr, TOKENS: tl.constexpr,
+    queries, positions, slopes, acc, largest, total, tile, first, end, is_whole, key_data, value_data, key_scales, value_scales, pages,
+    scale, PAGE: tl.constexpr, D: tl.constexpr, CODES: tl.constexpr, WINDOW: tl.constexpr, SOFTCAP: tl.constexpr, TOKENS: tl.constexpr,
     SLOT: tl.constexpr, COMPUTE: tl.constexpr, INTERPRETED: tl.constexpr,
 ):  # fmt: skip
     """acc [rows, BLOCK_D], largest [rows] and total [rows], with one tile of tokens more; is_whole if every row sees all of it.
@@ -78,8 +80,10 @@ def _attend(
     distances = tokens[None, :] - positions[:, None]
     # Others repeat those at the ends, and are hidden.
     tokens = tl.minimum(tokens, end - 1) if WINDOW is None else tl.minimum(tl.maximum(tokens, first), end - 1)
-    page = tl.load(pages + tile * TOKENS // PAGE) if PAGE % TOKENS == 0 else tl.load(pages + tokens // PAGE)
-    slots = page.to(SLOT) * PAGE + tokens % PAGE
+    # Without a sign a division by a power of two is one shift.
+    places = tokens.to(tl.uint32)
+    page = tl.load(pages + tile // (PAGE // TOKENS)) if PAGE % TOKENS == 0 else tl.load(pages + (places // PAGE).to(tl.int32))
+    slots = page.to(SLOT) * PAGE + (places % PAGE).to(SLOT)
     keys = _load_rows(key_data, key_scales, slots, D, BLOCK_D, CODES, COMPUTE, INTERPRETED)
     scores = dot(queries, tl.trans(keys), tl.zeros((queries.shape[0], TOKENS), dtype=tl.float32), INTERPRETED)
     if SOFTCAP is not None:
@@ -104,6 +108,16 @@ def _attend(
     return acc, larger, total
 
 
+@triton.jit
+def _part(blocks, QUERIES: tl.constexpr, PARTS: tl.constexpr):
+    """What this program computes, up to QUERIES queries of a block: request, first row, first position and the one behind the last."""
+    block = blocks + 4 * (tl.program_id(0) // PARTS)
+    skipped = tl.program_id(0) % PARTS * QUERIES
+    start = tl.load(block + 3).to(tl.int32) + skipped
+    num_queries = tl.load(block + 2).to(tl.int32) - skipped
+    return tl.load(block), tl.load(block + 1) + skipped, start, start + tl.minimum(num_queries, QUERIES)
+
+
 @triton.jit(do_not_specialize=["table_stride"], do_not_specialize_on_alignment=["blocks", "page_table"])
 def prefill_attention_kernel(
     q, data, scales, out, blocks, page_table, slopes, sink_logits, q_stride, head_stride, out_stride, table_stride, num_slots, scale,
@@ -113,16 +127,12 @@ def prefill_attention_kernel(
 ):  # fmt: skip
     """A grid of blocks times PARTS, heads divided by PACK.
 
-    q [T, heads, D] and out [T, heads * D] with their strides; data [2 * NUM_KV_HEADS, num_slots, D]; scales the same, of groups of CODES, or None;
-    blocks [B, 4]; slopes and sink_logits [heads] or None; scale with log2(e). Each part of a block has up to QUERIES of its queries.
+    q [T, heads, D] and out [T, heads * D] with their strides; data [2 * NUM_KV_HEADS, num_slots, D]; scales the same, of groups of CODES,
+    or None; blocks [B, 4]; slopes and sink_logits [heads] or None; scale with log2(e).
     """
-    block = blocks + 4 * (tl.program_id(0) // PARTS)
-    skipped = tl.program_id(0) % PARTS * QUERIES
-    request, num_queries = tl.load(block), tl.load(block + 2).to(tl.int32) - skipped
-    first_row, start = tl.load(block + 1) + skipped, tl.load(block + 3).to(tl.int32) + skipped
-    if num_queries <= 0:
+    request, first_row, start, end = _part(blocks, QUERIES, PARTS)
+    if end <= start:
         return
-    end = start + tl.minimum(num_queries, QUERIES)
     rows = tl.arange(0, ROWS)
     # Rows without a query repeat the last one and are not stored.
     query = tl.minimum(rows // PACK, end - start - 1)
@@ -188,11 +198,12 @@ def prefill_attention(
     pack = pack_of(tiles.rows, spec)
     queries = max(tiles.rows // pack, 1)
     parts = math.ceil(plan.block_tokens / queries)
+    slot = tl.int32 if num_slots * spec.head_dim < 2**31 else tl.int64
     prefill_attention_kernel[(num_blocks * parts, spec.num_heads // pack)](
         q, kv.data, kv.scales, out, plan.blocks, plan.page_table, plan.slopes, sink_logits,
         q.stride(0), q.stride(1), out.stride(0), plan.page_table.stride(0), num_slots, spec.scale * _LOG2_E,
         NUM_KV_HEADS=spec.num_kv_heads, GROUP=spec.group_size, PACK=pack, QUERIES=queries, PARTS=parts,
         PAGE=spec.page_size_tokens, D=spec.head_dim, BLOCK_D=block_d, CODES=kv.group, WINDOW=spec.window, SOFTCAP=spec.softcap,
-        ROWS=tiles.rows, TOKENS=tiles.tokens, SLOT=tl.int32 if num_slots * spec.head_dim < 2**31 else tl.int64, COMPUTE=TL_DTYPES[compute], OUT=TL_DTYPES[q.dtype], INTERPRETED=INTERPRETED,
+        ROWS=tiles.rows, TOKENS=tiles.tokens, SLOT=slot, COMPUTE=TL_DTYPES[compute], OUT=TL_DTYPES[q.dtype], INTERPRETED=INTERPRETED,
         num_warps=tiles.num_warps, num_stages=tiles.num_stages,
     )  # fmt: skip

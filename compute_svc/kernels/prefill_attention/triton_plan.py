@@ -1,4 +1,4 @@
-"""What a step's prefill attention is made of for the Triton kernel: blocks of queries, in the order they start, and the kernel's tile sizes.
+"""What a step's prefill attention is made of for the Triton kernel: blocks of queries, in the order they start, and sizes of tiles.
 
 No Triton here: plans are made where it need not be.
 """
@@ -22,7 +22,7 @@ _MAX_HEAD_DIM = 256
 
 
 class Device(NamedTuple):
-    """What sizes are chosen for: whether a program may have as much shared memory as Hopper gives, and how many multiprocessors there are."""
+    """What sizes are chosen for: whether a program may have as much shared memory as on Hopper, and how many multiprocessors there are."""
 
     has_large_shared: bool
     num_multiprocessors: int
@@ -40,8 +40,8 @@ class Tiles(NamedTuple):
     num_stages: int
 
 
-# Rows of a block where products are of 16 bits: 128 and 64 feed Hopper's warp group instructions, 16 is for few queries, whose time goes into
-# reading keys.
+# Rows of a block where products are of 16 bits: 128 and 64 feed Hopper's warp group instructions, 16 is for few queries, whose time goes
+# into reading keys.
 _ROWS = (128, 64, 16)
 
 # By whether shared memory is Hopper's and whether more than scores is computed, then by the width of heads: tiles for each of _ROWS. All of

@@ -9,16 +9,15 @@ import torch
 
 from tests.triton_device import DEVICE
 
-from compute_svc.kernels.prefill_attention import reference  # isort: skip
-from compute_svc.kernels.prefill_attention.triton_kernel import prefill_attention  # isort: skip
-from compute_svc.kernels.prefill_attention.triton_plan import Tiles, covers, flops, plan_triton  # isort: skip
+from compute_svc.kernels.prefill_attention import plan_prefill, prefill_attention, reference  # isort: skip
+from compute_svc.kernels.prefill_attention.triton_plan import Tiles, TritonPrefillPlan, covers, flops, plan_triton  # isort: skip
 from tests.fakes.attention_cases import Shape, Store, moved, queries_of, store_of  # isort: skip
 
 # (relative, absolute). Numbers of 16 bits are rounded where the reference does not: weights, and what codes stand for.
 TOLERANCES = {torch.float32: (1e-5, 1e-5), torch.bfloat16: (1.6e-2, 1.6e-2), torch.float16: (2e-3, 2e-3)}
 
 # Chunks of requests: a first token, a whole prompt, one query behind others, some behind others, many.
-LENGTHS = [1, 15, 17, 63, 110]
+LENGTHS = [1, 15, 17, 63, 140]
 COUNTS = [1, 15, 1, 5, 50]
 STARTS = list(itertools.accumulate(COUNTS, initial=3))
 
@@ -38,7 +37,7 @@ SHAPES = [
     pytest.param(Shape(4, 1, 80, 16, None), id="heads-of-80"),
     pytest.param(Shape(4, 1, 256, 16, None), id="heads-of-256"),
 ]
-SMALL_TILES = Tiles(32, 32, 4, 2)
+SMALL_TILES = Tiles(64, 64, 4, 2)
 
 
 def run(q: torch.Tensor, store: Store, tiles: Tiles | None = None, sink_logits: torch.Tensor | None = None) -> torch.Tensor:
@@ -46,7 +45,7 @@ def run(q: torch.Tensor, store: Store, tiles: Tiles | None = None, sink_logits: 
     out = torch.full((len(q), store.spec.num_heads * store.spec.head_dim), torch.nan, dtype=q.dtype, device=DEVICE)
     plan = plan_triton(store.page_table.to(DEVICE), LENGTHS, STARTS, store.spec, tiles=tiles)
     logits = None if sink_logits is None else sink_logits.to(DEVICE)
-    prefill_attention(q.to(DEVICE), moved(store.kv, str(DEVICE)), plan, out, logits)
+    prefill_attention(q.to(DEVICE), moved(store.kv, str(DEVICE)), plan, out, sink_logits=logits)
     return out.cpu()
 
 
@@ -152,6 +151,15 @@ def test_what_is_not_covered() -> None:
     wide = store_of(Shape(1, 1, 512, 16, None), [1], torch.float32).spec
 
     assert [covers(spec, torch.device("cpu")) for spec in (plain, sinks, rounded, wide)] == [True, False, False, False]
+
+
+def test_plans_for_a_gpu_are_for_the_kernel_that_covers_them() -> None:
+    if DEVICE.type != "cuda":
+        pytest.skip("there is no CUDA device")
+    for shape, covered in ((Shape(4, 2, 16, 16, 40), True), (Shape(4, 2, 16, 16, 40, sinks=4), False)):
+        store = store_of(shape, LENGTHS, torch.bfloat16)
+        plan = plan_prefill(store.page_table.to(DEVICE), LENGTHS, STARTS, store.spec)
+        assert isinstance(plan, TritonPrefillPlan) == covered
 
 
 def test_operations_are_counted_by_what_queries_see() -> None:
