@@ -87,8 +87,10 @@ def _attend(
     keys = _load_rows(key_data, key_scales, slots, D, BLOCK_D, CODES, COMPUTE, INTERPRETED)
     scores = dot(queries, tl.trans(keys), tl.zeros((queries.shape[0], TOKENS), dtype=tl.float32), INTERPRETED)
     if SOFTCAP is not None:
-        # tanh by its definition.
-        scores = (SOFTCAP * LOG2_E) * (1.0 - 2.0 / (tl.exp2(scores * (scale * (2.0 / SOFTCAP))) + 1.0))
+        # tanh by its definition, of magnitudes, whose powers do not overflow.
+        small = tl.exp2(tl.abs(scores) * (scale * (-2.0 / SOFTCAP)))
+        capped = (SOFTCAP * LOG2_E) * (1.0 - small) / (1.0 + small)
+        scores = tl.where(scores < 0.0, -capped, capped)
         scale = 1.0
     if slopes is not None:
         scores = scores * scale + slopes[:, None] * distances.to(tl.float32)

@@ -107,6 +107,11 @@ def test_a_sink_logit_takes_its_share(shape: Shape) -> None:
     assert_reference(queries_of(STARTS[-1], shape, torch.bfloat16), store_of(shape, LENGTHS, torch.bfloat16), SMALL_TILES, logits)
 
 
+def test_scores_far_beyond_the_cap_are_the_cap() -> None:
+    shape = Shape(2, 1, 16, 16, None, None, 1.5)
+    assert_reference(300 * queries_of(STARTS[-1], shape, torch.float32), store_of(shape, LENGTHS, torch.float32), SMALL_TILES)
+
+
 def test_heads_that_are_not_next_to_each_other_are_copied() -> None:
     shape = Shape(4, 2, 16, 16, None)
     q = queries_of(STARTS[-1], shape, torch.bfloat16).transpose(1, 2).contiguous().transpose(1, 2)
