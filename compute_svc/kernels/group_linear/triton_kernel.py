@@ -198,18 +198,25 @@ def tiles_for(num_rows: int, block: int, dtype: torch.dtype) -> Tiles:
 
 
 def group_linear(
-    x: torch.Tensor, weight: GroupedCodes, activation: Activation, other: torch.Tensor | None, dtype: torch.dtype, *, multiply: bool = False
+    x: torch.Tensor,
+    weight: GroupedCodes,
+    activation: Activation,
+    other: torch.Tensor | None,
+    dtype: torch.dtype,
+    *,
+    multiply: bool = False,
+    tiles: Tiles | None = None,
 ) -> torch.Tensor:
-    """See the public function; `other` is added, or multiplied by. Of very many rows the result has x's dtype."""
+    """See the public function; `other` is added, or multiplied by. Of very many rows the result has x's dtype, unless tiles are told."""
     num_rows, outputs = len(x), weight.out_features
     out = torch.empty((num_rows, outputs), dtype=dtype, device=x.device)
     if num_rows == 0:
         return out
-    if num_rows > _MOST_ROWS:
+    if tiles is None and num_rows > _MOST_ROWS:
         return _through_numbers(x, weight, activation, other, multiply)
     x = x if x.stride(1) == 1 else x.contiguous()
     other = None if other is None else other.contiguous()
-    tiles = tiles_for(num_rows, weight.block, x.dtype)
+    tiles = tiles_for(num_rows, weight.block, x.dtype) if tiles is None else tiles
     num_tiles = triton.cdiv(num_rows, tiles.m) * triton.cdiv(outputs, tiles.n)
     length = weight.data.shape[1]
     splits = splits_for(tiles, num_tiles, length)

@@ -182,15 +182,22 @@ class Codes(NamedTuple):
 
 
 def multiply(
-    rows: QuantisedRows, weight: Codes, activation: Activation, other: torch.Tensor | None, dtype: torch.dtype, *, combine: str = "add"
+    rows: QuantisedRows,
+    weight: Codes,
+    activation: Activation,
+    other: torch.Tensor | None,
+    dtype: torch.dtype,
+    *,
+    combine: str = "add",
+    tiles: Tiles | None = None,
 ) -> torch.Tensor:
-    """activation(rows W^T + bias), and `other` added to it or multiplied by it: "add" or "mul"."""
+    """activation(rows W^T + bias), and `other` added to it or multiplied by it: "add" or "mul". Tiles: None = those for so many rows."""
     (num_rows, inputs), outputs = rows.codes.shape, len(weight.data)
     out = torch.empty((num_rows, outputs), dtype=dtype, device=rows.codes.device)
     if num_rows == 0:
         return out
     is_float = rows.codes.is_floating_point()
-    tiles = tiles_for(num_rows, is_float=is_float)
+    tiles = tiles_for(num_rows, is_float=is_float) if tiles is None else tiles
     num_groups, row_groups = weight.scales.shape[1], rows.scales.shape[1]
     block = tiles.k if num_groups == 1 else min(tiles.k, weight.group & -weight.group)
     num_tiles = triton.cdiv(num_rows, tiles.m) * triton.cdiv(outputs, tiles.n)
