@@ -54,5 +54,7 @@ def lay_out_gated(gate: LinearWeight, up: LinearWeight) -> tuple[LinearWeight, L
 
     That is a copy: let go of those given.
     """
+    if gate.layout == up.layout == "ints":
+        return ints.join(gate, up)
     is_joined = gate.layout == "plain" and backend_for("gated_linear", gate.data.device.type, has_triton=True) == "triton"
     return join(gate, up) if is_joined else (gate, up)

@@ -7,9 +7,9 @@ import torch
 from compute_svc.kernels.activation import Activation
 from compute_svc.kernels.backend import backend_for
 from compute_svc.kernels.int_linear import aten, native
-from compute_svc.kernels.int_linear.packed import PackedInts
+from compute_svc.kernels.int_linear.packed import PackedInts, join_ints
 from compute_svc.kernels.native import NativeLibrary, native_library
-from compute_svc.kernels.quantise_rows import Norm, QuantisedRows, quantise_rows, rms_norm_quantise
+from compute_svc.kernels.quantise_rows import Norm, QuantisedRows, quantise_gated, quantise_rows, rms_norm_quantise
 
 __all__ = [
     "LEAST_GROUP",
@@ -20,6 +20,7 @@ __all__ = [
     "int_linear",
     "int_linear_of",
     "int_mlp",
+    "join_ints",
     "pack_ints",
     "plain_ints",
 ]
@@ -226,7 +227,8 @@ def int_mlp(
 ) -> torch.Tensor:
     """down(activation(gate(x)) * up(x)) (+ add), or down(activation(up(x))) without a gate, in one call.
 
-    x is quantised as `int_linear_of` does; what goes into down is quantised from float32.
+    x is quantised as `int_linear_of` does; what goes into down is quantised from float32, after products that are rounded to x's dtype where gate
+    and up are joined.
 
     Args:
         x: [M, K], float32 or bfloat16.
@@ -251,6 +253,9 @@ def int_mlp(
     if up.layout == down.layout == "native" and up.built_for == down.built_for:
         return native.int_mlp(x, gate, up, down, activation, norm, add)
     rows = _quantise(x, norm, up.row_group)
+    if gate is not None and gate.joined is not None and gate.joined is up.joined and down.row_group is None:
+        both = int_linear(rows, gate.joined, dtype=x.dtype)
+        return int_linear(quantise_gated(both, activation), down, add=add, dtype=x.dtype)
     hidden = int_linear(rows, up, activation=activation) if gate is None else int_gated_linear(rows, gate, up, activation)
     return int_linear(quantise_rows(hidden, down.row_group), down, add=add, dtype=x.dtype)
 

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Literal, NamedTuple
 
 import torch
 
 from compute_svc.kernels.activation import Activation
 from compute_svc.kernels.backend import backend_for
-from compute_svc.kernels.int_linear import LEAST_GROUP, PackedInts, int_gated_linear, int_linear_of, pack_ints
+from compute_svc.kernels.int_linear import LEAST_GROUP, PackedInts, int_gated_linear, int_linear_of, join_ints, pack_ints
 from compute_svc.kernels.int_linear import int_mlp as whole_mlp
 from compute_svc.kernels.linear.weight import LinearWeight
 from compute_svc.kernels.native import native_library
@@ -103,6 +104,14 @@ def takes_norm(weight: LinearWeight) -> bool:
 def linear(x: torch.Tensor, weight: LinearWeight, activation: Activation, add: torch.Tensor | None, norm: RowNorm | None) -> torch.Tensor:
     """See the public function."""
     return int_linear_of(_inputs(x, weight), _ints(weight), norm=norm, activation=activation, add=add)
+
+
+def join(gate: LinearWeight, up: LinearWeight) -> tuple[LinearWeight, LinearWeight]:
+    """Two weights of integers, together in memory where one product can have both."""
+    if not go_together(gate, up):
+        return gate, up
+    first, second = join_ints(_ints(gate), _ints(up))
+    return replace(gate, data=first.data, ints=first), replace(up, data=second.data, ints=second)
 
 
 def is_int_mlp(gate: LinearWeight | None, up: LinearWeight, down: LinearWeight) -> bool:

@@ -8,9 +8,9 @@ import torch
 from tests.triton_device import DEVICE
 
 from compute_svc.kernels.activation import Activation  # isort: skip
-from compute_svc.kernels.int_linear import PackedInts, int_gated_linear, int_linear, plain_ints, reference  # isort: skip
+from compute_svc.kernels.int_linear import PackedInts, int_gated_linear, int_linear, int_mlp, join_ints, plain_ints, reference  # isort: skip
 from compute_svc.kernels.int_linear.triton_kernel import lay_out, splits_for, tiles_for  # isort: skip
-from compute_svc.kernels.quantise_rows import QuantisedRows  # isort: skip
+from compute_svc.kernels.quantise_rows import Norm, QuantisedRows  # isort: skip
 
 # Largest error, relative to the reference's largest number.
 TOLERANCES = {torch.float32: 2e-6, torch.bfloat16: 4e-3, torch.float16: 5e-4}
@@ -95,3 +95,16 @@ def test_activated_and_gated_products(activation: Activation) -> None:
     moved = QuantisedRows(x.codes.to(DEVICE), x.scales.to(DEVICE))
     assert_close(int_gated_linear(moved, on_device(gate), on_device(up), activation).cpu(), wanted)
     assert_close(multiply(x, gate, torch.bfloat16, activation), int_linear(x, gate, activation=activation))
+
+
+@pytest.mark.parametrize("bias", [False, True])
+def test_gate_and_up_that_lie_together_are_one_product(bias: bool) -> None:
+    gate, up, down = weight(40, 64, bias=bias, seed=1), weight(40, 64, bias=bias, seed=11), weight(64, 40, seed=21)
+    x, norm = random(3, 64, seed=5), Norm(random(64, seed=6), 1e-5)
+    wanted = int_mlp(x, gate, up, down, "silu", norm=norm, add=x)
+    first, second = join_ints(on_device(gate), on_device(up))
+    assert second.data.data_ptr() == first.data.data_ptr() + first.data.nbytes
+    moved = Norm(norm.weight.to(DEVICE), norm.eps)
+    assert_close(int_mlp(x.to(DEVICE), first, second, on_device(down), "silu", norm=moved, add=x.to(DEVICE)).cpu(), wanted)
+    rows = QuantisedRows(torch.ones(2, 64, dtype=torch.int8, device=DEVICE), torch.ones(2, 1, device=DEVICE))
+    assert_close(int_gated_linear(rows, first, second, "relu").cpu(), int_gated_linear(rows, on_device(gate), on_device(up), "relu").cpu())
