@@ -7,6 +7,7 @@ from typing import Literal
 
 import torch
 
+from compute_svc.kernels.backend import backend_for
 from compute_svc.kernels.layer_norm import layer_norm
 from compute_svc.kernels.quantise_rows import Norm as RowNorm
 from compute_svc.kernels.rms_norm import rms_norm
@@ -32,7 +33,8 @@ class Norm:
 
     def __post_init__(self) -> None:
         """Effects: a copy of the weight in float32, where it is not."""
-        is_of_rows = self.kind == "rms" and self.bias is None and self.weight.dim() == 1 and self.weight.device.type == "cpu"
+        has_kernel = backend_for("quantise_rows", self.weight.device.type, has_triton=True) != "aten"
+        is_of_rows = has_kernel and self.kind == "rms" and self.bias is None and self.weight.dim() == 1
         object.__setattr__(self, "of_rows", RowNorm(self.weight.float().contiguous(), self.eps) if is_of_rows else None)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
