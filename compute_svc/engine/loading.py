@@ -13,6 +13,7 @@ from compute_svc.engine.number_format import NumberFormat, choose_format, memory
 from compute_svc.engine.step_drawing import DrawConfig, DrawPlace
 from compute_svc.kernels.backend import backend_for, use_triton_kernels
 from compute_svc.kernels.cpu_features import multiplies_bfloat16
+from compute_svc.kernels.fp8_linear import has_fp8_products
 from compute_svc.kernels.kv_chunks import CHUNK_TOKENS
 from compute_svc.kernels.linear.ints import keeps_integers
 from compute_svc.kernels.native import use_native_kernels
@@ -119,7 +120,10 @@ def _number_format(settings: Settings, device: torch.device) -> NumberFormat:
 def _kept_codes(settings: Settings, device: torch.device) -> list[CodeUse]:
     """Codes of weights that stay as they are: on a CPU those that are multiplied as integers, elsewhere those that a kernel makes numbers, too."""
     if device.type != "cpu":
-        return ["integers", "integers by int8"] if backend_for("group_linear", device.type, has_triton=True) == "triton" else []
+        kept: list[CodeUse] = (
+            ["integers", "integers by int8"] if backend_for("group_linear", device.type, has_triton=True) == "triton" else []
+        )
+        return [*kept, "float8"] if settings.activations == "auto" and has_fp8_products(device) else kept
     uses: tuple[tuple[CodeUse, bool], ...] = (("integers", False), ("integers by int8", True))
     return [use for use, made_for_int8 in uses if keeps_integers(settings.activations, made_for_int8=made_for_int8)]
 

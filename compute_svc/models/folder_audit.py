@@ -129,8 +129,8 @@ def _source(fields: ConfigFields, *names: str) -> str:
 
 def _memory(config: ModelConfig, tensors: dict[str, TensorInfo]) -> list[Fact]:
     stored = count_numbers(tensors)
-    coded = sum(info.coded_bytes for info in tensors.values() if info.use != "numbers")
-    numbers = sum(math.prod(info.shape) for info in tensors.values() if info.use == "numbers")
+    coded = sum(info.coded_bytes for info in tensors.values() if info.use.startswith("integers"))
+    numbers = sum(math.prod(info.shape) for info in tensors.values() if not info.use.startswith("integers"))
     numbers += config.tie_word_embeddings * config.vocab_size * config.hidden_size
     weights = ", ".join(
         f"{coded + numbers * dtype.itemsize:,} bytes in {str(dtype).removeprefix('torch.')}" for dtype in (torch.float32, torch.bfloat16)

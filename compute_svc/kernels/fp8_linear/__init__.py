@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from functools import cache
-
 import torch
 
 from compute_svc.kernels.activation import Activation
@@ -17,7 +15,6 @@ __all__ = ["LEAST_GROUP", "Fp8Weight", "fp8_gated_linear", "fp8_linear", "has_fp
 _FLOAT8_CAPABILITY = (8, 9)
 
 
-@cache
 def has_fp8_products(device: torch.device) -> bool:
     """Whether a device multiplies float8."""
     if backend_for("fp8_linear", device.type, has_triton=True) != "triton":

@@ -13,9 +13,9 @@ RawReader = Callable[[str], torch.Tensor]
 """Gives a tensor exactly as the files store it, by the name it has there; on the CPU, perhaps a memory map."""
 
 
-CodeUse = Literal["integers", "integers by int8", "numbers"]
+CodeUse = Literal["integers", "integers by int8", "float8", "numbers"]
 """What codes may be multiplied as: integers, with activations rounded to int8 where whoever multiplies chooses so, or as the checkpoint is made for it; or
-what they stand for alone."""
+what they stand for alone; float8 where a device multiplies it, by activations that are rounded to it, too."""
 
 
 class CodedTensor(NamedTuple):

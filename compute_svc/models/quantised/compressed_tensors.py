@@ -94,8 +94,11 @@ def _coded(parts: Parts, scheme: Scheme, raw: RawReader) -> CodedTensor:
         parts.require_one("input_scale", *FLOATS)
     kind = f"{'FP' if scheme.kind == 'float' else 'INT'}{scheme.bits}{' 2:4' if parts.has('compressed') else ''}"
     held = _TWO_OF_FOUR if parts.has("compressed") else _PACKED if parts.has("weight_packed") else ("weight",)
-    is_number = scheme.kind == "float" or scheme.has_static_scale
-    use: CodeUse = "numbers" if is_number else "integers by int8" if scheme.activations == "int8" else "integers"
+    use: CodeUse = "integers by int8" if scheme.activations == "int8" else "integers"
+    if scheme.kind == "float":
+        use = "float8" if scheme.activations == "fp8" else "numbers"
+    elif scheme.has_static_scale:
+        use = "numbers"
     return CodedTensor(shape, kind, parts.present(*held, *_QUANTISED, *_UNREAD), partial(_read, _Stored(parts, scheme, grid)), use)
 
 

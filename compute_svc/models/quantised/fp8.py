@@ -44,7 +44,7 @@ def _coded(parts: Parts, block: tuple[int, int] | None, *, is_static: bool) -> C
     if static is not None:
         parts.require_one(static, *FLOATS)
     names = parts.present("weight", *_SCALES, *_ACTIVATION_SCALES, *_UNREAD)
-    return CodedTensor((outputs, inputs), "FP8", names, partial(_read, parts, grid, scale, static), use="numbers")
+    return CodedTensor((outputs, inputs), "FP8", names, partial(_read, parts, grid, scale, static), use="float8")
 
 
 def _read(parts: Parts, grid: ScaleGrid, scale: str, static: str | None, raw: RawReader) -> CodedWeight:
