@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+from pathlib import Path
 
 from hypothesis import HealthCheck, Phase, settings
 
@@ -18,6 +19,10 @@ settings.load_profile("any machine")
 if "PYTEST_XDIST_WORKER" in os.environ:
     # There is a worker for each core: a second thread of torch in each would wait for another's core, and spin meanwhile.
     os.environ.setdefault("OMP_NUM_THREADS", "1")
+
+if not Path("/dev/nvidiactl").exists():
+    # Read when Triton is imported, which some libraries do: its kernels run in its interpreter here (tests/triton_device.py).
+    os.environ.setdefault("TRITON_INTERPRET", "1")
 
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     # As a shell starts what it has in the background. Processes that tests start would ignore Ctrl-C too, of which some are tested.
