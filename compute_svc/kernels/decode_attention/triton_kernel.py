@@ -14,6 +14,7 @@ import triton
 import triton.language as tl
 
 from compute_svc.kernels.attention_spec import AttentionSpec
+from compute_svc.kernels.decode_attention.tiles.triton_kernel import attend_codes, attend_numbers
 from compute_svc.kernels.decode_attention.triton_plan import (
     BLOCK_HEADS,
     ITEM_NUMBERS,
@@ -23,7 +24,7 @@ from compute_svc.kernels.decode_attention.triton_plan import (
     tile_shape,
 )
 from compute_svc.kernels.kv_layer import KvLayer
-from compute_svc.kernels.triton_parts import INTERPRETED, TL_DTYPES, dot, rounded
+from compute_svc.kernels.triton_parts import INTERPRETED, TL_DTYPES, rounded
 
 _LOG2_E = math.log2(math.e)
 
@@ -31,57 +32,6 @@ _LOG2_E_IN_KERNEL = tl.constexpr(_LOG2_E)
 
 # Numbers of partial results that are added up at a time.
 _SUMMED_AT_ONCE = 1 << 14
-
-
-@triton.jit
-def _pages_of(pages, positions, first, length, PAGE: tl.constexpr):
-    """Entries of a request's row of the page table, [tokens] int64."""
-    return tl.load(pages + positions // PAGE, mask=(positions >= first) & (positions < length), other=0)
-
-
-@triton.jit
-def _scales_of(scales, slots, seen, D: tl.constexpr, PAD_D: tl.constexpr, CODE_GROUP: tl.constexpr):
-    """Float16 scales of slots, as `_rows_of` wants them: [tokens] if a row has one, [tokens, PAD_D / CODE_GROUP], or else one for each number."""
-    GROUPS: tl.constexpr = (D + CODE_GROUP - 1) // CODE_GROUP
-    if GROUPS == 1:
-        found = tl.load(scales + slots, mask=seen, other=0.0)
-    elif PAD_D % CODE_GROUP == 0:
-        places = tl.arange(0, PAD_D // CODE_GROUP)
-        found = tl.load(scales + slots[:, None] * GROUPS + places[None, :], mask=seen[:, None] & (places < GROUPS)[None, :], other=0.0)
-    else:
-        dims = tl.arange(0, PAD_D)
-        found = tl.load(scales + slots[:, None] * GROUPS + dims[None, :] // CODE_GROUP, mask=seen[:, None] & (dims < D)[None, :], other=0.0)
-    return found
-
-
-@triton.jit
-def _rows_of(
-    data,
-    slots,
-    seen,
-    several,
-    D: tl.constexpr,
-    PAD_D: tl.constexpr,
-    CODE_GROUP: tl.constexpr,
-    COMPUTE: tl.constexpr,
-    INTERPRETED: tl.constexpr,
-):
-    """Numbers [tokens, PAD_D] of slots, zeros where a token is not seen; codes that have one scale for a row are left as they are."""
-    dims = tl.arange(0, PAD_D)
-    wanted = seen[:, None]
-    if D != PAD_D:
-        wanted = wanted & (dims < D)[None, :]
-    numbers = tl.load(data + slots[:, None] * D + dims[None, :], mask=wanted, other=0.0)
-    if CODE_GROUP > 0 and CODE_GROUP < D:
-        if PAD_D % CODE_GROUP == 0:
-            # Each scale is read once, and broadcast in registers.
-            split = tl.reshape(numbers.to(tl.float32), (slots.shape[0], PAD_D // CODE_GROUP, CODE_GROUP))
-            numbers = tl.reshape(split * several.to(tl.float32)[:, :, None], (slots.shape[0], PAD_D))
-        else:
-            numbers = numbers.to(tl.float32) * several.to(tl.float32)
-    if numbers.dtype != COMPUTE:
-        numbers = rounded(numbers.to(tl.float32), COMPUTE, INTERPRETED)
-    return numbers
 
 
 @triton.jit
@@ -130,84 +80,9 @@ def _sum_splits(
 
 
 @triton.jit
-def _scored(products, slope, distances, score_scale, softcap, CAPPED: tl.constexpr):
-    """Scores as powers of two of products [heads, tokens]."""
-    scores = products * score_scale
-    if CAPPED:
-        scores = softcap - 2.0 * softcap / (tl.exp2(scores) + 1.0)
-    if slope is not None:
-        scores += slope[:, None] * distances.to(tl.float32)[None, :]
-    return scores
-
-
-@triton.jit
-def _attend(
-    query,
-    data,
-    scales,
-    pages,
-    key_slots,
-    value_slots,
-    slope,
-    begin,
-    end,
-    first,
-    length,
-    score_scale,
-    softcap,
-    D: tl.constexpr,
-    PAD_D: tl.constexpr,
-    PAGE: tl.constexpr,
-    CODE_GROUP: tl.constexpr,
-    TILE: tl.constexpr,
-    CAPPED: tl.constexpr,
-    COMPUTE: tl.constexpr,
-    INTERPRETED: tl.constexpr,
-):
-    """Of tiles from begin to end: largest score [heads], sum of weights [heads] and weighted values [heads, PAD_D] of a query [heads, PAD_D]."""
-    BLOCK: tl.constexpr = query.shape[0]
-    best = tl.full((BLOCK,), -float("inf"), tl.float32)
-    total = tl.zeros((BLOCK,), tl.float32)
-    acc = tl.zeros((BLOCK, PAD_D), tl.float32)
-    # Pages and scales are loaded a round ahead, so that no load in the loop waits for another and the compiler starts those of keys and values early.
-    positions = begin * TILE + tl.arange(0, TILE)
-    found = _pages_of(pages, positions, first, length, PAGE)
-    if CODE_GROUP > 0:
-        seen = (positions >= first) & (positions < length)
-        slots = found * PAGE + positions % PAGE
-        key_scales = _scales_of(scales, key_slots + slots, seen, D, PAD_D, CODE_GROUP)
-        value_scales = _scales_of(scales, value_slots + slots, seen, D, PAD_D, CODE_GROUP)
-        next_found = _pages_of(pages, positions + TILE, first, length, PAGE)
-    else:
-        key_scales, value_scales = None, None
-    for tile in range(begin, end):
-        positions = tile * TILE + tl.arange(0, TILE)
-        ahead = positions + TILE
-        seen = (positions >= first) & (positions < length)
-        slots = found * PAGE + positions % PAGE
-        found = _pages_of(pages, ahead, first, length, PAGE)
-        keys = _rows_of(data, key_slots + slots, seen, key_scales, D, PAD_D, CODE_GROUP, COMPUTE, INTERPRETED)
-        products = dot(query, tl.trans(keys), tl.zeros((BLOCK, TILE), tl.float32), INTERPRETED)
-        if CODE_GROUP >= D:
-            products = products * key_scales.to(tl.float32)[None, :]
-        scores = _scored(products, slope, positions - (length - 1), score_scale, softcap, CAPPED)
-        scores = tl.where(seen[None, :], scores, -float("inf"))
-        larger = tl.maximum(best, tl.max(scores, 1))
-        shrunk = tl.exp2(best - larger)
-        weights = tl.exp2(scores - larger[:, None])
-        total = total * shrunk + tl.sum(weights, 1)
-        values = _rows_of(data, value_slots + slots, seen, value_scales, D, PAD_D, CODE_GROUP, COMPUTE, INTERPRETED)
-        if CODE_GROUP >= D:
-            weights = weights * value_scales.to(tl.float32)[None, :]
-        acc = dot(rounded(weights, COMPUTE, INTERPRETED), values, acc * shrunk[:, None], INTERPRETED)
-        best = larger
-        if CODE_GROUP > 0:
-            next_seen = (ahead >= first) & (ahead < length)
-            next_slots = next_found * PAGE + ahead % PAGE
-            key_scales = _scales_of(scales, key_slots + next_slots, next_seen, D, PAD_D, CODE_GROUP)
-            value_scales = _scales_of(scales, value_slots + next_slots, next_seen, D, PAD_D, CODE_GROUP)
-            next_found = _pages_of(pages, ahead + TILE, first, length, PAGE)
-    return best, total, acc
+def _as_half(query):
+    """Float16, cut off where it would be infinite."""
+    return tl.clamp(query.to(tl.float32), -65504.0, 65504.0, propagate_nan=tl.PropagateNan.ALL).to(tl.float16)
 
 
 @triton.jit(do_not_specialize=["table_stride"])
@@ -238,9 +113,12 @@ def decode_kernel(
     PAD_D: tl.constexpr,
     PAGE: tl.constexpr,
     CODE_GROUP: tl.constexpr,
+    PAIRS: tl.constexpr,
     NUMBERS: tl.constexpr,
     TILE: tl.constexpr,
+    OFFSETS: tl.constexpr,
     SUMMED: tl.constexpr,
+    WINDOWED: tl.constexpr,
     CAPPED: tl.constexpr,
     COMPUTE: tl.constexpr,
     DTYPE: tl.constexpr,
@@ -267,38 +145,30 @@ def decode_kernel(
     dims = tl.arange(0, PAD_D)
     stored = here[:, None] & (dims < D)[None, :]
     row = request.to(tl.int64)
-    query = tl.load(q + row * q_row_stride + heads[:, None] * q_head_stride + dims[None, :], mask=stored, other=0.0)
-    if query.dtype != COMPUTE:
-        query = query.to(tl.float32)
     slope = None
     if slopes is not None:
         slope = tl.load(slopes + heads, mask=here, other=0.0) * _LOG2_E_IN_KERNEL
-    key_slots = kv_head.to(tl.int64) * num_slots
-    value_slots = key_slots + num_slots.to(tl.int64) * NUM_KV_HEADS
+    key_row = kv_head.to(tl.int64) * num_slots
+    value_row = key_row + num_slots.to(tl.int64) * NUM_KV_HEADS
     pages = page_table + row * table_stride
-    best, total, acc = _attend(
-        query,
-        data,
-        scales,
-        pages,
-        key_slots,
-        value_slots,
-        slope,
-        begin,
-        end,
-        first,
-        length,
-        score_scale,
-        softcap,
-        D,
-        PAD_D,
-        PAGE,
-        CODE_GROUP,
-        TILE,
-        CAPPED,
-        COMPUTE,
-        INTERPRETED,
-    )
+    queries = q + row * q_row_stride + heads[:, None] * q_head_stride
+    tiles, seen_tokens = (begin, end), (first, length)
+    if PAIRS:
+        even = 2 * tl.arange(0, PAD_D // 2)[None, :]
+        wanted = here[:, None] & (even < D)
+        query = _as_half(tl.load(queries + even, mask=wanted, other=0.0)), _as_half(tl.load(queries + even + 1, mask=wanted, other=0.0))
+        best, total, acc = attend_codes(
+            query, data, scales, pages, key_row, value_row, slope, tiles, seen_tokens, score_scale, softcap,
+            D, PAD_D, PAGE, CODE_GROUP, TILE, OFFSETS, WINDOWED, CAPPED, INTERPRETED,
+        )  # fmt: skip
+    else:
+        query = tl.load(queries + dims[None, :], mask=stored, other=0.0)
+        if query.dtype != COMPUTE:
+            query = query.to(tl.float32)
+        best, total, acc = attend_numbers(
+            query, data, scales, pages, key_row, value_row, slope, tiles, seen_tokens, score_scale, softcap,
+            D, PAD_D, PAGE, CODE_GROUP, TILE, OFFSETS, WINDOWED, CAPPED, COMPUTE, INTERPRETED,
+        )  # fmt: skip
     row_out = out + row * out_stride
     if count == 1:
         _finish(best, total, acc, sink_logits, heads, here, row_out, dims, D, DTYPE, INTERPRETED)
@@ -344,7 +214,9 @@ def launch_constants(spec: AttentionSpec, dtype: torch.dtype, code_group: int) -
     """Constants of `decode_kernel` for a model, queries of a dtype and codes in groups (0 = numbers)."""
     width = padded(spec.head_dim)
     rows = min(BLOCK_HEADS, triton.next_power_of_2(spec.group_size))
-    same = code_group > 0 or dtype == spec.stored
+    in_groups = code_group >= spec.head_dim or (code_group > 0 and code_group % 2 == 0 and width % code_group == 0)
+    pairs = in_groups and dtype != torch.float32 and spec.head_dim % 2 == 0
+    compute = dtype if code_group or dtype == spec.stored else torch.float32
     return {
         "NUM_KV_HEADS": spec.num_kv_heads,
         "GROUP_HEADS": spec.group_size,
@@ -354,10 +226,13 @@ def launch_constants(spec: AttentionSpec, dtype: torch.dtype, code_group: int) -
         "PAD_D": width,
         "PAGE": spec.page_size_tokens,
         "CODE_GROUP": code_group,
+        "PAIRS": pairs,
         "NUMBERS": ITEM_NUMBERS,
         "TILE": tile_shape(spec).tokens,
+        "OFFSETS": tl.int32 if spec.num_pages * spec.page_size_tokens * spec.head_dim < 1 << 31 else tl.int64,
         "SUMMED": max(2, min(64, _SUMMED_AT_ONCE // (rows * width))),
+        "WINDOWED": spec.window is not None,
         "CAPPED": spec.softcap is not None,
-        "COMPUTE": TL_DTYPES[dtype] if same else tl.float32,
+        "COMPUTE": TL_DTYPES[compute],
         "DTYPE": TL_DTYPES[dtype],
     }

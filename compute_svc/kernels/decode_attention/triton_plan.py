@@ -66,8 +66,8 @@ def tile_shape(spec: AttentionSpec) -> TileShape:
 
 
 def padded(head_dim: int) -> int:
-    """The width that a block of heads has: a power of two, at least what tensor cores need."""
-    return max(16, 1 << (head_dim - 1).bit_length())
+    """The width that a block of heads has: a power of two, at least what tensor cores need of each half."""
+    return max(32, 1 << (head_dim - 1).bit_length())
 
 
 def head_blocks(spec: AttentionSpec) -> int:
