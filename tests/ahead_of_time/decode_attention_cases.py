@@ -10,7 +10,7 @@ from compute_svc.kernels.decode_attention.triton_kernel import decode_kernel, la
 from compute_svc.kernels.decode_attention.triton_plan import ITEM_NUMBERS, tile_shape
 from tests.ahead_of_time.compiling import Case
 
-_TYPES = {torch.bfloat16: "bf16", torch.float16: "fp16", torch.float32: "fp32", torch.int8: "i8"}
+_TYPES = {torch.bfloat16: "bf16", torch.float16: "fp16", torch.float32: "fp32", torch.int8: "i8", torch.float8_e4m3fn: "fp8e4nv"}
 
 _POINTERS = ("data", "page_table", "items", "partials", "stats", "counters", "out", "q")
 
@@ -53,6 +53,7 @@ def _case(
         num_warps=tile.warps,
         num_stages=tile.stages,
         instructions=() if torch.float32 in (stored, asked) else ("mma.sync",),
+        capabilities=(89, 90) if stored == torch.float8_e4m3fn else (),
     )
 
 
@@ -66,6 +67,7 @@ CASES = [
     _case((16, 8, 256), torch.bfloat16, softcap=50.0),
     _case((71, 1, 64), torch.bfloat16, slopes=True, sink_logits=True),
     _case((32, 32, 96), torch.int8, 32),
+    _case((32, 8, 128), torch.float8_e4m3fn, 64),
     _case((32, 8, 128), torch.float32, asked=torch.float32),
     Case(
         "decode_attention plan",
@@ -73,7 +75,7 @@ CASES = [
         {
             "lengths": "*i64",
             **dict.fromkeys(("items", "counters"), "*i32"),
-            **dict.fromkeys(("num_requests", "num_items", "target", "num_counters", "window", "split_tiles"), "i32"),
+            **dict.fromkeys(("num_requests", "num_items", "wanted", "most", "num_counters", "window", "split_tiles"), "i32"),
         },
         {"REQUESTS": 256, "TILE": 64, "NUMBERS": ITEM_NUMBERS},
         divisible=("lengths", "items", "counters"),

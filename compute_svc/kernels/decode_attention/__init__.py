@@ -66,8 +66,8 @@ def plan_decode_on_device(
         kv_lengths: [R] int32 or int64 on the same device, at most max_kv_tokens each; 0 = there is no request, its row of `out` becomes zeros.
         max_kv_tokens: Bound of lengths.
         spec: The model's attention, one that `triton_plan.covers`.
-        fixed_split_tokens: A request's tokens are summed in splits that begin at multiples of so many, a multiple of the kernel's tile, so
-            that equal requests get equal bits in whatever batch; None = splits are as long as to fill the device.
+        fixed_split_tokens: A request's tokens are summed in splits that begin at multiples of so many, a multiple of the kernel's tile
+            (which 128 is for every model), so that equal requests get equal bits in whatever batch; None = splits are as long as to fill the device.
 
     Raises:
         ValueError: fixed_split_tokens is no multiple of the tile.

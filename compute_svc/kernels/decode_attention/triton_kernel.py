@@ -2,12 +2,13 @@
 
 A work item is a split of one request; a program takes one for a block of query heads of one key head. Which items there are is derived on the
 device from lengths there, once for all layers, so that a recorded launch is right for whatever lengths come later. Scores, softmax and sums are
-float32, with powers of two; weights are rounded to the dtype that is multiplied.
+float32, with powers of two; weights are rounded to the dtype that is multiplied (tiles/triton_kernel.py).
 """
 
 from __future__ import annotations
 
 import math
+from functools import cache
 
 import torch
 import triton
@@ -31,7 +32,7 @@ _LOG2_E = math.log2(math.e)
 _LOG2_E_IN_KERNEL = tl.constexpr(_LOG2_E)
 
 # Numbers of partial results that are added up at a time.
-_SUMMED_AT_ONCE = 1 << 14
+_SUMMED_AT_ONCE = 1 << 13
 
 
 @triton.jit
@@ -210,6 +211,7 @@ def decode_attention(
     )
 
 
+@cache
 def launch_constants(spec: AttentionSpec, dtype: torch.dtype, code_group: int) -> dict[str, object]:
     """Constants of `decode_kernel` for a model, queries of a dtype and codes in groups (0 = numbers)."""
     width = padded(spec.head_dim)
@@ -230,7 +232,7 @@ def launch_constants(spec: AttentionSpec, dtype: torch.dtype, code_group: int) -
         "NUMBERS": ITEM_NUMBERS,
         "TILE": tile_shape(spec).tokens,
         "OFFSETS": tl.int32 if spec.num_pages * spec.page_size_tokens * spec.head_dim < 1 << 31 else tl.int64,
-        "SUMMED": max(2, min(64, _SUMMED_AT_ONCE // (rows * width))),
+        "SUMMED": max(2, min(32, _SUMMED_AT_ONCE // (rows * width))),
         "WINDOWED": spec.window is not None,
         "CAPPED": spec.softcap is not None,
         "COMPUTE": TL_DTYPES[compute],

@@ -7,6 +7,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cache
+from typing import NamedTuple
 
 import torch
 
@@ -20,9 +21,6 @@ BLOCK_HEADS = 16
 ITEM_NUMBERS = 8
 """int32 numbers that say what a program does: see `plan_kernel`."""
 
-# Programs for each processor of a device, all heads and splits together: as many as run at a time.
-_PROGRAMS_PER_PROCESSOR = 2
-
 # Where kernels are interpreted there are no processors; as many as make some splits.
 _INTERPRETED_PROCESSORS = 8
 
@@ -33,30 +31,35 @@ _MAX_HEAD_DIM = 256
 
 @dataclass(frozen=True, slots=True)
 class TileShape:
-    """How a program reads keys and values.
+    """How programs read keys and values.
 
     Attributes:
         tokens: Of a tile.
         warps: Of a program.
         stages: Tiles of which loads are under way or computed with, at a time.
+        programs: So many on a processor keep its memory busy.
+        resident: So many run on a processor at a time.
     """
 
     tokens: int
     warps: int
     stages: int
+    programs: int
+    resident: int
 
 
-# By bytes of a stored number and the head dimension as a power of two.
+# By bytes of a stored number and the head dimension as a power of two. What compiling ahead of time tells of registers and shared memory is what
+# `resident` comes from; codes need more programs than numbers, since they are half the bytes and twice the arithmetic.
 _TILES = {
-    (4, 64): TileShape(32, 4, 2),
-    (4, 128): TileShape(16, 4, 2),
-    (4, 256): TileShape(16, 8, 2),
-    (2, 64): TileShape(64, 4, 4),
-    (2, 128): TileShape(64, 4, 3),
-    (2, 256): TileShape(32, 4, 3),
-    (1, 64): TileShape(64, 4, 4),
-    (1, 128): TileShape(64, 4, 4),
-    (1, 256): TileShape(32, 4, 4),
+    (4, 64): TileShape(32, 4, 2, 2, 2),
+    (4, 128): TileShape(16, 4, 2, 2, 2),
+    (4, 256): TileShape(16, 8, 2, 2, 2),
+    (2, 64): TileShape(128, 4, 3, 2, 3),
+    (2, 128): TileShape(64, 4, 3, 2, 3),
+    (2, 256): TileShape(32, 4, 3, 2, 2),
+    (1, 64): TileShape(128, 4, 4, 3, 3),
+    (1, 128): TileShape(64, 4, 4, 3, 3),
+    (1, 256): TileShape(32, 4, 4, 2, 2),
 }
 
 
@@ -100,15 +103,29 @@ class TritonDecodePlan:
     fixed_split_tokens: int | None
 
 
-def split_target(spec: AttentionSpec, device: torch.device) -> int:
-    """How many splits of all requests fill the device, at least 1."""
-    return max(1, _PROGRAMS_PER_PROCESSOR * _processors(device) // (spec.num_kv_heads * head_blocks(spec)))
+class Splits(NamedTuple):
+    """How many splits of all requests together a device wants.
+
+    Attributes:
+        wanted: They keep it busy, at least 1.
+        most: They run at a time, at least as many.
+    """
+
+    wanted: int
+    most: int
+
+
+def wanted_splits(spec: AttentionSpec, device: torch.device) -> Splits:
+    """For a model on a device."""
+    tile, each = tile_shape(spec), spec.num_kv_heads * head_blocks(spec)
+    wanted = max(1, tile.programs * _processors(device) // each)
+    return Splits(wanted, max(wanted, tile.resident * _processors(device) // each))
 
 
 def num_items(num_requests: int, max_kv_tokens: int, spec: AttentionSpec, device: torch.device, fixed_split_tokens: int | None) -> int:
     """The most splits that requests can have, whatever their lengths up to a bound."""
     if fixed_split_tokens is None:
-        return num_requests + min(split_target(spec, device), num_requests * math.ceil(max_kv_tokens / tile_shape(spec).tokens))
+        return num_requests + min(wanted_splits(spec, device).wanted, num_requests * math.ceil(max_kv_tokens / tile_shape(spec).tokens))
     seen = max_kv_tokens if spec.window is None else min(max_kv_tokens, spec.window + fixed_split_tokens)
     return num_requests * max(1, math.ceil(seen / fixed_split_tokens))
 

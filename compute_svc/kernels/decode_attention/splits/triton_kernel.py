@@ -12,26 +12,27 @@ from compute_svc.kernels.decode_attention.triton_plan import (
     TritonDecodePlan,
     head_blocks,
     num_items,
-    split_target,
     tile_shape,
+    wanted_splits,
 )
 from compute_svc.kernels.kv_chunks import slopes_of
 
 # Longer than any context, so that a window of it hides nothing.
 _NO_WINDOW = 1 << 30
 
-# Times a split may grow by a sixteenth until no more splits than wanted are left.
+# Times a split may grow by a sixteenth until there are few enough.
 _GROWTHS = tl.constexpr(8)
 
 
-@triton.jit(do_not_specialize=["num_requests", "num_items", "target", "num_counters", "window", "split_tiles"])
+@triton.jit(do_not_specialize=["num_requests", "num_items", "wanted", "most", "num_counters", "window", "split_tiles"])
 def plan_kernel(
     lengths,
     items,
     counters,
     num_requests,
     num_items,
-    target,
+    wanted,
+    most,
     num_counters,
     window,
     split_tiles,
@@ -42,8 +43,8 @@ def plan_kernel(
     """Derives work items [num_items, NUMBERS] from lengths [num_requests], and zeros the counters; one program.
 
     An item: request (-1 = no work), first tile and end of the split, the request's length, the first token that it sees, the first of the
-    request's items and how many it has. By load, splits are as long as to be `target` together; with split_tiles above 0 they begin at multiples
-    of so many tiles. A request of no tokens has one item of no tiles.
+    request's items and how many it has. By load, splits are as long as to be `wanted` together, and longer if they would be more than `most`; with
+    split_tiles above 0 they begin at multiples of so many tiles. A request of no tokens has one item of no tiles.
     """
     rows = tl.arange(0, REQUESTS)
     inside = rows < num_requests
@@ -56,9 +57,9 @@ def plan_kernel(
         base = begin // split_tiles * split_tiles
         share = tl.zeros_like(tiles) + split_tiles
     else:
-        per = tl.maximum((tl.sum(tiles) + target - 1) // target, 1)
+        per = tl.maximum((tl.sum(tiles) + wanted - 1) // wanted, 1)
         for _ in range(_GROWTHS):
-            too_many = (tl.sum((tiles + per - 1) // per) > target) & (num_requests <= target)
+            too_many = (tl.sum((tiles + per - 1) // per) > most) & (num_requests <= wanted)
             per = tl.where(too_many, per + (per + 15) // 16, per)
         base = begin
         count = tl.maximum((tiles + per - 1) // per, 1)
@@ -95,7 +96,7 @@ def plan_on_device(
     partials = torch.empty((slots, spec.num_heads, spec.head_dim), dtype=torch.float32, device=device)
     stats = torch.empty((slots, spec.num_heads, 2), dtype=torch.float32, device=device)
     plan_kernel[(1,)](
-        *(kv_lengths, items, counters, requests, slots, split_target(spec, device), len(counters)),
+        *(kv_lengths, items, counters, requests, slots, *wanted_splits(spec, device), len(counters)),
         *(spec.window or _NO_WINDOW, 0 if fixed_split_tokens is None else fixed_split_tokens // tile.tokens),
         REQUESTS=max(32, triton.next_power_of_2(requests)),
         TILE=tile.tokens,

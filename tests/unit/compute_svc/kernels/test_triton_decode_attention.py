@@ -97,12 +97,33 @@ def test_codes_are_the_numbers_that_they_stand_for(codes: torch.dtype, group: in
     assert_close(decoded(store, lengths, q), defined(store, lengths, q))
 
 
-@pytest.mark.parametrize("width", [80, 96])
-def test_codes_of_heads_that_are_no_power_of_two(width: int) -> None:
-    shape, lengths = Shape(4, 2, width, 16, None), [17, 70]
+@pytest.mark.parametrize(
+    "shape",
+    [
+        pytest.param(Shape(4, 2, 80, 16, None), id="80-wide"),
+        pytest.param(Shape(4, 2, 96, 24, 40), id="96-wide-window-odd-pages"),
+        pytest.param(Shape(3, 1, 32, 256, 100, (0.5, 0.25, 0.01), 1.5), id="slopes-softcap-window-long-pages-one-scale"),
+    ],
+)
+def test_codes_of_models_with_everything_else(shape: Shape) -> None:
+    lengths = [17, 270]
     store = on_device(store_of(shape, lengths, torch.int8, group=32))
     q = queries_of(len(lengths), shape, torch.bfloat16).to(DEVICE)
     assert_close(decoded(store, lengths, q), defined(store, lengths, q))
+
+
+@pytest.mark.parametrize("group", [32, 64])
+def test_codes_of_the_largest_numbers_are_cut_off_where_float16_ends_and_those_of_none_are_none(group: int) -> None:
+    shape, length = Shape(2, 2, 64, 16, None), 20
+    store = on_device(store_of(shape, [length], torch.int8, group=group))
+    assert store.kv.scales is not None
+    store.kv.data[2] = 127
+    store.kv.scales[2] = 60000.0
+    store.kv.scales[3, store.page_table[0, 0], 0, 0] = torch.nan
+    q = queries_of(1, shape, torch.bfloat16).to(DEVICE)
+    out = decoded(store, [length], q).view(2, 64).float()
+    assert torch.allclose(out[0], torch.tensor(65468.5, device=DEVICE), rtol=1e-2)
+    assert out[1, :group].isnan().all() and out[1, group:].isfinite().all()
 
 
 @pytest.mark.parametrize(("stored", "asked"), [(torch.float32, torch.bfloat16), (torch.bfloat16, torch.float32)], ids=str)
@@ -158,15 +179,15 @@ def test_a_window_reads_only_the_tiles_that_it_touches() -> None:
     assert torch.equal(decoded(store, [length], q), whole)
 
 
-@pytest.mark.parametrize("window", [None, 80])
+@pytest.mark.parametrize("window", [None, 150])
 def test_fixed_splits_give_a_request_the_same_bits_in_whatever_batch(window: int | None) -> None:
-    shape, lengths = Shape(2, 1, 64, 16, window), [200, 17, 64, 130]
+    shape, lengths = Shape(2, 1, 64, 16, window), [300, 17, 128, 140]
     store, q = on_device(store_of(shape, lengths, torch.bfloat16)), queries_of(4, shape, torch.bfloat16).to(DEVICE)
-    together = decoded(store, lengths, q, fixed=64)
+    together = decoded(store, lengths, q, fixed=128)
     for row, length in enumerate(lengths):
         alone = store._replace(page_table=store.page_table[row : row + 1])
-        assert torch.equal(decoded(alone, [length], q[row : row + 1], fixed=64)[0], together[row])
-        bounded = plan_decode_on_device(alone.page_table, lengths_of([length]), 1000, store.spec, fixed_split_tokens=64)
+        assert torch.equal(decoded(alone, [length], q[row : row + 1], fixed=128)[0], together[row])
+        bounded = plan_decode_on_device(alone.page_table, lengths_of([length]), 1000, store.spec, fixed_split_tokens=128)
         assert torch.equal(run(alone, bounded, q[row : row + 1])[0], together[row])
 
 
