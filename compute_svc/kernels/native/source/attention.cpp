@@ -11,6 +11,8 @@ namespace {
 constexpr int64_t kMaxRows = 96;
 // Multiplications for which a parallel region pays.
 constexpr double kParallelWork = 1 << 19;
+// Tiles of keys that are asked for before they are read.
+constexpr int kTilesAhead = 2;
 // Scratch slots: of the calling thread, and of every thread.
 enum Slot { TASKS = 4, PARTS = 5, BLOCK = 6 };
 
@@ -72,7 +74,9 @@ class Attention {
         width_(round_up(plan.head_dim, kTile)) {}
 
   // Runs a task; its sums go to the output, or one after the other to `parts` where it has not all units.
-  void run(const Task& task, Sums* part_sums, float* part_values) const {
+  //
+  // next: the task that this thread is likely to run then; null = none.
+  void run(const Task& task, const Task* next, Sums* part_sums, float* part_values) const {
     const int64_t rows = task.num_queries * group_;
     Block block(round_up(rows, kRows), width_);
     read_queries(layer_.queries, task, block.queries);
@@ -80,6 +84,9 @@ class Attention {
     Sums sums[kMaxRows];
     start(task, sums, block.sums);
     for (int64_t unit = task.unit; unit < task.end_unit; ++unit) {
+      if (next != nullptr && unit + 1 == task.end_unit && store_.is_whole() && next->num_queries * group_ <= kRows) {
+        prefetch_keys(*next, (next->first_chunk + next->unit) * kChunk);
+      }
       int64_t part = task.part < 0 ? -1 : task.part + (unit - task.unit) * rows;
       attend(task, unit, block, part < 0 ? sums : part_sums + part, part < 0 ? block.sums : part_values + part * width_, part >= 0);
     }
@@ -167,6 +174,7 @@ class Attention {
     for (int row = begin; row < end; ++row) {
       unit_sums[row] = weigh(block.scores + row * kChunk, seen[row], task, row, base);
     }
+    if (few && !sink_section && unit + 1 < task.end_unit) prefetch_keys(task, base + kChunk);
     const int64_t value_head = plan_.num_kv_heads + task.kv_head;
     const bool in_place = few || store_.is_plain();
     for (int token = in_place ? end_token : first_token; token < end_token; ++token) {
@@ -205,12 +213,25 @@ class Attention {
     for (int64_t token = end; token < round_up(end, kTile); ++token) rows[token] = rows[end - 1];
   }
 
+  // Asks for the first keys of the chunk at `base`.
+  void prefetch_keys(const Task& task, int64_t base) const {
+    const int64_t seen = task.position + task.num_queries - base;
+    int64_t rows[kTilesAhead * kTile];
+    if (seen <= 0) return;
+    const int count = static_cast<int>(seen < kTilesAhead * kTile ? seen : kTilesAhead * kTile);
+    find_rows(task.request, base, count, rows);
+    store_.prefetch(task.kv_head, rows, count);
+  }
+
   // Scores of rows [begin, end) against the chunk's tokens that any of them sees.
   void score(const float* queries, int64_t head, const Block& block, const Seen* seen, int begin, int end, int first_token, int end_token,
              bool few) const {
     for (int tile = first_token / kTile * kTile; tile < end_token; tile += kTile) {
       float* scores = block.scores + tile;
       if (few) {
+        const int ahead = tile + kTilesAhead * kTile;
+        if (ahead < end_token) store_.prefetch(head, block.rows + ahead, kTile);
+        store_.prefetch(plan_.num_kv_heads + head, block.rows + tile, kTile);
         store_.score(end - begin, queries + begin * width_, width_, head, block.rows + tile, scores + begin * kChunk);
         continue;
       }
@@ -342,7 +363,9 @@ void run(const Plan& plan, const Layer& layer, const Store& store, int64_t threa
   const int64_t width = round_up(plan.head_dim, kTile);
   Sums* part_sums = scratch_of<Sums>(PARTS, tasks.parts * (1 + (width + 1) / 2));
   float* part_values = reinterpret_cast<float*>(part_sums + tasks.parts);
-  parallel_for(tasks.count, threads, [&](int64_t i) { attention.run(tasks.tasks[i], part_sums, part_values); });
+  parallel_for(tasks.count, threads, [&](int64_t i) {
+    attention.run(tasks.tasks[i], i + threads < tasks.count ? tasks.tasks + i + threads : nullptr, part_sums, part_values);
+  });
   if (tasks.parts == 0) return;
   parallel_for(tasks.count, threads, [&](int64_t i) {
     const Task& task = tasks.tasks[i];

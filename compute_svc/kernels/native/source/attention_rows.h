@@ -208,6 +208,8 @@ class Store {
   virtual void turn(int64_t head, const int64_t* rows, int64_t width, float* turned) const = 0;
   virtual void copy(int64_t head, int64_t row, int64_t width, float* to) const = 0;
   virtual void score(int count, const float* q, int64_t width, int64_t head, const int64_t* rows, float* scores) const = 0;
+  // Asks for rows that are read soon. Pages lie anywhere, and what a processor fetches ahead by itself ends with each.
+  virtual void prefetch(int64_t head, const int64_t* rows, int64_t count) const = 0;
   virtual void sum(int count, const float* weights, const Seen* seen, int64_t head, const int64_t* rows, float* out, int64_t width) const = 0;
 
  protected:
@@ -242,6 +244,17 @@ class StoreOf final : public Store {
   void score(int count, const float* q, int64_t width, int64_t head, const int64_t* rows, float* scores) const override {
     if constexpr (kWhole) {
       with_count<kRows>(count, [&](auto constant) { score_rows<decltype(constant)::value>(q, width, of_head(head), rows, scores); });
+    }
+  }
+
+  void prefetch(int64_t head, const int64_t* rows, int64_t count) const override {
+    constexpr int64_t kLine = 64;
+    const auto from = of_head(head);
+    const int64_t row_bytes = from.head_dim * static_cast<int64_t>(sizeof(Number));
+    for (int64_t i = 0; i < count; ++i) {
+      const char* row = reinterpret_cast<const char*>(from.data + rows[i] * from.head_dim);
+      for (int64_t at = 0; at < row_bytes; at += kLine) __builtin_prefetch(row + at);
+      if (from.scales != nullptr) __builtin_prefetch(from.scales + rows[i] * ((from.head_dim + from.group - 1) / from.group));
     }
   }
 

@@ -288,6 +288,9 @@ class AnyUseAhead(AnyUse):
     runs_ahead = True
     samplings = (GREEDY, GREEDY, GREEDY, Sampling(seed=2**63, temperature=1.3), Sampling(temperature=0.0, repetition_penalty=1.5))
 
+    def check_counters(self) -> None:
+        assert self.engine.load.steps <= len(self.model.batches), "what is computed in advance is no step yet"
+
 
 class AnyUseAheadWithFailures(AnyUseWithFailures):
     """Failures where steps are begun in advance."""
