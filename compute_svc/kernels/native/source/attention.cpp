@@ -127,12 +127,14 @@ class Attention {
     for (int64_t row = 0; row < task.num_queries * group_; ++row) {
       const int64_t head = task.kv_head * group_ + row % group_;
       const int64_t place = (task.first_row + row / group_) * layer_.out_row_stride + head * plan_.head_dim;
-      for (int64_t d = 0; d < plan_.head_dim; ++d) {
-        const float value = values[row * width_ + d] / sums[row].total;
+      for (int64_t d = 0; d < plan_.head_dim; d += kWidth) {
+        float divided[kWidth];
+        store(divided, div(load(values + row * width_ + d), all(sums[row].total)));
+        const int64_t count = plan_.head_dim - d < kWidth ? plan_.head_dim - d : kWidth;
         if (layer_.queries.dtype == BFLOAT16) {
-          narrow(value, static_cast<bfloat16*>(layer_.out) + place + d);
+          for (int64_t i = 0; i < count; ++i) narrow(divided[i], static_cast<bfloat16*>(layer_.out) + place + d + i);
         } else {
-          static_cast<float*>(layer_.out)[place + d] = value;
+          std::memcpy(static_cast<float*>(layer_.out) + place + d, divided, static_cast<size_t>(count) * sizeof(float));
         }
       }
     }
@@ -203,12 +205,11 @@ class Attention {
   void find_rows(int64_t request, int64_t base, int end, int64_t* rows) const {
     const int64_t* pages = plan_.page_table + request * plan_.table_width;
     int64_t page = base / plan_.page_size, offset = base % plan_.page_size;
-    for (int token = 0; token < end; ++token) {
-      rows[token] = pages[page] * plan_.page_size + offset;
-      if (++offset == plan_.page_size) {
-        offset = 0;
-        ++page;
-      }
+    for (int64_t token = 0; token < end; ++page, offset = 0) {
+      const int64_t first = pages[page] * plan_.page_size + offset, left = plan_.page_size - offset;
+      const int64_t count = left < end - token ? left : end - token;
+      for (int64_t i = 0; i < count; ++i) rows[token + i] = first + i;
+      token += count;
     }
     for (int64_t token = end; token < round_up(end, kTile); ++token) rows[token] = rows[end - 1];
   }
@@ -273,7 +274,7 @@ class Attention {
         store(at, score);
       }
     }
-    const float top = joined(largest, [](float a, float b) { return a > b ? a : b; });
+    const float top = joined(largest, [](Lanes a, Lanes b) { return larger(a, b); });
     for (int tile = begin; tile < seen.end; tile += kTile) {
       for (int part = 0; part < kParts; ++part) {
         float* at = scores + tile + part * kWidth;
@@ -282,7 +283,7 @@ class Attention {
         store(at, weight);
       }
     }
-    return {top, joined(total, [](float a, float b) { return a + b; })};
+    return {top, joined(total, [](Lanes a, Lanes b) { return add(a, b); })};
   }
 
   // What the scores of kWidth keys from position `key` on gain.

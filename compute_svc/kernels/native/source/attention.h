@@ -30,8 +30,11 @@ struct Heads {
   // One head as floats, with zeros up to `width`.
   void read(int64_t row, int64_t head, int64_t head_dim, int64_t width, float* to) const {
     const int64_t place = row * row_stride + head * head_stride;
-    for (int64_t d = 0; d < head_dim; ++d) {
-      to[d] = dtype == BFLOAT16 ? widen(static_cast<const bfloat16*>(data)[place + d]) : static_cast<const float*>(data)[place + d];
+    if (dtype == BFLOAT16) {
+      const bfloat16* from = static_cast<const bfloat16*>(data) + place;
+      for (int64_t d = 0; d < head_dim; ++d) to[d] = widen(from[d]);
+    } else {
+      std::memcpy(to, static_cast<const float*>(data) + place, static_cast<size_t>(head_dim) * sizeof(float));
     }
     for (int64_t d = head_dim; d < width; ++d) to[d] = 0.0f;
   }

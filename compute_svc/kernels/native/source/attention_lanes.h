@@ -50,6 +50,13 @@ inline Lanes bits_or(Lanes a, Lanes b) {
 }
 // Four floats, again and again.
 inline Lanes quad(const float* from) { return {_mm512_broadcast_f32x4(_mm_loadu_ps(from))}; }
+// Lane i is what lane i + kStep was, for the first kStep lanes of every 2 * kStep.
+template <int kStep>
+inline Lanes moved(Lanes a) {
+  if constexpr (kStep == 8) return {_mm512_shuffle_f32x4(a.v, a.v, 0x4e)};
+  if constexpr (kStep == 4) return {_mm512_shuffle_f32x4(a.v, a.v, 0xb1)};
+  return {_mm512_permute_ps(a.v, kStep == 2 ? 0x4e : 0xb1)};
+}
 
 // kWidth / 4 rows of kWidth numbers become as many vectors: the n-th holds the n-th four of each row.
 inline void turn(Lanes (&rows)[kWidth / 4]) {
@@ -109,6 +116,11 @@ inline Lanes bits_and(Lanes a, uint32_t bits) {
 }
 inline Lanes bits_or(Lanes a, Lanes b) { return {_mm256_or_ps(a.v, b.v)}; }
 inline Lanes quad(const float* from) { return {_mm256_broadcast_ps(reinterpret_cast<const __m128*>(from))}; }
+template <int kStep>
+inline Lanes moved(Lanes a) {
+  if constexpr (kStep == 4) return {_mm256_permute2f128_ps(a.v, a.v, 1)};
+  return {_mm256_permute_ps(a.v, kStep == 2 ? 0x4e : 0xb1)};
+}
 
 inline void turn(Lanes (&rows)[kWidth / 4]) {
   const __m256 first = _mm256_permute2f128_ps(rows[0].v, rows[1].v, 0x20);
@@ -184,6 +196,10 @@ inline Lanes bits_or(Lanes a, Lanes b) {
   return each([=](int i) { return float_of(bits_of(a.v[i]) | bits_of(b.v[i])); });
 }
 inline Lanes quad(const float* from) { return load(from); }
+template <int kStep>
+inline Lanes moved(Lanes a) {
+  return each([=](int i) { return a.v[(i + kStep) % kWidth]; });
+}
 inline void turn(Lanes (&)[1]) {}
 inline Lanes sum_fours(const Lanes (&a)[4]) {
   return each([&](int i) { return (a[i].v[0] + a[i].v[1]) + (a[i].v[2] + a[i].v[3]); });

@@ -21,12 +21,16 @@ inline float first_of(Lanes a) {
 // Joins 16 numbers by halves: i with i + 8, then i + 4, i + 2, i + 1.
 template <class Join>
 inline float joined(const Lanes (&tile)[kParts], Join join) {
-  float lanes[kTile];
-  for (int part = 0; part < kParts; ++part) store(lanes + part * kWidth, tile[part]);
-  for (int half = kTile / 2; half > 0; half /= 2) {
-    for (int i = 0; i < half; ++i) lanes[i] = join(lanes[i], lanes[i + half]);
+  Lanes parts[kParts];
+  for (int part = 0; part < kParts; ++part) parts[part] = tile[part];
+  for (int half = kParts / 2; half > 0; half /= 2) {
+    for (int i = 0; i < half; ++i) parts[i] = join(parts[i], parts[i + half]);
   }
-  return lanes[0];
+  Lanes one = parts[0];
+  if constexpr (kWidth > 8) one = join(one, moved<8>(one));
+  if constexpr (kWidth > 4) one = join(one, moved<4>(one));
+  one = join(one, moved<2>(one));
+  return first_of(join(one, moved<1>(one)));
 }
 
 // e^x: 2^n times a polynomial in what is left, within 1 ulp for x in [-87.3, 88]; below that 0. What is not a number stays so.

@@ -251,10 +251,14 @@ class StoreOf final : public Store {
     constexpr int64_t kLine = 64;
     const auto from = of_head(head);
     const int64_t row_bytes = from.head_dim * static_cast<int64_t>(sizeof(Number));
-    for (int64_t i = 0; i < count; ++i) {
-      const char* row = reinterpret_cast<const char*>(from.data + rows[i] * from.head_dim);
-      for (int64_t at = 0; at < row_bytes; at += kLine) __builtin_prefetch(row + at);
-      if (from.scales != nullptr) __builtin_prefetch(from.scales + rows[i] * ((from.head_dim + from.group - 1) / from.group));
+    const int64_t scale_bytes = from.scales == nullptr ? 0 : (from.head_dim + from.group - 1) / from.group * static_cast<int64_t>(sizeof(uint16_t));
+    for (int64_t i = 0, together; i < count; i += together) {
+      // Tokens of a page lie behind each other.
+      for (together = 1; i + together < count && rows[i + together] == rows[i] + together;) ++together;
+      const char* data = reinterpret_cast<const char*>(from.data) + rows[i] * row_bytes;
+      for (int64_t at = 0; at < together * row_bytes; at += kLine) __builtin_prefetch(data + at);
+      const char* scales = reinterpret_cast<const char*>(from.scales) + rows[i] * scale_bytes;
+      for (int64_t at = 0; at < together * scale_bytes; at += kLine) __builtin_prefetch(scales + at);
     }
   }
 
