@@ -36,7 +36,7 @@ from tests.bench.peers.contender import (
     prefill_column,
 )
 from tests.bench.peers.llama_cpp import LlamaFormat
-from tests.bench.peers.ours import parse_format, vocabulary_of
+from tests.bench.peers.ours import QUANTISATIONS, QUANTISED, parse_format, vocabulary_of
 from tests.bench.peers.quiet import QUIET_CORES, Others, Watch
 from tests.bench.peers.rival import TransformersFormat
 from tests.bench.peers.table import Row, as_markdown, make_row, ratios
@@ -44,7 +44,13 @@ from tests.environment import describe_environment
 
 RESULTS = Path(__file__).parents[1] / "results" / "peers.json"
 COMPUTED, SERVED = "computed", "served"
-_OURS = ["float32=:COMPUTE_DTYPE=float32", "bfloat16=:COMPUTE_DTYPE=bfloat16"]
+_OURS = [
+    "float32=:COMPUTE_DTYPE=float32,COMPUTE_ACTIVATIONS=float",
+    "bfloat16=:COMPUTE_DTYPE=bfloat16,COMPUTE_ACTIVATIONS=float",
+    # Keys and values of 16 bits, as llama.cpp has them.
+    "as the file has it=:COMPUTE_KV_FORMAT=bfloat16",
+    *(f"{name}={QUANTISED}{name}:COMPUTE_KV_FORMAT=bfloat16" for name in QUANTISATIONS),
+]
 # Formats that round nothing but the order of sums, and how far below the likeliest logit their tokens may be for that.
 _EXACT = ("F32", "float32")
 _ROUNDING = 0.05
@@ -186,7 +192,8 @@ def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
         nargs="*",
         default=_OURS,
         metavar="NAME=FOLDER[:SETTING=VALUE,...]",
-        help="formats of this engine, an empty folder being the model's own; settings are variables of the environment (default: %(default)s)",
+        help=f"formats of this engine, an empty folder being the model's own and {QUANTISED}NAME what `triserve quantize` makes of it; settings are "
+        "variables of the environment (default: %(default)s)",
     )
     parser.add_argument("--llama", nargs="*", default=list(llama_cpp.FORMATS), choices=llama_cpp.FORMATS, help="formats of llama.cpp")
     parser.add_argument("--transformers", nargs="*", default=["float32", "bfloat16"], choices=["float32", "bfloat16"])

@@ -17,6 +17,12 @@ from tests.bench.peers.load import measure_server
 from tests.e2e.local_pipeline import Pipeline
 
 ROOT = Path(__file__).parents[3]
+QUANTISED = "quantised/"
+# What `triserve quantize` is told, by name.
+QUANTISATIONS = {
+    "int8": ("--weights", "int8", "--head"),
+    "int4": ("--weights", "int4", "--group", "32", "--activations", "int8", "--head"),
+}
 _GIVEN = re.compile(r"(?P<name>[^=]+)=(?P<folder>[^:]*)(?::(?P<settings>.*))?")
 
 
@@ -71,15 +77,31 @@ def parse_format(text: str, default: Path) -> OurFormat:
 
     Raises:
         ValueError: It is something else, or there is no such folder.
+
+    Effects: quantises the default into a folder beside llama.cpp's where that is asked for and not done.
     """
     found = _GIVEN.fullmatch(text)
     settings = [one.partition("=") for one in (found["settings"] or "").split(",") if one] if found else []
     if found is None or not all(name and equals for name, equals, _ in settings):
         raise ValueError(f"{text!r} is not NAME=FOLDER[:SETTING=VALUE,...], like bfloat16=:COMPUTE_DTYPE=bfloat16")
-    folder = Path(found["folder"]).resolve() if found["folder"] else default
+    folder = default
+    if found["folder"].startswith(QUANTISED):
+        folder = _quantised(default, found["folder"].removeprefix(QUANTISED))
+    elif found["folder"]:
+        folder = Path(found["folder"]).resolve()
     if not (folder / "config.json").is_file():
         raise ValueError(f"{text!r} names {folder}, which is no model's folder")
     return OurFormat(found["name"], folder, {name: value for name, _, value in settings})
+
+
+def _quantised(model: Path, name: str) -> Path:
+    if name not in QUANTISATIONS:
+        raise ValueError(f"{QUANTISED}{name} is none of {', '.join(QUANTISATIONS)}")
+    folder = ROOT / ".peers" / f"{model.name}-{name}"
+    if not folder.exists():
+        command = [sys.executable, "-m", "gateway.cli", "quantize", str(model), str(folder), *QUANTISATIONS[name]]
+        subprocess.run(command, cwd=ROOT, stdout=sys.stderr, check=True)
+    return folder
 
 
 def vocabulary_of(folder: Path) -> int:
