@@ -113,6 +113,11 @@ class Settings(BaseSettings):
         True,
         description="Whether decode steps on CUDA devices are graphs, begun before the host knows the tokens of the step before, where Triton computes",
     )
+    batch_invariant: bool = Field(
+        False,
+        description="Whether a request gets the same bits whatever else is in the batch on CUDA devices, too, at a price in speed; CPUs keep to that anyway. "
+        "Needs Triton kernels; prompts and answers are computed by different kernels, so an answer that is computed again as a prompt may differ",
+    )
     page_size_tokens: int = Field(16, ge=1, le=256, description="KV page size; tokens per page")
     kv_cache_bytes: int = Field(1 << 30, ge=1, description="Memory for keys and values, bytes")
     kv_reservation: Literal["pages", "predicted"] = Field(

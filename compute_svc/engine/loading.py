@@ -11,7 +11,7 @@ from compute_svc.engine.engine import Engine
 from compute_svc.engine.first_pass import require_finite_logits
 from compute_svc.engine.number_format import NumberFormat, choose_format, memory_of, require_room
 from compute_svc.engine.step_drawing import DrawConfig, DrawPlace
-from compute_svc.kernels.backend import backend_for, use_triton_kernels
+from compute_svc.kernels.backend import backend_for, use_batch_invariance, use_triton_kernels
 from compute_svc.kernels.cpu_features import multiplies_bfloat16
 from compute_svc.kernels.fp8_linear import has_fp8_products
 from compute_svc.kernels.kv_chunks import CHUNK_TOKENS
@@ -53,6 +53,7 @@ def load_engine(settings: Settings) -> Engine:
     use_native_kernels(settings.native_kernels if device.type == "cpu" else "off")
     if device.type != "cpu":
         use_triton_kernels(settings.triton_kernels, device.type)
+    use_batch_invariance(settings.batch_invariant, device.type)
     format_ = _number_format(settings, device)
     kv_format = _kv_format(settings, format_.dtype, device)
     model = load_model(
@@ -69,6 +70,11 @@ def load_engine(settings: Settings) -> Engine:
         logger.info("%s", line)
     config = scheduler_config(settings, model.config, kv_format)
     kv = _page_store(settings, config, model.config, kv_format, device)
+    if settings.batch_invariant and device.type != "cpu" and not model.attends_in_one_order(kv):
+        raise ValueError(
+            f"COMPUTE_BATCH_INVARIANT is set, and no kernel of attention keeps to one order of sums for {model.config.architecture} "
+            "as it is served: with sinks, rounded slopes or heads wider than 256 there is none"
+        )
     logger.info("stores KV in %s: %d bytes a token, %d a page", kv_format.name, kv.bytes_per_page // kv.page_size_tokens, kv.bytes_per_page)
     if model.sinks:
         logger.info("streaming: a token sees the first %d tokens and at most %s before it, itself included", model.sinks, model.kv_window)

@@ -13,10 +13,11 @@ TritonMode = Literal["auto", "off", "required"]
 _log = logging.getLogger(__name__)
 
 _triton_mode: TritonMode = "auto"
+_is_batch_invariant = False
 
 
 class TritonKernelsError(ValueError):
-    """Triton kernels are required and cannot be used; the message names the setting and the reason."""
+    """Triton kernels are needed and cannot be used; the message names the setting and the reason."""
 
 
 def use_triton_kernels(mode: TritonMode, device_type: str) -> None:
@@ -33,6 +34,29 @@ def use_triton_kernels(mode: TritonMode, device_type: str) -> None:
     reason = _why_no_triton(device_type)
     if mode == "required" and reason is not None:
         raise TritonKernelsError(f"COMPUTE_TRITON_KERNELS is required, but {reason}")
+
+
+def use_batch_invariance(wanted: bool, device_type: str) -> None:
+    """Says whether kernels of this process that would sum in another order for another batch keep to one order, at a price.
+
+    On a CPU they do anyway, and this changes nothing.
+
+    Raises:
+        TritonKernelsError: It is wanted on another device, and Triton kernels are not used there.
+
+    Effects: on the whole process, for plans, weights and products made from now on.
+    """
+    global _is_batch_invariant
+    reason = _why_no_triton(device_type)
+    is_needed = wanted and device_type != "cpu"
+    if is_needed and reason is not None:
+        raise TritonKernelsError(f"COMPUTE_BATCH_INVARIANT is set, but {reason}")
+    _is_batch_invariant = is_needed
+
+
+def is_batch_invariant() -> bool:
+    """Whether kernels keep to one order of sums, whatever the batch."""
+    return _is_batch_invariant
 
 
 @cache

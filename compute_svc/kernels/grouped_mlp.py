@@ -9,6 +9,7 @@ import torch
 import torch.nn.functional as F
 
 from compute_svc.kernels.activation import Activation, activate
+from compute_svc.kernels.backend import is_batch_invariant
 
 # Rows of the factors must begin at multiples of this.
 _ALIGNMENT_BYTES = 16
@@ -35,14 +36,14 @@ class GroupedMlps:
 
 
 def takes_groups(device: torch.device, dtype: torch.dtype, sizes: Sequence[int]) -> bool:
-    """Whether a device can multiply by groups without a wait.
+    """Whether a device can multiply by groups without a wait; not where bits may not depend on how many rows a group has.
 
     Args:
         device: Where the weights are.
         dtype: Of the weights.
         sizes: Their inputs and outputs.
     """
-    if device.type != "cuda" or torch.version.hip is not None or dtype != torch.bfloat16:
+    if device.type != "cuda" or torch.version.hip is not None or is_batch_invariant() or dtype != torch.bfloat16:
         return False
     is_aligned = all(size * dtype.itemsize % _ALIGNMENT_BYTES == 0 for size in sizes)
     return is_aligned and torch.cuda.get_device_capability(device)[0] in _GROUPING_CAPABILITIES

@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from compute_svc.kernels.attention_spec import AttentionSpec
 from compute_svc.kernels.decode_attention import decodes_on_device, plan_decode, plan_decode_on_device
 from compute_svc.kernels.linear import LinearWeight, linear, padded_count
-from compute_svc.kernels.prefill_attention import plan_prefill
+from compute_svc.kernels.prefill_attention import plan_prefill, prefills_by_kernel
 from compute_svc.kv.page_store import KvPageStore
 from compute_svc.layers.decoder_layer import DecoderLayer, ParallelDecoderLayer, PostLnDecoderLayer
 from compute_svc.layers.forward_batch import DecodeColumns, ForwardBatch, ForwardOutput
@@ -94,7 +94,10 @@ class CausalLM:
     On a CPU with oneDNN, logits and KV of a token depend on its request's tokens up to it and on nothing else, bit for bit: not on the
     other requests of the batch, nor on how its prompt was split into steps.
 
-    On another device that is not promised: a library's product may sum in another order for another number of rows, so the last bits can
+    On another device that is promised where `backend.is_batch_invariant` and `attends_in_one_order`, but for this: decode rows are of one kind and
+    tokens of prompts of another, which differ in the last bits.
+
+    Elsewhere it is not promised: a library's product may sum in another order for another number of rows, so the last bits can
     change with the size of a step. What is kept there: products have few numbers of rows (`padded_count`) and are summed in float32, those
     of float32 numbers without TF32; softmax and norms are float32 inside; nothing in a layer goes request by request, and nothing in a pass
     waits for the device, as long as the batch is on it.
@@ -169,6 +172,11 @@ class CausalLM:
             wanted = hidden.index_select(0, _padded(batch.hidden_rows.to(device)))
             vectors = self.head.normed(wanted)[: len(batch.hidden_rows)].float()
         return ForwardOutput(self.head.forward(rows)[: len(batch.logit_rows)], vectors)
+
+    def attends_in_one_order(self, kv: KvPageStore) -> bool:
+        """Whether every attention over that store has kernels that can keep to one order of sums; see `backend.is_batch_invariant`."""
+        specs = self._kind_specs(kv)
+        return all(decodes_on_device(spec, self.device) and prefills_by_kernel(spec, self.device) for spec in specs)
 
     def takes_graphs(self, kv: KvPageStore) -> bool:
         """Whether `decode` computes this model over that store: where every attention has a kernel that reads lengths on the device."""

@@ -10,7 +10,7 @@ from typing import TypeAlias
 import torch
 import torch.nn.functional as F
 
-from compute_svc.kernels.backend import backend_for
+from compute_svc.kernels.backend import backend_for, is_batch_invariant
 from compute_svc.kernels.linear import ActivationFormat, LinearWeight, pack_stored
 from compute_svc.kernels.native import native_library
 from compute_svc.layers.attention import Attention
@@ -93,13 +93,14 @@ class ModelBuilder:
             softcap=config.logit_softcap,
         )
         _log.info("matrices in memory: %s", ", ".join(f"{size // 1_000_000} MB {name}" for name, size in self._sizes.most_common()))
-        return CausalLM(config, embedding, layers, head, tuple(map(self._rotary, config.kinds)), self._kernels())
-
-    def _kernels(self) -> str:
-        """Those whose bits others do not have."""
-        is_native = self._device.type == "cpu" and native_library() is not None
-        is_triton = backend_for("model", self._device.type, has_triton=True) == "triton"
-        return ", ".join(["native kernels"] * is_native + ["Triton kernels"] * is_triton + ["integer products"] * self._has_ints)
+        return CausalLM(
+            config,
+            embedding,
+            layers,
+            head,
+            tuple(map(self._rotary, config.kinds)),
+            kernel_names(self._device.type, has_ints=self._has_ints),
+        )
 
     def _embedding(self) -> Embedding:
         config, names = self._config, self._names
@@ -314,6 +315,23 @@ class ModelBuilder:
         self._bytes_done += self._checkpoint.tensors[name].num_bytes
         if self._on_progress is not None:
             self._on_progress(self._bytes_done, self._bytes_total)
+
+
+def kernel_names(device_type: str, *, has_ints: bool) -> str:
+    """Kernels whose bits others do not have, separated by commas.
+
+    Args:
+        device_type: Where a model is.
+        has_ints: Whether it multiplies integers.
+    """
+    is_triton = backend_for("model", device_type, has_triton=True) == "triton"
+    names = {
+        "native kernels": device_type == "cpu" and native_library() is not None,
+        "Triton kernels": is_triton,
+        "one order of sums": is_triton and is_batch_invariant(),
+        "integer products": has_ints,
+    }
+    return ", ".join(name for name, is_used in names.items() if is_used)
 
 
 def _format_of(weight: StoredWeight, packed: LinearWeight) -> str:

@@ -8,7 +8,7 @@ import numpy as np
 import torch
 
 from compute_svc.kernels.attention_spec import AttentionSpec
-from compute_svc.kernels.backend import backend_for
+from compute_svc.kernels.backend import backend_for, is_batch_invariant
 from compute_svc.kernels.decode_attention import cpu, triton_plan
 from compute_svc.kernels.decode_attention.triton_plan import TritonDecodePlan
 from compute_svc.kernels.gathered_attention import GatheredPlan, gathered_attention, plan_gathered
@@ -67,13 +67,16 @@ def plan_decode_on_device(
         max_kv_tokens: Bound of lengths.
         spec: The model's attention, one that `triton_plan.covers`.
         fixed_split_tokens: A request's tokens are summed in splits that begin at multiples of so many, a multiple of the kernel's tile
-            (which 128 is for every model), so that equal requests get equal bits in whatever batch; None = splits are as long as to fill the device.
+            (which 128 is for every model), so that equal requests get equal bits in whatever batch; None = splits are as long as to fill the device,
+            or where `backend.is_batch_invariant`, as `triton_plan.invariant_split_tokens` says.
 
     Raises:
         ValueError: fixed_split_tokens is no multiple of the tile.
     """
     from compute_svc.kernels.decode_attention.splits import triton_kernel  # noqa: PLC0415 - Triton is where a GPU is
 
+    if fixed_split_tokens is None and is_batch_invariant():
+        fixed_split_tokens = triton_plan.invariant_split_tokens(spec)
     return triton_kernel.plan_on_device(page_table, kv_lengths, max_kv_tokens, spec, fixed_split_tokens)
 
 

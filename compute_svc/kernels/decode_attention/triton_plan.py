@@ -12,6 +12,7 @@ from typing import NamedTuple
 import torch
 
 from compute_svc.kernels.attention_spec import AttentionSpec
+from compute_svc.kernels.kv_chunks import CHUNK_TOKENS
 
 _log = logging.getLogger(__name__)
 
@@ -27,6 +28,9 @@ _INTERPRETED_PROCESSORS = 8
 _STORED = frozenset({torch.float32, torch.bfloat16, torch.float16, torch.int8, torch.float8_e4m3fn})
 
 _MAX_HEAD_DIM = 256
+
+# A multiple of all tiles.
+_INVARIANT_SPLIT_TOKENS = 512
 
 
 @dataclass(frozen=True, slots=True)
@@ -128,6 +132,14 @@ def num_items(num_requests: int, max_kv_tokens: int, spec: AttentionSpec, device
         return num_requests + min(wanted_splits(spec, device).wanted, num_requests * math.ceil(max_kv_tokens / tile_shape(spec).tokens))
     seen = max_kv_tokens if spec.window is None else min(max_kv_tokens, spec.window + fixed_split_tokens)
     return num_requests * max(1, math.ceil(seen / fixed_split_tokens))
+
+
+def invariant_split_tokens(spec: AttentionSpec) -> int:
+    """Splits of a model whose bits may not depend on the batch: as long as fill a device with one long request, and as few as can be.
+
+    Where a window lets tokens be dropped, which go in chunks, splits begin where chunks do whatever was dropped.
+    """
+    return CHUNK_TOKENS if spec.window is not None else _INVARIANT_SPLIT_TOKENS
 
 
 @cache

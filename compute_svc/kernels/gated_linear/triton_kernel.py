@@ -1,4 +1,4 @@
-"""Products by cuBLAS, one where both weights lie in one tensor; then the activation and the multiplication in one kernel, rounded once."""
+"""Products by cuBLAS, or by kernels/linear where bits may not depend on the batch; one where both weights lie in one tensor; then the activation and the multiplication in one kernel, rounded once."""
 
 from __future__ import annotations
 
@@ -7,8 +7,10 @@ import torch.nn.functional as F
 import triton
 import triton.language as tl
 
+from compute_svc.kernels.backend import is_batch_invariant
 from compute_svc.kernels.gated_linear.joined import joined
 from compute_svc.kernels.linear import Activation, LinearWeight
+from compute_svc.kernels.linear.triton_kernel import multiply
 from compute_svc.kernels.triton_parts import INTERPRETED, TL_DTYPES, activated, rounded
 
 # Numbers of a row that a program takes; 8 to a thread.
@@ -71,8 +73,9 @@ def gated(gate: torch.Tensor, up: torch.Tensor, activation: Activation) -> torch
 def gated_linear(x: torch.Tensor, gate: LinearWeight, up: LinearWeight, activation: Activation) -> torch.Tensor:
     """See the public function; takes the plain layout."""
     assert gate.layout == up.layout == "plain", f"torch's products cannot read weights in {gate.layout} and {up.layout} layout"
+    product = multiply if is_batch_invariant() else F.linear
     both = joined(gate, up)
     if both is None:
-        return gated(F.linear(x, gate.data, gate.bias), F.linear(x, up.data, up.bias), activation)
-    products = F.linear(x, both.data, both.bias)  # [M, 2N]
+        return gated(product(x, gate.data, gate.bias), product(x, up.data, up.bias), activation)
+    products = product(x, both.data, both.bias)  # [M, 2N]
     return gated(products[:, : gate.out_features], products[:, gate.out_features :], activation)

@@ -2,7 +2,8 @@
 
 A tile of the result lies on its side, as in kernels/int_linear: outputs by rows. Codes are integers that bfloat16 has exactly; a block of
 inputs has one scale for each output, which its sums are multiplied by. Where few rows leave programs idle, several share a tile, each with a
-part of the inputs; the last of them to end adds the parts in their order.
+part of the inputs; the last of them to end adds the parts in their order. Where `backend.is_batch_invariant` all of that is the same for every
+number of rows.
 """
 
 from __future__ import annotations
@@ -13,8 +14,9 @@ import triton
 import triton.language as tl
 
 from compute_svc.kernels.activation import Activation, activate
+from compute_svc.kernels.backend import is_batch_invariant
 from compute_svc.kernels.group_linear.packed import GroupedCodes
-from compute_svc.kernels.int_linear.triton_kernel import Tiles, finish, splits_for
+from compute_svc.kernels.int_linear.triton_kernel import Tiles, finish, most_rows, splits_for
 from compute_svc.kernels.triton_parts import INTERPRETED, TL_DTYPES, dot, is_last_of, rounded, tile_of
 
 # Two numbers of 16 bits with four codes each, to four times two bfloat16. 0x43 in the upper byte of a bfloat16 makes it 128 and what is in the
@@ -189,11 +191,18 @@ _TILES = (
 
 # Float32 takes twice the shared memory.
 _WIDE_TILES = Tiles(16, 64, 32, 4, 2, 264)
+# Of all products whose bits may not depend on the number of rows: a compromise between few rows and many.
+_INVARIANT_TILES = Tiles(32, 64, 64, 4, 3, 264)
 
 
 def tiles_for(num_rows: int, block: int, dtype: torch.dtype) -> Tiles:
     """The cut of a product of so many rows by a weight of blocks."""
-    tiles = _WIDE_TILES if dtype == torch.float32 else next(tiles for most, tiles in _TILES if num_rows <= most)
+    if dtype == torch.float32:
+        tiles = _WIDE_TILES
+    elif is_batch_invariant():
+        tiles = _INVARIANT_TILES
+    else:
+        tiles = next(tiles for most, tiles in _TILES if num_rows <= most)
     return tiles._replace(k=min(tiles.k, block))
 
 
@@ -212,14 +221,22 @@ def group_linear(
     out = torch.empty((num_rows, outputs), dtype=dtype, device=x.device)
     if num_rows == 0:
         return out
-    if tiles is None and num_rows > _MOST_ROWS:
+    is_fixed = is_batch_invariant()
+    if tiles is None and not is_fixed and num_rows > _MOST_ROWS:
         return _through_numbers(x, weight, activation, other, multiply)
     x = x if x.stride(1) == 1 else x.contiguous()
     other = None if other is None else other.contiguous()
     tiles = tiles_for(num_rows, weight.block, x.dtype) if tiles is None else tiles
     num_tiles = triton.cdiv(num_rows, tiles.m) * triton.cdiv(outputs, tiles.n)
     length = weight.data.shape[1]
-    splits = splits_for(tiles, num_tiles, length)
+    splits = splits_for(tiles, triton.cdiv(outputs, tiles.n) if is_fixed else num_tiles, length)
+    most = most_rows(tiles, splits, outputs)
+    if is_fixed and num_rows > most:
+        for first in range(0, num_rows, most):
+            at = slice(first, first + most)
+            part = None if other is None else other[at]
+            out[at] = group_linear(x[at], weight, activation, part, dtype, multiply=multiply, tiles=tiles)
+        return out
     partials = torch.empty((splits, num_rows, outputs), dtype=torch.float32, device=x.device) if splits > 1 else None
     group_linear_kernel[(num_tiles, splits)](
         x, weight.data, weight.scales, weight.offsets, weight.bias, other, out, partials, weight.counters,

@@ -3,7 +3,8 @@
 A tile of the result lies on its side, outputs by rows: a weight is the left operand, so that few rows of activations fill matrix
 instructions that want 64 on their left. For few rows a product is as fast as its weight is read, and several programs share a tile, each
 with a part of the inputs; the last of them to end adds the parts in their order. Sums of integers are exact until they are scaled, so a row
-of the result has the same bits whatever the tiles are.
+of the result has the same bits whatever the tiles are. Sums of float8, and of groups with scales of their own, are in one order where
+`backend.is_batch_invariant`: blocks and parts are then the same for every number of rows.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ import triton
 import triton.language as tl
 
 from compute_svc.kernels.activation import Activation
+from compute_svc.kernels.backend import is_batch_invariant
 from compute_svc.kernels.int_linear.packed import PackedInts
 from compute_svc.kernels.quantise_rows import QuantisedRows
 from compute_svc.kernels.triton_parts import INTERPRETED, TL_DTYPES, activated, dot, is_last_of, rounded, tile_of
@@ -161,6 +163,18 @@ def splits_for(tiles: Tiles, num_tiles: int, inputs: int) -> int:
     return 1 << (max(most, 1).bit_length() - 1)
 
 
+def fixed_cut(num_rows: int, outputs: int, inputs: int, *, is_float: bool) -> tuple[Tiles, int]:
+    """Tiles for so many rows, and how many programs share one, of sums in one order: blocks and splits are the weight's alone."""
+    fewest = _TILES[0][1]._replace(k=_EXACT_INPUTS)
+    tiles = tiles_for(num_rows, is_float=is_float)._replace(k=_EXACT_INPUTS)
+    return tiles, splits_for(fewest, triton.cdiv(outputs, fewest.n), inputs)
+
+
+def most_rows(tiles: Tiles, splits: int, outputs: int) -> int:
+    """How many rows a launch can have: the tiles that are shared are counted."""
+    return _MOST_SHARED_TILES // triton.cdiv(outputs, tiles.n) * tiles.m if splits > 1 else 1 << 62
+
+
 class Codes(NamedTuple):
     """A weight of codes of 8 bits.
 
@@ -197,11 +211,23 @@ def multiply(
     if num_rows == 0:
         return out
     is_float = rows.codes.is_floating_point()
-    tiles = tiles_for(num_rows, is_float=is_float) if tiles is None else tiles
     num_groups, row_groups = weight.scales.shape[1], rows.scales.shape[1]
+    splits = None
+    if tiles is None and is_batch_invariant() and (is_float or num_groups > 1):
+        tiles, splits = fixed_cut(num_rows, outputs, inputs, is_float=is_float)
+        most = most_rows(tiles, splits, outputs)
+        if num_rows > most:
+            pieces = [
+                (slice(first, first + most), QuantisedRows(*(one[first : first + most] for one in rows)))
+                for first in range(0, num_rows, most)
+            ]
+            return torch.cat(
+                [multiply(part, weight, activation, None if other is None else other[at], dtype, combine=combine) for at, part in pieces]
+            )
+    tiles = tiles_for(num_rows, is_float=is_float) if tiles is None else tiles
     block = tiles.k if num_groups == 1 else min(tiles.k, weight.group & -weight.group)
     num_tiles = triton.cdiv(num_rows, tiles.m) * triton.cdiv(outputs, tiles.n)
-    splits = splits_for(tiles, num_tiles, inputs)
+    splits = splits_for(tiles, num_tiles, inputs) if splits is None else splits
     split_inputs = triton.cdiv(inputs, splits * block) * block
     partials = None
     if splits > 1:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import torch
 
-from compute_svc.kernels.backend import backend_for
+from compute_svc.kernels.backend import backend_for, is_batch_invariant
 from compute_svc.kernels.linear import aten, cpu, fp8, groups, ints
 from compute_svc.kernels.linear.ints import ActivationFormat, int_mlp, is_int_mlp, takes_norm
 from compute_svc.kernels.linear.weight import Activation, LinearWeight
@@ -86,7 +86,8 @@ def linear(
 ) -> torch.Tensor:
     """activation(x W^T + bias) (+ add), products summed in float32; rows of x are rounded to int8 where the weight's are integers.
 
-    With oneDNN's layout, and with integers, a row of the result depends on the same row of the arguments alone, bit for bit.
+    With oneDNN's layout, with integers, and where `backend.is_batch_invariant`, a row of the result depends on the same row of the arguments
+    alone, bit for bit.
 
     Args:
         x: [M, K], the weight's dtype. Fewer than `MIN_ROWS` rows cost two copies more.
@@ -113,8 +114,13 @@ def linear(
         return fp8.linear(x, weight, activation, add)
     if x.shape[0] < MIN_ROWS and x.device.type == "cpu":
         return linear(pad_rows(x), weight, activation=activation, add=None if add is None else pad_rows(add))[: x.shape[0]]
-    if backend_for("linear", x.device.type) == "cpu":
+    backend = backend_for("linear", x.device.type, has_triton=is_batch_invariant())
+    if backend == "cpu":
         return cpu.linear(x, weight, activation, add)
+    if backend == "triton":
+        from compute_svc.kernels.linear import triton_kernel  # noqa: PLC0415 - Triton is where a GPU is
+
+        return triton_kernel.linear(x, weight, activation, add)
     return aten.linear(x, weight, activation, add)
 
 

@@ -31,16 +31,20 @@ def plan_prefill(page_table: torch.Tensor, kv_lengths: Sequence[int], query_star
         IndexError: On a CPU, a request's pages are not in the store, or too few for its tokens; torch's own operations raise it later.
     """
     device = page_table.device
-    has_triton = device.type != "cpu" and triton_plan.covers(spec, device)
-    backend = backend_for("prefill_attention", device.type, has_triton=has_triton)
-    if backend == "cpu":
+    if prefills_by_kernel(spec, device):
+        return triton_plan.plan_triton(page_table, kv_lengths, query_starts, spec)
+    if device.type == "cpu":
         library = native_library()
         if library is not None and covers(spec):
             return plan_native(library, page_table, kv_lengths, query_starts, spec)
         return cpu.plan_prefill(page_table, kv_lengths, query_starts, spec)
-    if backend == "triton":
-        return triton_plan.plan_triton(page_table, kv_lengths, query_starts, spec)
     return plan_gathered(page_table, kv_lengths, query_starts, spec)
+
+
+def prefills_by_kernel(spec: AttentionSpec, device: torch.device) -> bool:
+    """Whether a Triton kernel computes this attention there."""
+    has_triton = device.type != "cpu" and triton_plan.covers(spec, device)
+    return backend_for("prefill_attention", device.type, has_triton=has_triton) == "triton"
 
 
 def prefill_attention(

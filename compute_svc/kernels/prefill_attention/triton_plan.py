@@ -14,6 +14,7 @@ import numpy as np
 import torch
 
 from compute_svc.kernels.attention_spec import AttentionSpec
+from compute_svc.kernels.backend import is_batch_invariant
 from compute_svc.kernels.host_copy import Ids, to_device
 from compute_svc.kernels.kv_chunks import slopes_of
 
@@ -43,6 +44,10 @@ class Tiles(NamedTuple):
 # Rows of a block where products are of 16 bits: 128 and 64 feed Hopper's warp group instructions, 16 is for few queries, whose time goes
 # into reading keys.
 _ROWS = (128, 64, 16)
+
+# Those of every block where bits may not depend on the batch. A tile of tokens begins at a multiple of its size, and what a row does not see
+# of a tile changes nothing of it: so its bits depend on the tile's size alone, not on the block that it is in.
+_INVARIANT_ROWS = 64
 
 # By whether shared memory is Hopper's and whether more than scores is computed, then by the width of heads: tiles for each of _ROWS. All of
 # them fit into registers; where 128 rows do not, blocks of 128 are computed in parts. Of five stages, two are for looking up pages and two
@@ -145,6 +150,8 @@ def _rows(counts: Ids, spec: AttentionSpec, device: Device) -> int:
     """Rows of a block: as many as there are, but rather fewer than leave multiprocessors idle."""
     if spec.stored == torch.float32:
         return _ROWS[-1]
+    if is_batch_invariant():
+        return _INVARIANT_ROWS
     for rows in _ROWS[:-1]:
         pack = pack_of(rows, spec)
         programs = int(np.ceil(counts / (rows // pack)).sum()) * spec.num_heads // pack

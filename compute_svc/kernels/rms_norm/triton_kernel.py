@@ -6,6 +6,7 @@ import torch
 import triton
 import triton.language as tl
 
+from compute_svc.kernels.backend import is_batch_invariant
 from compute_svc.kernels.triton_parts import INTERPRETED, TL_DTYPES, rounded
 
 # Numbers that a program of short rows takes, and numbers to a warp of a long one.
@@ -56,7 +57,10 @@ def rms_norm(x: torch.Tensor, weight: torch.Tensor, eps: float, out: torch.Tenso
     if rows == 0:
         return out
     block = triton.next_power_of_2(columns)
-    rows_together = min(max(_NUMBERS // block, 1), triton.next_power_of_2(rows))
+    rows_together = max(_NUMBERS // block, 1)
+    if not is_batch_invariant():
+        # Another shape of a block has its sums in another order.
+        rows_together = min(rows_together, triton.next_power_of_2(rows))
     rms_norm_kernel[(triton.cdiv(rows, rows_together),)](
         x,
         weight,

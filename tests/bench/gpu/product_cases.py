@@ -122,6 +122,9 @@ def _contenders(weights: Weights, rows: int) -> Iterator[tuple[str, Callable[[],
     yield "ours", lambda: _ours(weights, rows)
     if weights.format == "bf16":
         yield "torch", lambda: _against(weights, rows, _torch_bf16)
+        if weights.device.type == "cuda":
+            # What it costs that bits do not depend on the number of rows.
+            yield "one order", lambda: _against(weights, rows, _one_order)
     elif weights.format == "w8a8":
         # Rows that are rounded already, as behind a norm or an activation that rounds them.
         yield "alone", lambda: _ours_alone(weights, rows)
@@ -167,6 +170,13 @@ def _against(weights: Weights, rows: int, make: Callable[[Weights], Run]) -> Pre
 def _torch_bf16(weights: Weights) -> Run:
     data = weights.codes.clone()
     return lambda x: F.linear(x, data)
+
+
+def _one_order(weights: Weights) -> Run:
+    from compute_svc.kernels.linear import triton_kernel  # noqa: PLC0415 - the interpreter is chosen before Triton is imported
+
+    data = weights.codes.clone()
+    return lambda x: triton_kernel.multiply(x, data, None)
 
 
 def _torch_int8(weights: Weights) -> Run:
