@@ -119,7 +119,18 @@ class Settings(BaseSettings):
         "Needs Triton kernels; prompts and answers are computed by different kernels, so an answer that is computed again as a prompt may differ",
     )
     page_size_tokens: int = Field(16, ge=1, le=256, description="KV page size; tokens per page")
-    kv_cache_bytes: int = Field(1 << 30, ge=1, description="Memory for keys and values, bytes")
+    kv_cache_bytes: int | None = Field(
+        None,
+        ge=1,
+        description="Memory for keys and values, bytes; default: 1 GiB on a CPU, on CUDA what weights and the largest steps leave of COMPUTE_DEVICE_MEMORY_SHARE, "
+        "which is measured at the start, and which is the limit of what may be set",
+    )
+    device_memory_share: float = Field(
+        0.9,
+        gt=0,
+        le=1,
+        description="Share of a CUDA device's memory for weights, steps, keys and values and what others have of it; the rest is for what cannot be measured",
+    )
     kv_reservation: Literal["pages", "predicted"] = Field(
         "pages",
         description="What a request gets in advance: nothing, or room for its predicted answer in one run of pages, at a cost in prefix hits",

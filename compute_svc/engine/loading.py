@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import logging
+import time
 
 import torch
 
 from compute_svc.engine.decode_graphs import decode_graphs
+from compute_svc.engine.device_memory import CudaMemory, DeviceMemory, MemoryFigures, kv_bytes_of
 from compute_svc.engine.engine import Engine
 from compute_svc.engine.first_pass import require_finite_logits
+from compute_svc.engine.largest_steps import LargestSteps, StepSizes
 from compute_svc.engine.number_format import NumberFormat, choose_format, memory_of, require_room
 from compute_svc.engine.step_drawing import DrawConfig, DrawPlace
 from compute_svc.kernels.backend import backend_for, use_batch_invariance, use_triton_kernels
@@ -19,6 +22,7 @@ from compute_svc.kernels.linear.ints import keeps_integers
 from compute_svc.kernels.native import use_native_kernels
 from compute_svc.kv.kv_format import KvFormat, choose_kv_format
 from compute_svc.kv.page_store import KvPageStore
+from compute_svc.models.causal_lm import CausalLM
 from compute_svc.models.config import ModelConfig, StreamingWindow
 from compute_svc.models.folder_audit import audit_checkpoint
 from compute_svc.models.quantised.coded_tensor import CodeUse
@@ -36,14 +40,20 @@ logger = logging.getLogger(__name__)
 
 _MEMORIES = {"pages": KvMemory, "predicted": PredictedMemory}
 _PERCENT_PER_LINE = 10
+_CPU_KV_CACHE_BYTES = 1 << 30
+_NO_LIMIT_BYTES = 1 << 62
 # From which on a CUDA device has instructions for float8.
 _FLOAT8_CAPABILITY = (8, 9)
 # Sines and cosines of so many positions are half a gigabyte at 64 rotary pairs.
 _MAX_STREAMED_TOKENS = 1 << 19
 
 
-def load_engine(settings: Settings) -> Engine:
+def load_engine(settings: Settings, memory: DeviceMemory | None = None) -> Engine:
     """Loads the model and makes the engine around it.
+
+    Args:
+        settings: The operator's.
+        memory: Of the device, which is measured before keys and values get their share; None = that of a CUDA device, and on a CPU none is measured.
 
     Raises:
         CheckpointError: The folder holds no model this engine can serve.
@@ -68,13 +78,10 @@ def load_engine(settings: Settings) -> Engine:
     require_finite_logits(model)
     for line in audit_checkpoint(settings.model).lines():
         logger.info("%s", line)
-    config = scheduler_config(settings, model.config, kv_format)
-    kv = _page_store(settings, config, model.config, kv_format, device)
-    if settings.batch_invariant and device.type != "cpu" and not model.attends_in_one_order(kv):
-        raise ValueError(
-            f"COMPUTE_BATCH_INVARIANT is set, and no kernel of attention keeps to one order of sums for {model.config.architecture} "
-            "as it is served: with sinks, rounded slopes or heads wider than 256 there is none"
-        )
+    kv_bytes = _kv_bytes(settings, model, kv_format, _memory_of(device) if memory is None else memory)
+    config = scheduler_config(settings, model.config, kv_format, kv_bytes)
+    kv = _page_store(kv_bytes, config, model.config, kv_format, device)
+    _require_one_order(settings, model, kv)
     logger.info("stores KV in %s: %d bytes a token, %d a page", kv_format.name, kv.bytes_per_page // kv.page_size_tokens, kv.bytes_per_page)
     if model.sinks:
         logger.info("streaming: a token sees the first %d tokens and at most %s before it, itself included", model.sinks, model.kv_window)
@@ -116,7 +123,7 @@ def _number_format(settings: Settings, device: torch.device) -> NumberFormat:
     # The logits' projection has a layout of its own, so a tied embedding is there twice.
     num_bytes += config.tie_word_embeddings * config.vocab_size * config.hidden_size * format_.dtype.itemsize
     if on_cpu:
-        warning = require_room(num_bytes, format_, settings.kv_cache_bytes, usable_memory_bytes())
+        warning = require_room(num_bytes, format_, _cpu_kv_bytes(settings), usable_memory_bytes())
         if warning is not None:
             logger.warning("%s", warning)
     logger.info("computes in %s, %s: weights of %d MB", format_.name, format_.reason, num_bytes // 1_000_000)
@@ -151,12 +158,52 @@ def _kv_format(settings: Settings, dtype: torch.dtype, device: torch.device) -> 
     return format_
 
 
-def _page_store(settings: Settings, config: SchedulerConfig, model: ModelConfig, format_: KvFormat, device: torch.device) -> KvPageStore:
+def _memory_of(device: torch.device) -> DeviceMemory | None:
+    return CudaMemory(device) if device.type == "cuda" else None
+
+
+def _measured(model: CausalLM, limits: SchedulerConfig, settings: Settings, kv_format: KvFormat, memory: DeviceMemory) -> MemoryFigures:
+    """What is to be known of a device before keys and values get their share of it."""
+    longest = limits.max_model_len_tokens
+    in_pages = longest if limits.window_tokens is None else min(longest, limits.sliding_tokens)
+    sizes = StepSizes(limits.step_budget_tokens, limits.max_running_requests, in_pages, longest, limits.page_size_tokens)
+    began = time.perf_counter()
+    figures = LargestSteps(model, kv_format, sizes, takes_graphs=settings.cuda_graphs and not limits.slides).measure(memory)
+    logger.info("measured the largest steps in %.1f s", time.perf_counter() - began)
+    return figures
+
+
+def _kv_bytes(settings: Settings, model: CausalLM, kv_format: KvFormat, memory: DeviceMemory | None) -> int:
+    """What keys and values get: on a CPU, whose memory is not measured, the setting or a default."""
+    if memory is None:
+        return _cpu_kv_bytes(settings)
+    # Of these nothing that has to do with the pages there are is looked at.
+    limits = scheduler_config(settings, model.config, kv_format, _NO_LIMIT_BYTES)
+    share = settings.device_memory_share
+    figures = _measured(model, limits, settings, kv_format, memory)
+    kv_bytes = kv_bytes_of(settings.kv_cache_bytes, figures, share)
+    logger.info("%d bytes for keys and values, of room for %d: %s", kv_bytes, figures.room(share), figures.described(share))
+    return kv_bytes
+
+
+def _cpu_kv_bytes(settings: Settings) -> int:
+    return _CPU_KV_CACHE_BYTES if settings.kv_cache_bytes is None else settings.kv_cache_bytes
+
+
+def _page_store(kv_bytes: int, config: SchedulerConfig, model: ModelConfig, format_: KvFormat, device: torch.device) -> KvPageStore:
     sizes = (model.num_layers, config.num_pages, config.page_size_tokens, model.num_kv_heads, model.kv_head_dim)
     try:
         return KvPageStore(*sizes, format_.dtype, device, group=format_.group)
     except (MemoryError, torch.OutOfMemoryError) as error:
-        raise ValueError(f"COMPUTE_KV_CACHE_BYTES is {settings.kv_cache_bytes}, more than there is: {error}") from error
+        raise ValueError(f"COMPUTE_KV_CACHE_BYTES is {kv_bytes}, more than there is: {error}") from error
+
+
+def _require_one_order(settings: Settings, model: CausalLM, kv: KvPageStore) -> None:
+    if settings.batch_invariant and model.device.type != "cpu" and not model.attends_in_one_order(kv):
+        raise ValueError(
+            f"COMPUTE_BATCH_INVARIANT is set, and no kernel of attention keeps to one order of sums for {model.config.architecture} "
+            "as it is served: with sinks, rounded slopes or heads wider than 256 there is none"
+        )
 
 
 def _streaming_window(settings: Settings) -> StreamingWindow | None:
@@ -170,13 +217,14 @@ def _most_distant_tokens(settings: Settings) -> int | None:
     return settings.max_model_len_tokens if window is None else window + settings.num_sinks
 
 
-def scheduler_config(settings: Settings, model: ModelConfig, kv_format: KvFormat) -> SchedulerConfig:
+def scheduler_config(settings: Settings, model: ModelConfig, kv_format: KvFormat, kv_bytes: int | None = None) -> SchedulerConfig:
     """The sizes that settings and model give together.
 
     Args:
         settings: The operator's.
         model: What is loaded.
         kv_format: What keys and values are stored as.
+        kv_bytes: What keys and values get; None = what the settings say for a CPU.
 
     Raises:
         ValueError: naming the variable that does not fit.
@@ -195,9 +243,10 @@ def scheduler_config(settings: Settings, model: ModelConfig, kv_format: KvFormat
     if longest > limit:
         raise ValueError(f"COMPUTE_MAX_MODEL_LEN_TOKENS is {longest}, the limit is {whose}, {limit}")
     bytes_per_page = settings.page_size_tokens * kv_format.bytes_per_token(model.num_layers, model.num_kv_heads, model.kv_head_dim)
-    num_pages = settings.kv_cache_bytes // bytes_per_page
+    kv_bytes = _cpu_kv_bytes(settings) if kv_bytes is None else kv_bytes
+    num_pages = kv_bytes // bytes_per_page
     if num_pages < 2:
-        raise ValueError(f"COMPUTE_KV_CACHE_BYTES is {settings.kv_cache_bytes}, it must be at least {2 * bytes_per_page}, two pages")
+        raise ValueError(f"COMPUTE_KV_CACHE_BYTES is {kv_bytes}, it must be at least {2 * bytes_per_page}, two pages")
     config = SchedulerConfig(
         page_size_tokens=settings.page_size_tokens,
         num_pages=num_pages,
