@@ -42,35 +42,41 @@ class Format(NamedTuple):
         options: Of `triserve quantize`; None = the model's own file.
         dtype: What activations are, and weights that are written out.
         activations: See COMPUTE_ACTIVATIONS.
-        quality: Its name in quality.json; None = not measured.
+        rounded: Its name in quality.json where activations are rounded, to int8 or bfloat16; None = not measured.
+        exact: Its name there where the numbers that its weights stand for are multiplied in float32.
     """
 
     source: str
     options: tuple[str, ...] | None
     dtype: Literal["float32", "bfloat16"] = "float32"
     activations: Literal["auto", "float"] = "auto"
-    quality: str | None = None
+    rounded: str | None = None
+    exact: str | None = None
 
 
 FORMATS = {
-    "float32": Format("safetensors, GGUF F32", None, activations="float", quality="float32"),
-    "bfloat16": Format("safetensors, GGUF BF16", None, "bfloat16", "float", "bfloat16"),
-    "int8 W8A8": Format("compressed-tensors", ("--weights", "int8"), quality="int8 W8A8"),
-    "int8 W8A8, head too": Format("compressed-tensors", ("--weights", "int8", "--head"), quality="int8 W8A8, head int8"),
+    "float32": Format("safetensors, GGUF F32", None, activations="float", exact="float32"),
+    "bfloat16": Format("safetensors, GGUF BF16", None, "bfloat16", "float", rounded="bfloat16"),
+    "int8 W8A8": Format("compressed-tensors", ("--weights", "int8"), rounded="int8 W8A8"),
+    "int8 W8A8, head too": Format("compressed-tensors", ("--weights", "int8", "--head"), rounded="int8 W8A8, head int8"),
     "int8 g32": Format(
-        "compressed-tensors, GPTQ, GGUF Q8_0", ("--weights", "int8", "--group", "32", "--activations", "float"), quality="int8 g32 A8"
+        "compressed-tensors, GPTQ, GGUF Q8_0", ("--weights", "int8", "--group", "32", "--activations", "float"), rounded="int8 g32 A8"
     ),
     "int4 g32": Format(
         "compressed-tensors, GPTQ, AWQ, GGUF Q4_0",
         ("--weights", "int4", "--group", "32", "--activations", "float"),
-        quality="int4 g32 rtn A8",
+        rounded="int4 g32 rtn A8",
+        exact="int4 g32 rtn",
     ),
     "int4 g128": Format(
-        "compressed-tensors, GPTQ, AWQ", ("--weights", "int4", "--group", "128", "--activations", "float"), quality="int4 g128 rtn A8"
+        "compressed-tensors, GPTQ, AWQ",
+        ("--weights", "int4", "--group", "128", "--activations", "float"),
+        rounded="int4 g128 rtn A8",
+        exact="int4 g128 rtn",
     ),
-    "Q4_1 as the file has it": Format("GGUF", None, quality="as the file has it, A8"),
-    "fp8, written out": Format("compressed-tensors, DeepSeek, Qwen", ("--weights", "fp8", "--activations", "float"), quality="fp8 weights"),
-    "nf4, written out": Format("bitsandbytes", ("--weights", "nf4"), quality="nf4"),
+    "Q4_1 as the file has it": Format("GGUF", None, rounded="as the file has it, A8", exact="float32"),
+    "fp8, written out": Format("compressed-tensors, DeepSeek, Qwen", ("--weights", "fp8", "--activations", "float"), exact="fp8 weights"),
+    "nf4, written out": Format("bitsandbytes", ("--weights", "nf4"), exact="nf4"),
 }
 
 
@@ -127,7 +133,7 @@ def _checked(format_: Format, name: str, backend: str, folder: Path) -> dict[str
         "activations": format_.activations,
         "error_of_spread": float((own - exact).square().mean().sqrt() / exact.std()),
         "same_bits_in_any_batch": all(one["equal_bits"] for one in invariance.values()),
-        "perplexity": _perplexity(format_.quality),
+        "perplexity": _perplexity(format_.exact if torch.equal(own, exact) else format_.rounded),
         "runs": [],
     }
     print(json.dumps(row), file=sys.stderr, flush=True)

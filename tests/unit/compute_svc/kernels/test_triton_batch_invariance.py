@@ -178,8 +178,13 @@ def prefilled(store: Store, q: torch.Tensor, chunks: list[tuple[int, int, int]])
     return out
 
 
-@pytest.mark.parametrize("dtype", [pytest.param(torch.float32, marks=pytest.mark.slow), torch.bfloat16], ids=str)
-@pytest.mark.parametrize("shape", SHAPES)
+@pytest.mark.parametrize(
+    ("shape", "dtype"),
+    [
+        *(pytest.param(*shape.values, torch.bfloat16, id=f"{shape.id}-bfloat16") for shape in SHAPES),
+        pytest.param(*SHAPES[0].values, torch.float32, id=f"{SHAPES[0].id}-float32", marks=pytest.mark.slow),
+    ],
+)
 def test_a_prompt_gets_the_same_bits_whole_in_chunks_behind_a_prefix_and_among_others(shape: Shape, dtype: torch.dtype) -> None:
     length = 150
     store = store_of(shape, [length, 90, 17], dtype)
