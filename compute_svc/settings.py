@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import sys
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Annotated, Literal
@@ -86,6 +87,13 @@ class Settings(BaseSettings):
         "devices that have it; auto: what the model folder asks for, else what weights and activations are",
     )
     device: str = Field("cpu", pattern=r"^(cpu|cuda(:\d+)?)$", description="Where the model runs: cpu, cuda or cuda:N")
+    tensor_parallel: int = Field(
+        1,
+        ge=1,
+        le=64,
+        description="Ranks of this machine that compute the model together, each a process with a part of the weights and of the KV heads: on a CPU, or on "
+        "CUDA devices from that of COMPUTE_DEVICE on. COMPUTE_KV_CACHE_BYTES is of each rank, COMPUTE_THREADS of all",
+    )
     threads: int = Field(
         default_factory=usable_cores,
         ge=1,
@@ -185,9 +193,17 @@ class Settings(BaseSettings):
             return 0
         return _DEFAULT_SINKS if self.streaming_sinks is None else self.streaming_sinks
 
+    @property
+    def threads_per_rank(self) -> int:
+        """Threads of one process of the CPU backend."""
+        return max(1, self.threads // self.tensor_parallel)
+
     def engine_environment(self) -> dict[str, str]:
-        """Of the engine's process: this process's own, and how OpenMP's threads wait, which is read when torch is loaded."""
+        """Of the engine's process: this process's own, how OpenMP's threads wait, which is read when torch is loaded, and where ranks meet."""
         own = dict(os.environ)
+        if self.tensor_parallel > 1 and sys.platform == "linux":
+            # They are all of this machine, and nobody else is to reach them.
+            own = {"GLOO_SOCKET_IFNAME": "lo", "NCCL_SOCKET_IFNAME": "lo", **own}
         if "openmp_spins" not in self.model_fields_set and any(name in own for name in _WAITING_VARIABLES):
             return own
         return {**own, "GOMP_SPINCOUNT": str(self.openmp_spins)}

@@ -20,7 +20,7 @@ from compute_svc.scheduler.base import SchedulerConfig
 
 _log = logging.getLogger(__name__)
 
-_Array = npt.NDArray[np.int64]
+Ids = npt.NDArray[np.int64]
 
 # cuBLAS and Triton set up what they need when they first run, which no graph may record.
 _WARM_UPS = 2
@@ -71,10 +71,10 @@ class DecodeRows(NamedTuple):
         page_table: [n, pages] int64.
     """
 
-    positions: _Array
-    slots: _Array
-    kv_lengths: _Array
-    page_table: _Array
+    positions: Ids
+    slots: Ids
+    kv_lengths: Ids
+    page_table: Ids
 
 
 class DecodeGraphs:
@@ -116,12 +116,12 @@ class DecodeGraphs:
         """Numbers of rows that there are graphs of."""
         return self._sizes
 
-    def run(self, rows: DecodeRows, token_ids: _Array | torch.Tensor, chosen: _Array | None = None) -> torch.Tensor:
+    def run(self, rows: DecodeRows, token_ids: Ids | torch.Tensor | None, chosen: Ids | None = None) -> torch.Tensor:
         """[n, width] float32, new memory: logits of rows, without waiting for the device.
 
         Args:
             rows: What is computed; not empty, and no more than max_requests.
-            token_ids: [n] int64 of the host; or more of the device, of which some are chosen.
+            token_ids: [n] int64 of the host; or more of the device, of which some are chosen; None = another rank's are taken.
             chosen: [n] int64, which of the device's; None = the first n.
         """
         count = len(rows.positions)
@@ -129,7 +129,7 @@ class DecodeGraphs:
         columns = np.zeros((4, size), dtype=np.int64)
         columns[2, count:] = NO_SLOT
         columns[1:, :count] = rows.positions, rows.slots, rows.kv_lengths
-        arrays: list[_Array] = [columns, rows.page_table]
+        arrays: list[Ids] = [columns, rows.page_table]
         if isinstance(token_ids, np.ndarray):
             columns[0, :count] = token_ids
         elif chosen is not None:
@@ -147,14 +147,23 @@ class DecodeGraphs:
             return graph.output[:count].clone()
 
 
-def decode_graphs(model: CausalLM, kv: KvPageStore, config: SchedulerConfig) -> Callable[[int], DecodeGraphs] | None:
-    """What makes the graphs of a model's decode steps, given the most pages of a request; None = it takes none on its device."""
+def decode_graphs(
+    model: CausalLM, kv: KvPageStore, config: SchedulerConfig, kind: Callable[..., DecodeGraphs] = DecodeGraphs
+) -> Callable[[int], DecodeGraphs] | None:
+    """What makes the graphs of a model's decode steps, given the most pages of a request; None = it takes none on its device.
+
+    Args:
+        model: Computes them; on several ranks, all must record theirs at the same time.
+        kv: Its keys and values.
+        config: Sizes.
+        kind: What is made, with the arguments of `DecodeGraphs`.
+    """
     if not model.takes_graphs(kv):
         return None
 
     def make(max_pages: int) -> DecodeGraphs:
         began = time.perf_counter()
-        graphs = DecodeGraphs(
+        graphs = kind(
             partial(model.decode, kv=kv, max_tokens=config.max_request_tokens),
             max_requests=config.max_running_requests,
             max_pages=max_pages,
@@ -177,6 +186,6 @@ def graph_sizes(max_requests: int) -> tuple[int, ...]:
     return tuple(sizes)
 
 
-def page_columns(kv_lengths: Sequence[int] | _Array, page_size_tokens: int) -> int:
+def page_columns(kv_lengths: Sequence[int] | Ids, page_size_tokens: int) -> int:
     """Pages of the longest of some requests."""
     return -(-int(np.max(kv_lengths)) // page_size_tokens)

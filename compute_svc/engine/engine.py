@@ -65,6 +65,7 @@ class Engine:
         dtype: What weights and activations are; None = as the KV.
         kernels: Which compute, where others round otherwise.
         make_graphs: Makes graphs of decode steps for so many pages of a request at most; None = every step is launched as it comes.
+        batches_on: Where the model wants the tensors of its batches; None = where it is.
     """
 
     def __init__(
@@ -83,6 +84,7 @@ class Engine:
         dtype: torch.dtype | None = None,
         kernels: str = "",
         make_graphs: Callable[[int], DecodeGraphs] | None = None,
+        batches_on: torch.device | None = None,
     ) -> None:
         self.config = config
         self.logits_width = logits_width
@@ -98,7 +100,7 @@ class Engine:
         memory, ahead = self._scheduler.memory, None
         if make_graphs is not None and not config.slides:
             ahead = RunAhead(make_graphs(memory.tables.entries.shape[1]), memory, config.page_size_tokens, device)
-        self._pass = ForwardPass(model, kv, BatchBuilder(config, memory.slots, device), hidden_states, ahead)
+        self._pass = ForwardPass(model, kv, BatchBuilder(config, memory.slots, batches_on or device), hidden_states, ahead)
         self._drawing = StepDrawing(logits_width, device, drawing or DrawConfig())
         self._steps = 0
         self._failed_steps = 0

@@ -14,12 +14,8 @@ _MOST_TOKENS = 4
 _PAGE_SIZE_TOKENS = 16
 
 
-def require_finite_logits(model: CausalLM) -> None:
-    """Computes a few tokens, spread over the vocabulary.
-
-    Raises:
-        CheckpointError: Their logits are not all finite.
-    """
+def first_logits(model: CausalLM) -> torch.Tensor:
+    """Logits of a few tokens, spread over the vocabulary; of ranks all must be asked, and the first one gets them."""
     config = model.config
     count = min(_MOST_TOKENS, config.max_position_embeddings)
     page_table = np.zeros((1, 1), dtype=np.int64)
@@ -37,7 +33,17 @@ def require_finite_logits(model: CausalLM) -> None:
         position_limit=count,
     )
     kv = KvPageStore(config.num_layers, 1, _PAGE_SIZE_TOKENS, config.num_kv_heads, config.kv_head_dim, model.dtype, model.device)
-    if not model.forward(batch, kv).isfinite().all():
+    return model.forward(batch, kv)
+
+
+def require_finite_logits(model: CausalLM) -> None:
+    """Computes a few tokens.
+
+    Raises:
+        CheckpointError: Their logits are not all finite.
+    """
+    if not first_logits(model).isfinite().all():
+        config = model.config
         raise CheckpointError(
             f"{config.architecture}: logits of the first tokens are not finite, though all weights are: config.json does not fit the "
             f"weights, or {str(model.dtype).removeprefix('torch.')} is too narrow for them"

@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import logging
 import time
+from collections.abc import Callable
+from functools import partial
+from typing import NamedTuple
 
 import torch
 
-from compute_svc.engine.decode_graphs import decode_graphs
+from compute_svc.engine.decode_graphs import DecodeGraphs, decode_graphs
 from compute_svc.engine.device_memory import CudaMemory, DeviceMemory, MemoryFigures, kv_bytes_of
 from compute_svc.engine.engine import Engine
-from compute_svc.engine.first_pass import require_finite_logits
+from compute_svc.engine.first_pass import first_logits, require_finite_logits
 from compute_svc.engine.largest_steps import LargestSteps, StepSizes
 from compute_svc.engine.number_format import NumberFormat, choose_format, memory_of, require_room
 from compute_svc.engine.step_drawing import DrawConfig, DrawPlace
@@ -28,6 +31,12 @@ from compute_svc.models.folder_audit import audit_checkpoint
 from compute_svc.models.quantised.coded_tensor import CodeUse
 from compute_svc.models.registry import load_model, read_config, read_model_config
 from compute_svc.models.weights import count_numbers, stored_tensors
+from compute_svc.parallel.leader import Leader
+from compute_svc.parallel.led_graphs import LedGraphs
+from compute_svc.parallel.led_model import LedModel, LedPageStore
+from compute_svc.parallel.rank_group import ALONE, RankGroup
+from compute_svc.parallel.shares import require_divisible
+from compute_svc.parallel.start import rank_device, require_devices
 from compute_svc.scheduler.base import SchedulerConfig
 from compute_svc.scheduler.kv_memory import KvMemory
 from compute_svc.scheduler.length_predictor import WindowedLengthPredictor
@@ -48,21 +57,75 @@ _FLOAT8_CAPABILITY = (8, 9)
 _MAX_STREAMED_TOKENS = 1 << 19
 
 
-def load_engine(settings: Settings, memory: DeviceMemory | None = None) -> Engine:
+class Part(NamedTuple):
+    """What a rank computes with; where there is one, what the engine computes with.
+
+    Attributes:
+        model: Its part of the model.
+        kv: Its heads' keys and values.
+        config: Sizes, the same on every rank.
+    """
+
+    model: CausalLM
+    kv: KvPageStore
+    config: SchedulerConfig
+
+
+def load_engine(settings: Settings, memory: DeviceMemory | None = None, on_lost: Callable[[str], None] = lambda reason: None) -> Engine:
     """Loads the model and makes the engine around it.
 
     Args:
         settings: The operator's.
         memory: Of the device, which is measured before keys and values get their share; None = that of a CUDA device, and on a CPU none is measured.
+        on_lost: Told why nothing can be computed any more, where other ranks are lost; from any thread.
 
     Raises:
         CheckpointError: The folder holds no model this engine can serve.
         ValueError: A setting does not fit the model.
+        RanksLost: Another rank has ended.
     """
-    device = torch.device(settings.device)
+    if settings.tensor_parallel == 1:
+        return _engine(settings, load_part(settings, ALONE, memory=memory), None)
+    require_devices(settings)
+    require_divisible(read_model_config(settings.model), settings.tensor_parallel)
+    leader = Leader(settings, on_lost)
+    try:
+        part = load_part(settings, leader.group, join=leader.join, make_kv=partial(LedPageStore, leader), memory=memory)
+        return _engine(settings, part, leader)
+    except BaseException:
+        leader.close()
+        raise
+
+
+def load_part(
+    settings: Settings,
+    ranks: RankGroup,
+    *,
+    join: Callable[[], None] = lambda: None,
+    make_kv: Callable[..., KvPageStore] = KvPageStore,
+    memory: DeviceMemory | None = None,
+) -> Part:
+    """Loads a rank's part of the model and makes room for its keys and values; all ranks do so together.
+
+    Args:
+        settings: The same on all ranks.
+        ranks: Which part.
+        join: Called once the weights are there; when it returns, all ranks have theirs.
+        make_kv: Makes the room, with the arguments of `KvPageStore`.
+        memory: See `load_engine`.
+
+    Raises:
+        CheckpointError: The folder holds no model this engine can serve.
+        ValueError: A setting does not fit the model.
+        RanksLost: Another rank has ended.
+    """
+    device = rank_device(settings, ranks.rank)
     use_native_kernels(settings.native_kernels if device.type == "cpu" else "off")
     if device.type != "cpu":
         use_triton_kernels(settings.triton_kernels, device.type)
+    if ranks.size > 1 and device.type == "cuda":
+        # Kernels are launched on the current one, whatever their arguments are on.
+        torch.cuda.set_device(device)
     use_batch_invariance(settings.batch_invariant, device.type)
     format_ = _number_format(settings, device)
     kv_format = _kv_format(settings, format_.dtype, device)
@@ -74,41 +137,57 @@ def load_engine(settings: Settings, memory: DeviceMemory | None = None) -> Engin
         streaming=_streaming_window(settings),
         activations=settings.activations,
         on_progress=_ProgressLog(),
+        ranks=ranks,
     )
-    require_finite_logits(model)
+    join()
+    if ranks.is_first:
+        require_finite_logits(model)
+    else:
+        # The first one gets all ranks' logits.
+        first_logits(model)
+    kv_bytes = _kv_bytes(settings, model, kv_format, _memory_of(device) if memory is None else memory)
+    # Pages have the same numbers on all ranks: there are as many as where there is least room.
+    kv_bytes = ranks.least(kv_bytes, device)
+    config = scheduler_config(settings, model.config, kv_format, kv_bytes)
+    kv = _page_store(kv_bytes, config, model, kv_format, make_kv)
+    _require_one_order(settings, model, kv)
+    return Part(model, kv, config)
+
+
+def _engine(settings: Settings, part: Part, leader: Leader | None) -> Engine:
+    model, kv, config = part
     for line in audit_checkpoint(settings.model).lines():
         logger.info("%s", line)
-    kv_bytes = _kv_bytes(settings, model, kv_format, _memory_of(device) if memory is None else memory)
-    config = scheduler_config(settings, model.config, kv_format, kv_bytes)
-    kv = _page_store(kv_bytes, config, model.config, kv_format, device)
-    _require_one_order(settings, model, kv)
-    logger.info("stores KV in %s: %d bytes a token, %d a page", kv_format.name, kv.bytes_per_page // kv.page_size_tokens, kv.bytes_per_page)
+    logger.info("stores KV in %s: %d bytes a token, %d a page", kv.format.name, kv.bytes_per_page // kv.page_size_tokens, kv.bytes_per_page)
     if model.sinks:
         logger.info("streaming: a token sees the first %d tokens and at most %s before it, itself included", model.sinks, model.kv_window)
     logger.info(
-        "ready: %s from %s, %s on %s, %d KV pages of %d tokens, %d threads",
+        "ready: %s from %s, %s on %s, %d KV pages of %d tokens, %s",
         model.config.architecture,
         settings.model.name,
-        format_.name,
+        str(model.dtype).removeprefix("torch."),
         settings.device,
         config.num_pages,
         config.page_size_tokens,
-        torch.get_num_threads(),
+        f"{torch.get_num_threads()} threads" + ("" if leader is None else f" on each of {settings.tensor_parallel} ranks"),
     )
+    led = model if leader is None else LedModel(model, leader)
+    kind = DecodeGraphs if leader is None else partial(LedGraphs, leader)
     return Engine(
-        model,
+        led,
         kv,
         config,
         logits_width=model.config.vocab_size,
-        device=device,
+        device=rank_device(settings, 0),
         policy=make_policy(settings.policy),
         predictor=WindowedLengthPredictor(),
         make_memory=_MEMORIES[settings.kv_reservation],
         drawing=DrawConfig(DrawPlace[settings.draw.upper()], settings.audited_share),
-        hidden_states=model,
+        hidden_states=led,
         dtype=model.dtype,
         kernels=model.kernels,
-        make_graphs=decode_graphs(model, kv, config) if settings.cuda_graphs else None,
+        make_graphs=decode_graphs(model, kv, config, kind) if settings.cuda_graphs else None,
+        batches_on=None if leader is None else torch.device("cpu"),
     )
 
 
@@ -123,7 +202,9 @@ def _number_format(settings: Settings, device: torch.device) -> NumberFormat:
     # The logits' projection has a layout of its own, so a tied embedding is there twice.
     num_bytes += config.tie_word_embeddings * config.vocab_size * config.hidden_size * format_.dtype.itemsize
     if on_cpu:
-        warning = require_room(num_bytes, format_, _cpu_kv_bytes(settings), usable_memory_bytes())
+        usable_bytes, size = usable_memory_bytes(), settings.tensor_parallel
+        share_bytes = None if usable_bytes is None else usable_bytes // size
+        warning = require_room(num_bytes // size, format_, _cpu_kv_bytes(settings), share_bytes)
         if warning is not None:
             logger.warning("%s", warning)
     logger.info("computes in %s, %s: weights of %d MB", format_.name, format_.reason, num_bytes // 1_000_000)
@@ -190,10 +271,13 @@ def _cpu_kv_bytes(settings: Settings) -> int:
     return _CPU_KV_CACHE_BYTES if settings.kv_cache_bytes is None else settings.kv_cache_bytes
 
 
-def _page_store(kv_bytes: int, config: SchedulerConfig, model: ModelConfig, format_: KvFormat, device: torch.device) -> KvPageStore:
-    sizes = (model.num_layers, config.num_pages, config.page_size_tokens, model.num_kv_heads, model.kv_head_dim)
+def _page_store(
+    kv_bytes: int, config: SchedulerConfig, model: CausalLM, format_: KvFormat, make: Callable[..., KvPageStore]
+) -> KvPageStore:
+    whole = model.config
+    sizes = (whole.num_layers, config.num_pages, config.page_size_tokens, whole.num_kv_heads, whole.kv_head_dim)
     try:
-        return KvPageStore(*sizes, format_.dtype, device, group=format_.group)
+        return make(*sizes, format_.dtype, model.device, group=format_.group)
     except (MemoryError, torch.OutOfMemoryError) as error:
         raise ValueError(f"COMPUTE_KV_CACHE_BYTES is {kv_bytes}, more than there is: {error}") from error
 

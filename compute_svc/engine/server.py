@@ -8,7 +8,10 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import os
+import select
 import socket
+import threading
 import time
 from collections.abc import Callable
 from itertools import islice
@@ -16,6 +19,7 @@ from itertools import islice
 from compute_svc.engine.command_reader import CommandReader
 from compute_svc.engine.engine import Engine
 from compute_svc.models.weights import CheckpointError
+from compute_svc.parallel.leader import RanksLost
 from compute_svc.settings import Settings
 from compute_svc.wire import engine_wire_pb2 as wire
 from compute_svc.wire.codec import decode_request, decode_tokens, encode_output, encode_stats, pack
@@ -25,8 +29,12 @@ from triserve.rpc.errors import Internal, ServiceError, to_proto
 logger = logging.getLogger(__name__)
 
 
+# The other end closes the stream as soon as it has read that the engine has failed.
+_LAST_WORDS_S = 5.0
+
+
 class _CannotLoad(Exception):
-    """The checkpoint or a setting is at fault; its message says all that there is to say."""
+    """The checkpoint or a setting is at fault, or a rank is lost; its message says all that there is to say."""
 
 
 class EngineServer:
@@ -41,6 +49,7 @@ class EngineServer:
         self._connection = connection
         self._build = build
         self._reader = CommandReader(connection)
+        self._writes = threading.Lock()
         # Commands that were read and not done: those that came together with the first, or while a step was under way.
         self._unread: list[wire.Command] = []
         self._is_closed = False
@@ -61,6 +70,21 @@ class EngineServer:
                 logger.exception("the engine failed")
                 self._send_last(wire.Report(failed=f"{type(error).__name__}: {error}"))
 
+    def end(self, reason: str) -> None:
+        """Ends the process, once the other end is told why: where nothing can be computed any more, whatever the engine's thread waits for.
+
+        Args:
+            reason: A sentence of its own.
+
+        Effects: never returns.
+        """
+        with contextlib.suppress(OSError):
+            self._send(wire.Report(failed=reason))
+            closed = select.poll()
+            closed.register(self._connection, select.POLLHUP)
+            closed.poll(_LAST_WORDS_S * 1000)
+        os._exit(1)
+
     def _load(self) -> Engine | None:
         """The engine, which the other end is told of; None when that is gone already."""
         settings = self._first_command()
@@ -68,7 +92,7 @@ class EngineServer:
             return None
         try:
             engine = self._build(settings)
-        except (CheckpointError, ValueError) as error:
+        except (CheckpointError, RanksLost, ValueError) as error:
             raise _CannotLoad(str(error)) from error
         config = engine.config
         self._send(
@@ -195,7 +219,8 @@ class EngineServer:
             pass
 
     def _send(self, report: wire.Report) -> None:
-        self._connection.sendall(pack(report))
+        with self._writes:
+            self._connection.sendall(pack(report))
 
 
 def _seconds_until(deadline: float | None) -> float | None:

@@ -15,6 +15,7 @@ from compute_svc.kernels.rms_norm import rms_norm
 from compute_svc.kernels.rotary import rotary_
 from compute_svc.layers.heads import LatentHeads, ProjectedHeads
 from compute_svc.layers.step import Step
+from compute_svc.parallel.rank_group import ALONE, RankGroup
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -30,6 +31,7 @@ class Attention:
         num_kv_heads: Key and value heads.
         head_dim: W, width of a head.
         sink_logits: [num_heads] float32, a learnt score of nothing in every softmax; None = there are none.
+        ranks: Have the other heads; what `output` gives is summed over them.
     """
 
     heads: ProjectedHeads | LatentHeads
@@ -40,6 +42,7 @@ class Attention:
     num_kv_heads: int
     head_dim: int
     sink_logits: torch.Tensor | None = None
+    ranks: RankGroup = ALONE
 
     @property
     def takes_norm(self) -> bool:
@@ -79,7 +82,7 @@ class Attention:
             decode_attention(queries[: step.num_decodes], kv, kind.decode, attended, sink_q=sink_decodes, sink_logits=self.sink_logits)
         if kind.prefill is not None:
             prefill_attention(queries, kv, kind.prefill, step.attended, sink_q=sink_queries, sink_logits=self.sink_logits)
-        return linear(step.attended, self.output, add=residual)
+        return self.ranks.sum_(linear(step.attended, self.output, add=self.ranks.once(residual)))
 
     def _rotated_for_sinks(self, queries: torch.Tensor, cos: torch.Tensor, sin: torch.Tensor) -> torch.Tensor:
         """[P, num_heads, W], new memory: queries, neither rotated nor normalised by `placed_norm` yet, as the keys of sink tokens want them."""

@@ -12,6 +12,7 @@ from compute_svc.layers.attention import Attention
 from compute_svc.layers.mlp import ExpertMlp, Mlp
 from compute_svc.layers.norm import Norm
 from compute_svc.layers.step import Step
+from compute_svc.parallel.rank_group import ALONE, RankGroup
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -62,18 +63,21 @@ class ParallelDecoderLayer:
     Attributes:
         attention_norm: Before attention.
         mlp_norm: Before the MLP; None = the same norm as before attention.
+        ranks: Have the other parts of both, which are of one rank alone themselves: one sum does for the two.
     """
 
     attention: Attention
     mlp: Mlp | ExpertMlp
     attention_norm: Norm
     mlp_norm: Norm | None = None
+    ranks: RankGroup = ALONE
 
     def forward(self, hidden: torch.Tensor, kv: KvLayer, step: Step) -> torch.Tensor:
         """See `DecoderLayer`."""
         x = self.attention_norm.forward(hidden)
         y = x if self.mlp_norm is None else self.mlp_norm.forward(hidden)
-        return self.mlp.forward(y, self.attention.forward(x, hidden, kv, step), step.num_tokens)
+        attended = self.attention.forward(x, self.ranks.once(hidden), kv, step)
+        return self.ranks.sum_(self.mlp.forward(y, attended, step.num_tokens))
 
 
 @dataclass(frozen=True, slots=True, eq=False)

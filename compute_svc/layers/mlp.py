@@ -13,16 +13,18 @@ from compute_svc.kernels.gated_linear import gated_linear, lay_out_gated
 from compute_svc.kernels.grouped_mlp import GroupedMlps, grouped_mlp, takes_groups
 from compute_svc.kernels.linear import Activation, LinearWeight, RowNorm, int_mlp, is_int_mlp, linear, padded_count
 from compute_svc.layers.router import Router
+from compute_svc.parallel.rank_group import ALONE, RankGroup
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Mlp:
-    """down(activation(gate(x)) * up(x)), or without a gate down(activation(up(x)))."""
+    """down(activation(gate(x)) * up(x)), or without a gate down(activation(up(x))); summed over ranks that have a part of its width each."""
 
     gate: LinearWeight | None
     up: LinearWeight
     down: LinearWeight
     activation: Activation
+    ranks: RankGroup = ALONE
     takes_norm: bool = field(init=False)
     """Whether `forward` takes a norm."""
 
@@ -47,6 +49,10 @@ class Mlp:
             num_tokens: Of the first rows.
             norm: Of x; only if `takes_norm`.
         """
+        return self.ranks.sum_(self._part(x, self.ranks.once(residual), norm))
+
+    def _part(self, x: torch.Tensor, residual: torch.Tensor | None, norm: RowNorm | None) -> torch.Tensor:
+        """What this rank's part of the width gives."""
         if self.takes_norm:
             return int_mlp(x, self.gate, self.up, self.down, self.activation, norm=norm, add=residual)
         if self.gate is None:
@@ -88,12 +94,14 @@ class ExpertMlp:
         experts: All of them, from `group_experts`.
         shared: An MLP that computes every token; None = none.
         shared_gate: [1, hidden], what that MLP's output is scaled by, through a sigmoid; None = not.
+        ranks: Have the other parts of every expert's width; the result is summed over them.
     """
 
     router: Router
     experts: tuple[Mlp | ClampedMlp, ...] | GroupedMlps
     shared: Mlp | None
     shared_gate: LinearWeight | None
+    ranks: RankGroup = ALONE
     takes_norm: ClassVar[bool] = False
 
     def forward(
@@ -119,8 +127,8 @@ class ExpertMlp:
         if self.shared is not None:
             shared = self.shared.forward(x, None).float()
             total += shared if self.shared_gate is None else shared * linear(x, self.shared_gate, activation="sigmoid").float()
-        result = total.to(x.dtype)
-        return result if residual is None else result + residual
+        result, addend = total.to(x.dtype), self.ranks.once(residual)
+        return self.ranks.sum_(result if addend is None else result + addend)
 
 
 def _sum_grouped(x: torch.Tensor, weights: torch.Tensor, chosen: torch.Tensor, experts: GroupedMlps) -> torch.Tensor:

@@ -19,6 +19,7 @@ from compute_svc.layers.norm import Norm
 from compute_svc.layers.rotary_table import RotaryTable
 from compute_svc.layers.step import Step, StepKind
 from compute_svc.models.config import LayerKind, ModelConfig
+from compute_svc.parallel.rank_group import ALONE, RankGroup
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -64,6 +65,8 @@ class Head:
         projection: To logits.
         scale: What logits are multiplied by; None = one.
         softcap: Logits l become softcap * tanh(l / softcap); None = they stay.
+        ranks: Project to the other logits; the first of them gets all.
+        vocab_size: Of all ranks together; None = that of the projection.
     """
 
     norm: Norm | None
@@ -71,20 +74,24 @@ class Head:
     projection: LinearWeight
     scale: float | None = None
     softcap: float | None = None
+    ranks: RankGroup = ALONE
+    vocab_size: int | None = None
 
     def normed(self, hidden: torch.Tensor) -> torch.Tensor:
         """[P, hidden] for [P, hidden]: what is projected."""
         return hidden if self.norm is None else self.norm.forward(hidden)
 
     def forward(self, hidden: torch.Tensor) -> torch.Tensor:
-        """[P, vocab_size] float32 for [P, hidden]."""
+        """[P, vocab_size] float32 for [P, hidden]; on ranks that are not the first, those that they have."""
         hidden = self.normed(hidden)
         if self.narrow is not None:
             hidden = linear(hidden, self.narrow)
         logits = linear(hidden, self.projection).float()
         if self.scale is not None:
             logits *= self.scale
-        return logits if self.softcap is None else torch.tanh(logits / self.softcap) * self.softcap
+        if self.softcap is not None:
+            logits = torch.tanh(logits / self.softcap) * self.softcap
+        return logits if self.vocab_size is None else self.ranks.side_by_side(logits, self.vocab_size)
 
 
 @dataclass(frozen=True, slots=True, eq=False, repr=False)
@@ -194,8 +201,9 @@ class CausalLM:
             kv: Where keys and values are.
             max_tokens: Most tokens of a request, this one included.
 
-        Effects: writes keys and values into kv.
+        Effects: writes keys and values into kv; on ranks that are not the first, that one's token ids into the columns.
         """
+        self.head.ranks.from_first_(columns.token_ids)
         kinds = tuple(
             _decode_kind(columns, spec, None if rotary is None else _turns(rotary, columns.positions, max_tokens, spec), max_tokens)
             for spec, rotary in zip(self._kind_specs(kv), self.rotary, strict=True)

@@ -26,6 +26,8 @@ from compute_svc.models.head_layout import latent_keys_and_values, latent_querie
 from compute_svc.models.tensor_shapes import check_tensors, expected_shapes, zero_biases
 from compute_svc.models.weight_names import WeightNames
 from compute_svc.models.weights import Checkpoint, CheckpointError
+from compute_svc.parallel.rank_group import ALONE, RankGroup
+from compute_svc.parallel.shares import Share, vocabulary_width
 from compute_svc.stored_weights.dense_weight import DenseWeight, pick
 from compute_svc.stored_weights.stored_weight import StoredWeight, join
 
@@ -46,6 +48,7 @@ class ModelBuilder:
         device: Where the model will live.
         activations: What integer weights are multiplied by.
         on_progress: Told how far reading is.
+        ranks: Have the other parts of a larger model; model and checkpoint are this rank's part then.
 
     Raises:
         CheckpointError: The checkpoint's tensors are not this model's.
@@ -61,9 +64,12 @@ class ModelBuilder:
         device: torch.device,
         activations: ActivationFormat,
         on_progress: Progress | None,
+        ranks: RankGroup = ALONE,
     ) -> None:
         names = names.fitting(checkpoint.tensors)
-        check_tensors(checkpoint.tensors, config, names)
+        if ranks is ALONE:
+            # A part of a checkpoint comes from one that was looked at as a whole.
+            check_tensors(checkpoint.tensors, config, names)
         self._config = config
         self._names = names
         self._checkpoint = checkpoint
@@ -71,6 +77,9 @@ class ModelBuilder:
         self._device = device
         self._activations: ActivationFormat = activations
         self._on_progress = on_progress
+        self._ranks = ranks
+        # One sum does for both parts of a parallel layer, behind the second.
+        self._ranks_of_part = ALONE if config.residual == "parallel" else ranks
         self._bytes_done = 0
         self._sizes: Counter[str] = Counter()
         self._has_ints = False
@@ -91,6 +100,8 @@ class ModelBuilder:
             projection=self._projection(embedding.tokens),
             scale=config.logit_scale,
             softcap=config.logit_softcap,
+            ranks=self._ranks,
+            vocab_size=None if self._ranks is ALONE else config.vocab_size,
         )
         _log.info("matrices in memory: %s", ", ".join(f"{size // 1_000_000} MB {name}" for name, size in self._sizes.most_common()))
         return CausalLM(
@@ -99,7 +110,7 @@ class ModelBuilder:
             layers,
             head,
             tuple(map(self._rotary, config.kinds)),
-            kernel_names(self._device.type, has_ints=self._has_ints),
+            kernel_names(self._device.type, has_ints=self._has_ints, num_ranks=self._ranks.size),
         )
 
     def _embedding(self) -> Embedding:
@@ -119,11 +130,24 @@ class ModelBuilder:
             name = f"{names.embedding}.weight"
             # Read again where it is stored as codes: products may keep them.
             is_coded = self._checkpoint.tensors[name].coded_bytes > 0
-            return self._pack(self._checkpoint.weight(name, self._dtype, self._device) if is_coded else DenseWeight(embedding), None)
+            weight = self._checkpoint.weight(name, self._dtype, self._device) if is_coded else DenseWeight(embedding)
+            return self._pack(*self._own_logits(weight, None))
         weight, bias = self._weight_and_bias(names.lm_head, bias=config.lm_head_bias)
         if config.normalised_head:
             weight = DenseWeight(F.normalize(weight.dense(torch.float32)).to(self._dtype))
-        return self._pack(weight, bias)
+        return self._pack(*self._own_logits(weight, bias))
+
+    def _own_logits(self, weight: StoredWeight, bias: torch.Tensor | None) -> tuple[StoredWeight, torch.Tensor | None]:
+        """A projection to the logits of this rank, zeros where it has fewer than others, of one to all logits or to those."""
+        ranks, vocab_size = self._ranks, self._config.vocab_size
+        if ranks is ALONE:
+            return weight, bias
+        start, stop = Share(ranks.rank, ranks.size).of_vocabulary(vocab_size)
+        # What a checkpoint ties, or calls tied, is there whole.
+        first = 0 if weight.out_features == stop - start else start
+        order = torch.full((vocabulary_width(vocab_size, ranks.size),), -1)
+        order[: stop - start] = torch.arange(first, first + stop - start)
+        return weight.rows(order), None if bias is None else pick(bias, order, dim=0)
 
     def _has_own_head(self, embedding: torch.Tensor) -> bool:
         """Whether there is another head than the tied one: config.json is wrong then, and the file right."""
@@ -148,14 +172,15 @@ class ModelBuilder:
         if config.norm_placement is NormPlacement.POST_LN:
             return PostLnDecoderLayer(attention, mlp, **norms)
         if config.residual == "parallel":
-            return ParallelDecoderLayer(attention, mlp, **norms)
+            return ParallelDecoderLayer(attention, mlp, **norms, ranks=self._ranks)
         return DecoderLayer(attention, mlp, **norms, residual_scale=config.residual_scale)
 
     def _attention(self, prefix: str, index: int) -> Attention:
         config, names = self._config, self._names
         kind = config.kind_of_layer[index]
         rope = config.kinds[kind].rope
-        weight, bias = self._weight_and_bias(prefix + names.output, bias=config.output_bias, transposed=names.transposed)
+        has_bias = config.output_bias and self._ranks.is_first
+        weight, bias = self._weight_and_bias(prefix + names.output, bias=has_bias, transposed=names.transposed)
         if (stored_dim := config.value_dim or config.head_dim) != config.kv_head_dim:
             weight = weight.columns(padded_heads(torch.arange(weight.in_features), stored_dim, config.kv_head_dim))
         return Attention(
@@ -167,6 +192,7 @@ class ModelBuilder:
             num_kv_heads=config.num_kv_heads,
             head_dim=config.kv_head_dim,
             sink_logits=self._read(prefix + names.sink_logits, torch.float32) if config.sink_logits else None,
+            ranks=self._ranks_of_part,
         )
 
     def _projected_heads(self, prefix: str, rope: Rope | None) -> ProjectedHeads:
@@ -215,9 +241,10 @@ class ModelBuilder:
     def _mlp_of_layer(self, prefix: str, index: int) -> Mlp | ExpertMlp:
         names, experts = self._names, self._config.experts
         if experts is None or index not in experts.layers:
-            return self._mlp(prefix, names.mlp_in, names.mlp_down, transposed=names.transposed)
+            return self._mlp(prefix, names.mlp_in, names.mlp_down, transposed=names.transposed, ranks=self._ranks_of_part)
         if experts.clamp is not None:
-            return ExpertMlp(self._router(prefix, experts), tuple(self._stacked(prefix, experts.clamp)), None, None)
+            clamped = tuple(self._stacked(prefix, experts.clamp))
+            return ExpertMlp(self._router(prefix, experts), clamped, None, None, self._ranks_of_part)
         mlps = [
             self._mlp(prefix + names.expert.format(number), names.expert_in, names.expert_down, is_expert=True)
             for number in range(experts.count)
@@ -227,6 +254,7 @@ class ModelBuilder:
             experts=group_experts(mlps),
             shared=self._mlp(prefix + names.shared_expert, names.expert_in, names.expert_down) if experts.shared_size else None,
             shared_gate=self._linear(prefix + names.shared_gate, bias=False) if experts.shared_gate else None,
+            ranks=self._ranks_of_part,
         )
 
     def _stacked(self, prefix: str, clamp: Clamp) -> Iterator[ClampedMlp]:
@@ -234,7 +262,7 @@ class ModelBuilder:
         stacks = [self._read(name) for name in (into, f"{into}_bias", out, f"{out}_bias")]
         for in_weight, in_bias, out_weight, out_bias in zip(*stacks, strict=True):
             gate, up = (self._pack(DenseWeight(in_weight[:, first::2].t().contiguous()), in_bias[first::2].clone()) for first in (0, 1))
-            down = self._pack(DenseWeight(out_weight.t().contiguous()), out_bias.clone())
+            down = self._pack(DenseWeight(out_weight.t().contiguous()), out_bias.clone() if self._ranks.is_first else None)
             yield ClampedMlp(gate, up, down, clamp.alpha, clamp.limit)
 
     def _router(self, prefix: str, experts: Experts) -> Router:
@@ -252,17 +280,27 @@ class ModelBuilder:
             limit=experts.limit,
         )
 
-    def _mlp(self, prefix: str, into: tuple[str, ...], down: str, *, transposed: bool = False, is_expert: bool = False) -> Mlp:
+    def _mlp(
+        self,
+        prefix: str,
+        into: tuple[str, ...],
+        down: str,
+        *,
+        transposed: bool = False,
+        is_expert: bool = False,
+        ranks: RankGroup = ALONE,
+    ) -> Mlp:
+        """One whose parts are summed over ranks, or behind whatever it is a part of."""
         config = self._config
-        *parts, last = (
-            self._weight_and_bias(prefix + name, bias=config.mlp_bias, transposed=transposed, is_expert=is_expert) for name in (*into, down)
-        )
+        kind = {"transposed": transposed, "is_expert": is_expert}
+        parts = [self._weight_and_bias(prefix + name, bias=config.mlp_bias, **kind) for name in into]
+        last = self._weight_and_bias(prefix + down, bias=config.mlp_bias and self._ranks.is_first, **kind)
         if config.gated and len(parts) == 1:
             ((weight, bias),) = parts
             halves = torch.arange(weight.out_features).chunk(2)
             parts = [(weight.rows(half), None if bias is None else pick(bias, half, dim=0)) for half in halves]
         gate = self._pack(*parts[0]) if config.gated else None
-        return Mlp(gate, self._pack(*parts[-1]), self._pack(*last), config.activation)
+        return Mlp(gate, self._pack(*parts[-1]), self._pack(*last), config.activation, ranks)
 
     def _norm(self, name: str, eps: float | None = None) -> Norm:
         config = self._config
@@ -317,12 +355,13 @@ class ModelBuilder:
             self._on_progress(self._bytes_done, self._bytes_total)
 
 
-def kernel_names(device_type: str, *, has_ints: bool) -> str:
+def kernel_names(device_type: str, *, has_ints: bool, num_ranks: int = 1) -> str:
     """Kernels whose bits others do not have, separated by commas.
 
     Args:
         device_type: Where a model is.
         has_ints: Whether it multiplies integers.
+        num_ranks: That compute it together.
     """
     is_triton = backend_for("model", device_type, has_triton=True) == "triton"
     names = {
@@ -330,6 +369,7 @@ def kernel_names(device_type: str, *, has_ints: bool) -> str:
         "Triton kernels": is_triton,
         "one order of sums": is_triton and is_batch_invariant(),
         "integer products": has_ints,
+        f"{num_ranks} ranks": num_ranks > 1,
     }
     return ", ".join(name for name, is_used in names.items() if is_used)
 

@@ -25,6 +25,9 @@ from compute_svc.models.loading import ModelBuilder, Progress
 from compute_svc.models.unsupported import what_is_missing
 from compute_svc.models.weight_names import WeightNames
 from compute_svc.models.weights import CheckpointError, open_checkpoint, read_json
+from compute_svc.parallel.rank_group import ALONE, RankGroup
+from compute_svc.parallel.shares import Share
+from compute_svc.parallel.sliced_checkpoint import SlicedCheckpoint
 
 Reader: TypeAlias = Callable[[ConfigFields, str], tuple[ModelConfig, WeightNames]]
 """Of a config.json, under the architecture's name."""
@@ -148,6 +151,7 @@ def load_model(
     streaming: StreamingWindow | None = None,
     activations: ActivationFormat = "auto",
     on_progress: Progress | None = None,
+    ranks: RankGroup = ALONE,
 ) -> CausalLM:
     """Loads a checkpoint.
 
@@ -160,6 +164,7 @@ def load_model(
         streaming: What queries see in place of everything; None = what the model was made for.
         activations: What integer weights are multiplied by (kernels/linear/ints.py).
         on_progress: Told bytes done and bytes in all, after every tensor.
+        ranks: This one's part of the model is loaded; `require_divisible` has nothing against them.
 
     Effects: on a CPU, tunes the process's allocator (kernels/host_memory.py); on CUDA, its products (kernels/exact_products.py).
 
@@ -176,5 +181,10 @@ def load_model(
     elif device.type == "cuda":
         use_exact_products()
     with torch.inference_mode(), open_checkpoint(folder) as checkpoint:
-        builder = ModelBuilder(config, names, checkpoint, dtype=dtype, device=device, activations=activations, on_progress=on_progress)
+        if ranks.size > 1:
+            share, names = Share(ranks.rank, ranks.size), names.fitting(checkpoint.tensors)
+            config, checkpoint = share.config(config), SlicedCheckpoint(checkpoint, config, names, share)
+        builder = ModelBuilder(
+            config, names, checkpoint, dtype=dtype, device=device, activations=activations, on_progress=on_progress, ranks=ranks
+        )
         return builder.build()

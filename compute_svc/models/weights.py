@@ -9,10 +9,10 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias
 
 import torch
 from safetensors import SafetensorError, safe_open
@@ -44,6 +44,10 @@ _OTHER_DTYPES = {
     "F8_E5M2": 1,
     "F8_E8M0": 1,
 }
+
+
+Take: TypeAlias = Callable[[torch.Tensor], torch.Tensor]
+"""Takes a part of a tensor; what it does not look at is not read where the tensor is a memory map."""
 
 
 class CheckpointError(Exception):
@@ -112,18 +116,25 @@ class Checkpoint:
             raise CheckpointError(f"weight {name} has scales or codes that stand for no finite number")
         return weight.to(device)
 
-    def read(self, name: str, dtype: torch.dtype, device: torch.device) -> torch.Tensor:
+    def read(self, name: str, dtype: torch.dtype, device: torch.device, *, take: Take | None = None) -> torch.Tensor:
         """A copy of a tensor, converted.
+
+        Args:
+            name: Of the tensor.
+            dtype: To which.
+            device: Where to.
+            take: The part of it that is wanted; None = all. Not of a weight that is stored as codes.
 
         Raises:
             CheckpointError: Its dtype in the file is not a floating one of 16 bits or more, or a number in it is not finite, or not any more in `dtype`.
         """
         if name in self._coded:
+            assert take is None, "codes are cut by `StoredWeight`"
             return self.weight(name, dtype, device).dense(dtype)
         if self.tensors[name].dtype not in READABLE_DTYPES:
             raise CheckpointError(f"tensor {name} is stored as {self.tensors[name].dtype}; supported: {', '.join(READABLE_DTYPES)}")
         mapped: torch.Tensor = self._owners[name].get_tensor(name)
-        tensor = mapped.to(dtype=dtype, copy=True)
+        tensor = (mapped if take is None else take(mapped)).to(dtype=dtype, copy=True)
         # Looked at where the file is mapped: a device would have to be waited for.
         if not _is_finite(tensor):
             raise CheckpointError(f"tensor {name} holds numbers that are not finite in {str(dtype).removeprefix('torch.')}")

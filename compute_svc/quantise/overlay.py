@@ -6,7 +6,7 @@ from collections.abc import Mapping
 
 import torch
 
-from compute_svc.models.weights import Checkpoint
+from compute_svc.models.weights import Checkpoint, Take
 from compute_svc.stored_weights.coded_weight import CodedWeight
 from compute_svc.stored_weights.dense_weight import DenseWeight
 from compute_svc.stored_weights.stored_weight import StoredWeight
@@ -38,8 +38,9 @@ class OverlaidCheckpoint(Checkpoint):
         """See `Checkpoint`."""
         return self._over[name].to(device) if name in self._over else DenseWeight(self.read(name, dtype, device))
 
-    def read(self, name: str, dtype: torch.dtype, device: torch.device) -> torch.Tensor:
+    def read(self, name: str, dtype: torch.dtype, device: torch.device, *, take: Take | None = None) -> torch.Tensor:
         """See `Checkpoint`."""
+        assert take is None, "what is laid over a checkpoint is read whole"
         if name in self._over:
             return self._over[name].dense(dtype).to(device)
         if name in self._plain:

@@ -8,7 +8,7 @@ from typing import Any, Literal, NamedTuple
 
 import torch
 
-from compute_svc.stored_weights.codes import BITS, Code, unpack_codes
+from compute_svc.stored_weights.codes import BITS, Code, pack_codes, unpack_codes
 from compute_svc.stored_weights.dense_weight import DenseWeight, pick
 from compute_svc.stored_weights.stored_weight import StoredWeight
 
@@ -185,6 +185,27 @@ class CodedWeight(StoredWeight):
         sparse = None if self.sparse is None else self.sparse._replace(inputs=place[self.sparse.inputs])
         return replace(self, inputs=inputs, num_inputs=len(order), sparse=sparse)
 
+    def some_inputs(self, start: int, stop: int) -> CodedWeight:
+        """See `StoredWeight`. Cuts lie between groups, unless all columns are one."""
+        if self.inputs is not None or self.in_features != self.num_columns:
+            raise ValueError("its inputs are not in order (act-order), so that a part of them has no groups of its own")
+        is_one_group = self.group >= self.num_columns
+        if not is_one_group and (start % self.group or (stop % self.group and stop != self.num_columns)):
+            raise ValueError(f"its inputs are in groups of {self.group}, which {start} and {stop} do not lie between")
+        groups = slice(0, 1) if is_one_group else slice(start // self.group, -(-stop // self.group))
+        codes = self.codes()[:, start:stop]
+        return replace(
+            self,
+            data=codes.clone(memory_format=torch.contiguous_format) if self.code == "fp8" else pack_codes(codes, BITS[self.code]),
+            num_columns=stop - start,
+            num_inputs=None,
+            group=min(self.group, stop - start),
+            scales=self.scales[:, groups].contiguous(),
+            zeros=None if self.zeros is None else self.zeros[:, groups].contiguous(),
+            offsets=None if self.offsets is None else self.offsets[:, groups].contiguous(),
+            sparse=_sparse_inputs(self.sparse, start, stop),
+        )
+
     def joined(self, others: Sequence[StoredWeight]) -> StoredWeight:
         """See `StoredWeight`; dense numbers in float32 where formats differ."""
         alike = [other for other in others if isinstance(other, CodedWeight) and self._is_like(other)]
@@ -245,3 +266,11 @@ def _sparse_rows(sparse: SparsePart | None, order: torch.Tensor) -> SparsePart |
     taken = torch.repeat_interleave(pick(firsts, order, dim=0) - starts[:-1], picked) + torch.arange(int(starts[-1]))
     device = sparse.inputs.device
     return SparsePart(starts.to(device), sparse.inputs[taken.to(device)], sparse.values[taken.to(device)])
+
+
+def _sparse_inputs(sparse: SparsePart | None, start: int, stop: int) -> SparsePart | None:
+    if sparse is None:
+        return None
+    is_within = (sparse.inputs >= start) & (sparse.inputs < stop)
+    before = torch.cat((sparse.starts.new_zeros(1), is_within.cumsum(0)))
+    return SparsePart(before[sparse.starts], sparse.inputs[is_within] - start, sparse.values[is_within])

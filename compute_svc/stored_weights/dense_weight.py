@@ -65,6 +65,10 @@ class DenseWeight(StoredWeight):
         """See `StoredWeight`."""
         return DenseWeight(pick(self.data, order, dim=1))
 
+    def some_inputs(self, start: int, stop: int) -> DenseWeight:
+        """See `StoredWeight`; new memory."""
+        return DenseWeight(self.data[:, start:stop].clone(memory_format=torch.contiguous_format))
+
     def joined(self, others: Sequence[StoredWeight]) -> DenseWeight:
         """See `StoredWeight`."""
         return DenseWeight(torch.cat([self.data, *(other.dense(self.data.dtype) for other in others)]))

@@ -12,7 +12,7 @@ class StoredWeight(abc.ABC):
     """The weight of a linear map from K inputs to N outputs.
 
     Outputs may be cut, put in another order and joined without a change of any number, in every format; inputs may be put in another order, and zeros
-    between them. `dense` is what the numbers are: whatever computes with a weight computes with these, or says how it comes near them.
+    between them, and cut where groups of them end. `dense` is what the numbers are: whatever computes with a weight computes with these, or says how it comes near them.
     """
 
     @property
@@ -66,6 +66,14 @@ class StoredWeight(abc.ABC):
 
         Args:
             order: [L] int64 on the CPU, which input comes where, each of them once; -1 = an input that counts for nothing.
+        """
+
+    @abc.abstractmethod
+    def some_inputs(self, start: int, stop: int) -> StoredWeight:
+        """The inputs from `start` to `stop` alone: the product with the others is somebody else's.
+
+        Raises:
+            ValueError: They cannot be cut there without a change of numbers; says why.
         """
 
     @abc.abstractmethod

@@ -14,7 +14,7 @@ from compute_svc.models.config_fields import ConfigFields
 from compute_svc.models.loading import ModelBuilder
 from compute_svc.models.registry import FAMILIES
 from compute_svc.models.tensor_shapes import expected_shapes
-from compute_svc.models.weights import Checkpoint, TensorInfo
+from compute_svc.models.weights import Checkpoint, Take, TensorInfo
 from compute_svc.quantise.rounding import coded, encode, round_weight
 from compute_svc.quantise.scheme import WeightForm
 from compute_svc.stored_weights.coded_weight import CodedWeight
@@ -118,8 +118,9 @@ class RandomWeights(Checkpoint):
         is_of_layer = name not in (f"{self.names.embedding}.weight", f"{self.names.lm_head}.weight")
         return _rounded(numbers.float(), self._form) if self._form and is_of_layer else DenseWeight(numbers)
 
-    def read(self, name: str, dtype: torch.dtype, device: torch.device) -> torch.Tensor:
+    def read(self, name: str, dtype: torch.dtype, device: torch.device, *, take: Take | None = None) -> torch.Tensor:
         """A tensor. Matrices keep the size of what they multiply, norms are about one."""
+        assert take is None, "what is drawn is drawn whole"
         size = self.tensors[name].shape
         generator = torch.Generator(self._drawn_on).manual_seed(zlib.crc32(name.encode()))
         drawn = torch.empty(size, dtype=dtype, device=self._drawn_on)

@@ -169,6 +169,23 @@ def test_the_engine_is_started_with_how_its_threads_wait(
     assert own["COMPUTE_MODEL"] == str(folder)
 
 
+def test_ranks_meet_on_this_machine_alone_unless_said(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("GLOO_SOCKET_IFNAME", "NCCL_SOCKET_IFNAME"):
+        monkeypatch.delenv(name, raising=False)
+    assert "GLOO_SOCKET_IFNAME" not in Settings().engine_environment()
+    monkeypatch.setenv("COMPUTE_TENSOR_PARALLEL", "2")
+    monkeypatch.setenv("NCCL_SOCKET_IFNAME", "eth7")
+    own = Settings().engine_environment()
+    assert (own["GLOO_SOCKET_IFNAME"], own["NCCL_SOCKET_IFNAME"]) == ("lo", "eth7")
+
+
+def test_ranks_share_the_threads(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("COMPUTE_THREADS", "7")
+    for ranks, threads in ((1, 7), (2, 3), (8, 1)):
+        monkeypatch.setenv("COMPUTE_TENSOR_PARALLEL", str(ranks))
+        assert Settings().threads_per_rank == threads
+
+
 def test_threads_are_the_cores_that_are_granted_unless_said(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert Settings().threads == usable_cores()
     monkeypatch.setenv("COMPUTE_THREADS", "3")

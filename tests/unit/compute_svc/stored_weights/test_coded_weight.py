@@ -131,6 +131,28 @@ def test_weights_of_any_formats_can_be_joined(parts: list[CodedWeight]) -> None:
     assert torch.equal(numbers_of(join(parts)), torch.cat([numbers_of(part) for part in parts]))
 
 
+@given(st.data(), st.sampled_from(sorted(BITS)), st.sets(st.sampled_from(["zeros", "offsets", "table", "sparse"])), st.integers(1, 6))
+def test_inputs_are_cut_between_groups_and_nowhere_else(data: st.DataObject, code: Code, options: set[str], group: int) -> None:
+    weight = data.draw(weights(code=code, group=group, options=options))
+    columns = weight.num_columns
+    start = data.draw(st.integers(0, columns - 1))
+    stop = data.draw(st.integers(start + 1, columns))
+    if group < columns and (start % group or (stop % group and stop != columns)):
+        with pytest.raises(ValueError, match=f"in groups of {group}, which {start} and {stop} do not lie between"):
+            weight.some_inputs(start, stop)
+        return
+    part = weight.some_inputs(start, stop)
+    assert part.in_features == stop - start
+    assert torch.equal(numbers_of(part), numbers_of(weight)[:, start:stop])
+    assert torch.equal(numbers_of(DenseWeight(numbers_of(weight)).some_inputs(start, stop)), numbers_of(part))
+
+
+@given(weights(columns=4, options={"inputs"}))
+def test_inputs_in_an_order_of_their_own_are_not_cut(weight: CodedWeight) -> None:
+    with pytest.raises(ValueError, match="its inputs are not in order"):
+        weight.some_inputs(0, 2)
+
+
 def test_a_table_may_be_of_all_outputs() -> None:
     codes = torch.arange(16).view(1, 16)
     weight = CodedWeight(
