@@ -18,11 +18,14 @@ def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m tests.ahead_of_time", description=__doc__)
     parser.add_argument("--capability", type=int, nargs="+", choices=list(SHARED_LIMITS), default=list(SHARED_LIMITS))
     parser.add_argument("--only", default="", help="cases with this in their name")
+    parser.add_argument("--one-of-each", action="store_true", help="of each kernel its first case")
     chosen = parser.parse_args()
     rows = []
+    seen = set()
     for case in all_cases():
-        if chosen.only not in case.name:
+        if chosen.only not in case.name or (chosen.one_of_each and case.kernel in seen):
             continue
+        seen.add(case.kernel)
         for capability in chosen.capability:
             if case.capabilities and capability not in case.capabilities:
                 continue
