@@ -12,7 +12,7 @@
 #   SHARDS   processes that the tests of Triton kernels are spread over, which compile much; default: one for each core but two
 #   DEVICE   cuda; or cpu, to rehearse with small shapes, kernels in Triton's interpreter
 #
-# Where few files may come back, or a limit may cut it off: BUNDLE=there/gpu.tgz OUT=/tmp/gpu TOTAL_S=330 PARTS="triton kernels baseline_8b profile".
+# Some of it, within a time: OUT=results TOTAL_S=330 PARTS="triton kernels baseline_8b profile".
 # A part that fails keeps no other from running; the exit status is 1 if any did.
 set -uo pipefail
 cd "$(dirname "$0")/../.."
