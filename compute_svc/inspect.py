@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 from pathlib import Path
 
-from compute_svc.engine.number_format import choose_format
+from compute_svc.engine.start.number_format import choose_format
 from compute_svc.kernels.cpu_features import multiplies_bfloat16
 from compute_svc.models.folder_audit import audit_checkpoint
 from compute_svc.models.weights import CheckpointError, count_numbers, stored_tensors

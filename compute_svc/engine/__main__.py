@@ -9,8 +9,8 @@ import torch
 
 from compute_svc.engine.child_process import end_with_parent
 from compute_svc.engine.engine import Engine
-from compute_svc.engine.loading import load_engine
 from compute_svc.engine.server import EngineServer
+from compute_svc.engine.start.loading import load_engine
 from compute_svc.settings import Settings
 from triserve.rpc.telemetry import configure_logging
 

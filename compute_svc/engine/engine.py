@@ -9,15 +9,15 @@ import torch
 
 from compute_svc.drawing import RowStatus
 from compute_svc.engine.admittance import require_known_ids
-from compute_svc.engine.batch_builder import BatchBuilder
-from compute_svc.engine.decode_graphs import DecodeGraphs
-from compute_svc.engine.forward_pass import ForwardPass
-from compute_svc.engine.masks import Masks, banned_all
 from compute_svc.engine.model import HiddenStatesModel, Model
 from compute_svc.engine.prefix_report import PrefixReport, load_of, prefix_stats_of
-from compute_svc.engine.prompt_reading import NOTHING, Readings, read_chunks
-from compute_svc.engine.run_ahead import RunAhead
-from compute_svc.engine.step_drawing import DrawConfig, DrawnRow, RowsWriter, StepDrawing, StepDraws
+from compute_svc.engine.steps.batch_builder import BatchBuilder
+from compute_svc.engine.steps.decode_graphs import DecodeGraphs
+from compute_svc.engine.steps.forward_pass import ForwardPass
+from compute_svc.engine.steps.masks import Masks, banned_all
+from compute_svc.engine.steps.prompt_reading import NOTHING, Readings, read_chunks
+from compute_svc.engine.steps.run_ahead import RunAhead
+from compute_svc.engine.steps.step_drawing import DrawConfig, DrawnRow, RowsWriter, StepDrawing, StepDraws
 from compute_svc.kv.page_store import KvPageStore
 from compute_svc.scheduler.base import Phase, Plan, PlanFailed, RequestState, SchedulerConfig
 from compute_svc.scheduler.batch_slots import Rows as Slots

@@ -10,8 +10,8 @@ import numpy as np
 import torch
 
 from compute_svc.engine.child_process import end_with_parent
-from compute_svc.engine.decode_graphs import DecodeGraphs, decode_graphs
-from compute_svc.engine.loading import Part, load_part
+from compute_svc.engine.start.loading import Part, load_part
+from compute_svc.engine.steps.decode_graphs import DecodeGraphs, decode_graphs
 from compute_svc.models.weights import CheckpointError
 from compute_svc.parallel.batch_wire import batch_on, decode_batch, decode_rows
 from compute_svc.parallel.channel import Channel, Kind, Message

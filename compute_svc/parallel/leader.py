@@ -18,7 +18,7 @@ from typing import NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from compute_svc.engine.decode_graphs import DecodeRows
+from compute_svc.engine.steps.decode_graphs import DecodeRows
 from compute_svc.layers.forward_batch import ForwardBatch
 from compute_svc.models.weights import CheckpointError
 from compute_svc.parallel.batch_wire import encode_batch, encode_rows

@@ -6,7 +6,7 @@ from collections.abc import Callable
 
 import torch
 
-from compute_svc.engine.decode_graphs import DecodeGraphs, DecodeRows, Ids, Recorder
+from compute_svc.engine.steps.decode_graphs import DecodeGraphs, DecodeRows, Ids, Recorder
 from compute_svc.layers.forward_batch import DecodeColumns
 from compute_svc.parallel.leader import Leader
 

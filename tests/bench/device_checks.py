@@ -8,7 +8,7 @@ from typing import Any, Protocol
 import numpy as np
 import torch
 
-from compute_svc.engine.batch_builder import BatchBuilder
+from compute_svc.engine.steps.batch_builder import BatchBuilder
 from compute_svc.kv.page_store import KvPageStore
 from compute_svc.models.causal_lm import CausalLM
 from compute_svc.scheduler.base import SchedulerConfig

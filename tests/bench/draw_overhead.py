@@ -19,8 +19,8 @@ import torch
 
 from compute_svc.drawing import Drawer
 from compute_svc.drawing.results import Drawn
-from compute_svc.engine import step_drawing
-from compute_svc.engine.step_drawing import DrawPlace
+from compute_svc.engine.steps import step_drawing
+from compute_svc.engine.steps.step_drawing import DrawPlace
 from compute_svc.wire.request import GREEDY, Request
 from tests.bench.fixed_step import fixed_step_engine
 from tests.environment import describe_environment

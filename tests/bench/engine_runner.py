@@ -9,8 +9,8 @@ from contextlib import AbstractContextManager, nullcontext
 import numpy as np
 import torch
 
-from compute_svc.engine.decode_graphs import decode_graphs
 from compute_svc.engine.engine import Engine
+from compute_svc.engine.steps.decode_graphs import decode_graphs
 from compute_svc.kv.kv_format import KvFormat
 from compute_svc.kv.page_store import KvPageStore
 from compute_svc.models.causal_lm import CausalLM

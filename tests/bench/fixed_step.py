@@ -20,7 +20,7 @@ import torch
 from compute_svc.engine.engine import Engine
 from compute_svc.engine.model import Model
 from compute_svc.engine.server import EngineServer
-from compute_svc.engine.step_drawing import DrawConfig, DrawPlace
+from compute_svc.engine.steps.step_drawing import DrawConfig, DrawPlace
 from compute_svc.kv.page_store import KvPageStore
 from compute_svc.layers.forward_batch import ForwardBatch
 from compute_svc.replica.engine_client import EngineHost

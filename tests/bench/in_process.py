@@ -17,7 +17,7 @@ import numpy as np
 import torch
 
 from compute_svc.engine.engine import Engine
-from compute_svc.engine.loading import load_engine
+from compute_svc.engine.start.loading import load_engine
 from compute_svc.settings import Settings
 from compute_svc.wire.request import Request
 from compute_svc.wire.step_output import StepOutput

@@ -20,7 +20,7 @@ import numpy.typing as npt
 import torch
 
 from compute_svc.engine.engine import Engine
-from compute_svc.engine.loading import load_engine
+from compute_svc.engine.start.loading import load_engine
 from compute_svc.settings import Settings
 from compute_svc.wire.request import Request
 from gateway.cli.model_folder import download_from_hub, resolve_model

@@ -23,7 +23,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from compute_svc.engine.loading import load_engine
+from compute_svc.engine.start.loading import load_engine
 from compute_svc.scheduler.base import SchedulerConfig
 from compute_svc.scheduler.policies import POLICIES, make_policy
 from compute_svc.scheduler.policies.multi_level import MultiLevelFeedback

@@ -21,7 +21,7 @@ import psutil
 import torch
 
 from compute_svc.engine.engine import Engine
-from compute_svc.engine.loading import load_engine
+from compute_svc.engine.start.loading import load_engine
 from compute_svc.settings import Settings
 from compute_svc.wire.request import GREEDY, Request
 from compute_svc.wire.step_output import StepOutput

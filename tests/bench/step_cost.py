@@ -15,8 +15,8 @@ from collections.abc import Callable
 import numpy as np
 import torch
 
-from compute_svc.engine.batch_builder import BatchBuilder
 from compute_svc.engine.engine import Engine
+from compute_svc.engine.steps.batch_builder import BatchBuilder
 from compute_svc.kv.page_store import KvPageStore
 from compute_svc.layers.forward_batch import ForwardBatch
 from compute_svc.scheduler.base import SchedulerConfig

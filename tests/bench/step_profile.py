@@ -21,9 +21,9 @@ from unittest import mock
 import numpy as np
 import torch
 
-from compute_svc.engine.batch_builder import BatchBuilder
 from compute_svc.engine.engine import Engine
-from compute_svc.engine.step_drawing import StepDrawing
+from compute_svc.engine.steps.batch_builder import BatchBuilder
+from compute_svc.engine.steps.step_drawing import StepDrawing
 from compute_svc.kernels.native import use_native_kernels
 from compute_svc.layers import attention, decoder_layer
 from compute_svc.layers.attention import Attention

@@ -7,8 +7,8 @@ from functools import partial
 
 import torch
 
-from compute_svc.engine.decode_graphs import DecodeGraphs, Recorded
 from compute_svc.engine.model import Model
+from compute_svc.engine.steps.decode_graphs import DecodeGraphs, Recorded
 from compute_svc.kv.page_store import KvPageStore
 from compute_svc.layers.forward_batch import DecodeColumns, ForwardBatch, begun_pages
 from compute_svc.scheduler.base import SchedulerConfig

@@ -12,7 +12,7 @@ import torch
 
 from compute_svc.engine.engine import Engine
 from compute_svc.engine.model import Model
-from compute_svc.engine.step_drawing import DrawConfig, DrawPlace
+from compute_svc.engine.steps.step_drawing import DrawConfig, DrawPlace
 from compute_svc.scheduler.base import SchedulerConfig
 from compute_svc.scheduler.kv_memory import KvMemory
 from compute_svc.wire.request import GREEDY as GREEDY

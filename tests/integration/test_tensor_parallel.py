@@ -16,7 +16,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from compute_svc.engine.engine import Engine
-from compute_svc.engine.loading import load_engine
+from compute_svc.engine.start.loading import load_engine
 from compute_svc.models.weights import SINGLE_FILE
 from compute_svc.replica.engine_client import EngineClient, EngineFailed
 from compute_svc.settings import Settings

@@ -8,7 +8,7 @@ from typing import NamedTuple
 import torch
 
 from compute_svc.engine.engine import Engine
-from compute_svc.engine.step_drawing import DrawConfig
+from compute_svc.engine.steps.step_drawing import DrawConfig
 from compute_svc.kv.kv_format import choose_kv_format
 from compute_svc.kv.page_store import KvPageStore
 from compute_svc.models.causal_lm import CausalLM

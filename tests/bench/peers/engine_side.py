@@ -11,7 +11,7 @@ import numpy as np
 import torch
 
 from compute_svc.engine.engine import Engine
-from compute_svc.engine.loading import load_engine
+from compute_svc.engine.start.loading import load_engine
 from compute_svc.settings import Settings
 from compute_svc.wire.request import Request
 from tests.bench.engine_runner import EngineRunner

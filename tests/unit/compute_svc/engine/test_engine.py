@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import numpy as np
 import pytest
 
-from compute_svc.engine.step_drawing import DrawConfig, DrawPlace
+from compute_svc.engine.steps.step_drawing import DrawConfig, DrawPlace
 from compute_svc.wire.step_output import Pinned
 from tests.fakes.engine_reader import DEVICE, GREEDY, TOP_3, WIDTH, Reader, answer_alone, ranking_of, request_of, small_engine
 from tests.fakes.hash_model import HashModel

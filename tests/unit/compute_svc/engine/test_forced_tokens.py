@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from compute_svc.engine.engine import Engine
-from compute_svc.engine.step_drawing import DrawConfig
+from compute_svc.engine.steps.step_drawing import DrawConfig
 from compute_svc.scheduler.kv_memory import KvMemory
 from compute_svc.scheduler.reservation import MaximumMemory, PredictedMemory
 from tests.fakes.engine_reader import DEVICE, SERVICE, WIDTH, Reader, request_of, small_engine

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 
-from compute_svc.engine.loading import load_engine
+from compute_svc.engine.start.loading import load_engine
 from compute_svc.kernels.native import NativeMode
 from compute_svc.kv.kv_format import KV_FORMATS
 from compute_svc.models.causal_lm import CausalLM

@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from compute_svc.engine.loading import load_engine
+from compute_svc.engine.start.loading import load_engine
 from compute_svc.kernels.native import (
     NativeKernelsError,
     NativeLibrary,

@@ -13,7 +13,7 @@ import torch
 from hypothesis import HealthCheck, given
 from hypothesis import strategies as st
 
-from compute_svc.engine.first_pass import require_finite_logits
+from compute_svc.engine.start.first_pass import require_finite_logits
 from compute_svc.models.registry import load_model, read_model_config
 from compute_svc.models.weights import CheckpointError
 from tests.examples import examples

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 
-from compute_svc.engine.decode_graphs import DecodeRows
+from compute_svc.engine.steps.decode_graphs import DecodeRows
 from compute_svc.layers.forward_batch import ForwardBatch
 from compute_svc.parallel.batch_wire import batch_on, decode_batch, decode_rows, encode_batch, encode_rows
 from compute_svc.parallel.channel import Channel, Kind

@@ -10,7 +10,7 @@ import numpy.typing as npt
 import pytest
 import torch
 
-from compute_svc.engine.decode_graphs import DecodeGraphs, DecodeRows
+from compute_svc.engine.steps.decode_graphs import DecodeGraphs, DecodeRows
 from compute_svc.layers.forward_batch import DecodeColumns
 from compute_svc.parallel.batch_wire import decode_rows, encode_rows
 from compute_svc.parallel.leader import Leader, RanksLost

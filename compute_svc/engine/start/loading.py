@@ -10,13 +10,13 @@ from typing import NamedTuple
 
 import torch
 
-from compute_svc.engine.decode_graphs import DecodeGraphs, decode_graphs
-from compute_svc.engine.device_memory import CudaMemory, DeviceMemory, MemoryFigures, kv_bytes_of
 from compute_svc.engine.engine import Engine
-from compute_svc.engine.first_pass import first_logits, require_finite_logits
-from compute_svc.engine.largest_steps import LargestSteps, StepSizes
-from compute_svc.engine.number_format import NumberFormat, choose_format, memory_of, require_room
-from compute_svc.engine.step_drawing import DrawConfig, DrawPlace
+from compute_svc.engine.start.device_memory import CudaMemory, DeviceMemory, MemoryFigures, kv_bytes_of
+from compute_svc.engine.start.first_pass import first_logits, require_finite_logits
+from compute_svc.engine.start.largest_steps import LargestSteps, StepSizes
+from compute_svc.engine.start.number_format import NumberFormat, choose_format, memory_of, require_room
+from compute_svc.engine.steps.decode_graphs import DecodeGraphs, decode_graphs
+from compute_svc.engine.steps.step_drawing import DrawConfig, DrawPlace
 from compute_svc.kernels.backend import backend_for, use_batch_invariance, use_triton_kernels
 from compute_svc.kernels.cpu_features import multiplies_bfloat16
 from compute_svc.kernels.fp8_linear import has_fp8_products

@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from compute_svc.engine import loading
-from compute_svc.engine.number_format import NumberFormat, choose_format, memory_of, require_room
+from compute_svc.engine.start import loading
+from compute_svc.engine.start.number_format import NumberFormat, choose_format, memory_of, require_room
 from compute_svc.models.weights import CheckpointError, TensorInfo
 from compute_svc.settings import Settings
 from tests.fakes.checkpoints import save_checkpoint

@@ -8,9 +8,9 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from compute_svc.engine.batch_builder import BatchBuilder
 from compute_svc.engine.model import HiddenStatesModel, Model
-from compute_svc.engine.run_ahead import RunAhead
+from compute_svc.engine.steps.batch_builder import BatchBuilder
+from compute_svc.engine.steps.run_ahead import RunAhead
 from compute_svc.kv.page_store import KvPageStore
 from compute_svc.layers.forward_batch import ForwardOutput
 from compute_svc.scheduler.base import Plan

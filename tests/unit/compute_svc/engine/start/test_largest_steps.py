@@ -10,9 +10,9 @@ import numpy as np
 import pytest
 import torch
 
-from compute_svc.engine.device_memory import kept_bytes
-from compute_svc.engine.largest_steps import LargestSteps, StepSizes, draw_widest, largest_batches
-from compute_svc.engine.loading import load_engine
+from compute_svc.engine.start.device_memory import kept_bytes
+from compute_svc.engine.start.largest_steps import LargestSteps, StepSizes, draw_widest, largest_batches
+from compute_svc.engine.start.loading import load_engine
 from compute_svc.kv.kv_format import KvFormat
 from compute_svc.models.causal_lm import CausalLM
 from compute_svc.models.registry import load_model

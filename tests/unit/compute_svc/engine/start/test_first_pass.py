@@ -8,8 +8,8 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from compute_svc.engine.first_pass import require_finite_logits
-from compute_svc.engine.loading import load_engine
+from compute_svc.engine.start.first_pass import require_finite_logits
+from compute_svc.engine.start.loading import load_engine
 from compute_svc.models.registry import load_model
 from compute_svc.models.weights import SINGLE_FILE, CheckpointError
 from compute_svc.settings import Settings

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from compute_svc.engine.decode_graphs import graph_sizes
-from compute_svc.engine.device_memory import MemoryFigures, graph_bytes, kept_bytes, kv_bytes_of
+from compute_svc.engine.start.device_memory import MemoryFigures, graph_bytes, kept_bytes, kv_bytes_of
+from compute_svc.engine.steps.decode_graphs import graph_sizes
 
 FIGURES = MemoryFigures(total_bytes=1000, taken_bytes=300, step_bytes=200, graph_bytes=50)
 

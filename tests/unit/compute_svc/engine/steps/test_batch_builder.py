@@ -9,7 +9,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from compute_svc.engine.batch_builder import BatchBuilder
+from compute_svc.engine.steps.batch_builder import BatchBuilder
 from compute_svc.layers.forward_batch import ForwardBatch, begun_pages
 from compute_svc.scheduler.base import SchedulerConfig
 from compute_svc.scheduler.scheduler import Scheduler

@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from compute_svc.engine.engine import Engine
-from compute_svc.engine.step_drawing import DrawConfig
+from compute_svc.engine.steps.step_drawing import DrawConfig
 from tests.fakes.engine_reader import DEVICE, SERVICE, WIDTH, Reader, request_of, small_engine
 from tests.fakes.hash_model import HashModel
 from triserve.rpc.errors import Internal, InvalidRequest

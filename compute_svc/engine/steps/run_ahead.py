@@ -15,7 +15,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from compute_svc.engine.decode_graphs import DecodeGraphs, DecodeRows, page_columns
+from compute_svc.engine.steps.decode_graphs import DecodeGraphs, DecodeRows, page_columns
 from compute_svc.kernels.host_copy import to_device
 from compute_svc.layers.forward_batch import ForwardOutput
 from compute_svc.scheduler.base import Plan

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 
-from compute_svc.engine.loading import load_engine, scheduler_config
+from compute_svc.engine.start.loading import load_engine, scheduler_config
 from compute_svc.kv.kv_format import KvFormat
 from compute_svc.models.config import StreamingWindow
 from compute_svc.models.registry import load_model, read_model_config

@@ -10,9 +10,9 @@ import numpy as np
 import torch
 
 from compute_svc.drawing.prompt_logprobs import prompt_rows
-from compute_svc.engine.decode_graphs import graph_sizes
-from compute_svc.engine.device_memory import DeviceMemory, MemoryFigures, graph_bytes, kept_bytes
-from compute_svc.engine.step_drawing import DrawConfig, StepDrawing
+from compute_svc.engine.start.device_memory import DeviceMemory, MemoryFigures, graph_bytes, kept_bytes
+from compute_svc.engine.steps.decode_graphs import graph_sizes
+from compute_svc.engine.steps.step_drawing import DrawConfig, StepDrawing
 from compute_svc.kv.kv_format import KvFormat
 from compute_svc.kv.page_store import KvPageStore
 from compute_svc.layers.forward_batch import NO_SLOT, DecodeColumns, ForwardBatch

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from compute_svc.engine.decode_graphs import graph_sizes
-from compute_svc.engine.run_ahead import RunAhead
+from compute_svc.engine.steps.decode_graphs import graph_sizes
+from compute_svc.engine.steps.run_ahead import RunAhead
 from tests.fakes.engine_reader import DEVICE, WIDTH, Reader, request_of, small_engine
 from tests.fakes.hash_model import HashModel
 
