@@ -81,6 +81,19 @@ def _sum_splits(
 
 
 @triton.jit
+def _hand_in(best, total, acc, partials, stats, counter, count, places, here, dims, D: tl.constexpr):
+    """Stores what a split has of some heads; returns whether all splits of the request have, and sets their counter back then."""
+    tl.store(stats + places * 2, best, mask=here)
+    tl.store(stats + places * 2 + 1, total, mask=here)
+    tl.store(partials + places[:, None] * D + dims[None, :], acc, mask=here[:, None] & (dims < D)[None, :])
+    # All threads have stored before one of them counts this split as done.
+    tl.debug_barrier()
+    is_last = tl.atomic_add(counter, 1, sem="acq_rel") == count - 1
+    tl.store(counter, 0, mask=is_last)
+    return is_last
+
+
+@triton.jit
 def _as_half(query):
     """Float16, cut off where it would be infinite."""
     return tl.clamp(query.to(tl.float32), -65504.0, 65504.0, propagate_nan=tl.PropagateNan.ALL).to(tl.float16)
@@ -88,43 +101,13 @@ def _as_half(query):
 
 @triton.jit(do_not_specialize=["table_stride"])
 def decode_kernel(
-    q,
-    data,
-    scales,
-    page_table,
-    items,
-    slopes,
-    sink_logits,
-    partials,
-    stats,
-    counters,
-    out,
-    q_row_stride,
-    q_head_stride,
-    out_stride,
-    table_stride,
-    num_slots,
-    score_scale,
-    softcap,
-    NUM_KV_HEADS: tl.constexpr,
-    GROUP_HEADS: tl.constexpr,
-    BLOCK: tl.constexpr,
-    ROWS: tl.constexpr,
-    D: tl.constexpr,
-    PAD_D: tl.constexpr,
-    PAGE: tl.constexpr,
-    CODE_GROUP: tl.constexpr,
-    PAIRS: tl.constexpr,
-    NUMBERS: tl.constexpr,
-    TILE: tl.constexpr,
-    OFFSETS: tl.constexpr,
-    SUMMED: tl.constexpr,
-    WINDOWED: tl.constexpr,
-    CAPPED: tl.constexpr,
-    COMPUTE: tl.constexpr,
-    DTYPE: tl.constexpr,
+    q, data, scales, page_table, items, slopes, sink_logits, partials, stats, counters, out,
+    q_row_stride, q_head_stride, out_stride, table_stride, num_slots, score_scale, softcap,
+    NUM_KV_HEADS: tl.constexpr, GROUP_HEADS: tl.constexpr, BLOCK: tl.constexpr, ROWS: tl.constexpr, D: tl.constexpr, PAD_D: tl.constexpr,
+    PAGE: tl.constexpr, CODE_GROUP: tl.constexpr, PAIRS: tl.constexpr, NUMBERS: tl.constexpr, TILE: tl.constexpr, OFFSETS: tl.constexpr,
+    SUMMED: tl.constexpr, WINDOWED: tl.constexpr, CAPPED: tl.constexpr, COMPUTE: tl.constexpr, DTYPE: tl.constexpr,
     INTERPRETED: tl.constexpr,
-):
+):  # fmt: skip
     """A grid of (kv_heads * head blocks, work items).
 
     q [R, num_heads, D], out [R, num_heads * D]; scores are score_scale times products, in powers of two; CAPPED ones are
@@ -174,15 +157,8 @@ def decode_kernel(
     if count == 1:
         _finish(best, total, acc, sink_logits, heads, here, row_out, dims, D, DTYPE, INTERPRETED)
     else:
-        places = index * NUM_HEADS + heads
-        tl.store(stats + places * 2, best, mask=here)
-        tl.store(stats + places * 2 + 1, total, mask=here)
-        tl.store(partials + places[:, None] * D + dims[None, :], acc, mask=stored)
-        # All threads have stored before one of them counts this split as done.
-        tl.debug_barrier()
         counter = counters + request * (NUM_KV_HEADS * HEAD_BLOCKS) + tl.program_id(0)
-        if tl.atomic_add(counter, 1, sem="acq_rel") == count - 1:
-            tl.store(counter, 0)
+        if _hand_in(best, total, acc, partials, stats, counter, count, index * NUM_HEADS + heads, here, dims, D):
             few = head_block * BLOCK + tl.arange(0, ROWS)
             few_heads, inside = kv_head * GROUP_HEADS + few, few < GROUP_HEADS
             most, sums, added = _sum_splits(partials, stats, first_item, count, few_heads, inside, NUM_HEADS, D, PAD_D, SUMMED)
