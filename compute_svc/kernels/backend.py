@@ -36,6 +36,11 @@ def use_triton_kernels(mode: TritonMode, device_type: str) -> None:
         raise TritonKernelsError(f"COMPUTE_TRITON_KERNELS is required, but {reason}")
 
 
+def uses_triton(device_type: str) -> bool:
+    """Whether operations that have Triton kernels run on them on a device."""
+    return _why_no_triton(device_type) is None
+
+
 def use_batch_invariance(wanted: bool, device_type: str) -> None:
     """Says whether kernels of this process that would sum in another order for another batch keep to one order, at a price.
 
@@ -75,7 +80,7 @@ def backend_for(operation: str, device_type: str, *, has_triton: bool = False) -
     if device_type == "cpu":
         _log.debug("%s runs on its cpu backend: the tensors are on the cpu", operation)
         return "cpu"
-    reason = _why_no_triton(device_type) if has_triton else f"it has no kernel for {device_type}"
+    reason = _why_no_triton(device_type) if has_triton else "it has no Triton kernel"
     if reason is None:
         _log.info("%s runs on its Triton kernel", operation)
         return "triton"

@@ -181,13 +181,14 @@ class CausalLM:
         return ForwardOutput(self.head.forward(rows)[: len(batch.logit_rows)], vectors)
 
     def attends_in_one_order(self, kv: KvPageStore) -> bool:
-        """Whether every attention over that store has kernels that can keep to one order of sums; see `backend.is_batch_invariant`."""
+        """Whether every attention over that store has Triton kernels, which can keep to one order of sums (`backend.is_batch_invariant`)."""
         specs = self._kind_specs(kv)
         return all(decodes_on_device(spec, self.device) and prefills_by_kernel(spec, self.device) for spec in specs)
 
     def takes_graphs(self, kv: KvPageStore) -> bool:
-        """Whether `decode` computes this model over that store: where every attention has a kernel that reads lengths on the device."""
-        return self.device.type == "cuda" and all(decodes_on_device(spec, self.device) for spec in self._kind_specs(kv))
+        """Whether `decode` computes this model over that store: every attention has a kernel that reads lengths on the device, and none reads what it left."""
+        # Torch's own operations read whole pages: what lies past a request's end in one that `decode` began would count if it were not finite.
+        return self.device.type == "cuda" and self.attends_in_one_order(kv)
 
     @torch.inference_mode()
     def decode(self, columns: DecodeColumns, kv: KvPageStore, *, max_tokens: int) -> torch.Tensor:

@@ -10,7 +10,7 @@ from typing import TypeAlias
 import torch
 import torch.nn.functional as F
 
-from compute_svc.kernels.backend import backend_for, is_batch_invariant
+from compute_svc.kernels.backend import is_batch_invariant, uses_triton
 from compute_svc.kernels.linear import ActivationFormat, LinearWeight, pack_stored
 from compute_svc.kernels.native import native_library
 from compute_svc.layers.attention import Attention
@@ -363,7 +363,7 @@ def kernel_names(device_type: str, *, has_ints: bool, num_ranks: int = 1) -> str
         has_ints: Whether it multiplies integers.
         num_ranks: That compute it together.
     """
-    is_triton = backend_for("model", device_type, has_triton=True) == "triton"
+    is_triton = uses_triton(device_type)
     names = {
         "native kernels": device_type == "cpu" and native_library() is not None,
         "Triton kernels": is_triton,

@@ -17,8 +17,9 @@ from compute_svc.engine.start.largest_steps import LargestSteps, StepSizes
 from compute_svc.engine.start.number_format import NumberFormat, choose_format, memory_of, require_room
 from compute_svc.engine.steps.decode_graphs import DecodeGraphs, decode_graphs
 from compute_svc.engine.steps.step_drawing import DrawConfig, DrawPlace
-from compute_svc.kernels.backend import backend_for, use_batch_invariance, use_triton_kernels
+from compute_svc.kernels.backend import use_batch_invariance, use_triton_kernels, uses_triton
 from compute_svc.kernels.cpu_features import multiplies_bfloat16
+from compute_svc.kernels.device_features import has_float8
 from compute_svc.kernels.fp8_linear import has_fp8_products
 from compute_svc.kernels.kv_chunks import CHUNK_TOKENS
 from compute_svc.kernels.linear.ints import keeps_integers
@@ -51,8 +52,6 @@ _MEMORIES = {"pages": KvMemory, "predicted": PredictedMemory}
 _PERCENT_PER_LINE = 10
 _CPU_KV_CACHE_BYTES = 1 << 30
 _NO_LIMIT_BYTES = 1 << 62
-# From which on a CUDA device has instructions for float8.
-_FLOAT8_CAPABILITY = (8, 9)
 # Sines and cosines of so many positions are half a gigabyte at 64 rotary pairs.
 _MAX_STREAMED_TOKENS = 1 << 19
 
@@ -120,13 +119,10 @@ def load_part(
         RanksLost: Another rank has ended.
     """
     device = rank_device(settings, ranks.rank)
-    use_native_kernels(settings.native_kernels if device.type == "cpu" else "off")
-    if device.type != "cpu":
-        use_triton_kernels(settings.triton_kernels, device.type)
+    _choose_kernels(settings, device)
     if ranks.size > 1 and device.type == "cuda":
         # Kernels are launched on the current one, whatever their arguments are on.
         torch.cuda.set_device(device)
-    use_batch_invariance(settings.batch_invariant, device.type)
     format_ = _number_format(settings, device)
     kv_format = _kv_format(settings, format_.dtype, device)
     model = load_model(
@@ -191,6 +187,13 @@ def _engine(settings: Settings, part: Part, leader: Leader | None) -> Engine:
     )
 
 
+def _choose_kernels(settings: Settings, device: torch.device) -> None:
+    """Raises ValueError if what is required cannot be used on the device."""
+    use_native_kernels(settings.native_kernels if device.type == "cpu" else "off")
+    use_triton_kernels(settings.triton_kernels, device.type)
+    use_batch_invariance(settings.batch_invariant, device.type)
+
+
 def _number_format(settings: Settings, device: torch.device) -> NumberFormat:
     """What the model will be computed in; the log says why, and what it takes."""
     config = read_model_config(settings.model)
@@ -214,9 +217,7 @@ def _number_format(settings: Settings, device: torch.device) -> NumberFormat:
 def _kept_codes(settings: Settings, device: torch.device) -> list[CodeUse]:
     """Codes of weights that stay as they are: on a CPU those that are multiplied as integers, elsewhere those that a kernel makes numbers, too."""
     if device.type != "cpu":
-        kept: list[CodeUse] = (
-            ["integers", "integers by int8"] if backend_for("group_linear", device.type, has_triton=True) == "triton" else []
-        )
+        kept: list[CodeUse] = ["integers", "integers by int8"] if uses_triton(device.type) else []
         return [*kept, "float8"] if settings.activations == "auto" and has_fp8_products(device) else kept
     uses: tuple[tuple[CodeUse, bool], ...] = (("integers", False), ("integers by int8", True))
     return [use for use, made_for_int8 in uses if keeps_integers(settings.activations, made_for_int8=made_for_int8)]
@@ -230,8 +231,7 @@ def _kv_format(settings: Settings, dtype: torch.dtype, device: torch.device) -> 
     """
     told = read_config(settings.model).kv_format
     format_ = choose_kv_format(settings.kv_format, told, dtype)
-    has_float8 = device.type == "cuda" and torch.cuda.get_device_capability(device) >= _FLOAT8_CAPABILITY
-    if format_.dtype == torch.float8_e4m3fn and not has_float8:
+    if format_.dtype == torch.float8_e4m3fn and not has_float8(device):
         who = "COMPUTE_KV_FORMAT" if settings.kv_format != "auto" else f"triserve_kv_format of {settings.model.name}/config.json"
         raise ValueError(
             f"{who} is {format_.name}, which {settings.device} cannot have: it takes a CUDA device of compute capability 8.9 or above"

@@ -61,9 +61,6 @@ class RunAhead:
         self._page_size = page_size_tokens
         self._device = device
         self._ahead: _Ahead | None = None
-        # Rows that were computed in advance, and those of them that a plan asked for.
-        self.num_begun = 0
-        self.num_taken = 0
 
     def forward(self, plan: Plan, compute: Callable[[Plan], ForwardOutput]) -> ForwardOutput:
         """What a plan that is not empty asks for.
@@ -77,7 +74,6 @@ class RunAhead:
         if ahead is None or taken is None:
             return compute(plan) if plan.prefills else ForwardOutput(self._run(plan.rows), None)
         covered, places = taken
-        self.num_taken += len(covered)
         if len(places) == len(ahead.rows) and (places == np.arange(len(places))).all():
             logits = ahead.logits
         else:
@@ -109,7 +105,6 @@ class RunAhead:
             self._decode_rows(chosen, slots.num_tokens[chosen], lengths), tokens, None if len(places) == len(rows) else places
         )
         self._ahead = _Ahead(chosen, slots.number[chosen], lengths, places, None, logits)
-        self.num_begun += len(places)
 
     def know(self, tokens: _Array) -> None:
         """The tokens that `begin` got, [n], as the host has read them."""

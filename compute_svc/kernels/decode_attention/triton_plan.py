@@ -12,6 +12,7 @@ from typing import NamedTuple
 import torch
 
 from compute_svc.kernels.attention_spec import AttentionSpec
+from compute_svc.kernels.device_features import has_float8
 from compute_svc.kernels.kv_chunks import CHUNK_TOKENS
 
 _log = logging.getLogger(__name__)
@@ -158,7 +159,7 @@ def covers(spec: AttentionSpec, device: torch.device) -> bool:
         reason = f"heads are {spec.head_dim} wide, more than {_MAX_HEAD_DIM}"
     elif spec.stored not in _STORED:
         reason = f"it reads no {spec.stored}"
-    elif spec.stored == torch.float8_e4m3fn and device.type == "cuda" and torch.cuda.get_device_capability(device) < (8, 9):
+    elif spec.stored == torch.float8_e4m3fn and device.type == "cuda" and not has_float8(device):
         reason = "the device knows no float8"
     else:
         return True

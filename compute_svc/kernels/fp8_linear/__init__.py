@@ -6,20 +6,16 @@ import torch
 
 from compute_svc.kernels.activation import Activation
 from compute_svc.kernels.backend import backend_for
+from compute_svc.kernels.device_features import has_float8
 from compute_svc.kernels.fp8_linear.packed import LEAST_GROUP, Fp8Weight
 from compute_svc.kernels.quantise_rows import QuantisedRows
 
 __all__ = ["LEAST_GROUP", "Fp8Weight", "fp8_gated_linear", "fp8_linear", "has_fp8_products", "pack_fp8", "quantise_rows_to_fp8"]
 
-# Ada and Hopper are the first.
-_FLOAT8_CAPABILITY = (8, 9)
-
 
 def has_fp8_products(device: torch.device) -> bool:
     """Whether a device multiplies float8."""
-    if backend_for("fp8_linear", device.type, has_triton=True) != "triton":
-        return False
-    return torch.cuda.get_device_capability(device) >= _FLOAT8_CAPABILITY
+    return backend_for("fp8_linear", device.type, has_triton=True) == "triton" and has_float8(device)
 
 
 def pack_fp8(codes: torch.Tensor, group: int, scales: torch.Tensor, bias: torch.Tensor | None = None) -> Fp8Weight:

@@ -16,7 +16,7 @@ def gated_linear(x: torch.Tensor, gate: LinearWeight, up: LinearWeight, activati
     With oneDNN's layout, and with integers, a row of the result depends on the same row of x alone, bit for bit.
 
     Args:
-        x: [M, K], the weights' dtype. Fewer than `MIN_ROWS` rows cost a copy more.
+        x: [M, K], the weights' dtype. On a CPU fewer than `MIN_ROWS` rows cost a copy more.
         gate: N outputs of K inputs.
         up: N outputs of K inputs.
         activation: Of the gate; silu makes it SwiGLU, gelu GeGLU.

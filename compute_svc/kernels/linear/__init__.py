@@ -28,7 +28,7 @@ __all__ = [
     "takes_norm",
 ]
 
-# A product of one row goes through other code than a product of many, and rounds differently.
+# On a CPU a product of one row goes through other code than a product of many, and rounds differently.
 MIN_ROWS = 2
 
 
@@ -84,13 +84,13 @@ def linear(
     add: torch.Tensor | None = None,
     norm: RowNorm | None = None,
 ) -> torch.Tensor:
-    """activation(x W^T + bias) (+ add), products summed in float32; rows of x are rounded to int8 where the weight's are integers.
+    """activation(x W^T + bias) (+ add), products summed in float32; rows of x are rounded to int8 or float8 in the layouts "ints" and "fp8".
 
     With oneDNN's layout, with integers, and where `backend.is_batch_invariant`, a row of the result depends on the same row of the arguments
     alone, bit for bit.
 
     Args:
-        x: [M, K], the weight's dtype. Fewer than `MIN_ROWS` rows cost two copies more.
+        x: [M, K], the weight's dtype. On a CPU fewer than `MIN_ROWS` rows cost two copies more.
         weight: N outputs of K inputs.
         activation: Applied to each output; not together with `add`.
         add: [M, N], x's dtype.

@@ -15,6 +15,7 @@ import torch
 
 from compute_svc.kernels.attention_spec import AttentionSpec
 from compute_svc.kernels.backend import is_batch_invariant
+from compute_svc.kernels.device_features import has_float8
 from compute_svc.kernels.host_copy import Ids, to_device
 from compute_svc.kernels.kv_chunks import slopes_of
 
@@ -109,7 +110,7 @@ def covers(spec: AttentionSpec, device: torch.device) -> bool:
     """Whether the kernel computes this attention on a device; sinks and rounded slopes it does not, nor float8 before Ada."""
     if spec.sinks or spec.rounded_slopes or spec.scale <= 0 or spec.head_dim > _MAX_HEAD_DIM or spec.stored not in _STORED:
         return False
-    return spec.stored != torch.float8_e4m3fn or device.type != "cuda" or torch.cuda.get_device_capability(device) >= (8, 9)
+    return spec.stored != torch.float8_e4m3fn or device.type != "cuda" or has_float8(device)
 
 
 def plan_triton(

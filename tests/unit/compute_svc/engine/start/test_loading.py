@@ -87,6 +87,12 @@ def test_a_longer_context_than_the_models_is_refused(folder: Path, monkeypatch: 
         scheduler_config(Settings(), read_model_config(folder), FLOAT32)
 
 
+def test_triton_kernels_that_are_required_without_a_gpu_end_the_start(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("COMPUTE_TRITON_KERNELS", "required")
+    with pytest.raises(ValueError, match="COMPUTE_TRITON_KERNELS is required"):
+        load_engine(Settings())
+
+
 def test_too_little_memory_for_two_pages_is_refused(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("COMPUTE_KV_CACHE_BYTES", str(2 * BYTES_PER_PAGE - 1))
     with pytest.raises(ValueError, match=f"it must be at least {2 * BYTES_PER_PAGE}, two pages"):
