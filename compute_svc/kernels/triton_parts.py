@@ -101,3 +101,32 @@ def is_last_of(counter, SPLITS: tl.constexpr):
     is_last = tl.atomic_add(counter, 1, sem="acq_rel") == SPLITS - 1
     tl.store(counter, 0, mask=is_last)
     return is_last
+
+
+@triton.jit
+def sum_of_splits(total, partials, counters, m, n, M, N, inside, SPLITS: tl.constexpr):
+    """Adds up what the programs that share a tile of a product have of it, in their order; returns the sum and whether this program ended last.
+
+    In one that did not the sum means nothing. Programs are numbered by tile, then by split.
+
+    Args:
+        total: [n, m], this program's part.
+        partials: [SPLITS, M, N], of total's dtype.
+        counters: int32 zeros, one for each tile; zeros again for the next launch.
+        m: Rows of the tile.
+        n: Outputs of the tile.
+        M: Rows.
+        N: Outputs.
+        inside: [n, m], which are there.
+        SPLITS: How many programs share a tile.
+    """
+    is_last = True
+    if SPLITS > 1:
+        places = partials + m.to(tl.int64)[None, :] * N + n[:, None]
+        tl.store(places + tl.program_id(1).to(tl.int64) * M * N, total, mask=inside)
+        is_last = is_last_of(counters + tl.program_id(0), SPLITS)
+        if is_last:
+            total = tl.zeros_like(total)
+            for split in tl.static_range(SPLITS):
+                total += tl.load(places + tl.full((), split, tl.int64) * M * N, mask=inside, other=0, cache_modifier=".cg")
+    return total, is_last

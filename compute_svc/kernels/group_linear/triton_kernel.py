@@ -17,7 +17,7 @@ from compute_svc.kernels.activation import Activation, activate
 from compute_svc.kernels.backend import is_batch_invariant
 from compute_svc.kernels.group_linear.packed import GroupedCodes
 from compute_svc.kernels.int_linear.triton_kernel import Tiles, finish, most_rows, splits_for
-from compute_svc.kernels.triton_parts import INTERPRETED, TL_DTYPES, dot, is_last_of, rounded, tile_of
+from compute_svc.kernels.triton_parts import INTERPRETED, TL_DTYPES, dot, rounded, sum_of_splits, tile_of
 
 # Two numbers of 16 bits with four codes each, to four times two bfloat16. 0x43 in the upper byte of a bfloat16 makes it 128 and what is in the
 # lower seven bits: less 136 it is the code, which has 8 added.
@@ -134,15 +134,7 @@ def group_linear_kernel(
             begin_k = first + part * RUN
             total = add_block(total, parts[part], x_places + begin_k, scales, offsets, begin_k, m, n, M, N, K, group, BLOCK_K, INTERPRETED)
     inside = (n < N)[:, None] & (m < M)[None, :]
-    is_last = True
-    if SPLITS > 1:
-        places = partials + m.to(tl.int64)[None, :] * N + n[:, None]
-        tl.store(places + tl.program_id(1).to(tl.int64) * M * N, total, mask=inside)
-        is_last = is_last_of(counters + tl.program_id(0), SPLITS)
-        if is_last:
-            total = tl.zeros_like(total)
-            for split in tl.static_range(SPLITS):
-                total += tl.load(places + tl.full((), split, tl.int64) * M * N, mask=inside, other=0, cache_modifier=".cg")
+    total, is_last = sum_of_splits(total, partials, counters, m, n, M, N, inside, SPLITS)
     if is_last:
         finish(total, bias, other, out, n, m, N, inside, ACTIVATION, COMBINE, DTYPE, INTERPRETED)
 

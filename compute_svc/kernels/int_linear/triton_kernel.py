@@ -20,7 +20,7 @@ from compute_svc.kernels.activation import Activation
 from compute_svc.kernels.backend import is_batch_invariant
 from compute_svc.kernels.int_linear.packed import PackedInts
 from compute_svc.kernels.quantise_rows import QuantisedRows
-from compute_svc.kernels.triton_parts import INTERPRETED, TL_DTYPES, activated, dot, is_last_of, rounded, tile_of
+from compute_svc.kernels.triton_parts import INTERPRETED, TL_DTYPES, activated, dot, rounded, sum_of_splits, tile_of
 
 
 @triton.jit
@@ -95,15 +95,7 @@ def int_linear_kernel(
         weight_places += BLOCK_K
         row_places += BLOCK_K
     inside = (n < N)[:, None] & (m < M)[None, :]
-    is_last = True
-    if SPLITS > 1:
-        places = partials + m.to(tl.int64)[None, :] * N + n[:, None]
-        tl.store(places + tl.program_id(1).to(tl.int64) * M * N, total, mask=inside)
-        is_last = is_last_of(counters + tl.program_id(0), SPLITS)
-        if is_last:
-            total = tl.zeros_like(total)
-            for split in tl.static_range(SPLITS):
-                total += tl.load(places + tl.full((), split, tl.int64) * M * N, mask=inside, other=0, cache_modifier=".cg")
+    total, is_last = sum_of_splits(total, partials, counters, m, n, M, N, inside, SPLITS)
     if is_last:
         result = total.to(tl.float32)
         if not GROUPED:

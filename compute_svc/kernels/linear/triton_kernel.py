@@ -16,7 +16,7 @@ import triton.language as tl
 
 from compute_svc.kernels.int_linear.triton_kernel import finish
 from compute_svc.kernels.linear.weight import Activation, LinearWeight
-from compute_svc.kernels.triton_parts import INTERPRETED, TL_DTYPES, dot, is_last_of, tile_of
+from compute_svc.kernels.triton_parts import INTERPRETED, TL_DTYPES, dot, sum_of_splits, tile_of
 
 
 @triton.jit
@@ -73,16 +73,7 @@ def linear_kernel(
     n = tile_n * BLOCK_N + tl.arange(0, BLOCK_N)
     m = tile_m * BLOCK_M + tl.arange(0, BLOCK_M)
     inside = (n < N)[:, None] & (m < M)[None, :]
-    is_last = True
-    if SPLITS > 1:
-        places = partials + m.to(tl.int64)[None, :] * N + n[:, None]
-        tl.store(places + tl.program_id(1).to(tl.int64) * M * N, total, mask=inside)
-        is_last = is_last_of(counters + tl.program_id(0), SPLITS)
-        if is_last:
-            total = tl.zeros_like(total)
-            for _ in range(SPLITS):
-                total += tl.load(places, mask=inside, other=0.0, cache_modifier=".cg")
-                places += tl.full((), 1, tl.int64) * M * N
+    total, is_last = sum_of_splits(total, partials, counters, m, n, M, N, inside, SPLITS)
     if is_last:
         finish(total, bias, other, out, n, m, N, inside, ACTIVATION, COMBINE, DTYPE, INTERPRETED)
 
