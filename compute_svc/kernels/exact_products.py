@@ -1,4 +1,4 @@
-"""How exactly libraries multiply: as exactly as the dtype says, and a row the same whatever the number of rows."""
+"""How exactly libraries multiply and divide: as exactly as the dtype says, and a row the same whatever the number of rows."""
 
 from __future__ import annotations
 
@@ -17,6 +17,11 @@ def use_exact_products() -> None:
     """
     torch.backends.cuda.matmul.fp32_precision = "ieee"
     torch.backends.cuda.matmul.allow_bf16_reduced_precision_reduction = False
+
+
+def divided(numbers: torch.Tensor, by: float) -> torch.Tensor:
+    """numbers / by, correctly rounded on every device: on CUDA torch multiplies by the reciprocal of a Python number, which is rounded itself."""
+    return numbers / numbers.new_full((), by)
 
 
 def use_reproducible_mkl() -> None:

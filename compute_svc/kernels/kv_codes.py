@@ -17,6 +17,8 @@ from __future__ import annotations
 import torch
 import torch.nn.functional as F
 
+from compute_svc.kernels.exact_products import divided
+
 _LARGEST_CODES = {torch.int8: 127.0, torch.float8_e4m3fn: 448.0}
 _LARGEST_SCALE = 65504.0
 
@@ -34,7 +36,7 @@ def encode(rows: torch.Tensor, group: int, dtype: torch.dtype) -> tuple[torch.Te
     """
     width, largest = rows.shape[-1], _LARGEST_CODES[dtype]
     numbers = _in_groups(rows.float(), group)
-    scales = _scales(numbers.abs().amax(dim=-1).div_(largest))
+    scales = _scales(divided(numbers.abs().amax(dim=-1), largest))
     codes = numbers / scales[..., None]
     if dtype == torch.int8:
         codes = codes.round_()

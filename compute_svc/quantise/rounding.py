@@ -6,6 +6,7 @@ from collections.abc import Iterator
 
 import torch
 
+from compute_svc.kernels.exact_products import divided
 from compute_svc.quantise.nf4 import nearest_nf4
 from compute_svc.quantise.scheme import WeightForm
 from compute_svc.stored_weights.coded_weight import CodedWeight
@@ -66,7 +67,7 @@ def _scales(grouped: torch.Tensor, form: WeightForm, dtype: torch.dtype) -> torc
     if form.code == "int4":
         return torch.cat([_searched_scales(rows, form, dtype) for rows in _row_chunks(grouped)])
     largest = INT8_MAX if form.code == "int8" else FP8_MAX
-    return (grouped.abs().amax(dim=-1) / largest).to(dtype)
+    return divided(grouped.abs().amax(dim=-1), largest).to(dtype)
 
 
 def _searched_scales(grouped: torch.Tensor, form: WeightForm, dtype: torch.dtype) -> torch.Tensor:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import torch
 
+from compute_svc.kernels.exact_products import divided
 from compute_svc.kernels.quantise_rows import QuantisedRows
 
 
@@ -13,7 +14,7 @@ def quantise_rows_to_fp8(x: torch.Tensor, group: int | None) -> QuantisedRows:
     length = num_columns if group is None else min(group, num_columns)
     num_groups = -(-num_columns // length)
     groups = torch.nn.functional.pad(x.float(), (0, num_groups * length - num_columns)).view(num_rows, num_groups, length)
-    scales = groups.abs().amax(dim=2) / 448.0
+    scales = divided(groups.abs().amax(dim=2), 448.0)
     usable = (scales > 0.0) & torch.isfinite(scales)
     quotients = groups / torch.where(usable, scales, torch.inf)[:, :, None]
     codes = quotients.nan_to_num_(0.0).clamp_(-448.0, 448.0).to(torch.float8_e4m3fn)

@@ -20,9 +20,9 @@ from compute_svc.kernels.triton_parts import INTERPRETED, TL_DTYPES, dot, rounde
 _LOG2_E = 1.4426950408889634
 LOG2_E = tl.constexpr(_LOG2_E)
 
-# What hidden scores are: finite, so that a row that sees nothing of its first tiles has no infinity less infinity. What it sums there is
-# multiplied by zero as soon as it sees something.
-HIDDEN = tl.constexpr(-1e30)
+# The largest score of a row that has seen nothing yet: finite, so that such a row has no infinity less infinity. A finite score for what is
+# hidden would not do: multiplied and subtracted in one rounding, it leaves its own product's error, which no power of two holds.
+NOTHING_SEEN = tl.constexpr(-1e30)
 
 
 @triton.jit
@@ -99,7 +99,7 @@ def _attend(
         seen = distances <= 0
         if WINDOW is not None:
             seen = seen & (distances > -WINDOW)
-        scores = tl.where(seen, scores, HIDDEN)
+        scores = tl.where(seen, scores, float("-inf"))
     # The scale is positive: what is largest before it is largest after it, and one operation scales and subtracts.
     larger = tl.maximum(largest, tl.max(scores, 1) * scale)
     weights = tl.exp2(scores * scale - larger[:, None])
@@ -167,7 +167,7 @@ def prefill_attention_kernel(
     whole_from = tl.cdiv(whole_first, TOKENS)
     whole_to = tl.maximum((start + 1) // TOKENS, whole_from)
     acc = tl.zeros((ROWS, BLOCK_D), dtype=tl.float32)
-    largest = tl.full((ROWS,), HIDDEN, dtype=tl.float32)
+    largest = tl.full((ROWS,), NOTHING_SEEN, dtype=tl.float32)
     total = tl.zeros((ROWS,), dtype=tl.float32)
     positions = start + query
     for tile in range(lowest, highest):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 import torch.nn.functional as F
 
+from compute_svc.kernels.exact_products import divided
 from compute_svc.kernels.quantise_rows.rows import Norm, QuantisedRows
 
 _LARGEST_CODE = 127.0
@@ -16,7 +17,7 @@ def quantise_rows(x: torch.Tensor, group: int | None) -> QuantisedRows:
     length = num_columns if group is None else min(group, num_columns)
     num_groups = -(-num_columns // length)
     groups = F.pad(x.float(), (0, num_groups * length - num_columns)).view(num_rows, num_groups, length)
-    scales = groups.abs().amax(dim=2) / _LARGEST_CODE
+    scales = divided(groups.abs().amax(dim=2), _LARGEST_CODE)
     usable = (scales > 0.0) & torch.isfinite(scales)
     # Divided by infinity, numbers are zeros; a scale so small that it is rounded itself can give more than the largest code.
     codes = groups / torch.where(usable, scales, torch.inf)[:, :, None]

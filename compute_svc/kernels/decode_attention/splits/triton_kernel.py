@@ -101,7 +101,7 @@ def plan_on_device(
         REQUESTS=max(32, triton.next_power_of_2(requests)),
         TILE=tile.tokens,
         NUMBERS=ITEM_NUMBERS,
-        num_warps=min(8, max(1, requests // 64)),
+        num_warps=min(8, triton.next_power_of_2(max(1, requests // 64))),
     )
     slopes = slopes_of(spec, device)
     pages = page_table if page_table.stride(1) == 1 else page_table.contiguous()
