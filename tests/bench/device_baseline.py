@@ -260,18 +260,14 @@ def _limit(model: CausalLM, kv_format: KvFormat, num_requests: int, context_toke
     config = model.config
     weights = tensor_bytes(model.layers) + tensor_bytes(model.head)
     kv = num_requests * context_tokens * kv_format.bytes_per_token(config.num_layers, config.num_kv_heads, config.kv_head_dim)
-    measured = num_requests * ceilings.bytes_per_s / (weights + kv)
-    found: dict[str, Any] = {
+    limit = num_requests / ceilings.limit_s(weights + kv)
+    return {
         "weight_bytes": weights,
         "kv_bytes": kv,
         "step_ms": round(1e3 * num_requests / rate, 3),
-        "tokens_per_s": round(measured, 1),
-        "percent": round(100 * rate / measured, 1),
+        "tokens_per_s": round(limit, 1),
+        "percent": round(100 * rate / limit, 1),
     }
-    if ceilings.sheet_bytes_per_s is not None:
-        by_sheet = num_requests * ceilings.sheet_bytes_per_s / (weights + kv)
-        found |= {"tokens_per_s_by_data_sheet": round(by_sheet, 1), "percent_by_data_sheet": round(100 * rate / by_sheet, 1)}
-    return found
 
 
 def _measure_prefill(runners: Sequence[Runner], model: CausalLM, chosen: argparse.Namespace, kv_format: KvFormat) -> list[dict[str, Any]]:

@@ -19,8 +19,8 @@ import torch
 
 from gateway.cli.part import Part
 from tests.bench.whole_pipeline import ROOT, plan_one_of_each, running
-from tests.e2e.local_pipeline import free_port
 from tests.environment import describe_environment
+from tests.ports import free_port
 
 RESULTS = Path(__file__).parent / "results" / "draw_overhead_served.json"
 _TEMPERATURES = {"greedy": 0.0, "temperature 1": 1.0}

@@ -25,7 +25,8 @@ from gateway.cli.hardware import describe_hardware
 from tests.bench.closed_loop import Load
 from tests.bench.gateway_stages import answer
 from tests.bench.summary import summary_of
-from tests.e2e.local_pipeline import free_port, wait_until
+from tests.e2e.local_pipeline import wait_until
+from tests.ports import free_port
 
 ROOT = Path(__file__).parents[2]
 RESULTS = Path(__file__).parent / "results" / "gateway_capacity.json"

@@ -50,7 +50,7 @@ else
         exit 1
     fi
     PYTHON=$found
-    big=8b small=1b trial="" sizes="1 64 256" context=1024 prefill="1x2048 8x512" kv="auto int8-g8 int8-g64" steps=32
+    big=8b small=1b trial="" sizes="${SIZES:-1 64 256}" context=1024 prefill="1x2048 8x512" kv="auto int8-g8 int8-g64" steps=32
 fi
 
 # The project's pytest settings and fixtures ask for plugins and packages of the services, which these tests do without.

@@ -114,9 +114,11 @@ class RandomWeights(Checkpoint):
 
     def weight(self, name: str, dtype: torch.dtype, device: torch.device) -> StoredWeight:
         """A matrix as it is stored."""
-        numbers = self.read(name, dtype, device)
         is_of_layer = name not in (f"{self.names.embedding}.weight", f"{self.names.lm_head}.weight")
-        return _rounded(numbers.float(), self._form) if self._form and is_of_layer else DenseWeight(numbers)
+        if self._form is None or not is_of_layer:
+            return DenseWeight(self.read(name, dtype, device))
+        # Drawn as float32, so that codes do not depend on what is computed in.
+        return _rounded(self.read(name, torch.float32, device), self._form)
 
     def read(self, name: str, dtype: torch.dtype, device: torch.device, *, take: Take | None = None) -> torch.Tensor:
         """A tensor. Matrices keep the size of what they multiply, norms are about one."""

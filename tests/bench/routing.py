@@ -28,7 +28,7 @@ from gateway.clients.replica_choice import ChoicePolicy, LeastLoad, LeastWork, R
 from tests.bench.simulated_fleet import Chats, FleetRun, SimulatedReplica
 from tests.bench.streamed_chat import streamed_chat
 from tests.bench.whole_pipeline import plan_one_of_each, running
-from tests.e2e.local_pipeline import free_port
+from tests.ports import free_port
 
 RESULTS = Path(__file__).parent / "results" / "routing.json"
 POLICIES: dict[str, Callable[[], ChoicePolicy]] = {

@@ -31,7 +31,7 @@ from prompt_cache.semantic.normalise import normalise
 from prompt_cache.semantic.same_answer import is_same_answer
 from tests.bench.streamed_chat import streamed_chat
 from tests.bench.whole_pipeline import plan_one_of_each, running
-from tests.e2e.local_pipeline import free_port
+from tests.ports import free_port
 from tests.question_pairs import HALVES, read_pairs
 
 RESULTS = Path(__file__).parent / "results" / "semantic_replay.json"

@@ -25,7 +25,7 @@ from typing import Any
 import psutil
 
 from gateway.cli.hardware import describe_hardware
-from tests.e2e.local_pipeline import free_port
+from tests.ports import free_port
 from triserve.rpc.channel import is_ready, open_channel
 
 ROOT = Path(__file__).parents[2]

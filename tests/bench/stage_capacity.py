@@ -28,7 +28,8 @@ from gateway.cli.hardware import describe_hardware
 from gateway.cli.model_folder import download_from_hub, resolve_model
 from gateway.clients.tokenizer import TokenizerPeer
 from tests.bench.summary import summary_of
-from tests.e2e.local_pipeline import free_port, wait_until
+from tests.e2e.local_pipeline import wait_until
+from tests.ports import free_port
 from triserve.rpc.channel import is_ready, open_channel
 from triserve.v1 import common_pb2, sampler_pb2, sampler_pb2_grpc, tokenizer_pb2
 

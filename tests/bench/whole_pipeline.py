@@ -13,7 +13,7 @@ from typing import Any
 from gateway.cli.local_parts import PipelineConfig, plan_parts
 from gateway.cli.model_folder import download_from_hub, resolve_model
 from gateway.cli.part import Part
-from tests.e2e.local_pipeline import free_port
+from tests.ports import free_port
 
 ROOT = Path(__file__).parents[2]
 _READY_S = 180

@@ -17,8 +17,9 @@ from pathlib import Path
 from typing import NamedTuple
 
 from gateway.cli.model_folder import download_from_hub, resolve_model
-from tests.e2e.local_pipeline import Pipeline, free_port
+from tests.e2e.local_pipeline import Pipeline
 from tests.fakes.tool_templates import TOOL_STYLES
+from tests.ports import free_port
 
 ROOT = Path(__file__).parents[2]
 CLIENTS = Path(__file__).parent / "clients"

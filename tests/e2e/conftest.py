@@ -7,7 +7,8 @@ from importlib.util import find_spec
 
 import pytest
 
-from tests.e2e.local_pipeline import Pipeline, free_port, wait_until
+from tests.e2e.local_pipeline import Pipeline, wait_until
+from tests.ports import free_port
 
 
 @pytest.fixture(scope="session")

@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import re
 import signal
-import socket
 import subprocess
 import sys
 import threading
@@ -18,17 +17,12 @@ from pathlib import Path
 import grpc
 import psutil
 
+from tests.child_processes import children_running
+from tests.ports import free_port
 from triserve.v1 import compute_pb2, compute_pb2_grpc, sampler_pb2, sampler_pb2_grpc
 
 READY_TIMEOUT_S = 90.0
 _POLL_S = 0.02
-
-
-def free_port() -> int:
-    """A port nobody listens on now."""
-    with socket.socket() as listener:
-        listener.bind(("127.0.0.1", 0))
-        return int(listener.getsockname()[1])
 
 
 def wait_until(condition: object, what: str, *, timeout_s: float = 30.0) -> None:
@@ -74,9 +68,16 @@ class Pipeline:
         )
         self._reader = threading.Thread(target=self._read_log, daemon=True)
         self._reader.start()
-        wait_until(self.is_healthy, "the pipeline is ready", timeout_s=READY_TIMEOUT_S)
-        # The gateway may know it first; what dies before `up` knows it too counts as a part that cannot start.
-        wait_until(lambda: any("Ctrl-C stops everything" in line for line in self.log), "triserve up says that it is ready")
+        try:
+            # The gateway may know it first; what dies before `up` knows it too counts as a part that cannot start.
+            wait_until(lambda: self.is_healthy() and self._says_ready(), "triserve up says that it is ready", timeout_s=READY_TIMEOUT_S)
+        except AssertionError as error:
+            os.killpg(self.process.pid, signal.SIGKILL)
+            self.process.wait()
+            raise AssertionError("\n".join((str(error), *self.log[-40:]))) from None
+
+    def _says_ready(self) -> bool:
+        return any("Ctrl-C stops everything" in line for line in self.log)
 
     def _read_log(self) -> None:
         assert self.process.stdout is not None
@@ -99,14 +100,7 @@ class Pipeline:
 
     def parts(self, module: str) -> list[psutil.Process]:
         """The processes of one service, by the name of its package."""
-        found = []
-        for process in psutil.Process(self.process.pid).children(recursive=True):
-            try:
-                if module in process.cmdline():
-                    found.append(process)
-            except (psutil.NoSuchProcess, psutil.ZombieProcess):
-                continue
-        return found
+        return children_running(module, self.process.pid)
 
     def metric(self, name: str, **labels: str) -> float:
         """Sum of a metric of the gateway over all series that have the labels; 0 if there is none."""

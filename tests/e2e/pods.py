@@ -16,8 +16,8 @@ from typing import Any, Literal, NamedTuple
 
 import aiohttp
 
-from tests.e2e.local_pipeline import free_port
 from tests.fakes.dns_server import DnsServer, dns_server
+from tests.ports import free_port
 from triserve.rpc.channel import is_ready, open_channel
 from triserve.rpc.tls.ends import ClientTls
 

@@ -8,9 +8,9 @@ from pathlib import Path
 import aiohttp
 from prometheus_client.parser import text_string_to_metric_families
 
-from tests.e2e.local_pipeline import free_port
 from tests.e2e.pods import Stage, running_pods
 from tests.metric_names import EVERY_SERVICE, NAMES
+from tests.ports import free_port
 
 TINY = Path(__file__).parents[1] / "tiny_model"
 STAGES: tuple[Stage, ...] = ("tokenizer", "sampler", "compute")

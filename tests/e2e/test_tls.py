@@ -10,9 +10,9 @@ import aiohttp
 import grpc
 import pytest
 
-from tests.e2e.local_pipeline import free_port
 from tests.e2e.pods import Pods, PodsTls, Stage, running_pods
 from tests.fakes.certificates import Authority, client_end
+from tests.ports import free_port
 from triserve.rpc.channel import open_channel
 from triserve.rpc.tls.certificate import CertificateFiles
 from triserve.v1 import tokenizer_pb2, tokenizer_pb2_grpc

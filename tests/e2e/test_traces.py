@@ -14,9 +14,9 @@ from typing import Any
 
 import pytest
 
-from tests.e2e.local_pipeline import free_port
 from tests.e2e.pods import Pods, Stage, running_pods
 from tests.fakes.otlp_collector import CollectedSpan, Collector, running_collector
+from tests.ports import free_port
 from triserve.rpc.channel import open_channel
 from triserve.rpc.traces.context import SpanContext
 from triserve.v1 import compute_pb2, compute_pb2_grpc

@@ -7,7 +7,8 @@ import subprocess
 import sys
 from pathlib import Path
 
-from tests.e2e.local_pipeline import Pipeline, free_port, wait_until
+from tests.e2e.local_pipeline import Pipeline, wait_until
+from tests.ports import free_port
 
 ROOT = Path(__file__).parents[2]
 

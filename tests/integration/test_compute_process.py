@@ -13,8 +13,9 @@ import grpc
 import pytest
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
-from tests.e2e.local_pipeline import free_port, wait_until
+from tests.e2e.local_pipeline import wait_until
 from tests.fakes.checkpoints import save_checkpoint
+from tests.ports import free_port
 
 ROOT = Path(__file__).parents[2]
 PATIENCE_S = 60

@@ -19,6 +19,7 @@ from compute_svc.replica.engine_client import EngineClient, EngineFailed, Engine
 from compute_svc.settings import Settings
 from compute_svc.wire.request import Request
 from compute_svc.wire.step_output import EngineInfo, KvChanges, Load, Pinned, PrefixStats, StepOutput
+from tests.child_processes import children_running
 from tests.fakes.checkpoints import edit_config, save_checkpoint
 from triserve.rpc.errors import ServiceError
 
@@ -114,7 +115,7 @@ def _request(number: int, prompt: list[int], max_tokens: int) -> Request:
 
 
 def _engine_pid() -> int:
-    (process,) = [child for child in psutil.Process().children() if "compute_svc.engine" in child.cmdline()]
+    (process,) = children_running("compute_svc.engine")
     return process.pid
 
 

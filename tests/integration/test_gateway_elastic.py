@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import socket
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager, contextmanager
 from typing import Any, TypeAlias
@@ -14,15 +13,10 @@ from tests.fakes.dns_server import DnsServer, dns_server
 from tests.fakes.fake_compute import FakeCompute
 from tests.fakes.fake_tokenizer import FakeTokenizer
 from tests.fakes.gateway_fleet import GatewayFleet, eventually, running_fleet
+from tests.ports import free_port
 
 Fake: TypeAlias = FakeTokenizer | FakeCompute
 MOST = 8
-
-
-def free_ports() -> tuple[int, int]:
-    """Two ports that are free on this machine."""
-    with socket.create_server(("127.0.0.1", 0)) as one, socket.create_server(("127.0.0.1", 0)) as two:
-        return one.getsockname()[1], two.getsockname()[1]
 
 
 class Stage:
@@ -58,7 +52,7 @@ class Stage:
 @asynccontextmanager
 async def elastic_fleet() -> AsyncIterator[tuple[GatewayFleet, Stage, Stage, DnsServer]]:
     """A gateway that finds its stages by name."""
-    tokenizer_port, compute_port = free_ports()
+    tokenizer_port, compute_port = free_port(), free_port()
     async with dns_server() as dns:
         tokenizers = Stage(FakeTokenizer, "tokenizer.test", 1, tokenizer_port, dns)
         computes = Stage(FakeCompute, "compute.test", 2, compute_port, dns)

@@ -15,11 +15,11 @@ import aiohttp
 import psutil
 from prometheus_client.parser import text_string_to_metric_families
 
-from tests.e2e.local_pipeline import free_port
 from tests.fakes.fake_compute import FakeCompute
 from tests.fakes.fake_tokenizer import FakeTokenizer
 from tests.fakes.gateway_fleet import eventually
 from tests.integration.test_gateway_process import gateway_process, read_until
+from tests.ports import free_port
 
 _ASKED = 48
 _PATIENCE_S = 60.0

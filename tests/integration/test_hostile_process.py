@@ -11,12 +11,12 @@ from typing import Any
 
 from sampler_svc.service import SamplerService
 from sampler_svc.settings import Settings as SamplerSettings
-from tests.e2e.local_pipeline import free_port
 from tests.fakes.checkpoints import save_checkpoint
 from tests.fakes.compute_replica import Gateway, submission, until
 from tests.fakes.hostile_peers import Item, send_all
 from tests.fakes.hostile_stages import Deed, HostileSampler
 from tests.fakes.sampler_tokenizers import byte_tokenizer
+from tests.ports import free_port
 from triserve.rpc.channel import is_ready, open_channel
 from triserve.rpc.fingerprint import fingerprint_of
 from triserve.v1 import common_pb2, compute_pb2, sampler_pb2

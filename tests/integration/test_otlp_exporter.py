@@ -10,9 +10,9 @@ from pathlib import Path
 import grpc
 import pytest
 
-from tests.e2e.local_pipeline import free_port
 from tests.fakes.certificates import Authority
 from tests.fakes.otlp_collector import CollectedSpan, running_collector
+from tests.ports import free_port
 from triserve.rpc.traces.context import SpanContext
 from triserve.rpc.traces.otlp import OtlpExporter
 from triserve.rpc.traces.span_queue import SpanQueue

@@ -6,7 +6,6 @@ import asyncio
 import math
 import os
 import signal
-import socket
 import struct
 import sys
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
@@ -20,6 +19,7 @@ import pytest
 from sampler_svc.service import SERVICE_NAME, SamplerService
 from sampler_svc.settings import Settings
 from tests.fakes.sampler_tokenizers import byte_tokenizer
+from tests.ports import free_port
 from triserve.rpc.channel import is_ready, open_channel
 from triserve.rpc.errors import FingerprintMismatch, InvalidRequest, ServiceError, Unavailable, from_proto, from_rpc_error
 from triserve.rpc.fingerprint import fingerprint_of
@@ -359,13 +359,6 @@ async def test_an_error_in_the_middle_of_waiting_frames_is_told_after_the_answer
                 texts += [part for frame in delta_frames([await replica.read()]) for part in frame.text]
         assert "".join(texts) == "AB"
         assert caught.value.field == "token"
-
-
-def free_port() -> int:
-    """A port nobody listens on now."""
-    with socket.socket() as listener:
-        listener.bind(("127.0.0.1", 0))
-        return int(listener.getsockname()[1])
 
 
 async def test_the_process_is_small_and_leaves_on_sigterm(model: Path) -> None:

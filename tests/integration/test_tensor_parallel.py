@@ -22,6 +22,7 @@ from compute_svc.replica.engine_client import EngineClient, EngineFailed
 from compute_svc.settings import Settings
 from compute_svc.wire.request import Request
 from compute_svc.wire.step_output import EngineInfo, Load, PrefixStats, StepOutput
+from tests.child_processes import children_running
 from tests.fakes.checkpoints import save_checkpoint
 from triserve.rpc.errors import ServiceError
 
@@ -150,8 +151,7 @@ def _wait_until_gone(process: psutil.Process) -> None:
 
 
 def _ranks() -> list[psutil.Process]:
-    children = psutil.Process().children(recursive=True)
-    return [child for child in children if "compute_svc.parallel.follower" in child.cmdline()]
+    return children_running("compute_svc.parallel.follower")
 
 
 async def test_two_ranks_give_the_tokens_of_one_in_any_batch(client: EngineClient, listener: Listener, model_folder: Path) -> None:

@@ -15,7 +15,7 @@ from tests.bench.ablations.comparison import Comparison, Figures, Subject, in_tu
 from tests.bench.ablations.engines import Setup
 from tests.bench.draw_overhead_served import fixed_step_parts, served_tokens_per_s
 from tests.bench.whole_pipeline import running
-from tests.e2e.local_pipeline import free_port
+from tests.ports import free_port
 
 _STEP_MS = 10.0
 # SmolLM2's.

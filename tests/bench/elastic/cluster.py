@@ -14,9 +14,9 @@ import aiohttp
 
 from tests.bench.elastic.deployment import Deployment, Limits
 from tests.bench.elastic.manifest import pod_spec
-from tests.e2e.local_pipeline import free_port
 from tests.e2e.pods import Stage
 from tests.fakes.dns_server import DnsServer, dns_server
+from tests.ports import free_port
 
 _ROOT = Path(__file__).parents[3]
 _MODEL = _ROOT / "tests" / "tiny_model"

@@ -15,9 +15,9 @@ from typing import IO, NamedTuple
 
 from tests.bench.elastic.cpu_quota import CpuQuota
 from tests.bench.elastic.manifest import PodSpec
-from tests.e2e.local_pipeline import free_port
 from tests.e2e.pods import SERVICES, Stage
 from tests.fakes.dns_server import DnsServer
+from tests.ports import free_port
 from triserve.rpc.channel import is_ready, open_channel
 
 _ROOT = Path(__file__).parents[3]

@@ -40,9 +40,9 @@ class Ceilings(NamedTuple):
     sheet_bytes_per_s: float | None
 
     def limit_s(self, num_bytes: float, operations: float = 0.0, kind: str = "bf16") -> float:
-        """The least seconds for so many bytes and operations."""
+        """The least seconds for so many bytes, at the data sheet's rate where it is known, or for so many operations."""
         rate: float = getattr(self, kind)
-        return max(num_bytes / self.bytes_per_s, operations / rate)
+        return max(num_bytes / (self.sheet_bytes_per_s or self.bytes_per_s), operations / rate)
 
     def described(self) -> dict[str, Any]:
         """For results files."""

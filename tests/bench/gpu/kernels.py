@@ -122,7 +122,7 @@ def _measure(chosen: argparse.Namespace, sizes: Sizes, device: torch.device, che
         ceilings = measure_ceilings(device)
         rows = Rows(device, ceilings, frozenset(key_of(row) for row in checked if "fatal" in row))
         document: dict[str, Any] = {
-            "what": "kernels alone: microseconds of a call, and the percentage of what the measured ceilings allow",
+            "what": "kernels alone: microseconds of a call, and the percentage of what the ceilings allow: memory by the data sheet, arithmetic as measured",
             **describe_environment(device),
             "is_trial": chosen.trial,
             "ceilings": ceilings.described(),

@@ -19,7 +19,7 @@ from tests.bench.gpu.timing import num_sets
 
 _EPS = 1e-5
 # Beside numbers that are not rounded to int8: the largest of a row decides how coarse its codes are, and a product of two has a long tail.
-_TOLERANCES = {"quantise": 2e-2, "quantise-inner": 2e-2, "norm+quantise": 2e-2, "silu*up+quantise": 5e-2}
+_TOLERANCES = {"quantise": 2e-2, "quantise-inner": 2e-2, "norm+quantise": 2e-2, "silu*up+quantise": 8e-2}
 
 Function = Callable[[torch.Tensor], torch.Tensor | QuantisedRows]
 Exact = Callable[[torch.Tensor], torch.Tensor]

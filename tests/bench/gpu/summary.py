@@ -39,9 +39,8 @@ def lines(folder: Path) -> Iterator[str]:
 
 def _decode(row: dict[str, Any]) -> str:
     limit = row["limit"]
-    by_sheet = f" ({limit['percent_by_data_sheet']:.0f} % by the data sheet)" if "percent_by_data_sheet" in limit else ""
     load = f"{row['requests']}x{row['context_tokens']}"
-    return f"{load} {_rate(row):.0f} tokens/s {limit['step_ms']:.2f} ms {limit['percent']:.0f} %{by_sheet}"
+    return f"{load} {_rate(row):.0f} tokens/s {limit['step_ms']:.2f} ms {limit['percent']:.0f} %"
 
 
 def _prefill(row: dict[str, Any]) -> str:

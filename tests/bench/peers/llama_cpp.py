@@ -25,7 +25,7 @@ from tests.bench.peers.contender import (
     prefill_column,
 )
 from tests.bench.peers.load import longest_request, measure_server
-from tests.e2e.local_pipeline import free_port
+from tests.ports import free_port
 
 PEERS = Path(__file__).parents[3] / ".peers"
 _REQUIREMENTS = Path(__file__).parent / "requirements.txt"

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import json
-import socket
 import subprocess
 import sys
 import tempfile
@@ -16,6 +15,7 @@ from functools import partial
 from typing import Any
 
 from tests.compat.clients.checks import QUESTION, require, run
+from tests.ports import free_port
 
 # Where a replica speaks vLLM's engine gRPC, host:port; the third word of the command line.
 WORKER = sys.argv[3]
@@ -23,12 +23,6 @@ _READY_S = 60.0
 _POLL_S = 0.2
 _COLOUR = [{"role": "user", "content": "Name a colour."}]
 _SCHEMA = {"type": "object", "properties": {"a": {"type": "boolean"}}, "required": ["a"], "additionalProperties": False}
-
-
-def free_port() -> int:
-    with socket.socket() as listener:
-        listener.bind(("127.0.0.1", 0))
-        return int(listener.getsockname()[1])
 
 
 def ask(url: str, path: str = "/v1/chat/completions", **fields: Any) -> Any:

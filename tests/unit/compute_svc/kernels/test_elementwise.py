@@ -164,8 +164,8 @@ def test_kv_write_refuses_a_slot_outside_the_store() -> None:
         kv_write(KvLayer(torch.zeros((2, 5, 16, 6))), torch.tensor([80]), torch.zeros((1, 2, 6)))
 
 
-def test_a_device_without_a_kernel_runs_torch_operations_and_says_why(caplog: pytest.LogCaptureFixture) -> None:
+def test_an_operation_without_a_triton_kernel_runs_torch_operations_and_says_why(caplog: pytest.LogCaptureFixture) -> None:
     with caplog.at_level(logging.INFO):
         assert backend_for("some_operation", "meta") == "aten"
 
-    assert caplog.messages == ["some_operation runs on its aten backend, torch's own operations: it has no kernel for meta"]
+    assert caplog.messages == ["some_operation runs on its aten backend, torch's own operations: it has no Triton kernel"]

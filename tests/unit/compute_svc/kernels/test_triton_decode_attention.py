@@ -194,7 +194,7 @@ def test_fixed_splits_give_a_request_the_same_bits_in_whatever_batch(window: int
 def test_splits_cover_every_token_once_and_are_no_more_than_the_device_holds() -> None:
     spec = AttentionSpec(8, 2, 64, 16, 100, 0.125, None, stored=torch.bfloat16)
     tile = tile_shape(spec).tokens
-    for lengths in ([5000], [700, 650, 0, 3000], [100] * 9, [2000] + [10] * 12, [0]):
+    for lengths in ([5000], [700, 650, 0, 3000], [100] * 9, [2000] + [10] * 12, [0], [30] * 200):
         table = torch.zeros((len(lengths), 400), dtype=torch.int64, device=DEVICE)
         for fixed in (None, 4 * tile):
             items = plan_decode_on_device(table, lengths_of(lengths), 6000, spec, fixed_split_tokens=fixed).items.tolist()

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import socket
-
 from compute_svc.replica.sampler_link import SamplerLink
 from tests.fakes.compute_replica import SAMPLED, Replica, until
 from tests.fakes.dns_server import DnsServer, dns_server
 from tests.fakes.fake_sampler import FakeSampler
+from tests.ports import free_port
 from triserve.v1 import common_pb2, compute_pb2
 
 NAME = "sampler.test"
@@ -30,18 +29,13 @@ def _links(replica: Replica) -> list[SamplerLink]:
     return samplers.peers
 
 
-def _free_port() -> int:
-    with socket.create_server(("127.0.0.1", 0)) as free:
-        return int(free.getsockname()[1])
-
-
 def _opened(sampler: FakeSampler) -> int:
     return sum(len(frame.open) for frame in sampler.frames)
 
 
 async def test_a_sampler_that_comes_gets_new_requests_and_one_that_vanishes_ends_those_it_has(replica: Replica) -> None:
     async with dns_server() as dns:
-        port = _free_port()
+        port = free_port()
         await _scaled(replica, dns, port, 1)
         await replica.start(num_samplers=0, samplers=(f"dns://{dns.authority}/{NAME}:{port}",), dns_interval_s=0.1)
         await replica.ready()
@@ -69,7 +63,7 @@ async def test_a_sampler_that_comes_gets_new_requests_and_one_that_vanishes_ends
 
 async def test_a_sampler_of_another_model_gets_nothing_while_both_are_there(replica: Replica) -> None:
     async with dns_server() as dns:
-        port = _free_port()
+        port = free_port()
         await _scaled(replica, dns, port, 1)
         await replica.start(num_samplers=0, samplers=(f"dns://{dns.authority}/{NAME}:{port}",), dns_interval_s=0.1)
         await replica.ready()
