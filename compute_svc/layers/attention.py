@@ -54,7 +54,7 @@ class Attention:
 
         Args:
             x: The hidden states, normalised unless there is a norm.
-            residual: What to add.
+            residual: What to add; the sum may be in its memory.
             kv: This layer's pages.
             step: The batch.
             norm: Of x; only if `takes_norm`.

@@ -11,7 +11,7 @@ import torch.nn.functional as F
 
 from compute_svc.kernels.gated_linear import gated_linear, lay_out_gated
 from compute_svc.kernels.grouped_mlp import GroupedMlps, grouped_mlp, takes_groups
-from compute_svc.kernels.linear import Activation, LinearWeight, RowNorm, int_mlp, is_int_mlp, linear, padded_count
+from compute_svc.kernels.linear import Activation, LinearWeight, RowNorm, int_mlp, is_int_mlp, linear, padded_count, takes_norm
 from compute_svc.layers.router import Router
 from compute_svc.parallel.rank_group import ALONE, RankGroup
 
@@ -25,6 +25,8 @@ class Mlp:
     down: LinearWeight
     activation: Activation
     ranks: RankGroup = ALONE
+    is_int: bool = field(init=False)
+    """Whether it is computed in one call, of integers."""
     takes_norm: bool = field(init=False)
     """Whether `forward` takes a norm."""
 
@@ -34,12 +36,15 @@ class Mlp:
             gate, up = lay_out_gated(self.gate, self.up)
             object.__setattr__(self, "gate", gate)
             object.__setattr__(self, "up", up)
-        object.__setattr__(self, "takes_norm", is_int_mlp(self.gate, self.up, self.down))
+        is_int = is_int_mlp(self.gate, self.up, self.down)
+        is_plain = self.up.layout == "plain" and (self.gate is None or self.gate.layout == "plain")
+        object.__setattr__(self, "is_int", is_int)
+        object.__setattr__(self, "takes_norm", is_int or (is_plain and takes_norm(self.up)))
 
     def forward(
         self, x: torch.Tensor, residual: torch.Tensor | None, num_tokens: int | None = None, norm: RowNorm | None = None
     ) -> torch.Tensor:
-        """residual + mlp(x), both [P, hidden]; the MLP alone without a residual.
+        """residual + mlp(x), both [P, hidden]; the MLP alone without a residual, in whose memory the sum may be.
 
         How many of the rows are tokens changes nothing here: rows of padding read no weight that is not read anyway.
 
@@ -53,11 +58,11 @@ class Mlp:
 
     def _part(self, x: torch.Tensor, residual: torch.Tensor | None, norm: RowNorm | None) -> torch.Tensor:
         """What this rank's part of the width gives."""
-        if self.takes_norm:
+        if self.is_int:
             return int_mlp(x, self.gate, self.up, self.down, self.activation, norm=norm, add=residual)
         if self.gate is None:
-            return linear(linear(x, self.up, activation=self.activation), self.down, add=residual)
-        return linear(gated_linear(x, self.gate, self.up, self.activation), self.down, add=residual)
+            return linear(linear(x, self.up, activation=self.activation, norm=norm), self.down, add=residual)
+        return linear(gated_linear(x, self.gate, self.up, self.activation, norm=norm), self.down, add=residual)
 
 
 @dataclass(frozen=True, slots=True, eq=False)

@@ -32,10 +32,11 @@ class Norm:
     of_rows: RowNorm | None = field(init=False)
 
     def __post_init__(self) -> None:
-        """Effects: a copy of the weight in float32, where it is not."""
+        """Effects: on a CPU a copy of the weight in float32, where it is not."""
         has_kernel = backend_for("quantise_rows", self.weight.device.type, has_triton=True) != "aten"
         is_of_rows = has_kernel and self.kind == "rms" and self.bias is None and self.weight.dim() == 1
-        object.__setattr__(self, "of_rows", RowNorm(self.weight.float().contiguous(), self.eps) if is_of_rows else None)
+        weight = self.weight.float() if self.weight.device.type == "cpu" else self.weight
+        object.__setattr__(self, "of_rows", RowNorm(weight.contiguous(), self.eps) if is_of_rows else None)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """[M, hidden] to [M, hidden], new memory."""

@@ -6,11 +6,15 @@ import torch
 
 from compute_svc.kernels.backend import backend_for
 from compute_svc.kernels.gated_linear import aten, cpu
-from compute_svc.kernels.gated_linear.joined import join
-from compute_svc.kernels.linear import MIN_ROWS, Activation, LinearWeight, fp8, groups, ints, linear, pad_rows
+from compute_svc.kernels.gated_linear.joined import join, joined
+from compute_svc.kernels.linear import MIN_ROWS, Activation, LinearWeight, RowNorm, fp8, groups, ints, linear, pad_rows
+from compute_svc.kernels.rms_norm import rms_norm
+from compute_svc.kernels.row_linear import row_gated_linear, takes_row
 
 
-def gated_linear(x: torch.Tensor, gate: LinearWeight, up: LinearWeight, activation: Activation) -> torch.Tensor:
+def gated_linear(
+    x: torch.Tensor, gate: LinearWeight, up: LinearWeight, activation: Activation, *, norm: RowNorm | None = None
+) -> torch.Tensor:
     """activation(gate(x)) * up(x), products summed in float32.
 
     With oneDNN's layout, and with integers, a row of the result depends on the same row of x alone, bit for bit.
@@ -20,6 +24,7 @@ def gated_linear(x: torch.Tensor, gate: LinearWeight, up: LinearWeight, activati
         gate: N outputs of K inputs.
         up: N outputs of K inputs.
         activation: Of the gate; silu makes it SwiGLU, gelu GeGLU.
+        norm: Of x's rows before; only of plain weights that `takes_norm`.
 
     Returns:
         [M, N], x's dtype, new memory.
@@ -30,6 +35,7 @@ def gated_linear(x: torch.Tensor, gate: LinearWeight, up: LinearWeight, activati
     if x.shape[1] != gate.in_features:
         raise ValueError(f"x has {x.shape[1]} columns, the weights take {gate.in_features}")
     if {gate.layout, up.layout} & {"ints", "groups", "fp8"}:
+        assert norm is None, "of other weights the products of gate and up take normalised rows"
         if ints.go_together(gate, up):
             return ints.gated_linear(x, gate, up, activation)
         if groups.go_together(gate, up):
@@ -37,6 +43,10 @@ def gated_linear(x: torch.Tensor, gate: LinearWeight, up: LinearWeight, activati
         if fp8.go_together(gate, up):
             return fp8.gated_linear(x, gate, up, activation)
         return linear(x, gate, activation=activation).mul_(linear(x, up))
+    if takes_row(x) and (both := joined(gate, up)) is not None:
+        return row_gated_linear(x, both.data, both.bias, activation, norm=norm)
+    if norm is not None:
+        x = rms_norm(x, norm.weight, norm.eps)
     if x.shape[0] < MIN_ROWS and x.device.type == "cpu":
         return gated_linear(pad_rows(x), gate, up, activation)[: x.shape[0]]
     backend = backend_for("gated_linear", x.device.type, has_triton=True)

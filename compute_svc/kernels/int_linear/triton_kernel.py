@@ -20,6 +20,7 @@ from compute_svc.kernels.activation import Activation
 from compute_svc.kernels.backend import is_batch_invariant
 from compute_svc.kernels.int_linear.packed import PackedInts
 from compute_svc.kernels.quantise_rows import QuantisedRows
+from compute_svc.kernels.row_linear import row_int_linear, takes_row
 from compute_svc.kernels.triton_parts import INTERPRETED, TL_DTYPES, activated, dot, rounded, sum_of_splits, tile_of
 
 
@@ -242,7 +243,15 @@ def int_linear(
     rows: QuantisedRows, weight: PackedInts, activation: Activation, add: torch.Tensor | None, dtype: torch.dtype
 ) -> torch.Tensor:
     """See the public function; takes the triton layout."""
-    return multiply(rows, _codes(weight), activation, add, dtype)
+    codes = _codes(weight)
+    if (
+        takes_row(rows.codes)
+        and codes.offsets is None
+        and rows.scales.shape[1] == codes.scales.shape[1] == 1
+        and not weight.in_features % 4
+    ):
+        return row_int_linear(rows, codes.data, codes.scales, codes.bias, activation=activation, add=add, dtype=dtype)
+    return multiply(rows, codes, activation, add, dtype)
 
 
 def int_gated_linear(rows: QuantisedRows, gate: PackedInts, up: PackedInts, activation: Activation, dtype: torch.dtype) -> torch.Tensor:

@@ -6,9 +6,11 @@ import torch
 
 from compute_svc.kernels.backend import backend_for, is_batch_invariant
 from compute_svc.kernels.linear import aten, cpu, fp8, groups, ints
-from compute_svc.kernels.linear.ints import ActivationFormat, int_mlp, is_int_mlp, takes_norm
+from compute_svc.kernels.linear.ints import ActivationFormat, int_mlp, is_int_mlp
 from compute_svc.kernels.linear.weight import Activation, LinearWeight
 from compute_svc.kernels.quantise_rows import Norm as RowNorm
+from compute_svc.kernels.rms_norm import rms_norm
+from compute_svc.kernels.row_linear import row_linear, takes_row
 from compute_svc.stored_weights.coded_weight import CodedWeight
 from compute_svc.stored_weights.stored_weight import StoredWeight
 
@@ -76,6 +78,13 @@ def pack_stored(
     return pack_linear(weight.dense(dtype), bias)
 
 
+def takes_norm(weight: LinearWeight) -> bool:
+    """Whether `linear` takes a norm, and normalises in the same launch at least where there is one row."""
+    if weight.layout == "plain":
+        return backend_for("row_linear", weight.data.device.type, has_triton=True) == "triton" and not is_batch_invariant()
+    return ints.takes_norm(weight)
+
+
 def linear(
     x: torch.Tensor,
     weight: LinearWeight,
@@ -87,7 +96,7 @@ def linear(
     """activation(x W^T + bias) (+ add), products summed in float32; rows of x are rounded to int8 or float8 in the layouts "ints" and "fp8".
 
     With oneDNN's layout, with integers, and where `backend.is_batch_invariant`, a row of the result depends on the same row of the arguments
-    alone, bit for bit.
+    alone, bit for bit. One row alone has a kernel of its own on a device (kernels/row_linear).
 
     Args:
         x: [M, K], the weight's dtype. On a CPU fewer than `MIN_ROWS` rows cost two copies more.
@@ -97,7 +106,9 @@ def linear(
         norm: Of x's rows before; only of a weight that `takes_norm`.
 
     Returns:
-        [M, N], x's dtype, new memory.
+        [M, N], x's dtype, in new memory or in that of `add`.
+
+    Effects: may write `add`.
 
     Raises:
         ValueError: x does not have K columns.
@@ -107,7 +118,10 @@ def linear(
     assert add is None or activation == "none", "a sum is not activated"
     if weight.layout == "ints":
         return ints.linear(x, weight, activation, add, norm)
-    assert norm is None, "products that are not of integers take normalised rows"
+    if weight.layout == "plain" and takes_row(x):
+        return row_linear(x, weight.data, weight.bias, activation=activation, add=add, norm=norm)
+    if norm is not None:
+        x = rms_norm(x, norm.weight, norm.eps)
     if weight.layout == "groups":
         return groups.linear(x, weight, activation, add)
     if weight.layout == "fp8":

@@ -15,5 +15,6 @@ def linear(x: torch.Tensor, weight: LinearWeight, activation: Activation, add: t
     if add is None:
         return activate(F.linear(x, weight.data, weight.bias), activation)
     if weight.bias is None:
-        return torch.addmm(add, x, weight.data.t())
+        # In the sum's memory, which spares a copy.
+        return add.addmm_(x, weight.data.t())
     return F.linear(x, weight.data, weight.bias).add_(add)

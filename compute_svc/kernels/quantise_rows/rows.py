@@ -23,7 +23,7 @@ class Norm(NamedTuple):
     """Root-mean-square normalisation: x / sqrt(mean of x^2 + eps) * weight.
 
     Attributes:
-        weight: [K] float32, contiguous.
+        weight: [K], contiguous; float32 on a CPU, floating on a device.
         eps: Added to the mean square.
     """
 

@@ -13,6 +13,9 @@ from compute_svc.kernels.activation import Activation
 from compute_svc.kernels.quantise_rows.rows import Norm, QuantisedRows
 from compute_svc.kernels.triton_parts import activated, magnitude_bits, round_half_even
 
+# What a row waits for is its own division and exponential, one after the other; where multiprocessors have several rows, they wait for memory.
+_FEW_ROWS, _NUMBERS_PER_THREAD_OF_FEW, _NUMBERS_PER_THREAD = 264, 8, 16
+
 
 @triton.jit
 def quantise_rows_kernel(
@@ -39,7 +42,7 @@ def quantise_rows_kernel(
         wide = numbers.to(tl.float64)
         mean_square = tl.sum(wide * wide) / columns
         root = tl.sqrt(mean_square + tl.full((), EPS, tl.float64))
-        numbers = numbers * (1.0 / root).to(tl.float32) * tl.load(weight + place, mask=inside, other=0.0)
+        numbers = numbers * (1.0 / root).to(tl.float32) * tl.load(weight + place, mask=inside, other=0.0).to(tl.float32)
     largest = tl.max(magnitude_bits(numbers))
     scale = tl.div_rn(largest.to(tl.float32, bitcast=True), 127.0)
     usable = (scale > 0.0) & (largest < 0x7F800000)
@@ -80,6 +83,6 @@ def _quantise(x: torch.Tensor, up: torch.Tensor | None, activation: Activation, 
         ACTIVATION=activation,
         EPS=eps,
         BLOCK=block,
-        num_warps=min(max(block // 512, 1), 16),
+        num_warps=min(max(block // (_NUMBERS_PER_THREAD_OF_FEW if rows < _FEW_ROWS else _NUMBERS_PER_THREAD) // 32, 1), 32),
     )
     return QuantisedRows(codes, scales)

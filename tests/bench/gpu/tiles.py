@@ -21,10 +21,11 @@ from compute_svc.kernels.group_linear import GroupedCodes, pack_groups
 from compute_svc.kernels.group_linear.triton_kernel import group_linear
 from compute_svc.kernels.int_linear.triton_kernel import Codes, Tiles, multiply, new_counters
 from compute_svc.kernels.quantise_rows import quantise_rows
+from compute_svc.kernels.row_linear import triton_kernel as row_kernel
 from tests.bench.gpu.shapes import LLAMA_8B, TRIAL, Sizes
 from tests.bench.gpu.timing import measure, num_sets
 
-FORMATS = ("w8a8", "fp8", "int4-g128", "int8-g128")
+FORMATS = ("row-bf16", "row-w8a8", "w8a8", "fp8", "int4-g128", "int8-g128")
 RESULTS = Path(__file__).parents[1] / "results" / "gpu_tiles.json"
 # Rows, and cuts of so many: rows, outputs, inputs, warps, stages, programs.
 _CUTS: dict[int, tuple[tuple[int, ...], ...]] = {
@@ -83,9 +84,26 @@ _GROUP_CUTS: dict[int, tuple[tuple[int, ...], ...]] = {
     ),
     2048: ((128, 128, 32, 8, 3, 132), (128, 128, 64, 8, 2, 132)),
 }
+# Of one row alone: outputs, bytes of a block, warps, stages.
+_ROW_CUTS = tuple(
+    row_kernel.Tiles(*cut)
+    for cut in (
+        (4, 2048, 4, 4),
+        (4, 2048, 4, 6),
+        (8, 2048, 4, 2),
+        (8, 2048, 4, 4),
+        (8, 1024, 2, 4),
+        (8, 4096, 8, 2),
+        (8, 4096, 8, 3),
+        (16, 2048, 8, 3),
+        (16, 2048, 4, 2),
+        (4, 4096, 8, 4),
+    )
+)
 # Alike for the others.
 _PRODUCTS = ("o", "gate_up", "down")
-Run = Callable[[Tiles | None, int], torch.Tensor]
+Cut = Tiles | row_kernel.Tiles
+Run = Callable[[Any, int], torch.Tensor]
 
 
 class Job(NamedTuple):
@@ -95,7 +113,7 @@ class Job(NamedTuple):
     num_bytes: float
     operations: float
     copies: int
-    cuts: tuple[Tiles | None, ...]
+    cuts: tuple[Cut | None, ...]
     prepare: Callable[[], Run]
 
 
@@ -135,10 +153,14 @@ def _jobs(sizes: Sizes, device: torch.device, formats: Sequence[str], row_counts
                 if product not in sizes.products:
                     continue
                 outputs, inputs = sizes.products[product]
-                is_grouped = "-g" in weight_format
-                num_bytes = outputs * inputs * (0.5 if weight_format.startswith("int4") else 1.0) + 2.0 * rows * (outputs + inputs)
+                is_grouped, is_row = "-g" in weight_format, weight_format.startswith("row-")
+                width = 2.0 if weight_format == "row-bf16" else 0.5 if weight_format.startswith("int4") else 1.0
+                num_bytes = outputs * inputs * width + 2.0 * rows * (outputs + inputs)
                 copies = num_sets(num_bytes, sizes.cold_bytes)
-                cuts = (None, *(Tiles(*cut) for cut in (_GROUP_CUTS if is_grouped else _CUTS)[rows]))
+                if is_row and rows != 1:
+                    continue
+                tried = (Tiles(*cut) for cut in (_GROUP_CUTS if is_grouped else _CUTS)[rows])
+                cuts: tuple[Cut | None, ...] = (None, *(_ROW_CUTS if is_row else tried))
                 prepare = partial(_prepare, weight_format, (rows, outputs, inputs), copies, device)
                 yield Job(f"{weight_format} {product} {rows}", num_bytes, 2.0 * rows * outputs * inputs, copies, cuts, prepare)
 
@@ -146,6 +168,9 @@ def _jobs(sizes: Sizes, device: torch.device, formats: Sequence[str], row_counts
 def _prepare(weight_format: str, shape: tuple[int, int, int], copies: int, device: torch.device) -> Run:
     rows, outputs, inputs = shape
     x = torch.randn(rows, inputs, device=device).bfloat16()
+    if weight_format == "row-bf16":
+        drawn = [torch.randn(outputs, inputs, device=device).mul_(inputs**-0.5).bfloat16() for _ in range(copies)]
+        return lambda tiles, index: row_kernel.multiply(x, drawn[index], None, "none", None, None, tiles or row_kernel.TILES)
     codes = torch.randint(-8, 8, (outputs, inputs), dtype=torch.int8, device=device)
     scales = torch.rand(outputs, 1, device=device) * inputs**-0.5
     if "-g" in weight_format:
@@ -159,6 +184,10 @@ def _prepare(weight_format: str, shape: tuple[int, int, int], copies: int, devic
     else:
         quantised = quantise_rows(x)
         weights = [Codes(codes.clone(), inputs, scales, None, None, new_counters(device)) for _ in range(copies)]
+    if weight_format == "row-w8a8":
+        return lambda tiles, index: row_kernel.multiply_codes(
+            quantised, weights[index].data, scales, None, "none", None, torch.bfloat16, tiles or row_kernel.TILES
+        )
     return lambda tiles, index: multiply(quantised, weights[index], "none", None, torch.bfloat16, tiles=tiles)
 
 
