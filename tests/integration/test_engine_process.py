@@ -115,7 +115,7 @@ def _request(number: int, prompt: list[int], max_tokens: int) -> Request:
 
 
 def _engine_pid() -> int:
-    (process,) = children_running("compute_svc.engine")
+    (process,) = children_running("compute_svc.engine", directly=True)
     return process.pid
 
 
