@@ -33,6 +33,9 @@ _MAX_HEAD_DIM = 256
 # A multiple of all tiles.
 _INVARIANT_SPLIT_TOKENS = 512
 
+# Of programs, up to which splits are made even; with more the last one weighs little.
+_WAVES = 4
+
 
 @dataclass(frozen=True, slots=True)
 class TileShape:
@@ -130,7 +133,9 @@ def wanted_splits(spec: AttentionSpec, device: torch.device) -> Splits:
 def num_items(num_requests: int, max_kv_tokens: int, spec: AttentionSpec, device: torch.device, fixed_split_tokens: int | None) -> int:
     """The most splits that requests can have, whatever their lengths up to a bound."""
     if fixed_split_tokens is None:
-        return num_requests + min(wanted_splits(spec, device).wanted, num_requests * math.ceil(max_kv_tokens / tile_shape(spec).tokens))
+        splits, tiles = wanted_splits(spec, device), num_requests * math.ceil(max_kv_tokens / tile_shape(spec).tokens)
+        fewest = num_requests + min(splits.wanted, tiles)
+        return fewest if num_requests <= splits.wanted else max(fewest, min(_WAVES * splits.most, _WAVES * num_requests, tiles))
     seen = max_kv_tokens if spec.window is None else min(max_kv_tokens, spec.window + fixed_split_tokens)
     return num_requests * max(1, math.ceil(seen / fixed_split_tokens))
 

@@ -23,6 +23,26 @@ _NO_WINDOW = 1 << 30
 # Times a split may grow by a sixteenth until there are few enough.
 _GROWTHS = tl.constexpr(8)
 
+# What a program costs before its first tile, in tiles, and into how many parts splits are cut at most.
+_START, _MOST_PARTS = tl.constexpr(2), tl.constexpr(4)
+
+
+@triton.jit
+def _in_even_waves(tiles, least, per, most, num_items):
+    """A split's tiles, `per` or fewer, of more requests than are wanted at a time: those with which the last wave of programs is not nearly empty.
+
+    tiles and least [requests]: of each request, and the fewest items that it has.
+    """
+    per = tl.minimum(per, tl.maximum(tl.max(tiles), 1))
+    best, lowest = per, 1 << 30
+    for parts in range(1, _MOST_PARTS + 1):
+        shorter = (per + parts - 1) // parts
+        count = tl.sum(tl.maximum((tiles + shorter - 1) // shorter, least))
+        cost = (count + most - 1) // most * (shorter + _START)
+        is_better = (cost < lowest) & (count <= num_items)
+        best, lowest = tl.where(is_better, shorter, best), tl.where(is_better, cost, lowest)
+    return best
+
 
 @triton.jit(do_not_specialize=["num_requests", "num_items", "wanted", "most", "num_counters", "window", "split_tiles"])
 def plan_kernel(
@@ -43,8 +63,8 @@ def plan_kernel(
     """Derives work items [num_items, NUMBERS] from lengths [num_requests], and zeros the counters; one program.
 
     An item: request (-1 = no work), first tile and end of the split, the request's length, the first token that it sees, the first of the
-    request's items and how many it has. By load, splits are as long as to be `wanted` together, and longer if they would be more than `most`; with
-    split_tiles above 0 they begin at multiples of so many tiles. A request of no tokens has one item of no tiles.
+    request's items and how many it has. By load, splits are as long as to be `wanted` together, and longer if they would be more than `most`, or
+    for more requests than that shorter, so that they fill whole waves of `most`; with split_tiles above 0 they begin at multiples of so many tiles. A request of no tokens has one item of no tiles.
     """
     rows = tl.arange(0, REQUESTS)
     inside = rows < num_requests
@@ -61,6 +81,8 @@ def plan_kernel(
         for _ in range(_GROWTHS):
             too_many = (tl.sum((tiles + per - 1) // per) > most) & (num_requests <= wanted)
             per = tl.where(too_many, per + (per + 15) // 16, per)
+        if num_requests > wanted:
+            per = _in_even_waves(tiles, inside.to(tl.int32), per, most, num_items)
         base = begin
         count = tl.maximum((tiles + per - 1) // per, 1)
         share = tl.maximum((tiles + count - 1) // count, 1)
