@@ -21,6 +21,7 @@ from typing import Any, NamedTuple, Protocol
 
 import torch
 
+from compute_svc.kernels.backend import use_batch_invariance
 from compute_svc.kv.kv_format import KV_FORMATS, KvFormat
 from compute_svc.models.causal_lm import CausalLM
 from compute_svc.models.registry import load_model
@@ -76,6 +77,7 @@ def main(arguments: Sequence[str] | None = None) -> Path:
     device, dtype = torch.device(chosen.device), _DTYPES[chosen.dtype]
     has_transformers = find_spec("transformers") is not None and not chosen.alone
     form = FORMS.get(chosen.weights)
+    use_batch_invariance(chosen.batch_invariant, device.type)
     checks: dict[str, Any] = {"float32_tiny": _check_tiny(device, has_transformers)}
     if form is not None:
         checks[f"{chosen.weights}_tiny"] = _check_rounded(RandomWeights("tiny", _CPU, form), dtype, device)
@@ -97,6 +99,8 @@ def main(arguments: Sequence[str] | None = None) -> Path:
         "dtype": chosen.dtype,
         "weight_format": chosen.weights,
         "kernels": model.kernels,
+        "graphs": not chosen.no_graphs,
+        "batch_invariant": chosen.batch_invariant,
         "rounds": chosen.rounds,
         "steps": chosen.steps,
         "step_budget_tokens": _step_budget(chosen),
@@ -138,6 +142,8 @@ def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--steps", type=int, default=32, help="decode steps of a round")
     parser.add_argument("--prefill", type=_prompts, nargs="+", default=[Prompts(1, 2048), Prompts(8, 512)], metavar="COUNTxLENGTH")
     parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--no-graphs", action="store_true", help="every decode step is launched as it comes, none in advance")
+    parser.add_argument("--batch-invariant", action="store_true", help="with kernels that sum in one order whatever the batch")
     parser.add_argument("--alone", action="store_true", help="without transformers, as where it is not installed")
     parser.add_argument("--output", type=Path, help="the results file; default: named after device, model and dtype")
     chosen = parser.parse_args(arguments)
@@ -176,6 +182,7 @@ def _engine(model: CausalLM, chosen: argparse.Namespace, kv_format: KvFormat) ->
         kv_tokens=max(one.num_prompts * one.length for one in workloads),
         step_budget_tokens=_step_budget(chosen),
         kv_format=kv_format,
+        graphs=not chosen.no_graphs,
     )
 
 

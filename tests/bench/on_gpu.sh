@@ -3,8 +3,12 @@
 # importance. Needs no network, installs nothing, and of Python packages only torch with CUDA and Triton, numpy, safetensors, grpcio, protobuf,
 # pytest and hypothesis; transformers for `peers` and a part of `oracle`.
 #
-#   PARTS    which, in this order. Checks: triton gpu. Measurements: kernels baseline_8b profile baseline_8b_int8 fast_decode
-#            baseline_1b oracle draw peers. Default: all
+#   PARTS    which, in this order. Checks: triton gpu. Measurements: tiles kernels baseline_8b profile baseline_8b_int8 fast_decode
+#            baseline_1b no_graphs invariant oracle draw peers. Default: all
+#   TESTS    of Triton kernels, those that `triton` runs. Default: all
+#   SIZES    requests that decode at once. Default: "1 64 256"
+#   KV       formats of keys and values. Default: "auto int8-g8 int8-g64"
+#   TILES    what of tests.bench.gpu.tiles `tiles` times. Default: "--format row-bf16 row-w8a8 --rows 1"
 #   PYTHON   the interpreter; default: the first of .venv/bin/python, python3 and python whose torch finds a GPU
 #   OUT      where results and logs go; default: tests/bench/results
 #   BUNDLE   an archive of all that is in OUT, written anew after every part; default: none
@@ -21,7 +25,7 @@ OUT=${OUT:-tests/bench/results}
 TOTAL_S=${TOTAL_S:-3600}
 # Two copies of an 8B model, and the keys and values of 256 requests twice: of 512 tokens each they fit.
 peer_context=512
-PARTS=${PARTS:-triton gpu kernels baseline_8b profile baseline_8b_int8 fast_decode baseline_1b oracle draw peers}
+PARTS=${PARTS:-triton gpu kernels baseline_8b profile baseline_8b_int8 fast_decode baseline_1b tiles no_graphs invariant oracle draw peers}
 CHECKS=" triton gpu "
 without_gpu=()
 SHARDS=${SHARDS:-$(($(nproc) > 2 ? $(nproc) - 2 : 1))}
@@ -50,7 +54,7 @@ else
         exit 1
     fi
     PYTHON=$found
-    big=8b small=1b trial="" sizes="${SIZES:-1 64 256}" context=1024 prefill="1x2048 8x512" kv="auto int8-g8 int8-g64" steps=32
+    big=8b small=1b trial="" sizes="${SIZES:-1 64 256}" context=1024 prefill="1x2048 8x512" kv="${KV:-auto int8-g8 int8-g64}" steps=32
 fi
 
 # The project's pytest settings and fixtures ask for plugins and packages of the services, which these tests do without.
@@ -121,7 +125,7 @@ run_check() {
     case $1 in
         triton)
             for ((shard = 1; shard <= SHARDS; shard++)); do
-                TEST_SHARD=$shard/$SHARDS beside "triton_$shard" 150 "${pytest_alone[@]}" -p tests.bench.gpu.shard "${without_gpu[@]}" tests/unit/compute_svc/*/test_triton_*.py
+                TEST_SHARD=$shard/$SHARDS beside "triton_$shard" 150 "${pytest_alone[@]}" -p tests.bench.gpu.shard "${without_gpu[@]}" ${TESTS:-tests/unit/compute_svc/*/test_triton_*.py}
             done
             ;;
         gpu) beside gpu_tests 150 "${pytest_alone[@]}" -m gpu "${gpu_tests[@]}" ;;
@@ -134,6 +138,9 @@ measure() {
         baseline_8b) alone baseline_8b 180 "${baseline[@]}" --shape $big --alone --kv $kv --output "$OUT/gpu_baseline_8b.json" ;;
         baseline_8b_int8) alone baseline_8b_int8 180 "${baseline[@]}" --shape $big --alone --weights int8 --kv $kv --output "$OUT/gpu_baseline_8b_int8.json" ;;
         baseline_1b) alone baseline_1b 120 "${baseline[@]}" --shape $small --alone --kv $kv --output "$OUT/gpu_baseline_1b.json" ;;
+        no_graphs) alone no_graphs 90 "${baseline[@]}" --shape $big --alone --no-graphs --kv auto --sizes ${sizes% *} --output "$OUT/gpu_no_graphs.json" ;;
+        invariant) alone invariant 90 "${baseline[@]}" --shape $big --alone --batch-invariant --kv auto --output "$OUT/gpu_invariant.json" ;;
+        tiles) alone tiles 200 "$PYTHON" -m tests.bench.gpu.tiles --device "$DEVICE" $trial ${TILES:---format row-bf16 row-w8a8 --rows 1} --output "$OUT/gpu_tiles.json" ;;
         profile) alone profile 90 "$PYTHON" -m tests.bench.gpu.step_trace --device "$DEVICE" --shape $big --context-tokens $context --requests ${sizes% *} --output "$OUT/gpu_step_profile.json" ;;
         fast_decode) alone fast_decode 120 "$PYTHON" -m tests.bench.gpu.fast_decode --device "$DEVICE" --shapes $big $small --context $context --steps $steps --output "$OUT/gpu_fast_decode.json" ;;
         oracle) alone oracle 300 "$PYTHON" -m tests.oracle --device "$DEVICE" --json "$OUT/oracle_$DEVICE.json" ;;
