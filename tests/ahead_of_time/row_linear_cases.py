@@ -10,7 +10,9 @@ from compute_svc.kernels.row_linear.triton_kernel import GATED_TILES, TILES, row
 from tests.ahead_of_time.compiling import Case
 
 
-def _row(name: str, inputs: int, *, gated: bool = False, norm: bool = False, add: bool = False, integers: bool = False) -> Case:
+def _row(
+    name: str, inputs: int, *, ahead: int = 0, gated: bool = False, norm: bool = False, add: bool = False, integers: bool = False
+) -> Case:
     tiles = GATED_TILES if gated else TILES
     words = "*i32" if integers else "*bf16"
     signature = {"x": words, "weight": words, "out": "*bf16", "N": "i32", "K": "i32", "eps": "fp32"}
@@ -23,15 +25,32 @@ def _row(name: str, inputs: int, *, gated: bool = False, norm: bool = False, add
         else:
             constexprs[argument] = None
     block = tiles.bytes // (4 if integers else 2)
-    constexprs |= {"EVEN": inputs % block == 0, "BLOCK_N": tiles.n, "BLOCK_K": block, "STAGES": tiles.stages, "INTERPRETED": False}
+    constexprs |= {
+        "EVEN": inputs % block == 0,
+        "BLOCK_N": tiles.n,
+        "BLOCK_K": block,
+        "STAGES": tiles.stages,
+        "AHEAD_BYTES": ahead,
+        "INTERPRETED": False,
+    }
     pointers = [argument for argument, kind in signature.items() if kind.startswith("*")]
-    return Case(name, row_kernel, signature, constexprs, divisible=(*pointers, "K"), num_warps=tiles.warps, num_stages=tiles.stages)
+    return Case(
+        name,
+        row_kernel,
+        signature,
+        constexprs,
+        divisible=(*pointers, "K"),
+        num_warps=tiles.warps,
+        num_stages=tiles.stages,
+        capabilities=(90,) if ahead else (),
+    )
 
 
 CASES = [
     _row("row bf16 of norm [4096]", 4096, norm=True),
     _row("row bf16 + residual [4096]", 4096, add=True),
     _row("row bf16 of norm, gated [4096]", 4096, norm=True, gated=True),
+    _row("row bf16 of norm, gated, ahead [4096]", 4096, norm=True, gated=True, ahead=4096),
     _row("row bf16 + residual [14336]", 14336, add=True),
     _row("row bf16 + residual [576]", 576, add=True),
     _row("row int8 + residual [14336]", 14336 // 4, add=True, integers=True),

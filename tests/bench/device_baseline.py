@@ -78,6 +78,8 @@ def main(arguments: Sequence[str] | None = None) -> Path:
     has_transformers = find_spec("transformers") is not None and not chosen.alone
     form = FORMS.get(chosen.weights)
     use_batch_invariance(chosen.batch_invariant, device.type)
+    if chosen.fetch_ahead:
+        _fetch_ahead(chosen.fetch_ahead)
     checks: dict[str, Any] = {"float32_tiny": _check_tiny(device, has_transformers)}
     if form is not None:
         checks[f"{chosen.weights}_tiny"] = _check_rounded(RandomWeights("tiny", _CPU, form), dtype, device)
@@ -101,6 +103,7 @@ def main(arguments: Sequence[str] | None = None) -> Path:
         "kernels": model.kernels,
         "graphs": not chosen.no_graphs,
         "batch_invariant": chosen.batch_invariant,
+        "fetch_ahead_bytes": chosen.fetch_ahead,
         "rounds": chosen.rounds,
         "steps": chosen.steps,
         "step_budget_tokens": _step_budget(chosen),
@@ -144,6 +147,7 @@ def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--no-graphs", action="store_true", help="every decode step is launched as it comes, none in advance")
     parser.add_argument("--batch-invariant", action="store_true", help="with kernels that sum in one order whatever the batch")
+    parser.add_argument("--fetch-ahead", type=int, default=0, metavar="BYTES", help="of a row of a weight, while the launch before ends")
     parser.add_argument("--alone", action="store_true", help="without transformers, as where it is not installed")
     parser.add_argument("--output", type=Path, help="the results file; default: named after device, model and dtype")
     chosen = parser.parse_args(arguments)
@@ -164,6 +168,14 @@ def _prompts(text: str) -> Prompts:
     if found is None:
         raise argparse.ArgumentTypeError(f"{text!r} is not COUNTxLENGTH, like 8x512")
     return Prompts(int(found[1]), int(found[2]))
+
+
+def _fetch_ahead(num_bytes: int) -> None:
+    """Products of one row ask for so much of their weight while the launch before ends."""
+    from compute_svc.kernels.row_linear import triton_kernel  # noqa: PLC0415 - Triton is where a GPU is
+
+    triton_kernel.TILES = triton_kernel.TILES._replace(ahead=num_bytes)
+    triton_kernel.GATED_TILES = triton_kernel.GATED_TILES._replace(ahead=num_bytes)
 
 
 def _step_budget(chosen: argparse.Namespace) -> int:

@@ -14,6 +14,7 @@ import triton
 import triton.language as tl
 
 from compute_svc.kernels.activation import Activation
+from compute_svc.kernels.device_features import overlaps_launches
 from compute_svc.kernels.quantise_rows import Norm, QuantisedRows
 from compute_svc.kernels.triton_parts import INTERPRETED, TL_DTYPES, activated, rounded
 
@@ -24,6 +25,16 @@ def _block(rows, first, k, inside, K, EVEN: tl.constexpr):
     if EVEN:
         return tl.load(rows + first, mask=inside, other=0, eviction_policy="evict_first")
     return tl.load(rows + first, mask=inside & (first + k < K)[None, :], other=0, eviction_policy="evict_first")
+
+
+@triton.jit
+def _fetch_ahead(rows, K, BLOCK_N: tl.constexpr, BYTES: tl.constexpr):
+    """Asks for the first BYTES of each of some rows [BLOCK_N, 1] of a weight, into the second-level cache; nothing waits for them."""
+    LINES: tl.constexpr = BYTES // 128
+    ITEM: tl.constexpr = rows.dtype.element_ty.primitive_bitwidth // 8
+    places = tl.minimum(tl.arange(0, LINES) * (128 // ITEM), K - 1)
+    lines = tl.broadcast_to(rows + places[None, :], (BLOCK_N, LINES)).to(tl.int64)
+    tl.inline_asm_elementwise("prefetch.global.L2 [$1]; mov.u32 $0, 0;", "=r,l", [lines], dtype=tl.int32, is_pure=False, pack=1)
 
 
 @triton.jit
@@ -47,19 +58,28 @@ def _add_products(total, weights, numbers, INTEGERS: tl.constexpr, INTERPRETED: 
 def row_kernel(
     x, x_scale, weight, scales, norm_weight, bias, other, out, N, K, eps,
     GATED: tl.constexpr, INTEGERS: tl.constexpr, ACTIVATION: tl.constexpr, DTYPE: tl.constexpr, EVEN: tl.constexpr,
-    BLOCK_N: tl.constexpr, BLOCK_K: tl.constexpr, STAGES: tl.constexpr, INTERPRETED: tl.constexpr,
+    BLOCK_N: tl.constexpr, BLOCK_K: tl.constexpr, STAGES: tl.constexpr, AHEAD_BYTES: tl.constexpr, INTERPRETED: tl.constexpr,
 ):  # fmt: skip
     """A grid of outputs, BLOCK_N a program.
 
     x [K] and weight [N, K], of INTEGERS both as words of 32 bits with x_scale [1] and scales [N] float32; norm_weight [K]; bias, other
-    and out [N]. GATED: weight and bias have the gate's N and behind them those of up. EVEN: K is whole blocks.
+    and out [N]. GATED: weight and bias have the gate's N and behind them those of up. EVEN: K is whole blocks. AHEAD_BYTES above 0: the
+    kernel is launched while the one before it ends, and asks for so many bytes of every row of the weight before it waits for that one's end.
     """
     ACC: tl.constexpr = tl.int32 if INTEGERS else tl.float32
     n = tl.program_id(0) * BLOCK_N + tl.arange(0, BLOCK_N)
     k = tl.arange(0, BLOCK_K)
     inside = (n < N)[:, None]
-    rows = weight + n.to(tl.int64)[:, None] * K + k[None, :]
+    rows = weight + tl.minimum(n, N - 1).to(tl.int64)[:, None] * K
     up_rows = rows + N.to(tl.int64) * K
+    if AHEAD_BYTES > 0:
+        _fetch_ahead(rows, K, BLOCK_N, AHEAD_BYTES)
+        if GATED:
+            _fetch_ahead(up_rows, K, BLOCK_N, AHEAD_BYTES)
+        tl.extra.cuda.gdc_launch_dependents()
+        # Weights apart, whatever is read may be of the kernel before, and whatever is written may be read by it.
+        tl.extra.cuda.gdc_wait()
+    rows, up_rows = rows + k[None, :], up_rows + k[None, :]
     total = tl.zeros((BLOCK_N, BLOCK_K), dtype=ACC)
     up_total = total
     squares = tl.zeros((BLOCK_K,), dtype=tl.float32)
@@ -104,12 +124,15 @@ class Tiles(NamedTuple):
         bytes: Of a row of the weight that are read at a time: 16 for each thread.
         warps: Of a program.
         stages: Blocks that are on their way.
+        ahead: Bytes of each row of the weight that are asked for while the kernel before ends (Hopper's programmatic dependent launch);
+            0 = a launch waits for that.
     """
 
     n: int
     bytes: int
     warps: int
     stages: int
+    ahead: int = 0
 
 
 # A gate and its up count as two outputs. Eight of them read x, which comes from the second-level cache, an eighth as often as the weight, and
@@ -125,20 +148,20 @@ def multiply(
     activation: Activation,
     add: torch.Tensor | None,
     norm: Norm | None,
-    tiles: Tiles = TILES,
+    tiles: Tiles | None = None,
 ) -> torch.Tensor:
     """See `row_linear`."""
     out = torch.empty((1, len(weight)), dtype=x.dtype, device=x.device)
-    _launch(x, None, weight, None, norm, bias, add, out, activation, tiles)
+    _launch(x, None, weight, None, norm, bias, add, out, activation, tiles or TILES)
     return out
 
 
 def multiply_gated(
-    x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None, activation: Activation, norm: Norm | None, tiles: Tiles = GATED_TILES
+    x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None, activation: Activation, norm: Norm | None, tiles: Tiles | None = None
 ) -> torch.Tensor:
     """See `row_gated_linear`."""
     out = torch.empty((1, len(weight) // 2), dtype=x.dtype, device=x.device)
-    _launch(x, None, weight, None, norm, bias, None, out, activation, tiles)
+    _launch(x, None, weight, None, norm, bias, None, out, activation, tiles or GATED_TILES)
     return out
 
 
@@ -150,11 +173,11 @@ def multiply_codes(
     activation: Activation,
     add: torch.Tensor | None,
     dtype: torch.dtype,
-    tiles: Tiles = TILES,
+    tiles: Tiles | None = None,
 ) -> torch.Tensor:
     """See `row_int_linear`."""
     out = torch.empty((1, len(weight)), dtype=dtype, device=weight.device)
-    _launch(row.codes.view(torch.int32), row.scales, weight.view(torch.int32), scales, None, bias, add, out, activation, tiles)
+    _launch(row.codes.view(torch.int32), row.scales, weight.view(torch.int32), scales, None, bias, add, out, activation, tiles or TILES)
     return out
 
 
@@ -171,9 +194,11 @@ def _launch(
     tiles: Tiles,
 ) -> None:
     outputs, inputs = out.shape[1], weight.shape[1]
+    ahead = tiles.ahead if overlaps_launches(weight.device) else 0
     block = min(tiles.bytes // weight.element_size(), triton.next_power_of_2(inputs))
     row_kernel[(triton.cdiv(outputs, tiles.n),)](
         x, x_scale, weight, scales, None if norm is None else norm.weight, bias, add, out, outputs, inputs, 0.0 if norm is None else norm.eps,
         GATED=len(weight) != outputs, INTEGERS=scales is not None, ACTIVATION=activation, DTYPE=TL_DTYPES[out.dtype], EVEN=inputs % block == 0,
-        BLOCK_N=tiles.n, BLOCK_K=block, STAGES=tiles.stages, INTERPRETED=INTERPRETED, num_warps=tiles.warps, num_stages=tiles.stages,
+        BLOCK_N=tiles.n, BLOCK_K=block, STAGES=tiles.stages, AHEAD_BYTES=ahead, INTERPRETED=INTERPRETED,
+        num_warps=tiles.warps, num_stages=tiles.stages, **({"launch_pdl": True} if ahead else {}),
     )  # fmt: skip

@@ -26,7 +26,14 @@ def lines(folder: Path) -> Iterator[str]:
     for path in sorted(folder.glob("gpu_fast_decode.json")):
         for row in json.loads(path.read_text())["rows"]:
             yield f"fast decode {row['shape']} {row['requests']} requests: {row.get('tokens_per_s', row.get('failed'))} tokens/s"
-    for path in sorted([*folder.glob("gpu_baseline_*.json"), *folder.glob("gpu_no_graphs.json"), *folder.glob("gpu_invariant.json")]):
+    for path in sorted(
+        [
+            *folder.glob("gpu_baseline_*.json"),
+            *folder.glob("gpu_ahead_*.json"),
+            *folder.glob("gpu_no_graphs.json"),
+            *folder.glob("gpu_invariant.json"),
+        ]
+    ):
         document = json.loads(path.read_text())
         yield f"{path.stem}: {document['model']} {document['weight_format']}, {document['kernels'] or 'no kernels of note'}"
         for kv in dict.fromkeys(row["kv"] for row in document["decode"]):

@@ -84,7 +84,7 @@ _GROUP_CUTS: dict[int, tuple[tuple[int, ...], ...]] = {
     ),
     2048: ((128, 128, 32, 8, 3, 132), (128, 128, 64, 8, 2, 132)),
 }
-# Of one row alone: outputs, bytes of a block, warps, stages.
+# Of one row alone: outputs, bytes of a block, warps, stages, bytes ahead.
 _ROW_CUTS = tuple(
     row_kernel.Tiles(*cut)
     for cut in (
@@ -98,6 +98,9 @@ _ROW_CUTS = tuple(
         (16, 2048, 8, 3),
         (16, 2048, 4, 2),
         (4, 4096, 8, 4),
+        (8, 2048, 4, 3, 2048),
+        (8, 2048, 4, 3, 4096),
+        (4, 2048, 4, 4, 4096),
     )
 )
 # Alike for the others.
@@ -170,7 +173,7 @@ def _prepare(weight_format: str, shape: tuple[int, int, int], copies: int, devic
     x = torch.randn(rows, inputs, device=device).bfloat16()
     if weight_format == "row-bf16":
         drawn = [torch.randn(outputs, inputs, device=device).mul_(inputs**-0.5).bfloat16() for _ in range(copies)]
-        return lambda tiles, index: row_kernel.multiply(x, drawn[index], None, "none", None, None, tiles or row_kernel.TILES)
+        return lambda tiles, index: row_kernel.multiply(x, drawn[index], None, "none", None, None, tiles)
     codes = torch.randint(-8, 8, (outputs, inputs), dtype=torch.int8, device=device)
     scales = torch.rand(outputs, 1, device=device) * inputs**-0.5
     if "-g" in weight_format:
@@ -186,7 +189,7 @@ def _prepare(weight_format: str, shape: tuple[int, int, int], copies: int, devic
         weights = [Codes(codes.clone(), inputs, scales, None, None, new_counters(device)) for _ in range(copies)]
     if weight_format == "row-w8a8":
         return lambda tiles, index: row_kernel.multiply_codes(
-            quantised, weights[index].data, scales, None, "none", None, torch.bfloat16, tiles or row_kernel.TILES
+            quantised, weights[index].data, scales, None, "none", None, torch.bfloat16, tiles
         )
     return lambda tiles, index: multiply(quantised, weights[index], "none", None, torch.bfloat16, tiles=tiles)
 
