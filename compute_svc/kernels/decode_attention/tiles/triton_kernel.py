@@ -93,17 +93,16 @@ def _unpacked(pairs, HIGH: tl.constexpr, CODES: tl.constexpr, INTERPRETED: tl.co
         return tl.inline_asm_elementwise(
             """{
             .reg .b32 bytes, offset;
-            xor.b32 bytes, $1, 0x80808080;
+            shr.b32 bytes, $1, 8;
             mov.b32 offset, 0x64806480;
-            prmt.b32 $0, bytes, 0x64646464, 0x4341;
+            lop3.b32 $0, bytes, 0x00FF00FF, offset, 0x6A;
             sub.f16x2 $0, $0, offset;
             }"""
             if HIGH
             else """{
-            .reg .b32 bytes, offset;
-            xor.b32 bytes, $1, 0x80808080;
+            .reg .b32 offset;
             mov.b32 offset, 0x64806480;
-            prmt.b32 $0, bytes, 0x64646464, 0x4240;
+            lop3.b32 $0, $1, 0x00FF00FF, offset, 0x6A;
             sub.f16x2 $0, $0, offset;
             }""",
             "=r,r",
