@@ -65,6 +65,7 @@ CASES = [
     _case((32, 8, 64), torch.int8, 64),
     _case((32, 8, 64), torch.int8, 8),
     _case((16, 8, 256), torch.bfloat16, softcap=50.0),
+    _case((16, 8, 256), torch.int8, 64, softcap=50.0),
     _case((71, 1, 64), torch.bfloat16, slopes=True, sink_logits=True),
     _case((32, 32, 96), torch.int8, 32),
     _case((32, 8, 128), torch.float8_e4m3fn, 64),

@@ -31,6 +31,9 @@ _LOG2_E = math.log2(math.e)
 
 _LOG2_E_IN_KERNEL = tl.constexpr(_LOG2_E)
 
+# Of wider heads the sums of each warp leave no registers for codes.
+_WIDEST_PAIRS = 128
+
 # Numbers of partial results that are added up at a time.
 _SUMMED_AT_ONCE = 1 << 13
 
@@ -104,7 +107,7 @@ def decode_kernel(
     q, data, scales, page_table, items, slopes, sink_logits, partials, stats, counters, out,
     q_row_stride, q_head_stride, out_stride, table_stride, num_slots, score_scale, softcap,
     NUM_KV_HEADS: tl.constexpr, GROUP_HEADS: tl.constexpr, BLOCK: tl.constexpr, ROWS: tl.constexpr, D: tl.constexpr, PAD_D: tl.constexpr,
-    PAGE: tl.constexpr, CODE_GROUP: tl.constexpr, PAIRS: tl.constexpr, NUMBERS: tl.constexpr, TILE: tl.constexpr, OFFSETS: tl.constexpr,
+    PAGE: tl.constexpr, CODE_GROUP: tl.constexpr, PAIRS: tl.constexpr, NUMBERS: tl.constexpr, TILE: tl.constexpr, PARTS: tl.constexpr, OFFSETS: tl.constexpr,
     SUMMED: tl.constexpr, WINDOWED: tl.constexpr, CAPPED: tl.constexpr, COMPUTE: tl.constexpr, DTYPE: tl.constexpr,
     INTERPRETED: tl.constexpr,
 ):  # fmt: skip
@@ -143,7 +146,7 @@ def decode_kernel(
         query = _as_half(tl.load(queries + even, mask=wanted, other=0.0)), _as_half(tl.load(queries + even + 1, mask=wanted, other=0.0))
         best, total, acc = attend_codes(
             query, data, scales, pages, key_row, value_row, slope, tiles, seen_tokens, score_scale, softcap,
-            D, PAD_D, PAGE, CODE_GROUP, TILE, OFFSETS, WINDOWED, CAPPED, INTERPRETED,
+            D, PAD_D, PAGE, CODE_GROUP, TILE, PARTS, OFFSETS, WINDOWED, CAPPED, INTERPRETED,
         )  # fmt: skip
     else:
         query = tl.load(queries + dims[None, :], mask=stored, other=0.0)
@@ -193,7 +196,7 @@ def launch_constants(spec: AttentionSpec, dtype: torch.dtype, code_group: int) -
     width = padded(spec.head_dim)
     rows = min(BLOCK_HEADS, triton.next_power_of_2(spec.group_size))
     in_groups = code_group >= spec.head_dim or (code_group > 0 and code_group % 2 == 0 and width % code_group == 0)
-    pairs = in_groups and dtype != torch.float32 and spec.head_dim % 2 == 0
+    pairs = in_groups and dtype != torch.float32 and spec.head_dim % 2 == 0 and width <= _WIDEST_PAIRS
     compute = dtype if code_group or dtype == spec.stored else torch.float32
     return {
         "NUM_KV_HEADS": spec.num_kv_heads,
@@ -207,6 +210,7 @@ def launch_constants(spec: AttentionSpec, dtype: torch.dtype, code_group: int) -
         "PAIRS": pairs,
         "NUMBERS": ITEM_NUMBERS,
         "TILE": tile_shape(spec).tokens,
+        "PARTS": tile_shape(spec).warps,
         "OFFSETS": tl.int32 if spec.num_pages * spec.page_size_tokens * spec.head_dim < 1 << 31 else tl.int64,
         "SUMMED": max(2, min(32, _SUMMED_AT_ONCE // (rows * width))),
         "WINDOWED": spec.window is not None,

@@ -14,17 +14,15 @@ from compute_svc.kernels.triton_parts import dot, rounded
 
 
 @triton.jit
-def _pages_of(pages, tile, end, TILE: tl.constexpr, PAGE: tl.constexpr):
-    """Entries [TILE] of a request's row of the page table for the tokens of a tile; zeros from `end`, its last token's successor, on."""
-    tokens = tl.arange(0, TILE)
+def _pages_of(pages, tile, end, tokens, TILE: tl.constexpr, PAGE: tl.constexpr):
+    """Entries of a request's row of the page table for tokens of a tile, by their numbers in it; zeros from `end`, its last token's successor, on."""
     entries = tile * (TILE // PAGE) + tokens // PAGE if TILE % PAGE == 0 else (tile * TILE + tokens) // PAGE
     return tl.load(pages + entries, mask=tile * TILE + tokens < end, other=0)
 
 
 @triton.jit
-def _slots_of(found, tile, TILE: tl.constexpr, PAGE: tl.constexpr, OFFSETS: tl.constexpr):
-    """Slots [TILE] of a tile's tokens, in the integers that offsets are computed in."""
-    tokens = tl.arange(0, TILE)
+def _slots_of(found, tile, tokens, TILE: tl.constexpr, PAGE: tl.constexpr, OFFSETS: tl.constexpr):
+    """Slots of tokens of a tile, in the integers that offsets are computed in."""
     if TILE % PAGE == 0:
         return found.to(OFFSETS) * PAGE + tokens % PAGE
     else:
@@ -32,9 +30,9 @@ def _slots_of(found, tile, TILE: tl.constexpr, PAGE: tl.constexpr, OFFSETS: tl.c
 
 
 @triton.jit
-def _seen(tile, first, end, TILE: tl.constexpr, WINDOWED: tl.constexpr):
-    """Which tokens [TILE] of a tile are seen."""
-    positions = tile * TILE + tl.arange(0, TILE)
+def _seen(tile, first, end, tokens, TILE: tl.constexpr, WINDOWED: tl.constexpr):
+    """Which tokens of a tile are seen."""
+    positions = tile * TILE + tokens
     if WINDOWED:
         return (positions >= first) & (positions < end)
     else:
@@ -60,26 +58,26 @@ def _rows_of(data, scales, slots, seen, D: tl.constexpr, PAD_D: tl.constexpr, CO
 
 @triton.jit
 def _pairs_of(data, slots, seen, D: tl.constexpr, PAD_D: tl.constexpr):
-    """Codes of slots, two and two as int16 [tokens, PAD_D / 2], zeros where a token is not seen."""
-    columns = tl.arange(0, PAD_D // 2)
-    wanted = seen[:, None]
+    """Codes of slots [parts, tokens], two and two as int16 [parts, tokens, PAD_D / 2], zeros where a token is not seen."""
+    columns = tl.arange(0, PAD_D // 2)[None, None, :]
+    wanted = seen[:, :, None]
     if D != PAD_D:
-        wanted = wanted & (columns < D // 2)[None, :]
-    return tl.load(data.to(tl.pointer_type(tl.int16)) + slots[:, None] * (D // 2) + columns[None, :], mask=wanted, other=0)
+        wanted = wanted & (columns < D // 2)
+    return tl.load(data.to(tl.pointer_type(tl.int16)) + slots[:, :, None] * (D // 2) + columns, mask=wanted, other=0)
 
 
 @triton.jit
 def _scales_of(scales, slots, seen, D: tl.constexpr, PAD_D: tl.constexpr, CODE_GROUP: tl.constexpr):
-    """Float16 scales of slots: [tokens] if a row has one, else [tokens, PAD_D / CODE_GROUP]."""
+    """Float16 scales of slots [parts, tokens]: as many if a row has one, else [parts, tokens, PAD_D / CODE_GROUP]."""
     GROUPS: tl.constexpr = (D + CODE_GROUP - 1) // CODE_GROUP
     if GROUPS == 1:
         return tl.load(scales + slots, mask=seen, other=0.0)
     else:
-        places = tl.arange(0, PAD_D // CODE_GROUP)
-        wanted = seen[:, None]
+        places = tl.arange(0, PAD_D // CODE_GROUP)[None, None, :]
+        wanted = seen[:, :, None]
         if PAD_D // CODE_GROUP != GROUPS:
-            wanted = wanted & (places < GROUPS)[None, :]
-        return tl.load(scales + slots[:, None] * GROUPS + places[None, :], mask=wanted, other=0.0)
+            wanted = wanted & (places < GROUPS)
+        return tl.load(scales + slots[:, :, None] * GROUPS + places, mask=wanted, other=0.0)
 
 
 @triton.jit
@@ -144,11 +142,11 @@ def _decoded(pairs, several, HIGH: tl.constexpr, CODES: tl.constexpr, CODE_GROUP
     most = tl.full((1,) * len(several.shape), 515.5 if tl.int8 == CODES else 146.125, tl.float16)
     bounded = tl.minimum(several, most, propagate_nan=tl.PropagateNan.ALL)
     if ONE_SCALE:
-        return codes * bounded[:, None]
+        return codes * bounded[:, :, None]
     else:
         # Scales are reshaped, not codes: those keep to one layout from shared memory to tensor cores only if nothing but arithmetic is between.
-        wide = tl.broadcast_to(bounded[:, :, None], (codes.shape[0], several.shape[1], CODE_GROUP // 2))
-        return codes * tl.reshape(wide, (codes.shape[0], codes.shape[1]))
+        wide = tl.broadcast_to(bounded[:, :, :, None], (codes.shape[0], codes.shape[1], several.shape[2], CODE_GROUP // 2))
+        return codes * tl.reshape(wide, codes.shape)
 
 
 @triton.jit
@@ -210,12 +208,13 @@ def attend_numbers(
     sums = tl.zeros((BLOCK, TILE), tl.float32)
     acc = tl.zeros((BLOCK, PAD_D), tl.float32)
     # Pages are looked up a round ahead, so that loads of keys and values wait for no other load and the compiler starts them early.
-    found = _pages_of(pages, begin, length, TILE, PAGE)
+    tokens = tl.arange(0, TILE)
+    found = _pages_of(pages, begin, length, tokens, TILE, PAGE)
     for tile in range(begin, end):
-        seen = _seen(tile, first, length, TILE, WINDOWED)
-        slots = _slots_of(found, tile, TILE, PAGE, OFFSETS)
-        found = _pages_of(pages, tile + 1, length, TILE, PAGE)
-        distances = tile * TILE + tl.arange(0, TILE) - (length - 1)
+        seen = _seen(tile, first, length, tokens, TILE, WINDOWED)
+        slots = _slots_of(found, tile, tokens, TILE, PAGE, OFFSETS)
+        found = _pages_of(pages, tile + 1, length, tokens, TILE, PAGE)
+        distances = tile * TILE + tokens - (length - 1)
         keys = _rows_of(keys_of, key_scales, slots, seen, D, PAD_D, CODE_GROUP, COMPUTE, INTERPRETED)
         products = dot(query, tl.trans(keys), tl.zeros((BLOCK, TILE), tl.float32), INTERPRETED)
         weights, best, sums, shrunk = _weigh(products, seen, distances, slope, best, sums, score_scale, softcap, CAPPED)
@@ -225,52 +224,57 @@ def attend_numbers(
 
 
 @triton.jit
+def _weigh_parts(products, seen, distances, slope, best, sums, score_scale, softcap, CAPPED: tl.constexpr):
+    """As `_weigh`, of products [parts, heads, tokens], best [parts, heads], and sums as products; a part may have seen nothing yet."""
+    scores = products * score_scale
+    if CAPPED:
+        scores = softcap - 2.0 * softcap / (tl.exp2(tl.minimum(scores, 120.0)) + 1.0)
+    if slope is not None:
+        scores += slope[None, :, None] * distances.to(tl.float32)[:, None, :]
+    scores = tl.where(seen[:, None, :], scores, -float("inf"))
+    larger = tl.maximum(best, tl.max(scores, 2))
+    base = tl.where(larger == -float("inf"), 0.0, larger)
+    shrunk = tl.exp2(best - base)[:, :, None]
+    weights = tl.exp2(scores - base[:, :, None])
+    return weights, larger, sums * shrunk + weights, shrunk
+
+
+@triton.jit
 def attend_codes(
-    queries,
-    data,
-    scales,
-    pages,
-    key_row,
-    value_row,
-    slope,
-    tiles,
-    seen_tokens,
-    score_scale,
-    softcap,
-    D: tl.constexpr,
-    PAD_D: tl.constexpr,
-    PAGE: tl.constexpr,
-    CODE_GROUP: tl.constexpr,
-    TILE: tl.constexpr,
-    OFFSETS: tl.constexpr,
-    WINDOWED: tl.constexpr,
-    CAPPED: tl.constexpr,
-    INTERPRETED: tl.constexpr,
-):
-    """As `attend_numbers` over codes; queries are (even dimensions, odd ones) of a query, [heads, PAD_D / 2] float16 each."""
+    queries, data, scales, pages, key_row, value_row, slope, tiles, seen_tokens, score_scale, softcap,
+    D: tl.constexpr, PAD_D: tl.constexpr, PAGE: tl.constexpr, CODE_GROUP: tl.constexpr, TILE: tl.constexpr, PARTS: tl.constexpr,
+    OFFSETS: tl.constexpr, WINDOWED: tl.constexpr, CAPPED: tl.constexpr, INTERPRETED: tl.constexpr,
+):  # fmt: skip
+    """As `attend_numbers` over codes; queries are (even dimensions, odd ones) of a query, [heads, PAD_D / 2] float16 each.
+
+    A tile has PARTS parts, one for each warp, each with a softmax of its own: warps wait for each other for what is loaded alone.
+    """
     CODES: tl.constexpr = data.dtype.element_ty
     GROUPS: tl.constexpr = (D + CODE_GROUP - 1) // CODE_GROUP
     ONE: tl.constexpr = GROUPS == 1
-    even_query, odd_query = queries
-    BLOCK: tl.constexpr = even_query.shape[0]
+    BLOCK: tl.constexpr = queries[0].shape[0]
+    TOKENS: tl.constexpr = TILE // PARTS
+    even_query = tl.broadcast_to(queries[0][None, :, :], (PARTS, BLOCK, PAD_D // 2))
+    odd_query = tl.broadcast_to(queries[1][None, :, :], (PARTS, BLOCK, PAD_D // 2))
     begin, end = tiles
     first, length = seen_tokens
     keys_of, values_of = data + key_row * D, data + value_row * D
     key_scales_of, value_scales_of = scales + key_row * GROUPS, scales + value_row * GROUPS
-    best = tl.full((BLOCK,), -float("inf"), tl.float32)
-    sums = tl.zeros((BLOCK, TILE), tl.float32)
-    even_acc, odd_acc = tl.zeros((BLOCK, PAD_D // 2), tl.float32), tl.zeros((BLOCK, PAD_D // 2), tl.float32)
+    best = tl.full((PARTS, BLOCK), -float("inf"), tl.float32)
+    sums = tl.zeros((PARTS, BLOCK, TOKENS), tl.float32)
+    even_acc, odd_acc = tl.zeros((PARTS, BLOCK, PAD_D // 2), tl.float32), tl.zeros((PARTS, BLOCK, PAD_D // 2), tl.float32)
+    tokens = tl.arange(0, PARTS)[:, None] * TOKENS + tl.arange(0, TOKENS)[None, :]
     # Pages and scales are loaded a round ahead, so that no load in the loop waits for another and the compiler starts those of codes early.
-    found = _pages_of(pages, begin, length, TILE, PAGE)
-    next_found = _pages_of(pages, begin + 1, length, TILE, PAGE)
-    slots, seen = _slots_of(found, begin, TILE, PAGE, OFFSETS), _seen(begin, first, length, TILE, WINDOWED)
+    found = _pages_of(pages, begin, length, tokens, TILE, PAGE)
+    next_found = _pages_of(pages, begin + 1, length, tokens, TILE, PAGE)
+    slots, seen = _slots_of(found, begin, tokens, TILE, PAGE, OFFSETS), _seen(begin, first, length, tokens, TILE, WINDOWED)
     key_scales = _scales_of(key_scales_of, slots, seen, D, PAD_D, CODE_GROUP)
     value_scales = _scales_of(value_scales_of, slots, seen, D, PAD_D, CODE_GROUP)
     for tile in range(begin, end):
-        seen = _seen(tile, first, length, TILE, WINDOWED)
-        slots = _slots_of(found, tile, TILE, PAGE, OFFSETS)
-        found = _pages_of(pages, tile + 1, length, TILE, PAGE)
-        distances = tile * TILE + tl.arange(0, TILE) - (length - 1)
+        seen = _seen(tile, first, length, tokens, TILE, WINDOWED)
+        slots = _slots_of(found, tile, tokens, TILE, PAGE, OFFSETS)
+        found = _pages_of(pages, tile + 1, length, tokens, TILE, PAGE)
+        distances = tile * TILE + tokens - (length - 1)
         pairs = _pairs_of(keys_of, slots, seen, D, PAD_D)
         if ONE:
             # Scaled where there are fewer numbers.
@@ -278,18 +282,22 @@ def attend_codes(
         else:
             even = _decoded(pairs, key_scales, False, CODES, CODE_GROUP, ONE, INTERPRETED)
             odd = _decoded(pairs, key_scales, True, CODES, CODE_GROUP, ONE, INTERPRETED)
-        products = dot(even_query, tl.trans(even), tl.zeros((BLOCK, TILE), tl.float32), INTERPRETED)
-        products = dot(odd_query, tl.trans(odd), products, INTERPRETED)
+        products = dot(even_query, tl.permute(even, (0, 2, 1)), tl.zeros((PARTS, BLOCK, TOKENS), tl.float32), INTERPRETED)
+        products = dot(odd_query, tl.permute(odd, (0, 2, 1)), products, INTERPRETED)
         if ONE:
-            products *= key_scales.to(tl.float32)[None, :]
-        weights, best, sums, shrunk = _weigh(products, seen, distances, slope, best, sums, score_scale, softcap, CAPPED)
+            products *= key_scales.to(tl.float32)[:, None, :]
+        weights, best, sums, shrunk = _weigh_parts(products, seen, distances, slope, best, sums, score_scale, softcap, CAPPED)
         pairs = _pairs_of(values_of, slots, seen, D, PAD_D)
         even = _decoded(pairs, value_scales, False, CODES, CODE_GROUP, ONE, INTERPRETED)
         odd = _decoded(pairs, value_scales, True, CODES, CODE_GROUP, ONE, INTERPRETED)
         weights = weights.to(tl.float16)
         even_acc, odd_acc = dot(weights, even, even_acc * shrunk, INTERPRETED), dot(weights, odd, odd_acc * shrunk, INTERPRETED)
-        slots, seen = _slots_of(next_found, tile + 1, TILE, PAGE, OFFSETS), _seen(tile + 1, first, length, TILE, WINDOWED)
+        slots, seen = _slots_of(next_found, tile + 1, tokens, TILE, PAGE, OFFSETS), _seen(tile + 1, first, length, tokens, TILE, WINDOWED)
         key_scales = _scales_of(key_scales_of, slots, seen, D, PAD_D, CODE_GROUP)
         value_scales = _scales_of(value_scales_of, slots, seen, D, PAD_D, CODE_GROUP)
-        next_found = _pages_of(pages, tile + 2, length, TILE, PAGE)
-    return best, tl.sum(sums, 1), tl.reshape(tl.join(even_acc, odd_acc), (BLOCK, PAD_D))
+        next_found = _pages_of(pages, tile + 2, length, tokens, TILE, PAGE)
+    largest = tl.max(best, 0)
+    shares = tl.exp2(best - tl.where(largest == -float("inf"), 0.0, largest)[None, :])
+    total = tl.sum(tl.sum(sums, 2) * shares, 0)
+    even_acc, odd_acc = tl.sum(even_acc * shares[:, :, None], 0), tl.sum(odd_acc * shares[:, :, None], 0)
+    return largest, total, tl.reshape(tl.join(even_acc, odd_acc), (BLOCK, PAD_D))
