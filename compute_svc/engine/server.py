@@ -19,7 +19,7 @@ from itertools import islice
 from compute_svc.engine.command_reader import CommandReader
 from compute_svc.engine.engine import Engine
 from compute_svc.models.weights import CheckpointError
-from compute_svc.parallel.leader import RanksLost
+from compute_svc.parallel.processes.leader import RanksLost
 from compute_svc.settings import Settings
 from compute_svc.wire import engine_wire_pb2 as wire
 from compute_svc.wire.codec import decode_request, decode_tokens, encode_output, encode_stats, pack

@@ -15,7 +15,7 @@ from compute_svc.kernels.rms_norm import rms_norm
 from compute_svc.kernels.rotary import rotary_
 from compute_svc.layers.heads import LatentHeads, ProjectedHeads
 from compute_svc.layers.step import Step
-from compute_svc.parallel.rank_group import ALONE, RankGroup
+from compute_svc.parallel.groups.rank_group import ALONE, RankGroup
 
 
 @dataclass(frozen=True, slots=True, eq=False)

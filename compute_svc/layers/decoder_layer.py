@@ -12,7 +12,7 @@ from compute_svc.layers.attention import Attention
 from compute_svc.layers.mlp import ExpertMlp, Mlp
 from compute_svc.layers.norm import Norm
 from compute_svc.layers.step import Step
-from compute_svc.parallel.rank_group import ALONE, RankGroup
+from compute_svc.parallel.groups.rank_group import ALONE, RankGroup
 
 
 @dataclass(frozen=True, slots=True, eq=False)

@@ -13,7 +13,7 @@ from compute_svc.kernels.gated_linear import gated_linear, lay_out_gated
 from compute_svc.kernels.grouped_mlp import GroupedMlps, grouped_mlp, takes_groups
 from compute_svc.kernels.linear import Activation, LinearWeight, RowNorm, int_mlp, is_int_mlp, linear, padded_count, takes_norm
 from compute_svc.layers.router import Router
-from compute_svc.parallel.rank_group import ALONE, RankGroup
+from compute_svc.parallel.groups.rank_group import ALONE, RankGroup
 
 
 @dataclass(frozen=True, slots=True, eq=False)

@@ -19,7 +19,7 @@ from compute_svc.layers.norm import Norm
 from compute_svc.layers.rotary_table import RotaryTable
 from compute_svc.layers.step import Step, StepKind
 from compute_svc.models.config import LayerKind, ModelConfig
-from compute_svc.parallel.rank_group import ALONE, RankGroup
+from compute_svc.parallel.groups.rank_group import ALONE, RankGroup
 
 
 @dataclass(frozen=True, slots=True, eq=False)

@@ -26,8 +26,8 @@ from compute_svc.models.head_layout import latent_keys_and_values, latent_querie
 from compute_svc.models.tensor_shapes import check_tensors, expected_shapes, zero_biases
 from compute_svc.models.weight_names import WeightNames
 from compute_svc.models.weights import Checkpoint, CheckpointError
-from compute_svc.parallel.rank_group import ALONE, RankGroup
-from compute_svc.parallel.shares import Share, vocabulary_width
+from compute_svc.parallel.groups.rank_group import ALONE, RankGroup
+from compute_svc.parallel.parts.shares import Share, vocabulary_width
 from compute_svc.stored_weights.dense_weight import DenseWeight, pick
 from compute_svc.stored_weights.stored_weight import StoredWeight, join
 

@@ -25,9 +25,9 @@ from compute_svc.models.loading import ModelBuilder, Progress
 from compute_svc.models.unsupported import what_is_missing
 from compute_svc.models.weight_names import WeightNames
 from compute_svc.models.weights import CheckpointError, open_checkpoint, read_json
-from compute_svc.parallel.rank_group import ALONE, RankGroup
-from compute_svc.parallel.shares import Share
-from compute_svc.parallel.sliced_checkpoint import SlicedCheckpoint
+from compute_svc.parallel.groups.rank_group import ALONE, RankGroup
+from compute_svc.parallel.parts.shares import Share
+from compute_svc.parallel.parts.sliced_checkpoint import SlicedCheckpoint
 
 Reader: TypeAlias = Callable[[ConfigFields, str], tuple[ModelConfig, WeightNames]]
 """Of a config.json, under the architecture's name."""

@@ -9,7 +9,7 @@ from typing import TypeVar
 
 import torch
 
-from compute_svc.parallel.rank_group import Collectives, RankGroup
+from compute_svc.parallel.groups.rank_group import Collectives, RankGroup
 
 T = TypeVar("T")
 

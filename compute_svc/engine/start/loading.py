@@ -32,12 +32,12 @@ from compute_svc.models.folder_audit import audit_checkpoint
 from compute_svc.models.quantised.coded_tensor import CodeUse
 from compute_svc.models.registry import load_model, read_config, read_model_config
 from compute_svc.models.weights import count_numbers, stored_tensors
-from compute_svc.parallel.leader import Leader
-from compute_svc.parallel.led_graphs import LedGraphs
-from compute_svc.parallel.led_model import LedModel, LedPageStore
-from compute_svc.parallel.rank_group import ALONE, RankGroup
-from compute_svc.parallel.shares import require_divisible
-from compute_svc.parallel.start import rank_device, require_devices
+from compute_svc.parallel.processes.leader import Leader
+from compute_svc.parallel.processes.led_graphs import LedGraphs
+from compute_svc.parallel.processes.led_model import LedModel, LedPageStore
+from compute_svc.parallel.groups.rank_group import ALONE, RankGroup
+from compute_svc.parallel.parts.shares import require_divisible
+from compute_svc.parallel.processes.start import rank_device, require_devices
 from compute_svc.scheduler.base import SchedulerConfig
 from compute_svc.scheduler.kv_memory import KvMemory
 from compute_svc.scheduler.length_predictor import WindowedLengthPredictor

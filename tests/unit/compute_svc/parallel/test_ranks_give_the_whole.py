@@ -11,8 +11,8 @@ import torch
 from compute_svc.models.causal_lm import CausalLM
 from compute_svc.models.registry import load_model, read_model_config
 from compute_svc.models.weights import CheckpointError
-from compute_svc.parallel.rank_group import ALONE, RankGroup
-from compute_svc.parallel.shares import require_divisible
+from compute_svc.parallel.groups.rank_group import ALONE, RankGroup
+from compute_svc.parallel.parts.shares import require_divisible
 from tests.fakes.checkpoints import EXAMPLES, save_checkpoint
 from tests.fakes.forward_driver import ForwardDriver
 from tests.fakes.quantised_checkpoints import SCHEMES, save_quantised

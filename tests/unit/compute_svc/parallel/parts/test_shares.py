@@ -12,9 +12,9 @@ from safetensors.torch import load_file, save_file
 from compute_svc.models.registry import load_model, read_config
 from compute_svc.models.tensor_shapes import expected_shapes
 from compute_svc.models.weights import SINGLE_FILE, CheckpointError, open_checkpoint
-from compute_svc.parallel.rank_group import ALONE, Collectives, RankGroup
-from compute_svc.parallel.shares import Cut, Share, require_divisible
-from compute_svc.parallel.sliced_checkpoint import SlicedCheckpoint
+from compute_svc.parallel.groups.rank_group import ALONE, Collectives, RankGroup
+from compute_svc.parallel.parts.shares import Cut, Share, require_divisible
+from compute_svc.parallel.parts.sliced_checkpoint import SlicedCheckpoint
 from tests.fakes.checkpoints import save_checkpoint
 from tests.fakes.thread_ranks import ThreadRanks
 

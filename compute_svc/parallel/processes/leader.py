@@ -21,10 +21,10 @@ import numpy.typing as npt
 from compute_svc.engine.steps.decode_graphs import DecodeRows
 from compute_svc.layers.forward_batch import ForwardBatch
 from compute_svc.models.weights import CheckpointError
-from compute_svc.parallel.batch_wire import encode_batch, encode_rows
-from compute_svc.parallel.channel import Channel, Kind
-from compute_svc.parallel.collectives import Meeting
-from compute_svc.parallel.start import Start, rank_device
+from compute_svc.parallel.processes.batch_wire import encode_batch, encode_rows
+from compute_svc.parallel.processes.channel import Channel, Kind
+from compute_svc.parallel.groups.collectives import Meeting
+from compute_svc.parallel.processes.start import Start, rank_device
 from compute_svc.settings import Settings
 
 _log = logging.getLogger(__name__)
@@ -154,7 +154,7 @@ class Leader:
     def _start(self, rank: int, place: str) -> _Follower:
         ours, theirs = socket.socketpair()
         safe_path = ("-P",) if sys.flags.safe_path else ()
-        command = (sys.executable, *safe_path, "-m", "compute_svc.parallel.follower", str(theirs.fileno()))
+        command = (sys.executable, *safe_path, "-m", "compute_svc.parallel.processes.follower", str(theirs.fileno()))
         with theirs:
             process = subprocess.Popen(command, stdin=subprocess.DEVNULL, pass_fds=(theirs.fileno(),))
         follower = _Follower(rank, process, Channel(ours))

@@ -8,7 +8,7 @@ import torch
 
 from compute_svc.engine.steps.decode_graphs import DecodeGraphs, DecodeRows, Ids, Recorder
 from compute_svc.layers.forward_batch import DecodeColumns
-from compute_svc.parallel.leader import Leader
+from compute_svc.parallel.processes.leader import Leader
 
 
 class LedGraphs(DecodeGraphs):

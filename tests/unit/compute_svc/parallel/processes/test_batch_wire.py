@@ -11,8 +11,8 @@ import torch
 
 from compute_svc.engine.steps.decode_graphs import DecodeRows
 from compute_svc.layers.forward_batch import ForwardBatch
-from compute_svc.parallel.batch_wire import batch_on, decode_batch, decode_rows, encode_batch, encode_rows
-from compute_svc.parallel.channel import Channel, Kind
+from compute_svc.parallel.processes.batch_wire import batch_on, decode_batch, decode_rows, encode_batch, encode_rows
+from compute_svc.parallel.processes.channel import Channel, Kind
 
 
 def _batch(hidden_rows: torch.Tensor | None, *, with_logits: bool = True) -> ForwardBatch:

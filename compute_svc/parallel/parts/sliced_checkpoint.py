@@ -10,7 +10,7 @@ from compute_svc.models.config import ModelConfig
 from compute_svc.models.tensor_shapes import check_tensors
 from compute_svc.models.weight_names import WeightNames
 from compute_svc.models.weights import Checkpoint, CheckpointError, Take, TensorInfo
-from compute_svc.parallel.shares import Cut, Share
+from compute_svc.parallel.parts.shares import Cut, Share
 from compute_svc.stored_weights.dense_weight import DenseWeight
 from compute_svc.stored_weights.stored_weight import StoredWeight
 

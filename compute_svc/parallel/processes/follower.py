@@ -1,4 +1,4 @@
-"""`python -m compute_svc.parallel.follower FD` computes as the first rank of its model says, at the other end of that socket."""
+"""`python -m compute_svc.parallel.processes.follower FD` computes as the first rank of its model says, at the other end of that socket."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ from compute_svc.engine.child_process import end_with_parent
 from compute_svc.engine.start.loading import Part, load_part
 from compute_svc.engine.steps.decode_graphs import DecodeGraphs, decode_graphs
 from compute_svc.models.weights import CheckpointError
-from compute_svc.parallel.batch_wire import batch_on, decode_batch, decode_rows
-from compute_svc.parallel.channel import Channel, Kind, Message
-from compute_svc.parallel.collectives import Meeting
-from compute_svc.parallel.start import Start, rank_device
+from compute_svc.parallel.processes.batch_wire import batch_on, decode_batch, decode_rows
+from compute_svc.parallel.processes.channel import Channel, Kind, Message
+from compute_svc.parallel.groups.collectives import Meeting
+from compute_svc.parallel.processes.start import Start, rank_device
 from compute_svc.settings import Settings
 from triserve.rpc import garbage
 from triserve.rpc.telemetry import configure_logging

@@ -11,8 +11,8 @@ import torch
 from compute_svc.kv.page_store import KvPageStore
 from compute_svc.layers.forward_batch import ForwardBatch, ForwardOutput
 from compute_svc.models.causal_lm import CausalLM
-from compute_svc.parallel.batch_wire import batch_on
-from compute_svc.parallel.leader import Leader
+from compute_svc.parallel.processes.batch_wire import batch_on
+from compute_svc.parallel.processes.leader import Leader
 
 
 class LedModel:

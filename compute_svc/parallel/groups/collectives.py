@@ -8,7 +8,7 @@ from functools import partial
 import torch
 import torch.distributed as dist
 
-from compute_svc.parallel.rank_group import Collectives, RankGroup
+from compute_svc.parallel.groups.rank_group import Collectives, RankGroup
 
 
 class Meeting:

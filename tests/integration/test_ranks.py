@@ -151,7 +151,7 @@ def _wait_until_gone(process: psutil.Process) -> None:
 
 
 def _ranks() -> list[psutil.Process]:
-    return children_running("compute_svc.parallel.follower")
+    return children_running("compute_svc.parallel.processes.follower")
 
 
 async def test_two_ranks_give_the_tokens_of_one_in_any_batch(client: EngineClient, listener: Listener, model_folder: Path) -> None:
