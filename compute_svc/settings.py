@@ -94,6 +94,13 @@ class Settings(BaseSettings):
         description="Ranks of this machine that compute the model together, each a process with a part of the weights and of the KV heads: on a CPU, or on "
         "CUDA devices from that of COMPUTE_DEVICE on. COMPUTE_KV_CACHE_BYTES is of each rank, COMPUTE_THREADS of all",
     )
+    pipeline_parallel: int = Field(
+        1,
+        ge=1,
+        le=64,
+        description="Stages of a pipeline, at most as many as layers: each has a run of layers with their KV, and COMPUTE_TENSOR_PARALLEL ranks; steps go "
+        "through them in up to so many parts. With more than one there are no CUDA graphs",
+    )
     threads: int = Field(
         default_factory=usable_cores,
         ge=1,
@@ -194,14 +201,19 @@ class Settings(BaseSettings):
         return _DEFAULT_SINKS if self.streaming_sinks is None else self.streaming_sinks
 
     @property
+    def num_ranks(self) -> int:
+        """Processes that compute the model together."""
+        return self.tensor_parallel * self.pipeline_parallel
+
+    @property
     def threads_per_rank(self) -> int:
         """Threads of one process of the CPU backend."""
-        return max(1, self.threads // self.tensor_parallel)
+        return max(1, self.threads // self.num_ranks)
 
     def engine_environment(self) -> dict[str, str]:
         """Of the engine's process: this process's own, how OpenMP's threads wait, which is read when torch is loaded, and where ranks meet."""
         own = dict(os.environ)
-        if self.tensor_parallel > 1 and sys.platform == "linux":
+        if self.num_ranks > 1 and sys.platform == "linux":
             # They are all of this machine, and nobody else is to reach them.
             own = {"GLOO_SOCKET_IFNAME": "lo", "NCCL_SOCKET_IFNAME": "lo", **own}
         if "openmp_spins" not in self.model_fields_set and any(name in own for name in _WAITING_VARIABLES):

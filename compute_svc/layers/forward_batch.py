@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields, replace
 from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 import torch
+
+from compute_svc.kernels.host_copy import to_device
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,6 +94,15 @@ class ForwardOutput(NamedTuple):
 
     logits: torch.Tensor
     hidden: torch.Tensor | None
+
+
+def batch_on(batch: ForwardBatch, device: torch.device) -> ForwardBatch:
+    """A batch of the host with its tensors on a device, copied in one go; itself if they are there."""
+    if batch.token_ids.device.type == device.type:
+        return batch
+    tensors = {field.name: value for field in fields(batch) if isinstance(value := getattr(batch, field.name), torch.Tensor)}
+    copies = to_device([tensor.numpy() for tensor in tensors.values()], device)
+    return replace(batch, **dict(zip(tensors, copies, strict=True)))  # type: ignore[arg-type]  # by name, as they were
 
 
 def begun_pages(

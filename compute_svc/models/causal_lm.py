@@ -14,7 +14,7 @@ from compute_svc.kernels.linear import LinearWeight, linear, padded_count
 from compute_svc.kernels.prefill_attention import plan_prefill, prefills_by_kernel
 from compute_svc.kv.page_store import KvPageStore
 from compute_svc.layers.decoder_layer import DecoderLayer, ParallelDecoderLayer, PostLnDecoderLayer
-from compute_svc.layers.forward_batch import DecodeColumns, ForwardBatch, ForwardOutput
+from compute_svc.layers.forward_batch import DecodeColumns, ForwardBatch, ForwardOutput, batch_on
 from compute_svc.layers.norm import Norm
 from compute_svc.layers.rotary_table import RotaryTable
 from compute_svc.layers.step import Step, StepKind
@@ -96,7 +96,7 @@ class Head:
 
 @dataclass(frozen=True, slots=True, eq=False, repr=False)
 class CausalLM:
-    """Token ids to logits.
+    """Token ids to logits; a stage of a pipeline (`StagedLM`) has some of the layers, and behind the first neither embedding nor head.
 
     On a CPU with oneDNN, logits and KV of a token depend on its request's tokens up to it and on nothing else, bit for bit: not on the
     other requests of the batch, nor on how its prompt was split into steps.
@@ -111,30 +111,24 @@ class CausalLM:
 
     Attributes:
         config: What the model is.
-        embedding: Before the layers.
+        embedding: Before the layers; None = layers before these are another stage's.
         layers: In order.
-        head: Behind them.
+        head: Behind them; None = the first stage has it.
         rotary: Sines and cosines of positions, for each kind of layer; None where nothing turns.
+        dtype: Of weights and activations.
+        device: Where its weights are.
         kernels: Which it is computed with, where others round otherwise, for whoever compares replicas.
     """
 
     config: ModelConfig
-    embedding: Embedding
+    embedding: Embedding | None
     layers: tuple[DecoderLayer | ParallelDecoderLayer | PostLnDecoderLayer, ...]
-    head: Head
+    head: Head | None
     rotary: tuple[RotaryTable | None, ...]
+    dtype: torch.dtype
+    device: torch.device
     kernels: str = ""
     _specs: dict[tuple[int, int, torch.dtype], tuple[AttentionSpec, ...]] = field(default_factory=dict)
-
-    @property
-    def dtype(self) -> torch.dtype:
-        """Of weights and activations."""
-        return self.embedding.tokens.dtype
-
-    @property
-    def device(self) -> torch.device:
-        """Where its weights are."""
-        return self.embedding.tokens.device
 
     @property
     def kv_window(self) -> int | None:
@@ -165,20 +159,44 @@ class CausalLM:
         Raises:
             ValueError: kv was made for another model, or the batch has no tokens.
         """
+        batch = batch_on(batch, self.device)
+        return self.read(self.compute(batch, kv), batch.logit_rows, batch.hidden_rows)
+
+    def compute(self, batch: ForwardBatch, kv: KvPageStore, hidden: torch.Tensor | None = None) -> torch.Tensor:
+        """[P, hidden] behind the layers: of the T tokens of a batch, then padding; P is `padded_count` of T.
+
+        Args:
+            batch: On this model's device.
+            kv: Keys and values of these layers.
+            hidden: [P, hidden], what the layers before these give; None = the tokens are embedded.
+
+        Effects and errors: as of `forward_with_hidden`.
+        """
         if batch.num_tokens == 0:
             raise ValueError("a batch must have tokens")
-        device = self.device
-        positions = _padded(batch.positions.to(device))
+        positions = padded(batch.positions)
         step = self.prepare(batch, positions, kv)
-        hidden = self.embedding.forward(_padded(batch.token_ids.to(device)), positions)  # [P, hidden]
+        if hidden is None:
+            assert self.embedding is not None, "a stage behind the first gets hidden states"
+            hidden = self.embedding.forward(padded(batch.token_ids), positions)
         for index, layer in enumerate(self.layers):
             hidden = layer.forward(hidden, kv.kv(index), step)
-        rows = hidden.index_select(0, _padded(batch.logit_rows.to(device)))
+        return hidden
+
+    def read(self, hidden: torch.Tensor, logit_rows: torch.Tensor, hidden_rows: torch.Tensor | None) -> ForwardOutput:
+        """What rows behind the last layer say.
+
+        Args:
+            hidden: [n, hidden], at least one.
+            logit_rows: [L] int64, on its device.
+            hidden_rows: [H] int64 there; None = no vectors are wanted.
+        """
+        assert self.head is not None, "a stage behind the first has no head"
+        rows = hidden.index_select(0, padded(logit_rows))
         vectors = None
-        if batch.hidden_rows is not None:
-            wanted = hidden.index_select(0, _padded(batch.hidden_rows.to(device)))
-            vectors = self.head.normed(wanted)[: len(batch.hidden_rows)].float()
-        return ForwardOutput(self.head.forward(rows)[: len(batch.logit_rows)], vectors)
+        if hidden_rows is not None:
+            vectors = self.head.normed(hidden.index_select(0, padded(hidden_rows)))[: len(hidden_rows)].float()
+        return ForwardOutput(self.head.forward(rows)[: len(logit_rows)], vectors)
 
     def attends_in_one_order(self, kv: KvPageStore) -> bool:
         """Whether every attention over that store has Triton kernels, which can keep to one order of sums (`backend.is_batch_invariant`)."""
@@ -204,6 +222,7 @@ class CausalLM:
 
         Effects: writes keys and values into kv; on ranks that are not the first, that one's token ids into the columns.
         """
+        assert self.embedding is not None and self.head is not None, "graphs are of whole models"
         self.head.ranks.from_first_(columns.token_ids)
         kinds = tuple(
             _decode_kind(columns, spec, None if rotary is None else _turns(rotary, columns.positions, max_tokens, spec), max_tokens)
@@ -225,16 +244,16 @@ class CausalLM:
             positions: [P] int64, those of its tokens, padded.
             kv: Where its keys and values go; pages that it begins are cleared.
         """
-        tokens = self.embedding.tokens
-        page_table = batch.page_table.to(tokens.device)
+        page_table = batch.page_table.to(self.device)
         if len(batch.begun_pages):
-            kv.clear(batch.begun_pages.to(tokens.device))
+            kv.clear(batch.begun_pages.to(self.device))
         kinds = tuple(
             _prepare_kind(batch, page_table, spec, None if rotary is None else _turns(rotary, positions, batch.position_limit, spec))
             for spec, rotary in zip(self._kind_specs(kv), self.rotary, strict=True)
         )
-        attended = tokens.new_zeros((len(positions), self.config.num_heads * self.config.kv_head_dim))
-        return Step(batch.num_tokens, batch.num_decodes, batch.slots.to(tokens.device), attended, kinds)
+        width = self.config.num_heads * self.config.kv_head_dim
+        attended = torch.zeros((len(positions), width), dtype=self.dtype, device=self.device)
+        return Step(batch.num_tokens, batch.num_decodes, batch.slots.to(self.device), attended, kinds)
 
     def _kind_specs(self, kv: KvPageStore) -> tuple[AttentionSpec, ...]:
         config = self.config
@@ -301,7 +320,7 @@ def _decode_kind(columns: DecodeColumns, spec: AttentionSpec, turns: _Turns | No
     return StepKind(*turns.own, decode, None, turns.sinks)
 
 
-def _padded(indices: torch.Tensor) -> torch.Tensor:
+def padded(indices: torch.Tensor) -> torch.Tensor:
     """Indices [n] with zeros added, so that the products of all passes have one of few numbers of rows."""
     missing = padded_count(len(indices)) - len(indices)
     return F.pad(indices, (0, missing)) if missing else indices

@@ -220,6 +220,7 @@ class ModelConfig:
         logit_softcap: Logits l become softcap * tanh(l / softcap).
         logit_scale: What logits are multiplied by.
         sinks: How many first tokens every query sees besides its window; 0 = none. See `StreamingWindow`.
+        first_layer: Which of the checkpoint's layers is the first; above 0 in a stage of a pipeline behind the first.
     """
 
     architecture: str
@@ -267,6 +268,12 @@ class ModelConfig:
     logit_softcap: float | None = None
     logit_scale: float | None = None
     sinks: int = 0
+    first_layer: int = 0
+
+    @property
+    def has_ends(self) -> bool:
+        """Whether there are embedding and head; both are the first stage's of a pipeline."""
+        return self.first_layer == 0
 
     @property
     def kv_head_dim(self) -> int:

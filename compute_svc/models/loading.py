@@ -23,10 +23,12 @@ from compute_svc.layers.router import Router
 from compute_svc.models.causal_lm import CausalLM, Embedding, Head
 from compute_svc.models.config import Clamp, Experts, LatentAttention, LayerKind, ModelConfig, NormPlacement, Rope
 from compute_svc.models.head_layout import latent_keys_and_values, latent_queries, padded_heads, qkv_order, turning_order
+from compute_svc.models.staged_lm import StagedLM
 from compute_svc.models.tensor_shapes import check_tensors, expected_shapes, zero_biases
 from compute_svc.models.weight_names import WeightNames
 from compute_svc.models.weights import Checkpoint, CheckpointError
 from compute_svc.parallel.groups.rank_group import ALONE, RankGroup
+from compute_svc.parallel.groups.stage_group import ONE_STAGE, StageGroup
 from compute_svc.parallel.parts.shares import Share, vocabulary_width
 from compute_svc.stored_weights.dense_weight import DenseWeight, pick
 from compute_svc.stored_weights.stored_weight import StoredWeight, join
@@ -49,6 +51,7 @@ class ModelBuilder:
         activations: What integer weights are multiplied by.
         on_progress: Told how far reading is.
         ranks: Have the other parts of a larger model; model and checkpoint are this rank's part then.
+        stages: Have the other layers, likewise.
 
     Raises:
         CheckpointError: The checkpoint's tensors are not this model's.
@@ -65,6 +68,7 @@ class ModelBuilder:
         activations: ActivationFormat,
         on_progress: Progress | None,
         ranks: RankGroup = ALONE,
+        stages: StageGroup = ONE_STAGE,
     ) -> None:
         names = names.fitting(checkpoint.tensors)
         if ranks is ALONE:
@@ -78,6 +82,7 @@ class ModelBuilder:
         self._activations: ActivationFormat = activations
         self._on_progress = on_progress
         self._ranks = ranks
+        self._stages = stages
         # One sum does for both parts of a parallel layer, behind the second.
         self._ranks_of_part = ALONE if config.residual == "parallel" else ranks
         self._bytes_done = 0
@@ -91,27 +96,18 @@ class ModelBuilder:
 
     def build(self, num_layers: int | None = None) -> CausalLM:
         """Reads everything, or the first so many layers and all that is not of a layer. Raises CheckpointError if a tensor cannot be used."""
-        config, names = self._config, self._names
-        embedding = self._embedding()
+        config = self._config
+        embedding = self._embedding() if config.has_ends else None
         layers = tuple(self.layer(index) for index in range(config.num_layers if num_layers is None else num_layers))
-        head = Head(
-            norm=self._norm(names.final_norm) if config.final_norm else None,
-            narrow=None if config.embedding_size is None else self._linear(names.embedding_out, bias=False),
-            projection=self._projection(embedding.tokens),
-            scale=config.logit_scale,
-            softcap=config.logit_softcap,
-            ranks=self._ranks,
-            vocab_size=None if self._ranks is ALONE else config.vocab_size,
-        )
+        head = None if embedding is None else self._head(embedding.tokens)
         _log.info("matrices in memory: %s", ", ".join(f"{size // 1_000_000} MB {name}" for name, size in self._sizes.most_common()))
-        return CausalLM(
-            config,
-            embedding,
-            layers,
-            head,
-            tuple(map(self._rotary, config.kinds)),
-            kernel_names(self._device.type, has_ints=self._has_ints, num_ranks=self._ranks.size),
-        )
+        rotary = tuple(map(self._rotary, config.kinds))
+        kernels = kernel_names(self._device.type, has_ints=self._has_ints, num_ranks=self._ranks.size)
+        # With its index, as tensors have it.
+        device = torch.empty(0, device=self._device).device
+        if self._stages is ONE_STAGE:
+            return CausalLM(config, embedding, layers, head, rotary, self._dtype, device, kernels)
+        return StagedLM(config, embedding, layers, head, rotary, self._dtype, device, kernels, stages=self._stages)
 
     def _embedding(self) -> Embedding:
         config, names = self._config, self._names
@@ -122,6 +118,18 @@ class ModelBuilder:
             scale=config.embedding_scale,
             norm=self._norm(names.embedding_norm) if config.embedding_norm else None,
             widen=None if config.embedding_size is None else self._linear(names.embedding_in, bias=False),
+        )
+
+    def _head(self, embedding: torch.Tensor) -> Head:
+        config, names = self._config, self._names
+        return Head(
+            norm=self._norm(names.final_norm) if config.final_norm else None,
+            narrow=None if config.embedding_size is None else self._linear(names.embedding_out, bias=False),
+            projection=self._projection(embedding),
+            scale=config.logit_scale,
+            softcap=config.logit_softcap,
+            ranks=self._ranks,
+            vocab_size=None if self._ranks is ALONE else config.vocab_size,
         )
 
     def _projection(self, embedding: torch.Tensor) -> LinearWeight:
@@ -166,7 +174,8 @@ class ModelBuilder:
 
     def layer(self, index: int) -> DecoderLayer | ParallelDecoderLayer | PostLnDecoderLayer:
         """Reads one layer. Raises CheckpointError if a tensor cannot be used."""
-        config, names, prefix = self._config, self._names, self._names.layer.format(index)
+        config, names = self._config, self._names
+        prefix = names.layer.format(config.first_layer + index)
         attention, mlp = self._attention(prefix, index), self._mlp_of_layer(prefix, index)
         norms = {role: self._norm(prefix + getattr(names, role)) for role in config.layer_norms}
         if config.norm_placement is NormPlacement.POST_LN:

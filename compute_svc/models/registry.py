@@ -26,6 +26,8 @@ from compute_svc.models.unsupported import what_is_missing
 from compute_svc.models.weight_names import WeightNames
 from compute_svc.models.weights import CheckpointError, open_checkpoint, read_json
 from compute_svc.parallel.groups.rank_group import ALONE, RankGroup
+from compute_svc.parallel.groups.stage_group import ONE_STAGE, StageGroup
+from compute_svc.parallel.parts.layer_shares import layers_of, stage_config
 from compute_svc.parallel.parts.shares import Share
 from compute_svc.parallel.parts.sliced_checkpoint import SlicedCheckpoint
 
@@ -152,6 +154,7 @@ def load_model(
     activations: ActivationFormat = "auto",
     on_progress: Progress | None = None,
     ranks: RankGroup = ALONE,
+    stages: StageGroup = ONE_STAGE,
 ) -> CausalLM:
     """Loads a checkpoint.
 
@@ -165,6 +168,7 @@ def load_model(
         activations: What integer weights are multiplied by (kernels/linear/ints.py).
         on_progress: Told bytes done and bytes in all, after every tensor.
         ranks: This one's part of the model is loaded; `require_divisible` has nothing against them.
+        stages: This one's layers are loaded; there are no more stages than layers.
 
     Effects: on a CPU, tunes the process's allocator (kernels/host_memory.py); on CUDA, its products (kernels/exact_products.py).
 
@@ -181,10 +185,20 @@ def load_model(
     elif device.type == "cuda":
         use_exact_products()
     with torch.inference_mode(), open_checkpoint(folder) as checkpoint:
-        if ranks.size > 1:
+        if ranks.size > 1 or stages.count > 1:
             share, names = Share(ranks.rank, ranks.size), names.fitting(checkpoint.tensors)
-            config, checkpoint = share.config(config), SlicedCheckpoint(checkpoint, config, names, share)
+            layers = layers_of(stages.stage, stages.count, config.num_layers)
+            checkpoint = SlicedCheckpoint(checkpoint, config, names, share, layers)
+            config = stage_config(share.config(config), layers)
         builder = ModelBuilder(
-            config, names, checkpoint, dtype=dtype, device=device, activations=activations, on_progress=on_progress, ranks=ranks
+            config,
+            names,
+            checkpoint,
+            dtype=dtype,
+            device=device,
+            activations=activations,
+            on_progress=on_progress,
+            ranks=ranks,
+            stages=stages,
         )
         return builder.build()

@@ -20,6 +20,16 @@ def expected_shapes(config: ModelConfig, names: WeightNames) -> Shapes:
 
 
 def _each_shape(config: ModelConfig, names: WeightNames) -> Iterator[tuple[str, tuple[int, ...]]]:
+    if config.has_ends:
+        yield from _end_shapes(config, names).items()
+    for index in range(config.num_layers):
+        prefix = names.layer.format(config.first_layer + index)
+        for name, shape in _layer_shapes(config, names, index).items():
+            yield prefix + name, shape
+
+
+def _end_shapes(config: ModelConfig, names: WeightNames) -> Shapes:
+    """Of embedding and head."""
     hidden, vocab = config.hidden_size, config.vocab_size
     width = config.embedding_size or hidden
     shapes: Shapes = {f"{names.embedding}.weight": (vocab, width)}
@@ -33,11 +43,7 @@ def _each_shape(config: ModelConfig, names: WeightNames) -> Iterator[tuple[str, 
         shapes |= _norm(names.final_norm, hidden, config)
     if not config.tie_word_embeddings:
         shapes |= _linear(names.lm_head, vocab, width, bias=config.lm_head_bias)
-    yield from shapes.items()
-    for index in range(config.num_layers):
-        prefix = names.layer.format(index)
-        for name, shape in _layer_shapes(config, names, index).items():
-            yield prefix + name, shape
+    return shapes
 
 
 def _layer_shapes(config: ModelConfig, names: WeightNames, index: int) -> Shapes:

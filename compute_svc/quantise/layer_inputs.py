@@ -85,6 +85,7 @@ class CalibrationPass:
         pages = -(-windows.shape[1] // _PAGE_TOKENS)
         kv = KvPageStore(config.num_layers, pages, _PAGE_TOKENS, config.num_kv_heads, config.kv_head_dim, shell.dtype, shell.device)
         self._kv = kv.kv(0)
+        assert shell.embedding is not None, "a shell is of a whole model"
         for window in windows:
             batch = _batch(window)
             self.steps.append(shell.prepare(batch, batch.positions, kv))

@@ -46,6 +46,7 @@ def test_natural_kernels_compute_the_same_but_for_rounding(dtype: torch.dtype) -
     model = build_random(weights, dtype, CPU)
     with plain_weights():
         plain = build_random(weights, dtype, CPU)
+    assert model.head is not None and plain.head is not None
     assert model.head.projection.layout == ("onednn" if onednn_takes(dtype) else "plain") and plain.head.projection.layout == "plain"
     tokens = torch.arange(100)
     expected = whole_logits(model, tokens)

@@ -89,16 +89,22 @@ def test_weights_are_the_same_at_every_reading_and_differ_from_each_other() -> N
     assert not torch.equal(first, weights.read("model.layers.1.mlp.up_proj.weight", torch.float32, CPU))
 
 
+def _scaled(model: CausalLM, scale: float) -> CausalLM:
+    """The same model with louder logits."""
+    assert model.head is not None
+    return replace(model, head=replace(model.head, scale=scale))
+
+
 def test_a_model_that_computes_something_else_is_found(model: CausalLM) -> None:
-    louder = replace(model, head=replace(model.head, scale=1.01))
+    louder = _scaled(model, 1.01)
     with pytest.raises(AssertionError, match="logits are off by"):
         check_logits(louder, EngineReference(model))
 
 
 def test_loud_logits_are_allowed_the_same_part_of_their_spread(model: CausalLM) -> None:
-    loud = replace(model, head=replace(model.head, scale=100.0))
-    off = replace(model, head=replace(model.head, scale=100.0 * (1 + 1e-5)))
-    wrong = replace(model, head=replace(model.head, scale=100.0 * (1 + 1e-3)))
+    loud = _scaled(model, 100.0)
+    off = _scaled(model, 100.0 * (1 + 1e-5))
+    wrong = _scaled(model, 100.0 * (1 + 1e-3))
 
     found = check_logits(off, EngineReference(loud))
 
@@ -115,7 +121,7 @@ def _dependent(model: CausalLM, change: float) -> CausalLM:
             logits = CausalLM.forward(self, batch, kv)
             return logits * (1 + change * len(logits))
 
-    return Dependent(model.config, model.embedding, model.layers, model.head, model.rotary)
+    return Dependent(model.config, model.embedding, model.layers, model.head, model.rotary, model.dtype, model.device)
 
 
 def test_a_model_whose_bits_depend_on_its_neighbours_is_found(model: CausalLM) -> None:

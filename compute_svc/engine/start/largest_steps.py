@@ -98,12 +98,15 @@ class LargestSteps:
             memory.reset_peak()
             self._decode(sizes[-1])
             graphs = graph_bytes(memory.peak_bytes() - before, sizes, width, self._sizes.max_pages)
-        return step + kept_bytes(most, width), graphs
+        # Logits are the first stage's.
+        return step + kept_bytes(most, width) * self._model.config.has_ends, graphs
 
     @torch.inference_mode()
     def _run(self, batch: ForwardBatch) -> None:
         """Computes a batch, and draws and reads of it all that can be."""
         output = self._model.forward_with_hidden(batch, self._kv)
+        if not self._model.config.has_ends:
+            return
         told = min(MAX_READ_TOKENS, len(output.logits))
         num_drawn = min(len(output.logits), batch.num_requests)
         draw_widest(output.logits[:num_drawn])

@@ -32,11 +32,12 @@ from compute_svc.models.folder_audit import audit_checkpoint
 from compute_svc.models.quantised.coded_tensor import CodeUse
 from compute_svc.models.registry import load_model, read_config, read_model_config
 from compute_svc.models.weights import count_numbers, stored_tensors
+from compute_svc.parallel.groups.collectives import Groups
+from compute_svc.parallel.parts.layer_shares import layers_of, require_stages
+from compute_svc.parallel.parts.shares import require_divisible
 from compute_svc.parallel.processes.leader import Leader
 from compute_svc.parallel.processes.led_graphs import LedGraphs
 from compute_svc.parallel.processes.led_model import LedModel, LedPageStore
-from compute_svc.parallel.groups.rank_group import ALONE, RankGroup
-from compute_svc.parallel.parts.shares import require_divisible
 from compute_svc.parallel.processes.start import rank_device, require_devices
 from compute_svc.scheduler.base import SchedulerConfig
 from compute_svc.scheduler.kv_memory import KvMemory
@@ -61,7 +62,7 @@ class Part(NamedTuple):
 
     Attributes:
         model: Its part of the model.
-        kv: Its heads' keys and values.
+        kv: Its heads' keys and values, of its layers.
         config: Sizes, the same on every rank.
     """
 
@@ -83,13 +84,15 @@ def load_engine(settings: Settings, memory: DeviceMemory | None = None, on_lost:
         ValueError: A setting does not fit the model.
         RanksLost: Another rank has ended.
     """
-    if settings.tensor_parallel == 1:
-        return _engine(settings, load_part(settings, ALONE, memory=memory), None)
+    if settings.num_ranks == 1:
+        return _engine(settings, load_part(settings, Groups(), memory=memory), None)
     require_devices(settings)
-    require_divisible(read_model_config(settings.model), settings.tensor_parallel)
+    whole = read_model_config(settings.model)
+    require_divisible(whole, settings.tensor_parallel)
+    require_stages(whole, settings.pipeline_parallel)
     leader = Leader(settings, on_lost)
     try:
-        part = load_part(settings, leader.group, join=leader.join, make_kv=partial(LedPageStore, leader), memory=memory)
+        part = load_part(settings, leader.groups, join=leader.join, make_kv=partial(LedPageStore, leader), memory=memory)
         return _engine(settings, part, leader)
     except BaseException:
         leader.close()
@@ -98,7 +101,7 @@ def load_engine(settings: Settings, memory: DeviceMemory | None = None, on_lost:
 
 def load_part(
     settings: Settings,
-    ranks: RankGroup,
+    groups: Groups,
     *,
     join: Callable[[], None] = lambda: None,
     make_kv: Callable[..., KvPageStore] = KvPageStore,
@@ -108,7 +111,7 @@ def load_part(
 
     Args:
         settings: The same on all ranks.
-        ranks: Which part.
+        groups: Which part.
         join: Called once the weights are there; when it returns, all ranks have theirs.
         make_kv: Makes the room, with the arguments of `KvPageStore`.
         memory: See `load_engine`.
@@ -118,9 +121,10 @@ def load_part(
         ValueError: A setting does not fit the model.
         RanksLost: Another rank has ended.
     """
-    device = rank_device(settings, ranks.rank)
+    everyone = groups.everyone
+    device = rank_device(settings, everyone.rank)
     _choose_kernels(settings, device)
-    if ranks.size > 1 and device.type == "cuda":
+    if everyone.size > 1 and device.type == "cuda":
         # Kernels are launched on the current one, whatever their arguments are on.
         torch.cuda.set_device(device)
     format_ = _number_format(settings, device)
@@ -133,18 +137,18 @@ def load_part(
         streaming=_streaming_window(settings),
         activations=settings.activations,
         on_progress=_ProgressLog(),
-        ranks=ranks,
+        ranks=groups.tensor,
+        stages=groups.stages,
     )
     join()
-    if ranks.is_first:
+    if everyone.is_first:
         require_finite_logits(model)
     else:
         # The first one gets all ranks' logits.
         first_logits(model)
     kv_bytes = _kv_bytes(settings, model, kv_format, _memory_of(device) if memory is None else memory)
     # Pages have the same numbers on all ranks: there are as many as where there is least room.
-    kv_bytes = ranks.least(kv_bytes, device)
-    config = scheduler_config(settings, model.config, kv_format, kv_bytes)
+    config = scheduler_config(settings, model.config, kv_format, kv_bytes, partial(everyone.least, device=device))
     kv = _page_store(kv_bytes, config, model, kv_format, make_kv)
     _require_one_order(settings, model, kv)
     return Part(model, kv, config)
@@ -165,8 +169,10 @@ def _engine(settings: Settings, part: Part, leader: Leader | None) -> Engine:
         settings.device,
         config.num_pages,
         config.page_size_tokens,
-        f"{torch.get_num_threads()} threads" + ("" if leader is None else f" on each of {settings.tensor_parallel} ranks"),
+        f"{torch.get_num_threads()} threads" + ("" if leader is None else f" on each of {settings.num_ranks} ranks"),
     )
+    if settings.pipeline_parallel > 1:
+        logger.info("a pipeline of %s: decode steps are no CUDA graphs, and none is begun ahead", _described_stages(settings))
     led = model if leader is None else LedModel(model, leader)
     kind = DecodeGraphs if leader is None else partial(LedGraphs, leader)
     return Engine(
@@ -187,6 +193,12 @@ def _engine(settings: Settings, part: Part, leader: Leader | None) -> Engine:
     )
 
 
+def _described_stages(settings: Settings) -> str:
+    count, num_layers = settings.pipeline_parallel, read_model_config(settings.model).num_layers
+    sizes = [str(len(layers_of(stage, count, num_layers))) for stage in range(count)]
+    return f"{count} stages of {', '.join(sizes)} layers"
+
+
 def _choose_kernels(settings: Settings, device: torch.device) -> None:
     """Raises ValueError if what is required cannot be used on the device."""
     use_native_kernels(settings.native_kernels if device.type == "cpu" else "off")
@@ -205,7 +217,7 @@ def _number_format(settings: Settings, device: torch.device) -> NumberFormat:
     # The logits' projection has a layout of its own, so a tied embedding is there twice.
     num_bytes += config.tie_word_embeddings * config.vocab_size * config.hidden_size * format_.dtype.itemsize
     if on_cpu:
-        usable_bytes, size = usable_memory_bytes(), settings.tensor_parallel
+        usable_bytes, size = usable_memory_bytes(), settings.num_ranks
         share_bytes = None if usable_bytes is None else usable_bytes // size
         warning = require_room(num_bytes // size, format_, _cpu_kv_bytes(settings), share_bytes)
         if warning is not None:
@@ -301,7 +313,13 @@ def _most_distant_tokens(settings: Settings) -> int | None:
     return settings.max_model_len_tokens if window is None else window + settings.num_sinks
 
 
-def scheduler_config(settings: Settings, model: ModelConfig, kv_format: KvFormat, kv_bytes: int | None = None) -> SchedulerConfig:
+def scheduler_config(
+    settings: Settings,
+    model: ModelConfig,
+    kv_format: KvFormat,
+    kv_bytes: int | None = None,
+    least: Callable[[int], int] = lambda number: number,
+) -> SchedulerConfig:
     """The sizes that settings and model give together.
 
     Args:
@@ -309,6 +327,7 @@ def scheduler_config(settings: Settings, model: ModelConfig, kv_format: KvFormat
         model: What is loaded.
         kv_format: What keys and values are stored as.
         kv_bytes: What keys and values get; None = what the settings say for a CPU.
+        least: Of a number of every rank's.
 
     Raises:
         ValueError: naming the variable that does not fit.
@@ -328,9 +347,14 @@ def scheduler_config(settings: Settings, model: ModelConfig, kv_format: KvFormat
         raise ValueError(f"COMPUTE_MAX_MODEL_LEN_TOKENS is {longest}, the limit is {whose}, {limit}")
     bytes_per_page = settings.page_size_tokens * kv_format.bytes_per_token(model.num_layers, model.num_kv_heads, model.kv_head_dim)
     kv_bytes = _cpu_kv_bytes(settings) if kv_bytes is None else kv_bytes
-    num_pages = kv_bytes // bytes_per_page
+    num_pages = least(kv_bytes // bytes_per_page)
     if num_pages < 2:
-        raise ValueError(f"COMPUTE_KV_CACHE_BYTES is {kv_bytes}, it must be at least {2 * bytes_per_page}, two pages")
+        wanted = (
+            f"it must be at least {2 * bytes_per_page}, two pages"
+            if kv_bytes < 2 * bytes_per_page
+            else "on another rank that is less than two pages"
+        )
+        raise ValueError(f"COMPUTE_KV_CACHE_BYTES is {kv_bytes}, {wanted}")
     config = SchedulerConfig(
         page_size_tokens=settings.page_size_tokens,
         num_pages=num_pages,

@@ -1,4 +1,4 @@
-"""A checkpoint as one rank sees it: its parts of the tensors, as if they were all there is."""
+"""A checkpoint as one rank sees it: its parts of the tensors of its layers, as if they were all there is."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from compute_svc.models.config import ModelConfig
 from compute_svc.models.tensor_shapes import check_tensors
 from compute_svc.models.weight_names import WeightNames
 from compute_svc.models.weights import Checkpoint, CheckpointError, Take, TensorInfo
+from compute_svc.parallel.parts.layer_shares import tensors_of
 from compute_svc.parallel.parts.shares import Cut, Share
 from compute_svc.stored_weights.dense_weight import DenseWeight
 from compute_svc.stored_weights.stored_weight import StoredWeight
@@ -23,16 +24,19 @@ class SlicedCheckpoint(Checkpoint):
         whole: What its model is.
         names: What it calls its tensors.
         share: Whose parts.
+        layers: Of the rank's stage.
 
     Raises:
         CheckpointError: Its tensors are not that model's.
     """
 
-    def __init__(self, base: Checkpoint, whole: ModelConfig, names: WeightNames, share: Share) -> None:
+    def __init__(self, base: Checkpoint, whole: ModelConfig, names: WeightNames, share: Share, layers: range) -> None:
         check_tensors(base.tensors, whole, names)
         self._base = base
-        self._cuts = {name: cut for name, cut in share.cuts(whole, names).items() if name in base.tensors}
-        self.tensors = {name: _part(info, self._cuts.get(name)) for name, info in base.tensors.items()}
+        own = {name: base.tensors[name] for name in tensors_of(layers, base.tensors, names, whole.num_layers)}
+        cuts = share.cuts(whole, names) if share.size > 1 else {}
+        self._cuts = {name: cut for name, cut in cuts.items() if name in own}
+        self.tensors = {name: _part(info, self._cuts.get(name)) for name, info in own.items()}
 
     def weight(self, name: str, dtype: torch.dtype, device: torch.device) -> StoredWeight:
         """See `Checkpoint`.

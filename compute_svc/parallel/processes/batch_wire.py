@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from dataclasses import fields, replace
+from dataclasses import fields
 
 import numpy as np
 import numpy.typing as npt
 import torch
 
 from compute_svc.engine.steps.decode_graphs import DecodeRows
-from compute_svc.kernels.host_copy import to_device
 from compute_svc.layers.forward_batch import ForwardBatch
 
 _Array = npt.NDArray[np.int64]
@@ -63,14 +62,6 @@ def decode_rows(data: bytes) -> DecodeRows:
     count = int(words[0])
     positions, slots, kv_lengths = words[1 : 1 + 3 * count].reshape(3, count)
     return DecodeRows(positions, slots, kv_lengths, words[1 + 3 * count :].reshape(count, -1))
-
-
-def batch_on(batch: ForwardBatch, device: torch.device) -> ForwardBatch:
-    """A batch of the host with its tensors on a device, copied in one go; itself if that is the host."""
-    if device.type == "cpu":
-        return batch
-    arrays = {name: array for name in _TENSORS if (array := _array(getattr(batch, name))) is not None}
-    return replace(batch, **dict(zip(arrays, to_device(list(arrays.values()), device), strict=True)))  # type: ignore[arg-type]  # likewise
 
 
 def _array(value: torch.Tensor | tuple[int, ...] | None) -> _Array | None:

@@ -13,10 +13,9 @@ from compute_svc.engine.child_process import end_with_parent
 from compute_svc.engine.start.loading import Part, load_part
 from compute_svc.engine.steps.decode_graphs import DecodeGraphs, decode_graphs
 from compute_svc.models.weights import CheckpointError
-from compute_svc.parallel.processes.batch_wire import batch_on, decode_batch, decode_rows
+from compute_svc.parallel.processes.batch_wire import decode_batch, decode_rows
 from compute_svc.parallel.processes.channel import Channel, Kind, Message
-from compute_svc.parallel.groups.collectives import Meeting
-from compute_svc.parallel.processes.start import Start, rank_device
+from compute_svc.parallel.processes.start import Start, meeting_of
 from compute_svc.settings import Settings
 from triserve.rpc import garbage
 from triserve.rpc.telemetry import configure_logging
@@ -32,8 +31,7 @@ def follow(channel: Channel) -> int:
     # What all ranks would say the first one says.
     configure_logging(f"compute rank {start.rank}", level=logging.ERROR, as_json=settings.log_format == "json")
     torch.set_num_threads(settings.threads_per_rank)
-    device = rank_device(settings, start.rank)
-    meeting = Meeting(rank=start.rank, size=settings.tensor_parallel, place=start.place, device=device, timeout_s=settings.step_timeout_s)
+    meeting = meeting_of(settings, start.rank, start.place)
     has_joined = False
 
     def join() -> None:
@@ -43,7 +41,7 @@ def follow(channel: Channel) -> int:
         meeting.join()
 
     try:
-        part = load_part(settings, meeting.group, join=join)
+        part = load_part(settings, meeting.groups, join=join)
     except (CheckpointError, ValueError) as error:
         if has_joined:
             # Nobody reads; all look at how this process ends.
@@ -78,7 +76,7 @@ class _Follower:
         model, kv, config = self._part
         kind, content = message
         if kind is Kind.FORWARD:
-            model.forward(batch_on(decode_batch(content), model.device), kv)
+            model.forward(decode_batch(content), kv)
         elif kind is Kind.DECODE:
             assert self._graphs is not None, "graphs are recorded before they are run"
             self._graphs.run(decode_rows(content), None)

@@ -23,8 +23,7 @@ from compute_svc.layers.forward_batch import ForwardBatch
 from compute_svc.models.weights import CheckpointError
 from compute_svc.parallel.processes.batch_wire import encode_batch, encode_rows
 from compute_svc.parallel.processes.channel import Channel, Kind
-from compute_svc.parallel.groups.collectives import Meeting
-from compute_svc.parallel.processes.start import Start, rank_device
+from compute_svc.parallel.processes.start import Start, meeting_of
 from compute_svc.settings import Settings
 
 _log = logging.getLogger(__name__)
@@ -62,11 +61,9 @@ class Leader:
         # Its own user alone may look into it.
         self._folder = tempfile.TemporaryDirectory(prefix="triserve-ranks-", ignore_cleanup_errors=True)
         place = str(Path(self._folder.name) / "ranks")
-        size = settings.tensor_parallel
-        timeout_s = settings.step_timeout_s
-        self._meeting = Meeting(rank=0, size=size, place=place, device=rank_device(settings, 0), timeout_s=timeout_s)
-        self.group = self._meeting.group
-        self._followers = [self._start(rank, place) for rank in range(1, size)]
+        self._meeting = meeting_of(settings, 0, place)
+        self.groups = self._meeting.groups
+        self._followers = [self._start(rank, place) for rank in range(1, settings.num_ranks)]
         # Before threads that watch would take the others' end for a loss.
         atexit.register(self.close)
 

@@ -11,7 +11,6 @@ import torch
 from compute_svc.kv.page_store import KvPageStore
 from compute_svc.layers.forward_batch import ForwardBatch, ForwardOutput
 from compute_svc.models.causal_lm import CausalLM
-from compute_svc.parallel.processes.batch_wire import batch_on
 from compute_svc.parallel.processes.leader import Leader
 
 
@@ -42,7 +41,7 @@ class LedModel:
         """See `HiddenStatesModel`; otherwise as `forward`."""
         self._leader.send(batch)
         try:
-            return self._model.forward_with_hidden(batch_on(batch, self._model.device), kv)
+            return self._model.forward_with_hidden(batch, kv)
         except Exception as error:
             raise self._leader.lost(error) from error
 
@@ -52,7 +51,7 @@ class LedPageStore(KvPageStore):
 
     Args:
         leader: Reaches the other ranks.
-        args: Of `KvPageStore`, with the heads of one rank.
+        args: Of `KvPageStore`, with the layers and heads of one rank.
         kwargs: Likewise.
     """
 

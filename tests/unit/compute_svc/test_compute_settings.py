@@ -181,8 +181,9 @@ def test_ranks_meet_on_this_machine_alone_unless_said(folder: Path, monkeypatch:
 
 def test_ranks_share_the_threads(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("COMPUTE_THREADS", "7")
-    for ranks, threads in ((1, 7), (2, 3), (8, 1)):
+    for ranks, stages, threads in ((1, 1, 7), (2, 1, 3), (1, 2, 3), (3, 2, 1), (8, 1, 1)):
         monkeypatch.setenv("COMPUTE_TENSOR_PARALLEL", str(ranks))
+        monkeypatch.setenv("COMPUTE_PIPELINE_PARALLEL", str(stages))
         assert Settings().threads_per_rank == threads
 
 

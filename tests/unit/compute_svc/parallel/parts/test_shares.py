@@ -39,7 +39,7 @@ def test_the_parts_of_all_ranks_are_the_whole_checkpoint(family: str, fields: di
     config, names, *_ = read_config(tmp_path)
     with open_checkpoint(tmp_path) as whole:
         names = names.fitting(whole.tensors)
-        parts = [SlicedCheckpoint(whole, config, names, Share(rank, size)) for rank in range(size)]
+        parts = [SlicedCheckpoint(whole, config, names, Share(rank, size), range(config.num_layers)) for rank in range(size)]
         cuts = [Share(rank, size).cuts(config, names) for rank in range(size)]
         shares = [expected_shapes(Share(rank, size).config(config), names) for rank in range(size)]
         for name in expected_shapes(config, names):

@@ -10,8 +10,8 @@ import pytest
 import torch
 
 from compute_svc.engine.steps.decode_graphs import DecodeRows
-from compute_svc.layers.forward_batch import ForwardBatch
-from compute_svc.parallel.processes.batch_wire import batch_on, decode_batch, decode_rows, encode_batch, encode_rows
+from compute_svc.layers.forward_batch import ForwardBatch, batch_on
+from compute_svc.parallel.processes.batch_wire import decode_batch, decode_rows, encode_batch, encode_rows
 from compute_svc.parallel.processes.channel import Channel, Kind
 
 

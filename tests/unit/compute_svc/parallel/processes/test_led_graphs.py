@@ -12,10 +12,10 @@ import torch
 
 from compute_svc.engine.steps.decode_graphs import DecodeGraphs, DecodeRows
 from compute_svc.layers.forward_batch import DecodeColumns
+from compute_svc.parallel.groups.rank_group import RankGroup
 from compute_svc.parallel.processes.batch_wire import decode_rows, encode_rows
 from compute_svc.parallel.processes.leader import Leader, RanksLost
 from compute_svc.parallel.processes.led_graphs import LedGraphs
-from compute_svc.parallel.groups.rank_group import RankGroup
 from tests.fakes.eager_graphs import EagerRecorder
 from tests.fakes.thread_ranks import ThreadRanks
 
