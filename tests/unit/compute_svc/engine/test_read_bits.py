@@ -85,6 +85,7 @@ def test_vectors_are_those_that_the_logits_are_made_of(model: CausalLM) -> None:
     _, vectors = told(model, HiddenStates.ALL, budget=64, others=0)
     hidden = torch.from_numpy(np.frombuffer(vectors, "<f4").reshape(len(PROMPT), -1).copy())
     head = model.head
+    assert head is not None
     projected = Head(None, head.narrow, head.projection, head.scale, head.softcap).forward(hidden.to(model.dtype))
     assert torch.equal(projected, logits)
     _, mean = told(model, HiddenStates.MEAN, budget=64, others=0)
