@@ -18,6 +18,10 @@ from compute_svc.kernels.host_copy import PendingRead, to_device
 _TEMPERATURE = Settings._fields.index("temperature")
 _MIN_P = Settings._fields.index("min_p")
 
+Ids = npt.NDArray[np.int64]
+# As the function of that name in compute_svc/kernels/draw: logits, numbers, tokens and flags.
+DrawInto = Callable[[torch.Tensor, DrawNumbers | None, torch.Tensor, torch.Tensor | None], None]
+
 
 @dataclass(frozen=True, slots=True, eq=False)
 class DirectDraws:
@@ -44,7 +48,12 @@ class DirectDraws:
         seeds = np.array([draw.seed for draw in draws], dtype=np.uint64).view(np.int64)
         return cls(seeds, temperatures, min_ps if min_ps.any() else None)
 
-    def send(self, positions: npt.NDArray[np.int64], device: torch.device) -> DrawNumbers | None:
+    def some(self, places: Ids) -> DirectDraws:
+        """Those of [n] rows."""
+        min_ps = None if self.min_ps is None else self.min_ps[places]
+        return DirectDraws(self.seeds[places], self.temperatures[places], min_ps)
+
+    def send(self, positions: Ids, device: torch.device) -> DrawNumbers | None:
         """Brings them to a device, in one copy that nobody waits for; None = all are greedy.
 
         Args:
@@ -58,20 +67,30 @@ class DirectDraws:
         seeds, there, temperatures, *min_ps = to_device(columns, device)
         return DrawNumbers(seeds, there, temperatures.view(torch.float64), min_ps[0].view(torch.float64) if min_ps else None)
 
-    def draw(
-        self, logits: torch.Tensor, positions: npt.NDArray[np.int64], on_tokens: Callable[[torch.Tensor], None] | None = None
-    ) -> Drawn:
-        """Draws a token of each row, and waits for the device once.
+    def find(self, logits: torch.Tensor, positions: Ids, draw: DrawInto = draw_into) -> torch.Tensor:
+        """Draws a token of each row, without waiting for the device.
 
         Args:
             logits: [rows, width].
             positions: [rows] of the tokens to be drawn; none bans its stop ids there.
-            on_tokens: See `Drawer.draw`.
+            draw: What draws.
+
+        Returns:
+            [2, rows] int64, tokens and flags.
         """
         found = torch.empty((2, len(logits)), dtype=torch.int64, device=logits.device)
-        draw_into(logits, self.send(positions, logits.device), found[0], found[1])
-        read = PendingRead(found)
-        if on_tokens is not None:
-            on_tokens(found[0])
-        tokens, flags = read.take()[0]
-        return Drawn(tokens, dict.fromkeys(np.flatnonzero(flags).tolist(), RowStatus.BROKEN), {})
+        draw(logits, self.send(positions, logits.device), found[0], found[1])
+        return found
+
+
+def take(found: torch.Tensor, on_tokens: Callable[[torch.Tensor], None] | None = None) -> Drawn:
+    """Waits for what was found of some rows, as `DirectDraws.find` returns it.
+
+    Args:
+        on_tokens: Called before, with the tokens on the device; may write `found`.
+    """
+    read = PendingRead(found.clone())
+    if on_tokens is not None:
+        on_tokens(found[0])
+    tokens, flags = read.take()[0]
+    return Drawn(tokens, dict.fromkeys(np.flatnonzero(flags).tolist(), RowStatus.BROKEN), {})

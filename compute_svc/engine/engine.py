@@ -97,11 +97,12 @@ class Engine:
         self.kv_bytes_per_page = kv.bytes_per_page
         self.kernels = kernels
         self._scheduler = Scheduler(config, policy, predictor, make_memory)
-        memory, ahead = self._scheduler.memory, None
+        memory, ahead, how = self._scheduler.memory, None, drawing or DrawConfig()
         if make_graphs is not None and not config.slides:
-            ahead = RunAhead(make_graphs(memory.tables.entries.shape[1]), memory, config.page_size_tokens, device)
+            graphs = make_graphs(memory.tables.entries.shape[1])
+            ahead = RunAhead(graphs, memory, config.page_size_tokens, device, keeps_logits=how.audited_share > 0)
         self._pass = ForwardPass(model, kv, BatchBuilder(config, memory.slots, batches_on or device), hidden_states, ahead)
-        self._drawing = StepDrawing(logits_width, device, drawing or DrawConfig())
+        self._drawing = StepDrawing(logits_width, device, how, None if ahead is None else ahead.draw_into)
         self._steps = 0
         self._failed_steps = 0
         self._prefill_tokens = 0
@@ -291,13 +292,13 @@ class Engine:
         states, rows = plan.wanted, plan.wanted_rows
         # All that is likely to fail comes before anything counts as computed.
         with torch.inference_mode():
-            logits, hidden = self._pass.run(plan, len(states))
+            (logits, hidden), found = self._pass.run(plan, len(states))
             num_tokens = self._scheduler.memory.slots.num_tokens[rows]
             if states and self._drawing.untold(states, num_tokens):
                 self.look_for_masks()
             draws = None
             if states:
-                draws = self._drawing.draw(states, num_tokens, logits[: len(states)], self._pass.begin_next(plan))
+                draws = self._drawing.draw(states, num_tokens, logits[: len(states)], self._pass.begin_next(plan), found)
                 self._pass.know(draws.tokens)
             readings = read_chunks(plan.prefills, logits[len(states) :], hidden) if plan.reads else NOTHING
         self._scheduler.complete(plan)

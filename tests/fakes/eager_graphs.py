@@ -1,14 +1,17 @@
-"""Graphs of decode steps without CUDA: what is recorded is computed anew by any model."""
+"""Graphs of decode steps without CUDA: what is recorded is computed anew by any model, and drawn by the reference."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from functools import partial
 
+import numpy as np
 import torch
 
 from compute_svc.engine.model import Model
 from compute_svc.engine.steps.decode_graphs import DecodeGraphs, Recorded
+from compute_svc.engine.steps.drawing_graphs import DrawingGraphs
+from compute_svc.kernels.draw import BROKEN, DRAWN, DrawNumbers, reference
 from compute_svc.kv.page_store import KvPageStore
 from compute_svc.layers.forward_batch import DecodeColumns, ForwardBatch, begun_pages
 from compute_svc.scheduler.base import SchedulerConfig
@@ -27,7 +30,9 @@ class EagerRecorder:
         return Recorded(replay, output)
 
 
-def eager_graphs(model: Model, kv: KvPageStore, config: SchedulerConfig, width: int) -> Callable[[int], DecodeGraphs]:
+def eager_graphs(
+    model: Model, kv: KvPageStore, config: SchedulerConfig, width: int, *, draws: bool = True
+) -> Callable[[int], DecodeGraphs]:
     """As `decode_graphs` of a model on the CPU.
 
     Args:
@@ -35,15 +40,30 @@ def eager_graphs(model: Model, kv: KvPageStore, config: SchedulerConfig, width: 
         kv: Its keys and values.
         config: Sizes.
         width: Logits of a row.
+        draws: Whether graphs draw.
     """
 
     def make(max_pages: int) -> DecodeGraphs:
+        kind = partial(DrawingGraphs, page_size_tokens=config.page_size_tokens, draw_into=draw_rows) if draws else DecodeGraphs
         decode = partial(_decode, model=model, kv=kv, width=width)
-        return DecodeGraphs(
+        return kind(
             decode, max_requests=config.max_running_requests, max_pages=max_pages, device=torch.device("cpu"), recorder=EagerRecorder()
         )
 
     return make
+
+
+def draw_rows(logits: torch.Tensor, numbers: DrawNumbers | None, out_tokens: torch.Tensor, out_flags: torch.Tensor | None) -> None:
+    """As `draw_into`, by the reference."""
+    assert out_flags is not None and out_tokens.is_contiguous() and out_flags.is_contiguous(), "columns are given"
+    for row, values in enumerate(logits.numpy()):
+        seed = position = temperature = min_p = 0.0
+        if numbers is not None:
+            seed, position, temperature = (one.view(-1)[row].item() for one in numbers[:3])
+            min_p = 0.0 if numbers.min_ps is None else numbers.min_ps.view(-1)[row].item()
+        token = reference.draw(values, int(np.int64(seed).view(np.uint64)), int(position), temperature, min_p)
+        out_tokens[row] = 0 if token is None else token
+        out_flags[row] = BROKEN if token is None else DRAWN
 
 
 def _decode(columns: DecodeColumns, model: Model, kv: KvPageStore, width: int) -> torch.Tensor:

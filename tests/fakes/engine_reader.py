@@ -36,6 +36,7 @@ def small_engine(
     make_memory: type[KvMemory] = KvMemory,
     *,
     runs_ahead: bool = False,
+    draws_ahead: bool = True,
     **changes: int,
 ) -> Engine:
     """An engine with a few small pages, whose rows the reader draws unless `drawing` says otherwise; `changes` are sizes of its scheduler."""
@@ -61,7 +62,7 @@ def small_engine(
         make_memory=make_memory,
         drawing=drawing,
         hidden_states=hidden,
-        make_graphs=eager_graphs(model, kv, config, WIDTH) if runs_ahead else None,
+        make_graphs=eager_graphs(model, kv, config, WIDTH, draws=draws_ahead) if runs_ahead else None,
     )
 
 

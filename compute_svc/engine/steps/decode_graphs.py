@@ -12,6 +12,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
+from compute_svc.kernels.draw import draw_into, has_kernel
 from compute_svc.kernels.host_copy import to_device
 from compute_svc.kv.page_store import KvPageStore
 from compute_svc.layers.forward_batch import NO_SLOT, DecodeColumns
@@ -99,17 +100,13 @@ class DecodeGraphs:
     ) -> None:
         self._sizes = graph_sizes(max_requests)
         self._device = device
-        # Token ids, positions, slots, lengths of KV.
-        self._columns = torch.zeros((4, self._sizes[-1]), dtype=torch.int64, device=device)
-        self._columns[2] = NO_SLOT
+        self._columns = self._make_columns()
         self._page_table = torch.zeros((self._sizes[-1], max_pages), dtype=torch.int64, device=device)
         self._graphs: dict[int, Recorded] = {}
         with torch.inference_mode():
             # From the largest on: the smaller ones fit into the memory it takes.
             for size in reversed(self._sizes):
-                token_ids, positions, slots, kv_lengths = self._columns[:, :size].unbind(0)
-                columns = DecodeColumns(token_ids, positions, slots, kv_lengths, self._page_table[:size])
-                self._graphs[size] = recorder.record(partial(decode, columns))
+                self._graphs[size] = recorder.record(self._computation(decode, size))
 
     @property
     def sizes(self) -> tuple[int, ...]:
@@ -125,7 +122,7 @@ class DecodeGraphs:
             chosen: [n] int64, which of the device's; None = the first n.
         """
         count = len(rows.positions)
-        size = next(size for size in self._sizes if size >= count)
+        size = self._size_for(count)
         columns = np.zeros((4, size), dtype=np.int64)
         columns[2, count:] = NO_SLOT
         columns[1:, :count] = rows.positions, rows.slots, rows.kv_lengths
@@ -146,6 +143,20 @@ class DecodeGraphs:
             # A copy: the next step may be computed before this one's logits are done with.
             return graph.output[:count].clone()
 
+    def _make_columns(self) -> torch.Tensor:
+        """What graphs read of the most rows: token ids, positions, slots, lengths of KV; all of them padding."""
+        columns = torch.zeros((4, self._sizes[-1]), dtype=torch.int64, device=self._device)
+        columns[2] = NO_SLOT
+        return columns
+
+    def _computation(self, decode: Callable[[DecodeColumns], torch.Tensor], size: int) -> Callable[[], torch.Tensor]:
+        """What is recorded for so many rows; it gives their logits."""
+        token_ids, positions, slots, kv_lengths = self._columns[:, :size].unbind(0)
+        return partial(decode, DecodeColumns(token_ids, positions, slots, kv_lengths, self._page_table[:size]))
+
+    def _size_for(self, count: int) -> int:
+        return next(size for size in self._sizes if size >= count)
+
 
 def decode_graphs(
     model: CausalLM, kv: KvPageStore, config: SchedulerConfig, kind: Callable[..., DecodeGraphs] = DecodeGraphs
@@ -156,21 +167,29 @@ def decode_graphs(
         model: Computes them; on several ranks, all must record theirs at the same time.
         kv: Its keys and values.
         config: Sizes.
-        kind: What is made, with the arguments of `DecodeGraphs`.
+        kind: What is made, with the arguments of `DecodeGraphs`. Those themselves draw, too, where one rank has the model: `DrawingGraphs`.
     """
     if not model.takes_graphs(kv):
         return None
+    has_alone = model.head is not None and model.head.ranks.size == 1
+    draws = kind is DecodeGraphs and has_alone and has_kernel(model.device.type)
 
     def make(max_pages: int) -> DecodeGraphs:
+        from compute_svc.engine.steps.drawing_graphs import DrawingGraphs  # noqa: PLC0415 - they are made of what is here
+
         began = time.perf_counter()
-        graphs = kind(
+        make_kind = kind
+        if draws:
+            make_kind = partial(DrawingGraphs, page_size_tokens=config.page_size_tokens, draw_into=draw_into)
+        graphs = make_kind(
             partial(model.decode, kv=kv, max_tokens=config.max_request_tokens),
             max_requests=config.max_running_requests,
             max_pages=max_pages,
             device=model.device,
             recorder=CudaRecorder(),
         )
-        _log.info("decode steps are CUDA graphs of %s rows, made in %.1f s", graphs.sizes, time.perf_counter() - began)
+        what = "decode steps and their draws" if draws else "decode steps"
+        _log.info("%s are CUDA graphs of %s rows, made in %.1f s", what, graphs.sizes, time.perf_counter() - began)
         return graphs
 
     return make

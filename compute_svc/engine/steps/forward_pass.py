@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-
 import numpy as np
 import numpy.typing as npt
-import torch
 
+from compute_svc.drawing import OnTokens
 from compute_svc.engine.model import HiddenStatesModel, Model
 from compute_svc.engine.steps.batch_builder import BatchBuilder
-from compute_svc.engine.steps.run_ahead import RunAhead
+from compute_svc.engine.steps.run_ahead import Computed, RunAhead
 from compute_svc.kv.page_store import KvPageStore
 from compute_svc.layers.forward_batch import ForwardOutput
 from compute_svc.scheduler.base import Plan
@@ -36,7 +34,7 @@ class ForwardPass:
         self._hidden_states = hidden_states
         self.ahead = ahead
 
-    def run(self, plan: Plan, num_drawn: int) -> ForwardOutput:
+    def run(self, plan: Plan, num_drawn: int) -> Computed:
         """Logits, and hidden states where a plan wants them.
 
         Args:
@@ -46,20 +44,20 @@ class ForwardPass:
         Raises:
             RuntimeError: The model gave another number of rows.
         """
-        output = self._compute(plan) if self.ahead is None else self.ahead.forward(plan, self._compute)
+        computed = Computed(self._compute(plan)) if self.ahead is None else self.ahead.forward(plan, self._compute)
         num_rows = num_drawn + sum(len(chunk.logprob_tokens) for chunk in plan.prefills)
-        if len(output.logits) != num_rows:
+        if len(computed.output.logits) != num_rows:
             # Rows are told apart by their place alone: one that is missing would hand its neighbours' tokens around.
-            raise RuntimeError(f"the model gave {len(output.logits)} rows of logits for {num_rows}")
-        return output
+            raise RuntimeError(f"the model gave {len(computed.output.logits)} rows of logits for {num_rows}")
+        return computed
 
-    def begin_next(self, plan: Plan) -> Callable[[torch.Tensor], None] | None:
+    def begin_next(self, plan: Plan) -> OnTokens | None:
         """Begins the step behind a plan, once its tokens are drawn on the device; None = nothing is to be begun."""
         ahead = self.ahead
         if ahead is None or not all(chunk.completes for chunk in plan.prefills):
             # What is left of a prompt shares its step with those that decode.
             return None
-        return lambda tokens: ahead.begin(plan.wanted_rows, tokens)
+        return lambda tokens, direct: ahead.begin(plan.wanted_rows, tokens, direct)
 
     def know(self, tokens: npt.NDArray[np.int64]) -> None:
         """The tokens that were drawn, [rows], now that the host has them."""

@@ -4,24 +4,42 @@ When a step has drawn its tokens on the device, the next step of the same reques
 input, and only then the host waits for the tokens. What the next plan then asks for is mostly computed already. What turns out otherwise
 (a request has ended, or goes on with another token than the one drawn) is left out: its keys and values are in no page that anybody reads,
 for the page table and the count of computed tokens do not know of them, and whoever gets the page writes it later on the same stream.
+
+Where graphs draw, such a step is drawn, too, by what its requests draw with, and its logits are looked at only where a plan asks for other rows.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 import torch
 
+from compute_svc.drawing import DirectDraws, DrawInto
 from compute_svc.engine.steps.decode_graphs import DecodeGraphs, DecodeRows, page_columns
+from compute_svc.engine.steps.drawing_graphs import DrawingGraphs, RowDraws
 from compute_svc.kernels.host_copy import to_device
 from compute_svc.layers.forward_batch import ForwardOutput
 from compute_svc.scheduler.base import Plan
 from compute_svc.scheduler.kv_memory import KvMemory
 
 _Array = npt.NDArray[np.int64]
+
+
+class Computed(NamedTuple):
+    """What a plan gave.
+
+    Attributes:
+        output: Logits and hidden states.
+        found: [2, rows] int64, what `DirectDraws.find` gives of the rows; None = nothing is drawn yet. Beginning the next step may write it and
+            the logits.
+    """
+
+    output: ForwardOutput
+    found: torch.Tensor | None = None
 
 
 @dataclass(slots=True, eq=False)
@@ -35,6 +53,8 @@ class _Ahead:
         places: [n], which rows of the step before they go on from.
         tokens: [n], those that they are computed for; None until the host knows them.
         logits: [n, width] float32.
+        found: [2, n] int64, see `Computed`; None = they are not drawn.
+        is_kept: Whether another run of a graph leaves the logits as they are.
     """
 
     rows: _Array
@@ -43,6 +63,8 @@ class _Ahead:
     places: _Array
     tokens: _Array | None
     logits: torch.Tensor
+    found: torch.Tensor | None
+    is_kept: bool
 
 
 class RunAhead:
@@ -53,16 +75,25 @@ class RunAhead:
         memory: Pages and batch slots of the requests.
         page_size_tokens: Tokens of a page.
         device: Where the model is.
+        keeps_logits: Whether logits are looked at after the next step is begun, though the rows are drawn.
     """
 
-    def __init__(self, graphs: DecodeGraphs, memory: KvMemory, page_size_tokens: int, device: torch.device) -> None:
+    def __init__(
+        self, graphs: DecodeGraphs, memory: KvMemory, page_size_tokens: int, device: torch.device, *, keeps_logits: bool = False
+    ) -> None:
         self._graphs = graphs
         self._memory = memory
         self._page_size = page_size_tokens
         self._device = device
+        self._keeps_logits = keeps_logits
         self._ahead: _Ahead | None = None
 
-    def forward(self, plan: Plan, compute: Callable[[Plan], ForwardOutput]) -> ForwardOutput:
+    @property
+    def draw_into(self) -> DrawInto | None:
+        """What draws in graphs; None = nothing does."""
+        return self._graphs.draw_into if isinstance(self._graphs, DrawingGraphs) else None
+
+    def forward(self, plan: Plan, compute: Callable[[Plan], ForwardOutput]) -> Computed:
         """What a plan that is not empty asks for.
 
         Args:
@@ -72,22 +103,23 @@ class RunAhead:
         ahead, self._ahead = self._ahead, None
         taken = None if ahead is None else self._taken(ahead, plan.rows)
         if ahead is None or taken is None:
-            return compute(plan) if plan.prefills else ForwardOutput(self._run(plan.rows), None)
+            return Computed(compute(plan) if plan.prefills else ForwardOutput(self._run(plan.rows), None))
         covered, places = taken
-        if len(places) == len(ahead.rows) and (places == np.arange(len(places))).all():
-            logits = ahead.logits
-        else:
-            logits = ahead.logits.index_select(0, to_device([places], self._device)[0])
+        logits, found, is_kept = ahead.logits, ahead.found, ahead.is_kept
+        if len(places) != len(ahead.rows) or (places != np.arange(len(places))).any():
+            chosen = to_device([places], self._device)[0]
+            logits, found, is_kept = logits.index_select(0, chosen), None if found is None else found.index_select(1, chosen), True
         if len(covered) == len(plan.rows) and not plan.prefills:
-            return ForwardOutput(logits, None)
-        return self._with_rest(plan, covered, logits, compute)
+            return Computed(ForwardOutput(logits, None), found)
+        return Computed(self._with_rest(plan, covered, logits if is_kept else logits.clone(), compute))
 
-    def begin(self, rows: _Array, tokens: torch.Tensor) -> None:
+    def begin(self, rows: _Array, tokens: torch.Tensor, direct: DirectDraws | None) -> None:
         """Begins the next step of requests whose last known token was just computed, as far as each goes on and finds a page.
 
         Args:
             rows: [n] their batch slots.
             tokens: [n] int64 on the device, drawn behind the last known ones.
+            direct: How they draw; None = not all of them directly.
 
         Effects: takes pages for the tokens; `know` must follow.
         """
@@ -100,11 +132,19 @@ class RunAhead:
         places = goes_on.nonzero()[0]
         if not places.size:
             return
+        # Of the rows that go on: which, of whose requests, and what they compute.
         chosen, lengths = rows[places], lengths[places]
-        logits = self._graphs.run(
-            self._decode_rows(chosen, slots.num_tokens[chosen], lengths), tokens, None if len(places) == len(rows) else places
-        )
-        self._ahead = _Ahead(chosen, slots.number[chosen], lengths, places, None, logits)
+        step, some = self._decode_rows(chosen, slots.num_tokens[chosen], lengths), None if len(places) == len(rows) else places
+        found, is_kept = None, True
+        if direct is not None and isinstance(self._graphs, DrawingGraphs):
+            positions = slots.num_tokens[chosen] - slots.prompt_tokens[chosen] + 1
+            draws = RowDraws(direct if some is None else direct.some(places), positions)
+            logits, found = self._graphs.step(step, tokens, some, draws)
+            is_kept = self._keeps_logits
+            logits = logits.clone() if is_kept else logits
+        else:
+            logits = self._graphs.run(step, tokens, some)
+        self._ahead = _Ahead(chosen, slots.number[chosen], lengths, places, None, logits, found, is_kept)
 
     def know(self, tokens: _Array) -> None:
         """The tokens that `begin` got, [n], as the host has read them."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from enum import Enum, auto
 from typing import NamedTuple, TypeVar
 
@@ -10,7 +10,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from compute_svc.drawing import Drawer, RequestDraw, RowLogprobs, RowStatus
+from compute_svc.drawing import Drawer, DrawInto, OnTokens, RequestDraw, RowLogprobs, RowStatus
 from compute_svc.kernels.host_copy import rows_of
 from compute_svc.scheduler.base import RequestState
 from compute_svc.wire.request import GREEDY, Request
@@ -86,12 +86,13 @@ class StepDrawing:
         logits_width: Number of logits of a row.
         device: Where they are.
         config: How.
+        direct: See `Drawer`.
     """
 
-    def __init__(self, logits_width: int, device: torch.device, config: DrawConfig) -> None:
+    def __init__(self, logits_width: int, device: torch.device, config: DrawConfig, direct: DrawInto | None = None) -> None:
         self._width = logits_width
         self._config = config
-        self._drawer = Drawer(logits_width, device)
+        self._drawer = Drawer(logits_width, device, direct)
         # Grows by the share with every row, and is one less for each that is audited.
         self._audits_due = 0.0
         # Of the last step: most steps are of the same requests as the one before.
@@ -121,7 +122,8 @@ class StepDrawing:
         states: list[RequestState],
         num_tokens: npt.NDArray[np.int64],
         logits: torch.Tensor,
-        on_tokens: Callable[[torch.Tensor], None] | None = None,
+        on_tokens: OnTokens | None = None,
+        found: torch.Tensor | None = None,
     ) -> StepDraws:
         """Draws what is drawn here.
 
@@ -130,13 +132,14 @@ class StepDrawing:
             num_tokens: [rows], how many tokens of each are known.
             logits: [rows, width] float32.
             on_tokens: See `Drawer.draw`.
+            found: See `Drawer.draw`.
         """
         self._look_at(states)
         positions = num_tokens - self._num_prompt
         waiting = [row for row in self._with_grammar if not self._draws[row].is_told(int(positions[row]))]
         if waiting or self._config.place is DrawPlace.SERVICE:
             return self._draw_some(states, positions, logits, waiting)
-        drawn = self._drawer.draw(logits, self._draws, positions, lambda row: _known(states[row]), on_tokens)
+        drawn = self._drawer.draw(logits, self._draws, positions, lambda row: _known(states[row]), on_tokens, found)
         others = {row: DrawnRow(status, 0, None, None) for row, status in drawn.failed.items()}
         for row, logprobs in drawn.logprobs.items():
             others[row] = DrawnRow(RowStatus.DRAWN, int(drawn.tokens[row]), logprobs, None)

@@ -10,7 +10,7 @@ import torch
 from tests.triton_device import DEVICE
 
 from compute_svc.drawing import Drawer, RequestDraw, RowStatus  # isort: skip
-from compute_svc.drawing.direct import DirectDraws  # isort: skip
+from compute_svc.drawing.direct import DirectDraws, take  # isort: skip
 from compute_svc.drawing.gumbel_max import choose_in_kernel  # isort: skip
 from compute_svc.drawing.rows import Needs, RowNumbers  # isort: skip
 from triserve.rpc.sampling import Sampling  # isort: skip
@@ -27,7 +27,7 @@ def test_the_ways_that_use_the_kernel_draw_what_the_others_draw() -> None:
     expected = Drawer(width, torch.device("cpu")).draw(logits, draws, positions, lambda _: np.empty(0, np.int64))
     direct = DirectDraws.of(draws)
     assert direct is not None
-    drawn = direct.draw(logits.to(DEVICE), positions)
+    drawn = take(direct.find(logits.to(DEVICE), positions))
     assert drawn.failed == expected.failed == {4: RowStatus.BROKEN}
     assert np.delete(drawn.tokens, 4).tolist() == np.delete(expected.tokens, 4).tolist()
     noisy = [1, 2, 5]

@@ -52,7 +52,13 @@ class AnyUse(RuleBasedStateMachine):
         if self.window is not None:
             sizes |= {"window_tokens": self.window.tokens, "chunk_tokens": self.window.chunk_tokens}
         self.engine = small_engine(
-            self.model, self.drawing, self.make_memory, runs_ahead=self.runs_ahead, max_model_len_tokens=26 + self.most_tokens, **sizes
+            self.model,
+            self.drawing,
+            self.make_memory,
+            runs_ahead=self.runs_ahead,
+            draws_ahead=True,
+            max_model_len_tokens=26 + self.most_tokens,
+            **sizes,
         )
         self.pins: dict[int, Request] = {}
         self.reader = Reader(self.engine)
@@ -130,13 +136,13 @@ class AnyUse(RuleBasedStateMachine):
     @rule(seconds=st.sampled_from([0.0, 0.0, 1.0]))
     def step(self, seconds: float) -> None:
         self.now += seconds
-        before = len(self.model.batches)
+        before, outputs = len(self.model.batches), len(self.reader.outputs)
         blocked = {*self.reader.awaiting, *self.paused}
         due = set(self.reader.tokens) - blocked - set(self.reader.errors) - self.cancelled
         self.reader.step(self.now)
         for batch in self.model.batches[before:]:
             self._check_budget(batch)
-        rows = self.reader.outputs[-1].rows if len(self.model.batches) > before else None
+        rows = self.reader.outputs[-1].rows if len(self.reader.outputs) > outputs else None
         computed = set() if rows is None else set(rows.numbers)
         assert not blocked & computed
         if not self.engine.load.preemptions:
@@ -286,7 +292,13 @@ class AnyUseAhead(AnyUse):
 
     drawing = DEVICE
     runs_ahead = True
-    samplings = (GREEDY, GREEDY, GREEDY, Sampling(seed=2**63, temperature=1.3), Sampling(temperature=0.0, repetition_penalty=1.5))
+    samplings = (
+        GREEDY,
+        GREEDY,
+        Sampling(seed=5, temperature=0.8, min_p=0.2),
+        Sampling(seed=2**63, temperature=1.3),
+        Sampling(temperature=0.0, repetition_penalty=1.5),
+    )
 
     def check_counters(self) -> None:
         assert self.engine.load.steps <= len(self.model.batches), "what is computed in advance is no step yet"
