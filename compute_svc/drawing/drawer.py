@@ -59,7 +59,7 @@ class Drawer:
             positions: [rows] of the tokens to be drawn.
             tokens_of: Prompt and answer so far of the request of a row, [n] int64.
             on_tokens: Called before the host waits for the tokens, with those that they are likely to be, [rows] int64 on the device; may write
-                `logits` and `found` where that is given. Where rows want more than a token it is not called.
+                `found`, and `logits` where that is given and all rows are certainly decided. Where rows want more than a token it is not called.
             found: What `DirectDraws.find` of these draws gives, where it is known.
         """
         assert logits.shape == (len(draws), self._width) and logits.dtype == torch.float32, "logits are those of the rows"
@@ -75,7 +75,8 @@ class Drawer:
             if self._direct is not None and self._draw_into is not None:
                 if found is None:
                     found = self._direct.find(logits, positions, self._draw_into)
-                return take(found, None if on_tokens is None else partial(_tell, on_tokens, self._direct))
+                drawn, again = take(found, None if on_tokens is None else partial(_tell, on_tokens, self._direct))
+                return self._look_again(logits, positions, drawn, again)
             tell = None if on_tokens is None else partial(_tell, on_tokens, None)
             if self._same.is_bare:
                 return _draw_bare(logits, tell)
@@ -91,12 +92,18 @@ class Drawer:
         self, logits: torch.Tensor, positions: npt.NDArray[np.int64], on_tokens: Callable[[torch.Tensor], None] | None
     ) -> Drawn:
         tokens, again = draw_plain(logits, self._same, positions, on_tokens)
+        return self._look_again(logits, positions, Drawn(tokens, {}, {}), again)
+
+    def _look_again(self, logits: torch.Tensor, positions: npt.NDArray[np.int64], drawn: Drawn, again: list[int]) -> Drawn:
+        """What is drawn, once rows at some places are looked at more closely; nothing of them is changed."""
         if not again:
-            return Drawn(tokens, {}, {})
+            return drawn
         rows = [RowToDraw(self._same.draws[place], int(positions[place]), _NO_TOKENS) for place in again]
         closer = draw_step(rows_of(logits, again), rows, self._history)
+        tokens = drawn.tokens.copy()
         tokens[again] = closer.tokens
-        return Drawn(tokens, {again[place]: status for place, status in closer.failed.items()}, {})
+        failed = {again[place]: status for place, status in closer.failed.items()}
+        return Drawn(tokens, {**drawn.failed, **failed}, {}, likely=drawn.tokens)
 
     def forget(self, draw: RequestDraw) -> None:
         """A request is over, and what was kept for it is free."""

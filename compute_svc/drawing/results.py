@@ -40,8 +40,10 @@ class Drawn(NamedTuple):
         tokens: [rows] int64; undefined in rows that failed.
         failed: What became of rows that are not DRAWN, by place.
         logprobs: Of rows that are DRAWN and whose requests want them, by place.
+        likely: [rows] int64, what `OnTokens` was told, where a row was looked at again and the tokens may be others; None = it was told those.
     """
 
     tokens: npt.NDArray[np.int64]
     failed: dict[int, RowStatus]
     logprobs: dict[int, RowLogprobs]
+    likely: npt.NDArray[np.int64] | None = None

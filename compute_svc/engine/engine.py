@@ -299,7 +299,7 @@ class Engine:
             draws = None
             if states:
                 draws = self._drawing.draw(states, num_tokens, logits[: len(states)], self._pass.begin_next(plan), found)
-                self._pass.know(draws.tokens)
+                self._pass.know(draws.likely)
             readings = read_chunks(plan.prefills, logits[len(states) :], hidden) if plan.reads else NOTHING
         self._scheduler.complete(plan)
         writer = self._tell(plan, readings)

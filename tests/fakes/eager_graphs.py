@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from functools import partial
+from functools import lru_cache, partial
 
 import numpy as np
 import torch
@@ -11,7 +11,7 @@ import torch
 from compute_svc.engine.model import Model
 from compute_svc.engine.steps.decode_graphs import DecodeGraphs, Recorded
 from compute_svc.engine.steps.drawing_graphs import DrawingGraphs
-from compute_svc.kernels.draw import BROKEN, DRAWN, DrawNumbers, reference
+from compute_svc.kernels.draw import BROKEN, DRAWN, UNDECIDED, DrawNumbers, reference
 from compute_svc.kv.page_store import KvPageStore
 from compute_svc.layers.forward_batch import DecodeColumns, ForwardBatch, begun_pages
 from compute_svc.scheduler.base import SchedulerConfig
@@ -54,16 +54,24 @@ def eager_graphs(
 
 
 def draw_rows(logits: torch.Tensor, numbers: DrawNumbers | None, out_tokens: torch.Tensor, out_flags: torch.Tensor | None) -> None:
-    """As `draw_into`, by the reference."""
+    """As `draw_into`, by the reference; now and then it cannot decide top_k and top_p."""
     assert out_flags is not None and out_tokens.is_contiguous() and out_flags.is_contiguous(), "columns are given"
     for row, values in enumerate(logits.numpy()):
-        seed = position = temperature = min_p = 0.0
-        if numbers is not None:
-            seed, position, temperature = (one.view(-1)[row].item() for one in numbers[:3])
-            min_p = 0.0 if numbers.min_ps is None else numbers.min_ps.view(-1)[row].item()
-        token = reference.draw(values, int(np.int64(seed).view(np.uint64)), int(position), temperature, min_p)
-        out_tokens[row] = 0 if token is None else token
-        out_flags[row] = BROKEN if token is None else DRAWN
+        settings = [0.0, 0.0, 0.0, 0.0, 0.0, 1.0]
+        for place, column in enumerate(numbers or ()):
+            settings[place] = settings[place] if column is None else column.view(-1)[row].item()
+        seed, position, temperature, min_p, top_k, top_p = settings
+        token = _drawn(values.tobytes(), int(seed), int(position), temperature, min_p, int(top_k), top_p)
+        has_filters = temperature > 0 and (top_k > 0 or top_p < 1)
+        out_tokens[row], out_flags[row] = (0, BROKEN) if token is None else (token, DRAWN)
+        if token is not None and has_filters and position % 3 == 1:
+            out_tokens[row], out_flags[row] = (token + 1) % len(values), UNDECIDED
+
+
+@lru_cache(maxsize=4096)
+def _drawn(logits: bytes, seed: int, position: int, temperature: float, min_p: float, top_k: int, top_p: float) -> int | None:
+    unsigned = int(np.int64(seed).view(np.uint64))
+    return reference.draw(np.frombuffer(logits, np.float32), unsigned, position, temperature, min_p, top_k, top_p)
 
 
 def _decode(columns: DecodeColumns, model: Model, kv: KvPageStore, width: int) -> torch.Tensor:

@@ -29,8 +29,8 @@ _TOKEN, _FLAG = 0, 1
 # What goes up by one with every step, where there is a request.
 _POSITION, _KV_LENGTH, _PLACE, _ANSWER_POSITION = 2, 3, 4, 5
 # What stays: 1 where there is a request, and how it draws.
-_LIVES, _SEED, _TEMPERATURE, _MIN_P = 6, 7, 8, 9
-_NUM_COLUMNS = 10
+_LIVES, _SEED, _TEMPERATURE, _MIN_P, _TOP_K, _TOP_P = 6, 7, 8, 9, 10, 11
+_NUM_COLUMNS = 12
 _FOUND = slice(0, 2)
 _SENT = slice(2, _NUM_COLUMNS)
 _RISING = slice(2, 6)
@@ -130,14 +130,14 @@ class DrawingGraphs(DecodeGraphs):
         pages = page_table.gather(1, (columns[_PLACE] // self._page_size)[:, None])[:, 0]
         slots = (columns[_PLACE] % self._page_size).add_(pages, alpha=self._page_size).masked_fill_(columns[_LIVES] == 0, NO_SLOT)
         logits = decode(DecodeColumns(columns[_TOKEN], columns[_POSITION], slots, columns[_KV_LENGTH], page_table))
-        min_ps, temperatures = columns[_MIN_P].view(torch.float64), columns[_TEMPERATURE].view(torch.float64)
-        numbers = DrawNumbers(columns[_SEED], columns[_ANSWER_POSITION], temperatures, min_ps)
+        temperatures, min_ps, top_ps = (columns[one].view(torch.float64) for one in (_TEMPERATURE, _MIN_P, _TOP_P))
+        numbers = DrawNumbers(columns[_SEED], columns[_ANSWER_POSITION], temperatures, min_ps, columns[_TOP_K], top_ps)
         self.draw_into(logits, numbers, columns[_TOKEN], columns[_FLAG])
         columns[_RISING].add_(columns[_LIVES])
         return logits
 
     def _wanted(self, rows: DecodeRows, draws: RowDraws | None, size: int) -> Ids:
-        """[8, size]: the columns of a step, those of `_FOUND` left out; zeros where there is no request."""
+        """[10, size]: the columns of a step, those of `_FOUND` left out; zeros where there is no request."""
         count = len(rows.positions)
         columns = np.zeros((_NUM_COLUMNS, size), dtype=np.int64)
         columns[_POSITION, :count] = rows.positions
@@ -151,6 +151,9 @@ class DrawingGraphs(DecodeGraphs):
             columns[_TEMPERATURE, :count] = direct.temperatures.view(np.int64)
             if direct.min_ps is not None:
                 columns[_MIN_P, :count] = direct.min_ps.view(np.int64)
+            columns[_TOP_P].view(np.float64)[:count] = 1.0 if direct.top_ps is None else direct.top_ps
+            if direct.top_ks is not None:
+                columns[_TOP_K, :count] = direct.top_ks
         return columns[_SENT]
 
     def _send(self, rows: DecodeRows, token_ids: Ids | torch.Tensor | None, chosen: Ids | None, wanted: Ids) -> None:

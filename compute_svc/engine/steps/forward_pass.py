@@ -60,7 +60,7 @@ class ForwardPass:
         return lambda tokens, direct: ahead.begin(plan.wanted_rows, tokens, direct)
 
     def know(self, tokens: npt.NDArray[np.int64]) -> None:
-        """The tokens that were drawn, [rows], now that the host has them."""
+        """The tokens that the next step was begun with, [rows], now that the host has them."""
         if self.ahead is not None:
             self.ahead.know(tokens)
 

@@ -140,7 +140,8 @@ class RunAhead:
             positions = slots.num_tokens[chosen] - slots.prompt_tokens[chosen] + 1
             draws = RowDraws(direct if some is None else direct.some(places), positions)
             logits, found = self._graphs.step(step, tokens, some, draws)
-            is_kept = self._keeps_logits
+            # A row that is not decided is looked at again when the host knows that.
+            is_kept = self._keeps_logits or not direct.is_decided
             logits = logits.clone() if is_kept else logits
         else:
             logits = self._graphs.run(step, tokens, some)

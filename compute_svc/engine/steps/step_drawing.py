@@ -73,10 +73,12 @@ class StepDraws(NamedTuple):
     Attributes:
         tokens: [rows] int64.
         others: Rows of which there is more to say than their token, by place.
+        likely: [rows] int64, what the next step was begun with, if it was.
     """
 
     tokens: npt.NDArray[np.int64]
     others: dict[int, DrawnRow]
+    likely: npt.NDArray[np.int64]
 
 
 class StepDrawing:
@@ -146,7 +148,7 @@ class StepDrawing:
         self._add_forced(positions, drawn.tokens, others)
         if self._config.audited_share:
             self._add_audited(states, drawn.tokens, logits, others)
-        return StepDraws(drawn.tokens, others)
+        return StepDraws(drawn.tokens, others, drawn.tokens if drawn.likely is None else drawn.likely)
 
     def untold(self, states: list[RequestState], num_tokens: npt.NDArray[np.int64]) -> bool:
         """Whether it is not known yet what some of the rows can draw. Arguments as of `draw`."""
@@ -213,7 +215,7 @@ class StepDrawing:
                 others[row] = DrawnRow(None if np.isfinite(whole.max()) else RowStatus.BROKEN, 0, None, whole)
         if self._config.audited_share:
             self._add_audited(states, tokens, logits, others)
-        return StepDraws(tokens, others)
+        return StepDraws(tokens, others, tokens)
 
     def _add_forced(self, positions: npt.NDArray[np.int64], tokens: npt.NDArray[np.int64], others: dict[int, DrawnRow]) -> None:
         """Adds to rows that were drawn what follows them without a choice."""

@@ -1,4 +1,4 @@
-"""Drawing a token of each row by the specification of the draw, greedily or with noise, in two passes of one kernel each."""
+"""Drawing a token of each row by the specification of the draw: greedily or with noise, behind top_k, top_p and min_p, without a sort."""
 
 from __future__ import annotations
 
@@ -10,7 +10,8 @@ from compute_svc.kernels.backend import backend_for
 
 DRAWN = 0
 BROKEN = 1
-"""What flags say of a row: it has a NaN or an infinite logit, or all are -inf."""
+UNDECIDED = 2
+"""What flags say of a row: a NaN or an infinite logit is in it, or all are -inf; top_k and top_p could not be decided, and its token is any id."""
 
 
 class DrawNumbers(NamedTuple):
@@ -21,12 +22,16 @@ class DrawNumbers(NamedTuple):
         positions: int64, indices of the tokens to be drawn in their answers.
         temperatures: float64; 0 = the largest logit, the lowest id among equals, and nothing else applies.
         min_ps: float64; None = no row has min_p.
+        top_ks: int64, 0 = all; None = no row has top_k or top_p.
+        top_ps: float64, 1 = all; None where top_ks is.
     """
 
     seeds: torch.Tensor
     positions: torch.Tensor
     temperatures: torch.Tensor
     min_ps: torch.Tensor | None = None
+    top_ks: torch.Tensor | None = None
+    top_ps: torch.Tensor | None = None
 
 
 def has_kernel(device_type: str) -> bool:
@@ -66,7 +71,7 @@ def draw_into(
         out_flags: [rows] int64, contiguous, or not wanted.
         out_best: [rows] float32, contiguous, or not wanted.
 
-    Effects: writes `out_tokens`, of broken rows an id that exists; `out_flags`, `DRAWN` or `BROKEN`; and `out_best`, the largest logits, which
+    Effects: writes `out_tokens`, of broken rows an id that exists; `out_flags`, `DRAWN`, `BROKEN` or `UNDECIDED`; and `out_best`, the largest logits, which
         are infinite where a row has a NaN.
     """
     from compute_svc.kernels.draw import triton_kernel  # noqa: PLC0415 - likewise

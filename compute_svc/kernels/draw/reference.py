@@ -11,7 +11,9 @@ _LOW = np.uint64(0xFFFFFFFF)
 _HALF = np.uint64(32)
 
 
-def draw(logits: npt.NDArray[np.float32], seed: int, position: int, temperature: float, min_p: float = 0.0) -> int | None:
+def draw(
+    logits: npt.NDArray[np.float32], seed: int, position: int, temperature: float, min_p: float = 0.0, top_k: int = 0, top_p: float = 1.0
+) -> int | None:
     """The token of one row; None = it is broken.
 
     Args:
@@ -20,6 +22,8 @@ def draw(logits: npt.NDArray[np.float32], seed: int, position: int, temperature:
         position: Of the token in the answer.
         temperature: 0 = greedy.
         min_p: 0 = all.
+        top_k: 0 = all.
+        top_p: 1 = all.
     """
     best = logits.max()  # NaN if there is one
     if not np.isfinite(best):
@@ -28,7 +32,13 @@ def draw(logits: npt.NDArray[np.float32], seed: int, position: int, temperature:
         return int(logits.argmax())
     scores = logits.astype(np.float64) / temperature
     sums = scores - np.log(exponentials(seed, position, np.arange(logits.size)))
-    sums[np.exp(scores - scores.max()) < min_p] = -np.inf
+    weights = np.exp(scores - scores.max())
+    sums[weights < min_p] = -np.inf
+    if top_k or top_p < 1:
+        order = np.lexsort((np.arange(logits.size), -logits))[: top_k or logits.size]
+        before = np.cumsum(weights[order])
+        left = order if top_p == 1 else order[: int(np.searchsorted(before, top_p * before[-1])) + 1]
+        sums[np.setdiff1d(np.arange(logits.size), left)] = -np.inf
     return int(sums.argmax())
 
 

@@ -1,4 +1,5 @@
-"""The draw in two kernels: one reads the logits once and bounds each block's sums, one finds each row's largest sum by those bounds.
+"""The draw in two kernels: one reads the logits once and bounds each block's sums, one finds each row's largest sum by those bounds. Where rows
+have top_k or top_p, a third one between them finds which logits these leave (`filters`).
 
 A block is 16 ids that lie 256 apart, and 256 blocks are a span of 4,096 ids that lie side by side. The smallest exponential of a block is known
 without those of its ids, so no sum of score and noise of the block is above the score of its largest logit less the logarithm of that. Bounds are
@@ -12,6 +13,8 @@ import triton
 import triton.language as tl
 
 from compute_svc.kernels.draw import DrawNumbers
+from compute_svc.kernels.draw.filters.triton_kernel import WORDS as LIMIT_WORDS
+from compute_svc.kernels.draw.filters.triton_kernel import launch_filters
 
 _LANES = tl.constexpr(16)
 _BLOCKS = tl.constexpr(256)  # of a span
@@ -25,8 +28,9 @@ _SLACK = tl.constexpr(1e-12)
 _WORDS = 3 * 256
 # And the largest logit, where it is, and the block of the largest bound.
 _STATISTICS = 3
+_LIMIT_WORDS = tl.constexpr(LIMIT_WORDS)
 # A few words of each row: where they begin depends on how many rows there are, which must not make a kernel be compiled anew.
-_NUMBERS = ["seeds", "positions", "temperatures"]
+_NUMBERS = ["seeds", "positions", "temperatures", "top_ks", "top_ps"]
 
 
 @triton.jit
@@ -70,13 +74,27 @@ def _first_id(values, best, ids):
     return tl.min(tl.min(tl.where(values == best, ids, _NO_ID), axis=0), axis=0)
 
 
+@triton.jit
+def _mass(values, best, temperature, top_k, top_p):
+    """float64: the weights of a span's ids, beside its likeliest; 0 where nobody asks."""
+    mass = temperature * 0.0
+    if (top_p < 1) & (top_k == 0) & (temperature > 0) & (tl.abs(best) < float("inf")):
+        scores = values.to(tl.float64) / temperature - best.to(tl.float64) / temperature
+        mass = tl.sum(tl.sum(tl.exp(scores), axis=0), axis=0)
+    return mass
+
+
 @triton.jit(do_not_specialize_on_alignment=_NUMBERS)
-def scan_kernel(logits, seeds, positions, temperatures, work, width, row_stride, work_stride, spans, GREEDY: tl.constexpr):
+def scan_kernel(
+    logits, seeds, positions, temperatures, top_ks, top_ps, work, masses, width, row_stride, work_stride, spans, GREEDY: tl.constexpr
+):  # fmt: skip
     """Looks at one span of one row; a grid of rows * spans.
 
     Args:
         logits: [rows, width], rows row_stride apart.
         seeds, positions, temperatures: [rows], not given if GREEDY.
+        top_ks, top_ps: [rows], or not given.
+        masses: [rows, spans] float64, written where those are given: what of the spans' weights top_p has to know.
         work: [rows, work_stride] int32. Written, of each row: unless GREEDY, bounds, less the score of their spans' largest logits, and largest
             logits of all blocks, and room for candidates; then of all spans their largest logits, where those are (an id of a greedy row, a
             block of another), and the blocks of their largest bounds.
@@ -111,6 +129,8 @@ def scan_kernel(logits, seeds, positions, temperatures, work, width, row_stride,
         place = _first_id(values, best, ids)
     tl.store(statistics, _bits(best))
     tl.store(statistics + spans, place)
+    if masses is not None:
+        tl.store(masses + row * spans + span, _mass(values, best, temperature, tl.load(top_ks + row), tl.load(top_ps + row)))
 
 
 @triton.jit
@@ -125,13 +145,16 @@ def _exponential(words):
 
 
 @triton.jit
-def _largest_sum(logits, width, blocks, exist, seed, position, temperature, best_score, min_p, MIN_P: tl.constexpr):
+def _largest_sum(
+    logits, width, blocks, exist, seed, position, temperature, best_score, min_p, border, last_id, MIN_P: tl.constexpr, FILTERED: tl.constexpr
+):  # fmt: skip
     """The largest sum of the ids of some blocks, float64, and its id, the lowest among equals.
 
     Args:
         logits: The row's.
         blocks: [n] int32.
         exist: [n], which of them to look at.
+        border, last_id: The lowest logit that filters leave, and the highest id of those that have it, if FILTERED.
     """
     zeros = blocks * 0
     seconds = zeros + position
@@ -151,12 +174,14 @@ def _largest_sum(logits, width, blocks, exist, seed, position, temperature, best
     sums = scores - tl.log(exponentials)
     if MIN_P:
         sums = tl.where(tl.exp(scores - best_score) >= min_p, sums, float("-inf"))
+    if FILTERED:
+        sums = tl.where((values > border) | ((values == border) & (ids <= last_id)), sums, float("-inf"))
     largest = tl.max(tl.max(sums, axis=1), axis=0)
     return largest, tl.min(tl.min(tl.where(sums == largest, ids, _NO_ID), axis=1), axis=0)
 
 
 @triton.jit
-def _candidates(work, spans, best, temperature, known, floor, MIN_P: tl.constexpr, TILE: tl.constexpr):
+def _candidates(work, spans, best, temperature, known, floor, border, MIN_P: tl.constexpr, FILTERED: tl.constexpr, TILE: tl.constexpr):
     """Lists the blocks whose bounds reach `known`, rising; returns how many they are.
 
     Args:
@@ -164,6 +189,7 @@ def _candidates(work, spans, best, temperature, known, floor, MIN_P: tl.constexp
         best: The row's largest logit.
         known: What bounds have to reach, above the best score.
         floor: The least score, above the best, that min_p may leave.
+        border: The lowest logit that filters leave, if FILTERED.
     """
     statistics = work + spans * 768
     columns = tl.arange(0, _BLOCKS)[None, :]
@@ -176,9 +202,12 @@ def _candidates(work, spans, best, temperature, known, floor, MIN_P: tl.constexp
         blocks = some * _BLOCKS + columns
         inside = inside & (columns >= 0)
         near = inside & (_load_floats(work + blocks, inside, float("-inf")) + below >= known)
-        if MIN_P:
+        if MIN_P or FILTERED:
             largest = _load_floats(work + spans * _BLOCKS + blocks, inside, float("-inf"))
-            near = near & (_score_below(largest, best, scale) >= floor)
+            if MIN_P:
+                near = near & (_score_below(largest, best, scale) >= floor)
+            if FILTERED:
+                near = near & (largest >= border)
         flat = tl.reshape(near.to(tl.int32), [TILE * _BLOCKS])
         places = count + tl.cumsum(flat, axis=0) - flat
         tl.store(work + spans * (2 * _BLOCKS) + places, tl.reshape(blocks, [TILE * _BLOCKS]), mask=flat > 0)
@@ -188,13 +217,14 @@ def _candidates(work, spans, best, temperature, known, floor, MIN_P: tl.constexp
 
 @triton.jit(do_not_specialize_on_alignment=[*_NUMBERS, "min_ps", "tokens", "flags", "bests"])
 def choose_kernel(
-    logits, seeds, positions, temperatures, min_ps, work, tokens, flags, bests, width, row_stride, work_stride, spans,
+    logits, seeds, positions, temperatures, min_ps, work, limits, tokens, flags, bests, width, row_stride, work_stride, spans,
     GREEDY: tl.constexpr, SPANS: tl.constexpr, TILE: tl.constexpr, CHUNK: tl.constexpr,
 ):  # fmt: skip
     """Chooses one row's token; a grid of rows.
 
     Args:
         min_ps: [rows] or not given, as those before if GREEDY.
+        limits: [rows, LIMIT_WORDS] int32, as the filters' kernel writes it, or not given.
         tokens: [rows] int64.
         flags: [rows], or not given.
         bests: [rows] float32, or not given: the largest logits.
@@ -213,6 +243,12 @@ def choose_kernel(
     places = tl.load(statistics + spans + numbers, mask=inside, other=_NO_ID)
     place = tl.min(tl.where(of_spans == best, places, _NO_ID), axis=0)
     is_finite = (best > float("-inf")) & (best < float("inf"))
+    FILTERED: tl.constexpr = limits is not None
+    border, last_id, state = float("-inf"), _NO_ID, 0
+    if FILTERED:
+        limits += row * _LIMIT_WORDS
+        border = tl.load(limits).to(tl.float32, bitcast=True)
+        last_id, state = tl.load(limits + 1), tl.load(limits + 2)
     token = place
     if not GREEDY and temperature > 0:
         token = ((place >> 8) << 12) | (place & 255)
@@ -223,26 +259,31 @@ def choose_kernel(
             tops = tl.load(statistics + 2 * spans + numbers, mask=inside, other=0)
             min_p, floor = score * 0, float("-inf")
             MIN_P: tl.constexpr = min_ps is not None
-            if MIN_P:
-                # It leaves the likeliest id for certain, and perhaps none of the promising blocks'.
+            if MIN_P or FILTERED:
+                # They leave the likeliest id for certain, and perhaps none of the promising blocks'.
                 tops = tl.where(numbers == place >> 8, place, tops)
+            if MIN_P:
                 min_p = tl.load(min_ps + row)
                 floor = tl.log(tl.maximum(min_p, 1e-300)).to(tl.float32) - _MARGIN
-            largest, token = _largest_sum(logits, width, tops, inside, seed, position, temperature, score, min_p, MIN_P)
+            largest, token = _largest_sum(
+                logits, width, tops, inside, seed, position, temperature, score, min_p, border, last_id, MIN_P, FILTERED
+            )  # fmt: skip
             known = (largest - score - tl.abs(score) * _SLACK).to(tl.float32) - _MARGIN
-            count = _candidates(work, spans, best, temperature, known, floor, MIN_P, TILE)
+            count = _candidates(work, spans, best, temperature, known, floor, border, MIN_P, FILTERED, TILE)
             # The list is read by other threads than wrote it.
             tl.debug_barrier()
             for start in range(0, count, CHUNK):
                 each = start + tl.arange(0, CHUNK)
                 listed = each < count
                 blocks = tl.load(work + spans * 512 + each, mask=listed, other=0)
-                other, of_other = _largest_sum(logits, width, blocks, listed, seed, position, temperature, score, min_p, MIN_P)
+                other, of_other = _largest_sum(
+                    logits, width, blocks, listed, seed, position, temperature, score, min_p, border, last_id, MIN_P, FILTERED
+                )  # fmt: skip
                 token = tl.where(other > largest, of_other, tl.where(other == largest, tl.minimum(token, of_other), token))
                 largest = tl.maximum(largest, other)
     tl.store(tokens + row, token.to(tl.int64))
     if flags is not None:
-        tl.store(flags + row, tl.where(is_finite, 0, 1))
+        tl.store(flags + row, tl.where(is_finite, state, 1))
     if bests is not None:
         tl.store(bests + row, best)
 
@@ -267,17 +308,24 @@ def draw_into(
     assert logits.stride(1) == 1, "logits of a row lie side by side"
     if not rows:
         return
-    seeds, positions, temperatures, min_ps = (None,) * 4 if numbers is None else numbers
+    seeds, positions, temperatures, min_ps, top_ks, top_ps = (None,) * 6 if numbers is None else numbers
+    masses = limits = None
     is_greedy = numbers is None
     spans = triton.cdiv(width, _SPAN.value)
     # Starts of rows stay aligned.
     words = -(-spans * (_STATISTICS if is_greedy else _STATISTICS + _WORDS) // 16) * 16
     work = torch.empty((rows, words), dtype=torch.int32, device=logits.device)
     stride, padded = logits.stride(0), triton.next_power_of_2(spans)
+    if top_ks is not None:
+        # What top_p has to know of each span.
+        masses = torch.empty((rows, spans), dtype=torch.float64, device=logits.device)
     scan_kernel[(rows * spans,)](
-        logits, seeds, positions, temperatures, work, width, stride, words, spans, GREEDY=is_greedy, num_warps=4
+        logits, seeds, positions, temperatures, top_ks, top_ps, work, masses, width, stride, words, spans, GREEDY=is_greedy, num_warps=4
     )  # fmt: skip
+    if masses is not None:
+        assert temperatures is not None and top_ks is not None and top_ps is not None, "filters come with noise, and together"
+        limits = launch_filters(logits, temperatures, top_ks, top_ps, work, masses)
     choose_kernel[(rows,)](
-        logits, seeds, positions, temperatures, min_ps, work, out_tokens, out_flags, out_best, width, stride, words, spans,
+        logits, seeds, positions, temperatures, min_ps, work, limits, out_tokens, out_flags, out_best, width, stride, words, spans,
         GREEDY=is_greedy, SPANS=padded, TILE=min(padded, 8), CHUNK=32, num_warps=1 if is_greedy else 8,
     )  # fmt: skip

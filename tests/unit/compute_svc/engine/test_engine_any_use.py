@@ -296,7 +296,7 @@ class AnyUseAhead(AnyUse):
         GREEDY,
         GREEDY,
         Sampling(seed=5, temperature=0.8, min_p=0.2),
-        Sampling(seed=2**63, temperature=1.3),
+        Sampling(seed=2**63, temperature=1.3, top_k=9, top_p=0.95),
         Sampling(temperature=0.0, repetition_penalty=1.5),
     )
 

@@ -101,7 +101,7 @@ def scene_of(
     share: float = 0.8,
     **sizes: int,
 ) -> Scene:
-    engine = small_engine(HashModel(WIDTH), drawing, make_memory, runs_ahead=False, **sizes)
+    engine = small_engine(HashModel(WIDTH), drawing, make_memory, runs_ahead=False, draws_ahead=True, **sizes)
     scene = Scene(engine, {seed: Text(seed, share) for seed in seeds}, forces=forces)
     for seed in seeds:
         engine.submit(request_of(seed, [(seed + index) % WIDTH for index in range(5 + seed % 7)], max_tokens, sampling=sampling))
