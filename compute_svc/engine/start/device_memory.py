@@ -11,6 +11,8 @@ import torch
 # and those computed ahead, picked and joined with others.
 _KEPT_ROWS = 6
 _FLOAT32_BYTES = 4
+# What a graph that draws is told of a row, in numbers, and what it takes to draw, at the most, of each logit.
+_COLUMNS, _DRAW_BYTES = 12, 2
 _INT64_BYTES = 8
 
 
@@ -144,5 +146,6 @@ def graph_bytes(peak_bytes: int, sizes: Sequence[int], width: int, max_pages: in
         max_pages: Of a request.
     """
     results = sum(sizes[:-1]) * width * _FLOAT32_BYTES
-    inputs = sizes[-1] * (4 + max_pages) * _INT64_BYTES
-    return peak_bytes + results + inputs
+    inputs = sizes[-1] * (_COLUMNS + max_pages) * _INT64_BYTES
+    drawing = sizes[-1] * width * _DRAW_BYTES
+    return peak_bytes + results + inputs + drawing

@@ -40,8 +40,8 @@ def test_a_device_that_is_full_before_is_refused_with_what_can_be_lowered(wanted
 def test_graphs_keep_the_results_of_all_sizes_and_share_the_rest() -> None:
     sizes = graph_sizes(20)
     assert sizes == (1, 2, 4, 8, 16, 24)
-    assert graph_bytes(10_000, sizes, 100, 7) == 10_000 + (1 + 2 + 4 + 8 + 16) * 400 + 24 * (4 + 7) * 8
-    assert graph_bytes(10_000, (1,), 100, 7) == 10_000 + 88
+    assert graph_bytes(10_000, sizes, 100, 7) == 10_000 + (1 + 2 + 4 + 8 + 16) * 400 + 24 * ((12 + 7) * 8 + 200)
+    assert graph_bytes(10_000, (1,), 100, 7) == 10_000 + 152 + 200
 
 
 def test_what_outlives_steps_grows_with_requests_and_logits() -> None:
