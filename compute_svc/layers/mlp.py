@@ -10,7 +10,7 @@ import torch
 import torch.nn.functional as F
 
 from compute_svc.kernels.gated_linear import gated_linear, lay_out_gated
-from compute_svc.kernels.grouped_mlp import GroupedMlps, grouped_mlp, takes_groups
+from compute_svc.kernels.grouped_mlp import Clamp, GroupedMlps, group_mlps, grouped_mlp
 from compute_svc.kernels.linear import Activation, LinearWeight, RowNorm, int_mlp, is_int_mlp, linear, padded_count, takes_norm
 from compute_svc.layers.router import Router
 from compute_svc.parallel.groups.rank_group import ALONE, RankGroup
@@ -91,7 +91,7 @@ class ExpertMlp:
 
     What a token gets depends on it alone: its experts are chosen by its own scores, and each row of a product by its own row. On a CPU only
     the chosen experts are computed, one after the other. On a device the host would have to wait to learn which were chosen. So tokens are
-    sorted by expert there and the device finds the borders, where it can (`takes_groups`); where it cannot, every expert computes every
+    sorted by expert there and the device finds the borders, where it can (`group_mlps`); where it cannot, every expert computes every
     token: no dearer for few tokens, which need most experts' weights anyway, and count / per_token times the work for many.
 
     Attributes:
@@ -124,7 +124,7 @@ class ExpertMlp:
         assert norm is None, "hidden states go into several products"
         weights, chosen = self.router.forward(x)
         if isinstance(self.experts, GroupedMlps):
-            total = _sum_grouped(x, weights, chosen, self.experts)
+            total = grouped_mlp(x, weights, chosen, self.experts)
         elif x.device.type == "cpu":
             total = _sum_chosen(x, weights[:num_tokens], chosen[:num_tokens], self.experts)
         else:
@@ -136,29 +136,17 @@ class ExpertMlp:
         return self.ranks.sum_(result if addend is None else result + addend)
 
 
-def _sum_grouped(x: torch.Tensor, weights: torch.Tensor, chosen: torch.Tensor, experts: GroupedMlps) -> torch.Tensor:
-    """The sum of what each token's experts make of it, weighted: [P, hidden] float32.
+def _sum_chosen(x: torch.Tensor, weights: torch.Tensor, chosen: torch.Tensor, experts: Sequence[Mlp | ClampedMlp]) -> torch.Tensor:
+    """The sum of what each token's experts make of it, weighted, one expert after the other. Waits for the device to tell which were chosen.
 
     Args:
         x: [P, hidden].
-        weights: [P, per_token] float32, of the chosen experts.
-        chosen: [P, per_token] int64, their numbers.
+        weights: [P or fewer, per_token] float32, of the chosen experts; other rows get zero.
+        chosen: [P or fewer, per_token] int64, their numbers.
         experts: All of them.
-    """
-    chosen, places = chosen.sort(dim=1)
-    numbers, order = chosen.view(-1).sort(stable=True)
-    every = torch.arange(len(experts.gate), device=x.device)
-    ends = torch.searchsorted(numbers, every, right=True, out_int32=True)
-    answers = grouped_mlp(x.index_select(0, order // chosen.shape[1]), ends, experts)
-    # Back in the tokens' order before the sum: rows added to where they belong would be summed in whatever order the device comes to them.
-    by_token = torch.empty_like(answers).index_copy_(0, order, answers).view(*chosen.shape, -1)
-    return (by_token * weights.gather(1, places)[:, :, None]).sum(dim=1)
 
-
-def _sum_chosen(x: torch.Tensor, weights: torch.Tensor, chosen: torch.Tensor, experts: Sequence[Mlp | ClampedMlp]) -> torch.Tensor:
-    """As `_sum_grouped`, one expert after the other. Waits for the device to tell which were chosen.
-
-    Weights and choices may be of fewer rows than x; the others get zero.
+    Returns:
+        [P, hidden] float32.
     """
     shares, is_chosen = _shares(weights, chosen, len(experts))
     total = torch.zeros(x.shape, dtype=torch.float32, device=x.device)
@@ -171,7 +159,7 @@ def _sum_chosen(x: torch.Tensor, weights: torch.Tensor, chosen: torch.Tensor, ex
 
 
 def _sum_all(x: torch.Tensor, weights: torch.Tensor, chosen: torch.Tensor, experts: Sequence[Mlp | ClampedMlp]) -> torch.Tensor:
-    """As `_sum_grouped`, every expert of every token, one expert after the other."""
+    """As `_sum_chosen`, every expert of every token, one expert after the other; waits for nothing."""
     shares, is_chosen = _shares(weights, chosen, len(experts))
     total = torch.zeros(x.shape, dtype=torch.float32, device=x.device)
     for index, expert in enumerate(experts):
@@ -187,15 +175,16 @@ def _shares(weights: torch.Tensor, chosen: torch.Tensor, num_experts: int) -> tu
     return shares.scatter_(1, chosen, weights), torch.zeros_like(shares, dtype=torch.bool).scatter_(1, chosen, True)
 
 
-def group_experts(experts: Sequence[Mlp]) -> tuple[Mlp, ...] | GroupedMlps:
+def group_experts(experts: Sequence[Mlp] | Sequence[ClampedMlp]) -> tuple[Mlp | ClampedMlp, ...] | GroupedMlps:
     """Experts as `ExpertMlp` wants them: together where the device takes them so, else as they are.
 
     Together they are a copy: let go of those given.
     """
-    parts = [(expert.gate, expert.up, expert.down) for expert in experts]
-    plain = [[one.data for one in part if one is not None and one.layout == "plain" and one.bias is None] for part in parts]
-    up = experts[0].up
-    if any(len(part) < 3 for part in plain) or not takes_groups(up.data.device, up.data.dtype, (up.in_features, up.out_features)):
+    first = experts[0]
+    into = [[one for one in (expert.gate, expert.up) if one is not None] for expert in experts]
+    if any(len(pair) < 2 for pair in into):
         return tuple(experts)
-    gate, up_data, down = (torch.stack(same) for same in zip(*plain, strict=True))
-    return GroupedMlps(gate, up_data, down, experts[0].activation)
+    activation: Activation = first.activation if isinstance(first, Mlp) else "none"
+    clamp = None if isinstance(first, Mlp) else Clamp(first.alpha, first.limit)
+    together = group_mlps(into, [expert.down for expert in experts], activation, clamp)
+    return tuple(experts) if together is None else together

@@ -252,7 +252,7 @@ class ModelBuilder:
         if experts is None or index not in experts.layers:
             return self._mlp(prefix, names.mlp_in, names.mlp_down, transposed=names.transposed, ranks=self._ranks_of_part)
         if experts.clamp is not None:
-            clamped = tuple(self._stacked(prefix, experts.clamp))
+            clamped = group_experts(list(self._stacked(prefix, experts.clamp)))
             return ExpertMlp(self._router(prefix, experts), clamped, None, None, self._ranks_of_part)
         mlps = [
             self._mlp(prefix + names.expert.format(number), names.expert_in, names.expert_down, is_expert=True)

@@ -26,6 +26,7 @@ from compute_svc.kernels.exact_products import use_exact_products
 from tests.bench.gpu.attention_cases import decode_cases, prefill_cases
 from tests.bench.gpu.cases import Case, Fatal, Rows, key_of, table
 from tests.bench.gpu.ceilings import measure_ceilings
+from tests.bench.gpu.expert_cases import expert_cases
 from tests.bench.gpu.product_cases import product_cases
 from tests.bench.gpu.row_cases import row_cases
 from tests.bench.gpu.shapes import LLAMA_8B, TRIAL, Sizes
@@ -40,6 +41,7 @@ PARTS: dict[str, Callable[[Sizes, torch.device], Iterator[Case]]] = {
     "prefill": prefill_cases,
     "rows": row_cases,
     "products-int4": lambda sizes, device: product_cases(sizes, device, ("int4-g128",)),
+    "experts": expert_cases,
     "products-fp8": lambda sizes, device: product_cases(sizes, device, ("fp8",)),
     "products-bf16": lambda sizes, device: product_cases(sizes, device, ("bf16",)),
 }

@@ -18,7 +18,7 @@ from compute_svc.kernels.fp8_linear import fp8_linear, pack_fp8  # isort: skip
 from compute_svc.kernels.gated_linear.joined import join  # isort: skip
 from compute_svc.kernels.gated_linear.triton_kernel import gated_linear  # isort: skip
 from compute_svc.kernels.group_linear import group_linear, pack_groups  # isort: skip
-from compute_svc.kernels.grouped_mlp import takes_groups  # isort: skip
+from compute_svc.kernels.grouped_mlp.aten import takes_groups  # isort: skip
 from compute_svc.kernels.int_linear import triton_kernel as int_kernel  # isort: skip
 from compute_svc.kernels.kv_chunks import CHUNK_TOKENS  # isort: skip
 from compute_svc.kernels.linear import LinearWeight, linear, reference, triton_kernel  # isort: skip
@@ -247,7 +247,7 @@ def test_it_is_refused_where_no_triton_kernels_compute_and_a_cpu_needs_none() ->
         use_batch_invariance(True, "mps")
 
 
-def test_replicas_tell_it_of_each_other_and_experts_are_not_multiplied_in_groups() -> None:
+def test_replicas_tell_it_of_each_other_and_torch_does_not_multiply_experts_in_groups() -> None:
     assert kernel_names("cuda", has_ints=True) == "Triton kernels, one order of sums, integer products"
     assert not takes_groups(torch.device("cuda"), torch.bfloat16, (64, 64))
     use_batch_invariance(False, "cuda")

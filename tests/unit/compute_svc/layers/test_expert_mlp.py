@@ -11,11 +11,12 @@ from typing import Any, ClassVar
 import pytest
 import torch
 
-from compute_svc.kernels.grouped_mlp import GroupedMlps, takes_groups
+from compute_svc.kernels.grouped_mlp import Clamp, GroupedMlps, aten, group_mlps, group_weights, grouped_mlp
+from compute_svc.kernels.grouped_mlp.aten import takes_groups
 from compute_svc.kernels.linear import LinearWeight
 from compute_svc.layers import mlp as mlp_module
 from compute_svc.layers.decoder_layer import DecoderLayer
-from compute_svc.layers.mlp import ClampedMlp, ExpertMlp, Mlp, _sum_all, _sum_chosen, _sum_grouped, group_experts
+from compute_svc.layers.mlp import ClampedMlp, ExpertMlp, Mlp, _sum_all, _sum_chosen, group_experts
 from compute_svc.layers.router import Router
 from compute_svc.models.registry import load_model
 from tests.fakes.checkpoints import save_checkpoint
@@ -38,14 +39,12 @@ def _experts(dtype: torch.dtype) -> list[Mlp]:
     return [Mlp(gate, up, down, "silu") for gate, up, down in drawn]
 
 
-def _together(experts: Sequence[Mlp]) -> GroupedMlps:
-    parts = [(expert.gate, expert.up, expert.down) for expert in experts]
-    gate, up, down = (torch.stack([one.data for one in same if one is not None]) for same in zip(*parts, strict=True))
-    return GroupedMlps(gate, up, down, "silu")
-
-
-def _moved(mlps: GroupedMlps, device: str) -> GroupedMlps:
-    return GroupedMlps(mlps.gate.to(device), mlps.up.to(device), mlps.down.to(device), mlps.activation)
+def _together(experts: Sequence[Mlp], device: str = "cpu") -> GroupedMlps:
+    into = group_weights([[one for one in (expert.gate, expert.up) if one is not None] for expert in experts])
+    down = group_weights([[expert.down] for expert in experts])
+    assert into is not None and down is not None
+    into, down = (dataclasses.replace(weight, data=weight.data.to(device)) for weight in (into, down))
+    return GroupedMlps(into, down, "silu")
 
 
 def _tokens(count: int, dtype: torch.dtype) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
@@ -73,7 +72,7 @@ def test_all_ways_are_the_definition(num_tokens: int, dtype: torch.dtype) -> Non
     for name, result in {
         "chosen": _sum_chosen(x, weights, chosen, experts),
         "all": _sum_all(x, weights, chosen, experts),
-        "grouped": _sum_grouped(x, weights, chosen, _together(experts)),
+        "grouped": grouped_mlp(x, weights, chosen, _together(experts)),
     }.items():
         assert result.dtype == torch.float32
         assert_kernel_close(name, result.to(dtype), expected.to(dtype))
@@ -85,7 +84,7 @@ def test_what_an_expert_makes_of_a_token_it_was_not_chosen_for_counts_for_nothin
     experts[3].down.data.fill_(torch.inf)
     x, weights, chosen = torch.ones((2, HIDDEN)), torch.full((2, 2), 0.5), torch.tensor([[1, 0], [0, 4]])
 
-    total = _sum_all(x, weights, chosen, experts) if way == "all" else _sum_grouped(x, weights, chosen, _together(experts))
+    total = _sum_all(x, weights, chosen, experts) if way == "all" else grouped_mlp(x, weights, chosen, _together(experts))
 
     assert torch.isfinite(total).all() and total.any()
 
@@ -148,7 +147,7 @@ def test_one_token_reads_the_weights_of_its_own_experts_alone(calls: Counter[int
 
 
 def test_grouped_experts_wait_for_nothing() -> None:
-    on_device = _moved(_together(_experts(torch.bfloat16)), "meta")
+    on_device = _together(_experts(torch.bfloat16), "meta")
     router = LinearWeight.plain(torch.empty((EXPERTS, HIDDEN), dtype=torch.bfloat16, device="meta"), None)
     mlp = ExpertMlp(Router(router, PER_TOKEN, normalise=True), on_device, None, None)
 
@@ -162,12 +161,42 @@ def test_experts_are_put_together_where_a_device_takes_groups(monkeypatch: pytes
     experts = _experts(torch.bfloat16)
     assert group_experts(experts) == tuple(experts), "a CPU takes none"
 
-    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: (9, 0))
-    monkeypatch.setattr(mlp_module, "takes_groups", lambda device, dtype, sizes: takes_groups(torch.device("cuda"), dtype, sizes))
+    def grouped(into: Sequence[Sequence[LinearWeight]], down: Sequence[LinearWeight], *rest: Any) -> GroupedMlps:
+        weights = group_weights(into), group_weights([[one] for one in down])
+        assert weights[0] is not None and weights[1] is not None
+        return GroupedMlps(weights[0], weights[1], *rest)
+
+    monkeypatch.setattr(mlp_module, "group_mlps", grouped)
     together = group_experts(experts)
 
-    assert isinstance(together, GroupedMlps) and together.activation == "silu"
-    assert together.down.shape == (EXPERTS, HIDDEN, WIDTH) and torch.equal(together.up[3], experts[3].up.data)
+    assert isinstance(together, GroupedMlps) and together.activation == "silu" and together.clamp is None and together.count == EXPERTS
+    assert together.down.data.shape == (EXPERTS, HIDDEN, WIDTH) and torch.equal(together.down.data[3], experts[3].down.data)
+    gate, up = together.into.data.tensor_split(2, dim=1)
+    fourth = experts[4].gate
+    assert torch.equal(up[3], experts[3].up.data) and fourth is not None and torch.equal(gate[4], fourth.data)
+    clamped = group_experts([ClampedMlp(one.gate, one.up, one.down, 1.7, 7.0) for one in experts if one.gate is not None])
+    assert isinstance(clamped, GroupedMlps) and clamped.clamp == Clamp(1.7, 7.0)
+
+
+def test_experts_without_gates_stay_apart() -> None:
+    experts = [Mlp(None, one.up, one.down, "relu") for one in _experts(torch.bfloat16)]
+    assert group_experts(experts) == tuple(experts)
+
+
+@pytest.mark.parametrize("has_triton", [False, True])
+def test_torch_takes_numbers_without_biases_and_triton_all(has_triton: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("compute_svc.kernels.grouped_mlp.backend_for", lambda *_, **__: "triton" if has_triton else "aten")
+    monkeypatch.setattr(aten, "takes_groups", lambda *_: True)
+    every = [(one.gate, one.up, one.down) for one in _experts(torch.bfloat16)]
+    plain = [[LinearWeight.plain(weight.data.to("meta"), None) for weight in three if weight is not None] for three in every]
+    biased = [[dataclasses.replace(weight, bias=weight.data[:, 0]) for weight in three] for three in plain]
+
+    def together(experts: Sequence[Sequence[LinearWeight]], clamp: Clamp | None = None) -> bool:
+        return group_mlps([three[:2] for three in experts], [three[2] for three in experts], "silu", clamp) is not None
+
+    assert together(plain)
+    assert together(biased) == has_triton
+    assert together(plain, Clamp(1.7, 7.0)) == has_triton
 
 
 @pytest.mark.parametrize(
@@ -195,14 +224,14 @@ def test_cuda_groups_as_the_cpu_does(num_tokens: int) -> None:
     if not torch.cuda.is_available() or not takes_groups(torch.device("cuda"), torch.bfloat16, (HIDDEN, WIDTH)):
         pytest.skip("there is no CUDA device that takes groups")
     experts = _experts(torch.bfloat16)
-    on_device = _moved(_together(experts), "cuda")
+    on_device = _together(experts, "cuda")
     x, weights, chosen = _tokens(num_tokens, torch.bfloat16)
-    _sum_grouped(x.cuda(), weights.cuda(), chosen.cuda(), on_device)
+    aten.grouped_mlp(x.cuda(), weights.cuda(), chosen.cuda(), on_device)
 
     arguments = x.cuda(), weights.cuda(), chosen.cuda()
     torch.cuda.set_sync_debug_mode("error")
     try:
-        result = _sum_grouped(*arguments, on_device)
+        result = aten.grouped_mlp(*arguments, on_device)
     finally:
         torch.cuda.set_sync_debug_mode("default")
 
