@@ -390,7 +390,7 @@ def _format_of(weight: StoredWeight, packed: LinearWeight) -> str:
         return f"int{packed.ints.bits}{groups} by int8"
     if packed.groups is not None:
         groups = "" if packed.groups.group >= packed.groups.in_features else f" in groups of {packed.groups.group}"
-        return f"int{packed.groups.bits}{groups}"
+        return f"{'tables of 16' if packed.groups.table is not None else f'int{packed.groups.bits}'}{groups}"
     if packed.fp8 is not None:
         return f"fp8{'' if packed.fp8.group >= packed.fp8.in_features else f' in groups of {packed.fp8.group}'} by fp8"
     name = str(packed.data.dtype).removeprefix("torch.")

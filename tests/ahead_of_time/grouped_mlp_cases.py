@@ -68,7 +68,7 @@ def _case(
         "PER_TOKEN": mixture.per_token, "DTYPE": dtype_of, "BLOCK_M": rows, "BLOCK_N": cut.n, "BLOCK_K": cut.k, "INTERPRETED": False,
     }  # fmt: skip
     if kind == "groups":
-        constexprs |= {"BITS": 4, "RUN": weight.block, "X_DTYPE": dtype_of, "PLAIN": False}
+        constexprs |= {"BITS": 4, "LOOKUP": "", "RUN": weight.block, "X_DTYPE": dtype_of, "PLAIN": False}
     else:
         constexprs |= {"FORMAT": kind, "GROUPED": num_groups > 1, "EVEN": inputs % cut.k == 0}
     kernel = grouped_codes_kernel if kind == "groups" else grouped_linear_kernel
@@ -78,7 +78,7 @@ def _case(
         + f" in groups of {group}" * bool(group),
         kernel,
         {name: given[name] for name in kernel.arg_names if name in given},
-        {name: None for name in ("row_scales", "scales", "offsets", "bias") if name in kernel.arg_names and name not in pointers}
+        {name: None for name in ("row_scales", "table", "scales", "offsets", "bias") if name in kernel.arg_names and name not in pointers}
         | constexprs,
         divisible=tuple(name for name in (*pointers, "N", "K", "x_stride", "group", "weight_stride") if name in kernel.arg_names),
         num_warps=cut.warps,

@@ -6,9 +6,11 @@ import torch
 import triton.language as tl
 
 from compute_svc.kernels.fp8_linear.triton_kernel import quantise_rows_to_fp8_kernel
+from compute_svc.kernels.group_linear.lookup import lookup_program
 from compute_svc.kernels.group_linear.triton_kernel import group_linear_kernel, numbers_kernel
 from compute_svc.kernels.group_linear.triton_kernel import tiles_for as group_tiles_for
 from compute_svc.kernels.int_linear.triton_kernel import int_linear_kernel, splits_for, tiles_for
+from compute_svc.stored_weights.codes import NF4
 from tests.ahead_of_time.compiling import Case
 
 
@@ -41,22 +43,24 @@ def _int_case(
     )
 
 
-def _group_case(rows: int, outputs: int, inputs: int, group: int, *, bits: int = 4, offsets: bool = False) -> Case:
+def _group_case(rows: int, outputs: int, inputs: int, group: int, *, bits: int = 4, offsets: bool = False, is_nf4: bool = False) -> Case:
     block = min(group, 128)
     tiles = group_tiles_for(rows, block, torch.bfloat16)
     num_tiles = -(-rows // tiles.m) * -(-outputs // tiles.n)
     splits = splits_for(tiles, num_tiles, inputs * bits // 16)
-    pointers = {"x": "*bf16", "weight": "*i16", "scales": "*fp16", "out": "*bf16", "counters": "*i32"}
+    pointers = {"x": "*bf16", "weight": "*i16", "scales": "*fp32" if is_nf4 else "*fp16", "out": "*bf16", "counters": "*i32"}
+    pointers |= {"table": "*fp32"} if is_nf4 else {}
     pointers |= {"offsets": "*fp32"} if offsets else {}
     pointers |= {"partials": "*fp32"} if splits > 1 else {}
-    none = {name: None for name in ("offsets", "bias", "other", "partials") if name not in pointers}
+    none = {name: None for name in ("table", "offsets", "bias", "other", "partials") if name not in pointers}
     numbers = dict.fromkeys(("M", "N", "K", "x_stride", "weight_stride", "group", "split_blocks"), "i32")
     constexprs = {
-        "BITS": bits, "RUN": block, "ACTIVATION": "none", "COMBINE": "none", "X_DTYPE": tl.bfloat16, "DTYPE": tl.bfloat16, "PLAIN": False,
+        "BITS": bits, "LOOKUP": lookup_program(NF4) if is_nf4 else "", "RUN": block, "ACTIVATION": "none", "COMBINE": "none", "X_DTYPE": tl.bfloat16, "DTYPE": tl.bfloat16, "PLAIN": False,
         "BLOCK_M": tiles.m, "BLOCK_N": tiles.n, "BLOCK_K": tiles.k, "SPLITS": splits, "INTERPRETED": False,
     }  # fmt: skip
     return Case(
-        f"group_linear int{bits} in groups of {group} bf16 [{rows}, {inputs}] to {outputs}" + ", offsets" * offsets,
+        f"group_linear {'nf4' if is_nf4 else f'int{bits}'} in groups of {group} bf16 [{rows}, {inputs}] to {outputs}"
+        + ", offsets" * offsets,
         group_linear_kernel,
         pointers | numbers,
         none | constexprs,
@@ -81,11 +85,14 @@ CASES = [
     _group_case(64, 4096, 4096, 64),
     _group_case(2048, 28672, 4096, 128),
     _group_case(1, 4096, 4096, 128, bits=8),
+    _group_case(1, 4096, 4096, 64, is_nf4=True),
+    _group_case(32, 4096, 14336, 64, is_nf4=True),
+    _group_case(64, 28672, 4096, 64, is_nf4=True),
     Case(
         "numbers of int4 in groups of 128, bf16 [28672, 4096]",
         numbers_kernel,
         {"weight": "*i16", "scales": "*fp16", "out": "*bf16", **dict.fromkeys(("N", "K", "weight_stride", "group"), "i32")},
-        {"offsets": None, "BITS": 4, "RUN": 128, "DTYPE": tl.bfloat16, "BLOCK_N": 32, "INTERPRETED": False},
+        {"table": None, "offsets": None, "BITS": 4, "RUN": 128, "DTYPE": tl.bfloat16, "BLOCK_N": 32, "INTERPRETED": False},
         divisible=("weight", "scales", "out", "N", "K", "weight_stride", "group"),
     ),
     _int_case(1, 4096, 4096, code="fp8e4nv"),

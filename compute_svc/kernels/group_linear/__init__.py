@@ -1,4 +1,4 @@
-"""Matrix products of floating rows with integer weights that are made numbers in registers; on devices that Triton compiles for."""
+"""Matrix products of floating rows with weights of integers, or of a table's values, that are made numbers in registers; on devices that Triton compiles for."""
 
 from __future__ import annotations
 
@@ -15,7 +15,8 @@ def group_linear(
 ) -> torch.Tensor:
     """activation(x W^T + bias) (+ add).
 
-    Products of x and codes are summed in float32 over a group and then scaled, so weights are not rounded; the result is rounded once.
+    Products of x and codes are summed in float32 over a group and then scaled, so weights are not rounded, only values of a table to x's dtype;
+    the result is rounded once.
 
     Args:
         x: [M, K], float32, bfloat16 or float16.

@@ -1,7 +1,7 @@
 """Floating rows by codes that become numbers in registers, just before they are multiplied.
 
-A tile of the result lies on its side, as in kernels/int_linear: outputs by rows. Codes are integers that bfloat16 has exactly; a block of
-inputs has one scale for each output, which its sums are multiplied by. Where few rows leave programs idle, several share a tile, each with a
+A tile of the result lies on its side, as in kernels/int_linear: outputs by rows. Codes are integers that bfloat16 has exactly, or become values
+of a table that is rounded to the rows' dtype; a block of inputs has one scale for each output, which its sums are multiplied by. Where few rows leave programs idle, several share a tile, each with a
 part of the inputs; the last of them to end adds the parts in their order. Where `backend.is_batch_invariant` all of that is the same for every
 number of rows.
 """
@@ -87,6 +87,33 @@ def unpacked_8(packed, DTYPE: tl.constexpr, PLAIN: tl.constexpr):
 
 
 @triton.jit
+def value_of(packed, table, PART: tl.constexpr, DTYPE: tl.constexpr, INTERPRETED: tl.constexpr):
+    """The value of one of the codes in each number of 16 bits."""
+    return rounded(tl.load(table + ((packed.to(tl.int32) >> (4 * PART)) & 15)), DTYPE, INTERPRETED)
+
+
+@triton.jit
+def unpacked(packed, table, BITS: tl.constexpr, LOOKUP: tl.constexpr, DTYPE: tl.constexpr, PLAIN: tl.constexpr, INTERPRETED: tl.constexpr):
+    """What the codes in each number of 16 bits stand for, without their scales: four blocks, or two."""
+    if BITS == 8:
+        numbers = unpacked_8(packed, DTYPE, PLAIN)
+    elif table is None:
+        numbers = unpacked_4(packed, DTYPE, PLAIN)
+    elif PLAIN:
+        numbers = (
+            value_of(packed, table, 0, DTYPE, INTERPRETED),
+            value_of(packed, table, 1, DTYPE, INTERPRETED),
+            value_of(packed, table, 2, DTYPE, INTERPRETED),
+            value_of(packed, table, 3, DTYPE, INTERPRETED),
+        )
+    else:
+        numbers = tl.inline_asm_elementwise(
+            LOOKUP, "=&r,=&r,=&r,=&r,r", [packed], dtype=(tl.bfloat16, tl.bfloat16, tl.bfloat16, tl.bfloat16), is_pure=True, pack=2
+        )
+    return numbers
+
+
+@triton.jit
 def add_block(
     total, codes, places, scales, offsets, first, m, n, M, N, K, group,
     BLOCK: tl.constexpr, INTERPRETED: tl.constexpr,
@@ -107,15 +134,15 @@ def add_block(
 
 @triton.jit(do_not_specialize=["M"])
 def group_linear_kernel(
-    x, weight, scales, offsets, bias, other, out, partials, counters,
+    x, weight, table, scales, offsets, bias, other, out, partials, counters,
     M, N, K, x_stride, weight_stride, group, split_blocks,
-    BITS: tl.constexpr, RUN: tl.constexpr, ACTIVATION: tl.constexpr, COMBINE: tl.constexpr, X_DTYPE: tl.constexpr, DTYPE: tl.constexpr,
+    BITS: tl.constexpr, LOOKUP: tl.constexpr, RUN: tl.constexpr, ACTIVATION: tl.constexpr, COMBINE: tl.constexpr, X_DTYPE: tl.constexpr, DTYPE: tl.constexpr,
     PLAIN: tl.constexpr, BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr, BLOCK_K: tl.constexpr, SPLITS: tl.constexpr, INTERPRETED: tl.constexpr,
 ):  # fmt: skip
     """One tile of x weight^T, or what `split_blocks` blocks of numbers have of it; a grid of tiles and splits.
 
-    x [M, K] with rows x_stride apart; weight [N, weight_stride], scales, offsets, bias, counters and RUN, its block: see packed.py; other and
-    out [M, N]; partials [SPLITS, M, N] float32. PLAIN: codes become numbers without the instructions for bfloat16. BLOCK_K divides RUN.
+    x [M, K] with rows x_stride apart; weight [N, weight_stride], table, scales, offsets, bias, counters and RUN, its block: see packed.py; other
+    and out [M, N]; partials [SPLITS, M, N] float32. PLAIN: codes become numbers without the instructions for bfloat16. BLOCK_K divides RUN.
     """
     tile_m, tile_n = tile_of(tl.program_id(0), tl.cdiv(M, BLOCK_M), tl.cdiv(N, BLOCK_N), 8)
     n = tile_n * BLOCK_N + tl.arange(0, BLOCK_N)
@@ -128,7 +155,7 @@ def group_linear_kernel(
     total = tl.zeros((BLOCK_N, BLOCK_M), dtype=tl.float32)
     for block in range(begin, end):
         packed = tl.load(weight_places + block * BLOCK_K, mask=(n < N)[:, None], other=0)
-        parts = unpacked_4(packed, X_DTYPE, PLAIN) if BITS == 4 else unpacked_8(packed, X_DTYPE, PLAIN)
+        parts = unpacked(packed, table, BITS, LOOKUP, X_DTYPE, PLAIN, INTERPRETED)
         first = block // (RUN // BLOCK_K) * (RUN * (16 // BITS)) + block % (RUN // BLOCK_K) * BLOCK_K
         for part in tl.static_range(16 // BITS):
             begin_k = first + part * RUN
@@ -141,7 +168,7 @@ def group_linear_kernel(
 
 @triton.jit
 def numbers_kernel(
-    weight, scales, offsets, out, N, K, weight_stride, group,
+    weight, table, scales, offsets, out, N, K, weight_stride, group,
     BITS: tl.constexpr, RUN: tl.constexpr, DTYPE: tl.constexpr, BLOCK_N: tl.constexpr, INTERPRETED: tl.constexpr,
 ):  # fmt: skip
     """What codes stand for, out [N, K]; a grid of blocks of outputs and of runs. See `group_linear_kernel`."""
@@ -152,7 +179,7 @@ def numbers_kernel(
     for part in tl.static_range(16 // BITS):
         first = (run * (16 // BITS) + part) * RUN
         inside = (n < N) & (first < K)
-        numbers = code_of(packed, part, BITS, tl.float32)
+        numbers = code_of(packed, part, BITS, tl.float32) if table is None else value_of(packed, table, part, tl.float32, INTERPRETED)
         numbers *= tl.load(scales + first // group * N + n, mask=inside, other=0.0).to(tl.float32)[:, None]
         if offsets is not None:
             numbers += tl.load(offsets + first // group * N + n, mask=inside, other=0.0)[:, None]
@@ -165,7 +192,7 @@ def numbers_of(weight: GroupedCodes, dtype: torch.dtype) -> torch.Tensor:
     out = torch.empty((weight.out_features, weight.in_features), dtype=dtype, device=weight.data.device)
     length = weight.data.shape[1]
     numbers_kernel[(triton.cdiv(weight.out_features, 32), length // weight.block)](
-        weight.data, weight.scales, weight.offsets, out, weight.out_features, weight.in_features, length, weight.group,
+        weight.data, weight.table, weight.scales, weight.offsets, out, weight.out_features, weight.in_features, length, weight.group,
         BITS=weight.bits, RUN=weight.block, DTYPE=TL_DTYPES[dtype], BLOCK_N=32, INTERPRETED=INTERPRETED, num_warps=4,
     )  # fmt: skip
     return out
@@ -231,9 +258,9 @@ def group_linear(
         return out
     partials = torch.empty((splits, num_rows, outputs), dtype=torch.float32, device=x.device) if splits > 1 else None
     group_linear_kernel[(num_tiles, splits)](
-        x, weight.data, weight.scales, weight.offsets, weight.bias, other, out, partials, weight.counters,
+        x, weight.data, weight.table, weight.scales, weight.offsets, weight.bias, other, out, partials, weight.counters,
         num_rows, outputs, weight.in_features, x.stride(0), length, weight.group, triton.cdiv(length, splits * tiles.k),
-        BITS=weight.bits, RUN=weight.block, ACTIVATION=activation, COMBINE="none" if other is None else "mul" if multiply else "add",
+        BITS=weight.bits, LOOKUP=weight.lookup, RUN=weight.block, ACTIVATION=activation, COMBINE="none" if other is None else "mul" if multiply else "add",
         X_DTYPE=TL_DTYPES[x.dtype], DTYPE=TL_DTYPES[dtype], PLAIN=INTERPRETED or x.dtype != torch.bfloat16,
         BLOCK_M=tiles.m, BLOCK_N=tiles.n, BLOCK_K=tiles.k, SPLITS=splits, INTERPRETED=INTERPRETED,
         num_warps=tiles.warps, num_stages=tiles.stages,

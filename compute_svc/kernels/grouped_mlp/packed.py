@@ -42,6 +42,8 @@ class GroupedWeight:
         row_group: Inputs that share a scale in rows that are rounded for it; None = all.
         bits: Of a code, of "groups".
         block: As `GroupedCodes.block`.
+        table: As `GroupedCodes.table`, of all experts.
+        lookup: As `GroupedCodes.lookup`.
     """
 
     format: GroupedFormat
@@ -54,6 +56,8 @@ class GroupedWeight:
     row_group: int | None = None
     bits: int = 0
     block: int = 0
+    table: torch.Tensor | None = None
+    lookup: str = ""
 
     @property
     def out_features(self) -> int:
@@ -111,7 +115,8 @@ def group_weights(experts: Sequence[Sequence[LinearWeight]]) -> GroupedWeight | 
         codes = first.groups
         scales = _stacked(experts, _scales, dim=1)
         offsets = _stacked(experts, _offsets, dim=1)
-        return GroupedWeight("groups", first.in_features, data, scales, offsets, bias, codes.group, None, codes.bits, codes.block)
+        kind = codes.group, None, codes.bits, codes.block, codes.table, codes.lookup
+        return GroupedWeight("groups", first.in_features, data, scales, offsets, bias, *kind)
     return None
 
 
@@ -131,7 +136,9 @@ def _traits(weight: LinearWeight) -> tuple[object, ...]:
     if codes is None:
         return of_weight
     if weight.groups is not None:
-        return *of_weight, weight.groups.bits, codes.group, weight.groups.block
+        # Tables that are rounded alike may differ where numbers are not rounded.
+        table = None if weight.groups.table is None else tuple(weight.groups.table.tolist())
+        return *of_weight, weight.groups.bits, codes.group, weight.groups.block, table
     rounded = weight.ints or weight.fp8
     assert rounded is not None, "codes are of one of three kinds"
     return *of_weight, codes.group, rounded.row_group, weight.ints is not None and weight.ints.offsets is None

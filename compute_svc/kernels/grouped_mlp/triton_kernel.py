@@ -17,7 +17,7 @@ import triton
 import triton.language as tl
 
 from compute_svc.kernels.fp8_linear import quantise_rows_to_fp8
-from compute_svc.kernels.group_linear.triton_kernel import add_block, unpacked_4, unpacked_8
+from compute_svc.kernels.group_linear.triton_kernel import add_block, unpacked
 from compute_svc.kernels.grouped_mlp.cuts import cut_for, has_wgmma, rows_of_tile
 from compute_svc.kernels.grouped_mlp.packed import GroupedMlps, GroupedWeight
 from compute_svc.kernels.int_linear.triton_kernel import product
@@ -189,9 +189,9 @@ def grouped_linear_kernel(
 
 @triton.jit(do_not_specialize=["num_tiles"])
 def grouped_codes_kernel(
-    x, weight, scales, offsets, bias, order, tiles, out,
+    x, weight, table, scales, offsets, bias, order, tiles, out,
     num_tiles, N, K, x_stride, weight_stride, group, num_groups, alpha, limit,
-    BITS: tl.constexpr, RUN: tl.constexpr, GATED: tl.constexpr, ACTIVATION: tl.constexpr, CLAMPED: tl.constexpr, PER_TOKEN: tl.constexpr,
+    BITS: tl.constexpr, LOOKUP: tl.constexpr, RUN: tl.constexpr, GATED: tl.constexpr, ACTIVATION: tl.constexpr, CLAMPED: tl.constexpr, PER_TOKEN: tl.constexpr,
     X_DTYPE: tl.constexpr, DTYPE: tl.constexpr, PLAIN: tl.constexpr, BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr, BLOCK_K: tl.constexpr,
     INTERPRETED: tl.constexpr,
 ):  # fmt: skip
@@ -226,7 +226,7 @@ def grouped_codes_kernel(
         for block in range(weight_stride // BLOCK_K):
             begin = block // (RUN // BLOCK_K) * (RUN * (16 // BITS)) + block % (RUN // BLOCK_K) * BLOCK_K
             packed = tl.load(weight_places + block * BLOCK_K, mask=is_output[:, None], other=0)
-            parts = unpacked_4(packed, X_DTYPE, PLAIN) if BITS == 4 else unpacked_8(packed, X_DTYPE, PLAIN)
+            parts = unpacked(packed, table, BITS, LOOKUP, X_DTYPE, PLAIN, INTERPRETED)
             for part in tl.static_range(16 // BITS):
                 total = add_block(
                     total, parts[part], x_places + (begin + part * RUN), of_groups, off_groups, begin + part * RUN,
@@ -234,7 +234,7 @@ def grouped_codes_kernel(
                 )  # fmt: skip
             if GATED:
                 packed = tl.load(up_places + block * BLOCK_K, mask=is_output[:, None], other=0)
-                parts = unpacked_4(packed, X_DTYPE, PLAIN) if BITS == 4 else unpacked_8(packed, X_DTYPE, PLAIN)
+                parts = unpacked(packed, table, BITS, LOOKUP, X_DTYPE, PLAIN, INTERPRETED)
                 for part in tl.static_range(16 // BITS):
                     ups = add_block(
                         ups, parts[part], x_places + (begin + part * RUN), of_groups, off_groups, begin + part * RUN,
@@ -348,9 +348,9 @@ def _multiply(x: torch.Tensor, weight: GroupedWeight, plan_of: Plan, out: torch.
         assert weight.scales is not None, "codes have scales"
         length = weight.data.shape[2]
         grouped_codes_kernel[grid](
-            rows, weight.data, weight.scales, weight.offsets, weight.bias, plan_of.order, plan_of.tiles, out,
+            rows, weight.data, weight.table, weight.scales, weight.offsets, weight.bias, plan_of.order, plan_of.tiles, out,
             num_tiles, outputs, weight.in_features, rows.stride(0), length, weight.group, weight.scales.shape[1], alpha, limit,
-            BITS=weight.bits, RUN=weight.block, X_DTYPE=TL_DTYPES[x.dtype], PLAIN=INTERPRETED or x.dtype != torch.bfloat16, **common,
+            BITS=weight.bits, LOOKUP=weight.lookup, RUN=weight.block, X_DTYPE=TL_DTYPES[x.dtype], PLAIN=INTERPRETED or x.dtype != torch.bfloat16, **common,
         )  # fmt: skip
         return
     num_groups = 1 if weight.scales is None else weight.scales.shape[2]

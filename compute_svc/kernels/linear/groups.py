@@ -1,4 +1,4 @@
-"""Integer weights that stay codes in memory and meet activations as they are, in a kernel's registers; on devices that Triton compiles for."""
+"""Weights of codes that stay so in memory and meet activations as they are, in a kernel's registers; on devices that Triton compiles for."""
 
 from __future__ import annotations
 
@@ -18,7 +18,11 @@ _SHIFTS: dict[Code, int] = {"uint8": 128, "uint4": 8}
 
 def takes_groups(weight: CodedWeight) -> bool:
     """Whether a weight stays as it is stored."""
-    if weight.code == "fp8" or weight.table is not None or weight.sparse is not None:
+    if weight.code == "fp8" or weight.sparse is not None:
+        return False
+    if weight.table is not None and (
+        weight.code != "uint4" or weight.table.ndim > 1 or weight.zeros is not None or weight.offsets is not None
+    ):
         return False
     has_length = weight.group >= weight.num_columns or weight.group % LEAST_GROUP == 0
     return has_length and backend_for("group_linear", weight.device.type, has_triton=True) == "triton"
@@ -26,8 +30,9 @@ def takes_groups(weight: CodedWeight) -> bool:
 
 def pack(weight: CodedWeight, bias: torch.Tensor | None) -> LinearWeight:
     """Lays out a weight that `takes_groups` says yes of."""
-    codes, scales, offsets = shifted(weight, _SHIFTS.get(weight.code, 0))
-    packed = pack_groups(codes.to(torch.int8), max(4, BITS[weight.code]), weight.group, scales, offsets, bias)
+    codes, scales, offsets = shifted(weight, 0 if weight.table is not None else _SHIFTS.get(weight.code, 0))
+    bits = max(4, BITS[weight.code])
+    packed = pack_groups(codes.to(torch.int8), bits, weight.group, scales, offsets, bias, table=weight.table)
     return LinearWeight("groups", packed.data, bias, weight.in_features, weight.out_features, groups=packed, inputs=weight.inputs)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import NamedTuple
 
 import pytest
@@ -11,12 +12,13 @@ from tests.triton_device import DEVICE
 
 from compute_svc.kernels.activation import Activation  # isort: skip
 from compute_svc.kernels.group_linear import GroupedCodes, group_gated_linear, group_linear, pack_groups, reference  # isort: skip
+from compute_svc.kernels.group_linear.lookup import lookup_program  # isort: skip
 from compute_svc.kernels.group_linear.triton_kernel import numbers_of, tiles_for  # isort: skip
 from compute_svc.kernels.gated_linear import gated_linear  # isort: skip
 from compute_svc.kernels.int_linear.triton_kernel import splits_for  # isort: skip
 from compute_svc.kernels.linear import groups, linear  # isort: skip
 from compute_svc.stored_weights.coded_weight import CodedWeight  # isort: skip
-from compute_svc.stored_weights.codes import BITS, Code, pack_codes  # isort: skip
+from compute_svc.stored_weights.codes import BITS, NF4, Code, pack_codes  # isort: skip
 
 # Largest error, relative to the reference's largest number.
 TOLERANCES = {torch.float32: 4e-6, torch.bfloat16: 8e-3, torch.float16: 1e-3}
@@ -156,3 +158,120 @@ def test_stored_weights_are_multiplied_by_as_they_are(code: Code, is_reordered: 
     assert_close(linear(x.to(DEVICE), packed), exact)
     gated = torch.nn.functional.silu(exact) * exact
     assert_close(gated_linear(x.to(DEVICE), packed, packed, "silu"), gated)
+
+
+# FP4 of bitsandbytes: one bit of mantissa, two of exponent, and a sign.
+FP4 = (
+    0.0,
+    0.0052083333,
+    0.6666667,
+    1.0,
+    0.33333333,
+    0.5,
+    0.16666667,
+    0.25,
+    -0.0,
+    -0.0052083333,
+    -0.6666667,
+    -1.0,
+    -0.33333333,
+    -0.5,
+    -0.16666667,
+    -0.25,
+)
+
+
+def tabled(table: tuple[float, ...], outputs: int, inputs: int, group: int = 64, seed: int = 0) -> CodedWeight:
+    codes = torch.randint(0, 16, (outputs, inputs), generator=torch.Generator().manual_seed(seed))
+    scales = random(outputs, -(-inputs // group), seed=seed + 1).abs() * 0.02
+    return CodedWeight(code="uint4", data=pack_codes(codes, 4), num_columns=inputs, group=group, scales=scales, table=torch.tensor(table))
+
+
+@pytest.mark.parametrize("table", [NF4, FP4], ids=["nf4", "fp4"])
+@pytest.mark.parametrize(
+    ("rows", "outputs", "inputs", "dtype"),
+    [(1, 17, 256, torch.bfloat16), (2, 33, 192, torch.float32), (40, 64, 320, torch.bfloat16), (17, 20, 64, torch.float16)],
+)
+def test_products_with_values_of_a_table(table: tuple[float, ...], rows: int, outputs: int, inputs: int, dtype: torch.dtype) -> None:
+    stored, x, bias = tabled(table, outputs, inputs), random(rows, inputs, seed=5).to(dtype), random(outputs, seed=3)
+    assert groups.takes_groups(stored) == (DEVICE.type == "cuda")
+    packed = groups.pack(stored.to(DEVICE), bias.to(DEVICE))
+    assert packed.layout == "groups"
+    assert_close(linear(x.to(DEVICE), packed), x.double() @ stored.dense(torch.float32).double().t() + bias.double())
+    # As close as to numbers that are written out.
+    assert_close(linear(x.to(DEVICE), packed), x.double() @ stored.dense(dtype).double().t() + bias.double())
+
+
+def test_values_of_a_table_that_are_written_out_are_the_numbers_of_a_cpu() -> None:
+    stored = tabled(NF4, 33, 320)
+    packed = groups.pack(stored.to(DEVICE), None).groups
+    assert packed is not None and packed.table is not None
+    for dtype in (torch.bfloat16, torch.float32):
+        assert torch.equal(numbers_of(packed, dtype).cpu(), stored.dense(dtype))
+    x = random(513, 320, seed=5).bfloat16()
+    assert_close(group_linear(x.to(DEVICE), packed), x.double() @ stored.dense(torch.bfloat16).double().t())
+
+
+def test_gate_and_up_of_tables() -> None:
+    gate, up, x = tabled(NF4, 40, 64), tabled(NF4, 40, 64, seed=9), random(3, 64, seed=5).bfloat16()
+    exact = [x.double() @ stored.dense(torch.float32).double().t() for stored in (gate, up)]
+    got = gated_linear(x.to(DEVICE), groups.pack(gate.to(DEVICE), None), groups.pack(up.to(DEVICE), None), "silu")
+    assert_close(got, torch.nn.functional.silu(exact[0]) * exact[1])
+
+
+def permuted(one: int, other: int, control: int) -> int:
+    """PTX's prmt in its default mode."""
+    both = (other << 32) | one
+    result = 0
+    for place in range(4):
+        nibble = control >> 4 * place & 15
+        byte = both >> 8 * (nibble & 7) & 255
+        result |= (255 if byte & 128 else 0) << 8 * place if nibble & 8 else byte << 8 * place
+    return result
+
+
+@pytest.mark.parametrize("table", [NF4, FP4], ids=["nf4", "fp4"])
+def test_the_instructions_that_look_up_a_table_find_its_values(table: tuple[float, ...]) -> None:
+    lines = [
+        line.strip(" ;").replace(",", "").split()
+        for line in lookup_program(table).splitlines()
+        if line.endswith(";") and ".reg" not in line
+    ]
+    values = torch.tensor(table).bfloat16().view(torch.int16).tolist()
+    drawn = torch.randint(0, 1 << 32, (20,), generator=torch.Generator().manual_seed(0)).tolist()
+    for word in [*drawn, 0, 0xFFFFFFFF, 0x76543210, 0xFEDCBA98]:
+        registers: dict[str, int] = {"$4": word}
+
+        def value(name: str, registers: dict[str, int] = registers) -> int:
+            return registers[name] if name in registers else int(name, 0)
+
+        for operation, to, *arguments in lines:
+            given = [value(argument) for argument in arguments]
+            if operation == "mov.b32":
+                registers[to] = given[0]
+            elif operation == "and.b32":
+                registers[to] = given[0] & given[1]
+            elif operation == "shr.u32":
+                registers[to] = given[0] >> given[1]
+            elif operation == "lop3.b32":
+                assert given[3] == 0xEA
+                registers[to] = (given[0] & given[1]) | given[2]
+            else:
+                assert operation == "prmt.b32"
+                registers[to] = permuted(*given)
+        for part in range(4):
+            both = [values[word >> 16 * half + 4 * part & 15] & 0xFFFF for half in (0, 1)]
+            assert registers[f"${part}"] == both[0] | both[1] << 16
+
+
+@pytest.mark.parametrize("change", ["one for each output", "two bits", "zeros"])
+def test_other_tables_are_written_out(change: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(groups, "backend_for", lambda *_, **__: "triton")
+    stored = tabled(NF4, 8, 64)
+    assert groups.takes_groups(stored)
+    changed = {
+        "one for each output": lambda: replace(stored, table=torch.tensor(NF4).expand(8, 16)),
+        "two bits": lambda: replace(stored, code="uint2", data=stored.data[:, :16], table=torch.tensor(NF4[:4])),
+        "zeros": lambda: replace(stored, zeros=torch.ones((8, 1))),
+    }[change]()
+    assert not groups.takes_groups(changed)

@@ -21,6 +21,7 @@ from compute_svc.kernels.fp8_linear import pack_fp8  # isort: skip
 from compute_svc.kernels.int_linear import plain_ints  # isort: skip
 from compute_svc.kernels.int_linear.triton_kernel import lay_out  # isort: skip
 from compute_svc.kernels.linear import LinearWeight  # isort: skip
+from compute_svc.stored_weights.codes import NF4  # isort: skip
 from tests.fakes.batch_invariance import batch_invariance  # isort: skip
 
 # Largest error, relative to the reference's largest number: rows are rounded to 8 bits twice for the last two formats.
@@ -57,13 +58,18 @@ def packed(kind: str, outputs: int, inputs: int, seed: int, dtype: torch.dtype, 
         data = numbers.to(dtype).to(DEVICE)
         return LinearWeight.plain(data, added), data.cpu()
     group = 64 if kind.endswith("groups") else inputs
-    most = {"int4": 7.0, "int8": 127.0, "fp8": 448.0}[kind.split()[0]]
+    most = {"int4": 7.0, "nf4": 7.0, "int8": 127.0, "fp8": 448.0}[kind.split()[0]]
     scales = (numbers.abs().amax() / most * (random(outputs, -(-inputs // group), seed=seed + 2).abs() * 0.1 + 0.9)).half().float()
     by_input = scales.repeat_interleave(group, dim=1)[:, :inputs]
     codes = (numbers / by_input).clamp(-most, most)
     codes = codes.to(torch.float8_e4m3fn) if kind.startswith("fp8") else codes.round().to(torch.int8)
     exact = codes.float() * by_input
     codes, scales = codes.to(DEVICE), scales.to(DEVICE)
+    if kind == "nf4 in groups":
+        # Any codes will do.
+        table = torch.tensor(NF4)
+        groups = pack_groups(codes & 15, 4, group, scales * 7.0, None, added, table=table.to(DEVICE))
+        return LinearWeight("groups", groups.data, added, inputs, outputs, groups=groups), table[codes.cpu().long() & 15] * by_input * 7.0
     if kind.startswith("fp8"):
         fp8 = pack_fp8(codes, group, scales, added)
         return LinearWeight("fp8", fp8.data, added, inputs, outputs, fp8=fp8), exact
@@ -130,7 +136,7 @@ def test_sums_of_all_shapes(count: int, num_experts: int, per_token: int, hidden
     assert_close(got, case.exact(x, weights, chosen), TOLERANCES[dtype])
 
 
-@pytest.mark.parametrize("kind", ["int8", "int8 in groups", "fp8", "fp8 in groups", "int4 in groups"])
+@pytest.mark.parametrize("kind", ["int8", "int8 in groups", "fp8", "fp8 in groups", "int4 in groups", "nf4 in groups"])
 def test_codes_of_all_kinds(kind: str) -> None:
     if kind.startswith("fp8") and DEVICE.type == "cuda" and torch.cuda.get_device_capability() < (8, 9):
         pytest.skip("the device has no instructions for float8")
