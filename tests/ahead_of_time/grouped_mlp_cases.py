@@ -68,7 +68,7 @@ def _case(
         "PER_TOKEN": mixture.per_token, "DTYPE": dtype_of, "BLOCK_M": rows, "BLOCK_N": cut.n, "BLOCK_K": cut.k, "INTERPRETED": False,
     }  # fmt: skip
     if kind == "groups":
-        constexprs |= {"BITS": 4, "LOOKUP": "", "RUN": weight.block, "X_DTYPE": dtype_of, "PLAIN": False}
+        constexprs |= {"BITS": 4, "LOOKUP": "", "RUN": weight.block, "GROUP": group, "EVEN": True, "X_DTYPE": dtype_of, "PLAIN": False}
     else:
         constexprs |= {"FORMAT": kind, "GROUPED": num_groups > 1, "EVEN": inputs % cut.k == 0}
     kernel = grouped_codes_kernel if kind == "groups" else grouped_linear_kernel

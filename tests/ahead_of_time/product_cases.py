@@ -43,9 +43,11 @@ def _int_case(
     )
 
 
-def _group_case(rows: int, outputs: int, inputs: int, group: int, *, bits: int = 4, offsets: bool = False, is_nf4: bool = False) -> Case:
+def _group_case(
+    rows: int, outputs: int, inputs: int, group: int, *, bits: int = 4, offsets: bool = False, is_nf4: bool = False, is_hopper: bool = True
+) -> Case:
     block = min(group, 128)
-    tiles = group_tiles_for(rows, block, torch.bfloat16)
+    tiles = group_tiles_for(rows, block, torch.bfloat16, is_hopper=is_hopper)
     num_tiles = -(-rows // tiles.m) * -(-outputs // tiles.n)
     splits = splits_for(tiles, num_tiles, inputs * bits // 16)
     pointers = {"x": "*bf16", "weight": "*i16", "scales": "*fp32" if is_nf4 else "*fp16", "out": "*bf16", "counters": "*i32"}
@@ -53,9 +55,9 @@ def _group_case(rows: int, outputs: int, inputs: int, group: int, *, bits: int =
     pointers |= {"offsets": "*fp32"} if offsets else {}
     pointers |= {"partials": "*fp32"} if splits > 1 else {}
     none = {name: None for name in ("table", "offsets", "bias", "other", "partials") if name not in pointers}
-    numbers = dict.fromkeys(("M", "N", "K", "x_stride", "weight_stride", "group", "split_blocks"), "i32")
+    numbers = dict.fromkeys(("M", "N", "K", "x_stride", "weight_stride", "split_blocks"), "i32")
     constexprs = {
-        "BITS": bits, "LOOKUP": lookup_program(NF4) if is_nf4 else "", "RUN": block, "ACTIVATION": "none", "COMBINE": "none", "X_DTYPE": tl.bfloat16, "DTYPE": tl.bfloat16, "PLAIN": False,
+        "BITS": bits, "LOOKUP": lookup_program(NF4) if is_nf4 else "", "RUN": block, "GROUP": group, "EVEN": True, "ACTIVATION": "none", "COMBINE": "none", "X_DTYPE": tl.bfloat16, "DTYPE": tl.bfloat16, "PLAIN": False,
         "BLOCK_M": tiles.m, "BLOCK_N": tiles.n, "BLOCK_K": tiles.k, "SPLITS": splits, "INTERPRETED": False,
     }  # fmt: skip
     return Case(
@@ -64,10 +66,11 @@ def _group_case(rows: int, outputs: int, inputs: int, group: int, *, bits: int =
         group_linear_kernel,
         pointers | numbers,
         none | constexprs,
-        divisible=(*pointers, "N", "K", "x_stride", "weight_stride", "group"),
+        divisible=(*pointers, "N", "K", "x_stride", "weight_stride"),
         num_warps=tiles.warps,
         num_stages=tiles.stages,
         instructions=("wgmma",),
+        capabilities=(80, 89) if not is_hopper else (90,) if rows >= 64 else (),
     )
 
 
@@ -83,7 +86,8 @@ CASES = [
     _group_case(1, 28672, 4096, 128, offsets=True),
     _group_case(32, 4096, 14336, 32),
     _group_case(64, 4096, 4096, 64),
-    _group_case(2048, 28672, 4096, 128),
+    _group_case(64, 4096, 4096, 64, is_hopper=False),
+    _group_case(256, 28672, 4096, 128),
     _group_case(1, 4096, 4096, 128, bits=8),
     _group_case(1, 4096, 4096, 64, is_nf4=True),
     _group_case(32, 4096, 14336, 64, is_nf4=True),

@@ -51,6 +51,16 @@ class GroupedCodes:
     lookup: str = field(default="", repr=False)
 
     @property
+    def scale_group(self) -> int:
+        """Inputs that share a scale; 0 = all."""
+        return self.group if self.group < self.in_features else 0
+
+    @property
+    def is_even(self) -> bool:
+        """Whether its inputs are whole runs."""
+        return self.in_features % (16 // self.bits * self.block) == 0
+
+    @property
     def num_bytes(self) -> int:
         """Memory of its tensors."""
         return sum(part.nbytes for part in (self.data, self.scales, self.offsets, self.bias, self.counters) if part is not None)

@@ -15,6 +15,7 @@ import triton.language as tl
 
 from compute_svc.kernels.activation import Activation, activate
 from compute_svc.kernels.backend import is_batch_invariant
+from compute_svc.kernels.device_features import has_wgmma
 from compute_svc.kernels.group_linear.packed import GroupedCodes
 from compute_svc.kernels.int_linear.triton_kernel import Tiles, finish, most_rows, splits_for
 from compute_svc.kernels.triton_parts import INTERPRETED, TL_DTYPES, dot, rounded, sum_of_splits, tile_of
@@ -114,20 +115,45 @@ def unpacked(packed, table, BITS: tl.constexpr, LOOKUP: tl.constexpr, DTYPE: tl.
 
 
 @triton.jit
+def first_input(block, RUN: tl.constexpr, BLOCK_K: tl.constexpr, BITS: tl.constexpr):
+    """Of the first of the parts of a block of numbers of 16 bits; those of the others are RUN inputs apart."""
+    return block // (RUN // BLOCK_K) * (RUN * (16 // BITS)) + block % (RUN // BLOCK_K) * BLOCK_K
+
+
+@triton.jit
+def scale_of(scales, first, n, N, K, GROUP: tl.constexpr):
+    """[BLOCK_N]: of the group of an input; None of none. GROUP is 0 where all inputs share one."""
+    if scales is None:
+        scale = None
+    elif GROUP == 0:
+        scale = tl.load(scales + n, mask=n < N, other=0.0)
+    else:
+        scale = tl.load(scales + (first // GROUP * N + n), mask=(n < N) & (first < K), other=0.0)
+    return scale
+
+
+@triton.jit
+def scales_of(scales, first, n, N, K, GROUP: tl.constexpr, RUN: tl.constexpr, BITS: tl.constexpr):
+    """Of all parts of a block that begins with an input. Loaded a block ahead: not long before they are used, they would be waited for."""
+    one, two = scale_of(scales, first, n, N, K, GROUP), scale_of(scales, first + RUN, n, N, K, GROUP)
+    if BITS == 8:
+        return one, two
+    return one, two, scale_of(scales, first + 2 * RUN, n, N, K, GROUP), scale_of(scales, first + 3 * RUN, n, N, K, GROUP)
+
+
+@triton.jit
 def add_block(
-    total, codes, places, scales, offsets, first, m, n, M, N, K, group,
-    BLOCK: tl.constexpr, INTERPRETED: tl.constexpr,
+    total, codes, places, scale, offset, first, m, M, K,
+    EVEN: tl.constexpr, BLOCK: tl.constexpr, INTERPRETED: tl.constexpr,
 ):  # fmt: skip
     """total + the products of a block of codes [BLOCK_N, BLOCK], inputs from `first` on, and x at `places` [BLOCK, BLOCK_M]."""
-    k = first + tl.arange(0, BLOCK)
-    x = tl.load(places, mask=(k < K)[:, None] & (m < M)[None, :], other=0.0)
-    scale_places = (first // group) * N + n
-    inside = (n < N) & (first < K)
-    scale = tl.load(scales + scale_places, mask=inside, other=0.0).to(tl.float32)
+    if EVEN:
+        x = tl.load(places, mask=(m < M)[None, :], other=0.0)
+    else:
+        x = tl.load(places, mask=(first + tl.arange(0, BLOCK) < K)[:, None] & (m < M)[None, :], other=0.0)
     part = dot(codes, x, tl.zeros((codes.shape[0], x.shape[1]), dtype=tl.float32), INTERPRETED)
-    total += part * scale[:, None]
-    if offsets is not None:
-        offset = tl.load(offsets + scale_places, mask=inside, other=0.0)
+    total += part * scale.to(tl.float32)[:, None]
+    if offset is not None:
         total += tl.sum(x.to(tl.float32), axis=0)[None, :] * offset[:, None]
     return total
 
@@ -135,14 +161,16 @@ def add_block(
 @triton.jit(do_not_specialize=["M"])
 def group_linear_kernel(
     x, weight, table, scales, offsets, bias, other, out, partials, counters,
-    M, N, K, x_stride, weight_stride, group, split_blocks,
-    BITS: tl.constexpr, LOOKUP: tl.constexpr, RUN: tl.constexpr, ACTIVATION: tl.constexpr, COMBINE: tl.constexpr, X_DTYPE: tl.constexpr, DTYPE: tl.constexpr,
-    PLAIN: tl.constexpr, BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr, BLOCK_K: tl.constexpr, SPLITS: tl.constexpr, INTERPRETED: tl.constexpr,
+    M, N, K, x_stride, weight_stride, split_blocks,
+    BITS: tl.constexpr, LOOKUP: tl.constexpr, RUN: tl.constexpr, GROUP: tl.constexpr, EVEN: tl.constexpr,
+    ACTIVATION: tl.constexpr, COMBINE: tl.constexpr, X_DTYPE: tl.constexpr, DTYPE: tl.constexpr, PLAIN: tl.constexpr,
+    BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr, BLOCK_K: tl.constexpr, SPLITS: tl.constexpr, INTERPRETED: tl.constexpr,
 ):  # fmt: skip
     """One tile of x weight^T, or what `split_blocks` blocks of numbers have of it; a grid of tiles and splits.
 
     x [M, K] with rows x_stride apart; weight [N, weight_stride], table, scales, offsets, bias, counters and RUN, its block: see packed.py; other
     and out [M, N]; partials [SPLITS, M, N] float32. PLAIN: codes become numbers without the instructions for bfloat16. BLOCK_K divides RUN.
+    GROUP: inputs that share a scale, 0 if all do. EVEN: K is whole runs.
     """
     tile_m, tile_n = tile_of(tl.program_id(0), tl.cdiv(M, BLOCK_M), tl.cdiv(N, BLOCK_N), 8)
     n = tile_n * BLOCK_N + tl.arange(0, BLOCK_N)
@@ -153,13 +181,23 @@ def group_linear_kernel(
     weight_places = weight + n.to(tl.int64)[:, None] * weight_stride + k[None, :]
     x_places = x + m.to(tl.int64)[None, :] * x_stride + k[:, None]
     total = tl.zeros((BLOCK_N, BLOCK_M), dtype=tl.float32)
+    first = first_input(begin, RUN, BLOCK_K, BITS)
+    of_parts = scales_of(scales, first, n, N, K, GROUP, RUN, BITS)
+    added = scales_of(offsets, first, n, N, K, GROUP, RUN, BITS)
     for block in range(begin, end):
         packed = tl.load(weight_places + block * BLOCK_K, mask=(n < N)[:, None], other=0)
         parts = unpacked(packed, table, BITS, LOOKUP, X_DTYPE, PLAIN, INTERPRETED)
-        first = block // (RUN // BLOCK_K) * (RUN * (16 // BITS)) + block % (RUN // BLOCK_K) * BLOCK_K
+        following = first_input(block + 1, RUN, BLOCK_K, BITS)
+        next_of_parts = scales_of(scales, following, n, N, K, GROUP, RUN, BITS)
+        next_added = scales_of(offsets, following, n, N, K, GROUP, RUN, BITS)
         for part in tl.static_range(16 // BITS):
             begin_k = first + part * RUN
-            total = add_block(total, parts[part], x_places + begin_k, scales, offsets, begin_k, m, n, M, N, K, group, BLOCK_K, INTERPRETED)
+            total = add_block(
+                total, parts[part], x_places + begin_k, of_parts[part], added[part], begin_k, m, M, K, EVEN, BLOCK_K, INTERPRETED
+            )
+        first = following
+        of_parts = next_of_parts
+        added = next_added
     inside = (n < N)[:, None] & (m < M)[None, :]
     total, is_last = sum_of_splits(total, partials, counters, m, n, M, N, inside, SPLITS)
     if is_last:
@@ -206,7 +244,8 @@ _TILES = (
     (32, Tiles(32, 64, 64, 4, 3, 264)),
     (1 << 62, Tiles(64, 128, 64, 8, 3, 132)),
 )
-
+# Of the most rows before Hopper, where registers hold the rows, too.
+_TILES_IN_REGISTERS = Tiles(64, 128, 32, 8, 3, 132)
 
 # Float32 takes twice the shared memory.
 _WIDE_TILES = Tiles(16, 64, 32, 4, 2, 264)
@@ -214,14 +253,15 @@ _WIDE_TILES = Tiles(16, 64, 32, 4, 2, 264)
 _INVARIANT_TILES = Tiles(32, 64, 64, 4, 3, 264)
 
 
-def tiles_for(num_rows: int, block: int, dtype: torch.dtype) -> Tiles:
-    """The cut of a product of so many rows by a weight of blocks."""
+def tiles_for(num_rows: int, block: int, dtype: torch.dtype, *, is_hopper: bool = True) -> Tiles:
+    """The cut of a product of so many rows by a weight of blocks; see `has_wgmma`."""
     if dtype == torch.float32:
         tiles = _WIDE_TILES
     elif is_batch_invariant():
         tiles = _INVARIANT_TILES
     else:
         tiles = next(tiles for most, tiles in _TILES if num_rows <= most)
+        tiles = _TILES_IN_REGISTERS if tiles == _TILES[-1][1] and not is_hopper else tiles
     return tiles._replace(k=min(tiles.k, block))
 
 
@@ -245,7 +285,7 @@ def group_linear(
         return _through_numbers(x, weight, activation, other, multiply)
     x = x if x.stride(1) == 1 else x.contiguous()
     other = None if other is None else other.contiguous()
-    tiles = tiles_for(num_rows, weight.block, x.dtype) if tiles is None else tiles
+    tiles = tiles_for(num_rows, weight.block, x.dtype, is_hopper=has_wgmma(x.device)) if tiles is None else tiles
     num_tiles = triton.cdiv(num_rows, tiles.m) * triton.cdiv(outputs, tiles.n)
     length = weight.data.shape[1]
     splits = splits_for(tiles, triton.cdiv(outputs, tiles.n) if is_fixed else num_tiles, length)
@@ -259,8 +299,8 @@ def group_linear(
     partials = torch.empty((splits, num_rows, outputs), dtype=torch.float32, device=x.device) if splits > 1 else None
     group_linear_kernel[(num_tiles, splits)](
         x, weight.data, weight.table, weight.scales, weight.offsets, weight.bias, other, out, partials, weight.counters,
-        num_rows, outputs, weight.in_features, x.stride(0), length, weight.group, triton.cdiv(length, splits * tiles.k),
-        BITS=weight.bits, LOOKUP=weight.lookup, RUN=weight.block, ACTIVATION=activation, COMBINE="none" if other is None else "mul" if multiply else "add",
+        num_rows, outputs, weight.in_features, x.stride(0), length, triton.cdiv(length, splits * tiles.k),
+        BITS=weight.bits, LOOKUP=weight.lookup, RUN=weight.block, GROUP=weight.scale_group, EVEN=weight.is_even, ACTIVATION=activation, COMBINE="none" if other is None else "mul" if multiply else "add",
         X_DTYPE=TL_DTYPES[x.dtype], DTYPE=TL_DTYPES[dtype], PLAIN=INTERPRETED or x.dtype != torch.bfloat16,
         BLOCK_M=tiles.m, BLOCK_N=tiles.n, BLOCK_K=tiles.k, SPLITS=splits, INTERPRETED=INTERPRETED,
         num_warps=tiles.warps, num_stages=tiles.stages,

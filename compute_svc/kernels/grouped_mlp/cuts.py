@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from functools import cache
 from typing import NamedTuple
 
 import torch
@@ -64,7 +63,6 @@ _GROUPS_IN_REGISTERS = Cut(64, 16, 8, 3)
 # Without matrix units: registers hold the blocks.
 _WIDE = Cut(32, 32, 4, 2)
 _PROGRAMS = 264
-_HOPPER = 9
 # Bits may not depend on the number of rows: with fewer outputs, another instruction would multiply; blocks of codes are as short as any.
 _INVARIANT_OUTPUTS = 64
 _SHORTEST_CODES = {True: 32, False: 16}
@@ -77,12 +75,6 @@ def rows_of_tile(num_rows: int, mlps: GroupedMlps, dtype: torch.dtype) -> int:
     return min(rows, _MOST_ROWS_OF_GROUPS) if "groups" in (mlps.into.format, mlps.down.format) else rows
 
 
-@cache
-def has_wgmma(device: torch.device) -> bool:
-    """Whether matrix units of a device take their factors from shared memory, as Hopper's do."""
-    return device.type == "cuda" and torch.cuda.get_device_capability(device)[0] == _HOPPER
-
-
 def cut_for(weight: GroupedWeight, rows: int, num_tiles: int, outputs: int, dtype: torch.dtype, *, is_gated: bool, is_hopper: bool) -> Cut:
     """The cut of a product.
 
@@ -93,7 +85,7 @@ def cut_for(weight: GroupedWeight, rows: int, num_tiles: int, outputs: int, dtyp
         outputs: Of an expert; where gate and up are one product, of each.
         dtype: Of tokens.
         is_gated: Whether gate and up are one product.
-        is_hopper: See `has_wgmma`.
+        is_hopper: See `device_features.has_wgmma`.
     """
     if weight.format == "groups":
         cut = _WIDE if dtype == torch.float32 else _GROUPS[rows]

@@ -16,9 +16,10 @@ import torch
 import triton
 import triton.language as tl
 
+from compute_svc.kernels.device_features import has_wgmma
 from compute_svc.kernels.fp8_linear import quantise_rows_to_fp8
-from compute_svc.kernels.group_linear.triton_kernel import add_block, unpacked
-from compute_svc.kernels.grouped_mlp.cuts import cut_for, has_wgmma, rows_of_tile
+from compute_svc.kernels.group_linear.triton_kernel import add_block, first_input, scales_of, unpacked
+from compute_svc.kernels.grouped_mlp.cuts import cut_for, rows_of_tile
 from compute_svc.kernels.grouped_mlp.packed import GroupedMlps, GroupedWeight
 from compute_svc.kernels.int_linear.triton_kernel import product
 from compute_svc.kernels.quantise_rows import quantise_rows
@@ -190,8 +191,9 @@ def grouped_linear_kernel(
 @triton.jit(do_not_specialize=["num_tiles"])
 def grouped_codes_kernel(
     x, weight, table, scales, offsets, bias, order, tiles, out,
-    num_tiles, N, K, x_stride, weight_stride, group, num_groups, alpha, limit,
-    BITS: tl.constexpr, LOOKUP: tl.constexpr, RUN: tl.constexpr, GATED: tl.constexpr, ACTIVATION: tl.constexpr, CLAMPED: tl.constexpr, PER_TOKEN: tl.constexpr,
+    num_tiles, N, K, x_stride, weight_stride, num_groups, alpha, limit,
+    BITS: tl.constexpr, LOOKUP: tl.constexpr, RUN: tl.constexpr, GROUP: tl.constexpr, EVEN: tl.constexpr,
+    GATED: tl.constexpr, ACTIVATION: tl.constexpr, CLAMPED: tl.constexpr, PER_TOKEN: tl.constexpr,
     X_DTYPE: tl.constexpr, DTYPE: tl.constexpr, PLAIN: tl.constexpr, BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr, BLOCK_K: tl.constexpr,
     INTERPRETED: tl.constexpr,
 ):  # fmt: skip
@@ -217,29 +219,41 @@ def grouped_codes_kernel(
         weight_places = weight + begin_of_tile * weight_stride + (tl.arange(0, BLOCK_N)[:, None] * weight_stride + k[None, :])
         up_places = weight + (begin_of_tile + N) * weight_stride + (tl.arange(0, BLOCK_N)[:, None] * weight_stride + k[None, :])
         x_places = x + x_row[None, :] * x_stride + k[:, None]
-        of_groups = scales + expert * num_groups * outputs
-        off_groups = offsets
-        if offsets is not None:
-            off_groups = offsets + expert * num_groups * outputs
+        of_expert = scales + expert * num_groups * outputs
+        added_of_expert = None if offsets is None else offsets + expert * num_groups * outputs
         total = tl.zeros((BLOCK_N, BLOCK_M), dtype=tl.float32)
         ups = tl.zeros_like(total)
+        of_parts = scales_of(of_expert, 0, n, outputs, K, GROUP, RUN, BITS)
+        added = scales_of(added_of_expert, 0, n, outputs, K, GROUP, RUN, BITS)
+        of_ups = scales_of(of_expert, 0, n + N, outputs, K, GROUP, RUN, BITS)
+        added_to_ups = scales_of(added_of_expert, 0, n + N, outputs, K, GROUP, RUN, BITS)
+        begin = 0
         for block in range(weight_stride // BLOCK_K):
-            begin = block // (RUN // BLOCK_K) * (RUN * (16 // BITS)) + block % (RUN // BLOCK_K) * BLOCK_K
             packed = tl.load(weight_places + block * BLOCK_K, mask=is_output[:, None], other=0)
             parts = unpacked(packed, table, BITS, LOOKUP, X_DTYPE, PLAIN, INTERPRETED)
+            following = first_input(block + 1, RUN, BLOCK_K, BITS)
+            next_of_parts = scales_of(of_expert, following, n, outputs, K, GROUP, RUN, BITS)
+            next_added = scales_of(added_of_expert, following, n, outputs, K, GROUP, RUN, BITS)
             for part in tl.static_range(16 // BITS):
+                first_k = begin + part * RUN
                 total = add_block(
-                    total, parts[part], x_places + (begin + part * RUN), of_groups, off_groups, begin + part * RUN,
-                    m, n, end, outputs, K, group, BLOCK_K, INTERPRETED,
-                )  # fmt: skip
+                    total, parts[part], x_places + first_k, of_parts[part], added[part], first_k, m, end, K, EVEN, BLOCK_K, INTERPRETED
+                )
+            of_parts = next_of_parts
+            added = next_added
             if GATED:
                 packed = tl.load(up_places + block * BLOCK_K, mask=is_output[:, None], other=0)
                 parts = unpacked(packed, table, BITS, LOOKUP, X_DTYPE, PLAIN, INTERPRETED)
+                next_of_ups = scales_of(of_expert, following, n + N, outputs, K, GROUP, RUN, BITS)
+                next_added = scales_of(added_of_expert, following, n + N, outputs, K, GROUP, RUN, BITS)
                 for part in tl.static_range(16 // BITS):
+                    first_k = begin + part * RUN
                     ups = add_block(
-                        ups, parts[part], x_places + (begin + part * RUN), of_groups, off_groups, begin + part * RUN,
-                        m, n + N, end, outputs, K, group, BLOCK_K, INTERPRETED,
+                        ups, parts[part], x_places + first_k, of_ups[part], added_to_ups[part], first_k, m, end, K, EVEN, BLOCK_K, INTERPRETED
                     )  # fmt: skip
+                of_ups = next_of_ups
+                added_to_ups = next_added
+            begin = following
         output = expert * outputs + n
         result = scaled(total, None, None, None if bias is None else bias + output, is_row, is_output, False)
         if GATED:
@@ -349,8 +363,9 @@ def _multiply(x: torch.Tensor, weight: GroupedWeight, plan_of: Plan, out: torch.
         length = weight.data.shape[2]
         grouped_codes_kernel[grid](
             rows, weight.data, weight.table, weight.scales, weight.offsets, weight.bias, plan_of.order, plan_of.tiles, out,
-            num_tiles, outputs, weight.in_features, rows.stride(0), length, weight.group, weight.scales.shape[1], alpha, limit,
-            BITS=weight.bits, LOOKUP=weight.lookup, RUN=weight.block, X_DTYPE=TL_DTYPES[x.dtype], PLAIN=INTERPRETED or x.dtype != torch.bfloat16, **common,
+            num_tiles, outputs, weight.in_features, rows.stride(0), length, weight.scales.shape[1], alpha, limit,
+            BITS=weight.bits, LOOKUP=weight.lookup, RUN=weight.block, GROUP=weight.group if weight.scales.shape[1] > 1 else 0,
+            EVEN=weight.in_features % (16 // weight.bits * weight.block) == 0, X_DTYPE=TL_DTYPES[x.dtype], PLAIN=INTERPRETED or x.dtype != torch.bfloat16, **common,
         )  # fmt: skip
         return
     num_groups = 1 if weight.scales is None else weight.scales.shape[2]
