@@ -30,6 +30,12 @@ QWEN3 = Mixture("Qwen3", 128, 8, 2048, 768)
 GPT_OSS = Mixture("gpt-oss", 32, 4, 2880, 2880)
 
 
+def _capabilities(kind: GroupedFormat, *, is_hopper: bool, is_large: bool) -> tuple[int, ...]:
+    """What such a cut is for: large ones differ before Hopper."""
+    every = (89, 90) if kind == "fp8" else (80, 89, 90)
+    return tuple(one for one in every if not is_large or (one == 90) == is_hopper)
+
+
 def _case(
     mixture: Mixture,
     tokens: int,
@@ -84,13 +90,7 @@ def _case(
         num_warps=cut.warps,
         num_stages=cut.stages,
         instructions=("wgmma",) if cut.n >= 64 and number == "bf16" else ("mma.sync",) if number == "bf16" else (),
-        capabilities=(90,)
-        if kind == "groups" and is_hopper and rows > 16 and is_gated
-        else (80, 89)
-        if not is_hopper
-        else (89, 90)
-        if kind == "fp8"
-        else (),
+        capabilities=_capabilities(kind, is_hopper=is_hopper, is_large=weight.is_grouped and rows > 16 and is_gated),
     )
 
 
@@ -108,7 +108,10 @@ CASES = [
     _case(QWEN3, 4, "int8", is_gated=True),
     _case(QWEN3, 4096, "int8", is_gated=False),
     _case(MIXTRAL, 4, "fp8", is_gated=True),
+    _case(MIXTRAL, 2048, "fp8", is_gated=True),
     _case(QWEN3, 4096, "fp8", is_gated=True, group=128),
+    _case(QWEN3, 4096, "fp8", is_gated=True, group=128, is_hopper=False),
+    _case(QWEN3, 4, "fp8", is_gated=True, group=128),
     _case(MIXTRAL, 4, "groups", is_gated=True, group=128),
     _case(QWEN3, 1024, "groups", is_gated=True, group=128),
     _case(QWEN3, 1024, "groups", is_gated=True, group=128, is_hopper=False),

@@ -55,9 +55,11 @@ _ALONE_1 = {
     64: (Cut(128, 128, 8, 4), Cut(64, 128, 4, 5)),
     128: (Cut(128, 128, 8, 3),),
 }
-# Codes in numbers of 16 bits that meet numbers of two bytes: more rows would not find room in registers.
+# Codes in numbers of 16 bits that meet numbers of two bytes.
 _GROUPS = {16: Cut(64, 64, 4, 3), 32: Cut(64, 64, 4, 3), 64: Cut(64, 32, 8, 3)}
+# What is scaled before it is summed needs room in registers, too.
 _MOST_ROWS_OF_GROUPS = 64
+_MOST_INPUTS = {True: 128, False: 64}
 # Gate and up of 64 rows, where matrix units take both factors from registers: before Hopper.
 _GROUPS_IN_REGISTERS = Cut(64, 16, 8, 3)
 # Without matrix units: registers hold the blocks.
@@ -72,7 +74,7 @@ def rows_of_tile(num_rows: int, mlps: GroupedMlps, dtype: torch.dtype) -> int:
     """For so many rows in all, tokens times experts of each; dtype of tokens."""
     mean = num_rows / min(mlps.count, num_rows)
     rows = 16 if dtype == torch.float32 else next(rows for most, rows in _ROWS if mean <= most)
-    return min(rows, _MOST_ROWS_OF_GROUPS) if "groups" in (mlps.into.format, mlps.down.format) else rows
+    return min(rows, _MOST_ROWS_OF_GROUPS) if mlps.into.is_grouped or mlps.down.is_grouped else rows
 
 
 def cut_for(weight: GroupedWeight, rows: int, num_tiles: int, outputs: int, dtype: torch.dtype, *, is_gated: bool, is_hopper: bool) -> Cut:
@@ -99,5 +101,7 @@ def cut_for(weight: GroupedWeight, rows: int, num_tiles: int, outputs: int, dtyp
         cut = cut._replace(k=64 if weight.format == "float" else 128)
     else:
         cut = next((cut for cut in table[rows] if num_tiles * -(-outputs // cut.n) >= _PROGRAMS), table[rows][-1])
-    num_groups = 1 if weight.scales is None else weight.scales.shape[2]
-    return cut if num_groups == 1 else cut._replace(k=min(cut.k, weight.group & -weight.group))
+    if not weight.is_grouped:
+        return cut
+    k = min(cut.k, weight.group & -weight.group, _MOST_INPUTS[is_hopper])
+    return cut._replace(k=k, warps=8 if rows == _MOST_ROWS_OF_GROUPS and is_hopper else cut.warps)

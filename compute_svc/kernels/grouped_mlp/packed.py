@@ -60,6 +60,11 @@ class GroupedWeight:
     lookup: str = ""
 
     @property
+    def is_grouped(self) -> bool:
+        """Whether groups of inputs are scaled before they are summed."""
+        return self.format == "groups" or (self.scales is not None and self.scales.shape[2] > 1)
+
+    @property
     def out_features(self) -> int:
         """N."""
         return self.data.shape[1]

@@ -66,8 +66,24 @@ def plan_kernel(
 
 
 @triton.jit
+def scales_ahead(
+    row_scales, scales, up_scales, begin, K, group, row_groups, is_row, is_output,
+    GROUPED: tl.constexpr, GATED: tl.constexpr,
+):  # fmt: skip
+    """Of rows, outputs and ups, for a block of inputs, a block before they are used, which would wait; None where all inputs share one."""
+    if GROUPED:
+        index = begin // group
+        of_rows = tl.load(row_scales + index % row_groups, mask=is_row & (begin < K), other=0.0)
+        of_outputs = tl.load(scales + index, mask=is_output & (begin < K), other=0.0)
+        found = of_rows, of_outputs, (tl.load(up_scales + index, mask=is_output & (begin < K), other=0.0) if GATED else None)
+    else:
+        found = None, None, None
+    return found
+
+
+@triton.jit
 def block_sum(
-    total, weights, rows, row_scale_places, scale_places, is_row, is_output,
+    total, weights, rows, row_scale, scale,
     FORMAT: tl.constexpr, GROUPED: tl.constexpr, INTERPRETED: tl.constexpr,
 ):  # fmt: skip
     """total + weights rows, of one block of inputs; scaled if GROUPED."""
@@ -76,8 +92,7 @@ def block_sum(
     elif GROUPED:
         zeros = tl.zeros((total.shape[0], total.shape[1]), dtype=tl.int32 if FORMAT == "int8" else tl.float32)
         part = product(weights, rows, zeros, FORMAT == "int8", INTERPRETED).to(tl.float32)
-        part *= tl.load(row_scale_places, mask=is_row, other=0.0)[None, :]
-        total += part * tl.load(scale_places, mask=is_output, other=0.0)[:, None]
+        total += part * row_scale[None, :] * scale[:, None]
     elif FORMAT == "fp8":
         # As in kernels/int_linear: not over more than a block.
         total += product(weights, rows, tl.zeros_like(total), False, INTERPRETED)
@@ -155,27 +170,27 @@ def grouped_linear_kernel(
             up_scale_places = scales + (output + N) * num_groups
         total = tl.zeros((BLOCK_N, BLOCK_M), dtype=tl.int32 if FORMAT == "int8" and not GROUPED else tl.float32)
         ups = tl.zeros_like(total)
+        ahead = scales_ahead(
+            row_scale_places, scale_places, up_scale_places, 0, K, group, row_groups, is_row, is_output, GROUPED, GATED
+        )  # fmt: skip
         for begin in range(0, K, BLOCK_K):
-            of_row = row_scale_places
-            of_output = scale_places
-            of_up = up_scale_places
-            if GROUPED:
-                of_row += begin // group % row_groups
-                of_output += begin // group
-                of_up += begin // group
+            following = scales_ahead(
+                row_scale_places, scale_places, up_scale_places, begin + BLOCK_K, K, group, row_groups, is_row, is_output, GROUPED, GATED
+            )
             if EVEN:
                 rows = tl.load(x_places, mask=is_row[None, :], other=0.0)
                 weights = tl.load(weight_places, mask=is_output[:, None], other=0.0)
             else:
                 rows = tl.load(x_places, mask=is_row[None, :] & (begin + k < K)[:, None], other=0.0)
                 weights = tl.load(weight_places, mask=is_output[:, None] & (begin + k < K)[None, :], other=0.0)
-            total = block_sum(total, weights, rows, of_row, of_output, is_row, is_output, FORMAT, GROUPED, INTERPRETED)
+            total = block_sum(total, weights, rows, ahead[0], ahead[1], FORMAT, GROUPED, INTERPRETED)
             if GATED:
                 if EVEN:
                     weights = tl.load(up_places, mask=is_output[:, None], other=0.0)
                 else:
                     weights = tl.load(up_places, mask=is_output[:, None] & (begin + k < K)[None, :], other=0.0)
-                ups = block_sum(ups, weights, rows, of_row, of_up, is_row, is_output, FORMAT, GROUPED, INTERPRETED)
+                ups = block_sum(ups, weights, rows, ahead[0], ahead[2], FORMAT, GROUPED, INTERPRETED)
+            ahead = following
             x_places += BLOCK_K
             weight_places += BLOCK_K
             up_places += BLOCK_K
