@@ -326,7 +326,8 @@ def plan(chosen: torch.Tensor, num_experts: int, tile: int) -> Plan:
     num_tiles = (num_rows - most) // tile + most
     order = torch.empty(num_rows, dtype=torch.int32, device=chosen.device)
     tiles = torch.empty((3, num_tiles), dtype=torch.int32, device=chosen.device)
-    block = min(max(triton.next_power_of_2(num_rows), 64), 4096)
+    # As many as a program has threads, so that none counts what another does.
+    block = min(max(triton.next_power_of_2(num_rows), 128), 4096)
     plan_kernel[(num_experts,)](
         chosen, order, tiles, num_rows, num_tiles,
         EXPERTS=num_experts, BINS=max(triton.next_power_of_2(num_experts + 1), 32), BLOCK_M=tile, BLOCK=block, num_warps=4 if block <= 1024 else 8,

@@ -90,7 +90,7 @@ def expert_cases(sizes: Sizes, device: torch.device) -> Iterator[Case]:
                 num_bytes = experts.num_bytes(chosen)
                 copies = num_sets(num_bytes, sizes.cold_bytes)
                 operations = 6.0 * chosen.numel() * mixture.hidden * mixture.width
-                kind = {"bf16": "bf16", "w8a8": "int8", "int4-g128": "bf16", "fp8": "fp8"}[weight_format]
+                kind = {"w8a8": "int8", "fp8": "fp8"}.get(weight_format, "bf16")
                 for who in ("ours", "torch") if weight_format == "bf16" else ("ours",):
                     prepare = partial(_prepare, experts, tokens, copies, is_ours=who == "ours")
                     name = f"{weight_format} {mixture.name}"

@@ -42,6 +42,7 @@ PARTS: dict[str, Callable[[Sizes, torch.device], Iterator[Case]]] = {
     "rows": row_cases,
     "products-int4": lambda sizes, device: product_cases(sizes, device, ("int4-g128",)),
     "experts": expert_cases,
+    "products-nf4": lambda sizes, device: product_cases(sizes, device, ("nf4-g64",)),
     "products-fp8": lambda sizes, device: product_cases(sizes, device, ("fp8",)),
     "products-bf16": lambda sizes, device: product_cases(sizes, device, ("bf16",)),
 }

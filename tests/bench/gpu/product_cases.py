@@ -13,16 +13,17 @@ from compute_svc.kernels.int_linear import int_linear
 from compute_svc.kernels.linear import LinearWeight, linear, pack_linear, pack_stored
 from compute_svc.kernels.quantise_rows import quantise_rows
 from compute_svc.stored_weights.coded_weight import CodedWeight
-from compute_svc.stored_weights.codes import pack_codes
+from compute_svc.stored_weights.codes import NF4, pack_codes
 from tests.bench.gpu.cases import Case, Prepared
 from tests.bench.gpu.shapes import Sizes
 from tests.bench.gpu.timing import num_sets
 
-Format = Literal["bf16", "w8a8", "int4-g128", "fp8"]
-_BITS: dict[Format, int] = {"bf16": 16, "w8a8": 8, "int4-g128": 4, "fp8": 8}
+Format = Literal["bf16", "w8a8", "int4-g128", "fp8", "nf4-g64"]
+_BITS: dict[Format, int] = {"bf16": 16, "w8a8": 8, "int4-g128": 4, "fp8": 8, "nf4-g64": 4}
 _INT4_GROUP = 128
+_NF4_GROUP = 64
 # Beside the weight's own numbers: none is rounded, rows are rounded to int8 in groups, rows are rounded to fp8.
-_TOLERANCES: dict[Format, float] = {"bf16": 1e-2, "w8a8": 1e-2, "int4-g128": 2e-2, "fp8": 5e-2}
+_TOLERANCES: dict[Format, float] = {"bf16": 1e-2, "w8a8": 1e-2, "int4-g128": 2e-2, "fp8": 5e-2, "nf4-g64": 2e-2}
 # The head stays in bfloat16, as checkpoints have it.
 _ONLY_BF16 = ("head",)
 
@@ -48,6 +49,7 @@ class Weights:
         """Of its numbers and scales."""
         outputs, inputs = self.shape
         scales = {"bf16": 0, "w8a8": 4 * outputs, "fp8": 4 * outputs, "int4-g128": 2 * outputs * -(-inputs // _INT4_GROUP)}
+        scales["nf4-g64"] = 4 * outputs * -(-inputs // _NF4_GROUP)
         return outputs * inputs * _BITS[self.format] / 8 + scales[self.format]
 
     @property
@@ -62,16 +64,21 @@ class Weights:
         if self.format in ("bf16", "fp8"):
             drawn = torch.randn(outputs, inputs, device=self.device, dtype=torch.bfloat16)
             return drawn.mul_(inputs**-0.5) if self.format == "bf16" else drawn.to(torch.float8_e4m3fn)
-        low, high = (-127, 128) if self.format == "w8a8" else (-8, 8)
+        low, high = (-127, 128) if self.format == "w8a8" else (0, 16) if self.format == "nf4-g64" else (-8, 8)
         return torch.randint(low, high, self.shape, dtype=torch.int8, device=self.device)
 
     @cached_property
     def scales(self) -> torch.Tensor:
         """[N, G] float32; numbers keep the size of what they multiply."""
         outputs, inputs = self.shape
-        groups = -(-inputs // _INT4_GROUP) if self.format == "int4-g128" else 1
-        spread = {"bf16": 1.0, "w8a8": 73.0, "fp8": 1.0, "int4-g128": 4.6}[self.format]
+        groups = -(-inputs // self._group)
+        spread = {"bf16": 1.0, "w8a8": 73.0, "fp8": 1.0, "int4-g128": 4.6, "nf4-g64": 0.5}[self.format]
         return (torch.rand(outputs, groups, device=self.device) + 0.5).mul_(inputs**-0.5 / spread).bfloat16().float()
+
+    @property
+    def _group(self) -> int:
+        """Inputs that share a scale."""
+        return min({"int4-g128": _INT4_GROUP, "nf4-g64": _NF4_GROUP}.get(self.format, self.shape[1]), self.shape[1])
 
     @cached_property
     def packed(self) -> list[LinearWeight]:
@@ -82,27 +89,31 @@ class Weights:
         if self.format == "bf16":
             return pack_linear(self.codes.clone())
         data = self.codes.clone() if self.format == "fp8" else pack_codes(self.codes, _BITS[self.format])
-        group = min(_INT4_GROUP, self.shape[1]) if self.format == "int4-g128" else self.shape[1]
         weight = CodedWeight(
-            code={"w8a8": "int8", "int4-g128": "int4", "fp8": "fp8"}[self.format],  # type: ignore[arg-type]
+            code={"w8a8": "int8", "int4-g128": "int4", "fp8": "fp8", "nf4-g64": "uint4"}[self.format],  # type: ignore[arg-type]
             data=data,
             num_columns=self.shape[1],
-            group=group,
+            group=self._group,
             scales=self.scales,
-            activations={"w8a8": "int8", "int4-g128": "float", "fp8": "fp8"}[self.format],  # type: ignore[arg-type]
+            table=torch.tensor(NF4, device=self.device) if self.format == "nf4-g64" else None,
+            activations={"w8a8": "int8", "fp8": "fp8"}.get(self.format, "float"),  # type: ignore[arg-type]
         )
         return pack_stored(weight, None, torch.bfloat16, "auto")
 
     def dense(self, rows: slice) -> torch.Tensor:
         """[n, K] float32: some outputs' numbers."""
         numbers = self.codes[rows].float()
+        if self.format == "nf4-g64":
+            numbers = torch.tensor(NF4, device=self.device)[numbers.long()]
         if self.format == "bf16":
             return numbers
         scales = self.scales[rows]
         return numbers * scales.repeat_interleave(-(-self.shape[1] // scales.shape[1]), dim=1)[:, : self.shape[1]]
 
 
-def product_cases(sizes: Sizes, device: torch.device, formats: tuple[Format, ...] = ("bf16", "w8a8", "int4-g128", "fp8")) -> Iterator[Case]:
+def product_cases(
+    sizes: Sizes, device: torch.device, formats: tuple[Format, ...] = ("bf16", "w8a8", "int4-g128", "fp8", "nf4-g64")
+) -> Iterator[Case]:
     """Every weight in every format at every number of rows."""
     for weight_format in formats:
         for name, shape in sizes.products.items():
@@ -111,7 +122,7 @@ def product_cases(sizes: Sizes, device: torch.device, formats: tuple[Format, ...
             weights = Weights(weight_format, shape, device, sizes.cold_bytes)
             for rows in sizes.product_rows:
                 for who, prepare in _contenders(weights, rows):
-                    kind = {"bf16": "bf16", "w8a8": "int8", "int4-g128": "bf16", "fp8": "fp8"}[weight_format]
+                    kind = {"w8a8": "int8", "fp8": "fp8"}.get(weight_format, "bf16")
                     num_bytes = weights.num_bytes + 2 * rows * sum(shape)
                     operations = 2.0 * rows * shape[0] * shape[1]
                     tolerance = _TOLERANCES[weight_format]
@@ -131,7 +142,7 @@ def _contenders(weights: Weights, rows: int) -> Iterator[tuple[str, Callable[[],
         # It takes more than 16 rows.
         if rows > 16:
             yield "_int_mm", lambda: _against(weights, rows, _torch_int8)
-    elif weights.device.type == "cuda":
+    elif weights.device.type == "cuda" and weights.format != "nf4-g64":
         yield (
             ("int4pack" if weights.format == "int4-g128" else "_scaled_mm"),
             lambda: _against(weights, rows, _torch_int4 if weights.format == "int4-g128" else _torch_fp8),
