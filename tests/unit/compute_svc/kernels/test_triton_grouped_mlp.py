@@ -217,11 +217,13 @@ def test_few_tokens_take_as_many_tiles_as_they_have_choices_and_many_take_full_o
 
 @pytest.mark.parametrize("kind", ["float", "fp8", pytest.param("int4 in groups", marks=pytest.mark.slow)])
 def test_a_token_gets_the_same_bits_in_tiles_of_all_sizes_where_sums_are_in_one_order(kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    case = experts(kind, 3, 64, 64)
-    x, weights, chosen = (one.to(DEVICE) for one in tokens(5, 3, 1, 64, torch.bfloat16))
+    # Its blocks are longer.
+    monkeypatch.setattr(triton_kernel, "has_wgmma", lambda device: True)
+    case = experts(kind, 2, 64, 64)
+    x, weights, chosen = (one.to(DEVICE) for one in tokens(4, 3, 1, 64, torch.bfloat16))
     with batch_invariance():
         alone = grouped_mlp(x[-1:], weights[-1:], chosen[-1:], case.mlps)
-        for rows in (16, 32, 64):
+        for rows in (16, 64):
             monkeypatch.setattr(triton_kernel, "rows_of_tile", lambda *_, rows=rows: rows)
             assert torch.equal(grouped_mlp(x, weights, chosen, case.mlps)[-1:], alone), f"{rows} rows of a tile"
 
