@@ -117,8 +117,11 @@ def linear(
     return linear_cpu.linear(x, weight, activation, add)
 
 
-def gated_linear(x: torch.Tensor, gate: LinearWeight, up: LinearWeight, activation: Activation) -> torch.Tensor:
+def gated_linear(
+    x: torch.Tensor, gate: LinearWeight, up: LinearWeight, activation: Activation, *, norm: RowNorm | None = None
+) -> torch.Tensor:
     """As the engine's, of any number of rows."""
+    assert norm is None, "no product here normalises rows"
     return gated_linear_cpu.gated_linear(x, gate, up, activation)
 
 
