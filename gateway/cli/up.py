@@ -31,6 +31,8 @@ from gateway.cli.semantic_choice import choose_embedder
 from gateway.cli.supervisor import Supervisor
 
 DEFAULT_PORT = 8000
+# A small model may repeat itself until its context is full, which takes minutes on a CPU.
+_MAX_ASK_TOKENS = 512
 _SEMANTIC_TRIES = 50
 _SEMANTIC_TRY_S = 0.1
 _MAX_HANG_TIMEOUT_S = 86_400
@@ -80,7 +82,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         action="store_true",
         help="answer a question from what was said to one that means the same, with the embedder that is installed",
     )
-    parser.add_argument("--ask", metavar="QUESTION", help="when all is ready, ask this and show the answer")
+    parser.add_argument(
+        "--ask", metavar="QUESTION", help=f"when all is ready, ask this and show the answer, {_MAX_ASK_TOKENS} tokens at most"
+    )
     parser.add_argument("--exit-after-ask", action="store_true", help="stop when the answer to --ask is complete")
 
 
@@ -242,7 +246,7 @@ async def _ask(url: str, question: str) -> None:
     sys.stdout.write(f"\n> {question}\n")
     key = os.environ.get(API_KEY_VARIABLE, "")
     async with ApiClient(url, api_key=key, key_from=f"the variable {API_KEY_VARIABLE}") as client:
-        await show_answer(client.stream_chat(Conversation("").messages_with(question), {}), sys.stdout, [])
+        await show_answer(client.stream_chat(Conversation("").messages_with(question), {"max_tokens": _MAX_ASK_TOKENS}), sys.stdout, [])
     sys.stdout.write("\n")
     sys.stdout.flush()
 
