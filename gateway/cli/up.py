@@ -8,11 +8,13 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+import contextlib
 import os
 import secrets
 import signal
 import sys
 import tempfile
+from collections.abc import AsyncGenerator
 from pathlib import Path
 
 from gateway.cli.api import API_KEY_VARIABLE, ApiClient, ApiError
@@ -32,7 +34,7 @@ from gateway.cli.supervisor import Supervisor
 
 DEFAULT_PORT = 8000
 # A small model may repeat itself until its context is full, which takes minutes on a CPU.
-_MAX_ASK_TOKENS = 512
+_SHOWN_PIECES = 512
 _SEMANTIC_TRIES = 50
 _SEMANTIC_TRY_S = 0.1
 _MAX_HANG_TIMEOUT_S = 86_400
@@ -82,9 +84,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         action="store_true",
         help="answer a question from what was said to one that means the same, with the embedder that is installed",
     )
-    parser.add_argument(
-        "--ask", metavar="QUESTION", help=f"when all is ready, ask this and show the answer, {_MAX_ASK_TOKENS} tokens at most"
-    )
+    parser.add_argument("--ask", metavar="QUESTION", help="when all is ready, ask this and show the answer, of a long one the beginning")
     parser.add_argument("--exit-after-ask", action="store_true", help="stop when the answer to --ask is complete")
 
 
@@ -246,9 +246,22 @@ async def _ask(url: str, question: str) -> None:
     sys.stdout.write(f"\n> {question}\n")
     key = os.environ.get(API_KEY_VARIABLE, "")
     async with ApiClient(url, api_key=key, key_from=f"the variable {API_KEY_VARIABLE}") as client:
-        await show_answer(client.stream_chat(Conversation("").messages_with(question), {"max_tokens": _MAX_ASK_TOKENS}), sys.stdout, [])
+        pieces = client.stream_chat(Conversation("").messages_with(question), {})
+        await show_answer(_beginning(pieces), sys.stdout, [])
     sys.stdout.write("\n")
     sys.stdout.flush()
+
+
+async def _beginning(pieces: AsyncGenerator[str, None]) -> AsyncGenerator[str, None]:
+    """The first pieces of an answer, whose request ends with the last of them."""
+    number = 0
+    async with contextlib.aclosing(pieces):
+        async for piece in pieces:
+            yield piece
+            number += 1
+            if number == _SHOWN_PIECES:
+                yield " ..."
+                return
 
 
 def _chat_command(port: int) -> str:
