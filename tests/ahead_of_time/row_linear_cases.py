@@ -6,25 +6,28 @@ from typing import Any
 
 import triton.language as tl
 
-from compute_svc.kernels.row_linear.triton_kernel import GATED_TILES, TILES, row_kernel
+from compute_svc.kernels.row_linear.triton_kernel import FLOAT8_TILES, GATED_TILES, TILES, row_kernel
 from tests.ahead_of_time.compiling import Case
 
 
-def _row(
-    name: str, inputs: int, *, ahead: int = 0, gated: bool = False, norm: bool = False, add: bool = False, integers: bool = False
-) -> Case:
-    tiles = GATED_TILES if gated else TILES
-    words = "*i32" if integers else "*bf16"
+def _row(name: str, inputs: int, *, ahead: int = 0, gated: bool = False, norm: bool = False, add: bool = False, codes: str = "") -> Case:
+    tiles = GATED_TILES if gated else FLOAT8_TILES if codes == "fp8" else TILES
+    words = {"int8": "*i32", "fp8": "*fp8e4nv"}.get(codes, "*bf16")
     signature = {"x": words, "weight": words, "out": "*bf16", "N": "i32", "K": "i32", "eps": "fp32"}
-    constexprs: dict[str, Any] = {"GATED": gated, "INTEGERS": integers, "ACTIVATION": "silu" if gated else "none", "DTYPE": tl.bfloat16}
-    given = {"x_scale": ("*fp32", integers), "scales": ("*fp32", integers), "norm_weight": ("*bf16", norm), "other": ("*bf16", add)}
+    constexprs: dict[str, Any] = {
+        "GATED": gated,
+        "INTEGERS": codes == "int8",
+        "ACTIVATION": "silu" if gated else "none",
+        "DTYPE": tl.bfloat16,
+    }
+    given = {"x_scale": ("*fp32", codes != ""), "scales": ("*fp32", codes != ""), "norm_weight": ("*bf16", norm), "other": ("*bf16", add)}
     given["bias"] = ("*bf16", False)
     for argument, (kind, is_given) in given.items():
         if is_given:
             signature[argument] = kind
         else:
             constexprs[argument] = None
-    block = tiles.bytes // (4 if integers else 2)
+    block = tiles.bytes // {"int8": 4, "fp8": 1}.get(codes, 2)
     constexprs |= {
         "EVEN": inputs % block == 0,
         "BLOCK_N": tiles.n,
@@ -42,7 +45,7 @@ def _row(
         divisible=(*pointers, "K"),
         num_warps=tiles.warps,
         num_stages=tiles.stages,
-        capabilities=(90,) if ahead else (),
+        capabilities=(90,) if ahead else (89, 90) if codes == "fp8" else (),
     )
 
 
@@ -53,5 +56,6 @@ CASES = [
     _row("row bf16 of norm, gated, ahead [4096]", 4096, norm=True, gated=True, ahead=4096),
     _row("row bf16 + residual [14336]", 14336, add=True),
     _row("row bf16 + residual [576]", 576, add=True),
-    _row("row int8 + residual [14336]", 14336 // 4, add=True, integers=True),
+    _row("row int8 + residual [14336]", 14336 // 4, add=True, codes="int8"),
+    _row("row fp8 + residual [14336]", 14336, add=True, codes="fp8"),
 ]

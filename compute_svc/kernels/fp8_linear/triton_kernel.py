@@ -10,6 +10,7 @@ from compute_svc.kernels.activation import Activation
 from compute_svc.kernels.fp8_linear.packed import Fp8Weight
 from compute_svc.kernels.int_linear.triton_kernel import Codes, multiply, new_counters
 from compute_svc.kernels.quantise_rows import QuantisedRows
+from compute_svc.kernels.row_linear import row_code_linear, takes_row
 from compute_svc.kernels.triton_parts import INTERPRETED, magnitude_bits
 
 
@@ -65,7 +66,10 @@ def quantise_rows_to_fp8(x: torch.Tensor, group: int | None) -> QuantisedRows:
 
 def fp8_linear(x: torch.Tensor, weight: Fp8Weight, activation: Activation, add: torch.Tensor | None) -> torch.Tensor:
     """See the public function."""
-    return multiply(quantise_rows_to_fp8(x, weight.row_group), _codes(weight), activation, add, x.dtype)
+    rows = quantise_rows_to_fp8(x, weight.row_group)
+    if takes_row(x) and rows.scales.shape[1] == weight.scales.shape[1] == 1:
+        return row_code_linear(rows, weight.data, weight.scales, weight.bias, activation=activation, add=add, dtype=x.dtype)
+    return multiply(rows, _codes(weight), activation, add, x.dtype)
 
 
 def fp8_gated_linear(x: torch.Tensor, gate: Fp8Weight, up: Fp8Weight, activation: Activation) -> torch.Tensor:

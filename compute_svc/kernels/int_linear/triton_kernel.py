@@ -20,7 +20,7 @@ from compute_svc.kernels.activation import Activation
 from compute_svc.kernels.backend import is_batch_invariant
 from compute_svc.kernels.int_linear.packed import PackedInts
 from compute_svc.kernels.quantise_rows import QuantisedRows
-from compute_svc.kernels.row_linear import row_int_linear, takes_row
+from compute_svc.kernels.row_linear import row_code_linear, takes_row
 from compute_svc.kernels.triton_parts import INTERPRETED, TL_DTYPES, activated, dot, rounded, sum_of_splits, tile_of
 
 
@@ -250,7 +250,7 @@ def int_linear(
         and rows.scales.shape[1] == codes.scales.shape[1] == 1
         and not weight.in_features % 4
     ):
-        return row_int_linear(rows, codes.data, codes.scales, codes.bias, activation=activation, add=add, dtype=dtype)
+        return row_code_linear(rows, codes.data, codes.scales, codes.bias, activation=activation, add=add, dtype=dtype)
     return multiply(rows, codes, activation, add, dtype)
 
 

@@ -8,7 +8,7 @@ from compute_svc.kernels.activation import Activation
 from compute_svc.kernels.backend import backend_for, is_batch_invariant
 from compute_svc.kernels.quantise_rows import Norm, QuantisedRows
 
-__all__ = ["row_gated_linear", "row_int_linear", "row_linear", "takes_row"]
+__all__ = ["row_code_linear", "row_gated_linear", "row_linear", "takes_row"]
 
 
 def takes_row(x: torch.Tensor) -> bool:
@@ -63,7 +63,7 @@ def row_gated_linear(
     return triton_kernel.multiply_gated(x, weight, bias, activation, norm)
 
 
-def row_int_linear(
+def row_code_linear(
     row: QuantisedRows,
     weight: torch.Tensor,
     scales: torch.Tensor,
@@ -73,11 +73,11 @@ def row_int_linear(
     add: torch.Tensor | None = None,
     dtype: torch.dtype,
 ) -> torch.Tensor:
-    """activation(row W^T + bias) + add, of codes: the bits of `int_linear`, whose sums are exact integers too.
+    """activation(row W^T + bias) + add, of codes of 8 bits; of integers the bits of `int_linear`, whose sums are exact too.
 
     Args:
-        row: One row of K int8 codes with one scale, of which `takes_row` says yes.
-        weight: [N, K] int8, contiguous; K is a multiple of 4.
+        row: One row of K codes with one scale, of which `takes_row` says yes.
+        weight: [N, K], contiguous, codes as the row's: int8, of which K is a multiple of 4, or float8_e4m3fn, whose products are summed in float32.
         scales: [N, 1] float32.
         bias: [N] floating; None = zero.
         activation: Applied to each output.

@@ -23,8 +23,8 @@ from compute_svc.kernels.triton_parts import INTERPRETED, TL_DTYPES, activated, 
 def _block(rows, first, k, inside, K, EVEN: tl.constexpr):
     """A block of a weight's rows [outputs, BLOCK_K], read once and not kept in the cache."""
     if EVEN:
-        return tl.load(rows + first, mask=inside, other=0, eviction_policy="evict_first")
-    return tl.load(rows + first, mask=inside & (first + k < K)[None, :], other=0, eviction_policy="evict_first")
+        return tl.load(rows + first, mask=inside, other=0.0, eviction_policy="evict_first")
+    return tl.load(rows + first, mask=inside & (first + k < K)[None, :], other=0.0, eviction_policy="evict_first")
 
 
 @triton.jit
@@ -62,7 +62,7 @@ def row_kernel(
 ):  # fmt: skip
     """A grid of outputs, BLOCK_N a program.
 
-    x [K] and weight [N, K], of INTEGERS both as words of 32 bits with x_scale [1] and scales [N] float32; norm_weight [K]; bias, other
+    x [K] and weight [N, K], of INTEGERS both as words of 32 bits; of codes x_scale [1] and scales [N] float32; norm_weight [K]; bias, other
     and out [N]. GATED: weight and bias have the gate's N and behind them those of up. EVEN: K is whole blocks. AHEAD_BYTES above 0: the
     kernel is launched while the one before it ends, and asks for so many bytes of every row of the weight before it waits for that one's end.
     """
@@ -85,7 +85,7 @@ def row_kernel(
     squares = tl.zeros((BLOCK_K,), dtype=tl.float32)
     for first in tl.range(0, K, BLOCK_K, num_stages=STAGES):
         block = _block(rows, first, k, inside, K, EVEN)
-        numbers = tl.load(x + first + k) if EVEN else tl.load(x + first + k, mask=first + k < K, other=0)
+        numbers = tl.load(x + first + k) if EVEN else tl.load(x + first + k, mask=first + k < K, other=0.0)
         if not INTEGERS:
             numbers = numbers.to(tl.float32)
         if norm_weight is not None:
@@ -97,7 +97,7 @@ def row_kernel(
             up_total = _add_products(up_total, _block(up_rows, first, k, inside, K, EVEN), numbers, INTEGERS, INTERPRETED)
     there = n < N
     result = tl.sum(total, 1).to(tl.float32)
-    if INTEGERS:
+    if scales is not None:
         result = result * tl.load(x_scale) * tl.load(scales + n, mask=there, other=0.0)
     factor = 1.0
     if norm_weight is not None:
@@ -139,6 +139,8 @@ class Tiles(NamedTuple):
 # 4096 of them, 18 KB a block, are programs enough to be all at work at once.
 TILES = Tiles(8, 2048, 4, 3)
 GATED_TILES = Tiles(4, 2048, 4, 3)
+# A block has as many codes as registers hold sums.
+FLOAT8_TILES = Tiles(4, 2048, 4, 4)
 
 
 def multiply(
@@ -175,9 +177,13 @@ def multiply_codes(
     dtype: torch.dtype,
     tiles: Tiles | None = None,
 ) -> torch.Tensor:
-    """See `row_int_linear`."""
+    """See `row_code_linear`."""
     out = torch.empty((1, len(weight)), dtype=dtype, device=weight.device)
-    _launch(row.codes.view(torch.int32), row.scales, weight.view(torch.int32), scales, None, bias, add, out, activation, tiles or TILES)
+    codes = row.codes
+    if weight.dtype == torch.int8:
+        codes, weight = codes.view(torch.int32), weight.view(torch.int32)
+    chosen = tiles or (TILES if weight.dtype == torch.int32 else FLOAT8_TILES)
+    _launch(codes, row.scales, weight, scales, None, bias, add, out, activation, chosen)
     return out
 
 
@@ -198,7 +204,7 @@ def _launch(
     block = min(tiles.bytes // weight.element_size(), triton.next_power_of_2(inputs))
     row_kernel[(triton.cdiv(outputs, tiles.n),)](
         x, x_scale, weight, scales, None if norm is None else norm.weight, bias, add, out, outputs, inputs, 0.0 if norm is None else norm.eps,
-        GATED=len(weight) != outputs, INTEGERS=scales is not None, ACTIVATION=activation, DTYPE=TL_DTYPES[out.dtype], EVEN=inputs % block == 0,
+        GATED=len(weight) != outputs, INTEGERS=weight.dtype == torch.int32, ACTIVATION=activation, DTYPE=TL_DTYPES[out.dtype], EVEN=inputs % block == 0,
         BLOCK_N=tiles.n, BLOCK_K=block, STAGES=tiles.stages, AHEAD_BYTES=ahead, INTERPRETED=INTERPRETED,
         num_warps=tiles.warps, num_stages=tiles.stages, **({"launch_pdl": True} if ahead else {}),
     )  # fmt: skip

@@ -8,6 +8,8 @@ import torch
 from tests.triton_device import DEVICE
 
 from compute_svc.kernels.activation import Activation, activate  # isort: skip
+from compute_svc.kernels.device_features import has_float8  # isort: skip
+from compute_svc.kernels.fp8_linear import quantise_rows_to_fp8  # isort: skip
 from compute_svc.kernels.int_linear.triton_kernel import Codes, multiply as multiply_tiles, new_counters  # isort: skip
 from compute_svc.kernels.quantise_rows import Norm, quantise_rows  # isort: skip
 from compute_svc.kernels.rms_norm import reference as rms_norm  # isort: skip
@@ -18,6 +20,10 @@ TOLERANCES = {torch.float32: 2e-6, torch.bfloat16: 8e-3, torch.float16: 1e-3}
 DTYPES = [pytest.param(dtype, id=str(dtype).removeprefix("torch.")) for dtype in TOLERANCES]
 # Outputs and inputs: fewer than a block, whole blocks, more.
 SIZES = [(1, 1), (3, 63), (5, 512), (64, 1024), (9, 1100)]
+
+
+def takes_float8() -> bool:
+    return DEVICE.type == "cpu" or has_float8(DEVICE)
 
 
 def random(*shape: int, dtype: torch.dtype = torch.float32, seed: int = 0) -> torch.Tensor:
@@ -81,3 +87,13 @@ def test_a_row_of_codes_has_the_bits_that_it_has_among_others(outputs: int, inpu
     assert torch.equal(
         multiply_codes(row, codes, scales, None, "silu", None, dtype), multiply_tiles(row, weight._replace(bias=None), "silu", None, dtype)
     )
+
+
+@pytest.mark.parametrize(("outputs", "inputs"), [(3, 64), (9, 2600)])
+def test_a_row_of_float8_is_multiplied(outputs: int, inputs: int) -> None:
+    if not takes_float8():
+        pytest.skip("this device has no such numbers")
+    codes, scales = random(outputs, inputs, seed=1).to(torch.float8_e4m3fn), random(outputs, 1, seed=2).abs()
+    row, add = quantise_rows_to_fp8(random(1, inputs, seed=3)), random(1, outputs, seed=4)
+    expected = (row.codes.double() * row.scales.double()) @ (codes.double() * scales.double()).t() + add.double()
+    assert_close(multiply_codes(row, codes, scales, None, "none", add, torch.float32), expected)
