@@ -4,7 +4,7 @@
 # pytest and hypothesis; transformers for `peers` and a part of `oracle`.
 #
 #   PARTS    which, in this order. Checks: triton gpu. Measurements: tiles kernels baseline_8b profile baseline_8b_int8 fast_decode
-#            baseline_1b ahead no_graphs invariant oracle draw peers. Default: all
+#            baseline_1b ahead attention_tiles no_graphs invariant oracle draw peers. Default: all
 #   TESTS    of Triton kernels, those that `triton` runs. Default: all
 #   SIZES    requests that decode at once. Default: "1 64 256"
 #   KV       formats of keys and values. Default: "auto int8-g8 int8-g64"
@@ -25,7 +25,7 @@ OUT=${OUT:-tests/bench/results}
 TOTAL_S=${TOTAL_S:-3600}
 # Two copies of an 8B model, and the keys and values of 256 requests twice: of 512 tokens each they fit.
 peer_context=512
-PARTS=${PARTS:-triton gpu kernels baseline_8b profile baseline_8b_int8 fast_decode baseline_1b tiles ahead no_graphs invariant oracle draw peers}
+PARTS=${PARTS:-triton gpu kernels baseline_8b profile baseline_8b_int8 fast_decode baseline_1b tiles ahead attention_tiles no_graphs invariant oracle draw peers}
 CHECKS=" triton gpu "
 without_gpu=()
 SHARDS=${SHARDS:-$(($(nproc) > 2 ? $(nproc) - 2 : 1))}
@@ -144,6 +144,7 @@ measure() {
         done ;;
         invariant) alone invariant 90 "${baseline[@]}" --shape $big --alone --batch-invariant --kv auto --output "$OUT/gpu_invariant.json" ;;
         tiles) alone tiles 200 "$PYTHON" -m tests.bench.gpu.tiles --device "$DEVICE" $trial ${TILES:---format row-bf16 row-w8a8 --rows 1} --output "$OUT/gpu_tiles.json" ;;
+        attention_tiles) alone attention_tiles 200 "$PYTHON" -m tests.bench.gpu.attention_tiles --device "$DEVICE" $trial --output "$OUT/gpu_attention_tiles.json" ;;
         profile) alone profile 90 "$PYTHON" -m tests.bench.gpu.step_trace --device "$DEVICE" --shape $big --context-tokens $context --requests ${sizes% *} --output "$OUT/gpu_step_profile.json" ;;
         fast_decode) alone fast_decode 120 "$PYTHON" -m tests.bench.gpu.fast_decode --device "$DEVICE" --shapes $big $small --context $context --steps $steps --output "$OUT/gpu_fast_decode.json" ;;
         oracle) alone oracle 300 "$PYTHON" -m tests.oracle --device "$DEVICE" --json "$OUT/oracle_$DEVICE.json" ;;

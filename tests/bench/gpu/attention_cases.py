@@ -55,7 +55,7 @@ def decode_cases(sizes: Sizes, device: torch.device) -> Iterator[Case]:
         for name in ("bfloat16", "int8-g8", "int8-g32", "int8-g64", "fp8-g64"):
             kv_format = KV_FORMATS[name]
             num_bytes = requests * length * kv_format.bytes_per_token(1, sizes.kv_heads, sizes.head_dim)
-            yield Case("decode", name, load, "ours", num_bytes, _decode(sizes, device, kv_format, requests, length), tolerance=1e-2)
+            yield Case("decode", name, load, "ours", num_bytes, decode_case(sizes, device, kv_format, requests, length), tolerance=1e-2)
         bf16_bytes = requests * length * KV_FORMATS["bfloat16"].bytes_per_token(1, sizes.kv_heads, sizes.head_dim)
         yield Case("decode", "bfloat16", load, "sdpa", bf16_bytes, _decode_sdpa(sizes, device, requests, length, folded=False))
         yield Case("decode", "bfloat16", load, "sdpa-folded", bf16_bytes, _decode_sdpa(sizes, device, requests, length, folded=True))
@@ -66,7 +66,7 @@ def decode_cases(sizes: Sizes, device: torch.device) -> Iterator[Case]:
                 load,
                 "gathered",
                 bf16_bytes,
-                _decode(sizes, device, KV_FORMATS["bfloat16"], requests, length, gathered=True),
+                decode_case(sizes, device, KV_FORMATS["bfloat16"], requests, length, gathered=True),
             )
 
 
@@ -111,9 +111,11 @@ def _spec(sizes: Sizes, kv: Kv) -> AttentionSpec:
     return AttentionSpec(*dims, sizes.head_dim**-0.5, None, stored=kv.layer.data.dtype)
 
 
-def _decode(
+def decode_case(
     sizes: Sizes, device: torch.device, kv_format: KvFormat, requests: int, length: int, *, gathered: bool = False
 ) -> Callable[[], Prepared]:
+    """Decode attention of some requests of one length; gathered: by torch's own operations."""
+
     def prepare() -> Prepared:
         sets = _sets(sizes, device, kv_format, requests, length)
         first = sets[0]
