@@ -42,7 +42,7 @@ finds_gpu() {
 
 if [ "$DEVICE" = cpu ]; then
     PYTHON=${PYTHON:-.venv/bin/python}
-    big=tiny small=tiny trial=--trial sizes="1 3" context=20 prefill="1x40 2x9" kv="auto int8-g8" steps=4
+    big=tiny small=tiny trial=--trial sizes="1 3" context=20 prefill="1x40 2x9" kv="auto int8-g8" steps=4 draws="--rows 1 4 --widths 1000 --steps 2"
     export TRITON_INTERPRET=1
     without_gpu=(-m "not gpu")
 else
@@ -54,7 +54,7 @@ else
         exit 1
     fi
     PYTHON=$found
-    big=8b small=1b trial="" sizes="${SIZES:-1 64 256}" context=1024 prefill="1x2048 8x512" kv="${KV:-auto int8-g8 int8-g64}" steps=32
+    big=8b small=1b trial="" sizes="${SIZES:-1 64 256}" context=1024 prefill="1x2048 8x512" kv="${KV:-auto int8-g8 int8-g64}" steps=32 draws=""
 fi
 
 # The project's pytest settings and fixtures ask for plugins and packages of the services, which these tests do without.
@@ -150,7 +150,7 @@ measure() {
         oracle) alone oracle 300 "$PYTHON" -m tests.oracle --device "$DEVICE" --json "$OUT/oracle_$DEVICE.json" ;;
         draw)
             alone draw_agreement 120 "$PYTHON" -m tests.bench.draw_agreement --device "$DEVICE" --output "$OUT/draw_agreement_$DEVICE.json"
-            alone draw_speed 120 "$PYTHON" -m tests.bench.draw_speed --device "$DEVICE" --output "$OUT/draw_speed_$DEVICE.json"
+            alone draw_speed 120 "$PYTHON" -m tests.bench.draw_speed --device "$DEVICE" $draws --output "$OUT/draw_speed_$DEVICE.json"
             ;;
         peers)
             for shape in $(printf '%s\n' $small $big | uniq); do
