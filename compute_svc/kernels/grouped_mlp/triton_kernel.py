@@ -126,6 +126,29 @@ def gated(gate, up, alpha, limit, ACTIVATION: tl.constexpr, CLAMPED: tl.constexp
     return gate
 
 
+@triton.jit
+def rows_of(tiles, tile, num_tiles):
+    """The expert of a tile, int64, its first row and the one behind its last; none if they are the same."""
+    return tl.load(tiles + tile).to(tl.int64), tl.load(tiles + num_tiles + tile), tl.load(tiles + 2 * num_tiles + tile)
+
+
+@triton.jit
+def places_of(order, m, is_row, GATED: tl.constexpr, PER_TOKEN: tl.constexpr):
+    """Where rows m are in x, and in what is computed: tokens and sorted rows, or the other way round, int64."""
+    source = tl.load(order + m, mask=is_row, other=0)
+    x_row = source // PER_TOKEN if GATED else m
+    out_row = m if GATED else source
+    return x_row.to(tl.int64), out_row.to(tl.int64)
+
+
+@triton.jit
+def weights_of(places, is_output, is_input, EVEN: tl.constexpr):
+    """A block of a weight [outputs, inputs], zeros where there is none; EVEN: all inputs are there."""
+    if EVEN:
+        return tl.load(places, mask=is_output[:, None], other=0.0)
+    return tl.load(places, mask=is_output[:, None] & is_input[None, :], other=0.0)
+
+
 @triton.jit(do_not_specialize=["num_tiles"])
 def grouped_linear_kernel(
     x, row_scales, weight, scales, bias, order, tiles, out,
@@ -142,15 +165,11 @@ def grouped_linear_kernel(
     of inputs do not cross. EVEN: K is whole blocks.
     """
     tile, tile_n = tile_of(tl.program_id(0), num_tiles, tl.cdiv(N, BLOCK_N), 8)
-    expert = tl.load(tiles + tile).to(tl.int64)
-    first = tl.load(tiles + num_tiles + tile)
-    end = tl.load(tiles + 2 * num_tiles + tile)
+    expert, first, end = rows_of(tiles, tile, num_tiles)
     if first < end:
         m = first + tl.arange(0, BLOCK_M)
         is_row = m < end
-        source = tl.load(order + m, mask=is_row, other=0)
-        x_row = (source // PER_TOKEN if GATED else m).to(tl.int64)
-        out_row = (m if GATED else source).to(tl.int64)
+        x_row, out_row = places_of(order, m, is_row, GATED, PER_TOKEN)
         n = tile_n * BLOCK_N + tl.arange(0, BLOCK_N)
         is_output = n < N
         k = tl.arange(0, BLOCK_K)
@@ -177,18 +196,11 @@ def grouped_linear_kernel(
             following = scales_ahead(
                 row_scale_places, scale_places, up_scale_places, begin + BLOCK_K, K, group, row_groups, is_row, is_output, GROUPED, GATED
             )
-            if EVEN:
-                rows = tl.load(x_places, mask=is_row[None, :], other=0.0)
-                weights = tl.load(weight_places, mask=is_output[:, None], other=0.0)
-            else:
-                rows = tl.load(x_places, mask=is_row[None, :] & (begin + k < K)[:, None], other=0.0)
-                weights = tl.load(weight_places, mask=is_output[:, None] & (begin + k < K)[None, :], other=0.0)
+            rows = tl.load(x_places, mask=is_row[None, :] if EVEN else is_row[None, :] & (begin + k < K)[:, None], other=0.0)
+            weights = weights_of(weight_places, is_output, begin + k < K, EVEN)
             total = block_sum(total, weights, rows, ahead[0], ahead[1], FORMAT, GROUPED, INTERPRETED)
             if GATED:
-                if EVEN:
-                    weights = tl.load(up_places, mask=is_output[:, None], other=0.0)
-                else:
-                    weights = tl.load(up_places, mask=is_output[:, None] & (begin + k < K)[None, :], other=0.0)
+                weights = weights_of(up_places, is_output, begin + k < K, EVEN)
                 ups = block_sum(ups, weights, rows, ahead[0], ahead[2], FORMAT, GROUPED, INTERPRETED)
             ahead = following
             x_places += BLOCK_K
@@ -217,15 +229,11 @@ def grouped_codes_kernel(
     weight [E, N or 2N, weight_stride], scales and offsets [E, num_groups, N or 2N].
     """
     tile, tile_n = tile_of(tl.program_id(0), num_tiles, tl.cdiv(N, BLOCK_N), 8)
-    expert = tl.load(tiles + tile).to(tl.int64)
-    first = tl.load(tiles + num_tiles + tile)
-    end = tl.load(tiles + 2 * num_tiles + tile)
+    expert, first, end = rows_of(tiles, tile, num_tiles)
     if first < end:
         m = first + tl.arange(0, BLOCK_M)
         is_row = m < end
-        source = tl.load(order + m, mask=is_row, other=0)
-        x_row = (source // PER_TOKEN if GATED else m).to(tl.int64)
-        out_row = (m if GATED else source).to(tl.int64)
+        x_row, out_row = places_of(order, m, is_row, GATED, PER_TOKEN)
         n = tile_n * BLOCK_N + tl.arange(0, BLOCK_N)
         is_output = n < N
         k = tl.arange(0, BLOCK_K)
