@@ -57,7 +57,7 @@ class TileShape:
 
 
 # By bytes of a stored number and the head dimension as a power of two. What compiling ahead of time tells of registers and shared memory is what
-# `resident` comes from; codes need more programs than numbers, since they are half the bytes and twice the arithmetic.
+# `resident` comes from: codes take registers, numbers shared memory.
 _TILES = {
     (4, 64): TileShape(32, 4, 2, 2, 2),
     (4, 128): TileShape(16, 4, 2, 2, 2),

@@ -151,20 +151,29 @@ def _decoded(pairs, several, HIGH: tl.constexpr, CODES: tl.constexpr, CODE_GROUP
 
 @triton.jit
 def _weigh(products, seen, distances, slope, best, sums, score_scale, softcap, CAPPED: tl.constexpr):
-    """One step of a softmax over products [heads, tokens] of a tile.
+    """One step of a softmax over products [..., heads, tokens] of a tile, of which a part may have seen nothing yet.
 
-    Returns weights [heads, tokens], the largest score [heads] until here, sums of weights [heads, tokens], those of all tiles at the same place,
-    and by what all before shrink.
+    Args:
+        products: float32.
+        seen, distances: [..., 1, tokens].
+        slope: [heads, 1], or with as many axes as products; None = none.
+        best: [..., heads], the largest score until here.
+        sums: As products, of weights of all tiles at the same place.
+
+    Returns:
+        Weights as products, best, sums, and [..., heads, 1] by what all before shrink.
     """
+    LAST: tl.constexpr = len(products.shape) - 1
     scores = products * score_scale
     if CAPPED:
         scores = softcap - 2.0 * softcap / (tl.exp2(tl.minimum(scores, 120.0)) + 1.0)
     if slope is not None:
-        scores += slope[:, None] * distances.to(tl.float32)[None, :]
-    scores = tl.where(seen[None, :], scores, -float("inf"))
-    larger = tl.maximum(best, tl.max(scores, 1))
-    shrunk = tl.exp2(best - larger)[:, None]
-    weights = tl.exp2(scores - larger[:, None])
+        scores += slope * distances.to(tl.float32)
+    scores = tl.where(seen, scores, -float("inf"))
+    larger = tl.maximum(best, tl.max(scores, LAST))
+    base = tl.where(larger == -float("inf"), 0.0, larger)
+    shrunk = tl.expand_dims(tl.exp2(best - base), LAST)
+    weights = tl.exp2(scores - tl.expand_dims(base, LAST))
     return weights, larger, sums * shrunk + weights, shrunk
 
 
@@ -199,6 +208,7 @@ def attend_numbers(
     """
     BLOCK: tl.constexpr = query.shape[0]
     GROUPS: tl.constexpr = (D + CODE_GROUP - 1) // CODE_GROUP if CODE_GROUP > 0 else 1
+    slopes = None if slope is None else slope[:, None]
     begin, end = tiles
     first, length = seen_tokens
     keys_of, values_of, key_scales, value_scales = data + key_row * D, data + value_row * D, scales, scales
@@ -217,26 +227,10 @@ def attend_numbers(
         distances = tile * TILE + tokens - (length - 1)
         keys = _rows_of(keys_of, key_scales, slots, seen, D, PAD_D, CODE_GROUP, COMPUTE, INTERPRETED)
         products = dot(query, tl.trans(keys), tl.zeros((BLOCK, TILE), tl.float32), INTERPRETED)
-        weights, best, sums, shrunk = _weigh(products, seen, distances, slope, best, sums, score_scale, softcap, CAPPED)
+        weights, best, sums, shrunk = _weigh(products, seen[None, :], distances[None, :], slopes, best, sums, score_scale, softcap, CAPPED)
         values = _rows_of(values_of, value_scales, slots, seen, D, PAD_D, CODE_GROUP, COMPUTE, INTERPRETED)
         acc = dot(rounded(weights, COMPUTE, INTERPRETED), values, acc * shrunk, INTERPRETED)
     return best, tl.sum(sums, 1), acc
-
-
-@triton.jit
-def _weigh_parts(products, seen, distances, slope, best, sums, score_scale, softcap, CAPPED: tl.constexpr):
-    """As `_weigh`, of products [parts, heads, tokens], best [parts, heads], and sums as products; a part may have seen nothing yet."""
-    scores = products * score_scale
-    if CAPPED:
-        scores = softcap - 2.0 * softcap / (tl.exp2(tl.minimum(scores, 120.0)) + 1.0)
-    if slope is not None:
-        scores += slope[None, :, None] * distances.to(tl.float32)[:, None, :]
-    scores = tl.where(seen[:, None, :], scores, -float("inf"))
-    larger = tl.maximum(best, tl.max(scores, 2))
-    base = tl.where(larger == -float("inf"), 0.0, larger)
-    shrunk = tl.exp2(best - base)[:, :, None]
-    weights = tl.exp2(scores - base[:, :, None])
-    return weights, larger, sums * shrunk + weights, shrunk
 
 
 @triton.jit
@@ -256,6 +250,7 @@ def attend_codes(
     TOKENS: tl.constexpr = TILE // PARTS
     even_query = tl.broadcast_to(queries[0][None, :, :], (PARTS, BLOCK, PAD_D // 2))
     odd_query = tl.broadcast_to(queries[1][None, :, :], (PARTS, BLOCK, PAD_D // 2))
+    slopes = None if slope is None else slope[None, :, None]
     begin, end = tiles
     first, length = seen_tokens
     keys_of, values_of = data + key_row * D, data + value_row * D
@@ -286,7 +281,9 @@ def attend_codes(
         products = dot(odd_query, tl.permute(odd, (0, 2, 1)), products, INTERPRETED)
         if ONE:
             products *= key_scales.to(tl.float32)[:, None, :]
-        weights, best, sums, shrunk = _weigh_parts(products, seen, distances, slope, best, sums, score_scale, softcap, CAPPED)
+        weights, best, sums, shrunk = _weigh(
+            products, seen[:, None, :], distances[:, None, :], slopes, best, sums, score_scale, softcap, CAPPED
+        )
         pairs = _pairs_of(values_of, slots, seen, D, PAD_D)
         even = _decoded(pairs, value_scales, False, CODES, CODE_GROUP, ONE, INTERPRETED)
         odd = _decoded(pairs, value_scales, True, CODES, CODE_GROUP, ONE, INTERPRETED)
