@@ -20,10 +20,12 @@ from compute_svc.settings import Settings
 from compute_svc.wire.request import Request
 from compute_svc.wire.step_output import EngineInfo, KvChanges, Load, Pinned, PrefixStats, StepOutput
 from tests.child_processes import children_running
-from tests.fakes.checkpoints import edit_config, save_checkpoint
+from tests.fakes.checkpoints import edit_config
+from tests.fakes.engine_clients import running_engine
 from triserve.rpc.errors import ServiceError
 
-ROOT = Path(__file__).parents[2]
+pytestmark = pytest.mark.usefixtures("import_path")
+
 PATIENCE_S = 60
 
 
@@ -79,19 +81,6 @@ class Listener:
         self.failed.set_result(error)
 
 
-@pytest.fixture(scope="module")
-def model_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("model")
-    save_checkpoint(folder, "llama")
-    (folder / "tokenizer.json").write_text("{}")
-    return folder
-
-
-@pytest.fixture(autouse=True)
-def _import_path(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("PYTHONPATH", os.pathsep.join([str(ROOT), str(ROOT / "protos")]))
-
-
 @pytest.fixture
 async def listener() -> Listener:
     return Listener()
@@ -99,11 +88,8 @@ async def listener() -> Listener:
 
 @pytest.fixture
 async def client(listener: Listener, model_folder: Path) -> AsyncIterator[EngineClient]:
-    client = EngineClient(listener)
-    await client.start(_settings(model_folder))
-    async with asyncio.timeout(PATIENCE_S):
+    async with running_engine(listener, _settings(model_folder)) as client:
         yield client
-    await client.stop()
 
 
 def _settings(folder: Path) -> Settings:

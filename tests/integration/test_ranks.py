@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import os
 import shutil
 import time
 from collections.abc import AsyncIterator
@@ -23,10 +22,11 @@ from compute_svc.settings import Settings
 from compute_svc.wire.request import HiddenStates, Request
 from compute_svc.wire.step_output import EngineInfo, Load, PrefixStats, StepOutput
 from tests.child_processes import children_running
-from tests.fakes.checkpoints import save_checkpoint
+from tests.fakes.engine_clients import running_engine
 from triserve.rpc.errors import ServiceError
 
-ROOT = Path(__file__).parents[2]
+pytestmark = pytest.mark.usefixtures("import_path")
+
 PATIENCE_S = 60
 PAGE_TOKENS = 8
 # One key head of 8 numbers in one layer, float32, keys and values.
@@ -90,19 +90,6 @@ class Listener:
         self.failed.set_result(error)
 
 
-@pytest.fixture(scope="module")
-def model_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("model")
-    save_checkpoint(folder, "llama")
-    (folder / "tokenizer.json").write_text("{}")
-    return folder
-
-
-@pytest.fixture(autouse=True)
-def _import_path(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("PYTHONPATH", os.pathsep.join([str(ROOT), str(ROOT / "protos")]))
-
-
 @pytest.fixture
 async def listener() -> Listener:
     return Listener()
@@ -110,11 +97,8 @@ async def listener() -> Listener:
 
 @pytest.fixture
 async def client(listener: Listener, model_folder: Path, kind: str) -> AsyncIterator[EngineClient]:
-    client = EngineClient(listener)
-    await client.start(_settings(model_folder, kind))
-    async with asyncio.timeout(PATIENCE_S):
+    async with running_engine(listener, _settings(model_folder, kind)) as client:
         yield client
-    await client.stop()
 
 
 def _settings(folder: Path, kind: str, **changes: object) -> Settings:

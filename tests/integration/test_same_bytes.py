@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import os
 from pathlib import Path
 
 import numpy as np
@@ -18,7 +17,6 @@ from triserve.rpc.errors import ServiceError
 from triserve.rpc.sampling import Sampling
 from triserve.v1 import sampler_pb2
 
-ROOT = Path(__file__).parents[2]
 PATIENCE_S = 60
 OTHERS = 24
 ASKED = 1
@@ -85,10 +83,8 @@ async def _started(settings: Settings) -> tuple[EngineClient, _Listener]:
 
 
 @pytest.mark.parametrize(("dtype", "kv_format"), [("float32", "auto"), ("bfloat16", "auto"), ("float32", "int8-g32")])
-async def test_bits_do_not_depend_on_batch_prefix_or_process(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, dtype: str, kv_format: str
-) -> None:
-    monkeypatch.setenv("PYTHONPATH", os.pathsep.join([str(ROOT), str(ROOT / "protos")]))
+@pytest.mark.usefixtures("import_path")
+async def test_bits_do_not_depend_on_batch_prefix_or_process(tmp_path: Path, dtype: str, kv_format: str) -> None:
     save_checkpoint(tmp_path, "qwen3")
     (tmp_path / "tokenizer.json").write_text("{}")
     settings = Settings.model_validate(
