@@ -23,7 +23,7 @@ def describe_environment(device: torch.device) -> dict[str, Any]:
     """
     return {
         "triserve": tomllib.loads(_PYPROJECT.read_text())["project"]["version"],
-        **{package: _version(package) for package in ("torch", "transformers", "numpy")},
+        **{package: _version(package) for package in ("torch", "triton", "transformers", "numpy")},
         "python": platform.python_version(),
         "hardware": describe_hardware(),
         "device": describe_device(device),

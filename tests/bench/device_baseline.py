@@ -22,6 +22,7 @@ from typing import Any, NamedTuple, Protocol
 import torch
 
 from compute_svc.kernels.backend import use_batch_invariance
+from compute_svc.kernels.device_features import overlaps_launches
 from compute_svc.kv.kv_format import KV_FORMATS, KvFormat
 from compute_svc.models.causal_lm import CausalLM
 from compute_svc.models.registry import load_model
@@ -160,6 +161,8 @@ def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
         parser.error(f"--sizes has {min(chosen.sizes)}, it must be at least 1")
     if chosen.device.startswith("cuda") and not torch.cuda.is_available():
         parser.error(f"--device is {chosen.device}, and torch {torch.__version__} finds no CUDA device")
+    if chosen.fetch_ahead and not overlaps_launches(torch.device(chosen.device)):
+        parser.error(f"--fetch-ahead is {chosen.fetch_ahead}, {chosen.device} does not begin a launch before the one before it ends")
     return chosen
 
 

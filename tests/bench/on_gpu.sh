@@ -42,7 +42,7 @@ finds_gpu() {
 
 if [ "$DEVICE" = cpu ]; then
     PYTHON=${PYTHON:-.venv/bin/python}
-    big=tiny small=tiny trial=--trial sizes="1 3" context=20 prefill="1x40 2x9" kv="auto int8-g8" steps=4 draws="--rows 1 4 --widths 1000 --steps 2"
+    big=tiny small=tiny trial=--trial sizes="1 3" context=20 prefill="1x40 2x9" kv="auto int8-g8" steps=4 draws="--rows 1 4 --widths 1000 --steps 2" ahead=0
     export TRITON_INTERPRET=1
     without_gpu=(-m "not gpu")
 else
@@ -54,7 +54,7 @@ else
         exit 1
     fi
     PYTHON=$found
-    big=8b small=1b trial="" sizes="${SIZES:-1 64 256}" context=1024 prefill="1x2048 8x512" kv="${KV:-auto int8-g8 int8-g64}" steps=32 draws=""
+    big=8b small=1b trial="" sizes="${SIZES:-1 64 256}" context=1024 prefill="1x2048 8x512" kv="${KV:-auto int8-g8 int8-g64}" steps=32 draws="" ahead=4096
 fi
 
 # The project's pytest settings and fixtures ask for plugins and packages of the services, which these tests do without.
@@ -140,7 +140,7 @@ measure() {
         baseline_1b) alone baseline_1b 120 "${baseline[@]}" --shape $small --alone --kv $kv --output "$OUT/gpu_baseline_1b.json" ;;
         no_graphs) alone no_graphs 90 "${baseline[@]}" --shape $big --alone --no-graphs --kv auto --sizes ${sizes% *} --output "$OUT/gpu_no_graphs.json" ;;
         ahead) for shape in $(printf '%s\n' $big $small | uniq); do
-            alone "ahead_$shape" 60 "${baseline[@]}" --shape "$shape" --alone --fetch-ahead 4096 --kv auto --sizes 1 --output "$OUT/gpu_ahead_$shape.json"
+            alone "ahead_$shape" 60 "${baseline[@]}" --shape "$shape" --alone --fetch-ahead $ahead --kv auto --sizes 1 --output "$OUT/gpu_ahead_$shape.json"
         done ;;
         invariant) alone invariant 90 "${baseline[@]}" --shape $big --alone --batch-invariant --kv auto --output "$OUT/gpu_invariant.json" ;;
         tiles) alone tiles 200 "$PYTHON" -m tests.bench.gpu.tiles --device "$DEVICE" $trial ${TILES:---format row-bf16 row-w8a8 --rows 1} --output "$OUT/gpu_tiles.json" ;;
