@@ -346,7 +346,7 @@ class SemanticCache:
         if self._guarded is not None:
             self._guarded.enqueue(lambda: work(store))
             return
-        self._run(_finished(work(store)))
+        self._run(_done(work, store))
 
     def _run(self, work: Coroutine[Any, Any, object]) -> None:
         task = asyncio.get_running_loop().create_task(work)
@@ -371,5 +371,6 @@ async def _remove(scope: str, entry_id: str, store: VectorStore) -> None:
     await store.remove(scope, [entry_id])
 
 
-async def _finished(work: Awaitable[object]) -> object:
-    return await work
+async def _done(work: Callable[[VectorStore], Awaitable[object]], store: VectorStore) -> None:
+    """Begins the work in the task itself: one that is cancelled before it runs leaves no coroutine that nobody awaits."""
+    await work(store)

@@ -224,3 +224,11 @@ async def test_closing_lets_go_of_the_embedder() -> None:
     scene = await SemanticScene().started()
     await scene.cache.close()
     assert scene.embedder.closed
+
+
+async def test_closing_before_what_was_to_be_kept_has_begun_leaves_nothing_unawaited() -> None:
+    scene = await SemanticScene().started()
+    found = await scene.look(ASKED)
+    assert scene.cache.keep(found, answered("Paris.")) is None
+    # Python warns of a coroutine that nobody awaits, and a warning is an error here.
+    await scene.cache.close()
