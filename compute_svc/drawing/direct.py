@@ -13,7 +13,7 @@ from compute_svc.drawing.request_draw import RequestDraw
 from compute_svc.drawing.results import Drawn, RowStatus
 from compute_svc.drawing.rows import Needs, Settings
 from compute_svc.kernels.draw import BROKEN, UNDECIDED, DrawNumbers, draw_into
-from compute_svc.kernels.host_copy import PendingRead, to_device
+from compute_svc.kernels.host.host_copy import PendingRead, to_device
 
 _TEMPERATURE = Settings._fields.index("temperature")
 _MIN_P = Settings._fields.index("min_p")

@@ -16,7 +16,7 @@ from compute_svc.drawing.looks import SameDraws, draw_plain, draw_step, greedy
 from compute_svc.drawing.request_draw import RequestDraw
 from compute_svc.drawing.results import Drawn, RowStatus
 from compute_svc.kernels.draw import draw_into, has_kernel
-from compute_svc.kernels.host_copy import PendingRead, rows_of
+from compute_svc.kernels.host.host_copy import PendingRead, rows_of
 
 _NO_TOKENS = np.empty(0, dtype=np.int64)
 # Is told of tokens on the device and of how their requests draw directly; None = not all of them do.

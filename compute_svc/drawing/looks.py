@@ -19,7 +19,7 @@ from compute_svc.drawing.request_draw import RequestDraw
 from compute_svc.drawing.results import Drawn, RowLogprobs, RowStatus
 from compute_svc.drawing.rows import Needs, RowNumbers
 from compute_svc.kernels.draw import has_kernel, likeliest
-from compute_svc.kernels.host_copy import PendingRead, rows_of, to_device
+from compute_svc.kernels.host.host_copy import PendingRead, rows_of, to_device
 
 # Rows of so many logits in all go through together, on a CPU for its cache, elsewhere for the memory of temporaries.
 _CPU_CELLS = 1 << 20

@@ -10,7 +10,7 @@ import torch
 
 from compute_svc.drawing.logprobs import logprobs
 from compute_svc.drawing.looks import rows_at_once
-from compute_svc.kernels.host_copy import rows_of, to_device
+from compute_svc.kernels.host.host_copy import rows_of, to_device
 
 
 class PromptRows(NamedTuple):

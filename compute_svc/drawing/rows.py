@@ -10,7 +10,7 @@ import numpy.typing as npt
 import torch
 
 from compute_svc.drawing.noise import Streams, key_words
-from compute_svc.kernels.host_copy import to_device
+from compute_svc.kernels.host.host_copy import to_device
 
 
 class Settings(NamedTuple):

@@ -14,7 +14,7 @@ class KvFormat(NamedTuple):
 
     Attributes:
         dtype: Of numbers, or of codes.
-        group: How many codes in a row along a head share a scale (kernels/kv_codes.py); None = numbers are stored as they are.
+        group: How many codes in a row along a head share a scale (kernels/paged_kv/kv_codes.py); None = numbers are stored as they are.
     """
 
     dtype: torch.dtype

@@ -11,8 +11,8 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from compute_svc.kernels.kv_codes import CODE_DTYPES
-from compute_svc.kernels.kv_layer import KvLayer
+from compute_svc.kernels.paged_kv.kv_codes import CODE_DTYPES
+from compute_svc.kernels.paged_kv.kv_layer import KvLayer
 from compute_svc.kv.kv_format import KvFormat
 
 

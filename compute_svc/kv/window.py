@@ -10,7 +10,7 @@ class KvWindow:
     """A window that every layer of a model keeps to, with what lies before its first tokens dropped in whole chunks.
 
     The first chunk stays, for attention sinks. A request's tokens are then numbered without those that were dropped; attention finds
-    its way because it begins to read at multiples of a chunk (compute_svc/kernels/kv_chunks.py).
+    its way because it begins to read at multiples of a chunk (compute_svc/kernels/attention/kv_chunks.py).
 
     Attributes:
         tokens: The widest window, a query's own token included.

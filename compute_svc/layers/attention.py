@@ -7,8 +7,8 @@ from dataclasses import dataclass
 import torch
 
 from compute_svc.kernels.decode_attention import decode_attention
-from compute_svc.kernels.kv_layer import KvLayer
 from compute_svc.kernels.linear import LinearWeight, RowNorm, linear
+from compute_svc.kernels.paged_kv.kv_layer import KvLayer
 from compute_svc.kernels.place_heads import place_heads
 from compute_svc.kernels.prefill_attention import prefill_attention
 from compute_svc.kernels.rms_norm import rms_norm

@@ -6,8 +6,8 @@ from dataclasses import dataclass
 
 import torch
 
-from compute_svc.kernels.kv_layer import KvLayer
 from compute_svc.kernels.linear import RowNorm
+from compute_svc.kernels.paged_kv.kv_layer import KvLayer
 from compute_svc.layers.attention import Attention
 from compute_svc.layers.mlp import ExpertMlp, Mlp
 from compute_svc.layers.norm import Norm

@@ -8,7 +8,7 @@ from typing import NamedTuple
 import torch
 import torch.nn.functional as F
 
-from compute_svc.kernels.attention_spec import AttentionSpec
+from compute_svc.kernels.attention.attention_spec import AttentionSpec
 from compute_svc.kernels.decode_attention import decodes_on_device, plan_decode, plan_decode_on_device
 from compute_svc.kernels.linear import LinearWeight, linear, padded_count
 from compute_svc.kernels.prefill_attention import plan_prefill, prefills_by_kernel

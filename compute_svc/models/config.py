@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 from enum import Enum
 from typing import Literal, TypeAlias
 
-from compute_svc.kernels.attention_spec import MAX_SINKS
+from compute_svc.kernels.attention.attention_spec import MAX_SINKS
 from compute_svc.kernels.linear import Activation
 from compute_svc.layers.rotary_table import RopeScaling
 from compute_svc.layers.router import GroupLimit, Scoring

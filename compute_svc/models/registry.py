@@ -13,7 +13,7 @@ from typing import NamedTuple, TypeAlias
 import torch
 
 from compute_svc.kernels.exact_products import use_exact_products
-from compute_svc.kernels.host_memory import keep_freed_memory
+from compute_svc.kernels.host.host_memory import keep_freed_memory
 from compute_svc.kernels.linear import ActivationFormat
 from compute_svc.kv.kv_format import KV_FORMATS
 from compute_svc.models import families
@@ -170,7 +170,7 @@ def load_model(
         ranks: This one's part of the model is loaded; `require_divisible` has nothing against them.
         stages: This one's layers are loaded; there are no more stages than layers.
 
-    Effects: on a CPU, tunes the process's allocator (kernels/host_memory.py); on CUDA, its products (kernels/exact_products.py).
+    Effects: on a CPU, tunes the process's allocator (kernels/host/host_memory.py); on CUDA, its products (kernels/exact_products.py).
 
     Raises:
         UnsupportedModel: The checkpoint needs something this engine does not do.

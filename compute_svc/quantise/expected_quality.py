@@ -21,7 +21,7 @@ PERPLEXITY_CHANGE = {
     "fp8, activations in fp8": 1.7,
     "tables of 16 in groups of 64": 23.9,
 }
-"""Percent of float32's, of weights rounded to nearest, by `CodedWeight.format_name`; python -m tests.bench.quality measures them."""
+"""Percent of float32's, of weights rounded to nearest, by `CodedWeight.format_name`; python -m tests.bench.number_formats.quality measures them."""
 
 
 class StoredKind(NamedTuple):

@@ -33,7 +33,7 @@ class WindowedLengthPredictor:
     in the window came from it is not longer with at least that probability, whatever the distribution (the bound of conformal
     prediction; Vovk, Gammerman and Shafer, Algorithmic Learning in a Random World, 2005). The median is taken: too low a guess costs one
     extent more, too high a guess keeps runs from others, and who sorts requests by it wants the middle. Between 0.3 and 0.9 the number of
-    extents was the same (tests/bench/kv_memory.py, its third case).
+    extents was the same (tests/bench/scheduling/kv_memory.py, its third case).
 
     An answer that was cut off counts with the length it had: the guess is then low, and what it costs is extents.
 

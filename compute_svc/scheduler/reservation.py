@@ -2,7 +2,7 @@
 
 Neither is the default (`COMPUTE_KV_RESERVATION`). Where the pool is the limit, reserving the maximum has 81 % of the pages reserved and
 unused and runs 15.8 requests at once, page by page 72. Where the batch is the limit, predicted answers lie in a third of the extents, and
-the prefix cache loses by it; no kernel gains by fewer extents today. `python -m tests.bench.kv_memory` measures all three.
+the prefix cache loses by it; no kernel gains by fewer extents today. `python -m tests.bench.scheduling.kv_memory` measures all three.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from compute_svc.scheduler.batch_slots import Rows
 from compute_svc.scheduler.kv_memory import KvMemory
 
 # Room for an answer displaces the prefix cache only until one in so many of the pages that no running request owns is free. In a full
-# cache more free pages mean longer runs and fewer hits: where conversations came back for a second turn (tests/bench/kv_memory.py, its third
+# cache more free pages mean longer runs and fewer hits: where conversations came back for a second turn (tests/bench/scheduling/kv_memory.py, its third
 # case) requests had 35 extents with no such part, 10 with an eighth and 18 % fewer cached tokens, 3 with a half and 57 % fewer.
 _NOT_OWNED_PER_FREE = 8
 _NO_PAGES: Pages = np.empty(0, dtype=np.int64)

@@ -54,7 +54,7 @@ class CostModel:
 
 # Least squares over measured steps of the tests' tiny model (4 layers of width 256) in float32 on one core of an AMD EPYC with torch 2.13.0+cpu
 # and one thread, in processor time on a core that was shared with others: `fit` on what `measure` gives, median error 4 %.
-# tests/bench/simulator.py measures again and reports both.
+# tests/bench/scheduling/simulator.py measures again and reports both.
 TINY_MODEL_ON_ONE_CPU_CORE = CostModel(step_s=3.33e-3, decode_row_s=1.50e-4, prefill_token_s=1.05e-4, context_token_s=1.20e-6)
 
 

@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """How many pods of each CPU stage a load needs: `python deploy/k8s/sizing.py --tokens-per-s 2500 --replicas 4`.
 
-What a core carries is read from the files of `tests.bench.gateway_capacity` and `tests.bench.stage_capacity`, measured on the processor that they name. Run the
+What a core carries is read from the files of `tests.bench.services.gateway_capacity` and `tests.bench.services.stage_capacity`, measured on the processor that they name. Run the
 two on a node of yours and give their files for figures of your own.
 """
 
@@ -66,8 +66,8 @@ def costs_of(gateway: dict[str, Any], stages: dict[str, Any]) -> Costs:
     """What the files of the benches come to.
 
     Args:
-        gateway: Of `tests.bench.gateway_capacity`.
-        stages: Of `tests.bench.stage_capacity`.
+        gateway: Of `tests.bench.services.gateway_capacity`.
+        stages: Of `tests.bench.services.stage_capacity`.
 
     Raises:
         KeyError: A kind of load is missing.

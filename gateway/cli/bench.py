@@ -21,15 +21,15 @@ from typing import Any
 import uvloop
 from tqdm import tqdm
 
-from gateway.cli.any_server import WORDS
 from gateway.cli.api import ApiClient, ApiError, ModelInfo
 from gateway.cli.chat import add_server_arguments, explain
 from gateway.cli.hardware import describe_hardware
-from gateway.cli.load import Exchange, Target, make_target, read_exchange, run_closed, run_open, send
-from gateway.cli.measurement import Measured, Outcome
+from gateway.cli.measuring.any_server import WORDS
+from gateway.cli.measuring.load import Exchange, Target, make_target, read_exchange, run_closed, run_open, send
+from gateway.cli.measuring.measurement import Measured, Outcome
+from gateway.cli.measuring.report import Report, WrongAnswers, as_table, make_report
+from gateway.cli.measuring.workload import BUNDLED_LENGTHS, PlannedRequest, WorkloadConfig, make_workload, read_lengths
 from gateway.cli.options import readable_file, real, whole, writable_file
-from gateway.cli.report import Report, WrongAnswers, as_table, make_report
-from gateway.cli.workload import BUNDLED_LENGTHS, PlannedRequest, WorkloadConfig, make_workload, read_lengths
 
 DEFAULT_CONCURRENCY = 8
 

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import NamedTuple
 from urllib.parse import quote, urlsplit
 
-from gateway.cli.download import DownloadFailed, Place, download, sha256_of
+from gateway.cli.model_files.download import DownloadFailed, Place, download, sha256_of
 
 _HUB = "https://huggingface.co"
 _HUB_SOURCE = re.compile(r"(?P<id>[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*)@(?P<revision>[\w./-]+)")

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from gateway.cli.extras import MissingExtra
-from gateway.cli.model_folder import ModelUnavailable, download_from_hub, resolve_model
+from gateway.cli.model_files.model_folder import ModelUnavailable, download_from_hub, resolve_model
 from triserve.rpc.folder_audit import FolderAudit
 
 _TIMEOUT_S = 300

@@ -20,7 +20,7 @@ from typing import Any, NamedTuple
 from tqdm import tqdm
 
 from gateway.cli.extras import MissingExtra, require_installed
-from gateway.cli.model_folder import ModelUnavailable, download_from_hub, resolve_model
+from gateway.cli.model_files.model_folder import ModelUnavailable, download_from_hub, resolve_model
 
 _FORMATS = ("int8", "int4", "fp8", "nf4")
 _METHODS = ("rtn", "gptq", "awq", "smoothquant")

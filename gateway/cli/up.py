@@ -21,16 +21,16 @@ from gateway.cli.api import API_KEY_VARIABLE, ApiClient, ApiError
 from gateway.cli.chat import Conversation, show_answer
 from gateway.cli.console import Console
 from gateway.cli.extras import EXTRA_OF, MissingExtra, require_installed
-from gateway.cli.hang_watch import HangLimits
 from gateway.cli.hardware import num_cores
-from gateway.cli.local_parts import PipelineConfig, plan_parts
-from gateway.cli.model_folder import ModelFolder, ModelUnavailable, download_from_hub, resolve_model
+from gateway.cli.local.hang_watch import HangLimits
+from gateway.cli.local.local_parts import PipelineConfig, plan_parts
+from gateway.cli.local.part import PartFailed
+from gateway.cli.local.ports import HOST, PortTaken, free_ports, require_free
+from gateway.cli.local.redis_server import RedisChoice, find_redis
+from gateway.cli.local.semantic_choice import choose_embedder
+from gateway.cli.local.supervisor import Supervisor
+from gateway.cli.model_files.model_folder import ModelFolder, ModelUnavailable, download_from_hub, resolve_model
 from gateway.cli.options import real, whole
-from gateway.cli.part import PartFailed
-from gateway.cli.ports import HOST, PortTaken, free_ports, require_free
-from gateway.cli.redis_server import RedisChoice, find_redis
-from gateway.cli.semantic_choice import choose_embedder
-from gateway.cli.supervisor import Supervisor
 
 DEFAULT_PORT = 8000
 # A small model may repeat itself until its context is full, which takes minutes on a CPU.

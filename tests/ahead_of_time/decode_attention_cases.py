@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import torch
 
-from compute_svc.kernels.attention_spec import AttentionSpec
+from compute_svc.kernels.attention.attention_spec import AttentionSpec
 from compute_svc.kernels.decode_attention.splits.triton_kernel import plan_kernel
 from compute_svc.kernels.decode_attention.triton_kernel import decode_kernel, launch_constants
 from compute_svc.kernels.decode_attention.triton_plan import ITEM_NUMBERS, tile_shape

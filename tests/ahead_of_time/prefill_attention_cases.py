@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 import triton.language as tl
 
-from compute_svc.kernels.attention_spec import AttentionSpec
+from compute_svc.kernels.attention.attention_spec import AttentionSpec
 from compute_svc.kernels.prefill_attention.triton_kernel import prefill_attention_kernel
 from compute_svc.kernels.prefill_attention.triton_plan import HOPPER, Device, Tiles, pack_of, tiles_for
 from compute_svc.kernels.triton_parts import TL_DTYPES

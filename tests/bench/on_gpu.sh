@@ -61,9 +61,9 @@ fi
 pytest_alone=("$PYTHON" -m pytest -c /dev/null --rootdir . --noconftest --import-mode=importlib -p no:cacheprovider -q --tb=short
     -o "markers=gpu: needs an accelerator
 slow: costs seconds")
-gpu_tests=(tests/unit/compute_svc/drawing/test_drawer.py tests/unit/compute_svc/drawing/test_prompt_logprobs.py tests/unit/compute_svc/kernels/test_attention.py
-    tests/unit/compute_svc/kernels/test_attention_kv_formats.py tests/unit/compute_svc/kernels/test_linear.py tests/unit/compute_svc/layers/test_expert_mlp.py
-    tests/unit/compute_svc/kernels/test_host_copy.py tests/unit/compute_svc/models/test_no_waiting.py)
+gpu_tests=(tests/unit/compute_svc/drawing/test_drawer.py tests/unit/compute_svc/drawing/test_prompt_logprobs.py tests/unit/compute_svc/kernels/attention/test_attention.py
+    tests/unit/compute_svc/kernels/attention/test_attention_kv_formats.py tests/unit/compute_svc/kernels/test_linear.py tests/unit/compute_svc/layers/test_expert_mlp.py
+    tests/unit/compute_svc/kernels/host/test_host_copy.py tests/unit/compute_svc/models/test_no_waiting.py)
 
 failed=0
 tell() { # name, exit status, seconds
@@ -149,8 +149,8 @@ measure() {
         fast_decode) alone fast_decode 120 "$PYTHON" -m tests.bench.gpu.fast_decode --device "$DEVICE" --shapes $big $small --context $context --steps $steps --output "$OUT/gpu_fast_decode.json" ;;
         oracle) alone oracle 300 "$PYTHON" -m tests.oracle --device "$DEVICE" --json "$OUT/oracle_$DEVICE.json" ;;
         draw)
-            alone draw_agreement 120 "$PYTHON" -m tests.bench.draw_agreement --device "$DEVICE" --output "$OUT/draw_agreement_$DEVICE.json"
-            alone draw_speed 120 "$PYTHON" -m tests.bench.draw_speed --device "$DEVICE" $draws --output "$OUT/draw_speed_$DEVICE.json"
+            alone draw_agreement 120 "$PYTHON" -m tests.bench.drawing.draw_agreement --device "$DEVICE" --output "$OUT/draw_agreement_$DEVICE.json"
+            alone draw_speed 120 "$PYTHON" -m tests.bench.drawing.draw_speed --device "$DEVICE" $draws --output "$OUT/draw_speed_$DEVICE.json"
             ;;
         peers)
             for shape in $(printf '%s\n' $small $big | uniq); do
@@ -161,7 +161,7 @@ measure() {
     esac
 }
 
-baseline=("$PYTHON" -m tests.bench.device_baseline --device "$DEVICE" --dtype bfloat16 --context $context --steps $steps --sizes $sizes --prefill $prefill)
+baseline=("$PYTHON" -m tests.bench.gpu.device_baseline --device "$DEVICE" --dtype bfloat16 --context $context --steps $steps --sizes $sizes --prefill $prefill)
 : >"$OUT/gpu_parts.log"
 names=()
 for part in $PARTS; do

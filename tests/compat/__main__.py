@@ -16,7 +16,7 @@ import urllib.request
 from pathlib import Path
 from typing import NamedTuple
 
-from gateway.cli.model_folder import download_from_hub, resolve_model
+from gateway.cli.model_files.model_folder import download_from_hub, resolve_model
 from tests.e2e.local_pipeline import Pipeline
 from tests.fakes.tool_templates import TOOL_STYLES
 from tests.ports import free_port

@@ -6,7 +6,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from compute_svc.kernels.kv_chunks import slopes_of
+from compute_svc.kernels.attention.kv_chunks import slopes_of
 from tests.fakes.attention_cases import Store
 
 Floats = npt.NDArray[np.float32]

@@ -7,9 +7,9 @@ from typing import Any, NamedTuple
 
 import torch
 
-from compute_svc.kernels.attention_spec import AttentionSpec
-from compute_svc.kernels.kv_codes import encode
-from compute_svc.kernels.kv_layer import KvLayer
+from compute_svc.kernels.attention.attention_spec import AttentionSpec
+from compute_svc.kernels.paged_kv.kv_codes import encode
+from compute_svc.kernels.paged_kv.kv_layer import KvLayer
 
 
 class Shape(NamedTuple):

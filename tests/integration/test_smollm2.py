@@ -12,7 +12,7 @@ import transformers
 from compute_svc.convert import convert_gguf as convert_weights
 from compute_svc.models.causal_lm import CausalLM
 from compute_svc.models.registry import load_model
-from gateway.cli.gguf_model import find_smollm2
+from gateway.cli.model_files.gguf_model import find_smollm2
 from tests.fakes.forward_driver import ForwardDriver, greedy
 from tokenizer_svc.convert import convert_gguf as convert_tokenizer
 

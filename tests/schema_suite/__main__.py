@@ -19,7 +19,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-from gateway.cli.model_folder import download_from_hub, resolve_model
+from gateway.cli.model_files.model_folder import download_from_hub, resolve_model
 from sampler_svc.grammars import GrammarCompiler
 from sampler_svc.text.vocabulary import Vocabulary, load_tokenizer
 from tests.schema_suite.agents import agents

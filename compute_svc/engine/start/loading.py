@@ -17,11 +17,11 @@ from compute_svc.engine.start.largest_steps import LargestSteps, StepSizes
 from compute_svc.engine.start.number_format import NumberFormat, choose_format, memory_of, require_room
 from compute_svc.engine.steps.decode_graphs import DecodeGraphs, decode_graphs
 from compute_svc.engine.steps.step_drawing import DrawConfig, DrawPlace
+from compute_svc.kernels.attention.kv_chunks import CHUNK_TOKENS
 from compute_svc.kernels.backend import use_batch_invariance, use_triton_kernels, uses_triton
 from compute_svc.kernels.cpu_features import multiplies_bfloat16
 from compute_svc.kernels.device_features import has_float8
 from compute_svc.kernels.fp8_linear import has_fp8_products
-from compute_svc.kernels.kv_chunks import CHUNK_TOKENS
 from compute_svc.kernels.linear.ints import keeps_integers
 from compute_svc.kernels.native import use_native_kernels
 from compute_svc.kv.kv_format import KvFormat, choose_kv_format

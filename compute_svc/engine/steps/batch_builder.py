@@ -9,7 +9,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from compute_svc.kernels.host_copy import to_device
+from compute_svc.kernels.host.host_copy import to_device
 from compute_svc.layers.forward_batch import ForwardBatch, begun_pages
 from compute_svc.scheduler.base import Chunk, Plan, SchedulerConfig
 from compute_svc.scheduler.batch_slots import BatchSlots

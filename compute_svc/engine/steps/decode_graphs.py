@@ -13,7 +13,7 @@ import numpy.typing as npt
 import torch
 
 from compute_svc.kernels.draw import draw_into, has_kernel
-from compute_svc.kernels.host_copy import to_device
+from compute_svc.kernels.host.host_copy import to_device
 from compute_svc.kv.page_store import KvPageStore
 from compute_svc.layers.forward_batch import NO_SLOT, DecodeColumns
 from compute_svc.models.causal_lm import CausalLM

@@ -21,7 +21,7 @@ import torch
 from compute_svc.drawing import DirectDraws, DrawInto
 from compute_svc.engine.steps.decode_graphs import DecodeGraphs, DecodeRows, Ids, Recorder
 from compute_svc.kernels.draw import DrawNumbers
-from compute_svc.kernels.host_copy import to_device
+from compute_svc.kernels.host.host_copy import to_device
 from compute_svc.layers.forward_batch import NO_SLOT, DecodeColumns
 
 # Rows of the columns. What a step finds: the host is told the first two, and the next step computes the first.

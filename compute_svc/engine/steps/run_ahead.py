@@ -21,7 +21,7 @@ import torch
 from compute_svc.drawing import DirectDraws, DrawInto
 from compute_svc.engine.steps.decode_graphs import DecodeGraphs, DecodeRows, page_columns
 from compute_svc.engine.steps.drawing_graphs import DrawingGraphs, RowDraws
-from compute_svc.kernels.host_copy import to_device
+from compute_svc.kernels.host.host_copy import to_device
 from compute_svc.layers.forward_batch import ForwardOutput
 from compute_svc.scheduler.base import Plan
 from compute_svc.scheduler.kv_memory import KvMemory

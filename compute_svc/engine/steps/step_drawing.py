@@ -11,7 +11,7 @@ import numpy.typing as npt
 import torch
 
 from compute_svc.drawing import Drawer, DrawInto, OnTokens, RequestDraw, RowLogprobs, RowStatus
-from compute_svc.kernels.host_copy import rows_of
+from compute_svc.kernels.host.host_copy import rows_of
 from compute_svc.scheduler.base import RequestState
 from compute_svc.wire.request import GREEDY, Request
 from compute_svc.wire.step_output import Rows

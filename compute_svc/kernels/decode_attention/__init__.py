@@ -7,15 +7,15 @@ from collections.abc import Sequence
 import numpy as np
 import torch
 
-from compute_svc.kernels.attention_spec import AttentionSpec
+from compute_svc.kernels.attention.attention_spec import AttentionSpec
+from compute_svc.kernels.attention.gathered_attention import GatheredPlan, gathered_attention, plan_gathered
 from compute_svc.kernels.backend import backend_for, is_batch_invariant
 from compute_svc.kernels.decode_attention import cpu, triton_plan
 from compute_svc.kernels.decode_attention.triton_plan import TritonDecodePlan
-from compute_svc.kernels.gathered_attention import GatheredPlan, gathered_attention, plan_gathered
-from compute_svc.kernels.host_copy import to_device
-from compute_svc.kernels.kv_layer import KvLayer
+from compute_svc.kernels.host.host_copy import to_device
 from compute_svc.kernels.native import native_library
 from compute_svc.kernels.native.attention import NativePlan, covers, native_attention, plan_native
+from compute_svc.kernels.paged_kv.kv_layer import KvLayer
 
 DecodePlan = cpu.DecodePlan | GatheredPlan | NativePlan | TritonDecodePlan
 

@@ -1,6 +1,6 @@
 """Requests of similar length together: gather their pages, then product, softmax and product in float32.
 
-Fixed order of summation per row: see kernels/kv_chunks.py.
+Fixed order of summation per row: see kernels/attention/kv_chunks.py.
 """
 
 from __future__ import annotations
@@ -11,9 +11,9 @@ from dataclasses import dataclass
 
 import torch
 
-from compute_svc.kernels.attention_spec import AttentionSpec
-from compute_svc.kernels.buckets import bucketed
-from compute_svc.kernels.kv_chunks import (
+from compute_svc.kernels.attention.attention_spec import AttentionSpec
+from compute_svc.kernels.attention.buckets import bucketed
+from compute_svc.kernels.attention.kv_chunks import (
     MIN_MATRICES,
     MIN_QUERY_ROWS,
     READ_TOKENS,
@@ -30,7 +30,7 @@ from compute_svc.kernels.kv_chunks import (
     sum_values,
     ungroup,
 )
-from compute_svc.kernels.kv_layer import KvLayer
+from compute_svc.kernels.paged_kv.kv_layer import KvLayer
 
 # Reading this much more than needed costs about what another bucket does.
 _MAX_PADDING_BYTES = 1 << 19

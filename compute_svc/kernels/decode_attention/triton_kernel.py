@@ -14,7 +14,7 @@ import torch
 import triton
 import triton.language as tl
 
-from compute_svc.kernels.attention_spec import AttentionSpec
+from compute_svc.kernels.attention.attention_spec import AttentionSpec
 from compute_svc.kernels.decode_attention.tiles.triton_kernel import attend_codes, attend_numbers
 from compute_svc.kernels.decode_attention.triton_plan import (
     BLOCK_HEADS,
@@ -24,7 +24,7 @@ from compute_svc.kernels.decode_attention.triton_plan import (
     padded,
     tile_shape,
 )
-from compute_svc.kernels.kv_layer import KvLayer
+from compute_svc.kernels.paged_kv.kv_layer import KvLayer
 from compute_svc.kernels.triton_parts import INTERPRETED, TL_DTYPES, rounded
 
 _LOG2_E = math.log2(math.e)

@@ -11,9 +11,9 @@ from typing import NamedTuple
 
 import torch
 
-from compute_svc.kernels.attention_spec import AttentionSpec
+from compute_svc.kernels.attention.attention_spec import AttentionSpec
+from compute_svc.kernels.attention.kv_chunks import CHUNK_TOKENS
 from compute_svc.kernels.device_features import has_float8
-from compute_svc.kernels.kv_chunks import CHUNK_TOKENS
 
 _log = logging.getLogger(__name__)
 

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import torch
 
-from compute_svc.kernels.kv_layer import KvLayer
 from compute_svc.kernels.kv_write import aten, native
 from compute_svc.kernels.native import native_library
+from compute_svc.kernels.paged_kv.kv_layer import KvLayer
 
 
 def kv_write(kv: KvLayer, slots: torch.Tensor, rows: torch.Tensor) -> None:
-    """Stores each token's key and value heads in its slot, rounded to what the store holds or as codes (kernels/kv_codes.py).
+    """Stores each token's key and value heads in its slot, rounded to what the store holds or as codes (kernels/paged_kv/kv_codes.py).
 
     Args:
         kv: One layer.

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import torch
 
-from compute_svc.kernels.kv_codes import encode
-from compute_svc.kernels.kv_layer import KvLayer
+from compute_svc.kernels.paged_kv.kv_codes import encode
+from compute_svc.kernels.paged_kv.kv_layer import KvLayer
 
 
 def kv_write(kv: KvLayer, slots: torch.Tensor, rows: torch.Tensor) -> None:

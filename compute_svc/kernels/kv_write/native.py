@@ -8,8 +8,8 @@ from functools import cache
 
 import torch
 
-from compute_svc.kernels.kv_layer import KvLayer
 from compute_svc.kernels.native import DTYPES, NativeLibrary
+from compute_svc.kernels.paged_kv.kv_layer import KvLayer
 
 _POINTER, _NUMBER = ctypes.c_void_p, ctypes.c_int64
 _ARGUMENTS = (*(_POINTER, _NUMBER, _NUMBER, _NUMBER, _NUMBER, _NUMBER), *(_POINTER,) * 3, *(_NUMBER,) * 4, _POINTER)

@@ -7,7 +7,7 @@ import math
 import numpy as np
 import torch
 
-from compute_svc.kernels.kv_layer import KvLayer
+from compute_svc.kernels.paged_kv.kv_layer import KvLayer
 
 
 def kv_write(kv: KvLayer, slots: torch.Tensor, rows: torch.Tensor) -> None:

@@ -1,12 +1,12 @@
 """Attention over KV pages where they lie: decode rows and prefill chunks by one arithmetic, without copies of keys and values.
 
-The promise is that of kernels/kv_chunks.py: what a query gets depends, bit for bit, on its own request's tokens up to it and on nothing
+The promise is that of kernels/attention/kv_chunks.py: what a query gets depends, bit for bit, on its own request's tokens up to it and on nothing
 else. Here it holds because every query goes through the same operations, in this order. All are float32; `fma` rounds a product and a sum once;
 hidden tokens are left out, not multiplied by zero.
 
 - A head has zeros added up to a multiple of 16. A score is four sums, each over every fourth dimension from the first on, `fma` by `fma`;
   (s0 + s1) + (s2 + s3), times scale. With a softcap it is softcap * tanh(that), with the scale divided by it before.
-- Slopes add slope * (key's position - query's); rounded slopes as `slope_bias` of kernels/kv_chunks.py has it.
+- Slopes add slope * (key's position - query's); rounded slopes as `slope_bias` of kernels/attention/kv_chunks.py has it.
 - Tokens are taken in chunks that start at multiples of 128 of the position. Of a chunk: m, the largest score; weights e^(score - m); l, their
   sum in 16 lanes by position, joined by halves; o, the values times their weights, `fma` by `fma`, token after token.
 - Chunks are joined in order to M, L, O, at first -inf, 0, 0: with N the larger of M and m, a = e^(M - N) and b = e^(m - N),
@@ -28,10 +28,10 @@ from functools import cache
 
 import torch
 
-from compute_svc.kernels.attention_spec import AttentionSpec
-from compute_svc.kernels.kv_chunks import slopes_of
-from compute_svc.kernels.kv_layer import KvLayer
+from compute_svc.kernels.attention.attention_spec import AttentionSpec
+from compute_svc.kernels.attention.kv_chunks import slopes_of
 from compute_svc.kernels.native.library import DTYPES, NativeLibrary
+from compute_svc.kernels.paged_kv.kv_layer import KvLayer
 
 _log = logging.getLogger(__name__)
 

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import torch
 
-from compute_svc.kernels.attention_spec import AttentionSpec
-from compute_svc.kernels.kv_layer import KvLayer
+from compute_svc.kernels.attention.attention_spec import AttentionSpec
 from compute_svc.kernels.native.attention import native_attention, plan_native
 from compute_svc.kernels.native.heads import place_heads
 from compute_svc.kernels.native.library import DTYPES, KnownAnswerError, NativeLibrary
+from compute_svc.kernels.paged_kv.kv_layer import KvLayer
 
 _LENGTH, _PAGE, _HEADS, _KV_HEADS = 150, 8, 6, 2
 _PAGES = -(-_LENGTH // _PAGE)

@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 
 from compute_svc.kernels.cpu_features import InstructionSet
-from compute_svc.kernels.huge_pages import in_huge_pages
+from compute_svc.kernels.host.huge_pages import in_huge_pages
 
 _TILE, _BLOCK = 16, 32
 _INPUTS_TOGETHER = 8

@@ -7,9 +7,9 @@ from typing import NamedTuple
 import torch
 
 from compute_svc.kernels.backend import backend_for
-from compute_svc.kernels.kv_layer import KvLayer
 from compute_svc.kernels.native import heads as native
 from compute_svc.kernels.native import native_library
+from compute_svc.kernels.paged_kv.kv_layer import KvLayer
 from compute_svc.kernels.place_heads import aten
 from compute_svc.kernels.rms_norm import rms_norm
 

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import torch
 
-from compute_svc.kernels.kv_layer import KvLayer
 from compute_svc.kernels.kv_write import kv_write
+from compute_svc.kernels.paged_kv.kv_layer import KvLayer
 from compute_svc.kernels.rotary import rotary_
 
 

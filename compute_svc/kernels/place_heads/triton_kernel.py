@@ -1,5 +1,5 @@
 """One program places some heads of one token: normalised, rotated, written back or encoded and stored. The bits are those of one operation after
-the other, with the order of operations of kernels/rotary and kernels/kv_codes.
+the other, with the order of operations of kernels/rotary and kernels/paged_kv/kv_codes.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ import torch
 import triton
 import triton.language as tl
 
-from compute_svc.kernels.kv_layer import KvLayer
+from compute_svc.kernels.paged_kv.kv_layer import KvLayer
 from compute_svc.kernels.place_heads import QueryKeyNorm
 from compute_svc.kernels.triton_parts import INTERPRETED, TL_DTYPES, magnitude_bits, round_half_even, rounded
 
@@ -30,7 +30,7 @@ def float8_bits(x):
 
 @triton.jit
 def encoded(x, LARGEST: tl.constexpr):
-    """Codes and scales of x [heads, groups, group] float32, zeros past a group's end, as kernels/kv_codes.py has them: LARGEST 127 is int8, 448 float8.
+    """Codes and scales of x [heads, groups, group] float32, zeros past a group's end, as kernels/paged_kv/kv_codes.py has them: LARGEST 127 is int8, 448 float8.
 
     Returns:
         int8 or the bits of float8_e4m3fn as uint8; [heads, groups] float16.

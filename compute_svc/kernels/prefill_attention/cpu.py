@@ -1,6 +1,6 @@
 """Request after request: gather its pages once, then blocks of queries against the chunks they can see, in float32.
 
-Fixed order of summation per row: see kernels/kv_chunks.py.
+Fixed order of summation per row: see kernels/attention/kv_chunks.py.
 """
 
 from __future__ import annotations
@@ -11,8 +11,8 @@ from dataclasses import dataclass
 
 import torch
 
-from compute_svc.kernels.attention_spec import AttentionSpec
-from compute_svc.kernels.kv_chunks import (
+from compute_svc.kernels.attention.attention_spec import AttentionSpec
+from compute_svc.kernels.attention.kv_chunks import (
     MIN_MATRICES,
     MIN_QUERY_ROWS,
     READ_TOKENS,
@@ -29,7 +29,7 @@ from compute_svc.kernels.kv_chunks import (
     sum_values,
     ungroup,
 )
-from compute_svc.kernels.kv_layer import KvLayer
+from compute_svc.kernels.paged_kv.kv_layer import KvLayer
 
 # Queries of a block, unless the scores of so many over a long context were too large: scores, their softmax and, with slopes, what distance
 # takes off are in memory at once. What a query gets does not depend on its block, so the bound changes no bit.

@@ -7,9 +7,9 @@ from dataclasses import dataclass
 
 import torch
 
-from compute_svc.kernels.attention_spec import AttentionSpec
-from compute_svc.kernels.kv_chunks import distances_of, slope_bias, slopes_of
-from compute_svc.kernels.kv_layer import KvLayer
+from compute_svc.kernels.attention.attention_spec import AttentionSpec
+from compute_svc.kernels.attention.kv_chunks import distances_of, slope_bias, slopes_of
+from compute_svc.kernels.paged_kv.kv_layer import KvLayer
 
 
 @dataclass(frozen=True, slots=True, eq=False)

@@ -13,7 +13,7 @@ import torch
 import triton
 import triton.language as tl
 
-from compute_svc.kernels.kv_layer import KvLayer
+from compute_svc.kernels.paged_kv.kv_layer import KvLayer
 from compute_svc.kernels.prefill_attention.triton_plan import TritonPrefillPlan, pack_of, tiles_for
 from compute_svc.kernels.triton_parts import INTERPRETED, TL_DTYPES, dot, rounded
 

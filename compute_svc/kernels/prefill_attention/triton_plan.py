@@ -13,11 +13,11 @@ from typing import NamedTuple
 import numpy as np
 import torch
 
-from compute_svc.kernels.attention_spec import AttentionSpec
+from compute_svc.kernels.attention.attention_spec import AttentionSpec
+from compute_svc.kernels.attention.kv_chunks import slopes_of
 from compute_svc.kernels.backend import is_batch_invariant
 from compute_svc.kernels.device_features import has_float8
-from compute_svc.kernels.host_copy import Ids, to_device
-from compute_svc.kernels.kv_chunks import slopes_of
+from compute_svc.kernels.host.host_copy import Ids, to_device
 
 _STORED = frozenset({torch.float32, torch.bfloat16, torch.float16, torch.int8, torch.float8_e4m3fn})
 _MAX_HEAD_DIM = 256

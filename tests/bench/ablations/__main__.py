@@ -18,7 +18,7 @@ from typing import Any
 import psutil
 import torch
 
-from gateway.cli.model_folder import download_from_hub, resolve_model
+from gateway.cli.model_files.model_folder import download_from_hub, resolve_model
 from tests.bench.ablations.comparison import Comparison, as_markdown
 from tests.bench.ablations.draw_place import draw_place
 from tests.bench.ablations.engines import Setup

@@ -13,8 +13,8 @@ from functools import partial
 
 from tests.bench.ablations.comparison import Comparison, Figures, Subject, in_turns
 from tests.bench.ablations.engines import Setup
-from tests.bench.draw_overhead_served import fixed_step_parts, served_tokens_per_s
-from tests.bench.whole_pipeline import running
+from tests.bench.drawing.draw_overhead_served import fixed_step_parts, served_tokens_per_s
+from tests.bench.services.whole_pipeline import running
 from tests.ports import free_port
 
 _STEP_MS = 10.0

@@ -22,7 +22,7 @@ from compute_svc.scheduler.kv_memory import KvMemory
 from compute_svc.scheduler.length_predictor import WindowedLengthPredictor
 from compute_svc.wire.request import Request
 from compute_svc.wire.step_output import StepOutput
-from gateway.cli.workload import BUNDLED_LENGTHS, PlannedRequest, WorkloadConfig, make_workload, read_lengths
+from gateway.cli.measuring.workload import BUNDLED_LENGTHS, PlannedRequest, WorkloadConfig, make_workload, read_lengths
 from tests.bench.ablations.comparison import Figures
 
 PAGE_SIZE_TOKENS = 16

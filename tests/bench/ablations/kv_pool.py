@@ -10,10 +10,10 @@ from compute_svc.models.registry import load_model
 from compute_svc.scheduler.base import SchedulerConfig
 from compute_svc.scheduler.kv_memory import KvMemory
 from compute_svc.scheduler.reservation import MaximumMemory, PredictedMemory
-from gateway.cli.workload import PlannedRequest
+from gateway.cli.measuring.workload import PlannedRequest
 from tests.bench.ablations.comparison import Comparison, Figures, Subject, in_turns
 from tests.bench.ablations.engines import CPU, PAGE_SIZE_TOKENS, EngineSizes, Load, Outcome, Setup, make_engine, plan_requests
-from tests.bench.kv_formats import admission
+from tests.bench.number_formats.kv_formats import admission
 
 _MEMORIES: dict[str, Callable[[SchedulerConfig], KvMemory]] = {
     "longest answer reserved": MaximumMemory,

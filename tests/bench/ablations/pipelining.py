@@ -15,10 +15,10 @@ from functools import partial
 import uvloop
 from tokenizers import Tokenizer
 
-from gateway.cli.model_folder import download_from_hub, resolve_model
+from gateway.cli.model_files.model_folder import download_from_hub, resolve_model
 from tests.bench.ablations.comparison import Comparison, Figures, Subject, in_turns
 from tests.bench.ablations.engines import Setup
-from tests.bench.stage_capacity import running_stage, sample_texts
+from tests.bench.services.stage_capacity import running_stage, sample_texts
 from triserve.rpc.channel import open_channel
 from triserve.v1 import common_pb2, sampler_pb2, sampler_pb2_grpc
 

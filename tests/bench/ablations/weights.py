@@ -17,7 +17,7 @@ from compute_svc.models.causal_lm import CausalLM
 from compute_svc.models.registry import load_model
 from tests.bench.ablations.comparison import Comparison, Figures, Subject, in_turns
 from tests.bench.ablations.engines import CPU, EngineSizes, Load, Setup, make_engine, plan_requests
-from tests.bench.engine_runner import EngineRunner
+from tests.bench.engine.engine_runner import EngineRunner
 
 ROOT = Path(__file__).parents[3]
 _INT8 = ("--weights", "int8", "--head")

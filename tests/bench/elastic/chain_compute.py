@@ -16,7 +16,7 @@ from compute_svc.engine.engine import Engine
 from compute_svc.kv.page_store import KvPageStore
 from compute_svc.layers.forward_batch import ForwardBatch
 from compute_svc.settings import Settings
-from tests.bench.fixed_step import engine_over, run_replica
+from tests.bench.engine.fixed_step import engine_over, run_replica
 
 _WIDTH = 4096
 # The tiny model's special tokens are below.

@@ -13,7 +13,7 @@ from typing import NamedTuple
 
 import aiohttp
 
-from gateway.cli.workload import BUNDLED_LENGTHS, read_lengths
+from gateway.cli.measuring.workload import BUNDLED_LENGTHS, read_lengths
 
 _CHARACTERS_PER_TOKEN = 4
 _SYSTEM = "You are a careful assistant. Answer in plain words, say what you do not know, and keep to what was asked. " * 4

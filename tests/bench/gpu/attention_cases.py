@@ -11,11 +11,11 @@ import torch
 import torch.nn.functional as F
 from torch.nn.attention.bias import causal_lower_right
 
-from compute_svc.kernels.attention_spec import AttentionSpec
+from compute_svc.kernels.attention.attention_spec import AttentionSpec
+from compute_svc.kernels.attention.gathered_attention import gathered_attention, plan_gathered
 from compute_svc.kernels.decode_attention import decode_attention, plan_decode
-from compute_svc.kernels.gathered_attention import gathered_attention, plan_gathered
-from compute_svc.kernels.kv_codes import encode
-from compute_svc.kernels.kv_layer import KvLayer
+from compute_svc.kernels.paged_kv.kv_codes import encode
+from compute_svc.kernels.paged_kv.kv_layer import KvLayer
 from compute_svc.kernels.prefill_attention import plan_prefill, prefill_attention
 from compute_svc.kv.kv_format import KV_FORMATS, KvFormat
 from tests.bench.gpu.cases import Case, Prepared

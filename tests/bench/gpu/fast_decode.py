@@ -20,9 +20,9 @@ import torch
 import torch.nn.functional as F
 
 from compute_svc.kernels.exact_products import use_exact_products
-from tests.bench.device_checks import ROUNDED_TOLERANCE, random_tokens, whole_logits
 from tests.bench.gpu.ceilings import measure_ceilings
-from tests.bench.random_model import SHAPES, RandomWeights, build_random
+from tests.bench.gpu.device_checks import ROUNDED_TOLERANCE, random_tokens, whole_logits
+from tests.bench.gpu.random_model import SHAPES, RandomWeights, build_random
 from tests.environment import describe_environment
 
 RESULTS = Path(__file__).parents[1] / "results" / "gpu_fast_decode.json"

@@ -8,7 +8,7 @@ from functools import partial
 import torch
 import torch.nn.functional as F
 
-from compute_svc.kernels.kv_layer import KvLayer
+from compute_svc.kernels.paged_kv.kv_layer import KvLayer
 from compute_svc.kernels.place_heads import place_heads
 from compute_svc.kernels.quantise_rows import Norm, QuantisedRows, quantise_gated, quantise_rows, rms_norm_quantise
 from compute_svc.kernels.rms_norm import rms_norm

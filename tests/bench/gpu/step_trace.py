@@ -17,10 +17,10 @@ from typing import Any
 import torch
 from torch.profiler import ProfilerActivity, profile
 
-from tests.bench.device_checks import random_tokens
-from tests.bench.engine_runner import EngineRunner
-from tests.bench.random_model import FORMS, SHAPES, RandomWeights, build_random
-from tests.bench.step_picture import drawn
+from tests.bench.engine.engine_runner import EngineRunner
+from tests.bench.engine.step_picture import drawn
+from tests.bench.gpu.device_checks import random_tokens
+from tests.bench.gpu.random_model import FORMS, SHAPES, RandomWeights, build_random
 from tests.environment import describe_environment
 
 RESULTS = Path(__file__).parents[1] / "results" / "gpu_step_profile.json"

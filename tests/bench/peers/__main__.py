@@ -20,7 +20,7 @@ from typing import Any
 import torch
 from tokenizers import Tokenizer
 
-from gateway.cli.model_folder import download_from_hub, resolve_model
+from gateway.cli.model_files.model_folder import download_from_hub, resolve_model
 from tests.bench.peers import llama_cpp
 from tests.bench.peers.contender import (
     CONTEXT_TOKENS,

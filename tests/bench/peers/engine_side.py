@@ -14,7 +14,7 @@ from compute_svc.engine.engine import Engine
 from compute_svc.engine.start.loading import load_engine
 from compute_svc.settings import Settings
 from compute_svc.wire.request import Request
-from tests.bench.engine_runner import EngineRunner
+from tests.bench.engine.engine_runner import EngineRunner
 from tests.bench.peers.contender import (
     CONTEXT_TOKENS,
     DECODE_SIZES,

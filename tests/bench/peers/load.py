@@ -8,11 +8,11 @@ from functools import partial
 import uvloop
 
 from gateway.cli.event_stream import DONE
-from gateway.cli.http_transcript import Piece, Response
-from gateway.cli.load import Exchange, make_target, run_closed, send
-from gateway.cli.measurement import Failed, Measured, Outcome, Wrong, error_message, event_object, measure
-from gateway.cli.report import Report, make_report
-from gateway.cli.workload import BUNDLED_LENGTHS, PlannedRequest, WorkloadConfig, make_workload, read_lengths
+from gateway.cli.measuring.http_transcript import Piece, Response
+from gateway.cli.measuring.load import Exchange, make_target, run_closed, send
+from gateway.cli.measuring.measurement import Failed, Measured, Outcome, Wrong, error_message, event_object, measure
+from gateway.cli.measuring.report import Report, make_report
+from gateway.cli.measuring.workload import BUNDLED_LENGTHS, PlannedRequest, WorkloadConfig, make_workload, read_lengths
 from tests.bench.peers.contender import Figures, ServedLoad
 
 _TIMEOUT_S = 600.0

@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 
 import torch
 
+from tests.bench.gpu.transformers_rival import TransformersRival, load_rival
 from tests.bench.peers.contender import (
     CONTEXT_TOKENS,
     DECODE_SIZES,
@@ -19,7 +20,6 @@ from tests.bench.peers.contender import (
     decode_column,
     prefill_column,
 )
-from tests.bench.transformers_rival import TransformersRival, load_rival
 
 _CPU = torch.device("cpu")
 

@@ -1,4 +1,4 @@
-"""Latency of redisvl's and GPTCache's semantic caches by number of entries, embedding left out: for `tests.bench.vector_stores`, which starts it.
+"""Latency of redisvl's and GPTCache's semantic caches by number of entries, embedding left out: for `tests.bench.semantic.vector_stores`, which starts it.
 
 Runs in the environment of requirements.txt. Prints a list of runs as JSON. Each cache is set up as its documentation shows it, with a time to live where
 it has one, and answers are checked to be those of the nearest entry wherever it serves one.
@@ -26,7 +26,7 @@ from gptcache.similarity_evaluation import SearchDistanceEvaluation
 from redisvl.extensions.cache.llm import SemanticCache
 from redisvl.utils.vectorize import CustomTextVectorizer
 
-from tests.bench.made_vectors import Rows, clustered, milliseconds, paraphrases
+from tests.bench.semantic.made_vectors import Rows, clustered, milliseconds, paraphrases
 
 # Cosine distance below which redisvl serves: all paraphrases, which are at 0.1.
 _DISTANCE = 0.2

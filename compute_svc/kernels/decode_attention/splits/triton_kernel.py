@@ -6,7 +6,8 @@ import torch
 import triton
 import triton.language as tl
 
-from compute_svc.kernels.attention_spec import AttentionSpec
+from compute_svc.kernels.attention.attention_spec import AttentionSpec
+from compute_svc.kernels.attention.kv_chunks import slopes_of
 from compute_svc.kernels.decode_attention.triton_plan import (
     ITEM_NUMBERS,
     TritonDecodePlan,
@@ -15,7 +16,6 @@ from compute_svc.kernels.decode_attention.triton_plan import (
     tile_shape,
     wanted_splits,
 )
-from compute_svc.kernels.kv_chunks import slopes_of
 
 # Longer than any context, so that a window of it hides nothing.
 _NO_WINDOW = 1 << 30

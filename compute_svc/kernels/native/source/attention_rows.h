@@ -10,7 +10,7 @@ namespace attention {
 
 constexpr int kChunk = 128;
 
-// Keys or values of one head as the store has them: numbers, or codes in groups with a float16 scale each (kernels/kv_codes.py).
+// Keys or values of one head as the store has them: numbers, or codes in groups with a float16 scale each (kernels/paged_kv/kv_codes.py).
 //
 // kWhole: head_dim is a multiple of 16, so that no vector reaches past a row.
 template <class Number, bool kWhole>

@@ -1,4 +1,4 @@
-// New keys and values as int8 codes in groups, into their slots of the store. The bits are those of kernels/kv_codes.py.
+// New keys and values as int8 codes in groups, into their slots of the store. The bits are those of kernels/paged_kv/kv_codes.py.
 #include "common.h"
 
 namespace triserve {

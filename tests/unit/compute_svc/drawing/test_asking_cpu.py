@@ -12,7 +12,7 @@ from compute_svc.drawing import Drawer, RequestDraw, gumbel_max, ranking
 from compute_svc.drawing.ranking import Ranked
 from sampler_svc.drawing.changes import Changes
 from sampler_svc.drawing.draw import draw_token
-from tests.bench.draw_rows import realistic_logits
+from tests.bench.drawing.draw_rows import realistic_logits
 from tests.fakes.rows_to_draw import draw_rows, row_to_draw
 from triserve.rpc.sampling import Sampling
 

@@ -9,7 +9,7 @@ import pytest
 
 from compute_svc.engine.engine import Engine
 from compute_svc.engine.start.loading import load_engine
-from compute_svc.kernels.kv_chunks import CHUNK_TOKENS
+from compute_svc.kernels.attention.kv_chunks import CHUNK_TOKENS
 from compute_svc.scheduler.base import SchedulerConfig
 from compute_svc.settings import Settings
 from compute_svc.wire.request import Request

@@ -9,11 +9,11 @@ import pytest
 import torch
 
 from compute_svc.kernels.backend import backend_for
-from compute_svc.kernels.kv_layer import KvLayer
 from compute_svc.kernels.kv_write import kv_write
 from compute_svc.kernels.kv_write import reference as kv_write_reference
 from compute_svc.kernels.layer_norm import layer_norm
 from compute_svc.kernels.layer_norm import reference as layer_norm_reference
+from compute_svc.kernels.paged_kv.kv_layer import KvLayer
 from compute_svc.kernels.rms_norm import reference as rms_norm_reference
 from compute_svc.kernels.rms_norm import rms_norm
 from compute_svc.kernels.rotary import reference as rotary_reference

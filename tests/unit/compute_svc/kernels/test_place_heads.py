@@ -6,9 +6,9 @@ import pytest
 import torch
 
 from compute_svc.kernels.cpu_features import InstructionSet
-from compute_svc.kernels.kv_layer import KvLayer
 from compute_svc.kernels.native import NativeMode
 from compute_svc.kernels.native import heads as native
+from compute_svc.kernels.paged_kv.kv_layer import KvLayer
 from compute_svc.kernels.place_heads import aten, place_heads
 from tests.fakes.native_kernels import native_kernels
 from tests.fakes.native_libraries import INSTRUCTION_SETS, native_library_for

@@ -7,10 +7,10 @@ import math
 import pytest
 import torch
 
-from compute_svc.kernels.attention_spec import AttentionSpec
+from compute_svc.kernels.attention.attention_spec import AttentionSpec
 from compute_svc.kernels.decode_attention import plan_decode
-from compute_svc.kernels.kv_layer import KvLayer
 from compute_svc.kernels.linear import pack_linear
+from compute_svc.kernels.paged_kv.kv_layer import KvLayer
 from compute_svc.kernels.prefill_attention import plan_prefill
 from compute_svc.layers.attention import Attention
 from compute_svc.layers.heads import ProjectedHeads

@@ -7,7 +7,7 @@ from typing import Any, cast
 import pytest
 import torch
 
-from compute_svc.kernels.kv_layer import KvLayer
+from compute_svc.kernels.paged_kv.kv_layer import KvLayer
 from compute_svc.layers.attention import Attention
 from compute_svc.layers.decoder_layer import DecoderLayer, ParallelDecoderLayer, PostLnDecoderLayer
 from compute_svc.layers.mlp import Mlp

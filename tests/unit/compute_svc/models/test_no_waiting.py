@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from compute_svc.engine.steps.batch_builder import BatchBuilder
-from compute_svc.kernels.host_copy import to_device
+from compute_svc.kernels.host.host_copy import to_device
 from compute_svc.kv.kv_format import choose_kv_format
 from compute_svc.kv.page_store import KvPageStore
 from compute_svc.models.causal_lm import CausalLM

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 import torch
 
-from compute_svc.kernels.kv_chunks import CHUNK_TOKENS
+from compute_svc.kernels.attention.kv_chunks import CHUNK_TOKENS
 from compute_svc.kv.page_store import KvPageStore
 from compute_svc.layers.forward_batch import ForwardBatch, begun_pages
 from compute_svc.models.causal_lm import CausalLM

@@ -11,7 +11,7 @@ from typing import Any, NamedTuple, cast
 import pytest
 import torch
 
-from compute_svc.kernels.kv_layer import KvLayer
+from compute_svc.kernels.paged_kv.kv_layer import KvLayer
 from compute_svc.layers.decoder_layer import DecoderLayer
 from compute_svc.layers.step import Step
 from compute_svc.models.causal_lm import CausalLM

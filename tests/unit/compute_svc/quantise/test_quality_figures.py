@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from compute_svc.quantise.expected_quality import PERPLEXITY_CHANGE
-from tests.bench.quality import FORMATS, REFERENCE, RESULTS
+from tests.bench.number_formats.quality import FORMATS, REFERENCE, RESULTS
 from tests.quality.windows import PREDICTED, WINDOW_TOKENS, closeness
 
 # Which lines of the results file inspection tells of: one text with activations as the format says, rounded to nearest.

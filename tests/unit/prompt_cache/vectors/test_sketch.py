@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from prompt_cache.vectors.matrix import Matrix
 from prompt_cache.vectors.sketch import Sketch
-from tests.bench.made_vectors import clustered, paraphrases
+from tests.bench.semantic.made_vectors import clustered, paraphrases
 
 DIMENSIONS = 96
 Rows = npt.NDArray[np.float32]

@@ -13,10 +13,10 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from compute_svc.kernels.attention_spec import AttentionSpec
+from compute_svc.kernels.attention.attention_spec import AttentionSpec
 from compute_svc.kernels.cpu_features import InstructionSet
-from compute_svc.kernels.kv_layer import KvLayer
 from compute_svc.kernels.native.attention import covers, native_attention, plan_native
+from compute_svc.kernels.paged_kv.kv_layer import KvLayer
 from tests.fakes.attention_arithmetic import attended, fma
 from tests.fakes.attention_cases import Shape, Store, queries_of, sink_queries_of, store_of
 from tests.fakes.native_libraries import INSTRUCTION_SETS, native_libraries, native_library_for

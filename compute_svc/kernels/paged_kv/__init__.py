@@ -1,0 +1,1 @@
+"""How keys and values lie in their pages: one layer's store, and its numbers as codes in groups."""

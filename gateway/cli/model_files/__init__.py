@@ -1,0 +1,1 @@
+"""Turns what --model names into a folder of files: downloaded, converted or found."""

@@ -1,0 +1,1 @@
+"""What sampling costs, where it is done, and answers of a form."""

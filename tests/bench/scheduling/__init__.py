@@ -1,0 +1,1 @@
+"""What the scheduler and the choice of a replica decide, in simulated time and on real engines."""

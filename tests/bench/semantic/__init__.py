@@ -1,0 +1,1 @@
+"""What the prompt cache and the semantic cache cost, and what they serve rightly."""

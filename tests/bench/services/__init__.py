@@ -1,0 +1,1 @@
+"""What the services cost and carry: real processes, real connections."""
