@@ -159,10 +159,10 @@ class LiveGeneration:
             raise self._failure
         while True:
             ready = await self._ready.get()
-            pieces = [piece for answer in ready if (piece := self._taken(answer)) is not None]
+            pieces = [piece for answer in ready.answers if (piece := self._taken(answer)) is not None]
             if self._failure is not None and not pieces:
                 raise self._failure
-            if pieces or not ready:
+            if pieces or ready.woken:
                 return pieces
 
     def _taken(self, answer: Answer) -> Piece | None:

@@ -3,8 +3,17 @@
 from __future__ import annotations
 
 import asyncio
+from typing import NamedTuple
 
 from gateway.flow.generations.answer import Answer
+
+
+class Ready(NamedTuple):
+    """What a reader got."""
+
+    answers: list[Answer]
+    # Whether it is to return even if the answers have nothing for it: a writer, or another attempt, may have taken it meanwhile.
+    woken: bool
 
 
 class ReadyAnswers:
@@ -17,6 +26,7 @@ class ReadyAnswers:
     def __init__(self, *, idle_s: float | None) -> None:
         self._waiting: list[Answer] = []
         self._event = asyncio.Event()
+        self._woken = False
         self._idle_s = idle_s
         self._timer: asyncio.TimerHandle | None = None
         if idle_s is not None:
@@ -30,15 +40,17 @@ class ReadyAnswers:
 
     def wake(self) -> None:
         """Wakes the reader, with nothing if there is nothing."""
+        self._woken = True
         self._event.set()
 
-    async def get(self) -> list[Answer]:
-        """Waits for at least one answer, or for the idle time; returns the answers in the order in which they came."""
+    async def get(self) -> Ready:
+        """Waits for at least one answer, for `wake` or for the idle time; returns the answers in the order in which they came."""
         await self._event.wait()
         self._event.clear()
-        waiting = self._waiting
+        ready = Ready(self._waiting, self._woken)
         self._waiting = []
-        return waiting
+        self._woken = False
+        return ready
 
     def close(self) -> None:
         """Stops the idle timer."""
@@ -49,5 +61,5 @@ class ReadyAnswers:
     def _tick(self) -> None:
         assert self._idle_s is not None, "only a reader with an idle time is woken"
         if self._timer is not None:
-            self._event.set()
+            self.wake()
         self._timer = asyncio.get_running_loop().call_later(self._idle_s, self._tick)

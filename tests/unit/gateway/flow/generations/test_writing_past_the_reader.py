@@ -93,6 +93,19 @@ async def test_gaps_of_what_is_written_are_noted() -> None:
     scene.generation.close()
 
 
+async def test_a_reader_that_is_woken_returns_though_the_writer_has_taken_what_waited_for_it() -> None:
+    pen = Pen()
+    scene, (attempt,) = begun(pen)
+    pen.is_free = False
+    attempt.answer.push(0, [1], "a", now=0.0)
+    pen.is_free = True
+    attempt.answer.push(1, [2], "b", now=0.0)
+    assert pen.text(0) == "ab"
+    scene.generation.wake()
+    assert await asyncio.wait_for(scene.generation.next(), timeout=5) == []
+    scene.generation.close()
+
+
 @given(st.lists(st.sampled_from(["push 0", "push 1", "free", "busy", "read"]), max_size=40))
 async def test_every_token_comes_once_and_in_order_whoever_delivers_it(steps: list[str]) -> None:
     pen = Pen()
