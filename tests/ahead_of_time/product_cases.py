@@ -9,7 +9,7 @@ from compute_svc.kernels.fp8_linear.triton_kernel import quantise_rows_to_fp8_ke
 from compute_svc.kernels.group_linear.lookup import lookup_program
 from compute_svc.kernels.group_linear.triton_kernel import group_linear_kernel, numbers_kernel
 from compute_svc.kernels.group_linear.triton_kernel import tiles_for as group_tiles_for
-from compute_svc.kernels.int_linear.triton_kernel import int_linear_kernel, splits_for, tiles_for
+from compute_svc.kernels.int_linear.triton_kernel import FEW_ROWS, int_linear_kernel, splits_for, tiles_for
 from compute_svc.stored_weights.codes import NF4
 from tests.ahead_of_time.compiling import Case
 
@@ -25,17 +25,24 @@ def _int_case(
     pointers |= {"other": "*bf16"} if combine != "none" else {}
     pointers |= {"partials": "*i32" if code == "i8" else "*fp32"} if splits > 1 else {}
     none |= {name: None for name in ("other", "partials") if name not in pointers}
-    numbers = dict.fromkeys(("M", "N", "K", "group", "num_groups", "row_groups", "split_inputs"), "i32")
+    # Scales of few rows of int8 lie as they are made, others by groups; a stride of 1 is compiled in.
+    is_as_made = code == "i8" and rows <= FEW_ROWS
+    strides = {"row_stride": 1, "row_group_stride": 1, "output_stride": 1, "group_stride": 1}
+    if is_grouped:
+        strides = {"row_group_stride" if is_as_made else "row_stride": 1, "output_stride": 1}
+    written = [name for name in ("row_stride", "row_group_stride", "output_stride", "group_stride") if name not in strides]
+    numbers = dict.fromkeys(("M", "N", "K", *written, "split_inputs"), "i32")
     constexprs = {
-        "ACTIVATION": activation, "COMBINE": combine, "DTYPE": tl.bfloat16, "INTEGERS": code == "i8", "GROUPED": is_grouped, "EVEN": True,
+        "ACTIVATION": activation, "COMBINE": combine, "DTYPE": tl.bfloat16, "INTEGERS": code == "i8",
+        "GROUP": 128 if is_grouped else 0, "ROWS_IN_GROUPS": is_grouped, "BY_GROUPS": is_grouped and not is_as_made, "EVEN": True,
         "BLOCK_M": tiles.m, "BLOCK_N": tiles.n, "BLOCK_K": tiles.k, "SPLITS": splits, "INTERPRETED": False,
     }  # fmt: skip
     return Case(
         f"int_linear {code} bf16 [{rows}, {inputs}] to {outputs}" + " in groups" * is_grouped,
         int_linear_kernel,
         pointers | numbers,
-        none | constexprs,
-        divisible=(*pointers, "N", "K", "group", "split_inputs"),
+        none | strides | constexprs,
+        divisible=(*pointers, "N", "K", *written, "split_inputs"),
         num_warps=tiles.warps,
         num_stages=tiles.stages,
         instructions=("wgmma",),
@@ -102,11 +109,13 @@ CASES = [
     _int_case(1, 4096, 4096, code="fp8e4nv"),
     _int_case(64, 4096, 14336, code="fp8e4nv", is_grouped=True),
     _int_case(2048, 28672, 4096, code="fp8e4nv"),
+    _int_case(2048, 28672, 4096, code="fp8e4nv", is_grouped=True),
+    _int_case(2048, 28672, 4096, is_grouped=True),
     Case(
         "rows of bf16 [rows, 14336] to fp8",
         quantise_rows_to_fp8_kernel,
-        {"x": "*bf16", "codes": "*fp8e4nv", "scales": "*fp32", **dict.fromkeys(("columns", "x_stride", "num_groups"), "i32")},
-        {"GROUPS": 1, "GROUP": 16384, "INTERPRETED": False},
+        {"x": "*bf16", "codes": "*fp8e4nv", "scales": "*fp32", **dict.fromkeys(("columns", "x_stride"), "i32")},
+        {"num_groups": 1, "row_stride": 1, "group_stride": 1, "GROUPS": 1, "GROUP": 16384, "INTERPRETED": False},
         divisible=("x", "codes", "scales", "columns", "x_stride"),
         num_warps=8,
         capabilities=(89, 90),

@@ -58,7 +58,8 @@ def fp8_linear(x: torch.Tensor, weight: Fp8Weight, *, activation: Activation = "
     """activation(x W^T + bias) (+ add), of x's rows as `quantise_rows_to_fp8` has them, in the weight's groups where these are powers of two.
 
     Products are summed over at most 128 inputs by the matrix unit, which has fewer bits than float32, and from there on in float32; sums are
-    scaled, and the end is rounded once.
+    scaled, and the end is rounded once. Many rows in bfloat16, by a weight with one scale for each output, are multiplied by torch, which sums
+    over all inputs in the matrix unit and rounds before it activates and adds, too (scaled_mm.py); not where `backend.is_batch_invariant`.
 
     Args:
         x: [M, K], floating.
@@ -79,7 +80,7 @@ def fp8_linear(x: torch.Tensor, weight: Fp8Weight, *, activation: Activation = "
 
 
 def fp8_gated_linear(x: torch.Tensor, gate: Fp8Weight, up: Fp8Weight, activation: Activation) -> torch.Tensor:
-    """activation(gate(x)) * up(x), each computed as `fp8_linear` does, multiplied in float32 and rounded once.
+    """activation(gate(x)) * up(x), each computed as `fp8_linear` does, multiplied in float32 and rounded once, torch's products before as well.
 
     Args:
         x: [M, K], floating.

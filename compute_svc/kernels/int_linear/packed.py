@@ -70,7 +70,7 @@ def join_ints(gate: PackedInts, up: PackedInts) -> tuple[PackedInts, PackedInts]
         return gate, up
     if gate.offsets is not None or up.offsets is not None or (gate.bias is None) != (up.bias is None):
         return gate, up
-    data, scales = torch.cat((gate.data, up.data)), torch.cat((gate.scales, up.scales))
+    data, scales = torch.cat((gate.data, up.data)), torch.cat((gate.scales.t(), up.scales.t()), dim=1).t()
     bias = None if gate.bias is None or up.bias is None else torch.cat((gate.bias, up.bias))
     whole = replace(gate, out_features=len(data), data=data, scales=scales, bias=bias)
     return _half(gate, whole, slice(len(gate.data))), _half(up, whole, slice(len(gate.data), None))

@@ -23,6 +23,10 @@ from compute_svc.kernels.quantise_rows import QuantisedRows
 from compute_svc.kernels.row_linear import row_code_linear, takes_row
 from compute_svc.kernels.triton_parts import INTERPRETED, TL_DTYPES, activated, dot, rounded, sum_of_splits, tile_of
 
+# Rows whose tiles go together through all weights: as many as 264 tiles of 128 by 128, two on each multiprocessor, are long on a side. Fewer
+# would read the weights from memory more often, more the rows from the second-level cache.
+ROWS_ABREAST = tl.constexpr(2048)
+
 
 @triton.jit
 def product(weights, rows, acc, INTEGERS: tl.constexpr, INTERPRETED: tl.constexpr):
@@ -56,38 +60,46 @@ def finish(
 @triton.jit(do_not_specialize=["M"])
 def int_linear_kernel(
     rows, row_scales, row_sums, weight, scales, offsets, bias, other, out, partials, counters,
-    M, N, K, group, num_groups, row_groups, split_inputs,
-    ACTIVATION: tl.constexpr, COMBINE: tl.constexpr, DTYPE: tl.constexpr, INTEGERS: tl.constexpr, GROUPED: tl.constexpr, EVEN: tl.constexpr,
-    BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr, BLOCK_K: tl.constexpr, SPLITS: tl.constexpr, INTERPRETED: tl.constexpr,
+    M, N, K, row_stride, row_group_stride, output_stride, group_stride, split_inputs,
+    ACTIVATION: tl.constexpr, COMBINE: tl.constexpr, DTYPE: tl.constexpr,
+    INTEGERS: tl.constexpr, GROUP: tl.constexpr, ROWS_IN_GROUPS: tl.constexpr, BY_GROUPS: tl.constexpr,
+    EVEN: tl.constexpr, BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr, BLOCK_K: tl.constexpr, SPLITS: tl.constexpr,
+    INTERPRETED: tl.constexpr,
 ):  # fmt: skip
     """One tile of rows weight^T, or what `split_inputs` inputs have of it; a grid of tiles and splits.
 
-    rows [M, K] and weight [N, K] codes; row_scales [M, row_groups], scales and offsets [N, num_groups] float32, of groups of `group` inputs,
-    which blocks of inputs do not cross; row_sums [M] int32; bias [N]; other and out [M, N]; partials [SPLITS, M, N]; counters [tiles] zeros.
-    GROUPED: more than one group. EVEN: splits are whole blocks, all within K.
+    rows [M, K] and weight [N, K] codes; scales [N, groups] float32, of groups of GROUP inputs, which blocks of inputs do not cross, with these
+    strides; row_scales [M, groups] if ROWS_IN_GROUPS, else [M], alike. Where GROUP is 0 all inputs are one group, scales and offsets [N].
+    BY_GROUPS: row_scales go on to the end of the last tile. row_sums [M] int32; bias [N]; other and out [M, N]; partials [SPLITS, M, N];
+    counters [tiles] zeros. EVEN: splits are whole blocks, all within K.
     """
     ACC: tl.constexpr = tl.int32 if INTEGERS else tl.float32
-    tile_m, tile_n = tile_of(tl.program_id(0), tl.cdiv(M, BLOCK_M), tl.cdiv(N, BLOCK_N), 8)
+    tile_m, tile_n = tile_of(tl.program_id(0), tl.cdiv(M, BLOCK_M), tl.cdiv(N, BLOCK_N), ROWS_ABREAST // BLOCK_M)
     n = tile_n * BLOCK_N + tl.arange(0, BLOCK_N)
     m = tile_m * BLOCK_M + tl.arange(0, BLOCK_M)
+    # Beyond the last there is the last again: loads need no masks, and what comes of it is not written.
+    read_n, read_m = tl.minimum(n, N - 1), tl.minimum(m, M - 1)
     k = tl.arange(0, BLOCK_K)
     begin = tl.program_id(1) * split_inputs
     end = min(begin + split_inputs, K)
-    weight_places = weight + n.to(tl.int64)[:, None] * K + (begin + k)[None, :]
-    row_places = rows + m.to(tl.int64)[None, :] * K + (begin + k)[:, None]
-    total = tl.zeros((BLOCK_N, BLOCK_M), dtype=tl.float32 if GROUPED else ACC)
+    weight_places = weight + read_n.to(tl.int64)[:, None] * K + (begin + k)[None, :]
+    row_places = rows + read_m.to(tl.int64)[None, :] * K + (begin + k)[:, None]
+    total = tl.zeros((BLOCK_N, BLOCK_M), dtype=ACC if GROUP == 0 else tl.float32)
     for first in range(begin, end, BLOCK_K):
         if EVEN:
-            codes = tl.load(weight_places, mask=(n < N)[:, None], other=0.0)
-            x = tl.load(row_places, mask=(m < M)[None, :], other=0.0)
+            codes, x = tl.load(weight_places), tl.load(row_places)
         else:
-            codes = tl.load(weight_places, mask=(n < N)[:, None] & (first + k < K)[None, :], other=0.0)
-            x = tl.load(row_places, mask=(m < M)[None, :] & (first + k < K)[:, None], other=0.0)
-        if GROUPED:
-            index = first // group
+            codes = tl.load(weight_places, mask=(first + k < K)[None, :], other=0.0)
+            x = tl.load(row_places, mask=(first + k < K)[:, None], other=0.0)
+        if GROUP:
+            # Loaded before the product, whose time hides how long that takes.
+            scale = tl.load(scales + first // GROUP * group_stride + read_n * output_stride)
+            if ROWS_IN_GROUPS:
+                row_scale = tl.load(row_scales + first // GROUP * row_group_stride + (m if BY_GROUPS else read_m) * row_stride)
             part = product(codes, x, tl.zeros((BLOCK_N, BLOCK_M), dtype=ACC), INTEGERS, INTERPRETED).to(tl.float32)
-            part *= tl.load(row_scales + m * row_groups + index % row_groups, mask=m < M, other=0.0)[None, :]
-            total += part * tl.load(scales + n * num_groups + index, mask=n < N, other=0.0)[:, None]
+            if ROWS_IN_GROUPS:
+                part *= row_scale[None, :]
+            total += part * scale[:, None]
         elif not INTEGERS:
             # Matrix units add up float8 products in fewer bits than float32 has: not over more than a block.
             total += product(codes, x, tl.zeros((BLOCK_N, BLOCK_M), dtype=ACC), INTEGERS, INTERPRETED)
@@ -99,9 +111,11 @@ def int_linear_kernel(
     total, is_last = sum_of_splits(total, partials, counters, m, n, M, N, inside, SPLITS)
     if is_last:
         result = total.to(tl.float32)
-        if not GROUPED:
+        if not ROWS_IN_GROUPS:
             row_scale = tl.load(row_scales + m, mask=m < M, other=0.0)
-            result = result * row_scale[None, :] * tl.load(scales + n, mask=n < N, other=0.0)[:, None]
+            result *= row_scale[None, :]
+        if GROUP == 0:
+            result *= tl.load(scales + n, mask=n < N, other=0.0)[:, None]
             if offsets is not None:
                 sums = tl.load(row_sums + m, mask=m < M, other=0).to(tl.float32) * row_scale
                 result += sums[None, :] * tl.load(offsets + n, mask=n < N, other=0.0)[:, None]
@@ -137,6 +151,9 @@ _TILES = (
     (1 << 62, Tiles(128, 128, 128, 8, 3, 132)),
 )
 _EXACT_INPUTS = 128
+# As many as a tile has. Scales of more are laid out by groups before a product: the 32 that each thread takes of 128 rows, all in other lines
+# of the cache, would take longer than the product of a block.
+FEW_ROWS = 128
 _MOST_SPLITS = 8
 # Fewer blocks would not fill the stages.
 _LEAST_BLOCKS = 2
@@ -174,7 +191,7 @@ class Codes(NamedTuple):
     Attributes:
         data: [N, K], contiguous.
         group: Inputs that share a scale.
-        scales: [N, G] float32.
+        scales: [N, G] float32; best `by_groups`.
         offsets: As scales, for one group alone; None = zero.
         bias: [N] floating; None = zero.
         counters: Of `new_counters`.
@@ -227,12 +244,14 @@ def multiply(
         summed = torch.float32 if is_float or num_groups > 1 else torch.int32
         partials = torch.empty((splits, num_rows, outputs), dtype=summed, device=out.device)
     other = None if other is None else other.contiguous()
+    row_scales = by_groups(rows.scales) if num_rows > FEW_ROWS and not _is_by_groups(rows.scales) else rows.scales
     sums = None if weight.offsets is None else rows.codes.sum(dim=1, dtype=torch.int32)
     int_linear_kernel[(num_tiles, splits)](
-        rows.codes, rows.scales, sums, weight.data, weight.scales, weight.offsets, weight.bias, other, out, partials, weight.counters,
-        num_rows, outputs, inputs, weight.group, num_groups, row_groups, split_inputs,
+        rows.codes, row_scales, sums, weight.data, weight.scales, weight.offsets, weight.bias, other, out, partials, weight.counters,
+        num_rows, outputs, inputs, *row_scales.stride(), *weight.scales.stride(), split_inputs,
         ACTIVATION=activation, COMBINE="none" if other is None else combine, DTYPE=TL_DTYPES[dtype],
-        INTEGERS=not is_float, GROUPED=num_groups > 1, EVEN=split_inputs * splits == inputs,
+        INTEGERS=not is_float, GROUP=weight.group if num_groups > 1 else 0, ROWS_IN_GROUPS=row_groups > 1, BY_GROUPS=_is_by_groups(row_scales),
+        EVEN=split_inputs * splits == inputs,
         BLOCK_M=tiles.m, BLOCK_N=tiles.n, BLOCK_K=block, SPLITS=splits, INTERPRETED=INTERPRETED,
         num_warps=tiles.warps, num_stages=tiles.stages,
     )  # fmt: skip
@@ -262,7 +281,32 @@ def int_gated_linear(rows: QuantisedRows, gate: PackedInts, up: PackedInts, acti
 
 def lay_out(plain: PackedInts) -> PackedInts:
     """A weight in the kernel's layout: one scale for each output, or no offsets and groups of multiples of `LEAST_GROUP`."""
-    return replace(plain, layout="triton", data=plain.data.contiguous(), counters=new_counters(plain.data.device))
+    scales, counters = by_groups(plain.scales), new_counters(plain.data.device)
+    return replace(plain, layout="triton", data=plain.data.contiguous(), scales=scales, counters=counters)
+
+
+def empty_by_groups(shape: tuple[int, int], *, dtype: torch.dtype, device: torch.device) -> torch.Tensor:
+    """For scales [rows, G], those of one group side by side, and as long as whole tiles: these have them in few transactions, without masks."""
+    num_rows, num_groups = shape
+    if num_groups == 1:
+        return torch.empty(shape, dtype=dtype, device=device)
+    # What is between rows and the end of a tile may be anything; the interpreter warns of what is computed with it.
+    make = torch.zeros if INTERPRETED else torch.empty
+    return make((num_groups, _in_tiles(num_rows)), dtype=dtype, device=device)[:, :num_rows].t()
+
+
+def by_groups(scales: torch.Tensor) -> torch.Tensor:
+    """Scales [rows, G], laid out like that."""
+    num_rows, num_groups = scales.shape
+    return scales if num_groups == 1 else empty_by_groups((num_rows, num_groups), dtype=scales.dtype, device=scales.device).copy_(scales)
+
+
+def _is_by_groups(scales: torch.Tensor) -> bool:
+    return scales.shape[1] > 1 and scales.stride(0) == 1 and scales.stride(1) >= _in_tiles(len(scales))
+
+
+def _in_tiles(num_rows: int) -> int:
+    return -(-num_rows // FEW_ROWS) * FEW_ROWS
 
 
 def new_counters(device: torch.device) -> torch.Tensor:

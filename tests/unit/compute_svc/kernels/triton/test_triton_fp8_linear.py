@@ -7,10 +7,11 @@ import torch
 
 from tests.triton_device import DEVICE
 
-from compute_svc.kernels.fp8_linear import Fp8Weight, fp8_gated_linear, fp8_linear, pack_fp8, quantise_rows_to_fp8, reference  # isort: skip
+from compute_svc.kernels.fp8_linear import Fp8Weight, fp8_gated_linear, fp8_linear, pack_fp8, quantise_rows_to_fp8, reference, scaled_mm  # isort: skip
 from compute_svc.kernels.gated_linear import gated_linear  # isort: skip
 from compute_svc.kernels.linear import fp8, linear  # isort: skip
 from compute_svc.stored_weights.coded_weight import CodedWeight  # isort: skip
+from tests.fakes.batch_invariance import batch_invariance  # isort: skip
 
 # Largest error, relative to the reference's largest number. Matrix units add up float8 products in fewer bits than float32 has.
 TOLERANCES = {torch.float32: 2e-3, torch.bfloat16: 6e-3}
@@ -81,6 +82,44 @@ def test_activated_and_gated_products() -> None:
     activated = torch.nn.functional.silu(exact(x, gate))
     assert_close(fp8_linear(x.to(DEVICE), gate, activation="silu"), activated)
     assert_close(fp8_gated_linear(x.to(DEVICE), gate, up, "silu"), activated * exact(x, up))
+
+
+@pytest.mark.parametrize("bias", [False, True])
+def test_torchs_own_products_of_many_rows_are_the_definition(bias: bool) -> None:
+    packed, x = weight(48, 96, bias=bias), random(20, 96, seed=5).bfloat16()
+    add, wanted = random(20, 48, seed=9).bfloat16(), exact(x, packed)
+    rows = quantise_rows_to_fp8(x.to(DEVICE))
+    assert_close(scaled_mm.multiply(rows, packed), wanted)
+    assert_close(scaled_mm.multiply(rows, packed, "silu"), torch.nn.functional.silu(wanted))
+    assert_close(scaled_mm.multiply(rows, packed, add=add.to(DEVICE)), wanted + add.double())
+
+
+def test_torch_multiplies_many_rows_by_scales_of_outputs_alone_and_where_no_order_is_promised(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(scaled_mm, "has_float8", lambda device: True)
+    many, whole = torch.empty(129, 96, dtype=torch.bfloat16), weight(48, 96)
+    assert scaled_mm.takes_rows(many, whole, whole)
+    assert not scaled_mm.takes_rows(many[:128], whole)
+    assert not scaled_mm.takes_rows(many.float(), whole)
+    for other in (weight(48, 96, 32), weight(47, 96), weight(48, 90)):
+        assert not scaled_mm.takes_rows(many, whole, other)
+    with batch_invariance():
+        assert not scaled_mm.takes_rows(many, whole)
+
+
+def test_layers_go_to_torch_where_it_takes_their_rows(monkeypatch: pytest.MonkeyPatch) -> None:
+    gate, up, x = weight(48, 64, bias=True), weight(48, 64, seed=11), random(20, 64, seed=5).bfloat16()
+    asked: list[int] = []
+
+    def takes_rows(some: torch.Tensor, *weights: Fp8Weight) -> bool:
+        asked.append(len(weights))
+        return True
+
+    monkeypatch.setattr(scaled_mm, "takes_rows", takes_rows)
+    add, activated = random(20, 48, seed=9).bfloat16(), torch.nn.functional.silu(exact(x, gate))
+    assert_close(fp8_linear(x.to(DEVICE), gate, add=add.to(DEVICE)), exact(x, gate) + add.double())
+    # Each product is rounded before they are multiplied.
+    assert_close(fp8_gated_linear(x.to(DEVICE), gate, up, "silu"), activated * exact(x, up))
+    assert asked == [1, 2]
 
 
 def test_stored_weights_are_multiplied_by_as_they_are() -> None:

@@ -9,7 +9,7 @@ from tests.triton_device import DEVICE
 
 from compute_svc.kernels.activation import Activation  # isort: skip
 from compute_svc.kernels.int_linear import PackedInts, int_gated_linear, int_linear, int_mlp, join_ints, plain_ints, reference  # isort: skip
-from compute_svc.kernels.int_linear.triton_kernel import lay_out, splits_for, tiles_for  # isort: skip
+from compute_svc.kernels.int_linear.triton_kernel import by_groups, lay_out, splits_for, tiles_for  # isort: skip
 from compute_svc.kernels.quantise_rows import Norm, QuantisedRows  # isort: skip
 
 # Largest error, relative to the reference's largest number.
@@ -77,10 +77,23 @@ def test_programs_that_share_a_tile_and_one_alone_give_the_same_bits() -> None:
         assert torch.equal(multiply(part, plain), together[:rows])
 
 
-@pytest.mark.parametrize("scales", [1, 3])
-def test_groups_of_inputs_have_their_own_scales(scales: int) -> None:
-    plain, x = weight(33, 160, group=64), int8_rows(5, 160, scales=scales)
+@pytest.mark.parametrize(("rows", "scales"), [(5, 1), (5, 3), (130, 1), (130, 3)])
+def test_groups_of_inputs_have_their_own_scales(rows: int, scales: int) -> None:
+    plain, x = weight(33, 160, group=64), int8_rows(rows, 160, scales=scales)
     assert_close(multiply(x, plain), reference.int_linear(x, plain.data, plain.group, plain.scales, None))
+
+
+def test_scales_that_lie_by_groups_are_as_long_as_tiles() -> None:
+    scales = random(130, 3, seed=1)
+    laid = by_groups(scales.to(DEVICE))
+    assert torch.equal(laid.cpu(), scales) and laid.stride() == (1, 256)
+    assert by_groups(one := random(130, 1, seed=1)) is one, "one scale for each stays where it is"
+    # Those of whole tiles of rows go on as far as these.
+    plain, x = weight(33, 160, group=64), int8_rows(130, 160, scales=3)
+    packed = on_device(plain)
+    rows = QuantisedRows(x.codes.to(DEVICE), by_groups(x.scales.to(DEVICE)))
+    part = QuantisedRows(rows.codes[64:97], rows.scales[64:97])
+    assert torch.equal(int_linear(part, packed), int_linear(QuantisedRows(part.codes, part.scales.contiguous()), packed))
 
 
 def test_offsets_count_as_often_as_there_are_inputs() -> None:
