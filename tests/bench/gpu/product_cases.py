@@ -18,12 +18,13 @@ from tests.bench.gpu.cases import Case, Prepared
 from tests.bench.gpu.shapes import Sizes
 from tests.bench.gpu.timing import num_sets
 
-Format = Literal["bf16", "w8a8", "int4-g128", "fp8", "nf4-g64"]
-_BITS: dict[Format, int] = {"bf16": 16, "w8a8": 8, "int4-g128": 4, "fp8": 8, "nf4-g64": 4}
+Format = Literal["bf16", "w8a8", "int4-g128", "fp8", "fp8-g128", "nf4-g64"]
+_BITS: dict[Format, int] = {"bf16": 16, "w8a8": 8, "int4-g128": 4, "fp8": 8, "fp8-g128": 8, "nf4-g64": 4}
 _INT4_GROUP = 128
+_FP8_GROUP = 128
 _NF4_GROUP = 64
 # Beside the weight's own numbers: none is rounded, rows are rounded to int8 in groups, rows are rounded to fp8.
-_TOLERANCES: dict[Format, float] = {"bf16": 1e-2, "w8a8": 1e-2, "int4-g128": 2e-2, "fp8": 5e-2, "nf4-g64": 2e-2}
+_TOLERANCES: dict[Format, float] = {"bf16": 1e-2, "w8a8": 1e-2, "int4-g128": 2e-2, "fp8": 5e-2, "fp8-g128": 5e-2, "nf4-g64": 2e-2}
 # The head stays in bfloat16, as checkpoints have it.
 _ONLY_BF16 = ("head",)
 
@@ -49,7 +50,7 @@ class Weights:
         """Of its numbers and scales."""
         outputs, inputs = self.shape
         scales = {"bf16": 0, "w8a8": 4 * outputs, "fp8": 4 * outputs, "int4-g128": 2 * outputs * -(-inputs // _INT4_GROUP)}
-        scales["nf4-g64"] = 4 * outputs * -(-inputs // _NF4_GROUP)
+        scales |= {"fp8-g128": 4 * outputs * -(-inputs // _FP8_GROUP), "nf4-g64": 4 * outputs * -(-inputs // _NF4_GROUP)}
         return outputs * inputs * _BITS[self.format] / 8 + scales[self.format]
 
     @property
@@ -61,7 +62,7 @@ class Weights:
     def codes(self) -> torch.Tensor:
         """[N, K]: bfloat16, float8, or integers as int8."""
         outputs, inputs = self.shape
-        if self.format in ("bf16", "fp8"):
+        if self.format in ("bf16", "fp8", "fp8-g128"):
             drawn = torch.randn(outputs, inputs, device=self.device, dtype=torch.bfloat16)
             return drawn.mul_(inputs**-0.5) if self.format == "bf16" else drawn.to(torch.float8_e4m3fn)
         low, high = (-127, 128) if self.format == "w8a8" else (0, 16) if self.format == "nf4-g64" else (-8, 8)
@@ -72,13 +73,14 @@ class Weights:
         """[N, G] float32; numbers keep the size of what they multiply."""
         outputs, inputs = self.shape
         groups = -(-inputs // self._group)
-        spread = {"bf16": 1.0, "w8a8": 73.0, "fp8": 1.0, "int4-g128": 4.6, "nf4-g64": 0.5}[self.format]
+        spread = {"bf16": 1.0, "w8a8": 73.0, "fp8": 1.0, "fp8-g128": 1.0, "int4-g128": 4.6, "nf4-g64": 0.5}[self.format]
         return (torch.rand(outputs, groups, device=self.device) + 0.5).mul_(inputs**-0.5 / spread).bfloat16().float()
 
     @property
     def _group(self) -> int:
         """Inputs that share a scale."""
-        return min({"int4-g128": _INT4_GROUP, "nf4-g64": _NF4_GROUP}.get(self.format, self.shape[1]), self.shape[1])
+        groups = {"int4-g128": _INT4_GROUP, "fp8-g128": _FP8_GROUP, "nf4-g64": _NF4_GROUP}
+        return min(groups.get(self.format, self.shape[1]), self.shape[1])
 
     @cached_property
     def packed(self) -> list[LinearWeight]:
@@ -88,15 +90,15 @@ class Weights:
     def _pack(self) -> LinearWeight:
         if self.format == "bf16":
             return pack_linear(self.codes.clone())
-        data = self.codes.clone() if self.format == "fp8" else pack_codes(self.codes, _BITS[self.format])
+        data = self.codes.clone() if self.format.startswith("fp8") else pack_codes(self.codes, _BITS[self.format])
         weight = CodedWeight(
-            code={"w8a8": "int8", "int4-g128": "int4", "fp8": "fp8", "nf4-g64": "uint4"}[self.format],  # type: ignore[arg-type]
+            code={"w8a8": "int8", "int4-g128": "int4", "fp8": "fp8", "fp8-g128": "fp8", "nf4-g64": "uint4"}[self.format],  # type: ignore[arg-type]
             data=data,
             num_columns=self.shape[1],
             group=self._group,
             scales=self.scales,
             table=torch.tensor(NF4, device=self.device) if self.format == "nf4-g64" else None,
-            activations={"w8a8": "int8", "fp8": "fp8"}.get(self.format, "float"),  # type: ignore[arg-type]
+            activations={"w8a8": "int8", "fp8": "fp8", "fp8-g128": "fp8"}.get(self.format, "float"),  # type: ignore[arg-type]
         )
         return pack_stored(weight, None, torch.bfloat16, "auto")
 
@@ -112,7 +114,7 @@ class Weights:
 
 
 def product_cases(
-    sizes: Sizes, device: torch.device, formats: tuple[Format, ...] = ("bf16", "w8a8", "int4-g128", "fp8", "nf4-g64")
+    sizes: Sizes, device: torch.device, formats: tuple[Format, ...] = ("bf16", "w8a8", "int4-g128", "fp8", "fp8-g128", "nf4-g64")
 ) -> Iterator[Case]:
     """Every weight in every format at every number of rows."""
     for weight_format in formats:
@@ -122,7 +124,7 @@ def product_cases(
             weights = Weights(weight_format, shape, device, sizes.cold_bytes)
             for rows in sizes.product_rows:
                 for who, prepare in _contenders(weights, rows):
-                    kind = {"w8a8": "int8", "fp8": "fp8"}.get(weight_format, "bf16")
+                    kind = {"w8a8": "int8", "fp8": "fp8", "fp8-g128": "fp8"}.get(weight_format, "bf16")
                     num_bytes = weights.num_bytes + 2 * rows * sum(shape)
                     operations = 2.0 * rows * shape[0] * shape[1]
                     tolerance = _TOLERANCES[weight_format]
@@ -142,11 +144,13 @@ def _contenders(weights: Weights, rows: int) -> Iterator[tuple[str, Callable[[],
         # It takes more than 16 rows.
         if rows > 16:
             yield "_int_mm", lambda: _against(weights, rows, _torch_int8)
-    elif weights.device.type == "cuda" and weights.format != "nf4-g64":
-        yield (
-            ("int4pack" if weights.format == "int4-g128" else "_scaled_mm"),
-            lambda: _against(weights, rows, _torch_int4 if weights.format == "int4-g128" else _torch_fp8),
-        )
+    elif weights.device.type == "cuda" and weights.format == "int4-g128":
+        yield "int4pack", lambda: _against(weights, rows, _torch_int4)
+    elif weights.device.type == "cuda" and weights.format == "fp8":
+        yield "_scaled_mm", lambda: _against(weights, rows, _torch_fp8)
+        # Sums leave the matrix unit every 128 inputs: torch's way of that, and that of our kernel, which few rows and one order of sums have.
+        yield "_scaled_mm, float32 sums", lambda: _against(weights, rows, partial(_torch_fp8, use_fast_accum=False))
+        yield "kernel", lambda: _against(weights, rows, _triton_fp8)
 
 
 Run = Callable[[torch.Tensor], torch.Tensor]
@@ -211,7 +215,16 @@ def _torch_int4(weights: Weights) -> Run:
     return lambda x: torch._weight_int4pack_mm(x, packed, _INT4_GROUP, both)
 
 
-def _torch_fp8(weights: Weights) -> Run:
+def _triton_fp8(weights: Weights) -> Run:
+    from compute_svc.kernels.fp8_linear import pack_fp8, quantise_rows_to_fp8  # noqa: PLC0415 - the interpreter is chosen before Triton is
+    from compute_svc.kernels.int_linear.triton_kernel import Codes, multiply  # noqa: PLC0415 - imported
+
+    packed = pack_fp8(weights.codes.clone(), weights.shape[1], weights.scales)
+    codes = Codes(packed.data, packed.group, packed.scales, None, None, packed.counters)
+    return lambda x: multiply(quantise_rows_to_fp8(x), codes, "none", None, x.dtype)
+
+
+def _torch_fp8(weights: Weights, *, use_fast_accum: bool = True) -> Run:
     """The product alone, of rows that are rounded already."""
     data = weights.codes.clone()
     columns = weights.scales.view(1, -1)
@@ -221,7 +234,9 @@ def _torch_fp8(weights: Weights) -> Run:
         if not kept:
             scale = x.float().abs().amax(dim=1, keepdim=True) / 448.0
             kept.extend(((x.float() / scale).to(torch.float8_e4m3fn), scale))
-        return torch._scaled_mm(kept[0], data.t(), scale_a=kept[1], scale_b=columns, out_dtype=torch.bfloat16, use_fast_accum=True)
+        return torch._scaled_mm(
+            kept[0], data.t(), scale_a=kept[1], scale_b=columns, out_dtype=torch.bfloat16, use_fast_accum=use_fast_accum
+        )
 
     return run
 

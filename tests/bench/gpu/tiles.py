@@ -25,7 +25,7 @@ from compute_svc.kernels.row_linear import triton_kernel as row_kernel
 from tests.bench.gpu.shapes import LLAMA_8B, TRIAL, Sizes
 from tests.bench.gpu.timing import measure, num_sets
 
-FORMATS = ("row-bf16", "row-w8a8", "w8a8", "fp8", "int4-g128", "int8-g128")
+FORMATS = ("row-bf16", "row-w8a8", "w8a8", "fp8", "fp8-g128", "int4-g128", "int8-g128")
 RESULTS = Path(__file__).parents[1] / "results" / "gpu_tiles.json"
 # Rows, and cuts of so many: rows, outputs, inputs, warps, stages, programs.
 _CUTS: dict[int, tuple[tuple[int, ...], ...]] = {
@@ -56,11 +56,17 @@ _CUTS: dict[int, tuple[tuple[int, ...], ...]] = {
     ),
     2048: (
         (128, 128, 128, 8, 4, 132),
+        # A quarter less is read from the second-level cache, and what a tile ends with is hidden by no second program.
         (256, 128, 128, 8, 3, 132),
+        (256, 128, 128, 8, 4, 132),
         (256, 128, 64, 8, 4, 132),
         (128, 256, 128, 8, 3, 132),
         (128, 128, 128, 4, 4, 132),
         (256, 64, 128, 4, 4, 132),
+        # Four warps for each program: none waits for the others' sums.
+        (128, 64, 128, 4, 3, 264),
+        (128, 64, 128, 4, 4, 264),
+        (64, 128, 128, 4, 3, 264),
     ),
 }
 # Inputs are numbers of 16 bits with several codes each.
@@ -172,7 +178,7 @@ def _jobs(sizes: Sizes, device: torch.device, formats: Sequence[str], row_counts
                 if product not in sizes.products:
                     continue
                 outputs, inputs = sizes.products[product]
-                is_grouped, is_row = "-g" in weight_format, weight_format.startswith("row-")
+                is_grouped, is_row = _is_unpacked(weight_format), weight_format.startswith("row-")
                 width = 2.0 if weight_format == "row-bf16" else 0.5 if weight_format.startswith("int4") else 1.0
                 num_bytes = outputs * inputs * width + 2.0 * rows * (outputs + inputs)
                 copies = num_sets(num_bytes, sizes.cold_bytes)
@@ -192,14 +198,16 @@ def _prepare(weight_format: str, shape: tuple[int, int, int], copies: int, devic
         return lambda tiles, index: row_kernel.multiply(x, drawn[index], None, "none", None, None, tiles)
     codes = torch.randint(-8, 8, (outputs, inputs), dtype=torch.int8, device=device)
     scales = torch.rand(outputs, 1, device=device) * inputs**-0.5
-    if "-g" in weight_format:
+    if _is_unpacked(weight_format):
         of_groups = scales.half().expand(-1, inputs // 128).contiguous()
         grouped = [pack_groups(codes, int(weight_format[3]), 128, of_groups) for _ in range(copies)]
         return lambda tiles, index: group_linear(x, grouped[index], "none", None, torch.bfloat16, tiles=_fitting(tiles, grouped[index]))
-    if weight_format == "fp8":
-        quantised = quantise_rows_to_fp8(x)
-        packed = [pack_fp8(codes.float().to(torch.float8_e4m3fn), inputs, scales) for _ in range(copies)]
-        weights = [Codes(one.data, inputs, one.scales, None, None, one.counters) for one in packed]
+    if weight_format.startswith("fp8"):
+        group = 128 if weight_format == "fp8-g128" else inputs
+        quantised = quantise_rows_to_fp8(x, group if group < inputs else None)
+        of_groups = scales.expand(-1, -(-inputs // group)).contiguous()
+        packed = [pack_fp8(codes.float().to(torch.float8_e4m3fn), group, of_groups) for _ in range(copies)]
+        weights = [Codes(one.data, group, one.scales, None, None, one.counters) for one in packed]
     else:
         quantised = quantise_rows(x)
         weights = [Codes(codes.clone(), inputs, scales, None, None, new_counters(device)) for _ in range(copies)]
@@ -208,6 +216,11 @@ def _prepare(weight_format: str, shape: tuple[int, int, int], copies: int, devic
             quantised, weights[index].data, scales, None, "none", None, torch.bfloat16, tiles
         )
     return lambda tiles, index: multiply(quantised, weights[index], "none", None, torch.bfloat16, tiles=tiles)
+
+
+def _is_unpacked(weight_format: str) -> bool:
+    """Whether codes become numbers in registers."""
+    return weight_format.startswith("int") and "-g" in weight_format
 
 
 def _fitting(tiles: Tiles | None, weight: GroupedCodes) -> Tiles | None:
