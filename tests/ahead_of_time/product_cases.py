@@ -87,6 +87,8 @@ CASES = [
     _int_case(32, 4096, 14336, combine="add"),
     _int_case(64, 2048, 8192, combine="add"),
     _int_case(128, 6144, 4096),
+    _int_case(128, 4096, 4096, combine="add"),
+    _int_case(2048, 4096, 4096, combine="add"),
     _int_case(2048, 28672, 4096, activation="silu"),
     _int_case(2048, 28672, 4096, combine="mul"),
     _group_case(1, 4096, 4096, 128),
@@ -109,7 +111,7 @@ CASES = [
     _int_case(1, 4096, 4096, code="fp8e4nv"),
     _int_case(64, 4096, 14336, code="fp8e4nv", is_grouped=True),
     _int_case(2048, 28672, 4096, code="fp8e4nv"),
-    _int_case(2048, 28672, 4096, code="fp8e4nv", is_grouped=True),
+    _int_case(2048, 4096, 14336, code="fp8e4nv", is_grouped=True, combine="add"),
     _int_case(2048, 28672, 4096, is_grouped=True),
     Case(
         "rows of bf16 [rows, 14336] to fp8",

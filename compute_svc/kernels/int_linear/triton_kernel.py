@@ -57,6 +57,25 @@ def finish(
     tl.store(out + places, rounded(total, DTYPE, INTERPRETED), mask=inside)
 
 
+@triton.jit
+def end_scaled(
+    total, row_scales, row_sums, scales, offsets, bias, other, out, n, m, M, N,
+    ACTIVATION: tl.constexpr, COMBINE: tl.constexpr, DTYPE: tl.constexpr, GROUP: tl.constexpr, ROWS_IN_GROUPS: tl.constexpr,
+    INTERPRETED: tl.constexpr,
+):  # fmt: skip
+    """Scales sums [n, m] by what they are not scaled by yet, and finishes them; see `int_linear_kernel`."""
+    result = total.to(tl.float32)
+    if not ROWS_IN_GROUPS:
+        row_scale = tl.load(row_scales + m, mask=m < M, other=0.0)
+        result *= row_scale[None, :]
+    if GROUP == 0:
+        result *= tl.load(scales + n, mask=n < N, other=0.0)[:, None]
+        if offsets is not None:
+            sums = tl.load(row_sums + m, mask=m < M, other=0).to(tl.float32) * row_scale
+            result += sums[None, :] * tl.load(offsets + n, mask=n < N, other=0.0)[:, None]
+    finish(result, bias, other, out, n, m, N, (n < N)[:, None] & (m < M)[None, :], ACTIVATION, COMBINE, DTYPE, INTERPRETED)
+
+
 @triton.jit(do_not_specialize=["M"])
 def int_linear_kernel(
     rows, row_scales, row_sums, weight, scales, offsets, bias, other, out, partials, counters,
@@ -110,16 +129,24 @@ def int_linear_kernel(
     inside = (n < N)[:, None] & (m < M)[None, :]
     total, is_last = sum_of_splits(total, partials, counters, m, n, M, N, inside, SPLITS)
     if is_last:
-        result = total.to(tl.float32)
-        if not ROWS_IN_GROUPS:
-            row_scale = tl.load(row_scales + m, mask=m < M, other=0.0)
-            result *= row_scale[None, :]
-        if GROUP == 0:
-            result *= tl.load(scales + n, mask=n < N, other=0.0)[:, None]
-            if offsets is not None:
-                sums = tl.load(row_sums + m, mask=m < M, other=0).to(tl.float32) * row_scale
-                result += sums[None, :] * tl.load(offsets + n, mask=n < N, other=0.0)[:, None]
-        finish(result, bias, other, out, n, m, N, inside, ACTIVATION, COMBINE, DTYPE, INTERPRETED)
+        if BLOCK_M >= 128 and (COMBINE != "none" or SPLITS > 1):
+            # In halves, the second's numbers after the first's: registers for all at once would leave none to a second program, or not be enough.
+            some, others = total.reshape(BLOCK_N, 2, BLOCK_M // 2).permute(0, 2, 1).split()
+            half_m = tile_m * BLOCK_M + tl.arange(0, BLOCK_M // 2)
+            end_scaled(
+                some, row_scales, row_sums, scales, offsets, bias, other, out, n, half_m, M, N,
+                ACTIVATION, COMBINE, DTYPE, GROUP, ROWS_IN_GROUPS, INTERPRETED,
+            )  # fmt: skip
+            tl.debug_barrier()
+            end_scaled(
+                others, row_scales, row_sums, scales, offsets, bias, other, out, n, half_m + BLOCK_M // 2, M, N,
+                ACTIVATION, COMBINE, DTYPE, GROUP, ROWS_IN_GROUPS, INTERPRETED,
+            )  # fmt: skip
+        else:
+            end_scaled(
+                total, row_scales, row_sums, scales, offsets, bias, other, out, n, m, M, N,
+                ACTIVATION, COMBINE, DTYPE, GROUP, ROWS_IN_GROUPS, INTERPRETED,
+            )  # fmt: skip
 
 
 class Tiles(NamedTuple):
