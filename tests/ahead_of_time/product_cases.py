@@ -54,7 +54,7 @@ def _group_case(
     rows: int, outputs: int, inputs: int, group: int, *, bits: int = 4, offsets: bool = False, is_nf4: bool = False, is_hopper: bool = True
 ) -> Case:
     block = min(group, 128)
-    tiles = group_tiles_for(rows, block, torch.bfloat16, is_hopper=is_hopper)
+    tiles = group_tiles_for(rows, block, torch.bfloat16, is_hopper=is_hopper, has_offsets=offsets)
     num_tiles = -(-rows // tiles.m) * -(-outputs // tiles.n)
     splits = splits_for(tiles, num_tiles, inputs * bits // 16)
     pointers = {"x": "*bf16", "weight": "*i16", "scales": "*fp32" if is_nf4 else "*fp16", "out": "*bf16", "counters": "*i32"}
@@ -77,7 +77,7 @@ def _group_case(
         num_warps=tiles.warps,
         num_stages=tiles.stages,
         instructions=("wgmma",),
-        capabilities=(80, 89) if not is_hopper else (90,) if rows >= 64 else (),
+        capabilities=(80, 89) if not is_hopper else (90,) if rows >= 64 or offsets else (),
     )
 
 
@@ -93,6 +93,9 @@ CASES = [
     _int_case(2048, 28672, 4096, combine="mul"),
     _group_case(1, 4096, 4096, 128),
     _group_case(1, 28672, 4096, 128, offsets=True),
+    _group_case(1, 28672, 4096, 128, offsets=True, is_hopper=False),
+    _group_case(32, 4096, 14336, 128, offsets=True, is_hopper=False),
+    _group_case(256, 4096, 4096, 128, offsets=True),
     _group_case(32, 4096, 14336, 32),
     _group_case(64, 4096, 4096, 64),
     _group_case(64, 4096, 4096, 64, is_hopper=False),

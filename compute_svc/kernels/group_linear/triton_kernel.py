@@ -154,8 +154,22 @@ def add_block(
     part = dot(codes, x, tl.zeros((codes.shape[0], x.shape[1]), dtype=tl.float32), INTERPRETED)
     total += part * scale.to(tl.float32)[:, None]
     if offset is not None:
-        total += tl.sum(x.to(tl.float32), axis=0)[None, :] * offset[:, None]
+        total += sums_of(x, codes.shape[0], codes.shape[1], INTERPRETED) * offset[:, None]
     return total
+
+
+@triton.jit
+def sums_of(x, BLOCK_N: tl.constexpr, BLOCK: tl.constexpr, INTERPRETED: tl.constexpr):
+    """The sums of x's columns, over and over [BLOCK_N, BLOCK_M], or once.
+
+    Matrix units have them where products are already; to add them up between threads takes longer than all else that is done with a block.
+    """
+    if x.dtype == tl.float32:
+        sums = tl.sum(x, axis=0)[None, :]
+    else:
+        ones = rounded(tl.full((BLOCK_N, BLOCK), 1.0, tl.float32), x.dtype, INTERPRETED)
+        sums = dot(ones, x, tl.zeros((BLOCK_N, x.shape[1]), dtype=tl.float32), INTERPRETED)
+    return sums
 
 
 @triton.jit(do_not_specialize=["M"])
@@ -246,6 +260,7 @@ _TILES = (
 )
 # Of the most rows before Hopper, where registers hold the rows, too.
 _TILES_IN_REGISTERS = Tiles(64, 128, 32, 8, 3, 132)
+_LEAST_INPUTS = 32
 
 # Float32 takes twice the shared memory.
 _WIDE_TILES = Tiles(16, 64, 32, 4, 2, 264)
@@ -253,8 +268,8 @@ _WIDE_TILES = Tiles(16, 64, 32, 4, 2, 264)
 _INVARIANT_TILES = Tiles(32, 64, 64, 4, 3, 264)
 
 
-def tiles_for(num_rows: int, block: int, dtype: torch.dtype, *, is_hopper: bool = True) -> Tiles:
-    """The cut of a product of so many rows by a weight of blocks; see `has_wgmma`."""
+def tiles_for(num_rows: int, block: int, dtype: torch.dtype, *, is_hopper: bool = True, has_offsets: bool = False) -> Tiles:
+    """The cut of a product of so many rows by a weight of blocks, of which it may have offsets; see `has_wgmma`."""
     if dtype == torch.float32:
         tiles = _WIDE_TILES
     elif is_batch_invariant():
@@ -262,7 +277,9 @@ def tiles_for(num_rows: int, block: int, dtype: torch.dtype, *, is_hopper: bool 
     else:
         tiles = next(tiles for most, tiles in _TILES if num_rows <= most)
         tiles = _TILES_IN_REGISTERS if tiles == _TILES[-1][1] and not is_hopper else tiles
-    return tiles._replace(k=min(tiles.k, block))
+    # Sums of rows are one more factor in registers.
+    most = max(tiles.k // 2, _LEAST_INPUTS) if has_offsets and not is_hopper else tiles.k
+    return tiles._replace(k=min(most, block))
 
 
 def group_linear(
@@ -285,7 +302,8 @@ def group_linear(
         return _through_numbers(x, weight, activation, other, multiply)
     x = x if x.stride(1) == 1 else x.contiguous()
     other = None if other is None else other.contiguous()
-    tiles = tiles_for(num_rows, weight.block, x.dtype, is_hopper=has_wgmma(x.device)) if tiles is None else tiles
+    if tiles is None:
+        tiles = tiles_for(num_rows, weight.block, x.dtype, is_hopper=has_wgmma(x.device), has_offsets=weight.offsets is not None)
     num_tiles = triton.cdiv(num_rows, tiles.m) * triton.cdiv(outputs, tiles.n)
     length = weight.data.shape[1]
     splits = splits_for(tiles, triton.cdiv(outputs, tiles.n) if is_fixed else num_tiles, length)

@@ -95,6 +95,11 @@ def test_offsets_are_added_to_each_weight(bits: int, scales: torch.dtype) -> Non
     assert_close(group_linear(x.to(DEVICE), plain.packed()), plain.exact(x))
 
 
+def test_sums_of_float32_rows_meet_offsets_without_matrix_units() -> None:
+    plain, x = weight(33, 100, offsets=True), random(3, 100, seed=5)
+    assert_close(group_linear(x.to(DEVICE), plain.packed()), plain.exact(x))
+
+
 @pytest.mark.parametrize("bits", [4, 8])
 def test_programs_that_share_a_tile_leave_no_trace(bits: int) -> None:
     plain, x = weight(70, 4096, bits=bits, group=128), random(3, 4096, seed=5).bfloat16()
