@@ -130,7 +130,8 @@ def int_linear(
     Sums over a group are exact integers. From there on every operation is rounded to float32 by itself, the groups in their order: first
     (sum of products * the row's scale) * scale is added and then, if there are offsets, (sum of the row's codes * the row's scale) * offset;
     then the bias, the activation, and `add`; the end is rounded to dtype. So all layouts of a CPU have the same bits, but for those of the
-    activation, and a row of the result depends on the same row of the arguments alone, bit for bit.
+    activation, and a row of the result depends on the same row of the arguments alone, bit for bit. The Triton kernel multiplies by a row's one
+    scale in the end, once for all groups.
 
     Args:
         rows: M rows of K inputs, with one scale or as many as the weight has groups.
