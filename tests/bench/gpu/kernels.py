@@ -43,7 +43,7 @@ PARTS: dict[str, Callable[[Sizes, torch.device], Iterator[Case]]] = {
     "products-int4": lambda sizes, device: product_cases(sizes, device, ("int4-g128",)),
     "experts": expert_cases,
     "products-nf4": lambda sizes, device: product_cases(sizes, device, ("nf4-g64",)),
-    "products-fp8": lambda sizes, device: product_cases(sizes, device, ("fp8",)),
+    "products-fp8": lambda sizes, device: product_cases(sizes, device, ("fp8", "fp8-g128")),
     "products-bf16": lambda sizes, device: product_cases(sizes, device, ("bf16",)),
 }
 """By importance: what a cut at the end loses comes last."""
