@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from functools import cache
 from typing import NamedTuple
 
 _BYTES = 4 * 1024 * 1024
@@ -89,13 +90,20 @@ _OBJECT_VALUES = ("ones", "strings")
 def _filled(before: bytes, item: bytes, after: bytes) -> bytes:
     """The item, again and again, until the body is full."""
     room = _BYTES - len(before) - len(after)
-    return before + b",".join([item] * (room // (len(item) + 1))) + after
+    return before + ((item + b",") * (room // (len(item) + 1)))[:-1] + after
 
 
 def _named(before: bytes, value: bytes, after: bytes) -> bytes:
     """An object's fields, all of different names, until the body is full."""
+    # Each takes as many bytes as any other, with the comma behind it; the last has none.
     count = (_BYTES - len(before) - len(after)) // (len(value) + 11)
-    return before + b",".join(b'"%07d":%b' % (number, value) for number in range(count)) + after
+    return before + _fields(value)[: count * (len(value) + 11) - 1] + after
+
+
+@cache
+def _fields(value: bytes) -> bytes:
+    """As many fields as any body has room for. Making their names takes seconds, so it is done once."""
+    return b",".join(b'"%07d":%b' % (number, value) for number in range(_BYTES // (len(value) + 11)))
 
 
 def _open(route: str, field: str) -> bytes:
