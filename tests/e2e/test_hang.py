@@ -40,23 +40,18 @@ def _answers(pipeline: Pipeline) -> bool:
 
 
 @pytest.mark.parametrize("module", PARTS)
-def test_a_part_that_hangs_is_replaced_and_the_others_stay(pipeline_under_watch: Pipeline, module: str) -> None:
+async def test_a_part_that_hangs_is_replaced_and_the_others_stay(pipeline_under_watch: Pipeline, module: str) -> None:
     pipeline = pipeline_under_watch
     before = {part: [process.pid for process in pipeline.parts(part)] for part in PARTS}
     victim = psutil.Process(before[module][0])
     victim.suspend()
-    wait_until(lambda: not victim.is_running(), f"{module} is ended", timeout_s=BOUND_S)
-    wait_until(lambda: _answers(pipeline), "a new request succeeds", timeout_s=BOUND_S)
-    # The engine and its replica live and die together.
-    replaced = {"compute_svc", "compute_svc.engine"} if module.startswith("compute_svc") else {module}
-    after = {part: [process.pid for process in pipeline.parts(part)] for part in PARTS}
-    assert {part for part in PARTS if before[part] != after[part]} == replaced
-    wait_until(pipeline.is_idle, "nothing is left over")
+    await asyncio.to_thread(wait_until, lambda: not victim.is_running(), f"{module} is ended", timeout_s=BOUND_S)
+    await _serves_again(pipeline, before, module)
 
 
 async def test_a_request_under_way_when_the_engine_hangs_ends_in_an_error_event(pipeline_under_watch: Pipeline) -> None:
     pipeline = pipeline_under_watch
-    await asyncio.to_thread(wait_until, lambda: _answers(pipeline), "serving before", timeout_s=BOUND_S)
+    before = {part: [process.pid for process in pipeline.parts(part)] for part in PARTS}
     body = {"prompt": [301, 302], "max_tokens": 1800, "min_tokens": 1800, "ignore_eos": True, "temperature": 0, "stream": True}
     timeout = aiohttp.ClientTimeout(total=BOUND_S)
     async with aiohttp.ClientSession(timeout=timeout) as session, session.post(f"{pipeline.url}/v1/completions", json=body) as response:
@@ -64,4 +59,14 @@ async def test_a_request_under_way_when_the_engine_hangs_ends_in_an_error_event(
         pipeline.parts("compute_svc.engine")[0].suspend()
         events = [line.decode().strip() async for line in response.content if line.startswith(b"data: ")]
     assert json.loads(events[-1].removeprefix("data: "))["error"]["type"] == "service_unavailable_error"
+    await _serves_again(pipeline, before, "compute_svc.engine")
+
+
+async def _serves_again(pipeline: Pipeline, before: dict[str, list[int]], module: str) -> None:
+    """And with the same processes, but for the one that hung."""
     await asyncio.to_thread(wait_until, lambda: _answers(pipeline), "a new request succeeds", timeout_s=BOUND_S)
+    # The engine and its replica live and die together.
+    replaced = {"compute_svc", "compute_svc.engine"} if module.startswith("compute_svc") else {module}
+    after = {part: [process.pid for process in pipeline.parts(part)] for part in PARTS}
+    assert {part for part in PARTS if before[part] != after[part]} == replaced
+    await asyncio.to_thread(wait_until, pipeline.is_idle, "nothing is left over", timeout_s=BOUND_S)
