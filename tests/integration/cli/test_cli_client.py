@@ -15,6 +15,7 @@ from typing import Any, NamedTuple
 import pytest
 from aiohttp import web
 
+from gateway.cli.__main__ import main
 from gateway.cli.api import ApiClient, ApiError, Thought
 from gateway.cli.measuring.load import make_target, read_exchange, send
 from gateway.cli.measuring.measurement import Failed, Measured
@@ -336,12 +337,20 @@ async def test_an_answer_that_does_not_come_in_time_is_a_failure() -> None:
     ],
     ids=" ".join,
 )
-async def test_bad_options_end_with_a_message_that_names_them_and_status_1(arguments: list[str]) -> None:
-    ended = await triserve(*arguments)
-    assert ended.status == 1
-    assert ended.errors.startswith(f"triserve {arguments[0]}: ")
+def test_bad_options_end_with_a_message_that_names_them_and_status_1(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as ended:
+        main(arguments)
+    errors = capsys.readouterr().err
+    assert ended.value.code == 1
+    assert errors.startswith(f"triserve {arguments[0]}: ")
     named = "no such" if "--model" in arguments else arguments[1]
-    assert named in ended.errors and "Traceback" not in ended.errors
+    assert named in errors and "Traceback" not in errors
+
+
+async def test_a_bad_option_is_all_that_a_process_says() -> None:
+    ended = await triserve("bench", "--requests", "0")
+    assert (ended.status, ended.output) == (1, "")
+    assert ended.errors.startswith("triserve bench: ") and "--requests" in ended.errors and "Traceback" not in ended.errors
 
 
 async def test_output_that_nobody_reads_any_more_ends_the_command_quietly(server: Server) -> None:

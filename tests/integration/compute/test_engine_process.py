@@ -8,12 +8,14 @@ import os
 import signal
 import subprocess
 import sys
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import psutil
 import pytest
+import pytest_asyncio
 
 from compute_svc.replica.engine_client import EngineClient, EngineFailed, EngineLost
 from compute_svc.settings import Settings
@@ -25,6 +27,7 @@ from tests.fakes.engine_clients import running_engine
 from triserve.rpc.errors import ServiceError
 
 pytestmark = pytest.mark.usefixtures("import_path")
+on_the_engines_loop = pytest.mark.asyncio(loop_scope="module")
 
 PATIENCE_S = 60
 
@@ -35,10 +38,15 @@ class Listener:
     def __init__(self) -> None:
         self.loaded: asyncio.Future[EngineInfo] = asyncio.get_running_loop().create_future()
         self.failed: asyncio.Future[EngineFailed] = asyncio.get_running_loop().create_future()
-        self.released: asyncio.Future[list[int]] = asyncio.get_running_loop().create_future()
-        self.unpinned: asyncio.Future[bool] = asyncio.get_running_loop().create_future()
-        self.stats: asyncio.Future[PrefixStats] = asyncio.get_running_loop().create_future()
-        self.pinned: asyncio.Future[list[Pinned]] = asyncio.get_running_loop().create_future()
+        self.forget()
+
+    def forget(self) -> None:
+        """All but that it has loaded, and whether it has failed."""
+        loop = self.loaded.get_loop()
+        self.released: asyncio.Future[list[int]] = loop.create_future()
+        self.unpinned: asyncio.Future[bool] = loop.create_future()
+        self.stats: asyncio.Future[PrefixStats] = loop.create_future()
+        self.pinned: asyncio.Future[list[Pinned]] = loop.create_future()
         self.kv_changes: list[KvChanges] = []
         self.admitted: list[int] = []
         self.tokens: list[int | None] = []
@@ -81,15 +89,44 @@ class Listener:
         self.failed.set_result(error)
 
 
-@pytest.fixture
+class SharedEngine(NamedTuple):
+    """An engine that is running."""
+
+    client: EngineClient
+    listener: Listener
+    process: psutil.Process
+
+
+@pytest_asyncio.fixture(loop_scope="module")
 async def listener() -> Listener:
     return Listener()
 
 
-@pytest.fixture
+@pytest_asyncio.fixture(loop_scope="module")
 async def client(listener: Listener, model_folder: Path) -> AsyncIterator[EngineClient]:
     async with running_engine(listener, _settings(model_folder)) as client:
         yield client
+
+
+@pytest_asyncio.fixture(scope="module", loop_scope="module")
+async def lasting_engine(model_folder: Path) -> AsyncIterator[SharedEngine]:
+    listener = Listener()
+    client = EngineClient(listener)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("PYTHONPATH", os.pathsep.join(sys.path))
+        await client.start(_settings(model_folder))
+    process = _started_engine()
+    await asyncio.wait_for(listener.loaded, PATIENCE_S)
+    yield SharedEngine(client, listener, process)
+    await client.stop()
+
+
+@pytest.fixture
+def engine(lasting_engine: SharedEngine) -> Iterator[SharedEngine]:
+    """One engine for all tests that leave it as they found it."""
+    lasting_engine.listener.forget()
+    yield lasting_engine
+    assert not lasting_engine.listener.failed.done()
 
 
 def _settings(folder: Path) -> Settings:
@@ -100,12 +137,14 @@ def _request(number: int, prompt: list[int], max_tokens: int) -> Request:
     return Request(number, "", np.array(prompt, dtype=np.int64), np.empty(0, dtype=np.int64), max_tokens, 0.0)
 
 
-def _engine_pid() -> int:
-    (process,) = children_running("compute_svc.engine", directly=True)
-    return process.pid
+def _started_engine() -> psutil.Process:
+    """That which was started last."""
+    return max(children_running("compute_svc.engine", directly=True), key=psutil.Process.create_time)
 
 
-async def test_a_request_is_computed_and_one_that_cannot_fit_is_refused(client: EngineClient, listener: Listener) -> None:
+@on_the_engines_loop
+async def test_a_request_is_computed_and_one_that_cannot_fit_is_refused(engine: SharedEngine) -> None:
+    client, listener, _ = engine
     info = await listener.loaded
     client.submit(_request(1, [5] * (info.max_request_tokens + 1), 4))
     client.submit(_request(2, [5, 6, 7], 4))
@@ -115,12 +154,14 @@ async def test_a_request_is_computed_and_one_that_cannot_fit_is_refused(client: 
     assert list(listener.refused) == [1]
 
 
-async def test_the_engine_starts_with_how_its_threads_wait(client: EngineClient, listener: Listener) -> None:
-    await listener.loaded
-    assert psutil.Process(_engine_pid()).environ()["GOMP_SPINCOUNT"] == "77"
+@on_the_engines_loop
+async def test_the_engine_starts_with_how_its_threads_wait(engine: SharedEngine) -> None:
+    assert engine.process.environ()["GOMP_SPINCOUNT"] == "77"
 
 
-async def test_a_prefix_is_pinned_told_of_and_let_go(client: EngineClient, listener: Listener) -> None:
+@on_the_engines_loop
+async def test_a_prefix_is_pinned_told_of_and_let_go(engine: SharedEngine) -> None:
+    client, listener, _ = engine
     page = (await listener.loaded).page_size_tokens
     tokens = np.arange(2 * page) % 7
     client.watch(True)
@@ -135,7 +176,9 @@ async def test_a_prefix_is_pinned_told_of_and_let_go(client: EngineClient, liste
     assert await listener.unpinned
 
 
-async def test_a_ping_is_answered_between_steps(client: EngineClient, listener: Listener) -> None:
+@on_the_engines_loop
+async def test_a_ping_is_answered_between_steps(engine: SharedEngine) -> None:
+    client, listener, _ = engine
     await listener.loaded
     client.ping()
     assert client.silent_s > 0
@@ -144,9 +187,10 @@ async def test_a_ping_is_answered_between_steps(client: EngineClient, listener: 
     assert client.silent_s == 0
 
 
+@on_the_engines_loop
 async def test_an_engine_that_is_killed_is_reported_lost(client: EngineClient, listener: Listener) -> None:
     await listener.loaded
-    os.kill(_engine_pid(), signal.SIGKILL)
+    _started_engine().kill()
     failure = await listener.failed
     assert isinstance(failure, EngineLost) and str(failure) == "the engine was killed by SIGKILL"
     # Nothing hangs or raises after that.
@@ -154,13 +198,14 @@ async def test_an_engine_that_is_killed_is_reported_lost(client: EngineClient, l
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="only Linux tells the processor time of another process")
+@on_the_engines_loop
 async def test_an_engine_that_is_frozen_uses_no_processor_and_is_given_up_without_waiting_for_it(
     client: EngineClient, listener: Listener
 ) -> None:
     await listener.loaded
     used_s = client.used_s
     assert used_s is not None and used_s > 0
-    process = psutil.Process(_engine_pid())
+    process = _started_engine()
     process.suspend()
     client.ping()
     assert client.silent_s > 0
@@ -171,23 +216,16 @@ async def test_an_engine_that_is_frozen_uses_no_processor_and_is_given_up_withou
     assert not process.is_running()
 
 
-async def test_an_engine_that_loads_owes_its_first_answer(listener: Listener, model_folder: Path) -> None:
-    client = EngineClient(listener)
-    await client.start(_settings(model_folder))
-    assert client.silent_s > 0
-    await asyncio.wait_for(listener.loaded, PATIENCE_S)
-    assert client.silent_s == 0
-    await client.stop()
-
-
-async def test_signals_to_stop_are_left_to_the_parent(client: EngineClient, listener: Listener) -> None:
-    await listener.loaded
+@on_the_engines_loop
+async def test_signals_to_stop_are_left_to_the_parent(engine: SharedEngine) -> None:
+    client, listener, process = engine
     for number in (signal.SIGTERM, signal.SIGINT):
-        os.kill(_engine_pid(), number)
+        process.send_signal(number)
     client.submit(_request(1, [5, 6, 7], 4))
     assert await listener.released == [1]
 
 
+@on_the_engines_loop
 async def test_a_checkpoint_that_cannot_be_loaded_is_reported_by_its_reason(listener: Listener, model_folder: Path, tmp_path: Path) -> None:
     for name in ("config.json", "tokenizer.json"):
         (tmp_path / name).write_bytes((model_folder / name).read_bytes())
@@ -199,11 +237,16 @@ async def test_a_checkpoint_that_cannot_be_loaded_is_reported_by_its_reason(list
     await client.stop()
 
 
-async def test_stopping_leaves_no_process_and_tells_nobody(listener: Listener, model_folder: Path) -> None:
+@on_the_engines_loop
+async def test_an_engine_that_loads_owes_its_first_answer_and_stopping_it_leaves_no_process_and_tells_nobody(
+    listener: Listener, model_folder: Path
+) -> None:
     client = EngineClient(listener)
     await client.start(_settings(model_folder))
+    process = _started_engine()
+    assert client.silent_s > 0
     await asyncio.wait_for(listener.loaded, PATIENCE_S)
-    process = psutil.Process(_engine_pid())
+    assert client.silent_s == 0
     await client.stop()
     assert not process.is_running()
     assert not listener.failed.done()

@@ -184,7 +184,7 @@ async def test_a_rank_that_is_killed_while_it_waits_ends_the_engine_with_a_word(
 
 
 async def _killed(listener: Listener) -> None:
-    """The other rank, and the engine says so; the client's own patience is a minute."""
+    """Kills the other rank; the engine says so."""
     (rank,) = _ranks()
     rank.kill()
     assert str(await listener.failed) == "rank 1 was killed by SIGKILL"
