@@ -8,9 +8,10 @@ import os
 import re
 import signal
 import sys
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Coroutine, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from gateway.cli.console import Console
 from gateway.cli.local.hang_watch import Answers, HangLimits, until_hung
@@ -167,9 +168,10 @@ class PartProcess:
         self._silent_s = None
         watches = [asyncio.create_task(self._watch_ready()), asyncio.create_task(self._watch_answers())]
         try:
-            status = await self._process.wait()
+            status = await _watched(self._process.wait(), watches)
         finally:
             self._signal(signal.SIGKILL)
+            await self._process.wait()
             self._process = None
             for watch in watches:
                 watch.cancel()
@@ -218,6 +220,20 @@ class PartProcess:
         if self._held_line is not None:
             self._console.line(self._held_line, part=self.part.name)
         self._held_line = None
+
+
+async def _watched(end: Coroutine[Any, Any, int], watches: Sequence[asyncio.Task[None]]) -> int:
+    """The status of a process when it ends. A watch that fails is our fault and told at once: nobody would know when the part is ready."""
+    ending = asyncio.create_task(end)
+    waiting: set[asyncio.Task[Any]] = {ending, *watches}
+    try:
+        while not ending.done():
+            done, waiting = await asyncio.wait(waiting, return_when=asyncio.FIRST_COMPLETED)
+            for task in done:
+                task.result()
+        return ending.result()
+    finally:
+        ending.cancel()
 
 
 class _Log(asyncio.Protocol):

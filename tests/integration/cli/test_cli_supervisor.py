@@ -363,6 +363,22 @@ async def test_an_error_of_the_caller_stops_everything() -> None:
     assert not any(map(alive, pipeline.pids("a")))
 
 
+async def test_a_part_whose_readiness_cannot_be_asked_for_ends_everything() -> None:
+    async def fail() -> None:
+        raise ValueError("no such question")
+
+    async def on_ready() -> None:
+        raise AssertionError("one part is not")
+
+    pipeline = Pipeline({"a": POLITE, "b": POLITE})
+    parts = [dataclasses.replace(pipeline.parts[0], wait_ready=fail), pipeline.parts[1]]
+    console = Console(pipeline.screen, terminal=False, names=("a", "b"))
+    before = psutil.Process().children()
+    with pytest.raises(ValueError, match="no such question"):
+        await Supervisor(parts, console).run(pipeline.stop, on_ready)
+    assert psutil.Process().children() == before
+
+
 @pytest.mark.skipif(sys.platform != "linux", reason="only Linux kills the children of a process that was killed")
 def test_nothing_outlives_a_command_that_was_killed() -> None:
     child = "import os, signal; print(os.getpid(), flush=True); signal.signal(15, signal.SIG_IGN); signal.pause()"
