@@ -23,9 +23,11 @@ from triserve.v1 import compute_pb2, compute_pb2_grpc, sampler_pb2, sampler_pb2_
 
 READY_TIMEOUT_S = 90.0
 _POLL_S = 0.02
+# A machine that does much else may be slow; whoever waits for what is never so waits for this long.
+_PATIENCE_S = 60.0
 
 
-def wait_until(condition: object, what: str, *, timeout_s: float = 30.0) -> None:
+def wait_until(condition: object, what: str, *, timeout_s: float = _PATIENCE_S) -> None:
     """Polls a callable of another process's state until it is true.
 
     Raises:
@@ -104,7 +106,7 @@ class Pipeline:
 
     def metric(self, name: str, **labels: str) -> float:
         """Sum of a metric of the gateway over all series that have the labels; 0 if there is none."""
-        with urllib.request.urlopen(f"{self.url}/metrics", timeout=10) as response:
+        with urllib.request.urlopen(f"{self.url}/metrics", timeout=_PATIENCE_S) as response:
             text = response.read().decode()
         total = 0.0
         for series, value in re.findall(rf"^{re.escape(name)}(\{{[^}}]*\}})? (\S+)$", text, re.MULTILINE):
@@ -122,7 +124,7 @@ class Pipeline:
         for target in self.computes():
             with grpc.insecure_channel(target) as channel:
                 stub = compute_pb2_grpc.ComputeServiceStub(channel)
-                loads.append(stub.GetComputeInfo(compute_pb2.GetComputeInfoRequest(), timeout=10).load)
+                loads.append(stub.GetComputeInfo(compute_pb2.GetComputeInfoRequest(), timeout=_PATIENCE_S).load)
         return loads
 
     def open_sampler_requests(self) -> int:
@@ -131,7 +133,7 @@ class Pipeline:
         for process in self.parts("sampler_svc"):
             with grpc.insecure_channel(process.environ()["SAMPLER_LISTEN"]) as channel:
                 stub = sampler_pb2_grpc.SamplerServiceStub(channel)
-                total += stub.GetSamplerInfo(sampler_pb2.GetSamplerInfoRequest(), timeout=10).open_requests
+                total += stub.GetSamplerInfo(sampler_pb2.GetSamplerInfoRequest(), timeout=_PATIENCE_S).open_requests
         return total
 
     def is_idle(self) -> bool:

@@ -58,14 +58,14 @@ def test_several_replicas_of_each_stage_serve_together() -> None:
 
 def test_a_port_that_is_taken_is_named(pipeline: Pipeline) -> None:
     command = [sys.executable, "-m", "gateway.cli", "up", "--model", "tiny", "--port", str(pipeline.port), "--grpc-port", str(free_port())]
-    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=60, check=False)
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=100, check=False)
     assert done.returncode != 0
     assert str(pipeline.port) in done.stderr + done.stdout
 
 
 def test_a_model_folder_that_is_not_there_is_named(tmp_path: Path) -> None:
     command = [sys.executable, "-m", "gateway.cli", "up", "--port", str(free_port()), "--model", str(tmp_path / "nothing")]
-    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=60, check=False)
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=100, check=False)
     assert done.returncode != 0
     assert "nothing" in done.stderr + done.stdout
 
@@ -92,7 +92,7 @@ def test_a_question_without_the_key_that_is_asked_for_is_told_of_by_where_the_ke
 
 def test_what_a_part_refuses_is_told_once_and_by_the_option_that_set_it() -> None:
     command = [sys.executable, "-m", "gateway.cli", "up", "--port", str(free_port()), "--model", "tiny", "--max-model-len", "100000"]
-    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=60, check=False)
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=100, check=False)
     assert done.returncode == 1
     message = "--max-model-len is 100000, the limit is the model's own, 2048"
     assert done.stderr == f"triserve up: compute ended with status 1 before it was ready: {message}\n"

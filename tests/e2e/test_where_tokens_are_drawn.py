@@ -40,7 +40,7 @@ def _audits(pipeline: Pipeline) -> tuple[int, int]:
     """Audited rows and disagreements of the one sampler."""
     (process,) = pipeline.parts("sampler_svc")
     with grpc.insecure_channel(process.environ()["SAMPLER_LISTEN"]) as channel:
-        info = sampler_pb2_grpc.SamplerServiceStub(channel).GetSamplerInfo(sampler_pb2.GetSamplerInfoRequest(), timeout=10)
+        info = sampler_pb2_grpc.SamplerServiceStub(channel).GetSamplerInfo(sampler_pb2.GetSamplerInfoRequest(), timeout=60)
     return info.audited_rows, info.audit_disagreements
 
 

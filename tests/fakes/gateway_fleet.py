@@ -15,7 +15,7 @@ from tests.fakes.fake_compute import FakeCompute
 from tests.fakes.fake_tokenizer import FakeTokenizer
 from triserve.rpc.traces.spans import Tracer
 
-_PATIENCE_S = 20.0
+_PATIENCE_S = 60.0
 
 
 async def eventually(condition: Callable[[], Any], what: str = "the condition") -> None:

@@ -287,7 +287,7 @@ async def test_a_replica_that_goes_frees_its_requests(start: StartService, model
 
 async def wait_until_async(ask: Callable[[], Awaitable[int]], wanted: int) -> None:
     """Asks another process or task until it answers as wanted."""
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(60):
         while await ask() != wanted:  # noqa: ASYNC110 - the state is elsewhere and has no event
             await asyncio.sleep(0)
 
