@@ -92,13 +92,14 @@ def tile_of(program, num_m, num_n, ABREAST: tl.constexpr):
 
 
 @triton.jit
-def is_last_of(counter, SPLITS: tl.constexpr):
-    """Whether the other programs of a tile have written what they have of it; sets the counter back to zero for the next launch if so.
+def is_last_of(counter, count):
+    """Whether the other of so many programs of a tile have written what they have of it; sets the counter back to zero for the next launch if so.
 
     What they wrote must be read past the first-level cache.
     """
+    # All threads have stored before one of them counts this program as done.
     tl.debug_barrier()
-    is_last = tl.atomic_add(counter, 1, sem="acq_rel") == SPLITS - 1
+    is_last = tl.atomic_add(counter, 1, sem="acq_rel") == count - 1
     tl.store(counter, 0, mask=is_last)
     return is_last
 

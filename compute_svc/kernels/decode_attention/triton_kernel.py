@@ -15,6 +15,7 @@ import triton
 import triton.language as tl
 
 from compute_svc.kernels.attention.attention_spec import AttentionSpec
+from compute_svc.kernels.attention.splits.triton_kernel import add_splits, finish, hand_in
 from compute_svc.kernels.decode_attention.tiles.triton_kernel import attend_codes, attend_numbers
 from compute_svc.kernels.decode_attention.triton_plan import (
     BLOCK_HEADS,
@@ -25,7 +26,7 @@ from compute_svc.kernels.decode_attention.triton_plan import (
     tile_shape,
 )
 from compute_svc.kernels.paged_kv.kv_layer import KvLayer
-from compute_svc.kernels.triton_parts import INTERPRETED, TL_DTYPES, rounded
+from compute_svc.kernels.triton_parts import INTERPRETED, TL_DTYPES
 
 _LOG2_E = math.log2(math.e)
 
@@ -36,64 +37,6 @@ _WIDEST_PAIRS = 128
 
 # Numbers of partial results that are added up at a time.
 _SUMMED_AT_ONCE = 1 << 13
-
-
-@triton.jit
-def _finish(best, total, acc, sink_logits, heads, here, out, dims, D: tl.constexpr, DTYPE: tl.constexpr, INTERPRETED: tl.constexpr):
-    """Stores acc [heads, PAD_D] divided by total [heads], the sum of weights of which `best` is the largest score; nothing seen gives zeros."""
-    if sink_logits is not None:
-        sink = tl.load(sink_logits + heads, mask=here, other=0.0).to(tl.float32) * _LOG2_E_IN_KERNEL
-        largest = tl.maximum(best, sink)
-        shrunk = tl.exp2(best - largest)
-        total = total * shrunk + tl.exp2(sink - largest)
-        acc = acc * shrunk[:, None]
-    answer = acc / tl.where(total == 0.0, 1.0, total)[:, None]
-    tl.store(out + heads[:, None] * D + dims[None, :], rounded(answer, DTYPE, INTERPRETED), mask=here[:, None] & (dims < D)[None, :])
-
-
-@triton.jit
-def _sum_splits(
-    partials, stats, first_item, count, heads, here, NUM_HEADS: tl.constexpr, D: tl.constexpr, PAD_D: tl.constexpr, SPLITS: tl.constexpr
-):
-    """Largest score, sum of weights and weighted values of all splits of a request, [heads], [heads] and [heads, PAD_D]."""
-    dims = tl.arange(0, PAD_D)
-    best = tl.full(heads.shape, -float("inf"), tl.float32)
-    total = tl.zeros(heads.shape, tl.float32)
-    acc = tl.zeros((heads.shape[0], PAD_D), tl.float32)
-    for start in range(0, count, SPLITS):
-        splits = start + tl.arange(0, SPLITS)
-        rows = (first_item + splits)[:, None] * NUM_HEADS + heads[None, :]
-        ours = (splits < count)[:, None] & here[None, :]
-        # Not from a cache of this processor: others have written them meanwhile.
-        parts = tl.load(
-            partials + rows[:, :, None] * D + dims[None, None, :],
-            mask=ours[:, :, None] & (dims < D)[None, None, :],
-            other=0.0,
-            cache_modifier=".cg",
-        )
-        scores = tl.load(stats + rows * 2, mask=ours, other=0.0, cache_modifier=".cg")
-        sums = tl.load(stats + rows * 2 + 1, mask=ours, other=0.0, cache_modifier=".cg")
-        scores = tl.where((splits < count)[:, None], scores, -float("inf"))
-        larger = tl.maximum(best, tl.max(scores, 0))
-        shrunk = tl.exp2(best - larger)
-        weights = tl.exp2(scores - larger[None, :])
-        total = total * shrunk + tl.sum(sums * weights, 0)
-        acc = acc * shrunk[:, None] + tl.sum(parts * weights[:, :, None], 0)
-        best = larger
-    return best, total, acc
-
-
-@triton.jit
-def _hand_in(best, total, acc, partials, stats, counter, count, places, here, dims, D: tl.constexpr):
-    """Stores what a split has of some heads; returns whether all splits of the request have, and sets their counter back then."""
-    tl.store(stats + places * 2, best, mask=here)
-    tl.store(stats + places * 2 + 1, total, mask=here)
-    tl.store(partials + places[:, None] * D + dims[None, :], acc, mask=here[:, None] & (dims < D)[None, :])
-    # All threads have stored before one of them counts this split as done.
-    tl.debug_barrier()
-    is_last = tl.atomic_add(counter, 1, sem="acq_rel") == count - 1
-    tl.store(counter, 0, mask=is_last)
-    return is_last
 
 
 @triton.jit
@@ -158,14 +101,14 @@ def decode_kernel(
         )  # fmt: skip
     row_out = out + row * out_stride
     if count == 1:
-        _finish(best, total, acc, sink_logits, heads, here, row_out, dims, D, DTYPE, INTERPRETED)
+        finish(best, total, acc, sink_logits, heads, here, row_out + heads[:, None] * D, dims, D, DTYPE, INTERPRETED)
     else:
         counter = counters + request * (NUM_KV_HEADS * HEAD_BLOCKS) + tl.program_id(0)
-        if _hand_in(best, total, acc, partials, stats, counter, count, index * NUM_HEADS + heads, here, dims, D):
+        if hand_in(best, total, acc, partials, stats, counter, count, index * NUM_HEADS + heads, here, dims, D):
             few = head_block * BLOCK + tl.arange(0, ROWS)
             few_heads, inside = kv_head * GROUP_HEADS + few, few < GROUP_HEADS
-            most, sums, added = _sum_splits(partials, stats, first_item, count, few_heads, inside, NUM_HEADS, D, PAD_D, SUMMED)
-            _finish(most, sums, added, sink_logits, few_heads, inside, row_out, dims, D, DTYPE, INTERPRETED)
+            most, sums, added = add_splits(partials, stats, first_item, 1, count, few_heads, inside, NUM_HEADS, D, PAD_D, SUMMED)
+            finish(most, sums, added, sink_logits, few_heads, inside, row_out + few_heads[:, None] * D, dims, D, DTYPE, INTERPRETED)
 
 
 def decode_attention(

@@ -2,7 +2,8 @@
 
 Rows of a program are queries times heads, so that few queries fill a tile, too, and keys are read once for all heads that share them. Its
 tiles of tokens up to the causal border go through an online softmax in float32, in powers of two; only those at the borders are masked.
-Tiles and pages have sizes of their own; each token's page is looked up.
+Tiles and pages have sizes of their own; each token's page is looked up. Where a plan splits the tokens of a block, the program that ends last
+adds up what all have of it (kernels/attention/splits).
 """
 
 from __future__ import annotations
@@ -13,8 +14,10 @@ import torch
 import triton
 import triton.language as tl
 
+from compute_svc.kernels.attention.splits.triton_kernel import add_splits, finish, hand_in
 from compute_svc.kernels.paged_kv.kv_layer import KvLayer
-from compute_svc.kernels.prefill_attention.triton_plan import TritonPrefillPlan, pack_of, tiles_for
+from compute_svc.kernels.prefill_attention.splits import SPLIT_NUMBERS
+from compute_svc.kernels.prefill_attention.triton_plan import Tiles, TritonPrefillPlan, pack_of, tiles_for
 from compute_svc.kernels.triton_parts import INTERPRETED, TL_DTYPES, dot, rounded
 
 _LOG2_E = 1.4426950408889634
@@ -23,6 +26,10 @@ LOG2_E = tl.constexpr(_LOG2_E)
 # The largest score of a row that has seen nothing yet: finite, so that such a row has no infinity less infinity. A finite score for what is
 # hidden would not do: multiplied and subtracted in one rounding, it leaves its own product's error, which no power of two holds.
 NOTHING_SEEN = tl.constexpr(-1e30)
+
+# Numbers of partial results that a warp adds up at a time, and so reads at a time: half of its registers, and all of them where rows are few,
+# splits many, and programs have a processor for themselves anyway.
+_SUMMED_BY_WARP, _SUMMED_OF_FEW_ROWS = 1 << 11, 1 << 12
 
 
 @triton.jit
@@ -120,17 +127,39 @@ def _part(blocks, QUERIES: tl.constexpr, PARTS: tl.constexpr):
     return tl.load(block), tl.load(block + 1) + skipped, start, start + tl.minimum(num_queries, QUERIES)
 
 
-@triton.jit(do_not_specialize=["table_stride"], do_not_specialize_on_alignment=["blocks", "page_table"])
+@triton.jit
+def _add_up(
+    partials, stats, sink_logits, out, first_place, num_queries, count, present, first_head, out_stride, NUM_HEADS: tl.constexpr,
+    PACK: tl.constexpr, D: tl.constexpr, BLOCK_D: tl.constexpr, ROWS: tl.constexpr, PIECE: tl.constexpr, SUMMED: tl.constexpr,
+    OUT: tl.constexpr, INTERPRETED: tl.constexpr,
+):  # fmt: skip
+    """Stores what all splits together have of a program's queries, present of them, PIECE rows at a time; out begins at their first row.
+
+    Of the first split their places begin at first_place, and each split has num_queries of them, of NUM_HEADS each.
+    """
+    dims = tl.arange(0, BLOCK_D)
+    for start in range(0, ROWS, PIECE):
+        rows = start + tl.arange(0, PIECE)
+        query, head, here = rows // PACK, first_head + rows % PACK, rows // PACK < present
+        offsets = query * NUM_HEADS + head
+        best, total, acc = add_splits(partials, stats, first_place, num_queries, count, offsets, here, NUM_HEADS, D, BLOCK_D, SUMMED)
+        finish(best, total, acc, sink_logits, head, here, out + (query * out_stride + head * D)[:, None], dims, D, OUT, INTERPRETED)
+
+
+@triton.jit(do_not_specialize=["table_stride"], do_not_specialize_on_alignment=["blocks", "splits", "page_table"])
 def prefill_attention_kernel(
-    q, data, scales, out, blocks, page_table, slopes, sink_logits, q_stride, head_stride, out_stride, table_stride, num_slots, scale,
+    q, data, scales, out, blocks, splits, page_table, slopes, sink_logits, partials, stats, counters,
+    q_stride, head_stride, out_stride, table_stride, num_slots, scale,
     NUM_KV_HEADS: tl.constexpr, GROUP: tl.constexpr, PACK: tl.constexpr, QUERIES: tl.constexpr, PARTS: tl.constexpr,
     PAGE: tl.constexpr, D: tl.constexpr, BLOCK_D: tl.constexpr, CODES: tl.constexpr, WINDOW: tl.constexpr, SOFTCAP: tl.constexpr,
-    ROWS: tl.constexpr, TOKENS: tl.constexpr, SLOT: tl.constexpr, COMPUTE: tl.constexpr, OUT: tl.constexpr, INTERPRETED: tl.constexpr,
+    ROWS: tl.constexpr, TOKENS: tl.constexpr, SLOT: tl.constexpr, COMPUTE: tl.constexpr, OUT: tl.constexpr, NUMBERS: tl.constexpr,
+    PIECE: tl.constexpr, SUMMED: tl.constexpr, INTERPRETED: tl.constexpr,
 ):  # fmt: skip
     """A grid of blocks times PARTS, heads divided by PACK.
 
     q [T, heads, D] and out [T, heads * D] with their strides; data [2 * NUM_KV_HEADS, num_slots, D]; scales the same, of groups of CODES,
-    or None; blocks [B, 4]; slopes and sink_logits [heads] or None; scale with log2(e).
+    or None; blocks [B, 4]; slopes and sink_logits [heads] or None; scale with log2(e). splits [B, NUMBERS], partials, stats and counters as
+    in `Splits`, or None; PIECE rows and SUMMED splits are added up at a time.
     """
     request, first_row, start, end = _part(blocks, QUERIES, PARTS)
     if end <= start:
@@ -166,6 +195,12 @@ def prefill_attention_kernel(
     lowest, highest = first // TOKENS, tl.cdiv(end, TOKENS)
     whole_from = tl.cdiv(whole_first, TOKENS)
     whole_to = tl.maximum((start + 1) // TOKENS, whole_from)
+    count = 1
+    if splits is not None:
+        split = splits + tl.program_id(0) // PARTS * NUMBERS
+        lowest = tl.maximum(lowest, tl.load(split).to(tl.int32) // TOKENS)
+        highest = tl.minimum(highest, tl.load(split + 1).to(tl.int32) // TOKENS)
+        count = tl.load(split + 4).to(tl.int32)
     acc = tl.zeros((ROWS, BLOCK_D), dtype=tl.float32)
     largest = tl.full((ROWS,), NOTHING_SEEN, dtype=tl.float32)
     total = tl.zeros((ROWS,), dtype=tl.float32)
@@ -176,11 +211,21 @@ def prefill_attention_kernel(
             queries, positions, head_slopes, acc, largest, total, tile, first, end, is_whole, key_data, value_data, key_scales,
             value_scales, pages, scale, PAGE, D, CODES, WINDOW, SOFTCAP, TOKENS, SLOT, COMPUTE, INTERPRETED,
         )  # fmt: skip
-    if sink_logits is not None:
-        total += tl.exp2(tl.load(sink_logits + head).to(tl.float32) * LOG2_E - largest)
-    result = rounded(acc / total[:, None], OUT, INTERPRETED)
-    out_rows = (first_row + query) * out_stride + head * D
-    tl.store(out + out_rows[:, None] + places[None, :], result, mask=mask)
+    if count == 1:
+        out_rows = (first_row + query) * out_stride + head * D
+        finish(largest, total, acc, sink_logits, head, wanted, out + out_rows[:, None], places, D, OUT, INTERPRETED)
+    elif splits is not None:
+        NUM_HEADS: tl.constexpr = NUM_KV_HEADS * GROUP
+        skipped = tl.program_id(0) % PARTS * QUERIES
+        num_queries = tl.load(blocks + 4 * (tl.program_id(0) // PARTS) + 2).to(tl.int32)
+        first_place = tl.load(split + 2).to(tl.int32) + skipped
+        own_places = (first_place + tl.load(split + 3).to(tl.int32) * num_queries + query) * NUM_HEADS + head
+        counter = counters + first_place * NUM_HEADS + tl.program_id(1)
+        if hand_in(largest, total, acc, partials, stats, counter, count, own_places, wanted, places, D):
+            _add_up(
+                partials, stats, sink_logits, out + first_row * out_stride, first_place, num_queries, count, end - start,
+                tl.program_id(1) * PACK, out_stride, NUM_HEADS, PACK, D, BLOCK_D, ROWS, PIECE, SUMMED, OUT, INTERPRETED,
+            )  # fmt: skip
 
 
 def prefill_attention(
@@ -201,11 +246,23 @@ def prefill_attention(
     queries = max(tiles.rows // pack, 1)
     parts = math.ceil(plan.block_tokens / queries)
     slot = tl.int32 if num_slots * spec.head_dim < 2**31 else tl.int64
+    splits = plan.splits
+    shared = (None,) * 3 if splits is None else (splits.partials, splits.stats, splits.counters)
+    piece, summed = summed_of(tiles, block_d)
     prefill_attention_kernel[(num_blocks * parts, spec.num_heads // pack)](
-        q, kv.data, kv.scales, out, plan.blocks, plan.page_table, plan.slopes, sink_logits,
+        q, kv.data, kv.scales, out, plan.blocks, None if splits is None else splits.items, plan.page_table, plan.slopes, sink_logits, *shared,
         q.stride(0), q.stride(1), out.stride(0), plan.page_table.stride(0), num_slots, spec.scale * _LOG2_E,
         NUM_KV_HEADS=spec.num_kv_heads, GROUP=spec.group_size, PACK=pack, QUERIES=queries, PARTS=parts,
         PAGE=spec.page_size_tokens, D=spec.head_dim, BLOCK_D=block_d, CODES=kv.group, WINDOW=spec.window, SOFTCAP=spec.softcap,
-        ROWS=tiles.rows, TOKENS=tiles.tokens, SLOT=slot, COMPUTE=TL_DTYPES[compute], OUT=TL_DTYPES[q.dtype], INTERPRETED=INTERPRETED,
+        ROWS=tiles.rows, TOKENS=tiles.tokens, SLOT=slot, COMPUTE=TL_DTYPES[compute], OUT=TL_DTYPES[q.dtype],
+        NUMBERS=SPLIT_NUMBERS, PIECE=piece, SUMMED=summed, INTERPRETED=INTERPRETED,
         num_warps=tiles.num_warps, num_stages=tiles.num_stages,
     )  # fmt: skip
+
+
+def summed_of(tiles: Tiles, block_d: int) -> tuple[int, int]:
+    """How many rows, and of how many splits, a program adds up at a time."""
+    few = tiles.rows <= 16 and tiles.num_stages > 1
+    numbers = tiles.num_warps * (_SUMMED_OF_FEW_ROWS if few else _SUMMED_BY_WARP) // block_d
+    piece = min(tiles.rows, numbers // 2)
+    return piece, numbers // piece

@@ -18,6 +18,7 @@ from compute_svc.kernels.attention.kv_chunks import slopes_of
 from compute_svc.kernels.backend import is_batch_invariant
 from compute_svc.kernels.device_features import has_float8
 from compute_svc.kernels.host.host_copy import Ids, to_device
+from compute_svc.kernels.prefill_attention.splits import LEAST_SPLIT_TOKENS, Splits, buffers, share
 
 _STORED = frozenset({torch.float32, torch.bfloat16, torch.float16, torch.int8, torch.float8_e4m3fn})
 _MAX_HEAD_DIM = 256
@@ -92,6 +93,7 @@ class TritonPrefillPlan:
         spec: The model's attention.
         slopes: [num_heads] float32; None = none.
         device: What it is for.
+        splits: How programs share blocks, a row of `blocks` each; None = a program has all of a block's tokens.
         tiles: Instead of those that `tiles_for` gives; to measure others.
     """
 
@@ -102,6 +104,7 @@ class TritonPrefillPlan:
     spec: AttentionSpec
     slopes: torch.Tensor | None
     device: Device
+    splits: Splits | None = None
     tiles: Tiles | None = None
 
 
@@ -114,22 +117,45 @@ def covers(spec: AttentionSpec, device: torch.device) -> bool:
 
 
 def plan_triton(
-    page_table: torch.Tensor, kv_lengths: Sequence[int], query_starts: Sequence[int], spec: AttentionSpec, *, tiles: Tiles | None = None
+    page_table: torch.Tensor,
+    kv_lengths: Sequence[int],
+    query_starts: Sequence[int],
+    spec: AttentionSpec,
+    *,
+    tiles: Tiles | None = None,
+    split_tokens: int | None = None,
 ) -> TritonPrefillPlan:
     """Arguments as `plan_prefill` has them.
 
     Args:
         tiles: Instead of those chosen for the device.
+        split_tokens: Most tokens of a split, a multiple of `splits.UNIT_TOKENS`; None = as the device and the load ask for.
     """
     device = _described(page_table.device)
     lengths, starts = np.array(kv_lengths, dtype=np.int64), np.array(query_starts, dtype=np.int64)
-    rows = tiles.rows if tiles is not None else _rows(np.diff(starts), spec, device)
-    block_tokens = max(rows // pack_of(rows, spec), 1)
-    (blocks,) = to_device([_blocks(lengths, starts, block_tokens)], page_table.device)
+    rows = tiles.rows if tiles is not None else _rows(np.diff(starts), lengths, spec, device)
+    pack = pack_of(rows, spec)
+    block_tokens = max(rows // pack, 1)
+    blocks, splits = _blocks(lengths, starts, block_tokens), None
+    # Where bits may not depend on the batch, nothing is split: fixed splits would have to be those of whole prompts, too, of which every query
+    # would hand in all of its values again and again.
+    shares = None if is_batch_invariant() else share(blocks, spec, _programs(rows, spec, device) * pack // spec.num_heads, split_tokens)
+    if shares is None:
+        (on_device,) = to_device([blocks], page_table.device)
+    else:
+        on_device, items = to_device([blocks[shares.blocks], shares.items], page_table.device)
+        splits = buffers(shares, items, spec)
     slopes = slopes_of(spec, page_table.device)
     if page_table.stride(1) != 1:
         page_table = page_table.contiguous()
-    return TritonPrefillPlan(blocks, block_tokens, rows, page_table, spec, None if slopes is None else slopes.view(-1), device, tiles)
+    slopes = None if slopes is None else slopes.view(-1)
+    return TritonPrefillPlan(on_device, block_tokens, rows, page_table, spec, slopes, device, splits, tiles)
+
+
+def _programs(rows: int, spec: AttentionSpec, device: Device) -> int:
+    """How many programs run at a time, by what compiling ahead of time tells of registers and shared memory."""
+    each = 3 if spec.stored == torch.float32 else 2 if rows == 64 else 1
+    return each * device.num_multiprocessors
 
 
 @cache
@@ -147,15 +173,17 @@ def pack_of(rows: int, spec: AttentionSpec) -> int:
     return group if group <= rows and rows // group * group >= 0.75 * rows else 1
 
 
-def _rows(counts: Ids, spec: AttentionSpec, device: Device) -> int:
-    """Rows of a block: as many as there are, but rather fewer than leave multiprocessors idle."""
+def _rows(counts: Ids, lengths: Ids, spec: AttentionSpec, device: Device) -> int:
+    """Rows of a block: as many as there are, but rather fewer than leave multiprocessors idle, whatever is split."""
     if spec.stored == torch.float32:
         return _ROWS[-1]
     if is_batch_invariant():
         return _INVARIANT_ROWS
+    seen = lengths if spec.window is None else np.minimum(lengths, counts + spec.window)
+    most_splits = np.maximum(seen // LEAST_SPLIT_TOKENS, 1)
     for rows in _ROWS[:-1]:
         pack = pack_of(rows, spec)
-        programs = int(np.ceil(counts / (rows // pack)).sum()) * spec.num_heads // pack
+        programs = int((-(-counts // (rows // pack)) * most_splits).sum()) * spec.num_heads // pack
         fullest = int(counts.max(initial=0)) * pack
         if 2 * fullest > rows and 4 * programs >= 3 * device.num_multiprocessors:
             return rows

@@ -62,7 +62,7 @@ LLAMA_8B = Sizes(
         "head": (128256, 4096),
     },
     decodes=((1, 1024), (1, 32768), (16, 8192), (64, 1024), (256, 1024)),
-    prefills=(Prefill(1, 2048), Prefill(8, 512), Prefill(1, 8192), Prefill(1, 512, 8192)),
+    prefills=(Prefill(1, 2048), Prefill(8, 512), Prefill(1, 8192), Prefill(1, 512, 8192), Prefill(1, 128, 32768), Prefill(8, 64, 8192)),
     rows=(1, 64, 2048),
     product_rows=(1, 16, 64, 256, 2048),
     cold_bytes=256 << 20,

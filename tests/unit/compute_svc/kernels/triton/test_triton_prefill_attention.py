@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import itertools
+from dataclasses import replace
 
 import pytest
 import torch
 
 from tests.triton_device import DEVICE
 
+from compute_svc.kernels.attention.attention_spec import AttentionSpec  # isort: skip
 from compute_svc.kernels.prefill_attention import plan_prefill, prefill_attention, reference  # isort: skip
 from compute_svc.kernels.prefill_attention.triton_plan import Tiles, TritonPrefillPlan, covers, flops, plan_triton  # isort: skip
 from tests.fakes.attention_cases import Shape, Store, moved, queries_of, store_of  # isort: skip
+from tests.fakes.batch_invariance import batch_invariance  # isort: skip
 
 # (relative, absolute). Numbers of 16 bits are rounded where the reference does not: weights, and what codes stand for.
 TOLERANCES = {torch.float32: (1e-5, 1e-5), torch.bfloat16: (1.6e-2, 1.6e-2), torch.float16: (2e-3, 2e-3)}
@@ -138,7 +141,7 @@ def test_blocks_are_all_queries_once_and_the_longest_come_first(counts: list[int
     spec = store_of(Shape(group, 1, 16, 16, None), [1], torch.bfloat16).spec
     starts = list(itertools.accumulate(counts, initial=7))
     lengths = [count + 3 * index for index, count in enumerate(counts)]
-    plan = plan_triton(torch.zeros((len(counts), 400), dtype=torch.int64), lengths, starts, spec)
+    plan = plan_triton(torch.zeros((len(counts), 400), dtype=torch.int64), lengths, starts, spec, split_tokens=1 << 20)
 
     blocks = plan.blocks.tolist()
     assert sorted(row + index for _, row, count, _ in blocks for index in range(count)) == list(range(7, starts[-1]))
@@ -147,6 +150,99 @@ def test_blocks_are_all_queries_once_and_the_longest_come_first(counts: list[int
         assert position == lengths[request] - (starts[request + 1] - row)
     ends = [(lengths[request], position + count) for request, _, count, position in blocks]
     assert ends == sorted(ends, reverse=True)
+
+
+SPLIT_LENGTHS = [290, 17]
+SPLIT_STARTS = [3, 12, 15]
+
+
+def assert_split_reference(
+    q: torch.Tensor, store: Store, plan: TritonPrefillPlan, sink_logits: torch.Tensor | None = None, launches: int = 1
+) -> None:
+    """Launches find the counters as the one before left them, and no partial results of it."""
+    expected = torch.empty((len(q), store.spec.num_heads * store.spec.head_dim))
+    defined = reference.plan_prefill(store.page_table, SPLIT_LENGTHS, SPLIT_STARTS, store.spec)
+    reference.prefill_attention(q, store.kv, defined, expected, None, sink_logits)
+    own = slice(SPLIT_STARTS[0], SPLIT_STARTS[-1])
+    relative, absolute = TOLERANCES[q.dtype]
+    assert plan.splits is not None
+    for _ in range(launches):
+        out = torch.full(expected.shape, torch.nan, dtype=q.dtype, device=DEVICE)
+        plan.splits.partials.fill_(torch.nan)
+        plan.splits.stats.fill_(torch.nan)
+        logits = None if sink_logits is None else sink_logits.to(DEVICE)
+        prefill_attention(q.to(DEVICE), moved(store.kv, str(DEVICE)), plan, out, sink_logits=logits)
+        torch.testing.assert_close(out.cpu()[own].float(), expected[own], rtol=relative, atol=absolute)
+        assert out[: own.start].isnan().all() and out[own.stop :].isnan().all(), "rows of no request were written"
+        assert not plan.splits.counters.any()
+
+
+@pytest.mark.parametrize(
+    ("shape", "stored", "group", "sink_logits"),
+    [
+        pytest.param(Shape(7, 1, 32, 16, None), torch.bfloat16, None, None, id="group-of-7"),
+        pytest.param(Shape(4, 2, 16, 16, 150, (0.5, 0.25, 0.125, 0.01), 2.0), torch.bfloat16, None, None, id="slopes-softcap-window"),
+        pytest.param(Shape(4, 1, 80, 24, 40), torch.int8, 12, None, id="int8-window-heads-of-80"),
+        pytest.param(Shape(2, 1, 256, 16, None), torch.float8_e4m3fn, 64, [-torch.inf, 40.0], id="fp8-heads-of-256-sink-logits"),
+    ],
+)
+def test_what_splits_of_the_tokens_have_is_added_up(
+    shape: Shape, stored: torch.dtype, group: int | None, sink_logits: list[float] | None
+) -> None:
+    store = store_of(shape, SPLIT_LENGTHS, stored, group=group)
+    if not covers(store.spec, DEVICE):
+        pytest.skip("this device has no such numbers")
+    plan = plan_triton(store.page_table.to(DEVICE), SPLIT_LENGTHS, SPLIT_STARTS, store.spec, tiles=SMALL_TILES, split_tokens=128)
+    logits = None if sink_logits is None else torch.tensor(sink_logits)
+    launches = 2 if stored == torch.bfloat16 else 1
+    assert_split_reference(queries_of(SPLIT_STARTS[-1] + 2, shape, torch.bfloat16), store, plan, logits, launches)
+
+
+def test_parts_of_a_block_have_splits_of_their_own() -> None:
+    """A plan does not know that queries are float32, of which a program has fewer."""
+    shape = Shape(4, 1, 16, 16, None)
+    store, q = store_of(shape, SPLIT_LENGTHS, torch.bfloat16), queries_of(SPLIT_STARTS[-1], shape, torch.float32)
+    plan = plan_triton(store.page_table.to(DEVICE), SPLIT_LENGTHS, SPLIT_STARTS, store.spec, tiles=SMALL_TILES, split_tokens=256)
+    assert plan.block_tokens == 16
+    assert_split_reference(q, store, replace(plan, tiles=None, rows=64))
+
+
+@pytest.mark.parametrize(
+    ("lengths", "counts", "rows", "programs"),
+    [
+        pytest.param([32768 + 128], [128], 128, (120, 132), id="a-turn-behind-a-prefix"),
+        pytest.param([8192 + 64] * 8, [64] * 8, 128, (128, 128), id="turns-that-fill-a-device"),
+        pytest.param([131072 + 3], [3], 16, (120, 132), id="a-speculative-step"),
+        pytest.param([131072 + 16], [16], 64, (230, 264), id="a-short-chunk"),
+        pytest.param([65536 + 16, *[700] * 40], [16, *[700] * 40], 128, (7050, 7200), id="one-long-among-many"),
+        pytest.param([8192], [8192], 128, (2048, 2048), id="a-whole-prompt"),
+        pytest.param([40], [40], 16, (80, 80), id="a-short-prompt"),
+    ],
+)
+def test_tokens_are_split_where_queries_leave_a_device_idle(
+    lengths: list[int], counts: list[int], rows: int, programs: tuple[int, int]
+) -> None:
+    spec = AttentionSpec(32, 8, 128, 16, 20000, 0.1, None, stored=torch.bfloat16)
+    table = torch.zeros((len(counts), 8200), dtype=torch.int64)
+    plan = plan_triton(table, lengths, list(itertools.accumulate(counts, initial=0)), spec)
+
+    assert plan.rows == rows and programs[0] <= 8 * len(plan.blocks) <= programs[1]
+    if plan.splits is None:
+        assert len({tuple(block) for block in plan.blocks.tolist()}) == len(plan.blocks)
+        return
+    seen: dict[int, int] = {}
+    for (_, row, count, position), (first, end, place, split, splits) in zip(plan.blocks.tolist(), plan.splits.items.tolist(), strict=True):
+        assert 0 <= split < splits and first % 128 == 0 and first < position + count
+        assert splits == 1 or place + splits * count <= len(plan.splits.partials) == len(plan.splits.counters)
+        seen[row] = seen.get(row, 0) + min(end, position + count) - first
+    starts = {row: position + count for _, row, count, position in plan.blocks.tolist()}
+    assert seen == starts, "splits of a block are all of what it sees"
+
+
+def test_nothing_is_split_where_bits_may_not_depend_on_the_batch() -> None:
+    spec = AttentionSpec(32, 8, 128, 16, 20000, 0.1, None, stored=torch.bfloat16)
+    with batch_invariance():
+        assert plan_triton(torch.zeros((1, 2100), dtype=torch.int64), [32896], [0, 128], spec).splits is None
 
 
 def test_what_is_not_covered() -> None:
