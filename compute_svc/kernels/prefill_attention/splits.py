@@ -105,17 +105,17 @@ def _counts(units: Ids, wanted: int) -> Ids:
     total = int(units.sum())
     for waves in range(1, _WAVES + 1):
         most = max(waves * wanted, 1)
+        if waves > 1 and len(units) > most:
+            continue
         per = max(LEAST_SPLIT_TOKENS // UNIT_TOKENS, -(-total // most))
         counts = -(-units // per)
-        # With more blocks than programs at a time, those far longer than what each has of the load are cut down to it.
+        # Of more blocks than that, those far longer than what each program has of the load are cut down to it.
         while len(units) <= most < int(counts.sum()):
             per += -(-per // 16)
             counts = -(-units // per)
         cost = _cost(units, counts, wanted)
         if cost < lowest:
             best, lowest = counts, cost
-        if len(units) > most:
-            break
     return best
 
 

@@ -212,6 +212,7 @@ def test_parts_of_a_block_have_splits_of_their_own() -> None:
     [
         pytest.param([32768 + 128], [128], 128, (120, 132), id="a-turn-behind-a-prefix"),
         pytest.param([8192 + 64] * 8, [64] * 8, 128, (128, 128), id="turns-that-fill-a-device"),
+        pytest.param([32768 + 128] * 6, [128] * 6, 128, (376, 396), id="turns-that-leave-half-of-a-second-wave"),
         pytest.param([131072 + 3], [3], 16, (120, 132), id="a-speculative-step"),
         pytest.param([131072 + 16], [16], 64, (230, 264), id="a-short-chunk"),
         pytest.param([65536 + 16, *[700] * 40], [16, *[700] * 40], 128, (7050, 7200), id="one-long-among-many"),
