@@ -16,6 +16,8 @@ if DEVICE.type == "cpu":
 
     from triton.runtime.interpreter import InterpretedFunction  # the setting is read by its import
 
+    from tests.triton_interpreter import hasten
+
     _run = InterpretedFunction.run
 
     def _run_as_compiled(self: Any, *arguments: Any, grid: Any, warmup: bool, **options: Any) -> Any:
@@ -26,3 +28,4 @@ if DEVICE.type == "cpu":
         return _run(self, *arguments, grid=grid, warmup=warmup, **options)
 
     InterpretedFunction.run = _run_as_compiled
+    hasten()
