@@ -73,6 +73,11 @@ class Trial:
         self._expected: dict[tuple[int, ...], torch.Tensor] = {}
         self._generator = torch.Generator().manual_seed(7)
         self.prompts = [self.random_tokens(length) for length in _PROMPT_LENGTHS]
+        self._behind_prompts = self._generator.get_state()
+
+    def restart(self) -> None:
+        """Random tokens are again those of a new trial: a check finds the same alone and behind others."""
+        self._generator.set_state(self._behind_prompts)
 
     def load(self, dtype: torch.dtype) -> CausalLM:
         """This engine's model in some dtype."""
