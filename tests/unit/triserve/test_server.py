@@ -99,7 +99,7 @@ async def _no_requests() -> AsyncIterator[sampler_pb2.SampleRequest]:
 async def test_an_unreachable_peer_is_unavailable_by_name() -> None:
     async with open_channel("127.0.0.1:1") as channel:
         with pytest.raises(grpc.aio.AioRpcError) as caught:
-            await sampler_pb2_grpc.SamplerServiceStub(channel).GetSamplerInfo(sampler_pb2.GetSamplerInfoRequest(), timeout=5)
+            await sampler_pb2_grpc.SamplerServiceStub(channel).GetSamplerInfo(sampler_pb2.GetSamplerInfoRequest(), timeout=20)
     error = from_rpc_error(caught.value, peer="sampler 127.0.0.1:1")
     assert type(error) is Unavailable
     assert "sampler 127.0.0.1:1" in error.message

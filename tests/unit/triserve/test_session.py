@@ -101,7 +101,7 @@ async def test_closing_ends_although_the_stream_breaks_meanwhile() -> None:
     session = _DyingSession()
     session.start()
     await session.talks.wait()
-    await asyncio.wait_for(session.close(), 5)
+    await asyncio.wait_for(session.close(), 20)
     assert not session.ready
 
 

@@ -102,7 +102,7 @@ async def test_a_reader_that_is_woken_returns_though_the_writer_has_taken_what_w
     attempt.answer.push(1, [2], "b", now=0.0)
     assert pen.text(0) == "ab"
     scene.generation.wake()
-    assert await asyncio.wait_for(scene.generation.next(), timeout=5) == []
+    assert await asyncio.wait_for(scene.generation.next(), timeout=20) == []
     scene.generation.close()
 
 
