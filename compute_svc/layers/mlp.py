@@ -37,7 +37,7 @@ class Mlp:
             object.__setattr__(self, "gate", gate)
             object.__setattr__(self, "up", up)
         is_int = is_int_mlp(self.gate, self.up, self.down)
-        is_plain = self.up.layout == "plain" and (self.gate is None or self.gate.layout == "plain")
+        is_plain = {"plain", "panels"} >= {self.up.layout, self.up.layout if self.gate is None else self.gate.layout}
         object.__setattr__(self, "is_int", is_int)
         object.__setattr__(self, "takes_norm", is_int or (is_plain and takes_norm(self.up)))
 

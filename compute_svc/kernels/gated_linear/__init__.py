@@ -7,7 +7,7 @@ import torch
 from compute_svc.kernels.backend import backend_for
 from compute_svc.kernels.gated_linear import aten, cpu
 from compute_svc.kernels.gated_linear.joined import join, joined
-from compute_svc.kernels.linear import MIN_ROWS, Activation, LinearWeight, RowNorm, fp8, groups, ints, linear, pad_rows
+from compute_svc.kernels.linear import MIN_ROWS, Activation, LinearWeight, RowNorm, fp8, groups, ints, linear, native, pad_rows
 from compute_svc.kernels.rms_norm import rms_norm
 from compute_svc.kernels.row_linear import row_gated_linear, takes_row
 
@@ -17,14 +17,14 @@ def gated_linear(
 ) -> torch.Tensor:
     """activation(gate(x)) * up(x), products summed in float32.
 
-    With oneDNN's layout, and with integers, a row of the result depends on the same row of x alone, bit for bit.
+    With oneDNN's layout, the native library's, and with integers, a row of the result depends on the same row of x alone, bit for bit.
 
     Args:
-        x: [M, K], the weights' dtype. On a CPU fewer than `MIN_ROWS` rows cost a copy more.
+        x: [M, K], the weights' dtype. In oneDNN's layout fewer than `MIN_ROWS` rows cost a copy more.
         gate: N outputs of K inputs.
         up: N outputs of K inputs.
         activation: Of the gate; silu makes it SwiGLU, gelu GeGLU.
-        norm: Of x's rows before; only of plain weights that `takes_norm`.
+        norm: Of x's rows before; only of weights of floats that `takes_norm`.
 
     Returns:
         [M, N], x's dtype, new memory.
@@ -43,6 +43,8 @@ def gated_linear(
         if fp8.go_together(gate, up):
             return fp8.gated_linear(x, gate, up, activation)
         return linear(x, gate, activation=activation).mul_(linear(x, up))
+    if gate.layout == "panels":
+        return native.gated_linear(x, gate, up, activation, norm)
     if takes_row(x) and (both := joined(gate, up)) is not None:
         return row_gated_linear(x, both.data, both.bias, activation, norm=norm)
     if norm is not None:

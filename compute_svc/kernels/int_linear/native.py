@@ -13,12 +13,10 @@ from compute_svc.kernels.activation import Activation
 from compute_svc.kernels.cpu_features import InstructionSet
 from compute_svc.kernels.int_linear.packed import PackedInts
 from compute_svc.kernels.native import DTYPES, NativeLibrary
+from compute_svc.kernels.native.activations import ACTIVATIONS
 from compute_svc.kernels.native.int_weight import INT_GATED_LINEAR, INT_LINEAR, INT_LINEAR_OF, INT_MLP, tile_weight
 from compute_svc.kernels.native.library import load_library
 from compute_svc.kernels.quantise_rows import Norm, QuantisedRows
-
-# Numbers of the activations: `Activation` of native/source/activations.h.
-_ACTIVATIONS: dict[Activation, int] = {"none": 0, "silu": 1, "gelu": 2, "gelu_tanh": 3, "relu": 4, "sigmoid": 5}
 
 
 class _Functions(NamedTuple):
@@ -81,7 +79,7 @@ def int_linear(
         rows.scales.shape[1],
         codes.shape[0],
         weight.native,
-        _ACTIVATIONS[activation],
+        ACTIVATIONS[activation],
         None if add is None else add.data_ptr(),
         result.data_ptr(),
         DTYPES[dtype],
@@ -101,7 +99,7 @@ def int_gated_linear(rows: QuantisedRows, gate: PackedInts, up: PackedInts, acti
         codes.shape[0],
         gate.native,
         up.native,
-        _ACTIVATIONS[activation],
+        ACTIVATIONS[activation],
         result.data_ptr(),
         DTYPES[dtype],
         torch.get_num_threads(),
@@ -121,7 +119,7 @@ def int_linear_of(x: torch.Tensor, weight: PackedInts, norm: Norm | None, activa
         None if norm is None else norm.weight.data_ptr(),
         0.0 if norm is None else norm.eps,
         weight.native,
-        _ACTIVATIONS[activation],
+        ACTIVATIONS[activation],
         None if add is None else add.data_ptr(),
         result.data_ptr(),
         DTYPES[x.dtype],
@@ -152,7 +150,7 @@ def int_mlp(
         None if gate is None else gate.native,
         up.native,
         down.native,
-        _ACTIVATIONS[activation],
+        ACTIVATIONS[activation],
         None if add is None else add.data_ptr(),
         result.data_ptr(),
         DTYPES[x.dtype],

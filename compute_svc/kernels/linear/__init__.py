@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 
 from compute_svc.kernels.backend import backend_for, is_batch_invariant
-from compute_svc.kernels.linear import aten, cpu, fp8, groups, ints
+from compute_svc.kernels.linear import aten, cpu, fp8, groups, ints, native
 from compute_svc.kernels.linear.ints import ActivationFormat, int_mlp, is_int_mlp
 from compute_svc.kernels.linear.weight import Activation, LinearWeight
 from compute_svc.kernels.quantise_rows import Norm as RowNorm
@@ -30,7 +30,7 @@ __all__ = [
     "takes_norm",
 ]
 
-# On a CPU a product of one row goes through other code than a product of many, and rounds differently.
+# On a CPU torch's product of one row goes through other code than a product of many, and rounds differently.
 MIN_ROWS = 2
 
 
@@ -80,6 +80,8 @@ def pack_stored(
 
 def takes_norm(weight: LinearWeight) -> bool:
     """Whether `linear` takes a norm, and normalises in the same launch at least where there is one row."""
+    if weight.layout == "panels":
+        return True
     if weight.layout == "plain":
         return backend_for("row_linear", weight.data.device.type, has_triton=True) == "triton" and not is_batch_invariant()
     return ints.takes_norm(weight)
@@ -95,11 +97,11 @@ def linear(
 ) -> torch.Tensor:
     """activation(x W^T + bias) (+ add), products summed in float32; rows of x are rounded to int8 or float8 in the layouts "ints" and "fp8".
 
-    With oneDNN's layout, with integers, and where `backend.is_batch_invariant`, a row of the result depends on the same row of the arguments
+    With oneDNN's layout, the native library's, with integers, and where `backend.is_batch_invariant`, a row of the result depends on the same row of the arguments
     alone, bit for bit. One row alone has a kernel of its own on a device (kernels/row_linear).
 
     Args:
-        x: [M, K], the weight's dtype. On a CPU fewer than `MIN_ROWS` rows cost two copies more.
+        x: [M, K], the weight's dtype. In oneDNN's layout fewer than `MIN_ROWS` rows cost two copies more.
         weight: N outputs of K inputs.
         activation: Applied to each output; not together with `add`.
         add: [M, N], x's dtype.
@@ -118,6 +120,8 @@ def linear(
     assert add is None or activation == "none", "a sum is not activated"
     if weight.layout == "ints":
         return ints.linear(x, weight, activation, add, norm)
+    if weight.layout == "panels":
+        return native.linear(x, weight, activation, add, norm)
     if weight.layout == "plain" and takes_row(x):
         return row_linear(x, weight.data, weight.bias, activation=activation, add=add, norm=norm)
     if norm is not None:

@@ -13,6 +13,7 @@ import torch
 import torch.nn.functional as F
 
 from compute_svc.kernels.activation import activate
+from compute_svc.kernels.linear import native
 from compute_svc.kernels.linear.weight import Activation, LinearWeight
 
 _log = logging.getLogger(__name__)
@@ -48,6 +49,8 @@ def onednn_takes(dtype: torch.dtype) -> bool:
 
 def pack_linear(weight: torch.Tensor, bias: torch.Tensor | None) -> LinearWeight:
     """See the public function."""
+    if native.takes_floats(weight.dtype):
+        return native.pack_linear(weight, bias)
     if not onednn_takes(weight.dtype):
         return LinearWeight.plain(weight, bias)
     out_features, in_features = weight.shape

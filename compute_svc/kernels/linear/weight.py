@@ -11,10 +11,11 @@ from compute_svc.kernels.activation import Activation
 from compute_svc.kernels.fp8_linear.packed import Fp8Weight
 from compute_svc.kernels.group_linear.packed import GroupedCodes
 from compute_svc.kernels.int_linear.packed import PackedInts
+from compute_svc.kernels.native.float_weight import PanelWeight
 
 __all__ = ["Activation", "Layout", "LinearWeight"]
 
-Layout = Literal["plain", "onednn", "ints", "groups", "fp8"]
+Layout = Literal["plain", "onednn", "panels", "ints", "groups", "fp8"]
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -22,7 +23,8 @@ class LinearWeight:
     """The weight of a linear map from K inputs to N outputs.
 
     Attributes:
-        layout: What `data` is: [N, K] as written, oneDNN's blocks of it, or the codes of `ints`, `groups` or `fp8`.
+        layout: What `data` is: [N, K] as written, oneDNN's blocks of it, the native library's `panels`, or the codes of `ints`, `groups` or
+            `fp8`.
         data: The weight.
         bias: [N], the weight's dtype.
         in_features: K.
@@ -30,6 +32,7 @@ class LinearWeight:
         ints: A weight of integers that rounded activations are multiplied by.
         groups: A weight of integers that activations are multiplied by as they are.
         fp8: A weight of float8 that rounded activations are multiplied by.
+        panels: A weight of floats for the native library.
         inputs: [K'] int64, which inputs its columns take, in their order; None = all. Of `ints` and `groups` alone.
     """
 
@@ -42,11 +45,12 @@ class LinearWeight:
     inputs: torch.Tensor | None = None
     groups: GroupedCodes | None = None
     fp8: Fp8Weight | None = None
+    panels: PanelWeight | None = None
 
     @property
     def num_bytes(self) -> int:
         """Memory of its tensors."""
-        coded = self.ints or self.groups or self.fp8
+        coded = self.ints or self.groups or self.fp8 or self.panels
         if coded is not None:
             return coded.num_bytes
         return self.data.nbytes + (0 if self.bias is None else self.bias.nbytes)

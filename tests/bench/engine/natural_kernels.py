@@ -17,6 +17,7 @@ from compute_svc.kernels.attention.attention_spec import AttentionSpec
 from compute_svc.kernels.gated_linear import cpu as gated_linear_cpu
 from compute_svc.kernels.linear import Activation, LinearWeight, RowNorm
 from compute_svc.kernels.linear import cpu as linear_cpu
+from compute_svc.kernels.linear import native as linear_native
 from compute_svc.kernels.paged_kv.kv_layer import KvLayer
 from compute_svc.layers import attention, mlp
 from compute_svc.models import causal_lm, loading
@@ -113,7 +114,9 @@ def linear(
     norm: RowNorm | None = None,
 ) -> torch.Tensor:
     """As the engine's, of any number of rows."""
-    assert norm is None, "these models have no integers"
+    if weight.layout == "panels":
+        return linear_native.linear(x, weight, activation, add, norm)
+    assert norm is None, "torch's products normalise no rows"
     return linear_cpu.linear(x, weight, activation, add)
 
 
@@ -121,7 +124,9 @@ def gated_linear(
     x: torch.Tensor, gate: LinearWeight, up: LinearWeight, activation: Activation, *, norm: RowNorm | None = None
 ) -> torch.Tensor:
     """As the engine's, of any number of rows."""
-    assert norm is None, "no product here normalises rows"
+    if gate.layout == "panels":
+        return linear_native.gated_linear(x, gate, up, activation, norm)
+    assert norm is None, "torch's products normalise no rows"
     return gated_linear_cpu.gated_linear(x, gate, up, activation)
 
 
@@ -157,7 +162,7 @@ def natural_kernels() -> Iterator[None]:
 
 @contextmanager
 def plain_weights() -> Iterator[None]:
-    """Models that are built while this lasts keep their weights as they are, for `F.linear`, and not in oneDNN's blocks."""
+    """Models that are built while this lasts keep their weights as they are, for `F.linear`, and not in the engine's layout."""
     with _swapped(((loading, "pack_stored", pack_stored),)):
         yield
 

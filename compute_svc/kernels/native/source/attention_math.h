@@ -4,10 +4,15 @@
 
 #include <limits>
 
-#include "attention_lanes.h"
+#include "lanes.h"
 
 namespace triserve {
 namespace attention {
+
+using namespace lanes;
+
+// As many query rows are in registers together, and as many vectors of each row's values.
+constexpr int kRows = kWidth == 16 ? 4 : kWidth == 8 ? 3 : 2, kPanel = 4;
 
 constexpr int kTile = 16, kParts = kTile / kWidth;
 constexpr float kNothing = -std::numeric_limits<float>::infinity();

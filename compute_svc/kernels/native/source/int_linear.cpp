@@ -1,29 +1,15 @@
 // Layer parts on int8 rows and integer weights. Each is one call: what is between its products stays in memory of the threads.
 #include "activations.h"
 #include "int_products.h"
+#include "output.h"
 #include "quantise.h"
 
 namespace triserve {
 namespace {
 
-// A residual to add, or other factor, and where results go: [rows, outputs] of T.
-template <class T>
-struct Output {
-  T* data;
-  const T* add;
-};
-
 template <class T>
 void write_rows(const float* values, const IntWeight& w, int64_t block, int64_t row, int rows, Output<T> out) {
-  const int64_t first = block * kBlock, count = first + kBlock < w.outputs ? kBlock : w.outputs - first;
-  for (int r = 0; r < rows; ++r, values += kBlock) {
-    const int64_t at = (row + r) * w.outputs + first;
-    if (out.add == nullptr) {
-      for (int64_t i = 0; i < count; ++i) narrow(values[i], out.data + at + i);
-    } else {
-      for (int64_t i = 0; i < count; ++i) narrow(values[i] + widen(out.add[at + i]), out.data + at + i);
-    }
-  }
+  write_block(values, kBlock, block * kBlock, w.outputs, row, rows, out);
 }
 
 template <class T>

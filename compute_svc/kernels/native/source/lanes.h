@@ -1,16 +1,15 @@
-// Vectors of floats as attention uses them: kWidth lanes of the instruction set that this build is for. Every operation gives the same bits in
+// Vectors of floats as attention and products use them: kWidth lanes of the instruction set that this build is for. Every operation gives the same bits in
 // a lane whatever the width: products and sums are fused (one rounding), which each instruction set and std::fma do alike.
 #pragma once
 
 #include "common.h"
 
 namespace triserve {
-namespace attention {
+namespace lanes {
 
 #if defined(TRISERVE_AVX512)
 
-// As many query rows are in registers together, and as many vectors of each row's values.
-constexpr int kWidth = 16, kRows = 4, kPanel = 4;
+constexpr int kWidth = 16;
 
 struct Lanes {
   __m512 v;
@@ -82,7 +81,7 @@ inline Lanes sum_fours(const Lanes (&a)[4]) {
 
 #elif defined(TRISERVE_AVX2)
 
-constexpr int kWidth = 8, kRows = 3, kPanel = 4;
+constexpr int kWidth = 8;
 
 struct Lanes {
   __m256 v;
@@ -135,7 +134,7 @@ inline Lanes sum_fours(const Lanes (&a)[4]) {
 
 #else
 
-constexpr int kWidth = 4, kRows = 2, kPanel = 4;
+constexpr int kWidth = 4;
 
 struct Lanes {
   float v[4];
@@ -241,5 +240,5 @@ inline float half(uint16_t bits) {
 #endif
 }
 
-}  // namespace attention
+}  // namespace lanes
 }  // namespace triserve

@@ -1,0 +1,91 @@
+"""The native library's products of floats: one order of sums for any number of rows, so that one row costs what it reads and no more."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import cache
+from typing import NamedTuple
+
+import torch
+
+from compute_svc.kernels.cpu_features import InstructionSet, multiplies_tiles
+from compute_svc.kernels.linear.weight import Activation, LinearWeight
+from compute_svc.kernels.native import DTYPES, native_library
+from compute_svc.kernels.native.activations import ACTIVATIONS
+from compute_svc.kernels.native.float_weight import FLOAT_GATED_LINEAR, FLOAT_LINEAR, PanelWeight, panel_weight
+from compute_svc.kernels.native.library import load_library
+from compute_svc.kernels.quantise_rows import Norm as RowNorm
+
+
+class _Functions(NamedTuple):
+    linear: Callable[..., None]
+    gated_linear: Callable[..., None]
+
+
+@cache
+def _functions(built_for: InstructionSet) -> _Functions:
+    library = load_library(built_for)
+    return _Functions(
+        linear=library.function("triserve_float_linear", FLOAT_LINEAR),
+        gated_linear=library.function("triserve_float_gated_linear", FLOAT_GATED_LINEAR),
+    )
+
+
+def takes_floats(dtype: torch.dtype) -> bool:
+    """Whether the library multiplies weights of this dtype here: where it has vectors, and oneDNN no tiles of bfloat16 (AMX)."""
+    library = native_library()
+    if library is None or library.instruction_set == "portable" or dtype not in DTYPES:
+        return False
+    return dtype == torch.float32 or not multiplies_tiles()
+
+
+def pack_linear(weight: torch.Tensor, bias: torch.Tensor | None) -> LinearWeight:
+    """Lays out a weight whose dtype `takes_floats` says yes of."""
+    library = native_library()
+    assert library is not None, "the caller has asked"
+    panels = panel_weight(weight, bias, library.instruction_set)
+    return LinearWeight("panels", panels.data, bias, in_features=weight.shape[1], out_features=weight.shape[0], panels=panels)
+
+
+def linear(x: torch.Tensor, weight: LinearWeight, activation: Activation, add: torch.Tensor | None, norm: RowNorm | None) -> torch.Tensor:
+    """See the public function."""
+    panels, x = _panels(weight), x.contiguous()
+    result = torch.empty((x.shape[0], weight.out_features), dtype=x.dtype)
+    if add is not None:
+        add = add.contiguous()
+    _functions(panels.built_for).linear(
+        x.data_ptr(),
+        x.shape[0],
+        None if norm is None else norm.weight.data_ptr(),
+        0.0 if norm is None else norm.eps,
+        panels.native,
+        ACTIVATIONS[activation],
+        None if add is None else add.data_ptr(),
+        result.data_ptr(),
+        torch.get_num_threads(),
+    )
+    return result
+
+
+def gated_linear(x: torch.Tensor, gate: LinearWeight, up: LinearWeight, activation: Activation, norm: RowNorm | None) -> torch.Tensor:
+    """See the public function; takes weights of one size."""
+    assert gate.data.shape == up.data.shape, "a gate has as many outputs as what it gates"
+    gates, ups, x = _panels(gate), _panels(up), x.contiguous()
+    result = torch.empty((x.shape[0], gate.out_features), dtype=x.dtype)
+    _functions(gates.built_for).gated_linear(
+        x.data_ptr(),
+        x.shape[0],
+        None if norm is None else norm.weight.data_ptr(),
+        0.0 if norm is None else norm.eps,
+        gates.native,
+        ups.native,
+        ACTIVATIONS[activation],
+        result.data_ptr(),
+        torch.get_num_threads(),
+    )
+    return result
+
+
+def _panels(weight: LinearWeight) -> PanelWeight:
+    assert weight.panels is not None, "the layout says that they are there"
+    return weight.panels
