@@ -11,7 +11,7 @@ import torch.nn.functional as F
 
 from compute_svc.kernels.gated_linear import gated_linear, lay_out_gated
 from compute_svc.kernels.grouped_mlp import Clamp, GroupedMlps, group_mlps, grouped_mlp
-from compute_svc.kernels.linear import Activation, LinearWeight, RowNorm, int_mlp, is_int_mlp, linear, padded_count, takes_norm
+from compute_svc.kernels.linear import Activation, LinearWeight, RowNorm, is_whole_mlp, linear, padded_count, takes_norm, whole_mlp
 from compute_svc.layers.router import Router
 from compute_svc.parallel.groups.rank_group import ALONE, RankGroup
 
@@ -25,8 +25,8 @@ class Mlp:
     down: LinearWeight
     activation: Activation
     ranks: RankGroup = ALONE
-    is_int: bool = field(init=False)
-    """Whether it is computed in one call, of integers."""
+    is_whole: bool = field(init=False)
+    """Whether it is computed in one call."""
     takes_norm: bool = field(init=False)
     """Whether `forward` takes a norm."""
 
@@ -36,10 +36,10 @@ class Mlp:
             gate, up = lay_out_gated(self.gate, self.up)
             object.__setattr__(self, "gate", gate)
             object.__setattr__(self, "up", up)
-        is_int = is_int_mlp(self.gate, self.up, self.down)
-        is_plain = {"plain", "panels"} >= {self.up.layout, self.up.layout if self.gate is None else self.gate.layout}
-        object.__setattr__(self, "is_int", is_int)
-        object.__setattr__(self, "takes_norm", is_int or (is_plain and takes_norm(self.up)))
+        is_whole = is_whole_mlp(self.gate, self.up, self.down)
+        is_plain = self.up.layout == "plain" and (self.gate is None or self.gate.layout == "plain")
+        object.__setattr__(self, "is_whole", is_whole)
+        object.__setattr__(self, "takes_norm", is_whole or (is_plain and takes_norm(self.up)))
 
     def forward(
         self, x: torch.Tensor, residual: torch.Tensor | None, num_tokens: int | None = None, norm: RowNorm | None = None
@@ -58,8 +58,8 @@ class Mlp:
 
     def _part(self, x: torch.Tensor, residual: torch.Tensor | None, norm: RowNorm | None) -> torch.Tensor:
         """What this rank's part of the width gives."""
-        if self.is_int:
-            return int_mlp(x, self.gate, self.up, self.down, self.activation, norm=norm, add=residual)
+        if self.is_whole:
+            return whole_mlp(x, self.gate, self.up, self.down, self.activation, norm=norm, add=residual)
         if self.gate is None:
             return linear(linear(x, self.up, activation=self.activation, norm=norm), self.down, add=residual)
         return linear(gated_linear(x, self.gate, self.up, self.activation, norm=norm), self.down, add=residual)
@@ -152,7 +152,7 @@ def _sum_chosen(x: torch.Tensor, weights: torch.Tensor, chosen: torch.Tensor, ex
     total = torch.zeros(x.shape, dtype=torch.float32, device=x.device)
     for index in is_chosen.any(dim=0).nonzero().flatten().tolist():
         rows = is_chosen[:, index].nonzero().flatten()
-        padded = F.pad(rows, (0, padded_count(len(rows)) - len(rows)))
+        padded = F.pad(rows, (0, padded_count(len(rows), x.dtype, x.device) - len(rows)))
         answer = experts[index].forward(x.index_select(0, padded), None)[: len(rows)].float()
         total.index_add_(0, rows, answer * shares[rows, index, None])
     return total

@@ -174,11 +174,11 @@ class CausalLM:
         """
         if batch.num_tokens == 0:
             raise ValueError("a batch must have tokens")
-        positions = padded(batch.positions)
+        positions = padded(batch.positions, self.dtype)
         step = self.prepare(batch, positions, kv)
         if hidden is None:
             assert self.embedding is not None, "a stage behind the first gets hidden states"
-            hidden = self.embedding.forward(padded(batch.token_ids), positions)
+            hidden = self.embedding.forward(padded(batch.token_ids, self.dtype), positions)
         for index, layer in enumerate(self.layers):
             hidden = layer.forward(hidden, kv.kv(index), step)
         return hidden
@@ -192,10 +192,10 @@ class CausalLM:
             hidden_rows: [H] int64 there; None = no vectors are wanted.
         """
         assert self.head is not None, "a stage behind the first has no head"
-        rows = hidden.index_select(0, padded(logit_rows))
+        rows = hidden.index_select(0, padded(logit_rows, self.dtype))
         vectors = None
         if hidden_rows is not None:
-            vectors = self.head.normed(hidden.index_select(0, padded(hidden_rows)))[: len(hidden_rows)].float()
+            vectors = self.head.normed(hidden.index_select(0, padded(hidden_rows, self.dtype)))[: len(hidden_rows)].float()
         return ForwardOutput(self.head.forward(rows)[: len(logit_rows)], vectors)
 
     def attends_in_one_order(self, kv: KvPageStore) -> bool:
@@ -320,7 +320,7 @@ def _decode_kind(columns: DecodeColumns, spec: AttentionSpec, turns: _Turns | No
     return StepKind(*turns.own, decode, None, turns.sinks)
 
 
-def padded(indices: torch.Tensor) -> torch.Tensor:
-    """Indices [n] with zeros added, so that the products of all passes have one of few numbers of rows."""
-    missing = padded_count(len(indices)) - len(indices)
+def padded(indices: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
+    """Indices [n] with zeros added, so that the products of all passes, of activations of a dtype, have one of few numbers of rows."""
+    missing = padded_count(len(indices), dtype, indices.device) - len(indices)
     return F.pad(indices, (0, missing)) if missing else indices

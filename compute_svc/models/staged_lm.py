@@ -42,7 +42,7 @@ class StagedLM(CausalLM):
         num_logits, num_vectors = len(batch.logit_rows), 0 if batch.hidden_rows is None else len(batch.hidden_rows)
         if stages.is_last:
             wanted = batch.logit_rows if batch.hidden_rows is None else torch.cat((batch.logit_rows, batch.hidden_rows))
-            stages.give(torch.cat(computed).index_select(0, padded(wanted.to(self.device))))
+            stages.give(torch.cat(computed).index_select(0, padded(wanted.to(self.device), self.dtype)))
         stages.settle()
         if not stages.is_first:
             return ForwardOutput(torch.empty((0, self.config.vocab_size), device=self.device), None)
@@ -54,4 +54,4 @@ class StagedLM(CausalLM):
         return False
 
     def _take(self, num_rows: int) -> torch.Tensor:
-        return self.stages.take(padded_count(num_rows), self.hidden_size, self.dtype, self.device)
+        return self.stages.take(padded_count(num_rows, self.dtype, self.device), self.hidden_size, self.dtype, self.device)

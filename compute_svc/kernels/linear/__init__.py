@@ -6,7 +6,7 @@ import torch
 
 from compute_svc.kernels.backend import backend_for, is_batch_invariant
 from compute_svc.kernels.linear import aten, cpu, fp8, groups, ints, native
-from compute_svc.kernels.linear.ints import ActivationFormat, int_mlp, is_int_mlp
+from compute_svc.kernels.linear.ints import ActivationFormat
 from compute_svc.kernels.linear.weight import Activation, LinearWeight
 from compute_svc.kernels.quantise_rows import Norm as RowNorm
 from compute_svc.kernels.rms_norm import rms_norm
@@ -20,28 +20,31 @@ __all__ = [
     "ActivationFormat",
     "LinearWeight",
     "RowNorm",
-    "int_mlp",
-    "is_int_mlp",
+    "is_whole_mlp",
     "linear",
     "pack_linear",
     "pack_stored",
     "pad_rows",
     "padded_count",
     "takes_norm",
+    "whole_mlp",
 ]
 
 # On a CPU torch's product of one row goes through other code than a product of many, and rounds differently.
 MIN_ROWS = 2
 
 
-def padded_count(num_rows: int) -> int:
+def padded_count(num_rows: int, dtype: torch.dtype, device: torch.device) -> int:
     """The number of rows to compute in place of `num_rows`: one of few, at most a few percent more of what a product costs.
+
+    One row stays alone where products of floats of the dtype are the native library's.
 
     Each new number of rows makes oneDNN write code, which takes longer than the product, and keep it: with every number from 1 to 512 a
     model of 8 MB came to 1 GB. What a row gets does not depend on the others, so the rest may be anything.
     """
     if num_rows <= 8:
-        return max(MIN_ROWS, 1 << (num_rows - 1).bit_length()) if num_rows else MIN_ROWS
+        least = 1 if device.type == "cpu" and native.takes_floats(dtype) else MIN_ROWS
+        return max(least, 1 << (num_rows - 1).bit_length()) if num_rows else least
     step = 8 if num_rows <= 64 else 32 if num_rows <= 512 else 128
     return -(-num_rows // step) * step
 
@@ -140,6 +143,40 @@ def linear(
 
         return triton_kernel.linear(x, weight, activation, add)
     return aten.linear(x, weight, activation, add)
+
+
+def is_whole_mlp(gate: LinearWeight | None, up: LinearWeight, down: LinearWeight) -> bool:
+    """Whether `whole_mlp` computes an MLP of these weights."""
+    return native.is_float_mlp(gate, up, down) or ints.is_int_mlp(gate, up, down)
+
+
+def whole_mlp(
+    x: torch.Tensor,
+    gate: LinearWeight | None,
+    up: LinearWeight,
+    down: LinearWeight,
+    activation: Activation,
+    *,
+    norm: RowNorm | None = None,
+    add: torch.Tensor | None = None,
+) -> torch.Tensor:
+    """down(activation(gate(x)) * up(x)) (+ add), or down(activation(up(x))) without a gate, in one call.
+
+    Args:
+        x: [M, K].
+        gate: [N, K]; None = none.
+        up: [N, K].
+        down: [L, N].
+        activation: Of the gate, or of up without one.
+        norm: Of x's rows before.
+        add: [M, L], x's dtype.
+
+    Returns:
+        [M, L], x's dtype.
+    """
+    if up.layout == "panels":
+        return native.float_mlp(x, gate, up, down, activation, norm, add)
+    return ints.int_mlp(x, gate, up, down, activation, norm=norm, add=add)
 
 
 def pad_rows(x: torch.Tensor) -> torch.Tensor:

@@ -12,7 +12,7 @@ from compute_svc.kernels.cpu_features import InstructionSet, multiplies_tiles
 from compute_svc.kernels.linear.weight import Activation, LinearWeight
 from compute_svc.kernels.native import DTYPES, native_library
 from compute_svc.kernels.native.activations import ACTIVATIONS
-from compute_svc.kernels.native.float_weight import FLOAT_GATED_LINEAR, FLOAT_LINEAR, PanelWeight, panel_weight
+from compute_svc.kernels.native.float_weight import FLOAT_GATED_LINEAR, FLOAT_LINEAR, FLOAT_MLP, PanelWeight, panel_weight
 from compute_svc.kernels.native.library import load_library
 from compute_svc.kernels.quantise_rows import Norm as RowNorm
 
@@ -20,6 +20,7 @@ from compute_svc.kernels.quantise_rows import Norm as RowNorm
 class _Functions(NamedTuple):
     linear: Callable[..., None]
     gated_linear: Callable[..., None]
+    mlp: Callable[..., None]
 
 
 @cache
@@ -28,6 +29,7 @@ def _functions(built_for: InstructionSet) -> _Functions:
     return _Functions(
         linear=library.function("triserve_float_linear", FLOAT_LINEAR),
         gated_linear=library.function("triserve_float_gated_linear", FLOAT_GATED_LINEAR),
+        mlp=library.function("triserve_float_mlp", FLOAT_MLP),
     )
 
 
@@ -80,6 +82,41 @@ def gated_linear(x: torch.Tensor, gate: LinearWeight, up: LinearWeight, activati
         gates.native,
         ups.native,
         ACTIVATIONS[activation],
+        result.data_ptr(),
+        torch.get_num_threads(),
+    )
+    return result
+
+
+def is_float_mlp(gate: LinearWeight | None, up: LinearWeight, down: LinearWeight) -> bool:
+    """Whether `float_mlp` computes an MLP of these weights."""
+    return all(weight.layout == "panels" for weight in (gate or up, up, down))
+
+
+def float_mlp(
+    x: torch.Tensor,
+    gate: LinearWeight | None,
+    up: LinearWeight,
+    down: LinearWeight,
+    activation: Activation,
+    norm: RowNorm | None,
+    add: torch.Tensor | None,
+) -> torch.Tensor:
+    """See `whole_mlp`; takes weights that `is_float_mlp`. What goes into down is not rounded."""
+    panels, x = _panels(up), x.contiguous()
+    result = torch.empty((x.shape[0], down.out_features), dtype=x.dtype)
+    if add is not None:
+        add = add.contiguous()
+    _functions(panels.built_for).mlp(
+        x.data_ptr(),
+        x.shape[0],
+        None if norm is None else norm.weight.data_ptr(),
+        0.0 if norm is None else norm.eps,
+        None if gate is None else _panels(gate).native,
+        panels.native,
+        _panels(down).native,
+        ACTIVATIONS[activation],
+        None if add is None else add.data_ptr(),
         result.data_ptr(),
         torch.get_num_threads(),
     )

@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 
 from compute_svc.kernels.native.attention_answers import check_attention, check_place_heads
-from compute_svc.kernels.native.float_weight import FLOAT_GATED_LINEAR, FLOAT_LINEAR, panel_weight
+from compute_svc.kernels.native.float_weight import FLOAT_GATED_LINEAR, FLOAT_LINEAR, FLOAT_MLP, panel_weight
 from compute_svc.kernels.native.int_weight import INT_LINEAR, INT_LINEAR_OF, INT_MLP, tile_weight
 from compute_svc.kernels.native.library import DTYPES, QUANTISE_ROWS, KnownAnswerError, NativeLibrary
 
@@ -96,19 +96,36 @@ def _check_float_linear(library: NativeLibrary) -> None:
     """Small whole numbers, whose sums need no rounding, of one row and of more than are multiplied at once."""
     linear = library.function("triserve_float_linear", FLOAT_LINEAR)
     gated = library.function("triserve_float_gated_linear", FLOAT_GATED_LINEAR)
-    weight = torch.stack([_pattern(shift, -8, 7) for shift in range(_OUTPUTS)]).float()
+    mlp = library.function("triserve_float_mlp", FLOAT_MLP)
+    weight = torch.stack([_pattern(shift, -1, 1) for shift in range(_OUTPUTS)]).float()
     bias = torch.arange(_OUTPUTS, dtype=torch.float32)
     for dtype in (torch.float32, torch.bfloat16):
         panels = panel_weight(weight.to(dtype), bias, library.instruction_set)
+        back = panel_weight(weight.T.to(dtype), None, library.instruction_set)
         for num_rows in (1, 29):
             x = torch.stack([_pattern(5 * shift, -2, 2) for shift in range(num_rows)]).to(dtype)
             expected = x.float() @ weight.T + bias
-            got = torch.full((num_rows, _OUTPUTS), torch.nan, dtype=dtype)
+            got, summed = torch.full((num_rows, _OUTPUTS), torch.nan, dtype=dtype), torch.full_like(x, torch.nan)
             rest = (got.data_ptr(), torch.get_num_threads())
             linear(x.data_ptr(), num_rows, None, 0.0, panels.native, 0, None, *rest)
             _require(f"float_linear of {dtype}", got, expected.to(dtype))
             gated(x.data_ptr(), num_rows, None, 0.0, panels.native, panels.native, _RELU, *rest)
-            _require(f"float_gated_linear of {dtype}", got, (expected.clamp(min=0.0) * expected).to(dtype))
+            hidden = expected.clamp(min=0.0) * expected
+            _require(f"float_gated_linear of {dtype}", got, hidden.to(dtype))
+            mlp(
+                x.data_ptr(),
+                num_rows,
+                None,
+                0.0,
+                panels.native,
+                panels.native,
+                back.native,
+                _RELU,
+                x.data_ptr(),
+                summed.data_ptr(),
+                rest[1],
+            )
+            _require(f"float_mlp of {dtype}", summed, (hidden @ weight + x.float()).to(dtype))
 
 
 def _pattern(shift: int, low: int, high: int) -> torch.Tensor:

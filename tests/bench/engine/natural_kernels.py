@@ -135,7 +135,7 @@ def pack_stored(weight: StoredWeight, bias: torch.Tensor | None, dtype: torch.dt
     return LinearWeight.plain(weight.dense(dtype), bias)
 
 
-def _unpadded(num_rows: int) -> int:
+def _unpadded(num_rows: int, dtype: torch.dtype, device: torch.device) -> int:
     return num_rows
 
 
