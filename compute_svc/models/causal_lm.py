@@ -98,7 +98,7 @@ class Head:
 class CausalLM:
     """Token ids to logits; a stage of a pipeline (`StagedLM`) has some of the layers, and behind the first neither embedding nor head.
 
-    On a CPU with oneDNN, logits and KV of a token depend on its request's tokens up to it and on nothing else, bit for bit: not on the
+    On a CPU, logits and KV of a token depend on its request's tokens up to it and on nothing else, bit for bit: not on the
     other requests of the batch, nor on how its prompt was split into steps.
 
     On another device that is promised where `backend.is_batch_invariant` and `attends_in_one_order`, but for this: decode rows are of one kind and

@@ -11,6 +11,7 @@ import torch
 import torch.nn.functional as F
 
 from compute_svc.kernels.backend import is_batch_invariant, uses_triton
+from compute_svc.kernels.cpu_features import multiplies_tiles
 from compute_svc.kernels.linear import ActivationFormat, LinearWeight, pack_stored
 from compute_svc.kernels.native import native_library
 from compute_svc.layers.attention import Attention
@@ -102,7 +103,7 @@ class ModelBuilder:
         head = None if embedding is None else self._head(embedding.tokens)
         _log.info("matrices in memory: %s", ", ".join(f"{size // 1_000_000} MB {name}" for name, size in self._sizes.most_common()))
         rotary = tuple(map(self._rotary, config.kinds))
-        kernels = kernel_names(self._device.type, has_ints=self._has_ints, num_ranks=self._ranks.size)
+        kernels = kernel_names(self._device.type, self._dtype, has_ints=self._has_ints, num_ranks=self._ranks.size)
         # With its index, as tensors have it.
         device = torch.empty(0, device=self._device).device
         if self._stages is ONE_STAGE:
@@ -364,17 +365,19 @@ class ModelBuilder:
             self._on_progress(self._bytes_done, self._bytes_total)
 
 
-def kernel_names(device_type: str, *, has_ints: bool, num_ranks: int = 1) -> str:
+def kernel_names(device_type: str, dtype: torch.dtype, *, has_ints: bool, num_ranks: int = 1) -> str:
     """Kernels whose bits others do not have, separated by commas.
 
     Args:
         device_type: Where a model is.
+        dtype: Of its floats.
         has_ints: Whether it multiplies integers.
         num_ranks: That compute it together.
     """
     is_triton = uses_triton(device_type)
     names = {
         "native kernels": device_type == "cpu" and native_library() is not None,
+        "oneDNN's tiles": device_type == "cpu" and dtype == torch.bfloat16 and multiplies_tiles(),
         "Triton kernels": is_triton,
         "one order of sums": is_triton and is_batch_invariant(),
         "integer products": has_ints,

@@ -30,7 +30,7 @@ __all__ = [
     "whole_mlp",
 ]
 
-# On a CPU torch's product of one row goes through other code than a product of many, and rounds differently.
+# On a CPU oneDNN's product of one row goes through other code than a product of many, and rounds differently.
 MIN_ROWS = 2
 
 

@@ -248,7 +248,7 @@ def test_it_is_refused_where_no_triton_kernels_compute_and_a_cpu_needs_none() ->
 
 
 def test_replicas_tell_it_of_each_other_and_torch_does_not_multiply_experts_in_groups() -> None:
-    assert kernel_names("cuda", has_ints=True) == "Triton kernels, one order of sums, integer products"
+    assert kernel_names("cuda", torch.bfloat16, has_ints=True) == "Triton kernels, one order of sums, integer products"
     assert not takes_groups(torch.device("cuda"), torch.bfloat16, (64, 64))
     use_batch_invariance(False, "cuda")
-    assert kernel_names("cuda", has_ints=False) == "Triton kernels"
+    assert kernel_names("cuda", torch.bfloat16, has_ints=False) == "Triton kernels"
