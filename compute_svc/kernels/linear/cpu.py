@@ -51,8 +51,11 @@ def pack_linear(weight: torch.Tensor, bias: torch.Tensor | None) -> LinearWeight
     """See the public function."""
     if native.takes_floats(weight.dtype):
         return native.pack_linear(weight, bias)
-    if not onednn_takes(weight.dtype):
-        return LinearWeight.plain(weight, bias)
+    return pack_onednn(weight, bias) if onednn_takes(weight.dtype) else LinearWeight.plain(weight, bias)
+
+
+def pack_onednn(weight: torch.Tensor, bias: torch.Tensor | None) -> LinearWeight:
+    """Lays out a weight whose dtype `onednn_takes` says yes of."""
     out_features, in_features = weight.shape
     blocks = torch.ops.mkldnn._reorder_linear_weight(weight.contiguous(), _ROWS_HINT)
     return LinearWeight("onednn", blocks, bias, in_features=in_features, out_features=out_features)

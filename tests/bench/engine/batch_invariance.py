@@ -1,7 +1,7 @@
 """What it costs on a CPU that a request's bits do not depend on its neighbours: the same steps with kernels that promise it and with natural ones.
 
 Three ways to compute, in turns in one process. "invariant": the engine's kernels. "natural": products of just the rows there are with `F.linear`,
-torch's own attention over gathered KV in the model's dtype. "natural packed": the same attention, with the engine's layout of weights,
+torch's own attention over gathered KV in the model's dtype. "natural packed": the same attention, with weights in oneDNN's blocks,
 unpadded: what an engine would do that wants speed alone. First the invariant one is proven equal, bit for bit, and it is
 shown by how much the others depend on neighbours and how far their logits are from the engine's. Writes medians and spread to a results file.
 """
@@ -24,7 +24,7 @@ from compute_svc.kernels.host.host_memory import keep_freed_memory
 from compute_svc.kv.page_store import KvPageStore
 from compute_svc.layers.forward_batch import ForwardBatch, begun_pages
 from compute_svc.models.causal_lm import CausalLM
-from tests.bench.engine.natural_kernels import natural_kernels, plain_weights
+from tests.bench.engine.natural_kernels import natural_kernels, onednn_weights, plain_weights
 from tests.bench.gpu.device_checks import EXACT_TOLERANCE, ROUNDED_TOLERANCE, check_invariance
 from tests.bench.gpu.random_model import SHAPES, RandomWeights, build_random
 from tests.environment import describe_environment
@@ -115,7 +115,9 @@ def _ways(weights: RandomWeights, dtype: torch.dtype) -> list[Way]:
     packed = build_random(weights, dtype, CPU)
     with plain_weights():
         plain = build_random(weights, dtype, CPU)
-    return [Way("invariant", packed, nullcontext), Way("natural", plain, natural_kernels), Way("natural packed", packed, natural_kernels)]
+    with onednn_weights():
+        blocked = build_random(weights, dtype, CPU)
+    return [Way("invariant", packed, nullcontext), Way("natural", plain, natural_kernels), Way("natural packed", blocked, natural_kernels)]
 
 
 def _in_turns(ways: Sequence[Way], workload: Workload, chosen: argparse.Namespace) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""Speed of products with integer weights, beside oneDNN's: `python -m tests.bench.engine.int_products`.
+"""Speed of products with weights of integers and of floats, beside oneDNN's: `python -m tests.bench.engine.int_products`.
 
 The ways take turns in short runs, so that what else the machine does meets all of them alike; weights take turns too, so that they come from
 memory and not from a cache. Both the median and the fastest tenth of the runs are kept: on a machine that others use, the second is nearer
@@ -11,7 +11,7 @@ import argparse
 import json
 import os
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -19,7 +19,8 @@ import torch
 
 from compute_svc.kernels.cpu_features import InstructionSet, has_instruction_set, instruction_set, multiplies_bfloat16
 from compute_svc.kernels.int_linear import int_linear, pack_ints
-from compute_svc.kernels.linear import linear, pack_linear
+from compute_svc.kernels.linear import LinearWeight, linear, pack_linear
+from compute_svc.kernels.linear.cpu import pack_onednn
 from compute_svc.kernels.native import checked_library
 from compute_svc.kernels.quantise_rows import quantise_rows
 from tests.environment import describe_environment
@@ -56,11 +57,18 @@ class Way(NamedTuple):
 
 
 def _onednn(inputs: int, outputs: int, x: torch.Tensor, copies: int, dtype: torch.dtype) -> Way:
+    return _floats("onednn", [pack_onednn(torch.randn(outputs, inputs).to(dtype), None) for _ in range(copies)], x.to(dtype))
+
+
+def _floats(name: str, weights: Sequence[LinearWeight], x: torch.Tensor) -> Way:
+    full_name = f"{name} {x.dtype}".replace("torch.", "")
+    return Way(full_name, weights[0].num_bytes, lambda number: linear(x, weights[number % len(weights)]))
+
+
+def _panels(inputs: int, outputs: int, x: torch.Tensor, copies: int, dtype: torch.dtype) -> Way:
+    """Our own products of floats; oneDNN's where those are not there."""
     weights = [pack_linear(torch.randn(outputs, inputs).to(dtype)) for _ in range(copies)]
-    given = x.to(dtype)
-    return Way(
-        f"onednn {dtype}".replace("torch.", ""), inputs * outputs * dtype.itemsize, lambda number: linear(given, weights[number % copies])
-    )
+    return _floats("ours" if weights[0].layout == "panels" else f"ours, {weights[0].layout}", weights, x.to(dtype))
 
 
 def _onednn_int8(inputs: int, outputs: int, x: torch.Tensor, copies: int) -> Way:
@@ -96,6 +104,8 @@ def _ways(inputs: int, outputs: int, num_rows: int) -> list[Way]:
     ways = [_onednn(inputs, outputs, x, max(2, copies // 4), torch.float32)]
     if multiplies_bfloat16():
         ways.append(_onednn(inputs, outputs, x, max(2, copies // 2), torch.bfloat16))
+    for dtype in (torch.float32, torch.bfloat16):
+        ways.append(_panels(inputs, outputs, x, max(2, copies // dtype.itemsize), dtype))
     ways.append(_onednn_int8(inputs, outputs, x, copies))
     sets: list[InstructionSet] = [instruction_set()]
     if sets != ["avx2"] and has_instruction_set("avx2"):

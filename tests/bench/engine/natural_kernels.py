@@ -17,7 +17,6 @@ from compute_svc.kernels.attention.attention_spec import AttentionSpec
 from compute_svc.kernels.gated_linear import cpu as gated_linear_cpu
 from compute_svc.kernels.linear import Activation, LinearWeight, RowNorm
 from compute_svc.kernels.linear import cpu as linear_cpu
-from compute_svc.kernels.linear import native as linear_native
 from compute_svc.kernels.paged_kv.kv_layer import KvLayer
 from compute_svc.layers import attention, mlp
 from compute_svc.models import causal_lm, loading
@@ -114,8 +113,6 @@ def linear(
     norm: RowNorm | None = None,
 ) -> torch.Tensor:
     """As the engine's, of any number of rows."""
-    if weight.layout == "panels":
-        return linear_native.linear(x, weight, activation, add, norm)
     assert norm is None, "torch's products normalise no rows"
     return linear_cpu.linear(x, weight, activation, add)
 
@@ -124,8 +121,6 @@ def gated_linear(
     x: torch.Tensor, gate: LinearWeight, up: LinearWeight, activation: Activation, *, norm: RowNorm | None = None
 ) -> torch.Tensor:
     """As the engine's, of any number of rows."""
-    if gate.layout == "panels":
-        return linear_native.gated_linear(x, gate, up, activation, norm)
     assert norm is None, "torch's products normalise no rows"
     return gated_linear_cpu.gated_linear(x, gate, up, activation)
 
@@ -133,6 +128,12 @@ def gated_linear(
 def pack_stored(weight: StoredWeight, bias: torch.Tensor | None, dtype: torch.dtype, activations: str) -> LinearWeight:
     """As the engine's, but the weight stays as it is."""
     return LinearWeight.plain(weight.dense(dtype), bias)
+
+
+def pack_onednn_stored(weight: StoredWeight, bias: torch.Tensor | None, dtype: torch.dtype, activations: str) -> LinearWeight:
+    """The weight in oneDNN's blocks, where it multiplies the dtype."""
+    dense = weight.dense(dtype)
+    return linear_cpu.pack_onednn(dense, bias) if linear_cpu.onednn_takes(dtype) else LinearWeight.plain(dense, bias)
 
 
 def _unpadded(num_rows: int, dtype: torch.dtype, device: torch.device) -> int:
@@ -164,6 +165,13 @@ def natural_kernels() -> Iterator[None]:
 def plain_weights() -> Iterator[None]:
     """Models that are built while this lasts keep their weights as they are, for `F.linear`, and not in the engine's layout."""
     with _swapped(((loading, "pack_stored", pack_stored),)):
+        yield
+
+
+@contextmanager
+def onednn_weights() -> Iterator[None]:
+    """Models that are built while this lasts have their weights in oneDNN's blocks."""
+    with _swapped(((loading, "pack_stored", pack_onednn_stored),)):
         yield
 
 
