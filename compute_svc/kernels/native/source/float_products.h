@@ -34,8 +34,9 @@ using lanes::Lanes;
 constexpr int kPanelVectors = 2;
 constexpr int kPanelOutputs = kPanelVectors * kWidth;
 constexpr int kMostRows = kWidth == 16 ? 12 : kWidth == 8 ? 6 : 2;
-// Inputs of a panel that stay in the second cache while rows go by.
-constexpr int64_t kDepth = 1024;
+// Inputs of a panel that are multiplied while as many behind them are fetched, 4 or 8 KB: with 1024 of them one row and sixteen take a third
+// longer, whose panel's end fetches what another thread will take.
+constexpr int64_t kDepth = 64;
 // Rows, in units of those at once, that one thread multiplies with a panel before it takes another.
 constexpr int kUnitsPerTask = 8;
 constexpr int kTaskRows = kUnitsPerTask * kMostRows;
