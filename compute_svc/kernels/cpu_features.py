@@ -28,6 +28,7 @@ def multiplies_bfloat16() -> bool:
     return bool(torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported())
 
 
+@cache
 def multiplies_tiles() -> bool:
     """Whether the CPU multiplies tiles of bfloat16 (AMX), many times faster than vectors."""
     return multiplies_bfloat16() and platform.machine() in X86_MACHINES and bool(torch.cpu._is_amx_tile_supported())

@@ -125,7 +125,7 @@ run_check() {
     case $1 in
         triton)
             for ((shard = 1; shard <= SHARDS; shard++)); do
-                TEST_SHARD=$shard/$SHARDS beside "triton_$shard" 150 "${pytest_alone[@]}" -p tests.bench.gpu.shard "${without_gpu[@]}" ${TESTS:-tests/unit/compute_svc/*/test_triton_*.py}
+                TEST_SHARD=$shard/$SHARDS beside "triton_$shard" 150 "${pytest_alone[@]}" -p tests.bench.gpu.shard "${without_gpu[@]}" ${TESTS:-tests/unit/compute_svc/*/test_triton_*.py tests/unit/compute_svc/*/triton/test_triton_*.py}
             done
             ;;
         gpu) beside gpu_tests 150 "${pytest_alone[@]}" -m gpu "${gpu_tests[@]}" ;;

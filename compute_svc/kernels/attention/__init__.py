@@ -1,1 +1,1 @@
-"""What the attention kernels share: what they know of a model, queries padded together, pages read on a CPU and with torch's operations."""
+"""What attention kernels share: sizes of a model, padded queries, pages read on CPUs and with torch's operations, splits; knows no request."""

@@ -1,1 +1,1 @@
-"""How keys and values lie in their pages: one layer's store, and its numbers as codes in groups."""
+"""How keys and values lie in their pages: one layer's store, and its numbers as codes in groups; knows no pool and no request."""

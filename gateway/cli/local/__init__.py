@@ -1,1 +1,1 @@
-"""What `triserve up` runs on one machine: the parts, their processes, ports and readiness."""
+"""What `triserve up` runs on one machine: the parts, their processes, ports and readiness; knows no request."""

@@ -1,1 +1,1 @@
-"""Turns what --model names into a folder of files: downloaded, converted or found."""
+"""Turns what --model names into a folder of files: downloaded, converted or found; knows no server."""

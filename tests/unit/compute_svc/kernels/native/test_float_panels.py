@@ -17,7 +17,7 @@ from tests.fakes.native_libraries import INSTRUCTION_SETS, native_library_for
 
 DTYPES = [pytest.param(torch.float32, id="float32"), pytest.param(torch.bfloat16, id="bfloat16")]
 ACTIVATIONS: list[Activation] = ["none", "silu", "gelu", "gelu_tanh", "relu", "sigmoid"]
-# Inputs of two stretches that are multiplied apart, outputs that fill no panel, rows of more than one task.
+# Inputs of several stretches that are multiplied one after the other, outputs that fill no panel, rows of more than one task.
 INPUTS, OUTPUTS, ROWS = 1030, 37, 131
 
 
