@@ -18,6 +18,7 @@ if DEVICE.type == "cpu":
 
     from tests.triton_interpreter import hasten
 
+    hasten()
     _run = InterpretedFunction.run
 
     def _run_as_compiled(self: Any, *arguments: Any, grid: Any, warmup: bool, **options: Any) -> Any:
@@ -28,4 +29,3 @@ if DEVICE.type == "cpu":
         return _run(self, *arguments, grid=grid, warmup=warmup, **options)
 
     InterpretedFunction.run = _run_as_compiled
-    hasten()

@@ -7,6 +7,9 @@ import torch
 
 from tests.triton_device import DEVICE
 
+import triton  # isort: skip
+import triton.language as tl  # isort: skip
+
 from compute_svc.kernels.activation import Activation, activate  # isort: skip
 from compute_svc.kernels.gated_linear import gated_linear as gated_linear_anywhere  # isort: skip
 from compute_svc.kernels.gated_linear import lay_out_gated  # isort: skip
@@ -163,3 +166,16 @@ def test_the_rows_of_nothing_are_nothing() -> None:
     nothing = torch.empty((0, 8), device=DEVICE)
     assert rms_norm(nothing, random(8), 1e-5).shape == layer_norm(nothing, random(8), None, 1e-5).shape == (0, 8)
     assert gated(nothing, nothing, "silu").shape == quantise_rows(nothing, None).codes.shape == (0, 8)
+
+
+@triton.jit
+def _store_one(out):  # type: ignore[no-untyped-def]
+    tl.store(out, 1.0)
+
+
+def test_a_launch_that_no_device_takes_fails_in_the_interpreter_too() -> None:
+    out = torch.zeros(1, device=DEVICE)
+    with pytest.raises(AssertionError, match="num_warps"):
+        _store_one[(1,)](out, num_warps=3)
+    _store_one[(1,)](out, num_warps=4)
+    assert out.item() == 1.0
