@@ -13,7 +13,7 @@ from compute_svc.kernels.activation import Activation
 from compute_svc.kernels.cpu_features import InstructionSet
 from compute_svc.kernels.int_linear.packed import PackedInts
 from compute_svc.kernels.native import DTYPES, NativeLibrary
-from compute_svc.kernels.native.activations import ACTIVATIONS
+from compute_svc.kernels.native.arguments import ACTIVATIONS, normed_rows, pointer
 from compute_svc.kernels.native.int_weight import INT_GATED_LINEAR, INT_LINEAR, INT_LINEAR_OF, INT_MLP, tile_weight
 from compute_svc.kernels.native.library import load_library
 from compute_svc.kernels.quantise_rows import Norm, QuantisedRows
@@ -80,7 +80,7 @@ def int_linear(
         codes.shape[0],
         weight.native,
         ACTIVATIONS[activation],
-        None if add is None else add.data_ptr(),
+        pointer(add),
         result.data_ptr(),
         DTYPES[dtype],
         torch.get_num_threads(),
@@ -114,13 +114,10 @@ def int_linear_of(x: torch.Tensor, weight: PackedInts, norm: Norm | None, activa
     if add is not None:
         add = add.contiguous()
     _functions(weight.built_for).linear_of(
-        x.data_ptr(),
-        x.shape[0],
-        None if norm is None else norm.weight.data_ptr(),
-        0.0 if norm is None else norm.eps,
+        *normed_rows(x, norm),
         weight.native,
         ACTIVATIONS[activation],
-        None if add is None else add.data_ptr(),
+        pointer(add),
         result.data_ptr(),
         DTYPES[x.dtype],
         torch.get_num_threads(),
@@ -143,15 +140,12 @@ def int_mlp(
     if add is not None:
         add = add.contiguous()
     _functions(up.built_for).mlp(
-        x.data_ptr(),
-        x.shape[0],
-        None if norm is None else norm.weight.data_ptr(),
-        0.0 if norm is None else norm.eps,
+        *normed_rows(x, norm),
         None if gate is None else gate.native,
         up.native,
         down.native,
         ACTIVATIONS[activation],
-        None if add is None else add.data_ptr(),
+        pointer(add),
         result.data_ptr(),
         DTYPES[x.dtype],
         torch.get_num_threads(),

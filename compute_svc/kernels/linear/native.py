@@ -11,7 +11,7 @@ import torch
 from compute_svc.kernels.cpu_features import InstructionSet, multiplies_tiles
 from compute_svc.kernels.linear.weight import Activation, LinearWeight
 from compute_svc.kernels.native import DTYPES, native_library
-from compute_svc.kernels.native.activations import ACTIVATIONS
+from compute_svc.kernels.native.arguments import ACTIVATIONS, normed_rows, pointer
 from compute_svc.kernels.native.float_weight import FLOAT_GATED_LINEAR, FLOAT_LINEAR, FLOAT_MLP, PanelWeight, panel_weight
 from compute_svc.kernels.native.library import load_library
 from compute_svc.kernels.quantise_rows import Norm as RowNorm
@@ -56,13 +56,10 @@ def linear(x: torch.Tensor, weight: LinearWeight, activation: Activation, add: t
     if add is not None:
         add = add.contiguous()
     _functions(panels.built_for).linear(
-        x.data_ptr(),
-        x.shape[0],
-        None if norm is None else norm.weight.data_ptr(),
-        0.0 if norm is None else norm.eps,
+        *normed_rows(x, norm),
         panels.native,
         ACTIVATIONS[activation],
-        None if add is None else add.data_ptr(),
+        pointer(add),
         result.data_ptr(),
         torch.get_num_threads(),
     )
@@ -75,10 +72,7 @@ def gated_linear(x: torch.Tensor, gate: LinearWeight, up: LinearWeight, activati
     gates, ups, x = _panels(gate), _panels(up), x.contiguous()
     result = torch.empty((x.shape[0], gate.out_features), dtype=x.dtype)
     _functions(gates.built_for).gated_linear(
-        x.data_ptr(),
-        x.shape[0],
-        None if norm is None else norm.weight.data_ptr(),
-        0.0 if norm is None else norm.eps,
+        *normed_rows(x, norm),
         gates.native,
         ups.native,
         ACTIVATIONS[activation],
@@ -108,15 +102,12 @@ def float_mlp(
     if add is not None:
         add = add.contiguous()
     _functions(panels.built_for).mlp(
-        x.data_ptr(),
-        x.shape[0],
-        None if norm is None else norm.weight.data_ptr(),
-        0.0 if norm is None else norm.eps,
+        *normed_rows(x, norm),
         None if gate is None else _panels(gate).native,
         panels.native,
         _panels(down).native,
         ACTIVATIONS[activation],
-        None if add is None else add.data_ptr(),
+        pointer(add),
         result.data_ptr(),
         torch.get_num_threads(),
     )

@@ -128,6 +128,16 @@ def _part(blocks, QUERIES: tl.constexpr, PARTS: tl.constexpr):
 
 
 @triton.jit
+def _tiles(start, end, WINDOW: tl.constexpr, TOKENS: tl.constexpr):
+    """First token that queries at [start, end) see, tiles [lowest, highest) that hold what any of them sees, [whole_from, whole_to) that all see whole."""
+    first, whole_first = 0, 0
+    if WINDOW is not None:
+        first, whole_first = tl.maximum(start + 1 - WINDOW, 0), tl.maximum(end - WINDOW, 0)
+    whole_from = tl.cdiv(whole_first, TOKENS)
+    return first, first // TOKENS, tl.cdiv(end, TOKENS), whole_from, tl.maximum((start + 1) // TOKENS, whole_from)
+
+
+@triton.jit
 def _add_up(
     partials, stats, sink_logits, out, first_place, num_queries, count, present, first_head, out_stride, NUM_HEADS: tl.constexpr,
     PACK: tl.constexpr, D: tl.constexpr, BLOCK_D: tl.constexpr, ROWS: tl.constexpr, PIECE: tl.constexpr, SUMMED: tl.constexpr,
@@ -188,13 +198,7 @@ def prefill_attention_kernel(
     key_data, value_data = data + key_slots * D, data + value_slots * D
     pages = page_table + request * table_stride
 
-    # Tiles [lowest, highest) hold what any row sees; every row sees all of [whole_from, whole_to).
-    first, whole_first = 0, 0
-    if WINDOW is not None:
-        first, whole_first = tl.maximum(start + 1 - WINDOW, 0), tl.maximum(end - WINDOW, 0)
-    lowest, highest = first // TOKENS, tl.cdiv(end, TOKENS)
-    whole_from = tl.cdiv(whole_first, TOKENS)
-    whole_to = tl.maximum((start + 1) // TOKENS, whole_from)
+    first, lowest, highest, whole_from, whole_to = _tiles(start, end, WINDOW, TOKENS)
     count = 1
     if splits is not None:
         split = splits + tl.program_id(0) // PARTS * NUMBERS

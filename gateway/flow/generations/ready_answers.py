@@ -12,7 +12,7 @@ class Ready(NamedTuple):
     """What a reader got."""
 
     answers: list[Answer]
-    # Whether it is to return even if the answers have nothing for it: a writer, or another attempt, may have taken it meanwhile.
+    # Whether it is to return even if the answers have nothing for it: a writer may have taken it, or one that failed is tried again.
     woken: bool
 
 

@@ -5,7 +5,7 @@
 
 namespace triserve {
 
-// As kernels/native/activations.py numbers them.
+// As kernels/native/arguments.py numbers them.
 enum Activation : int64_t { NONE = 0, SILU = 1, GELU = 2, GELU_TANH = 3, RELU = 4, SIGMOID = 5 };
 
 namespace {
