@@ -14,8 +14,8 @@ import pytest
 
 from tests.e2e.local_pipeline import Pipeline, wait_until
 
-# A part on a busy machine answers one of the five checks in that time.
-HANG_TIMEOUT_S = 3
+# Long enough for a part on a busy machine to answer within.
+HANG_TIMEOUT_S = 6
 # What a part takes to be noticed and to start again, on a busy machine.
 BOUND_S = 60
 PARTS = ["tokenizer_svc", "sampler_svc", "compute_svc", "compute_svc.engine", "gateway"]

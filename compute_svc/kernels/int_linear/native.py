@@ -13,7 +13,7 @@ from compute_svc.kernels.activation import Activation
 from compute_svc.kernels.cpu_features import InstructionSet
 from compute_svc.kernels.int_linear.packed import PackedInts
 from compute_svc.kernels.native import DTYPES, NativeLibrary
-from compute_svc.kernels.native.arguments import ACTIVATIONS, normed_rows, pointer
+from compute_svc.kernels.native.arguments import ACTIVATIONS, added, normed_rows, pointer
 from compute_svc.kernels.native.int_weight import INT_GATED_LINEAR, INT_LINEAR, INT_LINEAR_OF, INT_MLP, tile_weight
 from compute_svc.kernels.native.library import load_library
 from compute_svc.kernels.quantise_rows import Norm, QuantisedRows
@@ -71,8 +71,7 @@ def int_linear(
     """See the public function; takes the native layout."""
     codes = _filled(rows.codes, weight)
     result = torch.empty((codes.shape[0], weight.out_features), dtype=dtype)
-    if add is not None:
-        add = add.contiguous()
+    add = added(add, result)
     _functions(weight.built_for).linear(
         codes.data_ptr(),
         rows.scales.data_ptr(),
@@ -111,8 +110,7 @@ def int_linear_of(x: torch.Tensor, weight: PackedInts, norm: Norm | None, activa
     """See the public function; takes the native layout."""
     x = x.contiguous()
     result = torch.empty((x.shape[0], weight.out_features), dtype=x.dtype)
-    if add is not None:
-        add = add.contiguous()
+    add = added(add, result)
     _functions(weight.built_for).linear_of(
         *normed_rows(x, norm),
         weight.native,
@@ -137,8 +135,7 @@ def int_mlp(
     """See the public function; takes native layouts of one library."""
     x = x.contiguous()
     result = torch.empty((x.shape[0], down.out_features), dtype=x.dtype)
-    if add is not None:
-        add = add.contiguous()
+    add = added(add, result)
     _functions(up.built_for).mlp(
         *normed_rows(x, norm),
         None if gate is None else gate.native,

@@ -100,8 +100,8 @@ def linear(
 ) -> torch.Tensor:
     """activation(x W^T + bias) (+ add), products summed in float32; rows of x are rounded to int8 or float8 in the layouts "ints" and "fp8".
 
-    With oneDNN's layout, the native library's, with integers, and where `backend.is_batch_invariant`, a row of the result depends on the same row of the arguments
-    alone, bit for bit. One row alone has a kernel of its own on a device (kernels/row_linear).
+    With oneDNN's layout, the native library's, with integers, and where `backend.is_batch_invariant`, a row of the result depends on the same
+    row of the arguments alone, bit for bit. One row alone has a kernel of its own on a device (kernels/row_linear).
 
     Args:
         x: [M, K], the weight's dtype. In oneDNN's layout fewer than `MIN_ROWS` rows cost two copies more.
@@ -173,7 +173,12 @@ def whole_mlp(
 
     Returns:
         [M, L], x's dtype.
+
+    Raises:
+        ValueError: x does not have K columns.
     """
+    if x.shape[1] != up.in_features:
+        raise ValueError(f"x has {x.shape[1]} columns, the weights take {up.in_features}")
     if up.layout == "panels":
         return native.float_mlp(x, gate, up, down, activation, norm, add)
     return ints.int_mlp(x, gate, up, down, activation, norm=norm, add=add)

@@ -11,7 +11,7 @@ import torch
 from compute_svc.kernels.cpu_features import InstructionSet, multiplies_tiles
 from compute_svc.kernels.linear.weight import Activation, LinearWeight
 from compute_svc.kernels.native import DTYPES, native_library
-from compute_svc.kernels.native.arguments import ACTIVATIONS, normed_rows, pointer
+from compute_svc.kernels.native.arguments import ACTIVATIONS, added, normed_rows, pointer
 from compute_svc.kernels.native.float_weight import FLOAT_GATED_LINEAR, FLOAT_LINEAR, FLOAT_MLP, PanelWeight, panel_weight
 from compute_svc.kernels.native.library import load_library
 from compute_svc.kernels.quantise_rows import Norm as RowNorm
@@ -52,9 +52,8 @@ def pack_linear(weight: torch.Tensor, bias: torch.Tensor | None) -> LinearWeight
 def linear(x: torch.Tensor, weight: LinearWeight, activation: Activation, add: torch.Tensor | None, norm: RowNorm | None) -> torch.Tensor:
     """See the public function."""
     panels, x = _panels(weight), x.contiguous()
-    result = torch.empty((x.shape[0], weight.out_features), dtype=x.dtype)
-    if add is not None:
-        add = add.contiguous()
+    result = torch.empty((x.shape[0], weight.out_features), dtype=_dtype(x, weight))
+    add = added(add, result)
     _functions(panels.built_for).linear(
         *normed_rows(x, norm),
         panels.native,
@@ -70,7 +69,7 @@ def gated_linear(x: torch.Tensor, gate: LinearWeight, up: LinearWeight, activati
     """See the public function; takes weights of one size."""
     assert gate.data.shape == up.data.shape, "a gate has as many outputs as what it gates"
     gates, ups, x = _panels(gate), _panels(up), x.contiguous()
-    result = torch.empty((x.shape[0], gate.out_features), dtype=x.dtype)
+    result = torch.empty((x.shape[0], gate.out_features), dtype=_dtype(x, gate, up))
     _functions(gates.built_for).gated_linear(
         *normed_rows(x, norm),
         gates.native,
@@ -97,10 +96,11 @@ def float_mlp(
     add: torch.Tensor | None,
 ) -> torch.Tensor:
     """See `whole_mlp`; takes weights that `is_float_mlp`. What goes into down is not rounded."""
+    assert down.in_features == up.out_features, "down takes what is between"
+    assert gate is None or gate.data.shape == up.data.shape, "a gate has as many outputs as what it gates"
     panels, x = _panels(up), x.contiguous()
-    result = torch.empty((x.shape[0], down.out_features), dtype=x.dtype)
-    if add is not None:
-        add = add.contiguous()
+    result = torch.empty((x.shape[0], down.out_features), dtype=_dtype(x, up, down, *([] if gate is None else [gate])))
+    add = added(add, result)
     _functions(panels.built_for).mlp(
         *normed_rows(x, norm),
         None if gate is None else _panels(gate).native,
@@ -112,6 +112,14 @@ def float_mlp(
         torch.get_num_threads(),
     )
     return result
+
+
+def _dtype(x: torch.Tensor, *weights: LinearWeight) -> torch.dtype:
+    """That of rows and weights, which must be one: the library reads memory as it is told to."""
+    assert all(weight.data.dtype == x.dtype for weight in weights), (
+        f"rows are of {x.dtype}, weights of {[one.data.dtype for one in weights]}"
+    )
+    return x.dtype
 
 
 def _panels(weight: LinearWeight) -> PanelWeight:

@@ -9,7 +9,7 @@ import torch
 
 from compute_svc.kernels.cpu_features import InstructionSet
 from compute_svc.kernels.gated_linear import reference as gated_reference
-from compute_svc.kernels.linear import Activation, LinearWeight, RowNorm, native, reference
+from compute_svc.kernels.linear import Activation, LinearWeight, RowNorm, native, reference, whole_mlp
 from compute_svc.kernels.native.float_weight import panel_weight
 from compute_svc.kernels.rms_norm import rms_norm
 from tests.fakes.kernel_closeness import assert_kernel_close
@@ -90,3 +90,18 @@ def test_every_output_is_one_chain_of_fused_products_in_the_order_of_the_inputs(
         # Float64 holds a product of two float32 exactly; the sum is rounded to float32 from there, all but never otherwise than at once.
         sums = (x[:, k, None].double() * weight[:, k].double() + sums.double()).float()
     assert torch.equal(got, sums.to(dtype))
+
+
+def test_rows_that_do_not_fit_a_weight_are_refused_before_memory_is_read(built_for: InstructionSet) -> None:
+    (up, _), (down, _) = weight_of(OUTPUTS, 50, torch.float32, built_for, 0), weight_of(50, OUTPUTS, torch.float32, built_for, 2)
+    x = torch.zeros(3, 50)
+    with pytest.raises(ValueError, match="x has 49 columns, the weights take 50"):
+        whole_mlp(x[:, :49], None, up, down, "silu")
+    with pytest.raises(AssertionError, match=r"rows are of torch\.bfloat16"):
+        native.linear(x.bfloat16(), up, "none", None, None)
+    with pytest.raises(AssertionError, match="what is added is like the result"):
+        native.linear(x, up, "none", x, None)
+    with pytest.raises(AssertionError, match="one for each column"):
+        native.gated_linear(x, up, up, "silu", RowNorm(torch.ones(49), 1e-5))
+    with pytest.raises(AssertionError, match="down takes what is between"):
+        native.float_mlp(x, None, up, up, "silu", None, None)
