@@ -16,9 +16,11 @@ if DEVICE.type == "cpu":
 
     from triton.runtime.interpreter import InterpretedFunction  # the setting is read by its import
 
+    from tests import triton_sanitizer
     from tests.triton_interpreter import hasten
 
     hasten()
+    triton_sanitizer.install()
     _run = InterpretedFunction.run
 
     def _run_as_compiled(self: Any, *arguments: Any, grid: Any, warmup: bool, **options: Any) -> Any:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import io
 import re
 import subprocess
 import tempfile
@@ -11,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import triton
+from triton import knobs
 from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
 
@@ -55,6 +58,7 @@ class Compiled:
         spilled_bytes: Of a thread, in local memory.
         shared_bytes: Of a program.
         instructions: Matrix instructions, as PTX begins to name them.
+        is_serialised: Whether the assembler has made each wgmma wait for the one before, which takes most of what they are for.
     """
 
     capability: int
@@ -62,6 +66,7 @@ class Compiled:
     spilled_bytes: int
     shared_bytes: int
     instructions: tuple[str, ...]
+    is_serialised: bool
 
 
 def compile_case(case: Case, capability: int) -> Compiled:
@@ -72,10 +77,22 @@ def compile_case(case: Case, capability: int) -> Compiled:
     attributes = {(names.index(name),): [["tt.divisibility", 16]] for name in case.divisible}
     source = ASTSource(case.kernel, signature, constexprs, attributes)
     target = GPUTarget("cuda", capability, 32)
-    compiled = triton.compile(source, target=target, options={"num_warps": case.num_warps, "num_stages": case.num_stages})
+    log = io.StringIO()
+    # What the assembler says is not in the cache.
+    with knobs.nvidia.scope(), knobs.compilation.scope(), contextlib.redirect_stdout(log):
+        knobs.nvidia.dump_ptxas_log = True
+        knobs.compilation.always_compile = True
+        compiled = triton.compile(source, target=target, options={"num_warps": case.num_warps, "num_stages": case.num_stages})
     used = _resources(compiled.asm["cubin"])
     found = {match[1] for match in re.finditer(r"\b(wgmma|mma\.sync)\b", compiled.asm["ptx"])}
-    return Compiled(capability, used["REG"], used["STACK"] + used["LOCAL"], compiled.metadata.shared, tuple(sorted(found)))
+    return Compiled(
+        capability,
+        used["REG"],
+        used["STACK"] + used["LOCAL"],
+        compiled.metadata.shared,
+        tuple(sorted(found)),
+        "serialized" in log.getvalue(),
+    )
 
 
 def _resources(cubin: bytes) -> dict[str, int]:

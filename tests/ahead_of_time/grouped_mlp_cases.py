@@ -45,6 +45,7 @@ def _case(
     group: int | None = None,
     dtype: torch.dtype = torch.bfloat16,
     is_hopper: bool = True,
+    has_offsets: bool = False,
 ) -> Case:
     num_rows = tokens * mixture.per_token
     inputs, outputs = (mixture.hidden, mixture.width) if is_gated else (mixture.width, mixture.hidden)
@@ -52,8 +53,9 @@ def _case(
     num_groups = 1 if group is None else inputs // group
     scales = torch.empty((mixture.experts, 1, num_groups), device="meta")
     weight = GroupedWeight(
-        kind, inputs, scales, None if kind == "float" else scales, group=group or inputs, bits=4, block=min(group or 128, 128)
-    )
+        kind, inputs, scales, None if kind == "float" else scales, scales if has_offsets else None, group=group or inputs, bits=4,
+        block=min(group or 128, 128),
+    )  # fmt: skip
     rows = rows_of_tile(num_rows, GroupedMlps(weight, weight, "silu"), dtype)
     cut = cut_for(weight, rows, (num_rows - most) // rows + most, outputs, dtype, is_gated=is_gated, is_hopper=is_hopper)
     number = "bf16" if dtype == torch.bfloat16 else "fp32"
@@ -62,7 +64,7 @@ def _case(
     if kind == "float":
         pointers["weight"] = f"*{number}"
     elif kind == "groups":
-        pointers["scales"] = "*fp16"
+        pointers |= {"scales": "*fp16"} | ({"offsets": "*fp32"} if has_offsets else {})
     else:
         pointers |= {"row_scales": "*fp32", "scales": "*fp32"}
     is_clamped = mixture is GPT_OSS
@@ -81,7 +83,8 @@ def _case(
     given = pointers | ints | {"alpha": "fp32", "limit": "fp32"}
     return Case(
         f"grouped {'gate and up' if is_gated else 'down'} of {mixture.name} {kind} {number} {tokens} tokens"
-        + f" in groups of {group}" * bool(group),
+        + f" in groups of {group}" * bool(group)
+        + " with offsets" * has_offsets,
         kernel,
         {name: given[name] for name in kernel.arg_names if name in given},
         {name: None for name in ("row_scales", "table", "scales", "offsets", "bias") if name in kernel.arg_names and name not in pointers}
@@ -116,6 +119,10 @@ CASES = [
     _case(QWEN3, 1024, "groups", is_gated=True, group=128),
     _case(QWEN3, 1024, "groups", is_gated=True, group=128, is_hopper=False),
     _case(MIXTRAL, 2048, "groups", is_gated=False, group=64),
+    _case(MIXTRAL, 4, "groups", is_gated=True, group=128, has_offsets=True),
+    _case(QWEN3, 1024, "groups", is_gated=True, group=128, has_offsets=True),
+    _case(QWEN3, 1024, "groups", is_gated=True, group=128, has_offsets=True, is_hopper=False),
+    _case(MIXTRAL, 2048, "groups", is_gated=False, group=64, has_offsets=True),
     Case(
         "plan of 128 experts",
         plan_kernel,

@@ -4,9 +4,10 @@
 # pytest and hypothesis; transformers for `peers` and a part of `oracle`.
 #
 #   PARTS    which, in this order. Checks: triton gpu. Measurements: tiles kernels baseline_8b profile baseline_8b_int8 fast_decode
-#            baseline_1b ahead attention_tiles no_graphs invariant oracle draw peers. Default: all
+#            baseline_1b baseline_8b_int4 baseline_8b_fp8 no_graphs no_run_ahead invariant merge_step fetch_ahead attention_tiles oracle draw
+#            peers. Default: all
 #   TESTS    of Triton kernels, those that `triton` runs. Default: all
-#   SIZES    requests that decode at once. Default: "1 64 256"
+#   SIZES    requests that decode at once. Default: "1 16 64 128 256"
 #   KV       formats of keys and values. Default: "auto int8-g8 int8-g64"
 #   TILES    what of tests.bench.gpu.tiles `tiles` times. Default: "--format row-bf16 row-w8a8 --rows 1"
 #   PYTHON   the interpreter; default: the first of .venv/bin/python, python3 and python whose torch finds a GPU
@@ -25,7 +26,7 @@ OUT=${OUT:-tests/bench/results}
 TOTAL_S=${TOTAL_S:-3600}
 # Two copies of an 8B model, and the keys and values of 256 requests twice: of 512 tokens each they fit.
 peer_context=512
-PARTS=${PARTS:-triton gpu kernels baseline_8b profile baseline_8b_int8 fast_decode baseline_1b tiles ahead attention_tiles no_graphs invariant oracle draw peers}
+PARTS=${PARTS:-triton gpu kernels baseline_8b profile baseline_8b_int8 fast_decode baseline_1b baseline_8b_int4 baseline_8b_fp8 no_graphs no_run_ahead invariant merge_step tiles fetch_ahead attention_tiles oracle draw peers}
 CHECKS=" triton gpu "
 without_gpu=()
 SHARDS=${SHARDS:-$(($(nproc) > 2 ? $(nproc) - 2 : 1))}
@@ -42,7 +43,8 @@ finds_gpu() {
 
 if [ "$DEVICE" = cpu ]; then
     PYTHON=${PYTHON:-.venv/bin/python}
-    big=tiny small=tiny trial=--trial sizes="1 3" context=20 prefill="1x40 2x9" kv="auto int8-g8" steps=4 draws="--rows 1 4 --widths 1000 --steps 2" ahead=0
+    big=tiny small=tiny trial=--trial sizes="1 3" few="1 3" context=20 prefill="1x40 2x9" kv="auto int8-g8" steps=4 draws="--rows 1 4 --widths 1000 --steps 2" ahead=0
+    load="--requests 6 --at-once 3 --longest 40 --rounds 1"
     export TRITON_INTERPRET=1
     without_gpu=(-m "not gpu")
 else
@@ -54,7 +56,7 @@ else
         exit 1
     fi
     PYTHON=$found
-    big=8b small=1b trial="" sizes="${SIZES:-1 64 256}" context=1024 prefill="1x2048 8x512" kv="${KV:-auto int8-g8 int8-g64}" steps=32 draws="" ahead=4096
+    big=8b small=1b trial="" sizes="${SIZES:-1 16 64 128 256}" few="1 64" load="" context=1024 prefill="1x2048 8x512" kv="${KV:-auto int8-g8 int8-g64}" steps=32 draws="" ahead=4096
 fi
 
 # The project's pytest settings and fixtures ask for plugins and packages of the services, which these tests do without.
@@ -138,14 +140,18 @@ measure() {
         baseline_8b) alone baseline_8b 180 "${baseline[@]}" --shape $big --alone --kv $kv --output "$OUT/gpu_baseline_8b.json" ;;
         baseline_8b_int8) alone baseline_8b_int8 180 "${baseline[@]}" --shape $big --alone --weights int8 --kv $kv --output "$OUT/gpu_baseline_8b_int8.json" ;;
         baseline_1b) alone baseline_1b 120 "${baseline[@]}" --shape $small --alone --kv $kv --output "$OUT/gpu_baseline_1b.json" ;;
-        no_graphs) alone no_graphs 90 "${baseline[@]}" --shape $big --alone --no-graphs --kv auto --sizes ${sizes% *} --output "$OUT/gpu_no_graphs.json" ;;
-        ahead) for shape in $(printf '%s\n' $big $small | uniq); do
-            alone "ahead_$shape" 60 "${baseline[@]}" --shape "$shape" --alone --fetch-ahead $ahead --kv auto --sizes 1 --output "$OUT/gpu_ahead_$shape.json"
+        baseline_8b_int4) alone baseline_8b_int4 120 "${baseline[@]}" --shape $big --alone --weights int4 --kv auto --output "$OUT/gpu_baseline_8b_int4.json" ;;
+        baseline_8b_fp8) alone baseline_8b_fp8 120 "${baseline[@]}" --shape $big --alone --weights fp8 --kv auto --output "$OUT/gpu_baseline_8b_fp8.json" ;;
+        no_graphs) alone no_graphs 90 "${baseline[@]}" --shape $big --alone --no-graphs --kv auto --sizes $few --output "$OUT/gpu_no_graphs.json" ;;
+        no_run_ahead) alone no_run_ahead 90 "${baseline[@]}" --shape $big --alone --no-run-ahead --kv auto --sizes $few --output "$OUT/gpu_no_run_ahead.json" ;;
+        merge_step) alone merge_step 150 "$PYTHON" -m tests.bench.gpu.merge_step --device "$DEVICE" --shape $big $load --output "$OUT/gpu_merge_step.json" ;;
+        fetch_ahead) for shape in $(printf '%s\n' $big $small | uniq); do
+            alone "fetch_ahead_$shape" 60 "${baseline[@]}" --shape "$shape" --alone --fetch-ahead $ahead --kv auto --sizes 1 --output "$OUT/gpu_fetch_ahead_$shape.json"
         done ;;
         invariant) alone invariant 90 "${baseline[@]}" --shape $big --alone --batch-invariant --kv auto --output "$OUT/gpu_invariant.json" ;;
         tiles) alone tiles 200 "$PYTHON" -m tests.bench.gpu.tiles --device "$DEVICE" $trial ${TILES:---format row-bf16 row-w8a8 --rows 1} --output "$OUT/gpu_tiles.json" ;;
         attention_tiles) alone attention_tiles 200 "$PYTHON" -m tests.bench.gpu.attention_tiles --device "$DEVICE" $trial --output "$OUT/gpu_attention_tiles.json" ;;
-        profile) alone profile 90 "$PYTHON" -m tests.bench.gpu.step_trace --device "$DEVICE" --shape $big --context-tokens $context --requests ${sizes% *} --output "$OUT/gpu_step_profile.json" ;;
+        profile) alone profile 90 "$PYTHON" -m tests.bench.gpu.step_trace --device "$DEVICE" --shape $big --context-tokens $context --requests $few --output "$OUT/gpu_step_profile.json" ;;
         fast_decode) alone fast_decode 120 "$PYTHON" -m tests.bench.gpu.fast_decode --device "$DEVICE" --shapes $big $small --context $context --steps $steps --output "$OUT/gpu_fast_decode.json" ;;
         oracle) alone oracle 300 "$PYTHON" -m tests.oracle --device "$DEVICE" --json "$OUT/oracle_$DEVICE.json" ;;
         draw)
@@ -171,6 +177,6 @@ done
 for part in $PARTS; do
     case $CHECKS in *" $part "*) ;; *) measure "$part" ;; esac
 done
-"$PYTHON" -m tests.bench.gpu.summary "$OUT" 2>&1 | tee "$OUT/gpu_summary.txt"
+{ "$PYTHON" -m tests.bench.gpu.comparisons "$OUT" && "$PYTHON" -m tests.bench.gpu.summary "$OUT"; } 2>&1 | tee "$OUT/gpu_summary.txt"
 bundle
 exit "$failed"

@@ -68,6 +68,7 @@ _PROGRAMS = 264
 # Bits may not depend on the number of rows: with fewer outputs, another instruction would multiply; blocks of codes are as short as any.
 _INVARIANT_OUTPUTS = 64
 _SHORTEST_CODES = {True: 32, False: 16}
+_FEWEST_CODES = 16
 
 
 def rows_of_tile(num_rows: int, mlps: GroupedMlps, dtype: torch.dtype) -> int:
@@ -90,9 +91,7 @@ def cut_for(weight: GroupedWeight, rows: int, num_tiles: int, outputs: int, dtyp
         is_hopper: See `device_features.has_wgmma`.
     """
     if weight.format == "groups":
-        cut = _WIDE if dtype == torch.float32 else _GROUPS[rows]
-        cut = _GROUPS_IN_REGISTERS if rows == _MOST_ROWS_OF_GROUPS and is_gated and not is_hopper else cut
-        return cut._replace(k=min(cut.k, _SHORTEST_CODES[is_hopper] if is_batch_invariant() else cut.k, weight.block))
+        return _cut_of_codes(weight, rows, dtype, is_gated=is_gated, is_hopper=is_hopper)
     if weight.format == "float" and dtype == torch.float32:
         return _WIDE
     table = (_GATED_2 if is_gated else _ALONE_2) if weight.format == "float" else (_GATED_1 if is_gated else _ALONE_1)
@@ -105,3 +104,14 @@ def cut_for(weight: GroupedWeight, rows: int, num_tiles: int, outputs: int, dtyp
         return cut
     k = min(cut.k, weight.group & -weight.group, _MOST_INPUTS[is_hopper])
     return cut._replace(k=k, warps=8 if rows == _MOST_ROWS_OF_GROUPS and is_hopper else cut.warps)
+
+
+def _cut_of_codes(weight: GroupedWeight, rows: int, dtype: torch.dtype, *, is_gated: bool, is_hopper: bool) -> Cut:
+    """The cut of a product with codes in groups; see `cut_for`."""
+    cut, shortest = _WIDE if dtype == torch.float32 else _GROUPS[rows], _SHORTEST_CODES[is_hopper]
+    if rows == _MOST_ROWS_OF_GROUPS and is_gated and not is_hopper:
+        cut = _GROUPS_IN_REGISTERS
+    if weight.offsets is not None and is_gated:
+        # Those of gate and up take registers, too.
+        cut, shortest = cut._replace(n=cut.n if is_hopper else 32, k=max(cut.k // 2, _FEWEST_CODES)), _FEWEST_CODES
+    return cut._replace(k=min(cut.k, shortest if is_batch_invariant() else cut.k, weight.block))

@@ -14,6 +14,7 @@ import numpy as np
 import torch
 
 from compute_svc.engine.engine import Engine
+from compute_svc.engine.steps.decode_graphs import decode_graphs
 from compute_svc.kv.kv_format import KvFormat
 from compute_svc.kv.page_store import KvPageStore
 from compute_svc.models.causal_lm import CausalLM
@@ -68,10 +69,10 @@ def make_engine(
     make_memory: Callable[[SchedulerConfig], KvMemory] = KvMemory,
     kind: type[Engine] = Engine,
 ) -> Engine:
-    """An empty engine.
+    """An empty engine; on a device its decode steps are graphs.
 
     Args:
-        model: Computes.
+        model: Computes, wherever it is.
         sizes: Of the engine.
         kv_format: What keys and values are stored as; None = what the model computes in.
         make_memory: See `Engine`.
@@ -87,16 +88,17 @@ def make_engine(
     )
     format_ = kv_format or KvFormat(model.dtype)
     shape = (model.config.num_layers, sizes.num_pages, PAGE_SIZE_TOKENS, model.config.num_kv_heads, model.config.kv_head_dim)
-    kv = KvPageStore(*shape, format_.dtype, CPU, group=format_.group)
+    kv = KvPageStore(*shape, format_.dtype, model.device, group=format_.group)
     return kind(
         model,
         kv,
         config,
         logits_width=model.config.vocab_size,
-        device=CPU,
+        device=model.device,
         predictor=WindowedLengthPredictor(),
         make_memory=make_memory,
         dtype=model.dtype,
+        make_graphs=decode_graphs(model, kv, config),
     )
 
 

@@ -48,6 +48,7 @@ class EngineRunner:
         step_budget_tokens: int,
         kv_format: KvFormat | None = None,
         graphs: bool = True,
+        kind: type[Engine] = Engine,
     ) -> EngineRunner:
         """An engine of just the size that measurements need.
 
@@ -59,6 +60,7 @@ class EngineRunner:
             step_budget_tokens: Most tokens of one step; at least max_requests.
             kv_format: What keys and values are stored as; None = numbers of the model's dtype.
             graphs: Whether decode steps are CUDA graphs, where they can be.
+            kind: Of engine.
         """
         kv_format = kv_format or KvFormat(model.dtype)
         # Two pages more for each: the one that is begun, and one that the prefix cache still holds from before.
@@ -68,7 +70,7 @@ class EngineRunner:
         kv = KvPageStore(*sizes, kv_format.dtype, model.device, group=kv_format.group)
         make_graphs = decode_graphs(model, kv, config) if graphs else None
         width = model.config.vocab_size
-        return cls(Engine(model, kv, config, logits_width=width, device=model.device, make_graphs=make_graphs), max_tokens)
+        return cls(kind(model, kv, config, logits_width=width, device=model.device, make_graphs=make_graphs), max_tokens)
 
     def decode(self, prompts: torch.Tensor, warm_up: int, steps: int, watching: AbstractContextManager[object] | None = None) -> float:
         """Seconds for `steps` greedy tokens of each of [requests, tokens] prompts, behind some that warm up; `watching` is entered for them alone."""

@@ -4,7 +4,8 @@ Checked: logits against transformers, or where that is not installed against thi
 the measured one; whether a request's bits depend on its neighbours, which is promised on a CPU and measured elsewhere; that no step
 waits for the device; where weights are rounded, a small model's logits against the CPU's. Measured, in turns, for each KV format: decode tokens/s by
 number of requests, prefill tokens/s by number and length of prompts. A decode step is held against its limit: the bytes of weights, head and KV,
-each read once, over the bandwidth that a copy has here and over the data sheet's. Writes medians and spread to a results file.
+each read once, over the data sheet's bandwidth, or where that is not known over that of a copy here; a prompt against the operations of its
+products, at the rate of a large product here. Writes medians and spread to a results file.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ from __future__ import annotations
 import argparse
 import gc
 import json
+import math
 import re
 import statistics
 from collections.abc import Callable, Sequence
@@ -21,6 +23,7 @@ from typing import Any, NamedTuple, Protocol
 
 import torch
 
+from compute_svc.engine.engine import Engine
 from compute_svc.kernels.backend import use_batch_invariance
 from compute_svc.kernels.device_features import overlaps_launches
 from compute_svc.kv.kv_format import KV_FORMATS, KvFormat
@@ -103,6 +106,7 @@ def main(arguments: Sequence[str] | None = None) -> Path:
         "weight_format": chosen.weights,
         "kernels": model.kernels,
         "graphs": not chosen.no_graphs,
+        "runs_ahead": not (chosen.no_graphs or chosen.no_run_ahead),
         "batch_invariant": chosen.batch_invariant,
         "fetch_ahead_bytes": chosen.fetch_ahead,
         "rounds": chosen.rounds,
@@ -121,7 +125,7 @@ def main(arguments: Sequence[str] | None = None) -> Path:
         # It keeps keys and values in one format.
         runners: list[Runner] = [engine] if rival is None or kv_format.group is not None else [engine, rival]
         document["decode"] += _measure_decode(runners, model, chosen, kv_format, ceilings)
-        document["prefill"] += _measure_prefill(runners, model, chosen, kv_format)
+        document["prefill"] += _measure_prefill(runners, model, weights, chosen, kv_format, ceilings)
         del engine, runners
         gc.collect()
         # After each, so that a run that is stopped keeps what it has.
@@ -147,6 +151,7 @@ def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--prefill", type=_prompts, nargs="+", default=[Prompts(1, 2048), Prompts(8, 512)], metavar="COUNTxLENGTH")
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--no-graphs", action="store_true", help="every decode step is launched as it comes, none in advance")
+    parser.add_argument("--no-run-ahead", action="store_true", help="no decode step is begun before the tokens of the one before are known")
     parser.add_argument("--batch-invariant", action="store_true", help="with kernels that sum in one order whatever the batch")
     parser.add_argument("--fetch-ahead", type=int, default=0, metavar="BYTES", help="of a row of a weight, while the launch before ends")
     parser.add_argument("--alone", action="store_true", help="without transformers, as where it is not installed")
@@ -186,6 +191,14 @@ def _step_budget(chosen: argparse.Namespace) -> int:
     return budget
 
 
+class _WaitingEngine(Engine):
+    """Begins no step before the host knows the tokens of the one before."""
+
+    def __init__(self, *arguments: Any, **named: Any) -> None:
+        super().__init__(*arguments, **named)
+        self._pass.begin_next = lambda plan: None  # type: ignore[method-assign]  # the product has no such switch
+
+
 def _engine(model: CausalLM, chosen: argparse.Namespace, kv_format: KvFormat) -> EngineRunner:
     """An engine that takes every workload, each prefill in one step."""
     decoded = Prompts(max(chosen.sizes), chosen.context + _WARM_UP_STEPS + chosen.steps + 2)
@@ -198,6 +211,7 @@ def _engine(model: CausalLM, chosen: argparse.Namespace, kv_format: KvFormat) ->
         step_budget_tokens=_step_budget(chosen),
         kv_format=kv_format,
         graphs=not chosen.no_graphs,
+        kind=_WaitingEngine if chosen.no_run_ahead else Engine,
     )
 
 
@@ -292,7 +306,14 @@ def _limit(model: CausalLM, kv_format: KvFormat, num_requests: int, context_toke
     }
 
 
-def _measure_prefill(runners: Sequence[Runner], model: CausalLM, chosen: argparse.Namespace, kv_format: KvFormat) -> list[dict[str, Any]]:
+def _measure_prefill(
+    runners: Sequence[Runner],
+    model: CausalLM,
+    weights: Path | RandomWeights,
+    chosen: argparse.Namespace,
+    kv_format: KvFormat,
+    ceilings: Ceilings,
+) -> list[dict[str, Any]]:
     measured = []
     for index, prompts in enumerate(chosen.prefill):
         # New prompts for every round: the engine would find old ones in its cache. One round more warms up.
@@ -301,8 +322,24 @@ def _measure_prefill(runners: Sequence[Runner], model: CausalLM, chosen: argpars
             runner.prefill(warm_up)
         figures = _in_turns(runners, prompts.num_prompts * prompts.length, rounds, lambda runner, prompts: runner.prefill(prompts))
         measured.append({"prompts": prompts.num_prompts, "prompt_tokens": prompts.length, "kv": kv_format.name, **figures})
+        if isinstance(weights, RandomWeights):
+            rate = figures[EngineRunner.name]["tokens_per_s"]["median"]
+            measured[-1]["limit"] = _prefill_limit(weights, chosen, prompts, rate, ceilings)
         print(json.dumps(measured[-1]), flush=True)
     return measured
+
+
+def _prefill_limit(weights: RandomWeights, chosen: argparse.Namespace, prompts: Prompts, rate: float, ceilings: Ceilings) -> dict[str, Any]:
+    """The tokens per second that a device's products allow, of layers, causal attention and the head for one row of each prompt."""
+    tokens, config = prompts.num_prompts * prompts.length, weights.config
+    head = f"{weights.names.embedding}.weight", f"{weights.names.lm_head}.weight"
+    of_layers = sum(math.prod(info.shape) for name, info in weights.tensors.items() if len(info.shape) == 2 and name not in head)
+    products = 2.0 * (tokens * of_layers + prompts.num_prompts * config.vocab_size * config.hidden_size)
+    # Scores and values: of each query half the prompt, on average.
+    attention = 2.0 * tokens * prompts.length * config.num_layers * config.num_heads * config.head_dim
+    kind = chosen.weights if chosen.weights in ("int8", "fp8") else "bf16"
+    limit = tokens / (ceilings.limit_s(0, products, kind) + ceilings.limit_s(0, attention))
+    return {"tokens_per_s": round(limit, 1), "percent": round(100 * rate / limit, 1)}
 
 
 def _in_turns(

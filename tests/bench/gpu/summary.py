@@ -29,8 +29,8 @@ def lines(folder: Path) -> Iterator[str]:
     for path in sorted(
         [
             *folder.glob("gpu_baseline_*.json"),
-            *folder.glob("gpu_ahead_*.json"),
-            *folder.glob("gpu_no_graphs.json"),
+            *folder.glob("gpu_fetch_ahead_*.json"),
+            *folder.glob("gpu_no_*.json"),
             *folder.glob("gpu_invariant.json"),
         ]
     ):

@@ -12,7 +12,7 @@ import torch
 
 from compute_svc.stored_weights.coded_weight import CodedWeight
 from compute_svc.stored_weights.dense_weight import DenseWeight
-from tests.bench.gpu import fast_decode, kernels
+from tests.bench.gpu import comparisons, fast_decode, kernels, merge_step
 from tests.bench.gpu.cases import Case, Prepared, Rows, key_of, table
 from tests.bench.gpu.ceilings import Ceilings, tensor_bytes
 from tests.bench.gpu.random_model import FORMS, RandomWeights
@@ -146,3 +146,40 @@ def test_a_check_goes_on_from_some_case_and_writes_every_row(tmp_path: Path) -> 
     every = json.loads(output.read_text())
     assert kernels.main([*arguments, "--begin-at", "2"]) == 0
     assert [key_of(row) for row in json.loads(output.read_text())] == [key_of(row) for row in every[2:]]
+
+
+def _baseline(rates: dict[tuple[str, int], float], device: str = "NVIDIA H200") -> str:
+    """A results file of some tokens a second, by format of keys and values and requests at once."""
+    decode = [
+        {"kv": kv, "requests": requests, "engine": {"tokens_per_s": {"median": rate}}, "limit": {"percent": rate / 2}}
+        for (kv, requests), rate in rates.items()
+    ]
+    return json.dumps({"device": {"name": device}, "torch": "2.11.0", "decode": decode, "prefill": []})
+
+
+def test_targets_and_switches_are_told_from_what_was_measured(tmp_path: Path) -> None:
+    (tmp_path / "gpu_baseline_8b.json").write_text(_baseline({("bfloat16", 1): 100.0, ("bfloat16", 64): 120.0, ("int8-g64", 64): 150.0}))
+    (tmp_path / "gpu_baseline_8b_int8.json").write_text(_baseline({("bfloat16", 1): 180.0}))
+    (tmp_path / "gpu_no_graphs.json").write_text(_baseline({("bfloat16", 1): 50.0}, "NVIDIA H100"))
+    comparisons.main(tmp_path)
+
+    lines = (tmp_path / comparisons.RESULTS).read_text().splitlines()
+    assert "| 8B, bfloat16, 1 request | 75 % | 50.0 % | 100 | NVIDIA H200, torch 2.11.0 |" in lines
+    assert "| 8B, bfloat16, 256 requests | 65 % | not measured |  |  |" in lines
+    assert "| W8A8 | 1 | 100 | 180 | 1.80 | limit +86 % | NVIDIA H200, torch 2.11.0 |" in lines
+    assert "| KV in int8-g64 | 64 | 120 | 150 | 1.25 |  | NVIDIA H200, torch 2.11.0 |" in lines
+    assert "| run-ahead |  |  |  | not measured |  |  |" in lines
+    assert (
+        "| CUDA graphs and run-ahead | 1 | 50 | 100 | different devices |  | NVIDIA H100, torch 2.11.0, NVIDIA H200, torch 2.11.0 |"
+        in lines
+    )
+
+
+def test_merged_steps_are_compared_with_prompts_apart_on_a_device(tmp_path: Path) -> None:
+    output = tmp_path / "gpu_merge_step.json"
+    load = ["--requests", "4", "--at-once", "2", "--longest", "20", "--rounds", "1"]
+    merge_step.main(["--device", "cpu", "--shape", "tiny", *load, "--output", str(output)])
+    comparisons.main(tmp_path)
+    rows = json.loads(output.read_text())["rows"]
+    assert {(row["off"], row["on"]) for row in rows} == {("prompts apart", "merged")} and len(rows) == 6
+    assert "| merge step |" in (tmp_path / comparisons.RESULTS).read_text()

@@ -25,4 +25,5 @@ def test_every_kernel_fits_into_registers_and_shared_memory() -> None:
     for row in rows:
         assert row["spilled_bytes"] == 0, f"spills: {row}"
         assert row["shared_bytes"] <= SHARED_LIMIT, f"too much shared memory: {row}"
+        assert not row["is_serialised"], f"matrix instructions wait for each other: {row}"
         assert set(row["wanted_instructions"]) <= set(row["instructions"]), f"a slow path: {row}"
