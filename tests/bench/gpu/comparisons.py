@@ -113,13 +113,13 @@ def _row(*cells: str) -> str:
 
 def _reached(target: Target, found: Mapping[str, Any]) -> tuple[str, str, str]:
     document = found.get(target.source.file, {})
-    kind = "prefill" if target.requests is None else "decode"
-    rows = [row for row in document.get(kind, ()) if row["kv"] == target.source.kv and "limit" in row]
-    rows = [row for row in rows if target.requests in (None, row.get("requests"))]
+    rows = document.get("prefill" if target.requests is None else "decode", ())
+    rows = [row for row in rows if row["kv"] == target.source.kv and target.requests in (None, row.get("requests"))]
     if not rows:
         return _NOT_MEASURED, "", ""
-    best = max(rows, key=lambda row: float(row["limit"]["percent"]))
-    return f"{best['limit']['percent']} %", f"{_rate(best):,.0f}", _device(document)
+    best = max(rows, key=_rate)
+    share = f"{best['limit']['percent']} %" if "limit" in best else "limit not known"
+    return share, f"{_rate(best):,.0f}", _device(document)
 
 
 def _attention(document: Mapping[str, Any]) -> Iterator[tuple[str, tuple[str, str, str]]]:

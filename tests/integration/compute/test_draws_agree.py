@@ -15,6 +15,8 @@ from compute_svc.drawing import Drawer, RequestDraw, RowStatus
 from sampler_svc.drawing.changes import Changes
 from sampler_svc.drawing.draw import draw_token
 from tests.fakes.rows_to_draw import draw_rows, row_to_draw
+from tests.pretend_cuda import pretend_cuda
+from tests.triton_device import DEVICE
 from triserve.rpc.sampling import Sampling
 
 CPU = torch.device("cpu")
@@ -111,9 +113,22 @@ def _row(random: np.random.Generator, width: int) -> npt.NDArray[np.float32]:
 
 @settings(deadline=None, max_examples=150)
 @given(batches())
-def test_the_device_draws_what_samplers_draw(batch: tuple[int, list[Case], int]) -> None:
+def test_the_cpu_draws_what_samplers_draw(batch: tuple[int, list[Case], int]) -> None:
+    agree(batch, CPU)
+
+
+@pytest.mark.skipif(DEVICE.type != "cpu", reason="there is a real device")
+@settings(deadline=None, max_examples=20)
+@given(batches())
+def test_a_device_draws_what_samplers_draw(batch: tuple[int, list[Case], int]) -> None:
+    with pretend_cuda() as pretended:
+        agree(batch, pretended.device)
+
+
+def agree(batch: tuple[int, list[Case], int], device: torch.device) -> None:
+    """Fails where a device and a sampler draw otherwise."""
     width, requests, seed = batch
-    random, drawer = np.random.default_rng(seed), Drawer(width, CPU)
+    random, drawer = np.random.default_rng(seed), Drawer(width, device)
     draws = [
         RequestDraw(
             one.sampling, min_tokens=one.min_tokens, stop_token_ids=one.stop_token_ids, num_prompt=len(one.prompt), logits_width=width
@@ -126,8 +141,9 @@ def test_the_device_draws_what_samplers_draw(batch: tuple[int, list[Case], int])
         logits = np.stack([_row(random, width) for _ in requests])
         given_logits = logits.copy()
         rows = [row_to_draw(draw, np.array(one, dtype=np.int64)) for draw, one in zip(draws, tokens, strict=True)]
-        drawn = draw_rows(drawer, torch.from_numpy(logits), rows)
-        assert np.array_equal(logits, given_logits)
+        on_device = torch.from_numpy(logits).to(device)
+        drawn = draw_rows(drawer, on_device, rows)
+        assert np.array_equal(on_device.cpu().numpy(), given_logits)
         for index, request in enumerate(requests):
             expected = draw_token(logits[index], request.sampling, changes[index], position)
             assert drawn.status[index] == (RowStatus.IMPOSSIBLE if expected is None else RowStatus.DRAWN), index
