@@ -45,12 +45,12 @@ DRAWS = (
 )
 # What each model has and no other one here.
 MODELS: dict[str, tuple[str, dict[str, Any]]] = {
-    "grouped queries": ("llama", {}),
-    "experts beside a shared one": ("qwen2_moe", {}),
-    "soft caps and a window": ("gemma2", {"sliding_window": 9}),
-    "slopes": ("bloom", {}),
-    "latent keys and values": ("deepseek_v3", {"q_lora_rank": 14}),
-    "sinks and clamped experts": ("gpt_oss", {"sliding_window": 9}),
+    "grouped queries": ("llama", {"num_hidden_layers": 2}),
+    "experts beside a shared one": ("qwen2_moe", {"num_hidden_layers": 2}),
+    "soft caps and a window": ("gemma2", {"sliding_window": 9, "num_hidden_layers": 2}),
+    "slopes": ("bloom", {"n_layer": 2}),
+    "latent keys and values": ("deepseek_v3", {"q_lora_rank": 14, "num_hidden_layers": 2}),
+    "sinks and clamped experts": ("gpt_oss", {"sliding_window": 9, "num_hidden_layers": 2}),
 }
 LAYER_BY_LAYER = MODELS | {
     "norms of queries and keys": ("qwen3", {}),
@@ -63,8 +63,8 @@ LAYER_BY_LAYER = MODELS | {
 }
 
 
-def answers(model: CausalLM, kv_format: str = "auto", num_tokens: int = 3) -> list[list[int]]:
-    """Of requests that draw each in its own way; one comes while the others answer, and prompts are computed in chunks."""
+def answers(model: CausalLM, kv_format: str = "auto", num_tokens: int = 5) -> list[list[int]]:
+    """Of requests that draw each in its own way; one comes while the others answer, with penalties, which no graph draws. Prompts come in chunks."""
     config = SchedulerConfig(PAGE_SIZE, NUM_PAGES, MAX_TOKENS, 14, len(DRAWS), len(DRAWS))
     format_ = KV_FORMATS[str(model.dtype).removeprefix("torch.") if kv_format == "auto" else kv_format]
     shape = (model.config.num_layers, NUM_PAGES, PAGE_SIZE, model.config.num_kv_heads, model.config.kv_head_dim)
@@ -77,7 +77,7 @@ def answers(model: CausalLM, kv_format: str = "auto", num_tokens: int = 3) -> li
         for number in range(len(DRAWS)) if step == 0 else ():
             if number < len(DRAWS) - 1:
                 engine.submit(_request(number, prompts[number], num_tokens))
-        if step == 2:
+        if step == 4:
             engine.submit(_request(len(DRAWS) - 1, prompts[-1], num_tokens))
         output = engine.step(0.0)
         assert output is not None and all(one.error is None for one in output.released)
