@@ -61,6 +61,7 @@ class PretendedDevice(TorchFunctionMode):
 
     Attributes:
         waits: What made the host wait, by name.
+        refuses_waits: Whether that is an error.
     """
 
     device = DEVICE
@@ -68,6 +69,7 @@ class PretendedDevice(TorchFunctionMode):
     def __init__(self) -> None:
         super().__init__()
         self.waits: list[str] = []
+        self.refuses_waits = False
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = dict(kwargs or {})
@@ -75,6 +77,8 @@ class PretendedDevice(TorchFunctionMode):
         is_of_device = any(isinstance(one, DeviceTensor) for one in given)
         if is_of_device and func in _WAITS:
             self.waits.append(func.__name__)
+            if self.refuses_waits:
+                raise RuntimeError(f"{func.__name__} waits for the device")
         if func is torch.Tensor.numpy and is_of_device:
             raise TypeError("a tensor of the device has no array")
         if func is torch.Tensor.cpu:
@@ -104,7 +108,7 @@ def _placed(func: Any, args: Any, kwargs: dict[str, Any], *, is_of_device: bool)
 
 def _refuse_mixed(func: Any, given: list[torch.Tensor]) -> None:
     for one in given:
-        if not isinstance(one, DeviceTensor) and one.dim() > 0:
+        if type(one) is torch.Tensor and one.dim() > 0:
             raise RuntimeError(f"{func} mixes tensors of host and device: one of the host has the shape {tuple(one.shape)}")
 
 
@@ -136,6 +140,8 @@ class _Recorder:
 
 
 class _Event:
+    """Nothing is under way when the host gets there."""
+
     def record(self, stream: object = None) -> None: ...
 
     def synchronize(self) -> None: ...
@@ -148,12 +154,15 @@ class _Event:
 def pretend_cuda() -> Iterator[PretendedDevice]:
     """A device until this ends; what is on it must not be used any more then. Not where there is a real one: kernels would be compiled for that."""
     assert REAL_DEVICE.type == "cpu", "there is a device"
+    pretended = PretendedDevice()
     properties = SimpleNamespace(multi_processor_count=MULTIPROCESSORS, name="pretended", total_memory=1 << 30)
     told = {
         "is_available": lambda: True,
         "get_device_capability": lambda device=None: CAPABILITY,
         "get_device_properties": lambda device=None: properties,
         "is_bf16_supported": lambda **options: True,
+        "synchronize": lambda device=None: None,
+        "set_sync_debug_mode": lambda mode: setattr(pretended, "refuses_waits", mode == "error"),
         "Event": _Event,
     }
     with contextlib.ExitStack() as stack:
@@ -163,4 +172,4 @@ def pretend_cuda() -> Iterator[PretendedDevice]:
         for cached in (backend_for, device_features.has_wgmma):
             cached.cache_clear()
             stack.callback(cached.cache_clear)
-        yield stack.enter_context(PretendedDevice())
+        yield stack.enter_context(pretended)
