@@ -31,7 +31,8 @@ _set_grid_dim = _Builder.set_grid_dim
 _set_grid_idx = _Builder.set_grid_idx
 _arguments_of = interpreter.GridExecutor._init_args_hst
 
-_NOBODY = -1
+# In place of a program's number, which is 1 at least.
+_NOBODY, _MANY = 0, -1
 # A place in blocks of what several threads have read.
 _SEVERAL = -1
 
@@ -44,7 +45,8 @@ class _Accessed(NamedTuple):
 
     @classmethod
     def nothing(cls, size: int) -> _Accessed:
-        return cls(np.full(size, _NOBODY, dtype=np.int32), np.zeros(size, dtype=np.int64))
+        # Zeros take no memory and no time until they are touched.
+        return cls(np.zeros(size, dtype=np.int32), np.zeros(size, dtype=np.int64))
 
 
 class _Memory:
@@ -71,6 +73,7 @@ class _Launch:
         self.name = name
         self.memories = memories
         self.order: list[tuple[int, int, int]] = []
+        # Counted from 1.
         self.program = 0
         self._clock = 0
         self._barrier_at = 0
@@ -97,19 +100,21 @@ class _Launch:
     def load(self, places: _Places, size: int) -> None:
         now = self._tick()
         for memory, at, as_ in self._accesses(places, size):
-            self._check(memory.written, at, "reads what program {} has written")
+            self._check(memory.written, at, "reads what was written by")
             assert not self._is_fresh(memory.written, at).any(), (
                 f"{self._who} reads what its threads have written, and no barrier is between"
             )
             is_shared = self._is_fresh(memory.read, at) & (memory.read_as[at] != as_)
             memory.read_as[at] = np.where(is_shared, _SEVERAL, as_)
-            memory.read.by[at], memory.read.at[at] = self.program, now
+            by = memory.read.by[at]
+            memory.read.by[at] = np.where((by == _NOBODY) | (by == self.program), self.program, _MANY)
+            memory.read.at[at] = now
 
     def store(self, places: _Places, size: int) -> None:
         now = self._tick()
         for memory, at, as_ in self._accesses(places, size):
-            self._check(memory.written, at, "writes what program {} has written")
-            self._check(memory.read, at, "writes what program {} has read")
+            self._check(memory.written, at, "writes what was written by")
+            self._check(memory.read, at, "writes what was read by")
             read_as = memory.read_as[at]
             is_read = self._is_fresh(memory.read, at) & ((read_as != as_) | (read_as == _SEVERAL))
             assert not is_read.any(), f"{self._who} writes what its other threads read, and no barrier is between"
@@ -122,7 +127,7 @@ class _Launch:
 
     @property
     def _who(self) -> str:
-        return f"{self.name}: program {self.order[self.program] if self.order else self.program}"
+        return f"{self.name}: program {self.order[self.program - 1]}"
 
     def _tick(self) -> int:
         self._clock += 1
@@ -147,11 +152,13 @@ class _Launch:
         others = (by != _NOBODY) & (by != self.program)
         if not others.any():
             return
-        for other in np.unique(by[others]).tolist():
+        if (by == _MANY).any():
+            assert self.program in self._changed, f"{self._who} {what} more than one program, and nothing orders them"
+        for other in np.unique(by[others & (by != _MANY)]).tolist():
             last = int(accessed.at[at][by == other].max())
             mine, theirs = self._changed.get(self.program, {}), self._released.get(other, {})
             is_ordered = any(place in mine and last < released for place, released in theirs.items())
-            assert is_ordered, f"{self._who} {what.format(self.order[other])}, and nothing orders them"
+            assert is_ordered, f"{self._who} {what} program {self.order[other - 1]}, and nothing orders them"
 
 
 _launch = _Launch("nothing", [])
@@ -184,9 +191,9 @@ def _shuffle(self: Any, x: int, y: int, z: int) -> None:
 
 def _next_program(self: Any, x: int, y: int, z: int) -> None:
     _, height, depth = self.grid_dim
-    program = (x * height + y) * depth + z
-    _launch.begin(program)
-    _set_grid_idx(self, *_launch.order[program])
+    index = (x * height + y) * depth + z
+    _launch.begin(index + 1)
+    _set_grid_idx(self, *_launch.order[index])
 
 
 def _active(places: Any, mask: Any) -> _Places:

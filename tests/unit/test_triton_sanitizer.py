@@ -33,6 +33,14 @@ def neighbour_kernel(out, BLOCK: tl.constexpr):
 
 
 @triton.jit
+def sum_of_all_kernel(values, COUNT: tl.constexpr):
+    at = tl.arange(0, COUNT)
+    total = tl.sum(tl.load(values + at))
+    tl.debug_barrier()
+    tl.store(values + tl.program_id(0), total)
+
+
+@triton.jit
 def sum_by_last_kernel(values, parts, out, counter, COUNT: tl.constexpr, HAS_BARRIER: tl.constexpr):
     program = tl.program_id(0)
     tl.store(parts + program, tl.load(values + program))
@@ -86,14 +94,19 @@ def test_an_access_behind_a_tensor_is_found(lacking: str) -> None:
 
 def test_two_programs_that_write_one_place_are_found() -> None:
     with pytest.raises(
-        InterpreterError, match=r"same_place_kernel: program .* writes what program .* has written, and nothing orders them"
+        InterpreterError, match=r"same_place_kernel: program .* writes what was written by program .*, and nothing orders them"
     ):
         same_place_kernel[(4,)](torch.zeros(1, dtype=torch.int32))
 
 
 def test_a_program_that_reads_what_another_one_writes_is_found_in_either_order() -> None:
-    with pytest.raises(InterpreterError, match=r"neighbour_kernel: program .* (reads|writes) what program .* has (written|read)"):
+    with pytest.raises(InterpreterError, match=r"neighbour_kernel: program .* (reads|writes) what was (written|read) by"):
         neighbour_kernel[(4,)](torch.zeros(16, dtype=torch.int32), BLOCK=4)
+
+
+def test_a_program_that_writes_what_all_read_is_found() -> None:
+    with pytest.raises(InterpreterError, match=r"sum_of_all_kernel: program .* (reads|writes) what was (written|read) by"):
+        sum_of_all_kernel[(4,)](torch.ones(4), COUNT=4)
 
 
 def test_the_last_of_all_programs_may_read_what_the_others_wrote_before_they_counted() -> None:
@@ -103,7 +116,7 @@ def test_the_last_of_all_programs_may_read_what_the_others_wrote_before_they_cou
 
 
 def test_a_count_without_a_barrier_before_it_orders_nothing() -> None:
-    with pytest.raises(InterpreterError, match=r"sum_by_last_kernel: program .* reads what program .* has written"):
+    with pytest.raises(InterpreterError, match=r"sum_by_last_kernel: program .* reads what was written by program"):
         sum_by_last_kernel[(8,)](
             torch.zeros(8), torch.zeros(8), torch.zeros(1), torch.zeros(1, dtype=torch.int32), COUNT=8, HAS_BARRIER=False
         )

@@ -34,7 +34,9 @@ def test_a_run_checks_measures_and_writes(dtype: str, tmp_path: Path, capsys: py
     output = main([*SMALL, "--dtype", dtype, "--output", str(tmp_path / "results" / "cpu.json")])
     found = json.loads(output.read_text())
 
-    assert found["device"]["name"] == "cpu" and found["model"] == "tiny" and found["dtype"] == dtype and found["torch"] == torch.__version__
+    assert found["device"]["name"] == "cpu" and found["model"] == "tiny" and found["dtype"] == dtype
+    # Builds for CUDA say more of themselves than their package does.
+    assert torch.__version__.startswith(found["torch"])
     assert found["checks"]["float32_tiny"]["beside"] == "transformers"
     assert 0 < found["checks"]["float32_tiny"]["logits"]["max_error_of_spread"] < EXACT_TOLERANCE
     assert all(way["equal_bits"] for way in found["checks"]["invariance"].values()) and len(found["checks"]["invariance"]) == 4

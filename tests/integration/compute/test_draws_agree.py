@@ -118,7 +118,7 @@ def test_the_cpu_draws_what_samplers_draw(batch: tuple[int, list[Case], int]) ->
 
 
 @pytest.mark.skipif(DEVICE.type != "cpu", reason="there is a real device")
-@settings(deadline=None, max_examples=20)
+@settings(deadline=None, max_examples=6)
 @given(batches())
 def test_a_device_draws_what_samplers_draw(batch: tuple[int, list[Case], int]) -> None:
     with pretend_cuda() as pretended:

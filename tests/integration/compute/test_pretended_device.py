@@ -143,7 +143,7 @@ def test_rounded_weights_give_near_the_logits_of_the_cpu(form: str) -> None:
 
 @pytest.mark.slow
 def test_a_request_has_equal_bits_where_that_is_asked_for(monkeypatch: pytest.MonkeyPatch) -> None:
-    for name, value in {"_NEIGHBOURS": 4, "_PROMPT_TOKENS": 36, "_PREFIX_PAGES": 1, "_DECODES": 1}.items():
+    for name, value in {"_NEIGHBOURS": 2, "_PROMPT_TOKENS": 20, "_PREFIX_PAGES": 1, "_DECODES": 1}.items():
         monkeypatch.setattr(device_checks, name, value)
     with pretend_cuda() as pretended:
         use_batch_invariance(True, pretended.device.type)
@@ -166,7 +166,7 @@ def test_an_engine_starts_on_a_device_and_answers(tmp_path: Path) -> None:
         "kv_format": "int8-g8",
         "max_model_len_tokens": 16,
     }
-    memory = FakeDeviceMemory(1 << 26, 1 << 20, [1 << 16])
+    memory = FakeDeviceMemory(1 << 21, 1 << 18, [1 << 14])
     with pretend_cuda():
         # Steps that are measured have all tokens in a few pages.
         with triton_sanitizer.races_allowed():
