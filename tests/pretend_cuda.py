@@ -20,6 +20,7 @@ from triton.runtime.interpreter import InterpretedFunction
 from compute_svc.engine.steps import decode_graphs
 from compute_svc.kernels import device_features
 from compute_svc.kernels.backend import backend_for
+from tests import triton_sanitizer
 from tests.triton_device import DEVICE as REAL_DEVICE
 
 DEVICE = torch.device("cuda", 0)
@@ -172,4 +173,5 @@ def pretend_cuda() -> Iterator[PretendedDevice]:
         for cached in (backend_for, device_features.has_wgmma):
             cached.cache_clear()
             stack.callback(cached.cache_clear)
+        stack.enter_context(triton_sanitizer.off())
         yield stack.enter_context(pretended)

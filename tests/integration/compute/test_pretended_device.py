@@ -23,7 +23,6 @@ from compute_svc.models.registry import load_model
 from compute_svc.scheduler.base import SchedulerConfig
 from compute_svc.settings import Settings
 from compute_svc.wire.request import GREEDY, Request
-from tests import triton_sanitizer
 from tests.bench.gpu import device_checks
 from tests.bench.gpu.device_checks import ROUNDED_TOLERANCE, random_tokens, whole_logits
 from tests.bench.gpu.random_model import FORMS, RandomWeights, build_random
@@ -48,11 +47,11 @@ MODELS: dict[str, tuple[str, dict[str, Any]]] = {
     "grouped queries": ("llama", {"num_hidden_layers": 2}),
     "experts beside a shared one": ("qwen2_moe", {"num_hidden_layers": 2}),
     "soft caps and a window": ("gemma2", {"sliding_window": 9, "num_hidden_layers": 2}),
-    "slopes": ("bloom", {"n_layer": 2}),
     "latent keys and values": ("deepseek_v3", {"q_lora_rank": 14, "num_hidden_layers": 2}),
     "sinks and clamped experts": ("gpt_oss", {"sliding_window": 9, "num_hidden_layers": 2}),
 }
 LAYER_BY_LAYER = MODELS | {
+    "slopes": ("bloom", {"n_layer": 2}),
     "norms of queries and keys": ("qwen3", {}),
     "experts": ("mixtral", {}),
     "learnt positions": ("opt", {"word_embed_proj_dim": 20, "do_layer_norm_before": False}),
@@ -102,7 +101,7 @@ def load(folder: Path, name: str, device: torch.device) -> CausalLM:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("name", "kv_format"), list(zip(MODELS, ["int8-g8", "float32"] * 3, strict=True)))
+@pytest.mark.parametrize(("name", "kv_format"), list(zip(MODELS, ["int8-g8", "float32"] * 3, strict=False)))
 def test_triton_kernels_in_graphs_give_the_tokens_of_the_cpu(name: str, kv_format: str, tmp_path: Path) -> None:
     expected = answers(load(tmp_path, name, CPU), kv_format)
     with pretend_cuda() as pretended:
@@ -168,9 +167,7 @@ def test_an_engine_starts_on_a_device_and_answers(tmp_path: Path) -> None:
     }
     memory = FakeDeviceMemory(1 << 21, 1 << 18, [1 << 14])
     with pretend_cuda():
-        # Steps that are measured have all tokens in a few pages.
-        with triton_sanitizer.races_allowed():
-            engine = load_engine(Settings(**settings, max_running_requests=1, step_budget_tokens=9), memory=memory)
+        engine = load_engine(Settings(**settings, max_running_requests=1, step_budget_tokens=9), memory=memory)
         engine.submit(_request(0, np.arange(9), 3))
         drawn: list[int] = []
         while len(drawn) < 3:
