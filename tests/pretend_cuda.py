@@ -29,8 +29,6 @@ CAPABILITY, MULTIPROCESSORS = (9, 0), 4
 _HOST = torch.device("cpu")
 # What takes tensors of both: copies, and indices, which are copied.
 _MIXING = {torch.Tensor.copy_, torch.Tensor.__getitem__, torch.Tensor.__setitem__}
-
-
 # What makes the host wait for the device.
 _WAITS = {
     torch.Tensor.cpu, torch.Tensor.item, torch.Tensor.tolist, torch.Tensor.nonzero, torch.Tensor.unique, torch.unique, torch.nonzero,
@@ -48,12 +46,12 @@ class DeviceTensor(torch.Tensor):
 
     @property
     def is_cuda(self) -> bool:  # type: ignore[override]
-        """Of course."""
+        """As `device` says."""
         return True
 
     @property
     def is_cpu(self) -> bool:  # type: ignore[override]
-        """Not to be told."""
+        """As `device` says."""
         return False
 
 

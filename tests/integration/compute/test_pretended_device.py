@@ -42,6 +42,8 @@ DRAWS = (
     Sampling(temperature=1.0, top_p=0.7, seed=2),
     Sampling(temperature=1.0, min_p=0.1, repetition_penalty=1.5, seed=3),
 )
+# Which of them come before which step.
+COMING = {0: (0, 1, 2), 4: (3,)}
 # What each model has and no other one here.
 MODELS: dict[str, tuple[str, dict[str, Any]]] = {
     "grouped queries": ("llama", {"num_hidden_layers": 2}),
@@ -73,11 +75,8 @@ def answers(model: CausalLM, kv_format: str = "auto", num_tokens: int = 5) -> li
     prompts = [prompt.astype(np.int64) for prompt in random_tokens(model, len(DRAWS), 9, seed=5).numpy()]
     found: list[list[int]] = [[] for _ in DRAWS]
     for step in range(100):
-        for number in range(len(DRAWS)) if step == 0 else ():
-            if number < len(DRAWS) - 1:
-                engine.submit(_request(number, prompts[number], num_tokens))
-        if step == 4:
-            engine.submit(_request(len(DRAWS) - 1, prompts[-1], num_tokens))
+        for number in COMING.get(step, ()):
+            engine.submit(_request(number, prompts[number], num_tokens))
         output = engine.step(0.0)
         assert output is not None and all(one.error is None for one in output.released)
         if output.rows is not None:
